@@ -1,0 +1,81 @@
+"""Cost, peaks, and the throughput that follows in theory: peak FLOP/s / FLOPs of one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from servebench.ceilings.cost import BACKEND, Cost, cost_of
+from servebench.ceilings.devices import DEVICES, find_device
+from servebench.ceilings.peaks import measured_peak_flops
+from servebench.export import EXPORT_FOLDER
+from servebench.lock import machine_to_ourselves
+from servebench.machine import MACHINE_FILE, resolve_device
+from servebench.model import ModelCard, read_card
+from servebench.params import load_params
+from servebench.results import read_json, write_csv, write_json
+from servebench.serving.classifier import dtype_of
+
+METRICS_FILE = Path("metrics/ceilings.json")
+DEVICES_FILE = Path("plots/theoretical.csv")
+PRECISIONS = ("full", "half")
+
+
+def main() -> None:
+    """Count, measure, divide, and write."""
+    device = resolve_device(load_params().device)
+    card = read_card(EXPORT_FOLDER)
+    cost = cost_of(card.build(), card.image_size)
+    with machine_to_ourselves():
+        measured = {p: measured_peak_flops(device, dtype_of(p, device)) for p in PRECISIONS}
+    write_csv(DEVICES_FILE, theoretical_rows(cost))
+    metrics = ceilings(card, cost, measured, read_json(MACHINE_FILE)["gpu"] if device == "cuda" else None)
+    write_json(METRICS_FILE, metrics)
+    print(
+        f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
+        f"{cost.flops / 1e9:.3f} GFLOPs an image"
+    )
+    for precision in PRECISIONS:
+        print(
+            f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
+            f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s"
+        )
+
+
+def theoretical_rps(peak_tflops: float, cost: Cost) -> float:
+    """Images per second if nothing but arithmetic at its peak rate took time."""
+    return peak_tflops * 1e12 / cost.flops
+
+
+def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
+    """The theoretical throughput of this model on every device of the table."""
+    return [
+        {
+            "device": device.name,
+            "full_tflops": device.full_tflops,
+            "half_tflops": device.half_tflops,
+            "full_rps": round(theoretical_rps(device.full_tflops, cost)),
+            "half_rps": round(theoretical_rps(device.half_tflops, cost)),
+            "source": device.source,
+        }
+        for device in DEVICES
+    ]
+
+
+def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None) -> dict[str, Any]:
+    """The stage's metrics: the datasheet's peak where the device has one, else the measured."""
+    known = find_device(gpu_name)
+    peaks = {p: round(flops / 1e12, 3) for p, flops in measured.items()}
+    used = {"full": known.full_tflops, "half": known.half_tflops} if known else peaks
+    return {
+        "architecture": card.architecture,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "flops_by_torch": cost.torch_flops,
+        "counted_by": f"ptflops, backend {BACKEND}",
+        "peak_source": known.source if known else "measured matrix product",
+        **{f"peak_{p}_tflops": used[p] for p in PRECISIONS},
+        **{f"measured_{p}_tflops": peaks[p] for p in PRECISIONS},
+        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in PRECISIONS},
+    }

@@ -1,0 +1,55 @@
+"""Stage ``export``: checkpoint -> safetensors and a model card, all that a server needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from servebench.data import read_index
+from servebench.errors import ModelError
+from servebench.model import CARD_NAME, WEIGHTS_NAME, ModelCard, build_model, input_config, sha256
+from servebench.params import load_params
+from servebench.results import read_json, replacing, write_json
+from servebench.training.fit import CHECKPOINT_FILE, METRICS_FILE
+from servebench.training.weights import load_all, read_state_dict
+
+EXPORT_FOLDER = Path("models/exported")
+
+
+def main() -> None:
+    """Write weights and card, then check that they answer as the checkpoint does."""
+    settings = load_params().model
+    classes = read_index().classes
+    model = build_model(settings.name, len(classes), settings.image_size)
+    load_all(model, read_state_dict(CHECKPOINT_FILE), str(CHECKPOINT_FILE))
+    tested = read_json(METRICS_FILE)
+    with replacing(EXPORT_FOLDER / WEIGHTS_NAME) as temporary:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    card = ModelCard.model_validate(
+        {
+            "architecture": settings.name,
+            "classes": classes,
+            "image_size": settings.image_size,
+            **input_config(model),
+            "test_accuracy": tested["test_accuracy"],
+            "test_images": tested["test_images"],
+            "weights_sha256": sha256(EXPORT_FOLDER / WEIGHTS_NAME),
+        }
+    )
+    write_json(EXPORT_FOLDER / CARD_NAME, card.model_dump(mode="json"))
+    check_equal(model.eval(), card)
+    size_mb = (EXPORT_FOLDER / WEIGHTS_NAME).stat().st_size / 1e6
+    print(f"{EXPORT_FOLDER}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+
+
+def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
+    """Raise ModelError unless the exported model's outputs equal those of ``model``, bit for bit."""
+    exported = card.build()
+    exported.load_state_dict(load_file(EXPORT_FOLDER / WEIGHTS_NAME))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, card.image_size, card.image_size, generator=generator)
+    with torch.inference_mode():
+        if not torch.equal(exported(images), model(images)):
+            raise ModelError("the exported model answers otherwise than its checkpoint")

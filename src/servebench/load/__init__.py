@@ -1,0 +1,6 @@
+"""The load generator: a process of its own that keeps N users busy at any URL."""
+
+from servebench.load.bodies import CONTENT_TYPE, photo_bodies
+from servebench.load.generator import Level, LevelPlan, generate
+
+__all__ = ["CONTENT_TYPE", "Level", "LevelPlan", "generate", "photo_bodies"]

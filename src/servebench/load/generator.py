@@ -1,0 +1,117 @@
+"""Start the load generator's process, follow it, and read what it recorded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from servebench.errors import LoadError
+from servebench.processes import log_tail, process_group
+
+OK, FAILED, TIMED_OUT = 0, 1, 2
+"""What became of a request: answered with 200, answered otherwise or cut off, not answered in time."""
+
+
+@dataclass(frozen=True)
+class LevelPlan:
+    """How one concurrency level is run.
+
+    Attributes:
+        users: requests under way at once.
+        requests: good answers to measure, at least.
+        warmup_s: seconds thrown away once every user has had an answer.
+        min_s, max_s: bounds of the measured time, seconds.
+        timeout_s: how long a user waits for an answer.
+        seed: of the order in which each user sends the bodies.
+    """
+
+    users: int
+    requests: int
+    warmup_s: float
+    min_s: float
+    max_s: float
+    timeout_s: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Level:
+    """What was recorded at one level: every request, and the window in which all users were busy.
+
+    Times are seconds of the machine's monotonic clock. The arrays have one element per request, in
+    the order in which they ended; ``status`` holds OK, FAILED or TIMED_OUT, ``code`` the HTTP status
+    (0 without an answer), ``size`` the bytes of the answer.
+    """
+
+    users: int
+    window: tuple[float, float]
+    user: npt.NDArray[np.int64]
+    start: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    status: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+
+
+Progress = Callable[[int, int, float], None]
+"""Called while a level runs: users, good answers measured so far, seconds measured so far."""
+
+
+def generate(
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    plan: Sequence[LevelPlan],
+    *,
+    on_start: Callable[[int], None] = lambda pid: None,
+    on_progress: Progress = lambda users, answers, seconds: None,
+) -> list[Level]:
+    """Run the levels of ``plan`` one after another against ``url`` by POST.
+
+    Args:
+        on_start: called with the process id of the load generator.
+        on_progress: called a few times a second; what it raises stops the load.
+
+    Raises:
+        LoadError: the generator's process ended before its work was done.
+    """
+    with tempfile.TemporaryDirectory(prefix="servebench-load-") as scratch:
+        folder = Path(scratch)
+        for number, body in enumerate(bodies):
+            (folder / f"{number:06}.body").write_bytes(body)
+        order = {
+            "url": url,
+            "content_type": content_type,
+            "folder": scratch,
+            "plan": [asdict(level) for level in plan],
+        }
+        (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        log = folder / "client.log"
+        command = [sys.executable, "-m", "servebench.load", str(folder / "order.json")]
+        with (
+            log.open("wb") as stderr,
+            process_group(command, stdout=subprocess.PIPE, stderr=stderr) as process,
+        ):
+            on_start(process.pid)
+            assert process.stdout is not None
+            for line in process.stdout:
+                on_progress(*json.loads(line))
+            status = process.wait()
+        if status != 0:
+            raise LoadError(f"the load generator failed (exit status {status}){log_tail(log)}")
+        return [_read(folder / f"level-{number}.npz") for number in range(len(plan))]
+
+
+def _read(path: Path) -> Level:
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in ("user", "start", "end", "status", "code", "size")}
+        opened, closed = (float(moment) for moment in stored["window"])
+        return Level(users=int(stored["users"]), window=(opened, closed), **arrays)

@@ -1,0 +1,1 @@
+"""From what was recorded to what is reported: throughput, percentiles, verdicts, telemetry."""

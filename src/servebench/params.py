@@ -1,0 +1,190 @@
+"""params.yaml, one section per settings class: typed, frozen, an unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from servebench.errors import ParamsError
+
+PARAMS_FILE = Path("params.yaml")
+CANDIDATE = "candidate"
+"""Name under which the ``serve`` section is benchmarked; no experiment may take it."""
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(min_length=1, strict=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """What all sections share: no unknown key, no silent conversion, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSettings(Section):
+    """Which photographs, and how they are split."""
+
+    folder: str = Field(description="Oxford-IIIT Pet as torchvision lays it out, or class folders")
+    download: bool = Field(description="take all 7,349 photos of Oxford-IIIT Pet instead (0.8 GB)")
+    task: Literal["species", "breed"] = Field(description="cat/dog, or the 37 breeds")
+    val_fraction: Fraction = Field(description="share of the training photos kept for validation")
+    test_fraction: Fraction = Field(description="share kept for testing, where no split is given")
+    seed: Seed = Field(description="seed of the splits")
+
+
+class ModelSettings(Section):
+    """Which timm model, and where its weights come from."""
+
+    name: str = Field(description="any model that timm can create")
+    pretrained: str = Field(description="package, hub, none, or the path of a state dict")
+    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side in pixels")
+    checkpoint: str | None = Field(description="an existing checkpoint: no fitting, only testing")
+
+
+class TrainSettings(Section):
+    """How the classifier is fine-tuned."""
+
+    epochs: Count = Field(description="passes over the training photos")
+    batch_size: Count = Field(description="photos per optimiser step")
+    learning_rate: Positive = Field(description="AdamW's rate for the backbone")
+    head_learning_rate_factor: Positive = Field(description="the classifier layer learns faster")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW's weight decay")
+    frozen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of the layers, from the input on, that keep their pretrained weights"
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(description="processes that decode photos")
+    seed: Seed = Field(description="seed of weights, order and augmentation")
+
+
+class ServeSettings(Section):
+    """One serving configuration. The defaults are LitServe's own."""
+
+    precision: Literal["full", "half"] = Field(
+        "full", description="float32, or float16 on a GPU and bfloat16 on a CPU"
+    )
+    max_batch_size: Count = Field(1, description="requests that one batch may hold")
+    batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
+    workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
+
+
+class LoadSettings(Section):
+    """How the server is loaded; the same for every experiment."""
+
+    users: Counts = Field(description="concurrency levels: requests under way at once")
+    requests: Count = Field(description="answers measured per level, at least")
+    best_requests: Count = Field(description="answers measured at the best level, at least")
+    min_s: Positive = Field(description="seconds measured per level, at least")
+    max_s: Positive = Field(description="seconds measured per level, at most")
+    warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
+    timeout_s: Positive = Field(description="a request without an answer by then has timed out")
+    slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
+    seed: Seed = Field(description="seed of the order in which users send the photos")
+
+    @model_validator(mode="after")
+    def _check(self) -> LoadSettings:
+        if self.min_s > self.max_s:
+            raise ValueError(f"min_s ({self.min_s}) is above max_s ({self.max_s})")
+        if self.requests > self.best_requests:
+            raise ValueError(f"requests ({self.requests}) is above best_requests ({self.best_requests})")
+        if len(set(self.users)) != len(self.users):
+            raise ValueError("users names a level twice")
+        return self
+
+
+class BaselineSettings(Section):
+    """How the same configuration is measured without a server."""
+
+    batch_sizes: Counts = Field(description="images per forward pass")
+    seconds: Positive = Field(description="measured per batch size")
+
+
+ExperimentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(description="what trains and serves the model")
+    data: DataSettings
+    model: ModelSettings
+    train: TrainSettings
+    serve: ServeSettings
+    experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
+    load: LoadSettings
+    baseline: BaselineSettings
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        if CANDIDATE in self.experiments:
+            raise ValueError(f"experiments.{CANDIDATE}: this name belongs to the serve section")
+        return self
+
+    def configurations(self) -> dict[str, ServeSettings]:
+        """Every configuration that is benchmarked, by name: the experiments, then the candidate."""
+        return {**self.experiments, CANDIDATE: self.serve}
+
+    def configuration(self, name: str) -> ServeSettings:
+        """The configuration called ``name``.
+
+        Raises:
+            ParamsError: there is none.
+        """
+        known = self.configurations()
+        if name not in known:
+            raise ParamsError(f"no experiment {name!r} in {PARAMS_FILE}; there are: {', '.join(known)}")
+        return known[name]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the whole of ``path``.
+
+    Raises:
+        ParamsError: naming the first wrong key, what came, and what is allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected sections, got {type(content).__name__}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError(f"{path}: {_explain(error, content)}") from None
+
+
+def _explain(error: ValidationError, content: dict[Any, Any]) -> str:
+    """One line for the first of pydantic's complaints: which key, what came, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    parts = [str(part) for part in first["loc"] if part != "[key]"]
+    key = ".".join(parts)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    if first["type"] == "extra_forbidden":
+        siblings = _allowed_keys(parts[:-1])
+        return f"{key}: unknown key; allowed: {', '.join(siblings)}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it must be given"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: got {first['input']!r}; {message}"
+
+
+def _allowed_keys(parents: list[str]) -> list[str]:
+    """Names of the fields of the section that lies at ``parents``."""
+    section: type[BaseModel] = Params
+    for name in parents:
+        if name == "experiments":
+            return list(ServeSettings.model_fields)
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)

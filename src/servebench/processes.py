@@ -1,0 +1,110 @@
+"""Processes that leave nothing behind: children that die with us, and stages that die with DVC."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+LOG_TAIL_LINES = 15
+SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
+
+
+def end_with_parent(poll_s: float = 0.5) -> None:
+    """Send ourselves SIGTERM when the process that started us, through any shells, has gone.
+
+    DVC that is killed would leave its stage running. The kernel's PR_SET_PDEATHSIG sees only the
+    direct parent, which may be a shell that outlives DVC, so the whole line is watched.
+    """
+    line: list[tuple[psutil.Process, int]] = []
+    process = psutil.Process()
+    while True:
+        line.append((process, process.ppid()))
+        parent = process.parent()
+        if parent is None or parent.name() not in SHELLS:
+            break
+        process = parent
+
+    def adopted() -> bool:
+        try:
+            return any(process.ppid() != parent for process, parent in line)
+        except psutil.NoSuchProcess:
+            return True
+
+    def watch() -> None:
+        while not adopted():
+            time.sleep(poll_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+@contextmanager
+def process_group(
+    command: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    stop_s: float = 10.0,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` in a process group of its own, which is gone when the block is left.
+
+    At the end the leader gets SIGTERM and ``stop_s`` seconds; then the whole group is killed.
+    Should we be killed ourselves, even by SIGKILL, a guard outside the group notices that our end
+    of its pipe has closed, and kills the group.
+    """
+    child = subprocess.Popen(
+        command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+    )
+    guard = subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill -KILL -- "-$1"', "guard", str(child.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        _stop(child, stop_s)
+        guard.kill()
+        guard.communicate()
+
+
+def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
+    if child.poll() is None:
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout=stop_s)
+    # Killed is not yet gone; and where nobody reaps orphans, zombies would keep the group for ever.
+    deadline = time.monotonic() + stop_s
+    while _kill_group(child.pid) and time.monotonic() < deadline:
+        child.poll()
+        time.sleep(0.01)
+
+
+def _kill_group(group: int) -> bool:
+    """Kill what is left of ``group``; False once nothing is."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS, for a group of zombies only
+        return False
+    return True
+
+
+def log_tail(log: Path) -> str:
+    """The last lines of a log, indented, to go behind a message."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""

@@ -1,0 +1,1 @@
+"""The server: a LitAPI around the exported model, its entry point, and it as a context manager."""

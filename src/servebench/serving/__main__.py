@@ -1,0 +1,87 @@
+"""Serve a model in the foreground: ``python -m servebench.serving`` (started by ``running_server``).
+
+LitServe's own switches are pinned where its defaults would surprise: one HTTP process however many
+workers, no client.py in the working directory, one device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+from types import FrameType
+
+import litserve
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from servebench.model import read_card
+from servebench.params import ServeSettings
+from servebench.serving.api import ClassifierAPI, refusal
+
+MAX_BODY_BYTES = 20_000_000
+"""A larger request is refused: 15 MB of image, as base64."""
+
+
+def build_server(folder: Path, settings: ServeSettings, device: str, timeout_s: float) -> litserve.LitServer:
+    """A LitServer for the model in ``folder``, configured as ``settings`` say."""
+    card = read_card(folder)
+    api = ClassifierAPI(
+        folder,
+        settings.precision,
+        max_batch_size=settings.max_batch_size,
+        batch_timeout=settings.batch_timeout_s,
+    )
+    server = litserve.LitServer(
+        api,
+        accelerator=device,
+        devices=1,
+        workers_per_device=settings.workers_per_device,
+        timeout=timeout_s,
+        max_payload_size=MAX_BODY_BYTES,
+        model_metadata=card.model_dump(mode="json") | settings.model_dump(),
+    )
+    server.app.add_exception_handler(RequestValidationError, explain_invalid)
+    return server
+
+
+async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """One reason instead of FastAPI's list, which repeats the whole body to the sender."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return refusal(400, "body: not JSON")
+    field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+    return refusal(422, f"{field}: {first['msg']}")
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """LitServe shuts down on Ctrl-C only; SIGTERM shall do the same."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m servebench.serving", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="of the exported model")
+    parser.add_argument("--settings", required=True, help="a serve section, as JSON")
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--timeout-s", type=float, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--log-level", default="warning")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    settings = ServeSettings.model_validate_json(options.settings)
+    server = build_server(options.folder, settings, options.device, options.timeout_s)
+    server.run(
+        host=options.host,
+        port=options.port,
+        num_api_servers=1,
+        generate_client_file=False,
+        log_level=options.log_level,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The server as a context manager, with three ways in: ready, died, deadline."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from servebench.errors import ServerError
+from servebench.model import read_card
+from servebench.params import ServeSettings
+from servebench.processes import log_tail, process_group
+
+READY_S = 180.0
+"""How long the workers may take to load the model."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answered /health with 200."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Of the server's main process, the root of its tree."""
+        return self.process.pid
+
+    def check(self) -> None:
+        """Raise ServerError, with the end of its log, if the server has died."""
+        status = self.process.poll()
+        if status is not None:
+            raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
+
+
+@contextmanager
+def running_server(
+    folder: Path,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    port: int | None = None,
+    ready_s: float = READY_S,
+) -> Iterator[RunningServer]:
+    """Serve the model in ``folder`` on 127.0.0.1 until the block is left.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+        port: a free one where none is given.
+        ready_s: how long the workers may take to load the model.
+
+    Raises:
+        ServerError: the port is taken, the server died, or its workers were not ready in time.
+    """
+    port = free_port() if port is None else port
+    check_free(port)
+    command = server_command(folder, settings, device, timeout_s, port)
+    with tempfile.NamedTemporaryFile(prefix="servebench-server-", suffix=".log") as log:
+        started = time.perf_counter()
+        with process_group(command, stdout=log.file, stderr=log.file) as process:
+            url = f"http://127.0.0.1:{port}"
+            server = RunningServer(url, process, 0.0, Path(log.name))
+            _wait_until_ready(server, started + ready_s, ready_s)
+            yield RunningServer(url, process, time.perf_counter() - started, Path(log.name))
+
+
+def serve_in_foreground(
+    folder: Path, settings: ServeSettings, device: str, timeout_s: float, port: int
+) -> int:
+    """Serve on 127.0.0.1 with the log on the terminal, until interrupted; the exit status.
+
+    Raises:
+        ServerError: the port is taken.
+    """
+    check_free(port)
+    read_card(folder)
+    print(f"loading the model; then http://127.0.0.1:{port}/predict answers (Ctrl-C ends it)")
+    with process_group(server_command(folder, settings, device, timeout_s, port)) as process:
+        return process.wait()
+
+
+def server_command(
+    folder: Path, settings: ServeSettings, device: str, timeout_s: float, port: int
+) -> list[str]:
+    """The command that serves in the foreground."""
+    return [
+        *(sys.executable, "-m", "servebench.serving"),
+        *("--folder", str(folder)),
+        *("--settings", settings.model_dump_json()),
+        *("--device", device),
+        *("--timeout-s", str(timeout_s)),
+        *("--port", str(port)),
+    ]
+
+
+def _wait_until_ready(server: RunningServer, deadline: float, ready_s: float) -> None:
+    while time.perf_counter() < deadline:
+        server.check()
+        # A refused connection is not an error yet: it does not listen before a worker is ready.
+        with suppress(requests.RequestException):
+            if requests.get(f"{server.url}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(0.05)
+    raise ServerError(f"the server was not ready within {ready_s:.0f} s{log_tail(server.log)}")
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_free(port: int) -> None:
+    """Raise ServerError if somebody listens on ``port`` of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(f"port {port} of 127.0.0.1 is not free ({error.strerror})") from error

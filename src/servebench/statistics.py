@@ -1,0 +1,23 @@
+"""Intervals, with the formula's source at each."""
+
+from __future__ import annotations
+
+import math
+
+Z95 = 1.959963984540054
+"""97.5% quantile of the normal distribution: two-sided 95%."""
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson 1927); sound for few trials and near 0 or 1.
+
+    Raises:
+        ValueError: there were no trials.
+    """
+    if trials < 1:
+        raise ValueError("an interval needs at least one trial")
+    share = successes / trials
+    spread = Z95 * math.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
+    centre = share + Z95**2 / (2 * trials)
+    scale = 1 + Z95**2 / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

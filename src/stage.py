@@ -1,0 +1,31 @@
+"""Start one stage of the pipeline: ``python3 src/stage.py NAME [ARGUMENT]``, as dvc.yaml does.
+
+DVC runs a stage with whatever ``python3`` comes first on PATH, and an experiment of the queue in a
+copy of the tree below ``.dvc/tmp``. So this picks the interpreter (an active environment, else the
+nearest ``.venv`` at or above the working directory) and the code (the working directory's own
+``src``), and hands over. Standard library only: it may run under the system's python.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+
+def interpreter() -> str:
+    """Path of the python that has the project's packages."""
+    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX"):
+        return sys.executable
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        candidate = folder / ".venv" / "bin" / "python"
+        if candidate.exists():
+            return str(candidate)
+    return sys.executable
+
+
+if __name__ == "__main__":
+    source = str(Path(__file__).resolve().parent)
+    rest = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, rest] if rest else [source])
+    python = interpreter()
+    os.execv(python, [python, "-m", "servebench.stage", *sys.argv[1:]])
