@@ -46,13 +46,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from servebench.export import EXPORT_FOLDER
-    from servebench.machine import resolve_device
+    import torch
+
+    from servebench.device import resolve_device
     from servebench.params import load_params
+    from servebench.paths import EXPORT_FOLDER
     from servebench.serving.running import serve_in_foreground
 
     params = load_params()
-    device = resolve_device(params.device)
+    device = resolve_device(params.device, torch.cuda.is_available())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return serve_in_foreground(EXPORT_FOLDER, params.serve, device, params.load.timeout_s, options.port)
 

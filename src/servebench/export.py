@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from safetensors.torch import load_file, save_file
 
-from servebench.data import read_index
+from servebench.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from servebench.data.index import read_index
 from servebench.errors import ModelError
-from servebench.model import CARD_NAME, WEIGHTS_NAME, ModelCard, build_model, input_config, sha256
+from servebench.model import build_model, input_config, model_of
 from servebench.params import load_params
+from servebench.paths import CHECKPOINT, EXPORT_FOLDER, TRAIN_METRICS
 from servebench.results import read_json, replacing, write_json
-from servebench.training.fit import CHECKPOINT_FILE, METRICS_FILE
 from servebench.training.weights import load_all, read_state_dict
-
-EXPORT_FOLDER = Path("models/exported")
 
 
 def main() -> None:
@@ -23,8 +20,8 @@ def main() -> None:
     settings = load_params().model
     classes = read_index().classes
     model = build_model(settings.name, len(classes), settings.image_size)
-    load_all(model, read_state_dict(CHECKPOINT_FILE), str(CHECKPOINT_FILE))
-    tested = read_json(METRICS_FILE)
+    load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
+    tested = read_json(TRAIN_METRICS)
     with replacing(EXPORT_FOLDER / WEIGHTS_NAME) as temporary:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
     card = ModelCard.model_validate(
@@ -46,7 +43,7 @@ def main() -> None:
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
     """Raise ModelError unless the exported model's outputs equal those of ``model``, bit for bit."""
-    exported = card.build()
+    exported = model_of(card)
     exported.load_state_dict(load_file(EXPORT_FOLDER / WEIGHTS_NAME))
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, card.image_size, card.image_size, generator=generator)

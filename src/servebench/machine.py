@@ -20,11 +20,12 @@ import psutil
 import timm
 import torch
 
+from servebench.device import describe_machine, resolve_device
 from servebench.errors import ParamsError
 from servebench.params import Params, load_params
+from servebench.paths import MACHINE
 from servebench.results import write_json
 
-MACHINE_FILE = Path("metrics/machine.json")
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "pillow", "locust")
 CPU_FLAGS = (
     "avx2",
@@ -44,8 +45,8 @@ def main() -> None:
     params = load_params()
     check_params(params)
     machine = fingerprint()
-    write_json(MACHINE_FILE, machine)
-    print(describe(machine))
+    write_json(MACHINE, machine)
+    print(describe_machine(machine))
 
 
 def check_params(params: Params) -> None:
@@ -65,7 +66,7 @@ def check_params(params: Params) -> None:
     if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
     check_pretrained(params)
-    resolve_device(params.device)
+    resolve_device(params.device, torch.cuda.is_available())
 
 
 def check_pretrained(params: Params) -> None:
@@ -84,20 +85,6 @@ def check_pretrained(params: Params) -> None:
         )
 
 
-def resolve_device(device: str) -> str:
-    """``cpu`` or ``cuda``, as this machine has it.
-
-    Raises:
-        ParamsError: CUDA was asked for and there is none.
-    """
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return "cuda" if available else "cpu"
-    if device == "cuda" and not available:
-        raise ParamsError("device: got 'cuda', and torch finds no CUDA device; allowed: auto or cpu")
-    return device
-
-
 def fingerprint() -> dict[str, Any]:
     """What this machine is; the same on every run, until hardware or libraries change."""
     found: dict[str, Any] = {
@@ -112,15 +99,6 @@ def fingerprint() -> dict[str, Any]:
     }
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **found}
-
-
-def describe(machine: dict[str, Any]) -> str:
-    """The machine in one line."""
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['cpu_flags'])}), "
-        f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
-    )
 
 
 def _proc_cpuinfo() -> dict[str, str]:

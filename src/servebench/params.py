@@ -82,6 +82,7 @@ class LoadSettings(Section):
     best_requests: Count = Field(description="answers measured at the best level, at least")
     min_s: Positive = Field(description="seconds measured per level, at least")
     max_s: Positive = Field(description="seconds measured per level, at most")
+    best_max_s: Positive = Field(description="seconds measured at the best level, at most")
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
     timeout_s: Positive = Field(description="a request without an answer by then has timed out")
     slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
@@ -91,6 +92,8 @@ class LoadSettings(Section):
     def _check(self) -> LoadSettings:
         if self.min_s > self.max_s:
             raise ValueError(f"min_s ({self.min_s}) is above max_s ({self.max_s})")
+        if self.max_s > self.best_max_s:
+            raise ValueError(f"max_s ({self.max_s}) is above best_max_s ({self.best_max_s})")
         if self.requests > self.best_requests:
             raise ValueError(f"requests ({self.requests}) is above best_requests ({self.best_requests})")
         if len(set(self.users)) != len(self.users):

@@ -67,7 +67,7 @@ def process_group(
         command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
     )
     guard = subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; kill -KILL -- "-$1"', "guard", str(child.pid)],
+        ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -77,6 +77,8 @@ def process_group(
         yield child
     finally:
         _stop(child, stop_s)
+        if child.stdout is not None:
+            child.stdout.close()
         guard.kill()
         guard.communicate()
 

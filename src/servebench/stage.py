@@ -14,7 +14,16 @@ from types import FrameType
 from servebench.errors import ServebenchError
 from servebench.processes import end_with_parent
 
-STAGES = ("machine", "data", "training", "export", "ceilings", "benchmark", "report")
+STAGES = {
+    "machine": "servebench.machine",
+    "data": "servebench.data.prepare",
+    "training": "servebench.training.fit",
+    "export": "servebench.export",
+    "ceilings": "servebench.ceilings.run",
+    "benchmark": "servebench.benchmark.run",
+    "report": "servebench.report.run",
+}
+"""The module whose ``main`` is the stage; imported when it runs, as each loads what it needs only."""
 
 
 class Terminated(BaseException):
@@ -34,7 +43,7 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     end_with_parent()
     try:
-        importlib.import_module(f"servebench.{name}").main(*rest)
+        importlib.import_module(STAGES[name]).main(*rest)
     except ServebenchError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,5 +1,1 @@
-"""Stage ``ceilings``: what the model costs, and the rate that the hardware allows in theory."""
-
-from servebench.ceilings.run import main
-
-__all__ = ["main"]
+"""What the model costs, and the rate that the hardware allows in theory."""

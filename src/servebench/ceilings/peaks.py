@@ -11,12 +11,14 @@ SIZES = (512, 1024, 2048)
 SECONDS_PER_SIZE = 0.5
 
 
-def measured_peak_flops(device: str, dtype: torch.dtype) -> float:
+def measured_peak_flops(device: str, dtype: str) -> float:
     """FLOP/s of the fastest square matrix product of several sizes, all cores, best of many runs.
+
+    ``dtype`` is torch's name of the number format.
 
     A product of n x n matrices is 2 n^3 FLOPs.
     """
-    return max(_fastest_product(device, dtype, size) for size in SIZES)
+    return max(_fastest_product(device, getattr(torch, dtype), size) for size in SIZES)
 
 
 def _fastest_product(device: str, dtype: torch.dtype, size: int) -> float:

@@ -1,36 +1,34 @@
-"""Cost, peaks, and the throughput that follows in theory: peak FLOP/s / FLOPs of one image."""
+"""Stage ``ceilings``: cost, peaks, and the throughput in theory: peak FLOP/s / FLOPs of one image."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+from servebench.card import ModelCard, read_card
 from servebench.ceilings.cost import BACKEND, Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_peak_flops
-from servebench.export import EXPORT_FOLDER
+from servebench.device import dtype_name, resolve_device
 from servebench.lock import machine_to_ourselves
-from servebench.machine import MACHINE_FILE, resolve_device
-from servebench.model import ModelCard, read_card
+from servebench.model import model_of
 from servebench.params import load_params
+from servebench.paths import CEILINGS, EXPORT_FOLDER, MACHINE, THEORETICAL
 from servebench.results import read_json, write_csv, write_json
-from servebench.serving.classifier import dtype_of
 
-METRICS_FILE = Path("metrics/ceilings.json")
-DEVICES_FILE = Path("plots/theoretical.csv")
 PRECISIONS = ("full", "half")
 
 
 def main() -> None:
     """Count, measure, divide, and write."""
-    device = resolve_device(load_params().device)
+    gpu = read_json(MACHINE)["gpu"]
+    device = resolve_device(load_params().device, gpu is not None)
     card = read_card(EXPORT_FOLDER)
-    cost = cost_of(card.build(), card.image_size)
+    cost = cost_of(model_of(card), card.image_size)
     with machine_to_ourselves():
-        measured = {p: measured_peak_flops(device, dtype_of(p, device)) for p in PRECISIONS}
-    write_csv(DEVICES_FILE, theoretical_rows(cost))
-    metrics = ceilings(card, cost, measured, read_json(MACHINE_FILE)["gpu"] if device == "cuda" else None)
-    write_json(METRICS_FILE, metrics)
+        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in PRECISIONS}
+    write_csv(THEORETICAL, theoretical_rows(cost))
+    metrics = ceilings(card, cost, measured, gpu if device == "cuda" else None)
+    write_json(CEILINGS, metrics)
     print(
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
         f"{cost.flops / 1e9:.3f} GFLOPs an image"

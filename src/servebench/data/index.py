@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from servebench.errors import DataError
+from servebench.paths import INDEX
 from servebench.results import read_json, write_json
 
-INDEX_FILE = Path("data/index.json")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -60,7 +60,7 @@ class Index(BaseModel):
 
     def write(self) -> None:
         """Write the index where every later stage reads it."""
-        write_json(INDEX_FILE, self.model_dump())
+        write_json(INDEX, self.model_dump())
 
 
 def read_index() -> Index:
@@ -70,11 +70,11 @@ def read_index() -> Index:
         DataError: there is none, or a photograph that it names has gone.
     """
     try:
-        index = Index.model_validate(read_json(INDEX_FILE))
+        index = Index.model_validate(read_json(INDEX))
     except OSError as error:
-        raise DataError(f"{INDEX_FILE}: {error.strerror}; `dvc repro data` makes it") from error
+        raise DataError(f"{INDEX}: {error.strerror}; `dvc repro data` makes it") from error
     except (ValueError, ValidationError) as error:
-        raise DataError(f"{INDEX_FILE}: {' '.join(str(error).split())}") from error
+        raise DataError(f"{INDEX}: {' '.join(str(error).split())}") from error
     for photo in index.photos:
         if not Path(photo.path).is_file():
             raise DataError(f"{photo.path} is not there any more; `dvc repro --force data` looks again")

@@ -1,4 +1,4 @@
-"""From a source of photographs to a checked, split index."""
+"""Stage ``data``: from a source of photographs to a checked, split index."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torchvision.datasets import ImageFolder, OxfordIIITPet
 from servebench.data.index import Index, Photo, Split
 from servebench.errors import DataError
 from servebench.params import DataSettings, load_params
+from servebench.paths import DOWNLOAD_FOLDER
 from servebench.progress import bar
 
-DOWNLOAD_FOLDER = Path("data/download")
 OXFORD_NAME = "oxford-iiit-pet"
 """Subfolder by which torchvision's layout of Oxford-IIIT Pet is told from class folders."""
 

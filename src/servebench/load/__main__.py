@@ -14,7 +14,7 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 from servebench.load.generator import FAILED, OK, TIMED_OUT, LevelPlan
 
 TICK_S = 0.05
+GRACE_S = 10.0
 REPORT_EVERY = 5
 """Ticks between two lines of progress."""
 PAUSE_AFTER_FAILURE_S = 0.1
@@ -98,8 +99,7 @@ def run_level(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, path:
     runner.start(plan.users, spawn_rate=plan.users)
 
     # Every user has had an answer, or waited its full time for one; then the warm-up proper.
-    while len(recorder.answered_users) < plan.users:
-        gevent.sleep(TICK_S)
+    wait_until(lambda: len(recorder.answered_users) == plan.users, plan, "every user had an answer")
     gevent.sleep(plan.warmup_s)
 
     opened, before = perf_counter(), recorder.good
@@ -114,8 +114,7 @@ def run_level(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, path:
     closed = perf_counter()
 
     recorder.stopping = True
-    while runner.user_count > 0:
-        gevent.sleep(TICK_S)
+    wait_until(lambda: runner.user_count == 0, plan, "the last requests ended")
     runner.quit()
 
     user, start, end, status, code, size = np.array(recorder.rows).T
@@ -130,6 +129,19 @@ def run_level(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, path:
         code=code.astype(np.int64),
         size=size.astype(np.int64),
     )
+
+
+def wait_until(condition: Callable[[], bool], plan: LevelPlan, what: str) -> None:
+    """Wait for what happens within a request's timeout, unless a user has failed in its own code.
+
+    Raises:
+        TimeoutError: it did not happen. Locust logs the reason, and lets the user go on for ever.
+    """
+    deadline = perf_counter() + plan.timeout_s + GRACE_S
+    while not condition():
+        if perf_counter() > deadline:
+            raise TimeoutError(f"{plan.timeout_s + GRACE_S:g} s have passed before {what}")
+        gevent.sleep(TICK_S)
 
 
 def main() -> None:

@@ -81,8 +81,10 @@ def generate(
         on_progress: called a few times a second; what it raises stops the load.
 
     Raises:
-        LoadError: the generator's process ended before its work was done.
+        LoadError: there are no bodies, or the generator's process ended before its work was done.
     """
+    if not bodies:
+        raise LoadError("there is nothing to send: no photo, no request body")
     with tempfile.TemporaryDirectory(prefix="servebench-load-") as scratch:
         folder = Path(scratch)
         for number, body in enumerate(bodies):

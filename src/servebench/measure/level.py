@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from servebench.load import Level
 from servebench.load.generator import FAILED, OK, TIMED_OUT
-from servebench.measure.rates import percentile, throughput
+from servebench.measure.rates import part_rates, percentile, throughput
 from servebench.measure.telemetry import Usage
 from servebench.results import rounded
 
@@ -49,7 +49,7 @@ def level_row(level: Level, usage: Usage) -> LevelRow:
     """
     opened, closed = level.window
     good = level.status == OK
-    rate = throughput(level.start[good], level.end[good], opened, closed)
+    rate = throughput(part_rates(level.start[good], level.end[good], opened, closed))
     inside = good & (level.end > opened) & (level.end <= closed)
     latency_ms = (level.end[inside] - level.start[inside]) * 1000
     failed = int((level.status == FAILED).sum())

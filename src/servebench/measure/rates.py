@@ -1,4 +1,4 @@
-"""Throughput and latency of a window in which all users were busy."""
+"""Throughput and latency of a window in which everybody was busy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Floats = npt.NDArray[np.float64]
 
 SAMPLES_NEEDED = {50: 1, 95: 130, 99: 662}
 """Fewest samples that can support a percentile: the binomial floor that MLPerf LoadGen uses
-(https://github.com/mlcommons/inference, loadgen/early_stopping.cc), at 95% and 99% confidence of
-its own tolerance."""
-SUBWINDOWS = 10
-T_975_9 = 2.262157162740992
-"""97.5% quantile of Student's t with SUBWINDOWS - 1 degrees of freedom."""
+(https://github.com/mlcommons/inference, loadgen/early_stopping.cc)."""
+PARTS = 10
+"""Equal parts of a window whose rates tell how far the whole window's rate can be trusted."""
+T_975 = {9: 2.262157162740992, 19: 2.093024054408263}
+"""97.5% quantiles of Student's t by degrees of freedom: for one window, and for two."""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Requests (or images) per second, with a 95% interval; None where it cannot be had."""
+    """Requests (or images) per second, with a 95% interval."""
 
     rps: float
     low_rps: float
@@ -39,18 +39,22 @@ def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float
     return float(np.sum(np.clip(inside, 0.0, None) / (end - start)))
 
 
-def throughput(start: Floats, end: Floats, opened: float, closed: float) -> Throughput:
-    """Rate of the good requests of one window, and its interval.
-
-    The interval comes from the means of ten equal parts of the window (method of batch means, with
-    Student's t): consecutive requests share batches and are not independent, whole parts nearly are.
-    """
-    edges = np.linspace(opened, closed, SUBWINDOWS + 1)
-    rates = np.array(
+def part_rates(start: Floats, end: Floats, opened: float, closed: float) -> Floats:
+    """Units of work per second in each of PARTS equal parts of a window."""
+    edges = np.linspace(opened, closed, PARTS + 1)
+    return np.array(
         [work_done(start, end, low, high) / (high - low) for low, high in itertools.pairwise(edges)]
     )
+
+
+def throughput(rates: Floats) -> Throughput:
+    """The mean of the parts of one window, or of two, and its interval.
+
+    The interval is that of the method of batch means, with Student's t: consecutive requests share
+    batches and are not independent, whole parts of a window nearly are.
+    """
     mean = float(rates.mean())
-    spread = T_975_9 * float(rates.std(ddof=1)) / math.sqrt(SUBWINDOWS)
+    spread = T_975[len(rates) - 1] * float(rates.std(ddof=1)) / math.sqrt(len(rates))
     return Throughput(mean, max(0.0, mean - spread), mean + spread)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servebench.benchmark.files import Files
 from servebench.errors import ReportError
 from servebench.params import Params, ServeSettings
+from servebench.paths import BenchmarkPaths, existing_results
 from servebench.results import read_csv, read_json
 
 Number = float | None
@@ -75,7 +75,7 @@ def collect(params: Params) -> list[Result]:
         ReportError: a result is missing, or there is one of an experiment that params.yaml has not.
     """
     known = params.configurations()
-    for path in Files.all_existing():
+    for path in existing_results():
         name = path.name.split(".")[0]
         if name not in known:
             raise ReportError(
@@ -86,15 +86,15 @@ def collect(params: Params) -> list[Result]:
 
 
 def _result(name: str, serve: ServeSettings) -> Result:
-    files = Files(name)
+    paths = BenchmarkPaths(name)
     try:
         return Result(
             name=name,
             serve=serve,
-            metrics=read_json(files.metrics),
-            meta=read_json(files.meta),
-            levels=[_level(row) for row in read_csv(files.levels)],
-            baseline=[_baseline(row) for row in read_csv(files.baseline)],
+            metrics=read_json(paths.metrics),
+            meta=read_json(paths.meta),
+            levels=[_level(row) for row in read_csv(paths.levels)],
+            baseline=[_baseline(row) for row in read_csv(paths.baseline)],
         )
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error

@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
+from servebench.paths import PICTURES_FOLDER
 from servebench.report.collect import Level, Result
 from servebench.results import replacing
 
-PICTURES_FOLDER = Path("assets/results")
 MARKERS = "osD^vPX*<>hp"
 STYLES = ("-", "--", "-.", ":")
 COLOURS = ("#111111", "#0b5fa5", "#c1440e", "#2e7d32", "#7b3fa0", "#8a6d00", "#5a5a5a")

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from servebench.benchmark.run import describe
-from servebench.ceilings.run import METRICS_FILE as CEILINGS_FILE
+from servebench.device import describe_machine
 from servebench.errors import ReportError
-from servebench.machine import MACHINE_FILE
-from servebench.machine import describe as describe_machine
 from servebench.params import Params, load_params
+from servebench.paths import CEILINGS, MACHINE, SUMMARY, TRAIN_METRICS
 from servebench.report.collect import Result, collect
-from servebench.report.run import SUMMARY_FILE, verdict
+from servebench.report.run import verdict
 from servebench.results import read_csv, read_json, replacing
-from servebench.training.fit import METRICS_FILE as TRAIN_FILE
 
 README = Path("README.md")
 STUDY_FILE = Path("assets/t4_g4dn_xlarge.csv")
@@ -57,7 +55,7 @@ def results_section() -> str:
     parts = [
         _provenance(params, results),
         _table(results),
-        verdict(read_json(SUMMARY_FILE), params.load.slo_p95_ms).replace("\n", "; ") + ".",
+        verdict(read_json(SUMMARY), params.load.slo_p95_ms).replace("\n", "; ") + ".",
         "![Served rate, throughput and latency of all configurations](assets/results/comparison.png)",
         "One row per configuration, as DVC shows them:",
         f"```\n$ dvc metrics show metrics/benchmark\n{_dvc_metrics()}\n```",
@@ -69,7 +67,7 @@ def results_section() -> str:
 
 
 def _provenance(params: Params, results: Sequence[Result]) -> str:
-    machine, train, ceilings = (read_json(f) for f in (MACHINE_FILE, TRAIN_FILE, CEILINGS_FILE))
+    machine, train, ceilings = (read_json(f) for f in (MACHINE, TRAIN_METRICS, CEILINGS))
     meta = results[0].meta
     return (
         f"Measured on {describe_machine(machine)}. {ceilings['architecture']} at "

@@ -1,19 +1,15 @@
-"""Collect, compare, decide, draw."""
+"""Stage ``report``: collect, compare, decide, draw."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from servebench.params import CANDIDATE, load_params
+from servebench.paths import EFFICIENCY, LEVELS, SUMMARY
 from servebench.report.collect import Level, Result, collect
 from servebench.report.pictures import draw_all
 from servebench.results import rounded, write_csv, write_json
-
-SUMMARY_FILE = Path("metrics/summary.json")
-LEVELS_FILE = Path("plots/levels.csv")
-EFFICIENCY_FILE = Path("plots/efficiency.csv")
 
 
 def main() -> None:
@@ -22,10 +18,10 @@ def main() -> None:
     results = collect(params)
     slo_ms = params.load.slo_p95_ms
     compared = summary(results, slo_ms)
-    write_csv(LEVELS_FILE, level_rows(results))
-    write_csv(EFFICIENCY_FILE, efficiency_rows(results))
+    write_csv(LEVELS, level_rows(results))
+    write_csv(EFFICIENCY, efficiency_rows(results))
     draw_all(results, slo_ms)
-    write_json(SUMMARY_FILE, compared)
+    write_json(SUMMARY, compared)
     print(table(results))
     print(verdict(compared, slo_ms))
 

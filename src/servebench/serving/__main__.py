@@ -16,7 +16,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from servebench.model import read_card
+from servebench.card import read_card
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, refusal
 

@@ -8,18 +8,20 @@ import base64
 import binascii
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import litserve
-import torch
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from servebench.serving.classifier import Classifier, ImageError
+from servebench.serving.image import ImageError
+
+if TYPE_CHECKING:
+    from servebench.serving.classifier import Classifier
 
 Answer = dict[str, Any]
-Decoded = torch.Tensor | JSONResponse
-"""A preprocessed image, or the response that says why there is none."""
+Decoded = Any
+"""A preprocessed image (a tensor), or the JSONResponse that says why there is none."""
 
 
 class PredictRequest(BaseModel):
@@ -38,11 +40,13 @@ class ClassifierAPI(litserve.LitAPI):
         self.classifier: Classifier | None = None
 
     def setup(self, device: str) -> None:
-        """Load the model, once per worker."""
+        """Load the model, once per worker: torch stays out of the HTTP process."""
+        from servebench.serving.classifier import Classifier
+
         self.classifier = Classifier(self.folder, device, self.precision)
 
     @property
-    def ready(self) -> Classifier:
+    def ready(self) -> "Classifier":
         """The loaded model."""
         if self.classifier is None:
             raise RuntimeError("setup has not run")
@@ -81,10 +85,10 @@ class ClassifierAPI(litserve.LitAPI):
         return output
 
     def _answers(self, items: list[Decoded]) -> list[Answer | JSONResponse]:
-        images = [item for item in items if isinstance(item, torch.Tensor)]
+        images = [item for item in items if not isinstance(item, JSONResponse)]
         probabilities = iter(self.ready.predict(images).tolist() if images else [])
         return [
-            self._answer(next(probabilities)) if isinstance(item, torch.Tensor) else item for item in items
+            item if isinstance(item, JSONResponse) else self._answer(next(probabilities)) for item in items
         ]
 
     def _answer(self, probabilities: list[float]) -> Answer:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import requests
 
+from servebench.card import read_card
 from servebench.errors import ServerError
-from servebench.model import read_card
 from servebench.params import ServeSettings
 from servebench.processes import log_tail, process_group
 

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 
-from servebench.data import Index, Photo
+from servebench.data.index import Index, Photo
 from servebench.params import TrainSettings
 
 Item = tuple[torch.Tensor, int]

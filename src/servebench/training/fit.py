@@ -1,4 +1,4 @@
-"""Fit, keep the best epoch, test it once."""
+"""Stage ``training``: fit, keep the best epoch, test it once."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ import warnings
 from pathlib import Path
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from servebench.data import Index, read_index
-from servebench.machine import resolve_device
+from servebench.data.index import Index, read_index
+from servebench.device import resolve_device
 from servebench.model import build_model, input_config
 from servebench.params import Params, load_params
+from servebench.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from servebench.results import replacing, write_csv, write_json
 from servebench.statistics import wilson_interval
 from servebench.training.datamodule import PhotoDataModule
 from servebench.training.module import Classifier
 from servebench.training.weights import load_all, pretrained_model, read_state_dict
-
-CHECKPOINT_FILE = Path("models/checkpoint/best.ckpt")
-METRICS_FILE = Path("metrics/train.json")
-CURVES_FILE = Path("plots/training.csv")
-CONFUSION_FILE = Path("plots/confusion.csv")
 
 
 def main() -> None:
@@ -40,7 +37,7 @@ def main() -> None:
     lightning.seed_everything(params.train.seed, verbose=False)
     with tempfile.TemporaryDirectory(prefix="servebench-fit-") as scratch:
         module, checkpoint = _fitted(params, index, Path(scratch))
-        with replacing(CHECKPOINT_FILE) as temporary:
+        with replacing(CHECKPOINT) as temporary:
             shutil.copyfile(checkpoint, temporary)
     _report(module, index)
 
@@ -56,7 +53,7 @@ def _fitted(params: Params, index: Index, scratch: Path) -> tuple[Classifier, Pa
     photos = PhotoDataModule(index, params.train, settings.image_size, input_config(model))
     keep_best = ModelCheckpoint(scratch, "best", monitor="val_loss", save_weights_only=True)
     trainer = lightning.Trainer(
-        accelerator="gpu" if resolve_device(params.device) == "cuda" else "cpu",
+        accelerator="gpu" if resolve_device(params.device, torch.cuda.is_available()) == "cuda" else "cpu",
         devices=1,
         max_epochs=params.train.epochs,
         callbacks=[keep_best],
@@ -88,7 +85,7 @@ def _report(module: Classifier, index: Index) -> None:
     low, high = wilson_interval(correct, len(pairs))
     best = min(module.history, key=lambda row: row["val_loss"])
     write_json(
-        METRICS_FILE,
+        TRAIN_METRICS,
         {
             "test_accuracy": round(correct / len(pairs), 4),
             "test_accuracy_low": round(low, 4),
@@ -98,9 +95,9 @@ def _report(module: Classifier, index: Index) -> None:
             "best_epoch": best["epoch"],
         },
     )
-    write_csv(CURVES_FILE, module.history)
+    write_csv(TRAINING_CURVES, module.history)
     write_csv(
-        CONFUSION_FILE,
+        CONFUSION,
         [{"actual": index.classes[a], "predicted": index.classes[p]} for a, p in pairs],
     )
     print(

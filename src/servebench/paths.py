@@ -1,0 +1,65 @@
+"""Which file holds what: the paths that dvc.yaml names, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MACHINE = Path("metrics/machine.json")
+
+INDEX = Path("data/index.json")
+DOWNLOAD_FOLDER = Path("data/download")
+
+CHECKPOINT = Path("models/checkpoint/best.ckpt")
+TRAIN_METRICS = Path("metrics/train.json")
+TRAINING_CURVES = Path("plots/training.csv")
+CONFUSION = Path("plots/confusion.csv")
+
+EXPORT_FOLDER = Path("models/exported")
+
+CEILINGS = Path("metrics/ceilings.json")
+THEORETICAL = Path("plots/theoretical.csv")
+
+SUMMARY = Path("metrics/summary.json")
+LEVELS = Path("plots/levels.csv")
+EFFICIENCY = Path("plots/efficiency.csv")
+PICTURES_FOLDER = Path("assets/results")
+
+
+@dataclass(frozen=True)
+class BenchmarkPaths:
+    """Where the results of the configuration ``name`` go."""
+
+    name: str
+
+    @property
+    def metrics(self) -> Path:
+        """One flat object: the best level."""
+        return Path(f"metrics/benchmark/{self.name}.json")
+
+    @property
+    def levels(self) -> Path:
+        """A row per concurrency level."""
+        return Path(f"plots/benchmark/{self.name}.csv")
+
+    @property
+    def meta(self) -> Path:
+        """What ran."""
+        return Path(f"plots/benchmark/{self.name}.meta.json")
+
+    @property
+    def baseline(self) -> Path:
+        """A row per batch size."""
+        return Path(f"plots/baseline/{self.name}.csv")
+
+    @property
+    def samples(self) -> Path:
+        """A row per request."""
+        return Path(f"samples/{self.name}.csv")
+
+
+def existing_results() -> list[Path]:
+    """Every committed benchmark result there is, of any configuration."""
+    folders = ("metrics/benchmark", "plots/benchmark", "plots/baseline")
+    found = [path for folder in folders for path in Path(folder).glob("*.*")]
+    return sorted(path for path in found if not path.name.startswith("."))

@@ -1,0 +1,168 @@
+"""The load generator and the measuring, against a stub server of known latency and rate."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from servebench.errors import LoadError
+from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate, photo_bodies
+from servebench.load.generator import FAILED, OK, TIMED_OUT
+from servebench.measure.level import level_row
+from servebench.measure.telemetry import Telemetry, Usage
+from servebench.processes import process_group
+from servebench.serving.running import free_port
+from tests.conftest import processes_mentioning
+
+UNKNOWN = Usage(None, None, None, None, None)
+
+
+@contextmanager
+def stub(service_s: float, parallel: int, status: int = 200) -> Iterator[tuple[str, int]]:
+    """URL and process id of a stub server."""
+    port = free_port()
+    arguments = [str(port), str(service_s), str(parallel), str(status)]
+    command = [sys.executable, "-m", "tests.integration.stub", *arguments]
+    with process_group(command) as process:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", process.pid
+
+
+def plan(users: int, **changes: float) -> LevelPlan:
+    given = {"requests": 1, "warmup_s": 0.3, "min_s": 3.0, "max_s": 3.0, "timeout_s": 10.0, "seed": 1}
+    return LevelPlan(users=users, **{**given, **changes})  # type: ignore[arg-type]
+
+
+def inside(level: Level) -> np.ndarray:
+    opened, closed = level.window
+    return (level.status == OK) & (level.end > opened) & (level.end <= closed)
+
+
+@pytest.mark.parametrize(("parallel", "users"), [(1, 1), (1, 4), (4, 4), (4, 12)])
+def test_rate_and_latency_agree_with_the_servers_own_log(
+    parallel: int, users: int, photos: list[Path]
+) -> None:
+    with stub(service_s=0.05, parallel=parallel) as (url, _):
+        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(users)])
+        log = np.array(requests.get(f"{url}/log", timeout=5).json())
+    row = level_row(level, UNKNOWN)
+    opened, closed = level.window
+    logged = log[(log[:, 1] > opened) & (log[:, 1] <= closed)]
+    there_s = logged[:, 1] - logged[:, 0]
+    # The client sees what the server sees, plus its own few tenths of a millisecond.
+    assert row["throughput_rps"] == pytest.approx(len(logged) / (closed - opened), rel=0.1)
+    assert row["p50_ms"] == pytest.approx(np.median(there_s) * 1000, rel=0.05, abs=3)
+    # Little's law: the users are where the requests are.
+    latency_s = (level.end - level.start)[inside(level)].mean()
+    assert row["throughput_rps"] * latency_s == pytest.approx(users, rel=0.1)
+    # Queueing arithmetic, as far as an event loop keeps its own times.
+    assert row["throughput_rps"] == pytest.approx(min(parallel, users) / 0.05, rel=0.15)
+    assert row["sent"] == row["ok"] == len(log)
+
+
+def test_all_users_are_busy_throughout_the_window(photos: list[Path]) -> None:
+    with stub(service_s=0.05, parallel=2) as (url, _):
+        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(6)])
+    opened, closed = level.window
+    assert set(level.user) == set(range(6))
+    for user in range(6):
+        own = level.user == user
+        assert level.start[own].min() < opened
+        assert level.end[own].max() > closed
+        gaps = level.start[own][1:] - level.end[own][:-1]
+        assert gaps.min() >= 0
+        assert np.median(gaps) < 0.02
+
+
+def test_a_level_ends_when_it_has_its_answers_but_not_before_its_time(photos: list[Path]) -> None:
+    bodies = photo_bodies(photos)
+    with stub(service_s=0.01, parallel=4) as (url, _):
+        short, long = generate(
+            url,
+            bodies,
+            CONTENT_TYPE,
+            [plan(4, requests=1, min_s=1.0, max_s=9.0), plan(4, requests=600, min_s=0.1, max_s=60.0)],
+        )
+    assert short.window[1] - short.window[0] == pytest.approx(1.0, abs=0.5)
+    assert inside(long).sum() >= 600
+
+
+def test_failures_are_counted_and_the_level_is_not_valid(photos: list[Path]) -> None:
+    with stub(service_s=0.01, parallel=1, status=503) as (url, _):
+        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(2, min_s=1.0, max_s=1.0)])
+    row = level_row(level, UNKNOWN)
+    assert row["failed"] == row["sent"] == (level.code == 503).sum() > 0
+    assert row["throughput_rps"] == 0.0
+    assert not row["valid"]
+
+
+def test_timeouts_are_counted_apart(photos: list[Path]) -> None:
+    with stub(service_s=5.0, parallel=1) as (url, _):
+        [level] = generate(
+            url, photo_bodies(photos), CONTENT_TYPE, [plan(2, timeout_s=0.5, min_s=1.0, max_s=1.0)]
+        )
+    assert set(level.status) == {TIMED_OUT}
+    assert level_row(level, UNKNOWN)["timed_out"] == len(level.start)
+
+
+def test_a_refused_connection_is_a_failure_and_no_storm(photos: list[Path]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(2, min_s=1.0, max_s=1.0)])
+    assert set(level.status) == {FAILED}
+    assert set(level.code) == {0}
+    assert len(level.start) < 100
+
+
+def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
+    def stop(users: int, answers: int, seconds: float) -> None:
+        raise LoadError("enough")
+
+    with stub(service_s=0.01, parallel=1) as (url, _):
+        with pytest.raises(LoadError, match="enough"):
+            generate(
+                url, photo_bodies(photos), CONTENT_TYPE, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
+            )
+        assert processes_mentioning("servebench.load ") == []
+
+
+def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:
+    with pytest.raises(LoadError, match=r"exit status 1.*its log ends") as caught:
+        generate("http://127.0.0.1:9", [b"{}"], CONTENT_TYPE, [plan(0)])
+    assert "Error" in str(caught.value)
+
+
+def test_nothing_to_send_is_said_at_once() -> None:
+    with pytest.raises(LoadError, match="nothing to send"):
+        generate("http://127.0.0.1:9", [], CONTENT_TYPE, [plan(1)])
+
+
+def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> None:
+    with stub(service_s=0.001, parallel=8) as (url, pid), Telemetry(pid, interval_s=0.1) as telemetry:
+        [level] = generate(
+            url, photo_bodies(photos), CONTENT_TYPE, [plan(8)], on_start=telemetry.follow_client
+        )
+        usage = telemetry.usage(*level.window)
+    assert usage.cpu_percent is not None
+    assert usage.server_cores is not None
+    assert usage.client_cores is not None
+    assert 0.02 < usage.server_cores < 1.2
+    assert 0.02 < usage.client_cores < 1.2
+    assert 0 < usage.cpu_percent <= 100
+    assert telemetry.peak_server_rss_mib > 5
+
+
+def test_unknown_usage_is_none_and_never_zero() -> None:
+    with stub(service_s=0.001, parallel=1) as (_, pid), Telemetry(pid) as telemetry:
+        assert telemetry.usage(0.0, 1.0) == UNKNOWN

@@ -1,0 +1,104 @@
+"""Processes that end with those who started them, and one benchmark at a time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from servebench.processes import log_tail, process_group
+from tests.conftest import ROOT, processes_mentioning
+
+LOCK_PROGRAM = """
+import sys, time
+from servebench.lock import machine_to_ourselves
+with machine_to_ourselves():
+    print("have it", flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def wait_until_gone(text: str, within_s: float = 15.0) -> None:
+    deadline = time.monotonic() + within_s
+    while processes_mentioning(text):
+        assert time.monotonic() < deadline, f"still there: {text}"
+        time.sleep(0.1)
+
+
+def test_a_group_is_gone_with_its_grandchildren_when_the_block_is_left() -> None:
+    mark = f"9{time.time_ns()}"
+    script = f"sleep {mark} & sleep {mark} & wait"
+    with process_group(["/bin/sh", "-c", script]):
+        while len(processes_mentioning(mark)) < 3:
+            time.sleep(0.05)
+    assert processes_mentioning(mark) == []
+
+
+def test_a_leader_that_ignores_sigterm_is_killed() -> None:
+    mark = f"8{time.time_ns()}"
+    with process_group(
+        ["/bin/sh", "-c", f"trap '' TERM; while :; do sleep 0.1 {mark} || :; done"], stop_s=0.3
+    ):
+        time.sleep(0.3)
+    assert processes_mentioning(mark) == []
+
+
+def test_the_log_of_a_group_is_quoted_from_its_end(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("\n".join(f"line {number}" for number in range(100)))
+    tail = log_tail(log)
+    assert tail.startswith("; its log ends:\n    line 85")
+    assert tail.endswith("    line 99")
+    log.write_text("")
+    assert log_tail(log) == ""
+
+
+@pytest.mark.parametrize("shell", ["", "sh -c "])
+def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None:
+    """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
+    mark = f"7{time.time_ns()}"
+    stage = (
+        f"import time; from servebench.processes import end_with_parent; end_with_parent(0.1); "
+        f"print('up', flush=True); time.sleep(60); {mark}"
+    )
+    program = f"""
+import subprocess, sys
+command = [sys.executable, "-c", {stage!r}]
+if {bool(shell)}:
+    command = ["/bin/sh", "-c", '"$@"; :', "sh", *command]
+subprocess.run(command)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        starter.send_signal(signal.SIGKILL)
+        starter.stdout.close()
+    wait_until_gone(mark)
+
+
+def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "60"], **options) as first:  # type: ignore[call-overload]
+        assert first.stdout.readline() == "have it\n"
+        with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "0"], **options) as second:  # type: ignore[call-overload]
+            assert "another benchmark runs on this machine; waiting" in second.stdout.readline()
+            assert second.poll() is None
+            # Killed outright, the holder cannot release: the kernel does.
+            first.kill()
+            assert second.stdout.readline() == "have it\n"
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["bananas"], 2), (["benchmark", "e9"], 2)])
+def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str], status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "servebench.stage", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

