@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def test_trying_half_precision_measures_the_candidate_and_shows_in_the_diff(ran:
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
     assert json.loads(ran.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
+
+
+def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
+    before = read_json(ran.path / "metrics/train.json")
+    shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt")
+    try:
+        ran.change({"model": {"checkpoint": "own.ckpt"}})
+        done = ran.dvc("repro", "export")
+        assert ran.stages_run(done.stdout) == ["machine", "training", "export"]
+        assert "own.ckpt: tested, not fitted" in done.stdout
+        assert "epoch" not in done.stdout
+        after = read_json(ran.path / "metrics/train.json")
+        assert after["test_accuracy"] == before["test_accuracy"]
+        assert after["best_epoch"] == 0
+    finally:
+        (ran.path / "own.ckpt").unlink()
+        ran.git("checkout", "-q", ".")
+        ran.dvc("checkout", "-q", "--force")
 
 
 def test_returning_to_an_old_value_measures_again(ran: Clone) -> None:

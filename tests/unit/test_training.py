@@ -1,0 +1,62 @@
+"""What training touches and what it leaves alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from servebench.card import CARD_NAME, WEIGHTS_NAME, read_card
+from servebench.errors import ModelError
+from servebench.export import check_equal
+from servebench.model import model_of
+from servebench.params import load_params
+from servebench.training.module import Classifier, freeze_first_layers
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18", "test_vit"])
+def test_the_first_layers_are_frozen_and_the_classifier_never_is(name: str) -> None:
+    model = timm.create_model(name, num_classes=2)
+    freeze_first_layers(model, 0.5)
+    learning = [parameter.requires_grad for parameter in model.parameters()]
+    assert not learning[0]
+    assert all(parameter.requires_grad for parameter in model.get_classifier().parameters())
+    freeze_first_layers(model, 0.0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_pretrained_batch_norm_statistics_stay_and_fresh_ones_move() -> None:
+    settings = load_params(ROOT / "params.yaml").train
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
+    moved = {}
+    for pretrained in (True, False):
+        torch.manual_seed(0)
+        model = timm.create_model("test_efficientnet", num_classes=2)
+        module = Classifier(model, settings, pretrained)
+        module.train()
+        module.on_train_epoch_start()
+        before = model.bn1.running_mean.clone()
+        module.training_step((images, labels), 0)
+        moved[pretrained] = not torch.equal(before, model.bn1.running_mean)
+    assert moved == {True: False, False: True}
+
+
+def test_an_export_that_answers_otherwise_is_refused(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = read_card(exported)
+    model = model_of(card)
+    model.load_state_dict(load_file(exported / WEIGHTS_NAME))
+    monkeypatch.setattr("servebench.export.EXPORT_FOLDER", tmp_path)
+    weights = load_file(exported / WEIGHTS_NAME)
+    save_file(weights, tmp_path / WEIGHTS_NAME)
+    check_equal(model, card)
+    weights["conv_stem.weight"] = weights["conv_stem.weight"] * 1.001
+    save_file(weights, tmp_path / WEIGHTS_NAME)
+    with pytest.raises(ModelError, match="answers otherwise"):
+        check_equal(model, card)
+    assert not (tmp_path / CARD_NAME).exists()
