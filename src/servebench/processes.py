@@ -77,8 +77,10 @@ def process_group(
         yield child
     finally:
         _stop(child, stop_s)
-        if child.stdout is not None:
-            child.stdout.close()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()
         guard.kill()
         guard.communicate()
 

@@ -9,7 +9,9 @@ import pytest
 
 from servebench.device import describe_machine, resolve_device
 from servebench.errors import ParamsError
-from servebench.machine import LIBRARIES, fingerprint
+from servebench.machine import LIBRARIES, check_params, fingerprint
+from servebench.params import load_params
+from tests.conftest import ROOT
 
 
 def test_the_fingerprint_does_not_move_by_itself() -> None:
@@ -46,3 +48,32 @@ def test_the_device_is_what_the_machine_has() -> None:
     assert resolve_device("cpu", cuda_available=True) == "cpu"
     with pytest.raises(ParamsError, match="finds no CUDA device"):
         resolve_device("cuda", cuda_available=False)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("model", {"name": "efficientnet_lit0"}, r"model\.name: got 'efficientnet_lit0'.*near it: "),
+        ("model", {"name": "resnet18"}, "model.pretrained: got 'package', which has weights of"),
+        ("model", {"pretrained": "nowhere.pth"}, "model.pretrained: got 'nowhere.pth'; allowed: package"),
+        ("model", {"checkpoint": "nowhere.ckpt"}, "model.checkpoint: got 'nowhere.ckpt'; allowed: null"),
+        ("data", {"folder": "nowhere"}, "data.folder: got 'nowhere'; allowed: an existing folder"),
+    ],
+)
+def test_names_that_must_exist_are_looked_up(
+    section: str, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    params = load_params()
+    check_params(params)
+    changed = getattr(params, section).model_copy(update=changes)
+    with pytest.raises(ParamsError, match=message) as caught:
+        check_params(params.model_copy(update={section: changed}))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_is_not_there_is_found_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ParamsError, match="device: got 'cuda'"):
+        check_params(load_params().model_copy(update={"device": "cuda"}))

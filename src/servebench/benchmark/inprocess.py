@@ -7,25 +7,26 @@ are measured before and after the load, as machines drift, while the processes s
 from __future__ import annotations
 
 import itertools
-import multiprocessing
+import json
+import subprocess
+import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
 from servebench.errors import ServebenchError
-from servebench.measure.rates import Floats, Throughput, part_rates, throughput
+from servebench.measure.rates import Throughput, throughput
 from servebench.params import BaselineSettings, ServeSettings
+from servebench.processes import log_tail, process_group
 from servebench.progress import bar
 
 WORKS = ("model", "pipeline")
 PROBE_S = 0.3
-STUCK_S = 300.0
 
 
 class BaselineRow(TypedDict):
@@ -50,20 +51,22 @@ class InProcess:
             would leave the others idle, where their threads only take the cores from each other.
     """
 
-    def __init__(self, connections: Sequence[Connection], settings: BaselineSettings) -> None:
-        self._connections = connections
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, workers: int, settings: BaselineSettings
+    ) -> None:
+        self._process = process
+        self._log = log
         self._settings = settings
-        self._rates: dict[tuple[str, int], list[Floats]] = defaultdict(list)
-        self.threads: int = max([_receive(connection) for connection in connections])
-        self.busy = self._best_layout()
+        self._rates: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self.threads = int(self._answer())
+        self.busy = self._best_layout(workers)
 
     def measure(self) -> None:
         """Run every kind of work at every batch size once."""
         sizes = self._settings.batch_sizes
         with bar(len(WORKS) * len(sizes), "in-process", "rate") as progress:
             for size, work in itertools.product(sizes, WORKS):
-                rates = self._run(work, size, self._settings.seconds, self.busy)
-                self._rates[work, size].append(rates)
+                self._rates[work, size] += self._run(work, size, self._settings.seconds, self.busy)
                 progress.update()
 
     def rows(self) -> list[BaselineRow]:
@@ -86,31 +89,38 @@ class InProcess:
         return rows
 
     def _rate(self, work: str, size: int) -> Throughput:
-        return throughput(np.concatenate(self._rates[work, size]))
+        return throughput(np.array(self._rates[work, size]))
 
-    def _best_layout(self) -> int:
+    def _best_layout(self, workers: int) -> int:
         """Of 1, 2, 4 … and all workers, how many do the pipeline fastest, one image at a time."""
-        most = len(self._connections)
-        choices: list[int] = sorted({*itertools.takewhile(lambda n: n < most, (2**k for k in range(16))), most})
-        if len(choices) == 1:
-            return most
-        rates: dict[int, float] = {busy: float(self._run("pipeline", 1, PROBE_S, busy).mean()) for busy in choices}
-        return max(rates, key=lambda busy: rates[busy])
+        if workers == 1:
+            return 1
+        choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
+        means = [sum(self._run("pipeline", 1, PROBE_S, busy)) for busy in choices]
+        return choices[means.index(max(means))]
 
-    def _run(self, work: str, size: int, seconds: float, busy: int) -> Floats:
-        """Images per second of ``busy`` workers, in parts of the window in which all of them ran."""
-        workers = self._connections[:busy]
-        for connection in workers:
-            connection.send((work, size))
-        for connection in workers:
-            _receive(connection)
-        for connection in workers:
-            connection.send(seconds)
-        batches = [_receive(connection) for connection in workers]
-        opened = max(own[0][0] for own in batches)
-        closed = min(own[-1][1] for own in batches)
-        start, end = np.array(list(itertools.chain.from_iterable(batches))).T
-        return size * part_rates(start, end, opened, closed)
+    def _run(self, work: str, batch_size: int, seconds: float, busy: int) -> list[float]:
+        """Images per second of ``busy`` workers, in equal parts of a window of ``seconds``."""
+        order = {"work": work, "batch_size": batch_size, "seconds": seconds, "busy": busy}
+        self._send(order)
+        answer: list[float] = self._answer()
+        return answer
+
+    def _send(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            raise ServebenchError(f"the in-process baseline died (exit status {status}){log_tail(self._log)}")
+        return json.loads(line)
 
 
 @contextmanager
@@ -118,51 +128,31 @@ def inprocess_workers(
     folder: Path,
     serve: ServeSettings,
     device: str,
-    photos: Sequence[bytes],
+    photos: Sequence[Path],
     settings: BaselineSettings,
 ) -> Iterator[InProcess]:
     """As many processes as ``serve`` has workers, each with the model in ``folder`` loaded.
 
     Args:
-        photos: image files in memory, what the pipeline starts from.
+        photos: image files, which the pipeline takes from memory.
 
     Raises:
-        ServebenchError: a worker failed.
+        ServebenchError: a worker failed; the message holds the end of its log.
     """
-    context = multiprocessing.get_context("forkserver")
-    # The fork server loads torch and timm once; the workers are its forks.
-    context.set_forkserver_preload(["servebench.benchmark.worker"])
-    with ExitStack() as stack:
-        connections = []
-        for _ in range(serve.workers_per_device):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, folder, device, serve.precision, list(photos))
-            process = context.Process(target=_worker, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            stack.callback(_end, process, ours)
-            connections.append(ours)
-        yield InProcess(connections, settings)
-
-
-def _worker(*arguments: Any) -> None:
-    """What a worker runs; the import is its own, as this process has no use for torch."""
-    from servebench.benchmark.worker import run_worker
-
-    run_worker(*arguments)
-
-
-def _end(process: ForkServerProcess, connection: Connection) -> None:
-    connection.close()
-    process.kill()
-    process.join()
-    process.close()
-
-
-def _receive(connection: Connection) -> Any:
-    try:
-        if connection.poll(STUCK_S):
-            return connection.recv()
-    except (EOFError, ConnectionError):
-        raise ServebenchError("a process of the in-process baseline died; its error stands above") from None
-    raise ServebenchError(f"the in-process baseline did not answer within {STUCK_S:.0f} s")
+    order = {
+        "folder": str(folder),
+        "device": device,
+        "precision": serve.precision,
+        "workers": serve.workers_per_device,
+        "photos": [str(path) for path in photos],
+    }
+    command = [sys.executable, "-m", "servebench.benchmark.workers"]
+    pipe = subprocess.PIPE
+    with (
+        tempfile.NamedTemporaryFile(prefix="servebench-inprocess-", suffix=".log") as log,
+        process_group(command, stdin=pipe, stdout=pipe, stderr=log.file) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+        yield InProcess(process, Path(log.name), serve.workers_per_device, settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servebench.benchmark.inprocess import BaselineRow, inprocess_workers
 from servebench.benchmark.served import Served, measure_served
+from servebench.card import read_card
 from servebench.data.index import read_index
 from servebench.device import dtype_name, resolve_device
 from servebench.load import photo_bodies
@@ -20,15 +21,20 @@ VERSIONS = ("python", "torch", "timm", "litserve", "locust")
 
 
 def main(name: str) -> None:
-    """Benchmark the configuration ``name`` of params.yaml and write its results."""
+    """Benchmark the configuration ``name`` of params.yaml and write its results.
+
+    Raises:
+        ServebenchError: no such configuration, no exported model, or a part of it that failed.
+    """
     params = load_params()
     serve = params.configuration(name)
+    read_card(EXPORT_FOLDER)
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     paths = [Path(photo.path) for photo in read_index().photos]
-    photos, bodies = [path.read_bytes() for path in paths], photo_bodies(paths)
+    bodies = photo_bodies(paths)
     with machine_to_ourselves():
         print(f"{name}: {describe(serve, device)}", flush=True)
-        with inprocess_workers(EXPORT_FOLDER, serve, device, photos, params.baseline) as inprocess:
+        with inprocess_workers(EXPORT_FOLDER, serve, device, paths, params.baseline) as inprocess:
             inprocess.measure()
             served = measure_served(name, serve, params.load, device, bodies)
             inprocess.measure()

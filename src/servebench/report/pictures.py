@@ -165,4 +165,5 @@ def _axes(axes: Axes, x_label: str, y_label: str, ticks: Sequence[int]) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.set_ylim(bottom=0)
+    axes.set_xlim(ticks[0] / 1.3, ticks[-1] * 1.3)
     axes.grid(alpha=0.3)

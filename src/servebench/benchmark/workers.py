@@ -1,0 +1,110 @@
+"""The processes of the in-process baseline: ``python -m servebench.benchmark.workers``.
+
+Started by ``inprocess_workers``, which sends orders as lines of JSON and gets one line for each. The
+model's libraries are loaded once; the workers are forks, made before torch has started a thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import sys
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from servebench.measure.rates import part_rates
+from servebench.serving.classifier import Classifier
+
+STUCK_S = 300.0
+
+
+def run_worker(
+    connection: Connection, folder: Path, device: str, precision: str, photos: Sequence[bytes]
+) -> None:
+    """Load the model, send the number of torch's threads, then run what is asked for.
+
+    ``(work, batch_size)`` is answered with None after a first batch, which is thrown away; then
+    ``seconds`` with the batches run, as pairs of start and end on the monotonic clock.
+    """
+    classifier = Classifier(folder, device, precision)
+    supply = itertools.cycle(photos)
+    connection.send(torch.get_num_threads())
+    while True:
+        work, batch_size = connection.recv()
+        batch = torch.stack([classifier.preprocess(next(supply)) for _ in range(batch_size)])
+        batch = batch.to(classifier.device, classifier.dtype)
+
+        def once(work: str = work, batch: torch.Tensor = batch) -> None:
+            if work == "pipeline":
+                classifier.predict([classifier.preprocess(next(supply)) for _ in batch])
+                return
+            classifier.forward(batch)
+            if classifier.device.type == "cuda":
+                torch.cuda.synchronize(classifier.device)
+
+        once()
+        connection.send(None)
+        seconds = connection.recv()
+        done: list[tuple[float, float]] = []
+        opened = perf_counter()
+        while not done or perf_counter() - opened < seconds:
+            start = perf_counter()
+            once()
+            done.append((start, perf_counter()))
+        connection.send(done)
+
+
+def rates(workers: Sequence[Connection], work: str, batch_size: int, seconds: float) -> list[float]:
+    """Images per second of ``workers`` in parts of the window in which all of them ran."""
+    for connection in workers:
+        connection.send((work, batch_size))
+    for connection in workers:
+        receive(connection)
+    for connection in workers:
+        connection.send(seconds)
+    batches = [receive(connection) for connection in workers]
+    opened = max(own[0][0] for own in batches)
+    closed = min(own[-1][1] for own in batches)
+    start, end = np.array(list(itertools.chain.from_iterable(batches))).T
+    return [batch_size * float(rate) for rate in part_rates(start, end, opened, closed)]
+
+
+def receive(connection: Connection) -> Any:
+    """What a worker sent; without an answer, this process ends with a word on why."""
+    try:
+        if connection.poll(STUCK_S):
+            return connection.recv()
+    except EOFError:
+        sys.exit("a worker died; its error stands above")
+    sys.exit(f"a worker did not answer within {STUCK_S:.0f} s")
+
+
+def main() -> None:
+    """Start the workers that the first line asks for, then answer one order a line."""
+    order = json.loads(sys.stdin.readline())
+    photos = [Path(path).read_bytes() for path in order["photos"]]
+    fork = multiprocessing.get_context("fork")
+    workers = []
+    for _ in range(order["workers"]):
+        ours, theirs = fork.Pipe()
+        arguments = (theirs, Path(order["folder"]), order["device"], order["precision"], photos)
+        fork.Process(target=run_worker, args=arguments, daemon=True).start()
+        theirs.close()
+        workers.append(ours)
+    threads = [receive(connection) for connection in workers]
+    print(json.dumps(threads[0]), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        done = rates(workers[: order["busy"]], order["work"], order["batch_size"], order["seconds"])
+        print(json.dumps(done), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The in-process baseline: its own processes, their rates, and how they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servebench.benchmark.inprocess import inprocess_workers
+from servebench.errors import ServebenchError
+from servebench.params import BaselineSettings, ServeSettings
+from tests.conftest import processes_mentioning
+
+SETTINGS = BaselineSettings(batch_sizes=(1, 2), seconds=0.2)
+
+
+def test_rates_by_batch_size_before_and_after(exported: Path, photos: list[Path]) -> None:
+    serve = ServeSettings(workers_per_device=2)
+    with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
+        inprocess.measure()
+        once = inprocess.rows()
+        inprocess.measure()
+        rows = inprocess.rows()
+        assert inprocess.threads >= 1
+        assert inprocess.busy in (1, 2)
+    assert [row["batch_size"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["workers"] == inprocess.busy
+        assert row["model_low_rps"] <= row["model_rps"] <= row["model_high_rps"]
+        # Decoding a photo takes longer than the tiny model, by far.
+        assert 0 < row["pipeline_rps"] < row["model_rps"]
+    assert rows != once
+    assert processes_mentioning("servebench.benchmark.workers") == []
+
+
+def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:
+    with (
+        pytest.raises(ServebenchError, match=r"baseline died \(exit status 1\); its log ends") as caught,
+        inprocess_workers(tmp_path / "nowhere", ServeSettings(), "cpu", photos, SETTINGS),
+    ):
+        pytest.fail("there is no model")
+    assert "nowhere/model.json: No such file" in str(caught.value)
