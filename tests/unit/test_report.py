@@ -83,7 +83,7 @@ def test_the_summary_names_the_fastest_and_the_one_to_ship() -> None:
         "within_slo_users": 8,
     }
     text = verdict(compared, 400.0)
-    assert "fastest: e2_more, 4.50 times the first" in text
+    assert "fastest: e2_more, 4.50 times the rate of the first" in text
     assert "fastest with p95 below 400 ms: e2_more, 60.0 req/s at 8 users" in text
 
 

@@ -119,7 +119,7 @@ def verdict(compared: dict[str, Any], slo_ms: float) -> str:
         return "no experiment has a valid level"
     lines = [f"fastest: {compared['best']}"]
     if compared["best_gain"] is not None:
-        lines[0] += f", {compared['best_gain']:.2f} times the first experiment"
+        lines[0] += f", {compared['best_gain']:.2f} times the rate of the first experiment"
     if compared["best_within_slo"]:
         lines.append(
             f"fastest with p95 below {slo_ms:g} ms: {compared['best_within_slo']}, "
