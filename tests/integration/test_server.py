@@ -30,8 +30,7 @@ from tests.conftest import processes_mentioning
 
 SETTINGS = {
     "single": ServeSettings(),
-    "batched": ServeSettings(max_batch_size=8, batch_timeout_s=0.05),
-    "half": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.01, workers_per_device=2),
+    "batched": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.05, workers_per_device=2),
 }
 
 

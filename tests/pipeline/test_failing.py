@@ -104,7 +104,6 @@ def stage_pid(clone: Clone) -> int:
         ("float32", "dvc"),
         ("float32", "Ctrl-C"),
         ("server ready", "dvc"),
-        ("server ready", "stage"),
         ("server ready", "stage by SIGKILL"),
         ("server ready", "Ctrl-C"),
     ],
@@ -120,8 +119,6 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
         time.sleep(1.0)
         if victim == "dvc":
             process.send_signal(signal.SIGKILL)
-        elif victim == "stage":
-            os.kill(stage_pid(ran), signal.SIGTERM)
         elif victim == "stage by SIGKILL":
             os.kill(stage_pid(ran), signal.SIGKILL)
         else:
