@@ -163,7 +163,7 @@ def test_the_queue_runs_in_its_own_tree(ran: Clone) -> None:
     marker = ran.path / "src/servebench/report/run.py"
     original = marker.read_text()
     try:
-        marker.write_text(original.replace('"fastest: ', '"quickest: '))
+        marker.write_text(original.replace('"Fastest: ', '"Quickest: '))
         ran.dvc("exp", "run", "--queue", "-S", "serve.batch_timeout_s=0.03", "-n", "queued")
         marker.write_text(original)
         # The worker outlives the command, and would hold a pipe to it open.
@@ -175,7 +175,7 @@ def test_the_queue_runs_in_its_own_tree(ran: Clone) -> None:
             time.sleep(1)
         logs = ran.dvc("queue", "logs", "queued").stdout
         assert "Success" in listed, logs
-        assert "quickest: " in logs
+        assert "Quickest: " in logs
         assert ran.stages_run(logs)[0] == "machine"
     finally:
         ran.git("checkout", "-q", ".")

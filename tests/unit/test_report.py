@@ -83,8 +83,8 @@ def test_the_summary_names_the_fastest_and_the_one_to_ship() -> None:
         "within_slo_users": 8,
     }
     text = verdict(compared, 400.0)
-    assert "fastest: e2_more, 4.50 times the rate of the first" in text
-    assert "fastest with p95 below 400 ms: e2_more, 60.0 req/s at 8 users" in text
+    assert "Fastest: e2_more, 4.50 times the rate of the first" in text
+    assert "Fastest with p95 below 400 ms: e2_more, 60.0 req/s at 8 users" in text
 
 
 def test_an_invalid_or_unknown_latency_keeps_no_objective() -> None:
@@ -97,7 +97,7 @@ def test_without_a_valid_level_nothing_is_best() -> None:
     compared = summary([nothing, result("candidate", SLOW, best=SLOW)], 400.0)
     assert compared["best"] is None
     assert compared["best_within_slo"] is None
-    assert verdict(compared, 400.0) == "no experiment has a valid level"
+    assert verdict(compared, 400.0) == "No experiment has a valid level"
     assert " - " in table([nothing])
 
 

@@ -55,7 +55,7 @@ def results_section() -> str:
     parts = [
         _provenance(params, results),
         _table(results),
-        verdict(read_json(SUMMARY), params.load.slo_p95_ms).replace("\n", "; ") + ".",
+        verdict(read_json(SUMMARY), params.load.slo_p95_ms).replace("\n", ". ") + ".",
         "![Served rate, throughput and latency of all configurations](assets/results/comparison.png)",
         "One row per configuration, as DVC shows them:",
         f"```\n$ dvc metrics show metrics/benchmark\n{_dvc_metrics()}\n```",

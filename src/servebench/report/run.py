@@ -116,15 +116,15 @@ def table(results: Sequence[Result]) -> str:
 def verdict(compared: dict[str, Any], slo_ms: float) -> str:
     """Which experiment is fastest, and which to ship under the latency objective."""
     if compared["best"] is None:
-        return "no experiment has a valid level"
-    lines = [f"fastest: {compared['best']}"]
+        return "No experiment has a valid level"
+    lines = [f"Fastest: {compared['best']}"]
     if compared["best_gain"] is not None:
         lines[0] += f", {compared['best_gain']:.2f} times the rate of the first experiment"
     if compared["best_within_slo"]:
         lines.append(
-            f"fastest with p95 below {slo_ms:g} ms: {compared['best_within_slo']}, "
+            f"Fastest with p95 below {slo_ms:g} ms: {compared['best_within_slo']}, "
             f"{compared['within_slo_rps']:.1f} req/s at {compared['within_slo_users']} users"
         )
     else:
-        lines.append(f"no experiment keeps p95 below {slo_ms:g} ms at any level")
+        lines.append(f"No experiment keeps p95 below {slo_ms:g} ms at any level")
     return "\n".join(lines)
