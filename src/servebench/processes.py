@@ -15,6 +15,8 @@ from typing import IO
 import psutil
 
 LOG_TAIL_LINES = 15
+UNWIND_S = 30.0
+"""How long a stage may take to stop what it has started, before it is ended all the same."""
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
@@ -43,6 +45,8 @@ def end_with_parent(poll_s: float = 0.5) -> None:
         while not adopted():
             time.sleep(poll_s)
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(UNWIND_S)
+        os._exit(128 + signal.SIGTERM)  # the guards of what it has started do the rest
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,9 +114,9 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
     """Killed while the model is loaded, or under load: dvc alone, the stage alone, or both by Ctrl-C."""
     before = results_of(ran)
     load = {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}
+    ran.change({"load": load})
+    process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
-        ran.change({"load": load})
-        process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
         wait_for(moment, process)
         time.sleep(1.0)
         if victim == "dvc":
@@ -129,6 +131,7 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
         nothing_is_left(ran)
         assert results_of(ran) == before
     finally:
+        end(process)
         ran.git("checkout", "-q", ".")
     # The next run is right: nothing was taken for done.
     assert ran.stages_run(ran.dvc("repro").stdout) == ["machine"]
@@ -136,9 +139,9 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
 
 def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran: Clone) -> None:
     before = results_of(ran)
+    ran.change({"load": {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}})
+    process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
-        ran.change({"load": {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}})
-        process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
         wait_for("server ready", process)
         time.sleep(1.0)
         [server] = [p for p in roots("servebench.serving") if in_clone(p, ran.path)]
@@ -149,7 +152,15 @@ def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran:
         nothing_is_left(ran)
         assert results_of(ran) == before
     finally:
+        end(process)
         ran.git("checkout", "-q", ".")
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """End what a failed test would leave to the next one."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def roots(text: str) -> list[int]:
