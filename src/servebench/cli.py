@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +87,7 @@ def _predict(options: argparse.Namespace) -> int:
             ) from error
         if answer.status_code == 200:
             content = answer.json()
-            print(f"{path}: {content['label']} ({content['probability']:.3f})")
+            print(f"{path}: {content['label']} ({content['probability']:.3f})", flush=True)
         else:
             print(f"{path}: refused, {answer.status_code}: {answer.text[:200]}", file=sys.stderr)
             failed += 1

@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -67,29 +67,50 @@ def process_group(
     Should we be killed ourselves, even by SIGKILL, a guard outside the group notices that our end
     of its pipe has closed, and kills the group.
     """
-    child = subprocess.Popen(
-        command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
-    )
-    guard = subprocess.Popen(
-        ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with ExitStack() as cleanup:
+        with _signals_deferred():  # until whatever has been started is sure to be stopped
+            child = subprocess.Popen(
+                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+            )
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            cleanup.callback(_dismiss, guard)
+            cleanup.callback(_stop, child, stop_s)
         yield child
+
+
+@contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM until the block has ended.
+
+    They are not blocked, as a child would inherit that; what is ignored stays ignored.
+    """
+    came: list[int] = []
+    handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    if threading.current_thread() is not threading.main_thread():
+        handled = []  # signals are handled in the main thread only
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in handled}
+    try:
+        yield
     finally:
-        _stop(child, stop_s)
-        for pipe in (child.stdin, child.stdout):
-            if pipe is not None:
-                with suppress(BrokenPipeError):
-                    pipe.close()
-        guard.kill()
-        guard.communicate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def _dismiss(guard: subprocess.Popen[bytes]) -> None:
+    guard.kill()
+    guard.communicate()
 
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
+    """End ``child`` and its group, and close our ends of its pipes."""
     if child.poll() is None:
         child.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -99,6 +120,10 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
     while _kill_group(child.pid) and time.monotonic() < deadline:
         child.poll()
         time.sleep(0.01)
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _kill_group(group: int) -> bool:

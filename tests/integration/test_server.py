@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from servebench.load import photo_bodies
 from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
 from servebench.serving.running import RunningServer, free_port, running_server
-from tests.conftest import processes_mentioning
+from tests.conftest import ROOT, processes_mentioning
 
 SETTINGS = {
     "single": ServeSettings(),
@@ -224,10 +226,61 @@ with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port=
     assert gone(f"--port {port}")
 
 
+@pytest.mark.parametrize(
+    ("moment", "number", "status"),
+    [("loading", signal.SIGTERM, 143), ("ready", signal.SIGTERM, 143), ("ready", signal.SIGINT, 130)],
+)
+def test_serve_answers_until_it_is_stopped_and_goes_quietly(
+    exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals, status: int
+) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(exported, tmp_path / "models/exported")
+    port = free_port()
+    command = [sys.executable, "-m", "servebench.cli"]
+    with subprocess.Popen(
+        [*command, "serve", "--port", str(port)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as server:
+        assert server.stdout is not None
+        first = server.stdout.readline()
+        assert f"http://127.0.0.1:{port}/predict" in first
+        if moment == "ready":
+            wait_for_health(port)
+            ask = [*command, "predict", "--url", f"http://127.0.0.1:{port}"]
+            answers = subprocess.run([*ask, *map(str, photos)], capture_output=True, text=True, check=True)
+            assert len(answers.stdout.splitlines()) == len(photos)
+            # A reader that has had enough is no error of ours.
+            pipe = subprocess.Popen([*ask, *map(str, photos)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            assert pipe.stdout is not None
+            assert pipe.stderr is not None
+            pipe.stdout.readline()
+            pipe.stdout.close()
+            assert pipe.stderr.read() == b""
+            pipe.stderr.close()
+            assert pipe.wait() == 141
+        server.send_signal(number)
+        rest = server.stdout.read()
+    assert server.returncode == status
+    assert rest == ""
+    assert processes_mentioning(f"--port {port}") == []
+
+
+def wait_for_health(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(requests.ConnectionError):
+            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
+                return
+        time.sleep(0.1)
+    pytest.fail("it never became healthy")
+
+
 def gone(text: str, within_s: float = 10.0) -> bool:
     """Whether no process mentions ``text`` any more, before the time is up."""
-    import time
-
     deadline = time.monotonic() + within_s
     while processes_mentioning(text):
         if time.monotonic() > deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -154,6 +155,28 @@ def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran:
     finally:
         end(process)
         ran.git("checkout", "-q", ".")
+
+
+def test_the_benchmark_of_a_second_clone_waits_and_says_so(ran: Clone, tmp_path: Path) -> None:
+    other = Clone(Path(shutil.copytree(ran.path, tmp_path / "other", symlinks=True)))
+    ran.change({"load": {"warmup_s": 0.2}})
+    other.change({"load": {"warmup_s": 0.2}})
+    first = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
+    second = None
+    try:
+        wait_for("server ready", first)
+        second = other.start(other.dvc_path, "repro", "benchmark@e1_baseline")
+        wait_for("another benchmark runs on this machine; waiting for it", second)
+        first.communicate(timeout=60)
+        output, _ = second.communicate(timeout=60)
+        assert (first.returncode, second.returncode) == (0, 0)
+        assert "server ready" in output
+    finally:
+        end(first)
+        if second is not None:
+            end(second)
+        ran.git("checkout", "-q", ".")
+        ran.dvc("checkout", "-q", "--force")
 
 
 def end(process: subprocess.Popen[str]) -> None:

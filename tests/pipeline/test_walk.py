@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +169,33 @@ def test_an_experiment_in_a_tree_of_its_own_runs_that_trees_code(ran: Clone) -> 
         assert "Quickest: " in done.stdout
     finally:
         ran.git("checkout", "-q", ".")
+        ran.dvc("exp", "remove", "-A")
+
+
+def test_a_queued_experiment_runs(ran: Clone) -> None:
+    """DVC's queue starts `dvc` by its name: the environment has to be active."""
+    active = {**ran.environment, "PATH": f"{ran.path}/.venv/bin{os.pathsep}{ran.environment['PATH']}"}
+    try:
+        ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "serve.batch_timeout_s=0.04")
+        # Its worker goes on by itself and would hold our pipes open.
+        subprocess.run(
+            [ran.dvc_path, "queue", "start"],
+            cwd=ran.path,
+            env=active,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        deadline = time.monotonic() + 240
+        while not re.search("Success|Failed", status := ran.dvc("queue", "status").stdout):
+            assert time.monotonic() < deadline, status
+            time.sleep(1)
+        assert "Success" in status
+        compared = ran.dvc("metrics", "diff", "HEAD", "queued", "--json").stdout
+        assert "throughput_rps" in json.loads(compared)["metrics/benchmark/candidate.json"]
+    finally:
+        ran.dvc("queue", "stop", "--kill", check=False)
         ran.dvc("exp", "remove", "-A")
 
 

@@ -7,7 +7,10 @@ workers, no client.py in the working directory, one device.
 from __future__ import annotations
 
 import argparse
+import logging
+import multiprocessing
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 
@@ -56,7 +59,14 @@ async def explain_invalid(request: Request, error: RequestValidationError) -> JS
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """LitServe shuts down on Ctrl-C only; SIGTERM shall do the same."""
+    """LitServe shuts down on Ctrl-C only; SIGTERM shall do the same.
+
+    The HTTP process is forked with this handler, and uvicorn, having stopped, raises the signal again.
+    """
+    if multiprocessing.parent_process() is not None:
+        sys.exit(128 + signum)
+    # Its monitor would report as dead the workers that it stops itself.
+    logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
     raise KeyboardInterrupt
 
 
@@ -74,13 +84,17 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     settings = ServeSettings.model_validate_json(options.settings)
     server = build_server(options.folder, settings, options.device, options.timeout_s)
-    server.run(
-        host=options.host,
-        port=options.port,
-        num_api_servers=1,
-        generate_client_file=False,
-        log_level=options.log_level,
-    )
+    try:
+        server.run(
+            host=options.host,
+            port=options.port,
+            num_api_servers=1,
+            generate_client_file=False,
+            log_level=options.log_level,
+        )
+    except KeyboardInterrupt:  # while it still starts, LitServe does not expect one
+        for child in multiprocessing.active_children():
+            child.kill()
 
 
 if __name__ == "__main__":
