@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from servebench.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from servebench.data.index import read_index
+from servebench.data.index import Index, read_index
 from servebench.errors import ModelError
 from servebench.model import build_model, input_config, model_of
 from servebench.params import load_params
 from servebench.paths import CHECKPOINT, EXPORT_FOLDER, TRAIN_METRICS
+from servebench.progress import bar
+from servebench.reference import Reference, write_reference
 from servebench.results import read_json, replacing, write_json
+from servebench.serving.classifier import Classifier
 from servebench.training.weights import load_all, read_state_dict
+
+BATCH = 8
 
 
 def main() -> None:
-    """Write weights and card, then check that they answer as the checkpoint does."""
+    """Write weights, card and reference answers; check that the weights answer as the checkpoint does."""
     settings = load_params().model
-    classes = read_index().classes
+    index = read_index()
+    classes = index.classes
     model = build_model(settings.name, len(classes), settings.image_size)
     load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
     tested = read_json(TRAIN_METRICS)
@@ -37,6 +46,7 @@ def main() -> None:
     )
     write_json(EXPORT_FOLDER / CARD_NAME, card.model_dump(mode="json"))
     check_equal(model.eval(), card)
+    write_reference(EXPORT_FOLDER, answer_all(index))
     size_mb = (EXPORT_FOLDER / WEIGHTS_NAME).stat().st_size / 1e6
     print(f"{EXPORT_FOLDER}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
 
@@ -50,3 +60,25 @@ def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
     with torch.inference_mode():
         if not torch.equal(exported(images), model(images)):
             raise ModelError("the exported model answers otherwise than its checkpoint")
+
+
+def answer_all(index: Index) -> Reference:
+    """The exported model's probabilities for every photo, in full precision on the CPU.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    classifier = Classifier(EXPORT_FOLDER, "cpu", "full")
+    answers: list[list[float]] = []
+    with bar(len(index.photos), "reference answers", "photo") as progress:
+        for first in range(0, len(index.photos), BATCH):
+            photos = index.photos[first : first + BATCH]
+            images = [classifier.preprocess(Path(photo.path).read_bytes()) for photo in photos]
+            answers += classifier.predict(images).tolist()
+            progress.update(len(photos))
+    return Reference(
+        index.classes,
+        [photo.label for photo in index.photos],
+        [photo.split for photo in index.photos],
+        np.array(answers),
+    )

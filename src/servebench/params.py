@@ -78,11 +78,14 @@ class LoadSettings(Section):
     """How the server is loaded; the same for every experiment."""
 
     users: Counts = Field(description="concurrency levels: requests under way at once")
-    requests: Count = Field(description="answers measured per level, at least")
-    best_requests: Count = Field(description="answers measured at the best level, at least")
-    min_s: Positive = Field(description="seconds measured per level, at least")
-    max_s: Positive = Field(description="seconds measured per level, at most")
-    best_max_s: Positive = Field(description="seconds measured at the best level, at most")
+    requests: Count = Field(description="answers in three windows of a level, at least")
+    best_requests: Count = Field(description="answers in three windows of the best level, at least")
+    min_s: Positive = Field(description="seconds of three windows, at least")
+    max_s: Positive = Field(description="seconds of three windows, at most")
+    best_max_s: Positive = Field(description="seconds of three windows at the best level, at most")
+    max_windows: Annotated[int, Field(ge=3)] = Field(
+        description="windows at most, until the last three agree"
+    )
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
     timeout_s: Positive = Field(description="a request without an answer by then has timed out")
     slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")

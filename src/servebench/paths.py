@@ -53,6 +53,21 @@ class BenchmarkPaths:
         return Path(f"plots/baseline/{self.name}.csv")
 
     @property
+    def stages(self) -> Path:
+        """Where a request's time went, by level and stage."""
+        return Path(f"plots/stages/{self.name}.csv")
+
+    @property
+    def batches(self) -> Path:
+        """Histogram of batch sizes, by level."""
+        return Path(f"plots/batches/{self.name}.csv")
+
+    @property
+    def answers(self) -> Path:
+        """Accuracy through the served path."""
+        return Path(f"metrics/answers/{self.name}.json")
+
+    @property
     def samples(self) -> Path:
         """A row per request."""
         return Path(f"samples/{self.name}.csv")

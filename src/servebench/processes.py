@@ -17,6 +17,8 @@ import psutil
 LOG_TAIL_LINES = 15
 UNWIND_S = 30.0
 """How long a stage may take to stop what it has started, before it is ended all the same."""
+GONE_S = 10.0
+"""How long killed processes are waited for."""
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
@@ -116,7 +118,7 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
         with suppress(subprocess.TimeoutExpired):
             child.wait(timeout=stop_s)
     # Killed is not yet gone; and where nobody reaps orphans, zombies would keep the group for ever.
-    deadline = time.monotonic() + stop_s
+    deadline = time.monotonic() + GONE_S
     while _kill_group(child.pid) and time.monotonic() < deadline:
         child.poll()
         time.sleep(0.01)

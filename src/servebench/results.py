@@ -44,10 +44,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write ``rows``, which all have the keys of the first; None becomes an empty field."""
+def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> None:
+    """Write ``rows``, which all have the keys of the first; None becomes an empty field.
+
+    Args:
+        fields: the keys, where there may be no row.
+    """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
 import socket
 import sys
 import time
@@ -22,7 +25,7 @@ from servebench.processes import process_group
 from servebench.serving.running import free_port
 from tests.conftest import processes_mentioning
 
-UNKNOWN = Usage(None, None, None, None, None)
+UNKNOWN = Usage()
 
 
 @contextmanager
@@ -42,7 +45,7 @@ def stub(service_s: float, parallel: int, status: int = 200) -> Iterator[tuple[s
 
 def plan(users: int, **changes: float) -> LevelPlan:
     given = {"requests": 1, "warmup_s": 0.3, "min_s": 3.0, "max_s": 3.0, "timeout_s": 10.0, "seed": 1}
-    return LevelPlan(users=users, **{**given, **changes})  # type: ignore[arg-type]
+    return LevelPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
 
 
 def inside(level: Level) -> np.ndarray:
@@ -97,6 +100,52 @@ def test_a_level_ends_when_it_has_its_answers_but_not_before_its_time(photos: li
         )
     assert short.window[1] - short.window[0] == pytest.approx(1.0, abs=0.5)
     assert inside(long).sum() >= 600
+    assert len(short.edges) == len(long.edges) == 4
+
+
+def test_every_request_keeps_what_was_sent_and_answered(photos: list[Path]) -> None:
+    bodies = photo_bodies(photos)
+    with stub(service_s=0.01, parallel=2) as (url, _):
+        [level] = generate(url, bodies, CONTENT_TYPE, [plan(2, min_s=0.6, max_s=0.6)])
+    turn = level.body[np.argsort(level.start)][: len(bodies)]
+    assert sorted(turn) == list(range(len(bodies)))
+    assert list(turn) != sorted(turn)
+    assert set(level.answer) == {b'{"label": "cat"}'}
+
+
+def test_edges_are_told_as_they_come(photos: list[Path]) -> None:
+    told: list[tuple[int, int]] = []
+    with stub(service_s=0.01, parallel=2) as (url, _):
+        [level] = generate(
+            url,
+            photo_bodies(photos),
+            CONTENT_TYPE,
+            [plan(2, min_s=0.6, max_s=0.6)],
+            on_edge=lambda users, place: told.append((users, place)),
+        )
+    assert told == [(2, place) for place in range(len(level.edges))]
+
+
+def test_what_does_not_settle_is_measured_until_the_limit() -> None:
+    """A server that is slow every other second never has three windows alike."""
+    with stub(service_s=0.02, parallel=1) as (url, pid):
+        told: list[int] = []
+
+        def disturb(users: int, place: int) -> None:
+            told.append(place)
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.25 if place % 2 else 0.0)
+            os.kill(pid, signal.SIGCONT)
+
+        [level] = generate(
+            url,
+            [b"{}"],
+            CONTENT_TYPE,
+            [dataclasses.replace(plan(1, min_s=1.5, max_s=1.5), max_windows=5)],
+            on_edge=disturb,
+        )
+    assert len(level.edges) == 6
+    assert "unstable" in level_row(level, UNKNOWN)["why"]
 
 
 def test_failures_are_counted_and_the_level_is_not_valid(photos: list[Path]) -> None:

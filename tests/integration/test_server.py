@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 from PIL import Image
@@ -25,8 +26,10 @@ from servebench import cli
 from servebench.card import CARD_NAME
 from servebench.errors import ServerError
 from servebench.load import photo_bodies
+from servebench.measure.server import between, read_scrape
 from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
+from servebench.serving.metrics import STAGES
 from servebench.serving.running import RunningServer, free_port, running_server
 from tests.conftest import ROOT, processes_mentioning
 
@@ -136,6 +139,42 @@ def test_the_openapi_document_describes_the_body(server: RunningServer) -> None:
     assert body["schema"]["$ref"].endswith("PredictRequest")
 
 
+def test_metrics_account_for_every_request_and_process(server: RunningServer, photos: list[Path]) -> None:
+    before = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
+    bodies = photo_bodies(photos)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda body: post(server, body), bodies))
+    after = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
+    assert after.whole[1] - before.whole[1] == len(bodies)
+    for stage in STAGES:
+        assert after.stages[stage][1] - before.stages.get(stage, (0, 0))[1] == len(bodies)
+    assert after.batched[0] - before.batched[0] == len(bodies)
+    times = between(before, after)
+    assert times is not None
+    assert set(times.stage_ms) == {*STAGES, "transport"}
+    assert all(mean_ms >= 0 for mean_ms in times.stage_ms.values())
+    assert times.stage_ms["transport"] > 0.1
+    assert sum(times.batches.values()) == after.batched[1] - before.batched[1]
+    tree = {child.pid for child in psutil.Process(server.pid).children(recursive=True)}
+    assert set(after.roles) <= tree
+    workers = server_workers(server)
+    assert sorted(after.roles.values()) == ["api", *["worker"] * workers]
+
+
+def server_workers(server: RunningServer) -> int:
+    info = requests.get(f"{server.url}/info", timeout=10).json()
+    return int(info["model"]["workers_per_device"])
+
+
+def test_a_null_model_answers_anything_and_costs_nothing(exported: Path) -> None:
+    with running_server(exported, ServeSettings(), "cpu", 30.0, null=True, timed=False) as null:
+        answer = post(null, image_body(b"no image at all"))
+        assert answer.status_code == 200
+        assert answer.json()["probability"] == pytest.approx(1 / 3)
+        assert requests.get(f"{null.url}/metrics", timeout=10).status_code == 404
+        assert post(null, b'{"image": "?"}').status_code == 400
+
+
 def test_no_client_file_is_written(server: RunningServer) -> None:
     assert not Path("client.py").exists()
 
@@ -213,6 +252,7 @@ def test_the_server_dies_with_whoever_started_it(exported: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
+from servebench.measure.server import between, read_scrape
 from servebench.params import ServeSettings
 from servebench.serving.running import running_server
 with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port={port}):

@@ -33,6 +33,7 @@ TINY: dict[str, Any] = {
         "min_s": 0.3,
         "max_s": 5.0,
         "best_max_s": 5.0,
+        "max_windows": 3,
         "warmup_s": 0.1,
     },
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},

@@ -10,20 +10,22 @@ from servebench.card import read_card
 from servebench.ceilings.cost import Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_peak_flops
+from servebench.ceilings.roofline import Traffic, measured_bandwidth, roofline, traffic_of
 from servebench.ceilings.run import ceilings, theoretical_rows
 
 
-def test_convolution_and_linear_layers_against_hand_arithmetic() -> None:
-    class Small(nn.Sequential):
-        def __init__(self) -> None:
-            super().__init__(
-                nn.Conv2d(3, 8, 3, padding=1, bias=False),
-                nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8, bias=False),
-                nn.AdaptiveAvgPool2d(1),
-                nn.Flatten(),
-                nn.Linear(8, 10),
-            )
+class Small(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, padding=1, bias=False),
+            nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8, bias=False),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 10),
+        )
 
+
+def test_convolution_and_linear_layers_against_hand_arithmetic() -> None:
     cost = cost_of(Small(), image_size=32)
     dense = 3 * 8 * 3 * 3 * 32 * 32
     depthwise = 8 * 5 * 5 * 16 * 16
@@ -31,6 +33,32 @@ def test_convolution_and_linear_layers_against_hand_arithmetic() -> None:
     assert cost.macs == dense + depthwise + linear
     assert cost.flops == 2 * cost.macs
     assert cost.parameters == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+
+
+def test_what_a_small_net_moves_against_hand_arithmetic() -> None:
+    traffic = traffic_of(Small(), image_size=32)
+    dense = 3 * 32 * 32 + 8 * 32 * 32
+    depthwise = 8 * 32 * 32 + 8 * 16 * 16
+    assert traffic.activations == dense + depthwise + 8 + 10
+    assert traffic.weights == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
+
+
+def test_a_model_of_many_weights_is_bound_by_memory_until_its_batch_is_large_enough() -> None:
+    """One image: 2 FLOPs and 4 bytes a weight; the machine does 8 FLOPs while it moves a byte."""
+    weights = 1_000_000
+    found = roofline(2 * weights, Traffic(weights, 0), "float32", 8e9, 1e9)
+    assert (found.bound, found.batch_size) == ("compute", 16)
+    assert found.rps == pytest.approx(8e9 / (2 * weights))
+
+
+def test_activations_come_with_every_image_so_a_batch_does_not_help() -> None:
+    found = roofline(2_000_000, Traffic(0, 1_000_000), "bfloat16", 8e9, 1e9)
+    assert (found.bound, found.batch_size) == ("memory", None)
+    assert found.rps == pytest.approx(1e9 / 2_000_000)
+
+
+def test_the_measured_bandwidth_is_of_the_order_of_a_memorys() -> None:
+    assert 1e8 < measured_bandwidth("cpu") < 1e13
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18"])

@@ -11,7 +11,7 @@ from servebench.load.generator import FAILED, OK, TIMED_OUT, Level
 from servebench.measure.level import LevelRow, best_level, level_row, raw_samples
 from servebench.measure.telemetry import Usage
 
-IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1, gpu_percent=None, gpu_memory_mib=None)
+IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1)
 
 
 def steady_level(users: int = 4, latency_s: float = 0.1, until_s: float = 60.0) -> Level:
@@ -23,13 +23,15 @@ def steady_level(users: int = 4, latency_s: float = 0.1, until_s: float = 60.0) 
     count = len(start)
     return Level(
         users=users,
-        window=(10.01, 50.01),
+        edges=np.linspace(10.01, 50.01, 4),
         user=user[order],
         start=start[order],
         end=start[order] + latency_s,
         status=np.full(count, OK),
         code=np.full(count, 200),
         size=np.full(count, 80),
+        body=np.zeros(count, dtype=np.int64),
+        answer=np.full(count, b"{}"),
     )
 
 
@@ -80,9 +82,65 @@ def test_a_busy_client_is_named() -> None:
     assert row["why"] == "client-bound: its CPU was 95% of a core"
 
 
-def row_of(users: int, rps: float, low: float, valid: bool = True) -> LevelRow:
+def test_a_rate_near_the_clients_own_ceiling_is_not_the_servers() -> None:
+    row = level_row(steady_level(), IDLE, ceiling_rps=45.0)
+    assert row["why"] == "client-bound: 89% of what the client can send"
+    assert level_row(steady_level(), IDLE, ceiling_rps=60.0)["valid"]
+
+
+def test_a_level_that_drifts_is_unstable() -> None:
+    level = steady_level()
+    # The second half is answered at half the rate: every other request is left out.
+    late = level.start > 30
+    kept = ~late | (np.arange(len(level.start)) % 2 == 0)
+    names = ("user", "start", "end", "status", "code", "size", "body", "answer")
+    drifting = dataclasses.replace(level, **{name: getattr(level, name)[kept] for name in names})
+    row = level_row(drifting, IDLE)
+    assert not row["valid"]
+    assert "unstable: the last 3 windows differ by" in row["why"]
+    assert "Little's law" in row["why"]
+
+
+def test_only_the_last_three_windows_are_reported() -> None:
+    level = dataclasses.replace(steady_level(), edges=np.array([5.01, 10.01, 20.01, 30.01, 40.01]))
+    row = level_row(level, IDLE)
+    assert level.window == (10.01, 40.01)
+    assert (row["windows"], row["window_s"], row["samples"]) == (4, 30.0, 1200)
+
+
+def test_littles_law_finds_users_that_were_not_there() -> None:
+    row = level_row(dataclasses.replace(steady_level(), users=5), IDLE)
+    assert row["why"] == "Little's law: rate x latency is 4.00, not 5 users"
+
+
+def test_the_clients_lateness_is_the_gap_after_an_answer() -> None:
+    level = steady_level(latency_s=0.1)
+    assert level_row(level, IDLE)["client_late_ms"] == pytest.approx(0.0, abs=1e-6)
+    hurried = dataclasses.replace(level, end=level.end - 0.004)
+    assert level_row(hurried, IDLE)["client_late_ms"] == pytest.approx(4.0)
+
+
+def test_other_load_is_noted_and_does_not_decide() -> None:
+    usage = dataclasses.replace(IDLE, other_percent=14.0, steal_percent=2.0, throttled_s=0.5)
+    row = level_row(steady_level(), usage)
+    assert row["valid"]
+    assert row["notes"] == (
+        "other processes used 14% of the machine; a CPU quota held processes back for 0.5 s"
+    )
+
+
+def test_cpu_time_by_the_servers_processes() -> None:
+    usage = dataclasses.replace(IDLE, process_cores={1: 0.02, 2: 0.2, 3: 0.6, 4: 0.4, 5: 0.1})
+    row = level_row(steady_level(), usage, roles={2: "api", 3: "worker", 4: "worker"})
+    assert row["api_cpu_ms"] == pytest.approx(5.0)
+    assert row["workers_cpu_ms"] == pytest.approx(25.0)
+    assert row["manager_cpu_ms"] == pytest.approx(3.0)
+    assert row["client_cpu_ms"] == pytest.approx(2.5)
+
+
+def row_of(users: int, rps: float, low: float, valid: bool = True, failed: int = 0) -> LevelRow:
     row = level_row(steady_level(), IDLE)
-    row.update(users=users, throughput_rps=rps, low_rps=low, valid=valid)
+    row.update(users=users, throughput_rps=rps, low_rps=low, valid=valid, failed=failed)
     return row
 
 
@@ -96,8 +154,11 @@ def test_within_the_interval_fewer_users_are_better() -> None:
     assert best_level(rows) == rows[1]
 
 
-def test_no_valid_level_has_no_best() -> None:
-    assert best_level([row_of(1, 20, 19, valid=False)]) is None
+def test_without_a_valid_level_one_without_failures_is_best_and_stays_marked() -> None:
+    rows = [row_of(1, 20, 19, valid=False), row_of(8, 60, 58, valid=False, failed=1)]
+    assert best_level(rows) == rows[0]
+    assert not rows[0]["valid"]
+    assert best_level(rows[1:]) is None
 
 
 def test_raw_samples_keep_every_request() -> None:

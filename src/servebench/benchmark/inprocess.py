@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import mean
 from typing import Any, TypedDict
 
 import numpy as np
@@ -30,7 +31,10 @@ PROBE_S = 0.3
 
 
 class BaselineRow(TypedDict):
-    """One row of plots/baseline/<experiment>.csv: images per second of all busy workers together."""
+    """One row of plots/baseline/<experiment>.csv: images per second of all busy workers together.
+
+    ``pipeline_cpu_ms`` is CPU time per image, ``model_ms`` how long one worker takes for a batch.
+    """
 
     batch_size: int
     workers: int
@@ -40,6 +44,8 @@ class BaselineRow(TypedDict):
     pipeline_rps: float
     pipeline_low_rps: float
     pipeline_high_rps: float
+    pipeline_cpu_ms: float
+    model_ms: float
 
 
 class InProcess:
@@ -58,6 +64,7 @@ class InProcess:
         self._log = log
         self._settings = settings
         self._rates: dict[tuple[str, int], list[float]] = defaultdict(list)
+        self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.threads = int(self._answer())
         self.busy = self._best_layout(workers)
 
@@ -66,7 +73,9 @@ class InProcess:
         sizes = self._settings.batch_sizes
         with bar(len(WORKS) * len(sizes), "in-process", "rate") as progress:
             for size, work in itertools.product(sizes, WORKS):
-                self._rates[work, size] += self._run(work, size, self._settings.seconds, self.busy)
+                rates, cpu_ms = self._run(work, size, self._settings.seconds, self.busy)
+                self._rates[work, size] += rates
+                self._cpu_ms[work, size].append(cpu_ms)
                 progress.update()
 
     def rows(self) -> list[BaselineRow]:
@@ -84,6 +93,8 @@ class InProcess:
                     "pipeline_rps": round(pipeline.rps, 2),
                     "pipeline_low_rps": round(pipeline.low_rps, 2),
                     "pipeline_high_rps": round(pipeline.high_rps, 2),
+                    "pipeline_cpu_ms": round(mean(self._cpu_ms["pipeline", size]), 3),
+                    "model_ms": round(1000 * size * self.busy / model.rps, 3),
                 }
             )
         return rows
@@ -96,15 +107,15 @@ class InProcess:
         if workers == 1:
             return 1
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        means = [sum(self._run("pipeline", 1, PROBE_S, busy)) for busy in choices]
+        means = [sum(self._run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices]
         return choices[means.index(max(means))]
 
-    def _run(self, work: str, batch_size: int, seconds: float, busy: int) -> list[float]:
-        """Images per second of ``busy`` workers, in equal parts of a window of ``seconds``."""
+    def _run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
+        """Images per second of ``busy`` workers, in equal parts of a window; CPU ms per image."""
         order = {"work": work, "batch_size": batch_size, "seconds": seconds, "busy": busy}
         self._send(order)
-        answer: list[float] = self._answer()
-        return answer
+        rates, cpu_ms = self._answer()
+        return rates, cpu_ms
 
     def _send(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from servebench.benchmark.answers import compare
+from servebench.benchmark.ceilings import client_ceiling_rps, null_server
 from servebench.benchmark.inprocess import BaselineRow, inprocess_workers
-from servebench.benchmark.served import Served, measure_served
+from servebench.benchmark.served import Measured, Served, measure_served
 from servebench.card import read_card
 from servebench.data.index import read_index
 from servebench.device import dtype_name, resolve_device
@@ -15,6 +20,7 @@ from servebench.load import photo_bodies
 from servebench.lock import machine_to_ourselves
 from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import EXPORT_FOLDER, MACHINE, BenchmarkPaths
+from servebench.reference import read_reference
 from servebench.results import read_json, rounded, write_csv, write_json
 
 VERSIONS = ("python", "torch", "timm", "litserve", "locust")
@@ -32,11 +38,14 @@ def main(name: str) -> None:
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     paths = [Path(photo.path) for photo in read_index().photos]
     bodies = photo_bodies(paths)
+    reference = read_reference(EXPORT_FOLDER)
     with machine_to_ourselves():
         print(f"{name}: {describe(serve, device)}", flush=True)
+        ceiling_rps = client_ceiling_rps(params.load, bodies)
+        null = null_server(serve, params.load, bodies)
         with inprocess_workers(EXPORT_FOLDER, serve, device, paths, params.baseline) as inprocess:
             inprocess.measure()
-            served = measure_served(name, serve, params.load, device, bodies)
+            served = measure_served(name, serve, params.load, device, bodies, ceiling_rps)
             inprocess.measure()
             baseline, threads = inprocess.rows(), inprocess.threads
     for row in baseline:
@@ -44,7 +53,43 @@ def main(name: str) -> None:
             f"{name}: in-process, {row['workers']} of {serve.workers_per_device} workers busy, batch "
             f"{row['batch_size']}: {row['model_rps']:.1f} images/s, with decoding {row['pipeline_rps']:.1f}"
         )
-    write_results(name, params, serve, device, threads, baseline, served)
+    answers = compare(reference, served.answers, dtype_name(serve.precision, device))
+    print(
+        f"{name}: {answers['photos']} photos served: agreement with full precision {answers['agreement']}, "
+        f"accuracy {answers['accuracy']}, {answers['misplaced']} misplaced"
+    )
+    around = {
+        "cores": os.cpu_count(),
+        "null_rps": round(null.rate.rps, 2),
+        "null_low_rps": round(null.rate.low_rps, 2),
+        "null_high_rps": round(null.rate.high_rps, 2),
+        "null_cpu_ms": rounded(null.cpu_ms, 3),
+        "null_client_cpu_ms": rounded(null.client_cpu_ms, 3),
+        "client_ceiling_rps": ceiling_rps,
+    }
+    ran = Ran(name, params, serve, device, threads, baseline, served, answers, around)
+    write_results(ran)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Everything that was measured of one configuration.
+
+    Attributes:
+        threads: torch's, in each worker.
+        answers: accuracy through the served path.
+        around: what bounds the rate besides the model.
+    """
+
+    name: str
+    params: Params
+    serve: ServeSettings
+    device: str
+    threads: int
+    baseline: Sequence[BaselineRow]
+    served: Served
+    answers: Mapping[str, Any]
+    around: Mapping[str, Any]
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -56,38 +101,34 @@ def describe(serve: ServeSettings, device: str) -> str:
     )
 
 
-def write_results(
-    name: str,
-    params: Params,
-    serve: ServeSettings,
-    device: str,
-    threads: int,
-    baseline: Sequence[BaselineRow],
-    served: Served,
-) -> None:
+def write_results(ran: Ran) -> None:
     """Write every file of the configuration; the metrics last, as a sign that all is there."""
-    paths = BenchmarkPaths(name)
-    best = served.best
+    paths = BenchmarkPaths(ran.name)
+    served, best = ran.served, ran.served.best
     machine = read_json(MACHINE)
-    pipeline = max(baseline, key=lambda row: row["pipeline_rps"])
+    pipeline = max(ran.baseline, key=lambda row: row["pipeline_rps"])
     if best and best["low_rps"] > pipeline["pipeline_high_rps"]:
-        print(f"{name}: served faster than in-process: an error of measuring", file=sys.stderr)
+        print(f"{ran.name}: served faster than in-process: an error of measuring", file=sys.stderr)
     write_csv(paths.samples, served.samples)
-    write_csv(paths.baseline, baseline)
+    write_csv(paths.baseline, ran.baseline)
+    write_csv(paths.stages, stage_rows(served.levels), ("users", "stage", "mean_ms"))
+    write_csv(paths.batches, batch_rows(served.levels), ("users", "up_to", "batches"))
     write_csv(paths.levels, served.rows)
+    write_json(paths.answers, ran.answers)
     write_json(
         paths.meta,
         {
-            "serve": serve.model_dump(),
-            "device": device,
-            "dtype": dtype_name(serve.precision, device),
-            "threads_per_worker": threads,
+            "serve": ran.serve.model_dump(),
+            "device": ran.device,
+            "dtype": dtype_name(ran.serve.precision, ran.device),
+            "threads_per_worker": ran.threads,
             "machine": machine["id"],
             "versions": {library: machine[library] for library in VERSIONS},
-            "seed": params.load.seed,
+            "seed": ran.params.load.seed,
             "ready_s": round(served.ready_s, 1),
             "peak_server_memory_mib": round(served.server_memory_mib),
             "peak_gpu_memory_mib": rounded(served.gpu_memory_mib, 0),
+            **ran.around,
         },
     )
     write_json(
@@ -98,10 +139,31 @@ def write_results(
             "p50_ms": best["p50_ms"] if best else None,
             "p95_ms": best["p95_ms"] if best else None,
             "p99_ms": best["p99_ms"] if best else None,
-            "baseline_rps": max(row["model_rps"] for row in baseline),
+            "baseline_rps": max(row["model_rps"] for row in ran.baseline),
             "efficiency": round(best["throughput_rps"] / pipeline["pipeline_rps"], 3) if best else None,
             "cpu_percent": best["cpu_percent"] if best else None,
             "gpu_percent": best["gpu_percent"] if best else None,
             "failed": sum(row["failed"] + row["timed_out"] for row in served.rows),
         },
     )
+
+
+def stage_rows(levels: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Mean time of a request in each stage, by level."""
+    return [
+        {"users": one.row["users"], "stage": stage, "mean_ms": round(mean_ms, 3)}
+        for one in levels
+        if one.times
+        for stage, mean_ms in one.times.stage_ms.items()
+    ]
+
+
+def batch_rows(levels: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Histogram of batch sizes, by level; sizes that never came are left out."""
+    return [
+        {"users": one.row["users"], "up_to": bound, "batches": batches}
+        for one in levels
+        if one.times
+        for bound, batches in one.times.batches.items()
+        if batches
+    ]

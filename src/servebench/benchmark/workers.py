@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def run_worker(
     """Load the model, send the number of torch's threads, then run what is asked for.
 
     ``(work, batch_size)`` is answered with None after a first batch, which is thrown away; then
-    ``seconds`` with the batches run, as pairs of start and end on the monotonic clock.
+    ``seconds`` with the batches run, as pairs of start and end on the monotonic clock, and the CPU
+    seconds of all threads.
     """
     classifier = Classifier(folder, device, precision)
     supply = itertools.cycle(photos)
@@ -53,27 +54,32 @@ def run_worker(
         connection.send(None)
         seconds = connection.recv()
         done: list[tuple[float, float]] = []
-        opened = perf_counter()
+        opened, used = perf_counter(), process_time()
         while not done or perf_counter() - opened < seconds:
             start = perf_counter()
             once()
             done.append((start, perf_counter()))
-        connection.send(done)
+        connection.send((done, process_time() - used))
 
 
-def rates(workers: Sequence[Connection], work: str, batch_size: int, seconds: float) -> list[float]:
-    """Images per second of ``workers`` in parts of the window in which all of them ran."""
+def measure(
+    workers: Sequence[Connection], work: str, batch_size: int, seconds: float
+) -> tuple[list[float], float]:
+    """Images per second of ``workers`` in parts of the window in which all ran; CPU ms per image."""
     for connection in workers:
         connection.send((work, batch_size))
     for connection in workers:
         receive(connection)
     for connection in workers:
         connection.send(seconds)
-    batches = [receive(connection) for connection in workers]
+    answers = [receive(connection) for connection in workers]
+    batches = [own for own, _ in answers]
+    cpu_s = sum(used for _, used in answers)
     opened = max(own[0][0] for own in batches)
     closed = min(own[-1][1] for own in batches)
     start, end = np.array(list(itertools.chain.from_iterable(batches))).T
-    return [batch_size * float(rate) for rate in part_rates(start, end, opened, closed)]
+    rates = [batch_size * float(rate) for rate in part_rates(start, end, opened, closed)]
+    return rates, 1000 * cpu_s / (batch_size * len(start))
 
 
 def receive(connection: Connection) -> Any:
@@ -102,7 +108,7 @@ def main() -> None:
     print(json.dumps(threads[0]), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
-        done = rates(workers[: order["busy"]], order["work"], order["batch_size"], order["seconds"])
+        done = measure(workers[: order["busy"]], order["work"], order["batch_size"], order["seconds"])
         print(json.dumps(done), flush=True)
 
 

@@ -10,11 +10,12 @@ from locust import FastHttpUser, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+import bisect
 import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +24,7 @@ import gevent
 import numpy as np
 
 from servebench.load.generator import FAILED, OK, TIMED_OUT, LevelPlan
+from servebench.measure.steady import WINDOWS, steady, window_means
 
 TICK_S = 0.05
 GRACE_S = 10.0
@@ -32,34 +34,59 @@ PAUSE_AFTER_FAILURE_S = 0.1
 """A refused connection fails in microseconds: without a pause, users would spin on it."""
 
 
+KEPT_BYTES = 65_536
+"""A longer answer is counted and not kept."""
+
+
 class Recorder:
     """All requests of one level, and whether its users shall go on."""
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, float, float, int, int, int]] = []
+    def __init__(self, users: int) -> None:
+        self.rows: list[tuple[int, float, float, int, int, int, int]] = []
+        self.answers: list[bytes] = []
         self.good = 0
-        self.answered_users: set[int] = set()
         self.stopping = False
+        self.under_way_since = [-float("inf")] * users
+        self.answered = [False] * users
 
-    def add(self, user: int, start: float, end: float, response: Any, timeout_s: float) -> bool:
+    def add(self, user: int, body: int, start: float, end: float, response: Any, timeout_s: float) -> bool:
         """Record one request; whether it was answered well."""
         code = response.status_code or 0
+        content = response.content or b""
         if code == 200:
             status = OK
         elif code == 0 and end - start >= timeout_s:
             status = TIMED_OUT
         else:
             status = FAILED
-        self.rows.append((user, start, end, status, code, len(response.content or b"")))
+        self.rows.append((user, start, end, status, code, len(content), body))
+        self.answers.append(content if len(content) <= KEPT_BYTES else b"")
         self.good += status == OK
-        self.answered_users.add(user)
+        self.answered[user] = True
         return status == OK
+
+    def arrays(self) -> dict[str, Any]:
+        """The record as one array per field."""
+        user, start, end, status, code, size, body = np.array(self.rows).T
+        counts = {"user": user, "status": status, "code": code, "size": size, "body": body}
+        whole = {name: values.astype(np.int64) for name, values in counts.items()}
+        return whole | {"start": start, "end": end, "answer": np.array(self.answers, dtype=np.bytes_)}
+
+    def steady(self, edges: list[float]) -> bool:
+        """Whether the windows between ``edges``, whose requests have all ended, agree."""
+        record = np.array([(start, end) for _, start, end, status, *_ in self.rows if status == OK])
+        if len(record) == 0:
+            return False
+        return steady(*window_means(record[:, 0], record[:, 1], np.array(edges)))
 
 
 def user_class(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, recorder: Recorder) -> Any:
-    """A Locust user class whose users send ``bodies``, each in a random order of its own."""
+    """A Locust user class whose users take turns at ``bodies``, in a random order."""
     numbers = itertools.count()
     headers = {"Content-Type": order["content_type"]}
+    places = list(range(len(bodies)))
+    random.Random(f"{plan.seed}/{plan.users}").shuffle(places)
+    turns = itertools.cycle(places)
 
     class ClosedLoopUser(FastHttpUser):
         """One user: one connection, one request under way."""
@@ -70,22 +97,20 @@ def user_class(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, reco
         network_timeout = plan.timeout_s
 
         def on_start(self) -> None:
-            """Take a number, and an order of the bodies that follows from it."""
+            """Take a number."""
             self.number = next(numbers)
-            self.bodies: Iterator[bytes] = itertools.cycle(
-                random.Random(f"{plan.seed}/{self.number}").sample(bodies, len(bodies))
-            )
 
         @task
         def send(self) -> None:
             """Send one request and record it; end with the level."""
             if recorder.stopping:
                 raise StopUser
-            body = next(self.bodies)
+            place = next(turns)
             start = perf_counter()
-            response = self.client.post("", data=body, headers=headers)
+            recorder.under_way_since[self.number] = start
+            response = self.client.post("", data=bodies[place], headers=headers)
             end = perf_counter()
-            if not recorder.add(self.number, start, end, response, plan.timeout_s):
+            if not recorder.add(self.number, place, start, end, response, plan.timeout_s):
                 gevent.sleep(PAUSE_AFTER_FAILURE_S)
 
     return ClosedLoopUser
@@ -93,42 +118,56 @@ def user_class(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, reco
 
 def run_level(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
-    recorder = Recorder()
+    recorder = Recorder(plan.users)
     environment = Environment(user_classes=[user_class(order, bodies, plan, recorder)])
     runner = environment.create_local_runner()
     runner.start(plan.users, spawn_rate=plan.users)
 
     # Every user has had an answer, or waited its full time for one; then the warm-up proper.
-    wait_until(lambda: len(recorder.answered_users) == plan.users, plan, "every user had an answer")
+    wait_until(lambda: all(recorder.answered), plan, "every user had an answer")
     gevent.sleep(plan.warmup_s)
 
-    opened, before = perf_counter(), recorder.good
-    for tick in itertools.count():
-        gevent.sleep(TICK_S)
-        seconds, answers = perf_counter() - opened, recorder.good - before
-        if tick % REPORT_EVERY == 0:
-            print(json.dumps([plan.users, answers, round(seconds, 2)]), flush=True)
-        # Looked at once a tick, not at each answer, so that the window does not end on an answer.
-        if seconds >= plan.max_s or (seconds >= plan.min_s and answers >= plan.requests):
-            break
-    closed = perf_counter()
+    edges = measure(plan, recorder)
 
     recorder.stopping = True
     wait_until(lambda: runner.user_count == 0, plan, "the last requests ended")
     runner.quit()
+    np.savez(path, users=plan.users, edges=np.array(edges), **recorder.arrays())
 
-    user, start, end, status, code, size = np.array(recorder.rows).T
-    np.savez(
-        path,
-        users=plan.users,
-        window=np.array([opened, closed]),
-        user=user.astype(np.int64),
-        start=start,
-        end=end,
-        status=status.astype(np.int64),
-        code=code.astype(np.int64),
-        size=size.astype(np.int64),
-    )
+
+def measure(plan: LevelPlan, recorder: Recorder) -> list[float]:
+    """Let windows pass until the last three agree, or there have been enough; their edges.
+
+    A window is judged once every request that it had a part in has ended, while the load goes on.
+    """
+    edges = [perf_counter()]
+    first = before = recorder.good
+    judged = 0
+    tell("edge", plan.users, 0)
+    for tick in itertools.count():
+        gevent.sleep(TICK_S)
+        now, answers = perf_counter(), recorder.good - before
+        if tick % REPORT_EVERY == 0:
+            tell("progress", plan.users, recorder.good - first, round(now - edges[0], 2))
+        # Looked at once a tick, not at each answer, so that a window does not end on an answer.
+        seconds = now - edges[-1]
+        enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
+        if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
+            edges.append(now)
+            before = recorder.good
+            tell("edge", plan.users, len(edges) - 1)
+        settled = bisect.bisect_right(edges, min(recorder.under_way_since)) - 1
+        if settled > judged:
+            judged = settled
+            last = edges[max(0, judged - WINDOWS) : judged + 1]
+            if judged >= plan.max_windows or (judged >= WINDOWS and recorder.steady(last)):
+                return edges[: judged + 1]
+    raise AssertionError("the count has no end")
+
+
+def tell(kind: str, *values: float) -> None:
+    """One line for whoever started us."""
+    print(json.dumps([kind, *values]), flush=True)
 
 
 def wait_until(condition: Callable[[], bool], plan: LevelPlan, what: str) -> None:

@@ -14,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from servebench.errors import LoadError
+from servebench.measure.steady import WINDOWS
 from servebench.processes import log_tail, process_group
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
 """What became of a request: answered with 200, answered otherwise or cut off, not answered in time."""
+RECORD = ("user", "start", "end", "status", "code", "size", "body", "answer")
+"""What is kept of each request."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +29,10 @@ class LevelPlan:
 
     Attributes:
         users: requests under way at once.
-        requests: good answers to measure, at least.
+        requests: good answers to measure in three windows, at least.
         warmup_s: seconds thrown away once every user has had an answer.
-        min_s, max_s: bounds of the measured time, seconds.
+        min_s, max_s: bounds of three windows' length, seconds.
+        max_windows: measured at most, until the last three agree.
         timeout_s: how long a user waits for an answer.
         seed: of the order in which each user sends the bodies.
     """
@@ -38,31 +42,46 @@ class LevelPlan:
     warmup_s: float
     min_s: float
     max_s: float
+    max_windows: int
     timeout_s: float
     seed: int
 
 
 @dataclass(frozen=True)
 class Level:
-    """What was recorded at one level: every request, and the window in which all users were busy.
+    """What was recorded at one level: every request, and the windows in which all users were busy.
 
     Times are seconds of the machine's monotonic clock. The arrays have one element per request, in
     the order in which they ended; ``status`` holds OK, FAILED or TIMED_OUT, ``code`` the HTTP status
-    (0 without an answer), ``size`` the bytes of the answer.
+    (0 without an answer), ``size`` the bytes of the answer, ``body`` the place of what was sent among
+    the bodies, ``answer`` what came back (empty above 64 KiB).
+
+    Attributes:
+        edges: where the windows begin and end; the last three windows are what is reported.
     """
 
     users: int
-    window: tuple[float, float]
+    edges: npt.NDArray[np.float64]
     user: npt.NDArray[np.int64]
     start: npt.NDArray[np.float64]
     end: npt.NDArray[np.float64]
     status: npt.NDArray[np.int64]
     code: npt.NDArray[np.int64]
     size: npt.NDArray[np.int64]
+    body: npt.NDArray[np.int64]
+    answer: npt.NDArray[np.bytes_]
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """The last three windows together, or as many as there are."""
+        reported = self.edges[-WINDOWS - 1 :]
+        return float(reported[0]), float(reported[-1])
 
 
 Progress = Callable[[int, int, float], None]
 """Called while a level runs: users, good answers measured so far, seconds measured so far."""
+Edge = Callable[[int, int], None]
+"""Called as a window begins or ends: users, place among the level's edges."""
 
 
 def generate(
@@ -73,12 +92,14 @@ def generate(
     *,
     on_start: Callable[[int], None] = lambda pid: None,
     on_progress: Progress = lambda users, answers, seconds: None,
+    on_edge: Edge = lambda users, place: None,
 ) -> list[Level]:
     """Run the levels of ``plan`` one after another against ``url`` by POST.
 
     Args:
         on_start: called with the process id of the load generator.
         on_progress: called a few times a second; what it raises stops the load.
+        on_edge: called at every edge of a window.
 
     Raises:
         LoadError: there are no bodies, or the generator's process ended before its work was done.
@@ -105,7 +126,8 @@ def generate(
             on_start(process.pid)
             assert process.stdout is not None
             for line in process.stdout:
-                on_progress(*json.loads(line))
+                kind, *values = json.loads(line)
+                (on_edge if kind == "edge" else on_progress)(*values)
             status = process.wait()
         if status != 0:
             raise LoadError(f"the load generator failed (exit status {status}){log_tail(log)}")
@@ -114,6 +136,5 @@ def generate(
 
 def _read(path: Path) -> Level:
     with np.load(path) as stored:
-        arrays = {name: stored[name] for name in ("user", "start", "end", "status", "code", "size")}
-        opened, closed = (float(moment) for moment in stored["window"])
-        return Level(users=int(stored["users"]), window=(opened, closed), **arrays)
+        arrays = {name: stored[name] for name in RECORD}
+        return Level(users=int(stored["users"]), edges=stored["edges"], **arrays)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, cast
+
+import numpy as np
 
 from servebench.load import Level
 from servebench.load.generator import FAILED, OK, TIMED_OUT
-from servebench.measure.rates import part_rates, percentile, throughput
+from servebench.measure.rates import (
+    SAMPLES_NEEDED,
+    part_rates,
+    percentile,
+    percentile_interval,
+    throughput,
+)
+from servebench.measure.server import ServerTimes
+from servebench.measure.steady import WINDOWS, spread, steady, window_means
 from servebench.measure.telemetry import Usage
 from servebench.results import rounded
 
 CLIENT_BUSY_PERCENT = 90.0
 """Of one core: the load generator is a single thread, above this it may be what limits the rate."""
+CLIENT_CEILING_SHARE = 0.8
+"""Of what the load generator reaches against a server that answers at once."""
+LITTLES_TOLERANCE = 0.05
+OTHER_LOAD_PERCENT = 10.0
+"""Of the machine's CPU, taken by others or by the hypervisor, that is noted on a point."""
+ROLES = ("api", "worker", "manager")
+"""Processes of the server: HTTP, inference, and all others, of which LitServe's manager works."""
 
 
 class LevelRow(TypedDict):
@@ -22,79 +39,188 @@ class LevelRow(TypedDict):
     throughput_rps: float
     low_rps: float
     high_rps: float
+    mean_ms: float | None
     p50_ms: float | None
+    p50_low_ms: float | None
+    p50_high_ms: float | None
     p95_ms: float | None
+    p95_low_ms: float | None
+    p95_high_ms: float | None
     p99_ms: float | None
+    p99_low_ms: float | None
+    p99_high_ms: float | None
     samples: int
+    windows: int
     window_s: float
     sent: int
     ok: int
     failed: int
     timed_out: int
+    batch_size: float | None
     cpu_percent: float | None
     server_cores: float | None
     client_cores: float | None
+    api_cpu_ms: float | None
+    workers_cpu_ms: float | None
+    manager_cpu_ms: float | None
+    client_cpu_ms: float | None
+    client_late_ms: float | None
+    client_share: float | None
+    other_percent: float | None
+    steal_percent: float | None
     gpu_percent: float | None
     gpu_memory_mib: float | None
+    gpu_power_w: float | None
+    gpu_clock_mhz: float | None
     valid: bool
     why: str
+    notes: str
 
 
-def level_row(level: Level, usage: Usage) -> LevelRow:
+def level_row(
+    level: Level,
+    usage: Usage,
+    times: ServerTimes | None = None,
+    roles: Mapping[int, str] | None = None,
+    ceiling_rps: float | None = None,
+) -> LevelRow:
     """Summarise one level.
 
     Throughput counts good answers only. Latencies are those of the good requests that ended within
-    the window. The counts are of the whole level, warm-up and last requests included, so that none
-    is left out: ``sent = ok + failed + timed_out``.
+    the reported windows. The counts are of the whole level, warm-up and last requests included, so
+    that none is left out: ``sent = ok + failed + timed_out``.
+
+    Args:
+        times: the server's own account of the window.
+        roles: what each of the server's processes does, by process id.
+        ceiling_rps: what the load generator reaches against a server that answers at once.
     """
     opened, closed = level.window
     good = level.status == OK
     rate = throughput(part_rates(level.start[good], level.end[good], opened, closed))
     inside = good & (level.end > opened) & (level.end <= closed)
     latency_ms = (level.end[inside] - level.start[inside]) * 1000
-    failed = int((level.status == FAILED).sum())
-    timed_out = int((level.status == TIMED_OUT).sum())
-    why = []
-    if failed or timed_out:
-        why.append(f"{failed} failed and {timed_out} timed out of {len(level.status)}")
-    if len(latency_ms) == 0:
-        why.append("no answer within the window")
-    if usage.client_cores is not None and usage.client_cores * 100 > CLIENT_BUSY_PERCENT:
-        why.append(f"client-bound: its CPU was {usage.client_cores:.0%} of a core")
-    return {
+    mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
+    share = rate.rps / ceiling_rps if ceiling_rps else None
+    why = reasons(level, rate.rps, mean_ms, usage, share)
+    columns: dict[str, Any] = {}
+    for percent in SAMPLES_NEEDED:
+        low, high = percentile_interval(latency_ms, level.end[inside], percent) or (None, None)
+        columns[f"p{percent}_ms"] = rounded(percentile(latency_ms, percent), 2)
+        columns[f"p{percent}_low_ms"] = rounded(low, 2)
+        columns[f"p{percent}_high_ms"] = rounded(high, 2)
+    cores = cores_by_role(usage, roles) if roles else {}
+    row = {
         "users": level.users,
         "throughput_rps": round(rate.rps, 2),
         "low_rps": round(rate.low_rps, 2),
         "high_rps": round(rate.high_rps, 2),
-        "p50_ms": rounded(percentile(latency_ms, 50), 2),
-        "p95_ms": rounded(percentile(latency_ms, 95), 2),
-        "p99_ms": rounded(percentile(latency_ms, 99), 2),
+        "mean_ms": rounded(mean_ms, 2),
+        **columns,
         "samples": len(latency_ms),
+        "windows": len(level.edges) - 1,
         "window_s": round(closed - opened, 2),
         "sent": len(level.status),
         "ok": int(good.sum()),
-        "failed": failed,
-        "timed_out": timed_out,
+        "failed": int((level.status == FAILED).sum()),
+        "timed_out": int((level.status == TIMED_OUT).sum()),
+        "batch_size": rounded(times.batch_size if times else None, 2),
         "cpu_percent": rounded(usage.cpu_percent, 1),
         "server_cores": rounded(usage.server_cores, 2),
         "client_cores": rounded(usage.client_cores, 2),
+        "api_cpu_ms": _per_request_ms(cores.get("api"), rate.rps),
+        "workers_cpu_ms": _per_request_ms(cores.get("worker"), rate.rps),
+        "manager_cpu_ms": _per_request_ms(cores.get("manager"), rate.rps),
+        "client_cpu_ms": _per_request_ms(usage.client_cores, rate.rps),
+        "client_late_ms": rounded(lateness_ms(level), 2),
+        "client_share": rounded(share, 3),
+        "other_percent": rounded(usage.other_percent, 1),
+        "steal_percent": rounded(usage.steal_percent, 1),
         "gpu_percent": rounded(usage.gpu_percent, 1),
         "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
+        "gpu_power_w": rounded(usage.gpu_power_w, 0),
+        "gpu_clock_mhz": rounded(usage.gpu_clock_mhz, 0),
         "valid": not why,
         "why": "; ".join(why),
+        "notes": "; ".join(notes(usage)),
     }
+    return cast(LevelRow, row)
+
+
+def reasons(
+    level: Level, rps: float, mean_ms: float | None, usage: Usage, client_share: float | None
+) -> list[str]:
+    """Why the level is not valid; nothing where it is."""
+    why = []
+    bad = int((level.status != OK).sum())
+    if bad:
+        timed_out = int((level.status == TIMED_OUT).sum())
+        why.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(level.status)}")
+    if mean_ms is None:
+        return [*why, "no answer within the window"]
+    good = level.status == OK
+    rates, latencies = window_means(level.start[good], level.end[good], level.edges[-WINDOWS - 1 :])
+    if len(rates) < WINDOWS or not steady(rates, latencies):
+        widest = max(spread(rates), spread(latencies))
+        why.append(f"unstable: the last {len(rates)} windows differ by {widest:.0%} from their mean")
+    at_once = rps * mean_ms / 1000
+    if abs(at_once / level.users - 1) > LITTLES_TOLERANCE:
+        why.append(f"Little's law: rate x latency is {at_once:.2f}, not {level.users} users")
+    if usage.client_cores is not None and usage.client_cores * 100 > CLIENT_BUSY_PERCENT:
+        why.append(f"client-bound: its CPU was {usage.client_cores:.0%} of a core")
+    if client_share is not None and client_share > CLIENT_CEILING_SHARE:
+        why.append(f"client-bound: {client_share:.0%} of what the client can send")
+    return why
+
+
+def notes(usage: Usage) -> list[str]:
+    """What else went on in the machine."""
+    noted = []
+    if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
+        noted.append(f"other processes used {usage.other_percent:.0f}% of the machine")
+    if usage.steal_percent is not None and usage.steal_percent > OTHER_LOAD_PERCENT:
+        noted.append(f"the hypervisor took {usage.steal_percent:.0f}% of the machine")
+    if usage.throttled_s:
+        noted.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
+    return noted
+
+
+def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
+    """CPU seconds per second of each of ROLES; processes without a role count as the manager's."""
+    cores = dict.fromkeys(ROLES, 0.0)
+    for pid, used in usage.process_cores.items():
+        cores[roles.get(pid, "manager")] += used
+    return cores
+
+
+def lateness_ms(level: Level) -> float | None:
+    """99th percentile of how long a user waited to send its next request after a good answer, ms."""
+    opened, closed = level.window
+    gaps: list[float] = []
+    for user in range(level.users):
+        own = level.user == user
+        ended, started, good = level.end[own][:-1], level.start[own][1:], (level.status == OK)[own][:-1]
+        inside = good & (ended > opened) & (started <= closed)
+        gaps += list((started - ended)[inside])
+    return float(np.percentile(gaps, 99)) * 1000 if gaps else None
+
+
+def _per_request_ms(cores: float | None, rps: float) -> float | None:
+    return None if cores is None or rps <= 0 else round(1000 * cores / rps, 3)
 
 
 def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
     """The valid level with the highest throughput; of those within its interval, the fewest users.
 
-    None where no level is valid.
+    Where no level is valid, one that no request failed in; its row says what is wrong with it. None
+    where requests failed at every level.
     """
-    valid = [row for row in rows if row["valid"]]
-    if not valid:
+    unfailing = [row for row in rows if row["samples"] and not row["failed"] and not row["timed_out"]]
+    candidates = [row for row in unfailing if row["valid"]] or unfailing
+    if not candidates:
         return None
-    top = max(valid, key=lambda row: row["throughput_rps"])
-    equal = [row for row in valid if row["throughput_rps"] >= top["low_rps"]]
+    top = max(candidates, key=lambda row: row["throughput_rps"])
+    equal = [row for row in candidates if row["throughput_rps"] >= top["low_rps"]]
     return min(equal, key=lambda row: row["users"])
 
 
@@ -113,8 +239,16 @@ def raw_samples(level: Level, phase: str) -> list[dict[str, Any]]:
             "status": names[int(status)],
             "code": int(code),
             "bytes": int(size),
+            "body": int(body),
         }
-        for user, start, end, status, code, size in zip(
-            level.user, level.start, level.end, level.status, level.code, level.size, strict=True
+        for user, start, end, status, code, size, body in zip(
+            level.user,
+            level.start,
+            level.end,
+            level.status,
+            level.code,
+            level.size,
+            level.body,
+            strict=True,
         )
     ]

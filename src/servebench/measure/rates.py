@@ -16,6 +16,7 @@ SAMPLES_NEEDED = {50: 1, 95: 130, 99: 662}
 (https://github.com/mlcommons/inference, loadgen/early_stopping.cc)."""
 PARTS = 10
 """Equal parts of a window whose rates tell how far the whole window's rate can be trusted."""
+RESAMPLES = 400
 T_975 = {9: 2.262157162740992, 19: 2.093024054408263}
 """97.5% quantiles of Student's t by degrees of freedom: for one window, and for two."""
 
@@ -63,3 +64,20 @@ def percentile(latency: Floats, percent: int) -> float | None:
     if len(latency) < SAMPLES_NEEDED[percent]:
         return None
     return float(np.percentile(latency, percent))
+
+
+def percentile_interval(latency: Floats, ended: Floats, percent: int) -> tuple[float, float] | None:
+    """95% interval of a latency percentile, None where there is no percentile.
+
+    By bootstrap over the PARTS parts of the window in which the requests ``ended``: whole parts are
+    drawn again with replacement, since requests of one batch share their fate and resampling them
+    one by one would claim too much. The same samples give the same interval.
+    """
+    if percentile(latency, percent) is None:
+        return None
+    blocks = np.array_split(latency[np.argsort(ended)], PARTS)
+    blocks = [block for block in blocks if len(block)]
+    draws = np.random.default_rng(0).integers(len(blocks), size=(RESAMPLES, len(blocks)))
+    found = [np.percentile(np.concatenate([blocks[k] for k in draw]), percent) for draw in draws]
+    low, high = np.percentile(found, [2.5, 97.5])
+    return float(low), float(high)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -23,15 +24,36 @@ class Usage:
     Attributes:
         cpu_percent: of all cores of the machine.
         server_cores, client_cores: CPU seconds per second of either's whole process tree.
+        process_cores: the same of each process of the server, by its id.
+        other_percent: of the machine's cores, what neither of the two nor we ourselves used.
+        steal_percent: of the machine's cores, what the hypervisor gave to somebody else.
+        throttled_s: how long the cgroup's quota held its processes back.
         gpu_percent: utilisation of the first GPU, mean of the samples.
         gpu_memory_mib: memory in use on the first GPU, highest sample.
+        gpu_power_w, gpu_clock_mhz: of the first GPU, mean of the samples.
     """
 
-    cpu_percent: float | None
-    server_cores: float | None
-    client_cores: float | None
-    gpu_percent: float | None
-    gpu_memory_mib: float | None
+    cpu_percent: float | None = None
+    server_cores: float | None = None
+    client_cores: float | None = None
+    process_cores: Mapping[int, float] = field(default_factory=dict)
+    other_percent: float | None = None
+    steal_percent: float | None = None
+    throttled_s: float | None = None
+    gpu_percent: float | None = None
+    gpu_memory_mib: float | None = None
+    gpu_power_w: float | None = None
+    gpu_clock_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One reading of the first GPU; what it does not report is None."""
+
+    percent: float | None = None
+    memory_mib: float | None = None
+    power_w: float | None = None
+    clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
@@ -39,11 +61,14 @@ class _Sample:
     time: float
     machine_busy_s: float
     machine_total_s: float
+    machine_steal_s: float
+    throttled_s: float
     server_cpu_s: float
+    process_cpu_s: Mapping[int, float]
     client_cpu_s: float | None
+    own_cpu_s: float
     server_rss_mib: float
-    gpu_percent: float | None
-    gpu_memory_mib: float | None
+    gpu: Gpu
 
 
 @dataclass
@@ -105,30 +130,46 @@ class Telemetry:
         samples = [s for s in self._samples if s.client_cpu_s is not None]
         inside = [s for s in samples if opened <= s.time <= closed]
         if len(inside) < 2:
-            return Usage(None, None, None, None, None)
+            return Usage()
         seconds = closed - opened
+        times = [s.time for s in samples]
+
+        def growth(values: Sequence[float]) -> float:
+            at_edges = np.interp([opened, closed], times, values)
+            return float(at_edges[1] - at_edges[0])
 
         def used(name: str) -> float:
-            values = np.interp(
-                [opened, closed], [s.time for s in samples], [getattr(s, name) for s in samples]
-            )
-            return float(values[1] - values[0])
+            return growth([getattr(s, name) for s in samples])
 
-        gpu = [s.gpu_percent for s in inside if s.gpu_percent is not None]
-        memory = [s.gpu_memory_mib for s in inside if s.gpu_memory_mib is not None]
+        def mean(values: Iterable[float | None]) -> float | None:
+            known = [value for value in values if value is not None]
+            return sum(known) / len(known) if known else None
+
         total = used("machine_total_s")
+        busy, server, client = used("machine_busy_s"), used("server_cpu_s"), used("client_cpu_s")
+        other = max(0.0, busy - server - client - used("own_cpu_s"))
+        pids = inside[-1].process_cpu_s
+        memory = [s.gpu.memory_mib for s in inside if s.gpu.memory_mib is not None]
         return Usage(
-            cpu_percent=100 * used("machine_busy_s") / total if total > 0 else None,
-            server_cores=used("server_cpu_s") / seconds,
-            client_cores=used("client_cpu_s") / seconds,
-            gpu_percent=sum(gpu) / len(gpu) if gpu else None,
+            cpu_percent=100 * busy / total if total > 0 else None,
+            server_cores=server / seconds,
+            client_cores=client / seconds,
+            process_cores={
+                pid: growth([s.process_cpu_s.get(pid, 0.0) for s in samples]) / seconds for pid in pids
+            },
+            other_percent=100 * other / total if total > 0 else None,
+            steal_percent=100 * used("machine_steal_s") / total if total > 0 else None,
+            throttled_s=used("throttled_s"),
+            gpu_percent=mean(s.gpu.percent for s in inside),
             gpu_memory_mib=max(memory) if memory else None,
+            gpu_power_w=mean(s.gpu.power_w for s in inside),
+            gpu_clock_mhz=mean(s.gpu.clock_mhz for s in inside),
         )
 
     @property
     def peak_gpu_memory_mib(self) -> float | None:
         """Highest memory in use on the first GPU, None without one."""
-        return max((s.gpu_memory_mib for s in self._samples if s.gpu_memory_mib), default=None)
+        return max((s.gpu.memory_mib for s in self._samples if s.gpu.memory_mib), default=None)
 
     def _run(self) -> None:
         while not self._stop.wait(self.interval_s):
@@ -136,37 +177,55 @@ class Telemetry:
 
     def _sample(self) -> _Sample:
         machine = psutil.cpu_times()
-        total = sum(machine)
-        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        # Linux counts a guest's time in user's already.
+        total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
+        steal = getattr(machine, "steal", 0.0)
+        idle = machine.idle + getattr(machine, "iowait", 0.0) + steal
         server_cpu_s, rss = self._server.read()
         self.peak_server_rss_mib = max(self.peak_server_rss_mib, rss)
-        gpu_percent, gpu_memory = self._gpu() if self._gpu else (None, None)
+        own = psutil.Process().cpu_times()
         return _Sample(
             time=perf_counter(),
             machine_busy_s=total - idle,
             machine_total_s=total,
+            machine_steal_s=steal,
+            throttled_s=throttled_s(),
             server_cpu_s=server_cpu_s,
+            process_cpu_s=dict(self._server.seen_s),
             client_cpu_s=self._client.read()[0] if self._client else None,
+            own_cpu_s=own.user + own.system,
             server_rss_mib=rss,
-            gpu_percent=gpu_percent,
-            gpu_memory_mib=gpu_memory,
+            gpu=self._gpu() if self._gpu else Gpu(),
         )
 
 
-def gpu_reader() -> Callable[[], tuple[float | None, float | None]] | None:
-    """A function that reads utilisation (%) and memory in use (MiB) of the first NVIDIA GPU.
-
-    None on a machine without one.
-    """
+def throttled_s(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Seconds for which a CPU quota has held back this machine's cgroup so far, 0 without a quota."""
     try:
+        words = (root / "cpu.stat").read_text().split()
+    except OSError:
+        return 0.0
+    stat = dict(zip(words[::2], words[1::2], strict=False))
+    return float(stat.get("throttled_usec", 0)) / 1e6
+
+
+def gpu_reader() -> Callable[[], Gpu] | None:
+    """A function that reads the first NVIDIA GPU; None on a machine without one."""
+    try:
+        pynvml.nvmlInit()  # and stay: gpustat shuts it down again for itself
         if not gpustat.new_query().gpus:
             return None
     except pynvml.NVMLError:
         return None
+    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
 
-    def read() -> tuple[float | None, float | None]:
+    def read() -> Gpu:
         gpu: Any = gpustat.new_query().gpus[0]
-        return _number(gpu.utilization), _number(gpu.memory_used)
+        try:
+            clock = float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
+        except pynvml.NVMLError:
+            clock = None
+        return Gpu(_number(gpu.utilization), _number(gpu.memory_used), _number(gpu.power_draw), clock)
 
     return read
 

@@ -17,22 +17,34 @@ from types import FrameType
 import litserve
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from servebench.card import read_card
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, refusal
+from servebench.serving.metrics import PROCESS, RequestTimer, exposition
 
 MAX_BODY_BYTES = 20_000_000
 """A larger request is refused: 15 MB of image, as base64."""
 
 
-def build_server(folder: Path, settings: ServeSettings, device: str, timeout_s: float) -> litserve.LitServer:
-    """A LitServer for the model in ``folder``, configured as ``settings`` say."""
+def build_server(
+    folder: Path, settings: ServeSettings, device: str, timeout_s: float, *, null: bool, timed: bool
+) -> litserve.LitServer:
+    """A LitServer for the model in ``folder``, configured as ``settings`` say.
+
+    Args:
+        timeout_s: how long a request may wait in the queue.
+        null: with a model that does nothing.
+        timed: with ``/metrics``.
+    """
     card = read_card(folder)
     api = ClassifierAPI(
         folder,
         settings.precision,
+        null=null,
+        timed=timed,
         max_batch_size=settings.max_batch_size,
         batch_timeout=settings.batch_timeout_s,
     )
@@ -46,7 +58,16 @@ def build_server(folder: Path, settings: ServeSettings, device: str, timeout_s: 
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
+    if timed:
+        server.app.add_middleware(RequestTimer)
+        server.app.get("/metrics")(metrics)
     return server
+
+
+async def metrics() -> Response:
+    """What Prometheus scrapes."""
+    PROCESS.labels("api").set(1)
+    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -80,10 +101,19 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--log-level", default="warning")
+    parser.add_argument("--null", action="store_true", help="a model that does nothing")
+    parser.add_argument("--no-metrics", action="store_true", help="to measure what they cost")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     settings = ServeSettings.model_validate_json(options.settings)
-    server = build_server(options.folder, settings, options.device, options.timeout_s)
+    server = build_server(
+        options.folder,
+        settings,
+        options.device,
+        options.timeout_s,
+        null=options.null,
+        timed=not options.no_metrics,
+    )
     try:
         server.run(
             host=options.host,

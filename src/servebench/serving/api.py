@@ -7,46 +7,77 @@ nothing: it travels through the batch as its own error response, and the others 
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import litserve
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from servebench.serving.image import ImageError
+from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
+from servebench.serving.null import NullClassifier
 
 if TYPE_CHECKING:
     from servebench.serving.classifier import Classifier
 
 Answer = dict[str, Any]
-Decoded = Any
-"""A preprocessed image (a tensor), or the JSONResponse that says why there is none."""
 
 
 class PredictRequest(BaseModel):
     """The body of ``POST /predict``."""
 
     image: str = Field(description="an image file (JPEG, PNG, WebP, …), base64")
+    # The monotonic clock is the machine's: the worker reads the same one.
+    _received: float = PrivateAttr(default_factory=perf_counter)
+
+
+@dataclass(slots=True)
+class Item:
+    """A request on its way through a batch.
+
+    Attributes:
+        image: preprocessed (a tensor), or the response that says why there is none.
+        decoded: when it was, seconds of the monotonic clock.
+    """
+
+    image: Any
+    decoded: float
 
 
 class ClassifierAPI(litserve.LitAPI):
-    """Decodes, classifies and answers, in LitServe's own loops."""
+    """Decodes, classifies and answers, in LitServe's own loops.
 
-    def __init__(self, folder: Path, precision: str, **options: Any) -> None:
+    Args:
+        null: serve a model that does nothing instead.
+        timed: write the metrics of each stage.
+    """
+
+    def __init__(
+        self, folder: Path, precision: str, *, null: bool = False, timed: bool = True, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.folder = folder
         self.precision = precision
-        self.classifier: Classifier | None = None
+        self.null = null
+        self.timed = timed
+        self.classifier: Classifier | NullClassifier | None = None
+        self.predicted = 0.0
 
     def setup(self, device: str) -> None:
         """Load the model, once per worker: torch stays out of the HTTP process."""
+        PROCESS.labels("worker").set(1)
+        if self.null:
+            self.classifier = NullClassifier(self.folder)
+            return
         from servebench.serving.classifier import Classifier
 
         self.classifier = Classifier(self.folder, device, self.precision)
 
     @property
-    def ready(self) -> "Classifier":
+    def ready(self) -> "Classifier | NullClassifier":
         """The loaded model."""
         if self.classifier is None:
             raise RuntimeError("setup has not run")
@@ -54,22 +85,28 @@ class ClassifierAPI(litserve.LitAPI):
 
     # LitServe finds the parameter by its name ``request``, and hands its type to FastAPI, which
     # checks and documents the body by it: so no annotations as text in this module.
-    def decode_request(self, request: PredictRequest) -> Decoded:
+    def decode_request(self, request: PredictRequest) -> Item:
         """Base64 text -> preprocessed image."""
+        started = perf_counter()
+        self._time("queue", started - request._received)
         try:
-            content = base64.b64decode(request.image, validate=True)
+            pixels: Any = self.ready.decode(base64.b64decode(request.image, validate=True))
         except (binascii.Error, ValueError) as error:
-            return refusal(400, f"image: not base64 ({error})")
-        try:
-            return self.ready.preprocess(content)
+            return Item(refusal(400, f"image: not base64 ({error})"), perf_counter())
         except ImageError as error:
-            return refusal(error.status, str(error))
+            return Item(refusal(error.status, str(error)), perf_counter())
+        decoded = perf_counter()
+        image = self.ready.transform(pixels)
+        ended = perf_counter()
+        self._time("decode", decoded - started)
+        self._time("preprocess", ended - decoded)
+        return Item(image, ended)
 
-    def batch(self, inputs: Sequence[Decoded]) -> list[Decoded]:
+    def batch(self, inputs: Sequence[Item]) -> list[Item]:
         """Keep the items apart: only the good ones can be stacked."""
         return list(inputs)
 
-    def predict(self, x: Decoded | list[Decoded]) -> Answer | JSONResponse | list[Any]:
+    def predict(self, x: Item | list[Item]) -> Answer | JSONResponse | list[Any]:
         """Answer one decoded request, or a batch of them."""
         if not isinstance(x, list):
             return self._answers([x])[0]
@@ -82,14 +119,28 @@ class ClassifierAPI(litserve.LitAPI):
     # Without a return type, which LitServe would hand to FastAPI as the response's model.
     def encode_response(self, output: Answer | JSONResponse):  # type: ignore[no-untyped-def]
         """The answer as FastAPI sends it; an error response passes as it is."""
+        self._time("encode", perf_counter() - self.predicted)
         return output
 
-    def _answers(self, items: list[Decoded]) -> list[Answer | JSONResponse]:
-        images = [item for item in items if not isinstance(item, JSONResponse)]
+    def _time(self, stage: str, seconds: float) -> None:
+        if self.timed:
+            observe_stage(stage, seconds)
+
+    def _answers(self, items: list[Item]) -> list[Answer | JSONResponse]:
+        started = perf_counter()
+        images = [item.image for item in items if not isinstance(item.image, JSONResponse)]
         probabilities = iter(self.ready.predict(images).tolist() if images else [])
-        return [
-            item if isinstance(item, JSONResponse) else self._answer(next(probabilities)) for item in items
+        answers = [
+            item.image if isinstance(item.image, JSONResponse) else self._answer(next(probabilities))
+            for item in items
         ]
+        self.predicted = perf_counter()
+        if self.timed:
+            BATCH_SIZE.observe(len(items))
+            for item in items:
+                observe_stage("assembly", started - item.decoded)
+                observe_stage("model", self.predicted - started)
+        return answers
 
     def _answer(self, probabilities: list[float]) -> Answer:
         classes = self.ready.card.classes

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from servebench.card import WEIGHTS_NAME, read_card
@@ -35,7 +36,20 @@ class Classifier:
         model = model_of(self.card)
         model.load_state_dict(load_file(folder / WEIGHTS_NAME))
         self.model = model.to(self.device, self.dtype)
-        self.transform = transform_of(self.card)
+        self._transform = transform_of(self.card)
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The RGB image in an image file.
+
+        Raises:
+            ImageError: ``content`` is not a whole image, or is too large to decode.
+        """
+        return decode(content)
+
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        """The image as the model takes it: float32 tensor (3, size, size) on the CPU."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
 
     def preprocess(self, content: bytes) -> torch.Tensor:
         """Decode and transform one image file: float32 tensor (3, size, size) on the CPU.
@@ -43,8 +57,7 @@ class Classifier:
         Raises:
             ImageError: ``content`` is not a whole image, or is too large to decode.
         """
-        tensor: torch.Tensor = self.transform(decode(content))
-        return tensor
+        return self.transform(self.decode(content))
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import requests
@@ -52,6 +53,9 @@ def running_server(
     timeout_s: float,
     port: int | None = None,
     ready_s: float = READY_S,
+    *,
+    null: bool = False,
+    timed: bool = True,
 ) -> Iterator[RunningServer]:
     """Serve the model in ``folder`` on 127.0.0.1 until the block is left.
 
@@ -59,6 +63,8 @@ def running_server(
         timeout_s: how long a request may wait in the server's queue.
         port: a free one where none is given.
         ready_s: how long the workers may take to load the model.
+        null: serve a model that does nothing.
+        timed: with the metrics of each stage.
 
     Raises:
         ServerError: the port is taken, the server died, or its workers were not ready in time.
@@ -66,13 +72,23 @@ def running_server(
     port = free_port() if port is None else port
     check_free(port)
     command = server_command(folder, settings, device, timeout_s, port)
-    with tempfile.NamedTemporaryFile(prefix="servebench-server-", suffix=".log") as log:
+    command += [*(["--null"] if null else []), *([] if timed else ["--no-metrics"])]
+    with _scratch() as (environment, log), log.open("wb") as output:
         started = time.perf_counter()
-        with process_group(command, stdout=log.file, stderr=log.file) as process:
-            url = f"http://127.0.0.1:{port}"
-            server = RunningServer(url, process, 0.0, Path(log.name))
+        # Nothing that it still does is wanted: no time to stop by itself.
+        with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
+            server = RunningServer(f"http://127.0.0.1:{port}", process, 0.0, log)
             _wait_until_ready(server, started + ready_s, ready_s)
-            yield RunningServer(url, process, time.perf_counter() - started, Path(log.name))
+            yield replace(server, ready_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _scratch() -> Iterator[tuple[dict[str, str], Path]]:
+    """The environment of a server whose processes share their metrics, and where its log goes."""
+    with tempfile.TemporaryDirectory(prefix="servebench-server-", ignore_cleanup_errors=True) as folder:
+        metrics = Path(folder) / "metrics"
+        metrics.mkdir()
+        yield os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, Path(folder) / "log"
 
 
 def serve_in_foreground(
@@ -86,7 +102,8 @@ def serve_in_foreground(
     check_free(port)
     read_card(folder)
     print(f"loading the model; then http://127.0.0.1:{port}/predict answers (Ctrl-C ends it)")
-    with process_group(server_command(folder, settings, device, timeout_s, port)) as process:
+    command = server_command(folder, settings, device, timeout_s, port)
+    with _scratch() as (environment, _), process_group(command, env=environment) as process:
         return process.wait()
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of servebench itself; see README.md."""

@@ -1,0 +1,72 @@
+"""Where the server's time goes, as Prometheus metrics that its HTTP process and workers share.
+
+The processes write into files of one folder, named by PROMETHEUS_MULTIPROC_DIR before this module is
+imported: whoever starts the server sees to that. ``GET /metrics`` adds them up.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+STAGES = ("queue", "decode", "preprocess", "assembly", "model", "encode")
+"""What a request goes through, in this order, from the moment the HTTP process has checked its body:
+waiting for a worker; base64 and image file -> pixels; pixels -> tensor; waiting for the rest of its
+batch; the model's run on the batch; the answer. What is left of the request's whole time is
+transport: HTTP, JSON, and the way back from the worker."""
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+STAGE_SECONDS = Histogram(
+    "servebench_stage_seconds", "Time a request spends in a stage", ["stage"], buckets=SECONDS
+)
+REQUEST_SECONDS = Histogram(
+    "servebench_request_seconds",
+    "From the arrival of a request's head to the end of its answer",
+    ["code"],
+    buckets=SECONDS,
+)
+BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
+PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="all")
+
+_by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
+
+
+def observe_stage(stage: str, seconds: float) -> None:
+    """Count ``seconds`` of one request towards ``stage``."""
+    _by_stage[stage].observe(seconds)
+
+
+def exposition() -> bytes:
+    """The metrics of all processes in Prometheus' text format."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+class RequestTimer:
+    """ASGI middleware that times every ``/predict`` in the HTTP process."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http" or scope["path"] != "/predict":
+            await self.app(scope, receive, send)
+            return
+        start, code = perf_counter(), 0
+
+        async def note_status(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, note_status)
+        finally:
+            REQUEST_SECONDS.labels(code).observe(perf_counter() - start)

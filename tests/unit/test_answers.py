@@ -1,0 +1,54 @@
+"""Answers of the server against the model's own in full precision."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from servebench.benchmark.answers import compare
+from servebench.errors import ServebenchError
+from servebench.reference import Reference
+
+CLASSES = ["cat", "dog"]
+SURE = np.array([[0.9999, 0.0001], [0.99999, 0.00001], [0.2, 0.8], [0.4, 0.6]])
+REFERENCE = Reference(CLASSES, [0, 0, 1, 0], ["train", "test", "test", "test"], SURE)
+
+
+def answer(probabilities: np.ndarray) -> bytes:
+    named = dict(zip(CLASSES, probabilities.tolist(), strict=True))
+    return json.dumps({"label": "?", "probability": 0, "probabilities": named}).encode()
+
+
+def test_equal_answers_agree_and_the_last_photo_is_wrong_in_both() -> None:
+    found = compare(REFERENCE, [(k, answer(SURE[k])) for k in (0, 1, 2, 3, 3)], "float32")
+    assert (found["photos"], found["answers"], found["misplaced"]) == (4, 5, 0)
+    assert found["agreement"] == 1.0
+    assert found["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
+    assert found["largest_difference"] == 0.0
+
+
+def test_rounding_costs_agreement_where_it_changes_a_label() -> None:
+    half = SURE.copy()
+    half[3] = [0.51, 0.49]
+    found = compare(REFERENCE, [(k, answer(half[k])) for k in range(4)], "bfloat16")
+    assert found["agreement"] == 0.75
+    assert found["accuracy"] == 1.0
+    assert found["largest_difference"] == pytest.approx(0.11)
+    assert found["misplaced"] == 0
+
+
+def test_two_answers_of_one_class_that_were_swapped_are_found() -> None:
+    """Their labels agree: only the probabilities tell."""
+    swapped = [(0, answer(SURE[1])), (1, answer(SURE[0])), (2, answer(SURE[2])), (3, answer(SURE[3]))]
+    for dtype in ("float32", "float16", "bfloat16"):
+        found = compare(REFERENCE, swapped, dtype)
+        assert found["agreement"] == 1.0
+        assert found["misplaced"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"probabilities": {"cat": 1}}'])
+def test_an_answer_of_another_form_is_quoted(content: bytes) -> None:
+    with pytest.raises(ServebenchError, match="an answer without probabilities"):
+        compare(REFERENCE, [(0, content)], "float32")

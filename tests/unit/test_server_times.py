@@ -1,0 +1,52 @@
+"""Two scrapes of a server's metrics, subtracted."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+
+from servebench.measure.server import Scrape, between, read_scrape
+
+
+class Server:
+    """Metrics as the real server names them, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.stage = Histogram("servebench_stage_seconds", "", ["stage"], registry=self.registry)
+        self.whole = Histogram("servebench_request_seconds", "", ["code"], registry=self.registry)
+        self.batch = Histogram("servebench_batch_size", "", buckets=(1, 2, 4), registry=self.registry)
+        process = Gauge("servebench_process", "", ["role", "pid"], registry=self.registry)
+        process.labels("api", "11").set(1)
+        process.labels("worker", "12").set(1)
+
+    def answer(self, batch: int, model_s: float, whole_s: float) -> None:
+        self.batch.observe(batch)
+        for _ in range(batch):
+            self.stage.labels("queue").observe(0.010)
+            self.stage.labels("model").observe(model_s)
+            self.whole.labels("200").observe(whole_s)
+
+    def scrape(self) -> Scrape:
+        return read_scrape(generate_latest(self.registry).decode())
+
+
+def test_a_window_is_what_came_between() -> None:
+    server = Server()
+    server.answer(1, 9.0, 9.0)
+    before = server.scrape()
+    server.answer(2, 0.020, 0.050)
+    server.answer(4, 0.020, 0.050)
+    server.answer(9, 0.020, 0.050)
+    after = server.scrape()
+    times = between(before, after)
+    assert times is not None
+    assert times.stage_ms == pytest.approx({"queue": 10.0, "model": 20.0, "transport": 20.0})
+    assert times.batches == {"1": 0, "2": 1, "4": 1, "+Inf": 1}
+    assert times.batch_size == pytest.approx(5.0)
+    assert after.roles == {11: "api", 12: "worker"}
+
+
+def test_without_a_request_there_is_nothing_to_tell() -> None:
+    server = Server()
+    assert between(server.scrape(), server.scrape()) is None
