@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -20,10 +21,9 @@ from servebench.errors import LoadError
 from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate, photo_bodies
 from servebench.load.generator import FAILED, OK, TIMED_OUT
 from servebench.measure.level import level_row
-from servebench.measure.telemetry import Telemetry, Usage
+from servebench.measure.telemetry import Telemetry, Usage, available_cores, throttled_s
 from servebench.processes import process_group
 from servebench.serving.running import free_port
-from tests.conftest import processes_mentioning
 
 UNKNOWN = Usage()
 
@@ -183,7 +183,8 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
             generate(
                 url, photo_bodies(photos), CONTENT_TYPE, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
             )
-        assert processes_mentioning("servebench.load ") == []
+        children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        assert not [command for command in children if "servebench.load " in command]
 
 
 def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:
@@ -215,3 +216,31 @@ def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> 
 def test_unknown_usage_is_none_and_never_zero() -> None:
     with stub(service_s=0.001, parallel=1) as (_, pid), Telemetry(pid) as telemetry:
         assert telemetry.usage(0.0, 1.0) == UNKNOWN
+
+
+def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:
+    free = available_cores(tmp_path)
+    assert free == len(os.sched_getaffinity(0))
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert available_cores(tmp_path) == 0.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert available_cores(tmp_path) == free
+    assert throttled_s(tmp_path) == 0.0
+    (tmp_path / "cpu.stat").write_text("usage_usec 9\nthrottled_usec 1500000\n")
+    assert throttled_s(tmp_path) == 1.5
+
+
+def test_other_load_on_the_machine_is_seen(photos: list[Path]) -> None:
+    burn = [sys.executable, "-c", "while True: pass"]
+    with (
+        stub(service_s=0.05, parallel=1) as (url, pid),
+        process_group(burn),
+        Telemetry(pid, interval_s=0.1) as telemetry,
+    ):
+        [level] = generate(
+            url, photo_bodies(photos), CONTENT_TYPE, [plan(1)], on_start=telemetry.follow_client
+        )
+        usage = telemetry.usage(*level.window)
+    assert usage.other_percent is not None
+    assert usage.other_percent > 10
+    assert "other processes used" in level_row(level, usage)["notes"]

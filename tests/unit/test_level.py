@@ -121,12 +121,23 @@ def test_the_clients_lateness_is_the_gap_after_an_answer() -> None:
 
 
 def test_other_load_is_noted_and_does_not_decide() -> None:
-    usage = dataclasses.replace(IDLE, other_percent=14.0, steal_percent=2.0, throttled_s=0.5)
+    usage = dataclasses.replace(
+        IDLE,
+        other_percent=14.0,
+        steal_percent=2.0,
+        throttled_s=0.5,
+        cores=(1.0, 2.0),
+        mhz=1800.0,
+        best_mhz=3000.0,
+    )
     row = level_row(steady_level(), usage)
     assert row["valid"]
-    assert row["notes"] == (
-        "other processes used 14% of the machine; a CPU quota held processes back for 0.5 s"
-    )
+    assert row["notes"].split("; ") == [
+        "other processes used 14% of the machine",
+        "the number of cores changed between 1 and 2",
+        "the CPU ran at 1800 MHz of 3000 before",
+        "a CPU quota held processes back for 0.5 s",
+    ]
 
 
 def test_cpu_time_by_the_servers_processes() -> None:

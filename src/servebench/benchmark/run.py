@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from servebench.data.index import read_index
 from servebench.device import dtype_name, resolve_device
 from servebench.load import photo_bodies
 from servebench.lock import machine_to_ourselves
+from servebench.measure.telemetry import available_cores
 from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import EXPORT_FOLDER, MACHINE, BenchmarkPaths
 from servebench.reference import read_reference
@@ -59,7 +59,7 @@ def main(name: str) -> None:
         f"accuracy {answers['accuracy']}, {answers['misplaced']} misplaced"
     )
     around = {
-        "cores": os.cpu_count(),
+        "cores": available_cores(),
         "null_rps": round(null.rate.rps, 2),
         "null_low_rps": round(null.rate.low_rps, 2),
         "null_high_rps": round(null.rate.high_rps, 2),

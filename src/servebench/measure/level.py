@@ -28,6 +28,8 @@ CLIENT_CEILING_SHARE = 0.8
 LITTLES_TOLERANCE = 0.05
 OTHER_LOAD_PERCENT = 10.0
 """Of the machine's CPU, taken by others or by the hypervisor, that is noted on a point."""
+SLOWED_SHARE = 0.1
+"""A drop of the CPU's frequency that is noted."""
 ROLES = ("api", "worker", "manager")
 """Processes of the server: HTTP, inference, and all others, of which LitServe's manager works."""
 
@@ -68,6 +70,7 @@ class LevelRow(TypedDict):
     client_share: float | None
     other_percent: float | None
     steal_percent: float | None
+    cpu_mhz: float | None
     gpu_percent: float | None
     gpu_memory_mib: float | None
     gpu_power_w: float | None
@@ -136,6 +139,7 @@ def level_row(
         "client_share": rounded(share, 3),
         "other_percent": rounded(usage.other_percent, 1),
         "steal_percent": rounded(usage.steal_percent, 1),
+        "cpu_mhz": rounded(usage.mhz, 0),
         "gpu_percent": rounded(usage.gpu_percent, 1),
         "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
         "gpu_power_w": rounded(usage.gpu_power_w, 0),
@@ -180,6 +184,10 @@ def notes(usage: Usage) -> list[str]:
         noted.append(f"other processes used {usage.other_percent:.0f}% of the machine")
     if usage.steal_percent is not None and usage.steal_percent > OTHER_LOAD_PERCENT:
         noted.append(f"the hypervisor took {usage.steal_percent:.0f}% of the machine")
+    if usage.cores and usage.cores[0] != usage.cores[1]:
+        noted.append(f"the number of cores changed between {usage.cores[0]:g} and {usage.cores[1]:g}")
+    if usage.mhz and usage.best_mhz and usage.mhz < (1 - SLOWED_SHARE) * usage.best_mhz:
+        noted.append(f"the CPU ran at {usage.mhz:.0f} MHz of {usage.best_mhz:.0f} before")
     if usage.throttled_s:
         noted.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
     return noted

@@ -36,7 +36,8 @@ class ServerTimes:
     """Where the time of a window's requests went.
 
     Attributes:
-        stage_ms: mean per request, in the order in which a request goes through them.
+        stage_ms: mean per request, in the order in which a request goes through them; without
+            transport where too few requests ended to tell.
         batches: number of batches by the largest size of their bucket ("+Inf" for the last).
         batch_size: mean, None where there was no batch.
     """
@@ -89,9 +90,10 @@ def between(before: Scrape, after: Scrape) -> ServerTimes | None:
     for bound, upto in sorted(grown.items(), key=lambda pair: float(pair[0])):
         batches[bound.removesuffix(".0")] = round(upto - below)
         below = upto
+    rest_ms = whole_ms - sum(stage_ms.values())
     requests, count = (now - then for then, now in zip(before.batched, after.batched, strict=True))
     return ServerTimes(
-        stage_ms={**stage_ms, TRANSPORT: max(0.0, whole_ms - sum(stage_ms.values()))},
+        stage_ms=stage_ms | ({TRANSPORT: rest_ms} if rest_ms >= 0 else {}),
         batches=batches,
         batch_size=requests / count if count else None,
     )

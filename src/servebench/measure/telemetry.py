@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import psutil
 import pynvml
 
 MIB = 2**20
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Usage:
         other_percent: of the machine's cores, what neither of the two nor we ourselves used.
         steal_percent: of the machine's cores, what the hypervisor gave to somebody else.
         throttled_s: how long the cgroup's quota held its processes back.
+        cores: that we may use, fewest and most during the window.
+        mhz, best_mhz: the cores' mean frequency, in the window and the highest seen so far.
         gpu_percent: utilisation of the first GPU, mean of the samples.
         gpu_memory_mib: memory in use on the first GPU, highest sample.
         gpu_power_w, gpu_clock_mhz: of the first GPU, mean of the samples.
@@ -40,6 +44,9 @@ class Usage:
     other_percent: float | None = None
     steal_percent: float | None = None
     throttled_s: float | None = None
+    cores: tuple[float, float] | None = None
+    mhz: float | None = None
+    best_mhz: float | None = None
     gpu_percent: float | None = None
     gpu_memory_mib: float | None = None
     gpu_power_w: float | None = None
@@ -63,6 +70,8 @@ class _Sample:
     machine_total_s: float
     machine_steal_s: float
     throttled_s: float
+    cores: float
+    mhz: float | None
     server_cpu_s: float
     process_cpu_s: Mapping[int, float]
     client_cpu_s: float | None
@@ -160,6 +169,9 @@ class Telemetry:
             other_percent=100 * other / total if total > 0 else None,
             steal_percent=100 * used("machine_steal_s") / total if total > 0 else None,
             throttled_s=used("throttled_s"),
+            cores=(min(s.cores for s in inside), max(s.cores for s in inside)),
+            mhz=mean(s.mhz for s in inside),
+            best_mhz=max((s.mhz for s in samples if s.mhz), default=None),
             gpu_percent=mean(s.gpu.percent for s in inside),
             gpu_memory_mib=max(memory) if memory else None,
             gpu_power_w=mean(s.gpu.power_w for s in inside),
@@ -190,6 +202,8 @@ class Telemetry:
             machine_total_s=total,
             machine_steal_s=steal,
             throttled_s=throttled_s(),
+            cores=available_cores(),
+            mhz=_mhz(),
             server_cpu_s=server_cpu_s,
             process_cpu_s=dict(self._server.seen_s),
             client_cpu_s=self._client.read()[0] if self._client else None,
@@ -199,7 +213,25 @@ class Telemetry:
         )
 
 
-def throttled_s(root: Path = Path("/sys/fs/cgroup")) -> float:
+def available_cores(root: Path = CGROUP) -> float:
+    """Cores that this process may use: its affinity, or a smaller quota of its cgroup."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return float(affinity)
+    return float(affinity) if quota == "max" else min(affinity, int(quota) / int(period))
+
+
+def _mhz() -> float | None:
+    try:
+        frequency = psutil.cpu_freq()
+    except (AttributeError, OSError, NotImplementedError):  # where the system does not tell
+        return None
+    return float(frequency.current) if frequency and frequency.current else None
+
+
+def throttled_s(root: Path = CGROUP) -> float:
     """Seconds for which a CPU quota has held back this machine's cgroup so far, 0 without a quota."""
     try:
         words = (root / "cpu.stat").read_text().split()
