@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from servebench.load.generator import FAILED, OK, TIMED_OUT, Level
-from servebench.measure.level import LevelRow, best_level, level_row, raw_samples
+from servebench.measure.level import LevelRow, best_level, fastest_level, level_row, raw_samples
 from servebench.measure.telemetry import Usage
 
 IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1)
@@ -158,6 +158,7 @@ def row_of(users: int, rps: float, low: float, valid: bool = True, failed: int =
 def test_the_best_level_is_the_fastest_valid_one() -> None:
     rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 90, 80, valid=False)]
     assert best_level(rows) == rows[1]
+    assert fastest_level(rows) == rows[2]
 
 
 def test_within_the_interval_fewer_users_are_better() -> None:
@@ -167,7 +168,7 @@ def test_within_the_interval_fewer_users_are_better() -> None:
 
 def test_without_a_valid_level_one_without_failures_is_best_and_stays_marked() -> None:
     rows = [row_of(1, 20, 19, valid=False), row_of(8, 60, 58, valid=False, failed=1)]
-    assert best_level(rows) == rows[0]
+    assert best_level(rows) == fastest_level(rows) == rows[0]
     assert not rows[0]["valid"]
     assert best_level(rows[1:]) is None
 

@@ -217,19 +217,22 @@ def _per_request_ms(cores: float | None, rps: float) -> float | None:
     return None if cores is None or rps <= 0 else round(1000 * cores / rps, 3)
 
 
-def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
-    """The valid level with the highest throughput; of those within its interval, the fewest users.
+def fastest_level(rows: Sequence[LevelRow]) -> LevelRow | None:
+    """The level with the highest throughput; of those within its interval, the fewest users.
 
-    Where no level is valid, one that no request failed in; its row says what is wrong with it. None
-    where requests failed at every level.
+    Valid or not, as long as no request failed: None where some did at every level.
     """
     unfailing = [row for row in rows if row["samples"] and not row["failed"] and not row["timed_out"]]
-    candidates = [row for row in unfailing if row["valid"]] or unfailing
-    if not candidates:
+    if not unfailing:
         return None
-    top = max(candidates, key=lambda row: row["throughput_rps"])
-    equal = [row for row in candidates if row["throughput_rps"] >= top["low_rps"]]
+    top = max(unfailing, key=lambda row: row["throughput_rps"])
+    equal = [row for row in unfailing if row["throughput_rps"] >= top["low_rps"]]
     return min(equal, key=lambda row: row["users"])
+
+
+def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
+    """The fastest valid level; where none is valid, the fastest, whose row says what is wrong with it."""
+    return fastest_level([row for row in rows if row["valid"]]) or fastest_level(rows)
 
 
 def raw_samples(level: Level, phase: str) -> list[dict[str, Any]]:
