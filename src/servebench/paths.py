@@ -23,6 +23,11 @@ THEORETICAL = Path("plots/theoretical.csv")
 SUMMARY = Path("metrics/summary.json")
 LEVELS = Path("plots/levels.csv")
 EFFICIENCY = Path("plots/efficiency.csv")
+LADDER = Path("plots/ladder.csv")
+LIMITS = Path("plots/limits.csv")
+STAGES = Path("plots/stages.csv")
+BATCHES = Path("plots/batches.csv")
+LADDERS_FOLDER = Path("plots/ceilings")
 PICTURES_FOLDER = Path("assets/results")
 
 
@@ -75,6 +80,13 @@ class BenchmarkPaths:
 
 def existing_results() -> list[Path]:
     """Every committed benchmark result there is, of any configuration."""
-    folders = ("metrics/benchmark", "plots/benchmark", "plots/baseline")
+    folders = (
+        "metrics/benchmark",
+        "metrics/answers",
+        "plots/benchmark",
+        "plots/baseline",
+        "plots/stages",
+        "plots/batches",
+    )
     found = [path for folder in folders for path in Path(folder).glob("*.*")]
     return sorted(path for path in found if not path.name.startswith("."))

@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from servebench.errors import ReportError
-from servebench.params import ServeSettings, load_params
-from servebench.paths import PICTURES_FOLDER
-from servebench.report.collect import Baseline, Level, Result, collect
+from servebench.params import load_params
+from servebench.paths import LADDERS_FOLDER, PICTURES_FOLDER, existing_results
+from servebench.report.collect import collect
 from servebench.report.pictures import draw_all
 from servebench.report.readme import BEGIN, END, README, results_section, write_results_section
-from servebench.report.run import best_within, short_names, summary, table, verdict
-from servebench.results import read_json
+from servebench.report.run import best_within, explain, short_names, summary, verdict, write_tables
+from servebench.report.tables import batch_rows, remarks, stage_rows, table
+from servebench.results import read_csv, read_json
 from tests.conftest import ROOT
-
-
-def level(users: int, rps: float, p95_ms: float | None, valid: bool = True) -> Level:
-    return Level(
-        users=users,
-        throughput_rps=rps,
-        low_rps=rps * 0.97,
-        high_rps=rps * 1.03,
-        p50_ms=10.0,
-        p95_ms=p95_ms,
-        p99_ms=None,
-        cpu_percent=80.0,
-        gpu_percent=None,
-        valid=valid,
-        why="" if valid else "3 failed",
-    )
-
-
-def result(name: str, *levels: Level, best: Level | None = None) -> Result:
-    metrics: dict[str, Any] = {
-        "throughput_rps": best.throughput_rps if best else None,
-        "users": best.users if best else None,
-        "p50_ms": 10.0,
-        "p95_ms": best.p95_ms if best else None,
-        "p99_ms": None,
-        "baseline_rps": 120.0,
-        "efficiency": 0.8 if best else None,
-        "cpu_percent": 80.0,
-        "gpu_percent": None,
-        "failed": 0,
-    }
-    meta = {"dtype": "float32", "device": "cpu", "threads_per_worker": 2}
-    return Result(
-        name, ServeSettings(), metrics, meta, levels, [Baseline(1, 90.0, 70.0), Baseline(8, 120.0, 100.0)]
-    )
-
+from tests.unit.made_up import CEILINGS, batch, level, result
 
 SLOW = level(1, 20.0, 60.0)
 FAST = level(32, 90.0, 700.0)
@@ -68,9 +34,9 @@ def test_short_names_are_unique() -> None:
 
 
 def test_the_summary_names_the_fastest_and_the_one_to_ship() -> None:
-    first = result("e1_base", SLOW, best=SLOW)
-    second = result("e2_more", SLOW, MIDDLE, FAST, best=FAST)
-    candidate = result("candidate", level(8, 500.0, 10.0), best=level(8, 500.0, 10.0))
+    first = result("e1_base", [SLOW], best=SLOW)
+    second = result("e2_more", [SLOW, MIDDLE, FAST], best=FAST)
+    candidate = result("candidate", [level(8, 500.0, 10.0)], best=level(8, 500.0, 10.0))
     compared = summary([first, second, candidate], slo_ms=400.0)
     assert compared == {
         "e1_rps": 20.0,
@@ -88,17 +54,80 @@ def test_the_summary_names_the_fastest_and_the_one_to_ship() -> None:
 
 
 def test_an_invalid_or_unknown_latency_keeps_no_objective() -> None:
-    assert best_within(result("a", level(8, 60.0, 300.0, valid=False)), 400.0) is None
-    assert best_within(result("a", level(8, 60.0, None)), 400.0) is None
+    assert best_within(result("a", [level(8, 60.0, 300.0, valid=False)]), 400.0) is None
+    assert best_within(result("a", [level(8, 60.0, None)]), 400.0) is None
 
 
 def test_without_a_valid_level_nothing_is_best() -> None:
-    nothing = result("e1_base", level(1, 20.0, 60.0, valid=False))
-    compared = summary([nothing, result("candidate", SLOW, best=SLOW)], 400.0)
+    unstable = level(1, 20.0, 60.0, valid=False, why="unstable")
+    failed = result("e1_base", [level(1, 20.0, 60.0, valid=False, why="3 failed")])
+    doubtful = result("e2_more", [unstable], best=unstable)
+    compared = summary([failed, doubtful, result("candidate", [SLOW], best=SLOW)], 400.0)
+    assert compared["e2_rps"] == 20.0
     assert compared["best"] is None
     assert compared["best_within_slo"] is None
     assert verdict(compared, 400.0) == "No experiment has a valid level"
-    assert " - " in table([nothing])
+    assert " - " in table([failed])
+    assert "20.0*" in table([doubtful])
+
+
+def test_levels_that_are_not_valid_or_were_disturbed_are_remarked_on() -> None:
+    disturbed = level(1, 20.0, notes="other processes used 14% of the machine")
+    unstable = level(4, 30.0, valid=False, why="unstable", notes="the hypervisor took 12% of the machine")
+    swapped = result("e1_base", [disturbed, unstable], best=disturbed)
+    swapped = replace(swapped, answers={**swapped.answers, "misplaced": 2})
+    assert remarks([swapped]) == [
+        "e1_base at 1 user: other processes used 14% of the machine",
+        "e1_base at 4 users: not valid: unstable",
+        "e1_base at 4 users: the hypervisor took 12% of the machine",
+        "e1_base: 2 of 900 answers belong to another request",
+    ]
+
+
+def test_tables_for_the_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    LADDERS_FOLDER.mkdir(parents=True)
+    (LADDERS_FOLDER / "e9_gone.csv").write_text("rung\n")
+    own = result(
+        "e1_base",
+        [SLOW, MIDDLE],
+        best=MIDDLE,
+        baseline=[batch(1, 80.0, 75.0)],
+        stages={1: {"queue": 9.0}, 8: {"queue": 1.0, "model": 12.0}},
+    )
+    failed = result("e2_none", [level(1, 1.0, None, valid=False, why="3 failed")], stages={})
+    results = [own, failed]
+    write_tables(results, explain(results, CEILINGS))
+    assert [path.name for path in sorted(LADDERS_FOLDER.iterdir())] == ["e1_base.csv", "e2_none.csv"]
+    rows = read_csv(LADDERS_FOLDER / "e1_base.csv")
+    assert rows[0] == {"rung": "roofline", "rate_rps": "110.0", "low_rps": "", "high_rps": "", "share": ""}
+    assert rows[-1] == {
+        "rung": "served",
+        "rate_rps": "60.0",
+        "low_rps": "58.2",
+        "high_rps": "61.8",
+        "share": "0.8",
+    }
+    assert [row["rung"] for row in read_csv(Path("plots/ladder.csv")) if row["experiment"] == "e2_none"] == [
+        "roofline",
+        "model",
+        "pipeline",
+        "pipeline + transport",
+    ]
+    assert [row["cause"] for row in read_csv(Path("plots/limits.csv"))] == ["unexplained", "failed requests"]
+    assert stage_rows(results) == [
+        {"experiment": "e1_base", "stage": "queue", "mean_ms": 1.0},
+        {"experiment": "e1_base", "stage": "model", "mean_ms": 12.0},
+    ]
+    assert len(batch_rows(results)) == 3
+
+
+def test_the_models_time_for_a_batch_between_and_beyond_those_measured() -> None:
+    rows = [batch(8, 80.0, 70.0, model_ms=100.0), batch(1, 70.0, 60.0, model_ms=30.0)]
+    own = result("e1_base", [SLOW], best=SLOW, baseline=rows)
+    assert own.model_ms(1.0) == 30.0
+    assert own.model_ms(4.5) == 65.0
+    assert own.model_ms(16.0) == 200.0
 
 
 def test_pictures_are_drawn_for_each_and_those_of_others_removed(
@@ -107,13 +136,26 @@ def test_pictures_are_drawn_for_each_and_those_of_others_removed(
     monkeypatch.chdir(tmp_path)
     PICTURES_FOLDER.mkdir(parents=True)
     (PICTURES_FOLDER / "gone.png").write_bytes(b"old")
-    results = [result("e1_base", SLOW, best=SLOW), result("e2_none", level(1, 1.0, None, valid=False))]
-    draw_all(results, 400.0)
-    names = sorted(path.name for path in PICTURES_FOLDER.iterdir())
-    assert names == ["comparison.png", "e1_base.png", "e2_none.png"]
-    once = (PICTURES_FOLDER / "comparison.png").read_bytes()
-    draw_all(results, 400.0)
-    assert (PICTURES_FOLDER / "comparison.png").read_bytes() == once
+    failed = level(1, 1.0, None, valid=False, why="3 failed", batch_size=None, cpu_percent=None)
+    results = [result("e1_base", [SLOW], best=SLOW), result("e2_none", [failed], stages={})]
+    ladders = explain(results, CEILINGS).ladders
+    draw_all(results, ladders, 400.0)
+    names = sorted(path.stem for path in PICTURES_FOLDER.iterdir())
+    compared = ["batch_sizes", "comparison", "latency", "stages", "waterfall"]
+    assert names == sorted(["e1_base", "e2_none", *compared])
+    before = {name: (PICTURES_FOLDER / f"{name}.png").read_bytes() for name in compared}
+    draw_all(results, ladders, 400.0)
+    assert {name: (PICTURES_FOLDER / f"{name}.png").read_bytes() for name in compared} == before
+
+
+def test_pictures_of_nothing_but_failures_are_drawn_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed = level(1, 1.0, None, valid=False, why="3 failed", batch_size=None, cpu_percent=None)
+    results = [result("e1_none", [failed], stages={})]
+    draw_all(results, explain(results, CEILINGS).ladders, 400.0)
+    assert (PICTURES_FOLDER / "stages.png").exists()
 
 
 @pytest.fixture
@@ -132,11 +174,14 @@ def test_results_of_an_unknown_experiment_are_refused(
     params = load_params(ROOT / "params.yaml")
     with pytest.raises(ReportError, match=r"metrics/benchmark/e1_baseline\.json: No such file"):
         collect(params)
-    stray = tmp_path / "plots/baseline/e9_gone.csv"
-    stray.parent.mkdir(parents=True)
-    stray.write_text("batch_size\n")
-    with pytest.raises(ReportError, match=r"e9_gone\.csv is of an experiment .* git rm"):
-        collect(params)
+    for folder in ("plots/baseline", "plots/stages", "plots/batches", "metrics/answers"):
+        stray = tmp_path / folder / "e9_gone.csv"
+        stray.parent.mkdir(parents=True)
+        stray.write_text("users\n")
+        assert existing_results() == [stray.relative_to(tmp_path)]
+        with pytest.raises(ReportError, match=rf"{folder}/e9_gone\.csv is of an experiment .* git rm"):
+            collect(params)
+        stray.unlink()
 
 
 def test_the_committed_metrics_are_flat_and_the_same_for_all(committed: Path) -> None:

@@ -13,22 +13,17 @@ from servebench.device import describe_machine
 from servebench.errors import ReportError
 from servebench.params import Params, load_params
 from servebench.paths import CEILINGS, MACHINE, SUMMARY, TRAIN_METRICS
-from servebench.report.collect import Result, collect
-from servebench.report.run import verdict
-from servebench.results import read_csv, read_json, replacing
+from servebench.report.collect import Level, Result, collect
+from servebench.report.ladder import RUNGS, Rung
+from servebench.report.markdown import cell, markdown_table
+from servebench.report.run import Explained, explain, verdict
+from servebench.report.study import STUDY_NOTES, study_table
+from servebench.report.tables import remarks
+from servebench.results import read_json, replacing
 
 README = Path("README.md")
-STUDY_FILE = Path("assets/t4_g4dn_xlarge.csv")
 BEGIN = "<!-- results: written by `servebench readme` from metrics/ and plots/ -->"
 END = "<!-- end of results -->"
-
-STUDY_NOTES = """\
-Where the study's text and its table disagree, the table (`assets/t4_g4dn_xlarge.csv`) is taken: the
-text gives experiment 1 the batching settings of experiment 2 and both "0 workers"; it credits float16
-with the 82.7% GPU utilisation that experiment 3 reached in float32; and it says that float16 raised the
-throughput, which fell from 161 to 138 req/s. The in-process rates of e4 to e6 equal those in full
-precision: they were measured with the float32 model. Its theoretical rates of 1,820 and 14,640 req/s
-divide FLOP/s by MACs; a MAC is two FLOPs, so they are 910 and 7,300."""
 
 
 def write_results_section() -> None:
@@ -52,52 +47,65 @@ def results_section() -> str:
     """The section in Markdown, from the committed results alone."""
     params = load_params()
     results = collect(params)
+    ceilings = read_json(CEILINGS)
+    explained = explain(results, ceilings)
+    doubts = [*remarks(results), *explained.errors]
     parts = [
-        _provenance(params, results),
+        _provenance(params, results, ceilings),
         _table(results),
+        *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
         verdict(read_json(SUMMARY), params.load.slo_p95_ms).replace("\n", ". ") + ".",
         "![Served rate, throughput and latency of all configurations](assets/results/comparison.png)",
+        "What holds each back, from the hardware's peak down to the served rate, in images/s = requests/s:",
+        _ladder_table(results, explained),
+        "![From each rung of the ladder to the next, what is lost](assets/results/waterfall.png)",
+        "\n".join(f"- `{name}`: {limit.text}" for name, limit in explained.limits.items()),
+        "Where a request's time goes, from inside the server:",
+        "![Stages of a request at the best level](assets/results/stages.png)",
+        "![p95 latency over throughput](assets/results/latency.png)",
+        "![Batch size by concurrency](assets/results/batch_sizes.png)",
         "One row per configuration, as DVC shows them:",
         f"```\n$ dvc metrics show metrics/benchmark\n{_dvc_metrics()}\n```",
         "The study that this replaces, on a T4 (g4dn.xlarge), its best level of each experiment:",
-        _study_table(),
+        study_table(),
         STUDY_NOTES,
     ]
     return "\n\n".join(parts)
 
 
-def _provenance(params: Params, results: Sequence[Result]) -> str:
-    machine, train, ceilings = (read_json(f) for f in (MACHINE, TRAIN_METRICS, CEILINGS))
+def _provenance(params: Params, results: Sequence[Result], ceilings: Mapping[str, Any]) -> str:
+    machine, train = read_json(MACHINE), read_json(TRAIN_METRICS)
     meta = results[0].meta
     return (
         f"Measured on {describe_machine(machine)}. {ceilings['architecture']} at "
         f"{params.model.image_size} px, {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
         f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
         f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
-        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; a peak of {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
-        f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}) would "
-        f"allow {ceilings['theoretical_full_rps']:,.0f} and {ceilings['theoretical_half_rps']:,.0f} "
-        f"images/s. {meta['threads_per_worker']} threads per worker."
+        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
+        f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
+        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). {meta['threads_per_worker']} "
+        "threads per worker."
     )
 
 
 def _table(results: Sequence[Result]) -> str:
     rows = [
         [
-            f"`{result.name}`",
+            f"`{result.name}`" + ("" if not result.best or result.best.valid else " (not valid)"),
             describe(result.serve, result.meta["device"]),
-            _cell(result.rps, 1),
-            _interval(result),
-            _cell(result.metrics["users"], 0),
-            _cell(result.metrics["p50_ms"], 0),
-            _cell(result.metrics["p95_ms"], 0),
-            _cell(result.metrics["p99_ms"], 0),
-            _cell(result.metrics["baseline_rps"], 1),
-            _cell(result.pipeline_rps, 1),
-            _cell(result.metrics["efficiency"], 2),
-            _cell(result.metrics["cpu_percent"], 0),
-            _cell(result.metrics["gpu_percent"], 0),
-            _cell(result.metrics["failed"], 0),
+            cell(result.rps, 1),
+            _interval(result.best, 1, "low_rps", "high_rps"),
+            cell(result.metrics["users"], 0),
+            cell(result.metrics["p50_ms"], 0),
+            cell(result.metrics["p95_ms"], 0),
+            _interval(result.best, 0, "p95_low_ms", "p95_high_ms"),
+            cell(result.metrics["p99_ms"], 0),
+            cell(result.metrics["efficiency"], 2),
+            cell(result.metrics["cpu_percent"], 0),
+            cell(result.metrics["gpu_percent"], 0),
+            cell(result.metrics["failed"], 0),
+            _share(result.answers, "agreement"),
+            _share(result.answers, "accuracy"),
         ]
         for result in results
     ]
@@ -109,66 +117,45 @@ def _table(results: Sequence[Result]) -> str:
         "users",
         "p50 ms",
         "p95 ms",
+        "95% interval",
         "p99 ms",
-        "model alone, images/s",
-        "decode + model, images/s",
         "efficiency",
         "CPU %",
         "GPU %",
         "failed",
+        "agreement",
+        "accuracy served",
     ]
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
-def _interval(result: Result) -> str:
-    best = result.best
-    return f"{best.low_rps:.1f} to {best.high_rps:.1f}" if best else "-"
+def _interval(best: Level | None, digits: int, low: str, high: str) -> str:
+    ends = [getattr(best, key) for key in (low, high)] if best else [None, None]
+    return "-" if None in ends else " to ".join(cell(end, digits) for end in ends)
 
 
-def _study_table() -> str:
+def _share(answers: Mapping[str, Any], key: str) -> str:
+    if answers[key] is None:
+        return "-"
+    return f"{answers[key]:.3f} ({answers[f'{key}_low']:.3f} to {answers[f'{key}_high']:.3f})"
+
+
+def _ladder_table(results: Sequence[Result], explained: Explained) -> str:
+    """A row per configuration: every rung with its share of the one above; what limits it."""
     rows = []
-    study = read_csv(STUDY_FILE)
-    for experiment in sorted({row["experiment"] for row in study}):
-        own = [r for r in study if r["experiment"] == experiment and r["num_requests"] == "256"]
-        served = max((r for r in own if r["phase"] == "served"), key=_rate)
-        inside = max((r for r in own if r["phase"] == "in_process"), key=_rate)
-        rows.append(
-            [
-                experiment,
-                f"{served['precision']}, max_batch_size {served['max_batch_size']}, batch_timeout "
-                f"{served['batch_timeout_s']} s, workers {served['workers_per_device']}",
-                f"{_rate(served):.1f}",
-                served["batch_size_or_concurrency"],
-                f"{_rate(inside):.1f}",
-                f"{_rate(served) / _rate(inside):.2f}",
-                f"{float(served['cpu_percent']):.0f}",
-                f"{float(served['gpu_percent']):.0f}",
-            ]
-        )
-    head = [
-        "T4 study",
-        "configuration",
-        "req/s",
-        "users",
-        "model alone, images/s",
-        "served / model alone",
-        "CPU %",
-        "GPU %",
-    ]
-    return _markdown(head, rows)
+    for result in results:
+        rungs = {rung.name: rung for rung in explained.ladders[result.name]}
+        limit = explained.limits[result.name]
+        named = limit.cause + (f": `{limit.parameter}`" if limit.parameter else "")
+        cells = [_rung(rungs[name]) if name in rungs else "-" for name in RUNGS]
+        rows.append([f"`{result.name}`", named, *cells, cell(result.meta["null_rps"], 0)])
+    head = ["experiment", "limited by", *RUNGS, "model that does nothing"]
+    return markdown_table(head, rows)
 
 
-def _rate(row: Mapping[str, str]) -> float:
-    return float(row["throughput_rps"])
-
-
-def _cell(value: Any, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rules = ["---", "---", *["---:"] * (len(head) - 2)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])
+def _rung(rung: Rung) -> str:
+    share = "" if rung.share is None else f" (×{rung.share:.2f})"
+    return f"{cell(rung.rate_rps, 1)}{share}"
 
 
 def _dvc_metrics() -> str:

@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from servebench.params import CANDIDATE, load_params
-from servebench.paths import EFFICIENCY, LEVELS, SUMMARY
+from servebench.paths import (
+    BATCHES,
+    CEILINGS,
+    EFFICIENCY,
+    LADDER,
+    LADDERS_FOLDER,
+    LEVELS,
+    LIMITS,
+    STAGES,
+    SUMMARY,
+)
+from servebench.report.bottleneck import bottleneck
 from servebench.report.collect import Level, Result, collect
+from servebench.report.ladder import Rung, ladder, measuring_errors
+from servebench.report.limit import Limit
 from servebench.report.pictures import draw_all
-from servebench.results import rounded, write_csv, write_json
+from servebench.report.tables import (
+    BATCH_FIELDS,
+    STAGE_FIELDS,
+    batch_rows,
+    efficiency_rows,
+    ladder_rows,
+    level_rows,
+    limit_rows,
+    remarks,
+    rung_rows,
+    stage_rows,
+    table,
+)
+from servebench.results import read_json, rounded, write_csv, write_json
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Why each configuration is as fast as it is, by name.
+
+    Attributes:
+        errors: rungs that cannot be true, one line each.
+    """
+
+    ladders: Mapping[str, Sequence[Rung]]
+    limits: Mapping[str, Limit]
+    errors: Sequence[str]
 
 
 def main() -> None:
@@ -18,12 +58,41 @@ def main() -> None:
     results = collect(params)
     slo_ms = params.load.slo_p95_ms
     compared = summary(results, slo_ms)
-    write_csv(LEVELS, level_rows(results))
-    write_csv(EFFICIENCY, efficiency_rows(results))
-    draw_all(results, slo_ms)
+    explained = explain(results, read_json(CEILINGS))
+    write_tables(results, explained)
+    draw_all(results, explained.ladders, slo_ms)
     write_json(SUMMARY, compared)
     print(table(results))
+    for line in [*remarks(results), *explained.errors]:
+        print(line)
+    for name, limit in explained.limits.items():
+        print(f"{name}: {limit.text}")
     print(verdict(compared, slo_ms))
+
+
+def explain(results: Sequence[Result], ceilings: Mapping[str, Any]) -> Explained:
+    """Ladder, limit and errors of measuring of every configuration."""
+    ladders = {result.name: ladder(result, ceilings) for result in results}
+    return Explained(
+        ladders=ladders,
+        limits={result.name: bottleneck(result, ladders[result.name], ceilings) for result in results},
+        errors=[error for name, rungs in ladders.items() for error in measuring_errors(name, rungs)],
+    )
+
+
+def write_tables(results: Sequence[Result], explained: Explained) -> None:
+    """The plots' data; ladders of configurations that are no more are removed."""
+    write_csv(LEVELS, level_rows(results))
+    write_csv(EFFICIENCY, efficiency_rows(results))
+    write_csv(LADDER, ladder_rows(explained.ladders))
+    write_csv(LIMITS, limit_rows(explained.limits))
+    write_csv(STAGES, stage_rows(results), STAGE_FIELDS)
+    write_csv(BATCHES, batch_rows(results), BATCH_FIELDS)
+    for name, rungs in explained.ladders.items():
+        write_csv(LADDERS_FOLDER / f"{name}.csv", rung_rows(rungs))
+    for path in LADDERS_FOLDER.glob("*.csv"):
+        if path.stem not in explained.ladders:
+            path.unlink()
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -42,7 +111,7 @@ def summary(results: Sequence[Result], slo_ms: float) -> dict[str, Any]:
     short = short_names([result.name for result in results])
     rates = {f"{short[result.name]}_rps": result.rps for result in results}
     experiments = [result for result in results if result.name != CANDIDATE]
-    measured = [result for result in experiments if result.rps is not None]
+    measured = [result for result in experiments if result.best and result.best.valid]
     best = max(measured, key=lambda result: result.rps or 0.0, default=None)
     first = experiments[0]
     gain = best.rps / first.rps if best and best.rps and first.rps else None
@@ -66,51 +135,6 @@ def best_within(result: Result, slo_ms: float) -> Level | None:
         if level.valid and level.p95_ms is not None and level.p95_ms <= slo_ms
     ]
     return max(levels, key=lambda level: level.throughput_rps, default=None)
-
-
-def level_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Every level of every configuration: one long table for the plots."""
-    return [
-        {
-            "experiment": result.name,
-            "users": level.users,
-            "throughput_rps": level.throughput_rps,
-            "p50_ms": level.p50_ms,
-            "p95_ms": level.p95_ms,
-            "p99_ms": level.p99_ms,
-            "valid": level.valid,
-        }
-        for result in results
-        for level in result.levels
-    ]
-
-
-def efficiency_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Served rate over in-process rate, by configuration."""
-    return [{"experiment": result.name, "efficiency": result.metrics["efficiency"]} for result in results]
-
-
-def table(results: Sequence[Result]) -> str:
-    """The comparison for a terminal."""
-    head = f"{'experiment':16} {'req/s':>7} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
-    lines = [f"{head} {'in-process':>11} {'efficiency':>11}"]
-    for result in results:
-        metrics = result.metrics
-        values = [
-            (metrics["throughput_rps"], 7, 1),
-            (metrics["users"], 6, 0),
-            (metrics["p50_ms"], 8, 1),
-            (metrics["p95_ms"], 8, 1),
-            (metrics["p99_ms"], 8, 1),
-            (result.pipeline_rps, 11, 1),
-            (metrics["efficiency"], 11, 2),
-        ]
-        cells = [
-            f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}"
-            for value, width, digits in values
-        ]
-        lines.append(" ".join([f"{result.name:16}", *cells]))
-    return "\n".join(lines)
 
 
 def verdict(compared: dict[str, Any], slo_ms: float) -> str:

@@ -1,0 +1,224 @@
+"""Why a served rate stays below what pipeline and transport allow on the same cores.
+
+The first rule that holds at the best level names the cause. A level is idle when it leaves the CPU
+below 80% and the GPU, where there is one, below 90%. A request's waiting is its time in the stages
+queue and assembly; the batch window explains no more of it than batch_timeout_s.
+
+================  =======================================================================================
+load generator    at more than 80% of its own ceiling, or at 90% of a core
+other load        other processes use more than 10% of the machine
+HTTP process      its CPU time per request x rate is 90% of a core
+manager process   the same
+small batches     the pipeline in-process at the served batch size explains half of the loss
+batch window      idle; the window's part of waiting is half of batch_timeout_s and a third of the latency
+too few workers   idle; the rest of waiting is a third of the latency; in-process, all workers together
+                  do most
+too many workers  on a CPU, threads x workers outnumber the cores, and at the best level or one with more
+                  users, not idle, the model's run on a batch takes twice its time in-process or longer
+unexplained       none of these
+================  =======================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from servebench.report.collect import Level, Number, Result
+from servebench.report.limit import CORE_BUSY, Limit, Step, counted, idle, more_workers
+
+CLIENT_SHARE = 0.8
+"""Of the load generator's own ceiling."""
+OTHER_LOAD_PERCENT = 10.0
+"""Of the machine's CPU."""
+WAITING_SHARE = 1 / 3
+"""Of the latency: what is waited for then matters as much as the work itself."""
+SLOWDOWN = 2.0
+"""Of the model's run: more than caches and clock rates that are shared with another process explain."""
+
+Found = tuple[str, str | None, str]
+"""Cause, parameter and evidence."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """A level at which more threads than cores make the model's run slower than in-process."""
+
+    level: Level
+    served_ms: float
+    in_process_ms: float
+
+    @property
+    def slowdown(self) -> float:
+        """How many times longer the run takes."""
+        return self.served_ms / self.in_process_ms
+
+
+def below_transport(result: Result, best: Level, step: Step) -> Limit:
+    """The cause of a loss from pipeline + transport to the best level's rate."""
+    cause, parameter, evidence = (
+        _load_generator(best)
+        or _other_load(best)
+        or _busy_process(best)
+        or _small_batches(result, best, step)
+        or _batch_window(result, best)
+        or _too_few_workers(result, best)
+        or _too_many_workers(result, best)
+        or _unexplained(result, best)
+    )
+    rate = step.of("the", "req/s")
+    who = f"{counted(best.users, 'user')} {'gets' if best.users == 1 else 'get'}"
+    head = f"{cause[0].upper()}{cause[1:]}: {who} {rate} that pipeline and transport allow"
+    return Limit(cause, step.share, parameter, f"{head}. {evidence}.")
+
+
+def _load_generator(best: Level) -> Found | None:
+    cores, share = _cores(best.client_cpu_ms, best), best.client_share
+    if (cores is None or cores < CORE_BUSY) and (share is None or share <= CLIENT_SHARE):
+        return None
+    figures = [f"{cores:.2f} of its one core"] if cores is not None else []
+    figures += [f"{share:.0%} of what it can send"] if share is not None else []
+    return "load generator", None, f"It is the client that is at its end ({', '.join(figures)})"
+
+
+def _other_load(best: Level) -> Found | None:
+    if best.other_percent is None or best.other_percent <= OTHER_LOAD_PERCENT:
+        return None
+    used = f"Other processes used {best.other_percent:.0f}% of the machine meanwhile"
+    return "other load", None, f"{used}; without them it is to be measured again"
+
+
+def _busy_process(best: Level) -> Found | None:
+    for cause, cpu_ms in (("HTTP process", best.api_cpu_ms), ("manager process", best.manager_cpu_ms)):
+        cores = _cores(cpu_ms, best)
+        if cores is not None and cores >= CORE_BUSY:
+            used = f"It needs {cpu_ms:.1f} ms of CPU per request, {cores:.2f} of the one core it can use"
+            return cause, None, f"{used}; no key of `serve:` moves it"
+    return None
+
+
+def _small_batches(result: Result, best: Level, step: Step) -> Found | None:
+    size, pipeline = _batch_size(result, best), result.pipeline
+    if size is None:
+        return None
+    smaller = [row for row in result.baseline if row.batch_size <= size]
+    row = max(smaller, key=lambda row: row.batch_size, default=pipeline)
+    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
+    if row.pipeline_high_rps >= step.upper.lowest_rps or row.pipeline_rps > halfway_rps:
+        return None
+    if size >= 0.9 * result.serve.max_batch_size:
+        parameter, why = "max_batch_size", f"`max_batch_size` ({result.serve.max_batch_size}) moves it"
+    elif size >= 0.9 * best.users:
+        parameter, why = "load.users", "only more users (`load.users`) fill them"
+    else:
+        parameter, why = "batch_timeout_s", "a longer `batch_timeout_s` would fill them"
+    return (
+        "small batches",
+        parameter,
+        f"Batches hold {size:.1f} images; the pipeline in-process does {row.pipeline_rps:.1f} images/s at "
+        f"{row.batch_size} and {pipeline.pipeline_rps:.1f} at {pipeline.batch_size}; {why}",
+    )
+
+
+def _batch_window(result: Result, best: Level) -> Found | None:
+    waiting = _waiting_ms(result, best)
+    if waiting is None or best.mean_ms is None or not idle(best):
+        return None
+    timeout_ms = _window_ms(result)
+    window_ms = min(waiting, timeout_ms)
+    if timeout_ms == 0 or window_ms < timeout_ms / 2 or window_ms < WAITING_SHARE * best.mean_ms:
+        return None
+    size = "" if best.batch_size is None else f" and holds {best.batch_size:.1f} images"
+    timeout = f"`batch_timeout_s` ({result.serve.batch_timeout_s:g} s) moves it"
+    evidence = (
+        f"Of its {best.mean_ms:.0f} ms a request waits {waiting:.0f} ms for a batch that does not "
+        f"fill{size}, while {best.cpu_percent:.0f}% of the CPU is in use; {timeout}"
+    )
+    crowd = _crowd(result, best)
+    if crowd is not None and crowd.level.users > best.users:
+        evidence += f". More users do not fill it (`workers_per_device`): {_crowded(result, crowd)}"
+    return "batch window", "batch_timeout_s", evidence
+
+
+def _too_few_workers(result: Result, best: Level) -> Found | None:
+    waiting = _waiting_ms(result, best)
+    if waiting is None or best.mean_ms is None or not idle(best):
+        return None
+    queue_ms = waiting - min(waiting, _window_ms(result))
+    workers = result.serve.workers_per_device
+    if queue_ms < WAITING_SHARE * best.mean_ms or result.pipeline.workers < workers:
+        return None
+    return (
+        "too few workers",
+        "workers_per_device",
+        f"Of its {best.mean_ms:.0f} ms a request waits {queue_ms:.0f} ms for a free one of "
+        f"{counted(workers, 'worker')}, while {best.cpu_percent:.0f}% of the CPU is in use; "
+        f"{more_workers(result)}",
+    )
+
+
+def _too_many_workers(result: Result, best: Level) -> Found | None:
+    crowd = _crowd(result, best)
+    if crowd is None:
+        return None
+    evidence = _crowded(result, crowd)
+    if result.pipeline.workers < result.serve.workers_per_device:
+        evidence += f"; in-process it is fastest with {result.pipeline.workers} of them busy"
+    return (
+        "too many workers",
+        "workers_per_device",
+        f"{evidence[0].upper()}{evidence[1:]}; `workers_per_device` moves it",
+    )
+
+
+def _unexplained(result: Result, best: Level) -> Found:
+    stages = result.stage_ms(best.users)
+    longest = max(stages, key=lambda stage: stages[stage], default=None)
+    figures = [f"its longest stage is {longest}, {stages[longest]:.0f} ms"] if longest else []
+    figures += [f"{best.cpu_percent:.0f}% of the CPU is in use"] if best.cpu_percent is not None else []
+    return "unexplained", None, "; ".join(["No rule says why", *figures])
+
+
+def _crowd(result: Result, best: Level) -> Crowd | None:
+    """The level, from the best one up, with the largest slowdown; None where that is below SLOWDOWN."""
+    threads = result.meta["threads_per_worker"] * result.serve.workers_per_device
+    if result.meta["device"] != "cpu" or threads <= result.meta["cores"]:
+        return None
+    crowds = []
+    for level in result.levels:
+        served_ms, size = result.stage_ms(level.users).get("model"), _batch_size(result, level)
+        if served_ms is None or size is None or level.cpu_percent is None:
+            continue
+        if level.users >= best.users and not idle(level):
+            crowds.append(Crowd(level, served_ms, result.model_ms(size)))
+    worst = max(crowds, key=lambda crowd: crowd.slowdown, default=None)
+    return worst if worst is not None and worst.slowdown >= SLOWDOWN else None
+
+
+def _crowded(result: Result, crowd: Crowd) -> str:
+    level, meta = crowd.level, result.meta
+    return (
+        f"with {counted(level.users, 'user')} ({level.throughput_rps:.1f} req/s, {level.cpu_percent:.0f}% of "
+        f"the CPU in use) the model's run on a batch takes {crowd.served_ms:.0f} ms, {crowd.slowdown:.1f} "
+        f"times its {crowd.in_process_ms:.0f} ms in-process, as "
+        f"{counted(result.serve.workers_per_device, 'worker')} x {meta['threads_per_worker']} threads share "
+        f"{counted(meta['cores'], 'core')}"
+    )
+
+
+def _waiting_ms(result: Result, level: Level) -> Number:
+    stages = result.stage_ms(level.users)
+    return stages["queue"] + stages.get("assembly", 0.0) if "queue" in stages else None
+
+
+def _window_ms(result: Result) -> float:
+    """The longest that a batch waits to fill; without batches there is no such wait."""
+    return 1000 * result.serve.batch_timeout_s if result.serve.max_batch_size > 1 else 0.0
+
+
+def _batch_size(result: Result, level: Level) -> Number:
+    return 1.0 if result.serve.max_batch_size == 1 else level.batch_size
+
+
+def _cores(cpu_ms: Number, level: Level) -> Number:
+    """Cores that a process uses, from its CPU time per request."""
+    return None if cpu_ms is None else cpu_ms * level.throughput_rps / 1000

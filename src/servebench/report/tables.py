@@ -1,0 +1,136 @@
+"""Tables of all configurations: long ones for the plots, one for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servebench.report.collect import Result
+from servebench.report.ladder import Rung
+from servebench.report.limit import Limit, counted
+from servebench.results import rounded
+
+Row = dict[str, Any]
+
+
+def level_rows(results: Sequence[Result]) -> list[Row]:
+    """Every level of every configuration."""
+    return [
+        {
+            "experiment": result.name,
+            "users": level.users,
+            "throughput_rps": level.throughput_rps,
+            "p50_ms": level.p50_ms,
+            "p95_ms": level.p95_ms,
+            "p99_ms": level.p99_ms,
+            "batch_size": level.batch_size,
+            "valid": level.valid,
+        }
+        for result in results
+        for level in result.levels
+    ]
+
+
+def efficiency_rows(results: Sequence[Result]) -> list[Row]:
+    """Served rate over in-process rate, by configuration."""
+    return [{"experiment": result.name, "efficiency": result.metrics["efficiency"]} for result in results]
+
+
+def rung_rows(rungs: Sequence[Rung]) -> list[Row]:
+    """One configuration's ladder: images/s, and the share of the rung above."""
+    return [
+        {
+            "rung": rung.name,
+            "rate_rps": round(rung.rate_rps, 2),
+            "low_rps": rounded(rung.low_rps, 2),
+            "high_rps": rounded(rung.high_rps, 2),
+            "share": rounded(rung.share, 3),
+        }
+        for rung in rungs
+    ]
+
+
+def ladder_rows(ladders: Mapping[str, Sequence[Rung]]) -> list[Row]:
+    """All ladders, by configuration."""
+    return [{"experiment": name, **row} for name, rungs in ladders.items() for row in rung_rows(rungs)]
+
+
+def limit_rows(limits: Mapping[str, Limit]) -> list[Row]:
+    """What limits each configuration."""
+    return [
+        {
+            "experiment": name,
+            "cause": limit.cause,
+            "share": rounded(limit.share, 3),
+            "parameter": limit.parameter,
+            "text": limit.text,
+        }
+        for name, limit in limits.items()
+    ]
+
+
+STAGE_FIELDS = ("experiment", "stage", "mean_ms")
+
+
+def stage_rows(results: Sequence[Result]) -> list[Row]:
+    """Where a request's time goes at each configuration's best level."""
+    return [
+        {"experiment": result.name, "stage": stage, "mean_ms": mean_ms}
+        for result in results
+        if result.best
+        for stage, mean_ms in result.stage_ms(result.best.users).items()
+    ]
+
+
+BATCH_FIELDS = ("experiment", "users", "up_to", "batches")
+
+
+def batch_rows(results: Sequence[Result]) -> list[Row]:
+    """The histograms of batch sizes, by configuration and level."""
+    return [
+        {"experiment": result.name, "users": row.users, "up_to": row.up_to, "batches": row.batches}
+        for result in results
+        for row in result.batches
+    ]
+
+
+def table(results: Sequence[Result]) -> str:
+    """The comparison for a terminal; an asterisk marks a best level that is not valid."""
+    head = f"{'experiment':16} {'req/s':>8} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
+    lines = [f"{head} {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9}"]
+    for result in results:
+        metrics, answers = result.metrics, result.answers
+        mark = "*" if result.best and not result.best.valid else " "
+        values = [
+            (metrics["throughput_rps"], 7, 1, mark),
+            (metrics["users"], 6, 0, ""),
+            (metrics["p50_ms"], 8, 1, ""),
+            (metrics["p95_ms"], 8, 1, ""),
+            (metrics["p99_ms"], 8, 1, ""),
+            (result.pipeline.pipeline_rps, 11, 1, ""),
+            (metrics["efficiency"], 11, 2, ""),
+            (answers["agreement"], 10, 3, ""),
+            (answers["accuracy"], 9, 3, ""),
+        ]
+        cells = [
+            (f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}") + after
+            for value, width, digits, after in values
+        ]
+        lines.append(" ".join([f"{result.name:16}", *cells]))
+    return "\n".join(lines)
+
+
+def remarks(results: Sequence[Result]) -> list[str]:
+    """A line for each level that is not valid, or during which something else went on."""
+    return [
+        f"{result.name} at {counted(level.users, 'user')}: {text}"
+        for result in results
+        for level in result.levels
+        for text in (f"not valid: {level.why}" if not level.valid else "", level.notes)
+        if text
+    ] + [
+        f"{result.name}: {result.answers['misplaced']} of {result.answers['answers']} answers belong to "
+        "another request"
+        for result in results
+        if result.answers["misplaced"]
+    ]

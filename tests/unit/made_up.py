@@ -1,0 +1,136 @@
+"""Results that were never measured: a healthy one on two cores, from which each test departs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from servebench.params import ServeSettings
+from servebench.report.collect import Baseline, BatchBucket, Level, Result, StageTime
+
+CEILINGS: dict[str, Any] = {
+    "architecture": "tiny",
+    "datasheet_full_rps": None,
+    "datasheet_half_rps": None,
+    "roofline_full_rps": 110.0,
+    "roofline_half_rps": 220.0,
+    "roofline_full_bound": "compute",
+    "roofline_half_bound": "memory",
+    "roofline_full_batch": 1,
+    "roofline_half_batch": None,
+}
+STAGES = {
+    "queue": 1.0,
+    "decode": 2.0,
+    "preprocess": 1.0,
+    "assembly": 0.0,
+    "model": 10.0,
+    "encode": 0.1,
+    "transport": 2.0,
+}
+
+
+def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) -> Level:
+    """A level that nothing is wrong with, its rate known to 3%."""
+    normal = Level(
+        users=users,
+        throughput_rps=rps,
+        low_rps=rps * 0.97,
+        high_rps=rps * 1.03,
+        mean_ms=1000 * users / rps,
+        p50_ms=10.0,
+        p95_ms=p95_ms,
+        p95_low_ms=p95_ms and p95_ms * 0.9,
+        p95_high_ms=p95_ms and p95_ms * 1.1,
+        p99_ms=None,
+        batch_size=1.0,
+        cpu_percent=95.0,
+        gpu_percent=None,
+        api_cpu_ms=1.0,
+        manager_cpu_ms=0.5,
+        workers_cpu_ms=18.0,
+        client_cpu_ms=0.5,
+        other_percent=1.0,
+        client_share=0.05,
+        valid=True,
+        why="",
+        notes="",
+    )
+    return replace(normal, **changes)
+
+
+def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> Baseline:
+    """One batch size in-process, the rates known to 2%, all cores busy."""
+    normal = Baseline(
+        batch_size=size,
+        workers=1,
+        model_rps=model_rps,
+        model_low_rps=model_rps * 0.98,
+        model_high_rps=model_rps * 1.02,
+        pipeline_rps=pipeline_rps,
+        pipeline_low_rps=pipeline_rps * 0.98,
+        pipeline_high_rps=pipeline_rps * 1.02,
+        pipeline_cpu_ms=1900 / pipeline_rps,
+        model_ms=1000 * size / model_rps,
+    )
+    return replace(normal, **changes)
+
+
+def result(
+    name: str,
+    levels: Sequence[Level],
+    *,
+    best: Level | None = None,
+    baseline: Sequence[Baseline] = (batch(1, 100.0, 100.0),),
+    stages: Mapping[int, Mapping[str, float]] | None = None,
+    serve: ServeSettings | None = None,
+    **meta: Any,
+) -> Result:
+    """A configuration on two cores whose transport costs nothing; ``stages`` in ms by users."""
+    times = {one.users: STAGES for one in levels} if stages is None else stages
+    return Result(
+        name=name,
+        serve=serve or ServeSettings(),
+        metrics={
+            "throughput_rps": best.throughput_rps if best else None,
+            "users": best.users if best else None,
+            "p50_ms": best.p50_ms if best else None,
+            "p95_ms": best.p95_ms if best else None,
+            "p99_ms": None,
+            "baseline_rps": max(row.model_rps for row in baseline),
+            "efficiency": 0.8 if best else None,
+            "cpu_percent": best.cpu_percent if best else None,
+            "gpu_percent": None,
+            "failed": 0,
+        },
+        meta={
+            "dtype": "float32",
+            "device": "cpu",
+            "threads_per_worker": 2,
+            "cores": 2,
+            "null_rps": 800.0,
+            "null_low_rps": 780.0,
+            "null_high_rps": 820.0,
+            "null_cpu_ms": 0.5,
+            "null_client_cpu_ms": 0.3,
+            "client_ceiling_rps": 2000.0,
+        }
+        | meta,
+        levels=levels,
+        baseline=baseline,
+        stages=[StageTime(users, stage, ms) for users, own in times.items() for stage, ms in own.items()],
+        batches=[BatchBucket(one.users, "1", 100) for one in levels],
+        answers={
+            "photos": 370,
+            "answers": 900,
+            "agreement": 0.997,
+            "agreement_low": 0.985,
+            "agreement_high": 1.0,
+            "accuracy": 0.991,
+            "accuracy_low": 0.951,
+            "accuracy_high": 0.998,
+            "largest_difference": 0.01,
+            "misplaced": 0,
+        },
+    )

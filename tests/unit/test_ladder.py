@@ -1,0 +1,259 @@
+"""The ladder, and what is said to limit it: one made-up configuration for each cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servebench.params import ServeSettings
+from servebench.report.bottleneck import bottleneck
+from servebench.report.collect import Level, Result
+from servebench.report.ladder import ladder, measuring_errors
+from servebench.report.limit import Limit
+from tests.unit.made_up import CEILINGS, STAGES, batch, level, result
+
+ONE = ServeSettings()
+BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
+FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
+
+
+def limit(own: Result, **ceilings: Any) -> Limit:
+    known = CEILINGS | ceilings
+    return bottleneck(own, ladder(own, known), known)
+
+
+def at_best(best: Level, *others: Level, **options: Any) -> Result:
+    return result("e1", [best, *others], best=best, **options)
+
+
+def test_six_rungs_each_with_its_share_of_the_one_above() -> None:
+    own = at_best(
+        level(4, 40.0),
+        baseline=[batch(1, 80.0, 50.0, pipeline_cpu_ms=36.0)],
+        null_cpu_ms=3.0,
+        null_client_cpu_ms=1.0,
+    )
+    rungs = ladder(own, CEILINGS | {"datasheet_full_rps": 220.0})
+    assert [rung.name for rung in rungs] == [
+        "datasheet",
+        "roofline",
+        "model",
+        "pipeline",
+        "pipeline + transport",
+        "served",
+    ]
+    # The fifth: 2 cores over 36 + 3 + 1 ms of CPU.
+    assert [rung.rate_rps for rung in rungs] == [220.0, 110.0, 80.0, 50.0, 50.0, 40.0]
+    assert [rung.share for rung in rungs] == [None, 0.5, pytest.approx(80 / 110), 0.625, 1.0, 0.8]
+    assert rungs[-1].low_rps == pytest.approx(38.8)
+
+
+def test_each_rung_is_the_best_batch_size() -> None:
+    own = at_best(level(4, 40.0), baseline=[batch(1, 80.0, 60.0), batch(8, 90.0, 50.0)])
+    rates = {rung.name: rung.rate_rps for rung in ladder(own, CEILINGS)}
+    assert rates["model"] == 90.0
+    assert rates["pipeline"] == 60.0
+
+
+@pytest.mark.parametrize(
+    ("cpu_ms", "null_rps", "rate", "low"),
+    [
+        (20.0, 800.0, 80.0, 78.4),  # 2 cores over 20 + 4 + 1 ms, as uncertain as the pipeline
+        (5.0, 800.0, 100.0, 98.0),  # idle cores take the transport: the pipeline's own rate
+        (5.0, 60.0, 60.0, 57.0),  # the server passes on no more
+    ],
+)
+def test_pipeline_and_transport_share_the_cores(
+    cpu_ms: float, null_rps: float, rate: float, low: float
+) -> None:
+    own = at_best(
+        level(4, 40.0),
+        baseline=[batch(1, 100.0, 100.0, pipeline_cpu_ms=cpu_ms)],
+        null_rps=null_rps,
+        null_low_rps=null_rps * 0.95,
+        null_cpu_ms=4.0,
+        null_client_cpu_ms=1.0,
+    )
+    rung = {rung.name: rung for rung in ladder(own, CEILINGS)}["pipeline + transport"]
+    assert rung.rate_rps == pytest.approx(rate)
+    assert rung.low_rps == pytest.approx(low)
+
+
+def test_what_is_unknown_has_no_rung() -> None:
+    own = result("e1", [level(4, 40.0, valid=False, why="3 failed")], null_cpu_ms=None)
+    assert [rung.name for rung in ladder(own, CEILINGS)] == ["roofline", "model", "pipeline"]
+
+
+def test_a_rung_above_its_predecessor_is_an_error_of_measuring() -> None:
+    own = at_best(level(4, 110.0))
+    assert measuring_errors("e1", ladder(own, CEILINGS)) == [
+        "e1: served (106.7 to 113.3 images/s) lies above pipeline + transport (98.0 to 102.0 images/s): "
+        "an error of measuring"
+    ]
+    assert measuring_errors("e1", ladder(at_best(level(4, 103.0)), CEILINGS)) == []
+
+
+def test_without_a_loss_beyond_the_intervals_nothing_is_resolved() -> None:
+    found = limit(at_best(level(4, 99.0)), roofline_full_rps=101.0)
+    assert found.cause == "not resolved"
+    assert found.text.startswith("Not resolved: ")
+
+
+HALF_IDLE = {"cpu_percent": 55.0}
+WAITS = STAGES | {"queue": 48.0}
+SLOW_MODEL = STAGES | {"model": 300.0}
+
+CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
+    "hardware": (
+        at_best(level(4, 99.0)),
+        {},
+        "precision",
+        "100.0 images/s, 0.91 of the roofline's 110.0 (compute-bound from batch size 1 on)",
+    ),
+    "kernels": (
+        at_best(level(4, 99.0)),
+        {"roofline_full_rps": 400.0, "roofline_half_rps": 800.0},
+        "precision",
+        "0.25 of the roofline's 400.0",
+    ),
+    "preprocessing": (
+        at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)]),
+        {},
+        None,
+        "50.0 images/s, 0.50 of its own 100.0, 10.0 ms more for an image, with 95% of the CPU in use",
+    ),
+    "transport": (
+        at_best(level(4, 66.0), null_cpu_ms=9.0, null_client_cpu_ms=1.0),
+        {},
+        None,
+        "69.0 images/s, 0.69 of its 100.0: they take 9.0 and 1.0 of a request's 29.0 ms of CPU",
+    ),
+    "batch window": (
+        at_best(level(1, 16.0, **HALF_IDLE), serve=BATCHING, stages={1: WAITS}),
+        {},
+        "batch_timeout_s",
+        "Of its 62 ms a request waits 48 ms for a batch that does not fill and holds 1.0 images, while 55%",
+    ),
+    "too many workers": (
+        at_best(
+            level(1, 50.0),
+            level(4, 10.0),
+            serve=FOUR_WORKERS,
+            stages={1: STAGES, 4: SLOW_MODEL},
+            baseline=[batch(1, 100.0, 100.0), batch(4, 90.0, 80.0)],
+        ),
+        {},
+        "workers_per_device",
+        "With 4 users (10.0 req/s, 95% of the CPU in use) the model's run on a batch takes 300 ms, "
+        "30.0 times its 10 ms in-process, as 4 workers x 2 threads share 2 cores; "
+        "in-process it is fastest with 1 of them busy",
+    ),
+    "too few workers": (
+        at_best(level(4, 60.0, **HALF_IDLE), stages={4: STAGES | {"queue": 45.0}}, cores=8),
+        {},
+        "workers_per_device",
+        "Of its 67 ms a request waits 45 ms for a free one of 1 worker, while 55% of the CPU is in use",
+    ),
+    "small batches": (
+        at_best(level(4, 39.0), baseline=[batch(1, 100.0, 40.0), batch(8, 100.0, 99.0)]),
+        {},
+        "max_batch_size",
+        "Batches hold 1.0 images; the pipeline in-process does 40.0 images/s at 1 and 99.0 at 8",
+    ),
+    "HTTP process": (
+        at_best(level(4, 60.0, api_cpu_ms=16.0)),
+        {},
+        None,
+        "16.0 ms of CPU per request, 0.96 of the one core",
+    ),
+    "manager process": (
+        at_best(level(4, 60.0, manager_cpu_ms=16.0)),
+        {},
+        None,
+        "16.0 ms of CPU per request, 0.96 of the one core",
+    ),
+    "load generator": (at_best(level(4, 60.0, client_share=0.85)), {}, None, "85% of what it can send"),
+    "other load": (
+        at_best(level(4, 60.0, other_percent=30.0)),
+        {},
+        None,
+        "Other processes used 30% of the machine",
+    ),
+    "unexplained": (
+        at_best(level(4, 60.0)),
+        {},
+        None,
+        "its longest stage is model, 10 ms; 95% of the CPU is in use",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_cause_is_named_with_its_figures(cause: str) -> None:
+    own, ceilings, parameter, figures = CAUSES[cause]
+    found = limit(own, **ceilings)
+    assert found.cause == cause
+    assert found.parameter == parameter
+    assert figures in found.text
+    assert cause.lower() in found.text.lower()
+    if parameter:
+        assert f"`{parameter}`" in found.text
+
+
+def test_a_larger_loss_above_the_model_comes_second() -> None:
+    found = limit(
+        at_best(level(4, 60.0, other_percent=30.0)), roofline_full_rps=400.0, roofline_half_rps=300.0
+    )
+    assert found.cause == "other load"
+    assert found.text.index("Other load") < found.text.index("More is lost above the model. Kernels: ")
+    assert "a compiled model may" in found.text
+    assert "More is lost" not in limit(at_best(level(4, 60.0))).text
+
+
+def test_memory_bounds_a_model_that_half_precision_cannot_help() -> None:
+    half = ServeSettings(precision="half")
+    found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0)
+    assert found.cause == "hardware"
+    assert found.parameter is None
+    assert "(memory-bound); no key of `serve:` moves it" in found.text
+
+
+def test_a_roofline_far_below_the_datasheet_is_the_hardwares() -> None:
+    found = limit(at_best(level(4, 99.0)), datasheet_full_rps=300.0)
+    assert found.cause == "hardware"
+    assert "the roofline measured here is 110.0 images/s, 0.37 of the datasheet's 300.0" in found.text
+
+
+def test_a_server_that_waits_with_a_model_that_does_nothing_has_a_batch_window() -> None:
+    slow = {"null_rps": 40.0, "null_low_rps": 39.0, "null_high_rps": 41.0}
+    found = limit(at_best(level(4, 39.0), serve=BATCHING, **slow))
+    assert (found.cause, found.parameter) == ("batch window", "batch_timeout_s")
+    busy = limit(at_best(level(4, 39.0), serve=BATCHING, **slow, null_cpu_ms=24.0))
+    assert (busy.cause, busy.parameter) == ("transport", None)
+
+
+def test_decoding_that_leaves_cores_idle_calls_for_workers() -> None:
+    own = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0, pipeline_cpu_ms=20.0)])
+    found = limit(own)
+    assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
+    assert "with fewer threads than 2 in each" in found.text
+
+
+def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
+    settings = BATCHING.model_copy(update={"workers_per_device": 4})
+    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0)
+    found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
+    assert found.cause == "batch window"
+    assert "More users do not fill it (`workers_per_device`): with 4 users" in found.text
+
+
+def test_a_best_level_that_is_not_valid_is_said_to_be() -> None:
+    found = limit(at_best(level(4, 60.0, valid=False, why="unstable")))
+    assert "Its best level is not valid: unstable." in found.text
+
+
+def test_failed_requests_leave_nothing_to_explain() -> None:
+    found = limit(result("e1", [level(4, 60.0, valid=False, why="3 failed")]))
+    assert found.cause == "failed requests"
+    assert "4 users: 3 failed" in found.text
