@@ -245,7 +245,7 @@ def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
     best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0)
     found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
     assert found.cause == "batch window"
-    assert "More users do not fill it (`workers_per_device`): with 4 users" in found.text
+    assert "More users do not fill it, for too many `workers_per_device`: with 4 users" in found.text
 
 
 def test_a_best_level_that_is_not_valid_is_said_to_be() -> None:

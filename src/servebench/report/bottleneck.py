@@ -139,6 +139,6 @@ def _transport(result: Result, step: Step) -> Limit:
         f"with {server:.2f} cores in use and {client:.2f} by its client"
     )
     if result.serve.max_batch_size > 1 and max(server, client) < CORE_BUSY:
-        advice = f"`batch_timeout_s` ({result.serve.batch_timeout_s:g} s) moves it"
+        advice = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
         return Limit("batch window", step.share, "batch_timeout_s", f"Batch window: {text}; {advice}.")
     return Limit("transport", step.share, None, f"Transport: {text}; {NO_KEY}.")

@@ -23,6 +23,8 @@ STYLES = ("-", "--", "-.", ":")
 COLOURS = ("#111111", "#0b5fa5", "#c1440e", "#2e7d32", "#7b3fa0", "#8a6d00", "#5a5a5a")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "ooo")
 DPI = 110
+COLUMNS = 4
+"""Of panels, at most."""
 USERS = "users (requests under way at once)"
 HOLLOW = "hollow: not valid"
 

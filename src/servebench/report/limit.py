@@ -56,7 +56,7 @@ def idle(level: Level) -> bool:
 def more_workers(result: Result) -> str:
     """That more workers would help, and what else it takes where their threads outnumber the cores."""
     threads, workers = result.meta["threads_per_worker"], result.serve.workers_per_device
-    text = "`workers_per_device` moves it"
+    text = "more `workers_per_device` move it"
     if result.meta["device"] == "cpu" and threads * (workers + 1) > result.meta["cores"]:
         text += f", with fewer threads than {threads} in each (`OMP_NUM_THREADS`)"
     return text

@@ -63,7 +63,7 @@ def results_section() -> str:
         "Where a request's time goes, from inside the server:",
         "![Stages of a request at the best level](assets/results/stages.png)",
         "![p95 latency over throughput](assets/results/latency.png)",
-        "![Batch size by concurrency](assets/results/batch_sizes.png)",
+        "![Sizes of batches by concurrency](assets/results/batch_sizes.png)",
         "One row per configuration, as DVC shows them:",
         f"```\n$ dvc metrics show metrics/benchmark\n{_dvc_metrics()}\n```",
         "The study that this replaces, on a T4 (g4dn.xlarge), its best level of each experiment:",

@@ -106,11 +106,17 @@ def _small_batches(result: Result, best: Level, step: Step) -> Found | None:
     if row.pipeline_high_rps >= step.upper.lowest_rps or row.pipeline_rps > halfway_rps:
         return None
     if size >= 0.9 * result.serve.max_batch_size:
-        parameter, why = "max_batch_size", f"`max_batch_size` ({result.serve.max_batch_size}) moves it"
+        parameter, why = (
+            "max_batch_size",
+            f"a larger `max_batch_size` than {result.serve.max_batch_size} moves it",
+        )
     elif size >= 0.9 * best.users:
         parameter, why = "load.users", "only more users (`load.users`) fill them"
     else:
-        parameter, why = "batch_timeout_s", "a longer `batch_timeout_s` would fill them"
+        parameter, why = (
+            "batch_timeout_s",
+            f"a longer `batch_timeout_s` than {result.serve.batch_timeout_s:g} s fills them",
+        )
     return (
         "small batches",
         parameter,
@@ -128,14 +134,16 @@ def _batch_window(result: Result, best: Level) -> Found | None:
     if timeout_ms == 0 or window_ms < timeout_ms / 2 or window_ms < WAITING_SHARE * best.mean_ms:
         return None
     size = "" if best.batch_size is None else f" and holds {best.batch_size:.1f} images"
-    timeout = f"`batch_timeout_s` ({result.serve.batch_timeout_s:g} s) moves it"
+    timeout = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
     evidence = (
         f"Of its {best.mean_ms:.0f} ms a request waits {waiting:.0f} ms for a batch that does not "
         f"fill{size}, while {best.cpu_percent:.0f}% of the CPU is in use; {timeout}"
     )
     crowd = _crowd(result, best)
     if crowd is not None and crowd.level.users > best.users:
-        evidence += f". More users do not fill it (`workers_per_device`): {_crowded(result, crowd)}"
+        evidence += (
+            f". More users do not fill it, for too many `workers_per_device`: {_crowded(result, crowd)}"
+        )
     return "batch window", "batch_timeout_s", evidence
 
 
@@ -166,7 +174,7 @@ def _too_many_workers(result: Result, best: Level) -> Found | None:
     return (
         "too many workers",
         "workers_per_device",
-        f"{evidence[0].upper()}{evidence[1:]}; `workers_per_device` moves it",
+        f"{evidence[0].upper()}{evidence[1:]}; fewer `workers_per_device` move it",
     )
 
 

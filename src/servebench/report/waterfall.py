@@ -10,11 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from servebench.report.collect import Result
-from servebench.report.drawing import COLOURS, HATCHES
+from servebench.report.drawing import COLOURS, COLUMNS, HATCHES
 from servebench.report.ladder import RUNGS, Rung
 from servebench.report.limit import counted
-
-COLUMNS = 4
 
 
 def waterfall(ladders: Mapping[str, Sequence[Rung]]) -> Figure:
