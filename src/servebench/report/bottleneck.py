@@ -85,17 +85,17 @@ def _above(result: Result, step: Step, ceilings: Mapping[str, Any]) -> Limit:
     half_rps = ceilings["roofline_half_rps"]
     gains = precision == "full" and half_rps > ceilings["roofline_full_rps"]
     parameter = "precision" if gains else None
-    advice = f"`precision` moves it: in half the roofline is {half_rps:.1f}" if gains else NO_KEY
+    advice = f"`precision` moves it: in half the roofline is {half_rps:,.1f}" if gains else NO_KEY
     if step.lower.name == ROOFLINE:
         rate = step.of("the datasheet's")
         text = f"Hardware: the roofline measured here is {rate} ({where}); {advice}."
         return Limit("hardware", step.share, parameter, text)
-    rate = step.of("the roofline's")
-    rate = f"the model in-process does {rate} ({where})"
+    roofline = step.of("the roofline's")
+    rate = f"the model in-process does {roofline} ({where})"
     if step.share >= CLOSE_TO_ROOFLINE:
         return Limit("hardware", step.share, parameter, f"Hardware: {rate}; {advice}.")
     if gains:
-        advice = f"`precision` may move it: in half the roofline is {half_rps:.1f}"
+        advice = f"`precision` may move it: in half the roofline is {half_rps:,.1f}"
     elif _still_growing(result):
         advice = "larger batches than `baseline.batch_sizes` has may be faster: the rate still grows"
     else:

@@ -44,7 +44,7 @@ class Step:
 
     def of(self, whose: str, unit: str = "images/s") -> str:
         """Rate and share: "50.0 images/s, 0.50 of the model's 100.0"."""
-        return f"{self.lower.rate_rps:.1f} {unit}, {self.share:.2f} of {whose} {self.upper.rate_rps:.1f}"
+        return f"{self.lower.rate_rps:,.1f} {unit}, {self.share:.2f} of {whose} {self.upper.rate_rps:,.1f}"
 
 
 def idle(level: Level) -> bool:

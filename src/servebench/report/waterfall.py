@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib import pyplot as plt
@@ -43,10 +44,12 @@ def waterfall(ladders: Mapping[str, Sequence[Rung]]) -> Figure:
     rates = [rung.rate_rps for rungs in ladders.values() for rung in rungs]
     first = panels[0]
     first.set_xscale("log")
-    first.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0)))
+    decades = math.log10(max(rates) / min(rates))
+    # Room for the numbers on either side, which take the same width on a short axis and on a long one.
+    first.set_xlim(min(rates) / 10 ** max(0.35, 0.22 * decades), max(rates) * 10 ** max(0.4, 0.22 * decades))
+    first.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0) if decades < 2.5 else (1.0,)))
     first.xaxis.set_minor_locator(NullLocator())
     first.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:,.0f}"))
-    first.set_xlim(min(rates) / 2.2, max(rates) * 2.6)
     first.set_ylim(len(shown) - 0.4, -0.6)
     figure.supxlabel(
         "images/s = requests/s, logarithmic; × share of the rung above; hatched: lost", fontsize=10
