@@ -52,6 +52,7 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         workers_cpu_ms=18.0,
         client_cpu_ms=0.5,
         other_percent=1.0,
+        steal_percent=0.0,
         client_share=0.05,
         valid=True,
         why="",

@@ -178,7 +178,7 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
         at_best(level(4, 60.0, other_percent=30.0)),
         {},
         None,
-        "Other processes used 30% of the machine",
+        "Other processes took 30% of the machine",
     ),
     "unexplained": (
         at_best(level(4, 60.0)),
@@ -199,6 +199,19 @@ def test_each_cause_is_named_with_its_figures(cause: str) -> None:
     assert cause.lower() in found.text.lower()
     if parameter:
         assert f"`{parameter}`" in found.text
+
+
+def test_what_the_hypervisor_takes_is_other_load() -> None:
+    found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
+    assert found.cause == "other load"
+    assert "The hypervisor took 20% of the machine" in found.text
+
+
+def test_an_idle_workers_window_costs_half_of_itself_on_average() -> None:
+    own = at_best(level(1, 20.0, cpu_percent=60.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
+    assert limit(own).cause == "batch window"
+    full = at_best(level(1, 20.0, cpu_percent=95.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
+    assert limit(full).cause == "unexplained"
 
 
 def test_a_larger_loss_above_the_model_comes_second() -> None:
@@ -242,10 +255,13 @@ def test_decoding_that_leaves_cores_idle_calls_for_workers() -> None:
 
 def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
     settings = BATCHING.model_copy(update={"workers_per_device": 4})
-    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0)
+    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0, valid=False, why="unstable")
     found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
     assert found.cause == "batch window"
-    assert "More users do not fill it, for too many `workers_per_device`: with 4 users" in found.text
+    crowded = (
+        "More users do not fill it, for too many `workers_per_device`: with 4 users (6.0 req/s, not valid, "
+    )
+    assert crowded in found.text
 
 
 def test_a_best_level_that_is_not_valid_is_said_to_be() -> None:

@@ -23,7 +23,7 @@ class Level:
     Attributes:
         batch_size: mean.
         api_cpu_ms, manager_cpu_ms, workers_cpu_ms, client_cpu_ms: CPU time per request.
-        other_percent: CPU of other processes, of the whole machine.
+        other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
         client_share: throughput over what the load generator reaches against an instant server.
         notes: what else went on in the machine meanwhile.
     """
@@ -46,6 +46,7 @@ class Level:
     workers_cpu_ms: Number
     client_cpu_ms: Number
     other_percent: Number
+    steal_percent: Number
     client_share: Number
     valid: bool
     why: str
@@ -210,6 +211,7 @@ def _level(row: Mapping[str, str]) -> Level:
         workers_cpu_ms=_number(row["workers_cpu_ms"]),
         client_cpu_ms=_number(row["client_cpu_ms"]),
         other_percent=_number(row["other_percent"]),
+        steal_percent=_number(row["steal_percent"]),
         client_share=_number(row["client_share"]),
         valid=row["valid"] == "True",
         why=row["why"],

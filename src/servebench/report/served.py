@@ -6,11 +6,11 @@ queue and assembly; the batch window explains no more of it than batch_timeout_s
 
 ================  =======================================================================================
 load generator    at more than 80% of its own ceiling, or at 90% of a core
-other load        other processes use more than 10% of the machine
+other load        other processes, or the hypervisor, take more than 10% of the machine
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches     the pipeline in-process at the served batch size explains half of the loss
-batch window      idle; the window's part of waiting is half of batch_timeout_s and a third of the latency
+batch window      idle; the window's part of waiting is a third of batch_timeout_s and of the latency
 too few workers   idle; the rest of waiting is a third of the latency; in-process, all workers together
                   do most
 too many workers  on a CPU, threads x workers outnumber the cores, and at the best level or one with more
@@ -23,15 +23,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from servebench.measure.level import CLIENT_CEILING_SHARE, OTHER_LOAD_PERCENT
 from servebench.report.collect import Level, Number, Result
 from servebench.report.limit import CORE_BUSY, Limit, Step, counted, idle, more_workers
 
-CLIENT_SHARE = 0.8
-"""Of the load generator's own ceiling."""
-OTHER_LOAD_PERCENT = 10.0
-"""Of the machine's CPU."""
 WAITING_SHARE = 1 / 3
-"""Of the latency: what is waited for then matters as much as the work itself."""
+"""Of the latency, from where waiting matters as much as work; and of batch_timeout_s: a request that
+comes at any moment of an idle worker's window waits half of it on average."""
 SLOWDOWN = 2.0
 """Of the model's run: more than caches and clock rates that are shared with another process explain."""
 
@@ -73,7 +71,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
 
 def _load_generator(best: Level) -> Found | None:
     cores, share = _cores(best.client_cpu_ms, best), best.client_share
-    if (cores is None or cores < CORE_BUSY) and (share is None or share <= CLIENT_SHARE):
+    if (cores is None or cores < CORE_BUSY) and (share is None or share <= CLIENT_CEILING_SHARE):
         return None
     figures = [f"{cores:.2f} of its one core"] if cores is not None else []
     figures += [f"{share:.0%} of what it can send"] if share is not None else []
@@ -81,10 +79,11 @@ def _load_generator(best: Level) -> Found | None:
 
 
 def _other_load(best: Level) -> Found | None:
-    if best.other_percent is None or best.other_percent <= OTHER_LOAD_PERCENT:
-        return None
-    used = f"Other processes used {best.other_percent:.0f}% of the machine meanwhile"
-    return "other load", None, f"{used}; without them it is to be measured again"
+    takers = (("Other processes", best.other_percent), ("The hypervisor", best.steal_percent))
+    for who, percent in takers:
+        if percent is not None and percent > OTHER_LOAD_PERCENT:
+            return "other load", None, f"{who} took {percent:.0f}% of the machine: it is to be measured again"
+    return None
 
 
 def _busy_process(best: Level) -> Found | None:
@@ -131,7 +130,7 @@ def _batch_window(result: Result, best: Level) -> Found | None:
         return None
     timeout_ms = _window_ms(result)
     window_ms = min(waiting, timeout_ms)
-    if timeout_ms == 0 or window_ms < timeout_ms / 2 or window_ms < WAITING_SHARE * best.mean_ms:
+    if timeout_ms == 0 or window_ms < WAITING_SHARE * max(timeout_ms, best.mean_ms):
         return None
     size = "" if best.batch_size is None else f" and holds {best.batch_size:.1f} images"
     timeout = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
@@ -204,12 +203,13 @@ def _crowd(result: Result, best: Level) -> Crowd | None:
 
 def _crowded(result: Result, crowd: Crowd) -> str:
     level, meta = crowd.level, result.meta
+    doubt = "" if level.valid else ", not valid"
     return (
-        f"with {counted(level.users, 'user')} ({level.throughput_rps:.1f} req/s, {level.cpu_percent:.0f}% of "
-        f"the CPU in use) the model's run on a batch takes {crowd.served_ms:.0f} ms, {crowd.slowdown:.1f} "
-        f"times its {crowd.in_process_ms:.0f} ms in-process, as "
-        f"{counted(result.serve.workers_per_device, 'worker')} x {meta['threads_per_worker']} threads share "
-        f"{counted(meta['cores'], 'core')}"
+        f"with {counted(level.users, 'user')} ({level.throughput_rps:.1f} req/s{doubt}, "
+        f"{level.cpu_percent:.0f}% of the CPU in use) the model's run on a batch takes "
+        f"{crowd.served_ms:.0f} ms, {crowd.slowdown:.1f} times its {crowd.in_process_ms:.0f} ms in-process, "
+        f"as {counted(result.serve.workers_per_device, 'worker')} x {meta['threads_per_worker']} threads "
+        f"share {counted(meta['cores'], 'core')}"
     )
 
 
