@@ -145,7 +145,8 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
     Its HEAD before held other numbers: those of the project.
     """
     clone = new_clone()
-    clone.git("rm", "-rq", "metrics/benchmark", "metrics/answers", "plots/benchmark", "plots/baseline")
+    clone.git("rm", "-rq", "metrics/benchmark", "metrics/answers")
+    clone.git("rm", "-rq", "plots/benchmark", "plots/baseline", "plots/stages", "plots/batches")
     clone.change(TINY)
     clone.commit("a small configuration")
     done = clone.dvc("repro")
