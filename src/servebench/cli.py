@@ -1,4 +1,4 @@
-"""The command ``servebench``: serve the exported model, ask a server, write the README's results."""
+"""The command ``servebench``: serve the model, ask or load a server, test the instrument, write results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import requests
 
-from servebench.errors import ServebenchError, ServerError
+from servebench.arguments import count, levels, positive_seconds, seconds
+from servebench.errors import LoadError, ServebenchError, ServerError
 
 DEFAULT_PORT = 8000
 
@@ -31,8 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
+class _Parser(argparse.ArgumentParser):
+    """A mistake is one line; the usage is what --help is for."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help explains\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="servebench", description=__doc__)
+    parser = _Parser(prog="servebench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve the exported model as params.yaml's serve says")
     serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1 (%(default)s)")
@@ -43,7 +52,54 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
     readme = commands.add_parser("readme", help="write the results into README.md, from the metrics")
     readme.set_defaults(run=_readme)
+    verify = commands.add_parser("verify", help="test the load generator and the measuring")
+    verify.set_defaults(run=_verify)
+    _add_bench(commands.add_parser("bench", help="measure any server with the same load generator"))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    """Defaults are those of params.yaml's ``load``, which this command does without."""
+    add = bench.add_argument
+    add("--url", required=True, help="where each body is sent by POST; 200 is a good answer")
+    add("--body-file", type=Path, action="append", default=[], metavar="FILE", help="a body; repeatable")
+    add("--images", type=Path, nargs="+", default=[], metavar="PATH", help="one body per image")
+    add(
+        "--template",
+        default='{"image": "{image}"}',
+        metavar="JSON",
+        help="body of an image, {image} standing for its base64 (%(default)s)",
+    )
+    add("--content-type", default="application/json", metavar="TYPE", help="(%(default)s)")
+    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="repeatable")
+    add("--users", type=levels, default=(1, 4, 16), metavar="N,N,...", help="levels (1,4,16)")
+    add(
+        "--requests",
+        type=count,
+        default=130,
+        metavar="N",
+        help="answers per level; p95 needs 130, p99 662 (%(default)s)",
+    )
+    add(
+        "--seconds",
+        type=positive_seconds,
+        nargs=2,
+        default=(2.5, 6.0),
+        metavar=("MIN", "MAX"),
+        help="bounds of three windows together (2.5 6)",
+    )
+    add(
+        "--max-windows",
+        type=count,
+        default=5,
+        metavar="N",
+        help="then a level whose last three differ is unstable (%(default)s)",
+    )
+    add("--warmup-s", type=seconds, default=0.5, metavar="S", help="thrown away (%(default)s)")
+    add("--timeout-s", type=positive_seconds, default=30.0, metavar="S", help="per request (%(default)s)")
+    add("--seed", type=int, default=42, metavar="N", help="of the order of the bodies (%(default)s)")
+    add("--out", type=Path, metavar="FILE.csv", help="write the table as CSV, too")
+    bench.set_defaults(run=_bench)
 
 
 # The rooms are imported by the command that needs them: `servebench predict` does not need torch.
@@ -59,7 +115,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     params = load_params()
     device = resolve_device(params.device, torch.cuda.is_available())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    _end_by_sigterm()
     return serve_in_foreground(EXPORT_FOLDER, params.serve, device, params.load.timeout_s, options.port)
 
 
@@ -99,6 +155,44 @@ def _readme(options: argparse.Namespace) -> int:
 
     write_results_section()
     return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from servebench.verify.run import main as verify
+
+    _end_by_sigterm()
+    return verify()
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from servebench.bench import bench, request_bodies, request_headers
+    from servebench.load import LevelPlan
+
+    min_s, max_s = options.seconds
+    if min_s > max_s:
+        raise LoadError(f"--seconds: the minimum ({min_s:g}) is above the maximum ({max_s:g})")
+    plan = [
+        LevelPlan(
+            users=users,
+            requests=options.requests,
+            warmup_s=options.warmup_s,
+            min_s=min_s,
+            max_s=max_s,
+            max_windows=options.max_windows,
+            timeout_s=options.timeout_s,
+            seed=options.seed,
+        )
+        for users in options.users
+    ]
+    headers = request_headers(options.header)
+    bodies = request_bodies(options.body_file, options.images, options.template)
+    _end_by_sigterm()
+    return bench(options.url, bodies, options.content_type, headers, plan, options.out)
+
+
+def _end_by_sigterm() -> None:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 if __name__ == "__main__":

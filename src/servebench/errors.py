@@ -8,7 +8,8 @@
     ├── ModelError                weights, checkpoint or card that do not fit
     ├── ServerError               a server that died, or was not ready in time
     ├── LoadError                 the load generator could not do its work
-    └── ReportError               results that do not belong together
+    ├── ReportError               results that do not belong together
+    └── VerifyError               the instrument could not be tested
 """
 
 
@@ -42,3 +43,7 @@ class LoadError(ServebenchError):
 
 class ReportError(ServebenchError):
     """Results that are missing, or do not belong to the experiments in params.yaml."""
+
+
+class VerifyError(ServebenchError):
+    """The instrument could not be tested: a part of the test is missing, or failed."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MACHINE = Path("metrics/machine.json")
+VERIFY = Path("metrics/verify.json")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import requests
 
 from servebench.errors import LoadError
 from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate, photo_bodies
@@ -24,23 +20,9 @@ from servebench.measure.level import level_row
 from servebench.measure.telemetry import Telemetry, Usage, available_cores, throttled_s
 from servebench.processes import process_group
 from servebench.serving.running import free_port
+from servebench.verify.stub import running_stub as stub
 
 UNKNOWN = Usage()
-
-
-@contextmanager
-def stub(service_s: float, parallel: int, status: int = 200) -> Iterator[tuple[str, int]]:
-    """URL and process id of a stub server."""
-    port = free_port()
-    arguments = [str(port), str(service_s), str(parallel), str(status)]
-    command = [sys.executable, "-m", "tests.integration.stub", *arguments]
-    with process_group(command) as process:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}", process.pid
 
 
 def plan(users: int, **changes: float) -> LevelPlan:
@@ -57,9 +39,9 @@ def inside(level: Level) -> np.ndarray:
 def test_rate_and_latency_agree_with_the_servers_own_log(
     parallel: int, users: int, photos: list[Path]
 ) -> None:
-    with stub(service_s=0.05, parallel=parallel) as (url, _):
-        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(users)])
-        log = np.array(requests.get(f"{url}/log", timeout=5).json())
+    with stub(service_s=0.05, parallel=parallel) as server:
+        [level] = generate(server.url, photo_bodies(photos), CONTENT_TYPE, [plan(users)])
+        log = server.log()
     row = level_row(level, UNKNOWN)
     opened, closed = level.window
     logged = log[(log[:, 1] > opened) & (log[:, 1] <= closed)]
@@ -149,7 +131,7 @@ def test_what_does_not_settle_is_measured_until_the_limit() -> None:
 
 
 def test_failures_are_counted_and_the_level_is_not_valid(photos: list[Path]) -> None:
-    with stub(service_s=0.01, parallel=1, status=503) as (url, _):
+    with stub(service_s=0.01, parallel=1, answer_status=503) as (url, _):
         [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(2, min_s=1.0, max_s=1.0)])
     row = level_row(level, UNKNOWN)
     assert row["failed"] == row["sent"] == (level.code == 503).sum() > 0

@@ -83,7 +83,6 @@ class Recorder:
 def user_class(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, recorder: Recorder) -> Any:
     """A Locust user class whose users take turns at ``bodies``, in a random order."""
     numbers = itertools.count()
-    headers = {"Content-Type": order["content_type"]}
     places = list(range(len(bodies)))
     random.Random(f"{plan.seed}/{plan.users}").shuffle(places)
     turns = itertools.cycle(places)
@@ -108,7 +107,7 @@ def user_class(order: dict[str, Any], bodies: list[bytes], plan: LevelPlan, reco
             place = next(turns)
             start = perf_counter()
             recorder.under_way_since[self.number] = start
-            response = self.client.post("", data=bodies[place], headers=headers)
+            response = self.client.post("", data=bodies[place], headers=order["headers"])
             end = perf_counter()
             if not recorder.add(self.number, place, start, end, response, plan.timeout_s):
                 gevent.sleep(PAUSE_AFTER_FAILURE_S)

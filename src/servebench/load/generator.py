@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,6 +90,7 @@ def generate(
     content_type: str,
     plan: Sequence[LevelPlan],
     *,
+    headers: Mapping[str, str] | None = None,
     on_start: Callable[[int], None] = lambda pid: None,
     on_progress: Progress = lambda users, answers, seconds: None,
     on_edge: Edge = lambda users, place: None,
@@ -97,6 +98,7 @@ def generate(
     """Run the levels of ``plan`` one after another against ``url`` by POST.
 
     Args:
+        headers: sent with every request, besides the content type.
         on_start: called with the process id of the load generator.
         on_progress: called a few times a second; what it raises stops the load.
         on_edge: called at every edge of a window.
@@ -112,7 +114,7 @@ def generate(
             (folder / f"{number:06}.body").write_bytes(body)
         order = {
             "url": url,
-            "content_type": content_type,
+            "headers": {"Content-Type": content_type, **(headers or {})},
             "folder": scratch,
             "plan": [asdict(level) for level in plan],
         }

@@ -1,0 +1,196 @@
+"""``servebench bench``: measure any server at any URL with the instrument of the pipeline."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from servebench.errors import LoadError, ServerError
+from servebench.load import LevelPlan, generate
+from servebench.lock import machine_to_ourselves
+from servebench.measure.level import LevelRow, level_row
+from servebench.measure.telemetry import Telemetry, Usage
+from servebench.progress import bar
+from servebench.results import write_csv
+from servebench.table import text_table
+
+IMAGE_TOKEN = "{image}"
+HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
+"""Name and value as RFC 9110 has them, without the bytes that are not ASCII."""
+HEAD = (
+    "users",
+    "req/s",
+    "95% interval",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "sent",
+    "ok",
+    "failed",
+    "timed out",
+    "client CPU",
+    "verdict",
+)
+
+
+def bench(
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    headers: Mapping[str, str],
+    plan: Sequence[LevelPlan],
+    out: Path | None,
+) -> int:
+    """Load ``url`` at every level of ``plan``, show a row for each; 0 where all are valid, else 1.
+
+    Args:
+        out: a CSV file for the rows.
+
+    Raises:
+        ServerError: ``url`` does not answer the first body well; LoadError: the load generator
+            failed, or ``out`` cannot be written, which is found when the rows have been shown.
+    """
+    with machine_to_ourselves():
+        ask(url, bodies[0], {**headers, "Content-Type": content_type}, plan[0].timeout_s)
+        rows = measure(url, bodies, content_type, headers, plan)
+    print(text_table(HEAD, [cells(row) for row in rows]))
+    if out is not None:
+        try:
+            write_csv(out, rows)
+        except OSError as error:
+            raise LoadError(f"{out}: cannot be written: {error.strerror}") from error
+    return 0 if all(row["valid"] for row in rows) else 1
+
+
+def ask(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
+    """Send one request before the load starts: a wrong URL or body is better found at once.
+
+    Raises:
+        ServerError: it was not answered with 200, the one status that counts as a good answer.
+    """
+    with requests.Session() as session:
+        session.trust_env = False  # no proxy and no netrc, as the load generator knows neither
+        try:
+            answer = session.post(url, data=body, headers=headers, timeout=timeout_s)
+        except requests.Timeout as error:
+            raise ServerError(f"{url} did not answer within {timeout_s:g} s") from error
+        except requests.ConnectionError as error:
+            raise ServerError(f"{url} cannot be reached ({_reason(error)})") from error
+        except (requests.RequestException, ValueError) as error:
+            raise ServerError(f"{url}: {error}") from error
+    if answer.status_code != 200:
+        text = " ".join(answer.text.split())[:200]
+        raise ServerError(f"{url} answered the first request with {answer.status_code}: {text}")
+
+
+def measure(
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    headers: Mapping[str, str],
+    plan: Sequence[LevelPlan],
+) -> list[LevelRow]:
+    """Run the levels and summarise them.
+
+    Nothing is known of what the server uses: it may run anywhere. The telemetry follows our own
+    process in its stead, for the sake of the client's CPU.
+    """
+    with (
+        Telemetry(os.getpid()) as telemetry,
+        bar(sum(level.requests for level in plan), "load", "answer") as progress,
+    ):
+        levels = generate(
+            url,
+            bodies,
+            content_type,
+            plan,
+            headers=headers,
+            on_start=telemetry.follow_client,
+            on_progress=_follow(progress, plan),
+        )
+        cores = [telemetry.usage(*level.window).client_cores for level in levels]
+    return [level_row(level, Usage(client_cores=client)) for level, client in zip(levels, cores, strict=True)]
+
+
+def cells(row: LevelRow) -> list[str]:
+    """A level as a row of the table."""
+    client = row["client_cores"]
+    return [
+        str(row["users"]),
+        f"{row['throughput_rps']:.1f}",
+        f"{row['low_rps']:.1f} to {row['high_rps']:.1f}",
+        *("-" if ms is None else f"{ms:.1f}" for ms in (row["p50_ms"], row["p95_ms"], row["p99_ms"])),
+        *(str(count) for count in (row["sent"], row["ok"], row["failed"], row["timed_out"])),
+        "-" if client is None else f"{client:.0%}",
+        "valid" if row["valid"] else f"not valid: {row['why']}",
+    ]
+
+
+def request_bodies(body_files: Sequence[Path], images: Sequence[Path], template: str) -> list[bytes]:
+    """The files as they are, then one body per image: ``template`` with the image in base64.
+
+    Raises:
+        LoadError: there is no body, a file cannot be read, or the template is not JSON with {image}.
+    """
+    if not body_files and not images:
+        raise LoadError("there is nothing to send: give --body-file or --images")
+    if IMAGE_TOKEN not in template:
+        raise LoadError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
+    try:
+        json.loads(template)
+    except ValueError as error:
+        raise LoadError(f"--template: not JSON ({error}), got {template!r}") from error
+    bodies = [_read(path) for path in body_files]
+    for path in images:
+        encoded = base64.b64encode(_read(path)).decode("ascii")
+        bodies.append(template.replace(IMAGE_TOKEN, encoded).encode())
+    return bodies
+
+
+def request_headers(lines: Sequence[str]) -> dict[str, str]:
+    """Headers from lines of the form ``Name: value``.
+
+    Raises:
+        LoadError: another form, or Content-Type, which has an option of its own.
+    """
+    headers = {}
+    for line in lines:
+        match = HEADER.fullmatch(line)
+        if match is None:
+            raise LoadError(f"--header: expected 'Name: value', got {line!r}")
+        if match[1].lower() == "content-type":
+            raise LoadError("--header: the content type is given by --content-type")
+        headers[match[1]] = match[2]
+    return headers
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LoadError(f"{path}: {error.strerror}") from error
+
+
+def _reason(error: requests.ConnectionError) -> str:
+    """What the system said, without urllib3's wrapping."""
+    found = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
+    return (found[1] or found[0]) if found else type(error).__name__
+
+
+def _follow(progress: Any, plan: Sequence[LevelPlan]) -> Callable[[int, int, float], None]:
+    """Move the bar as the load generator reports."""
+    before = {level.users: sum(p.requests for p in plan[:place]) for place, level in enumerate(plan)}
+    wanted = {level.users: level.requests for level in plan}
+
+    def follow(users: int, answers: int, seconds: float) -> None:
+        progress.set_postfix_str(f"{users} users")
+        progress.update(before[users] + min(answers, wanted[users]) - progress.n)
+
+    return follow

@@ -1,0 +1,1 @@
+"""How far the instrument can be trusted: load generator and measuring against what is known."""

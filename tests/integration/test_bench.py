@@ -1,0 +1,179 @@
+"""`servebench bench`: any server, any body, and one line for whatever is wrong with them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from servebench import cli
+from servebench.serving.running import free_port
+from servebench.verify.stub import running_stub
+from tests.conftest import ROOT
+
+QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]
+
+
+class Recorder(ThreadingHTTPServer):
+    """A server that keeps what it is sent, and fails once it has answered ``good`` requests."""
+
+    def __init__(self, good: int) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.good = good
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Recorder
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append((dict(self.headers), body))
+        self.send_response(200 if len(self.server.requests) <= self.server.good else 503)
+        self.send_header("Content-Length", "8")
+        self.end_headers()
+        self.wfile.write(b"too busy")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def recorder(good: int = 10**9) -> Iterator[tuple[str, Recorder]]:
+    with Recorder(good) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/predict", server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def body(tmp_path: Path) -> Path:
+    path = tmp_path / "body.json"
+    path.write_bytes(b'{"text": "hello"}')
+    return path
+
+
+def test_a_server_is_measured_at_every_level(
+    body: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "levels.csv"
+    with running_stub(0.02, 2) as stub:
+        arguments = ["bench", "--url", stub.url, "--body-file", str(body), "--out", str(out), *QUICK]
+        status = cli.main([*arguments, "--seconds", "1", "2"])  # long enough for a few samples of the CPU
+        log = stub.log()
+    *_, head, _, one, two = capsys.readouterr().out.splitlines()
+    assert [cell.strip() for cell in head.split("|")][1:4] == ["users", "req/s", "95% interval"]
+    assert one.startswith("| 1 ")
+    assert two.startswith("| 2 ")
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["users"] for row in rows] == ["1", "2"]
+    assert all(row["sent"] == row["ok"] for row in rows)
+    # A busy machine may make a level unstable: that is for the row to say, and for the exit status.
+    assert status == (0 if all(row["valid"] == "True" for row in rows) else 1)
+    assert [row["why"] == "" for row in rows] == [row["valid"] == "True" for row in rows]
+    assert sum(int(row["sent"]) for row in rows) + 1 == len(log)  # one was sent before the load
+    assert float(rows[0]["throughput_rps"]) == pytest.approx(50, rel=0.5)
+    assert all(float(row["client_cores"]) >= 0 for row in rows)
+    assert {row[key] for row in rows for key in ("cpu_percent", "server_cores", "gpu_percent")} == {""}
+
+
+def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list[Path]) -> None:
+    template = '{"instances": [{"b64": "{image}", "options": {"top": 3}}]}'
+    with recorder() as (url, server):
+        arguments = ["bench", "--url", url, "--body-file", str(body), "--template", template]
+        arguments += ["--images", *map(str, photos[:2]), "--content-type", "application/x-test"]
+        arguments += ["--header", "Authorization: Bearer a:b", "--header", "X-Two:2", *QUICK]
+        cli.main(arguments)
+    expected = [
+        {"instances": [{"b64": base64.b64encode(p.read_bytes()).decode(), "options": {"top": 3}}]}
+        for p in photos[:2]
+    ]
+    sent = {content for _, content in server.requests}
+    assert body.read_bytes() in sent
+    assert [json.loads(content) for content in sent - {body.read_bytes()}] in (expected, expected[::-1])
+    for headers, _ in server.requests:
+        assert headers["Content-Type"] == "application/x-test"
+        assert headers["Authorization"] == "Bearer a:b"
+        assert headers["X-Two"] == "2"
+
+
+def test_failures_under_load_are_counted_and_not_valid(
+    body: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recorder(good=20) as (url, _):
+        assert cli.main(["bench", "--url", url, "--body-file", str(body), *QUICK]) == 1
+    out = capsys.readouterr().out
+    assert re.search(r"not valid: [1-9]\d* failed and 0 timed out", out)
+
+
+def test_a_server_that_refuses_the_first_request_is_not_loaded(
+    body: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recorder(good=0) as (url, server):
+        assert cli.main(["bench", "--url", url, "--body-file", str(body), *QUICK]) == 1
+    assert capsys.readouterr().err == f"servebench: {url} answered the first request with 503: too busy\n"
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "nothing to send: give --body-file or --images"),
+        (["--body-file", "missing"], "missing: No such file"),
+        (["--images", "/"], "/: Is a directory"),
+        (["--images", "BODY", "--template", '{"image": ""}'], "{image} is missing"),
+        (["--images", "BODY", "--template", '{"image": {image}}'], "not JSON"),
+        (["--body-file", "BODY", "--header", "no colon"], "expected 'Name: value', got 'no colon'"),
+        (["--body-file", "BODY", "--header", "A: b\nC: d"], "expected 'Name: value'"),
+        (["--body-file", "BODY", "--header", "content-type: text/plain"], "--content-type"),
+        (["--body-file", "BODY", "--seconds", "3", "2"], "minimum (3) is above the maximum (2)"),
+        (["--body-file", "BODY"], "cannot be reached (Connection refused)"),
+        (["--body-file", "BODY", "--url", "localhost:8000"], "No connection adapters"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], reason: str, body: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    given = [str(body) if argument == "BODY" else argument for argument in arguments]
+    assert cli.main(["bench", "--url", url, *given]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--users", "0"), ("--users", "1,1"), ("--users", "a"), ("--requests", "-1"), ("--timeout-s", "0")],
+)
+def test_a_number_that_cannot_be_is_one_line(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["bench", "--url", "http://127.0.0.1:9", option, value])
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"argument {option}" in line
+
+
+def test_the_defaults_are_those_of_the_pipeline() -> None:
+    load = yaml.safe_load((ROOT / "params.yaml").read_text())["load"]
+    options = cli._parser().parse_args(["bench", "--url", "http://127.0.0.1:9"])
+    assert list(options.users) == load["users"]
+    assert list(options.seconds) == [load["min_s"], load["max_s"]]
+    for name in ("requests", "max_windows", "warmup_s", "timeout_s", "seed"):
+        assert getattr(options, name) == load[name]
