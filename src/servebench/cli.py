@@ -72,7 +72,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     add("--content-type", default="application/json", metavar="TYPE", help="(%(default)s)")
     add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="repeatable")
-    add("--users", type=levels, default=(1, 4, 16), metavar="N,N,...", help="levels (1,4,16)")
+    add("--users", type=levels, default=(1, 8), metavar="N,N,...", help="levels (1,8)")
     add(
         "--requests",
         type=count,
@@ -84,9 +84,9 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
         "--seconds",
         type=positive_seconds,
         nargs=2,
-        default=(2.5, 6.0),
+        default=(2.5, 4.0),
         metavar=("MIN", "MAX"),
-        help="bounds of three windows together (2.5 6)",
+        help="bounds of three windows together (2.5 4)",
     )
     add(
         "--max-windows",

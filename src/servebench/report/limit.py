@@ -62,6 +62,6 @@ def more_workers(result: Result) -> str:
     return text
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: float, noun: str) -> str:
     """The number with its noun, which gets an s where there are several."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
