@@ -12,7 +12,7 @@ from servebench.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
 from servebench.data.index import Index, read_index
 from servebench.errors import ModelError
 from servebench.model import build_model, input_config, model_of
-from servebench.params import load_params
+from servebench.params import ServeSettings, load_params
 from servebench.paths import CHECKPOINT, EXPORT_FOLDER, TRAIN_METRICS
 from servebench.progress import bar
 from servebench.reference import Reference, write_reference
@@ -68,7 +68,7 @@ def answer_all(index: Index) -> Reference:
     Raises:
         ImageError: a photo cannot be read.
     """
-    classifier = Classifier(EXPORT_FOLDER, "cpu", "full")
+    classifier = Classifier(EXPORT_FOLDER, "cpu", ServeSettings())
     answers: list[list[float]] = []
     with bar(len(index.photos), "reference answers", "photo") as progress:
         for first in range(0, len(index.photos), BATCH):

@@ -72,6 +72,15 @@ class ServeSettings(Section):
     max_batch_size: Count = Field(1, description="requests that one batch may hold")
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
     workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
+    threads_per_worker: Count | None = Field(
+        None, description="of torch on a CPU; absent: as many as there are cores"
+    )
+    preprocess: Literal["timm", "fast"] = Field(
+        "timm", description="timm's transform on PIL images, or JPEGs decoded and resized by torchvision"
+    )
+    keep_freed_memory: bool = Field(
+        False, description="glibc keeps what a worker frees instead of asking for it again"
+    )
 
 
 class LoadSettings(Section):

@@ -69,7 +69,7 @@ def test_answers_are_those_of_the_model_each_to_its_own_request(
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: post(server, body), bodies * 4))
     info = requests.get(f"{server.url}/info", timeout=5).json()
-    classifier = Classifier(exported, "cpu", info["model"]["precision"])
+    classifier = Classifier(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
     for number, answer in enumerate(answers):
         assert answer.status_code == 200

@@ -15,6 +15,7 @@ from servebench.card import CARD_NAME, WEIGHTS_NAME, read_card
 from servebench.device import dtype_name
 from servebench.errors import ModelError
 from servebench.model import build_model
+from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
 from servebench.serving.image import ImageError, decode
 
@@ -57,7 +58,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
 
 
 def test_probabilities_do_not_depend_on_the_batch(exported: Path, photos: list[Path]) -> None:
-    classifier = Classifier(exported, "cpu", "full")
+    classifier = Classifier(exported, "cpu", ServeSettings())
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
     together = classifier.predict(tensors)
     assert together.shape == (len(photos), 3)
@@ -71,7 +72,7 @@ def test_half_precision_is_what_the_hardware_computes_fastest(exported: Path, ph
     assert dtype_name("half", "cpu") == "bfloat16"
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
-    half, full = (Classifier(exported, "cpu", precision) for precision in ("half", "full"))
+    half, full = (Classifier(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
     assert next(half.model.parameters()).dtype == torch.bfloat16
     tensor = full.preprocess(photos[0].read_bytes())
     assert half.predict([tensor]).dtype == torch.float32

@@ -25,6 +25,7 @@ from servebench.measure.rates import Throughput, throughput
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.processes import log_tail, process_group
 from servebench.progress import bar
+from servebench.serving.environment import worker_environment
 
 WORKS = ("model", "pipeline")
 PROBE_S = 0.3
@@ -153,15 +154,16 @@ def inprocess_workers(
     order = {
         "folder": str(folder),
         "device": device,
-        "precision": serve.precision,
-        "workers": serve.workers_per_device,
+        "settings": serve.model_dump(),
         "photos": [str(path) for path in photos],
     }
     command = [sys.executable, "-m", "servebench.benchmark.workers"]
     pipe = subprocess.PIPE
     with (
         tempfile.NamedTemporaryFile(prefix="servebench-inprocess-", suffix=".log") as log,
-        process_group(command, stdin=pipe, stdout=pipe, stderr=log.file) as process,
+        process_group(
+            command, stdin=pipe, stdout=pipe, stderr=log.file, env=worker_environment(serve)
+        ) as process,
     ):
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")

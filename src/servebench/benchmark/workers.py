@@ -20,13 +20,14 @@ import numpy as np
 import torch
 
 from servebench.measure.rates import part_rates
+from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
 
 STUCK_S = 300.0
 
 
 def run_worker(
-    connection: Connection, folder: Path, device: str, precision: str, photos: Sequence[bytes]
+    connection: Connection, folder: Path, device: str, settings: ServeSettings, photos: Sequence[bytes]
 ) -> None:
     """Load the model, send the number of torch's threads, then run what is asked for.
 
@@ -34,7 +35,7 @@ def run_worker(
     ``seconds`` with the batches run, as pairs of start and end on the monotonic clock, and the CPU
     seconds of all threads.
     """
-    classifier = Classifier(folder, device, precision)
+    classifier = Classifier(folder, device, settings)
     supply = itertools.cycle(photos)
     connection.send(torch.get_num_threads())
     while True:
@@ -98,9 +99,10 @@ def main() -> None:
     photos = [Path(path).read_bytes() for path in order["photos"]]
     fork = multiprocessing.get_context("fork")
     workers = []
-    for _ in range(order["workers"]):
+    settings = ServeSettings.model_validate(order["settings"])
+    for _ in range(settings.workers_per_device):
         ours, theirs = fork.Pipe()
-        arguments = (theirs, Path(order["folder"]), order["device"], order["precision"], photos)
+        arguments = (theirs, Path(order["folder"]), order["device"], settings, photos)
         fork.Process(target=run_worker, args=arguments, daemon=True).start()
         theirs.close()
         workers.append(ours)

@@ -40,14 +40,7 @@ def build_server(
         timed: with ``/metrics``.
     """
     card = read_card(folder)
-    api = ClassifierAPI(
-        folder,
-        settings.precision,
-        null=null,
-        timed=timed,
-        max_batch_size=settings.max_batch_size,
-        batch_timeout=settings.batch_timeout_s,
-    )
+    api = ClassifierAPI(folder, settings, null=null, timed=timed)
     server = litserve.LitServer(
         api,
         accelerator=device,

@@ -16,6 +16,7 @@ import litserve
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, PrivateAttr
 
+from servebench.params import ServeSettings
 from servebench.serving.image import ImageError
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
 from servebench.serving.null import NullClassifier
@@ -56,11 +57,13 @@ class ClassifierAPI(litserve.LitAPI):
     """
 
     def __init__(
-        self, folder: Path, precision: str, *, null: bool = False, timed: bool = True, **options: Any
+        self, folder: Path, settings: ServeSettings, *, null: bool = False, timed: bool = True, **options: Any
     ) -> None:
-        super().__init__(**options)
+        super().__init__(
+            max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s, **options
+        )
         self.folder = folder
-        self.precision = precision
+        self.settings = settings
         self.null = null
         self.timed = timed
         self.classifier: Classifier | NullClassifier | None = None
@@ -74,7 +77,7 @@ class ClassifierAPI(litserve.LitAPI):
             return
         from servebench.serving.classifier import Classifier
 
-        self.classifier = Classifier(self.folder, device, self.precision)
+        self.classifier = Classifier(self.folder, device, self.settings)
 
     @property
     def ready(self) -> "Classifier | NullClassifier":

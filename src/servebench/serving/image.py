@@ -25,19 +25,38 @@ def decode(content: bytes) -> Image.Image:
     Raises:
         ImageError: 413 above ``MAX_PIXELS``, 400 for anything that is not a whole image.
     """
+    return to_rgb(open_image(content))
+
+
+def open_image(content: bytes) -> Image.Image:
+    """The image in ``content`` with its header read and its size allowed, not yet decoded.
+
+    Raises:
+        ImageError: 413 above ``MAX_PIXELS``, 400 for what does not begin as an image.
+    """
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a bomb up to twice its own limit; ours is checked below.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(content))
-        if image.width * image.height > MAX_PIXELS:
-            size = f"{image.width} x {image.height}"
-            raise ImageError(413, f"image: {size} pixels are more than the {MAX_PIXELS} allowed")
-        return image.convert("RGB")
-    except ImageError:
-        raise
     except Image.DecompressionBombError:
         raise ImageError(413, f"image: more than the {MAX_PIXELS} pixels allowed") from None
+    except Exception as error:  # Pillow's plugins raise whatever their parsers hit
+        raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        raise ImageError(413, f"image: {size} pixels are more than the {MAX_PIXELS} allowed")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Decode an opened image.
+
+    Raises:
+        ImageError: 400 where it is not whole.
+    """
+    try:
+        return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
 

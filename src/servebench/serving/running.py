@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from servebench.card import read_card
 from servebench.errors import ServerError
 from servebench.params import ServeSettings
 from servebench.processes import log_tail, process_group
+from servebench.serving.environment import worker_environment
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
@@ -73,7 +73,7 @@ def running_server(
     check_free(port)
     command = server_command(folder, settings, device, timeout_s, port)
     command += [*(["--null"] if null else []), *([] if timed else ["--no-metrics"])]
-    with _scratch() as (environment, log), log.open("wb") as output:
+    with _scratch(settings) as (environment, log), log.open("wb") as output:
         started = time.perf_counter()
         # Nothing that it still does is wanted: no time to stop by itself.
         with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
@@ -83,12 +83,12 @@ def running_server(
 
 
 @contextmanager
-def _scratch() -> Iterator[tuple[dict[str, str], Path]]:
+def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
     """The environment of a server whose processes share their metrics, and where its log goes."""
     with tempfile.TemporaryDirectory(prefix="servebench-server-", ignore_cleanup_errors=True) as folder:
         metrics = Path(folder) / "metrics"
         metrics.mkdir()
-        yield os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, Path(folder) / "log"
+        yield worker_environment(settings) | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, Path(folder) / "log"
 
 
 def serve_in_foreground(
@@ -103,7 +103,7 @@ def serve_in_foreground(
     read_card(folder)
     print(f"loading the model; then http://127.0.0.1:{port}/predict answers (Ctrl-C ends it)")
     command = server_command(folder, settings, device, timeout_s, port)
-    with _scratch() as (environment, _), process_group(command, env=environment) as process:
+    with _scratch(settings) as (environment, _), process_group(command, env=environment) as process:
         return process.wait()
 
 
