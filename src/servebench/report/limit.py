@@ -58,7 +58,7 @@ def more_workers(result: Result) -> str:
     threads, workers = result.meta["threads_per_worker"], result.serve.workers_per_device
     text = "more `workers_per_device` move it"
     if result.meta["device"] == "cpu" and threads * (workers + 1) > result.meta["cores"]:
-        text += f", with fewer threads than {threads} in each (`OMP_NUM_THREADS`)"
+        text += f", with fewer threads than {threads} in each (`threads_per_worker`)"
     return text
 
 

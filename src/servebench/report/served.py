@@ -173,7 +173,7 @@ def _too_many_workers(result: Result, best: Level) -> Found | None:
     return (
         "too many workers",
         "workers_per_device",
-        f"{evidence[0].upper()}{evidence[1:]}; fewer `workers_per_device` move it",
+        f"{evidence[0].upper()}{evidence[1:]}; fewer `workers_per_device`, or `threads_per_worker`, move it",
     )
 
 
