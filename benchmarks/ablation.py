@@ -75,7 +75,7 @@ def main() -> None:
             for name, settings in steps.items():
                 measured[name].append(rates(settings, bodies, number))
                 progress.update()
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "step": name,
             "users": users,

@@ -26,7 +26,7 @@ UNKNOWN = Usage()
 
 
 def plan(users: int, **changes: float) -> LevelPlan:
-    given = {"requests": 1, "warmup_s": 0.3, "min_s": 3.0, "max_s": 3.0, "timeout_s": 10.0, "seed": 1}
+    given = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "timeout_s": 10.0, "seed": 1}
     return LevelPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
 
 

@@ -211,3 +211,12 @@ def test_the_readmes_results_are_those_of_the_committed_metrics() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         assert section == results_section()
+
+
+def test_the_readme_shows_the_checks_of_the_committed_verification() -> None:
+    checks = read_json(ROOT / "metrics/verify.json")["checks"]
+    readme = (ROOT / "README.md").read_text()
+    for check in checks:
+        [row] = [line for line in readme.splitlines() if line.startswith(f"| {check['name']} ")]
+        assert f" {check['measured']:.2f}".rstrip("0").rstrip(".") in row
+        assert ("passed" if check["passed"] else "FAILED") in row

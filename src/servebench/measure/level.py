@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
@@ -166,7 +167,8 @@ def reasons(
     rates, latencies = window_means(level.start[good], level.end[good], level.edges[-WINDOWS - 1 :])
     if len(rates) < WINDOWS or not steady(rates, latencies):
         widest = max(spread(rates), spread(latencies))
-        why.append(f"unstable: the last {len(rates)} windows differ by {widest:.0%} from their mean")
+        how = f"differ by {widest:.0%} from their mean" if widest < math.inf else "have one without an answer"
+        why.append(f"unstable: the last {len(rates)} windows {how}")
     at_once = rps * mean_ms / 1000
     if abs(at_once / level.users - 1) > LITTLES_TOLERANCE:
         why.append(f"Little's law: rate x latency is {at_once:.2f}, not {level.users} users")

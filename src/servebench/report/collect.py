@@ -143,6 +143,12 @@ class Result:
             return last.model_ms * batch_size / last.batch_size
         return float(np.interp(batch_size, [r.batch_size for r in rows], [r.model_ms for r in rows]))
 
+    def pipeline_at(self, batch_size: float) -> float:
+        """Images/s of the pipeline in-process, linear between the measured sizes and level beyond."""
+        rows = sorted(self.baseline, key=lambda row: row.batch_size)
+        sizes, rates = [row.batch_size for row in rows], [row.pipeline_rps for row in rows]
+        return float(np.interp(batch_size, sizes, rates))
+
 
 def collect(params: Params) -> list[Result]:
     """The results of every configuration of ``params``, in its order.

@@ -21,7 +21,7 @@ from servebench.paths import (
 from servebench.report.bottleneck import bottleneck
 from servebench.report.collect import Level, Result, collect
 from servebench.report.ladder import Rung, ladder, measuring_errors
-from servebench.report.limit import Limit
+from servebench.report.limit import Limit, counted
 from servebench.report.pictures import draw_all
 from servebench.report.tables import (
     BATCH_FIELDS,
@@ -147,7 +147,7 @@ def verdict(compared: dict[str, Any], slo_ms: float) -> str:
     if compared["best_within_slo"]:
         lines.append(
             f"Fastest with p95 below {slo_ms:g} ms: {compared['best_within_slo']}, "
-            f"{compared['within_slo_rps']:.1f} req/s at {compared['within_slo_users']} users"
+            f"{compared['within_slo_rps']:.1f} req/s at {counted(compared['within_slo_users'], 'user')}"
         )
     else:
         lines.append(f"No experiment keeps p95 below {slo_ms:g} ms at any level")

@@ -9,7 +9,8 @@ load generator    at more than 80% of its own ceiling, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
-small batches     the pipeline in-process at the served batch size explains half of the loss
+small batches,    the pipeline in-process at the served batch size, between those measured, explains
+large batches     half of the loss
 batch window      idle; the window's part of waiting is a third of batch_timeout_s and of the latency
 too few workers   idle; the rest of waiting is a third of the latency; in-process, all workers together
                   do most
@@ -57,7 +58,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
         _load_generator(best)
         or _other_load(best)
         or _busy_process(best)
-        or _small_batches(result, best, step)
+        or _batch_size_off(result, best, step)
         or _batch_window(result, best)
         or _too_few_workers(result, best)
         or _too_many_workers(result, best)
@@ -95,32 +96,29 @@ def _busy_process(best: Level) -> Found | None:
     return None
 
 
-def _small_batches(result: Result, best: Level, step: Step) -> Found | None:
+def _batch_size_off(result: Result, best: Level, step: Step) -> Found | None:
+    """Batches that are smaller or larger than what the pipeline does fastest, and cost half of the loss."""
     size, pipeline = _batch_size(result, best), result.pipeline
-    if size is None:
+    if size is None or round(size) == pipeline.batch_size:
         return None
-    smaller = [row for row in result.baseline if row.batch_size <= size]
-    row = max(smaller, key=lambda row: row.batch_size, default=pipeline)
-    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
-    if row.pipeline_high_rps >= step.upper.lowest_rps or row.pipeline_rps > halfway_rps:
+    rate_rps = result.pipeline_at(size)
+    if rate_rps > (step.lower.rate_rps + step.upper.rate_rps) / 2:
         return None
-    if size >= 0.9 * result.serve.max_batch_size:
-        parameter, why = (
-            "max_batch_size",
-            f"a larger `max_batch_size` than {result.serve.max_batch_size} moves it",
-        )
+    larger, given = size > pipeline.batch_size, result.serve.max_batch_size
+    if larger:
+        parameter, why = "max_batch_size", f"a smaller `max_batch_size` than {given} moves it"
+    elif size >= 0.9 * given:
+        parameter, why = "max_batch_size", f"a larger `max_batch_size` than {given} moves it"
     elif size >= 0.9 * best.users:
         parameter, why = "load.users", "only more users (`load.users`) fill them"
     else:
-        parameter, why = (
-            "batch_timeout_s",
-            f"a longer `batch_timeout_s` than {result.serve.batch_timeout_s:g} s fills them",
-        )
+        timeout = f"{result.serve.batch_timeout_s:g} s"
+        parameter, why = "batch_timeout_s", f"a longer `batch_timeout_s` than {timeout} fills them"
     return (
-        "small batches",
+        "large batches" if larger else "small batches",
         parameter,
-        f"Batches hold {size:.1f} images; the pipeline in-process does {row.pipeline_rps:.1f} images/s at "
-        f"{row.batch_size} and {pipeline.pipeline_rps:.1f} at {pipeline.batch_size}; {why}",
+        f"Batches hold {size:.1f} images; the pipeline in-process does {rate_rps:.1f} images/s at that "
+        f"size and {pipeline.pipeline_rps:.1f} at {pipeline.batch_size}; {why}",
     )
 
 
