@@ -21,7 +21,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from servebench.errors import ServebenchError
-from servebench.measure.rates import Throughput, throughput
+from servebench.measure.rates import PARTS, Throughput, throughput
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.processes import log_tail, process_group
 from servebench.progress import bar
@@ -34,7 +34,9 @@ PROBE_S = 0.3
 class BaselineRow(TypedDict):
     """One row of plots/baseline/<experiment>.csv: images per second of all busy workers together.
 
-    ``pipeline_cpu_ms`` is CPU time per image, ``model_ms`` how long one worker takes for a batch.
+    ``pipeline_before_rps`` and ``pipeline_after_rps`` are those of the first round and of the last: how
+    far the machine itself has changed. ``pipeline_cpu_ms`` is CPU time per image, ``model_ms`` how
+    long one worker takes for a batch.
     """
 
     batch_size: int
@@ -45,6 +47,8 @@ class BaselineRow(TypedDict):
     pipeline_rps: float
     pipeline_low_rps: float
     pipeline_high_rps: float
+    pipeline_before_rps: float
+    pipeline_after_rps: float
     pipeline_cpu_ms: float
     model_ms: float
 
@@ -84,6 +88,7 @@ class InProcess:
         rows: list[BaselineRow] = []
         for size in self._settings.batch_sizes:
             model, pipeline = (self._rate(work, size) for work in WORKS)
+            rounds = self._rates["pipeline", size]
             rows.append(
                 {
                     "batch_size": size,
@@ -94,6 +99,8 @@ class InProcess:
                     "pipeline_rps": round(pipeline.rps, 2),
                     "pipeline_low_rps": round(pipeline.low_rps, 2),
                     "pipeline_high_rps": round(pipeline.high_rps, 2),
+                    "pipeline_before_rps": round(mean(rounds[:PARTS]), 2),
+                    "pipeline_after_rps": round(mean(rounds[-PARTS:]), 2),
                     "pipeline_cpu_ms": round(mean(self._cpu_ms["pipeline", size]), 3),
                     "model_ms": round(1000 * size * self.busy / model.rps, 3),
                 }

@@ -59,6 +59,7 @@ class Baseline:
 
     Attributes:
         workers: how many were busy.
+        pipeline_before_rps, pipeline_after_rps: in the round before the load, and in the one after.
         pipeline_cpu_ms: CPU time per image.
         model_ms: wall time of one batch in one worker, model alone.
     """
@@ -71,6 +72,8 @@ class Baseline:
     pipeline_rps: float
     pipeline_low_rps: float
     pipeline_high_rps: float
+    pipeline_before_rps: float
+    pipeline_after_rps: float
     pipeline_cpu_ms: float
     model_ms: float
 
@@ -235,6 +238,8 @@ def _baseline(row: Mapping[str, str]) -> Baseline:
         pipeline_rps=float(row["pipeline_rps"]),
         pipeline_low_rps=float(row["pipeline_low_rps"]),
         pipeline_high_rps=float(row["pipeline_high_rps"]),
+        pipeline_before_rps=float(row["pipeline_before_rps"]),
+        pipeline_after_rps=float(row["pipeline_after_rps"]),
         pipeline_cpu_ms=float(row["pipeline_cpu_ms"]),
         model_ms=float(row["model_ms"]),
     )

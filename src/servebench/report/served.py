@@ -7,6 +7,8 @@ queue and assembly; the batch window explains no more of it than batch_timeout_s
 ================  =======================================================================================
 load generator    at more than 80% of its own ceiling, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
+drift             the pipeline in-process did over 10% more or less after the load than before it, and the
+                  slower of the two explains half of the loss
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches,    the pipeline in-process at the served batch size, between those measured, explains
@@ -31,6 +33,7 @@ from servebench.report.limit import CORE_BUSY, Limit, Step, counted, idle, more_
 WAITING_SHARE = 1 / 3
 """Of the latency, from where waiting matters as much as work; and of batch_timeout_s: a request that
 comes at any moment of an idle worker's window waits half of it on average."""
+DRIFT_SHARE = 0.1
 SLOWDOWN = 2.0
 """Of the model's run: more than caches and clock rates that are shared with another process explain."""
 
@@ -57,6 +60,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
     cause, parameter, evidence = (
         _load_generator(best)
         or _other_load(best)
+        or _drift(result, step)
         or _busy_process(best)
         or _batch_size_off(result, best, step)
         or _batch_window(result, best)
@@ -85,6 +89,21 @@ def _other_load(best: Level) -> Found | None:
         if percent is not None and percent > OTHER_LOAD_PERCENT:
             return "other load", None, f"{who} took {percent:.0f}% of the machine: it is to be measured again"
     return None
+
+
+def _drift(result: Result, step: Step) -> Found | None:
+    pipeline = result.pipeline
+    before, after = pipeline.pipeline_before_rps, pipeline.pipeline_after_rps
+    slower_rps = step.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
+    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
+    if abs(after / before - 1) <= DRIFT_SHARE or slower_rps > halfway_rps:
+        return None
+    figures = f"{before:.1f} images/s before the load and {after:.1f} after it"
+    return (
+        "drift",
+        None,
+        f"The machine itself changed: in-process it did {figures}; it is to be measured again",
+    )
 
 
 def _busy_process(best: Level) -> Found | None:
@@ -179,6 +198,9 @@ def _unexplained(result: Result, best: Level) -> Found:
     stages = result.stage_ms(best.users)
     longest = max(stages, key=lambda stage: stages[stage], default=None)
     figures = [f"its longest stage is {longest}, {stages[longest]:.0f} ms"] if longest else []
+    size = _batch_size(result, best)
+    if longest == "model" and size is not None:
+        figures[0] += f" against {result.model_ms(size):.0f} ms in-process"
     figures += [f"{best.cpu_percent:.0f}% of the CPU is in use"] if best.cpu_percent is not None else []
     return "unexplained", None, "; ".join(["No rule says why", *figures])
 
