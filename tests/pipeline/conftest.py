@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,24 @@ class Clone:
             # A shell in the background ignores Ctrl-C, and whoever it starts inherits that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+
+    def wait_for(self, line: str, process: subprocess.Popen[str]) -> None:
+        """Read what ``start`` started until it says ``line``."""
+        assert process.stdout is not None
+        for text in process.stdout:
+            if line in text:
+                return
+        pytest.fail(f"it never said {line!r}")
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """End it by Ctrl-C, or what a failed test would leave to the next one by SIGKILL."""
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
     @property
     def dvc_path(self) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,14 +70,6 @@ def results_of(clone: Clone) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}
 
 
-def wait_for(line: str, process: object) -> None:
-    """Read a stage's output until it says ``line``."""
-    for text in process.stdout:  # type: ignore[attr-defined]
-        if line in text:
-            return
-    pytest.fail(f"it never said {line!r}")
-
-
 def nothing_is_left(clone: Clone, within_s: float = 20.0) -> None:
     deadline = time.monotonic() + within_s
     while left := [pid for pid in processes_mentioning("servebench") if in_clone(pid, clone.path)]:
@@ -105,7 +95,6 @@ def stage_pid(clone: Clone) -> int:
     ("moment", "victim"),
     [
         ("float32", "dvc"),
-        ("float32", "Ctrl-C"),
         ("server ready", "dvc"),
         ("server ready", "stage by SIGKILL"),
         ("server ready", "Ctrl-C"),
@@ -118,7 +107,7 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
     ran.change({"load": load})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
-        wait_for(moment, process)
+        ran.wait_for(moment, process)
         time.sleep(1.0)
         if victim == "dvc":
             process.send_signal(signal.SIGKILL)
@@ -132,7 +121,7 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
         nothing_is_left(ran)
         assert results_of(ran) == before
     finally:
-        end(process)
+        ran.end(process)
         ran.git("checkout", "-q", ".")
     # The next run is right: nothing was taken for done.
     assert ran.stages_run(ran.dvc("repro").stdout) == ["machine"]
@@ -143,7 +132,7 @@ def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran:
     ran.change({"load": {"min_s": 20.0, "max_s": 20.0, "best_max_s": 20.0}})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
-        wait_for("server ready", process)
+        ran.wait_for("server ready", process)
         time.sleep(1.0)
         [server] = [p for p in roots("servebench.serving") if in_clone(p, ran.path)]
         os.kill(server, signal.SIGKILL)
@@ -153,7 +142,7 @@ def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran:
         nothing_is_left(ran)
         assert results_of(ran) == before
     finally:
-        end(process)
+        ran.end(process)
         ran.git("checkout", "-q", ".")
 
 
@@ -164,29 +153,20 @@ def test_the_benchmark_of_a_second_clone_waits_and_says_so(ran: Clone, tmp_path:
     first = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     second = None
     try:
-        wait_for("server ready", first)
+        ran.wait_for("e1_baseline: float32", first)
         second = other.start(other.dvc_path, "repro", "benchmark@e1_baseline")
-        wait_for("another benchmark runs on this machine; waiting for it", second)
-        os.killpg(first.pid, signal.SIGINT)
-        first.communicate(timeout=60)
-        wait_for("server ready", second)
-        os.killpg(second.pid, signal.SIGINT)
-        second.communicate(timeout=60)
+        other.wait_for("another benchmark runs on this machine; waiting for it", second)
+        ran.end(first)
+        other.wait_for("e1_baseline: float32", second)
+        other.end(second)
         nothing_is_left(ran)
         nothing_is_left(other)
     finally:
-        end(first)
+        ran.end(first)
         if second is not None:
-            end(second)
+            other.end(second)
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    """End what a failed test would leave to the next one."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def roots(text: str) -> list[int]:
