@@ -10,11 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servebench.data.index import read_index
-from servebench.load import CONTENT_TYPE, LevelPlan, generate, photo_bodies
+from benchmarks.short import all_bodies, short_rates
 from servebench.lock import machine_to_ourselves
-from servebench.measure.level import level_row
-from servebench.measure.telemetry import Usage
 from servebench.params import ServeSettings
 from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.progress import bar
@@ -45,35 +42,16 @@ def configurations() -> dict[str, ServeSettings]:
     return found
 
 
-def rates(settings: ServeSettings, bodies: list[bytes], seed: int) -> dict[int, float]:
-    """Requests per second by number of users."""
-    plan = [
-        LevelPlan(
-            users=users,
-            requests=1,
-            warmup_s=0.5,
-            min_s=SECONDS,
-            max_s=SECONDS,
-            max_windows=3,
-            timeout_s=30.0,
-            seed=seed,
-        )
-        for users in USERS
-    ]
-    with running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
-        levels = generate(f"{server.url}/predict", bodies, CONTENT_TYPE, plan)
-    return {level.users: level_row(level, Usage())["throughput_rps"] for level in levels}
-
-
 def main() -> None:
     """Measure every step in every round, print the medians and keep all values."""
-    bodies = photo_bodies([Path(photo.path) for photo in read_index().photos])
+    bodies = all_bodies()
     steps = configurations()
     measured: dict[str, list[dict[int, float]]] = {name: [] for name in steps}
     with machine_to_ourselves(), bar(ROUNDS * len(steps), "ablation", "step") as progress:
         for number in range(ROUNDS):
             for name, settings in steps.items():
-                measured[name].append(rates(settings, bodies, number))
+                with running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
+                    measured[name].append(short_rates(server, bodies, USERS, SECONDS, number))
                 progress.update()
     rows: list[dict[str, Any]] = [
         {

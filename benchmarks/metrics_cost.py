@@ -15,11 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from servebench.data.index import read_index
-from servebench.load import CONTENT_TYPE, LevelPlan, generate, photo_bodies
+from benchmarks.short import all_bodies, short_rates
 from servebench.lock import machine_to_ourselves
-from servebench.measure.level import level_row
-from servebench.measure.telemetry import Usage
 from servebench.params import load_params
 from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.progress import bar
@@ -48,25 +45,14 @@ def awake(server: RunningServer) -> Iterator[None]:
 
 def rate(server: RunningServer, bodies: list[bytes], seed: int) -> float:
     """Requests per second in one short level."""
-    plan = LevelPlan(
-        users=USERS,
-        requests=1,
-        warmup_s=0.5,
-        min_s=SECONDS,
-        max_s=SECONDS,
-        max_windows=3,
-        timeout_s=30.0,
-        seed=seed,
-    )
     with awake(server):
-        [level] = generate(f"{server.url}/predict", bodies, CONTENT_TYPE, [plan])
-    return level_row(level, Usage())["throughput_rps"]
+        return short_rates(server, bodies, (USERS,), SECONDS, seed)[USERS]
 
 
 def main() -> None:
     """Measure PAIRS pairs, print the cost and keep it."""
     serve = load_params().configuration(EXPERIMENT)
-    bodies = photo_bodies([Path(photo.path) for photo in read_index().photos])
+    bodies = all_bodies()
     ratios: list[float] = []
     with (
         machine_to_ourselves(),

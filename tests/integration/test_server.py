@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,7 +21,6 @@ import pytest
 import requests
 from PIL import Image
 
-from servebench import cli
 from servebench.card import CARD_NAME
 from servebench.errors import ServerError
 from servebench.load import photo_bodies
@@ -31,7 +29,7 @@ from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
 from servebench.serving.metrics import STAGES
 from servebench.serving.running import RunningServer, free_port, running_server
-from tests.conftest import ROOT, processes_mentioning
+from tests.conftest import processes_mentioning
 
 SETTINGS = {
     "single": ServeSettings(),
@@ -179,27 +177,6 @@ def test_no_client_file_is_written(server: RunningServer) -> None:
     assert not Path("client.py").exists()
 
 
-def test_predict_asks_a_running_server(
-    server: RunningServer, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = tmp_path / "text.jpg"
-    text.write_text("no image")
-    missing = tmp_path / "missing.jpg"
-    assert cli.main(["predict", "--url", server.url, str(photos[0])]) == 0
-    assert f"{photos[0]}: " in capsys.readouterr().out
-    status = cli.main(["predict", "--url", server.url, str(text), str(missing), str(photos[1])])
-    captured = capsys.readouterr()
-    assert status == 1
-    assert f"{text}: refused, 400" in captured.err
-    assert f"{missing}: No such file" in captured.err
-    assert f"{photos[1]}: " in captured.out
-
-
-def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 1
-    assert "no answer from" in capsys.readouterr().err
-
-
 def test_a_server_that_dies_at_start_shows_the_end_of_its_log(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "broken"))
     card = json.loads((folder / CARD_NAME).read_text())
@@ -264,60 +241,6 @@ with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port=
         assert starter.stdout.readline() == b"ready\n"
         starter.kill()
     assert gone(f"--port {port}")
-
-
-@pytest.mark.parametrize(
-    ("moment", "number", "status"),
-    [("loading", signal.SIGTERM, 143), ("ready", signal.SIGTERM, 143), ("ready", signal.SIGINT, 130)],
-)
-def test_serve_answers_until_it_is_stopped_and_goes_quietly(
-    exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals, status: int
-) -> None:
-    params = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(params.replace("workers_per_device: 4", "workers_per_device: 1"))
-    shutil.copytree(exported, tmp_path / "models/exported")
-    port = free_port()
-    command = [sys.executable, "-m", "servebench.cli"]
-    with subprocess.Popen(
-        [*command, "serve", "--port", str(port)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as server:
-        assert server.stdout is not None
-        first = server.stdout.readline()
-        assert f"http://127.0.0.1:{port}/predict" in first
-        if moment == "ready":
-            wait_for_health(port)
-            ask = [*command, "predict", "--url", f"http://127.0.0.1:{port}"]
-            answers = subprocess.run([*ask, *map(str, photos)], capture_output=True, text=True, check=True)
-            assert len(answers.stdout.splitlines()) == len(photos)
-            # A reader that has had enough is no error of ours.
-            pipe = subprocess.Popen([*ask, *map(str, photos)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            assert pipe.stdout is not None
-            assert pipe.stderr is not None
-            pipe.stdout.readline()
-            pipe.stdout.close()
-            assert pipe.stderr.read() == b""
-            pipe.stderr.close()
-            assert pipe.wait() == 141
-        server.send_signal(number)
-        rest = server.stdout.read()
-    assert server.returncode == status
-    assert rest == ""
-    assert processes_mentioning(f"--port {port}") == []
-
-
-def wait_for_health(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(requests.ConnectionError):
-            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.1)
-    pytest.fail("it never became healthy")
 
 
 def gone(text: str, within_s: float = 10.0) -> bool:
