@@ -38,6 +38,7 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         throughput_rps=rps,
         low_rps=rps * 0.97,
         high_rps=rps * 1.03,
+        first_rps=None,
         mean_ms=1000 * users / rps,
         p50_ms=10.0,
         p95_ms=p95_ms,

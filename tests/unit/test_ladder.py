@@ -220,6 +220,14 @@ def test_each_cause_is_named_with_its_figures(cause: str) -> None:
         assert f"`{parameter}`" in found.text
 
 
+def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
+    found = limit(at_best(level(4, 60.0, first_rps=90.0)))
+    assert found.cause == "drift"
+    figures = "the same level served 90.0 req/s when first measured and 60.0 when measured again"
+    assert figures in found.text
+    assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
+
+
 def test_what_the_hypervisor_takes_is_other_load() -> None:
     found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
     assert found.cause == "other load"

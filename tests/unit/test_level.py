@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from servebench.load.generator import FAILED, OK, TIMED_OUT, Level
-from servebench.measure.level import LevelRow, best_level, fastest_level, level_row, raw_samples
+from servebench.measure.level import (
+    LevelRow,
+    best_level,
+    fastest_level,
+    level_row,
+    measured_again,
+    raw_samples,
+)
 from servebench.measure.telemetry import Usage
 
 IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1)
@@ -160,6 +167,14 @@ def row_of(users: int, rps: float, low: float, valid: bool = True, failed: int =
     row = level_row(steady_level(), IDLE)
     row.update(users=users, throughput_rps=rps, low_rps=low, valid=valid, failed=failed)
     return row
+
+
+def test_a_level_that_differs_when_measured_again_says_so() -> None:
+    first, again = row_of(4, 51.0, 50.0, 52.0), row_of(4, 35.3, 34.0, 36.0)
+    row = measured_again(first, again)
+    assert (row["throughput_rps"], row["first_rps"], row["valid"]) == (35.3, 51.0, True)
+    assert row["notes"] == "it did 51.0 req/s when first measured"
+    assert measured_again(row_of(4, 37.0, 36.0, 38.0), again)["notes"] == ""
 
 
 def test_the_best_level_is_the_fastest_valid_one() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
@@ -11,7 +11,14 @@ import requests
 from servebench.errors import LoadError, ServerError
 from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate
 from servebench.load.generator import OK
-from servebench.measure.level import LevelRow, best_level, fastest_level, level_row, raw_samples
+from servebench.measure.level import (
+    LevelRow,
+    best_level,
+    fastest_level,
+    level_row,
+    measured_again,
+    raw_samples,
+)
 from servebench.measure.server import Scrape, ServerTimes, between, read_scrape
 from servebench.measure.steady import WINDOWS
 from servebench.measure.telemetry import Telemetry
@@ -152,6 +159,7 @@ def measure_served(
             users = best["users"]
             plan = bench.plan(users, load.best_requests, load.best_max_s)
             [again] = bench.run("best level", [plan])
+            again = replace(again, row=measured_again(best, again.row))
             levels = [again if one.row["users"] == users else one for one in levels]
             best = again.row if again.row["valid"] else best_level([one.row for one in levels])
             _send_the_rest(bench, users)

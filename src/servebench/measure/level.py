@@ -29,6 +29,8 @@ CLIENT_CEILING_SHARE = 0.8
 LITTLES_TOLERANCE = 0.05
 OTHER_LOAD_PERCENT = 10.0
 """Of the machine's CPU, taken by others or by the hypervisor, that is noted on a point."""
+DRIFT_SHARE = 0.1
+"""A change of the same rate between two runs that is noted: the machine is not what it was."""
 SLOWED_SHARE = 0.1
 """A drop of the CPU's frequency that is noted."""
 ROLES = ("api", "worker", "manager")
@@ -36,12 +38,16 @@ ROLES = ("api", "worker", "manager")
 
 
 class LevelRow(TypedDict):
-    """One row of plots/benchmark/<experiment>.csv."""
+    """One row of plots/benchmark/<experiment>.csv.
+
+    ``first_rps`` is the rate of the first round, where the level has been measured again.
+    """
 
     users: int
     throughput_rps: float
     low_rps: float
     high_rps: float
+    first_rps: float | None
     mean_ms: float | None
     p50_ms: float | None
     p50_low_ms: float | None
@@ -119,6 +125,7 @@ def level_row(
         "throughput_rps": round(rate.rps, 2),
         "low_rps": round(rate.low_rps, 2),
         "high_rps": round(rate.high_rps, 2),
+        "first_rps": None,
         "mean_ms": rounded(mean_ms, 2),
         **columns,
         "samples": len(latency_ms),
@@ -193,6 +200,16 @@ def notes(usage: Usage) -> list[str]:
     if usage.throttled_s:
         noted.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
     return noted
+
+
+def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
+    """The row of a level's second run, which keeps the first one's rate, and a note where they differ."""
+    row = again.copy()
+    row["first_rps"] = first["throughput_rps"]
+    if abs(again["throughput_rps"] / first["throughput_rps"] - 1) > DRIFT_SHARE:
+        change = f"it did {first['throughput_rps']:.1f} req/s when first measured"
+        row["notes"] = "; ".join(filter(None, (again["notes"], change)))
+    return row
 
 
 def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:

@@ -21,6 +21,7 @@ class Level:
     """One concurrency level, as plots/benchmark/<experiment>.csv has it; None is unknown.
 
     Attributes:
+        first_rps: throughput when first measured, where the level was measured again.
         batch_size: mean.
         api_cpu_ms, manager_cpu_ms, workers_cpu_ms, client_cpu_ms: CPU time per request.
         other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
@@ -32,6 +33,7 @@ class Level:
     throughput_rps: float
     low_rps: float
     high_rps: float
+    first_rps: Number
     mean_ms: Number
     p50_ms: Number
     p95_ms: Number
@@ -206,6 +208,7 @@ def _level(row: Mapping[str, str]) -> Level:
         throughput_rps=float(row["throughput_rps"]),
         low_rps=float(row["low_rps"]),
         high_rps=float(row["high_rps"]),
+        first_rps=_number(row["first_rps"]),
         mean_ms=_number(row["mean_ms"]),
         p50_ms=_number(row["p50_ms"]),
         p95_ms=_number(row["p95_ms"]),

@@ -8,7 +8,8 @@ queue and assembly; the batch window explains no more of it than batch_timeout_s
 load generator    at more than 80% of its own ceiling, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
 drift             the pipeline in-process did over 10% more or less after the load than before it, and the
-                  slower of the two explains half of the loss
+                  slower of the two explains half of the loss; or the level did over 10% less when it was
+                  measured again, and its first rate makes up for half of the loss
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches,    the pipeline in-process at the served batch size, between those measured, explains
@@ -26,14 +27,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servebench.measure.level import CLIENT_CEILING_SHARE, OTHER_LOAD_PERCENT
+from servebench.measure.level import CLIENT_CEILING_SHARE, DRIFT_SHARE, OTHER_LOAD_PERCENT
 from servebench.report.collect import Level, Number, Result
 from servebench.report.limit import CORE_BUSY, Limit, Step, counted, idle, more_workers
 
 WAITING_SHARE = 1 / 3
 """Of the latency, from where waiting matters as much as work; and of batch_timeout_s: a request that
 comes at any moment of an idle worker's window waits half of it on average."""
-DRIFT_SHARE = 0.1
 SLOWDOWN = 2.0
 """Of the model's run: more than caches and clock rates that are shared with another process explain."""
 
@@ -60,7 +60,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
     cause, parameter, evidence = (
         _load_generator(best)
         or _other_load(best)
-        or _drift(result, step)
+        or _drift(result, best, step)
         or _busy_process(best)
         or _batch_size_off(result, best, step)
         or _batch_window(result, best)
@@ -91,19 +91,21 @@ def _other_load(best: Level) -> Found | None:
     return None
 
 
-def _drift(result: Result, step: Step) -> Found | None:
-    pipeline = result.pipeline
+def _drift(result: Result, best: Level, step: Step) -> Found | None:
+    pipeline, halfway_rps = result.pipeline, (step.lower.rate_rps + step.upper.rate_rps) / 2
     before, after = pipeline.pipeline_before_rps, pipeline.pipeline_after_rps
     slower_rps = step.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
-    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
-    if abs(after / before - 1) <= DRIFT_SHARE or slower_rps > halfway_rps:
+    figures = []
+    if abs(after / before - 1) > DRIFT_SHARE and slower_rps <= halfway_rps:
+        figures.append(f"in-process it did {before:.1f} images/s before the load and {after:.1f} after it")
+    first_rps, again_rps = best.first_rps, best.throughput_rps
+    if first_rps is not None and again_rps < (1 - DRIFT_SHARE) * first_rps and first_rps >= halfway_rps:
+        served = f"{first_rps:.1f} req/s when first measured and {again_rps:.1f} when measured again"
+        figures.append(f"the same level served {served}")
+    if not figures:
         return None
-    figures = f"{before:.1f} images/s before the load and {after:.1f} after it"
-    return (
-        "drift",
-        None,
-        f"The machine itself changed: in-process it did {figures}; it is to be measured again",
-    )
+    evidence = f"The machine itself changed: {' and '.join(figures)}; it is to be measured again"
+    return "drift", None, evidence
 
 
 def _busy_process(best: Level) -> Found | None:
