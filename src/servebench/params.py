@@ -75,11 +75,36 @@ class ServeSettings(Section):
     threads_per_worker: Count | None = Field(
         None, description="of torch on a CPU; absent: as many as there are cores"
     )
+    transport: Literal["litserve", "direct"] = Field(
+        "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
+    )
     preprocess: Literal["timm", "fast"] = Field(
         "timm", description="timm's transform on PIL images, or JPEGs decoded and resized by torchvision"
     )
+    compiled: bool = Field(
+        False, description="the model compiled for this machine (stage compile) instead of timm's modules"
+    )
     keep_freed_memory: bool = Field(
         False, description="glibc keeps what a worker frees instead of asking for it again"
+    )
+    request_body: Literal["json", "image"] = Field(
+        "json", description="what the benchmark sends, base64 in JSON or image files; servers take both"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ServeSettings:
+        if self.compiled and self.threads_per_worker not in (None, 1):
+            raise ValueError(
+                f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
+            )
+        return self
+
+
+class CompileSettings(Section):
+    """What the model is compiled for, in both precisions."""
+
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(strict=False)] = Field(
+        description="a package each, other sizes are taken apart into these; empty: no compiling"
     )
 
 
@@ -132,6 +157,7 @@ class Params(Section):
     train: TrainSettings
     serve: ServeSettings
     experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
+    compile: CompileSettings
     load: LoadSettings
     baseline: BaselineSettings
 

@@ -17,6 +17,8 @@ TRAINING_CURVES = Path("plots/training.csv")
 CONFUSION = Path("plots/confusion.csv")
 
 EXPORT_FOLDER = Path("models/exported")
+COMPILED_FOLDER = Path("models/compiled")
+COMPILED_TABLE = Path("plots/compiled.csv")
 
 CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")

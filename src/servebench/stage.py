@@ -19,6 +19,7 @@ STAGES = {
     "data": "servebench.data.prepare",
     "training": "servebench.training.fit",
     "export": "servebench.export",
+    "compile": "servebench.compiled.run",
     "ceilings": "servebench.ceilings.run",
     "benchmark": "servebench.benchmark.run",
     "report": "servebench.report.run",

@@ -34,6 +34,9 @@ from tests.conftest import processes_mentioning
 SETTINGS = {
     "single": ServeSettings(),
     "batched": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.05, workers_per_device=2),
+    "direct": ServeSettings(
+        precision="half", max_batch_size=4, workers_per_device=2, preprocess="fast", transport="direct"
+    ),
 }
 
 
@@ -90,7 +93,7 @@ def bad_bodies(photo: bytes) -> list[tuple[bytes, int, str]]:
         (b"", 422, "body"),
         (b"{", 400, "not JSON"),
         (b"\xff\xfe", 400, "not JSON"),
-        (b"[]", 422, "dictionary"),
+        (b"[]", 422, "object"),
         (b"{}", 422, "image: Field required"),
         (b'{"picture": "aGVsbG8="}', 422, "image: Field required"),
         (b'{"image": null}', 422, "string"),
@@ -133,8 +136,38 @@ def test_a_bad_body_is_refused_with_a_reason_and_harms_nobody(
 
 def test_the_openapi_document_describes_the_body(server: RunningServer) -> None:
     document = requests.get(f"{server.url}/openapi.json", timeout=5).json()
-    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
-    assert body["schema"]["$ref"].endswith("PredictRequest")
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]
+    assert content["application/json"]["schema"]["required"] == ["image"]
+    assert content["image/*"]["schema"]["format"] == "binary"
+
+
+def test_an_image_file_as_it_is_gets_the_answer_of_its_base64(
+    server: RunningServer, photos: list[Path]
+) -> None:
+    for path in photos[:4]:
+        file = path.read_bytes()
+        plain, wrapped = post(server, file, "image/jpeg"), post(server, image_body(file))
+        assert plain.status_code == 200
+        assert plain.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
+    bad = [
+        (b"", 400, "unknown format"),
+        (b"\xff\xd8 no", 400, "not a readable image"),
+        (bomb(), 413, "pixels"),
+    ]
+    for body, status, reason in [*bad, (bytes(21_000_000), 413, "too large")]:
+        answer = post(server, body, "image/png")
+        assert answer.status_code == status
+        assert reason in answer.json()["detail"]
+
+
+def test_a_large_file_is_answered_as_a_small_one(server: RunningServer) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((2000, 1500), 90).convert("RGB").save(buffer, "PNG")
+    assert len(buffer.getvalue()) > 2_000_000
+    answer = post(server, buffer.getvalue(), "image/png")
+    assert answer.status_code == 200
+    wrapped = post(server, image_body(buffer.getvalue()))
+    assert answer.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
 
 
 def test_metrics_account_for_every_request_and_process(server: RunningServer, photos: list[Path]) -> None:

@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
         "max_windows": 3,
         "warmup_s": 0.1,
     },
+    "compile": {"batch_sizes": []},
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }
 
@@ -174,6 +175,7 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
         "data",
         "training",
         "export",
+        "compile",
         "ceilings",
         "benchmark@e1_baseline",
         "benchmark@e2_batching",

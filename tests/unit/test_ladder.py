@@ -120,13 +120,13 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
     "preprocessing": (
         at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)]),
         {},
-        None,
+        "preprocess",
         "50.0 images/s, 0.50 of its own 100.0, 10.0 ms more for an image, with 95% of the CPU in use",
     ),
     "transport": (
         at_best(level(4, 66.0), null_cpu_ms=9.0, null_client_cpu_ms=1.0),
         {},
-        None,
+        "transport",
         "69.0 images/s, 0.69 of its 100.0: they take 9.0 and 1.0 of a request's 29.0 ms of CPU",
     ),
     "batch window": (
@@ -183,13 +183,13 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
     "HTTP process": (
         at_best(level(4, 60.0, api_cpu_ms=16.0)),
         {},
-        None,
+        "transport",
         "16.0 ms of CPU per request, 0.96 of the one core",
     ),
     "manager process": (
         at_best(level(4, 60.0, manager_cpu_ms=16.0)),
         {},
-        None,
+        "transport",
         "16.0 ms of CPU per request, 0.96 of the one core",
     ),
     "load generator": (at_best(level(4, 60.0, client_share=0.85)), {}, None, "85% of what it can send"),
@@ -228,6 +228,23 @@ def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
     assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
 
 
+def test_what_has_been_turned_already_is_not_advised() -> None:
+    tuned = ServeSettings(precision="half", transport="direct", compiled=True, preprocess="fast")
+    decoding = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)], serve=tuned)
+    way = at_best(level(4, 66.0), serve=tuned, null_cpu_ms=9.0, null_client_cpu_ms=1.0)
+    http = at_best(level(4, 60.0, api_cpu_ms=16.0), serve=tuned)
+    kernels = at_best(level(4, 99.0), serve=tuned)
+    for own, cause in [
+        (decoding, "preprocessing"),
+        (way, "transport"),
+        (http, "HTTP process"),
+        (kernels, "kernels"),
+    ]:
+        found = limit(own, roofline_half_rps=400.0)
+        assert (found.cause, found.parameter) == (cause, None)
+        assert "no key of `serve:` moves it" in found.text
+
+
 def test_what_the_hypervisor_takes_is_other_load() -> None:
     found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
     assert found.cause == "other load"
@@ -247,7 +264,7 @@ def test_a_larger_loss_above_the_model_comes_second() -> None:
     )
     assert found.cause == "other load"
     assert found.text.index("Other load") < found.text.index("More is lost above the model. Kernels: ")
-    assert "a compiled model may" in found.text
+    assert "`compiled` may move it" in found.text
     assert "More is lost" not in limit(at_best(level(4, 60.0))).text
 
 
@@ -270,7 +287,7 @@ def test_a_server_that_waits_with_a_model_that_does_nothing_has_a_batch_window()
     found = limit(at_best(level(4, 39.0), serve=BATCHING, **slow))
     assert (found.cause, found.parameter) == ("batch window", "batch_timeout_s")
     busy = limit(at_best(level(4, 39.0), serve=BATCHING, **slow, null_cpu_ms=24.0))
-    assert (busy.cause, busy.parameter) == ("transport", None)
+    assert (busy.cause, busy.parameter) == ("transport", "transport")
 
 
 def test_decoding_that_leaves_cores_idle_calls_for_workers() -> None:

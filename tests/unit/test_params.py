@@ -31,7 +31,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
     return target
 
 
-def test_the_project_has_the_six_experiments_and_a_candidate() -> None:
+def test_the_project_has_the_seven_experiments_and_a_candidate() -> None:
     params = load_params(ROOT / PARAMS_FILE)
     assert list(params.configurations()) == [
         "e1_baseline",
@@ -40,13 +40,14 @@ def test_the_project_has_the_six_experiments_and_a_candidate() -> None:
         "e4_half",
         "e5_timeout",
         "e6_batch_cap",
+        "e7_tuned",
         "candidate",
     ]
-    assert params.serve == params.experiments["e3_workers"]
+    assert params.serve == params.experiments["e7_tuned"].model_copy(update={"precision": "full"})
 
 
 def test_each_experiment_is_one_change_away_from_the_last() -> None:
-    ladder = list(load_params(ROOT / PARAMS_FILE).experiments.values())
+    ladder = list(load_params(ROOT / PARAMS_FILE).experiments.values())[:6]
     changed = [
         {key for key, value in after if getattr(before, key) != value}
         for before, after in itertools.pairwise(ladder)
@@ -80,6 +81,8 @@ def test_an_absent_key_is_litserves_own_default() -> None:
         ({"experiments.Bad-Name": {}}, ["experiments.Bad-Name", "pattern"]),
         ({"experiments.candidate": {}}, ["candidate", "belongs to the serve section"]),
         ({"experiments": {}}, ["experiments", "at least 1"]),
+        ({"serve.threads_per_worker": 2}, ["serve", "threads_per_worker (2)", "allowed with compiled: 1"]),
+        ({"compile.batch_sizes": [0]}, ["compile.batch_sizes.0", "got 0"]),
         ({"load.users": []}, ["load.users", "at least 1"]),
         ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
         ({"load.users": [4, 4]}, ["load", "twice"]),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servebench.errors import LoadError
-from servebench.load import CONTENT_TYPE, LevelPlan, generate
+from servebench.load import CONTENT_TYPES, LevelPlan, generate
 from servebench.measure.level import level_row
 from servebench.measure.rates import Throughput
 from servebench.measure.steady import WINDOWS
@@ -38,8 +38,11 @@ class NullServer:
     client_cpu_ms: float | None
 
 
-def client_ceiling_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
+def client_ceiling_rps(form: str, load: LoadSettings, bodies: Sequence[bytes]) -> float:
     """What the load generator reaches against a server that answers at once.
+
+    Args:
+        form: of the bodies, ``json`` or ``image``.
 
     Raises:
         LoadError: that server did not start, or did not answer every request.
@@ -47,7 +50,7 @@ def client_ceiling_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
     port = free_port()
     with process_group([sys.executable, "-m", "servebench.load.instant", str(port)], stop_s=0.0):
         _wait_for(port)
-        [level] = generate(f"http://127.0.0.1:{port}/", bodies, CONTENT_TYPE, [_plan(load)])
+        [level] = generate(f"http://127.0.0.1:{port}/", bodies, CONTENT_TYPES[form], [_plan(load)])
     row = level_row(level, Usage())
     if row["failed"] or row["timed_out"]:
         raise LoadError(f"the server that answers at once did not: {row['why']}")
@@ -65,7 +68,11 @@ def null_server(serve: ServeSettings, load: LoadSettings, bodies: Sequence[bytes
         Telemetry(server.pid, interval_s=0.1) as telemetry,
     ):
         [level] = generate(
-            f"{server.url}/predict", bodies, CONTENT_TYPE, [_plan(load)], on_start=telemetry.follow_client
+            f"{server.url}/predict",
+            bodies,
+            CONTENT_TYPES[serve.request_body],
+            [_plan(load)],
+            on_start=telemetry.follow_client,
         )
         row = level_row(level, telemetry.usage(*level.window))
     rps, cores = row["throughput_rps"], row["server_cores"]

@@ -15,7 +15,7 @@ from servebench.benchmark.served import Measured, Served, measure_served
 from servebench.card import read_card
 from servebench.data.index import read_index
 from servebench.device import dtype_name, resolve_device
-from servebench.load import photo_bodies
+from servebench.load import request_bodies
 from servebench.lock import machine_to_ourselves
 from servebench.measure.telemetry import available_cores
 from servebench.params import Params, ServeSettings, load_params
@@ -37,11 +37,11 @@ def main(name: str) -> None:
     read_card(EXPORT_FOLDER)
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     paths = [Path(photo.path) for photo in read_index().photos]
-    bodies = photo_bodies(paths)
+    bodies = request_bodies(paths, serve.request_body)
     reference = read_reference(EXPORT_FOLDER)
     with machine_to_ourselves():
         print(f"{name}: {describe(serve, device)}", flush=True)
-        ceiling_rps = client_ceiling_rps(params.load, bodies)
+        ceiling_rps = client_ceiling_rps(serve.request_body, params.load, bodies)
         null = null_server(serve, params.load, bodies)
         with inprocess_workers(EXPORT_FOLDER, serve, device, paths, params.baseline) as inprocess:
             inprocess.measure()
@@ -94,11 +94,20 @@ class Ran:
 
 def describe(serve: ServeSettings, device: str) -> str:
     """The configuration in one line."""
-    workers = serve.workers_per_device
-    return (
-        f"{dtype_name(serve.precision, device)}, max_batch_size {serve.max_batch_size}, "
-        f"batch_timeout {serve.batch_timeout_s:g} s, {workers} worker{'s' if workers > 1 else ''}"
-    )
+    workers, threads = serve.workers_per_device, serve.threads_per_worker
+    parts = [
+        dtype_name(serve.precision, device),
+        f"max_batch_size {serve.max_batch_size}",
+        f"batch_timeout {serve.batch_timeout_s:g} s",
+        f"{workers} worker{'s' if workers > 1 else ''}"
+        + (f" of {threads} thread{'s' if threads > 1 else ''}" if threads else ""),
+        "direct transport" if serve.transport == "direct" else "",
+        "compiled" if serve.compiled else "",
+        "fast preprocessing" if serve.preprocess == "fast" else "",
+        "freed memory kept" if serve.keep_freed_memory else "",
+        "bodies are image files" if serve.request_body == "image" else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def write_results(ran: Ran) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import requests
 
 from servebench.errors import LoadError, ServerError
-from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate
+from servebench.load import CONTENT_TYPES, Level, LevelPlan, generate
 from servebench.load.generator import OK
 from servebench.measure.level import (
     LevelRow,
@@ -70,6 +70,7 @@ class Bench:
     server: RunningServer
     telemetry: Telemetry
     bodies: Sequence[bytes]
+    content_type: str
     load: LoadSettings
     ceiling_rps: float
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +101,7 @@ class Bench:
                 levels = generate(
                     f"{self.server.url}/predict",
                     self.bodies,
-                    CONTENT_TYPE,
+                    self.content_type,
                     plan,
                     on_start=self.telemetry.follow_client,
                     on_progress=_follow(self.server, progress, plan),
@@ -141,6 +142,7 @@ def measure_served(
     settled gets the time to.
 
     Args:
+        bodies: in the form that ``serve.request_body`` names.
         ceiling_rps: what the load generator reaches against a server that answers at once.
 
     Raises:
@@ -151,7 +153,7 @@ def measure_served(
         Telemetry(server.pid) as telemetry,
     ):
         print(f"{name}: server ready after {server.ready_s:.1f} s", flush=True)
-        bench = Bench(name, server, telemetry, bodies, load, ceiling_rps)
+        bench = Bench(name, server, telemetry, bodies, CONTENT_TYPES[serve.request_body], load, ceiling_rps)
         every = [bench.plan(users, load.requests, load.max_s) for users in load.users]
         levels = bench.run("every level", every)
         best = fastest_level([measured.row for measured in levels])
@@ -184,7 +186,7 @@ def _send_the_rest(bench: Bench, users: int) -> None:
     [level] = generate(
         f"{bench.server.url}/predict",
         [bench.bodies[place] for place in rest],
-        CONTENT_TYPE,
+        bench.content_type,
         [bench.plan(users, len(rest), bench.load.best_max_s)],
         on_progress=lambda *_: bench.server.check(),
     )

@@ -96,10 +96,12 @@ def _above(result: Result, step: Step, ceilings: Mapping[str, Any]) -> Limit:
         return Limit("hardware", step.share, parameter, f"Hardware: {rate}; {advice}.")
     if gains:
         advice = f"`precision` may move it: in half the roofline is {half_rps:,.1f}"
+    elif not result.serve.compiled:
+        parameter, advice = "compiled", "`compiled` may move it"
     elif _still_growing(result):
         advice = "larger batches than `baseline.batch_sizes` has may be faster: the rate still grows"
     else:
-        advice = f"{NO_KEY}, a compiled model may"
+        advice = NO_KEY
     text = f"Kernels: {rate}, at its best batch size, {model.batch_size}; {advice}."
     return Limit("kernels", step.share, parameter, text)
 
@@ -120,18 +122,22 @@ def _preprocessing(result: Result, step: Step) -> Limit:
     )
     if busy_percent < CPU_FULL_PERCENT and pipeline.workers == result.serve.workers_per_device:
         return Limit("preprocessing", step.share, "workers_per_device", f"{text}; {more_workers(result)}.")
+    if result.serve.preprocess != "fast":
+        return Limit("preprocessing", step.share, "preprocess", f"{text}; `preprocess` (fast) moves it.")
     return Limit("preprocessing", step.share, None, f"{text}; {NO_KEY}, a faster decoder would.")
 
 
 def _transport(result: Result, step: Step) -> Limit:
     meta = result.meta
+    stock = result.serve.transport == "litserve"
+    parameter, advice = ("transport", "`transport` (direct) moves it") if stock else (None, NO_KEY)
     if step.lower.rate_rps < meta["null_rps"]:
         text = (
             f"Transport: with server and load generator on the same {counted(meta['cores'], 'core')} the "
             f"pipeline keeps {step.of('its')}: they take {meta['null_cpu_ms']:.1f} and "
-            f"{meta['null_client_cpu_ms']:.1f} of a request's {budget_ms(result):.1f} ms of CPU; {NO_KEY}."
+            f"{meta['null_client_cpu_ms']:.1f} of a request's {budget_ms(result):.1f} ms of CPU; {advice}."
         )
-        return Limit("transport", step.share, None, text)
+        return Limit("transport", step.share, parameter, text)
     server, client = (meta["null_rps"] * meta[key] / 1000 for key in ("null_cpu_ms", "null_client_cpu_ms"))
     rate = step.of("the pipeline's", "req/s")
     text = (
@@ -141,4 +147,4 @@ def _transport(result: Result, step: Step) -> Limit:
     if result.serve.max_batch_size > 1 and max(server, client) < CORE_BUSY:
         advice = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
         return Limit("batch window", step.share, "batch_timeout_s", f"Batch window: {text}; {advice}.")
-    return Limit("transport", step.share, None, f"Transport: {text}; {NO_KEY}.")
+    return Limit("transport", step.share, parameter, f"Transport: {text}; {advice}.")

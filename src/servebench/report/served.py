@@ -61,7 +61,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
         _load_generator(best)
         or _other_load(best)
         or _drift(result, best, step)
-        or _busy_process(best)
+        or _busy_process(best, result.serve.transport)
         or _batch_size_off(result, best, step)
         or _batch_window(result, best)
         or _too_few_workers(result, best)
@@ -108,11 +108,13 @@ def _drift(result: Result, best: Level, step: Step) -> Found | None:
     return "drift", None, evidence
 
 
-def _busy_process(best: Level) -> Found | None:
+def _busy_process(best: Level, transport: str) -> Found | None:
     for cause, cpu_ms in (("HTTP process", best.api_cpu_ms), ("manager process", best.manager_cpu_ms)):
         cores = _cores(cpu_ms, best)
         if cores is not None and cores >= CORE_BUSY:
             used = f"It needs {cpu_ms:.1f} ms of CPU per request, {cores:.2f} of the one core it can use"
+            if transport == "litserve":
+                return cause, "transport", f"{used}; `transport` (direct) moves it"
             return cause, None, f"{used}; no key of `serve:` moves it"
     return None
 

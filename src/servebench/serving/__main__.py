@@ -22,8 +22,12 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from servebench.card import read_card
 from servebench.params import ServeSettings
-from servebench.serving.api import ClassifierAPI, refusal
+from servebench.serving.api import ClassifierAPI, PredictRequest
+from servebench.serving.bodies import ImageBodies, document
+from servebench.serving.direct.messages import available
+from servebench.serving.direct.transport import connect
 from servebench.serving.metrics import PROCESS, RequestTimer, exposition
+from servebench.serving.refusals import invalid
 
 MAX_BODY_BYTES = 20_000_000
 """A larger request is refused: 15 MB of image, as base64."""
@@ -41,6 +45,11 @@ def build_server(
     """
     card = read_card(folder)
     api = ClassifierAPI(folder, settings, null=null, timed=timed)
+    direct = settings.transport == "direct" and available()
+    if direct:
+        connect(api, timeout_s)
+    elif settings.transport == "direct":
+        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     server = litserve.LitServer(
         api,
         accelerator=device,
@@ -51,6 +60,9 @@ def build_server(
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
+    document(server.app, PredictRequest.model_json_schema())
+    if not direct:
+        server.app.add_middleware(ImageBodies)
     if timed:
         server.app.add_middleware(RequestTimer)
         server.app.get("/metrics")(metrics)
@@ -65,11 +77,7 @@ async def metrics() -> Response:
 
 async def explain_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     """One reason instead of FastAPI's list, which repeats the whole body to the sender."""
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return refusal(400, "body: not JSON")
-    field = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    return refusal(422, f"{field}: {first['msg']}")
+    return invalid(error.errors()[0], parents=1)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""The LitAPI: JSON with a base64 image in, label and probabilities out.
+"""The LitAPI: an image in, label and probabilities out.
 
 LitServe's stock batch loop fails a whole batch when one of its items raises. So a bad item raises
 nothing: it travels through the batch as its own error response, and the others never notice.
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import litserve
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from servebench.params import ServeSettings
 from servebench.serving.image import ImageError
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
 from servebench.serving.null import NullClassifier
+from servebench.serving.refusals import invalid, refusal
 
 if TYPE_CHECKING:
     from servebench.serving.classifier import Classifier
@@ -49,7 +50,7 @@ class Item:
 
 
 class ClassifierAPI(litserve.LitAPI):
-    """Decodes, classifies and answers, in LitServe's own loops.
+    """Decodes, classifies and answers, in LitServe's own loops or in ours.
 
     Args:
         null: serve a model that does nothing instead.
@@ -90,10 +91,32 @@ class ClassifierAPI(litserve.LitAPI):
     # checks and documents the body by it: so no annotations as text in this module.
     def decode_request(self, request: PredictRequest) -> Item:
         """Base64 text -> preprocessed image."""
-        started = perf_counter()
-        self._time("queue", started - request._received)
+        return self._decode(request.image, request._received)
+
+    def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
+        """The same for a body that the HTTP process has not looked at.
+
+        Args:
+            is_image: it is an image file; else JSON.
+            received: when, seconds of the monotonic clock.
+        """
+        if is_image:
+            return self._decode(body, received)
+        if not body:
+            return Item(refusal(422, "body: Field required"), perf_counter())
         try:
-            pixels: Any = self.ready.decode(base64.b64decode(request.image, validate=True))
+            text = PredictRequest.model_validate_json(body).image
+        except ValidationError as error:
+            return Item(invalid(error.errors(include_url=False)[0]), perf_counter())
+        return self._decode(text, received)
+
+    def _decode(self, content: bytes | str, received: float) -> Item:
+        """An image file, as it is or as base64 text, -> preprocessed image."""
+        started = perf_counter()
+        self._time("queue", started - received)
+        try:
+            file = content if isinstance(content, bytes) else base64.b64decode(content, validate=True)
+            pixels: Any = self.ready.decode(file)
         except (binascii.Error, ValueError) as error:
             return Item(refusal(400, f"image: not base64 ({error})"), perf_counter())
         except ImageError as error:
@@ -112,8 +135,8 @@ class ClassifierAPI(litserve.LitAPI):
     def predict(self, x: Item | list[Item]) -> Answer | JSONResponse | list[Any]:
         """Answer one decoded request, or a batch of them."""
         if not isinstance(x, list):
-            return self._answers([x])[0]
-        return self._answers(x)
+            return self.answers([x])[0]
+        return self.answers(x)
 
     def unbatch(self, output: list[Any]) -> list[Any]:
         """``predict`` answers a batch as a list already."""
@@ -129,7 +152,8 @@ class ClassifierAPI(litserve.LitAPI):
         if self.timed:
             observe_stage(stage, seconds)
 
-    def _answers(self, items: list[Item]) -> list[Answer | JSONResponse]:
+    def answers(self, items: Sequence[Item]) -> list[Answer | JSONResponse]:
+        """Answer a batch of decoded requests, each by itself."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, JSONResponse)]
         probabilities = iter(self.ready.predict(images).tolist() if images else [])
@@ -153,8 +177,3 @@ class ClassifierAPI(litserve.LitAPI):
             "probability": probabilities[best],
             "probabilities": dict(zip(classes, probabilities, strict=True)),
         }
-
-
-def refusal(status: int, reason: str) -> JSONResponse:
-    """An error response in FastAPI's own form."""
-    return JSONResponse({"detail": reason}, status_code=status)

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from servebench.card import WEIGHTS_NAME, ModelCard, read_card
+from servebench.compiled.model import CompiledModel, Run
 from servebench.device import dtype_name
 from servebench.model import model_of, transform_of
 from servebench.params import ServeSettings
@@ -47,7 +48,10 @@ class Classifier:
     Args:
         folder: where ``export`` put weights and card.
         device: ``cpu`` or ``cuda``, with an index or without.
-        settings: precision, threads and preprocessing are those of this configuration.
+        settings: precision, threads, preprocessing and compiling are those of this configuration.
+
+    Raises:
+        ModelError: there is no such model, or no packages compiled from it on this machine.
     """
 
     def __init__(self, folder: Path, device: str, settings: ServeSettings) -> None:
@@ -61,6 +65,11 @@ class Classifier:
         model = model_of(self.card)
         model.load_state_dict(load_file(folder / WEIGHTS_NAME))
         self.model = model.to(self.device, self.dtype)
+        self.run: Run = self.model
+        if settings.compiled:
+            # Its packages lie beside the model that they were compiled from.
+            packages = folder.parent / "compiled"
+            self.run = CompiledModel(self.model, packages, folder, settings.precision, self.device)
         fast = settings.preprocess == "fast"
         self._images = FastTransform(self.card) if fast else PilTransform(self.card)
 
@@ -91,5 +100,11 @@ class Classifier:
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Class probabilities, float32 (N, classes), of a batch on the device in its dtype."""
-        logits: torch.Tensor = self.model(batch)
-        return logits.float().softmax(dim=1)
+        return self.run(batch).float().softmax(dim=1)
+
+    def example(self, batch_size: int) -> torch.Tensor:
+        """Random images as ``forward`` takes them."""
+        size = self.card.image_size
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(batch_size, 3, size, size, generator=generator)
+        return images.to(self.device, self.dtype)

@@ -1,0 +1,57 @@
+"""What compiling brings: ``python -m servebench.compiled.gain ORDER``, a line of JSON per package.
+
+A process of its own, which can be started as a worker that keeps freed memory: without that, what
+timm's modules take is mostly page faults, and the comparison would flatter the compiler.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from servebench.params import ServeSettings
+from servebench.serving.classifier import Classifier
+
+MEASURE_S = 0.5
+
+
+def main() -> None:
+    """Time each package of the order (JSON: folder, device, packages) and the model it was made from."""
+    order: dict[str, Any] = json.loads(sys.argv[1])
+    for package in order["packages"]:
+        settings = ServeSettings(precision=package["precision"], threads_per_worker=1)
+        classifier = Classifier(Path(order["folder"]), order["device"], settings)
+        example = classifier.example(package["batch_size"])
+        compiled = torch._inductor.aoti_load_package(package["path"])
+        times = {"eager_ms": run_ms(classifier.model, example), "compiled_ms": run_ms(compiled, example)}
+        print(json.dumps(times), flush=True)
+
+
+@torch.inference_mode()
+def run_ms(run: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> float:
+    """Median wall time of a run, milliseconds, over MEASURE_S after one that does not count."""
+
+    def once() -> float:
+        started = perf_counter()
+        run(example)
+        if example.is_cuda:
+            torch.cuda.synchronize()
+        return 1000 * (perf_counter() - started)
+
+    once()
+    deadline = perf_counter() + MEASURE_S
+    times = [once()]
+    while perf_counter() < deadline:
+        times.append(once())
+    return median(times)
+
+
+if __name__ == "__main__":
+    main()

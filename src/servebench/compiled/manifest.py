@@ -1,0 +1,85 @@
+"""What has been compiled, for which model, on which machine; read before a package is loaded.
+
+A package is machine code: it is loaded only where everything it was made from is still the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from servebench.card import CARD_NAME, sha256
+from servebench.errors import ModelError
+from servebench.machine import fingerprint
+from servebench.results import read_json
+
+MANIFEST_NAME = "manifest.json"
+
+
+class Package(BaseModel):
+    """One precision and batch size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Literal["full", "half"]
+    batch_size: int
+    file: str | None = Field(description="name beside the manifest; null where torch could not compile it")
+    sha256: str | None = Field(description="of the file")
+    eager_ms: float | None = Field(description="model's run on a batch, as timm builds it, median")
+    compiled_ms: float | None = Field(description="the same, compiled")
+    compile_s: float = Field(description="how long that took")
+    why: str | None = Field(description="why the package is not used, null where it is")
+
+
+class Manifest(BaseModel):
+    """All packages, and what they belong to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="hash of the model card, which has the weights' own")
+    machine: str = Field(description="id of the machine")
+    device: str
+    why: str | None = Field(description="why there are no packages, null where there are")
+    packages: list[Package]
+
+
+def identity(exported: Path) -> tuple[str, str]:
+    """Hash of the model card in ``exported``, and id of this machine with its libraries."""
+    return sha256(exported / CARD_NAME), str(fingerprint()["id"])
+
+
+def read_manifest(folder: Path, exported: Path, device: torch.device) -> Manifest:
+    """The manifest in ``folder``, if it belongs to the model in ``exported``, this machine and device.
+
+    Raises:
+        ModelError: there is none, or it belongs to others.
+    """
+    again = "`dvc repro compile` makes it"
+    try:
+        manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; {again}") from error
+    except (ValueError, ValidationError) as error:
+        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {again}") from error
+    if (manifest.model, manifest.machine, manifest.device) != (*identity(exported), device.type):
+        raise ModelError(f"{folder} was compiled for another model, machine or device; {again} for these")
+    return manifest
+
+
+def checked(folder: Path, package: Package) -> Path:
+    """The package's file.
+
+    Raises:
+        ModelError: it is not the one that was compiled.
+    """
+    path = folder / str(package.file)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
+    if digest != package.sha256:
+        raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
+    return path

@@ -1,0 +1,56 @@
+"""A model that runs the packages compiled for its batch sizes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from servebench.compiled.manifest import checked, read_manifest
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+class CompiledModel:
+    """Takes a batch of any size apart into the sizes that have been compiled, largest first.
+
+    Args:
+        eager: the model as it is, for sizes where compiling brought nothing.
+        folder: where the packages lie.
+        exported: the model they belong to.
+    """
+
+    def __init__(
+        self, eager: Run, folder: Path, exported: Path, precision: str, device: torch.device
+    ) -> None:
+        self._eager = eager
+        self._runs: dict[int, Run] = {}
+        for package in read_manifest(folder, exported, device).packages:
+            if package.precision == precision and package.why is None:
+                path = checked(folder, package)
+                self._runs[package.batch_size] = torch._inductor.aoti_load_package(str(path))
+        self._sizes = sorted(self._runs, reverse=True)
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, 3, height, width)."""
+        pieces = split(len(batch), self._sizes)
+        if len(pieces) == 1:
+            return self._runs.get(pieces[0], self._eager)(batch)
+        ends = itertools.accumulate(pieces)
+        return torch.cat(
+            [
+                self._runs.get(size, self._eager)(batch[end - size : end])
+                for size, end in zip(pieces, ends, strict=True)
+            ]
+        )
+
+
+def split(number: int, sizes: list[int]) -> list[int]:
+    """``number`` as a sum of ``sizes`` (descending), the largest first; a rest is one piece of its own."""
+    pieces = []
+    for size in sizes:
+        pieces += [size] * (number // size)
+        number %= size
+    return [*pieces, number] if number else pieces

@@ -1,0 +1,168 @@
+"""Stage ``compile``: the exported model -> machine code for this machine, where that is faster.
+
+Static shapes: one package for each precision and batch size. On a CPU each runs on one thread, so that
+as many workers as there are cores share them without waiting for each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from servebench.card import sha256
+from servebench.compiled.manifest import MANIFEST_NAME, Manifest, Package, identity
+from servebench.device import resolve_device
+from servebench.errors import ServebenchError
+from servebench.lock import machine_to_ourselves
+from servebench.params import ServeSettings, load_params
+from servebench.paths import COMPILED_FOLDER, COMPILED_TABLE, EXPORT_FOLDER, MACHINE
+from servebench.processes import log_tail, process_group
+from servebench.progress import bar
+from servebench.results import read_json, write_csv, write_json
+from servebench.serving.environment import worker_environment
+
+PRECISIONS = ("full", "half")
+COLUMNS = ("precision", "batch_size", "eager_ms", "compiled_ms", "compile_s", "why")
+
+
+def main() -> None:
+    """Compile every package, measure what it brings, and write manifest and table.
+
+    Raises:
+        ServebenchError: a package cannot be run.
+    """
+    params = load_params()
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    wanted = [(precision, size) for precision in PRECISIONS for size in params.compile.batch_sizes]
+    shutil.rmtree(COMPILED_FOLDER, ignore_errors=True)
+    COMPILED_FOLDER.mkdir(parents=True)
+    why = None
+    if not wanted:
+        why = "compile.batch_sizes is empty"
+    elif device == "cpu" and not compiler():
+        why = "there is no C++ compiler (g++ or clang++)"
+    with machine_to_ourselves():
+        packages = [] if why else measure(device, build_all(device, wanted))
+    model, machine = identity(EXPORT_FOLDER)
+    manifest = Manifest(model=model, machine=machine, device=device, why=why, packages=packages)
+    write_csv(COMPILED_TABLE, [package.model_dump(include=set(COLUMNS)) for package in packages], COLUMNS)
+    write_json(COMPILED_FOLDER / MANIFEST_NAME, manifest.model_dump())
+    print("\n".join(describe(manifest)))
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch will find."""
+    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of one package; ``why`` says why there is none."""
+
+    precision: str
+    batch_size: int
+    path: Path
+    seconds: float
+    why: str | None
+
+
+def build_all(device: str, wanted: Sequence[tuple[str, int]]) -> list[Built]:
+    """Compile packages, as many at a time as there are cores."""
+    with (
+        bar(len(wanted), "compiling", "package") as progress,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        done = []
+        for one in pool.map(lambda pair: build(device, *pair), wanted):
+            progress.update()
+            done.append(one)
+        return done
+
+
+def build(device: str, precision: str, size: int) -> Built:
+    """Compile one package in a process of its own."""
+    path = COMPILED_FOLDER.resolve() / f"{precision}-{size}.pt2"
+    order = {
+        "folder": str(EXPORT_FOLDER),
+        "device": device,
+        "precision": precision,
+        "batch_size": size,
+        "path": str(path),
+    }
+    started = perf_counter()
+    with tempfile.TemporaryDirectory(prefix="servebench-compile-") as scratch:
+        log = Path(scratch) / "log"
+        own = {"TORCHINDUCTOR_CACHE_DIR": scratch, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        command = [sys.executable, "-m", "servebench.compiled.package", json.dumps(order)]
+        with (
+            log.open("wb") as output,
+            process_group(command, stdout=output, stderr=output, env=os.environ | own) as process,
+        ):
+            status = process.wait()
+        why = f"torch cannot compile it{log_tail(log)}" if status else None
+    return Built(precision, size, path, perf_counter() - started, why)
+
+
+def measure(device: str, built: Sequence[Built]) -> list[Package]:
+    """The packages with what each brings; one that brings nothing is not used.
+
+    Raises:
+        ServebenchError: a package cannot be run.
+    """
+    good = [one for one in built if one.why is None]
+    order = {
+        "folder": str(EXPORT_FOLDER),
+        "device": device,
+        "packages": [
+            {"precision": one.precision, "batch_size": one.batch_size, "path": str(one.path)} for one in good
+        ],
+    }
+    command = [sys.executable, "-m", "servebench.compiled.gain", json.dumps(order)]
+    environment = worker_environment(ServeSettings(keep_freed_memory=True))
+    with (
+        tempfile.NamedTemporaryFile(prefix="servebench-compile-", suffix=".log") as log,
+        process_group(command, stdout=subprocess.PIPE, stderr=log.file, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        times = [json.loads(line) for line in process.stdout]
+        if process.wait() or len(times) != len(good):
+            raise ServebenchError(f"a compiled model cannot be run{log_tail(Path(log.name))}")
+    by_path = {one.path: found for one, found in zip(good, times, strict=True)}
+    return [package_of(one, **by_path.get(one.path, {})) for one in built]
+
+
+def package_of(one: Built, eager_ms: float | None = None, compiled_ms: float | None = None) -> Package:
+    """The manifest's entry for a package that was compiled, or was not."""
+    slower = eager_ms is not None and compiled_ms is not None and compiled_ms >= eager_ms
+    return Package.model_validate(
+        {
+            "precision": one.precision,
+            "batch_size": one.batch_size,
+            "file": None if one.why else one.path.name,
+            "sha256": None if one.why else sha256(one.path),
+            "eager_ms": eager_ms and round(eager_ms, 3),
+            "compiled_ms": compiled_ms and round(compiled_ms, 3),
+            "compile_s": round(one.seconds, 1),
+            "why": one.why or ("it is no faster" if slower else None),
+        }
+    )
+
+
+def describe(manifest: Manifest) -> Iterator[str]:
+    """What has been compiled, in lines."""
+    if manifest.why:
+        yield f"not compiled: {manifest.why}; models run as timm builds them"
+    for package in manifest.packages:
+        text = f"{package.precision}, batch {package.batch_size}, compiled in {package.compile_s:.0f} s"
+        if package.compiled_ms is not None:
+            text += f": {package.compiled_ms:.1f} ms, {package.eager_ms:.1f} ms as timm builds it"
+        yield text + (f"; not used: {package.why}" if package.why else "")

@@ -1,0 +1,1 @@
+"""Requests go straight from the HTTP process to a free worker, and answers straight back."""

@@ -1,0 +1,100 @@
+"""What the HTTP process and the workers share, made before either starts, and the form of the messages."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from servebench.serving.direct.messages import receive, send, socket_pair
+from servebench.serving.direct.tickets import Tickets
+
+REQUEST = struct.Struct("<QB7xd")
+"""Ticket, whether the body is an image file, when it was received (seconds of the machine's clock)."""
+ANSWER = struct.Struct("<QII")
+"""Ticket, HTTP status, length of the body."""
+HELLO = 0
+"""The ticket of a worker's first message, which has its process id in place of a status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as a worker gets it.
+
+    Attributes:
+        is_image: the body is an image file; else it is JSON.
+        received: when the HTTP process had all of it, seconds of the machine's clock.
+    """
+
+    ticket: int
+    is_image: bool
+    received: float
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer as the HTTP process gets it; the body is JSON."""
+
+    ticket: int
+    status: int
+    body: bytes
+
+
+class Channel:
+    """Two sockets and the tickets: one way for requests, which all workers read, one for answers."""
+
+    def __init__(self, places: int) -> None:
+        self.tickets = Tickets(places)
+        self.requests_in, self._requests_out = socket_pair()
+        self._answers_in, self.answers_out = socket_pair()
+
+    def send_request(self, request: Request) -> None:
+        """Hand a request to the workers.
+
+        Raises:
+            BlockingIOError: the kernel holds as many as it can.
+        """
+        head = REQUEST.pack(request.ticket, request.is_image, request.received)
+        send(self.requests_in, (head, request.body), socket.MSG_DONTWAIT)
+
+    def receive_request(self, wait: bool) -> Request | None:
+        """The next request for a worker; None where there is none and it shall not ``wait``."""
+        try:
+            message = receive(self._requests_out, 0 if wait else socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        ticket, is_image, received = REQUEST.unpack_from(message)
+        return Request(ticket, bool(is_image), received, message[REQUEST.size :])
+
+    def requests_file(self) -> int:
+        """The descriptor to wait on for requests."""
+        return self._requests_out.fileno()
+
+    def send_hello(self) -> None:
+        """Tell the HTTP process who will answer, so that it notices if this process dies."""
+        send(self._answers_in, (ANSWER.pack(HELLO, os.getpid(), 0),))
+
+    def send_answers(self, answers: Sequence[Answer]) -> None:
+        """Answer a batch, in one message; waits while the HTTP process does not read."""
+        parts: list[bytes] = []
+        for answer in answers:
+            parts += (ANSWER.pack(answer.ticket, answer.status, len(answer.body)), answer.body)
+        send(self._answers_in, (b"".join(parts),))
+
+    def receive_answers(self) -> list[Answer]:
+        """The answers in the next message.
+
+        Raises:
+            BlockingIOError: there is none.
+        """
+        message = receive(self.answers_out, socket.MSG_DONTWAIT)
+        answers, place = [], 0
+        while place < len(message):
+            ticket, status, length = ANSWER.unpack_from(message, place)
+            place += ANSWER.size
+            answers.append(Answer(ticket, status, message[place : place + length]))
+            place += length
+        return answers

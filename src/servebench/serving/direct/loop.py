@@ -1,0 +1,84 @@
+"""The workers' side, as a LitServe loop: take what is ready, run it, answer, sleep until there is more."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import JSONResponse
+from litserve.loops.base import LitLoop
+
+from servebench.serving.direct.channel import Answer, Channel, Request
+from servebench.serving.refusals import refusal
+
+if TYPE_CHECKING:
+    from servebench.serving.api import ClassifierAPI
+
+logger = logging.getLogger(__name__)
+
+
+class DirectLoop(LitLoop):
+    """Batches without waiting, unless ``batch_timeout`` says so."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self._greeted = False
+
+    def run(self, lit_api: ClassifierAPI, *_: Any, **__: Any) -> None:
+        """Answer one batch; LitServe calls this again and again, with its own queues, which stay empty."""
+        if not self._greeted:
+            self._channel.send_hello()
+            self._greeted = True
+        batch = self._collect(lit_api.max_batch_size, lit_api.batch_timeout)
+        if batch:
+            self._channel.send_answers(answer_all(lit_api, batch))
+
+    def _collect(self, max_batch_size: int, batch_timeout_s: float) -> list[Request]:
+        """The first request, and what is there or comes within the timeout, which counts from it.
+
+        Requests that nobody waits for any more are left out.
+        """
+        worker, take = os.getpid(), self._channel.tickets.take
+        request = self._channel.receive_request(wait=True)
+        closes = perf_counter() if request is None else request.received + batch_timeout_s
+        batch: list[Request] = []
+        while True:
+            if request is not None and take(request.ticket, worker):
+                batch.append(request)
+            if len(batch) >= max_batch_size:
+                return batch
+            request = self._channel.receive_request(wait=False)
+            left_s = closes - perf_counter()
+            if request is None and (left_s <= 0 or not self._comes_within(left_s)):
+                return batch
+
+    def _comes_within(self, seconds: float) -> bool:
+        return bool(select.select([self._channel.requests_file()], [], [], seconds)[0])
+
+
+def answer_all(lit_api: ClassifierAPI, batch: Sequence[Request]) -> list[Answer]:
+    """Decode, run and encode a batch; a bad item is refused and harms no other."""
+    items = [lit_api.decode_body(request.is_image, request.body, request.received) for request in batch]
+    outputs: Sequence[Any]
+    try:
+        outputs = lit_api.answers(items)
+    except Exception:
+        logger.exception("the model failed on a batch of %d", len(batch))
+        outputs = [refusal(500, "Internal server error")] * len(batch)
+    return [
+        Answer(request.ticket, *encoded(lit_api.encode_response(output)))
+        for request, output in zip(batch, outputs, strict=True)
+    ]
+
+
+def encoded(output: dict[str, Any] | JSONResponse) -> tuple[int, bytes]:
+    """HTTP status and body of what ``encode_response`` returned."""
+    if isinstance(output, JSONResponse):
+        return output.status_code, bytes(output.body)
+    return 200, json.dumps(output, separators=(",", ":")).encode()

@@ -1,0 +1,94 @@
+"""Compiled packages: how a batch is taken apart, and that nothing is loaded that belongs to others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from servebench.card import CARD_NAME, sha256
+from servebench.compiled.manifest import MANIFEST_NAME, Package, checked, identity, read_manifest
+from servebench.compiled.model import CompiledModel, split
+from servebench.compiled.run import Built, describe, package_of
+from servebench.errors import ModelError
+from servebench.results import write_json
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("number", "sizes", "pieces"),
+    [
+        (1, [4, 1], [1]),
+        (4, [4, 1], [4]),
+        (7, [4, 1], [4, 1, 1, 1]),
+        (9, [4, 2], [4, 4, 1]),
+        (3, [], [3]),
+    ],
+)
+def test_a_batch_is_taken_apart_into_compiled_sizes(number: int, sizes: list[int], pieces: list[int]) -> None:
+    assert split(number, sizes) == pieces
+
+
+def write_manifest(folder: Path, exported: Path, **changes: Any) -> Path:
+    model, machine = identity(exported)
+    content = {"model": model, "machine": machine, "device": "cpu", "why": None, "packages": []}
+    write_json(folder / MANIFEST_NAME, content | changes)
+    return folder
+
+
+def test_without_packages_the_model_runs_as_it_is(exported: Path, tmp_path: Path) -> None:
+    folder = write_manifest(tmp_path, exported, why="there is no C++ compiler")
+    model = CompiledModel(lambda batch: 2 * batch, folder, exported, "full", CPU)
+    assert torch.equal(model(torch.ones(3, 1)), torch.full((3, 1), 2.0))
+
+
+@pytest.mark.parametrize("changed", ["model", "machine", "device"])
+def test_what_was_compiled_for_others_is_not_loaded(exported: Path, tmp_path: Path, changed: str) -> None:
+    folder = write_manifest(tmp_path, exported, **{changed: "another"})
+    with pytest.raises(ModelError, match=r"compiled for another .* `dvc repro compile` makes it for these"):
+        read_manifest(folder, exported, CPU)
+
+
+def test_a_missing_or_broken_manifest_says_what_makes_it(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"manifest.json: No such file .*`dvc repro compile` makes it"):
+        read_manifest(tmp_path, exported, CPU)
+    (tmp_path / MANIFEST_NAME).write_text("{}")
+    with pytest.raises(ModelError, match="malformed"):
+        read_manifest(tmp_path, exported, CPU)
+
+
+def test_a_package_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "full-1.pt2"
+    path.write_bytes(b"machine code")
+    package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
+    assert package.sha256 == sha256(path)
+    assert checked(tmp_path, package) == path
+    path.write_bytes(b"other code")
+    with pytest.raises(ModelError, match="is not the file"):
+        checked(tmp_path, package)
+
+
+def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "half-1.pt2"
+    path.write_bytes(b"machine code")
+    slower = package_of(Built("half", 1, path, 20.0, None), 10.0, 10.5)
+    failed = package_of(Built("half", 4, tmp_path / "half-4.pt2", 3.0, "torch cannot compile it"))
+    assert slower.why == "it is no faster"
+    assert (failed.file, failed.compiled_ms) == (None, None)
+    packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
+    folder = write_manifest(tmp_path, exported, packages=packages)
+    manifest = read_manifest(folder, exported, CPU)
+    assert manifest.packages == [Package.model_validate(one) for one in packages]
+    lines = list(describe(manifest))
+    assert "10.5 ms, 10.0 ms as timm builds it; not used: it is no faster" in lines[0]
+    assert "not used: torch cannot compile it" in lines[1]
+    model = CompiledModel(lambda batch: batch, folder, exported, "half", CPU)
+    assert len(model(torch.ones(4, 1))) == 4
+
+
+def test_the_manifest_knows_the_card(exported: Path) -> None:
+    assert identity(exported)[0] == sha256(exported / CARD_NAME)
