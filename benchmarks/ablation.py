@@ -6,15 +6,19 @@ within its own round, and the median over the rounds is given.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import matplotlib.pyplot as plt
 
 from benchmarks.short import all_bodies, short_rates
 from servebench.lock import machine_to_ourselves
 from servebench.params import ServeSettings
 from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.progress import bar
+from servebench.report.drawing import COLOURS, save
 from servebench.results import read_json, write_json
 from servebench.serving.running import running_server
 
@@ -23,6 +27,10 @@ STEPS: dict[str, dict[str, Any]] = {
     "2 workers of 1 thread": {"workers_per_device": 2, "threads_per_worker": 1},
     "freed memory kept": {"keep_freed_memory": True},
     "fast preprocessing": {"preprocess": "fast"},
+    "direct transport": {"transport": "direct"},
+    "image bodies": {"request_body": "image"},
+    "batches of 4": {"max_batch_size": 4},
+    "compiled model": {"compiled": True},
     "half precision": {"precision": "half"},
 }
 """In this order, each with all that stand before it."""
@@ -30,6 +38,7 @@ USERS = (1, 8)
 SECONDS = 3.0
 ROUNDS = 3
 RESULT = Path("benchmarks/results/ablation.json")
+PICTURE = Path("assets/ablation.png")
 
 
 def configurations() -> dict[str, ServeSettings]:
@@ -44,14 +53,16 @@ def configurations() -> dict[str, ServeSettings]:
 
 def main() -> None:
     """Measure every step in every round, print the medians and keep all values."""
-    bodies = all_bodies()
+    bodies = {form: all_bodies(form) for form in ("json", "image")}
     steps = configurations()
     measured: dict[str, list[dict[int, float]]] = {name: [] for name in steps}
     with machine_to_ourselves(), bar(ROUNDS * len(steps), "ablation", "step") as progress:
         for number in range(ROUNDS):
             for name, settings in steps.items():
+                form = settings.request_body
                 with running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
-                    measured[name].append(short_rates(server, bodies, USERS, SECONDS, number))
+                    rates = short_rates(server, bodies[form], USERS, SECONDS, number, form)
+                measured[name].append(rates)
                 progress.update()
     rows: list[dict[str, Any]] = [
         {
@@ -70,9 +81,29 @@ def main() -> None:
         for name in steps
     ]
     write_json(RESULT, {"steps": rows, "rounds": ROUNDS, "machine": read_json(MACHINE)["id"]})
+    draw(rows)
     print("| each with those above | users | req/s, median | times stock |\n| --- | ---: | ---: | ---: |")
     for row in rows:
         print(f"| {row['step']} | {row['users']} | {median(row['rps']):.1f} | {row['times_stock']:.2f} |")
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> None:
+    """A bar per step: how many times stock, at the larger number of users, with the single rounds."""
+    own = [row for row in rows if row["users"] == USERS[-1]]
+    stock = own[0]["rps"]
+    figure, axes = plt.subplots(figsize=(8, 0.45 * len(own) + 1.2), layout="constrained")
+    places = range(len(own))
+    names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
+    bars = axes.barh(places, [row["times_stock"] for row in own], color="#c9d8e8", edgecolor=COLOURS[1])
+    axes.bar_label(bars, fmt="%.2f", padding=6)
+    for place, row in zip(places, own, strict=True):
+        ratios = [rps / other for rps, other in zip(row["rps"], stock, strict=True)]
+        axes.plot(ratios, [place] * len(ratios), "o", color=COLOURS[0], markersize=3)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(f"throughput at {USERS[-1]} users, times stock (points: single rounds)")
+    save(figure, PICTURE)
 
 
 if __name__ == "__main__":

@@ -6,33 +6,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servebench.data.index import read_index
-from servebench.load import CONTENT_TYPE, LevelPlan, generate, photo_bodies
-from servebench.measure.level import level_row
-from servebench.measure.telemetry import Usage
+from servebench.load import CONTENT_TYPES, LevelPlan, generate, request_bodies
+from servebench.measure.level import LevelRow, level_row
+from servebench.measure.telemetry import Telemetry
 from servebench.serving.running import RunningServer
 
 
-def all_bodies() -> list[bytes]:
-    """The request bodies of all photos."""
-    return photo_bodies([Path(photo.path) for photo in read_index().photos])
+def photo_paths() -> list[Path]:
+    """All photos."""
+    return [Path(photo.path) for photo in read_index().photos]
 
 
-def short_rates(
-    server: RunningServer, bodies: Sequence[bytes], users: Sequence[int], seconds: float, seed: int
-) -> dict[int, float]:
-    """Requests per second by number of users, each measured for ``seconds``."""
+def all_bodies(form: str = "json") -> list[bytes]:
+    """The request bodies of all photos, in the form of ``serve.request_body``."""
+    return request_bodies(photo_paths(), form)
+
+
+def short_levels(
+    server: RunningServer,
+    bodies: Sequence[bytes],
+    users: Sequence[int],
+    seconds: float,
+    seed: int,
+    form: str = "json",
+    requests: int = 1,
+) -> dict[int, LevelRow]:
+    """A level by number of users, each measured for ``seconds`` or until ``requests`` were answered."""
     plan = [
         LevelPlan(
             users=number,
-            requests=1,
+            requests=requests,
             warmup_s=0.5,
             min_s=seconds,
-            max_s=seconds,
+            max_s=seconds if requests == 1 else 10 * seconds,
             max_windows=3,
             timeout_s=30.0,
             seed=seed,
         )
         for number in users
     ]
-    levels = generate(f"{server.url}/predict", bodies, CONTENT_TYPE, plan)
-    return {level.users: level_row(level, Usage())["throughput_rps"] for level in levels}
+    url = f"{server.url}/predict"
+    with Telemetry(server.pid, interval_s=0.1) as telemetry:
+        levels = generate(url, bodies, CONTENT_TYPES[form], plan, on_start=telemetry.follow_client)
+        return {level.users: level_row(level, telemetry.usage(*level.window)) for level in levels}
+
+
+def short_rates(
+    server: RunningServer,
+    bodies: Sequence[bytes],
+    users: Sequence[int],
+    seconds: float,
+    seed: int,
+    form: str = "json",
+) -> dict[int, float]:
+    """Requests per second by number of users, each measured for ``seconds``."""
+    levels = short_levels(server, bodies, users, seconds, seed, form)
+    return {number: row["throughput_rps"] for number, row in levels.items()}

@@ -78,7 +78,7 @@ class InProcess:
         sizes = self._settings.batch_sizes
         with bar(len(WORKS) * len(sizes), "in-process", "rate") as progress:
             for size, work in itertools.product(sizes, WORKS):
-                rates, cpu_ms = self._run(work, size, self._settings.seconds, self.busy)
+                rates, cpu_ms = self.run(work, size, self._settings.seconds, self.busy)
                 self._rates[work, size] += rates
                 self._cpu_ms[work, size].append(cpu_ms)
                 progress.update()
@@ -115,10 +115,10 @@ class InProcess:
         if workers == 1:
             return 1
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        means = [sum(self._run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices]
+        means = [sum(self.run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices]
         return choices[means.index(max(means))]
 
-    def _run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
+    def run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
         """Images per second of ``busy`` workers, in equal parts of a window; CPU ms per image."""
         order = {"work": work, "batch_size": batch_size, "seconds": seconds, "busy": busy}
         self._send(order)

@@ -35,28 +35,40 @@ COLUMNS = ("precision", "batch_size", "eager_ms", "compiled_ms", "compile_s", "w
 
 
 def main() -> None:
-    """Compile every package, measure what it brings, and write manifest and table.
+    """Compile the exported model as params.yaml says.
 
     Raises:
         ServebenchError: a package cannot be run.
     """
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
-    wanted = [(precision, size) for precision in PRECISIONS for size in params.compile.batch_sizes]
-    shutil.rmtree(COMPILED_FOLDER, ignore_errors=True)
-    COMPILED_FOLDER.mkdir(parents=True)
-    why = None
+    with machine_to_ourselves():
+        manifest = compile_model(EXPORT_FOLDER, COMPILED_FOLDER, device, params.compile.batch_sizes)
+    rows = [package.model_dump(include=set(COLUMNS)) for package in manifest.packages]
+    write_csv(COMPILED_TABLE, rows, COLUMNS)
+    print("\n".join(describe(manifest)))
+
+
+def compile_model(exported: Path, folder: Path, device: str, sizes: Sequence[int]) -> Manifest:
+    """Compile every package, measure what each brings, and write them with their manifest to ``folder``.
+
+    Raises:
+        ServebenchError: a package cannot be run.
+    """
+    wanted = [(precision, size) for precision in PRECISIONS for size in sizes]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    why, packages = None, []
     if not wanted:
         why = "compile.batch_sizes is empty"
     elif device == "cpu" and not compiler():
         why = "there is no C++ compiler (g++ or clang++)"
-    with machine_to_ourselves():
-        packages = [] if why else measure(device, build_all(device, wanted))
-    model, machine = identity(EXPORT_FOLDER)
+    else:
+        packages = measure(exported, device, build_all(exported, folder, device, wanted))
+    model, machine = identity(exported)
     manifest = Manifest(model=model, machine=machine, device=device, why=why, packages=packages)
-    write_csv(COMPILED_TABLE, [package.model_dump(include=set(COLUMNS)) for package in packages], COLUMNS)
-    write_json(COMPILED_FOLDER / MANIFEST_NAME, manifest.model_dump())
-    print("\n".join(describe(manifest)))
+    write_json(folder / MANIFEST_NAME, manifest.model_dump())
+    return manifest
 
 
 def compiler() -> str | None:
@@ -75,24 +87,24 @@ class Built:
     why: str | None
 
 
-def build_all(device: str, wanted: Sequence[tuple[str, int]]) -> list[Built]:
+def build_all(exported: Path, folder: Path, device: str, wanted: Sequence[tuple[str, int]]) -> list[Built]:
     """Compile packages, as many at a time as there are cores."""
     with (
         bar(len(wanted), "compiling", "package") as progress,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):
         done = []
-        for one in pool.map(lambda pair: build(device, *pair), wanted):
+        for one in pool.map(lambda pair: build(exported, folder, device, *pair), wanted):
             progress.update()
             done.append(one)
         return done
 
 
-def build(device: str, precision: str, size: int) -> Built:
+def build(exported: Path, folder: Path, device: str, precision: str, size: int) -> Built:
     """Compile one package in a process of its own."""
-    path = COMPILED_FOLDER.resolve() / f"{precision}-{size}.pt2"
+    path = folder.resolve() / f"{precision}-{size}.pt2"
     order = {
-        "folder": str(EXPORT_FOLDER),
+        "folder": str(exported),
         "device": device,
         "precision": precision,
         "batch_size": size,
@@ -112,7 +124,7 @@ def build(device: str, precision: str, size: int) -> Built:
     return Built(precision, size, path, perf_counter() - started, why)
 
 
-def measure(device: str, built: Sequence[Built]) -> list[Package]:
+def measure(exported: Path, device: str, built: Sequence[Built]) -> list[Package]:
     """The packages with what each brings; one that brings nothing is not used.
 
     Raises:
@@ -120,7 +132,7 @@ def measure(device: str, built: Sequence[Built]) -> list[Package]:
     """
     good = [one for one in built if one.why is None]
     order = {
-        "folder": str(EXPORT_FOLDER),
+        "folder": str(exported),
         "device": device,
         "packages": [
             {"precision": one.precision, "batch_size": one.batch_size, "path": str(one.path)} for one in good
