@@ -1,4 +1,7 @@
-"""A figure with its target, as the benchmarks keep it in ``results/<goal>.json``."""
+"""A figure with its target, as the benchmarks keep it in ``results/<goal>.json``.
+
+``python -m benchmarks.goals`` prints a table of all that have been kept.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from servebench.paths import MACHINE
+from servebench.report.markdown import markdown_table
 from servebench.results import read_json, write_json
 
 FOLDER = Path("benchmarks/results")
@@ -38,6 +42,7 @@ def keep(
             "target": target,
             "figure": round(figure, 4),
             "met": met,
+            "at_least": at_least,
             "values": [round(value, 4) for value in values],
             **details,
             "machine": machine["id"],
@@ -50,3 +55,21 @@ def keep(
     verdict = "met" if met else "not met"
     print(f"{name}: {figure:.3g} ({spread}), {bound} {target:g}: {verdict}. {goal}", flush=True)
     return met
+
+
+def table() -> str:
+    """All goals that have been measured, as Markdown."""
+    rows = []
+    for path in sorted(FOLDER.glob("*.json")):
+        kept = read_json(path)
+        if "at_least" in kept:
+            values, bound = kept["values"], "at least" if kept["at_least"] else "at most"
+            spread = f"{min(values):.3g} to {max(values):.3g}" if len(values) > 1 else "-"
+            verdict = "yes" if kept["met"] else "no"
+            figure = f"{kept['figure']:.3g}"
+            rows.append([kept["goal"], f"{bound} {kept['target']:g}", figure, spread, verdict])
+    return markdown_table(["goal", "target", "median", "spread", "met"], rows)
+
+
+if __name__ == "__main__":
+    print(table())

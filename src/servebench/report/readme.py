@@ -15,6 +15,7 @@ from servebench.params import Params, load_params
 from servebench.paths import CEILINGS, MACHINE, SUMMARY, TRAIN_METRICS
 from servebench.report.collect import Level, Result, collect
 from servebench.report.ladder import RUNGS, Rung
+from servebench.report.limit import counted
 from servebench.report.markdown import cell, markdown_table
 from servebench.report.run import Explained, explain, verdict
 from servebench.report.study import STUDY_NOTES, study_table
@@ -83,8 +84,8 @@ def _provenance(params: Params, results: Sequence[Result], ceilings: Mapping[str
         f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
         f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
         f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
-        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). {meta['threads_per_worker']} "
-        "threads per worker."
+        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). A worker has "
+        f"{counted(meta['threads_per_worker'], 'thread')} where no other number stands."
     )
 
 

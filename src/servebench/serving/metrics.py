@@ -6,6 +6,7 @@ imported: whoever starts the server sees to that. ``GET /metrics`` adds them up.
 
 from __future__ import annotations
 
+import functools
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -32,6 +33,7 @@ REQUEST_SECONDS = Histogram(
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
 PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="all")
 
+_by_code = functools.cache(REQUEST_SECONDS.labels)
 _by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
@@ -69,4 +71,4 @@ class RequestTimer:
         try:
             await self.app(scope, receive, note_status)
         finally:
-            REQUEST_SECONDS.labels(code).observe(perf_counter() - start)
+            _by_code(code).observe(perf_counter() - start)

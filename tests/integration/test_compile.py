@@ -1,0 +1,63 @@
+"""The real compiler on a tiny model: what it makes answers as the model does."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from servebench.compiled.manifest import Manifest
+from servebench.compiled.model import CompiledModel
+from servebench.compiled.run import compile_model, compiler
+from servebench.errors import ModelError
+from servebench.params import ServeSettings
+from servebench.serving.classifier import Classifier
+from tests.conftest import export_tiny
+
+SIZE = 2
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "exported").mkdir()
+    exported = export_tiny(folder / "exported", image_size=64)
+    return exported, compile_model(exported, folder / "compiled", "cpu", (SIZE,))
+
+
+def test_every_precision_is_compiled_or_it_says_why(built: tuple[Path, Manifest]) -> None:
+    _, manifest = built
+    if compiler() is None:
+        assert manifest.why == "there is no C++ compiler (g++ or clang++)"
+        assert manifest.packages == []
+        return
+    assert [(one.precision, one.batch_size) for one in manifest.packages] == [("full", SIZE), ("half", SIZE)]
+    for one in manifest.packages:
+        assert one.compiled_ms is not None
+        assert one.eager_ms is not None
+        assert one.why is None or one.compiled_ms >= one.eager_ms
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("full", 1e-4), ("half", 0.1)])
+def test_the_compiled_model_answers_as_the_model_at_every_size(
+    built: tuple[Path, Manifest], photos: list[Path], precision: str, tolerance: float
+) -> None:
+    exported, _ = built
+    settings = ServeSettings.model_validate({"precision": precision, "threads_per_worker": 1})
+    eager = Classifier(exported, "cpu", settings)
+    compiled = Classifier(exported, "cpu", settings.model_copy(update={"compiled": True}))
+    assert isinstance(compiled.run, CompiledModel)
+    for number in (1, SIZE, SIZE + 1, 2 * SIZE):
+        images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]
+        assert torch.allclose(compiled.predict(images), eager.predict(images), atol=tolerance)
+
+
+def test_another_model_is_not_run_with_these_packages(built: tuple[Path, Manifest], tmp_path: Path) -> None:
+    exported, _ = built
+    shutil.copytree(exported.parent / "compiled", tmp_path / "compiled")
+    (tmp_path / "exported").mkdir()
+    other = export_tiny(tmp_path / "exported", image_size=96)
+    with pytest.raises(ModelError, match="compiled for another model"):
+        Classifier(other, "cpu", ServeSettings(compiled=True))
