@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servebench.data.index import read_index
+from servebench.errors import LoadError
 from servebench.load import CONTENT_TYPE, LevelPlan, generate, photo_bodies
 from servebench.measure.level import level_row
 from servebench.measure.telemetry import Usage
@@ -17,10 +18,25 @@ def all_bodies() -> list[bytes]:
     return photo_bodies([Path(photo.path) for photo in read_index().photos])
 
 
+def all_photos() -> list[bytes]:
+    """All photos as they are."""
+    return [Path(photo.path).read_bytes() for photo in read_index().photos]
+
+
 def short_rates(
-    server: RunningServer, bodies: Sequence[bytes], users: Sequence[int], seconds: float, seed: int
+    server: RunningServer,
+    bodies: Sequence[bytes],
+    users: Sequence[int],
+    seconds: float,
+    seed: int,
+    *,
+    content_type: str = CONTENT_TYPE,
 ) -> dict[int, float]:
-    """Requests per second by number of users, each measured for ``seconds``."""
+    """Requests per second by number of users, each measured for ``seconds``.
+
+    Raises:
+        LoadError: a request failed, so that the rate would not be that of a server that works.
+    """
     plan = [
         LevelPlan(
             users=number,
@@ -34,5 +50,11 @@ def short_rates(
         )
         for number in users
     ]
-    levels = generate(f"{server.url}/predict", bodies, CONTENT_TYPE, plan)
-    return {level.users: level_row(level, Usage())["throughput_rps"] for level in levels}
+    rows = [
+        level_row(level, Usage()) for level in generate(f"{server.url}/predict", bodies, content_type, plan)
+    ]
+    for row in rows:
+        if row["failed"] or row["timed_out"]:
+            lost = row["failed"] + row["timed_out"]
+            raise LoadError(f"{lost} of {row['sent']} requests failed with {row['users']} users")
+    return {row["users"]: row["throughput_rps"] for row in rows}
