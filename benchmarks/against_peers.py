@@ -117,6 +117,7 @@ def main() -> int:
             "levels": levels,
             "rounds": options.rounds,
             "settings": SETTINGS.model_dump(),
+            "only_ours": DIRECT,
             "versions": {name: version(name) for name in ("litserve", *PEERS)},
             "machine": read_json(MACHINE)["id"],
         },
@@ -126,7 +127,7 @@ def main() -> int:
     print(text_table(head, rows))
     for level in levels:
         print(
-            f"{level['users']} users: {level['figure']:.2f} times {level['best_peer']} "
+            f"users {level['users']}: {level['figure']:.2f} times {level['best_peer']} "
             f"({', '.join(f'{ratio:.2f}' for ratio in level['ratios'])}); "
             f"the target of {level['target']} is {'met' if level['met'] else 'missed'}"
         )

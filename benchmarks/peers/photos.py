@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from servebench.params import ServeSettings
+from servebench.processes import end_with_parent
 from servebench.serving.classifier import Classifier
 
 VARIABLE = "PEER_OPTIONS"
@@ -41,6 +42,7 @@ class Photos:
     """The exported model in a peer's worker."""
 
     def __init__(self) -> None:
+        end_with_parent()  # not all frameworks' workers do, should their main process be killed
         options = read_options()
         self.classifier = Classifier(options.folder, DEVICE, options.settings)
         (options.scratch / f"{os.getpid()}.ready").touch()

@@ -45,7 +45,7 @@ def main() -> None:
         )
         deployment = serve.deployment(
             num_replicas=settings.workers_per_device,
-            max_ongoing_requests=max(8, 2 * settings.max_batch_size),
+            max_ongoing_requests=1000,  # with its default, 5, requests wait where no batch is made of them
         )
         serve.run(deployment(PhotoReplica).bind(settings.max_batch_size, settings.batch_timeout_s))
         threading.Event().wait()
