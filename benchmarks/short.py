@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from servebench.data.index import read_index
+from servebench.errors import LoadError
 from servebench.load import CONTENT_TYPES, LevelPlan, generate, request_bodies
 from servebench.measure.level import LevelRow, level_row
 from servebench.measure.telemetry import Telemetry
@@ -31,7 +32,11 @@ def short_levels(
     form: str = "json",
     requests: int = 1,
 ) -> dict[int, LevelRow]:
-    """A level by number of users, each measured for ``seconds`` or until ``requests`` were answered."""
+    """A level by number of users, each measured for ``seconds`` or until ``requests`` were answered.
+
+    Raises:
+        LoadError: a request failed, so that the rate would not be that of a server that works.
+    """
     plan = [
         LevelPlan(
             users=number,
@@ -48,7 +53,12 @@ def short_levels(
     url = f"{server.url}/predict"
     with Telemetry(server.pid, interval_s=0.1) as telemetry:
         levels = generate(url, bodies, CONTENT_TYPES[form], plan, on_start=telemetry.follow_client)
-        return {level.users: level_row(level, telemetry.usage(*level.window)) for level in levels}
+        rows = [level_row(level, telemetry.usage(*level.window)) for level in levels]
+    for row in rows:
+        if row["failed"] or row["timed_out"]:
+            lost = row["failed"] + row["timed_out"]
+            raise LoadError(f"{lost} of {row['sent']} requests failed with {row['users']} users")
+    return {row["users"]: row for row in rows}
 
 
 def short_rates(

@@ -1,0 +1,110 @@
+"""How our server compares with the same classifier behind other frameworks' servers.
+
+All have the same settings, model code and allocator, and take the photos as they are. Each round starts
+one server after another, never two at a time, and the next round begins with another one; a ratio is
+taken within a round. The best peer of a level is the one with the highest median there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+from benchmarks.goals import keep
+from benchmarks.models import exported
+from benchmarks.peers import PEERS
+from benchmarks.short import all_bodies, short_rates
+from servebench.arguments import count
+from servebench.lock import machine_to_ourselves
+from servebench.params import ServeSettings, load_params
+from servebench.progress import bar
+from servebench.report.limit import counted
+from servebench.serving.running import RunningServer, running_server
+from servebench.table import text_table
+
+EXPERIMENT = "e7_tuned"
+OURS = "servebench"
+TARGETS = {1: 0.97, 8: 1.3, 32: 1.3}
+"""By number of users, how many times the rate of the best peer ours is to be."""
+USERS = tuple(TARGETS)
+SECONDS = 2.5
+ROUNDS = 5
+MODELS = ("default", "convnext_tiny", "mobilenetv3_small_100")
+
+Rates = dict[str, list[dict[int, float]]]
+"""By server, for each round the requests per second by number of users."""
+
+
+@contextmanager
+def running(name: str, folder: Path, serve: ServeSettings) -> Iterator[RunningServer]:
+    """Our server or a peer, until the block is left."""
+    from benchmarks.peers.running import running_peer
+
+    if name == OURS:
+        with running_server(folder, serve, "cpu", 30.0) as server:
+            yield server
+    else:
+        with running_peer(name, folder, serve) as server:
+            yield server
+
+
+def measure(folder: Path, rounds: int) -> Rates:
+    """Every server in every round."""
+    serve = load_params().configuration(EXPERIMENT)
+    photos = all_bodies("image")
+    names = (OURS, *PEERS)
+    rates: Rates = {name: [] for name in names}
+    with machine_to_ourselves(), bar(rounds * len(names), "against peers", "server") as progress:
+        for number in range(rounds):
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                with running(name, folder, serve) as server:
+                    rates[name].append(short_rates(server, photos, USERS, SECONDS, number, "image"))
+                progress.update()
+    return rates
+
+
+def compare(model: str, rates: Rates, users: int) -> None:
+    """Keep ours over the best peer at one level."""
+    best = max(PEERS, key=lambda name: median(found[users] for found in rates[name]))
+    keep(
+        f"peers_{model}_{users}",
+        f"{model}, {counted(users, 'user')}: ours over the best peer ({best})",
+        TARGETS[users],
+        [own[users] / peer[users] for own, peer in zip(rates[OURS], rates[best], strict=True)],
+        rps={name: [found[users] for found in rates[name]] for name in rates},
+        versions={name: version(name) for name in ("litserve", *PEERS)},
+    )
+
+
+def main() -> int:
+    """Measure each model, print the medians and the ratios, and keep all values."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.against_peers", description=__doc__)
+    parser.add_argument("--rounds", type=count, default=ROUNDS)
+    parser.add_argument("--model", choices=MODELS, action="append", help="these only")
+    options = parser.parse_args()
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"not installed: {', '.join(missing)}; pip install -e '.[peers]'", file=sys.stderr)
+        return 2
+    for model in options.model or MODELS:
+        rates = measure(exported(None if model == "default" else model), options.rounds)
+        head = [model, *(f"req/s, {counted(users, 'user')}" for users in USERS)]
+        rows = [
+            [name, *(f"{median(row[users] for row in own):.1f}" for users in USERS)]
+            for name, own in rates.items()
+        ]
+        print(text_table(head, rows))
+        for users in USERS:
+            compare(model, rates, users)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
