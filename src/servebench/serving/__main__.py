@@ -25,6 +25,7 @@ from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.bodies import ImageBodies, document
 from servebench.serving.direct.messages import available
+from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.transport import connect
 from servebench.serving.metrics import PROCESS, RequestTimer, exposition
 from servebench.serving.refusals import invalid
@@ -45,9 +46,9 @@ def build_server(
     """
     card = read_card(folder)
     api = ClassifierAPI(folder, settings, null=null, timed=timed)
-    direct = settings.transport == "direct" and available()
-    if direct:
-        connect(api, timeout_s)
+    dispatcher = None
+    if settings.transport == "direct" and available():
+        dispatcher = connect(api, timeout_s)
     elif settings.transport == "direct":
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     server = litserve.LitServer(
@@ -61,7 +62,9 @@ def build_server(
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
     document(server.app, PredictRequest.model_json_schema())
-    if not direct:
+    if dispatcher is not None:
+        server.app.add_middleware(DirectRoute, dispatcher=dispatcher, max_bytes=MAX_BODY_BYTES)
+    else:
         server.app.add_middleware(ImageBodies)
     if timed:
         server.app.add_middleware(RequestTimer)

@@ -17,9 +17,7 @@ class ImageBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not is_image(
-            dict(scope["headers"]).get(b"content-type", b"").decode("latin-1")
-        ):
+        if scope["type"] != "http" or not is_image(dict(scope["headers"]).get(b"content-type", b"")):
             await self.app(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
@@ -45,9 +43,9 @@ class ImageBodies:
         await self.app(wrapped, wrap, send)
 
 
-def is_image(content_type: str) -> bool:
+def is_image(content_type: bytes) -> bool:
     """Whether a body of this type is an image file; anything else is taken for JSON."""
-    return content_type.lower().startswith("image/")
+    return content_type.lower().startswith(b"image/")
 
 
 def document(app: FastAPI, schema: dict[str, Any]) -> None:
