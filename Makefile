@@ -2,17 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test serve
+.PHONY: run test check serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
 	$(BIN)/servebench readme
 
+# Style and types are checked while the unit tests run; the others want the machine for themselves.
 test: .venv/installed-test
+	$(BIN)/pytest tests/unit & unit=$$!; $(MAKE) --no-print-directory check; checked=$$?; \
+		wait $$unit && exit $$checked
+	$(BIN)/pytest tests/integration tests/pipeline
+
+check: .venv/installed-test
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/pytest
 
 serve: .venv/installed
 	$(BIN)/servebench serve

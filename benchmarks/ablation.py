@@ -19,6 +19,7 @@ from servebench.params import ServeSettings
 from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.progress import bar
 from servebench.report.drawing import COLOURS, save
+from servebench.report.markdown import markdown_table
 from servebench.results import read_json, write_json
 from servebench.serving.running import running_server
 
@@ -82,9 +83,17 @@ def main() -> None:
     ]
     write_json(RESULT, {"steps": rows, "rounds": ROUNDS, "machine": read_json(MACHINE)["id"]})
     draw(rows)
-    print("| each with those above | users | req/s, median | times stock |\n| --- | ---: | ---: | ---: |")
-    for row in rows:
-        print(f"| {row['step']} | {row['users']} | {median(row['rps']):.1f} | {row['times_stock']:.2f} |")
+    print(table(rows))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The steps as Markdown."""
+    head = ["each with those above", "users", "req/s, median", "times stock"]
+    cells = [
+        [row["step"], str(row["users"]), f"{median(row['rps']):.1f}", f"{row['times_stock']:.2f}"]
+        for row in rows
+    ]
+    return markdown_table(head, cells)
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> None:

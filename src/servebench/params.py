@@ -97,6 +97,8 @@ class ServeSettings(Section):
             raise ValueError(
                 f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
             )
+        if self.compiled and self.preprocess != "fast":
+            raise ValueError("preprocess ('timm'): allowed with compiled: 'fast', whose pixels it takes")
         return self
 
 

@@ -45,7 +45,9 @@ def test_the_compiled_model_answers_as_the_model_at_every_size(
     built: tuple[Path, Manifest], photos: list[Path], precision: str, tolerance: float
 ) -> None:
     exported, _ = built
-    settings = ServeSettings.model_validate({"precision": precision, "threads_per_worker": 1})
+    settings = ServeSettings.model_validate(
+        {"precision": precision, "preprocess": "fast", "threads_per_worker": 1}
+    )
     eager = Classifier(exported, "cpu", settings)
     compiled = Classifier(exported, "cpu", settings.model_copy(update={"compiled": True}))
     assert isinstance(compiled.run, CompiledModel)
@@ -60,4 +62,4 @@ def test_another_model_is_not_run_with_these_packages(built: tuple[Path, Manifes
     (tmp_path / "exported").mkdir()
     other = export_tiny(tmp_path / "exported", image_size=96)
     with pytest.raises(ModelError, match="compiled for another model"):
-        Classifier(other, "cpu", ServeSettings(compiled=True))
+        Classifier(other, "cpu", ServeSettings(compiled=True, preprocess="fast"))

@@ -25,7 +25,6 @@ TINY: dict[str, Any] = {
     "serve": {"workers_per_device": 1},
     "experiments": {
         "e1_baseline": {"precision": "full"},
-        "e2_batching": {"precision": "full", "max_batch_size": 64, "batch_timeout_s": 0.01},
     },
     "load": {
         "users": [1, 4],
@@ -178,7 +177,6 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
         "compile",
         "ceilings",
         "benchmark@e1_baseline",
-        "benchmark@e2_batching",
         "candidate",
         "report",
     ]

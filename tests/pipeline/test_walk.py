@@ -30,7 +30,7 @@ def documented_exp_show() -> list[str]:
 
 
 def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
-    for name in ("e1_baseline", "e2_batching", "candidate"):
+    for name in ("e1_baseline", "candidate"):
         metrics = read_json(ran.path / f"metrics/benchmark/{name}.json")
         assert metrics["throughput_rps"] > 0
         assert metrics["failed"] == 0
@@ -72,7 +72,7 @@ def test_trying_half_precision_and_going_back(ran: Clone) -> None:
         assert "candidate_rps" in diff["metrics/summary.json"]
         page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
         text = page.read_text()
-        for name in ("e1_baseline", "e2_batching", "candidate"):
+        for name in ("e1_baseline", "candidate"):
             assert name in text
         shown = ran.dvc(*documented_exp_show()).stdout
         assert "candidate_rps" in shown
@@ -147,7 +147,7 @@ def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
     [
         (
             {"load": {"requests": 21, "best_requests": 21}},
-            {"benchmark@e1_baseline", "benchmark@e2_batching", "candidate"},
+            {"benchmark@e1_baseline", "candidate"},
         ),
         ({"train": {"epochs": 2}}, {"training"}),
         ({"load": {"slo_p95_ms": 1.0}}, {"report"}),

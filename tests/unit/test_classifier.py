@@ -73,7 +73,7 @@ def test_half_precision_is_what_the_hardware_computes_fastest(exported: Path, ph
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
     half, full = (Classifier(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
-    assert next(half.model.parameters()).dtype == torch.bfloat16
+    assert next(half.run.parameters()).dtype == torch.bfloat16
     tensor = full.preprocess(photos[0].read_bytes())
     assert half.predict([tensor]).dtype == torch.float32
     assert torch.allclose(half.predict([tensor]), full.predict([tensor]), atol=0.1)

@@ -258,6 +258,17 @@ def test_an_idle_workers_window_costs_half_of_itself_on_average() -> None:
     assert limit(full).cause == "unexplained"
 
 
+def test_a_window_that_makes_up_for_half_of_the_loss_is_named() -> None:
+    """A third of the latency it is not: 9 of 33 ms."""
+    stages = {1: STAGES | {"queue": 9.0, "assembly": 0.1}}
+    serve = BATCHING.model_copy(update={"batch_timeout_s": 0.01})
+    half = [batch(1, 50.0, 48.0, pipeline_cpu_ms=20.0)]
+    lost = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages, baseline=half)
+    assert limit(lost).cause == "batch window"
+    more = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages)
+    assert limit(more).cause == "unexplained"
+
+
 def test_a_larger_loss_above_the_model_comes_second() -> None:
     found = limit(
         at_best(level(4, 60.0, other_percent=30.0)), roofline_full_rps=400.0, roofline_half_rps=300.0

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks import ablation, goals
 
 from servebench.errors import ReportError
 from servebench.params import load_params
@@ -220,3 +221,12 @@ def test_the_readme_shows_the_checks_of_the_committed_verification() -> None:
         [row] = [line for line in readme.splitlines() if line.startswith(f"| {check['name']} ")]
         assert f" {check['measured']:.2f}".rstrip("0").rstrip(".") in row
         assert ("passed" if check["passed"] else "FAILED") in row
+
+
+def test_the_readme_shows_the_goals_and_the_ablation_as_they_were_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    readme = (ROOT / "README.md").read_text()
+    assert goals.table() in readme
+    assert ablation.table(read_json(ablation.RESULT)["steps"]) in readme

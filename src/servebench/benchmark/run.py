@@ -53,7 +53,8 @@ def main(name: str) -> None:
             f"{name}: in-process, {row['workers']} of {serve.workers_per_device} workers busy, batch "
             f"{row['batch_size']}: {row['model_rps']:.1f} images/s, with decoding {row['pipeline_rps']:.1f}"
         )
-    answers = compare(reference, served.answers, dtype_name(serve.precision, device))
+    dtype = dtype_name(serve.precision, device)
+    answers = compare(reference, served.answers, dtype, serve.preprocess)
     print(
         f"{name}: {answers['photos']} photos served: agreement with full precision {answers['agreement']}, "
         f"accuracy {answers['accuracy']}, {answers['misplaced']} misplaced"

@@ -40,8 +40,7 @@ def run_worker(
     connection.send(torch.get_num_threads())
     while True:
         work, batch_size = connection.recv()
-        batch = torch.stack([classifier.preprocess(next(supply)) for _ in range(batch_size)])
-        batch = batch.to(classifier.device, classifier.dtype)
+        batch = classifier.batch([classifier.preprocess(next(supply)) for _ in range(batch_size)])
 
         def once(work: str = work, batch: torch.Tensor = batch) -> None:
             if work == "pipeline":

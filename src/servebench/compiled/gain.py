@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier
+from servebench.compiled.package import eager
 
 MEASURE_S = 0.5
 
@@ -26,11 +24,9 @@ def main() -> None:
     """Time each package of the order (JSON: folder, device, packages) and the model it was made from."""
     order: dict[str, Any] = json.loads(sys.argv[1])
     for package in order["packages"]:
-        settings = ServeSettings(precision=package["precision"], threads_per_worker=1)
-        classifier = Classifier(Path(order["folder"]), order["device"], settings)
-        example = classifier.example(package["batch_size"])
+        run, example = eager(order["folder"], order["device"], package["precision"], package["batch_size"])
         compiled = torch._inductor.aoti_load_package(package["path"])
-        times = {"eager_ms": run_ms(classifier.model, example), "compiled_ms": run_ms(compiled, example)}
+        times = {"eager_ms": run_ms(run, example), "compiled_ms": run_ms(compiled, example)}
         print(json.dumps(times), flush=True)
 
 

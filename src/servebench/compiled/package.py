@@ -19,14 +19,25 @@ OPTIONS = {"freezing": True}
 """Weights become constants: folded, packed for the processor's matrix units, and part of the package."""
 
 
+def eager(folder: str, device: str, precision: str, batch_size: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """What is compiled, and a batch of random pixels for it."""
+    settings = ServeSettings.model_validate(
+        {"precision": precision, "preprocess": "fast", "threads_per_worker": 1}
+    )
+    classifier = Classifier(Path(folder), device, settings)
+    assert isinstance(classifier.run, torch.nn.Module)
+    size = classifier.card.image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
+    return classifier.run, pixels.to(classifier.device)
+
+
 def main() -> None:
     """Compile as the order says (JSON: folder, device, precision, batch_size, path)."""
     order: dict[str, Any] = json.loads(sys.argv[1])
-    settings = ServeSettings(precision=order["precision"], threads_per_worker=1)
-    classifier = Classifier(Path(order["folder"]), order["device"], settings)
-    example = classifier.example(order["batch_size"])
+    run, example = eager(order["folder"], order["device"], order["precision"], order["batch_size"])
     with torch.no_grad():
-        exported = torch.export.export(classifier.model, (example,))
+        exported = torch.export.export(run, (example,))
         torch._inductor.aoti_compile_and_package(
             exported, package_path=order["path"], inductor_configs=OPTIONS
         )

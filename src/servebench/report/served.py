@@ -14,7 +14,8 @@ HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches,    the pipeline in-process at the served batch size, between those measured, explains
 large batches     half of the loss
-batch window      idle; the window's part of waiting is a third of batch_timeout_s and of the latency
+batch window      idle; the window's part of waiting is a third of batch_timeout_s, and it is a third of the
+                  latency, or without it the users would make up for half of the loss
 too few workers   idle; the rest of waiting is a third of the latency; in-process, all workers together
                   do most
 too many workers  on a CPU, threads x workers outnumber the cores, and at the best level or one with more
@@ -63,7 +64,7 @@ def below_transport(result: Result, best: Level, step: Step) -> Limit:
         or _drift(result, best, step)
         or _busy_process(best, result.serve.transport)
         or _batch_size_off(result, best, step)
-        or _batch_window(result, best)
+        or _batch_window(result, best, step)
         or _too_few_workers(result, best)
         or _too_many_workers(result, best)
         or _unexplained(result, best)
@@ -145,13 +146,17 @@ def _batch_size_off(result: Result, best: Level, step: Step) -> Found | None:
     )
 
 
-def _batch_window(result: Result, best: Level) -> Found | None:
+def _batch_window(result: Result, best: Level, step: Step) -> Found | None:
     waiting = _waiting_ms(result, best)
     if waiting is None or best.mean_ms is None or not idle(best):
         return None
     timeout_ms = _window_ms(result)
     window_ms = min(waiting, timeout_ms)
-    if timeout_ms == 0 or window_ms < WAITING_SHARE * max(timeout_ms, best.mean_ms):
+    if timeout_ms == 0 or window_ms < WAITING_SHARE * timeout_ms:
+        return None
+    without_rps = 1000 * best.users / max(best.mean_ms - window_ms, 1e-3)
+    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
+    if window_ms < WAITING_SHARE * best.mean_ms and without_rps < halfway_rps:
         return None
     size = "" if best.batch_size is None else f" and holds {best.batch_size:.1f} images"
     timeout = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"

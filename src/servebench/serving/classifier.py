@@ -18,7 +18,7 @@ from servebench.compiled.model import CompiledModel, Run
 from servebench.device import dtype_name
 from servebench.model import model_of, transform_of
 from servebench.params import ServeSettings
-from servebench.serving.fast import FastTransform
+from servebench.serving.fast import FastTransform, Normalised
 from servebench.serving.image import decode
 
 
@@ -64,14 +64,16 @@ class Classifier:
         torch.backends.cudnn.allow_tf32 = False
         model = model_of(self.card)
         model.load_state_dict(load_file(folder / WEIGHTS_NAME))
-        self.model = model.to(self.device, self.dtype)
-        self.run: Run = self.model
+        model = model.to(self.device, self.dtype)
+        self.run: Run = model
+        self._images: PilTransform | FastTransform = PilTransform(self.card)
+        if settings.preprocess == "fast":
+            self.run = Normalised(model, self.card, self.device, self.dtype)
+            self._images = FastTransform(self.card)
         if settings.compiled:
             # Its packages lie beside the model that they were compiled from.
             packages = folder.parent / "compiled"
-            self.run = CompiledModel(self.model, packages, folder, settings.precision, self.device)
-        fast = settings.preprocess == "fast"
-        self._images = FastTransform(self.card) if fast else PilTransform(self.card)
+            self.run = CompiledModel(self.run, packages, folder, settings.precision, self.device)
 
     def decode(self, content: bytes) -> Any:
         """The RGB image in an image file, in the form that ``transform`` takes.
@@ -82,29 +84,27 @@ class Classifier:
         return self._images.decode(content)
 
     def transform(self, image: Any) -> torch.Tensor:
-        """The image as the model takes it: float32 tensor (3, size, size) on the CPU."""
+        """The image as a batch is made of it, on the CPU: normalised float32, or uint8, (3, size, size)."""
         return self._images.transform(image)
 
     def preprocess(self, content: bytes) -> torch.Tensor:
-        """Decode and transform one image file: float32 tensor (3, size, size) on the CPU.
+        """Decode and transform one image file.
 
         Raises:
             ImageError: ``content`` is not a whole image, or is too large to decode.
         """
         return self.transform(self.decode(content))
 
+    def batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Preprocessed images, (N, 3, size, size) on the device as ``forward`` takes them."""
+        stacked = torch.stack(list(images))
+        return stacked.to(self.device, self.dtype if stacked.is_floating_point() else None)
+
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images."""
-        return self.forward(torch.stack(list(images)).to(self.device, self.dtype)).cpu()
+        return self.forward(self.batch(images)).cpu()
 
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        """Class probabilities, float32 (N, classes), of a batch on the device in its dtype."""
+        """Class probabilities, float32 (N, classes), of a batch."""
         return self.run(batch).float().softmax(dim=1)
-
-    def example(self, batch_size: int) -> torch.Tensor:
-        """Random images as ``forward`` takes them."""
-        size = self.card.image_size
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(batch_size, 3, size, size, generator=generator)
-        return images.to(self.device, self.dtype)
