@@ -108,13 +108,18 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     import torch
 
+    from servebench.card import read_card
+    from servebench.compiled.manifest import read_manifest
     from servebench.device import resolve_device
     from servebench.params import load_params
-    from servebench.paths import EXPORT_FOLDER
+    from servebench.paths import COMPILED_FOLDER, EXPORT_FOLDER
     from servebench.serving.running import serve_in_foreground
 
     params = load_params()
     device = resolve_device(params.device, torch.cuda.is_available())
+    read_card(EXPORT_FOLDER)
+    if params.serve.compiled:  # said here in one line, not by each worker in its log
+        read_manifest(COMPILED_FOLDER, EXPORT_FOLDER, torch.device(device))
     _end_by_sigterm()
     return serve_in_foreground(EXPORT_FOLDER, params.serve, device, params.load.timeout_s, options.port)
 

@@ -55,7 +55,8 @@ def test_serve_answers_until_it_is_stopped_and_goes_quietly(
     exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals, status: int
 ) -> None:
     params = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(params.replace("workers_per_device: 4", "workers_per_device: 1"))
+    assert "  compiled: true" in params
+    (tmp_path / "params.yaml").write_text(params.replace("  compiled: true", "  compiled: false"))
     shutil.copytree(exported, tmp_path / "models/exported")
     port = free_port()
     command = [sys.executable, "-m", "servebench.cli"]
@@ -89,6 +90,18 @@ def test_serve_answers_until_it_is_stopped_and_goes_quietly(
     assert server.returncode == status
     assert rest == ""
     assert processes_mentioning(f"--port {port}") == []
+
+
+def test_serve_without_the_compiled_model_says_what_makes_it(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    assert cli.main(["serve", "--port", str(free_port())]) == 1
+    assert "`dvc repro export` makes it" in capsys.readouterr().err
+    shutil.copytree(exported, "models/exported")
+    assert cli.main(["serve", "--port", str(free_port())]) == 1
+    assert "models/compiled/manifest.json: No such file" in capsys.readouterr().err
 
 
 def wait_for_health(port: int) -> None:
