@@ -115,7 +115,8 @@ def _still_growing(result: Result) -> bool:
 def _preprocessing(result: Result, step: Step) -> Limit:
     pipeline = result.pipeline
     extra_ms = 1000 / step.lower.rate_rps - 1000 / step.upper.rate_rps
-    busy_percent = pipeline.pipeline_rps * pipeline.pipeline_cpu_ms / 10 / result.meta["cores"]
+    used_percent = pipeline.pipeline_rps * pipeline.pipeline_cpu_ms / 10 / result.meta["cores"]
+    busy_percent = min(used_percent, 100.0)  # two means, of a machine that may have changed between them
     text = (
         f"Preprocessing: with decode and preprocess the model in-process does {step.of('its own')}, "
         f"{extra_ms:.1f} ms more for an image, with {busy_percent:.0f}% of the CPU in use"
