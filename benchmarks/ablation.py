@@ -103,11 +103,17 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(own) + 1.2), layout="constrained")
     places = range(len(own))
     names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
-    bars = axes.barh(places, [row["times_stock"] for row in own], color="#c9d8e8", edgecolor=COLOURS[1])
-    axes.bar_label(bars, fmt="%.2f", padding=6)
+    axes.barh(places, [row["times_stock"] for row in own], color="#c9d8e8", edgecolor=COLOURS[1])
     for place, row in zip(places, own, strict=True):
         ratios = [rps / other for rps, other in zip(row["rps"], stock, strict=True)]
         axes.plot(ratios, [place] * len(ratios), "o", color=COLOURS[0], markersize=3)
+        axes.annotate(
+            f"{row['times_stock']:.2f}",
+            (max(ratios), place),
+            (8, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.margins(x=0.12)
