@@ -1,0 +1,262 @@
+"""What is said to limit a configuration: a made-up one for each cause."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servebench.params import ServeSettings
+from servebench.report.bottleneck import bottleneck
+from servebench.report.collect import Level, Result
+from servebench.report.ladder import ladder
+from servebench.report.limit import Limit
+from tests.unit.made_up import CEILINGS, STAGES, batch, level, result
+
+BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
+FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
+
+
+def limit(own: Result, **ceilings: Any) -> Limit:
+    known = CEILINGS | ceilings
+    return bottleneck(own, ladder(own, known), known)
+
+
+def at_best(best: Level, *others: Level, **options: Any) -> Result:
+    return result("e1", [best, *others], best=best, **options)
+
+
+def test_without_a_loss_beyond_the_intervals_nothing_is_resolved() -> None:
+    found = limit(at_best(level(4, 99.0)), roofline_full_rps=101.0)
+    assert found.cause == "not resolved"
+    assert found.text.startswith("Not resolved: ")
+
+
+HALF_IDLE = {"cpu_percent": 55.0}
+WAITS = STAGES | {"queue": 48.0}
+SLOW_MODEL = STAGES | {"model": 300.0}
+
+CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
+    "hardware": (
+        at_best(level(4, 99.0)),
+        {},
+        "precision",
+        "100.0 images/s, 0.91 of the roofline's 110.0 (compute-bound from batch size 1 on)",
+    ),
+    "kernels": (
+        at_best(level(4, 99.0)),
+        {"roofline_full_rps": 400.0, "roofline_half_rps": 800.0},
+        "precision",
+        "0.25 of the roofline's 400.0",
+    ),
+    "preprocessing": (
+        at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)]),
+        {},
+        "preprocess",
+        "50.0 images/s, 0.50 of its own 100.0, 10.0 ms more for an image, with 95% of the CPU in use",
+    ),
+    "transport": (
+        at_best(level(4, 66.0), null_cpu_ms=9.0, null_client_cpu_ms=1.0),
+        {},
+        "transport",
+        "69.0 images/s, 0.69 of its 100.0: they take 9.0 and 1.0 of a request's 29.0 ms of CPU",
+    ),
+    "batch window": (
+        at_best(level(1, 16.0, **HALF_IDLE), serve=BATCHING, stages={1: WAITS}),
+        {},
+        "batch_timeout_s",
+        "Of its 62 ms a request waits 48 ms for a batch that does not fill and holds 1.0 images, while 55%",
+    ),
+    "too many workers": (
+        at_best(
+            level(1, 50.0),
+            level(4, 10.0),
+            serve=FOUR_WORKERS,
+            stages={1: STAGES, 4: SLOW_MODEL},
+            baseline=[batch(1, 100.0, 100.0), batch(4, 90.0, 80.0)],
+        ),
+        {},
+        "workers_per_device",
+        "With 4 users (10.0 req/s, 95% of the CPU in use) the model's run on a batch takes 300 ms, "
+        "30.0 times its 10 ms in-process, as 4 workers x 2 threads share 2 cores; "
+        "in-process it is fastest with 1 of them busy",
+    ),
+    "too few workers": (
+        at_best(level(4, 60.0, **HALF_IDLE), stages={4: STAGES | {"queue": 45.0}}, cores=8),
+        {},
+        "workers_per_device",
+        "Of its 67 ms a request waits 45 ms for a free one of 1 worker, while 55% of the CPU is in use",
+    ),
+    "small batches": (
+        at_best(level(4, 39.0), baseline=[batch(1, 100.0, 40.0), batch(8, 100.0, 99.0)]),
+        {},
+        "max_batch_size",
+        "Batches hold 1.0 images; the pipeline in-process does 40.0 images/s at that size and 99.0 at 8",
+    ),
+    "large batches": (
+        at_best(
+            level(8, 62.0, batch_size=7.0),
+            baseline=[batch(1, 100.0, 99.0), batch(4, 70.0, 69.0), batch(8, 60.0, 59.0)],
+            serve=BATCHING,
+        ),
+        {},
+        "max_batch_size",
+        "Batches hold 7.0 images; the pipeline in-process does 61.5 images/s at that size and 99.0 at 1",
+    ),
+    "drift": (
+        at_best(
+            level(4, 70.0),
+            baseline=[batch(1, 100.0, 99.0, pipeline_before_rps=75.0, pipeline_after_rps=123.0)],
+        ),
+        {},
+        None,
+        "in-process it did 75.0 images/s before the load and 123.0 after it",
+    ),
+    "HTTP process": (
+        at_best(level(4, 60.0, api_cpu_ms=16.0)),
+        {},
+        "transport",
+        "16.0 ms of CPU per request, 0.96 of the one core",
+    ),
+    "manager process": (
+        at_best(level(4, 60.0, manager_cpu_ms=16.0)),
+        {},
+        "transport",
+        "16.0 ms of CPU per request, 0.96 of the one core",
+    ),
+    "load generator": (at_best(level(4, 60.0, client_share=0.85)), {}, None, "85% of what it can send"),
+    "other load": (
+        at_best(level(4, 60.0, other_percent=30.0)),
+        {},
+        None,
+        "Other processes took 30% of the machine",
+    ),
+    "unexplained": (
+        at_best(level(4, 60.0)),
+        {},
+        None,
+        "its longest stage is model, 10 ms against 10 ms in-process; 95% of the CPU is in use",
+    ),
+}
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_each_cause_is_named_with_its_figures(cause: str) -> None:
+    own, ceilings, parameter, figures = CAUSES[cause]
+    found = limit(own, **ceilings)
+    assert found.cause == cause
+    assert found.parameter == parameter
+    assert figures in found.text
+    assert cause.lower() in found.text.lower()
+    if parameter:
+        assert f"`{parameter}`" in found.text
+
+
+def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
+    found = limit(at_best(level(4, 60.0, first_rps=90.0)))
+    assert found.cause == "drift"
+    figures = "the same level served 90.0 req/s when first measured and 60.0 when measured again"
+    assert figures in found.text
+    assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
+
+
+def test_what_has_been_turned_already_is_not_advised() -> None:
+    tuned = ServeSettings(precision="half", transport="direct", compiled=True, preprocess="fast")
+    decoding = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)], serve=tuned)
+    way = at_best(level(4, 66.0), serve=tuned, null_cpu_ms=9.0, null_client_cpu_ms=1.0)
+    http = at_best(level(4, 60.0, api_cpu_ms=16.0), serve=tuned)
+    kernels = at_best(level(4, 99.0), serve=tuned)
+    for own, cause in [
+        (decoding, "preprocessing"),
+        (way, "transport"),
+        (http, "HTTP process"),
+        (kernels, "kernels"),
+    ]:
+        found = limit(own, roofline_half_rps=400.0)
+        assert (found.cause, found.parameter) == (cause, None)
+        assert "no key of `serve:` moves it" in found.text
+
+
+def test_what_the_hypervisor_takes_is_other_load() -> None:
+    found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
+    assert found.cause == "other load"
+    assert "The hypervisor took 20% of the machine" in found.text
+
+
+def test_an_idle_workers_window_costs_half_of_itself_on_average() -> None:
+    own = at_best(level(1, 20.0, cpu_percent=60.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
+    assert limit(own).cause == "batch window"
+    full = at_best(level(1, 20.0, cpu_percent=95.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
+    assert limit(full).cause == "unexplained"
+
+
+def test_a_window_that_makes_up_for_half_of_the_loss_is_named() -> None:
+    """A third of the latency it is not: 9 of 33 ms."""
+    stages = {1: STAGES | {"queue": 9.0, "assembly": 0.1}}
+    serve = BATCHING.model_copy(update={"batch_timeout_s": 0.01})
+    half = [batch(1, 50.0, 48.0, pipeline_cpu_ms=20.0)]
+    lost = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages, baseline=half)
+    assert limit(lost).cause == "batch window"
+    more = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages)
+    assert limit(more).cause == "unexplained"
+
+
+def test_a_larger_loss_above_the_model_comes_second() -> None:
+    found = limit(
+        at_best(level(4, 60.0, other_percent=30.0)), roofline_full_rps=400.0, roofline_half_rps=300.0
+    )
+    assert found.cause == "other load"
+    assert found.text.index("Other load") < found.text.index("More is lost above the model. Kernels: ")
+    assert "`compiled` may move it" in found.text
+    assert "More is lost" not in limit(at_best(level(4, 60.0))).text
+
+
+def test_memory_bounds_a_model_that_half_precision_cannot_help() -> None:
+    half = ServeSettings(precision="half")
+    found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0)
+    assert found.cause == "hardware"
+    assert found.parameter is None
+    assert "(memory-bound); no key of `serve:` moves it" in found.text
+
+
+def test_a_roofline_far_below_the_datasheet_is_the_hardwares() -> None:
+    found = limit(at_best(level(4, 99.0)), datasheet_full_rps=300.0)
+    assert found.cause == "hardware"
+    assert "the roofline measured here is 110.0 images/s, 0.37 of the datasheet's 300.0" in found.text
+
+
+def test_a_server_that_waits_with_a_model_that_does_nothing_has_a_batch_window() -> None:
+    slow = {"null_rps": 40.0, "null_low_rps": 39.0, "null_high_rps": 41.0}
+    found = limit(at_best(level(4, 39.0), serve=BATCHING, **slow))
+    assert (found.cause, found.parameter) == ("batch window", "batch_timeout_s")
+    busy = limit(at_best(level(4, 39.0), serve=BATCHING, **slow, null_cpu_ms=24.0))
+    assert (busy.cause, busy.parameter) == ("transport", "transport")
+
+
+def test_decoding_that_leaves_cores_idle_calls_for_workers() -> None:
+    own = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0, pipeline_cpu_ms=20.0)])
+    found = limit(own)
+    assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
+    assert "with fewer threads than 2 in each" in found.text
+
+
+def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
+    settings = BATCHING.model_copy(update={"workers_per_device": 4})
+    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0, valid=False, why="unstable")
+    found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
+    assert found.cause == "batch window"
+    crowded = (
+        "More users do not fill it, for too many `workers_per_device`: with 4 users (6.0 req/s, not valid, "
+    )
+    assert crowded in found.text
+
+
+def test_a_best_level_that_is_not_valid_is_said_to_be() -> None:
+    found = limit(at_best(level(4, 60.0, valid=False, why="unstable")))
+    assert "Its best level is not valid: unstable." in found.text
+
+
+def test_failed_requests_leave_nothing_to_explain() -> None:
+    found = limit(result("e1", [level(4, 60.0, valid=False, why="3 failed")]))
+    assert found.cause == "failed requests"
+    assert "4 users: 3 failed" in found.text
