@@ -25,6 +25,17 @@ def levels(text: str) -> tuple[int, ...]:
     return users
 
 
+def rate(text: str) -> float:
+    """Requests per second, more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected requests per second, got {text!r}")
+    return value
+
+
 def seconds(text: str) -> float:
     """A finite time of 0 seconds or more."""
     try:

@@ -60,7 +60,8 @@ def bench(
     with machine_to_ourselves():
         ask(url, bodies[0], {**headers, "Content-Type": content_type}, plan[0].timeout_s)
         rows = measure(url, bodies, content_type, headers, plan)
-    print(text_table(HEAD, [cells(row) for row in rows]))
+    shown = [cells(row, level.rate_rps) for row, level in zip(rows, plan, strict=True)]
+    print(text_table(HEAD, shown))
     if out is not None:
         try:
             write_csv(out, rows)
@@ -77,6 +78,7 @@ def ask(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> 
     """
     with requests.Session() as session:
         session.trust_env = False  # no proxy and no netrc, as the load generator knows neither
+        session.verify = os.environ.get("SSL_CERT_FILE", True)  # which OpenSSL, and so that one, heeds
         try:
             answer = session.post(url, data=body, headers=headers, timeout=timeout_s)
         except requests.Timeout as error:
@@ -119,11 +121,11 @@ def measure(
     return [level_row(level, Usage(client_cores=client)) for level, client in zip(levels, cores, strict=True)]
 
 
-def cells(row: LevelRow) -> list[str]:
+def cells(row: LevelRow, rate_rps: float | None) -> list[str]:
     """A level as a row of the table."""
     client = row["client_cores"]
     return [
-        str(row["users"]),
+        str(row["users"]) if rate_rps is None else f"{rate_rps:g}/s",
         f"{row['throughput_rps']:.1f}",
         f"{row['low_rps']:.1f} to {row['high_rps']:.1f}",
         *("-" if ms is None else f"{ms:.1f}" for ms in (row["p50_ms"], row["p95_ms"], row["p99_ms"])),

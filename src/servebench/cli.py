@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import requests
 
-from servebench.arguments import count, levels, positive_seconds, seconds
+from servebench.arguments import count, levels, positive_seconds, rate, seconds
 from servebench.errors import LoadError, ServebenchError, ServerError
 
 DEFAULT_PORT = 8000
@@ -72,7 +72,15 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     )
     add("--content-type", default="application/json", metavar="TYPE", help="(%(default)s)")
     add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="repeatable")
-    add("--users", type=levels, default=(1, 8), metavar="N,N,...", help="levels (1,8)")
+    add("--users", type=levels, default=(1, 8), metavar="N,N,...", help="levels of a closed loop (1,8)")
+    add("--rate", type=rate, metavar="R", help="an open loop instead: R req/s at random (Poisson)")
+    add(
+        "--connections",
+        type=count,
+        default=256,
+        metavar="N",
+        help="of the open loop; what is due while all are busy is sent late (%(default)s)",
+    )
     add(
         "--requests",
         type=count,
@@ -186,8 +194,9 @@ def _bench(options: argparse.Namespace) -> int:
             max_windows=options.max_windows,
             timeout_s=options.timeout_s,
             seed=options.seed,
+            rate_rps=options.rate,
         )
-        for users in options.users
+        for users in ((options.connections,) if options.rate else options.users)
     ]
     headers = request_headers(options.header)
     bodies = request_bodies(options.body_file, options.images, options.template)

@@ -92,6 +92,15 @@ def test_a_server_is_measured_at_every_level(
     assert {row[key] for row in rows for key in ("cpu_percent", "server_cores", "gpu_percent")} == {""}
 
 
+def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["bench", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "60"]
+    with running_stub(0.05, 2) as stub:
+        assert cli.main([*arguments, "--url", stub.url]) == 1
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row.startswith("| 60/s ")
+    assert "not valid: overloaded" in row
+
+
 def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list[Path]) -> None:
     template = '{"instances": [{"b64": "{image}", "options": {"top": 3}}]}'
     with recorder() as (url, server):
@@ -158,7 +167,14 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--users", "0"), ("--users", "1,1"), ("--users", "a"), ("--requests", "-1"), ("--timeout-s", "0")],
+    [
+        ("--users", "0"),
+        ("--users", "1,1"),
+        ("--users", "a"),
+        ("--requests", "-1"),
+        ("--timeout-s", "0"),
+        ("--rate", "0"),
+    ],
 )
 def test_a_number_that_cannot_be_is_one_line(
     option: str, value: str, capsys: pytest.CaptureFixture[str]

@@ -85,6 +85,39 @@ def test_a_level_ends_when_it_has_its_answers_but_not_before_its_time(photos: li
     assert len(short.edges) == len(long.edges) == 4
 
 
+def test_an_open_loop_sends_at_its_rate_whatever_the_server_does(photos: list[Path]) -> None:
+    """At half of what the server can do, and at twice that: what came is the same, latency is not."""
+    bodies = photo_bodies(photos)
+    plans = [plan(32, rate_rps=rate, min_s=3.0, max_s=3.0, timeout_s=30.0) for rate in (50.0, 200.0)]
+    with stub(service_s=0.02, parallel=2) as (url, _):
+        half, twice = generate(url, bodies, CONTENT_TYPE, plans)
+    rows = [level_row(level, UNKNOWN) for level in (half, twice)]
+    for level in (half, twice):
+        opened, closed = level.window
+        came = ((level.start > opened) & (level.start <= closed)).sum() / (closed - opened)
+        # Four standard deviations of a Poisson count, and due times never later than the sending.
+        assert abs(came - level.rate_rps) < 4 * np.sqrt(level.rate_rps / (closed - opened))
+        assert (level.sent >= level.start).all()
+    assert rows[0]["valid"]
+    assert not rows[1]["valid"]
+    assert "overloaded" in rows[1]["why"]
+    assert rows[1]["throughput_rps"] == pytest.approx(100, rel=0.15)
+    # Latency counts from when a request was due: the wait for a free connection is part of it.
+    assert rows[1]["p50_ms"] > 3 * rows[0]["p50_ms"]
+    assert rows[1]["client_late_ms"] > 100 > rows[0]["client_late_ms"]
+
+
+def test_the_same_seed_makes_the_same_arrivals(photos: list[Path]) -> None:
+    gaps = []
+    for _ in range(2):
+        with stub(service_s=0.001, parallel=8) as (url, _):
+            [level] = generate(
+                url, photo_bodies(photos), CONTENT_TYPE, [plan(16, rate_rps=80.0, min_s=0.6, max_s=0.6)]
+            )
+        gaps.append(np.diff(np.sort(level.start))[:40])
+    assert gaps[0] == pytest.approx(gaps[1], abs=1e-9)
+
+
 def test_every_request_keeps_what_was_sent_and_answered(photos: list[Path]) -> None:
     bodies = photo_bodies(photos)
     with stub(service_s=0.01, parallel=2) as (url, _):

@@ -30,9 +30,11 @@ def steady_level(users: int = 4, latency_s: float = 0.1, until_s: float = 60.0) 
     count = len(start)
     return Level(
         users=users,
+        rate_rps=None,
         edges=np.linspace(10.01, 50.01, 4),
         user=user[order],
         start=start[order],
+        sent=start[order],
         end=start[order] + latency_s,
         status=np.full(count, OK),
         code=np.full(count, 200),

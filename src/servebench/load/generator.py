@@ -19,7 +19,7 @@ from servebench.processes import log_tail, process_group
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
 """What became of a request: answered with 200, answered otherwise or cut off, not answered in time."""
-RECORD = ("user", "start", "end", "status", "code", "size", "body", "answer")
+RECORD = ("user", "start", "sent", "end", "status", "code", "size", "body", "answer")
 """What is kept of each request."""
 
 
@@ -28,13 +28,15 @@ class LevelPlan:
     """How one concurrency level is run.
 
     Attributes:
-        users: requests under way at once.
+        users: requests under way at once; with a rate, at most.
         requests: good answers to measure in three windows, at least.
         warmup_s: seconds thrown away once every user has had an answer.
         min_s, max_s: bounds of three windows' length, seconds.
         max_windows: measured at most, until the last three agree.
         timeout_s: how long a user waits for an answer.
-        seed: of the order in which each user sends the bodies.
+        seed: of the order in which the bodies are sent, and of the arrivals.
+        rate_rps: mean rate of an open loop's arrivals, which are Poisson's; None is a closed loop, in
+            which each user sends its next request when the last one has been answered.
     """
 
     users: int
@@ -45,6 +47,7 @@ class LevelPlan:
     max_windows: int
     timeout_s: float
     seed: int
+    rate_rps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Level:
     """What was recorded at one level: every request, and the windows in which all users were busy.
 
     Times are seconds of the machine's monotonic clock. The arrays have one element per request, in
-    the order in which they ended; ``status`` holds OK, FAILED or TIMED_OUT, ``code`` the HTTP status
+    the order in which they ended; ``start`` is when a request was due, ``sent`` when it was sent (the same in
+    a closed loop, but for microseconds); ``status`` holds OK, FAILED or TIMED_OUT, ``code`` the HTTP status
     (0 without an answer), ``size`` the bytes of the answer, ``body`` the place of what was sent among
     the bodies, ``answer`` what came back (empty above 64 KiB).
 
@@ -61,9 +65,11 @@ class Level:
     """
 
     users: int
+    rate_rps: float | None
     edges: npt.NDArray[np.float64]
     user: npt.NDArray[np.int64]
     start: npt.NDArray[np.float64]
+    sent: npt.NDArray[np.float64]
     end: npt.NDArray[np.float64]
     status: npt.NDArray[np.int64]
     code: npt.NDArray[np.int64]
@@ -133,10 +139,10 @@ def generate(
             status = process.wait()
         if status != 0:
             raise LoadError(f"the load generator failed (exit status {status}){log_tail(log)}")
-        return [_read(folder / f"level-{number}.npz") for number in range(len(plan))]
+        return [_read(folder / f"level-{number}.npz", level) for number, level in enumerate(plan)]
 
 
-def _read(path: Path) -> Level:
+def _read(path: Path, plan: LevelPlan) -> Level:
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in RECORD}
-        return Level(users=int(stored["users"]), edges=stored["edges"], **arrays)
+        return Level(users=plan.users, rate_rps=plan.rate_rps, edges=stored["edges"], **arrays)

@@ -12,6 +12,7 @@ from servebench.load import Level
 from servebench.load.generator import FAILED, OK, TIMED_OUT
 from servebench.measure.rates import (
     SAMPLES_NEEDED,
+    Throughput,
     part_rates,
     percentile,
     percentile_interval,
@@ -27,6 +28,7 @@ CLIENT_BUSY_PERCENT = 90.0
 CLIENT_CEILING_SHARE = 0.8
 """Of what the load generator reaches against a server that answers at once."""
 LITTLES_TOLERANCE = 0.05
+INSTANT_S = 1e-6
 OTHER_LOAD_PERCENT = 10.0
 """Of the machine's CPU, taken by others or by the hypervisor, that is noted on a point."""
 DRIFT_SHARE = 0.1
@@ -107,12 +109,14 @@ def level_row(
     """
     opened, closed = level.window
     good = level.status == OK
-    rate = throughput(part_rates(level.start[good], level.end[good], opened, closed))
+    # Where a queue may grow, the parts of what still waits are no measure of what was done.
+    begun = level.start if level.rate_rps is None else level.end - INSTANT_S
+    rate = throughput(part_rates(begun[good], level.end[good], opened, closed))
     inside = good & (level.end > opened) & (level.end <= closed)
     latency_ms = (level.end[inside] - level.start[inside]) * 1000
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     share = rate.rps / ceiling_rps if ceiling_rps else None
-    why = reasons(level, rate.rps, mean_ms, usage, share)
+    why = reasons(level, rate, mean_ms, usage, share)
     columns: dict[str, Any] = {}
     for percent in SAMPLES_NEEDED:
         low, high = percentile_interval(latency_ms, level.end[inside], percent) or (None, None)
@@ -160,7 +164,7 @@ def level_row(
 
 
 def reasons(
-    level: Level, rps: float, mean_ms: float | None, usage: Usage, client_share: float | None
+    level: Level, rate: Throughput, mean_ms: float | None, usage: Usage, client_share: float | None
 ) -> list[str]:
     """Why the level is not valid; nothing where it is."""
     why = []
@@ -170,6 +174,17 @@ def reasons(
         why.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(level.status)}")
     if mean_ms is None:
         return [*why, "no answer within the window"]
+    why += _closed_loop(level, rate.rps, mean_ms) if level.rate_rps is None else _open_loop(level, rate)
+    if usage.client_cores is not None and usage.client_cores * 100 > CLIENT_BUSY_PERCENT:
+        why.append(f"client-bound: its CPU was {usage.client_cores:.0%} of a core")
+    if client_share is not None and client_share > CLIENT_CEILING_SHARE:
+        why.append(f"client-bound: {client_share:.0%} of what the client can send")
+    return why
+
+
+def _closed_loop(level: Level, rps: float, mean_ms: float) -> list[str]:
+    """Whether the level settled, and all users were busy."""
+    why = []
     good = level.status == OK
     rates, latencies = window_means(level.start[good], level.end[good], level.edges[-WINDOWS - 1 :])
     if len(rates) < WINDOWS or not steady(rates, latencies):
@@ -179,11 +194,16 @@ def reasons(
     at_once = rps * mean_ms / 1000
     if abs(at_once / level.users - 1) > LITTLES_TOLERANCE:
         why.append(f"Little's law: rate x latency is {at_once:.2f}, not {level.users} users")
-    if usage.client_cores is not None and usage.client_cores * 100 > CLIENT_BUSY_PERCENT:
-        why.append(f"client-bound: its CPU was {usage.client_cores:.0%} of a core")
-    if client_share is not None and client_share > CLIENT_CEILING_SHARE:
-        why.append(f"client-bound: {client_share:.0%} of what the client can send")
     return why
+
+
+def _open_loop(level: Level, rate: Throughput) -> list[str]:
+    """Whether the server kept up with what came."""
+    opened, closed = level.window
+    came = float(((level.start > opened) & (level.start <= closed)).sum()) / (closed - opened)
+    if rate.high_rps < came:
+        return [f"overloaded: {rate.rps:.1f} of {came:.1f} req/s were answered well"]
+    return []
 
 
 def notes(usage: Usage) -> list[str]:
@@ -221,8 +241,14 @@ def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
 
 
 def lateness_ms(level: Level) -> float | None:
-    """99th percentile of how long a user waited to send its next request after a good answer, ms."""
+    """99th percentile of how late requests were sent, ms.
+
+    In a closed loop a request is due when the same user's last one has been answered well.
+    """
     opened, closed = level.window
+    if level.rate_rps is not None:
+        late = (level.sent - level.start)[(level.start > opened) & (level.start <= closed)]
+        return float(np.percentile(late, 99)) * 1000 if len(late) else None
     gaps: list[float] = []
     for user in range(level.users):
         own = level.user == user
