@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import multiprocessing
 import os
@@ -17,6 +18,7 @@ import pytest
 
 from servebench.serving.direct.channel import HELLO, Answer, Channel, Request
 from servebench.serving.direct.dispatcher import Dispatcher
+from servebench.serving.direct.loop import DirectLoop
 from servebench.serving.direct.messages import INLINE_BYTES, receive, send, socket_pair
 from servebench.serving.direct.route import KEY_VARIABLE, DirectRoute
 from servebench.serving.direct.tickets import NOBODY, Tickets
@@ -71,7 +73,7 @@ def test_a_ticket_is_taken_once_withdrawn_never() -> None:
 @contextmanager
 def opened(places: int) -> Iterator[Channel]:
     """A channel whose sockets are closed in the end."""
-    channel = Channel(places)
+    channel = Channel(places, 4)
     try:
         yield channel
     finally:
@@ -80,12 +82,11 @@ def opened(places: int) -> Iterator[Channel]:
                 end.close()
 
 
-def work(channel: Channel, seconds: float, kind: str) -> None:
+def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
     """A worker that answers with the body, or dies with its first request."""
     channel.send_hello()
     while True:
-        request = channel.receive_request(wait=True)
-        assert request is not None
+        request = channel.wait_for_request(number)
         if not channel.tickets.take(request.ticket, os.getpid()):
             continue
         time.sleep(seconds)
@@ -107,7 +108,8 @@ async def _ask_many(
 ) -> list[Any]:
     spawn = multiprocessing.get_context("spawn")
     processes = [
-        spawn.Process(target=work, args=(channel, seconds, kind), daemon=True) for _ in range(workers)
+        spawn.Process(target=work, args=(channel, number, seconds, kind), daemon=True)
+        for number in range(workers)
     ]
     for process in processes:
         process.start()
@@ -149,6 +151,55 @@ def test_the_requests_of_a_worker_that_dies_are_answered() -> None:
     assert b"the worker that had this request died" in replies[0][1]
 
 
+def answer_who(channel: Channel, number: int) -> None:
+    """A worker that answers with its number."""
+    channel.send_hello()
+    while True:
+        request = channel.wait_for_request(number)
+        channel.send_answers([Answer(request.ticket, 200, str(number).encode())])
+
+
+def test_one_user_gets_the_same_worker_every_time() -> None:
+    """Whose caches are warm; readers that block on the socket would take turns."""
+
+    async def ask_in_turn(channel: Channel) -> list[tuple[int, bytes]]:
+        spawn = multiprocessing.get_context("spawn")
+        workers = [spawn.Process(target=answer_who, args=(channel, n), daemon=True) for n in range(3)]
+        for worker in workers:
+            worker.start()
+        try:
+            dispatcher = Dispatcher(channel, 30.0)
+            while sum(channel._waiting) < len(workers):
+                await asyncio.sleep(0.05)
+            answers = []
+            for _ in range(50):
+                await asyncio.sleep(0.005)  # so that every worker waits again
+                answers.append(await dispatcher.ask(True, b"image"))
+            return answers
+        finally:
+            for worker in workers:
+                worker.kill()
+
+    with opened(8) as channel:
+        answers = asyncio.run(ask_in_turn(channel))
+    assert {status for status, _ in answers} == {200}
+    _, most = collections.Counter(answers).most_common(1)[0]
+    assert most > 34  # in turn it would be 17
+
+
+def test_what_an_idle_worker_can_begin_is_left_to_it() -> None:
+    with opened(8) as channel:
+        loop = DirectLoop(channel)
+        loop._worker_id = 0
+        for ticket in (channel.tickets.issue(), channel.tickets.issue(), channel.tickets.issue()):
+            assert ticket is not None
+            channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
+        channel._waiting[1] = True
+        assert len(loop._collect(4, 0.0)) == 1
+        channel._waiting[1] = False
+        assert len(loop._collect(4, 0.0)) == 2
+
+
 def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> None:
     async def give_up(channel: Channel) -> None:
         dispatcher = Dispatcher(channel, 10.0)
@@ -159,8 +210,7 @@ def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> N
 
         def serve() -> None:
             for _ in range(2):
-                request: Request | None = channel.receive_request(wait=True)
-                assert request is not None
+                request = channel.wait_for_request(0)
                 if channel.tickets.take(request.ticket, 1):
                     channel.send_answers([Answer(request.ticket, 200, request.body)])
 
@@ -196,8 +246,7 @@ def through_the_route(
 
     async def run(channel: Channel) -> None:
         def serve() -> None:
-            request = channel.receive_request(wait=True)
-            assert request is not None
+            request = channel.wait_for_request(0)
             channel.send_answers([Answer(request.ticket, 200, request.body)])
 
         worker = threading.Thread(target=serve)

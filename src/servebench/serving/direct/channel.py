@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -46,10 +48,12 @@ class Answer:
 class Channel:
     """Two sockets and the tickets: one way for requests, which all workers read, one for answers."""
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, workers: int) -> None:
         self.tickets = Tickets(places)
+        self._waiting = multiprocessing.get_context("spawn").RawArray("B", workers)
         self.requests_in, self._requests_out = socket_pair()
         self._answers_in, self.answers_out = socket_pair()
+        self._sleep: select.epoll | None = None
 
     def send_request(self, request: Request) -> None:
         """Hand a request to the workers.
@@ -60,14 +64,34 @@ class Channel:
         head = REQUEST.pack(request.ticket, request.is_image, request.received)
         send(self.requests_in, (head, request.body), socket.MSG_DONTWAIT)
 
-    def receive_request(self, wait: bool) -> Request | None:
-        """The next request for a worker; None where there is none and it shall not ``wait``."""
+    def receive_request(self) -> Request | None:
+        """The next request for a worker, None where there is none."""
         try:
-            message = receive(self._requests_out, 0 if wait else socket.MSG_DONTWAIT)
+            message = receive(self._requests_out, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         ticket, is_image, received = REQUEST.unpack_from(message)
         return Request(ticket, bool(is_image), received, message[REQUEST.size :])
+
+    def wait_for_request(self, worker: int) -> Request:
+        """The next request for the worker of that number; it sleeps until there is one.
+
+        Readers that block on a socket are woken in turn. Of those that wait by EPOLLEXCLUSIVE the kernel
+        wakes the first one that is idle, always in the same order: under little load the same worker
+        gets every request, and finds its weights in the caches of its core (epoll_ctl(2)).
+        """
+        if self._sleep is None:
+            self._sleep = select.epoll()
+            self._sleep.register(self._requests_out, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        while (request := self.receive_request()) is None:
+            self._waiting[worker] = True
+            self._sleep.poll()
+            self._waiting[worker] = False
+        return request
+
+    def another_waits(self) -> bool:
+        """Whether some worker has nothing to do (who asks has)."""
+        return any(self._waiting)
 
     def requests_file(self) -> int:
         """The descriptor to wait on for requests."""

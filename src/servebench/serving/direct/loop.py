@@ -42,18 +42,21 @@ class DirectLoop(LitLoop):
     def _collect(self, max_batch_size: int, batch_timeout_s: float) -> list[Request]:
         """The first request, and what is there or comes within the timeout, which counts from it.
 
-        Requests that nobody waits for any more are left out.
+        Without a timeout, what another worker could begin at once is left to it. Requests that nobody
+        waits for any more are left out.
         """
         worker, take = os.getpid(), self._channel.tickets.take
-        request = self._channel.receive_request(wait=True)
-        closes = perf_counter() if request is None else request.received + batch_timeout_s
+        first = self._channel.wait_for_request(self.worker_id)
+        closes = first.received + batch_timeout_s
+        request: Request | None = first
         batch: list[Request] = []
         while True:
             if request is not None and take(request.ticket, worker):
                 batch.append(request)
-            if len(batch) >= max_batch_size:
+            full = len(batch) >= max_batch_size
+            if full or (batch and batch_timeout_s == 0 and self._channel.another_waits()):
                 return batch
-            request = self._channel.receive_request(wait=False)
+            request = self._channel.receive_request()
             left_s = closes - perf_counter()
             if request is None and (left_s <= 0 or not self._comes_within(left_s)):
                 return batch

@@ -17,6 +17,6 @@ def connect(api: ClassifierAPI, timeout_s: float) -> Dispatcher:
     Args:
         timeout_s: how long a request may wait for a worker.
     """
-    channel = Channel(MOST_UNDER_WAY)
+    channel = Channel(MOST_UNDER_WAY, api.settings.workers_per_device)
     api.loop = DirectLoop(channel)
     return Dispatcher(channel, timeout_s)
