@@ -6,7 +6,8 @@ nothing: it travels through the batch as its own error response, and the others 
 
 import base64
 import binascii
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +26,11 @@ from servebench.serving.refusals import invalid, refusal
 if TYPE_CHECKING:
     from servebench.serving.classifier import Classifier
 
+logger = logging.getLogger(__name__)
+
 Answer = dict[str, Any]
+
+NO_MEMORY = "no memory left for this request; try again later"
 
 
 class PredictRequest(BaseModel):
@@ -91,7 +96,7 @@ class ClassifierAPI(litserve.LitAPI):
     # checks and documents the body by it: so no annotations as text in this module.
     def decode_request(self, request: PredictRequest) -> Item:
         """Base64 text -> preprocessed image."""
-        return self._decode(request.image, request._received)
+        return self._item(self._decode, request.image, request._received)
 
     def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
         """The same for a body that the HTTP process has not looked at.
@@ -100,6 +105,19 @@ class ClassifierAPI(litserve.LitAPI):
             is_image: it is an image file; else JSON.
             received: when, seconds of the monotonic clock.
         """
+        return self._item(self._decode_body, is_image, body, received)
+
+    def _item(self, decode: Callable[..., Item], *arguments: Any) -> Item:
+        """A request that nobody foresaw is refused; the worker and the rest of the batch go on."""
+        try:
+            return decode(*arguments)
+        except MemoryError:
+            return Item(refusal(503, NO_MEMORY), perf_counter())
+        except Exception:
+            logger.exception("a request could not be decoded")
+            return Item(refusal(500, "Internal server error"), perf_counter())
+
+    def _decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
         if is_image:
             return self._decode(body, received)
         if not body:
@@ -156,11 +174,8 @@ class ClassifierAPI(litserve.LitAPI):
         """Answer a batch of decoded requests, each by itself."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, JSONResponse)]
-        probabilities = iter(self.ready.predict(images).tolist() if images else [])
-        answers = [
-            item.image if isinstance(item.image, JSONResponse) else self._answer(next(probabilities))
-            for item in items
-        ]
+        predicted = iter(self._predict(images) if images else [])
+        answers = [item.image if isinstance(item.image, JSONResponse) else next(predicted) for item in items]
         self.predicted = perf_counter()
         if self.timed:
             BATCH_SIZE.observe(len(items))
@@ -168,6 +183,17 @@ class ClassifierAPI(litserve.LitAPI):
                 observe_stage("assembly", started - item.decoded)
                 observe_stage("model", self.predicted - started)
         return answers
+
+    def _predict(self, images: Sequence[Any]) -> list[Answer | JSONResponse]:
+        """Answer preprocessed images, in halves where there is no memory for all of them at once."""
+        try:
+            return [self._answer(probabilities) for probabilities in self.ready.predict(images).tolist()]
+        except MemoryError as error:
+            logger.warning("no memory for a batch of %d: %s", len(images), error)
+        if len(images) == 1:
+            return [refusal(503, NO_MEMORY)]
+        half = len(images) // 2
+        return self._predict(images[:half]) + self._predict(images[half:])
 
     def _answer(self, probabilities: list[float]) -> Answer:
         classes = self.ready.card.classes

@@ -21,6 +21,9 @@ from servebench.params import ServeSettings
 from servebench.serving.fast import FastTransform, Normalised
 from servebench.serving.image import decode
 
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""How torch says so on a CPU, for which it has no exception of its own."""
+
 
 class PilTransform:
     """timm's own transform on PIL images: what most people run."""
@@ -101,8 +104,19 @@ class Classifier:
         return stacked.to(self.device, self.dtype if stacked.is_floating_point() else None)
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images."""
-        return self.forward(self.batch(images)).cpu()
+        """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images.
+
+        Raises:
+            MemoryError: the device has none left for a batch of this size.
+        """
+        try:
+            return self.forward(self.batch(images)).cpu()
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+        # Outside of the handler, whose traceback holds the tensors.
+        raise MemoryError(reason)
 
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,109 @@
+"""A batch whose items, or whose memory, are not as anyone foresaw."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fastapi.responses import JSONResponse
+
+from servebench.params import ServeSettings
+from servebench.serving.api import ClassifierAPI, PredictRequest
+from servebench.serving.direct.channel import Request
+from servebench.serving.direct.loop import answer_all
+
+
+@pytest.fixture
+def api(exported: Path) -> ClassifierAPI:
+    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), timed=False)
+    api.setup("cpu")
+    return api
+
+
+def requests_of(files: list[bytes]) -> list[Request]:
+    return [Request(number, True, 0.0, file) for number, file in enumerate(files, start=1)]
+
+
+def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
+    """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
+    classifier: Any = api.ready
+    run, sizes = classifier.run, []
+
+    def limited(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > most:
+            raise error
+        answers: torch.Tensor = run(batch)
+        return answers
+
+    classifier.run = limited
+    return sizes
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_batch_without_memory_is_answered_in_halves(
+    error: Exception, api: ClassifierAPI, photos: list[Path]
+) -> None:
+    files = [path.read_bytes() for path in photos[:7]]
+    expected = [json.loads(answer.body)["probability"] for answer in answer_all(api, requests_of(files))]
+    sizes = fail_above(api, 2, error)
+    answers = answer_all(api, requests_of(files))
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert [answer.status for answer in answers] == [200] * 7
+    got = [json.loads(answer.body)["probability"] for answer in answers]
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_one_request_without_memory_is_refused(
+    error: Exception, api: ClassifierAPI, photos: list[Path]
+) -> None:
+    fail_above(api, 0, error)
+    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:2]]))
+    assert [answer.status for answer in answers] == [503, 503]
+    assert b"no memory" in answers[0].body
+
+
+def test_torch_says_so_on_a_cpu_as_expected() -> None:
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory"):
+        torch.empty(2**50, dtype=torch.uint8)
+
+
+def test_any_other_failure_of_the_model_is_not_tried_again(api: ClassifierAPI, photos: list[Path]) -> None:
+    sizes = fail_above(api, 0, RuntimeError("shapes do not match"))
+    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:2]]))
+    assert [answer.status for answer in answers] == [500, 500]
+    assert sizes == [2]
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyError("surprise"), 500), (MemoryError(), 503)])
+def test_an_item_that_fails_as_nobody_foresaw_is_refused_alone(
+    error: Exception, status: int, api: ClassifierAPI, photos: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier: Any = api.ready
+    transform, bad = classifier.transform, photos[1].read_bytes()
+    bad_image = classifier.decode(bad)
+
+    def surprising(image: Any) -> Any:
+        if image == bad_image:
+            raise error
+        return transform(image)
+
+    classifier.transform = surprising
+    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:3]]))
+    assert [answer.status for answer in answers] == [200, status, 200]
+    assert ("could not be decoded" in caplog.text) == (status == 500)
+    # LitServe's own loops go the same way.
+    item = api.decode_request(PredictRequest(image=base64.b64encode(bad).decode()))
+    assert isinstance(item.image, JSONResponse)
+    assert item.image.status_code == status
