@@ -87,6 +87,12 @@ class ServeSettings(Section):
     keep_freed_memory: bool = Field(
         False, description="glibc keeps what a worker frees instead of asking for it again"
     )
+    max_queue: Count = Field(
+        1024, description="requests under way beyond which the direct transport refuses more"
+    )
+    drain_s: Seconds = Field(
+        10.0, description="how long a server that is told to stop may take to finish what it has accepted"
+    )
     request_body: Literal["json", "image"] = Field(
         "json", description="what the benchmark sends, base64 in JSON or image files; servers take both"
     )

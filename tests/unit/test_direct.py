@@ -20,7 +20,6 @@ from servebench.serving.direct.channel import HELLO, Answer, Channel, Request
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.loop import DirectLoop
 from servebench.serving.direct.messages import INLINE_BYTES, receive, send, socket_pair
-from servebench.serving.direct.route import KEY_VARIABLE, DirectRoute
 from servebench.serving.direct.tickets import NOBODY, Tickets
 
 
@@ -83,10 +82,12 @@ def opened(places: int) -> Iterator[Channel]:
 
 
 def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
-    """A worker that answers with the body, or dies with its first request."""
+    """A worker that answers with the body, or dies with its first request, taken or not."""
     channel.send_hello()
     while True:
         request = channel.wait_for_request(number)
+        if kind == "drops":
+            os._exit(1)
         if not channel.tickets.take(request.ticket, os.getpid()):
             continue
         time.sleep(seconds)
@@ -114,12 +115,24 @@ async def _ask_many(
     for process in processes:
         process.start()
     try:
-        dispatcher = Dispatcher(channel, timeout_s)
-        return list(await asyncio.gather(*(dispatcher.ask(True, body) for body in bodies)))
+        dispatcher = Dispatcher(channel, timeout_s, workers)
+        dispatcher.start()
+        return list(await asyncio.gather(*(ask(dispatcher, body) for body in bodies)))
     finally:
         for process in processes:
             process.kill()
             process.join()
+
+
+async def ask(dispatcher: Dispatcher, body: bytes) -> Any:
+    """As the route does it."""
+    ticket = dispatcher.admit()
+    if ticket is None:
+        return dispatcher.why_not()
+    try:
+        return await dispatcher.ask(ticket, True, body)
+    finally:
+        dispatcher.release(ticket)
 
 
 def test_each_answer_goes_to_who_asked_however_many_and_large() -> None:
@@ -168,13 +181,14 @@ def test_one_user_gets_the_same_worker_every_time() -> None:
         for worker in workers:
             worker.start()
         try:
-            dispatcher = Dispatcher(channel, 30.0)
+            dispatcher = Dispatcher(channel, 30.0, len(workers))
+            dispatcher.start()
             while sum(channel._waiting) < len(workers):
                 await asyncio.sleep(0.05)
             answers = []
             for _ in range(50):
                 await asyncio.sleep(0.005)  # so that every worker waits again
-                answers.append(await dispatcher.ask(True, b"image"))
+                answers.append(await ask(dispatcher, b"image"))
             return answers
         finally:
             for worker in workers:
@@ -202,10 +216,11 @@ def test_what_an_idle_worker_can_begin_is_left_to_it() -> None:
 
 def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> None:
     async def give_up(channel: Channel) -> None:
-        dispatcher = Dispatcher(channel, 10.0)
+        dispatcher = Dispatcher(channel, 10.0, 1)
+        dispatcher.start()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(dispatcher.ask(True, b"first"), 0.1)
-        second = asyncio.create_task(dispatcher.ask(True, b"second"))
+            await asyncio.wait_for(ask(dispatcher, b"first"), 0.1)
+        second = asyncio.create_task(ask(dispatcher, b"second"))
         await asyncio.sleep(0)
 
         def serve() -> None:
@@ -219,77 +234,3 @@ def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> N
 
     with opened(1) as channel:
         asyncio.run(give_up(channel))
-
-
-def through_the_route(
-    chunks: list[bytes], headers: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch, key: str = ""
-) -> tuple[int, bytes, int]:
-    """Status and body of the answer, and how many chunks were read; the worker answers with the body."""
-    monkeypatch.setenv(KEY_VARIABLE, key)
-    sent: list[Any] = []
-    read = 0
-
-    async def receive() -> dict[str, Any]:
-        nonlocal read
-        read += 1
-        if read > len(chunks):
-            return {"type": "http.disconnect"}
-        # A client that goes away never sends the rest.
-        more = read < len(chunks) or b"partial" in headers
-        return {"type": "http.request", "body": chunks[read - 1], "more_body": more}
-
-    async def send_back(message: Any) -> None:
-        sent.append(message)
-
-    async def never(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("LitServe's route is not reached")
-
-    async def run(channel: Channel) -> None:
-        def serve() -> None:
-            request = channel.wait_for_request(0)
-            channel.send_answers([Answer(request.ticket, 200, request.body)])
-
-        worker = threading.Thread(target=serve)
-        worker.start()
-        route = DirectRoute(never, Dispatcher(channel, 5.0), 100)
-        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": list(headers.items())}
-        await route(scope, receive, send_back)
-        channel.send_request(Request(1, True, 0.0, b""))  # a worker that got nothing ends with this
-        worker.join()
-
-    with opened(4) as channel:
-        asyncio.run(run(channel))
-    return sent[0]["status"], sent[1]["body"], read
-
-
-@pytest.mark.parametrize(
-    ("chunks", "headers", "status", "body", "read"),
-    [
-        ([b"image"], {}, 200, b"image", 1),
-        ([b"im", b"a", b"ge"], {}, 200, b"image", 3),
-        ([b"x" * 101], {b"content-length": b"101"}, 413, b"too large", 0),
-        ([b"x" * 60, b"x" * 60, b"x"], {}, 413, b"too large", 2),
-        ([b"x" * 60, b"x" * 60, b"x"], {b"content-length": b"7"}, 413, b"too large", 2),
-        ([b"half"], {b"partial": b""}, 400, b"not whole", 2),
-    ],
-)
-def test_the_route_reads_a_body_up_to_its_limit(
-    chunks: list[bytes],
-    headers: dict[bytes, bytes],
-    status: int,
-    body: bytes,
-    read: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    got = through_the_route(chunks, headers, monkeypatch)
-    assert (got[0], got[2]) == (status, read)
-    assert body in got[1]
-
-
-@pytest.mark.parametrize(
-    ("given", "status"), [({}, 401), ({b"x-api-key": b"wrong"}, 401), ({b"x-api-key": b"secret"}, 200)]
-)
-def test_where_a_key_is_set_it_is_asked_for(
-    given: dict[bytes, bytes], status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert through_the_route([b"image"], given, monkeypatch, key="secret")[0] == status

@@ -82,6 +82,8 @@ def test_an_absent_key_is_litserves_own_default() -> None:
         ({"experiments.candidate": {}}, ["candidate", "belongs to the serve section"]),
         ({"experiments": {}}, ["experiments", "at least 1"]),
         ({"serve.threads_per_worker": 2}, ["serve", "threads_per_worker (2)", "allowed with compiled: 1"]),
+        ({"serve.max_queue": 0}, ["serve.max_queue", "got 0", "greater than or equal to 1"]),
+        ({"serve.drain_s": float("inf")}, ["serve.drain_s", "finite"]),
         ({"serve.preprocess": "timm"}, ["serve", "preprocess ('timm')", "allowed with compiled: 'fast'"]),
         ({"compile.batch_sizes": [0]}, ["compile.batch_sizes.0", "got 0"]),
         ({"load.users": []}, ["load.users", "at least 1"]),

@@ -63,7 +63,9 @@ def build_server(
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
     document(server.app, PredictRequest.model_json_schema())
     if dispatcher is not None:
-        server.app.add_middleware(DirectRoute, dispatcher=dispatcher, max_bytes=MAX_BODY_BYTES)
+        server.app.add_middleware(
+            DirectRoute, dispatcher=dispatcher, max_bytes=MAX_BODY_BYTES, drain_s=settings.drain_s
+        )
     else:
         server.app.add_middleware(ImageBodies)
     if timed:

@@ -3,54 +3,107 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 
-from servebench.serving.direct.channel import HELLO, Answer, Channel, Request
+from starlette.types import Receive
+
+from servebench.serving.direct.channel import HELLO, Channel, Request
 from servebench.serving.direct.tickets import NOBODY
+from servebench.serving.direct.workers import Reply, Workers
 from servebench.serving.refusals import refusal
 
 SWEEP_S = 0.1
-"""Between two looks for requests that have waited too long, while there are any."""
-
-Reply = tuple[int, bytes]
-"""HTTP status and JSON body."""
+"""Between two looks at the requests that wait, while there are any."""
 
 
-@dataclass(frozen=True, slots=True)
+def refused(status: int, reason: str) -> Reply:
+    """A reply in the form of every other refusal."""
+    return status, bytes(refusal(status, reason).body)
+
+
+FULL = refused(503, "the server is full; try again later")
+STOPPING = refused(503, "the server is stopping")
+DIED = refused(503, "the worker that had this request died")
+GONE = 499, b""
+"""Nobody reads this; in the metrics it has the status that nginx gives to it."""
+
+
+@dataclass(slots=True)
 class Pending:
-    """A request that has not been answered yet."""
+    """A request that has not been answered yet.
+
+    Attributes:
+        receive: what tells that its client has gone.
+        watch: waits for that, once the request has waited for a while.
+    """
 
     received: float
     reply: asyncio.Future[Reply]
+    receive: Receive | None
+    watch: asyncio.Task[None] | None = None
+
+    def resolve(self, reply: Reply) -> None:
+        """Have ``reply`` sent, unless something else has been said already."""
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    async def resolve_when_gone(self, receive: Receive) -> None:
+        """Have no worker work for a client that goes away."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.resolve(GONE)
 
 
 class Dispatcher:
-    """Belongs to the event loop that first asks it something.
+    """Belongs to the event loop that runs when it is started.
 
     Args:
         timeout_s: how long a request may wait for a worker; once one has it, it is finished.
+        workers: how many there shall be.
     """
 
-    def __init__(self, channel: Channel, timeout_s: float) -> None:
+    def __init__(self, channel: Channel, timeout_s: float, workers: int) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
+        self._workers = Workers(workers, self._bury)
         self._pending: dict[int, Pending] = {}
         self._unsent: deque[Request] = deque()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeping = False
+        self._last_answered = self._last_death = 0.0
+        self.stopping = False
 
-    async def ask(self, is_image: bool, body: bytes) -> Reply:
-        """Have a request answered: 503 when too many are under way, 504 when it waited too long."""
-        loop = self._loop or self._start()
-        ticket = self._channel.tickets.issue()
-        if ticket is None:
-            return refused(503, "the server is full; try again later")
+    def start(self) -> None:
+        """Listen to the workers."""
+        asyncio.get_running_loop().add_reader(self._channel.answers_out, self._read_answers)
+
+    def admit(self) -> int | None:
+        """A place for a request, before its body is read; None where there is none: ``why_not``."""
+        return None if self.stopping else self._channel.tickets.issue()
+
+    def why_not(self) -> Reply:
+        """What those are told that are not admitted."""
+        return STOPPING if self.stopping else FULL
+
+    def release(self, ticket: int) -> None:
+        """Give a place back, once for each that was given."""
+        self._channel.tickets.withdraw(ticket)
+
+    def health(self) -> Reply:
+        """What a load balancer is told."""
+        return self._workers.health(self.stopping)
+
+    async def ask(self, ticket: int, is_image: bool, body: bytes, receive: Receive | None = None) -> Reply:
+        """Have an admitted request answered: 504 when it waited too long.
+
+        Args:
+            receive: of the client's connection; where it goes away, no worker works for it.
+        """
+        loop = asyncio.get_running_loop()
         request = Request(ticket, is_image, perf_counter(), body)
-        pending = Pending(request.received, loop.create_future())
+        pending = Pending(request.received, loop.create_future(), receive)
         self._pending[ticket] = pending
         try:
             self._send(request)
@@ -60,12 +113,19 @@ class Dispatcher:
             return await pending.reply
         finally:
             del self._pending[ticket]
-            self._channel.tickets.withdraw(ticket)
+            if pending.watch is not None:
+                pending.watch.cancel()
 
-    def _start(self) -> asyncio.AbstractEventLoop:
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._channel.answers_out, self._read_answers)
-        return self._loop
+    async def drain(self, seconds: float) -> int:
+        """Admit nothing more, and wait for what has been; the number that is left when the time is up."""
+        self.stopping = True
+        ends = perf_counter() + seconds
+        while self._channel.tickets.under_way and perf_counter() < ends:
+            await asyncio.sleep(SWEEP_S / 5)
+        left = self._channel.tickets.under_way
+        for pending in self._pending.values():
+            pending.resolve(STOPPING)
+        return left
 
     def _send(self, request: Request) -> None:
         if self._unsent:
@@ -75,8 +135,7 @@ class Dispatcher:
             self._channel.send_request(request)
         except BlockingIOError:
             self._unsent.append(request)
-            assert self._loop is not None
-            self._loop.add_writer(self._channel.requests_in, self._send_more)
+            asyncio.get_running_loop().add_writer(self._channel.requests_in, self._send_more)
 
     def _send_more(self) -> None:
         """The kernel has room again."""
@@ -87,62 +146,43 @@ class Dispatcher:
                 except BlockingIOError:
                     return
             self._unsent.popleft()
-        assert self._loop is not None
-        self._loop.remove_writer(self._channel.requests_in)
+        asyncio.get_running_loop().remove_writer(self._channel.requests_in)
 
     def _read_answers(self) -> None:
         with suppress(BlockingIOError):
             while True:
                 for answer in self._channel.receive_answers():
                     if answer.ticket == HELLO:
-                        self._watch(answer)
-                    else:
-                        self._resolve(answer.ticket, (answer.status, answer.body))
-
-    def _resolve(self, ticket: int, reply: Reply) -> None:
-        # Who asked may be gone, or have been told already.
-        pending = self._pending.get(ticket)
-        if pending is not None and not pending.reply.done():
-            pending.reply.set_result(reply)
-
-    def _watch(self, hello: Answer) -> None:
-        """Notice when a worker dies: the descriptor of a process becomes readable at its end."""
-        assert self._loop is not None
-        worker = hello.status
-        try:
-            descriptor = os.pidfd_open(worker)
-        except ProcessLookupError:
-            self._bury(worker)
-            return
-        self._loop.add_reader(descriptor, self._on_exit, worker, descriptor)
-
-    def _on_exit(self, worker: int, descriptor: int) -> None:
-        assert self._loop is not None
-        self._loop.remove_reader(descriptor)
-        os.close(descriptor)
-        self._read_answers()  # what it sent before it died counts
-        self._bury(worker)
+                        self._workers.greet(answer.status)
+                    elif (pending := self._pending.get(answer.ticket)) is not None:
+                        self._last_answered = max(self._last_answered, pending.received)
+                        pending.resolve((answer.status, answer.body))
 
     def _bury(self, worker: int) -> None:
-        for ticket in list(self._pending):
+        self._read_answers()  # what it sent before it died counts
+        self._last_death = perf_counter()
+        for ticket, pending in self._pending.items():
             if self._channel.tickets.taken_by(ticket) == worker:
-                self._resolve(ticket, refused(503, "the worker that had this request died"))
+                pending.resolve(DIED)
 
     def _sweep(self) -> None:
-        """Answer what has waited too long; the oldest request comes first."""
-        oldest = perf_counter() - self._timeout_s
+        """Look after what has waited for a while; the oldest request comes first."""
+        now = perf_counter()
+        # Requests are taken in the order of their coming: one that was passed over by a later one was
+        # lost between a worker's hands as it died.
+        lost_before = min(self._last_death, self._last_answered)
         for ticket, pending in self._pending.items():
-            if pending.received > oldest:
+            if now - pending.received < SWEEP_S:
                 break
-            if self._channel.tickets.taken_by(ticket) == NOBODY:
+            if self._channel.tickets.taken_by(ticket) != NOBODY:
+                continue
+            if pending.received < lost_before:
+                pending.resolve(DIED)
+            elif now - pending.received > self._timeout_s:
                 waited = f"no worker was free within {self._timeout_s:g} s"
-                self._resolve(ticket, refused(504, waited))
+                pending.resolve(refused(504, waited))
+            elif pending.watch is None and pending.receive is not None:
+                pending.watch = asyncio.create_task(pending.resolve_when_gone(pending.receive))
         self._sweeping = bool(self._pending)
         if self._sweeping:
-            assert self._loop is not None
-            self._loop.call_later(SWEEP_S, self._sweep)
-
-
-def refused(status: int, reason: str) -> Reply:
-    """A reply in the form of every other refusal."""
-    return status, bytes(refusal(status, reason).body)
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

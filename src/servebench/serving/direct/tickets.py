@@ -27,6 +27,11 @@ class Tickets:
         self._next = [place + places for place in range(places)]
         self._free = deque(range(places))
 
+    @property
+    def under_way(self) -> int:
+        """How many have been issued and not withdrawn."""
+        return len(self._next) - len(self._free)
+
     def issue(self) -> int | None:
         """A new ticket, None when all places are taken. Only the HTTP process calls this."""
         if not self._free:

@@ -7,9 +7,6 @@ from servebench.serving.direct.channel import Channel
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.loop import DirectLoop
 
-MOST_UNDER_WAY = 1024
-"""Requests beyond these are refused at once: what waits longer than anyone would is of no use."""
-
 
 def connect(api: ClassifierAPI, timeout_s: float) -> Dispatcher:
     """Have the workers of ``api`` take what the dispatcher is asked.
@@ -17,6 +14,6 @@ def connect(api: ClassifierAPI, timeout_s: float) -> Dispatcher:
     Args:
         timeout_s: how long a request may wait for a worker.
     """
-    channel = Channel(MOST_UNDER_WAY, api.settings.workers_per_device)
+    channel = Channel(api.settings.max_queue, api.settings.workers_per_device)
     api.loop = DirectLoop(channel)
-    return Dispatcher(channel, timeout_s)
+    return Dispatcher(channel, timeout_s, api.settings.workers_per_device)

@@ -1,0 +1,90 @@
+"""The HTTP process's route: bodies up to their limit, keys, places."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from servebench.serving.direct.channel import Answer, Channel, Request
+from servebench.serving.direct.dispatcher import Dispatcher
+from servebench.serving.direct.route import KEY_VARIABLE, DirectRoute
+from tests.unit.test_direct import opened
+
+
+def through_the_route(
+    chunks: list[bytes], headers: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch, key: str = ""
+) -> tuple[int, bytes, int]:
+    """Status and body of the answer, and how many chunks were read; the worker answers with the body."""
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    sent: list[Any] = []
+    read = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1
+        if read > len(chunks):
+            return {"type": "http.disconnect"}
+        # A client that goes away never sends the rest.
+        more = read < len(chunks) or b"partial" in headers
+        return {"type": "http.request", "body": chunks[read - 1], "more_body": more}
+
+    async def send_back(message: Any) -> None:
+        sent.append(message)
+
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("LitServe's route is not reached")
+
+    async def run(channel: Channel) -> None:
+        def serve() -> None:
+            request = channel.wait_for_request(0)
+            channel.send_answers([Answer(request.ticket, 200, request.body)])
+
+        worker = threading.Thread(target=serve)
+        worker.start()
+        dispatcher = Dispatcher(channel, 5.0, 1)
+        dispatcher.start()
+        route = DirectRoute(never, dispatcher, 100, 1.0)
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": list(headers.items())}
+        await route(scope, receive, send_back)
+        channel.send_request(Request(1, True, 0.0, b""))  # a worker that got nothing ends with this
+        worker.join()
+
+    with opened(4) as channel:
+        asyncio.run(run(channel))
+    return sent[0]["status"], sent[1]["body"], read
+
+
+@pytest.mark.parametrize(
+    ("chunks", "headers", "status", "body", "read"),
+    [
+        ([b"image"], {}, 200, b"image", 1),
+        ([b"im", b"a", b"ge"], {}, 200, b"image", 3),
+        ([b"x" * 101], {b"content-length": b"101"}, 413, b"too large", 0),
+        ([b"x" * 60, b"x" * 60, b"x"], {}, 413, b"too large", 2),
+        ([b"x" * 60, b"x" * 60, b"x"], {b"content-length": b"7"}, 413, b"too large", 2),
+        ([b"half"], {b"partial": b""}, 400, b"not whole", 2),
+    ],
+)
+def test_the_route_reads_a_body_up_to_its_limit(
+    chunks: list[bytes],
+    headers: dict[bytes, bytes],
+    status: int,
+    body: bytes,
+    read: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    got = through_the_route(chunks, headers, monkeypatch)
+    assert (got[0], got[2]) == (status, read)
+    assert body in got[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [({}, 401), ({b"x-api-key": b"wrong"}, 401), ({b"x-api-key": b"secret"}, 200)]
+)
+def test_where_a_key_is_set_it_is_asked_for(
+    given: dict[bytes, bytes], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert through_the_route([b"image"], given, monkeypatch, key="secret")[0] == status
