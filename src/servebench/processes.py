@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ UNWIND_S = 30.0
 """How long a stage may take to stop what it has started, before it is ended all the same."""
 GONE_S = 10.0
 """How long killed processes are waited for."""
+PR_SET_PDEATHSIG = 1
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
@@ -51,6 +53,13 @@ def end_with_parent(poll_s: float = 0.5) -> None:
         os._exit(128 + signal.SIGTERM)  # the guards of what it has started do the rest
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill us when the process that started us, ``parent``, ends; Linux only."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
 
 
 @contextmanager
@@ -113,10 +122,17 @@ def _dismiss(guard: subprocess.Popen[bytes]) -> None:
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
     """End ``child`` and its group, and close our ends of its pipes."""
-    if child.poll() is None:
-        child.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=stop_s)
+    try:
+        if child.poll() is None:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=stop_s)
+    finally:  # a second Ctrl-C ends the waiting, not the killing
+        with _signals_deferred():
+            _end_group(child)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
     # Killed is not yet gone; and where nobody reaps orphans, zombies would keep the group for ever.
     deadline = time.monotonic() + GONE_S
     while _kill_group(child.pid) and time.monotonic() < deadline:

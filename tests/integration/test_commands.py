@@ -48,11 +48,11 @@ def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest
 
 
 @pytest.mark.parametrize(
-    ("moment", "number", "status"),
-    [("loading", signal.SIGTERM, 143), ("ready", signal.SIGTERM, 143), ("ready", signal.SIGINT, 130)],
+    ("moment", "number"),
+    [("loading", signal.SIGTERM), ("ready", signal.SIGTERM), ("ready", signal.SIGINT)],
 )
 def test_serve_answers_until_it_is_stopped_and_goes_quietly(
-    exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals, status: int
+    exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
     params = (ROOT / "params.yaml").read_text()
     assert "  compiled: true" in params
@@ -87,7 +87,8 @@ def test_serve_answers_until_it_is_stopped_and_goes_quietly(
             assert pipe.wait() == 141
         server.send_signal(number)
         rest = server.stdout.read()
-    assert server.returncode == status
+    # One that has not started its server yet ends as any other program.
+    assert server.returncode in ({0, 143} if moment == "loading" else {0})
     assert rest == ""
     assert processes_mentioning(f"--port {port}") == []
 

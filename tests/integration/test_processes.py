@@ -48,6 +48,31 @@ def test_a_leader_that_ignores_sigterm_is_killed() -> None:
     assert processes_mentioning(mark) == []
 
 
+def test_a_second_ctrl_c_kills_a_group_that_takes_its_time() -> None:
+    mark = f"5{time.time_ns()}"
+    script = f"trap '' TERM; while :; do sleep 0.1 {mark} || :; done"
+    program = f"""
+import time
+from servebench.processes import process_group
+with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
+    print("up", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        for _ in range(2):
+            time.sleep(0.3)
+            starter.send_signal(signal.SIGINT)
+    assert starter.returncode != 0
+    assert processes_mentioning(mark) == []
+
+
 def test_the_log_of_a_group_is_quoted_from_its_end(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("\n".join(f"line {number}" for number in range(100)))
@@ -79,6 +104,27 @@ subprocess.run(command)
         starter.send_signal(signal.SIGKILL)
         starter.stdout.close()
     wait_until_gone(mark)
+
+
+def test_who_dies_with_a_process_does_so_even_if_it_has_ended_before() -> None:
+    mark = f"6{time.time_ns()}"
+    child = (
+        "import sys, time; from servebench.processes import die_with; "
+        f"die_with(int(sys.argv[1])); print('up', flush=True); time.sleep(60); {mark}"
+    )
+    program = f"""
+import os, subprocess, sys
+subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        starter.send_signal(signal.SIGKILL)
+        starter.stdout.close()
+    wait_until_gone(mark)
+    nobody = str(os.getpid() + 1)
+    late = subprocess.run([sys.executable, "-c", child, nobody], capture_output=True)
+    assert (late.returncode, late.stdout) == (1, b"")
 
 
 def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_what_an_idle_worker_can_begin_is_left_to_it() -> None:
             channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
         channel._waiting[1] = True
         assert len(loop._collect(4, 0.0)) == 1
-        channel._waiting[1] = False
+        loop.note_death(1)
         assert len(loop._collect(4, 0.0)) == 2
 
 

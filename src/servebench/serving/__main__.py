@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -26,6 +27,7 @@ from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.bodies import ImageBodies, document
 from servebench.serving.direct.messages import available
 from servebench.serving.direct.route import DirectRoute
+from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
 from servebench.serving.metrics import PROCESS, RequestTimer, exposition
 from servebench.serving.refusals import invalid
@@ -46,12 +48,12 @@ def build_server(
     """
     card = read_card(folder)
     api = ClassifierAPI(folder, settings, null=null, timed=timed)
-    dispatcher = None
-    if settings.transport == "direct" and available():
-        dispatcher = connect(api, timeout_s)
-    elif settings.transport == "direct":
+    make, dispatcher = litserve.LitServer, None
+    if settings.transport == "direct" and not available():
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
-    server = litserve.LitServer(
+    elif settings.transport == "direct":
+        make, dispatcher = partial(DirectServer, drain_s=settings.drain_s), connect(api, timeout_s)
+    server = make(
         api,
         accelerator=device,
         devices=1,

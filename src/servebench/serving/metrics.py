@@ -7,10 +7,11 @@ imported: whoever starts the server sees to that. ``GET /metrics`` adds them up.
 from __future__ import annotations
 
 import functools
+import os
 from time import perf_counter
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STAGES = ("queue", "decode", "preprocess", "assembly", "model", "encode")
@@ -31,7 +32,7 @@ REQUEST_SECONDS = Histogram(
     buckets=SECONDS,
 )
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
-PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="all")
+PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
 _by_code = functools.cache(REQUEST_SECONDS.labels)
 _by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
@@ -40,6 +41,12 @@ _by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 def observe_stage(stage: str, seconds: float) -> None:
     """Count ``seconds`` of one request towards ``stage``."""
     _by_stage[stage].observe(seconds)
+
+
+def forget(process: int) -> None:
+    """Leave a process that has died out of those that live; what it has counted stays."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        mark_process_dead(process)  # type: ignore[no-untyped-call]
 
 
 def exposition() -> bytes:

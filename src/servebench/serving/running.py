@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from servebench.serving.environment import worker_environment
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
+STOP_S = 15.0
+"""How long a server may take to end, once what it had accepted is finished or its time is up."""
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,32 @@ def serve_in_foreground(
 ) -> int:
     """Serve on 127.0.0.1 with the log on the terminal, until interrupted; the exit status.
 
+    SIGTERM (where it raises SystemExit) and Ctrl-C let the server finish what it has accepted; once more,
+    and it is killed. The status is 0 if it stopped because it was told to, and had finished.
+
     Raises:
-        ServerError: the port is taken.
+        ServerError: the port is taken, or the server was killed.
     """
     check_free(port)
     read_card(folder)
     print(f"loading the model; then http://127.0.0.1:{port}/predict answers (Ctrl-C ends it)")
     command = server_command(folder, settings, device, timeout_s, port)
-    with _scratch(settings) as (environment, _), process_group(command, env=environment) as process:
-        return process.wait()
+    with (
+        _scratch(settings) as (environment, _),
+        process_group(command, env=environment, stop_s=0.0) as process,
+    ):
+        try:
+            status = process.wait()
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()
+            try:
+                status = process.wait(settings.drain_s + STOP_S)
+                return 0 if status == -signal.SIGTERM else status  # it did not even handle signals yet
+            except subprocess.TimeoutExpired:
+                raise ServerError("the server did not stop in time, and was killed") from None
+    if status < 0:
+        raise ServerError(f"the server's main process was killed ({signal.Signals(-status).name})")
+    return status
 
 
 def server_command(

@@ -89,6 +89,10 @@ class Channel:
             self._waiting[worker] = False
         return request
 
+    def note_death(self, worker: int) -> None:
+        """The worker of that number waits no more: else the others would leave requests to it."""
+        self._waiting[worker] = False
+
     def another_waits(self) -> bool:
         """Whether some worker has nothing to do (who asks has)."""
         return any(self._waiting)

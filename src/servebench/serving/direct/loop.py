@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import select
+import signal
 from collections.abc import Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import JSONResponse
 from litserve.loops.base import LitLoop
 
+from servebench.processes import die_with
 from servebench.serving.direct.channel import Answer, Channel, Request
 from servebench.serving.refusals import refusal
 
@@ -29,10 +31,20 @@ class DirectLoop(LitLoop):
         super().__init__()
         self._channel = channel
         self._greeted = False
+        self._server = os.getpid()
+
+    def note_death(self, worker: int) -> None:
+        """In the main process: the worker of that number has died."""
+        self._channel.note_death(worker)
 
     def run(self, lit_api: ClassifierAPI, *_: Any, **__: Any) -> None:
         """Answer one batch; LitServe calls this again and again, with its own queues, which stay empty."""
         if not self._greeted:
+            # A terminal, or who stops a whole service, signals every process. But workers are needed to
+            # the end: the main process kills them when there is nothing left to do.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            die_with(self._server)
             self._channel.send_hello()
             self._greeted = True
         batch = self._collect(lit_api.max_batch_size, lit_api.batch_timeout)

@@ -34,3 +34,4 @@ def drain_by_signal(dispatcher: Dispatcher, drain_s: float) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, begin)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since before the fork

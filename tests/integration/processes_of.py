@@ -1,0 +1,43 @@
+"""The processes of a running server, and what the tests do to them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import psutil
+import requests
+
+from servebench.measure.server import read_scrape
+from servebench.serving.running import RunningServer
+
+
+def tree(server: RunningServer) -> list[psutil.Process]:
+    """The main process and all that it started."""
+    main = psutil.Process(server.pid)
+    return [main, *main.children(recursive=True)]
+
+
+def by_role(server: RunningServer, role: str) -> list[psutil.Process]:
+    """``main``, ``manager``, or a role in the metrics: ``api``, ``worker``."""
+    if role == "main":
+        return [psutil.Process(server.pid)]
+    roles = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).roles
+    if role == "manager":  # forked, so it looks as the main process does
+        line = psutil.Process(server.pid).cmdline()
+        return [child for child in tree(server)[1:] if child.cmdline() == line and child.pid not in roles]
+    return [psutil.Process(pid) for pid, name in roles.items() if name == role]
+
+
+@contextmanager
+def stopped(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Processes that stand still, so that what waits for them waits for sure."""
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            if process.is_running():
+                process.send_signal(signal.SIGCONT)

@@ -1,0 +1,231 @@
+"""Processes of the direct transport's server die, hang and run out of places under real requests."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from servebench.card import CARD_NAME
+from servebench.measure.server import read_scrape
+from servebench.params import ServeSettings
+from servebench.serving.running import RunningServer, check_free, running_server
+from tests.conftest import processes_mentioning
+from tests.integration.processes_of import by_role, stopped, tree
+
+MAX_QUEUE = 12
+SETTINGS = ServeSettings(
+    max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct", max_queue=MAX_QUEUE
+)
+
+
+@pytest.fixture(scope="module")
+def heavy(photos: list[Path]) -> bytes:
+    """A photo that keeps a worker busy for much longer than a client."""
+    buffer = io.BytesIO()
+    with Image.open(photos[0]) as photo:
+        photo.resize((3000, 2000)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[RunningServer]:
+    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+        yield running
+    assert processes_mentioning(str(exported)) == []
+
+
+@dataclass
+class Load:
+    """Answers as they came: status, when the request was sent and when it was answered."""
+
+    answers: list[tuple[int, float, float]] = field(default_factory=list)
+    headers: list[str | None] = field(default_factory=list)
+
+
+@contextmanager
+def load(url: str, photo: bytes, users: int) -> Iterator[Load]:
+    """Users that ask without pause until the block is left."""
+    over, seen = threading.Event(), Load()
+
+    def user() -> None:
+        with requests.Session() as session:
+            while not over.is_set():
+                sent = time.monotonic()
+                answer = session.post(
+                    f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=30
+                )
+                seen.answers.append((answer.status_code, sent, time.monotonic()))
+                if answer.status_code == 503:
+                    seen.headers.append(answer.headers.get("Retry-After"))
+
+    with ThreadPoolExecutor(users) as pool:
+        users_done = [pool.submit(user) for _ in range(users)]
+        try:
+            yield seen
+        finally:
+            over.set()
+    for done in users_done:
+        done.result()
+
+
+def post(url: str, photo: bytes) -> requests.Response:
+    return requests.post(f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=60)
+
+
+def health(server: RunningServer) -> tuple[int, str]:
+    answer = requests.get(f"{server.url}/health", timeout=5)
+    return answer.status_code, answer.json()["status"]
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)
+
+
+def batched(server: RunningServer) -> float:
+    return read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).batched[0]
+
+
+def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_comes_back(
+    server: RunningServer, heavy: bytes
+) -> None:
+    victim, other = by_role(server, "worker")
+    with load(server.url, heavy, 8) as seen:
+        wait_for(lambda: len(seen.answers) > 20)
+        killed = time.monotonic()
+        victim.kill()
+        wait_for(lambda: health(server) == (200, "degraded"), 5)
+        wait_for(lambda: health(server) == (200, "ok"))
+        back = time.monotonic()
+        wait_for(lambda: sum(sent > back for _, sent, _ in seen.answers) > 20)
+    lost = [answer for answer in seen.answers if answer[0] != 200]
+    assert 1 <= len(lost) <= SETTINGS.max_batch_size
+    assert {status for status, _, _ in lost} == {503}
+    assert set(seen.headers) == {"1"}
+    assert all(killed < answered < killed + 2 for _, _, answered in lost)
+    workers = {process.pid for process in by_role(server, "worker")}
+    assert len(workers) == 2
+    assert other.pid in workers
+    assert victim.pid not in workers
+    assert f"worker {victim.pid} was killed by SIGKILL; another is started" in server.log.read_text()
+
+
+def test_without_a_worker_health_says_so_and_who_asks_waits_for_the_next(
+    server: RunningServer, photos: list[Path]
+) -> None:
+    for worker in by_role(server, "worker"):
+        worker.kill()
+    wait_for(lambda: health(server) == (503, "down"), 5)
+    assert post(server.url, photos[0].read_bytes()).status_code == 200
+    wait_for(lambda: health(server) == (200, "ok"))
+
+
+def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
+    server: RunningServer, photos: list[Path]
+) -> None:
+    photo = photos[0].read_bytes()
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with stopped(by_role(server, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
+        slow = [connection(server) for _ in range(2)]
+        for sender in slow:
+            sender.sendall(head % len(photo) + photo[:100])
+        waiting = [pool.submit(post, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
+        time.sleep(0.5)
+        with connection(server) as refused:
+            refused.sendall(head % len(photo))
+            first = refused.recv(65_536)
+            assert first.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 1" in first
+            assert b"full" in first
+            # What was not read is skipped: the next request on the connection is understood.
+            refused.sendall(photo + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b'{"status": "ok"' in refused.recv(65_536)
+            # A sender that goes away leaves its place to others.
+            slow.pop().close()
+            time.sleep(0.3)
+            refused.sendall(head % len(photo) + photo)
+            slow.pop().close()
+            for process in by_role(server, "worker"):
+                process.send_signal(signal.SIGCONT)
+            assert refused.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert [answer.result().status_code for answer in waiting] == [200] * len(waiting)
+
+
+def connection(server: RunningServer) -> socket.socket:
+    host, port = server.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, photos: list[Path]) -> None:
+    photo = photos[0].read_bytes()
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    before = batched(server)
+    with stopped(by_role(server, "worker")), ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            with connection(server) as client:
+                client.sendall(head % len(photo) + photo)
+                time.sleep(0.2)
+        stays = pool.submit(post, server.url, photo)
+        time.sleep(0.5)
+        for process in by_role(server, "worker"):
+            process.send_signal(signal.SIGCONT)
+        assert stays.result().status_code == 200
+    assert batched(server) - before == 1
+
+
+@pytest.mark.parametrize(
+    ("role", "reason"),
+    [
+        ("api", "the HTTP process was killed by SIGKILL; the server ends"),
+        ("manager", "the manager process was killed by SIGKILL; the server ends"),
+        ("main", None),
+    ],
+)
+def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
+    role: str, reason: str | None, exported: Path
+) -> None:
+    with running_server(exported, SETTINGS, "cpu", 30.0, null=True) as server:
+        processes = tree(server)
+        assert len(processes) >= 5
+        (victim,) = by_role(server, role)
+        victim.kill()
+        server.process.wait(20)
+        _, left = psutil.wait_procs(processes, 10)
+        assert left == []
+        check_free(int(server.url.rsplit(":", 1)[1]))
+        if reason is None:
+            assert server.process.returncode == -signal.SIGKILL
+        else:
+            assert server.process.returncode == 1
+            assert server.log.read_text().splitlines()[-1] == reason
+
+
+def test_a_worker_that_cannot_start_again_is_not_tried_for_ever(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "vanishing"))
+    with running_server(folder, SETTINGS, "cpu", 30.0, null=True) as server:
+        processes = tree(server)
+        (folder / CARD_NAME).unlink()
+        victim, _ = by_role(server, "worker")
+        victim.kill()
+        assert server.process.wait(120) == 1
+        _, left = psutil.wait_procs(processes, 10)
+        assert left == []
+        log = server.log.read_text()
+    assert log.count("another is started in") == 2
+    assert "before it was ready, 3 in a row; the server ends" in log.splitlines()[-1]

@@ -1,0 +1,145 @@
+"""A server that is told to stop finishes what it has accepted, refuses what is new, and leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from servebench.params import ServeSettings
+from servebench.serving.running import RunningServer, check_free, free_port, running_server, server_command
+from tests.integration.processes_of import by_role, stopped, tree
+
+SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
+WAITING = 10
+
+
+def post(url: str, photo: bytes) -> requests.Response:
+    return requests.post(f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=60)
+
+
+@contextmanager
+def server_with_requests_waiting(
+    exported: Path, photo: bytes, drain_s: float
+) -> Iterator[tuple[RunningServer, list[psutil.Process], list[Future[requests.Response]]]]:
+    """The server, its workers, which stand still, and requests that it has accepted; then nothing is left."""
+    settings = SETTINGS.model_copy(update={"drain_s": drain_s})
+    with (
+        running_server(exported, settings, "cpu", 60.0, null=True) as server,
+        ThreadPoolExecutor(WAITING) as pool,
+        stopped(workers := by_role(server, "worker")),
+    ):
+        processes = tree(server)
+        waiting = [pool.submit(post, server.url, photo) for _ in range(WAITING)]
+        time.sleep(1.0)
+        yield server, workers, waiting
+        _, left = psutil.wait_procs(processes, 15)
+        assert left == []
+        check_free(int(server.url.rsplit(":", 1)[1]))
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_what_was_accepted_is_finished_and_what_is_new_refused(
+    everyone: bool, exported: Path, photos: list[Path]
+) -> None:
+    """The signal comes to the main process, or to every process, as systemd and a terminal send it."""
+    photo = photos[0].read_bytes()
+    with server_with_requests_waiting(exported, photo, 60.0) as (server, workers, waiting):
+        told = tree(server) if everyone else [psutil.Process(server.pid)]
+        for process in told:
+            process.send_signal(signal.SIGINT if everyone else signal.SIGTERM)
+        time.sleep(0.5)
+        for _ in range(2):
+            answer = requests.get(f"{server.url}/health", timeout=5)
+            assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
+            answer = post(server.url, photo)
+            assert (answer.status_code, answer.json()["detail"]) == (503, "the server is stopping")
+            assert answer.headers["Connection"] == "close"
+            assert answer.headers["Retry-After"] == "1"
+        for worker in workers:
+            worker.send_signal(signal.SIGCONT)
+        assert [answer.result().status_code for answer in waiting] == [200] * WAITING
+        assert server.process.wait(20) == 0
+        assert server.log.read_text() == ""
+
+
+def test_what_is_not_finished_in_time_is_told_so(exported: Path, photos: list[Path]) -> None:
+    with server_with_requests_waiting(exported, photos[0].read_bytes(), 0.5) as (server, _, waiting):
+        server.process.terminate()
+        answers = [answer.result() for answer in waiting]
+        assert {answer.status_code for answer in answers} == {503}
+        assert server.process.wait(20) == 1
+        assert server.log.read_text() == f"{WAITING} requests were not finished within 0.5 s\n"
+
+
+def test_a_second_ctrl_c_ends_at_once(exported: Path, photos: list[Path]) -> None:
+    with server_with_requests_waiting(exported, photos[0].read_bytes(), 60.0) as (server, _, waiting):
+        server.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 1
+        assert server.log.read_text() == "interrupted while it stopped; the server ends\n"
+        assert all(isinstance(answer.exception(), requests.ConnectionError) for answer in waiting)
+
+
+def test_under_load_no_accepted_request_is_lost(exported: Path, photos: list[Path]) -> None:
+    """Users that ask without pause until they are refused: whatever was sent before has its answer."""
+    photo = photos[0].read_bytes()
+    statuses: list[int] = []
+    told = threading.Event()
+
+    def user(url: str) -> None:
+        with requests.Session() as session:
+            while True:
+                sent_before = not told.is_set()
+                try:
+                    answer = session.post(
+                        f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}
+                    )
+                except requests.ConnectionError:
+                    assert not sent_before
+                    return
+                statuses.append(answer.status_code)
+                if answer.status_code != 200:
+                    return
+
+    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(8) as pool:
+        processes = tree(server)
+        users = [pool.submit(user, server.url) for _ in range(8)]
+        while len(statuses) < 100:
+            time.sleep(0.01)
+        told.set()
+        time.sleep(0.2)  # what was sent before has come to the server by then
+        server.process.terminate()
+        assert server.process.wait(30) == 0
+        for done in users:
+            done.result()
+        _, left = psutil.wait_procs(processes, 10)
+        assert left == []
+    assert set(statuses) <= {200, 503}
+
+
+def test_a_server_that_loads_its_model_stops_at_once(exported: Path, tmp_path: Path) -> None:
+    command = server_command(exported, SETTINGS, "cpu", 30.0, free_port())
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        main = psutil.Process(server.pid)
+        while not any("spawn_main" in " ".join(child.cmdline()) for child in main.children()):
+            time.sleep(0.01)
+        processes = [main, *main.children(recursive=True)]
+        server.terminate()
+        assert server.wait(20) == 0
+        _, left = psutil.wait_procs(processes, 10)
+        assert left == []
+        assert server.stderr is not None
+        assert server.stderr.read() == ""
