@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -11,24 +12,62 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import psutil
 
+from servebench.errors import FREE_SPACE
+
 LOG_TAIL_LINES = 15
-UNWIND_S = 30.0
+NO_SPACE_BYTES = 2**16
+"""Who could not write a page or a block may have left a few."""
+UNWIND_S = 60
 """How long a stage may take to stop what it has started, before it is ended all the same."""
 GONE_S = 10.0
 """How long killed processes are waited for."""
 PR_SET_PDEATHSIG = 1
+TOLD = (signal.SIGINT, signal.SIGTERM)
+"""How a process is told to end."""
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
+HELD = 'read -r _ <"/dev/fd/$0" && exec "$@"'
+"""Becomes the command once a line has come, and ends if none can come."""
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception that unwinds the stack as KeyboardInterrupt does."""
+
+
+@contextmanager
+def told_to_end() -> Iterator[None]:
+    """Let the first SIGTERM or Ctrl-C unwind the block, in UNWIND_S at most; ignore those that follow.
+
+    Whoever stops what it has started must not be stopped in that. Should the exception get lost, as
+    in a destructor, the alarm ends us, and the guards of what has been started do the rest.
+    """
+    handled = [number for number in TOLD if signal.getsignal(number) != signal.SIG_IGN]
+
+    def unwind(signum: int, frame: FrameType | None) -> None:
+        for number in handled:
+            signal.signal(number, signal.SIG_IGN)
+        signal.alarm(UNWIND_S)
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+
+    for number in handled:
+        signal.signal(number, unwind)
+    try:
+        yield
+    finally:  # what is left of us has nothing to unwind
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def end_with_parent(poll_s: float = 0.5) -> None:
     """Send ourselves SIGTERM when the process that started us, through any shells, has gone.
 
     DVC that is killed would leave its stage running. The kernel's PR_SET_PDEATHSIG sees only the
-    direct parent, which may be a shell that outlives DVC, so the whole line is watched.
+    direct parent, which may be a shell that outlives DVC, so the whole line is watched. A DVC that
+    was killed before we could look is not in it: whoever adopts orphans is of another session.
     """
     line: list[tuple[psutil.Process, int]] = []
     process = psutil.Process()
@@ -39,6 +78,8 @@ def end_with_parent(poll_s: float = 0.5) -> None:
             break
         process = parent
 
+    orphan = "DVC_STAGE" in os.environ and _session(line[-1][1]) != os.getsid(0)
+
     def adopted() -> bool:
         try:
             return any(process.ppid() != parent for process, parent in line)
@@ -46,11 +87,9 @@ def end_with_parent(poll_s: float = 0.5) -> None:
             return True
 
     def watch() -> None:
-        while not adopted():
+        while not (orphan or adopted()):
             time.sleep(poll_s)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(UNWIND_S)
-        os._exit(128 + signal.SIGTERM)  # the guards of what it has started do the rest
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
@@ -60,6 +99,14 @@ def die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
+
+
+def _session(pid: int) -> int | None:
+    """Of a process; None where it is gone."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 @contextmanager
@@ -76,12 +123,19 @@ def process_group(
 
     At the end the leader gets SIGTERM and ``stop_s`` seconds; then the whole group is killed.
     Should we be killed ourselves, even by SIGKILL, a guard outside the group notices that our end
-    of its pipe has closed, and kills the group.
+    of its pipe has closed, and kills the group; the command is not run before the guard is there.
     """
     with ExitStack() as cleanup:
-        with _signals_deferred():  # until whatever has been started is sure to be stopped
+        with signals_deferred():  # until whatever has been started is sure to be stopped
+            held, release = os.pipe()
             child = subprocess.Popen(
-                command, stdin=stdin, stdout=stdout, stderr=stderr, env=env, start_new_session=True
+                ["/bin/sh", "-c", HELD, str(held), *command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                pass_fds=(held,),
+                start_new_session=True,
             )
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
@@ -92,17 +146,20 @@ def process_group(
             )
             cleanup.callback(_dismiss, guard)
             cleanup.callback(_stop, child, stop_s)
+            os.write(release, b"\n")
+            os.close(release)
+            os.close(held)
         yield child
 
 
 @contextmanager
-def _signals_deferred() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Hold back SIGINT and SIGTERM until the block has ended.
 
     They are not blocked, as a child would inherit that; what is ignored stays ignored.
     """
     came: list[int] = []
-    handled = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    handled = [number for number in TOLD if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         handled = []  # signals are handled in the main thread only
     before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in handled}
@@ -156,6 +213,12 @@ def _kill_group(group: int) -> bool:
 
 
 def log_tail(log: Path) -> str:
-    """The last lines of a log, indented, to go behind a message."""
+    """What to add to a message about a process that died: where its log was written is no space left, or
+    its last lines, indented.
+    """
+    if shutil.disk_usage(log.parent).free < NO_SPACE_BYTES:
+        return (
+            f": no space is left for temporary files ({log.parent.parent}); {FREE_SPACE}, then run it again"
+        )
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
     return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""

@@ -127,6 +127,68 @@ subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
     assert (late.returncode, late.stdout) == (1, b"")
 
 
+def test_a_stage_whose_dvc_was_killed_before_it_looked_ends() -> None:
+    mark = f"6{time.time_ns()}"
+    stage = (
+        f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
+        f"while os.getppid() == parent: time.sleep(0.01)\n"
+        f"from servebench.processes import end_with_parent; end_with_parent(0.1); time.sleep(60); {mark}"
+    )
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "DVC_STAGE": "benchmark"},
+        start_new_session=True,
+    ) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        starter.kill()
+    wait_until_gone(mark)
+
+
+def test_a_group_whose_starter_is_killed_before_its_guard_is_there_does_not_run() -> None:
+    mark = f"5{time.time_ns()}"
+    program = f"""
+import os, signal, subprocess
+from servebench.processes import process_group
+start = subprocess.Popen
+def start_and_die(*arguments, **options):
+    print(start(*arguments, **options).pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+subprocess.Popen = start_and_die
+with process_group(["sleep", "{mark}"]):
+    pass
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert done.returncode == -signal.SIGKILL
+    assert int(done.stdout) > 0
+    wait_until_gone(mark)
+
+
+def test_who_stops_what_it_has_started_is_not_stopped_in_that() -> None:
+    program = """
+import time
+from servebench.processes import told_to_end
+with told_to_end():
+    try:
+        print("up", flush=True)
+        time.sleep(60)
+    finally:
+        print("stopping", flush=True)
+        time.sleep(0.5)
+        print("stopped", flush=True)
+"""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **options) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        assert process.stdout.readline() == "stopping\n"
+        process.terminate()
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "stopped\n"
+
+
 def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     options = {"stdout": subprocess.PIPE, "text": True, "env": environment}
