@@ -18,7 +18,7 @@ from servebench.lock import machine_to_ourselves
 from servebench.measure.level import LevelRow, level_row
 from servebench.measure.telemetry import Telemetry, Usage
 from servebench.progress import bar
-from servebench.results import write_csv
+from servebench.results import check_writable, write_csv
 from servebench.table import text_table
 
 IMAGE_TOKEN = "{image}"
@@ -55,18 +55,17 @@ def bench(
 
     Raises:
         ServerError: ``url`` does not answer the first body well; LoadError: the load generator
-            failed, or ``out`` cannot be written, which is found when the rows have been shown.
+            failed; StorageError: ``out`` cannot be written, which is found before anything is sent.
     """
+    if out is not None:
+        check_writable([out])
     with machine_to_ourselves():
         ask(url, bodies[0], {**headers, "Content-Type": content_type}, plan[0].timeout_s)
         rows = measure(url, bodies, content_type, headers, plan)
     shown = [cells(row, level.rate_rps) for row, level in zip(rows, plan, strict=True)]
     print(text_table(HEAD, shown))
     if out is not None:
-        try:
-            write_csv(out, rows)
-        except OSError as error:
-            raise LoadError(f"{out}: cannot be written: {error.strerror}") from error
+        write_csv(out, rows)
     return 0 if all(row["valid"] for row in rows) else 1
 
 

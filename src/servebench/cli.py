@@ -13,7 +13,8 @@ from typing import NoReturn
 import requests
 
 from servebench.arguments import count, levels, positive_seconds, rate, seconds
-from servebench.errors import LoadError, ServebenchError, ServerError
+from servebench.errors import LoadError, ServebenchError, ServerError, storage_error
+from servebench.leftovers import tidy_up
 
 DEFAULT_PORT = 8000
 
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
     options = _parser().parse_args(arguments)
     try:
+        tidy_up("servebench")
         return int(options.run(options))
     except ServebenchError as error:
         print(f"servebench: {error}", file=sys.stderr)
@@ -31,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        explained = storage_error(error)
+        if explained is None:
+            raise
+        print(f"servebench: {explained}", file=sys.stderr)
+        return explained.exit_code
 
 
 class _Parser(argparse.ArgumentParser):

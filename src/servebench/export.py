@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from servebench.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
 from servebench.data.index import Index, read_index
@@ -32,7 +32,7 @@ def main() -> None:
     load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
     tested = read_json(TRAIN_METRICS)
     with replacing(EXPORT_FOLDER / WEIGHTS_NAME) as temporary:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+        temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
     card = ModelCard.model_validate(
         {
             "architecture": settings.name,

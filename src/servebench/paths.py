@@ -33,6 +33,9 @@ BATCHES = Path("plots/batches.csv")
 LADDERS_FOLDER = Path("plots/ceilings")
 PICTURES_FOLDER = Path("assets/results")
 
+RESULT_FOLDERS = tuple(map(Path, ("assets", "metrics", "models", "plots", "samples")))
+"""All that stages write is in one of these, but INDEX."""
+
 
 @dataclass(frozen=True)
 class BenchmarkPaths:
@@ -79,6 +82,14 @@ class BenchmarkPaths:
     def samples(self) -> Path:
         """A row per request."""
         return Path(f"samples/{self.name}.csv")
+
+    @property
+    def all(self) -> list[Path]:
+        """Every one of them."""
+        return [
+            *(self.metrics, self.answers, self.levels, self.meta),
+            *(self.baseline, self.stages, self.batches, self.samples),
+        ]
 
 
 def existing_results() -> list[Path]:

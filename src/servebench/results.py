@@ -5,28 +5,112 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from servebench.errors import storage_error
+from servebench.leftovers import HALF_WRITTEN, claim
+from servebench.processes import signals_deferred
+
 Row = Mapping[str, Any]
+
+
+_together: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar("together", default=None)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
-    Whoever reads ``path`` sees the old file or the new one, never a part. The temporary name is
-    fixed, so one left behind by a killed process is overwritten by the next.
+    Whoever reads ``path`` sees the old file or the new one, never a part.
+
+    Raises:
+        StorageError: it cannot be written.
     """
+    with _explained(path):
+        if (files := _together.get()) is None:
+            with _temporary(path) as temporary:
+                yield temporary
+                os.replace(temporary, path)
+        else:
+            stack, waiting = files
+            temporary = stack.enter_context(_temporary(path))
+            yield temporary
+            waiting.append((temporary, path))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Let all files that the block writes take their places when it ends without an error, or none."""
+    with ExitStack() as stack:
+        waiting: list[tuple[Path, Path]] = []
+        token = _together.set((stack, waiting))
+        try:
+            yield
+        finally:
+            _together.reset(token)
+        with signals_deferred():
+            for temporary, path in waiting:
+                with _explained(path):
+                    os.replace(temporary, path)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path`` that takes its place when the block ends without an error."""
+    with _explained(path):
+        temporary = _name(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        lock = claim(temporary)
+        try:
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            os.close(lock)
+
+
+def check_writable(paths: Iterable[Path]) -> None:
+    """Raise StorageError if one of ``paths`` cannot be written, before the work that it is for."""
+    for path in paths:
+        with _explained(path), _temporary(path):
+            pass
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A file beside ``path``, gone when the block is left."""
+    temporary = _name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    with signals_deferred():
+        temporary.touch()
+        lock = claim(temporary)
     try:
         yield temporary
-        os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _name(path: Path) -> Path:
+    return path.with_name(f".{path.name}{HALF_WRITTEN}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        explained = storage_error(error, path)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from servebench.results import read_csv, read_json, replacing, write_csv, write_json
+from servebench.results import (
+    read_csv,
+    read_json,
+    replacing,
+    replacing_folder,
+    together,
+    write_csv,
+    write_json,
+)
 
 
 def test_json_comes_back_and_null_stays_null(tmp_path: Path) -> None:
@@ -43,3 +51,43 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected an object"):
         read_json(tmp_path / "a.json")
+
+
+def test_files_written_together_take_their_places_together(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.csv"
+    write_json(first, {"run": 1})
+
+    def fails() -> None:
+        with together():
+            write_json(first, {"run": 2})
+            write_csv(second, [{"run": 2}])
+            assert read_json(first) == {"run": 1}
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert read_json(first) == {"run": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+    with together():
+        write_json(first, {"run": 3})
+        write_csv(second, [{"run": 3}])
+    assert read_json(first) == {"run": 3}
+    assert read_csv(second) == [{"run": "3"}]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.json", "b.csv"]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    for run in ("one", "two"):
+        with replacing_folder(folder) as temporary:
+            (temporary / run).touch()
+        assert [path.name for path in folder.iterdir()] == [run]
+
+    def fails() -> None:
+        with replacing_folder(folder) as temporary:
+            (temporary / "three").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fails()
+    assert [path.name for path in tmp_path.rglob("*")] == ["compiled", "two"]

@@ -10,7 +10,6 @@ import itertools
 import json
 import subprocess
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from servebench.errors import ServebenchError
+from servebench.leftovers import scratch
 from servebench.measure.rates import PARTS, Throughput, throughput
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.processes import log_tail, process_group
@@ -167,12 +167,17 @@ def inprocess_workers(
     command = [sys.executable, "-m", "servebench.benchmark.workers"]
     pipe = subprocess.PIPE
     with (
-        tempfile.NamedTemporaryFile(prefix="servebench-inprocess-", suffix=".log") as log,
+        scratch() as scratch_folder,
+        (log := scratch_folder / "log").open("wb") as stderr,
         process_group(
-            command, stdin=pipe, stdout=pipe, stderr=log.file, env=worker_environment(serve)
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=stderr,
+            env=worker_environment(serve) | {"TMPDIR": str(scratch_folder)},
         ) as process,
     ):
         assert process.stdin is not None
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
-        yield InProcess(process, Path(log.name), serve.workers_per_device, settings)
+        yield InProcess(process, log, serve.workers_per_device, settings)

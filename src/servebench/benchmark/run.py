@@ -21,7 +21,7 @@ from servebench.measure.telemetry import available_cores
 from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import EXPORT_FOLDER, MACHINE, BenchmarkPaths
 from servebench.reference import read_reference
-from servebench.results import read_json, rounded, write_csv, write_json
+from servebench.results import check_writable, read_json, rounded, together, write_csv, write_json
 
 VERSIONS = ("python", "torch", "timm", "litserve", "locust")
 
@@ -30,7 +30,8 @@ def main(name: str) -> None:
     """Benchmark the configuration ``name`` of params.yaml and write its results.
 
     Raises:
-        ServebenchError: no such configuration, no exported model, or a part of it that failed.
+        ServebenchError: no such configuration, no exported model, a part of it that failed, or results that
+            cannot be written.
     """
     params = load_params()
     serve = params.configuration(name)
@@ -39,6 +40,7 @@ def main(name: str) -> None:
     paths = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(paths, serve.request_body)
     reference = read_reference(EXPORT_FOLDER)
+    check_writable(BenchmarkPaths(name).all)
     with machine_to_ourselves():
         print(f"{name}: {describe(serve, device)}", flush=True)
         ceiling_rps = client_ceiling_rps(serve.request_body, params.load, bodies)
@@ -69,7 +71,8 @@ def main(name: str) -> None:
         "client_ceiling_rps": ceiling_rps,
     }
     ran = Ran(name, params, serve, device, threads, baseline, served, answers, around)
-    write_results(ran)
+    with together():
+        write_results(ran)
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def describe(serve: ServeSettings, device: str) -> str:
 
 
 def write_results(ran: Ran) -> None:
-    """Write every file of the configuration; the metrics last, as a sign that all is there."""
+    """Write every file of the configuration: all of them, or none."""
     paths = BenchmarkPaths(ran.name)
     served, best = ran.served, ran.served.best
     machine = read_json(MACHINE)

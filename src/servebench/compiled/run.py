@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ from servebench.card import sha256
 from servebench.compiled.manifest import MANIFEST_NAME, Manifest, Package, identity
 from servebench.device import resolve_device
 from servebench.errors import ServebenchError
+from servebench.leftovers import scratch
 from servebench.lock import machine_to_ourselves
 from servebench.params import ServeSettings, load_params
 from servebench.paths import COMPILED_FOLDER, COMPILED_TABLE, EXPORT_FOLDER, MACHINE
 from servebench.processes import log_tail, process_group
 from servebench.progress import bar
-from servebench.results import read_json, write_csv, write_json
+from servebench.results import read_json, replacing_folder, write_csv, write_json
 from servebench.serving.environment import worker_environment
 
 PRECISIONS = ("full", "half")
@@ -56,18 +56,17 @@ def compile_model(exported: Path, folder: Path, device: str, sizes: Sequence[int
         ServebenchError: a package cannot be run.
     """
     wanted = [(precision, size) for precision in PRECISIONS for size in sizes]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     why, packages = None, []
-    if not wanted:
-        why = "compile.batch_sizes is empty"
-    elif device == "cpu" and not compiler():
-        why = "there is no C++ compiler (g++ or clang++)"
-    else:
-        packages = measure(exported, device, build_all(exported, folder, device, wanted))
-    model, machine = identity(exported)
-    manifest = Manifest(model=model, machine=machine, device=device, why=why, packages=packages)
-    write_json(folder / MANIFEST_NAME, manifest.model_dump())
+    with replacing_folder(folder) as temporary:
+        if not wanted:
+            why = "compile.batch_sizes is empty"
+        elif device == "cpu" and not compiler():
+            why = "there is no C++ compiler (g++ or clang++)"
+        else:
+            packages = measure(exported, device, build_all(exported, temporary, device, wanted))
+        model, machine = identity(exported)
+        manifest = Manifest(model=model, machine=machine, device=device, why=why, packages=packages)
+        write_json(temporary / MANIFEST_NAME, manifest.model_dump())
     return manifest
 
 
@@ -111,9 +110,13 @@ def build(exported: Path, folder: Path, device: str, precision: str, size: int) 
         "path": str(path),
     }
     started = perf_counter()
-    with tempfile.TemporaryDirectory(prefix="servebench-compile-") as scratch:
-        log = Path(scratch) / "log"
-        own = {"TORCHINDUCTOR_CACHE_DIR": scratch, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    with scratch() as temporary:
+        log = temporary / "log"
+        own = {
+            "TMPDIR": str(temporary),
+            "TORCHINDUCTOR_CACHE_DIR": str(temporary),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }
         command = [sys.executable, "-m", "servebench.compiled.package", json.dumps(order)]
         with (
             log.open("wb") as output,
@@ -141,13 +144,16 @@ def measure(exported: Path, device: str, built: Sequence[Built]) -> list[Package
     command = [sys.executable, "-m", "servebench.compiled.gain", json.dumps(order)]
     environment = worker_environment(ServeSettings(keep_freed_memory=True))
     with (
-        tempfile.NamedTemporaryFile(prefix="servebench-compile-", suffix=".log") as log,
-        process_group(command, stdout=subprocess.PIPE, stderr=log.file, env=environment) as process,
+        scratch() as temporary,
+        (log := temporary / "log").open("wb") as stderr,
+        process_group(
+            command, stdout=subprocess.PIPE, stderr=stderr, env=environment | {"TMPDIR": str(temporary)}
+        ) as process,
     ):
         assert process.stdout is not None
         times = [json.loads(line) for line in process.stdout]
         if process.wait() or len(times) != len(good):
-            raise ServebenchError(f"a compiled model cannot be run{log_tail(Path(log.name))}")
+            raise ServebenchError(f"a compiled model cannot be run{log_tail(log)}")
     by_path = {one.path: found for one, found in zip(good, times, strict=True)}
     return [package_of(one, **by_path.get(one.path, {})) for one in built]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from servebench.errors import LoadError
+from servebench.leftovers import scratch
 from servebench.measure.steady import WINDOWS
 from servebench.processes import log_tail, process_group
 
@@ -114,14 +115,13 @@ def generate(
     """
     if not bodies:
         raise LoadError("there is nothing to send: no photo, no request body")
-    with tempfile.TemporaryDirectory(prefix="servebench-load-") as scratch:
-        folder = Path(scratch)
+    with scratch() as folder:
         for number, body in enumerate(bodies):
             (folder / f"{number:06}.body").write_bytes(body)
         order = {
             "url": url,
             "headers": {"Content-Type": content_type, **(headers or {})},
-            "folder": scratch,
+            "folder": str(folder),
             "plan": [asdict(level) for level in plan],
         }
         (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
@@ -129,7 +129,9 @@ def generate(
         command = [sys.executable, "-m", "servebench.load", str(folder / "order.json")]
         with (
             log.open("wb") as stderr,
-            process_group(command, stdout=subprocess.PIPE, stderr=stderr) as process,
+            process_group(
+                command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | {"TMPDIR": str(folder)}
+            ) as process,
         ):
             on_start(process.pid)
             assert process.stdout is not None

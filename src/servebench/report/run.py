@@ -36,7 +36,7 @@ from servebench.report.tables import (
     stage_rows,
     table,
 )
-from servebench.results import read_json, rounded, write_csv, write_json
+from servebench.results import read_json, rounded, together, write_csv, write_json
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def main() -> None:
     slo_ms = params.load.slo_p95_ms
     compared = summary(results, slo_ms)
     explained = explain(results, read_json(CEILINGS))
-    write_tables(results, explained)
-    draw_all(results, explained.ladders, slo_ms)
-    write_json(SUMMARY, compared)
+    with together():
+        write_tables(results, explained)
+        draw_all(results, explained.ladders, slo_ms)
+        write_json(SUMMARY, compared)
     print(table(results))
     for line in [*remarks(results), *explained.errors]:
         print(line)

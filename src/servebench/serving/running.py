@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +16,7 @@ import requests
 
 from servebench.card import read_card
 from servebench.errors import ServerError
+from servebench.leftovers import scratch
 from servebench.params import ServeSettings
 from servebench.processes import log_tail, process_group
 from servebench.serving.environment import worker_environment
@@ -88,10 +88,11 @@ def running_server(
 @contextmanager
 def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
     """The environment of a server whose processes share their metrics, and where its log goes."""
-    with tempfile.TemporaryDirectory(prefix="servebench-server-", ignore_cleanup_errors=True) as folder:
-        metrics = Path(folder) / "metrics"
+    with scratch() as folder:
+        metrics = folder / "metrics"
         metrics.mkdir()
-        yield worker_environment(settings) | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}, Path(folder) / "log"
+        own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
+        yield worker_environment(settings) | own, folder / "log"
 
 
 def serve_in_foreground(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -15,10 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from servebench.data.index import Index, read_index
 from servebench.device import resolve_device
+from servebench.leftovers import scratch
 from servebench.model import build_model, input_config
 from servebench.params import Params, load_params
 from servebench.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
-from servebench.results import replacing, write_csv, write_json
+from servebench.results import replacing, together, write_csv, write_json
 from servebench.statistics import wilson_interval
 from servebench.training.datamodule import PhotoDataModule
 from servebench.training.module import Classifier
@@ -35,14 +35,14 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.` is deprecated.*")
     lightning.seed_everything(params.train.seed, verbose=False)
-    with tempfile.TemporaryDirectory(prefix="servebench-fit-") as scratch:
-        module, checkpoint = _fitted(params, index, Path(scratch))
+    with scratch() as folder, together():
+        module, checkpoint = _fitted(params, index, folder)
         with replacing(CHECKPOINT) as temporary:
             shutil.copyfile(checkpoint, temporary)
-    _report(module, index)
+        _report(module, index)
 
 
-def _fitted(params: Params, index: Index, scratch: Path) -> tuple[Classifier, Path]:
+def _fitted(params: Params, index: Index, folder: Path) -> tuple[Classifier, Path]:
     """The tested module, and the checkpoint with its weights."""
     settings, classes = params.model, len(index.classes)
     if settings.checkpoint:
@@ -51,7 +51,7 @@ def _fitted(params: Params, index: Index, scratch: Path) -> tuple[Classifier, Pa
         model = pretrained_model(settings, classes)
     module = Classifier(model, params.train, pretrained=settings.pretrained != "none")
     photos = PhotoDataModule(index, params.train, settings.image_size, input_config(model))
-    keep_best = ModelCheckpoint(scratch, "best", monitor="val_loss", save_weights_only=True)
+    keep_best = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True)
     trainer = lightning.Trainer(
         accelerator="gpu" if resolve_device(params.device, torch.cuda.is_available()) == "cuda" else "cpu",
         devices=1,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from servebench.errors import VerifyError
+from servebench.leftovers import scratch
 from servebench.load import CONTENT_TYPE
 from servebench.processes import process_group
 
@@ -43,8 +43,8 @@ def rate_by(tool: str, url: str, body: bytes, users: int, seconds: int) -> float
     Raises:
         VerifyError: the tool failed, or one of its requests did.
     """
-    with tempfile.TemporaryDirectory(prefix="servebench-verify-") as scratch:
-        body_file, script = Path(scratch, "body"), Path(scratch, "post.lua")
+    with scratch() as folder:
+        body_file, script = folder / "body", folder / "post.lua"
         body_file.write_bytes(body)
         script.write_text(WRK_SCRIPT, encoding="utf-8")
         if Path(tool).name == "wrk":

@@ -12,10 +12,8 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple, cast
 
@@ -25,6 +23,7 @@ import requests
 import uvloop
 
 from servebench.errors import VerifyError
+from servebench.leftovers import scratch
 from servebench.processes import log_tail, process_group
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -70,16 +69,15 @@ def running_stub(
     arguments = [str(service_s), str(parallel), str(answer_status), str(int(in_step))]
     command = [sys.executable, "-m", "servebench.verify.stub", *arguments]
     with (
-        tempfile.NamedTemporaryFile(prefix="servebench-stub-", suffix=".log") as log,
-        process_group(command, stdout=subprocess.PIPE, stderr=log.file) as process,
+        scratch() as folder,
+        (log := folder / "log").open("wb") as stderr,
+        process_group(command, stdout=subprocess.PIPE, stderr=stderr) as process,
     ):
         assert process.stdout is not None
         port = process.stdout.readline().decode().strip()
         if not port:
             status = process.wait()
-            raise VerifyError(
-                f"the stub server did not start (exit status {status}){log_tail(Path(log.name))}"
-            )
+            raise VerifyError(f"the stub server did not start (exit status {status}){log_tail(log)}")
         yield RunningStub(f"http://127.0.0.1:{port}", process.pid)
 
 
