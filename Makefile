@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check serve
+.PHONY: run test soak check serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -13,6 +13,9 @@ test: .venv/installed-test
 	$(BIN)/pytest tests/unit & unit=$$!; $(MAKE) --no-print-directory check; checked=$$?; \
 		wait $$unit && exit $$checked
 	$(BIN)/pytest tests/integration tests/pipeline
+
+soak: .venv/installed-test
+	$(BIN)/pytest -m soak tests
 
 check: .venv/installed-test
 	$(BIN)/ruff check src tests benchmarks

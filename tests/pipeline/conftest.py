@@ -121,10 +121,20 @@ class Clone:
                 content[key] = value
         path.write_text(yaml.safe_dump(content, sort_keys=False))
 
+    def forget_results(self) -> None:
+        """Remove the benchmark's results, which are of other configurations."""
+        plots = (f"plots/{what}" for what in ("benchmark", "baseline", "stages", "batches"))
+        self.git("rm", "-rq", "metrics/benchmark", "metrics/answers", *plots)
+
     def stages_run(self, output: str) -> list[str]:
         """The stages that a `dvc repro` or `dvc exp run` ran, from its output."""
         lines = output.splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage '")]
+
+
+def results_of(clone: Clone) -> dict[str, bytes]:
+    folders = [clone.path / "metrics", clone.path / "plots"]
+    return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}
 
 
 @pytest.fixture(scope="session")
@@ -164,8 +174,7 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
     Its HEAD before held other numbers: those of the project.
     """
     clone = new_clone()
-    clone.git("rm", "-rq", "metrics/benchmark", "metrics/answers")
-    clone.git("rm", "-rq", "plots/benchmark", "plots/baseline", "plots/stages", "plots/batches")
+    clone.forget_results()
     clone.change(TINY)
     clone.commit("a small configuration")
     done = clone.dvc("repro")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import processes_mentioning
-from tests.pipeline.conftest import TINY, Clone
+from tests.pipeline.conftest import TINY, Clone, results_of
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,6 @@ def test_a_broken_photo_is_named(clone: Clone) -> None:
     assert f"{photo.relative_to(clone.path)}: not a readable image" in done.stderr
 
 
-def results_of(clone: Clone) -> dict[str, bytes]:
-    folders = [clone.path / "metrics", clone.path / "plots"]
-    return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}
-
-
 def nothing_is_left(clone: Clone, within_s: float = 20.0) -> None:
     deadline = time.monotonic() + within_s
     while left := [pid for pid in processes_mentioning("servebench") if in_clone(pid, clone.path)]:
@@ -100,13 +95,15 @@ LONG_LOAD = {"best_requests": 1_000_000, "best_max_s": 20.0}
     ("moment", "victim"),
     [
         ("float32", "dvc"),
-        ("server ready", "dvc"),
         ("server ready", "stage by SIGKILL"),
         ("server ready", "Ctrl-C"),
     ],
 )
 def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: str, moment: str) -> None:
-    """Killed while the model is loaded, or under load: dvc alone, the stage alone, or both by Ctrl-C."""
+    """dvc alone while the model is loaded; the stage alone, or both by Ctrl-C, under load.
+
+    test_killed.py has more of them.
+    """
     before = results_of(ran)
     ran.change({"load": LONG_LOAD})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")

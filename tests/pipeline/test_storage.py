@@ -1,0 +1,83 @@
+"""No space, or not allowed to write: one line, and the last result stands.
+
+The disks are real ones, mounted where only the stage sees them (user_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from servebench.load import request_bodies
+from tests.conftest import PHOTOS
+from tests.pipeline.conftest import Clone, results_of
+
+BLOCK = 4096
+
+
+def run_stage(clone: Clone, mounts: str, *stage: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage that sees what the shell commands ``mounts`` have mounted."""
+    script = f'{mounts} || exit 99; exec python3 src/stage.py "$@"'
+    done = clone.run("unshare", "-rm", "sh", "-c", script, "sh", *stage, check=False)
+    assert done.returncode != 99, f"this test needs to mount a disk: {done.stderr}"
+    return done
+
+
+def full(folder: str, size: int) -> str:
+    return f"mount -t tmpfs -o size={size} tmpfs {folder}"
+
+
+READ_ONLY = "mount --bind {0} {0} && mount -o remount,bind,ro {0}"
+BENCHMARK = ("benchmark", "e1_baseline")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "stage", "line"),
+    [
+        (
+            full("assets/results", 4 * BLOCK),
+            ("report",),
+            "report: assets/results/{}: cannot be written: No space left on device; "
+            "free some, then run it again",
+        ),
+        (
+            READ_ONLY.format("metrics"),
+            ("report",),
+            "report: metrics/summary.json: cannot be written: Read-only file system; "
+            "make it writable, then run it again",
+        ),
+        (  # before anything is measured
+            READ_ONLY.format("plots/stages"),
+            BENCHMARK,
+            "benchmark: plots/stages/e1_baseline.csv: cannot be written: Read-only file system; "
+            "make it writable, then run it again",
+        ),
+    ],
+)
+def test_results_that_cannot_be_written(ran: Clone, mounts: str, stage: tuple[str, ...], line: str) -> None:
+    before = results_of(ran)
+    done = run_stage(ran, mounts, *stage)
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    head, _, tail = line.partition("{}")
+    assert said.startswith(head)
+    assert said.endswith(tail)
+    assert "e1_baseline:" not in done.stdout
+    assert results_of(ran) == before
+
+
+@pytest.mark.parametrize("whole", [0.5, 1.0], ids=["the stage writes", "its load generator writes"])
+def test_a_full_disk_for_temporary_files(ran: Clone, tmp_path: Path, whole: float) -> None:
+    """There is space for half of the request bodies, or for them and no more."""
+    before = results_of(ran)
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    bodies = sum(-len(body) // BLOCK * -BLOCK for body in request_bodies(photos, "json"))
+    mounts = f"{full(str(tmp_path), int(whole * bodies) + 4 * BLOCK)} && export TMPDIR={tmp_path}"
+    done = run_stage(ran, mounts, *BENCHMARK)
+    assert done.returncode == 1
+    [said] = done.stderr.splitlines()
+    assert str(tmp_path) in said
+    assert "free some, then run it again" in said
+    assert results_of(ran) == before
