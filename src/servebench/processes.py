@@ -185,7 +185,7 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=stop_s)
     finally:  # a second Ctrl-C ends the waiting, not the killing
-        with _signals_deferred():
+        with signals_deferred():
             _end_group(child)
 
 
