@@ -1,0 +1,143 @@
+"""The decoders on whatever bytes: an image of the right shape, or a refusal, and nothing else."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from servebench.card import read_card
+from servebench.serving.classifier import PilTransform
+from servebench.serving.fast import FastTransform
+from servebench.serving.image import ImageError, open_image
+from tests.conftest import PHOTOS
+
+Decoders = tuple[PilTransform, FastTransform]
+BRIEF = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+LONG = settings(max_examples=20_000, deadline=None, database=None, print_blob=True)
+
+
+def files() -> list[bytes]:
+    """One small file of every kind that is taken."""
+    with Image.open(sorted(PHOTOS.glob("*.jpg"))[0]) as photo:
+        image = photo.convert("RGB").resize((64, 48))
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        ("RGB", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("CMYK", "JPEG", {}),
+        ("L", "JPEG", {}),
+        ("RGB", "MPO", {"save_all": True, "append_images": [image]}),
+        ("RGB", "PNG", {}),
+        ("P", "PNG", {}),
+        ("RGBA", "PNG", {"save_all": True, "append_images": [image]}),
+        ("I;16", "PNG", {}),
+        ("RGB", "WEBP", {}),
+        ("RGBA", "WEBP", {"lossless": True, "save_all": True, "append_images": [image]}),
+        ("P", "GIF", {"save_all": True, "append_images": [image]}),
+    ]
+    contents = []
+    for mode, form, options in kinds:
+        buffer = io.BytesIO()
+        image.convert("L" if mode == "I;16" else mode).convert(mode).save(buffer, form, **options)
+        contents.append(buffer.getvalue())
+    return contents
+
+
+FILES = files()
+PLACE = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
+"""As a share of the file; most of what matters stands at its beginning."""
+Edit = Callable[[bytearray], None]
+
+
+@st.composite
+def edits(draw: st.DrawFn) -> Edit:
+    """A flip, a cut, a splice or a repetition."""
+    start, length = draw(PLACE) ** 2, draw(st.integers(1, 40))
+    kind = draw(st.sampled_from(["flip", "cut", "end", "splice", "insert", "repeat"]))
+    other, new = draw(st.sampled_from(FILES)), draw(st.binary(min_size=1, max_size=8))
+
+    def apply(content: bytearray) -> None:
+        at = int(start * len(content))
+        if kind == "flip":
+            content[at : at + len(new)] = new
+        elif kind == "cut":
+            del content[at : at + length]
+        elif kind == "end":
+            del content[at:]
+        elif kind == "splice":
+            content[at:] = other[int(start * len(other)) :]
+        elif kind == "insert":
+            content[at:at] = new
+        else:
+            content[at:at] = content[at : at + length] * length
+
+    return apply
+
+
+@pytest.fixture(scope="module")
+def decoders(exported: Path) -> Decoders:
+    card = read_card(exported)
+    return PilTransform(card), FastTransform(card)
+
+
+def check(decoders: Decoders, content: bytes) -> None:
+    for own in decoders:
+        decoded = decoded_or_refused(own, content)
+        if isinstance(decoded, ImageError):
+            assert decoded.status in (400, 413)
+            assert 0 < len(str(decoded)) < 300
+            assert "object at" not in str(decoded)
+            continue
+        if isinstance(decoded, torch.Tensor):
+            # What was checked before decoding is what has been decoded.
+            assert tuple(decoded.shape[:0:-1]) == open_image(content).size
+        assert own.transform(decoded).shape == (3, 96, 96)
+
+
+def decoded_or_refused(own: PilTransform | FastTransform, content: bytes) -> Any:
+    try:
+        return own.decode(content)
+    except ImageError as error:
+        return error
+
+
+def check_changed(decoders: Decoders, content: bytes, changes: Sequence[Edit]) -> None:
+    changed = bytearray(content)
+    for change in changes:
+        change(changed)
+    check(decoders, bytes(changed))
+
+
+CHANGED = {"content": st.sampled_from(FILES), "changes": st.lists(edits(), max_size=4)}
+
+
+def test_every_file_is_taken_as_it_is(decoders: Decoders) -> None:
+    for content in FILES:
+        for own in decoders:
+            assert own.transform(own.decode(content)).shape == (3, 96, 96)
+
+
+@BRIEF
+@given(content=st.binary(max_size=2000))
+def test_any_bytes(decoders: Decoders, content: bytes) -> None:
+    check(decoders, content)
+
+
+@BRIEF
+@given(**CHANGED)
+def test_a_changed_file(decoders: Decoders, content: bytes, changes: list[Edit]) -> None:
+    check_changed(decoders, content, changes)
+
+
+@pytest.mark.soak
+@LONG
+@given(**CHANGED)
+def test_a_changed_file_at_length(decoders: Decoders, content: bytes, changes: list[Edit]) -> None:
+    check_changed(decoders, content, changes)
