@@ -13,6 +13,8 @@ from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.route import KEY_VARIABLE, DirectRoute
 from tests.unit.test_direct import opened
 
+JPEG = [(b"content-type", b"image/jpeg")]
+
 
 def through_the_route(
     chunks: list[bytes], headers: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch, key: str = ""
@@ -47,7 +49,7 @@ def through_the_route(
         dispatcher = Dispatcher(channel, 5.0, 1)
         dispatcher.start()
         route = DirectRoute(never, dispatcher, 100, 1.0)
-        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": list(headers.items())}
+        scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [*JPEG, *headers.items()]}
         await route(scope, receive, send_back)
         channel.send_request(Request(1, True, 0.0, b""))  # a worker that got nothing ends with this
         worker.join()

@@ -24,11 +24,13 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from servebench.card import read_card
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, PredictRequest
-from servebench.serving.bodies import ImageBodies, document
+from servebench.serving.bodies import ImageBodies
 from servebench.serving.direct.messages import available
+from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
+from servebench.serving.document import document
 from servebench.serving.metrics import PROCESS, RequestTimer, exposition
 from servebench.serving.refusals import invalid
 
@@ -63,13 +65,13 @@ def build_server(
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
-    document(server.app, PredictRequest.model_json_schema())
+    document(server.app, PredictRequest.model_json_schema(), card.classes)
     if dispatcher is not None:
         server.app.add_middleware(
             DirectRoute, dispatcher=dispatcher, max_bytes=MAX_BODY_BYTES, drain_s=settings.drain_s
         )
     else:
-        server.app.add_middleware(ImageBodies)
+        server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
     if timed:
         server.app.add_middleware(RequestTimer)
         server.app.get("/metrics")(metrics)
@@ -129,6 +131,7 @@ def main() -> None:
             num_api_servers=1,
             generate_client_file=False,
             log_level=options.log_level,
+            **({"http": LimitedProtocol} if settings.transport == "direct" else {}),
         )
     except KeyboardInterrupt:  # while it still starts, LitServe does not expect one
         for child in multiprocessing.active_children():

@@ -3,66 +3,90 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from collections.abc import Mapping
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from servebench.serving.refusals import refusal
+
+
+class BodyError(Exception):
+    """A body that is not taken; ``status`` is the HTTP status that says so."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class ImageBodies:
-    """ASGI middleware for LitServe's own route, which takes JSON: wraps an image file in it."""
+    """ASGI middleware for LitServe's own route, which takes JSON: wraps an image file in it.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        max_bytes: of a body; a larger one is refused, unread where its length is announced.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
+        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or not is_image(dict(scope["headers"]).get(b"content-type", b"")):
+        if scope["type"] != "http" or scope["path"] != "/predict" or scope["method"] != "POST":
             await self.app(scope, receive, send)
+            return
+        try:
+            if not check_head(dict(scope["headers"]), self._max_bytes):
+                await self.app(scope, receive, send)
+                return
+            text = base64.b64encode(await read_body(receive, self._max_bytes))
+        except BodyError as error:
+            await refusal(error.status, str(error))(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         headers.append((b"content-type", b"application/json"))
-        wrapped = {**scope, "headers": headers}
-        sent = False
+        unread = True
 
-        async def wrap() -> Message:
-            nonlocal sent
-            if sent:
+        async def wrapped() -> Message:
+            nonlocal unread
+            if not unread:
                 return await receive()
-            sent = True
-            chunks, more = [], True
-            while more:
-                message = await receive()
-                if message["type"] != "http.request":
-                    return message
-                chunks.append(message.get("body", b""))
-                more = message.get("more_body", False)
-            text = base64.b64encode(b"".join(chunks))
+            unread = False
             return {"type": "http.request", "body": b'{"image":"' + text + b'"}', "more_body": False}
 
-        await self.app(wrapped, wrap, send)
+        await self.app({**scope, "headers": headers}, wrapped, send)
 
 
-def is_image(content_type: bytes) -> bool:
-    """Whether a body of this type is an image file; anything else is taken for JSON."""
-    return content_type.lower().startswith(b"image/")
+def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
+    """Whether the body that follows is an image file; else it is JSON.
 
-
-def document(app: FastAPI, schema: dict[str, Any]) -> None:
-    """Have the OpenAPI document describe both forms of the body.
-
-    Args:
-        schema: JSON schema of the JSON form.
+    Raises:
+        BodyError: 415 for any other type, 413 where more than ``max_bytes`` are announced.
     """
-    content = {
-        "application/json": {"schema": schema},
-        "image/*": {"schema": {"type": "string", "format": "binary", "description": "an image file"}},
-    }
-    described = app.openapi
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    is_image = kind.startswith(b"image/")
+    if not is_image and kind != b"application/json":
+        raise BodyError(415, "Content-Type: neither application/json nor image/*")
+    announced = headers.get(b"content-length", b"0")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise BodyError(413, "Payload too large")
+    return is_image
 
-    def openapi() -> dict[str, Any]:
-        whole = described()
-        whole["paths"]["/predict"]["post"]["requestBody"] = {"required": True, "content": content}
-        return whole
 
-    app.openapi = openapi  # type: ignore[method-assign]
+async def read_body(receive: Receive, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyError: 413 as soon as there are more than ``max_bytes``, 400 when the client has gone.
+    """
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise BodyError(400, "body: not whole")
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise BodyError(413, "Payload too large")
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
