@@ -6,12 +6,9 @@ import io
 import shutil
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -48,40 +45,6 @@ def server(exported: Path) -> Iterator[RunningServer]:
     assert processes_mentioning(str(exported)) == []
 
 
-@dataclass
-class Load:
-    """Answers as they came: status, when the request was sent and when it was answered."""
-
-    answers: list[tuple[int, float, float]] = field(default_factory=list)
-    headers: list[str | None] = field(default_factory=list)
-
-
-@contextmanager
-def load(url: str, photo: bytes, users: int) -> Iterator[Load]:
-    """Users that ask without pause until the block is left."""
-    over, seen = threading.Event(), Load()
-
-    def user() -> None:
-        with requests.Session() as session:
-            while not over.is_set():
-                sent = time.monotonic()
-                answer = session.post(
-                    f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=30
-                )
-                seen.answers.append((answer.status_code, sent, time.monotonic()))
-                if answer.status_code == 503:
-                    seen.headers.append(answer.headers.get("Retry-After"))
-
-    with ThreadPoolExecutor(users) as pool:
-        users_done = [pool.submit(user) for _ in range(users)]
-        try:
-            yield seen
-        finally:
-            over.set()
-    for done in users_done:
-        done.result()
-
-
 def post(url: str, photo: bytes) -> requests.Response:
     return requests.post(f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=60)
 
@@ -105,24 +68,33 @@ def batched(server: RunningServer) -> float:
 def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_comes_back(
     server: RunningServer, heavy: bytes
 ) -> None:
+    def ask() -> tuple[requests.Response, float]:
+        return post(server.url, heavy), time.monotonic()
+
     victim, other = by_role(server, "worker")
-    with load(server.url, heavy, 8) as seen:
-        wait_for(lambda: len(seen.answers) > 20)
-        killed = time.monotonic()
+    with ThreadPoolExecutor(MAX_QUEUE) as pool, stopped([victim, other]):
+        asked = [pool.submit(ask) for _ in range(MAX_QUEUE)]
+        time.sleep(1.0)
+        victim.send_signal(signal.SIGCONT)
+        wait_for(lambda: any(answer.done() for answer in asked))
+        killed = time.monotonic()  # with its next batch in its hands
         victim.kill()
         wait_for(lambda: health(server) == (200, "degraded"), 5)
-        wait_for(lambda: health(server) == (200, "ok"))
-        back = time.monotonic()
-        wait_for(lambda: sum(sent > back for _, sent, _ in seen.answers) > 20)
-    lost = [answer for answer in seen.answers if answer[0] != 200]
+        other.send_signal(signal.SIGCONT)
+        answers = [answer.result() for answer in asked]
+    lost = [(answer, moment) for answer, moment in answers if answer.status_code != 200]
     assert 1 <= len(lost) <= SETTINGS.max_batch_size
-    assert {status for status, _, _ in lost} == {503}
-    assert set(seen.headers) == {"1"}
-    assert all(killed < answered < killed + 2 for _, _, answered in lost)
+    for answer, moment in lost:
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert "died" in answer.json()["detail"]
+        assert moment < killed + 2
+    wait_for(lambda: health(server) == (200, "ok"))
     workers = {process.pid for process in by_role(server, "worker")}
     assert len(workers) == 2
     assert other.pid in workers
     assert victim.pid not in workers
+    assert post(server.url, heavy).status_code == 200
     assert f"worker {victim.pid} was killed by SIGKILL; another is started" in server.log.read_text()
 
 
