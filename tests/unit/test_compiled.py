@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,48 @@ def test_a_package_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
     path.write_bytes(b"other code")
     with pytest.raises(ModelError, match="is not the file"):
         checked(tmp_path, package)
+
+
+@pytest.mark.parametrize("name", ["", MANIFEST_NAME])
+def test_what_others_may_write_is_not_read(exported: Path, tmp_path: Path, name: str) -> None:
+    folder = write_manifest(tmp_path, exported)
+    (folder / name).chmod(0o757)
+    with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
+        read_manifest(folder, exported, CPU)
+
+
+def test_a_package_that_others_may_write_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "full-1.pt2"
+    path.write_bytes(b"machine code")
+    package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
+    path.chmod(0o646)
+    with pytest.raises(ModelError, match="others may write it"):
+        checked(tmp_path, package)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
+def test_what_belongs_to_another_user_is_not_read(exported: Path, tmp_path: Path) -> None:
+    folder = write_manifest(tmp_path, exported)
+    os.chown(folder, 12345, -1)
+    with pytest.raises(ModelError, match="belongs to another user"):
+        read_manifest(folder, exported, CPU)
+
+
+def test_a_group_may_write_where_nobody_else_is_in_it(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where each user has a group of their own, what they make is the group's to write."""
+    folder = write_manifest(tmp_path, exported)
+    folder.chmod(0o775)
+    user = pwd.getpwuid(os.getuid())
+    mine = (user.pw_name, "x", folder.stat().st_gid, [user.pw_name])
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd((*user[:3], mine[2], *user[4:])))
+    monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(mine))
+    assert read_manifest(folder, exported, CPU).packages == []
+    for shared in ((*mine[:3], [user.pw_name, "mallory"]), ("staff", *mine[1:])):
+        monkeypatch.setattr(grp, "getgrgid", lambda _, shared=shared: grp.struct_group(shared))
+        with pytest.raises(ModelError, match="others may write it"):
+            read_manifest(folder, exported, CPU)
 
 
 def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None:

@@ -5,6 +5,10 @@ A package is machine code: it is loaded only where everything it was made from i
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -55,10 +59,12 @@ def read_manifest(folder: Path, exported: Path, device: torch.device) -> Manifes
     """The manifest in ``folder``, if it belongs to the model in ``exported``, this machine and device.
 
     Raises:
-        ModelError: there is none, or it belongs to others.
+        ModelError: there is none, it belongs to others, or others may have written it.
     """
     again = "`dvc repro compile` makes it"
     try:
+        check_ours(folder)
+        check_ours(folder / MANIFEST_NAME)
         manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}; {again}") from error
@@ -73,13 +79,35 @@ def checked(folder: Path, package: Package) -> Path:
     """The package's file.
 
     Raises:
-        ModelError: it is not the one that was compiled.
+        ModelError: it is not the one that was compiled, or others may have written it.
     """
     path = folder / str(package.file)
     try:
+        check_ours(path)
         digest = sha256(path)
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
     if digest != package.sha256:
         raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
     return path
+
+
+def check_ours(path: Path) -> None:
+    """Raise ModelError where others than we and root may write ``path``: it ends as code that we run."""
+    found = path.stat()
+    others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not private(found))
+    if found.st_uid not in (os.getuid(), 0):
+        raise ModelError(f"{path} belongs to another user; copy the project, or `dvc repro -f compile`")
+    if others:
+        raise ModelError(f"{path}: others may write it; `chmod -R go-w {path}`, then `dvc repro -f compile`")
+
+
+def private(found: os.stat_result) -> bool:
+    """Whether nobody but its owner is in a file's group, as where each user has a group of their own."""
+    try:
+        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return (owner.pw_gid, owner.pw_name) == (group.gr_gid, group.gr_name) and not (
+        set(group.gr_mem) - {owner.pw_name}
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,12 @@ def read_state_dict(path: Path) -> StateDict:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
+        what = "it holds more than tensors, and loading that could run its code"
+        raise ModelError(f"{path}: torch cannot read it as weights: {what}") from error
     except Exception as error:  # a foreign file fails anywhere in zip, pickle or torch
-        raise ModelError(f"{path}: torch cannot read it as weights ({error})") from error
+        line = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path}: torch cannot read it as weights ({line})") from error
     if isinstance(content, dict) and "state_dict" in content:
         content = {k.removeprefix("model."): v for k, v in content["state_dict"].items()}
     if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
