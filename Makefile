@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak check serve
+.PHONY: run test soak check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -22,6 +22,12 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
+# Asks PyPI about each installed release; one that it knows nothing of fails, too. A local build (torch's
+# "+cpu") is looked up as the release that it was made from.
+audit: .venv/installed-audit
+	@$(BIN)/pip freeze --exclude-editable | sed 's/+[^+]*$$//' > .venv/audited.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/audited.txt
+
 serve: .venv/installed
 	$(BIN)/servebench serve
 
@@ -32,4 +38,8 @@ serve: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+.venv/installed-audit: .venv/installed
+	$(BIN)/pip install --disable-pip-version-check -e '.[audit]'
 	@touch $@

@@ -20,6 +20,7 @@ from servebench.errors import ServerError
 from servebench.params import ServeSettings
 from servebench.processes import GONE_S, log_tail, process_group
 from servebench.serving.environment import worker_environment
+from servebench.serving.exposure import Exposure
 from servebench.serving.running import READY_S, RunningServer, check_free, free_port
 
 STOP_S = 15.0
@@ -36,7 +37,7 @@ def running_peer(
         ServerError: the port is taken, the peer died, or it was not ready in time.
     """
     port = free_port() if port is None else port
-    check_free(port)
+    check_free(Exposure(port))
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
         options = Options(folder=folder.absolute(), settings=settings, port=port, scratch=Path(scratch))
         marker = options.model_dump_json()

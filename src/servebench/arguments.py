@@ -53,3 +53,10 @@ def positive_seconds(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("expected more than 0 seconds")
     return value
+
+
+def port(text: str) -> int:
+    """A TCP port that LitServe listens on."""
+    if not (text.isdecimal() and 1024 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 1024 to 65535, got {text!r}")
+    return int(text)

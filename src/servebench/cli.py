@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import requests
 
-from servebench.arguments import count, levels, positive_seconds, rate, seconds
+from servebench.arguments import count, levels, port, positive_seconds, rate, seconds
 from servebench.errors import LoadError, ServebenchError, ServerError, storage_error
 from servebench.leftovers import tidy_up
 
@@ -52,11 +52,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="servebench", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve the exported model as params.yaml's serve says")
-    serve.add_argument("--port", type=int, default=DEFAULT_PORT, help="on 127.0.0.1 (%(default)s)")
+    add = serve.add_argument
+    add("--port", type=port, default=DEFAULT_PORT, metavar="N", help="(%(default)s)")
+    add(
+        "--host",
+        choices=("127.0.0.1", "0.0.0.0", "::"),
+        default="127.0.0.1",
+        help="where it listens (%(default)s); with any other, which others can reach, the environment's "
+        "LIT_SERVER_API_KEY must hold a key",
+    )
+    add("--certificate", type=Path, metavar="FILE", help="PEM, with its chain: serve HTTPS")
+    add("--key", type=Path, metavar="FILE", help="PEM: the certificate's private key")
+    add("--no-metrics", action="store_true", help="close /metrics")
+    add("--no-docs", action="store_true", help="close /docs, /redoc and /openapi.json")
     serve.set_defaults(run=_serve)
     predict = commands.add_parser("predict", help="ask a running server what photos show")
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     predict.add_argument("--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="(%(default)s)")
+    predict.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whose certificates to trust (HTTPS)")
     predict.set_defaults(run=_predict)
     readme = commands.add_parser("readme", help="write the results into README.md, from the metrics")
     readme.set_defaults(run=_readme)
@@ -129,7 +142,18 @@ def _serve(options: argparse.Namespace) -> int:
     from servebench.device import resolve_device
     from servebench.params import load_params
     from servebench.paths import COMPILED_FOLDER, EXPORT_FOLDER
+    from servebench.serving.exposure import Exposure
     from servebench.serving.running import serve_in_foreground
+
+    exposure = Exposure(
+        options.port,
+        options.host,
+        options.certificate,
+        options.key,
+        metrics=not options.no_metrics,
+        docs=not options.no_docs,
+    )
+    exposure.check()
 
     params = load_params()
     device = resolve_device(params.device, torch.cuda.is_available())
@@ -137,12 +161,18 @@ def _serve(options: argparse.Namespace) -> int:
     if params.serve.compiled:  # said here in one line, not by each worker in its log
         read_manifest(COMPILED_FOLDER, EXPORT_FOLDER, torch.device(device))
     _end_by_sigterm()
-    return serve_in_foreground(EXPORT_FOLDER, params.serve, device, params.load.timeout_s, options.port)
+    return serve_in_foreground(EXPORT_FOLDER, params.serve, device, params.load.timeout_s, exposure)
 
 
 def _predict(options: argparse.Namespace) -> int:
     from servebench.load.bodies import CONTENT_TYPE, photo_body
+    from servebench.serving.exposure import check_authorities
+    from servebench.serving.key import KEY_HEADER, api_key
 
+    if options.ca is not None:
+        check_authorities(options.ca)
+    key = api_key()
+    headers = {"Content-Type": CONTENT_TYPE} | ({KEY_HEADER: key} if key else {})
     failed = 0
     for path in options.images:
         try:
@@ -155,9 +185,12 @@ def _predict(options: argparse.Namespace) -> int:
             answer = requests.post(
                 f"{options.url}/predict",
                 data=body,
-                headers={"Content-Type": CONTENT_TYPE},
+                headers=headers,
                 timeout=60,
+                verify=str(options.ca) if options.ca else True,
             )
+        except requests.exceptions.SSLError as error:
+            raise ServerError(f"{options.url} cannot be trusted ({error}); --ca names who vouches") from error
         except requests.RequestException as error:
             raise ServerError(
                 f"no answer from {options.url} ({type(error).__name__}); `make serve` starts a server"

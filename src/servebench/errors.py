@@ -3,6 +3,7 @@
 ::
 
     ServebenchError      exit 1
+    ├── UsageError       exit 2   a command line or an environment that cannot be meant
     ├── ParamsError      exit 2   a wrong key or value in params.yaml
     ├── DataError                 photographs missing, unreadable, or a class without any
     ├── ModelError                weights, checkpoint or card that do not fit
@@ -40,6 +41,12 @@ class ServebenchError(Exception):
     """An error that its message explains; the process ends with ``exit_code``."""
 
     exit_code = 1
+
+
+class UsageError(ServebenchError):
+    """Options, files or environment variables of a command that do not go together."""
+
+    exit_code = 2
 
 
 class ParamsError(ServebenchError):

@@ -102,7 +102,7 @@ def test_serve_without_the_compiled_model_says_what_makes_it(
     assert "`dvc repro export` makes it" in capsys.readouterr().err
     shutil.copytree(exported, "models/exported")
     assert cli.main(["serve", "--port", str(free_port())]) == 1
-    assert "models/compiled/manifest.json: No such file" in capsys.readouterr().err
+    assert "models/compiled: No such file" in capsys.readouterr().err
 
 
 def wait_for_health(port: int) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from servebench.card import CARD_NAME
 from servebench.measure.server import read_scrape
 from servebench.params import ServeSettings
+from servebench.serving.exposure import Exposure
 from servebench.serving.running import RunningServer, check_free, running_server
 from tests.conftest import processes_mentioning
 from tests.integration.processes_of import by_role, stopped, tree
@@ -180,7 +181,7 @@ def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
         server.process.wait(20)
         _, left = psutil.wait_procs(processes, 10)
         assert left == []
-        check_free(int(server.url.rsplit(":", 1)[1]))
+        check_free(Exposure(int(server.url.rsplit(":", 1)[1])))
         if reason is None:
             assert server.process.returncode == -signal.SIGKILL
         else:

@@ -10,17 +10,14 @@ import pytest
 
 from servebench.serving.direct.channel import Answer, Channel, Request
 from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.direct.route import KEY_VARIABLE, DirectRoute
+from servebench.serving.direct.route import DirectRoute
 from tests.unit.test_direct import opened
 
 JPEG = [(b"content-type", b"image/jpeg")]
 
 
-def through_the_route(
-    chunks: list[bytes], headers: dict[bytes, bytes], monkeypatch: pytest.MonkeyPatch, key: str = ""
-) -> tuple[int, bytes, int]:
+def through_the_route(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple[int, bytes, int]:
     """Status and body of the answer, and how many chunks were read; the worker answers with the body."""
-    monkeypatch.setenv(KEY_VARIABLE, key)
     sent: list[Any] = []
     read = 0
 
@@ -76,17 +73,7 @@ def test_the_route_reads_a_body_up_to_its_limit(
     status: int,
     body: bytes,
     read: int,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    got = through_the_route(chunks, headers, monkeypatch)
+    got = through_the_route(chunks, headers)
     assert (got[0], got[2]) == (status, read)
     assert body in got[1]
-
-
-@pytest.mark.parametrize(
-    ("given", "status"), [({}, 401), ({b"x-api-key": b"wrong"}, 401), ({b"x-api-key": b"secret"}, 200)]
-)
-def test_where_a_key_is_set_it_is_asked_for(
-    given: dict[bytes, bytes], status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert through_the_route([b"image"], given, monkeypatch, key="secret")[0] == status

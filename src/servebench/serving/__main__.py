@@ -31,6 +31,7 @@ from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
 from servebench.serving.document import document
+from servebench.serving.key import ApiKey, api_key
 from servebench.serving.metrics import PROCESS, RequestTimer, exposition
 from servebench.serving.refusals import invalid
 
@@ -39,7 +40,15 @@ MAX_BODY_BYTES = 20_000_000
 
 
 def build_server(
-    folder: Path, settings: ServeSettings, device: str, timeout_s: float, *, null: bool, timed: bool
+    folder: Path,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    *,
+    null: bool,
+    timed: bool,
+    docs: bool,
+    key: str | None,
 ) -> litserve.LitServer:
     """A LitServer for the model in ``folder``, configured as ``settings`` say.
 
@@ -47,6 +56,8 @@ def build_server(
         timeout_s: how long a request may wait in the queue.
         null: with a model that does nothing.
         timed: with ``/metrics``.
+        docs: with ``/docs``, ``/redoc`` and ``/openapi.json``.
+        key: what requests must bring, if anything.
     """
     card = read_card(folder)
     api = ClassifierAPI(folder, settings, null=null, timed=timed)
@@ -62,6 +73,7 @@ def build_server(
         workers_per_device=settings.workers_per_device,
         timeout=timeout_s,
         max_payload_size=MAX_BODY_BYTES,
+        disable_openapi_url=not docs,
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
@@ -72,6 +84,8 @@ def build_server(
         )
     else:
         server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
+    if key:
+        server.app.add_middleware(ApiKey, key=key)
     if timed:
         server.app.add_middleware(RequestTimer)
         server.app.get("/metrics")(metrics)
@@ -110,9 +124,12 @@ def main() -> None:
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--certificate", help="PEM file; with --key, for HTTPS")
+    parser.add_argument("--key", help="PEM file")
     parser.add_argument("--log-level", default="warning")
     parser.add_argument("--null", action="store_true", help="a model that does nothing")
-    parser.add_argument("--no-metrics", action="store_true", help="to measure what they cost")
+    parser.add_argument("--no-metrics", action="store_true", help="and measure none")
+    parser.add_argument("--no-docs", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     settings = ServeSettings.model_validate_json(options.settings)
@@ -123,11 +140,15 @@ def main() -> None:
         options.timeout_s,
         null=options.null,
         timed=not options.no_metrics,
+        docs=not options.no_docs,
+        key=api_key(),
     )
     try:
         server.run(
             host=options.host,
             port=options.port,
+            ssl_certfile=options.certificate,
+            ssl_keyfile=options.key,
             num_api_servers=1,
             generate_client_file=False,
             log_level=options.log_level,

@@ -84,6 +84,9 @@ class ClassifierAPI(litserve.LitAPI):
 
         self.classifier = Classifier(self.folder, device, self.settings)
 
+    def authorize(self) -> None:
+        """Stands in for LitServe's own look at the API key: ``ApiKey`` has looked already."""
+
     @property
     def ready(self) -> "Classifier | NullClassifier":
         """The loaded model."""

@@ -20,6 +20,8 @@ from servebench.leftovers import scratch
 from servebench.params import ServeSettings
 from servebench.processes import log_tail, process_group
 from servebench.serving.environment import worker_environment
+from servebench.serving.exposure import Exposure
+from servebench.serving.key import KEY_VARIABLE
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
@@ -72,15 +74,15 @@ def running_server(
     Raises:
         ServerError: the port is taken, the server died, or its workers were not ready in time.
     """
-    port = free_port() if port is None else port
-    check_free(port)
-    command = server_command(folder, settings, device, timeout_s, port)
-    command += [*(["--null"] if null else []), *([] if timed else ["--no-metrics"])]
+    exposure = Exposure(free_port() if port is None else port, metrics=timed)
+    check_free(exposure)
+    command = [*server_command(folder, settings, device, timeout_s, exposure), *(["--null"] if null else [])]
     with _scratch(settings) as (environment, log), log.open("wb") as output:
+        environment.pop(KEY_VARIABLE, None)  # whoever loads this server has no key
         started = time.perf_counter()
         # Nothing that it still does is wanted: no time to stop by itself.
         with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
-            server = RunningServer(f"http://127.0.0.1:{port}", process, 0.0, log)
+            server = RunningServer(exposure.url, process, 0.0, log)
             _wait_until_ready(server, started + ready_s, ready_s)
             yield replace(server, ready_s=time.perf_counter() - started)
 
@@ -96,20 +98,22 @@ def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
 
 
 def serve_in_foreground(
-    folder: Path, settings: ServeSettings, device: str, timeout_s: float, port: int
+    folder: Path, settings: ServeSettings, device: str, timeout_s: float, exposure: Exposure
 ) -> int:
-    """Serve on 127.0.0.1 with the log on the terminal, until interrupted; the exit status.
+    """Serve with the log on the terminal, until interrupted; the exit status.
 
     SIGTERM (where it raises SystemExit) and Ctrl-C let the server finish what it has accepted; once more,
     and it is killed. The status is 0 if it stopped because it was told to, and had finished.
 
     Raises:
+        UsageError: strangers could reach the server without a key, or TLS would not work.
         ServerError: the port is taken, or the server was killed.
     """
-    check_free(port)
+    exposure.check()
+    check_free(exposure)
     read_card(folder)
-    print(f"loading the model; then http://127.0.0.1:{port}/predict answers (Ctrl-C ends it)")
-    command = server_command(folder, settings, device, timeout_s, port)
+    print(f"loading the model; then {exposure.url}/predict answers (Ctrl-C ends it)")
+    command = server_command(folder, settings, device, timeout_s, exposure)
     with (
         _scratch(settings) as (environment, _),
         process_group(command, env=environment, stop_s=0.0) as process,
@@ -129,7 +133,7 @@ def serve_in_foreground(
 
 
 def server_command(
-    folder: Path, settings: ServeSettings, device: str, timeout_s: float, port: int
+    folder: Path, settings: ServeSettings, device: str, timeout_s: float, exposure: Exposure
 ) -> list[str]:
     """The command that serves in the foreground."""
     return [
@@ -138,7 +142,7 @@ def server_command(
         *("--settings", settings.model_dump_json()),
         *("--device", device),
         *("--timeout-s", str(timeout_s)),
-        *("--port", str(port)),
+        *exposure.arguments(),
     ]
 
 
@@ -161,11 +165,12 @@ def free_port() -> int:
         return port
 
 
-def check_free(port: int) -> None:
-    """Raise ServerError if somebody listens on ``port`` of 127.0.0.1."""
-    with socket.socket() as probe:
+def check_free(exposure: Exposure) -> None:
+    """Raise ServerError if somebody listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in exposure.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((exposure.host, exposure.port))
         except OSError as error:
-            raise ServerError(f"port {port} of 127.0.0.1 is not free ({error.strerror})") from error
+            where = f"port {exposure.port} of {exposure.host}"
+            raise ServerError(f"{where} is not free ({error.strerror})") from error

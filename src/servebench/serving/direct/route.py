@@ -6,18 +6,12 @@ than all of the direct way.
 
 from __future__ import annotations
 
-import hmac
-import os
-
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servebench.serving.bodies import BodyError, check_head, read_body
 from servebench.serving.direct.dispatcher import Dispatcher, refused
 from servebench.serving.direct.stopping import drain_by_signal
 from servebench.serving.direct.workers import Reply
-
-KEY_VARIABLE = "LIT_SERVER_API_KEY"
-"""LitServe's own: where it is set, requests need it in the header X-API-Key."""
 
 
 class DirectRoute:
@@ -33,7 +27,6 @@ class DirectRoute:
         self._dispatcher = dispatcher
         self._max_bytes = max_bytes
         self._drain_s = drain_s
-        self._key = os.environ.get(KEY_VARIABLE, "").encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -58,8 +51,6 @@ class DirectRoute:
         await send({"type": "http.response.body", "body": body})
 
     async def _reply(self, headers: dict[bytes, bytes], receive: Receive) -> Reply:
-        if self._key and not hmac.compare_digest(headers.get(b"x-api-key", b""), self._key):
-            return refused(401, "X-API-Key: missing or wrong")
         ticket = None
         try:
             is_image = check_head(headers, self._max_bytes)
