@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak check audit serve
+.PHONY: run test soak test-browser check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -22,6 +22,10 @@ check: .venv/installed-test
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
+# A real Chromium looks at the server's page.
+test-browser: .venv/installed-browser
+	$(BIN)/pytest tests/browser
+
 # Asks PyPI about each installed release; one that it knows nothing of fails, too. A local build (torch's
 # "+cpu") is looked up as the release that it was made from.
 audit: .venv/installed-audit
@@ -38,6 +42,10 @@ serve: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+.venv/installed-browser: .venv/installed-test
+	$(BIN)/pip install --disable-pip-version-check -e '.[browser]'
 	@touch $@
 
 .venv/installed-audit: .venv/installed

@@ -141,6 +141,17 @@ def test_predict_brings_key_and_authority(
         assert error.count("\n") == 1
 
 
+def test_the_pages_policy_allows_nothing_from_elsewhere(server: Reached) -> None:
+    answer = server.get("/")
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert policy["script-src"].startswith("'sha256-")
+    assert "unsafe" not in answer.headers["Content-Security-Policy"]
+    assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in answer.text
+
+
 @pytest.mark.parametrize(
     ("options", "key", "reason"),
     [

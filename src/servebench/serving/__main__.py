@@ -32,7 +32,8 @@ from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
 from servebench.serving.document import document
 from servebench.serving.key import ApiKey, api_key
-from servebench.serving.metrics import PROCESS, RequestTimer, exposition
+from servebench.serving.metrics import PROCESS, UNDER_WAY, RequestTimer, exposition
+from servebench.serving.page import serve_page
 from servebench.serving.refusals import invalid
 
 MAX_BODY_BYTES = 20_000_000
@@ -77,6 +78,7 @@ def build_server(
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, explain_invalid)
+    serve_page(server.app)
     document(server.app, PredictRequest.model_json_schema(), card.classes)
     if dispatcher is not None:
         server.app.add_middleware(
@@ -95,6 +97,7 @@ def build_server(
 async def metrics() -> Response:
     """What Prometheus scrapes."""
     PROCESS.labels("api").set(1)
+    UNDER_WAY.set(RequestTimer.under_way)
     return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 

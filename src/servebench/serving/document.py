@@ -28,7 +28,6 @@ REFUSAL = {
     "required": ["detail"],
 }
 UNTYPED_ANSWERS = {
-    "/": {200: "the server runs"},
     "/health": {200: "every worker is ready", 503: "one is not"},
 }
 """LitServe's own: a word, without a content type."""

@@ -32,6 +32,9 @@ REQUEST_SECONDS = Histogram(
     buckets=SECONDS,
 )
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
+UNDER_WAY = Gauge(
+    "servebench_requests_under_way", "Requests that have come and not been answered", multiprocess_mode="max"
+)
 PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
 _by_code = functools.cache(REQUEST_SECONDS.labels)
@@ -57,7 +60,14 @@ def exposition() -> bytes:
 
 
 class RequestTimer:
-    """ASGI middleware that times every ``/predict`` in the HTTP process."""
+    """ASGI middleware that times every ``/predict`` in the HTTP process, of which there is one.
+
+    Attributes:
+        under_way: how many requests have come and not been answered. The gauge is set when somebody
+            looks, as that costs as much as all that is done here for a request.
+    """
+
+    under_way = 0
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -68,6 +78,7 @@ class RequestTimer:
             await self.app(scope, receive, send)
             return
         start, code = perf_counter(), 0
+        RequestTimer.under_way += 1
 
         async def note_status(message: Message) -> None:
             nonlocal code
@@ -78,4 +89,5 @@ class RequestTimer:
         try:
             await self.app(scope, receive, note_status)
         finally:
+            RequestTimer.under_way -= 1
             _by_code(code).observe(perf_counter() - start)

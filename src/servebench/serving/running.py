@@ -112,7 +112,9 @@ def serve_in_foreground(
     exposure.check()
     check_free(exposure)
     read_card(folder)
-    print(f"loading the model; then {exposure.url}/predict answers (Ctrl-C ends it)")
+    print(
+        f"loading the model; then {exposure.url}/predict answers, and / is a page to try it (Ctrl-C ends it)"
+    )
     command = server_command(folder, settings, device, timeout_s, exposure)
     with (
         _scratch(settings) as (environment, _),

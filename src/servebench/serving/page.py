@@ -1,0 +1,40 @@
+"""The page to try the server: one file, which loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from importlib.resources import files
+
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+PAGE = files("servebench.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def source(tag: str) -> str:
+    """A Content-Security-Policy source that allows the page's own inline ``tag``, and no other."""
+    found = re.search(f"<{tag}>(.*?)</{tag}>", PAGE, re.DOTALL)
+    assert found is not None
+    digest = hashlib.sha256(found[1].encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; script-src {source('script')}; "
+    f"style-src {source('style')}; img-src blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def serve_page(app: FastAPI) -> None:
+    """Answer ``GET /`` with the page, in place of what does so already."""
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) != "/"]
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE, headers=HEADERS)

@@ -1,0 +1,40 @@
+"""A real headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+WHAT_IS_NEEDED = (
+    "these tests drive a real browser: `make test-browser` installs selenium, and "
+    "`apt-get install --no-install-recommends chromium chromium-driver` the browser"
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A driver whose browser logs what goes over the network, and what goes wrong."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    try:
+        from selenium import webdriver
+    except ImportError:
+        pytest.fail(WHAT_IS_NEEDED)
+    if browser is None or driver is None:
+        pytest.fail(WHAT_IS_NEEDED)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    options.add_argument("--headless=new")
+    options.add_argument("--disable-dev-shm-usage")  # small in containers
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")  # Chromium has none for root
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        yield chrome
+    finally:
+        chrome.quit()

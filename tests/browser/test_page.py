@@ -1,0 +1,186 @@
+"""The page to try the server, in a real Chromium, on the real server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from servebench.params import ServeSettings
+from servebench.serving.running import RunningServer, running_server
+from tests.conftest import serve_command
+
+SETTINGS = ServeSettings(max_batch_size=4, preprocess="fast", transport="direct")
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[RunningServer]:
+    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Any, server: RunningServer) -> Iterator[Any]:
+    """The page, just opened; at the end, nothing has gone wrong unseen and nothing came from elsewhere."""
+    forget(chromium)
+    chromium.get(server.url)
+    yield chromium
+    assert complaints(chromium) == []
+    assert foreign(chromium, server.url) == []
+
+
+def forget(chromium: Any) -> None:
+    chromium.get("about:blank")
+    for log in ("browser", "performance"):
+        chromium.get_log(log)
+
+
+def complaints(chromium: Any) -> list[str]:
+    """The console's messages; that a request was refused is one, and is the test's own wish."""
+    entries = chromium.get_log("browser")
+    return [one["message"] for one in entries if "responded with a status of 4" not in one["message"]]
+
+
+def foreign(chromium: Any, url: str) -> list[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    sent = [one["params"]["request"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    assert any(request["url"].startswith(url) for request in sent)
+    return [one["url"] for one in sent if not one["url"].startswith((url, "data:", "blob:", "about:"))]
+
+
+def text(chromium: Any, selector: str) -> str:
+    return str(chromium.execute_script("return document.querySelector(arguments[0]).innerText", selector))
+
+
+def until(chromium: Any, condition: Callable[[Any], Any]) -> Any:
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    return WebDriverWait(chromium, PATIENCE_S, 0.1).until(condition)
+
+
+def choose(chromium: Any, path: Path) -> None:
+    chromium.find_element("id", "file").send_keys(str(path))
+
+
+def test_a_photo_gets_label_probabilities_and_time(
+    page: Any, server: RunningServer, photos: list[Path]
+) -> None:
+    expected = requests.post(
+        f"{server.url}/predict",
+        data=photos[0].read_bytes(),
+        headers={"Content-Type": "image/jpeg"},
+        timeout=30,
+    ).json()
+    choose(page, photos[0])
+    until(page, lambda _: "there and back" in text(page, "#outcome"))
+    assert text(page, ".verdict strong") == expected["label"]
+    assert f"{100 * expected['probability']:.1f}%" in text(page, "#outcome")
+    for label in expected["probabilities"]:
+        assert label in text(page, "#outcome")
+    until(page, lambda _: "test_efficientnet" in text(page, "#model"))
+    assert page.execute_script("return document.getElementById('preview').naturalWidth") > 0
+
+
+def test_what_is_no_image_is_refused_with_the_servers_reason(page: Any, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no image")
+    choose(page, file)
+    until(page, lambda _: "notes.txt was refused (4" in text(page, "#outcome"))
+    assert "not a readable image" in text(page, "#outcome")
+
+
+def test_a_file_beyond_the_servers_limit_is_not_sent(page: Any, tmp_path: Path) -> None:
+    until(page, lambda _: "test_efficientnet" in text(page, "#model"))
+    file = tmp_path / "large.png"
+    file.write_bytes(bytes(20_000_001))
+    choose(page, file)
+    until(page, lambda _: "large.png was not sent" in text(page, "#outcome"))
+    assert "20 MB at most" in text(page, "#outcome")
+
+
+def test_the_live_picture_moves_under_load(page: Any, server: RunningServer, photos: list[Path]) -> None:
+    until(
+        page,
+        lambda _: "answers/s" in text(page, "#throughput") and "last minute" in text(page, "#live-state"),
+    )
+    with load(server.url, photos):
+        until(page, lambda _: float(text(page, "#throughput b").split()[0].replace("–", "0")) > 0)
+        until(page, lambda _: float(text(page, "#queue b").split()[0].replace("–", "0")) > 0)
+        until(page, lambda _: float(text(page, "#batch b").split()[0].replace("–", "0")) >= 1)
+        until(page, lambda _: "until a worker took a request" in text(page, "#queue"))
+        line = "return document.querySelector('#throughput .line').getAttribute('d')"
+        before = page.execute_script(line)
+        until(page, lambda _: page.execute_script(line) != before)
+    until(page, lambda _: text(page, "#throughput b").split()[0] == "0")
+
+
+@contextmanager
+def load(url: str, photos: list[Path]) -> Iterator[None]:
+    """Eight users."""
+    done = threading.Event()
+    body = photos[0].read_bytes()
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not done.is_set():
+                session.post(f"{url}/predict", data=body, headers={"Content-Type": "image/jpeg"}, timeout=30)
+
+    users = [threading.Thread(target=ask) for _ in range(8)]
+    for user in users:
+        user.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for user in users:
+            user.join()
+
+
+def test_the_keyboard_reaches_the_file_field_and_shows_where_it_is(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.find_element("tag name", "body").send_keys(Keys.TAB)
+    assert page.switch_to.active_element.get_attribute("id") == "file"
+    outline = "return getComputedStyle(document.getElementById('drop')).outlineStyle"
+    assert page.execute_script(outline) == "solid"
+
+
+@pytest.mark.parametrize("width", [360, 1100])
+def test_nothing_is_wider_than_the_screen(page: Any, width: int, photos: list[Path]) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    choose(page, photos[0])
+    until(page, lambda _: "there and back" in text(page, "#outcome"))
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_with_a_key_closed_metrics_and_a_server_that_goes(
+    chromium: Any, exported: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """The page asks for the key, keeps it in its tab, and says what it cannot show or reach."""
+    forget(chromium)
+    with serve_command(tmp_path, exported, "--no-metrics", key="a-key-of-ours") as command:
+        chromium.get(command.url)
+        until(chromium, lambda _: chromium.find_element("id", "key").is_displayed())
+        chromium.find_element("id", "key").send_keys("wrong\n")
+        until(chromium, lambda _: "does not take this key" in text(chromium, "#key-note"))
+        chromium.find_element("id", "key").send_keys("a-key-of-ours\n")
+        until(chromium, lambda _: "test_efficientnet" in text(chromium, "#model"))
+        assert not chromium.find_element("id", "key").is_displayed()
+        until(chromium, lambda _: "keeps its metrics to itself" in text(chromium, "#live-state"))
+        choose(chromium, photos[0])
+        until(chromium, lambda _: "there and back" in text(chromium, "#outcome"))
+        assert (
+            chromium.execute_script("return Object.keys(localStorage).length + document.cookie.length") == 0
+        )
+    assert complaints(chromium) == []
+    choose(chromium, photos[1])
+    until(chromium, lambda _: "The server is gone" in text(chromium, "#outcome"))
