@@ -27,9 +27,7 @@ REFUSAL = {
     "properties": {"detail": {"type": "string", "description": "the reason"}},
     "required": ["detail"],
 }
-UNTYPED_ANSWERS = {
-    "/health": {200: "every worker is ready", 503: "one is not"},
-}
+HEALTH = {200: "every worker is ready", 503: "one is not"}
 """LitServe's own: a word, without a content type."""
 
 
@@ -51,10 +49,9 @@ def document(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None
             | {str(status): _json(reason, REFUSAL) for status, reason in REFUSALS.items()},
         }
         paths["/info"]["get"]["responses"] = {"200": _json("model and settings", {"type": "object"})}
-        for path, answers in UNTYPED_ANSWERS.items():
-            paths[path]["get"]["responses"] = {
-                str(status): {"description": what} for status, what in answers.items()
-            }
+        paths["/health"]["get"]["responses"] = {
+            str(status): {"description": what} for status, what in HEALTH.items()
+        }
         if "/metrics" in paths:
             paths["/metrics"]["get"]["responses"] = {"200": _text("Prometheus' text format")}
         return whole
