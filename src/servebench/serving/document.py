@@ -27,7 +27,7 @@ REFUSAL = {
     "properties": {"detail": {"type": "string", "description": "the reason"}},
     "required": ["detail"],
 }
-HEALTH = {200: "every worker is ready", 503: "one is not"}
+HEALTH = {200: "requests are answered", 503: "they are not"}
 """LitServe's own: a word, without a content type."""
 
 
