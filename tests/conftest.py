@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,15 @@ from servebench.serving.running import free_port
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "data/sample/oxford-iiit-pet/images"
 CLASSES = ["cat", "dog", "fox"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a killed run has left is removed by the next command, with a line that is none of a test's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("own")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(scope="session")
