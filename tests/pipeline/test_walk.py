@@ -171,8 +171,10 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
     source = ran.path / "src/servebench/report/run.py"
     original = source.read_text()
     try:
-        source.write_text(original.replace('"Fastest: ', '"Quickest: '))
-        assert source.read_text() != original
+        # Whichever of the two it says: that depends on how busy the machine is.
+        changed = original.replace('"Fastest: ', '"Quickest: ').replace('"No experiment', '"Quickest: none')
+        assert changed.count("Quickest: ") == 2
+        source.write_text(changed)
         ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "serve.batch_timeout_s=0.04")
         ran.git("checkout", "-q", ".")
         # Its worker goes on by itself and would hold our pipes open.
