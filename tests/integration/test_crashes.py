@@ -66,6 +66,13 @@ def batched(server: RunningServer) -> float:
     return read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).batched[0]
 
 
+def under_way(server: RunningServer) -> float:
+    """Requests that have come and not been answered."""
+    text = requests.get(f"{server.url}/metrics", timeout=10).text
+    [line] = [line for line in text.splitlines() if line.startswith("servebench_requests_under_way ")]
+    return float(line.split()[1])
+
+
 def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_comes_back(
     server: RunningServer, heavy: bytes
 ) -> None:
@@ -119,25 +126,34 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
         for sender in slow:
             sender.sendall(head % len(photo) + photo[:100])
         waiting = [pool.submit(post, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
-        time.sleep(0.5)
+        wait_for(lambda: under_way(server) == MAX_QUEUE)
         with connection(server) as refused:
             refused.sendall(head % len(photo))
-            first = refused.recv(65_536)
+            first = received(refused, b"full")
             assert first.startswith(b"HTTP/1.1 503")
             assert b"retry-after: 1" in first
-            assert b"full" in first
             # What was not read is skipped: the next request on the connection is understood.
             refused.sendall(photo + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert b'{"status": "ok"' in refused.recv(65_536)
+            received(refused, b'{"status": "ok"')
             # A sender that goes away leaves its place to others.
             slow.pop().close()
-            time.sleep(0.3)
+            wait_for(lambda: under_way(server) == MAX_QUEUE - 1)
             refused.sendall(head % len(photo) + photo)
             slow.pop().close()
             for process in by_role(server, "worker"):
                 process.send_signal(signal.SIGCONT)
-            assert refused.recv(65_536).startswith(b"HTTP/1.1 200")
+            assert b"HTTP/1.1 200" in received(refused, b"probabilities")
         assert [answer.result().status_code for answer in waiting] == [200] * len(waiting)
+
+
+def received(client: socket.socket, expected: bytes) -> bytes:
+    """What comes, up to what is expected; it may come in pieces."""
+    content = b""
+    while expected not in content:
+        piece = client.recv(65_536)
+        assert piece, content
+        content += piece
+    return content
 
 
 def connection(server: RunningServer) -> socket.socket:
@@ -153,9 +169,10 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
         for _ in range(5):
             with connection(server) as client:
                 client.sendall(head % len(photo) + photo)
-                time.sleep(0.2)
+                wait_for(lambda: under_way(server) == 1)
+            wait_for(lambda: under_way(server) == 0)
         stays = pool.submit(post, server.url, photo)
-        time.sleep(0.5)
+        wait_for(lambda: under_way(server) == 1)
         for process in by_role(server, "worker"):
             process.send_signal(signal.SIGCONT)
         assert stays.result().status_code == 200
