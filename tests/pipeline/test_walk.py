@@ -172,7 +172,9 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
     original = source.read_text()
     try:
         # Whichever of the two it says: that depends on how busy the machine is.
-        changed = original.replace('"Fastest: ', '"Quickest: ').replace('"No experiment has', '"Quickest: none has')
+        changed = original.replace('"Fastest: ', '"Quickest: ').replace(
+            '"No experiment has', '"Quickest: none has'
+        )
         assert changed.count("Quickest: ") == 2
         source.write_text(changed)
         ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "serve.batch_timeout_s=0.04")
