@@ -83,6 +83,15 @@ def test_the_log_of_a_group_is_quoted_from_its_end(tmp_path: Path) -> None:
     assert log_tail(log) == ""
 
 
+def kill_once_up(program: str) -> None:
+    """Start a Python program, and kill it when what it has started says that it is up."""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"up\n"
+        starter.send_signal(signal.SIGKILL)
+        starter.stdout.close()
+
+
 @pytest.mark.parametrize("shell", ["", "sh -c "])
 def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None:
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
@@ -98,11 +107,7 @@ if {bool(shell)}:
     command = ["/bin/sh", "-c", '"$@"; :', "sh", *command]
 subprocess.run(command)
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
-        assert starter.stdout is not None
-        assert starter.stdout.readline() == b"up\n"
-        starter.send_signal(signal.SIGKILL)
-        starter.stdout.close()
+    kill_once_up(program)
     wait_until_gone(mark)
 
 
@@ -116,11 +121,7 @@ def test_who_dies_with_a_process_does_so_even_if_it_has_ended_before() -> None:
 import os, subprocess, sys
 subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
-        assert starter.stdout is not None
-        assert starter.stdout.readline() == b"up\n"
-        starter.send_signal(signal.SIGKILL)
-        starter.stdout.close()
+    kill_once_up(program)
     wait_until_gone(mark)
     nobody = str(os.getpid() + 1)
     late = subprocess.run([sys.executable, "-c", child, nobody], capture_output=True)
