@@ -68,9 +68,18 @@ def batched(server: RunningServer) -> float:
 
 def under_way(server: RunningServer) -> float:
     """Requests that have come and not been answered."""
-    text = requests.get(f"{server.url}/metrics", timeout=10).text
-    [line] = [line for line in text.splitlines() if line.startswith("servebench_requests_under_way ")]
-    return float(line.split()[1])
+    return metric(server, "servebench_requests_under_way")
+
+
+def refusals(server: RunningServer) -> float:
+    """Requests that have been answered with 503."""
+    return metric(server, 'servebench_request_seconds_count{code="503"}')
+
+
+def metric(server: RunningServer, name: str) -> float:
+    """A value at ``/metrics``, 0 where it has not come up yet."""
+    lines = requests.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
 
 def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_comes_back(
@@ -121,6 +130,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
 ) -> None:
     photo = photos[0].read_bytes()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    refused_before = refusals(server)
     with stopped(by_role(server, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
         slow = [connection(server) for _ in range(2)]
         for sender in slow:
@@ -144,6 +154,10 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
                 process.send_signal(signal.SIGCONT)
             assert b"HTTP/1.1 200" in received(refused, b"probabilities")
         assert [answer.result().status_code for answer in waiting] == [200] * len(waiting)
+    assert (
+        'servebench_request_seconds_count{code="503"}'
+        in requests.get(f"{server.url}/metrics", timeout=5).text
+    )
 
 
 def received(client: socket.socket, expected: bytes) -> bytes:

@@ -21,7 +21,6 @@ from typing import Any
 
 import gevent
 import numpy as np
-from gevent.event import Event
 
 from servebench.load.arrivals import Arrivals, ClosedLoop, Poisson
 from servebench.load.connection import Connection, post_request
@@ -38,15 +37,13 @@ PAUSE_AFTER_FAILURE_S = 0.1
 
 
 def user_class(
-    url: str, requests: Sequence[bytes], plan: LevelPlan, recorder: Recorder, stopping: Event
+    url: str, requests: Sequence[bytes], plan: LevelPlan, arrivals: Arrivals, recorder: Recorder
 ) -> Any:
     """A Locust user class whose users take turns at ``requests``, in a random order."""
     numbers = itertools.count()
-    seed = f"{plan.seed}/{plan.users}"
     places = list(range(len(requests)))
-    random.Random(seed).shuffle(places)
+    random.Random(seed_of(plan)).shuffle(places)
     turns = itertools.cycle(places)
-    arrivals: Arrivals = ClosedLoop() if plan.rate_rps is None else Poisson(plan.rate_rps, seed)
     pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0
 
     class OneUser(User):
@@ -59,14 +56,14 @@ def user_class(
             self.number = next(numbers)
             self.connection = Connection(url, plan.timeout_s)
 
+        def on_stop(self) -> None:
+            """Leave nothing open."""
+            self.connection.close()
+
         @task
         def send(self) -> None:
             """Send requests until the level ends: Locust is asked once, not between any two of them."""
-            while True:
-                due = arrivals.wait(stopping)
-                if stopping.is_set():
-                    self.connection.close()
-                    raise StopUser
+            while (due := arrivals.wait()) is not None:
                 place = next(turns)
                 recorder.under_way_since[self.number] = due
                 sent = perf_counter()
@@ -75,14 +72,21 @@ def user_class(
                 recorder.under_way_since[self.number] = math.inf
                 if not recorder.add(self.number, place, due, sent, end, code, content):
                     gevent.sleep(pause_s)
+            raise StopUser
 
     return OneUser
 
 
+def seed_of(plan: LevelPlan) -> str:
+    """Levels differ in the order of their requests, and repeat it from run to run."""
+    return f"{plan.seed}/{plan.users}"
+
+
 def run_level(url: str, requests: Sequence[bytes], plan: LevelPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
-    recorder, stopping = Recorder(plan.users, plan.timeout_s), Event()
-    environment = Environment(user_classes=[user_class(url, requests, plan, recorder, stopping)])
+    arrivals = ClosedLoop() if plan.rate_rps is None else Poisson(plan.rate_rps, seed_of(plan))
+    recorder = Recorder(plan.users, plan.timeout_s)
+    environment = Environment(user_classes=[user_class(url, requests, plan, arrivals, recorder)])
     runner = environment.create_local_runner()
     runner.start(plan.users, spawn_rate=plan.users)
 
@@ -93,8 +97,8 @@ def run_level(url: str, requests: Sequence[bytes], plan: LevelPlan, path: Path) 
 
     edges = measure(plan, recorder)
 
-    stopping.set()
-    wait_until(lambda: runner.user_count == 0, plan, "the last requests ended")
+    arrivals.ended = True
+    wait_until(lambda: min(recorder.under_way_since) == math.inf, plan, "the last requests ended")
     runner.quit()
     np.savez(path, edges=np.array(edges), **recorder.arrays())
 

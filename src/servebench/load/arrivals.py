@@ -3,43 +3,64 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from time import perf_counter
-from typing import Protocol
 
+import gevent
 from gevent.event import Event
 
 
-class Arrivals(Protocol):
-    """What a user asks before each request."""
+class Arrivals(ABC):
+    """What a user asks before each request.
 
-    def wait(self, stopping: Event) -> float:
-        """Wait until a request is due, or the level is to end; when it is due, seconds."""
+    Attributes:
+        ended: no more shall be sent.
+    """
+
+    ended = False
+
+    @abstractmethod
+    def wait(self) -> float | None:
+        """Wait until a request is due; when it was, seconds, or None where no more shall be sent."""
 
 
-class ClosedLoop:
+class ClosedLoop(Arrivals):
     """Each user at once, when its last request has been answered."""
 
-    def wait(self, stopping: Event) -> float:
+    def wait(self) -> float | None:
         """Now."""
-        return perf_counter()
+        return None if self.ended else perf_counter()
 
 
-class Poisson:
+class Poisson(Arrivals):
     """Open loop: at a mean rate, at random, whether or not the last ones have been answered.
 
-    Whoever is free takes the next arrival. Where nobody is, it is sent late; its latency counts from when
-    it was due, so that a server cannot hide a stall by holding its users back (coordinated omission).
+    Where every user is busy, an arrival is sent late; its latency counts from when it was due, so that a
+    server cannot hide a stall by holding its users back (coordinated omission).
+
+    One user waits for the next arrival; the others rest, and who has come to rest last goes first. So no
+    more connections are in use than the rate needs, and their number costs nothing.
     """
 
     def __init__(self, rate_rps: float, seed: str) -> None:
         self._random = random.Random(seed)
         self._rate_rps = rate_rps
         self._next = perf_counter()
+        self._one_waits = False
+        self._resting: list[Event] = []
 
-    def wait(self, stopping: Event) -> float:
+    def wait(self) -> float | None:
         """The next arrival."""
+        if self._one_waits:
+            self._resting.append(turn := Event())
+            turn.wait()
+        self._one_waits = True
         self._next = due = self._next + self._random.expovariate(self._rate_rps)
         wait_s = due - perf_counter()
         if wait_s > 0:
-            stopping.wait(wait_s)
-        return due
+            gevent.sleep(wait_s)
+        if self._resting:
+            self._resting.pop().set()
+        else:
+            self._one_waits = False
+        return None if self.ended else due

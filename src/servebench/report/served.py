@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servebench.measure.level import CLIENT_CEILING_SHARE, DRIFT_SHARE, OTHER_LOAD_PERCENT
+from servebench.measure.level import DRIFT_SHARE
+from servebench.measure.verdict import CLIENT_CEILING_SHARE, OTHER_LOAD_PERCENT
 from servebench.report.collect import Level, Number, Result
 from servebench.report.limit import CORE_BUSY, Limit, Step, counted, idle, more_workers
 

@@ -25,14 +25,16 @@ from servebench.card import read_card
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.bodies import ImageBodies
+from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.messages import available
 from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
+from servebench.serving.direct.workers import Reply
 from servebench.serving.document import document
 from servebench.serving.key import ApiKey, api_key
-from servebench.serving.metrics import PROCESS, UNDER_WAY, RequestTimer, exposition
+from servebench.serving.metrics import PROCESS, UNDER_WAY, RequestTimer, exposition, observe_request
 from servebench.serving.page import serve_page
 from servebench.serving.refusals import invalid
 
@@ -66,7 +68,9 @@ def build_server(
     if settings.transport == "direct" and not available():
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     elif settings.transport == "direct":
-        make, dispatcher = partial(DirectServer, drain_s=settings.drain_s), connect(api, timeout_s)
+        dispatcher = connect(api, timeout_s)
+        protocol = partial(LimitedProtocol, turn_away=partial(turn_away, dispatcher, timed))
+        make = partial(DirectServer, drain_s=settings.drain_s, protocol=protocol)
     server = make(
         api,
         accelerator=device,
@@ -92,6 +96,14 @@ def build_server(
         server.app.add_middleware(RequestTimer)
         server.app.get("/metrics")(metrics)
     return server
+
+
+def turn_away(dispatcher: Dispatcher, timed: bool) -> Reply | None:
+    """The dispatcher's refusal, counted here, as it comes before all that is timed."""
+    reply = dispatcher.turn_away()
+    if reply is not None and timed:
+        observe_request(reply[0], 0.0)
+    return reply
 
 
 async def metrics() -> Response:
@@ -155,7 +167,6 @@ def main() -> None:
             num_api_servers=1,
             generate_client_file=False,
             log_level=options.log_level,
-            **({"http": LimitedProtocol} if settings.transport == "direct" else {}),
         )
     except KeyboardInterrupt:  # while it still starts, LitServe does not expect one
         for child in multiprocessing.active_children():

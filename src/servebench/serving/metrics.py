@@ -46,6 +46,11 @@ def observe_stage(stage: str, seconds: float) -> None:
     _by_stage[stage].observe(seconds)
 
 
+def observe_request(code: int, seconds: float) -> None:
+    """Count one request that was answered with ``code``."""
+    _by_code(code).observe(seconds)
+
+
 def forget(process: int) -> None:
     """Leave a process that has died out of those that live; what it has counted stays."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -90,4 +95,4 @@ class RequestTimer:
             await self.app(scope, receive, note_status)
         finally:
             RequestTimer.under_way -= 1
-            _by_code(code).observe(perf_counter() - start)
+            observe_request(code, perf_counter() - start)

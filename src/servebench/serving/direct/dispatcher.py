@@ -79,6 +79,10 @@ class Dispatcher:
         """Listen to the workers."""
         asyncio.get_running_loop().add_reader(self._channel.answers_out, self._read_answers)
 
+    def turn_away(self) -> Reply | None:
+        """What a request is told before any more is done for it; None where ``admit`` shall decide."""
+        return FULL if self._channel.tickets.full and not self.stopping else None
+
     def admit(self) -> int | None:
         """A place for a request, before its body is read; None where there is none: ``why_not``."""
         return None if self.stopping else self._channel.tickets.issue()

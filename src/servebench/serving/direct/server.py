@@ -8,12 +8,14 @@ into LitServe: ``tests/unit/test_direct_server.py`` fails when what it relies on
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -42,12 +44,21 @@ class DirectServer(litserve.LitServer):
 
     Args:
         drain_s: how long the HTTP process may take to finish what it has accepted.
+        protocol: makes uvicorn's protocol of a connection.
     """
 
-    def __init__(self, api: litserve.LitAPI, *, drain_s: float, **options: Any) -> None:
+    def __init__(
+        self,
+        api: litserve.LitAPI,
+        *,
+        drain_s: float,
+        protocol: Callable[..., asyncio.Protocol],
+        **options: Any,
+    ) -> None:
         super().__init__(api, **options)
         self.uvicorn_graceful_timeout = ANSWERS_S
         self._drain_s = drain_s
+        self._protocol = protocol
         self._came, self._signals = multiprocessing.Pipe(duplex=False)
         self._http: BaseProcess | None = None
         self._served = False
@@ -63,7 +74,7 @@ class DirectServer(litserve.LitServer):
         # Forked before there is a socket: the manager process would hold the port open.
         self._manager = super()._init_manager(1)
         try:
-            super().run(**options)
+            super().run(http=self._protocol, **options)
         finally:
             for child in {*multiprocessing.active_children()} - {self._manager_process}:
                 child.kill()

@@ -32,6 +32,11 @@ class Tickets:
         """How many have been issued and not withdrawn."""
         return len(self._next) - len(self._free)
 
+    @property
+    def full(self) -> bool:
+        """Whether all places are taken."""
+        return not self._free
+
     def issue(self) -> int | None:
         """A new ticket, None when all places are taken. Only the HTTP process calls this."""
         if not self._free:
