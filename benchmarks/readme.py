@@ -1,0 +1,32 @@
+"""Write what has been kept into the README's tables: ``python -m benchmarks.readme``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import ablation, goals
+from servebench.results import read_json
+
+README = Path("README.md")
+
+
+def with_table(text: str, table: str) -> str:
+    """``text`` with ``table`` in place of the one that has the same head."""
+    lines = text.splitlines(keepends=True)
+    first = lines.index(table.splitlines(keepends=True)[0])
+    last = first
+    while last < len(lines) and lines[last].startswith("|"):
+        last += 1
+    return "".join([*lines[:first], table.rstrip("\n") + "\n", *lines[last:]])
+
+
+def main() -> None:
+    """Replace the goals' table and the ablation's."""
+    text = README.read_text(encoding="utf-8")
+    for table in (goals.table(), ablation.table(read_json(ablation.RESULT)["steps"])):
+        text = with_table(text, table)
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
