@@ -26,7 +26,7 @@ from servebench.params import Params, load_params
 from servebench.paths import MACHINE
 from servebench.results import write_json
 
-LIBRARIES = ("torch", "torchvision", "timm", "litserve", "pillow", "locust")
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
 CPU_FLAGS = (
     "avx2",
     "avx512f",

@@ -65,7 +65,7 @@ def test_a_missing_or_broken_manifest_says_what_makes_it(exported: Path, tmp_pat
 
 
 def test_a_package_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "full-1.pt2"
+    path = tmp_path / "full-1.package"
     path.write_bytes(b"machine code")
     package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
     assert package.sha256 == sha256(path)
@@ -84,7 +84,7 @@ def test_what_others_may_write_is_not_read(exported: Path, tmp_path: Path, name:
 
 
 def test_a_package_that_others_may_write_is_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "full-1.pt2"
+    path = tmp_path / "full-1.package"
     path.write_bytes(b"machine code")
     package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
     path.chmod(0o646)
@@ -118,10 +118,10 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
 
 
 def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None:
-    path = tmp_path / "half-1.pt2"
+    path = tmp_path / "half-1.package"
     path.write_bytes(b"machine code")
     slower = package_of(Built("half", 1, path, 20.0, None), 10.0, 10.5)
-    failed = package_of(Built("half", 4, tmp_path / "half-4.pt2", 3.0, "torch cannot compile it"))
+    failed = package_of(Built("half", 4, tmp_path / "half-4.package", 3.0, "it cannot be compiled"))
     assert slower.why == "it is no faster"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
@@ -130,7 +130,7 @@ def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None
     assert manifest.packages == [Package.model_validate(one) for one in packages]
     lines = list(describe(manifest))
     assert "10.5 ms, 10.0 ms as timm builds it; not used: it is no faster" in lines[0]
-    assert "not used: torch cannot compile it" in lines[1]
+    assert "not used: it cannot be compiled" in lines[1]
     model = CompiledModel(lambda batch: batch, folder, exported, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 

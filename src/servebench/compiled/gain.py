@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import torch
 
+from servebench.compiled.backends import Run, load_package
 from servebench.compiled.package import eager
+from servebench.device import dtype_name
 
 MEASURE_S = 0.5
 
@@ -25,13 +27,14 @@ def main() -> None:
     order: dict[str, Any] = json.loads(sys.argv[1])
     for package in order["packages"]:
         run, example = eager(order["folder"], order["device"], package["precision"], package["batch_size"])
-        compiled = torch._inductor.aoti_load_package(package["path"])
+        dtype = getattr(torch, dtype_name(package["precision"], order["device"]))
+        compiled = load_package(Path(package["path"]), dtype, example.device)
         times = {"eager_ms": run_ms(run, example), "compiled_ms": run_ms(compiled, example)}
         print(json.dumps(times), flush=True)
 
 
 @torch.inference_mode()
-def run_ms(run: Callable[[torch.Tensor], torch.Tensor], example: torch.Tensor) -> float:
+def run_ms(run: Run, example: torch.Tensor) -> float:
     """Median wall time of a run, milliseconds, over MEASURE_S after one that does not count."""
 
     def once() -> float:

@@ -1,6 +1,6 @@
 """What has been compiled, for which model, on which machine; read before a package is loaded.
 
-A package is machine code: it is loaded only where everything it was made from is still the same.
+A package is as good as machine code: it is loaded only where everything it was made from is the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Package(BaseModel):
 
     precision: Literal["full", "half"]
     batch_size: int
-    file: str | None = Field(description="name beside the manifest; null where torch could not compile it")
+    file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
     sha256: str | None = Field(description="of the file")
     eager_ms: float | None = Field(description="model's run on a batch, as timm builds it, median")
     compiled_ms: float | None = Field(description="the same, compiled")

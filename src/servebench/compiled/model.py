@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from servebench.compiled.backends import Run, load_package
 from servebench.compiled.manifest import checked, read_manifest
-
-Run = Callable[[torch.Tensor], torch.Tensor]
+from servebench.device import dtype_name
 
 
 class CompiledModel:
@@ -27,10 +26,11 @@ class CompiledModel:
     ) -> None:
         self._eager = eager
         self._runs: dict[int, Run] = {}
+        dtype = getattr(torch, dtype_name(precision, device.type))
         for package in read_manifest(folder, exported, device).packages:
             if package.precision == precision and package.why is None:
                 path = checked(folder, package)
-                self._runs[package.batch_size] = torch._inductor.aoti_load_package(str(path))
+                self._runs[package.batch_size] = load_package(path, dtype, device)
         self._sizes = sorted(self._runs, reverse=True)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:

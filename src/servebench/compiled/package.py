@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
+from servebench.compiled.backends import CannotCompileError, compile_package
+from servebench.device import dtype_name
 from servebench.params import ServeSettings
 from servebench.serving.classifier import Classifier
-
-OPTIONS = {"freezing": True}
-"""Weights become constants: folded, packed for the processor's matrix units, and part of the package."""
 
 
 def eager(folder: str, device: str, precision: str, batch_size: int) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -35,12 +34,15 @@ def eager(folder: str, device: str, precision: str, batch_size: int) -> tuple[to
 def main() -> None:
     """Compile as the order says (JSON: folder, device, precision, batch_size, path)."""
     order: dict[str, Any] = json.loads(sys.argv[1])
-    run, example = eager(order["folder"], order["device"], order["precision"], order["batch_size"])
-    with torch.no_grad():
-        exported = torch.export.export(run, (example,))
-        torch._inductor.aoti_compile_and_package(
-            exported, package_path=order["path"], inductor_configs=OPTIONS
-        )
+    device, precision = order["device"], order["precision"]
+    run, example = eager(
+        order["folder"], device, precision if device == "cuda" else "full", order["batch_size"]
+    )
+    dtype = getattr(torch, dtype_name(precision, device))
+    try:
+        compile_package(run, example, dtype, Path(order["path"]))
+    except CannotCompileError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage ``compile``: the exported model -> machine code for this machine, where that is faster.
+"""Stage ``compile``: the exported model -> packages for this machine, where they are faster.
 
 Static shapes: one package for each precision and batch size. On a CPU each runs on one thread, so that
 as many workers as there are cores share them without waiting for each other.
@@ -60,7 +60,7 @@ def compile_model(exported: Path, folder: Path, device: str, sizes: Sequence[int
     with replacing_folder(folder) as temporary:
         if not wanted:
             why = "compile.batch_sizes is empty"
-        elif device == "cpu" and not compiler():
+        elif device == "cuda" and not compiler():
             why = "there is no C++ compiler (g++ or clang++)"
         else:
             packages = measure(exported, device, build_all(exported, temporary, device, wanted))
@@ -101,7 +101,7 @@ def build_all(exported: Path, folder: Path, device: str, wanted: Sequence[tuple[
 
 def build(exported: Path, folder: Path, device: str, precision: str, size: int) -> Built:
     """Compile one package in a process of its own."""
-    path = folder.resolve() / f"{precision}-{size}.pt2"
+    path = folder.resolve() / f"{precision}-{size}.package"
     order = {
         "folder": str(exported),
         "device": device,
@@ -123,7 +123,7 @@ def build(exported: Path, folder: Path, device: str, precision: str, size: int) 
             process_group(command, stdout=output, stderr=output, env=os.environ | own) as process,
         ):
             status = process.wait()
-        why = f"torch cannot compile it{log_tail(log)}" if status else None
+        why = f"it cannot be compiled{log_tail(log)}" if status else None
     return Built(precision, size, path, perf_counter() - started, why)
 
 

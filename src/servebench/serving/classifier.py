@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from servebench.card import WEIGHTS_NAME, ModelCard, read_card
-from servebench.compiled.model import CompiledModel, Run
+from servebench.compiled.backends import Run
+from servebench.compiled.model import CompiledModel
 from servebench.device import dtype_name
 from servebench.model import model_of, transform_of
 from servebench.params import ServeSettings
