@@ -28,6 +28,7 @@ CONNECTIONS = 256
 USERS = 8
 PEAK_S = 10.0
 SAMPLE_S = 5.0
+WHAT = f"at {SHARE:.0%} of the peak for {MINUTES} minutes"
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     handles = [median(count) for count in counts]
     keep(
         "soak_memory",
-        f"{MINUTES} minutes at {SHARE:.0%} of the peak: growth of memory from minute 2 on, MiB",
+        f"{WHAT}: growth of memory from minute 2 on, MiB",
         round(max(20.0, 0.02 * rss_mib[1]), 1),
         [rss_mib[-1] - rss_mib[1]],
         at_least=False,
@@ -76,7 +77,7 @@ def main() -> None:
     )
     keep(
         "soak_handles",
-        "the same: file handles, the minute with most less the one with fewest, from minute 2 on",
+        f"{WHAT}: file handles, most less fewest by minute, from minute 2 on",
         0,
         [max(handles[1:]) - min(handles[1:])],
         at_least=False,
@@ -85,14 +86,14 @@ def main() -> None:
     )
     keep(
         "soak_errors",
-        "the same: requests without a good answer",
+        f"{WHAT}: requests without a good answer",
         0,
         [int((level.status != OK).sum())],
         at_least=False,
     )
     keep(
         "soak_tail",
-        "the same: p99 of the last minute over that of the third",
+        f"{WHAT}: p99 of the last minute over that of the third",
         1.2,
         [p99_ms[-1] / p99_ms[2]],
         at_least=False,
