@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -67,6 +67,11 @@ def main() -> None:
             found.append(measure(*case))
             progress.update()
     write_json(RESULT, {"models": found, "batch_size": BATCH_SIZE, "machine": read_json(MACHINE)["id"]})
+    print(table(found))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Medians by model and precision, as Markdown."""
     head = ["model", "precision", "Inductor, ms", "OpenVINO, ms", "Inductor / OpenVINO"]
     cells = [
         [
@@ -75,9 +80,9 @@ def main() -> None:
             *(f"{median(row['ms'][compiler]):.2f}" for compiler in ("inductor", "openvino")),
             f"{row['gain']:.2f}",
         ]
-        for row in found
+        for row in rows
     ]
-    print(markdown_table(head, cells))
+    return markdown_table(head, cells)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import ablation, goals
+from benchmarks import ablation, compilers, goals
 from servebench.results import read_json
 
 README = Path("README.md")
@@ -20,10 +20,19 @@ def with_table(text: str, table: str) -> str:
     return "".join([*lines[:first], table.rstrip("\n") + "\n", *lines[last:]])
 
 
+def tables() -> tuple[str, ...]:
+    """All that the README shows of the benchmarks."""
+    return (
+        goals.table(),
+        ablation.table(read_json(ablation.RESULT)["steps"]),
+        compilers.table(read_json(compilers.RESULT)["models"]),
+    )
+
+
 def main() -> None:
-    """Replace the goals' table and the ablation's."""
+    """Replace each table by what has been kept last."""
     text = README.read_text(encoding="utf-8")
-    for table in (goals.table(), ablation.table(read_json(ablation.RESULT)["steps"])):
+    for table in tables():
         text = with_table(text, table)
     README.write_text(text, encoding="utf-8")
 
