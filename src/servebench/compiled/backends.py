@@ -1,8 +1,7 @@
 """What compiles a model, and runs it: OpenVINO on a CPU, torch's Inductor on a GPU.
 
 OpenVINO keeps the graph with its weights, and makes kernels of it (oneDNN's) as a package is loaded, in a
-tenth of a second. On the CPU and the models that `benchmarks.compilers` compares it is as fast as machine
-code from Inductor or up to twice as fast, and it wants no C++ compiler.
+fraction of a second; it wants no C++ compiler. `benchmarks.compilers` compares the two on a CPU.
 """
 
 from __future__ import annotations

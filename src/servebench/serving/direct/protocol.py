@@ -17,8 +17,8 @@ class LimitedProtocol(HttpToolsProtocol):
     """Refuses, as JSON, what is not HTTP, and what would fill memory or hold a connection without end.
 
     Args:
-        turn_away: the refusal of a ``POST /predict`` whose head has come, None where it may come in. To
-            refuse it here, instead of through a task and all of the app, costs a third of the CPU.
+        turn_away: the refusal of a ``POST /predict`` whose head has come, None where it may come in. Said
+            here, it needs neither a task nor the app: under overload most of the CPU is left to the workers.
     """
 
     MAX_HEAD_BYTES = 65_536
