@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak test-browser check audit serve
+.PHONY: run test soak test-browser test-tools check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -28,6 +28,10 @@ check: .venv/installed-test
 # A real Chromium looks at the server's page.
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
+
+# wrk and hey, which `servebench verify` compares with, load a stub server.
+test-tools: .venv/installed-test
+	$(BIN)/pytest tests/tools
 
 # Asks PyPI about each installed release; one that it knows nothing of fails, too. A local build (torch's
 # "+cpu") is looked up as the release that it was made from.

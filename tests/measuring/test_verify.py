@@ -7,7 +7,6 @@ No limit on timing is asserted here, as other load on the machine would break it
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -147,18 +146,6 @@ def test_the_output_of_either_tool_is_understood(name: str, output: str, rate: f
 def test_a_second_tool_with_failures_has_no_rate(output: str, reason: str) -> None:
     with pytest.raises(VerifyError, match=reason):
         second_tool.read_rate("tool", 0, output)
-
-
-@pytest.mark.parametrize("name", ["wrk", "hey"])
-def test_the_real_second_tool_sends_our_body(name: str) -> None:
-    tool = shutil.which(name)
-    if tool is None:
-        pytest.skip(f"{name} is not installed")
-    with running_stub(0.02, 2) as stub:
-        rate = second_tool.rate_by(tool, stub.url, run.BODY, users=2, seconds=1)
-        log = stub.log()
-    assert 10 < rate < 110
-    assert len(log) >= 10
 
 
 def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:
