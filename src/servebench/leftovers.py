@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from servebench.paths import INDEX, RESULT_FOLDERS
@@ -33,14 +33,12 @@ def scratch() -> Iterator[Path]:
     For the TMPDIR of those who are killed rather than stopped, too: what they leave goes with it.
     Its name is short, as they put sockets into it, whose paths may have a hundred characters.
     """
-    with signals_deferred():
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        lock = claim(folder)
-    try:
+    with ExitStack() as cleanup:
+        with signals_deferred():  # one that comes now is raised when the folder is sure to be removed
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+            cleanup.callback(os.close, claim(folder))
+            cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def claim(path: Path) -> int:

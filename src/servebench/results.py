@@ -62,18 +62,16 @@ def together() -> Iterator[None]:
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A new folder beside ``path`` that takes its place when the block ends without an error."""
-    with _explained(path):
+    with _explained(path), ExitStack() as cleanup:
         temporary = _name(path)
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        lock = claim(temporary)
-        try:
-            yield temporary
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            os.close(lock)
+        with signals_deferred():
+            temporary.mkdir(parents=True)
+            cleanup.callback(os.close, claim(temporary))
+            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
 
 
 def check_writable(paths: Iterable[Path]) -> None:
@@ -88,14 +86,12 @@ def _temporary(path: Path) -> Iterator[Path]:
     """A file beside ``path``, gone when the block is left."""
     temporary = _name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with signals_deferred():
-        temporary.touch()
-        lock = claim(temporary)
-    try:
+    with ExitStack() as cleanup:
+        with signals_deferred():
+            temporary.touch()
+            cleanup.callback(os.close, claim(temporary))
+            cleanup.callback(temporary.unlink, missing_ok=True)
         yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(lock)
 
 
 def _name(path: Path) -> Path:

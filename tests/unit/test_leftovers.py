@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from servebench.leftovers import HALF_WRITTEN, scratch, sweep, tidy_up
-from servebench.results import replacing
+from servebench import leftovers, results
+from servebench.leftovers import HALF_WRITTEN, claim, scratch, sweep, tidy_up
+from servebench.results import replacing, replacing_folder
 
 USES_A_FOLDER_AND_WRITES = """
 import time
@@ -73,6 +76,23 @@ def test_a_folder_is_gone_after_its_use_and_used_ones_stay() -> None:
         assert not inner.exists()
         assert outer.exists()
     assert not outer.exists()
+
+
+@pytest.mark.parametrize("temporary", [scratch(), replacing(Path("a.json")), replacing_folder(Path("a"))])
+def test_told_to_end_while_it_makes_something_temporary_a_process_leaves_nothing(
+    temporary: AbstractContextManager[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def claim_and_be_told_to_end(path: Path) -> int:
+        assert path.exists()
+        lock = claim(path)
+        signal.raise_signal(signal.SIGINT)
+        return lock
+
+    for module in (leftovers, results):
+        monkeypatch.setattr(module, "claim", claim_and_be_told_to_end)
+    with pytest.raises(KeyboardInterrupt), temporary:
+        pytest.fail("the signal was lost")
+    assert [*tmp_path.rglob("*")] == [tmp_path / "t"]
 
 
 def test_a_file_that_is_being_written_is_not_written_by_another() -> None:
