@@ -124,13 +124,18 @@ async def _ask_many(
             process.join()
 
 
+async def stays() -> Any:
+    """Of the connection of a client that does not go away."""
+    await asyncio.Event().wait()
+
+
 async def ask(dispatcher: Dispatcher, body: bytes) -> Any:
     """As the route does it."""
     ticket = dispatcher.admit()
     if ticket is None:
         return dispatcher.why_not()
     try:
-        return await dispatcher.ask(ticket, True, body)
+        return await dispatcher.ask(ticket, True, body, stays)
     finally:
         dispatcher.release(ticket)
 

@@ -25,16 +25,14 @@ from servebench.card import read_card
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.bodies import ImageBodies
-from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.messages import available
 from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.server import DirectServer
 from servebench.serving.direct.transport import connect
-from servebench.serving.direct.workers import Reply
 from servebench.serving.document import document
 from servebench.serving.key import ApiKey, api_key
-from servebench.serving.metrics import PROCESS, UNDER_WAY, RequestTimer, exposition, observe_request
+from servebench.serving.metrics import PROCESS, UNDER_WAY, RequestTimer, exposition
 from servebench.serving.page import serve_page
 from servebench.serving.refusals import invalid
 
@@ -69,7 +67,9 @@ def build_server(
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     elif settings.transport == "direct":
         dispatcher = connect(api, timeout_s)
-        protocol = partial(LimitedProtocol, turn_away=partial(turn_away, dispatcher, timed))
+        protocol = partial(
+            LimitedProtocol, dispatcher=dispatcher, max_bytes=MAX_BODY_BYTES, key=key, timed=timed
+        )
         make = partial(DirectServer, drain_s=settings.drain_s, protocol=protocol)
     server = make(
         api,
@@ -96,14 +96,6 @@ def build_server(
         server.app.add_middleware(RequestTimer)
         server.app.get("/metrics")(metrics)
     return server
-
-
-def turn_away(dispatcher: Dispatcher, timed: bool) -> Reply | None:
-    """The dispatcher's refusal, counted here, as it comes before all that is timed."""
-    reply = dispatcher.turn_away()
-    if reply is not None and timed:
-        observe_request(reply[0], 0.0)
-    return reply
 
 
 async def metrics() -> Response:

@@ -46,11 +46,6 @@ def observe_stage(stage: str, seconds: float) -> None:
     _by_stage[stage].observe(seconds)
 
 
-def observe_request(code: int, seconds: float) -> None:
-    """Count one request that was answered with ``code``."""
-    _by_code(code).observe(seconds)
-
-
 def forget(process: int) -> None:
     """Leave a process that has died out of those that live; what it has counted stays."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
@@ -65,7 +60,7 @@ def exposition() -> bytes:
 
 
 class RequestTimer:
-    """ASGI middleware that times every ``/predict`` in the HTTP process, of which there is one.
+    """Times every ``/predict`` in the HTTP process, of which there is one; middleware for those in ASGI.
 
     Attributes:
         under_way: how many requests have come and not been answered. The gauge is set when somebody
@@ -82,8 +77,8 @@ class RequestTimer:
         if scope["type"] != "http" or scope["path"] != "/predict":
             await self.app(scope, receive, send)
             return
-        start, code = perf_counter(), 0
-        RequestTimer.under_way += 1
+        began, code = perf_counter(), 0
+        self.begin()
 
         async def note_status(message: Message) -> None:
             nonlocal code
@@ -94,5 +89,15 @@ class RequestTimer:
         try:
             await self.app(scope, receive, note_status)
         finally:
-            RequestTimer.under_way -= 1
-            observe_request(code, perf_counter() - start)
+            self.end(code, began)
+
+    @staticmethod
+    def begin() -> None:
+        """A request has come."""
+        RequestTimer.under_way += 1
+
+    @staticmethod
+    def end(code: int, began: float) -> None:
+        """Its answer, with the status ``code``, has gone."""
+        RequestTimer.under_way -= 1
+        _by_code(code).observe(perf_counter() - began)

@@ -113,7 +113,8 @@ def serve_in_foreground(
     check_free(exposure)
     read_card(folder)
     print(
-        f"loading the model; then {exposure.url}/predict answers, and / is a page to try it (Ctrl-C ends it)"
+        f"loading the model; then {exposure.url}/predict answers, and / is a page to try it (Ctrl-C ends it)",
+        flush=True,
     )
     command = server_command(folder, settings, device, timeout_s, exposure)
     with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -31,30 +32,16 @@ GONE = 499, b""
 """Nobody reads this; in the metrics it has the status that nginx gives to it."""
 
 
-@dataclass(slots=True)
-class Pending:
-    """A request that has not been answered yet.
+Answer = Callable[[Reply], None]
+"""How a request is answered; called once, in the event loop."""
 
-    Attributes:
-        receive: what tells that its client has gone.
-        watch: waits for that, once the request has waited for a while.
-    """
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A request that has not been answered yet."""
 
     received: float
-    reply: asyncio.Future[Reply]
-    receive: Receive | None
-    watch: asyncio.Task[None] | None = None
-
-    def resolve(self, reply: Reply) -> None:
-        """Have ``reply`` sent, unless something else has been said already."""
-        if not self.reply.done():
-            self.reply.set_result(reply)
-
-    async def resolve_when_gone(self, receive: Receive) -> None:
-        """Have no worker work for a client that goes away."""
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.resolve(GONE)
+    answer: Answer
 
 
 class Dispatcher:
@@ -92,33 +79,47 @@ class Dispatcher:
         return STOPPING if self.stopping else FULL
 
     def release(self, ticket: int) -> None:
-        """Give a place back, once for each that was given."""
+        """Give a place back, once for each that was given; what has not been answered never will be."""
+        self._pending.pop(ticket, None)
         self._channel.tickets.withdraw(ticket)
 
     def health(self) -> Reply:
         """What a load balancer is told."""
         return self._workers.health(self.stopping)
 
-    async def ask(self, ticket: int, is_image: bool, body: bytes, receive: Receive | None = None) -> Reply:
-        """Have an admitted request answered: 504 when it waited too long.
+    def submit(self, ticket: int, is_image: bool, body: bytes, answer: Answer) -> None:
+        """Have an admitted request answered: with 504 when it waited too long."""
+        request = Request(ticket, is_image, perf_counter(), body)
+        self._pending[ticket] = Pending(request.received, answer)
+        self._send(request)
+        if not self._sweeping:
+            self._sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    async def ask(self, ticket: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
+        """The answer to an admitted request.
 
         Args:
             receive: of the client's connection; where it goes away, no worker works for it.
         """
         loop = asyncio.get_running_loop()
-        request = Request(ticket, is_image, perf_counter(), body)
-        pending = Pending(request.received, loop.create_future(), receive)
-        self._pending[ticket] = pending
+        reply: asyncio.Future[Reply] = loop.create_future()
+
+        def resolve(found: Reply) -> None:
+            if not reply.done():
+                reply.set_result(found)
+
+        async def resolve_when_gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            resolve(GONE)
+
+        self.submit(ticket, is_image, body, resolve)
+        watch = loop.create_task(resolve_when_gone())
         try:
-            self._send(request)
-            if not self._sweeping:
-                self._sweeping = True
-                loop.call_later(SWEEP_S, self._sweep)
-            return await pending.reply
+            return await reply
         finally:
-            del self._pending[ticket]
-            if pending.watch is not None:
-                pending.watch.cancel()
+            watch.cancel()
 
     async def drain(self, seconds: float) -> int:
         """Admit nothing more, and wait for what has been; the number that is left when the time is up."""
@@ -127,8 +128,8 @@ class Dispatcher:
         while self._channel.tickets.under_way and perf_counter() < ends:
             await asyncio.sleep(SWEEP_S / 5)
         left = self._channel.tickets.under_way
-        for pending in self._pending.values():
-            pending.resolve(STOPPING)
+        for ticket in [*self._pending]:
+            self._answer(ticket, STOPPING)
         return left
 
     def _send(self, request: Request) -> None:
@@ -160,14 +161,17 @@ class Dispatcher:
                         self._workers.greet(answer.status)
                     elif (pending := self._pending.get(answer.ticket)) is not None:
                         self._last_answered = max(self._last_answered, pending.received)
-                        pending.resolve((answer.status, answer.body))
+                        self._answer(answer.ticket, (answer.status, answer.body))
+
+    def _answer(self, ticket: int, reply: Reply) -> None:
+        self._pending.pop(ticket).answer(reply)
 
     def _bury(self, worker: int) -> None:
         self._read_answers()  # what it sent before it died counts
         self._last_death = perf_counter()
-        for ticket, pending in self._pending.items():
+        for ticket in [*self._pending]:
             if self._channel.tickets.taken_by(ticket) == worker:
-                pending.resolve(DIED)
+                self._answer(ticket, DIED)
 
     def _sweep(self) -> None:
         """Look after what has waited for a while; the oldest request comes first."""
@@ -175,18 +179,15 @@ class Dispatcher:
         # Requests are taken in the order of their coming: one that was passed over by a later one was
         # lost between a worker's hands as it died.
         lost_before = min(self._last_death, self._last_answered)
-        for ticket, pending in self._pending.items():
+        for ticket, pending in [*self._pending.items()]:
             if now - pending.received < SWEEP_S:
                 break
             if self._channel.tickets.taken_by(ticket) != NOBODY:
                 continue
             if pending.received < lost_before:
-                pending.resolve(DIED)
+                self._answer(ticket, DIED)
             elif now - pending.received > self._timeout_s:
-                waited = f"no worker was free within {self._timeout_s:g} s"
-                pending.resolve(refused(504, waited))
-            elif pending.watch is None and pending.receive is not None:
-                pending.watch = asyncio.create_task(pending.resolve_when_gone(pending.receive))
+                self._answer(ticket, refused(504, f"no worker was free within {self._timeout_s:g} s"))
         self._sweeping = bool(self._pending)
         if self._sweeping:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

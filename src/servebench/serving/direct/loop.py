@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 class DirectLoop(LitLoop):
     """Batches without waiting, unless ``batch_timeout`` says so."""
@@ -96,4 +98,4 @@ def encoded(output: dict[str, Any] | JSONResponse) -> tuple[int, bytes]:
     """HTTP status and body of what ``encode_response`` returned."""
     if isinstance(output, JSONResponse):
         return output.status_code, bytes(output.body)
-    return 200, json.dumps(output, separators=(",", ":")).encode()
+    return 200, ENCODER.encode(output).encode()

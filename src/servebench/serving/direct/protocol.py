@@ -1,25 +1,16 @@
-"""uvicorn's HTTP protocol with what it has not: limits on how a request arrives, and a cheap refusal."""
+"""The HTTP process's protocol: uvicorn's, with a shortcut, and with limits on how a request arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-from servebench.serving.direct.workers import Reply
+from servebench.serving.direct.shortcut import ShortcutProtocol
 
 
-class LimitedProtocol(HttpToolsProtocol):
-    """Refuses, as JSON, what is not HTTP, and what would fill memory or hold a connection without end.
-
-    Args:
-        turn_away: the refusal of a ``POST /predict`` whose head has come, None where it may come in. Said
-            here, it needs neither a task nor the app: under overload most of the CPU is left to the workers.
-    """
+class LimitedProtocol(ShortcutProtocol):
+    """Refuses, as JSON, what is not HTTP, and what would fill memory or hold a connection without end."""
 
     MAX_HEAD_BYTES = 65_536
     """Of a head, or of anything else between two pieces of the body, that has not come to its end."""
@@ -28,11 +19,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
-    _turned_away = False
-
-    def __init__(self, *args: Any, turn_away: Callable[[], Reply | None], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._turn_away = turn_away
+    _head_is_whole = False
+    """From the end of a request's head to its last byte: ``cycle`` is that of the request that comes in."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -59,28 +47,20 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request's head is whole."""
         self._head_bytes = 0
-        reply = self._turn_away() if self._could_turn_away() else None
-        if reply is None:
-            super().on_headers_complete()
-        else:
-            self._turned_away = True
-            self._write(*reply, "retry-after: 1")
+        super().on_headers_complete()
+        self._head_is_whole = True
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         self._head_bytes = 0
-        if not self._turned_away:
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request's last byte."""
         self._head_bytes = 0
+        self._head_is_whole = False
         self._arrived()
-        if self._turned_away:
-            self._turned_away = False
-            self.on_response_complete()
-        else:
-            super().on_message_complete()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
@@ -100,27 +80,14 @@ class LimitedProtocol(HttpToolsProtocol):
             reason = f"the request did not arrive within {self.ARRIVES_WITHIN_S:g} s"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, reason)
 
-    def _could_turn_away(self) -> bool:
-        """Whether all that is to be done for this request is to write, and to skip its body."""
-        return (
-            self.url == b"/predict"
-            and self.parser.get_method() == b"POST"
-            and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
-            and not self.expect_100_continue
-            and (self.cycle is None or self.cycle.response_complete)
-        )
-
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         """Answer, unless an answer to this request is under way or out, and close the connection."""
-        answered = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        if not (answered or self._turned_away):
-            self._write(status, json.dumps({"detail": reason}).encode(), "connection: close")
-        self.transport.close()
-
-    def _write(self, status: int, body: bytes, header: str) -> None:
-        head = (
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n{header}\r\n\r\n"
+        cycle = self.cycle
+        answered = (
+            cycle is not None
+            and cycle.response_started
+            and (self._head_is_whole or not cycle.response_complete)
         )
-        self.transport.write(head.encode() + body)
+        if not answered:
+            self.write_json(status, json.dumps({"detail": reason}).encode(), b"connection: close\r\n")
+        self.transport.close()

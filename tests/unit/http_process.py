@@ -1,0 +1,110 @@
+"""An HTTP process with a short patience, in threads: a real uvicorn, and a worker that says what it got."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from http.client import HTTPResponse
+
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from servebench.serving.direct.channel import Answer, Channel, Request
+from servebench.serving.direct.dispatcher import Dispatcher
+from servebench.serving.direct.protocol import LimitedProtocol
+from tests.unit.test_direct import opened
+
+PATIENCE_S = 0.3
+KEEP_ALIVE_S = 1
+PLACES = 2
+MAX_BYTES = 10
+PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n"
+STOP = Request(1, True, 0.0, b"")
+
+
+class Impatient(LimitedProtocol):
+    ARRIVES_WITHIN_S = PATIENCE_S
+
+
+@dataclass
+class HttpProcess:
+    """What a test may look at.
+
+    Attributes:
+        at_work: the worker works while this is set.
+        taken: the bodies that it has worked on.
+    """
+
+    address: tuple[str, int]
+    channel: Channel
+    dispatcher: Dispatcher
+    at_work: threading.Event
+    taken: list[bytes]
+
+
+@contextmanager
+def http_process(key: str | None = None) -> Iterator[HttpProcess]:
+    """Serve plain requests by the worker; to all others a slow app says ``app``."""
+    with opened(PLACES) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
+        dispatcher = Dispatcher(channel, 30.0, 1)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await receive()
+                dispatcher.start()
+                await send({"type": "lifespan.startup.complete"})
+                return
+            while (await receive()).get("more_body", False):
+                pass
+            await asyncio.sleep(2 * PATIENCE_S)
+            headers = [(b"content-length", b"3")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": b"app"})
+
+        process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
+        process.at_work.set()
+        protocol = partial(Impatient, dispatcher=dispatcher, max_bytes=MAX_BYTES, key=key, timed=True)
+        config = uvicorn.Config(
+            app, http=protocol, ws="none", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S
+        )
+        server = uvicorn.Server(config)
+        threads = [
+            threading.Thread(target=server.run, kwargs={"sockets": [listening]}),
+            threading.Thread(target=work, args=(process,)),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield process
+        finally:
+            server.should_exit = True
+            process.at_work.set()
+            channel.send_request(STOP)
+            for thread in threads:
+                thread.join()
+
+
+def work(process: HttpProcess) -> None:
+    """Answer with the body and what it is."""
+    while True:
+        request = process.channel.wait_for_request(0)
+        process.at_work.wait()
+        if request == STOP:
+            return
+        if process.channel.tickets.take(request.ticket, 1):
+            process.taken.append(request.body)
+            said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
+            process.channel.send_answers([Answer(request.ticket, 200, said)])
+
+
+def answer(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and body of the next answer."""
+    response = HTTPResponse(connection)
+    response.begin()
+    return response.status, response.read()

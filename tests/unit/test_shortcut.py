@@ -1,0 +1,225 @@
+"""Plain requests are answered without the app, all others by it, and none is lost or answered twice."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from http.client import HTTPResponse
+
+import pytest
+
+from servebench.serving.metrics import RequestTimer
+from tests.unit.http_process import MAX_BYTES, PLACES, PREDICT, HttpProcess, answer, http_process
+
+ANSWERED = 200, b"12345, image"
+TURNED_AWAY = 503, b'{"detail":"the server is full; try again later"}'
+BY_THE_APP = 200, b"app"
+KEY = "open sesame".replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[HttpProcess]:
+    with http_process() as process:
+        yield process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(process: HttpProcess) -> Iterator[None]:
+    yield
+    soon(lambda: process.channel.tickets.under_way == 0)
+    soon(lambda: RequestTimer.under_way == 0)
+
+
+@pytest.fixture
+def _full(process: HttpProcess) -> Iterator[None]:
+    with full_house(process):
+        yield
+
+
+@contextmanager
+def full_house(process: HttpProcess) -> Iterator[None]:
+    tickets = [process.channel.tickets.issue() for _ in range(PLACES)]
+    yield
+    for ticket in tickets:
+        assert ticket is not None
+        process.channel.tickets.withdraw(ticket)
+
+
+def soon(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def connected(process: HttpProcess) -> socket.socket:
+    return socket.create_connection(process.address, timeout=30)
+
+
+def test_a_plain_request_gets_its_answer_in_however_many_pieces_it_comes(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        for pieces in (
+            [PREDICT + b"12345"],
+            [PREDICT, b"12", b"345"],
+            [PREDICT[:30], PREDICT[30:] + b"12345"],
+        ):
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(0.02)
+            assert answer(connection) == ANSWERED
+        connection.sendall(PREDICT.replace(b"image/jpeg", b"application/json") + b"12345")
+        assert answer(connection) == (200, b"12345, json")
+
+
+def test_its_answer_looks_like_those_of_the_app(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        connection.sendall(PREDICT + b"12345")
+        response = HTTPResponse(connection)
+        response.begin()
+        response.read()
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["server"] == "uvicorn"
+        assert "GMT" in response.headers["date"]
+        assert response.headers["connection"] is None
+
+
+CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        PREDICT.replace(b"/predict", b"/info") + b"12345",
+        PREDICT.replace(b"/predict", b"/predict?a=b") + b"12345",
+        PREDICT.replace(b"POST", b"PUT") + b"12345",
+        PREDICT.replace(b"HTTP/1.1", b"HTTP/1.0") + b"12345",
+        PREDICT.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") + b"12345",
+        PREDICT.replace(b"Host", b"Connection: close\r\nHost") + b"12345",
+        PREDICT.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost") + b"12345",
+    ],
+)
+def test_what_is_unusual_is_left_to_the_app(process: HttpProcess, sent: bytes, full: bool) -> None:
+    with full_house(process) if full else nullcontext(), connected(process) as connection:
+        connection.sendall(sent)
+        assert answer(connection) == BY_THE_APP
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CHUNKED,
+        PREDICT.replace(b"image/jpeg", b"text/plain") + b"12345",
+        PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11") + b"1" * (MAX_BYTES + 1),
+    ],
+)
+def test_what_may_have_to_be_refused_is_left_to_the_app(process: HttpProcess, sent: bytes) -> None:
+    with connected(process) as connection:
+        connection.sendall(sent)
+        assert answer(connection) == BY_THE_APP
+        connection.sendall(PREDICT + b"12345")
+        assert answer(connection) == ANSWERED
+
+
+def test_who_expects_100_continue_gets_it_from_the_app(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        connection.sendall(PREDICT.replace(b"Host", b"Expect: 100-continue\r\nHost"))
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"12345")
+        assert answer(connection) == BY_THE_APP
+
+
+def test_without_the_key_the_app_is_asked() -> None:
+    with http_process(key=KEY) as process, connected(process) as connection:
+        for header, expected in (
+            (b"", BY_THE_APP),
+            (b"X-API-Key: wrong\r\n", BY_THE_APP),
+            (b"X-API-Key: wrong\r\nx-api-key: " + KEY.encode() + b"\r\n", BY_THE_APP),
+            (b"x-api-KEY: " + KEY.encode() + b"\r\n", ANSWERED),
+        ):
+            connection.sendall(PREDICT.replace(b"Host", header + b"Host") + b"12345")
+            assert answer(connection) == expected
+
+
+@pytest.mark.parametrize("first", [PREDICT, PREDICT.replace(b"/predict", b"/")])
+def test_requests_that_come_together_are_answered_in_their_order(process: HttpProcess, first: bytes) -> None:
+    expected = ANSWERED if first == PREDICT else BY_THE_APP
+    with connected(process) as connection:
+        connection.sendall(2 * (first + b"12345" + PREDICT + b"67890" + CHUNKED) + PREDICT + b"12345")
+        assert [answer(connection) for _ in range(7)] == [expected, *[BY_THE_APP] * 6]
+        connection.sendall(PREDICT + b"12345")
+        assert answer(connection) == ANSWERED
+
+
+@pytest.mark.parametrize("sent", [PREDICT + b"123", PREDICT + b"54321"])
+def test_no_worker_works_for_a_client_that_has_gone(process: HttpProcess, sent: bytes) -> None:
+    process.at_work.clear()
+    with connected(process) as connection:
+        connection.sendall(sent)
+        soon(lambda: process.channel.tickets.under_way == 1)
+    soon(lambda: process.channel.tickets.under_way == 0)
+    process.at_work.set()
+    with connected(process) as connection:
+        connection.sendall(PREDICT + b"12345")
+        assert answer(connection) == ANSWERED
+    assert b"54321" not in process.taken
+
+
+def test_who_does_not_read_the_answers_is_not_answered_any_more(process: HttpProcess) -> None:
+    """Else they would fill the memory of the server."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30.0)
+        connection.connect(process.address)
+        for _ in range(5000):
+            done = len(process.taken)
+            connection.sendall(PREDICT + b"12345")
+            patience = time.monotonic() + 1.0
+            while len(process.taken) == done and time.monotonic() < patience:
+                time.sleep(0.0005)
+            if len(process.taken) == done:
+                return
+    pytest.fail("every request was answered")
+
+
+@pytest.mark.usefixtures("_full")
+def test_who_is_turned_away_may_ask_again_on_the_same_connection(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        for sent in (PREDICT + b"12345", PREDICT + b"123", b"45" + PREDICT + b"12345"):
+            connection.sendall(sent)
+            assert answer(connection) == TURNED_AWAY
+
+
+@pytest.mark.usefixtures("_full")
+def test_who_is_turned_away_is_told_when_to_come_back(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        connection.sendall(PREDICT)
+        response = HTTPResponse(connection)
+        response.begin()
+        assert (response.status, response.headers["retry-after"]) == (503, "1")
+
+
+@pytest.mark.usefixtures("_full")
+def test_who_is_turned_away_does_not_hold_the_connection(process: HttpProcess) -> None:
+    """Neither by a body that does not come, nor by saying nothing more; and no second answer is sent."""
+    with connected(process) as half, connected(process) as idle:
+        half.sendall(PREDICT + b"1")
+        idle.sendall(PREDICT + b"12345")
+        for connection in (half, idle):
+            assert answer(connection) == TURNED_AWAY
+            assert connection.recv(1) == b""
+
+
+def test_a_server_that_stops_finishes_what_it_has_admitted_and_ends_the_connection() -> None:
+    with http_process() as process, connected(process) as waiting, connected(process) as late:
+        process.at_work.clear()
+        waiting.sendall(PREDICT + b"12345")
+        soon(lambda: process.channel.tickets.under_way == 1)
+        process.dispatcher.stopping = True
+        process.at_work.set()
+        assert answer(waiting) == ANSWERED
+        assert waiting.recv(1) == b""
+        late.sendall(PREDICT + b"12345")
+        assert answer(late) == BY_THE_APP
