@@ -23,6 +23,7 @@ from servebench.serving.exposure import Exposure
 from servebench.serving.running import RunningServer, check_free, running_server
 from tests.conftest import processes_mentioning
 from tests.integration.processes_of import by_role, stopped, tree
+from tests.unit.http_process import next_answer
 
 MAX_QUEUE = 12
 SETTINGS = ServeSettings(
@@ -170,6 +171,23 @@ def received(client: socket.socket, expected: bytes) -> bytes:
 def connection(server: RunningServer) -> socket.socket:
     host, port = server.url.removeprefix("http://").split(":")
     return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_a_websocket_that_is_asked_for_takes_no_answer_away(
+    server: RunningServer, photos: list[Path]
+) -> None:
+    photo = photos[0].read_bytes()
+    predict = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b"
+    upgrade = (
+        b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    with connection(server) as client, client.makefile("rb") as stream:
+        client.sendall(predict % (len(photo), photo) + upgrade)
+        (first, answer), (second, health) = next_answer(stream), next_answer(stream)
+    assert (first, second) == (200, 200)
+    assert b"probabilities" in answer
+    assert b"workers" in health
 
 
 def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, photos: list[Path]) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPResponse
+from http.client import parse_headers
+from typing import BinaryIO
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -29,6 +30,7 @@ STOP = Request(1, True, 0.0, b"")
 
 class Impatient(LimitedProtocol):
     ARRIVES_WITHIN_S = PATIENCE_S
+    READS_WITHIN_S = PATIENCE_S
 
 
 @dataclass
@@ -104,7 +106,13 @@ def work(process: HttpProcess) -> None:
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:
-    """Status and body of the next answer."""
-    response = HTTPResponse(connection)
-    response.begin()
-    return response.status, response.read()
+    """Status and body of the next answer, with which nothing else comes."""
+    with connection.makefile("rb") as stream:
+        return next_answer(stream)
+
+
+def next_answer(stream: BinaryIO) -> tuple[int, bytes]:
+    """Status and body of the next answer; what comes after it stays in the stream."""
+    status = int(stream.readline().split()[1])
+    headers = parse_headers(stream)
+    return status, stream.read(int(headers["content-length"]))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from http.client import HTTPResponse
 
 import pytest
 
+from servebench.serving.direct.channel import Request
 from servebench.serving.metrics import RequestTimer
-from tests.unit.http_process import MAX_BYTES, PLACES, PREDICT, HttpProcess, answer, http_process
+from tests.unit.http_process import MAX_BYTES, PLACES, PREDICT, HttpProcess, answer, http_process, next_answer
 
 ANSWERED = 200, b"12345, image"
 TURNED_AWAY = 503, b'{"detail":"the server is full; try again later"}'
 BY_THE_APP = 200, b"app"
-KEY = "open sesame".replace(" ", "-")
+KEY = "open-sesame"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,7 @@ def test_what_is_unusual_is_left_to_the_app(process: HttpProcess, sent: bytes, f
         CHUNKED,
         PREDICT.replace(b"image/jpeg", b"text/plain") + b"12345",
         PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11") + b"1" * (MAX_BYTES + 1),
+        PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11 ") + b"1" * (MAX_BYTES + 1),
     ],
 )
 def test_what_may_have_to_be_refused_is_left_to_the_app(process: HttpProcess, sent: bytes) -> None:
@@ -146,9 +150,9 @@ def test_without_the_key_the_app_is_asked() -> None:
 @pytest.mark.parametrize("first", [PREDICT, PREDICT.replace(b"/predict", b"/")])
 def test_requests_that_come_together_are_answered_in_their_order(process: HttpProcess, first: bytes) -> None:
     expected = ANSWERED if first == PREDICT else BY_THE_APP
-    with connected(process) as connection:
+    with connected(process) as connection, connection.makefile("rb") as stream:
         connection.sendall(2 * (first + b"12345" + PREDICT + b"67890" + CHUNKED) + PREDICT + b"12345")
-        assert [answer(connection) for _ in range(7)] == [expected, *[BY_THE_APP] * 6]
+        assert [next_answer(stream) for _ in range(7)] == [expected, *[BY_THE_APP] * 6]
         connection.sendall(PREDICT + b"12345")
         assert answer(connection) == ANSWERED
 
@@ -184,6 +188,58 @@ def test_who_does_not_read_the_answers_is_not_answered_any_more(process: HttpPro
     pytest.fail("every request was answered")
 
 
+def test_who_does_not_read_the_answers_does_not_keep_a_place(process: HttpProcess) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30.0)
+        connection.connect(process.address)
+        first = len(process.taken)
+        for number in range(250):
+            connection.sendall(PREDICT + b"12345")
+            soon(partial(have_been_taken, process, first + number + 1))
+        connection.sendall(PREDICT + b"123")
+        soon(lambda: process.channel.tickets.under_way == 1)
+        soon(lambda: process.channel.tickets.under_way == 0)
+
+
+def have_been_taken(process: HttpProcess, number: int) -> bool:
+    return len(process.taken) == number
+
+
+def test_an_answer_is_not_followed_by_a_connection_that_nobody_ends(process: HttpProcess) -> None:
+    with connected(process) as connection:
+        connection.sendall(PREDICT + b"12345")
+        assert answer(connection) == ANSWERED
+        connection.sendall(b"\r\n")
+        assert connection.recv(1) == b""
+
+
+def test_what_is_no_http_is_not_told_so_in_place_of_the_answer_to_what_came_before(
+    process: HttpProcess,
+) -> None:
+    process.at_work.clear()
+    with connected(process) as connection:
+        connection.sendall(PREDICT + b"12345" + b"hello\r\n\r\n")
+        assert connection.recv(1) == b""
+    process.at_work.set()
+
+
+def test_what_cannot_be_handed_to_a_worker_is_refused(
+    process: HttpProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_handle(request: Request) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(process.channel, "send_request", no_handle)
+    with connected(process) as connection:
+        connection.sendall(PREDICT + b"12345")
+        status, body = answer(connection)
+        assert (status, b"no memory or file handle" in body) == (503, True)
+        monkeypatch.undo()
+        connection.sendall(PREDICT + b"12345")
+        assert answer(connection) == ANSWERED
+
+
 @pytest.mark.usefixtures("_full")
 def test_who_is_turned_away_may_ask_again_on_the_same_connection(process: HttpProcess) -> None:
     with connected(process) as connection:
@@ -204,11 +260,15 @@ def test_who_is_turned_away_is_told_when_to_come_back(process: HttpProcess) -> N
 @pytest.mark.usefixtures("_full")
 def test_who_is_turned_away_does_not_hold_the_connection(process: HttpProcess) -> None:
     """Neither by a body that does not come, nor by saying nothing more; and no second answer is sent."""
-    with connected(process) as half, connected(process) as idle:
+    with connected(process) as half, connected(process) as idle, connected(process) as late:
         half.sendall(PREDICT + b"1")
         idle.sendall(PREDICT + b"12345")
+        late.sendall(PREDICT)
+        assert answer(late) == TURNED_AWAY
+        late.sendall(b"12345")
         for connection in (half, idle):
             assert answer(connection) == TURNED_AWAY
+        for connection in (half, idle, late):
             assert connection.recv(1) == b""
 
 

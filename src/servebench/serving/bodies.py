@@ -66,7 +66,7 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
     is_image = kind.startswith(b"image/")
     if not is_image and kind != b"application/json":
         raise BodyError(415, "Content-Type: neither application/json nor image/*")
-    announced = headers.get(b"content-length", b"0")
+    announced = headers.get(b"content-length", b"0").strip()
     if announced.isdigit() and int(announced) > max_bytes:
         raise BodyError(413, "Payload too large")
     return is_image

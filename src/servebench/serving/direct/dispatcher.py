@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ from servebench.serving.direct.channel import HELLO, Channel, Request
 from servebench.serving.direct.tickets import NOBODY
 from servebench.serving.direct.workers import Reply, Workers
 from servebench.serving.refusals import refusal
+
+logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.1
 """Between two looks at the requests that wait, while there are any."""
@@ -28,6 +30,7 @@ def refused(status: int, reason: str) -> Reply:
 FULL = refused(503, "the server is full; try again later")
 STOPPING = refused(503, "the server is stopping")
 DIED = refused(503, "the worker that had this request died")
+OVERLOADED = refused(503, "no memory or file handle left for this request; try again later")
 GONE = 499, b""
 """Nobody reads this; in the metrics it has the status that nginx gives to it."""
 
@@ -57,7 +60,7 @@ class Dispatcher:
         self._timeout_s = timeout_s
         self._workers = Workers(workers, self._bury)
         self._pending: dict[int, Pending] = {}
-        self._unsent: deque[Request] = deque()
+        self._unsent: dict[int, Request] = {}
         self._sweeping = False
         self._last_answered = self._last_death = 0.0
         self.stopping = False
@@ -81,6 +84,7 @@ class Dispatcher:
     def release(self, ticket: int) -> None:
         """Give a place back, once for each that was given; what has not been answered never will be."""
         self._pending.pop(ticket, None)
+        self._unsent.pop(ticket, None)
         self._channel.tickets.withdraw(ticket)
 
     def health(self) -> Reply:
@@ -133,25 +137,28 @@ class Dispatcher:
         return left
 
     def _send(self, request: Request) -> None:
-        if self._unsent:
-            self._unsent.append(request)
-            return
-        try:
-            self._channel.send_request(request)
-        except BlockingIOError:
-            self._unsent.append(request)
+        if self._unsent or not self._sent(request):
+            self._unsent[request.ticket] = request
             asyncio.get_running_loop().add_writer(self._channel.requests_in, self._send_more)
 
     def _send_more(self) -> None:
         """The kernel has room again."""
-        while self._unsent:
-            if self._unsent[0].ticket in self._pending:
-                try:
-                    self._channel.send_request(self._unsent[0])
-                except BlockingIOError:
-                    return
-            self._unsent.popleft()
+        for request in [*self._unsent.values()]:
+            if not self._sent(request):
+                return
+            self._unsent.pop(request.ticket, None)
         asyncio.get_running_loop().remove_writer(self._channel.requests_in)
+
+    def _sent(self, request: Request) -> bool:
+        """Hand a request over, or refuse it where that cannot be done; False where the kernel is full."""
+        try:
+            self._channel.send_request(request)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # no descriptor or memory for a large body
+            logger.error("a request could not be handed to the workers: %s", error)
+            self._answer(request.ticket, OVERLOADED)
+        return True
 
     def _read_answers(self) -> None:
         with suppress(BlockingIOError):
@@ -164,6 +171,7 @@ class Dispatcher:
                         self._answer(answer.ticket, (answer.status, answer.body))
 
     def _answer(self, ticket: int, reply: Reply) -> None:
+        self._unsent.pop(ticket, None)
         self._pending.pop(ticket).answer(reply)
 
     def _bury(self, worker: int) -> None:

@@ -17,6 +17,9 @@ class LimitedProtocol(ShortcutProtocol):
     ARRIVES_WITHIN_S = 20.0
     """From a request's first byte to its last, and from the connection to the first byte."""
 
+    READS_WITHIN_S = 20.0
+    """What has been sent, once the connection is to be closed."""
+
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
     _head_is_whole = False
@@ -36,12 +39,32 @@ class LimitedProtocol(ShortcutProtocol):
         """Take what a client has sent; the callbacks below say what it was."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > self.MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._head_bytes > self.MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
+        elif self._deadline is None and self.timeout_keep_alive_task is None and self._is_idle():
+            # The body of a request that had been answered before it came.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody has asked anything for a while."""
+        if not self.transport.is_closing():
+            super().timeout_keep_alive_handler()
+            self._end_soon()
+
+    def on_response_complete(self) -> None:
+        """A request has been answered."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._end_soon()
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self._expect()
+        self._unset_keepalive_if_required()  # an answer to what came just before may have set it
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -80,14 +103,22 @@ class LimitedProtocol(ShortcutProtocol):
             reason = f"the request did not arrive within {self.ARRIVES_WITHIN_S:g} s"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, reason)
 
+    def _is_idle(self) -> bool:
+        """Whether all requests whose head has come have been answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Answer, unless an answer to this request is under way or out, and close the connection."""
-        cycle = self.cycle
-        answered = (
-            cycle is not None
-            and cycle.response_started
-            and (self._head_is_whole or not cycle.response_complete)
-        )
-        if not answered:
+        """Close the connection, and say why, where the next answer on it is that to what comes in."""
+        if self._head_is_whole and self.cycle is not None:
+            is_next = not (self.cycle.response_started or self.pipeline)
+        else:
+            is_next = self._is_idle()
+        if is_next:
             self.write_json(status, json.dumps({"detail": reason}).encode(), b"connection: close\r\n")
         self.transport.close()
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """What is closed stays open until its client has read the answers; do not wait for ever."""
+        self._arrived()
+        self._deadline = self.loop.call_later(self.READS_WITHIN_S, self.transport.abort)

@@ -74,7 +74,7 @@ class DirectServer(litserve.LitServer):
         # Forked before there is a socket: the manager process would hold the port open.
         self._manager = super()._init_manager(1)
         try:
-            super().run(http=self._protocol, **options)
+            super().run(http=self._protocol, ws="none", **options)
         finally:
             for child in {*multiprocessing.active_children()} - {self._manager_process}:
                 child.kill()

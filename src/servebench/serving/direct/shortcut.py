@@ -21,26 +21,35 @@ from servebench.serving.key import has_key
 from servebench.serving.metrics import RequestTimer
 
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+RETRY = b"retry-after: 1\r\n"
 
 
 class Exchange:
     """A plain request and its answer; stands where uvicorn keeps its ``RequestResponseCycle``.
 
     Args:
-        ticket: its place among the requests under way; None where it has been turned away.
+        ticket: its place among the requests under way.
         is_image: the body is an image file; else it is JSON.
     """
 
     message_event = asyncio.Event()  # uvicorn sets it, nobody waits for it
-    disconnected = False
+    disconnected = response_started = response_complete = False
     keep_alive = True
 
-    def __init__(self, ticket: int | None, is_image: bool = False) -> None:
+    def __init__(self, ticket: int, is_image: bool) -> None:
         self.ticket = ticket
         self.is_image = is_image
         self.began = perf_counter()
         self.chunks: list[bytes] = []
-        self.response_started = self.response_complete = ticket is None
+
+
+class TurnedAway:
+    """A request that was answered when its head had come: uvicorn skips its body."""
+
+    message_event = asyncio.Event()
+    disconnected = False
+    response_started = response_complete = True
+    keep_alive = True
 
 
 class ShortcutProtocol(HttpToolsProtocol):
@@ -55,9 +64,9 @@ class ShortcutProtocol(HttpToolsProtocol):
         timed: count requests in the metrics.
     """
 
-    cycle: RequestResponseCycle | Exchange | None  # type: ignore[assignment]
+    cycle: RequestResponseCycle | Exchange | TurnedAway | None  # type: ignore[assignment]
     _exchange: Exchange | None = None
-    """The request that takes the shortcut, from its head to its last byte and its answer."""
+    """The request that has been admitted to the shortcut, until it is answered."""
 
     def __init__(
         self,
@@ -77,17 +86,21 @@ class ShortcutProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has gone; no worker works for it."""
         exchange, self._exchange = self._exchange, None
-        if exchange is not None and exchange.ticket is not None:
-            self._end(exchange, exchange.ticket, GONE[0])
+        if exchange is not None:
+            self._end(exchange, GONE[0])
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
         """A request's head is whole."""
-        exchange = self._begin() if self._is_plain() else None
-        if exchange is None:
+        if not self._is_plain():
             super().on_headers_complete()
-        else:
+        elif (reply := self._dispatcher.turn_away()) is not None:
+            self.cycle = TurnedAway()
+            self._turn_away(reply)
+        elif (exchange := self._admitted()) is not None:
             self.cycle = self._exchange = exchange
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -101,14 +114,10 @@ class ShortcutProtocol(HttpToolsProtocol):
         exchange = self._exchange
         if exchange is None or exchange is not self.cycle:
             super().on_message_complete()
-        elif exchange.ticket is None:
-            self._exchange = None
-            self.on_response_complete()
-        else:
-            chunks = exchange.chunks
-            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            answer = partial(self._answer, exchange, exchange.ticket)
-            self._dispatcher.submit(exchange.ticket, exchange.is_image, body, answer)
+            return
+        chunks, exchange.chunks = exchange.chunks, []
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._dispatcher.submit(exchange.ticket, exchange.is_image, body, partial(self._answer, exchange))
 
     def write_json(self, status: int, body: bytes, headers: bytes = b"") -> None:
         """Send a whole answer.
@@ -136,15 +145,15 @@ class ShortcutProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
         )
 
-    def _begin(self) -> Exchange | None:
-        """Admit a request or turn it away; None where the app shall."""
-        if (reply := self._dispatcher.turn_away()) is not None:
-            exchange = Exchange(None)
-            if self._timed:
-                RequestTimer.begin()
-                RequestTimer.end(reply[0], exchange.began)
-            self.write_json(*reply, b"retry-after: 1\r\n")
-            return exchange
+    def _turn_away(self, reply: Reply) -> None:
+        if self._timed:
+            RequestTimer.begin()
+            RequestTimer.end(reply[0], perf_counter())
+        self.write_json(*reply, RETRY)
+        self.on_response_complete()
+
+    def _admitted(self) -> Exchange | None:
+        """What there is to be answered here; None where the app shall say what is wrong."""
         headers = dict(self.headers)
         if b"content-length" not in headers or not (self._key is None or has_key(self.headers, self._key)):
             return None
@@ -159,20 +168,20 @@ class ShortcutProtocol(HttpToolsProtocol):
             RequestTimer.begin()
         return Exchange(ticket, is_image)
 
-    def _answer(self, exchange: Exchange, ticket: int, reply: Reply) -> None:
+    def _answer(self, exchange: Exchange, reply: Reply) -> None:
         self._exchange = None
-        self._end(exchange, ticket, reply[0])
+        self._end(exchange, reply[0])
         if self.transport.is_closing():
             return
         stays = exchange.keep_alive and not self._dispatcher.stopping
-        headers = b"" if stays else b"connection: close\r\n"
-        self.write_json(*reply, headers + (b"retry-after: 1\r\n" if reply[0] == 503 else b""))
+        headers = RETRY if reply[0] == 503 else b""
+        self.write_json(*reply, headers if stays else headers + b"connection: close\r\n")
         if not stays:
             self.transport.close()
         self.on_response_complete()
 
-    def _end(self, exchange: Exchange, ticket: int, status: int) -> None:
+    def _end(self, exchange: Exchange, status: int) -> None:
         exchange.response_started = exchange.response_complete = True
-        self._dispatcher.release(ticket)
+        self._dispatcher.release(exchange.ticket)
         if self._timed:
             RequestTimer.end(status, exchange.began)
