@@ -1,12 +1,12 @@
 """Whether e1 to e6 are as fast as at a former commit: ``python -m benchmarks.unchanged COMMIT``.
 
-The former code lies in a work tree of its own and is measured by its own code, old and new in turn.
+The former code lies in a work tree of its own. Both servers run at the same time and are loaded in turn,
+a few seconds each, by today's load generator: cores that change their speed do so for both.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,20 +17,23 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.goals import keep
+from benchmarks.short import all_bodies, short_rates
+from servebench.lock import machine_to_ourselves
 from servebench.paths import EXPORT_FOLDER, INDEX
 from servebench.progress import bar
+from servebench.serving.running import RunningServer
 
-ROUNDS = 5
+ROUNDS = 15
+SECONDS = 2.0
 EXPERIMENTS = ("e1_baseline", "e2_batching", "e3_workers", "e4_half", "e5_timeout", "e6_batch_cap")
 PROGRAM = """
-import json, sys
-from benchmarks.short import all_bodies, short_rates
+import sys
 from servebench.params import load_params
 from servebench.paths import EXPORT_FOLDER
 from servebench.serving.running import running_server
-serve = load_params().configuration(sys.argv[1])
-with running_server(EXPORT_FOLDER, serve, "cpu", 30.0) as server:
-    print(json.dumps(short_rates(server, all_bodies(), (1,), 3.0, int(sys.argv[2]))[1]))
+with running_server(EXPORT_FOLDER, load_params().configuration(sys.argv[1]), "cpu", 30.0) as server:
+    print(server.url, flush=True)
+    sys.stdin.read()
 """
 
 
@@ -49,12 +52,18 @@ def work_tree(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "worktree", "remove", "--force", str(tree)], check=True)
 
 
-def rate(tree: Path, name: str, seed: int) -> float:
-    """Requests per second of one experiment at one user, by the code in ``tree``."""
+@contextmanager
+def served_by(tree: Path, name: str) -> Iterator[RunningServer]:
+    """The server of one experiment, started by the code in ``tree``."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tree / "src"), str(tree)))}
-    command = [sys.executable, "-c", PROGRAM, name, str(seed)]
-    done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, check=True)
-    return float(json.loads(done.stdout))
+    command = [sys.executable, "-c", PROGRAM, name]
+    with subprocess.Popen(
+        command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield RunningServer(process.stdout.readline().decode().strip(), process, 0.0, tree / "log")
+        process.stdin.close()
 
 
 def main() -> None:
@@ -63,13 +72,24 @@ def main() -> None:
     parser.add_argument("commit", help="the former one")
     commit = parser.parse_args().commit
     ratios: dict[str, list[float]] = {name: [] for name in EXPERIMENTS}
-    with work_tree(commit) as former, bar(ROUNDS * len(EXPERIMENTS), "unchanged", "pair") as progress:
-        for number in range(ROUNDS):
-            for name in EXPERIMENTS:
-                order = (former, Path.cwd()) if number % 2 else (Path.cwd(), former)
-                rates = {tree: rate(tree, name, number) for tree in order}
-                ratios[name].append(rates[Path.cwd()] / rates[former])
-                progress.update()
+    bodies = all_bodies()
+    with (
+        machine_to_ourselves(),
+        work_tree(commit) as former,
+        bar(ROUNDS * len(EXPERIMENTS), "unchanged", "pair") as progress,
+    ):
+        for name in EXPERIMENTS:
+            with served_by(former, name) as old, served_by(Path.cwd(), name) as new:
+                short_rates(old, bodies, (1,), SECONDS, 0)
+                short_rates(new, bodies, (1,), SECONDS, 0)
+                for number in range(ROUNDS):
+                    servers = (old, new) if number % 2 else (new, old)
+                    rates = {
+                        server.url: short_rates(server, bodies, (1,), SECONDS, number)[1]
+                        for server in servers
+                    }
+                    ratios[name].append(rates[new.url] / rates[old.url])
+                    progress.update()
     keep(
         "unchanged",
         f"e1 to e6 within 5% of {commit}: the median ratio that is furthest from 1",
