@@ -90,8 +90,13 @@ def test_told_to_end_while_it_makes_something_temporary_a_process_leaves_nothing
 
     for module in (leftovers, results):
         monkeypatch.setattr(module, "claim", claim_and_be_told_to_end)
-    with pytest.raises(KeyboardInterrupt), temporary:
-        pytest.fail("the signal was lost")
+    # A shell has what it runs in the background ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), temporary:
+            pytest.fail("the signal was lost")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [*tmp_path.rglob("*")] == [tmp_path / "t"]
 
 
