@@ -17,18 +17,17 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.goals import keep
-from benchmarks.models import exported
+from benchmarks.models import exported, tuned
 from benchmarks.peers import PEERS
 from benchmarks.short import all_bodies, short_rates
 from servebench.arguments import count
 from servebench.lock import machine_to_ourselves
-from servebench.params import ServeSettings, load_params
+from servebench.params import ServeSettings
 from servebench.progress import bar
 from servebench.report.limit import counted
 from servebench.serving.running import RunningServer, running_server
 from servebench.table import text_table
 
-EXPERIMENT = "e7_tuned"
 OURS = "servebench"
 TARGETS = {1: 0.97, 8: 1.3, 32: 1.3}
 """By number of users, how many times the rate of the best peer ours is to be."""
@@ -54,9 +53,8 @@ def running(name: str, folder: Path, serve: ServeSettings) -> Iterator[RunningSe
             yield server
 
 
-def measure(folder: Path, rounds: int) -> Rates:
+def measure(folder: Path, serve: ServeSettings, rounds: int) -> Rates:
     """Every server in every round."""
-    serve = load_params().configuration(EXPERIMENT)
     photos = all_bodies("image")
     names = (OURS, *PEERS)
     rates: Rates = {name: [] for name in names}
@@ -94,11 +92,12 @@ def main() -> int:
         print(f"not installed: {', '.join(missing)}; pip install -e '.[peers]'", file=sys.stderr)
         return 2
     for model in options.model or MODELS:
-        rates = measure(exported(None if model == "default" else model), options.rounds)
+        name = None if model == "default" else model
+        rates = measure(exported(name), tuned(name), options.rounds)
         head = [model, *(f"req/s, {counted(users, 'user')}" for users in USERS)]
         rows = [
-            [name, *(f"{median(row[users] for row in own):.1f}" for users in USERS)]
-            for name, own in rates.items()
+            [server, *(f"{median(row[users] for row in own):.1f}" for users in USERS)]
+            for server, own in rates.items()
         ]
         print(text_table(head, rows))
         for users in USERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from servebench.compiled.manifest import read_manifest
 from servebench.compiled.run import compile_model
 from servebench.errors import ModelError
 from servebench.model import build_model, input_config
-from servebench.params import load_params
+from servebench.params import ServeSettings, load_params
 from servebench.paths import EXPORT_FOLDER
 from servebench.results import write_json
 
@@ -20,18 +21,39 @@ FOLDER = Path("models/benchmarks")
 IMAGE_SIZE = 224
 
 
+MAX_BATCH_SIZES = {"mobilenetv3_small_100": 8}
+"""Where more than that of ``e7_tuned`` serves more (``benchmarks.batch_size``)."""
+
+
+def tuned(name: str | None) -> ServeSettings:
+    """``e7_tuned`` with the batch size that suits the timm model ``name``; None: the pipeline's."""
+    settings = load_params().configuration("e7_tuned")
+    largest = MAX_BATCH_SIZES.get(name or "", settings.max_batch_size)
+    return settings.model_copy(update={"max_batch_size": largest})
+
+
 def exported(name: str | None) -> Path:
     """The folder of the timm model ``name`` with random weights and its packages; None: the pipeline's."""
+    return EXPORT_FOLDER if name is None else with_packages(name, tuned(name).max_batch_size)
+
+
+def with_packages(name: str | None, largest: int) -> Path:
+    """The same with packages for every batch size up to ``largest``; of the pipeline's model a copy."""
+    folder = FOLDER / (name or "default") / "exported"
     if name is None:
-        return EXPORT_FOLDER
-    folder = FOLDER / name / "exported"
-    if not (folder / CARD_NAME).exists():
+        shutil.copytree(EXPORT_FOLDER, folder, dirs_exist_ok=True)
+    elif not (folder / CARD_NAME).exists():
         export(name, folder)
     compiled = folder.parent / "compiled"
+    sizes = range(1, largest + 1)
     try:
-        read_manifest(compiled, folder, torch.device("cpu"))
+        found = {
+            package.batch_size for package in read_manifest(compiled, folder, torch.device("cpu")).packages
+        }
     except ModelError:
-        compile_model(folder, compiled, "cpu", load_params().compile.batch_sizes)
+        found = set()
+    if not found.issuperset(sizes):
+        compile_model(folder, compiled, "cpu", sizes)
     return folder
 
 

@@ -13,19 +13,19 @@ from statistics import mean
 import psutil
 
 from benchmarks.goals import keep
-from benchmarks.models import exported
+from benchmarks.models import exported, tuned
 from benchmarks.short import all_bodies, photo_paths, short_levels
 from servebench.benchmark.inprocess import inprocess_workers
 from servebench.lock import machine_to_ourselves
 from servebench.measure.level import LevelRow
-from servebench.params import BaselineSettings, ServeSettings, load_params
+from servebench.params import BaselineSettings, ServeSettings
 from servebench.progress import bar
 from servebench.serving.running import running_server
 
 ROUNDS = 5
 MODELS = {None: 0.92, "convnext_tiny": 0.96, "mobilenetv3_small_100": 0.85}
 """The share of the in-process rate that serving is to keep, by model; None is the pipeline's own."""
-BASELINE = BaselineSettings(batch_sizes=(1, 4), seconds=0.8)
+BASELINE_S = 0.8
 USERS = (1, 8, 32)
 SECONDS = 3.0
 REQUESTS_P99 = 664
@@ -37,7 +37,8 @@ def one_round(
 ) -> tuple[dict[int, LevelRow], float, float]:
     """The served levels; images/s in-process; and ms of one image alone in one worker."""
     paths = photo_paths()
-    with inprocess_workers(folder, serve, "cpu", paths, BASELINE) as inprocess:
+    baseline = BaselineSettings(batch_sizes=(1, serve.max_batch_size), seconds=BASELINE_S)
+    with inprocess_workers(folder, serve, "cpu", paths, baseline) as inprocess:
         inprocess.measure()
         alone = [mean(inprocess.run("pipeline", 1, 1.0, busy=1)[0])]
         with running_server(folder, serve, "cpu", 30.0) as server:
@@ -65,7 +66,6 @@ def idle_percent(folder: Path, serve: ServeSettings) -> float:
 
 def main() -> None:
     """Measure every model in every round, and keep all figures."""
-    serve = load_params().experiments["e7_tuned"]
     bodies = all_bodies("image")
     folders = {name: exported(name) for name in MODELS}
     found: dict[str | None, list[tuple[dict[int, LevelRow], float, float]]] = {name: [] for name in MODELS}
@@ -73,9 +73,9 @@ def main() -> None:
         with bar(ROUNDS * len(MODELS), "overhead", "model") as progress:
             for number in range(ROUNDS):
                 for name, folder in folders.items():
-                    found[name].append(one_round(folder, serve, bodies, number))
+                    found[name].append(one_round(folder, tuned(name), bodies, number))
                     progress.update()
-        idle = [idle_percent(folders[None], serve)]
+        idle = [idle_percent(folders[None], tuned(None))]
     for name, target in MODELS.items():
         title = name or "default"
         best = [max(levels.values(), key=lambda row: row["throughput_rps"]) for levels, _, _ in found[name]]

@@ -214,9 +214,27 @@ def test_what_an_idle_worker_can_begin_is_left_to_it() -> None:
             assert ticket is not None
             channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
         channel._waiting[1] = True
-        assert len(loop._collect(4, 0.0)) == 1
+        assert len(list(loop._collect(4, 0.0))) == 1
         loop.note_death(1)
-        assert len(loop._collect(4, 0.0)) == 2
+        assert len(list(loop._collect(4, 0.0))) == 2
+
+
+def test_what_comes_while_a_batch_is_decoded_is_in_it() -> None:
+    with opened(8) as channel:
+        loop = DirectLoop(channel)
+        loop._worker_id = 0
+
+        def send_one() -> None:
+            ticket = channel.tickets.issue()
+            assert ticket is not None
+            channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
+
+        send_one()
+        size = 0
+        for _ in loop._collect(3, 0.0):
+            size += 1
+            send_one()
+        assert size == 3
 
 
 def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -49,48 +49,54 @@ class DirectLoop(LitLoop):
             die_with(self._server)
             self._channel.send_hello()
             self._greeted = True
-        batch = self._collect(lit_api.max_batch_size, lit_api.batch_timeout)
-        if batch:
-            self._channel.send_answers(answer_all(lit_api, batch))
+        answers = answer_all(lit_api, self._collect(lit_api.max_batch_size, lit_api.batch_timeout))
+        if answers:
+            self._channel.send_answers(answers)
 
-    def _collect(self, max_batch_size: int, batch_timeout_s: float) -> list[Request]:
+    def _collect(self, max_batch_size: int, batch_timeout_s: float) -> Iterator[Request]:
         """The first request, and what is there or comes within the timeout, which counts from it.
 
-        Without a timeout, what another worker could begin at once is left to it. Requests that nobody
-        waits for any more are left out.
+        Who iterates decodes each before it asks for the next: what comes meanwhile is there, too. Without
+        a timeout, what another worker could begin at once is left to it. Requests that nobody waits for
+        any more are left out.
         """
         worker, take = os.getpid(), self._channel.tickets.take
         first = self._channel.wait_for_request(self.worker_id)
         closes = first.received + batch_timeout_s
         request: Request | None = first
-        batch: list[Request] = []
+        size = 0
         while True:
             if request is not None and take(request.ticket, worker):
-                batch.append(request)
-            full = len(batch) >= max_batch_size
-            if full or (batch and batch_timeout_s == 0 and self._channel.another_waits()):
-                return batch
+                yield request
+                size += 1
+            if size >= max_batch_size or (size and batch_timeout_s == 0 and self._channel.another_waits()):
+                return
             request = self._channel.receive_request()
             left_s = closes - perf_counter()
             if request is None and (left_s <= 0 or not self._comes_within(left_s)):
-                return batch
+                return
 
     def _comes_within(self, seconds: float) -> bool:
         return bool(select.select([self._channel.requests_file()], [], [], seconds)[0])
 
 
-def answer_all(lit_api: ClassifierAPI, batch: Sequence[Request]) -> list[Answer]:
+def answer_all(lit_api: ClassifierAPI, batch: Iterable[Request]) -> list[Answer]:
     """Decode, run and encode a batch; a bad item is refused and harms no other."""
-    items = [lit_api.decode_body(request.is_image, request.body, request.received) for request in batch]
+    tickets, items = [], []
+    for request in batch:
+        tickets.append(request.ticket)
+        items.append(lit_api.decode_body(request.is_image, request.body, request.received))
+    if not items:
+        return []
     outputs: Sequence[Any]
     try:
         outputs = lit_api.answers(items)
     except Exception:
-        logger.exception("the model failed on a batch of %d", len(batch))
-        outputs = [refusal(500, "Internal server error")] * len(batch)
+        logger.exception("the model failed on a batch of %d", len(items))
+        outputs = [refusal(500, "Internal server error")] * len(items)
     return [
-        Answer(request.ticket, *encoded(lit_api.encode_response(output)))
-        for request, output in zip(batch, outputs, strict=True)
+        Answer(ticket, *encoded(lit_api.encode_response(output)))
+        for ticket, output in zip(tickets, outputs, strict=True)
     ]
 
 
