@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.goals import keep
-from benchmarks.models import exported, tuned
+from benchmarks.models import MODELS, exported, tuned
 from benchmarks.peers import PEERS
 from benchmarks.short import all_bodies, short_rates
 from servebench.arguments import count
@@ -34,7 +34,6 @@ TARGETS = {1: 0.97, 8: 1.3, 32: 1.3}
 USERS = tuple(TARGETS)
 SECONDS = 2.5
 ROUNDS = 5
-MODELS = ("default", "convnext_tiny", "mobilenetv3_small_100")
 
 Rates = dict[str, list[dict[int, float]]]
 """By server, for each round the requests per second by number of users."""
@@ -85,14 +84,18 @@ def main() -> int:
     """Measure each model, print the medians and the ratios, and keep all values."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_peers", description=__doc__)
     parser.add_argument("--rounds", type=count, default=ROUNDS)
-    parser.add_argument("--model", choices=MODELS, action="append", help="these only")
+    parser.add_argument(
+        "--model", choices=[name or "default" for name in MODELS], action="append", help="these only"
+    )
     options = parser.parse_args()
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing:
         print(f"not installed: {', '.join(missing)}; pip install -e '.[peers]'", file=sys.stderr)
         return 2
-    for model in options.model or MODELS:
-        name = None if model == "default" else model
+    for name in MODELS:
+        model = name or "default"
+        if options.model and model not in options.model:
+            continue
         rates = measure(exported(name), tuned(name), options.rounds)
         head = [model, *(f"req/s, {counted(users, 'user')}" for users in USERS)]
         rows = [

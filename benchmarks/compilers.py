@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.models import exported
+from benchmarks.models import MODELS, exported
 from servebench.compiled.backends import INDUCTOR, Run, compile_package, load_package
 from servebench.compiled.gain import run_ms
 from servebench.compiled.package import eager
@@ -25,7 +25,6 @@ from servebench.report.markdown import markdown_table
 from servebench.results import read_json, write_json
 from servebench.serving.environment import worker_environment
 
-MODELS = (None, "convnext_tiny", "mobilenetv3_small_100")
 PRECISIONS = ("full", "half")
 BATCH_SIZE = 1
 ROUNDS = 5

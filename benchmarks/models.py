@@ -19,8 +19,8 @@ from servebench.results import write_json
 
 FOLDER = Path("models/benchmarks")
 IMAGE_SIZE = 224
-
-
+MODELS = (None, "convnext_tiny", "mobilenetv3_small_100")
+"""timm's names; None is the pipeline's own."""
 MAX_BATCH_SIZES = {"mobilenetv3_small_100": 8}
 """Where more than that of ``e7_tuned`` serves more (``benchmarks.batch_size``)."""
 

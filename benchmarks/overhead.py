@@ -13,7 +13,7 @@ from statistics import mean
 import psutil
 
 from benchmarks.goals import keep
-from benchmarks.models import exported, tuned
+from benchmarks.models import MODELS, exported, tuned
 from benchmarks.short import all_bodies, photo_paths, short_levels
 from servebench.benchmark.inprocess import inprocess_workers
 from servebench.lock import machine_to_ourselves
@@ -23,7 +23,7 @@ from servebench.progress import bar
 from servebench.serving.running import running_server
 
 ROUNDS = 5
-MODELS = {None: 0.92, "convnext_tiny": 0.96, "mobilenetv3_small_100": 0.85}
+TARGETS = {None: 0.92, "convnext_tiny": 0.96, "mobilenetv3_small_100": 0.85}
 """The share of the in-process rate that serving is to keep, by model; None is the pipeline's own."""
 BASELINE_S = 0.8
 USERS = (1, 8, 32)
@@ -76,7 +76,7 @@ def main() -> None:
                     found[name].append(one_round(folder, tuned(name), bodies, number))
                     progress.update()
         idle = [idle_percent(folders[None], tuned(None))]
-    for name, target in MODELS.items():
+    for name, target in TARGETS.items():
         title = name or "default"
         best = [max(levels.values(), key=lambda row: row["throughput_rps"]) for levels, _, _ in found[name]]
         keep(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import ablation, compilers, goals
+from benchmarks import ablation, batch_size, compilers, costs, goals
 from servebench.results import read_json
 
 README = Path("README.md")
@@ -26,6 +26,8 @@ def tables() -> tuple[str, ...]:
         goals.table(),
         ablation.table(read_json(ablation.RESULT)["steps"]),
         compilers.table(read_json(compilers.RESULT)["models"]),
+        batch_size.table(read_json(batch_size.RESULT)["sizes"]),
+        costs.table(read_json(costs.RESULT)["ms"]),
     )
 
 
