@@ -2,7 +2,8 @@
 
 All have the same settings, model code and allocator, and take the photos as they are. Each round starts
 one server after another, never two at a time, and the next round begins with another one; a ratio is
-taken within a round. The best peer of a level is the one with the highest median there.
+taken within a round. The best peer of a level is the one with the highest median there. Of a peer only the
+good answers count.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from statistics import median
 from benchmarks.goals import keep
 from benchmarks.models import MODELS, exported, tuned
 from benchmarks.peers import PEERS
-from benchmarks.short import all_bodies, short_rates
+from benchmarks.short import all_bodies, short_levels
 from servebench.arguments import count
 from servebench.lock import machine_to_ourselves
+from servebench.measure.level import LevelRow
 from servebench.params import ServeSettings
 from servebench.progress import bar
 from servebench.report.limit import counted
@@ -35,8 +37,8 @@ USERS = tuple(TARGETS)
 SECONDS = 2.5
 ROUNDS = 5
 
-Rates = dict[str, list[dict[int, float]]]
-"""By server, for each round the requests per second by number of users."""
+Levels = dict[str, list[dict[int, LevelRow]]]
+"""By server, for each round its levels by number of users."""
 
 
 @contextmanager
@@ -52,30 +54,34 @@ def running(name: str, folder: Path, serve: ServeSettings) -> Iterator[RunningSe
             yield server
 
 
-def measure(folder: Path, serve: ServeSettings, rounds: int) -> Rates:
+def measure(folder: Path, serve: ServeSettings, rounds: int) -> Levels:
     """Every server in every round."""
     photos = all_bodies("image")
     names = (OURS, *PEERS)
-    rates: Rates = {name: [] for name in names}
+    levels: Levels = {name: [] for name in names}
     with machine_to_ourselves(), bar(rounds * len(names), "against peers", "server") as progress:
         for number in range(rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 with running(name, folder, serve) as server:
-                    rates[name].append(short_rates(server, photos, USERS, SECONDS, number, "image"))
+                    levels[name].append(
+                        short_levels(server, photos, USERS, SECONDS, number, "image", lossless=name == OURS)
+                    )
                 progress.update()
-    return rates
+    return levels
 
 
-def compare(model: str, rates: Rates, users: int) -> None:
+def compare(model: str, levels: Levels, users: int) -> None:
     """Keep ours over the best peer at one level."""
-    best = max(PEERS, key=lambda name: median(found[users] for found in rates[name]))
+    rates = {name: [found[users]["throughput_rps"] for found in own] for name, own in levels.items()}
+    best = max(PEERS, key=lambda name: median(rates[name]))
     keep(
         f"peers_{model}_{users}",
         f"{model}, {counted(users, 'user')}: ours over the best peer ({best})",
         TARGETS[users],
-        [own[users] / peer[users] for own, peer in zip(rates[OURS], rates[best], strict=True)],
-        rps={name: [found[users] for found in rates[name]] for name in rates},
+        [own / peer for own, peer in zip(rates[OURS], rates[best], strict=True)],
+        rps=rates,
+        failed={name: sum(found[users]["failed"] for found in own) for name, own in levels.items()},
         versions={name: version(name) for name in ("litserve", *PEERS)},
     )
 
@@ -96,15 +102,15 @@ def main() -> int:
         model = name or "default"
         if options.model and model not in options.model:
             continue
-        rates = measure(exported(name), tuned(name), options.rounds)
+        levels = measure(exported(name), tuned(name), options.rounds)
         head = [model, *(f"req/s, {counted(users, 'user')}" for users in USERS)]
         rows = [
-            [server, *(f"{median(row[users] for row in own):.1f}" for users in USERS)]
-            for server, own in rates.items()
+            [server, *(f"{median(row[users]['throughput_rps'] for row in own):.1f}" for users in USERS)]
+            for server, own in levels.items()
         ]
         print(text_table(head, rows))
         for users in USERS:
-            compare(model, rates, users)
+            compare(model, levels, users)
     return 0
 
 

@@ -95,7 +95,7 @@ def main() -> None:
                 progress.update()
     rows = [
         {
-            "model": name or "default",
+            "name": name or "default",
             **{key: [round(one[key], 4) for one in rounds] for key in (*COLUMNS, "rps")},
         }
         for name, rounds in found.items()
@@ -108,7 +108,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Medians by model, as Markdown."""
     head = ["ms of a core for a request", *COLUMNS.values(), "req/s"]
     cells = [
-        [row["model"], *(f"{median(row[key]):.2f}" for key in COLUMNS), f"{median(row['rps']):.0f}"]
+        [row["name"], *(f"{median(row[key]):.2f}" for key in COLUMNS), f"{median(row['rps']):.0f}"]
         for row in rows
     ]
     return markdown_table(head, cells)
