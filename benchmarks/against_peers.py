@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
-from benchmarks.goals import keep
+from benchmarks.goals import FOLDER, keep
 from benchmarks.models import MODELS, exported, tuned
 from benchmarks.peers import PEERS
 from benchmarks.short import all_bodies, short_levels
@@ -27,6 +27,8 @@ from servebench.measure.level import LevelRow
 from servebench.params import ServeSettings
 from servebench.progress import bar
 from servebench.report.limit import counted
+from servebench.report.markdown import markdown_table
+from servebench.results import read_json
 from servebench.serving.running import RunningServer, running_server
 from servebench.table import text_table
 
@@ -84,6 +86,16 @@ def compare(model: str, levels: Levels, users: int) -> None:
         failed={name: sum(found[users]["failed"] for found in own) for name, own in levels.items()},
         versions={name: version(name) for name in ("litserve", *PEERS)},
     )
+
+
+def table() -> str:
+    """Medians of all that has been kept, by model and server, as Markdown."""
+    rows = []
+    for model in (name or "default" for name in MODELS):
+        kept = [read_json(FOLDER / f"peers_{model}_{users}.json")["rps"] for users in USERS]
+        for server in (OURS, *PEERS):
+            rows.append([model, server, *(f"{median(rates[server]):.0f}" for rates in kept)])
+    return markdown_table(["model", "server", *(f"req/s, {counted(users, 'user')}" for users in USERS)], rows)
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import ablation, batch_size, compilers, costs, goals
+from benchmarks import ablation, against_peers, batch_size, compilers, costs, goals
 from servebench.results import read_json
 
 README = Path("README.md")
@@ -28,6 +28,7 @@ def tables() -> tuple[str, ...]:
         compilers.table(read_json(compilers.RESULT)["models"]),
         batch_size.table(read_json(batch_size.RESULT)["sizes"]),
         costs.table(read_json(costs.RESULT)["ms"]),
+        against_peers.table(),
     )
 
 
