@@ -90,11 +90,16 @@ def compare(model: str, levels: Levels, users: int) -> None:
 
 def table() -> str:
     """Medians of all that has been kept, by model and server, as Markdown."""
-    rows = []
-    for model in (name or "default" for name in MODELS):
-        kept = [read_json(FOLDER / f"peers_{model}_{users}.json")["rps"] for users in USERS]
-        for server in (OURS, *PEERS):
-            rows.append([model, server, *(f"{median(rates[server]):.0f}" for rates in kept)])
+    kept = {
+        (model, users): read_json(FOLDER / f"peers_{model}_{users}.json")["rps"]
+        for model in (name or "default" for name in MODELS)
+        for users in USERS
+    }
+    rows = [
+        [model, server, *(f"{median(kept[model, users][server]):.0f}" for users in USERS)]
+        for model in (name or "default" for name in MODELS)
+        for server in (OURS, *PEERS)
+    ]
     return markdown_table(["model", "server", *(f"req/s, {counted(users, 'user')}" for users in USERS)], rows)
 
 
