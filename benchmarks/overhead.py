@@ -6,7 +6,9 @@ round.
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -66,29 +68,38 @@ def idle_percent(folder: Path, serve: ServeSettings) -> float:
 
 def main() -> None:
     """Measure every model in every round, and keep all figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
+    titles = {name or "default": name for name in MODELS}
+    parser.add_argument("--model", choices=titles, action="append", help="these only")
+    models = [titles[title] for title in parser.parse_args().model or titles]
     bodies = all_bodies("image")
-    folders = {name: exported(name) for name in MODELS}
-    found: dict[str | None, list[tuple[dict[int, LevelRow], float, float]]] = {name: [] for name in MODELS}
+    folders = {name: exported(name) for name in models}
+    found: dict[str | None, list[tuple[dict[int, LevelRow], float, float]]] = {name: [] for name in models}
     with machine_to_ourselves():
-        with bar(ROUNDS * len(MODELS), "overhead", "model") as progress:
+        with bar(ROUNDS * len(models), "overhead", "model") as progress:
             for number in range(ROUNDS):
                 for name, folder in folders.items():
                     found[name].append(one_round(folder, tuned(name), bodies, number))
                     progress.update()
-        idle = [idle_percent(folders[None], tuned(None))]
-    for name, target in TARGETS.items():
+        idle = [idle_percent(folders[None], tuned(None))] if None in models else []
+    for name in models:
         title = name or "default"
         best = [max(levels.values(), key=lambda row: row["throughput_rps"]) for levels, _, _ in found[name]]
         keep(
             f"efficiency_{title}",
             f"{title}: served over pipeline in-process",
-            target,
+            TARGETS[name],
             [row["throughput_rps"] / inside for row, (_, inside, _) in zip(best, found[name], strict=True)],
             served_rps=[row["throughput_rps"] for row in best],
             in_process_rps=[round(inside, 2) for _, inside, _ in found[name]],
             client_cpu_ms=[row["client_cpu_ms"] for row in best],
         )
-    default = found[None]
+    if None in models:
+        keep_default(found[None], idle)
+
+
+def keep_default(default: Sequence[tuple[dict[int, LevelRow], float, float]], idle: Sequence[float]) -> None:
+    """Latency alone, tails, and CPU when idle, of the pipeline's own model."""
     keep(
         "alone",
         "one user: p50 over 1.10 times one image in-process plus 1 ms",
