@@ -38,7 +38,7 @@ def exported(name: str | None) -> Path:
 
 
 def with_packages(name: str | None, largest: int) -> Path:
-    """The folder of a timm model, or of a copy of the pipeline's, with packages for all sizes to ``largest``."""
+    """The folder of a timm model, or of a copy of the pipeline's, with packages up to size ``largest``."""
     folder = FOLDER / (name or "default") / "exported"
     if name is None:
         shutil.copytree(EXPORT_FOLDER, folder, dirs_exist_ok=True)
