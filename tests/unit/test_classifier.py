@@ -57,6 +57,17 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
     assert caught.value.status == 413
 
 
+def test_bytes_stay_channels_last_and_give_the_same_answers(exported: Path, photos: list[Path]) -> None:
+    classifier = Classifier(exported, "cpu", ServeSettings(preprocess="fast"))
+    batch = classifier.batch([classifier.preprocess(path.read_bytes()) for path in photos[:3]])
+    assert (batch.shape[0], batch.dtype) == (3, torch.uint8)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    first = classifier.forward(batch)
+    again = classifier.forward(batch.contiguous())
+    assert torch.allclose(first, again, atol=1e-5)
+    assert not torch.equal(first[0], first[1])
+
+
 def test_probabilities_do_not_depend_on_the_batch(exported: Path, photos: list[Path]) -> None:
     classifier = Classifier(exported, "cpu", ServeSettings())
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]

@@ -56,8 +56,8 @@ def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> Run:
     request = compiled.create_infer_request()
 
     def run(batch: torch.Tensor) -> torch.Tensor:
-        # The output's memory is used again by the next run.
-        [logits] = request.infer([batch.numpy()], share_inputs=True).values()
+        # Channels first, as OpenVINO takes its input; the output's memory is used again by the next run.
+        [logits] = request.infer([batch.contiguous().numpy()], share_inputs=True).values()
         return torch.from_numpy(logits)
 
     return run

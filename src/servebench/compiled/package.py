@@ -28,7 +28,7 @@ def eager(folder: str, device: str, precision: str, batch_size: int) -> tuple[to
     size = classifier.card.image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
-    return classifier.run, pixels.to(classifier.device)
+    return classifier.run, classifier.batch(list(pixels))
 
 
 def main() -> None:
