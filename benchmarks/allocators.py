@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.short import all_bodies, short_rates
+from servebench.errors import ServerError
 from servebench.lock import machine_to_ourselves
-from servebench.params import load_params
+from servebench.params import ServeSettings, load_params
 from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.progress import bar
 from servebench.report.markdown import markdown_table
@@ -43,12 +44,23 @@ def preloaded(library: str | None) -> Iterator[None]:
         del os.environ["LD_PRELOAD"]
 
 
+def rate(settings: ServeSettings, library: str | None, bodies: list[bytes], seed: int) -> float | None:
+    """Requests per second in a short level; None where the server fails with ``library`` preloaded."""
+    try:
+        with preloaded(library), running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
+            return short_rates(server, bodies, (USERS,), SECONDS, seed, settings.request_body)[USERS]
+    except ServerError:
+        if library is None:
+            raise
+        return None
+
+
 def main() -> None:
     """Measure all of them in turn, print the medians and keep all values."""
     serve = load_params().experiments["e7_tuned"]
     bodies = all_bodies(serve.request_body)
     models = {"eager": False, "compiled": True}
-    found: dict[str, dict[str, list[float]]] = {
+    found: dict[str, dict[str, list[float | None]]] = {
         model: {allocator: [] for allocator in ALLOCATORS} for model in models
     }
     with (
@@ -60,24 +72,25 @@ def main() -> None:
                 for allocator in ALLOCATORS:
                     own = {"compiled": compiled, "keep_freed_memory": allocator == KEPT}
                     settings = serve.model_copy(update=own)
-                    with (
-                        preloaded(PRELOADED.get(allocator)),
-                        running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server,
-                    ):
-                        rates = short_rates(server, bodies, (USERS,), SECONDS, number, serve.request_body)
-                    found[model][allocator].append(rates[USERS])
+                    found[model][allocator].append(rate(settings, PRELOADED.get(allocator), bodies, number))
                     progress.update()
     write_json(RESULT, {"rps": found, "users": USERS, "machine": read_json(MACHINE)["id"]})
     print(table(found))
 
 
-def table(found: dict[str, dict[str, list[float]]]) -> str:
+def table(found: dict[str, dict[str, list[float | None]]]) -> str:
     """Medians as Markdown, one row per allocator."""
     rows = [
-        [allocator, *(f"{median(found[model][allocator]):.1f}" for model in found)]
+        [allocator, *(middle(found[model][allocator]) for model in found)]
         for allocator in next(iter(found.values()))
     ]
     return markdown_table(["allocator", *(f"{model}, req/s" for model in found)], rows)
+
+
+def middle(rates: list[float | None]) -> str:
+    """The median of the rounds, if all of them had a server."""
+    good = [rate for rate in rates if rate is not None]
+    return f"{median(good):.1f}" if len(good) == len(rates) else "fails"
 
 
 if __name__ == "__main__":
