@@ -38,6 +38,7 @@ TARGETS = {1: 0.97, 8: 1.3, 32: 1.3}
 USERS = tuple(TARGETS)
 SECONDS = 2.5
 ROUNDS = 5
+NAMES = {name or "default": name for name in MODELS}
 
 Levels = dict[str, list[dict[int, LevelRow]]]
 """By server, for each round its levels by number of users."""
@@ -92,12 +93,12 @@ def table() -> str:
     """Medians of all that has been kept, by model and server, as Markdown."""
     kept = {
         (model, users): read_json(FOLDER / f"peers_{model}_{users}.json")["rps"]
-        for model in (name or "default" for name in MODELS)
+        for model in NAMES
         for users in USERS
     }
     rows = [
         [model, server, *(f"{median(kept[model, users][server]):.0f}" for users in USERS)]
-        for model in (name or "default" for name in MODELS)
+        for model in NAMES
         for server in (OURS, *PEERS)
     ]
     return markdown_table(["model", "server", *(f"req/s, {counted(users, 'user')}" for users in USERS)], rows)
@@ -107,18 +108,14 @@ def main() -> int:
     """Measure each model, print the medians and the ratios, and keep all values."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against_peers", description=__doc__)
     parser.add_argument("--rounds", type=count, default=ROUNDS)
-    parser.add_argument(
-        "--model", choices=[name or "default" for name in MODELS], action="append", help="these only"
-    )
+    parser.add_argument("--model", choices=list(NAMES), action="append", help="these only")
     options = parser.parse_args()
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
     if missing:
         print(f"not installed: {', '.join(missing)}; pip install -e '.[peers]'", file=sys.stderr)
         return 2
-    for name in MODELS:
-        model = name or "default"
-        if options.model and model not in options.model:
-            continue
+    for model in options.model or NAMES:
+        name = NAMES[model]
         levels = measure(exported(name), tuned(name), options.rounds)
         head = [model, *(f"req/s, {counted(users, 'user')}" for users in USERS)]
         rows = [

@@ -6,6 +6,7 @@ Others are preloaded where they are installed (Debian: ``libjemalloc2``, ``libmi
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes.util import find_library
@@ -49,9 +50,10 @@ def rate(settings: ServeSettings, library: str | None, bodies: list[bytes], seed
     try:
         with preloaded(library), running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
             return short_rates(server, bodies, (USERS,), SECONDS, seed, settings.request_body)[USERS]
-    except ServerError:
+    except ServerError as error:
         if library is None:
             raise
+        print(f"{library}: {error}", file=sys.stderr)
         return None
 
 
