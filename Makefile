@@ -21,8 +21,8 @@ soak: .venv/installed-test
 	$(BIN)/pytest -m soak tests
 
 check: .venv/installed-test
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests studies
+	$(BIN)/ruff format --check src tests studies
 	$(BIN)/mypy
 
 # A real Chromium looks at the server's page.

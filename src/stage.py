@@ -28,7 +28,7 @@ if __name__ == "__main__":
     source = str(Path(__file__).resolve().parent)
     rest = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([source, rest] if rest else [source])
-    # Ctrl-C while python starts would be a traceback: servebench.stage lets it through, and answers.
+    # Ctrl-C while python starts would be a traceback: servebench.stages lets it through, and answers.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     python = interpreter()
-    os.execv(python, [python, "-m", "servebench.stage", *sys.argv[1:]])
+    os.execv(python, [python, "-m", "servebench.stages", *sys.argv[1:]])

@@ -20,11 +20,11 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from servebench.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from servebench.model import build_model, input_config
-from servebench.results import write_json
-from servebench.serving.key import KEY_VARIABLE
-from servebench.serving.running import free_port
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from servebench.inference.model import build_model, input_config
+from servebench.serving.auth import KEY_VARIABLE
+from servebench.serving.launcher import free_port
+from servebench.system.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "data/sample/oxford-iiit-pet/images"
@@ -103,7 +103,7 @@ def serve_command(
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copytree(exported, folder / "models/exported")
     port, log = free_port(), folder / "log"
-    command = [sys.executable, "-m", "servebench.cli", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "servebench.cli.main", "serve", "--port", str(port), *options]
     url = f"{'https' if trusted else 'http'}://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     environment |= {KEY_VARIABLE: key} if key else {}

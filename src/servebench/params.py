@@ -78,7 +78,7 @@ class ServeSettings(Section):
     transport: Literal["litserve", "direct"] = Field(
         "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
     )
-    preprocess: Literal["timm", "fast"] = Field(
+    preprocess: Literal["timm", "torchvision"] = Field(
         "timm", description="timm's transform on PIL images, or JPEGs decoded and resized by torchvision"
     )
     compiled: bool = Field(
@@ -88,13 +88,10 @@ class ServeSettings(Section):
         False, description="glibc keeps what a worker frees instead of asking for it again"
     )
     max_queue: Count = Field(
-        1024, description="requests under way beyond which the direct transport refuses more"
+        1024, description="requests in flight beyond which the direct transport refuses more"
     )
     drain_s: Seconds = Field(
         10.0, description="how long a server that is told to stop may take to finish what it has accepted"
-    )
-    request_body: Literal["json", "image"] = Field(
-        "json", description="what the benchmark sends, base64 in JSON or image files; servers take both"
     )
 
     @model_validator(mode="after")
@@ -103,7 +100,7 @@ class ServeSettings(Section):
             raise ValueError(
                 f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
             )
-        if self.compiled and self.preprocess != "fast":
+        if self.compiled and self.preprocess != "torchvision":
             raise ValueError("preprocess ('timm'): allowed with compiled: 'fast', whose pixels it takes")
         return self
 
@@ -119,7 +116,7 @@ class CompileSettings(Section):
 class LoadSettings(Section):
     """How the server is loaded; the same for every experiment."""
 
-    users: Counts = Field(description="concurrency levels: requests under way at once")
+    users: Counts = Field(description="concurrency levels: requests in flight at once")
     requests: Count = Field(description="answers in three windows of a level, at least")
     best_requests: Count = Field(description="answers in three windows of the best level, at least")
     min_s: Positive = Field(description="seconds of three windows, at least")
@@ -130,7 +127,9 @@ class LoadSettings(Section):
     )
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
     timeout_s: Positive = Field(description="a request without an answer by then has timed out")
-    slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
+    request_body: Literal["json", "image"] = Field(
+        description="what every user sends, image files or base64 in JSON; servers take both"
+    )
     seed: Seed = Field(description="seed of the order in which users send the photos")
 
     @model_validator(mode="after")
@@ -144,6 +143,12 @@ class LoadSettings(Section):
         if len(set(self.users)) != len(self.users):
             raise ValueError("users names a level twice")
         return self
+
+
+class ObjectiveSettings(Section):
+    """What may be shipped: judged from the results, never measured again."""
+
+    slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
 
 
 class BaselineSettings(Section):
@@ -167,6 +172,7 @@ class Params(Section):
     experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
     compile: CompileSettings
     load: LoadSettings
+    objective: ObjectiveSettings
     baseline: BaselineSettings
 
     @model_validator(mode="after")

@@ -5,8 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+
+@dataclass(frozen=True)
+class ModelFolders:
+    """Where a model lies.
+
+    Attributes:
+        exported: weights and card, by ``export``.
+        compiled: the packages that ``compile`` made of it, with their manifest.
+    """
+
+    exported: Path
+    compiled: Path
+
+
 MACHINE = Path("metrics/machine.json")
-VERIFY = Path("metrics/verify.json")
+SELFTEST = Path("metrics/verify.json")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")
@@ -16,25 +30,27 @@ TRAIN_METRICS = Path("metrics/train.json")
 TRAINING_CURVES = Path("plots/training.csv")
 CONFUSION = Path("plots/confusion.csv")
 
-EXPORT_FOLDER = Path("models/exported")
-COMPILED_FOLDER = Path("models/compiled")
+MODEL = ModelFolders(Path("models/exported"), Path("models/compiled"))
 COMPILED_TABLE = Path("plots/compiled.csv")
 
 CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
 
 SUMMARY = Path("metrics/summary.json")
+BEST = Path("metrics/best.json")
 LEVELS = Path("plots/levels.csv")
 EFFICIENCY = Path("plots/efficiency.csv")
-LADDER = Path("plots/ladder.csv")
-LIMITS = Path("plots/limits.csv")
+BOUNDS = Path("plots/bounds.csv")
+DIAGNOSIS = Path("plots/diagnosis.csv")
 STAGES = Path("plots/stages.csv")
 BATCHES = Path("plots/batches.csv")
-LADDERS_FOLDER = Path("plots/ceilings")
 PICTURES_FOLDER = Path("assets/results")
 
-RESULT_FOLDERS = tuple(map(Path, ("assets", "metrics", "models", "plots", "samples")))
-"""All that stages write is in one of these, but INDEX."""
+RESULTS_PAGE = Path("docs/results.md")
+README = Path("README.md")
+
+RESULT_FOLDERS = tuple(map(Path, ("assets", "docs", "metrics", "models", "plots", "samples")))
+"""All that stages and commands write is in one of these, but INDEX and README."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +65,39 @@ class BenchmarkPaths:
         return Path(f"metrics/benchmark/{self.name}.json")
 
     @property
-    def levels(self) -> Path:
-        """A row per concurrency level."""
-        return Path(f"plots/benchmark/{self.name}.csv")
+    def accuracy(self) -> Path:
+        """Accuracy through the served path, one flat object."""
+        return Path(f"metrics/accuracy/{self.name}.json")
 
     @property
-    def meta(self) -> Path:
-        """What ran."""
-        return Path(f"plots/benchmark/{self.name}.meta.json")
+    def folder(self) -> Path:
+        """The four tables below and what ran."""
+        return Path(f"plots/benchmark/{self.name}")
+
+    @property
+    def levels(self) -> Path:
+        """A row per concurrency level."""
+        return self.folder / "levels.csv"
+
+    @property
+    def run(self) -> Path:
+        """What ran: settings, machine, versions, and what bounds the rate besides the model."""
+        return self.folder / "run.json"
 
     @property
     def baseline(self) -> Path:
-        """A row per batch size."""
-        return Path(f"plots/baseline/{self.name}.csv")
+        """In-process rates, a row per batch size."""
+        return self.folder / "baseline.csv"
 
     @property
     def stages(self) -> Path:
         """Where a request's time went, by level and stage."""
-        return Path(f"plots/stages/{self.name}.csv")
+        return self.folder / "stages.csv"
 
     @property
     def batches(self) -> Path:
         """Histogram of batch sizes, by level."""
-        return Path(f"plots/batches/{self.name}.csv")
-
-    @property
-    def answers(self) -> Path:
-        """Accuracy through the served path."""
-        return Path(f"metrics/answers/{self.name}.json")
+        return self.folder / "batches.csv"
 
     @property
     def samples(self) -> Path:
@@ -84,23 +105,14 @@ class BenchmarkPaths:
         return Path(f"samples/{self.name}.csv")
 
     @property
-    def all(self) -> list[Path]:
+    def outputs(self) -> list[Path]:
+        """The stage's outputs, as dvc.yaml names them."""
+        return [self.metrics, self.accuracy, self.folder, self.samples]
+
+    @property
+    def files(self) -> list[Path]:
         """Every one of them."""
         return [
-            *(self.metrics, self.answers, self.levels, self.meta),
+            *(self.metrics, self.accuracy, self.levels, self.run),
             *(self.baseline, self.stages, self.batches, self.samples),
         ]
-
-
-def existing_results() -> list[Path]:
-    """Every committed benchmark result there is, of any configuration."""
-    folders = (
-        "metrics/benchmark",
-        "metrics/answers",
-        "plots/benchmark",
-        "plots/baseline",
-        "plots/stages",
-        "plots/batches",
-    )
-    found = [path for folder in folders for path in Path(folder).glob("*.*")]
-    return sorted(path for path in found if not path.name.startswith("."))

@@ -13,10 +13,10 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
-from servebench.serving.running import RunningServer, running_server
+from servebench.serving.launcher import RunningServer, running_server
 from tests.conftest import serve_command
 
-SETTINGS = ServeSettings(max_batch_size=4, preprocess="fast", transport="direct")
+SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import psutil
 import requests
 
-from servebench.measure.server import read_scrape
-from servebench.serving.running import RunningServer
+from servebench.benchmark.server_metrics import read_scrape
+from servebench.serving.launcher import RunningServer
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:

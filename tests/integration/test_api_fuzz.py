@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from servebench.load import photo_bodies
+from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
-from servebench.serving.running import running_server
+from servebench.serving.launcher import running_server
 from tests.conftest import CLASSES
 
 CHECKS = [
@@ -32,7 +32,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def api(exported: Path) -> Iterator[schemathesis.BaseSchema]:
-    direct = ServeSettings(transport="direct", max_batch_size=4, preprocess="fast")
+    direct = ServeSettings(transport="direct", max_batch_size=4, preprocess="torchvision")
     with running_server(exported, direct, "cpu", 30.0) as server:
         yield schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 

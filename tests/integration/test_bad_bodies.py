@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
-from servebench.serving.running import RunningServer, running_server
+from servebench.serving.launcher import RunningServer, running_server
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES
 
@@ -28,7 +28,11 @@ CASES = [*JSON_CASES, *IMAGE_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
 
 SETTINGS = {
     "direct": ServeSettings(
-        transport="direct", max_batch_size=4, workers_per_device=2, threads_per_worker=1, preprocess="fast"
+        transport="direct",
+        max_batch_size=4,
+        workers_per_device=2,
+        threads_per_worker=1,
+        preprocess="torchvision",
     ),
     "litserve": ServeSettings(max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1),
 }

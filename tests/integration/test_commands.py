@@ -16,7 +16,7 @@ import requests
 
 from servebench import cli
 from servebench.params import ServeSettings
-from servebench.serving.running import RunningServer, free_port, running_server
+from servebench.serving.launcher import RunningServer, free_port, running_server
 from tests.conftest import ROOT, processes_mentioning
 
 
@@ -59,7 +59,7 @@ def test_serve_answers_until_it_is_stopped_and_goes_quietly(
     (tmp_path / "params.yaml").write_text(params.replace("  compiled: true", "  compiled: false"))
     shutil.copytree(exported, tmp_path / "models/exported")
     port = free_port()
-    command = [sys.executable, "-m", "servebench.cli"]
+    command = [sys.executable, "-m", "servebench.cli.main"]
     with subprocess.Popen(
         [*command, "serve", "--port", str(port)],
         cwd=tmp_path,

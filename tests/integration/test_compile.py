@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from servebench.compiled.backends import load_package
-from servebench.compiled.manifest import Manifest
-from servebench.compiled.model import CompiledModel
-from servebench.compiled.run import compile_model
 from servebench.errors import ModelError
-from servebench.machine import fingerprint
+from servebench.inference.compiled.backends import load_package
+from servebench.inference.compiled.build import compile_model
+from servebench.inference.compiled.manifest import Manifest
+from servebench.inference.compiled.model import CompiledModel
+from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier
+from servebench.stages.machine import fingerprint
 from tests.conftest import export_tiny
 
 SIZE = 2
@@ -65,7 +65,7 @@ def test_a_package_takes_the_batch_size_that_it_was_compiled_for(built: tuple[Pa
 
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
     """OpenVINO would, and leave an id of the user in the home folder."""
-    command = [sys.executable, "-c", "import servebench.compiled.backends"]
+    command = [sys.executable, "-c", "import servebench.inference.compiled.backends"]
     subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -76,10 +76,10 @@ def test_the_compiled_model_answers_as_the_model_at_every_size(
 ) -> None:
     exported, _ = built
     settings = ServeSettings.model_validate(
-        {"precision": precision, "preprocess": "fast", "threads_per_worker": 1}
+        {"precision": precision, "preprocess": "torchvision", "threads_per_worker": 1}
     )
-    eager = Classifier(exported, "cpu", settings)
-    compiled = Classifier(exported, "cpu", settings.model_copy(update={"compiled": True}))
+    eager = Predictor(exported, "cpu", settings)
+    compiled = Predictor(exported, "cpu", settings.model_copy(update={"compiled": True}))
     assert isinstance(compiled.run, CompiledModel)
     for number in (1, SIZE, SIZE + 1, 2 * SIZE):
         images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]
@@ -92,4 +92,4 @@ def test_another_model_is_not_run_with_these_packages(built: tuple[Path, Manifes
     (tmp_path / "exported").mkdir()
     other = export_tiny(tmp_path / "exported", image_size=96)
     with pytest.raises(ModelError, match="compiled for another model"):
-        Classifier(other, "cpu", ServeSettings(compiled=True, preprocess="fast"))
+        Predictor(other, "cpu", ServeSettings(compiled=True, preprocess="torchvision"))

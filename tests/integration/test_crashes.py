@@ -16,11 +16,11 @@ import pytest
 import requests
 from PIL import Image
 
-from servebench.card import CARD_NAME
-from servebench.measure.server import read_scrape
+from servebench.benchmark.server_metrics import read_scrape
+from servebench.inference.card import CARD_NAME
 from servebench.params import ServeSettings
-from servebench.serving.exposure import Exposure
-from servebench.serving.running import RunningServer, check_free, running_server
+from servebench.serving.binding import Binding
+from servebench.serving.launcher import RunningServer, check_free, running_server
 from tests.conftest import processes_mentioning
 from tests.integration.processes_of import by_role, stopped, tree
 from tests.unit.http_process import next_answer
@@ -67,9 +67,9 @@ def batched(server: RunningServer) -> float:
     return read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).batched[0]
 
 
-def under_way(server: RunningServer) -> float:
+def in_flight(server: RunningServer) -> float:
     """Requests that have come and not been answered."""
-    return metric(server, "servebench_requests_under_way")
+    return metric(server, "servebench_requests_in_flight")
 
 
 def refusals(server: RunningServer) -> float:
@@ -137,7 +137,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
         for sender in slow:
             sender.sendall(head % len(photo) + photo[:100])
         waiting = [pool.submit(post, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
-        wait_for(lambda: under_way(server) == MAX_QUEUE)
+        wait_for(lambda: in_flight(server) == MAX_QUEUE)
         with connection(server) as refused:
             refused.sendall(head % len(photo))
             first = received(refused, b"full")
@@ -148,7 +148,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
             received(refused, b'{"status": "ok"')
             # A sender that goes away leaves its place to others.
             slow.pop().close()
-            wait_for(lambda: under_way(server) == MAX_QUEUE - 1)
+            wait_for(lambda: in_flight(server) == MAX_QUEUE - 1)
             refused.sendall(head % len(photo) + photo)
             slow.pop().close()
             for process in by_role(server, "worker"):
@@ -198,10 +198,10 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
         for _ in range(5):
             with connection(server) as client:
                 client.sendall(head % len(photo) + photo)
-                wait_for(lambda: under_way(server) == 1)
-            wait_for(lambda: under_way(server) == 0)
+                wait_for(lambda: in_flight(server) == 1)
+            wait_for(lambda: in_flight(server) == 0)
         stays = pool.submit(post, server.url, photo)
-        wait_for(lambda: under_way(server) == 1)
+        wait_for(lambda: in_flight(server) == 1)
         for process in by_role(server, "worker"):
             process.send_signal(signal.SIGCONT)
         assert stays.result().status_code == 200
@@ -211,7 +211,7 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
 @pytest.mark.parametrize(
     ("role", "reason"),
     [
-        ("api", "the HTTP process was killed by SIGKILL; the server ends"),
+        ("http", "the HTTP process was killed by SIGKILL; the server ends"),
         ("manager", "the manager process was killed by SIGKILL; the server ends"),
         ("main", None),
     ],
@@ -219,7 +219,7 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
 def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
     role: str, reason: str | None, exported: Path
 ) -> None:
-    with running_server(exported, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
         assert len(processes) >= 5
         (victim,) = by_role(server, role)
@@ -227,7 +227,7 @@ def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
         server.process.wait(20)
         _, left = psutil.wait_procs(processes, 10)
         assert left == []
-        check_free(Exposure(int(server.url.rsplit(":", 1)[1])))
+        check_free(Binding(int(server.url.rsplit(":", 1)[1])))
         if reason is None:
             assert server.process.returncode == -signal.SIGKILL
         else:
@@ -237,7 +237,7 @@ def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
 
 def test_a_worker_that_cannot_start_again_is_not_tried_for_ever(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "vanishing"))
-    with running_server(folder, SETTINGS, "cpu", 30.0, null=True) as server:
+    with running_server(folder, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
         victim, _ = by_role(server, "worker")

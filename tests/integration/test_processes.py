@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from servebench.processes import log_tail, process_group
+from servebench.system.processes import log_tail, process_group
 from tests.conftest import ROOT, processes_mentioning
 
 LOCK_PROGRAM = """
 import sys, time
-from servebench.lock import machine_to_ourselves
-with machine_to_ourselves():
+from servebench.system.machine_lock import exclusive_machine
+with exclusive_machine():
     print("have it", flush=True)
     time.sleep(float(sys.argv[1]))
 """
@@ -53,7 +53,7 @@ def test_a_second_ctrl_c_kills_a_group_that_takes_its_time() -> None:
     script = f"trap '' TERM; while :; do sleep 0.1 {mark} || :; done"
     program = f"""
 import time
-from servebench.processes import process_group
+from servebench.system.processes import process_group
 with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
     print("up", flush=True)
     time.sleep(60)
@@ -97,7 +97,7 @@ def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
     stage = (
-        f"import time; from servebench.processes import end_with_parent; end_with_parent(0.1); "
+        f"import time; from servebench.system.processes import exit_with_parent; exit_with_parent(0.1); "
         f"print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
@@ -114,8 +114,8 @@ subprocess.run(command)
 def test_who_dies_with_a_process_does_so_even_if_it_has_ended_before() -> None:
     mark = f"6{time.time_ns()}"
     child = (
-        "import sys, time; from servebench.processes import die_with; "
-        f"die_with(int(sys.argv[1])); print('up', flush=True); time.sleep(60); {mark}"
+        "import sys, time; from servebench.system.processes import kill_with_parent; "
+        f"kill_with_parent(int(sys.argv[1])); print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
 import os, subprocess, sys
@@ -133,7 +133,7 @@ def test_a_stage_whose_dvc_was_killed_before_it_looked_ends() -> None:
     stage = (
         f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
         f"while os.getppid() == parent: time.sleep(0.01)\n"
-        f"from servebench.processes import end_with_parent; end_with_parent(0.1); time.sleep(60); {mark}"
+        f"from servebench.system.processes import exit_with_parent; exit_with_parent(0.1); time.sleep(60); {mark}"
     )
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
     with subprocess.Popen(
@@ -152,7 +152,7 @@ def test_a_group_whose_starter_is_killed_before_its_guard_is_there_does_not_run(
     mark = f"5{time.time_ns()}"
     program = f"""
 import os, signal, subprocess
-from servebench.processes import process_group
+from servebench.system.processes import process_group
 start = subprocess.Popen
 def start_and_die(*arguments, **options):
     print(start(*arguments, **options).pid, flush=True)
@@ -170,8 +170,8 @@ with process_group(["sleep", "{mark}"]):
 def test_who_stops_what_it_has_started_is_not_stopped_in_that() -> None:
     program = """
 import time
-from servebench.processes import told_to_end
-with told_to_end():
+from servebench.system.processes import graceful_termination
+with graceful_termination():
     try:
         print("up", flush=True)
         time.sleep(60)
@@ -206,7 +206,7 @@ def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["bananas"], 2), (["benchmark", "e9"], 2)])
 def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str], status: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "servebench.stage", *arguments], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "servebench.stages", *arguments], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == status
     assert "Traceback" not in done.stderr

@@ -21,21 +21,21 @@ import pytest
 import requests
 from PIL import Image
 
-from servebench.card import CARD_NAME
+from servebench.benchmark.server_metrics import between, read_scrape
 from servebench.errors import ServerError
-from servebench.load import photo_bodies
-from servebench.measure.server import between, read_scrape
+from servebench.inference.card import CARD_NAME
+from servebench.inference.predictor import Predictor
+from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier
+from servebench.serving.launcher import RunningServer, free_port, running_server
 from servebench.serving.metrics import STAGES
-from servebench.serving.running import RunningServer, free_port, running_server
 from tests.conftest import processes_mentioning
 
 SETTINGS = {
     "single": ServeSettings(),
     "batched": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.05, workers_per_device=2),
     "direct": ServeSettings(
-        precision="half", max_batch_size=4, workers_per_device=2, preprocess="fast", transport="direct"
+        precision="half", max_batch_size=4, workers_per_device=2, preprocess="torchvision", transport="direct"
     ),
 }
 
@@ -70,7 +70,7 @@ def test_answers_are_those_of_the_model_each_to_its_own_request(
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: post(server, body), bodies * 4))
     info = requests.get(f"{server.url}/info", timeout=5).json()
-    classifier = Classifier(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
+    classifier = Predictor(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
     for number, answer in enumerate(answers):
         assert answer.status_code == 200
@@ -189,7 +189,7 @@ def test_metrics_account_for_every_request_and_process(server: RunningServer, ph
     tree = {child.pid for child in psutil.Process(server.pid).children(recursive=True)}
     assert set(after.roles) <= tree
     workers = server_workers(server)
-    assert sorted(after.roles.values()) == ["api", *["worker"] * workers]
+    assert sorted(after.roles.values()) == ["http", *["worker"] * workers]
 
 
 def server_workers(server: RunningServer) -> int:
@@ -198,7 +198,7 @@ def server_workers(server: RunningServer) -> int:
 
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: Path) -> None:
-    with running_server(exported, ServeSettings(), "cpu", 30.0, null=True, timed=False) as null:
+    with running_server(exported, ServeSettings(), "cpu", 30.0, null_model=True, metrics=False) as null:
         answer = post(null, image_body(b"no image at all"))
         assert answer.status_code == 200
         assert answer.json()["probability"] == pytest.approx(1 / 3)
@@ -262,9 +262,9 @@ def test_the_server_dies_with_whoever_started_it(exported: Path) -> None:
     program = f"""
 import time
 from pathlib import Path
-from servebench.measure.server import between, read_scrape
+from servebench.benchmark.server_metrics import between, read_scrape
 from servebench.params import ServeSettings
-from servebench.serving.running import running_server
+from servebench.serving.launcher import running_server
 with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port={port}):
     print("ready", flush=True)
     time.sleep(60)

@@ -17,8 +17,8 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
-from servebench.serving.exposure import Exposure
-from servebench.serving.running import RunningServer, check_free, free_port, running_server, server_command
+from servebench.serving.binding import Binding
+from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
 from tests.integration.processes_of import by_role, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
@@ -36,7 +36,7 @@ def server_with_requests_waiting(
     """The server, its workers, which stand still, and requests that it has accepted; then nothing is left."""
     settings = SETTINGS.model_copy(update={"drain_s": drain_s})
     with (
-        running_server(exported, settings, "cpu", 60.0, null=True) as server,
+        running_server(exported, settings, "cpu", 60.0, null_model=True) as server,
         ThreadPoolExecutor(WAITING) as pool,
         stopped(workers := by_role(server, "worker")),
     ):
@@ -46,7 +46,7 @@ def server_with_requests_waiting(
         yield server, workers, waiting
         _, left = psutil.wait_procs(processes, 15)
         assert left == []
-        check_free(Exposure(int(server.url.rsplit(":", 1)[1])))
+        check_free(Binding(int(server.url.rsplit(":", 1)[1])))
 
 
 @pytest.mark.parametrize("everyone", [False, True])
@@ -131,7 +131,7 @@ def test_under_load_no_accepted_request_is_lost(exported: Path, photos: list[Pat
 
 
 def test_a_server_that_loads_its_model_stops_at_once(exported: Path, tmp_path: Path) -> None:
-    command = server_command(exported, SETTINGS, "cpu", 30.0, Exposure(free_port()))
+    command = server_command(exported, SETTINGS, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         main = psutil.Process(server.pid)

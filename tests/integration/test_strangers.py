@@ -15,7 +15,7 @@ import requests
 import trustme
 
 from servebench import cli
-from servebench.serving.key import KEY_VARIABLE
+from servebench.serving.auth import KEY_VARIABLE
 from tests.conftest import ROOT, Command, serve_command
 
 KEY = "correct-horse/battery+staple="
@@ -236,14 +236,14 @@ def test_no_pickle_is_read_while_a_model_is_loaded_and_answers(exported: Path, p
 import sys
 from pathlib import Path
 from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier
+from servebench.inference.predictor import Predictor
 
 def refuse(event, arguments):
     if event == "pickle.find_class":
         raise RuntimeError(f"a pickle asks for {{arguments}}")
 
 sys.addaudithook(refuse)
-classifier = Classifier(Path({str(exported)!r}), "cpu", ServeSettings(preprocess="fast"))
+classifier = Predictor(Path({str(exported)!r}), "cpu", ServeSettings(preprocess="torchvision"))
 print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
 import pickle
 pickle.loads(pickle.dumps(Path))

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from servebench import cli
-from servebench.serving.running import free_port
-from servebench.verify.stub import running_stub
+from servebench.selftest.stub import running_stub
+from servebench.serving.launcher import free_port
 from tests.conftest import ROOT
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]

@@ -17,7 +17,7 @@ import pytest
 
 ASK = """
 import json, sys
-from servebench.load.connection import Connection, post_request
+from servebench.loadgen.connection import Connection, post_request
 url, times, timeout_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 connection = Connection(url, timeout_s)
 request = post_request(url, {"Content-Type": "image/jpeg", "X-Own": "1"}, b"x" * 100_000)

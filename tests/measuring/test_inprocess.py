@@ -32,7 +32,7 @@ def test_rates_by_batch_size_before_and_after(exported: Path, photos: list[Path]
         mean_of_rounds = (row["pipeline_before_rps"] + row["pipeline_after_rps"]) / 2
         assert row["pipeline_rps"] == pytest.approx(mean_of_rounds, rel=1e-3)
     assert rows != once
-    assert processes_mentioning("servebench.benchmark.workers") == []
+    assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
 
 
 def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:

@@ -13,21 +13,21 @@ import numpy as np
 import psutil
 import pytest
 
+from servebench.benchmark.levels import level_row
+from servebench.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
 from servebench.errors import LoadError
-from servebench.load import CONTENT_TYPE, Level, LevelPlan, generate, photo_bodies
-from servebench.load.generator import FAILED, OK, TIMED_OUT
-from servebench.measure.level import level_row
-from servebench.measure.telemetry import Telemetry, Usage, available_cores, throttled_s
-from servebench.processes import process_group
-from servebench.serving.running import free_port
-from servebench.verify.stub import running_stub as stub
+from servebench.loadgen import CONTENT_TYPE, Level, LoadPlan, generate, photo_bodies
+from servebench.loadgen.generator import FAILED, OK, TIMED_OUT
+from servebench.selftest.stub import running_stub as stub
+from servebench.serving.launcher import free_port
+from servebench.system.processes import process_group
 
 UNKNOWN = Usage()
 
 
-def plan(users: int, **changes: float) -> LevelPlan:
+def plan(users: int, **changes: float) -> LoadPlan:
     given = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "timeout_s": 10.0, "seed": 1}
-    return LevelPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
+    return LoadPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
 
 
 def inside(level: Level) -> np.ndarray:
@@ -199,7 +199,7 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
                 url, photo_bodies(photos), CONTENT_TYPE, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
             )
         children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-        assert not [command for command in children if "servebench.load " in command]
+        assert not [command for command in children if "servebench.loadgen " in command]
 
 
 def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:

@@ -19,11 +19,11 @@ import pytest
 
 from servebench import cli
 from servebench.errors import VerifyError
-from servebench.progress import bar
-from servebench.verify import run, second_tool
-from servebench.verify.checks import against_log
-from servebench.verify.run import Case, check_second_tool, load
-from servebench.verify.stub import running_stub
+from servebench.selftest import run, second_tool
+from servebench.selftest.checks import against_log
+from servebench.selftest.run import Case, check_second_tool, load
+from servebench.selftest.stub import running_stub
+from servebench.system.progress import bar
 
 CASE = Case(0.02, 1, 2, 0.5)
 WRK_OUTPUT = """\
@@ -149,7 +149,7 @@ def test_a_second_tool_with_failures_has_no_rate(output: str, reason: str) -> No
 
 
 def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "servebench.cli", "verify"]
+    command = [sys.executable, "-m", "servebench.cli.main", "verify"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as verify:
         process = psutil.Process(verify.pid)
         started: list[psutil.Process] = []

@@ -83,7 +83,7 @@ def in_clone(pid: int, path: Path) -> bool:
 
 
 def stage_pid(clone: Clone) -> int:
-    [pid] = [p for p in processes_mentioning("servebench.stage benchmark") if in_clone(p, clone.path)]
+    [pid] = [p for p in processes_mentioning("servebench.stages benchmark") if in_clone(p, clone.path)]
     return pid
 
 

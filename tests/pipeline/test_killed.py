@@ -18,9 +18,9 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from servebench.leftovers import HALF_WRITTEN
 from servebench.paths import BenchmarkPaths
-from servebench.results import read_json
+from servebench.system.files import read_json
+from servebench.system.temporary import STALE_SUFFIX
 from tests.pipeline.conftest import TINY, Clone
 
 pytestmark = pytest.mark.soak
@@ -83,7 +83,7 @@ class Killed(Clone):
         return min(found, default=None)
 
     def half_written(self) -> list[Path]:
-        return [path for path in self.path.rglob(f"*{HALF_WRITTEN}") if ".venv" not in path.parts]
+        return [path for path in self.path.rglob(f"*{STALE_SUFFIX}") if ".venv" not in path.parts]
 
     def strangers(self) -> list[str]:
         """What lies in the folder for temporary files, besides the lock."""
@@ -122,7 +122,7 @@ def wait_for_moment(clone: Killed, process: subprocess.Popen[str], kill: Kill) -
     else:
         clone.wait_for("best level: ", process)
         if kill.phase == "writing":
-            first = clone.path / f"samples/.{NAME}.csv{HALF_WRITTEN}"
+            first = clone.path / f"samples/.{NAME}.csv{STALE_SUFFIX}"
             before = clone.generation()
             while not first.exists() and clone.generation() == before and process.poll() is None:
                 time.sleep(0.0002)

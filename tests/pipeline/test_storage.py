@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.load import request_bodies
+from servebench.loadgen import request_bodies
 from tests.conftest import PHOTOS
 from tests.pipeline.conftest import Clone, results_of
 

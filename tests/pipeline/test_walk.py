@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from servebench.results import read_csv, read_json
+from servebench.system.files import read_csv, read_json
 from tests.conftest import ROOT
 from tests.pipeline.conftest import TINY, Clone
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from servebench.verify import run, second_tool
-from servebench.verify.stub import running_stub
+from servebench.selftest import run, second_tool
+from servebench.selftest.stub import running_stub
 
 
 @pytest.mark.parametrize("name", ["wrk", "hey"])

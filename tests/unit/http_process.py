@@ -99,10 +99,10 @@ def work(process: HttpProcess) -> None:
         process.at_work.wait()
         if request == STOP:
             return
-        if process.channel.tickets.take(request.ticket, 1):
+        if process.channel.slots.claim(request.slot, 1):
             process.taken.append(request.body)
             said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
-            process.channel.send_answers([Answer(request.ticket, 200, said)])
+            process.channel.send_responses([Answer(request.slot, 200, said)])
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:

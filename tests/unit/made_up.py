@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from servebench.params import ServeSettings
-from servebench.report.collect import Baseline, BatchBucket, Level, Result, StageTime
+from servebench.report.results import Baseline, BatchBucket, Level, Result, StageTime
 
 CEILINGS: dict[str, Any] = {
     "architecture": "tiny",
@@ -24,7 +24,7 @@ STAGES = {
     "queue": 1.0,
     "decode": 2.0,
     "preprocess": 1.0,
-    "assembly": 0.0,
+    "batch_wait": 0.0,
     "model": 10.0,
     "encode": 0.1,
     "transport": 2.0,
@@ -48,13 +48,13 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         batch_size=1.0,
         cpu_percent=95.0,
         gpu_percent=None,
-        api_cpu_ms=1.0,
+        http_cpu_ms=1.0,
         manager_cpu_ms=0.5,
         workers_cpu_ms=18.0,
         client_cpu_ms=0.5,
         other_percent=1.0,
         steal_percent=0.0,
-        client_share=0.05,
+        client_limit_share=0.05,
         valid=True,
         why="",
         notes="",
@@ -118,7 +118,7 @@ def result(
             "null_high_rps": 820.0,
             "null_cpu_ms": 0.5,
             "null_client_cpu_ms": 0.3,
-            "client_ceiling_rps": 2000.0,
+            "client_limit_rps": 2000.0,
         }
         | meta,
         levels=levels,
@@ -135,6 +135,6 @@ def result(
             "accuracy_low": 0.951,
             "accuracy_high": 0.998,
             "largest_difference": 0.01,
-            "misplaced": 0,
+            "mismatched": 0,
         },
     )

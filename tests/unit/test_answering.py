@@ -14,12 +14,12 @@ from fastapi.responses import JSONResponse
 from servebench.params import ServeSettings
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.direct.channel import Request
-from servebench.serving.direct.loop import answer_all
+from servebench.serving.direct.worker import answer_all
 
 
 @pytest.fixture
 def api(exported: Path) -> ClassifierAPI:
-    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), timed=False)
+    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), metrics=False)
     api.setup("cpu")
     return api
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from servebench.benchmark.answers import compare
+from servebench.benchmark.accuracy import compare
 from servebench.errors import ServebenchError
-from servebench.reference import Reference
+from servebench.inference.reference import Reference
 
 CLASSES = ["cat", "dog"]
 SURE = np.array([[0.9999, 0.0001], [0.99999, 0.00001], [0.2, 0.8], [0.4, 0.6]])
@@ -23,7 +23,7 @@ def answer(probabilities: np.ndarray) -> bytes:
 
 def test_equal_answers_agree_and_the_last_photo_is_wrong_in_both() -> None:
     found = compare(REFERENCE, [(k, answer(SURE[k])) for k in (0, 1, 2, 3, 3)], "float32")
-    assert (found["photos"], found["answers"], found["misplaced"]) == (4, 5, 0)
+    assert (found["photos"], found["answers"], found["mismatched"]) == (4, 5, 0)
     assert found["agreement"] == 1.0
     assert found["accuracy"] == pytest.approx(2 / 3, abs=1e-4)
     assert found["largest_difference"] == 0.0
@@ -36,13 +36,13 @@ def test_rounding_costs_agreement_where_it_changes_a_label() -> None:
     assert found["agreement"] == 0.75
     assert found["accuracy"] == 1.0
     assert found["largest_difference"] == pytest.approx(0.11)
-    assert found["misplaced"] == 0
+    assert found["mismatched"] == 0
 
 
 def test_other_pixels_may_move_an_answer_a_little() -> None:
     moved = [(0, answer(np.array([0.99988, 0.00012])))]  # log-odds by 0.18
-    assert compare(REFERENCE, moved, "float32")["misplaced"] == 1
-    assert compare(REFERENCE, moved, "float32", "fast")["misplaced"] == 0
+    assert compare(REFERENCE, moved, "float32")["mismatched"] == 1
+    assert compare(REFERENCE, moved, "float32", "fast")["mismatched"] == 0
 
 
 def test_two_answers_of_one_class_that_were_swapped_are_found() -> None:
@@ -51,7 +51,7 @@ def test_two_answers_of_one_class_that_were_swapped_are_found() -> None:
     for dtype in ("float32", "float16", "bfloat16"):
         found = compare(REFERENCE, swapped, dtype, "fast")
         assert found["agreement"] == 1.0
-        assert found["misplaced"] == 2
+        assert found["mismatched"] == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"probabilities": {"cat": 1}}'])

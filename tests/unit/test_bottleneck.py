@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from servebench.params import ServeSettings
-from servebench.report.bottleneck import bottleneck
-from servebench.report.collect import Level, Result
-from servebench.report.ladder import ladder
+from servebench.report.bounds import ladder
+from servebench.report.diagnosis import bottleneck
 from servebench.report.limit import Limit
+from servebench.report.results import Level, Result
 from tests.unit.made_up import CEILINGS, STAGES, batch, level, result
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
@@ -113,7 +113,7 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
         "in-process it did 75.0 images/s before the load and 123.0 after it",
     ),
     "HTTP process": (
-        at_best(level(4, 60.0, api_cpu_ms=16.0)),
+        at_best(level(4, 60.0, http_cpu_ms=16.0)),
         {},
         "transport",
         "16.0 ms of CPU per request, 0.96 of the one core",
@@ -124,7 +124,7 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
         "transport",
         "16.0 ms of CPU per request, 0.96 of the one core",
     ),
-    "load generator": (at_best(level(4, 60.0, client_share=0.85)), {}, None, "85% of what it can send"),
+    "load generator": (at_best(level(4, 60.0, client_limit_share=0.85)), {}, None, "85% of what it can send"),
     "other load": (
         at_best(level(4, 60.0, other_percent=30.0)),
         {},
@@ -161,10 +161,10 @@ def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
 
 
 def test_what_has_been_turned_already_is_not_advised() -> None:
-    tuned = ServeSettings(precision="half", transport="direct", compiled=True, preprocess="fast")
+    tuned = ServeSettings(precision="half", transport="direct", compiled=True, preprocess="torchvision")
     decoding = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)], serve=tuned)
     way = at_best(level(4, 66.0), serve=tuned, null_cpu_ms=9.0, null_client_cpu_ms=1.0)
-    http = at_best(level(4, 60.0, api_cpu_ms=16.0), serve=tuned)
+    http = at_best(level(4, 60.0, http_cpu_ms=16.0), serve=tuned)
     kernels = at_best(level(4, 99.0), serve=tuned)
     for own, cause in [
         (decoding, "preprocessing"),
@@ -192,7 +192,7 @@ def test_an_idle_workers_window_costs_half_of_itself_on_average() -> None:
 
 def test_a_window_that_makes_up_for_half_of_the_loss_is_named() -> None:
     """A third of the latency it is not: 9 of 33 ms."""
-    stages = {1: STAGES | {"queue": 9.0, "assembly": 0.1}}
+    stages = {1: STAGES | {"queue": 9.0, "batch_wait": 0.1}}
     serve = BATCHING.model_copy(update={"batch_timeout_s": 0.01})
     half = [batch(1, 50.0, 48.0, pipeline_cpu_ms=20.0)]
     lost = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages, baseline=half)

@@ -6,12 +6,12 @@ import pytest
 import timm
 from torch import nn
 
-from servebench.card import read_card
 from servebench.ceilings.cost import Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_peak_flops
 from servebench.ceilings.roofline import Traffic, measured_bandwidth, roofline, traffic_of
-from servebench.ceilings.run import ceilings, theoretical_rows
+from servebench.inference.card import read_card
+from servebench.stages.ceilings import ceilings, theoretical_rows
 
 
 class Small(nn.Sequential):

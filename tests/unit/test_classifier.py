@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from servebench.card import CARD_NAME, WEIGHTS_NAME, read_card
-from servebench.device import dtype_name
 from servebench.errors import ModelError
-from servebench.model import build_model
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from servebench.inference.device import dtype_name
+from servebench.inference.image import ImageError, decode
+from servebench.inference.model import build_model
+from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier
-from servebench.serving.image import ImageError, decode
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
@@ -58,7 +58,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
 
 
 def test_bytes_stay_channels_last_and_give_the_same_answers(exported: Path, photos: list[Path]) -> None:
-    classifier = Classifier(exported, "cpu", ServeSettings(preprocess="fast"))
+    classifier = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
     batch = classifier.batch([classifier.preprocess(path.read_bytes()) for path in photos[:3]])
     assert (batch.shape[0], batch.dtype) == (3, torch.uint8)
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -69,7 +69,7 @@ def test_bytes_stay_channels_last_and_give_the_same_answers(exported: Path, phot
 
 
 def test_probabilities_do_not_depend_on_the_batch(exported: Path, photos: list[Path]) -> None:
-    classifier = Classifier(exported, "cpu", ServeSettings())
+    classifier = Predictor(exported, "cpu", ServeSettings())
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
     together = classifier.predict(tensors)
     assert together.shape == (len(photos), 3)
@@ -83,7 +83,7 @@ def test_half_precision_is_what_the_hardware_computes_fastest(exported: Path, ph
     assert dtype_name("half", "cpu") == "bfloat16"
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
-    half, full = (Classifier(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
+    half, full = (Predictor(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
     assert next(half.run.parameters()).dtype == torch.bfloat16
     tensor = full.preprocess(photos[0].read_bytes())
     assert half.predict([tensor]).dtype == torch.float32

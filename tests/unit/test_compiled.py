@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from servebench.card import CARD_NAME, sha256
-from servebench.compiled.manifest import MANIFEST_NAME, Package, checked, identity, read_manifest
-from servebench.compiled.model import CompiledModel, split
-from servebench.compiled.run import Built, describe, package_of
 from servebench.errors import ModelError
-from servebench.results import write_json
+from servebench.inference.card import CARD_NAME, sha256
+from servebench.inference.compiled.build import Built, describe, package_of
+from servebench.inference.compiled.manifest import MANIFEST_NAME, Package, checked, identity, read_manifest
+from servebench.inference.compiled.model import CompiledModel, split
+from servebench.system.files import write_json
 
 CPU = torch.device("cpu")
 

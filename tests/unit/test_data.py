@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
 from servebench.data.index import Index, Photo, read_index
-from servebench.data.prepare import check_readable, prepare
+from servebench.data.sources import check_readable, prepare
 from servebench.errors import DataError
 from servebench.params import DataSettings
 from tests.conftest import PHOTOS, ROOT

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from servebench.serving.direct.channel import HELLO, Answer, Channel, Request
+from servebench.serving.direct.channel import REGISTRATION, Answer, Channel, Request
 from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.direct.loop import DirectLoop
 from servebench.serving.direct.messages import INLINE_BYTES, receive, send, socket_pair
-from servebench.serving.direct.tickets import NOBODY, Tickets
+from servebench.serving.direct.slots import NOBODY, Slots
+from servebench.serving.direct.worker import DirectLoop
 
 
 @pytest.mark.parametrize("size", [1, 33_000, INLINE_BYTES, INLINE_BYTES + 1, 20_000_000])
@@ -52,21 +52,21 @@ def fits(sender: socket.socket) -> bool:
 
 
 def test_a_ticket_is_taken_once_withdrawn_never() -> None:
-    tickets = Tickets(2)
-    first, second = tickets.issue(), tickets.issue()
+    slots = Slots(2)
+    first, second = slots.acquire(), slots.acquire()
     assert first is not None
     assert second is not None
-    assert tickets.issue() is None
-    assert tickets.taken_by(first) == NOBODY
-    assert tickets.take(first, 7)
-    assert tickets.taken_by(first) == 7
-    tickets.withdraw(second)
-    assert not tickets.take(second, 7)
-    third = tickets.issue()
+    assert slots.acquire() is None
+    assert slots.claimed_by(first) == NOBODY
+    assert slots.take(first, 7)
+    assert slots.claimed_by(first) == 7
+    slots.release(second)
+    assert not slots.take(second, 7)
+    third = slots.acquire()
     assert third is not None
-    assert third not in (first, second, HELLO)
-    assert not tickets.take(second, 7)
-    assert tickets.take(third, 8)
+    assert third not in (first, second, REGISTRATION)
+    assert not slots.take(second, 7)
+    assert slots.take(third, 8)
 
 
 @contextmanager
@@ -83,17 +83,17 @@ def opened(places: int) -> Iterator[Channel]:
 
 def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
     """A worker that answers with the body, or dies with its first request, taken or not."""
-    channel.send_hello()
+    channel.send_registration()
     while True:
         request = channel.wait_for_request(number)
         if kind == "drops":
             os._exit(1)
-        if not channel.tickets.take(request.ticket, os.getpid()):
+        if not channel.slots.claim(request.slot, os.getpid()):
             continue
         time.sleep(seconds)
         if kind == "dies":
             os._exit(1)
-        channel.send_answers([Answer(request.ticket, 200, request.body)])
+        channel.send_responses([Answer(request.slot, 200, request.body)])
 
 
 def ask_many(
@@ -131,13 +131,13 @@ async def stays() -> Any:
 
 async def ask(dispatcher: Dispatcher, body: bytes) -> Any:
     """As the route does it."""
-    ticket = dispatcher.admit()
-    if ticket is None:
-        return dispatcher.why_not()
+    slot = dispatcher.admit()
+    if slot is None:
+        return dispatcher.rejection()
     try:
-        return await dispatcher.ask(ticket, True, body, stays)
+        return await dispatcher.ask(slot, True, body, stays)
     finally:
-        dispatcher.release(ticket)
+        dispatcher.release(slot)
 
 
 def test_each_answer_goes_to_who_asked_however_many_and_large() -> None:
@@ -171,10 +171,10 @@ def test_the_requests_of_a_worker_that_dies_are_answered() -> None:
 
 def answer_who(channel: Channel, number: int) -> None:
     """A worker that answers with its number."""
-    channel.send_hello()
+    channel.send_registration()
     while True:
         request = channel.wait_for_request(number)
-        channel.send_answers([Answer(request.ticket, 200, str(number).encode())])
+        channel.send_responses([Answer(request.slot, 200, str(number).encode())])
 
 
 def test_one_user_gets_the_same_worker_every_time() -> None:
@@ -210,12 +210,12 @@ def test_what_an_idle_worker_can_begin_is_left_to_it() -> None:
     with opened(8) as channel:
         loop = DirectLoop(channel)
         loop._worker_id = 0
-        for ticket in (channel.tickets.issue(), channel.tickets.issue(), channel.tickets.issue()):
-            assert ticket is not None
-            channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
+        for slot in (channel.slots.acquire(), channel.slots.acquire(), channel.slots.acquire()):
+            assert slot is not None
+            channel.send_request(Request(slot, True, time.perf_counter(), b"image"))
         channel._waiting[1] = True
         assert len(list(loop._collect(4, 0.0))) == 1
-        loop.note_death(1)
+        loop.on_worker_exit(1)
         assert len(list(loop._collect(4, 0.0))) == 2
 
 
@@ -225,9 +225,9 @@ def test_what_comes_while_a_batch_is_decoded_is_in_it() -> None:
         loop._worker_id = 0
 
         def send_one() -> None:
-            ticket = channel.tickets.issue()
-            assert ticket is not None
-            channel.send_request(Request(ticket, True, time.perf_counter(), b"image"))
+            slot = channel.slots.acquire()
+            assert slot is not None
+            channel.send_request(Request(slot, True, time.perf_counter(), b"image"))
 
         send_one()
         size = 0
@@ -249,8 +249,8 @@ def test_a_request_that_is_given_up_frees_its_place_and_is_not_worked_for() -> N
         def serve() -> None:
             for _ in range(2):
                 request = channel.wait_for_request(0)
-                if channel.tickets.take(request.ticket, 1):
-                    channel.send_answers([Answer(request.ticket, 200, request.body)])
+                if channel.slots.claim(request.slot, 1):
+                    channel.send_responses([Answer(request.slot, 200, request.body)])
 
         threading.Thread(target=serve).start()
         assert await second == (200, b"second")

@@ -10,7 +10,7 @@ from typing import Any
 from servebench.serving.direct.channel import Answer, Channel
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.route import DirectRoute
-from servebench.serving.direct.workers import Workers
+from servebench.serving.direct.worker_registry import Workers
 from tests.unit.test_direct import ask, opened, work
 
 spawn = multiprocessing.get_context("spawn")
@@ -61,7 +61,7 @@ def test_a_worker_that_is_gone_before_it_is_watched_counts_as_dead() -> None:
     gone.join()
     assert gone.pid is not None
     dead: list[int] = []
-    Workers(1, dead.append).greet(gone.pid)
+    Workers(1, dead.append).register_worker(gone.pid)
     assert dead == [gone.pid]
 
 
@@ -100,7 +100,7 @@ def test_a_drain_waits_for_what_was_admitted_and_admits_nothing_more() -> None:
         request = channel.receive_request()
         assert request is not None
         assert not draining.done()
-        channel.send_answers([Answer(request.ticket, 200, b"{}")])
+        channel.send_responses([Answer(request.slot, 200, b"{}")])
         assert await waiting == (200, b"{}")
         assert await draining == 0
 
@@ -126,7 +126,7 @@ def test_a_client_that_goes_in_the_middle_of_its_body_gives_its_place_back() -> 
         route = DirectRoute(never, Dispatcher(channel, 5.0, 1), 100, 1.0)
         scope = {"type": "http", "path": "/predict", "method": "POST"}
         await route({**scope, "headers": [(b"content-type", b"image/jpeg")]}, receive, send_back)
-        assert channel.tickets.under_way == 0
+        assert channel.slots.in_flight == 0
 
     with opened(1) as channel:
         asyncio.run(run(channel))

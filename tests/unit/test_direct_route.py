@@ -41,7 +41,7 @@ def through_the_route(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple
     async def run(channel: Channel) -> None:
         def serve() -> None:
             request = channel.wait_for_request(0)
-            channel.send_answers([Answer(request.ticket, 200, request.body)])
+            channel.send_responses([Answer(request.slot, 200, request.body)])
 
         worker = threading.Thread(target=serve)
         worker.start()

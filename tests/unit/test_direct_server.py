@@ -1,4 +1,4 @@
-"""``DirectServer`` takes LitServe's places: this fails when LitServe is not what it was written for."""
+"""``Supervisor`` takes LitServe's places: this fails when LitServe is not what it was written for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READ = {
     inference_worker: "f7d46425b66a2aff",
     LitLoop.__call__: "510abb166c25d8a4",
 }
-"""Hashes of the source that was read, of what DirectServer calls, replaces or is called by."""
+"""Hashes of the source that was read, of what Supervisor calls, replaces or is called by."""
 
 
 @pytest.mark.parametrize("function", READ, ids=lambda function: function.__qualname__)
@@ -30,5 +30,5 @@ def test_litserve_is_what_the_direct_server_was_written_for(function: Callable[.
     source = inspect.getsource(function)
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == READ[function], (
         f"LitServe {litserve.__version__} has changed {function.__qualname__}: read it, see that "
-        "servebench.serving.direct.server still fits, and note the new hash here"
+        "servebench.serving.direct.supervisor still fits, and note the new hash here"
     )

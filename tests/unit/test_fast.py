@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from servebench.card import read_card
+from servebench.inference.card import read_card
+from servebench.inference.image import ImageError
+from servebench.inference.predictor import Predictor, TimmPreprocess
+from servebench.inference.preprocess import Normalised, TorchvisionPreprocess
 from servebench.params import ServeSettings
-from servebench.serving.classifier import Classifier, PilTransform
-from servebench.serving.fast import FastTransform, Normalised
-from servebench.serving.image import ImageError
 
 LEVEL = 1 / 255 / 0.2
 """One step of a byte after division by the smallest standard deviation that timm's models use."""
@@ -25,14 +25,14 @@ LEVEL = 1 / 255 / 0.2
 def both(exported: Path) -> Both:
     card = read_card(exported)
     normalise = Normalised(torch.nn.Identity(), card, torch.device("cpu"), torch.float32)
-    return Both(PilTransform(card), FastTransform(card), normalise)
+    return Both(TimmPreprocess(card), TorchvisionPreprocess(card), normalise)
 
 
 class Both(NamedTuple):
     """Two ways to pixels, and what the model does to those of the second."""
 
-    timm: PilTransform
-    fast: FastTransform
+    timm: TimmPreprocess
+    fast: TorchvisionPreprocess
     normalise: Normalised
 
 
@@ -110,8 +110,8 @@ def test_what_is_no_whole_image_is_refused_with_the_same_words(both: Both, photo
 
 def test_a_classifier_takes_the_way_that_its_settings_name(exported: Path, photos: list[Path]) -> None:
     content = photos[0].read_bytes()
-    timm = Classifier(exported, "cpu", ServeSettings(preprocess="timm"))
-    fast = Classifier(exported, "cpu", ServeSettings(preprocess="fast"))
+    timm = Predictor(exported, "cpu", ServeSettings(preprocess="timm"))
+    fast = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
     assert isinstance(timm.decode(content), Image.Image)
     assert isinstance(fast.decode(content), torch.Tensor)
     images = [[own.preprocess(content)] for own in (timm, fast)]
@@ -121,7 +121,7 @@ def test_a_classifier_takes_the_way_that_its_settings_name(exported: Path, photo
 def test_threads_are_those_of_the_settings(exported: Path) -> None:
     before = torch.get_num_threads()
     try:
-        Classifier(exported, "cpu", ServeSettings(threads_per_worker=1))
+        Predictor(exported, "cpu", ServeSettings(threads_per_worker=1))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from servebench.card import read_card
-from servebench.serving.classifier import PilTransform
-from servebench.serving.fast import FastTransform
-from servebench.serving.image import ImageError, open_image
+from servebench.inference.card import read_card
+from servebench.inference.image import ImageError, open_image
+from servebench.inference.predictor import TimmPreprocess
+from servebench.inference.preprocess import TorchvisionPreprocess
 from tests.conftest import PHOTOS
 
-Decoders = tuple[PilTransform, FastTransform]
+Decoders = tuple[TimmPreprocess, TorchvisionPreprocess]
 BRIEF = settings(max_examples=400, deadline=None, derandomize=True, database=None)
 LONG = settings(max_examples=20_000, deadline=None, database=None, print_blob=True)
 
@@ -84,7 +84,7 @@ def edits(draw: st.DrawFn) -> Edit:
 @pytest.fixture(scope="module")
 def decoders(exported: Path) -> Decoders:
     card = read_card(exported)
-    return PilTransform(card), FastTransform(card)
+    return TimmPreprocess(card), TorchvisionPreprocess(card)
 
 
 def check(decoders: Decoders, content: bytes) -> None:
@@ -101,7 +101,7 @@ def check(decoders: Decoders, content: bytes) -> None:
         assert own.transform(decoded).shape == (3, 96, 96)
 
 
-def decoded_or_refused(own: PilTransform | FastTransform, content: bytes) -> Any:
+def decoded_or_refused(own: TimmPreprocess | TorchvisionPreprocess, content: bytes) -> Any:
     try:
         return own.decode(content)
     except ImageError as error:

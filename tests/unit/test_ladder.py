@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from servebench.report.collect import Level, Result
-from servebench.report.ladder import ladder, measuring_errors
+from servebench.report.bounds import ladder, measuring_errors
+from servebench.report.results import Level, Result
 from tests.unit.made_up import CEILINGS, batch, level, result
 
 

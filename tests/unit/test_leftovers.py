@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from servebench import leftovers, results
-from servebench.leftovers import HALF_WRITTEN, claim, scratch, sweep, tidy_up
-from servebench.results import replacing, replacing_folder
+from servebench.system.files import atomic_folder, atomic_write
+from servebench.system.temporary import STALE_SUFFIX, claim, remove_stale_files, scratch, sweep
 
 USES_A_FOLDER_AND_WRITES = """
 import time
 from pathlib import Path
-from servebench.leftovers import scratch
-from servebench.results import replacing
-with scratch() as folder, replacing(Path("metrics/a.json")) as temporary:
+from servebench.system.temporary import scratch
+from servebench.system.files import atomic_write
+with scratch() as folder, atomic_write(Path("metrics/a.json")) as temporary:
     (folder / "log").write_text("half")
     temporary.write_text("half")
     print(folder, flush=True)
@@ -43,7 +43,7 @@ def test_a_living_process_keeps_its_files_and_a_killed_one_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", USES_A_FOLDER_AND_WRITES]
-    half = Path("metrics") / f".a.json{HALF_WRITTEN}"
+    half = Path("metrics") / f".a.json{STALE_SUFFIX}"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())
@@ -51,11 +51,11 @@ def test_a_living_process_keeps_its_files_and_a_killed_one_does_not(
         assert (folder / "log").exists()
         assert half.exists()
         process.kill()
-    tidy_up("report")
+    remove_stale_files("report")
     assert not folder.exists()
     assert not half.exists()
     assert capsys.readouterr().err == f"report: removed what a killed run has left: {folder}, {half}\n"
-    tidy_up("report")
+    remove_stale_files("report")
     assert capsys.readouterr().err == ""
 
 
@@ -78,7 +78,7 @@ def test_a_folder_is_gone_after_its_use_and_used_ones_stay() -> None:
     assert not outer.exists()
 
 
-@pytest.mark.parametrize("temporary", [scratch(), replacing(Path("a.json")), replacing_folder(Path("a"))])
+@pytest.mark.parametrize("temporary", [scratch(), atomic_write(Path("a.json")), atomic_folder(Path("a"))])
 def test_told_to_end_while_it_makes_something_temporary_a_process_leaves_nothing(
     temporary: AbstractContextManager[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,8 +101,8 @@ def test_told_to_end_while_it_makes_something_temporary_a_process_leaves_nothing
 
 
 def test_a_file_that_is_being_written_is_not_written_by_another() -> None:
-    with replacing(Path("a.json")) as temporary:
+    with atomic_write(Path("a.json")) as temporary:
         temporary.write_text("first")
-        with pytest.raises(BlockingIOError), replacing(Path("a.json")):
+        with pytest.raises(BlockingIOError), atomic_write(Path("a.json")):
             pass
     assert Path("a.json").read_text() == "first"

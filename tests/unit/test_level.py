@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from servebench.load.generator import FAILED, OK, TIMED_OUT, Level
-from servebench.measure.level import (
+from servebench.benchmark.levels import (
     LevelRow,
     best_level,
     fastest_level,
@@ -16,7 +15,8 @@ from servebench.measure.level import (
     measured_again,
     raw_samples,
 )
-from servebench.measure.telemetry import Usage
+from servebench.benchmark.telemetry import Usage
+from servebench.loadgen.generator import FAILED, OK, TIMED_OUT, Level
 
 IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1)
 
@@ -92,9 +92,9 @@ def test_a_busy_client_is_named() -> None:
 
 
 def test_a_rate_near_the_clients_own_ceiling_is_not_the_servers() -> None:
-    row = level_row(steady_level(), IDLE, ceiling_rps=45.0)
+    row = level_row(steady_level(), IDLE, client_limit_rps=45.0)
     assert row["why"] == "client-bound: 89% of what the client can send"
-    assert level_row(steady_level(), IDLE, ceiling_rps=60.0)["valid"]
+    assert level_row(steady_level(), IDLE, client_limit_rps=60.0)["valid"]
 
 
 def test_a_level_that_drifts_is_unstable() -> None:
@@ -158,8 +158,8 @@ def test_other_load_is_noted_and_does_not_decide() -> None:
 
 def test_cpu_time_by_the_servers_processes() -> None:
     usage = dataclasses.replace(IDLE, process_cores={1: 0.02, 2: 0.2, 3: 0.6, 4: 0.4, 5: 0.1})
-    row = level_row(steady_level(), usage, roles={2: "api", 3: "worker", 4: "worker"})
-    assert row["api_cpu_ms"] == pytest.approx(5.0)
+    row = level_row(steady_level(), usage, roles={2: "http", 3: "worker", 4: "worker"})
+    assert row["http_cpu_ms"] == pytest.approx(5.0)
     assert row["workers_cpu_ms"] == pytest.approx(25.0)
     assert row["manager_cpu_ms"] == pytest.approx(3.0)
     assert row["client_cpu_ms"] == pytest.approx(2.5)

@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 import pytest
 
-from servebench.device import describe_machine, resolve_device
 from servebench.errors import ParamsError
-from servebench.machine import LIBRARIES, check_params, fingerprint
+from servebench.inference.device import describe_machine, resolve_device
 from servebench.params import load_params
+from servebench.stages.machine import LIBRARIES, check_params, fingerprint
 from tests.conftest import ROOT
 
 
@@ -30,7 +30,7 @@ def test_it_names_hardware_and_libraries() -> None:
 
 def test_its_id_follows_from_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint()
-    monkeypatch.setattr("servebench.machine.platform.python_version", lambda: "3.99.0")
+    monkeypatch.setattr("servebench.stages.machine.platform.python_version", lambda: "3.99.0")
     after = fingerprint()
     assert after["python"] == "3.99.0"
     assert after["id"] != before["id"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.measure.rates import SAMPLES_NEEDED, Throughput, part_rates, percentile, throughput, work_done
-from servebench.statistics import wilson_interval
+from servebench.stats.intervals import wilson_interval
+from servebench.stats.rates import SAMPLES_NEEDED, Throughput, part_rates, percentile, throughput, work_done
 
 
 def batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +26,8 @@ def test_the_rate_of_clumped_answers_does_not_depend_on_where_the_window_lies(of
     rate = rate_of(start, end, 5 + offset, 12.3 + offset)
     assert rate.rps == pytest.approx(32 / 0.7)
     # Counting the answers inside, as most tools do, is off by a part of a batch.
-    counted = ((end > 5 + offset) & (end <= 12.3 + offset)).sum() / 7.3
-    assert abs(counted - 32 / 0.7) > 0.5
+    pluralise = ((end > 5 + offset) & (end <= 12.3 + offset)).sum() / 7.3
+    assert abs(pluralise - 32 / 0.7) > 0.5
 
 
 def test_a_request_counts_by_its_part_inside_the_window() -> None:

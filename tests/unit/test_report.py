@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.readme import tables
+from servebench.report.document import BEGIN, END, README, results_section, write_results_section
+from servebench.report.plots.configurations import draw_all
+from studies.readme import tables
 
 from servebench.errors import ReportError
 from servebench.params import load_params
 from servebench.paths import LADDERS_FOLDER, PICTURES_FOLDER, existing_results
-from servebench.report.collect import collect
-from servebench.report.pictures import draw_all
-from servebench.report.readme import BEGIN, END, README, results_section, write_results_section
-from servebench.report.run import best_within, explain, short_names, summary, verdict, write_tables
+from servebench.report.results import collect
 from servebench.report.tables import batch_rows, remarks, stage_rows, table
-from servebench.results import read_csv, read_json
+from servebench.stages.report import best_within, explain, short_names, summary, verdict, write_tables
+from servebench.system.files import read_csv, read_json
 from tests.conftest import ROOT
 from tests.unit.made_up import CEILINGS, batch, level, result
 
@@ -76,7 +76,7 @@ def test_levels_that_are_not_valid_or_were_disturbed_are_remarked_on() -> None:
     disturbed = level(1, 20.0, notes="other processes used 14% of the machine")
     unstable = level(4, 30.0, valid=False, why="unstable", notes="the hypervisor took 12% of the machine")
     swapped = result("e1_base", [disturbed, unstable], best=disturbed)
-    swapped = replace(swapped, answers={**swapped.answers, "misplaced": 2})
+    swapped = replace(swapped, answers={**swapped.answers, "mismatched": 2})
     assert remarks([swapped]) == [
         "e1_base at 1 user: other processes used 14% of the machine",
         "e1_base at 4 users: not valid: unstable",
@@ -224,7 +224,7 @@ def test_the_readme_shows_the_checks_of_the_committed_verification() -> None:
 
 
 def test_the_readme_shows_what_the_benchmarks_have_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m benchmarks.readme` writes it."""
+    """`python -m studies.readme` writes it."""
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
     for kept in tables():

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from servebench.results import (
+from servebench.system.files import (
+    atomic_folder,
+    atomic_write,
     read_csv,
     read_json,
-    replacing,
-    replacing_folder,
-    together,
     write_csv,
     write_json,
 )
@@ -29,7 +28,7 @@ def test_a_failed_write_keeps_the_last_result_and_leaves_nothing_behind(tmp_path
         write_json(path, {"rps": float("nan")})
 
     def interrupted() -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half a fi")
             raise KeyboardInterrupt
 
@@ -58,7 +57,7 @@ def test_files_written_together_take_their_places_together(tmp_path: Path) -> No
     write_json(first, {"run": 1})
 
     def fails() -> None:
-        with together():
+        with all_or_nothing():
             write_json(first, {"run": 2})
             write_csv(second, [{"run": 2}])
             assert read_json(first) == {"run": 1}
@@ -68,7 +67,7 @@ def test_files_written_together_take_their_places_together(tmp_path: Path) -> No
         fails()
     assert read_json(first) == {"run": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-    with together():
+    with all_or_nothing():
         write_json(first, {"run": 3})
         write_csv(second, [{"run": 3}])
     assert read_json(first) == {"run": 3}
@@ -79,12 +78,12 @@ def test_files_written_together_take_their_places_together(tmp_path: Path) -> No
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     folder = tmp_path / "compiled"
     for run in ("one", "two"):
-        with replacing_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             (temporary / run).touch()
         assert [path.name for path in folder.iterdir()] == [run]
 
     def fails() -> None:
-        with replacing_folder(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             (temporary / "three").touch()
             raise KeyboardInterrupt
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
-from servebench.measure.server import Scrape, between, read_scrape
+from servebench.benchmark.server_metrics import Scrape, between, read_scrape
 
 
 class Server:
@@ -17,7 +17,7 @@ class Server:
         self.whole = Histogram("servebench_request_seconds", "", ["code"], registry=self.registry)
         self.batch = Histogram("servebench_batch_size", "", buckets=(1, 2, 4), registry=self.registry)
         process = Gauge("servebench_process", "", ["role", "pid"], registry=self.registry)
-        process.labels("api", "11").set(1)
+        process.labels("http", "11").set(1)
         process.labels("worker", "12").set(1)
 
     def answer(self, batch: int, model_s: float, whole_s: float) -> None:
@@ -44,7 +44,7 @@ def test_a_window_is_what_came_between() -> None:
     assert times.stage_ms == pytest.approx({"queue": 10.0, "model": 20.0, "transport": 20.0})
     assert times.batches == {"1": 0, "2": 1, "4": 1, "+Inf": 1}
     assert times.batch_size == pytest.approx(5.0)
-    assert after.roles == {11: "api", 12: "worker"}
+    assert after.roles == {11: "http", 12: "worker"}
 
 
 def test_without_a_request_there_is_nothing_to_tell() -> None:

@@ -31,8 +31,8 @@ def process() -> Iterator[HttpProcess]:
 @pytest.fixture(autouse=True)
 def _nothing_is_left(process: HttpProcess) -> Iterator[None]:
     yield
-    soon(lambda: process.channel.tickets.under_way == 0)
-    soon(lambda: RequestTimer.under_way == 0)
+    soon(lambda: process.channel.slots.in_flight == 0)
+    soon(lambda: RequestTimer.in_flight == 0)
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def _full(process: HttpProcess) -> Iterator[None]:
 
 @contextmanager
 def full_house(process: HttpProcess) -> Iterator[None]:
-    tickets = [process.channel.tickets.issue() for _ in range(PLACES)]
+    slots = [process.channel.slots.acquire() for _ in range(PLACES)]
     yield
-    for ticket in tickets:
-        assert ticket is not None
-        process.channel.tickets.withdraw(ticket)
+    for slot in slots:
+        assert slot is not None
+        process.channel.slots.release(slot)
 
 
 def soon(condition: Callable[[], bool]) -> None:
@@ -162,8 +162,8 @@ def test_no_worker_works_for_a_client_that_has_gone(process: HttpProcess, sent: 
     process.at_work.clear()
     with connected(process) as connection:
         connection.sendall(sent)
-        soon(lambda: process.channel.tickets.under_way == 1)
-    soon(lambda: process.channel.tickets.under_way == 0)
+        soon(lambda: process.channel.slots.in_flight == 1)
+    soon(lambda: process.channel.slots.in_flight == 0)
     process.at_work.set()
     with connected(process) as connection:
         connection.sendall(PREDICT + b"12345")
@@ -198,8 +198,8 @@ def test_who_does_not_read_the_answers_does_not_keep_a_place(process: HttpProces
             connection.sendall(PREDICT + b"12345")
             soon(partial(have_been_taken, process, first + number + 1))
         connection.sendall(PREDICT + b"123")
-        soon(lambda: process.channel.tickets.under_way == 1)
-        soon(lambda: process.channel.tickets.under_way == 0)
+        soon(lambda: process.channel.slots.in_flight == 1)
+        soon(lambda: process.channel.slots.in_flight == 0)
 
 
 def have_been_taken(process: HttpProcess, number: int) -> bool:
@@ -276,7 +276,7 @@ def test_a_server_that_stops_finishes_what_it_has_admitted_and_ends_the_connecti
     with http_process() as process, connected(process) as waiting, connected(process) as late:
         process.at_work.clear()
         waiting.sendall(PREDICT + b"12345")
-        soon(lambda: process.channel.tickets.under_way == 1)
+        soon(lambda: process.channel.slots.in_flight == 1)
         process.dispatcher.stopping = True
         process.at_work.set()
         assert answer(waiting) == ANSWERED

@@ -9,12 +9,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from servebench.card import CARD_NAME, WEIGHTS_NAME, read_card
 from servebench.errors import ModelError
-from servebench.export import check_equal
-from servebench.model import model_of
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from servebench.inference.model import model_of
 from servebench.params import load_params
-from servebench.training.module import Classifier, freeze_first_layers
+from servebench.stages.export import check_equal
+from servebench.training.module import ClassifierModule, freeze_first_layers
 from tests.conftest import ROOT
 
 
@@ -36,7 +36,7 @@ def test_pretrained_batch_norm_statistics_stay_and_fresh_ones_move() -> None:
     for pretrained in (True, False):
         torch.manual_seed(0)
         model = timm.create_model("test_efficientnet", num_classes=2)
-        module = Classifier(model, settings, pretrained)
+        module = ClassifierModule(model, settings, pretrained)
         module.train()
         module.on_train_epoch_start()
         before = model.bn1.running_mean.clone()
@@ -51,7 +51,7 @@ def test_an_export_that_answers_otherwise_is_refused(
     card = read_card(exported)
     model = model_of(card)
     model.load_state_dict(load_file(exported / WEIGHTS_NAME))
-    monkeypatch.setattr("servebench.export.EXPORT_FOLDER", tmp_path)
+    monkeypatch.setattr("servebench.stages.export.EXPORT_FOLDER", tmp_path)
     weights = load_file(exported / WEIGHTS_NAME)
     save_file(weights, tmp_path / WEIGHTS_NAME)
     check_equal(model, card)

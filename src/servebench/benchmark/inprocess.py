@@ -15,42 +15,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
+from servebench.benchmark.rows import BaselineRow
 from servebench.errors import ServebenchError
-from servebench.leftovers import scratch
-from servebench.measure.rates import PARTS, Throughput, throughput
+from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
-from servebench.processes import log_tail, process_group
-from servebench.progress import bar
-from servebench.serving.environment import worker_environment
+from servebench.paths import ModelFolders
+from servebench.stats.rates import PARTS, Throughput, throughput
+from servebench.system.processes import log_tail, process_group
+from servebench.system.progress import bar
+from servebench.system.temporary import scratch
 
 WORKS = ("model", "pipeline")
 PROBE_S = 0.3
-
-
-class BaselineRow(TypedDict):
-    """One row of plots/baseline/<experiment>.csv: images per second of all busy workers together.
-
-    ``pipeline_before_rps`` and ``pipeline_after_rps`` are those of the first round and of the last: how
-    far the machine itself has changed. ``pipeline_cpu_ms`` is CPU time per image, ``model_ms`` how
-    long one worker takes for a batch.
-    """
-
-    batch_size: int
-    workers: int
-    model_rps: float
-    model_low_rps: float
-    model_high_rps: float
-    pipeline_rps: float
-    pipeline_low_rps: float
-    pipeline_high_rps: float
-    pipeline_before_rps: float
-    pipeline_after_rps: float
-    pipeline_cpu_ms: float
-    model_ms: float
 
 
 class InProcess:
@@ -85,27 +65,25 @@ class InProcess:
 
     def rows(self) -> list[BaselineRow]:
         """The rates of all rounds so far, by batch size."""
-        rows: list[BaselineRow] = []
-        for size in self._settings.batch_sizes:
-            model, pipeline = (self._rate(work, size) for work in WORKS)
-            rounds = self._rates["pipeline", size]
-            rows.append(
-                {
-                    "batch_size": size,
-                    "workers": self.busy,
-                    "model_rps": round(model.rps, 2),
-                    "model_low_rps": round(model.low_rps, 2),
-                    "model_high_rps": round(model.high_rps, 2),
-                    "pipeline_rps": round(pipeline.rps, 2),
-                    "pipeline_low_rps": round(pipeline.low_rps, 2),
-                    "pipeline_high_rps": round(pipeline.high_rps, 2),
-                    "pipeline_before_rps": round(mean(rounds[:PARTS]), 2),
-                    "pipeline_after_rps": round(mean(rounds[-PARTS:]), 2),
-                    "pipeline_cpu_ms": round(mean(self._cpu_ms["pipeline", size]), 3),
-                    "model_ms": round(1000 * size * self.busy / model.rps, 3),
-                }
-            )
-        return rows
+        return [self._row(size) for size in self._settings.batch_sizes]
+
+    def _row(self, size: int) -> BaselineRow:
+        model, pipeline = (self._rate(work, size) for work in WORKS)
+        rounds = self._rates["pipeline", size]
+        return BaselineRow(
+            batch_size=size,
+            workers=self.busy,
+            model_rps=round(model.rps, 2),
+            model_low_rps=round(model.low_rps, 2),
+            model_high_rps=round(model.high_rps, 2),
+            pipeline_rps=round(pipeline.rps, 2),
+            pipeline_low_rps=round(pipeline.low_rps, 2),
+            pipeline_high_rps=round(pipeline.high_rps, 2),
+            pipeline_before_rps=round(mean(rounds[:PARTS]), 2),
+            pipeline_after_rps=round(mean(rounds[-PARTS:]), 2),
+            pipeline_cpu_ms=round(mean(self._cpu_ms["pipeline", size]), 3),
+            model_ms=round(1000 * size * self.busy / model.rps, 3),
+        )
 
     def _rate(self, work: str, size: int) -> Throughput:
         return throughput(np.array(self._rates[work, size]))
@@ -144,13 +122,13 @@ class InProcess:
 
 @contextmanager
 def inprocess_workers(
-    folder: Path,
+    folders: ModelFolders,
     serve: ServeSettings,
     device: str,
     photos: Sequence[Path],
     settings: BaselineSettings,
 ) -> Iterator[InProcess]:
-    """As many processes as ``serve`` has workers, each with the model in ``folder`` loaded.
+    """As many processes as ``serve`` has workers, each with the model loaded.
 
     Args:
         photos: image files, which the pipeline takes from memory.
@@ -159,12 +137,13 @@ def inprocess_workers(
         ServebenchError: a worker failed; the message holds the end of its log.
     """
     order = {
-        "folder": str(folder),
+        "exported": str(folders.exported),
+        "compiled": str(folders.compiled),
         "device": device,
         "settings": serve.model_dump(),
         "photos": [str(path) for path in photos],
     }
-    command = [sys.executable, "-m", "servebench.benchmark.workers"]
+    command = [sys.executable, "-m", "servebench.benchmark.inprocess_workers"]
     pipe = subprocess.PIPE
     with (
         scratch() as scratch_folder,

@@ -8,37 +8,38 @@ from typing import Any
 
 import requests
 
-from servebench.errors import LoadError, ServerError
-from servebench.load import CONTENT_TYPES, Level, LevelPlan, generate
-from servebench.load.generator import OK
-from servebench.measure.level import (
-    LevelRow,
+from servebench.benchmark.levels import (
     best_level,
     fastest_level,
     level_row,
     measured_again,
     raw_samples,
 )
-from servebench.measure.server import Scrape, ServerTimes, between, read_scrape
-from servebench.measure.steady import WINDOWS
-from servebench.measure.telemetry import Telemetry
+from servebench.benchmark.rows import LevelRow
+from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, read_scrape
+from servebench.benchmark.telemetry import Telemetry
+from servebench.errors import LoadError, ServerError
+from servebench.loadgen import LoadPlan, generate
 from servebench.params import LoadSettings, ServeSettings
-from servebench.paths import EXPORT_FOLDER
-from servebench.progress import bar
-from servebench.serving.running import RunningServer, running_server
+from servebench.paths import MODEL
+from servebench.serving.client import CONTENT_TYPES
+from servebench.serving.launcher import RunningServer, running_server
+from servebench.stats.records import OK, LoadRecord
+from servebench.stats.stability import WINDOWS
+from servebench.system.progress import bar
 
 
 @dataclass(frozen=True)
-class Measured:
+class LevelResult:
     """One level, as the client and as the server saw it."""
 
     row: LevelRow
     times: ServerTimes | None
-    level: Level
+    record: LoadRecord
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedResult:
     """What the load on a server brought.
 
     Attributes:
@@ -48,7 +49,7 @@ class Served:
         answers: place of the photo and body of the answer, of every good request.
     """
 
-    levels: list[Measured]
+    levels: list[LevelResult]
     best: LevelRow | None
     samples: list[dict[str, Any]]
     answers: list[tuple[int, bytes]]
@@ -59,26 +60,25 @@ class Served:
     @property
     def rows(self) -> list[LevelRow]:
         """The rows of all levels."""
-        return [measured.row for measured in self.levels]
+        return [level.row for level in self.levels]
 
 
 @dataclass
-class Bench:
-    """A running server and all that is needed to load it."""
+class LoadSession:
+    """A running server, all that is needed to load it, and what it has answered so far."""
 
     name: str
     server: RunningServer
     telemetry: Telemetry
     bodies: Sequence[bytes]
-    content_type: str
     load: LoadSettings
-    ceiling_rps: float
+    client_limit_rps: float
     samples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def plan(self, users: int, requests: int, max_s: float) -> LevelPlan:
+    def plan(self, users: int, requests: int, max_s: float) -> LoadPlan:
         """How a level is run."""
-        return LevelPlan(
+        return LoadPlan(
             users=users,
             requests=requests,
             warmup_s=self.load.warmup_s,
@@ -89,7 +89,7 @@ class Bench:
             seed=self.load.seed,
         )
 
-    def run(self, phase: str, plan: Sequence[LevelPlan]) -> list[Measured]:
+    def run(self, phase: str, plan: Sequence[LoadPlan]) -> list[LevelResult]:
         """Run levels one after another; what was sent and answered is kept.
 
         Raises:
@@ -98,10 +98,10 @@ class Bench:
         scrapes: dict[int, list[Scrape]] = {level.users: [] for level in plan}
         with bar(sum(level.requests for level in plan), f"{self.name}: {phase}", "answer") as progress:
             try:
-                levels = generate(
+                records = generate(
                     f"{self.server.url}/predict",
                     self.bodies,
-                    self.content_type,
+                    CONTENT_TYPES[self.load.request_body],
                     plan,
                     on_start=self.telemetry.follow_client,
                     on_progress=_follow(self.server, progress, plan),
@@ -110,21 +110,20 @@ class Bench:
             except LoadError:
                 self.server.check()  # a dead server is the better explanation
                 raise
-        measured = [self._measured(level, scrapes[level.users]) for level in levels]
-        for one in measured:
-            self.samples += raw_samples(one.level, phase)
-            good = one.level.status == OK
-            pairs = zip(one.level.body[good], one.level.answer[good], strict=True)
-            self.answers += [(int(body), bytes(answer)) for body, answer in pairs]
-            print(f"{self.name}: {phase}: {_line(one.row)}", flush=True)
-        return measured
+        results = [self._result(record, scrapes[record.users]) for record in records]
+        for result in results:
+            self.samples += raw_samples(result.record, phase)
+            self.answers += good_answers(result.record)
+            print(f"{self.name}: {phase}: {_line(result.row)}", flush=True)
+        return results
 
-    def _measured(self, level: Level, scrapes: Sequence[Scrape]) -> Measured:
-        last = len(level.edges) - 1
+    def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
+        last = len(record.edges) - 1
         before, after = scrapes[max(0, last - WINDOWS)], scrapes[last]
-        usage = self.telemetry.usage(*level.window)
+        usage = self.telemetry.usage(*record.window)
         times = between(before, after)
-        return Measured(level_row(level, usage, times, after.roles, self.ceiling_rps), times, level)
+        row = level_row(record, usage, times, after.roles, self.client_limit_rps)
+        return LevelResult(row, times, record)
 
 
 def measure_served(
@@ -133,8 +132,8 @@ def measure_served(
     load: LoadSettings,
     device: str,
     bodies: Sequence[bytes],
-    ceiling_rps: float,
-) -> Served:
+    client_limit_rps: float,
+) -> ServedResult:
     """Start a server of the exported model, load it at every level, then again at the best one.
 
     The fastest level of the first round is measured again and reported from the second: the highest
@@ -142,61 +141,66 @@ def measure_served(
     settled gets the time to.
 
     Args:
-        bodies: in the form that ``serve.request_body`` names.
-        ceiling_rps: what the load generator reaches against a server that answers at once.
+        bodies: in the form that ``load.request_body`` names.
+        client_limit_rps: what the load generator reaches against an echo server.
 
     Raises:
         ServerError: the server died; LoadError: the load generator did.
     """
     with (
-        running_server(EXPORT_FOLDER, serve, device, load.timeout_s) as server,
+        running_server(MODEL, serve, device, load.timeout_s) as server,
         Telemetry(server.pid) as telemetry,
     ):
         print(f"{name}: server ready after {server.ready_s:.1f} s", flush=True)
-        bench = Bench(name, server, telemetry, bodies, CONTENT_TYPES[serve.request_body], load, ceiling_rps)
-        every = [bench.plan(users, load.requests, load.max_s) for users in load.users]
-        levels = bench.run("every level", every)
-        best = fastest_level([measured.row for measured in levels])
+        session = LoadSession(name, server, telemetry, bodies, load, client_limit_rps)
+        every = [session.plan(users, load.requests, load.max_s) for users in load.users]
+        levels = session.run("every level", every)
+        best = fastest_level([level.row for level in levels])
         if best is not None:
-            users = best["users"]
-            plan = bench.plan(users, load.best_requests, load.best_max_s)
-            [again] = bench.run("best level", [plan])
+            users = best.users
+            plan = session.plan(users, load.best_requests, load.best_max_s)
+            [again] = session.run("best level", [plan])
             again = replace(again, row=measured_again(best, again.row))
-            levels = [again if one.row["users"] == users else one for one in levels]
-            best = again.row if again.row["valid"] else best_level([one.row for one in levels])
-            _send_the_rest(bench, users)
+            levels = [again if level.row.users == users else level for level in levels]
+            best = again.row if again.row.valid else best_level([level.row for level in levels])
+            _send_remaining_photos(session, users)
         server.check()
-        return Served(
+        return ServedResult(
             levels=levels,
             best=best,
-            samples=bench.samples,
-            answers=bench.answers,
+            samples=session.samples,
+            answers=session.answers,
             ready_s=server.ready_s,
             server_memory_mib=telemetry.peak_server_rss_mib,
             gpu_memory_mib=telemetry.peak_gpu_memory_mib,
         )
 
 
-def _send_the_rest(bench: Bench, users: int) -> None:
-    """Send the photos that no level has come to: all of them are compared."""
-    sent = {place for place, _ in bench.answers}
-    rest = [place for place in range(len(bench.bodies)) if place not in sent]
+def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
+    """Place of the body, and the answer, of every request that was answered with 200."""
+    good = record.status == OK
+    pairs = zip(record.body[good], record.answer[good], strict=True)
+    return [(int(body), bytes(answer)) for body, answer in pairs]
+
+
+def _send_remaining_photos(session: LoadSession, users: int) -> None:
+    """Send the photos that no level has come to: the answers to all of them are compared."""
+    sent = {place for place, _ in session.answers}
+    rest = [place for place in range(len(session.bodies)) if place not in sent]
     if not rest:
         return
-    [level] = generate(
-        f"{bench.server.url}/predict",
-        [bench.bodies[place] for place in rest],
-        bench.content_type,
-        [bench.plan(users, len(rest), bench.load.best_max_s)],
-        on_progress=lambda *_: bench.server.check(),
+    [record] = generate(
+        f"{session.server.url}/predict",
+        [session.bodies[place] for place in rest],
+        CONTENT_TYPES[session.load.request_body],
+        [session.plan(users, len(rest), session.load.best_max_s)],
+        on_progress=lambda *_: session.server.check(),
     )
-    good = level.status == OK
-    pairs = zip(level.body[good], level.answer[good], strict=True)
-    bench.answers += [(rest[body], bytes(answer)) for body, answer in pairs]
+    session.answers += [(rest[body], answer) for body, answer in good_answers(record)]
 
 
 def scrape(server: RunningServer) -> Scrape:
-    """What the server says of itself now.
+    """What the server's ``/metrics`` say now.
 
     Raises:
         ServerError: it does not answer.
@@ -211,7 +215,7 @@ def scrape(server: RunningServer) -> Scrape:
 
 
 def _follow(
-    server: RunningServer, progress: Any, plan: Sequence[LevelPlan]
+    server: RunningServer, progress: Any, plan: Sequence[LoadPlan]
 ) -> Callable[[int, int, float], None]:
     """Move the bar as the load generator reports, and notice a server that has died."""
     before = {level.users: sum(p.requests for p in plan[:place]) for place, level in enumerate(plan)}
@@ -226,10 +230,10 @@ def _follow(
 
 
 def _line(row: LevelRow) -> str:
-    p50, p95 = ("-" if row[key] is None else f"{row[key]:.0f}" for key in ("p50_ms", "p95_ms"))
-    verdict = "" if row["valid"] else f"; not valid: {row['why']}"
-    notes = f"; {row['notes']}" if row["notes"] else ""
+    p50, p95 = ("-" if ms is None else f"{ms:.0f}" for ms in (row.p50_ms, row.p95_ms))
+    invalid = "" if row.valid else f"; not valid: {row.invalid_reason}"
+    warnings = f"; {row.warnings}" if row.warnings else ""
     return (
-        f"{row['users']:>3} users: {row['throughput_rps']:.1f} req/s "
-        f"({row['low_rps']:.1f} to {row['high_rps']:.1f}), p50 {p50} ms, p95 {p95} ms{verdict}{notes}"
+        f"{row.users:>3} users: {row.throughput_rps:.1f} req/s "
+        f"({row.low_rps:.1f} to {row.high_rps:.1f}), p50 {p50} ms, p95 {p95} ms{invalid}{warnings}"
     )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from servebench.errors import DataError
 from servebench.paths import INDEX
-from servebench.results import read_json, write_json
+from servebench.system.files import read_json, write_json
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from servebench.report.collect import Level, Number, Result
-from servebench.report.ladder import Rung
+from servebench.benchmark.rows import LevelRow
+from servebench.report.bounds import Bound
+from servebench.report.results import Result
 
 CORE_BUSY = 0.9
 """Cores in use from which a process with one busy thread has no more to give."""
@@ -19,23 +20,23 @@ class Limit:
     """What limits a configuration.
 
     Attributes:
-        share: what the rung below keeps of the one above.
+        share: what the bound below keeps of the one above.
         parameter: the key of params.yaml that would move it, None where there is none.
         text: sentences with the figures that prove it.
     """
 
     cause: str
-    share: Number
+    share: float | None
     parameter: str | None
     text: str
 
 
 @dataclass(frozen=True)
 class Step:
-    """Two neighbouring rungs."""
+    """Two neighbouring bounds."""
 
-    upper: Rung
-    lower: Rung
+    upper: Bound
+    lower: Bound
 
     @property
     def share(self) -> float:
@@ -47,7 +48,7 @@ class Step:
         return f"{self.lower.rate_rps:,.1f} {unit}, {self.share:.2f} of {whose} {self.upper.rate_rps:,.1f}"
 
 
-def idle(level: Level) -> bool:
+def idle(level: LevelRow) -> bool:
     """Whether the CPU and, where there is one, the GPU are known to have room."""
     cpu, gpu = level.cpu_percent, level.gpu_percent
     return cpu is not None and cpu < CPU_FULL_PERCENT and (gpu is None or gpu < GPU_FULL_PERCENT)
@@ -55,13 +56,8 @@ def idle(level: Level) -> bool:
 
 def more_workers(result: Result) -> str:
     """That more workers would help, and what else it takes where their threads outnumber the cores."""
-    threads, workers = result.meta["threads_per_worker"], result.serve.workers_per_device
+    threads, workers = result.run["threads_per_worker"], result.serve.workers_per_device
     text = "more `workers_per_device` move it"
-    if result.meta["device"] == "cpu" and threads * (workers + 1) > result.meta["cores"]:
+    if result.run["device"] == "cpu" and threads * (workers + 1) > result.run["cores"]:
         text += f", with fewer threads than {threads} in each (`threads_per_worker`)"
     return text
-
-
-def counted(number: float, noun: str) -> str:
-    """The number with its noun, which gets an s where there are several."""
-    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from servebench.report.collect import Result
-from servebench.report.ladder import Rung
-from servebench.report.limit import Limit, counted
-from servebench.results import rounded
+from servebench.report.bounds import Bound
+from servebench.report.limit import Limit
+from servebench.report.results import Result
+from servebench.system.files import rounded
+from servebench.system.tables import pluralise
 
 Row = dict[str, Any]
 
@@ -36,26 +37,23 @@ def efficiency_rows(results: Sequence[Result]) -> list[Row]:
     return [{"experiment": result.name, "efficiency": result.metrics["efficiency"]} for result in results]
 
 
-def rung_rows(rungs: Sequence[Rung]) -> list[Row]:
-    """One configuration's ladder: images/s, and the share of the rung above."""
+def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
+    """Every bound of every configuration: images/s, and the share of the bound above."""
     return [
         {
-            "rung": rung.name,
-            "rate_rps": round(rung.rate_rps, 2),
-            "low_rps": rounded(rung.low_rps, 2),
-            "high_rps": rounded(rung.high_rps, 2),
-            "share": rounded(rung.share, 3),
+            "experiment": name,
+            "bound": bound.name,
+            "rate_rps": round(bound.rate_rps, 2),
+            "low_rps": rounded(bound.low_rps, 2),
+            "high_rps": rounded(bound.high_rps, 2),
+            "share": rounded(bound.share, 3),
         }
-        for rung in rungs
+        for name, own in bounds.items()
+        for bound in own
     ]
 
 
-def ladder_rows(ladders: Mapping[str, Sequence[Rung]]) -> list[Row]:
-    """All ladders, by configuration."""
-    return [{"experiment": name, **row} for name, rungs in ladders.items() for row in rung_rows(rungs)]
-
-
-def limit_rows(limits: Mapping[str, Limit]) -> list[Row]:
+def diagnosis_rows(limits: Mapping[str, Limit]) -> list[Row]:
     """What limits each configuration."""
     return [
         {
@@ -99,7 +97,7 @@ def table(results: Sequence[Result]) -> str:
     head = f"{'experiment':16} {'req/s':>8} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
     lines = [f"{head} {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9}"]
     for result in results:
-        metrics, answers = result.metrics, result.answers
+        metrics, answers = result.metrics, result.accuracy
         mark = "*" if result.best and not result.best.valid else " "
         values = [
             (metrics["throughput_rps"], 7, 1, mark),
@@ -123,14 +121,14 @@ def table(results: Sequence[Result]) -> str:
 def remarks(results: Sequence[Result]) -> list[str]:
     """A line for each level that is not valid, or during which something else went on."""
     return [
-        f"{result.name} at {counted(level.users, 'user')}: {text}"
+        f"{result.name} at {pluralise(level.users, 'user')}: {text}"
         for result in results
         for level in result.levels
-        for text in (f"not valid: {level.why}" if not level.valid else "", level.notes)
+        for text in (f"not valid: {level.invalid_reason}" if not level.valid else "", level.warnings)
         if text
     ] + [
-        f"{result.name}: {result.answers['misplaced']} of {result.answers['answers']} answers belong to "
+        f"{result.name}: {result.accuracy['mismatched']} of {result.accuracy['answers']} answers belong to "
         "another request"
         for result in results
-        if result.answers["misplaced"]
+        if result.accuracy["mismatched"]
     ]

@@ -8,7 +8,6 @@ import base64
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,20 @@ import litserve
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
+from servebench.inference.image import ImageError
+from servebench.inference.null import NullPredictor
 from servebench.params import ServeSettings
-from servebench.serving.image import ImageError
+from servebench.paths import ModelFolders
+from servebench.serving.errors import invalid, refusal
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
-from servebench.serving.null import NullClassifier
-from servebench.serving.refusals import invalid, refusal
 
 if TYPE_CHECKING:
-    from servebench.serving.classifier import Classifier
+    from servebench.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
-Answer = dict[str, Any]
+Prediction = dict[str, Any]
+"""Label, probability, and the probabilities of all classes."""
 
 NO_MEMORY = "no memory left for this request; try again later"
 
@@ -53,46 +54,64 @@ class Item:
     decoded: float
 
 
+@dataclass(slots=True)
+class Output:
+    """What came of an item.
+
+    Attributes:
+        content: the prediction, or the response that says why there is none.
+        predicted: when it was, seconds of the monotonic clock.
+    """
+
+    content: Prediction | JSONResponse
+    predicted: float
+
+
 class ClassifierAPI(litserve.LitAPI):
     """Decodes, classifies and answers, in LitServe's own loops or in ours.
 
     Args:
-        null: serve a model that does nothing instead.
+        null_model: serve a model that does nothing instead.
         timed: write the metrics of each stage.
     """
 
     def __init__(
-        self, folder: Path, settings: ServeSettings, *, null: bool = False, timed: bool = True, **options: Any
+        self,
+        folders: ModelFolders,
+        settings: ServeSettings,
+        *,
+        null_model: bool = False,
+        timed: bool = True,
+        **options: Any,
     ) -> None:
         super().__init__(
             max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s, **options
         )
-        self.folder = folder
+        self.folders = folders
         self.settings = settings
-        self.null = null
+        self.null_model = null_model
         self.timed = timed
-        self.classifier: Classifier | NullClassifier | None = None
-        self.predicted = 0.0
+        self.predictor: Predictor | NullPredictor | None = None
 
     def setup(self, device: str) -> None:
         """Load the model, once per worker: torch stays out of the HTTP process."""
         PROCESS.labels("worker").set(1)
-        if self.null:
-            self.classifier = NullClassifier(self.folder)
+        if self.null_model:
+            self.predictor = NullPredictor(self.folders.exported)
             return
-        from servebench.serving.classifier import Classifier
+        from servebench.inference.predictor import Predictor
 
-        self.classifier = Classifier(self.folder, device, self.settings)
+        self.predictor = Predictor(self.folders, device, self.settings)
 
     def authorize(self) -> None:
         """Stands in for LitServe's own look at the API key: ``ApiKey`` has looked already."""
 
     @property
-    def ready(self) -> "Classifier | NullClassifier":
+    def ready(self) -> "Predictor | NullPredictor":
         """The loaded model."""
-        if self.classifier is None:
+        if self.predictor is None:
             raise RuntimeError("setup has not run")
-        return self.classifier
+        return self.predictor
 
     # LitServe finds the parameter by its name ``request``, and hands its type to FastAPI, which
     # checks and documents the body by it: so no annotations as text in this module.
@@ -149,44 +168,47 @@ class ClassifierAPI(litserve.LitAPI):
         """Keep the items apart: only the good ones can be stacked."""
         return list(inputs)
 
-    def predict(self, x: Item | list[Item]) -> Answer | JSONResponse | list[Any]:
-        """Answer one decoded request, or a batch of them."""
-        if not isinstance(x, list):
-            return self.answers([x])[0]
-        return self.answers(x)
+    def predict(self, x: Item | list[Item]) -> Output | list[Output]:
+        """The output for one decoded request, or for a batch of them."""
+        return self.predict_batch(x) if isinstance(x, list) else self.predict_batch([x])[0]
 
-    def unbatch(self, output: list[Any]) -> list[Any]:
+    def unbatch(self, output: list[Output]) -> list[Output]:
         """``predict`` answers a batch as a list already."""
         return output
 
     # Without a return type, which LitServe would hand to FastAPI as the response's model.
-    def encode_response(self, output: Answer | JSONResponse):  # type: ignore[no-untyped-def]
+    def encode_response(self, output: Output | JSONResponse):  # type: ignore[no-untyped-def]
         """The answer as FastAPI sends it; an error response passes as it is."""
-        self._time("encode", perf_counter() - self.predicted)
-        return output
+        if isinstance(output, JSONResponse):
+            return output
+        self._time("encode", perf_counter() - output.predicted)
+        return output.content
 
     def _time(self, stage: str, seconds: float) -> None:
         if self.timed:
             observe_stage(stage, seconds)
 
-    def answers(self, items: Sequence[Item]) -> list[Answer | JSONResponse]:
-        """Answer a batch of decoded requests, each by itself."""
+    def predict_batch(self, items: Sequence[Item]) -> list[Output]:
+        """The outputs for a batch of decoded requests, each by itself."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, JSONResponse)]
-        predicted = iter(self._predict(images) if images else [])
-        answers = [item.image if isinstance(item.image, JSONResponse) else next(predicted) for item in items]
-        self.predicted = perf_counter()
+        contents = iter(self._predict(images) if images else [])
+        predicted = perf_counter()
+        outputs = [
+            Output(item.image if isinstance(item.image, JSONResponse) else next(contents), predicted)
+            for item in items
+        ]
         if self.timed:
             BATCH_SIZE.observe(len(items))
             for item in items:
-                observe_stage("assembly", started - item.decoded)
-                observe_stage("model", self.predicted - started)
-        return answers
+                observe_stage("batch_wait", started - item.decoded)
+                observe_stage("model", predicted - started)
+        return outputs
 
-    def _predict(self, images: Sequence[Any]) -> list[Answer | JSONResponse]:
-        """Answer preprocessed images, in halves where there is no memory for all of them at once."""
+    def _predict(self, images: Sequence[Any]) -> list[Prediction | JSONResponse]:
+        """Classify preprocessed images, in halves where there is no memory for all of them at once."""
         try:
-            return [self._answer(probabilities) for probabilities in self.ready.predict(images).tolist()]
+            return [self._prediction(probabilities) for probabilities in self.ready.predict(images).tolist()]
         except MemoryError as error:
             logger.warning("no memory for a batch of %d: %s", len(images), error)
         if len(images) == 1:
@@ -194,7 +216,7 @@ class ClassifierAPI(litserve.LitAPI):
         half = len(images) // 2
         return self._predict(images[:half]) + self._predict(images[half:])
 
-    def _answer(self, probabilities: list[float]) -> Answer:
+    def _prediction(self, probabilities: list[float]) -> Prediction:
         classes = self.ready.card.classes
         best = max(range(len(classes)), key=probabilities.__getitem__)
         return {

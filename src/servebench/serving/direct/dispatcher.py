@@ -11,31 +11,24 @@ from time import perf_counter
 
 from starlette.types import Receive
 
-from servebench.serving.direct.channel import HELLO, Channel, Request
-from servebench.serving.direct.tickets import NOBODY
-from servebench.serving.direct.workers import Reply, Workers
-from servebench.serving.refusals import refusal
+from servebench.serving.direct.channel import REGISTRATION, Channel, Request
+from servebench.serving.direct.slots import NOBODY
+from servebench.serving.direct.worker_registry import WorkerRegistry
+from servebench.serving.errors import Reply, reply
 
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 0.1
 """Between two looks at the requests that wait, while there are any."""
 
-
-def refused(status: int, reason: str) -> Reply:
-    """A reply in the form of every other refusal."""
-    return status, bytes(refusal(status, reason).body)
-
-
-FULL = refused(503, "the server is full; try again later")
-STOPPING = refused(503, "the server is stopping")
-DIED = refused(503, "the worker that had this request died")
-OVERLOADED = refused(503, "no memory or file handle left for this request; try again later")
-GONE = 499, b""
-"""Nobody reads this; in the metrics it has the status that nginx gives to it."""
+STOPPING = reply(503, "the server is stopping")
+DIED = reply(503, "the worker that had this request died")
+OVERLOADED = reply(503, "no memory or file handle left for this request; try again later")
+CLIENT_GONE = 499, b""
+"""Sent to nobody: the client has closed its connection. The metrics count it by nginx's status for that."""
 
 
-Answer = Callable[[Reply], None]
+Respond = Callable[[Reply], None]
 """How a request is answered; called once, in the event loop."""
 
 
@@ -44,7 +37,7 @@ class Pending:
     """A request that has not been answered yet."""
 
     received: float
-    answer: Answer
+    respond: Respond
 
 
 class Dispatcher:
@@ -53,12 +46,15 @@ class Dispatcher:
     Args:
         timeout_s: how long a request may wait for a worker; once one has it, it is finished.
         workers: how many there shall be.
+
+    Attributes:
+        stopping: nothing more shall be admitted.
     """
 
     def __init__(self, channel: Channel, timeout_s: float, workers: int) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
-        self._workers = Workers(workers, self._bury)
+        self._workers = WorkerRegistry(workers, self._on_worker_exit)
         self._pending: dict[int, Pending] = {}
         self._unsent: dict[int, Request] = {}
         self._sweeping = False
@@ -67,86 +63,83 @@ class Dispatcher:
 
     def start(self) -> None:
         """Listen to the workers."""
-        asyncio.get_running_loop().add_reader(self._channel.answers_out, self._read_answers)
+        asyncio.get_running_loop().add_reader(self._channel.responses_out, self._read_responses)
 
-    def turn_away(self) -> Reply | None:
-        """What a request is told before any more is done for it; None where ``admit`` shall decide."""
-        return FULL if self._channel.tickets.full and not self.stopping else None
+    @property
+    def full(self) -> bool:
+        """Whether as many requests are in flight as there may be."""
+        return self._channel.slots.full
 
-    def admit(self) -> int | None:
-        """A place for a request, before its body is read; None where there is none: ``why_not``."""
-        return None if self.stopping else self._channel.tickets.issue()
+    def acquire(self) -> int | None:
+        """A slot for a request, before its body is read; None where there is none."""
+        return self._channel.slots.acquire()
 
-    def why_not(self) -> Reply:
-        """What those are told that are not admitted."""
-        return STOPPING if self.stopping else FULL
-
-    def release(self, ticket: int) -> None:
-        """Give a place back, once for each that was given; what has not been answered never will be."""
-        self._pending.pop(ticket, None)
-        self._unsent.pop(ticket, None)
-        self._channel.tickets.withdraw(ticket)
+    def release(self, slot: int) -> None:
+        """Give a slot back, once for each that was given; what has not been answered never will be."""
+        self._pending.pop(slot, None)
+        self._unsent.pop(slot, None)
+        self._channel.slots.release(slot)
 
     def health(self) -> Reply:
-        """What a load balancer is told."""
+        """The answer to ``/health``."""
         return self._workers.health(self.stopping)
 
-    def submit(self, ticket: int, is_image: bool, body: bytes, answer: Answer) -> None:
+    def submit(self, slot: int, is_image: bool, body: bytes, respond: Respond) -> None:
         """Have an admitted request answered: with 504 when it waited too long."""
-        request = Request(ticket, is_image, perf_counter(), body)
-        self._pending[ticket] = Pending(request.received, answer)
+        request = Request(slot, is_image, perf_counter(), body)
+        self._pending[slot] = Pending(request.received, respond)
         self._send(request)
         if not self._sweeping:
             self._sweeping = True
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
-    async def ask(self, ticket: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
+    async def ask(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
         """The answer to an admitted request.
 
         Args:
             receive: of the client's connection; where it goes away, no worker works for it.
         """
         loop = asyncio.get_running_loop()
-        reply: asyncio.Future[Reply] = loop.create_future()
+        answer: asyncio.Future[Reply] = loop.create_future()
 
         def resolve(found: Reply) -> None:
-            if not reply.done():
-                reply.set_result(found)
+            if not answer.done():
+                answer.set_result(found)
 
-        async def resolve_when_gone() -> None:
+        async def resolve_on_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            resolve(GONE)
+            resolve(CLIENT_GONE)
 
-        self.submit(ticket, is_image, body, resolve)
-        watch = loop.create_task(resolve_when_gone())
+        self.submit(slot, is_image, body, resolve)
+        watch = loop.create_task(resolve_on_disconnect())
         try:
-            return await reply
+            return await answer
         finally:
             watch.cancel()
 
     async def drain(self, seconds: float) -> int:
         """Admit nothing more, and wait for what has been; the number that is left when the time is up."""
         self.stopping = True
-        ends = perf_counter() + seconds
-        while self._channel.tickets.under_way and perf_counter() < ends:
+        deadline = perf_counter() + seconds
+        while self._channel.slots.in_flight and perf_counter() < deadline:
             await asyncio.sleep(SWEEP_S / 5)
-        left = self._channel.tickets.under_way
-        for ticket in [*self._pending]:
-            self._answer(ticket, STOPPING)
+        left = self._channel.slots.in_flight
+        for slot in [*self._pending]:
+            self._respond(slot, STOPPING)
         return left
 
     def _send(self, request: Request) -> None:
         if self._unsent or not self._sent(request):
-            self._unsent[request.ticket] = request
+            self._unsent[request.slot] = request
             asyncio.get_running_loop().add_writer(self._channel.requests_in, self._send_more)
 
     def _send_more(self) -> None:
-        """The kernel has room again."""
+        """Send what is waiting, as the kernel has room again."""
         for request in [*self._unsent.values()]:
             if not self._sent(request):
                 return
-            self._unsent.pop(request.ticket, None)
+            self._unsent.pop(request.slot, None)
         asyncio.get_running_loop().remove_writer(self._channel.requests_in)
 
     def _sent(self, request: Request) -> bool:
@@ -157,45 +150,45 @@ class Dispatcher:
             return False
         except OSError as error:  # no descriptor or memory for a large body
             logger.error("a request could not be handed to the workers: %s", error)
-            self._answer(request.ticket, OVERLOADED)
+            self._respond(request.slot, OVERLOADED)
         return True
 
-    def _read_answers(self) -> None:
+    def _read_responses(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                for answer in self._channel.receive_answers():
-                    if answer.ticket == HELLO:
-                        self._workers.greet(answer.status)
-                    elif (pending := self._pending.get(answer.ticket)) is not None:
+                for response in self._channel.receive_responses():
+                    if response.slot == REGISTRATION:
+                        self._workers.register_worker(response.status)
+                    elif (pending := self._pending.get(response.slot)) is not None:
                         self._last_answered = max(self._last_answered, pending.received)
-                        self._answer(answer.ticket, (answer.status, answer.body))
+                        self._respond(response.slot, (response.status, response.body))
 
-    def _answer(self, ticket: int, reply: Reply) -> None:
-        self._unsent.pop(ticket, None)
-        self._pending.pop(ticket).answer(reply)
+    def _respond(self, slot: int, answer: Reply) -> None:
+        self._unsent.pop(slot, None)
+        self._pending.pop(slot).respond(answer)
 
-    def _bury(self, worker: int) -> None:
-        self._read_answers()  # what it sent before it died counts
+    def _on_worker_exit(self, worker: int) -> None:
+        self._read_responses()  # what it sent before it died counts
         self._last_death = perf_counter()
-        for ticket in [*self._pending]:
-            if self._channel.tickets.taken_by(ticket) == worker:
-                self._answer(ticket, DIED)
+        for slot in [*self._pending]:
+            if self._channel.slots.claimed_by(slot) == worker:
+                self._respond(slot, DIED)
 
     def _sweep(self) -> None:
-        """Look after what has waited for a while; the oldest request comes first."""
+        """Answer what has waited too long, or was lost; the oldest request comes first."""
         now = perf_counter()
         # Requests are taken in the order of their coming: one that was passed over by a later one was
         # lost between a worker's hands as it died.
         lost_before = min(self._last_death, self._last_answered)
-        for ticket, pending in [*self._pending.items()]:
+        for slot, pending in [*self._pending.items()]:
             if now - pending.received < SWEEP_S:
                 break
-            if self._channel.tickets.taken_by(ticket) != NOBODY:
+            if self._channel.slots.claimed_by(slot) != NOBODY:
                 continue
             if pending.received < lost_before:
-                self._answer(ticket, DIED)
+                self._respond(slot, DIED)
             elif now - pending.received > self._timeout_s:
-                self._answer(ticket, refused(504, f"no worker was free within {self._timeout_s:g} s"))
+                self._respond(slot, reply(504, f"no worker was free within {self._timeout_s:g} s"))
         self._sweeping = bool(self._pending)
         if self._sweeping:
             asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

@@ -20,8 +20,8 @@ BUFFER_BYTES = 4_194_304
 """Asked of the kernel for what is sent and not yet read; it grants up to net.core.wmem_max."""
 
 
-def available() -> bool:
-    """Whether this system has what the direct transport needs: Linux has, macOS has not."""
+def is_supported() -> bool:
+    """Whether this system has what the direct transport needs: Linux has it, macOS has not."""
     return all(
         hasattr(*owner) for owner in ((socket, "SOCK_SEQPACKET"), (os, "memfd_create"), (os, "pidfd_open"))
     )

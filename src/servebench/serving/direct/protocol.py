@@ -1,15 +1,15 @@
-"""The HTTP process's protocol: uvicorn's, with a shortcut, and with limits on how a request arrives."""
+"""The HTTP process's protocol: uvicorn's, with a fast path, and with limits on how a request arrives."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from http import HTTPStatus
 
-from servebench.serving.direct.shortcut import ShortcutProtocol
+from servebench.serving.direct.fast_path import FastPathProtocol
+from servebench.serving.errors import reply
 
 
-class LimitedProtocol(ShortcutProtocol):
+class LimitedProtocol(FastPathProtocol):
     """Refuses, as JSON, what is not HTTP, and what would fill memory or hold a connection without end."""
 
     MAX_HEAD_BYTES = 65_536
@@ -114,7 +114,7 @@ class LimitedProtocol(ShortcutProtocol):
         else:
             is_next = self._is_idle()
         if is_next:
-            self.write_json(status, json.dumps({"detail": reason}).encode(), b"connection: close\r\n")
+            self.write_json(reply(status, reason), close=True)
         self.transport.close()
         self._end_soon()
 

@@ -8,60 +8,71 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from servebench.serving.bodies import BodyError, check_head, read_body
-from servebench.serving.direct.dispatcher import Dispatcher, refused
-from servebench.serving.direct.stopping import drain_by_signal
-from servebench.serving.direct.workers import Reply
+from servebench.serving.bodies import read_body
+from servebench.serving.direct.admission import Admission, Admitted
+from servebench.serving.direct.draining import drain_on_sigterm
+from servebench.serving.errors import Reply, RequestError, reply
 
 
 class DirectRoute:
-    """ASGI middleware that answers ``POST /predict``, and ``/health`` without asking any other process.
+    """ASGI application that answers ``POST /predict``, and ``/health`` without asking any other process.
 
     Args:
-        max_bytes: of a body; a larger one is refused, unread where its length is announced.
+        app: what answers all else.
         drain_s: how long what has been admitted may take to be finished once the server shall stop.
     """
 
-    def __init__(self, app: ASGIApp, dispatcher: Dispatcher, max_bytes: int, drain_s: float) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission, drain_s: float) -> None:
         self.app = app
-        self._dispatcher = dispatcher
-        self._max_bytes = max_bytes
+        self._admission = admission
+        self._dispatcher = admission.dispatcher
         self._drain_s = drain_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one request, or the server's start and stop."""
         if scope["type"] == "lifespan":
-            self._dispatcher.start()
-            drain_by_signal(self._dispatcher, self._drain_s)
-        request = dict(scope.get("headers", ()))
-        if scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
-            status, body = await self._reply(request, receive)
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
+            await self._timed_predict(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
             status, body = self._dispatcher.health()
+            await self._respond(status, body, send)
         else:
             await self.app(scope, receive, send)
-            return
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        if status == 503:
-            headers.append((b"retry-after", b"1"))
-        endless = status == 413 and b"content-length" not in request
-        if endless or self._dispatcher.stopping:
-            headers.append((b"connection", b"close"))
+
+    async def _timed_predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = self._admission.begin(), 500
+        try:
+            status, body = await self._predict(scope, receive)
+            # A body without an announced length that is refused has no end that could be skipped to.
+            endless = status == 413 and b"content-length" not in dict(scope["headers"])
+            await self._respond(status, body, send, close=endless)
+        finally:
+            self._admission.end(status, began)
+
+    async def _predict(self, scope: Scope, receive: Receive) -> Reply:
+        decision = self._admission.decide(scope["headers"])
+        if not isinstance(decision, Admitted):
+            return decision  # its body stays on the connection: uvicorn skips it as it comes
+        try:
+            body = await read_body(receive, self._admission.max_bytes)
+            return await self._dispatcher.ask(decision.slot, decision.is_image, body, receive)
+        except RequestError as error:
+            return reply(error.status, str(error))
+        finally:
+            self._dispatcher.release(decision.slot)
+
+    async def _respond(self, status: int, body: bytes, send: Send, *, close: bool = False) -> None:
+        headers = self._admission.response_headers(status, close=close)
+        headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _reply(self, headers: dict[bytes, bytes], receive: Receive) -> Reply:
-        ticket = None
-        try:
-            is_image = check_head(headers, self._max_bytes)
-            # A body that is refused unread stays on the connection: uvicorn skips it as it comes.
-            ticket = self._dispatcher.admit()
-            if ticket is None:
-                return self._dispatcher.why_not()
-            body = await read_body(receive, self._max_bytes)
-            return await self._dispatcher.ask(ticket, is_image, body, receive)
-        except BodyError as error:
-            return refused(error.status, str(error))
-        finally:
-            if ticket is not None:
-                self._dispatcher.release(ticket)
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Start and stop with uvicorn; LitServe's own lifespan would look for its queues."""
+        await receive()
+        self._dispatcher.start()
+        drain_on_sigterm(self._dispatcher, self._drain_s)
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})

@@ -1,0 +1,25 @@
+"""A configuration in one line of words."""
+
+from __future__ import annotations
+
+from servebench.inference.device import dtype_name
+from servebench.params import ServeSettings
+from servebench.system.tables import pluralise
+
+
+def describe(serve: ServeSettings, device: str) -> str:
+    """What ``serve`` says, on ``device`` (cpu or cuda); what is LitServe's stock behaviour is left out."""
+    workers = pluralise(serve.workers_per_device, "worker")
+    if serve.threads_per_worker:
+        workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"
+    parts = [
+        dtype_name(serve.precision, device),
+        f"max_batch_size {serve.max_batch_size}",
+        f"batch_timeout {serve.batch_timeout_s:g} s",
+        workers,
+        "direct transport" if serve.transport == "direct" else "",
+        "compiled" if serve.compiled else "",
+        "torchvision preprocessing" if serve.preprocess == "torchvision" else "",
+        "freed memory kept" if serve.keep_freed_memory else "",
+    ]
+    return ", ".join(filter(None, parts))

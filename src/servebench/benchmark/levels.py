@@ -1,0 +1,187 @@
+"""One concurrency level: its record -> one row of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from servebench.benchmark.rows import LevelRow
+from servebench.benchmark.server_metrics import ServerTimes
+from servebench.benchmark.telemetry import Usage
+from servebench.benchmark.validity import invalid_reasons, machine_warnings
+from servebench.stats.rates import (
+    SAMPLES_NEEDED,
+    part_rates,
+    percentile,
+    percentile_interval,
+    throughput,
+)
+from servebench.stats.records import FAILED, OK, STATUS_NAMES, TIMED_OUT, LoadRecord
+from servebench.system.files import rounded
+
+INSTANT_S = 1e-6
+DRIFT_SHARE = 0.1
+"""A change of the same rate between two runs that is noted: the machine is not what it was."""
+ROLES = ("http", "worker", "manager")
+"""Processes of the server: HTTP, inference, and all others, of which LitServe's manager works."""
+
+
+def level_row(
+    record: LoadRecord,
+    usage: Usage,
+    times: ServerTimes | None = None,
+    roles: Mapping[int, str] | None = None,
+    client_limit_rps: float | None = None,
+) -> LevelRow:
+    """Summarise one level.
+
+    Throughput counts good answers only. Latencies are those of the good requests that ended within
+    the reported windows. The counts are of the whole level, warm-up and last requests included, so
+    that none is left out: ``sent = ok + failed + timed_out``.
+
+    Args:
+        times: the server's own account of the window.
+        roles: what each of the server's processes does, by process id.
+        client_limit_rps: what the load generator reaches against a server that answers at once.
+    """
+    opened, closed = record.window
+    good = record.status == OK
+    # Where a queue may grow, the parts of what still waits are no measure of what was done.
+    begun = record.start if record.rate_rps is None else record.end - INSTANT_S
+    rate = throughput(part_rates(begun[good], record.end[good], opened, closed))
+    inside = good & record.ended_in_window
+    latency_ms = (record.end[inside] - record.start[inside]) * 1000
+    mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
+    limit_share = rate.rps / client_limit_rps if client_limit_rps else None
+    reasons = invalid_reasons(record, rate, mean_ms, usage, limit_share)
+    percentiles: dict[str, float | None] = {}
+    for percent in SAMPLES_NEEDED:
+        low, high = percentile_interval(latency_ms, record.end[inside], percent) or (None, None)
+        percentiles[f"p{percent}_ms"] = rounded(percentile(latency_ms, percent), 2)
+        percentiles[f"p{percent}_low_ms"] = rounded(low, 2)
+        percentiles[f"p{percent}_high_ms"] = rounded(high, 2)
+    cores = cores_by_role(usage, roles) if roles else {}
+    return LevelRow(
+        users=record.users,
+        throughput_rps=round(rate.rps, 2),
+        low_rps=round(rate.low_rps, 2),
+        high_rps=round(rate.high_rps, 2),
+        first_rps=None,
+        mean_ms=rounded(mean_ms, 2),
+        **percentiles,
+        samples=len(latency_ms),
+        windows=len(record.edges) - 1,
+        window_s=round(closed - opened, 2),
+        sent=len(record.status),
+        ok=int(good.sum()),
+        failed=int((record.status == FAILED).sum()),
+        timed_out=int((record.status == TIMED_OUT).sum()),
+        batch_size=rounded(times.batch_size if times else None, 2),
+        cpu_percent=rounded(usage.cpu_percent, 1),
+        server_cores=rounded(usage.server_cores, 2),
+        client_cores=rounded(usage.client_cores, 2),
+        http_cpu_ms=_per_request_ms(cores.get("http"), rate.rps),
+        workers_cpu_ms=_per_request_ms(cores.get("worker"), rate.rps),
+        manager_cpu_ms=_per_request_ms(cores.get("manager"), rate.rps),
+        client_cpu_ms=_per_request_ms(usage.client_cores, rate.rps),
+        client_late_ms=rounded(lateness_ms(record), 2),
+        client_limit_share=rounded(limit_share, 3),
+        other_percent=rounded(usage.other_percent, 1),
+        steal_percent=rounded(usage.steal_percent, 1),
+        cpu_mhz=rounded(usage.mhz, 0),
+        gpu_percent=rounded(usage.gpu_percent, 1),
+        gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
+        gpu_power_w=rounded(usage.gpu_power_w, 0),
+        gpu_clock_mhz=rounded(usage.gpu_clock_mhz, 0),
+        invalid_reason="; ".join(reasons),
+        warnings="; ".join(machine_warnings(usage)),
+    )
+
+
+def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
+    """The row of a level's second run, with the first one's rate, and a warning where the two differ."""
+    warnings = again.warnings
+    if abs(again.throughput_rps / first.throughput_rps - 1) > DRIFT_SHARE:
+        change = f"it did {first.throughput_rps:.1f} req/s when first measured"
+        warnings = "; ".join(filter(None, (warnings, change)))
+    return replace(again, first_rps=first.throughput_rps, warnings=warnings)
+
+
+def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
+    """CPU seconds per second of each of ROLES; processes without a role count as the manager's."""
+    cores = dict.fromkeys(ROLES, 0.0)
+    for pid, used in usage.process_cores.items():
+        cores[roles.get(pid, "manager")] += used
+    return cores
+
+
+def lateness_ms(record: LoadRecord) -> float | None:
+    """99th percentile of how late requests were sent, ms.
+
+    In a closed loop a request is due when the same user's last one has been answered well.
+    """
+    opened, closed = record.window
+    if record.rate_rps is not None:
+        late = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
+        return float(np.percentile(late, 99)) * 1000 if len(late) else None
+    gaps: list[float] = []
+    for user in range(record.users):
+        own = record.user == user
+        ended, started, good = record.end[own][:-1], record.start[own][1:], (record.status == OK)[own][:-1]
+        inside = good & (ended > opened) & (started <= closed)
+        gaps += list((started - ended)[inside])
+    return float(np.percentile(gaps, 99)) * 1000 if gaps else None
+
+
+def _per_request_ms(cores: float | None, rps: float) -> float | None:
+    return None if cores is None or rps <= 0 else round(1000 * cores / rps, 3)
+
+
+def fastest_level(rows: Sequence[LevelRow]) -> LevelRow | None:
+    """The level with the highest throughput; of those within its interval, the fewest users.
+
+    Valid or not, as long as no request failed: None where some did at every record.
+    """
+    unfailing = [row for row in rows if row.samples and not row.failed and not row.timed_out]
+    if not unfailing:
+        return None
+    top = max(unfailing, key=lambda row: row.throughput_rps)
+    equal = [row for row in unfailing if row.throughput_rps >= top.low_rps]
+    return min(equal, key=lambda row: row.users)
+
+
+def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
+    """The fastest valid level; where none is valid, the fastest, whose row says what is wrong with it."""
+    return fastest_level([row for row in rows if row.valid]) or fastest_level(rows)
+
+
+def raw_samples(record: LoadRecord, phase: str) -> list[dict[str, Any]]:
+    """Every request of a level as a row: start from the window's opening, seconds."""
+    opened, closed = record.window
+    return [
+        {
+            "phase": phase,
+            "users": record.users,
+            "user": int(user),
+            "start_s": round(float(start - opened), 6),
+            "latency_ms": round(float(end - start) * 1000, 3),
+            "measured": bool(opened < end <= closed),
+            "status": STATUS_NAMES[int(status)],
+            "code": int(code),
+            "bytes": int(size),
+            "body": int(body),
+        }
+        for user, start, end, status, code, size, body in zip(
+            record.user,
+            record.start,
+            record.end,
+            record.status,
+            record.code,
+            record.size,
+            record.body,
+            strict=True,
+        )
+    ]

@@ -1,0 +1,27 @@
+"""Results of configurations that are no longer in params.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from servebench.errors import ReportError
+from servebench.paths import BenchmarkPaths
+
+
+def check_no_orphans(known: Collection[str]) -> None:
+    """Raise ReportError where there are results of others than ``known``; it says how to remove them."""
+    orphans = sorted(names_with_results() - set(known))
+    if orphans:
+        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
+        raise ReportError(
+            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
+            f"remove them: rm -r {' '.join(paths)}"
+        )
+
+
+def names_with_results() -> set[str]:
+    """Names of all configurations, params.yaml's or not, that have results in the working tree."""
+    found = {path.stem for kind in ("benchmark", "accuracy") for path in Path("metrics", kind).glob("*.json")}
+    found |= {path.name for path in Path("plots/benchmark").glob("*") if path.is_dir()}
+    return {name for name in found if not name.startswith(".")}

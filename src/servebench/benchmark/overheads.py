@@ -1,0 +1,107 @@
+"""What serving costs besides the model: the load generator's limit, and a server with a null model."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from servebench.benchmark.levels import level_row
+from servebench.benchmark.telemetry import Telemetry, Usage
+from servebench.errors import LoadError
+from servebench.loadgen import LoadPlan, generate
+from servebench.params import LoadSettings, ServeSettings
+from servebench.paths import MODEL
+from servebench.serving.client import CONTENT_TYPES
+from servebench.serving.launcher import free_port, running_server
+from servebench.stats.rates import Throughput
+from servebench.stats.stability import WINDOWS
+from servebench.system.processes import process_group
+
+MAX_S = 1.5
+"""Measured in three windows: enough for a rate of hundreds a second."""
+START_S = 30.0
+
+
+@dataclass(frozen=True)
+class NullServer:
+    """LitServe in one configuration, with a model that does nothing and the same bodies.
+
+    Attributes:
+        cpu_ms: CPU time of the server's processes per request.
+        client_cpu_ms: of the load generator's.
+    """
+
+    rate: Throughput
+    cpu_ms: float | None
+    client_cpu_ms: float | None
+
+
+def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
+    """What the load generator reaches against an echo server, requests per second.
+
+    Raises:
+        LoadError: that server did not start, or did not answer every request.
+    """
+    port = free_port()
+    with process_group([sys.executable, "-m", "servebench.loadgen.echo", str(port)], stop_s=0.0):
+        _wait_for(port)
+        [record] = generate(
+            f"http://127.0.0.1:{port}/", bodies, CONTENT_TYPES[load.request_body], [_plan(load)]
+        )
+    row = level_row(record, Usage())
+    if row.failed or row.timed_out:
+        raise LoadError(f"the echo server did not answer every request: {row.invalid_reason}")
+    return row.throughput_rps
+
+
+def null_server(serve: ServeSettings, load: LoadSettings, bodies: Sequence[bytes]) -> NullServer:
+    """Load LitServe in the configuration ``serve`` with a model that does nothing.
+
+    Raises:
+        ServerError: it did not start; LoadError: the load generator failed.
+    """
+    with (
+        running_server(MODEL, serve, "cpu", load.timeout_s, null_model=True) as server,
+        Telemetry(server.pid, interval_s=0.1) as telemetry,
+    ):
+        [record] = generate(
+            f"{server.url}/predict",
+            bodies,
+            CONTENT_TYPES[load.request_body],
+            [_plan(load)],
+            on_start=telemetry.follow_client,
+        )
+        row = level_row(record, telemetry.usage(*record.window))
+    rps, cores = row.throughput_rps, row.server_cores
+    return NullServer(
+        Throughput(rps, row.low_rps, row.high_rps),
+        cpu_ms=1000 * cores / rps if cores is not None and rps else None,
+        client_cpu_ms=row.client_cpu_ms,
+    )
+
+
+def _plan(load: LoadSettings) -> LoadPlan:
+    seconds = min(load.min_s, MAX_S)
+    return LoadPlan(
+        users=max(load.users),
+        requests=1,
+        warmup_s=load.warmup_s,
+        min_s=seconds,
+        max_s=seconds,
+        max_windows=WINDOWS,
+        timeout_s=load.timeout_s,
+        seed=load.seed,
+    )
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise LoadError(f"the echo server did not start within {START_S:.0f} s")

@@ -1,0 +1,122 @@
+"""The rows of a configuration's result tables, plots/benchmark/NAME/*.csv; None is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LevelRow:
+    """One concurrency level, in levels.csv.
+
+    Attributes:
+        throughput_rps: good answers per second, with a 95% interval (``low_rps``, ``high_rps``).
+        first_rps: throughput when first measured, where the level was measured again.
+        mean_ms: latency of the good requests that ended in the window; percentiles with 95% intervals.
+        samples: how many these are.
+        windows, window_s: windows in all, and seconds of those that are reported.
+        sent, ok, failed, timed_out: requests of the whole level: sent = ok + failed + timed_out.
+        batch_size: mean.
+        cpu_percent, gpu_percent: of the machine's cores, and of its first GPU.
+        server_cores, client_cores: CPU seconds per second of the server's and the load generator's processes.
+        http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per request by process.
+        client_late_ms: 99th percentile of how late requests were sent.
+        client_limit_share: throughput over what the load generator reaches against an echo server.
+        other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
+        cpu_mhz: mean frequency of the cores.
+        gpu_memory_mib, gpu_power_w, gpu_clock_mhz: of the first GPU: highest, mean, mean.
+        invalid_reason: why the level is not valid, empty where it is.
+        warnings: what else went on in the machine meanwhile.
+    """
+
+    users: int
+    throughput_rps: float
+    low_rps: float
+    high_rps: float
+    first_rps: float | None
+    mean_ms: float | None
+    p50_ms: float | None
+    p50_low_ms: float | None
+    p50_high_ms: float | None
+    p95_ms: float | None
+    p95_low_ms: float | None
+    p95_high_ms: float | None
+    p99_ms: float | None
+    p99_low_ms: float | None
+    p99_high_ms: float | None
+    samples: int
+    windows: int
+    window_s: float
+    sent: int
+    ok: int
+    failed: int
+    timed_out: int
+    batch_size: float | None
+    cpu_percent: float | None
+    server_cores: float | None
+    client_cores: float | None
+    http_cpu_ms: float | None
+    workers_cpu_ms: float | None
+    manager_cpu_ms: float | None
+    client_cpu_ms: float | None
+    client_late_ms: float | None
+    client_limit_share: float | None
+    other_percent: float | None
+    steal_percent: float | None
+    cpu_mhz: float | None
+    gpu_percent: float | None
+    gpu_memory_mib: float | None
+    gpu_power_w: float | None
+    gpu_clock_mhz: float | None
+    invalid_reason: str
+    warnings: str
+
+    @property
+    def valid(self) -> bool:
+        """Whether the level's figures can be relied on."""
+        return not self.invalid_reason
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """In-process rates at one batch size, in baseline.csv: images per second of all busy workers together.
+
+    Attributes:
+        workers: how many were busy.
+        model_rps: of the model alone, with a 95% interval.
+        pipeline_rps: with decode and preprocess, with a 95% interval.
+        pipeline_before_rps, pipeline_after_rps: before the load and after it, as the machine may change.
+        pipeline_cpu_ms: CPU time per image.
+        model_ms: wall time of one batch in one worker, model alone.
+    """
+
+    batch_size: int
+    workers: int
+    model_rps: float
+    model_low_rps: float
+    model_high_rps: float
+    pipeline_rps: float
+    pipeline_low_rps: float
+    pipeline_high_rps: float
+    pipeline_before_rps: float
+    pipeline_after_rps: float
+    pipeline_cpu_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """Mean time of a request in one of the server's stages at one level, in stages.csv."""
+
+    users: int
+    stage: str
+    mean_ms: float
+
+
+@dataclass(frozen=True)
+class BatchRow:
+    """How many batches of a level had at most ``up_to`` images and more than the last row, in batches.csv."""
+
+    users: int
+    up_to: str
+    batches: int

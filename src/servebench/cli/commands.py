@@ -1,0 +1,108 @@
+"""What each subcommand does. Rooms are imported by the command that needs them: predict needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from servebench.errors import LoadError
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve the exported model until interrupted."""
+    import torch
+
+    from servebench.inference.compiled.manifest import read_manifest
+    from servebench.inference.device import resolve_device
+    from servebench.params import load_params
+    from servebench.paths import MODEL
+    from servebench.serving.binding import Binding
+    from servebench.serving.launcher import check_model, serve_in_foreground
+
+    binding = Binding(
+        options.port,
+        options.host,
+        options.certificate,
+        options.certificate_key,
+        metrics=not options.no_metrics,
+        docs=not options.no_docs,
+    )
+    binding.check()
+    params = load_params()
+    device = resolve_device(params.device, torch.cuda.is_available())
+    check_model(MODEL, params.serve)
+    if params.serve.compiled:  # said here in one line, not by each worker in its log
+        read_manifest(MODEL, torch.device(device))
+    _exit_on_sigterm()
+    return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Ask a server about each image; 1 where one of them was refused or cannot be read."""
+    from servebench.serving.client import Client
+
+    client = Client(options.url, options.ca)
+    failed = 0
+    for path in options.images:
+        try:
+            status, content = client.predict(path.read_bytes())
+        except OSError as error:
+            print(f"{path}: {error.strerror}", file=sys.stderr)
+            failed += 1
+            continue
+        if status == 200:
+            print(f"{path}: {content['label']} ({content['probability']:.3f})", flush=True)
+        else:
+            print(f"{path}: refused, {status}: {content}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+def loadtest(options: argparse.Namespace) -> int:
+    """Load any server, and show a row per level."""
+    from servebench.benchmark.loadtest import loadtest, request_bodies, request_headers
+    from servebench.loadgen import LoadPlan
+
+    min_s, max_s = options.seconds
+    if min_s > max_s:
+        raise LoadError(f"--seconds: the minimum ({min_s:g}) is above the maximum ({max_s:g})")
+    plan = [
+        LoadPlan(
+            users=users,
+            requests=options.requests,
+            warmup_s=options.warmup_s,
+            min_s=min_s,
+            max_s=max_s,
+            max_windows=options.max_windows,
+            timeout_s=options.timeout_s,
+            seed=options.seed,
+            rate_rps=options.rate,
+        )
+        for users in ((options.connections,) if options.rate else options.users)
+    ]
+    headers = request_headers(options.header)
+    bodies = request_bodies(options.body_file, options.images, options.template)
+    _exit_on_sigterm()
+    return loadtest(options.url, bodies, options.content_type, headers, plan, options.out)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Test the instrument."""
+    from servebench.selftest.run import main
+
+    _exit_on_sigterm()
+    return main()
+
+
+def results(options: argparse.Namespace) -> int:
+    """Write what the pipeline has measured into the documents."""
+    from servebench.report.results_page import write_results
+
+    write_results()
+    return 0
+
+
+def _exit_on_sigterm() -> None:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,0 +1,1 @@
+"""Image bytes to class probabilities, without a server: what the workers and the in-process baseline run."""

@@ -1,0 +1,55 @@
+"""The model card: with the weights beside it, all that a server must know about a model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from servebench.errors import ModelError
+from servebench.system.files import read_json
+
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "model.json"
+
+
+class ModelCard(BaseModel):
+    """What a model takes and answers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(description="name in timm")
+    classes: Annotated[list[str], Field(min_length=2)] = Field(description="by output index")
+    image_size: int = Field(description="side of the square input, pixels")
+    mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
+    std: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
+    interpolation: str = Field(description="how an image is resized")
+    crop_pct: float = Field(description="share of the resized image that the centre crop keeps")
+    test_accuracy: float = Field(description="on the test split, in full precision")
+    test_images: int = Field(description="size of the test split")
+    weights_sha256: str = Field(description="of the weights file that belongs to this card")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of the file at ``path``."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card in ``folder``, after a check that the weights beside it are the card's own.
+
+    Raises:
+        ModelError: a file is missing or malformed, or the weights are others.
+    """
+    try:
+        card = ModelCard.model_validate(read_json(folder / CARD_NAME))
+        digest = sha256(folder / WEIGHTS_NAME)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro export` makes it") from error
+    except (ValueError, ValidationError) as error:
+        raise ModelError(f"{folder / CARD_NAME}: {' '.join(str(error).split())}") from error
+    if digest != card.weights_sha256:
+        raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
+    return card

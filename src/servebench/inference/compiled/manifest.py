@@ -1,0 +1,114 @@
+"""What has been compiled, for which model, on which machine; read before a package is loaded.
+
+A package is as good as machine code: it is loaded only where everything it was made from is the same.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from servebench.errors import ModelError
+from servebench.inference.card import CARD_NAME, sha256
+from servebench.paths import ModelFolders
+from servebench.system.files import read_json
+from servebench.system.machine import fingerprint
+
+MANIFEST_NAME = "manifest.json"
+
+
+class Package(BaseModel):
+    """One precision and batch size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Literal["full", "half"]
+    batch_size: int
+    file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
+    sha256: str | None = Field(description="of the file")
+    eager_ms: float | None = Field(description="model's run on a batch, as timm builds it, median")
+    compiled_ms: float | None = Field(description="the same, compiled")
+    compile_s: float = Field(description="how long that took")
+    skipped_reason: str | None = Field(description="why the package is not used, null where it is")
+
+
+class Manifest(BaseModel):
+    """All packages, and what they belong to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="hash of the model card, which has the weights' own")
+    machine: str = Field(description="id of the machine")
+    device: str
+    skipped_reason: str | None = Field(description="why there are no packages, null where there are")
+    packages: list[Package]
+
+
+def identity(exported: Path) -> tuple[str, str]:
+    """Hash of the model card in ``exported``, and id of this machine with its libraries."""
+    return sha256(exported / CARD_NAME), str(fingerprint()["id"])
+
+
+def read_manifest(folders: ModelFolders, device: torch.device) -> Manifest:
+    """The manifest of the packages, if they belong to the exported model, this machine and ``device``.
+
+    Raises:
+        ModelError: there is none, it belongs to others, or others may have written it.
+    """
+    folder, again = folders.compiled, "`dvc repro compile` makes it"
+    try:
+        check_ownership(folder)
+        check_ownership(folder / MANIFEST_NAME)
+        manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; {again}") from error
+    except (ValueError, ValidationError) as error:
+        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {again}") from error
+    if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device.type):
+        raise ModelError(f"{folder} was compiled for another model, machine or device; {again} for these")
+    return manifest
+
+
+def verified_file(folder: Path, package: Package) -> Path:
+    """The package's file.
+
+    Raises:
+        ModelError: it is not the one that was compiled, or others may have written it.
+    """
+    path = folder / str(package.file)
+    try:
+        check_ownership(path)
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
+    if digest != package.sha256:
+        raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
+    return path
+
+
+def check_ownership(path: Path) -> None:
+    """Raise ModelError where others than we and root may write ``path``: it ends as code that we run."""
+    found = path.stat()
+    others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not is_private_group(found))
+    if found.st_uid not in (os.getuid(), 0):
+        raise ModelError(f"{path} belongs to another user; copy the project, or `dvc repro -f compile`")
+    if others:
+        raise ModelError(f"{path}: others may write it; `chmod -R go-w {path}`, then `dvc repro -f compile`")
+
+
+def is_private_group(found: os.stat_result) -> bool:
+    """Whether nobody but its owner is in a file's group, as where each user has a group of their own."""
+    try:
+        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return (owner.pw_gid, owner.pw_name) == (group.gr_gid, group.gr_name) and not (
+        set(group.gr_mem) - {owner.pw_name}
+    )

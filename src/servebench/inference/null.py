@@ -1,0 +1,31 @@
+"""A model that does nothing: what is left of a request's cost is the server's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from servebench.inference.card import read_card
+
+
+class NullPredictor:
+    """Stands where ``Predictor`` stands; decodes nothing and knows nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.card = read_card(folder)
+
+    def decode(self, content: bytes) -> bytes:
+        """The image file as it came."""
+        return content
+
+    def transform(self, content: bytes) -> bytes:
+        """The image file as it came."""
+        return content
+
+    def predict(self, images: Sequence[bytes]) -> npt.NDArray[np.float64]:
+        """The same probability for every class, (N, classes)."""
+        classes = len(self.card.classes)
+        return np.full((len(images), classes), 1 / classes)

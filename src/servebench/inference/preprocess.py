@@ -1,0 +1,104 @@
+"""From an image file to one input of the model: timm's transform on PIL images, or torchvision on bytes.
+
+torchvision's way decodes a JPEG by libjpeg straight into a tensor and resizes uint8 (the same filter as
+timm's, with antialiasing). Bytes are also what a batch is made of and what goes to the device; they are
+normalised there, by one multiplication and addition before the model (``PixelModel``). What torchvision does
+not decode as Pillow does (other formats, CMYK, broken files) is decoded by Pillow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from timm.data import create_transform
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
+
+from servebench.inference.card import ModelCard
+from servebench.inference.image import decode, open_image, to_rgb
+
+TORCHVISION_MODES = ("RGB", "L")
+"""Pillow's names of the JPEGs that torchvision decodes to the same pixels."""
+
+
+class TimmPreprocess:
+    """timm's own evaluation transform on PIL images: what most people run."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._transform = create_transform(
+            input_size=(3, card.image_size, card.image_size),
+            interpolation=card.interpolation,
+            mean=card.mean,
+            std=card.std,
+            crop_pct=card.crop_pct,
+            is_training=False,
+        )
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The RGB image in an image file.
+
+        Raises:
+            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
+        """
+        return decode(content)
+
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        """Resize, crop, normalise: float32 (3, size, size)."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
+
+
+class TorchvisionPreprocess:
+    """Bytes of an image file -> uint8 pixels, as ``PixelModel`` takes them."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self.image_size = card.image_size
+        self.resized = math.floor(card.image_size / card.crop_pct)
+        self.interpolation = InterpolationMode(card.interpolation)
+
+    def decode(self, content: bytes) -> torch.Tensor:
+        """The RGB image in an image file, uint8 (3, height, width).
+
+        Raises:
+            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
+        """
+        image = open_image(content)
+        if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
+            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            try:
+                pixels: torch.Tensor = decode_jpeg(data, ImageReadMode.RGB)
+            except RuntimeError:
+                return self._decode_by_pillow(image)  # which accepts it, or says what is wrong with it
+            return pixels
+        return self._decode_by_pillow(image)
+
+    def transform(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Resize the shorter side, crop the centre: uint8 (3, size, size)."""
+        resized = resize(pixels, [self.resized], self.interpolation, antialias=True)
+        cropped: torch.Tensor = center_crop(resized, [self.image_size, self.image_size])
+        return cropped
+
+    def _decode_by_pillow(self, image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = pil_to_tensor(to_rgb(image))
+        return pixels
+
+
+def stack_images(images: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Preprocessed images, each (3, size, size), as a batch (N, 3, size, size) on ``device``.
+
+    Floats become ``dtype``. Bytes stay bytes in the order in which they were decoded, channels last, and go
+    to a GPU from page-locked memory, which torch keeps until they are there.
+    """
+    if images[0].is_floating_point():
+        return torch.stack(list(images)).to(device, dtype)
+    stacked = torch.empty(
+        (len(images), *images[0].shape),
+        dtype=images[0].dtype,
+        memory_format=torch.channels_last,
+        pin_memory=device.type == "cuda",
+    )
+    return torch.stack(list(images), out=stacked).to(device, non_blocking=True)

@@ -1,1 +1,0 @@
-"""From what was recorded to what is reported: throughput, percentiles, verdicts, telemetry."""

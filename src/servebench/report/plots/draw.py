@@ -1,0 +1,33 @@
+"""Draw every picture of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from servebench.paths import PICTURES_FOLDER
+from servebench.report.bounds import Bound
+from servebench.report.plots.comparison import comparison
+from servebench.report.plots.configuration import configuration
+from servebench.report.plots.curves import batch_sizes, latency_curves
+from servebench.report.plots.stages import stages
+from servebench.report.plots.style import save
+from servebench.report.plots.waterfall import waterfall
+from servebench.report.results import Result
+
+
+def draw_all(
+    results: Sequence[Result], bounds_by_name: Mapping[str, Sequence[Bound]], slo_p95_ms: float
+) -> None:
+    """One picture per configuration and those that compare all; pictures of others are removed."""
+    figures = {result.name: configuration(result) for result in results} | {
+        "comparison": comparison(results, slo_p95_ms),
+        "waterfall": waterfall(bounds_by_name),
+        "stages": stages(results),
+        "latency": latency_curves(results, slo_p95_ms),
+        "batch_sizes": batch_sizes(results),
+    }
+    for name, figure in figures.items():
+        save(figure, PICTURES_FOLDER / f"{name}.png")
+    for path in PICTURES_FOLDER.glob("*.png"):
+        if path.stem not in figures:
+            path.unlink()

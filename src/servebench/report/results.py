@@ -1,0 +1,105 @@
+"""The results of all configurations, read back and checked to belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from servebench.benchmark.orphans import check_no_orphans
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.errors import ReportError
+from servebench.params import Params, ServeSettings
+from servebench.paths import BenchmarkPaths
+from servebench.system.files import read_json
+from servebench.system.rows import read_rows
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that is known of one configuration."""
+
+    name: str
+    serve: ServeSettings
+    metrics: Mapping[str, Any]
+    run: Mapping[str, Any]
+    levels: Sequence[LevelRow]
+    baseline: Sequence[BaselineRow]
+    stages: Sequence[StageRow]
+    batches: Sequence[BatchRow]
+    accuracy: Mapping[str, Any]
+
+    @property
+    def rps(self) -> float | None:
+        """Throughput of the best level, None where there is none."""
+        rps: float | None = self.metrics["throughput_rps"]
+        return rps
+
+    @property
+    def best(self) -> LevelRow | None:
+        """The best level; it is not valid where no level is."""
+        return next((level for level in self.levels if level.users == self.metrics["users"]), None)
+
+    @property
+    def model(self) -> BaselineRow:
+        """The batch size at which the model alone is fastest in-process."""
+        return max(self.baseline, key=lambda row: row.model_rps)
+
+    @property
+    def pipeline(self) -> BaselineRow:
+        """The batch size at which decode, preprocess and model are fastest in-process."""
+        return max(self.baseline, key=lambda row: row.pipeline_rps)
+
+    def stage_ms(self, users: int) -> dict[str, float]:
+        """Mean time of a request in each stage at one level, in the order of the stages."""
+        return {row.stage: row.mean_ms for row in self.stages if row.users == users}
+
+    def model_ms(self, batch_size: float) -> float:
+        """Wall time of one batch in one in-process worker, between and beyond those measured.
+
+        Linear between the measured sizes, and proportional to the size beyond the largest.
+        """
+        rows = sorted(self.baseline, key=lambda row: row.batch_size)
+        last = rows[-1]
+        if batch_size > last.batch_size:
+            return last.model_ms * batch_size / last.batch_size
+        return float(np.interp(batch_size, [r.batch_size for r in rows], [r.model_ms for r in rows]))
+
+    def pipeline_at(self, batch_size: float) -> float:
+        """Images/s of the pipeline in-process, linear between the measured sizes and level beyond."""
+        rows = sorted(self.baseline, key=lambda row: row.batch_size)
+        sizes, rates = [row.batch_size for row in rows], [row.pipeline_rps for row in rows]
+        return float(np.interp(batch_size, sizes, rates))
+
+
+def read_results(params: Params) -> list[Result]:
+    """The results of every configuration of ``params``, in its order.
+
+    Raises:
+        ReportError: a result is missing, or there is one of an experiment that params.yaml has not.
+    """
+    known = params.configurations()
+    check_no_orphans(known)
+    return [_result(name, serve) for name, serve in known.items()]
+
+
+def _result(name: str, serve: ServeSettings) -> Result:
+    paths = BenchmarkPaths(name)
+    try:
+        return Result(
+            name=name,
+            serve=serve,
+            metrics=read_json(paths.metrics),
+            run=read_json(paths.run),
+            levels=read_rows(paths.levels, LevelRow),
+            baseline=read_rows(paths.baseline, BaselineRow),
+            stages=read_rows(paths.stages, StageRow),
+            batches=read_rows(paths.batches, BatchRow),
+            accuracy=read_json(paths.accuracy),
+        )
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ReportError(f"results of {name}: malformed ({error!r})") from error

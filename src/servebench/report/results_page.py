@@ -1,0 +1,202 @@
+"""docs/results.md, and the table of results in README.md: written from the committed results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servebench.benchmark.describe import describe
+from servebench.benchmark.rows import LevelRow
+from servebench.errors import ReportError
+from servebench.params import Params, load_params
+from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
+from servebench.report.bounds import BOUND_NAMES, Bound
+from servebench.report.explain import Explanation, explain
+from servebench.report.results import Result, read_results
+from servebench.report.summary import verdict
+from servebench.report.tables import remarks
+from servebench.system.files import atomic_write, read_json
+from servebench.system.machine import describe_machine
+from servebench.system.tables import markdown_table, number_cell, pluralise
+
+BEGIN = "<!-- results: written by `servebench results` -->"
+END = "<!-- end of results -->"
+PICTURES = "../assets/results"
+
+
+def write_results() -> None:
+    """Write the page, and replace what stands between the markers in README.md.
+
+    Raises:
+        ReportError: README.md lacks a marker, or a result is missing.
+    """
+    params = load_params()
+    results = read_results(params)
+    explanation = explain(results, read_json(CEILINGS))
+    readme = README.read_text(encoding="utf-8")
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ReportError(f"{README}: the marker {BEGIN if not begin else END!r} is missing")
+    section = f"{BEGIN}\n\n{readme_section(params, results, explanation)}\n\n{END}"
+    for path, text in (
+        (README, f"{before}{section}{after}"),
+        (RESULTS_PAGE, page(params, results, explanation)),
+    ):
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(f"{README}, {RESULTS_PAGE}: results written")
+
+
+def readme_section(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
+    """Where it was measured, a row per configuration, and which is fastest."""
+    machine = read_json(MACHINE)
+    rows = [
+        [
+            f"`{result.name}`" + ("" if not result.best or result.best.valid else " (not valid)"),
+            describe(result.serve, result.run["device"]),
+            number_cell(result.rps, 1),
+            number_cell(result.metrics["users"], 0),
+            number_cell(result.metrics["p95_ms"], 0),
+            number_cell(result.metrics["efficiency"], 2),
+            explanation.limits[result.name].cause,
+        ]
+        for result in results
+    ]
+    head = ["configuration", "is", "req/s", "users", "p95 ms", "efficiency", "held back by"]
+    where = (
+        f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
+        f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px:"
+    )
+    return "\n\n".join([where, markdown_table(head, rows, text_columns=2), " ".join(verdicts(params))])
+
+
+def page(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
+    """The whole page in Markdown."""
+    ceilings = read_json(CEILINGS)
+    doubts = [*remarks(results), *explanation.errors]
+    parts = [
+        "# Results",
+        "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
+        "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
+        _provenance(params, results, ceilings),
+        "## Rates and latencies",
+        _rates_table(results),
+        *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
+        " ".join(verdicts(params)),
+        f"![Served rate, throughput and latency of all configurations]({PICTURES}/comparison.png)",
+        f"![p95 latency over throughput]({PICTURES}/latency.png)",
+        "## Accuracy through the served path",
+        _accuracy_table(results),
+        "## What holds each back",
+        "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "
+        "bound to the left.",
+        _bounds_table(results, explanation),
+        f"![From each bound to the next, what is lost]({PICTURES}/waterfall.png)",
+        "\n".join(f"- `{name}`: {limit.text}" for name, limit in explanation.limits.items()),
+        "## Where a request's time goes",
+        f"![Stages of a request at the best level]({PICTURES}/stages.png)",
+        f"![Sizes of batches by concurrency]({PICTURES}/batch_sizes.png)",
+        "## Each configuration",
+        "\n\n".join(f"![{result.name}]({PICTURES}/{result.name}.png)" for result in results),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def verdicts(params: Params) -> list[str]:
+    """Which experiment is fastest, and which to ship."""
+    return verdict(read_json(BEST), params.objective.slo_p95_ms)
+
+
+def _provenance(params: Params, results: Sequence[Result], ceilings: Mapping[str, Any]) -> str:
+    machine, train = read_json(MACHINE), read_json(TRAIN_METRICS)
+    return (
+        f"Measured on {describe_machine(machine)}. {ceilings['architecture']} at "
+        f"{params.model.image_size} px, {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
+        f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
+        f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
+        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
+        f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
+        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). A worker has "
+        f"{pluralise(results[0].run['threads_per_worker'], 'thread')} where no other number stands. "
+        f"Every user sends {'image files' if params.load.request_body == 'image' else 'base64 in JSON'}."
+    )
+
+
+def _rates_table(results: Sequence[Result]) -> str:
+    rows = [
+        [
+            f"`{result.name}`" + ("" if not result.best or result.best.valid else " (not valid)"),
+            number_cell(result.rps, 1),
+            _interval(result.best, 1, "low_rps", "high_rps"),
+            number_cell(result.metrics["users"], 0),
+            number_cell(result.metrics["p50_ms"], 0),
+            number_cell(result.metrics["p95_ms"], 0),
+            _interval(result.best, 0, "p95_low_ms", "p95_high_ms"),
+            number_cell(result.metrics["p99_ms"], 0),
+            number_cell(result.metrics["efficiency"], 2),
+            number_cell(result.metrics["cpu_percent"], 0),
+            number_cell(result.metrics["gpu_percent"], 0),
+            number_cell(result.metrics["failed"], 0),
+        ]
+        for result in results
+    ]
+    head = [
+        "configuration",
+        "req/s",
+        "95% interval",
+        "users",
+        "p50 ms",
+        "p95 ms",
+        "95% interval",
+        "p99 ms",
+        "efficiency",
+        "CPU %",
+        "GPU %",
+        "failed",
+    ]
+    return markdown_table(head, rows)
+
+
+def _interval(best: LevelRow | None, digits: int, low: str, high: str) -> str:
+    ends = [getattr(best, key) for key in (low, high)] if best else [None, None]
+    return "-" if None in ends else " to ".join(number_cell(end, digits) for end in ends)
+
+
+def _accuracy_table(results: Sequence[Result]) -> str:
+    rows = [
+        [
+            f"`{result.name}`",
+            _share(result.accuracy, "agreement"),
+            _share(result.accuracy, "accuracy"),
+            number_cell(result.accuracy["largest_difference"], 4),
+            number_cell(result.accuracy["mismatched"], 0),
+        ]
+        for result in results
+    ]
+    head = ["configuration", "agreement", "accuracy, test photos", "largest difference", "mismatched"]
+    return markdown_table(head, rows)
+
+
+def _share(accuracy: Mapping[str, Any], key: str) -> str:
+    if accuracy[key] is None:
+        return "-"
+    return f"{accuracy[key]:.3f} ({accuracy[f'{key}_low']:.3f} to {accuracy[f'{key}_high']:.3f})"
+
+
+def _bounds_table(results: Sequence[Result], explanation: Explanation) -> str:
+    """A row per configuration: what holds it back, every bound with its share of the one above."""
+    rows = []
+    for result in results:
+        bounds = {bound.name: bound for bound in explanation.bounds[result.name]}
+        limit = explanation.limits[result.name]
+        cause = limit.cause + (f": `{limit.parameter}`" if limit.parameter else "")
+        cells = [_bound(bounds[name]) if name in bounds else "-" for name in BOUND_NAMES]
+        rows.append([f"`{result.name}`", cause, *cells, number_cell(result.run["null_rps"], 0)])
+    head = ["configuration", "held back by", *BOUND_NAMES, "model that does nothing"]
+    return markdown_table(head, rows, text_columns=2)
+
+
+def _bound(bound: Bound) -> str:
+    share = "" if bound.share is None else f" (×{bound.share:.2f})"
+    return f"{number_cell(bound.rate_rps, 1)}{share}"

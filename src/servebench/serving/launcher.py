@@ -1,0 +1,225 @@
+"""Starts a server, as a context manager or in the foreground, and waits until it is ready."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+
+from servebench.errors import ModelError, ServerError
+from servebench.inference.card import read_card
+from servebench.inference.environment import worker_environment
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.auth import KEY_VARIABLE
+from servebench.serving.binding import Binding
+from servebench.system.processes import log_tail, process_group
+from servebench.system.temporary import scratch
+
+READY_S = 180.0
+"""How long the workers may take to load the model."""
+READY_POLL_S = 0.05
+STOP_S = 15.0
+"""How long a server may take to end, once what it had accepted is finished or its time is up."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answered /health with 200."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Of the server's main process, the root of its tree."""
+        return self.process.pid
+
+    def check(self) -> None:
+        """Raise ServerError, with the end of its log, if the server has died."""
+        status = self.process.poll()
+        if status is not None:
+            raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
+
+
+@contextmanager
+def running_server(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    port: int | None = None,
+    ready_s: float = READY_S,
+    *,
+    null_model: bool = False,
+    metrics: bool = True,
+) -> Iterator[RunningServer]:
+    """Serve the exported model on 127.0.0.1 until the block is left.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+        port: a free one where none is given.
+        ready_s: how long the workers may take to load the model.
+        null_model: serve a model that does nothing.
+        metrics: with the metrics of each stage.
+
+    Raises:
+        ServerError: the port is taken, the server died, or its workers were not ready in time.
+    """
+    binding = Binding(free_port() if port is None else port, metrics=metrics)
+    check_free(binding)
+    command = [
+        *server_command(folders, settings, device, timeout_s, binding),
+        *(["--null-model"] if null_model else []),
+    ]
+    with _scratch(settings) as (environment, log), log.open("wb") as output:
+        environment.pop(KEY_VARIABLE, None)  # whoever loads this server has no key
+        started = time.perf_counter()
+        # Nothing that it still does is wanted: no time to stop by itself.
+        with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
+            server = RunningServer(binding.url, process, 0.0, log)
+            _wait_until_ready(server, binding, started + ready_s, ready_s)
+            yield replace(server, ready_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
+    """The environment of a server whose processes share their metrics, and where its log goes."""
+    with scratch() as folder:
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
+        yield worker_environment(settings) | own, folder / "log"
+
+
+def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
+    """Raise ModelError, with the command that makes it, where the model that ``settings`` need is not there.
+
+    Raises:
+        ModelError: also where the weights are not those that the model card was written for.
+    """
+    needed = {"export": folders.exported} | ({"compile": folders.compiled} if settings.compiled else {})
+    if not all(folder.is_dir() for folder in needed.values()):
+        raise ModelError(
+            f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes it "
+            "(another project: --project FOLDER)"
+        )
+    read_card(folders.exported)
+
+
+def serve_in_foreground(
+    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
+) -> int:
+    """Serve with the log on the terminal, until interrupted; the exit status.
+
+    SIGTERM (where it raises SystemExit) and Ctrl-C let the server finish what it has accepted; once more,
+    and it is killed. The status is 0 if it stopped because it was told to, and had finished.
+
+    Raises:
+        UsageError: strangers could reach the server without a key, or TLS would not work.
+        ServerError: the port is taken, or the server was killed.
+    """
+    binding.check()
+    check_free(binding)
+    read_card(folders.exported)
+    print("loading the model ...", flush=True)
+    command = server_command(folders, settings, device, timeout_s, binding)
+    started = time.perf_counter()
+    with (
+        _scratch(settings) as (environment, _),
+        process_group(command, env=environment, stop_s=0.0) as process,
+    ):
+        try:
+            while process.poll() is None and not is_healthy(binding):
+                time.sleep(READY_POLL_S)
+            if process.poll() is None:
+                print(
+                    f"ready after {time.perf_counter() - started:.1f} s: {binding.url}/predict answers, and "
+                    f"{binding.url} is a page to try it (Ctrl-C ends it)",
+                    flush=True,
+                )
+            status = process.wait()
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()
+            try:
+                status = process.wait(settings.drain_s + STOP_S)
+                return 0 if status == -signal.SIGTERM else status  # it did not even handle signals yet
+            except subprocess.TimeoutExpired:
+                raise ServerError("the server did not stop in time, and was killed") from None
+    if status < 0:
+        raise ServerError(f"the server's main process was killed ({signal.Signals(-status).name})")
+    return status
+
+
+def server_command(
+    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
+) -> list[str]:
+    """The command that serves in the foreground."""
+    return [
+        *(sys.executable, "-m", "servebench.serving"),
+        *("--exported", str(folders.exported)),
+        *("--compiled", str(folders.compiled)),
+        *("--settings", settings.model_dump_json()),
+        *("--device", device),
+        *("--timeout-s", str(timeout_s)),
+        *binding.arguments(),
+    ]
+
+
+def _wait_until_ready(server: RunningServer, binding: Binding, deadline: float, ready_s: float) -> None:
+    while time.perf_counter() < deadline:
+        server.check()
+        if is_healthy(binding):
+            return
+        time.sleep(READY_POLL_S)
+    raise ServerError(f"the server was not ready within {ready_s:.0f} s{log_tail(server.log)}")
+
+
+def is_healthy(binding: Binding) -> bool:
+    """Whether the server at ``binding`` answers ``/health`` with 200.
+
+    A refused connection is not an error yet: a server does not listen before a worker is ready. Whose
+    certificate it shows does not matter here.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
+    connection = (
+        HTTPSConnection(host, binding.port, timeout=5, context=ssl._create_unverified_context())
+        if binding.certificate
+        else HTTPConnection(host, binding.port, timeout=5)
+    )
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def check_free(binding: Binding) -> None:
+    """Raise ServerError if somebody listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((binding.host, binding.port))
+        except OSError as error:
+            where = f"port {binding.port} of {binding.host}"
+            raise ServerError(f"{where} is not free ({error.strerror})") from error

@@ -1,0 +1,173 @@
+"""Stage ``benchmark NAME``: measure one configuration in-process, served, and in-process again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from servebench.benchmark.accuracy import compare
+from servebench.benchmark.describe import describe
+from servebench.benchmark.inprocess import inprocess_workers
+from servebench.benchmark.overheads import NullServer, client_limit_rps, null_server
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.benchmark.served import LevelResult, ServedResult, measure_served
+from servebench.benchmark.telemetry import available_cores
+from servebench.data.index import read_index
+from servebench.inference.card import read_card
+from servebench.inference.device import dtype_name, resolve_device
+from servebench.inference.reference import read_reference
+from servebench.params import Params, ServeSettings, load_params
+from servebench.paths import MACHINE, MODEL, BenchmarkPaths
+from servebench.serving.client import request_bodies
+from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
+from servebench.system.machine_lock import exclusive_machine
+from servebench.system.rows import write_rows
+
+VERSIONS = ("python", "torch", "timm", "litserve", "locust")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything that was measured of one configuration.
+
+    Attributes:
+        threads: torch's, in each worker.
+        accuracy: of the served answers.
+        null: the same server with a model that does nothing.
+        client_limit_rps: what the load generator reaches against an echo server.
+    """
+
+    name: str
+    params: Params
+    serve: ServeSettings
+    device: str
+    threads: int
+    baseline: Sequence[BaselineRow]
+    served: ServedResult
+    accuracy: Mapping[str, Any]
+    null: NullServer
+    client_limit_rps: float
+
+
+def main(name: str) -> None:
+    """Benchmark the configuration ``name`` of params.yaml and write its results.
+
+    Raises:
+        ServebenchError: no such configuration, no exported model, a part of it that failed, or results that
+            cannot be written.
+    """
+    params = load_params()
+    serve = params.configuration(name)
+    read_card(MODEL.exported)
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    check_writable(BenchmarkPaths(name).files)
+    with exclusive_machine():
+        print(f"{name}: {describe(serve, device)}", flush=True)
+        measurement = measure(name, params, serve, device)
+    with all_or_nothing():
+        write_results(measurement)
+
+
+def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Measurement:
+    """Measure one configuration, and print what came out."""
+    photos = [Path(photo.path) for photo in read_index().photos]
+    bodies = request_bodies(photos, params.load.request_body)
+    limit_rps = client_limit_rps(params.load, bodies)
+    null = null_server(serve, params.load, bodies)
+    with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
+        inprocess.measure()
+        served = measure_served(name, serve, params.load, device, bodies, limit_rps)
+        inprocess.measure()
+        baseline, threads = inprocess.rows(), inprocess.threads
+    for row in baseline:
+        print(
+            f"{name}: in-process, {row.workers} of {serve.workers_per_device} workers busy, batch "
+            f"{row.batch_size}: {row.model_rps:.1f} images/s, with decoding {row.pipeline_rps:.1f}"
+        )
+    dtype = dtype_name(serve.precision, device)
+    accuracy = compare(read_reference(MODEL.exported), served.answers, dtype, serve.preprocess)
+    print(
+        f"{name}: {accuracy['photos']} photos served: agreement with full precision "
+        f"{accuracy['agreement']}, accuracy {accuracy['accuracy']}, {accuracy['mismatched']} mismatched"
+    )
+    return Measurement(name, params, serve, device, threads, baseline, served, accuracy, null, limit_rps)
+
+
+def write_results(measurement: Measurement) -> None:
+    """Write every file of the configuration."""
+    paths = BenchmarkPaths(measurement.name)
+    served, best = measurement.served, measurement.served.best
+    pipeline = max(measurement.baseline, key=lambda row: row.pipeline_rps)
+    if best and best.low_rps > pipeline.pipeline_high_rps:
+        print(f"{measurement.name}: served faster than in-process: an error of measuring", file=sys.stderr)
+    write_csv(paths.samples, served.samples)
+    write_rows(paths.baseline, BaselineRow, measurement.baseline)
+    write_rows(paths.stages, StageRow, stage_rows(served.levels))
+    write_rows(paths.batches, BatchRow, batch_rows(served.levels))
+    write_rows(paths.levels, LevelRow, served.rows)
+    write_json(paths.accuracy, measurement.accuracy)
+    write_json(paths.run, run_facts(measurement))
+    write_json(
+        paths.metrics,
+        {
+            "throughput_rps": best.throughput_rps if best else None,
+            "users": best.users if best else None,
+            "p50_ms": best.p50_ms if best else None,
+            "p95_ms": best.p95_ms if best else None,
+            "p99_ms": best.p99_ms if best else None,
+            "baseline_rps": max(row.model_rps for row in measurement.baseline),
+            "efficiency": round(best.throughput_rps / pipeline.pipeline_rps, 3) if best else None,
+            "cpu_percent": best.cpu_percent if best else None,
+            "gpu_percent": best.gpu_percent if best else None,
+            "failed": sum(row.failed + row.timed_out for row in served.rows),
+        },
+    )
+
+
+def run_facts(measurement: Measurement) -> dict[str, Any]:
+    """What ran where, and what bounds the rate besides the model."""
+    served, null, machine = measurement.served, measurement.null, read_json(MACHINE)
+    return {
+        "serve": measurement.serve.model_dump(),
+        "request_body": measurement.params.load.request_body,
+        "device": measurement.device,
+        "dtype": dtype_name(measurement.serve.precision, measurement.device),
+        "threads_per_worker": measurement.threads,
+        "machine": machine["id"],
+        "versions": {library: machine[library] for library in VERSIONS},
+        "seed": measurement.params.load.seed,
+        "ready_s": round(served.ready_s, 1),
+        "peak_server_memory_mib": round(served.server_memory_mib),
+        "peak_gpu_memory_mib": rounded(served.gpu_memory_mib, 0),
+        "cores": available_cores(),
+        "null_rps": round(null.rate.rps, 2),
+        "null_low_rps": round(null.rate.low_rps, 2),
+        "null_high_rps": round(null.rate.high_rps, 2),
+        "null_cpu_ms": rounded(null.cpu_ms, 3),
+        "null_client_cpu_ms": rounded(null.client_cpu_ms, 3),
+        "client_limit_rps": measurement.client_limit_rps,
+    }
+
+
+def stage_rows(levels: Sequence[LevelResult]) -> list[StageRow]:
+    """Mean time of a request in each stage, by level."""
+    return [
+        StageRow(level.row.users, stage, round(mean_ms, 3))
+        for level in levels
+        if level.times
+        for stage, mean_ms in level.times.stage_ms.items()
+    ]
+
+
+def batch_rows(levels: Sequence[LevelResult]) -> list[BatchRow]:
+    """Histogram of batch sizes, by level; sizes that never came are left out."""
+    return [
+        BatchRow(level.row.users, bound, batches)
+        for level in levels
+        if level.times
+        for bound, batches in level.times.batches.items()
+        if batches
+    ]

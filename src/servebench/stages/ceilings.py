@@ -1,0 +1,107 @@
+"""Stage ``ceilings``: cost, peaks, and the throughput in theory: peak FLOP/s / FLOPs of one image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servebench.ceilings.cost import BACKEND, Cost, cost_of
+from servebench.ceilings.devices import DEVICES, find_device
+from servebench.ceilings.peaks import measured_peak_flops
+from servebench.ceilings.roofline import BYTES, Traffic, measured_bandwidth, roofline, traffic_of
+from servebench.inference.card import ModelCard, read_card
+from servebench.inference.device import dtype_name, resolve_device
+from servebench.inference.model import model_of
+from servebench.params import load_params
+from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from servebench.system.files import read_json, write_csv, write_json
+from servebench.system.machine_lock import exclusive_machine
+
+PRECISIONS = ("full", "half")
+
+
+def main() -> None:
+    """Count, measure, divide, and write."""
+    gpu = read_json(MACHINE)["gpu"]
+    device = resolve_device(load_params().device, gpu is not None)
+    card = read_card(MODEL.exported)
+    model = model_of(card)
+    cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
+    with exclusive_machine():
+        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in PRECISIONS}
+        bandwidth = measured_bandwidth(device)
+    write_csv(THEORETICAL, theoretical_rows(cost))
+    metrics = ceilings(card, cost, measured, gpu if device == "cuda" else None)
+    metrics |= rooflines(cost, traffic, device, measured, bandwidth)
+    write_json(CEILINGS, metrics)
+    print(
+        f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
+        f"{cost.flops / 1e9:.3f} GFLOPs an image"
+    )
+    for precision in PRECISIONS:
+        print(
+            f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
+            f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
+            f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
+        )
+
+
+def theoretical_rps(peak_tflops: float, cost: Cost) -> float:
+    """Images per second if nothing but arithmetic at its peak rate took time."""
+    return peak_tflops * 1e12 / cost.flops
+
+
+def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
+    """The theoretical throughput of this model on every device of the table."""
+    return [
+        {
+            "device": device.name,
+            "full_tflops": device.full_tflops,
+            "half_tflops": device.half_tflops,
+            "full_rps": round(theoretical_rps(device.full_tflops, cost)),
+            "half_rps": round(theoretical_rps(device.half_tflops, cost)),
+            "source": device.source,
+        }
+        for device in DEVICES
+    ]
+
+
+def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None) -> dict[str, Any]:
+    """The stage's metrics: the datasheet's peak where the device has one, else the measured."""
+    known = find_device(gpu_name)
+    peaks = {p: round(flops / 1e12, 3) for p, flops in measured.items()}
+    datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
+    used = datasheet or peaks
+    return {
+        "architecture": card.architecture,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "flops_by_torch": cost.torch_flops,
+        "counted_by": f"ptflops, backend {BACKEND}",
+        "peak_source": known.source if known else "measured matrix product",
+        **{f"peak_{p}_tflops": used[p] for p in PRECISIONS},
+        **{f"measured_{p}_tflops": peaks[p] for p in PRECISIONS},
+        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in PRECISIONS},
+        **{
+            f"datasheet_{p}_rps": round(theoretical_rps(datasheet[p], cost), 1) if datasheet else None
+            for p in PRECISIONS
+        },
+    }
+
+
+def rooflines(
+    cost: Cost, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
+) -> dict[str, Any]:
+    """The bound by what was measured here, of each precision."""
+    metrics: dict[str, Any] = {"bandwidth_gbs": round(bandwidth / 1e9, 2)}
+    for precision in PRECISIONS:
+        dtype = dtype_name(precision, device)
+        found = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
+        metrics |= {
+            f"bytes_weights_{precision}": BYTES[dtype] * traffic.weights,
+            f"bytes_activations_{precision}": BYTES[dtype] * traffic.activations,
+            f"roofline_{precision}_rps": round(found.rps, 1),
+            f"roofline_{precision}_bound": found.bound,
+            f"roofline_{precision}_batch": found.batch_size,
+        }
+    return metrics

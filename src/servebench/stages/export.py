@@ -1,0 +1,84 @@
+"""Stage ``export``: checkpoint -> safetensors and a model card, all that a server needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from servebench.data.index import Index, read_index
+from servebench.errors import ModelError
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from servebench.inference.model import build_model, input_config, model_of
+from servebench.inference.predictor import Predictor
+from servebench.inference.reference import Reference, write_reference
+from servebench.params import ServeSettings, load_params
+from servebench.paths import CHECKPOINT, MODEL, TRAIN_METRICS
+from servebench.system.files import atomic_write, read_json, write_json
+from servebench.system.progress import bar
+from servebench.training.weights import load_all, read_state_dict
+
+BATCH = 8
+
+
+def main() -> None:
+    """Write weights, card and reference answers; check that the weights answer as the checkpoint does."""
+    settings = load_params().model
+    index = read_index()
+    classes = index.classes
+    model = build_model(settings.name, len(classes), settings.image_size)
+    load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
+    tested = read_json(TRAIN_METRICS)
+    with atomic_write(MODEL.exported / WEIGHTS_NAME) as temporary:
+        temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    card = ModelCard.model_validate(
+        {
+            "architecture": settings.name,
+            "classes": classes,
+            "image_size": settings.image_size,
+            **input_config(model),
+            "test_accuracy": tested["test_accuracy"],
+            "test_images": tested["test_images"],
+            "weights_sha256": sha256(MODEL.exported / WEIGHTS_NAME),
+        }
+    )
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    check_equal(model.eval(), card)
+    write_reference(MODEL.exported, answer_all(index))
+    size_mb = (MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6
+    print(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+
+
+def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
+    """Raise ModelError unless the exported model's outputs equal those of ``model``, bit for bit."""
+    exported = model_of(card)
+    exported.load_state_dict(load_file(MODEL.exported / WEIGHTS_NAME))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, card.image_size, card.image_size, generator=generator)
+    with torch.inference_mode():
+        if not torch.equal(exported(images), model(images)):
+            raise ModelError("the exported model answers otherwise than its checkpoint")
+
+
+def answer_all(index: Index) -> Reference:
+    """The exported model's probabilities for every photo, in full precision on the CPU.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    predictor = Predictor(MODEL, "cpu", ServeSettings())
+    answers: list[list[float]] = []
+    with bar(len(index.photos), "reference answers", "photo") as progress:
+        for first in range(0, len(index.photos), BATCH):
+            photos = index.photos[first : first + BATCH]
+            images = [predictor.preprocess(Path(photo.path).read_bytes()) for photo in photos]
+            answers += predictor.predict(images).tolist()
+            progress.update(len(photos))
+    return Reference(
+        index.classes,
+        [photo.label for photo in index.photos],
+        [photo.split for photo in index.photos],
+        np.array(answers),
+    )

@@ -1,0 +1,70 @@
+"""Stage ``machine``: check all of params.yaml, then write the fingerprint of hardware and libraries.
+
+It runs first in every ``dvc repro``, so a mistake in any section is found before anything is
+trained. What it writes moves only when the hardware or a library does, and with it what is measured.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+
+from servebench.benchmark.orphans import check_no_orphans
+from servebench.errors import ParamsError
+from servebench.inference.device import resolve_device
+from servebench.params import Params, load_params
+from servebench.paths import MACHINE
+from servebench.system.files import write_json
+from servebench.system.machine import describe_machine, fingerprint
+from servebench.training.weights import PACKAGE_MODEL
+
+
+def main() -> None:
+    """Check params.yaml, then write the fingerprint.
+
+    Raises:
+        ParamsError: a wrong key or value; ReportError: there are results of removed experiments.
+    """
+    params = load_params()
+    check_no_orphans(params.configurations())
+    check_params(params)
+    machine = fingerprint()
+    write_json(MACHINE, machine)
+    print(describe_machine(machine))
+
+
+def check_params(params: Params) -> None:
+    """Check what a schema cannot: names that must exist on this machine.
+
+    Raises:
+        ParamsError: an unknown model, a folder or file that is not there, a device without one.
+    """
+    if not timm.is_model(params.model.name):
+        near = difflib.get_close_matches(params.model.name, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ParamsError(
+            f"model.name: got {params.model.name!r}; allowed: any model of timm {timm.__version__}{hint}"
+        )
+    if not params.data.download and not Path(params.data.folder).is_dir():
+        raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
+    if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
+        raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
+    check_pretrained(params)
+    resolve_device(params.device, torch.cuda.is_available())
+
+
+def check_pretrained(params: Params) -> None:
+    """Raise ParamsError where ``model.pretrained`` has no weights for the model."""
+    wanted = params.model.pretrained
+    if wanted == "package" and params.model.name != PACKAGE_MODEL:
+        raise ParamsError(
+            f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
+            f"{params.model.name}; allowed: hub, none, or the path of a state dict"
+        )
+    if wanted not in ("package", "hub", "none") and not Path(wanted).is_file():
+        raise ParamsError(
+            f"model.pretrained: got {wanted!r}; allowed: package, hub, none, or an existing file"
+        )

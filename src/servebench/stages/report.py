@@ -1,0 +1,58 @@
+"""Stage ``report``: read all results, explain, compare, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servebench.params import load_params
+from servebench.paths import BATCHES, BEST, BOUNDS, CEILINGS, DIAGNOSIS, EFFICIENCY, LEVELS, STAGES, SUMMARY
+from servebench.report.explain import Explanation, explain
+from servebench.report.plots.draw import draw_all
+from servebench.report.results import Result, read_results
+from servebench.report.summary import best, rates, verdict
+from servebench.report.tables import (
+    BATCH_FIELDS,
+    STAGE_FIELDS,
+    batch_rows,
+    bound_rows,
+    diagnosis_rows,
+    efficiency_rows,
+    level_rows,
+    remarks,
+    stage_rows,
+    table,
+)
+from servebench.system.files import all_or_nothing, read_json, write_csv, write_json
+
+
+def main() -> None:
+    """Write the summary, the plots' data and the pictures; print the comparison.
+
+    Raises:
+        ReportError: a result is missing, malformed, or of an experiment that params.yaml has not.
+    """
+    params = load_params()
+    slo_p95_ms = params.objective.slo_p95_ms
+    results = read_results(params)
+    explanation = explain(results, read_json(CEILINGS))
+    found = best(results, slo_p95_ms)
+    with all_or_nothing():
+        write_tables(results, explanation)
+        draw_all(results, explanation.bounds, slo_p95_ms)
+        write_json(SUMMARY, rates(results))
+        write_json(BEST, found)
+    print(table(results))
+    print("\n".join([*remarks(results), *explanation.errors]))
+    for name, limit in explanation.limits.items():
+        print(f"{name}: {limit.text}")
+    print("\n".join(verdict(found, slo_p95_ms)))
+
+
+def write_tables(results: Sequence[Result], explanation: Explanation) -> None:
+    """The data of the plots that compare all configurations."""
+    write_csv(LEVELS, level_rows(results))
+    write_csv(EFFICIENCY, efficiency_rows(results))
+    write_csv(BOUNDS, bound_rows(explanation.bounds))
+    write_csv(DIAGNOSIS, diagnosis_rows(explanation.limits))
+    write_csv(STAGES, stage_rows(results), STAGE_FIELDS)
+    write_csv(BATCHES, batch_rows(results), BATCH_FIELDS)

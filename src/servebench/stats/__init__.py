@@ -1,0 +1,1 @@
+"""Pure statistics: records of requests, rates, percentiles, intervals, stability."""

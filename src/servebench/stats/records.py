@@ -1,0 +1,65 @@
+"""What a load generator recorded: every request, and the windows in which all users were busy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from servebench.stats.stability import WINDOWS
+
+OK, FAILED, TIMED_OUT = 0, 1, 2
+"""What became of a request: answered with 200, answered otherwise or cut off, not answered in time."""
+STATUS_NAMES = {OK: "ok", FAILED: "failed", TIMED_OUT: "timed out"}
+REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body", "answer")
+"""The arrays of a ``LoadRecord``, one element per request."""
+
+
+@dataclass(frozen=True)
+class LoadRecord:
+    """Every request of one load: N users in a closed loop, or a rate in an open one.
+
+    Times are seconds of the machine's monotonic clock. The arrays have one element per request, in
+    the order in which the requests ended.
+
+    Attributes:
+        users: requests in flight at once; with a rate, at most.
+        rate_rps: mean rate of an open loop's arrivals, None in a closed loop.
+        edges: where the windows begin and end; the last three windows are what is reported.
+        user: which of the users sent it.
+        start: when the request was due.
+        sent: when it was sent; in a closed loop the same, but for microseconds.
+        end: when its answer was whole, or it was given up.
+        status: OK, FAILED or TIMED_OUT.
+        code: HTTP status, 0 without an answer.
+        size: bytes of the answer's body.
+        body: place of what was sent among the bodies.
+        answer: the answer's body; empty above 64 KiB.
+    """
+
+    users: int
+    rate_rps: float | None
+    edges: npt.NDArray[np.float64]
+    user: npt.NDArray[np.int64]
+    start: npt.NDArray[np.float64]
+    sent: npt.NDArray[np.float64]
+    end: npt.NDArray[np.float64]
+    status: npt.NDArray[np.int64]
+    code: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    body: npt.NDArray[np.int64]
+    answer: npt.NDArray[np.bytes_]
+
+    @property
+    def window(self) -> tuple[float, float]:
+        """Begin and end of what is reported: the last three windows, or as many as there are."""
+        reported = self.edges[-WINDOWS - 1 :]
+        return float(reported[0]), float(reported[-1])
+
+    @property
+    def ended_in_window(self) -> npt.NDArray[np.bool_]:
+        """By request, whether it ended within the reported windows."""
+        opened, closed = self.window
+        inside: npt.NDArray[np.bool_] = (self.end > opened) & (self.end <= closed)
+        return inside

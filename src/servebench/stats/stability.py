@@ -1,0 +1,42 @@
+"""When a level may end: its last windows agree.
+
+The rule of Triton's perf_analyzer (docs/inference_load_modes and measurement stabilisation): over the
+last three windows, throughput and latency each stay within 10% of their mean.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from servebench.stats.rates import Floats, work_done
+
+WINDOWS = 3
+"""Windows that have to agree, and that are reported together."""
+TOLERANCE = 0.1
+
+
+def steady(rates: Floats, latencies: Floats) -> bool:
+    """Whether each of a few windows is near the mean of them all, in rate and in mean latency."""
+    return bool(all(spread(values) <= TOLERANCE for values in (rates, latencies)))
+
+
+def spread(values: Floats) -> float:
+    """Largest distance from the mean, as a share of it; infinite where there is nothing to compare."""
+    mean = float(values.mean())
+    if not np.isfinite(mean) or mean <= 0:
+        return float("inf")
+    return float(np.abs(values - mean).max()) / mean
+
+
+def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Floats]:
+    """Rate (1/s) and mean latency (s) in each window between ``edges``, of good requests.
+
+    A window in which nothing ended has no latency (NaN).
+    """
+    pairs = list(itertools.pairwise(edges))
+    rates = [work_done(start, end, low, high) / (high - low) for low, high in pairs]
+    ended = [(end > low) & (end <= high) for low, high in pairs]
+    latencies = [(end[own] - start[own]).mean() if own.any() else float("nan") for own in ended]
+    return np.array(rates), np.array(latencies)

@@ -1,0 +1,93 @@
+"""What this machine is: a stable fingerprint of its hardware and libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gpustat
+import psutil
+import torch
+
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+)
+"""Instruction sets that change how fast a matrix product is."""
+
+
+def fingerprint() -> dict[str, Any]:
+    """What this machine is; the same on every run, until hardware or libraries change."""
+    found: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cpu_flags": _cpu_flags(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.system(),
+        **_gpu(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+    return {"id": digest[:12], **found}
+
+
+def _proc_cpuinfo() -> dict[str, str]:
+    """The first processor in /proc/cpuinfo; empty where there is none (macOS)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _cpu_model() -> str:
+    return _proc_cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> list[str]:
+    info = _proc_cpuinfo()
+    present = set((info.get("flags") or info.get("Features") or "").split())
+    return [flag for flag in CPU_FLAGS if flag in present]
+
+
+def _gpu() -> dict[str, Any]:
+    """The first CUDA device; null without one."""
+    if not torch.cuda.is_available():
+        return {
+            "gpu": None,
+            "gpu_count": 0,
+            "gpu_memory_gib": None,
+            "gpu_driver": None,
+            "cuda": None,
+        }
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "gpu_count": torch.cuda.device_count(),
+        "gpu_memory_gib": round(properties.total_memory / 2**30),
+        "gpu_driver": gpustat.new_query().driver_version,
+        "cuda": torch.version.cuda,
+    }
+
+
+def describe_machine(machine: dict[str, Any]) -> str:
+    """The machine in one line."""
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU (its figures stay empty)"
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['cpu_flags'])}), "
+        f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
+    )

@@ -1,0 +1,32 @@
+"""Tables and counted nouns, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: the first to the left, all others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(pairs)]
+        for pairs in (list(zip(row, widths, strict=True)) for row in (head, rules, *rows))
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
+    """A Markdown table for a page; the first ``text_columns`` are text, all others numbers."""
+    rules = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])
+
+
+def number_cell(value: float | None, digits: int) -> str:
+    """A number with ``digits`` decimals, a dash where it is unknown."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def pluralise(number: float, noun: str) -> str:
+    """The number with its noun, which gets an s where there are several."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

@@ -1,0 +1,58 @@
+"""What all peers share: their options, and the predictor with answers in the form of our own server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from servebench.inference.predictor import Predictor
+from servebench.params import ServeSettings
+from servebench.system.processes import exit_with_parent
+
+VARIABLE = "PEER_OPTIONS"
+"""In the environment, from where all of a peer's processes have it, whoever starts them."""
+DEVICE = "cpu"
+TIMEOUT_S = 30
+
+
+class Options(BaseModel):
+    """How a peer is to serve.
+
+    Attributes:
+        folder: of the exported model.
+        scratch: an empty folder: every worker leaves a file there once it has loaded the model.
+    """
+
+    folder: Path
+    settings: ServeSettings
+    port: int
+    scratch: Path
+
+
+def read_options() -> Options:
+    """The options of the peer that this process belongs to."""
+    return Options.model_validate_json(os.environ[VARIABLE])
+
+
+class Photos:
+    """The exported model in a peer's worker."""
+
+    def __init__(self) -> None:
+        exit_with_parent()  # not all frameworks' workers do, should their main process be killed
+        options = read_options()
+        self.predictor = Predictor(options.folder, DEVICE, options.settings)
+        (options.scratch / f"{os.getpid()}.ready").touch()
+
+    def answers(self, contents: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Classify a batch of image files."""
+        images = [self.predictor.preprocess(content) for content in contents]
+        return [self._answer(row) for row in self.predictor.predict(images).tolist()]
+
+    def _answer(self, probabilities: list[float]) -> dict[str, Any]:
+        by_class = dict(zip(self.predictor.card.classes, probabilities, strict=True))
+        label = max(by_class, key=by_class.__getitem__)
+        return {"label": label, "probability": by_class[label], "probabilities": by_class}
