@@ -29,6 +29,8 @@ def chromium() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     options.add_argument("--headless=new")
+    # No name is found: what a page wants from elsewhere is missing here as it is without a network.
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
     options.add_argument("--disable-dev-shm-usage")  # small in containers
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # Chromium has none for root

@@ -100,7 +100,7 @@ JSON_CASES = [
     of_json("100,000 objects, unclosed", '{"image":' * 100_000, 400, ""),
     of_json("lone surrogate", r'{"image": "\ud800"}', 400, ""),
     of_json("NUL", r'{"image": "\u0000"}', 400, "not base64"),
-    of_json("empty image", '{"image": ""}', 400, UNKNOWN),
+    of_json("empty image", '{"image": ""}', 400, "image: empty"),
     of_json("not base64", '{"image": "#not base64#"}', 400, "not base64"),
     of_json("base64 without padding", '{"image": "aGVsbG8"}', 400, "not base64"),
     of_json("URL-safe base64", '{"image": "_-_-"}', 400, "not base64"),
@@ -110,8 +110,15 @@ JSON_CASES = [
     Case(
         "data URL",
         lambda photo: json.dumps({"image": f"data:image/jpeg;base64,{as_text(photo)}"}).encode(),
-        *(400, "not base64"),
+        *(400, "send what follows 'base64,' alone"),
     ),
+    of_json(
+        "data URL of 14 MB",
+        b'{"image": "data:image/jpeg;base64,' + b"A" * 14_000_000 + b'"}',
+        400,
+        "data URL",
+    ),
+    of_json("base64 of a HEIC", wrapped(images.isobmff(b"heic")), 400, "HEIC is not taken"),
     Case("base64 of JSON", lambda photo: wrapped(wrapped(photo)), 400, UNKNOWN),
     Case("an unknown key more", lambda photo: b'{"x": [1, {}], ' + wrapped(photo)[1:], 200, like=same),
     Case("the key twice, good last", lambda photo: b'{"image": 3, ' + wrapped(photo)[1:], 200, like=same),
@@ -129,7 +136,7 @@ def small(form: str, mode: str = "RGB", *, cut: int | None = None, **options: ob
 
 
 IMAGE_CASES = [
-    of_image("empty file", text(b""), 400, UNKNOWN),
+    of_image("empty file", text(b""), 400, "image: the body is empty"),
     of_image("text", text("hello"), 400, UNKNOWN),
     of_image("HTML", text("<!DOCTYPE html><script>alert(1)</script>"), 400, UNKNOWN),
     of_image("random bytes", text(images.flipped(bytes(5000), 0, 20_000)), 400, UNKNOWN),
@@ -167,7 +174,14 @@ IMAGE_CASES = [
     of_image("PostScript", text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), 400, UNKNOWN),
     of_image("Photoshop", text(b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\1\0\0\0\1\0\x08\0\3"), 400, UNKNOWN),
     of_image("FITS", text(b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800)), 400, UNKNOWN),
-    *(of_image(form, small(form), 400, UNKNOWN) for form in ("BMP", "TIFF", "ICO", "PPM", "TGA", "PDF")),
+    *(of_image(form, small(form), 400, UNKNOWN) for form in ("ICO", "PPM", "TGA")),
+    *(of_image(form, small(form), 400, f"{form} is not taken") for form in ("BMP", "TIFF", "PDF")),
+    *(
+        of_image(f"{form} ({brand})", text(images.isobmff(brand.encode())), 400, f"{form} is not taken")
+        for form, brand in (("HEIC", "heic"), ("HEIC", "hevx"), ("HEIF", "mif1"), ("AVIF", "avif"))
+    ),
+    of_image("MP4", text(images.isobmff(b"isom")), 400, UNKNOWN),
+    of_image("BMP of 14 MB", text(b"BM" + bytes(14_000_000)), 400, "BMP is not taken"),
     # Unusual, and taken; of several images the first.
     of_image("one pixel", text(images.saved(Image.new("RGB", (1, 1)), "PNG")), 200),
     of_image("black and white", small("PNG", "1"), 200),
@@ -194,7 +208,15 @@ IMAGE_CASES = [
     of_image("JPEG and ZIP", images.with_zip, 200, like=same),
 ]
 
+
+def in_a_form(photo: bytes) -> bytes:
+    """As `curl -F image=@photo.jpg` sends it."""
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
+    return head + b"Content-Type: image/jpeg\r\n\r\n" + photo + b"\r\n--x--\r\n"
+
+
 NEITHER = "neither application/json nor image/*"
+AS_IT_IS = "--data-binary @photo.jpg -H 'Content-Type: image/jpeg'"
 TYPE_CASES = [
     *(
         Case(f"JSON as {kind}", wrapped, 415, NEITHER, kind)
@@ -210,6 +232,8 @@ TYPE_CASES = [
             "image",
         )
     ),
+    Case("JPEG in a form", in_a_form, 415, AS_IT_IS, "multipart/form-data; boundary=x"),
+    Case("JPEG of which curl says nothing", same, 415, AS_IT_IS, "application/x-www-form-urlencoded"),
     Case("JPEG as JSON", same, 400, ""),
     Case("a character set", wrapped, 200, content_type="Application/JSON; charset=utf-8", like=same),
     Case("another case", same, 200, content_type="IMAGE/JPEG", like=same),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.integration.bad_bodies import CLOSED, JSON, NOT_JSON, UNKNOWN, Case, text
+from tests.integration.bad_bodies import CLOSED, JSON, NOT_JSON, Case, text
 
 
 def raw(
@@ -48,7 +48,7 @@ HTTP_CASES = [
     ),
     raw("unknown transfer encoding", "Transfer-Encoding: gzip", EMPTY),
     raw("chunked twice", "Transfer-Encoding: chunked, chunked", b"c\r\n" + EMPTY + b"\r\n0\r\n\r\n"),
-    chunked("honest chunks", b"c\r\n" + EMPTY + b"\r\n0\r\n\r\n", 400, UNKNOWN),
+    chunked("honest chunks", b"c\r\n" + EMPTY + b"\r\n0\r\n\r\n", 400, "image: empty"),
     chunked("chunk shorter than it says", b"ff\r\n" + EMPTY + b"\r\n0\r\n\r\n", CLOSED),
     chunked("chunk longer than it says", b"5\r\n" + EMPTY + b"\r\n0\r\n\r\n"),
     chunked("chunk size in words", b"twelve\r\n" + EMPTY + b"\r\n0\r\n\r\n"),

@@ -77,6 +77,11 @@ def webp_of(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(content)) + content
 
 
+def isobmff(brand: bytes) -> bytes:
+    """The beginning of a file of boxes: HEIC, AVIF and MP4 differ in the brand."""
+    return struct.pack(">I", 24) + b"ftyp" + brand + bytes(4) + b"mif1" + brand + bytes(40)
+
+
 def jpeg_of(photo: bytes, width: int, height: int) -> bytes:
     """The photo, whose header claims another size."""
     place = photo.index(b"\xff\xc0") + 5

@@ -20,8 +20,9 @@ from tests.conftest import ROOT, Command, serve_command
 
 KEY = "correct-horse/battery+staple="
 OPEN = ("/health", "/")
-GUARDED = ("/info", "/metrics", "/docs", "/redoc", "/openapi.json", "/nowhere")
-DOCS = ("/docs", "/redoc", "/openapi.json")
+ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js")
+DOCS = ("/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{name}" for name in ASSETS))
+GUARDED = ("/info", "/metrics", *DOCS, "/nowhere")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,18 @@ def test_the_pages_policy_allows_nothing_from_elsewhere(server: Reached) -> None
     assert "unsafe" not in answer.headers["Content-Security-Policy"]
     assert "http://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_what_describes_the_api_loads_nothing_from_elsewhere(server: Reached, path: str) -> None:
+    if "--no-docs" in server.options:
+        pytest.skip("closed")
+    answer = server.get(path, **{"X-API-Key": KEY})
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'")
+    for text in (policy, answer.text):
+        assert "http:" not in text
+        assert "https:" not in text
 
 
 @pytest.mark.parametrize(

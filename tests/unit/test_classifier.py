@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import shutil
@@ -15,6 +16,8 @@ from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
 from servebench.inference.device import dtype_name
 from servebench.inference.image import ImageError, decode
+from servebench.serving.api import from_base64
+from tests.integration.bad_images import isobmff
 from servebench.inference.model import build_model
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
@@ -40,12 +43,45 @@ def test_a_truncated_photo_is_refused(photos: list[Path], cut: int) -> None:
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff", b"<svg/>", bytes(10_000)])
+@pytest.mark.parametrize("content", [b"GIF89a", b"\xff\xd8\xff", b"<svg/>", bytes(10_000)])
 def test_bytes_that_are_no_image_are_refused_without_a_trace_of_the_buffer(content: bytes) -> None:
     with pytest.raises(ImageError, match="not a readable image") as caught:
         decode(content)
     assert caught.value.status == 400
     assert "0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (isobmff(b"heic"), "HEIC"),
+        (isobmff(b"heix"), "HEIC"),
+        (isobmff(b"hevc"), "HEIC"),
+        (isobmff(b"mif1"), "HEIF"),
+        (isobmff(b"avif"), "AVIF"),
+        (isobmff(b"avis"), "AVIF"),
+        (encoded(Image.new("RGB", (4, 4)), "BMP"), "BMP"),
+        (encoded(Image.new("RGB", (4, 4)), "TIFF"), "TIFF"),
+        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (encoded(Image.new("RGB", (4, 4)), "PDF"), "PDF"),
+    ],
+)
+def test_a_common_kind_that_is_not_taken_is_named(content: bytes, name: str) -> None:
+    with pytest.raises(
+        ImageError, match=f"^image: {name} is not taken; JPEG, PNG, WebP and GIF are$"
+    ) as caught:
+        decode(content)
+    assert caught.value.status == 400
+
+
+def test_an_empty_image_and_a_data_url_are_told_from_noise(photos: list[Path]) -> None:
+    with pytest.raises(ImageError, match=r"^image: empty$"):
+        decode(from_base64(""))
+    text = base64.b64encode(photos[0].read_bytes()).decode()
+    assert from_base64(text) == photos[0].read_bytes()
+    with pytest.raises(ImageError, match="send what follows 'base64,' alone") as caught:
+        from_base64(f"data:image/jpeg;base64,{text}")
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("side", [8_000, 20_000])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from servebench.inference.card import read_card
-from servebench.inference.image import ImageError, open_image
+from servebench.inference.image import NOT_TAKEN, ImageError, open_image
 from servebench.inference.predictor import TimmPreprocess
 from servebench.inference.preprocess import TorchvisionPreprocess
 from tests.conftest import PHOTOS
@@ -128,6 +128,17 @@ def test_every_file_is_taken_as_it_is(decoders: Decoders) -> None:
 @given(content=st.binary(max_size=2000))
 def test_any_bytes(decoders: Decoders, content: bytes) -> None:
     check(decoders, content)
+
+
+@BRIEF
+@given(name=st.sampled_from(sorted(NOT_TAKEN)), more=st.binary(max_size=200))
+def test_what_begins_as_a_kind_that_is_not_taken(decoders: Decoders, name: str, more: bytes) -> None:
+    start, marks = NOT_TAKEN[name]
+    for own in decoders:
+        for mark in marks:
+            refused = decoded_or_refused(own, bytes(start) + mark + more)
+            assert isinstance(refused, ImageError)
+            assert str(refused).startswith(f"image: {name} is not taken")
 
 
 @BRIEF

@@ -70,7 +70,7 @@ def _add_serve(subparsers: Subparsers[Parser]) -> None:
         "--host",
         choices=("127.0.0.1", "0.0.0.0", "::"),
         default="127.0.0.1",
-        help="address to listen on (%(default)s); others can reach the other two, which need an API key in the "
+        help="where to listen (%(default)s); others can reach the other two, which need an API key in the "
         "environment variable LIT_SERVER_API_KEY",
     )
     add("--certificate", type=Path, metavar="FILE", help="PEM, with its chain: serve HTTPS")

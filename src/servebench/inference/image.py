@@ -14,6 +14,16 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 """What browsers and cameras write; no other of Pillow's decoders is reached. Of several images in a
 file (an animation, a stereo JPEG) the first is taken."""
+NOT_TAKEN = {
+    "HEIC": (4, (b"ftyphei", b"ftyphev")),
+    "HEIF": (4, (b"ftypmif1", b"ftypmsf1")),
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "BMP": (0, (b"BM",)),
+    "TIFF": (0, (b"II*\0", b"MM\0*")),
+    "PDF": (0, (b"%PDF-",)),
+}
+"""What people send all the same: at which byte a file of it has one of which marks. Only to name it in its
+refusal: none of it is read any further."""
 JPEG_FORMATS = ("JPEG", "MPO")
 """MPO is Pillow's name for a JPEG file that holds several images."""
 MAX_PIXELS = 50_000_000
@@ -57,6 +67,8 @@ def open_image(content: bytes) -> Image.Image:
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(413, f"image: more than the {MAX_PIXELS} pixels allowed") from None
+    except UnidentifiedImageError as error:
+        raise ImageError(400, f"image: {_unknown(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
     size = f"{image.width} x {image.height}"
@@ -84,8 +96,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
 
 
+def _unknown(content: bytes) -> str:
+    """What is wrong with a file that is of none of ``FORMATS``."""
+    if not content:
+        return "empty"
+    for name, (start, beginnings) in NOT_TAKEN.items():
+        if content.startswith(beginnings, start):
+            return f"{name} is not taken; JPEG, PNG, WebP and GIF are"
+    return "not a readable image (unknown format: no JPEG, PNG, WebP or GIF)"
+
+
 def _reason(error: Exception) -> str:
-    """Pillow's reason, without the address of the buffer it read from."""
-    if isinstance(error, UnidentifiedImageError):
-        return "unknown format: no JPEG, PNG, WebP or GIF"
+    """Pillow's."""
     return str(error) or type(error).__name__

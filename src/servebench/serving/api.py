@@ -19,6 +19,7 @@ from servebench.inference.image import ImageError
 from servebench.inference.null import NullPredictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+from servebench.serving.bodies import EMPTY
 from servebench.serving.errors import invalid, refusal
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
 
@@ -139,10 +140,11 @@ class ClassifierAPI(litserve.LitAPI):
             return Item(refusal(500, "Internal server error"), perf_counter())
 
     def _decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
+        if not body:
+            empty = refusal(400, EMPTY) if is_image else refusal(422, "body: Field required")
+            return Item(empty, perf_counter())
         if is_image:
             return self._decode(body, received)
-        if not body:
-            return Item(refusal(422, "body: Field required"), perf_counter())
         try:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:
@@ -230,9 +232,11 @@ def from_base64(text: str) -> bytes:
     """The image file in a JSON body.
 
     Raises:
-        ImageError: 400 where ``text`` is not base64.
+        ImageError: 400 where ``text`` is not base64, and nothing else.
     """
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # of which binascii.Error is one
+        if text.startswith("data:"):
+            raise ImageError(400, "image: a data URL; send what follows 'base64,' alone") from error
         raise ImageError(400, f"image: not base64 ({error})") from error

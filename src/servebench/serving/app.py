@@ -31,6 +31,7 @@ from servebench.serving.direct.messages import is_supported
 from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.supervisor import Supervisor
+from servebench.serving.docs_page import serve_docs
 from servebench.serving.errors import invalid
 from servebench.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from servebench.serving.openapi import document
@@ -114,6 +115,8 @@ def add_pages(app: FastAPI, classes: list[str], options: AppOptions) -> None:
     """Everything but predictions: the page, the OpenAPI document, ``/metrics``, and readable errors."""
     app.add_exception_handler(RequestValidationError, explain_invalid)
     serve_page(app)
+    if options.docs:
+        serve_docs(app)
     document(app, PredictRequest.model_json_schema(), classes)
     if options.metrics:
         app.get("/metrics")(metrics)

@@ -9,6 +9,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from servebench.serving.errors import RequestError, refusal
 
+WRONG_TYPE = (
+    "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
+    "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'"
+)
+EMPTY = "image: the body is empty"
+
 
 class ImageBodies:
     """ASGI middleware for LitServe's own route, which takes JSON: wraps an image file in it.
@@ -30,7 +36,10 @@ class ImageBodies:
             if not check_head(dict(scope["headers"]), self._max_bytes):
                 await self.app(scope, receive, send)
                 return
-            text = base64.b64encode(await read_body(receive, self._max_bytes))
+            body = await read_body(receive, self._max_bytes)
+            if not body:
+                raise RequestError(400, EMPTY)
+            text = base64.b64encode(body)
         except RequestError as error:
             await refusal(error.status, str(error))(scope, receive, send)
             return
@@ -57,7 +66,7 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     is_image = kind.startswith(b"image/")
     if not is_image and kind != b"application/json":
-        raise RequestError(415, "Content-Type: neither application/json nor image/*")
+        raise RequestError(415, WRONG_TYPE)
     announced = headers.get(b"content-length", b"0").strip()
     if announced.isdigit() and int(announced) > max_bytes:
         raise RequestError(413, "Payload too large")

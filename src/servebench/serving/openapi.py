@@ -6,6 +6,7 @@ It cannot see what stands in front of LitServe's route, nor what an answer consi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,8 +43,10 @@ def document(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None
 
     def openapi() -> dict[str, Any]:
         whole = described()
+        whole["info"] = {"title": "servebench", "version": version("servebench")}
         paths = whole["paths"]
         paths["/predict"]["post"] |= {
+            "summary": "Classify an image",
             "requestBody": {"required": True, "content": _bodies(body)},
             "responses": {"200": _json("the class, and how sure that is", _prediction(classes))}
             | {str(status): _json(reason, REFUSAL) for status, reason in REFUSALS.items()},
