@@ -10,6 +10,7 @@ import pytest
 from servebench.serving.running import RunningServer, running_server
 
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from tests.browser.test_page import complaints, foreign, forget, text, until
 
 LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
@@ -17,7 +18,7 @@ LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
 
 
 @pytest.fixture(scope="module", params=["direct", "litserve"])
-def server(request: pytest.FixtureRequest, exported: Path) -> Iterator[RunningServer]:
+def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[RunningServer]:
     settings = ServeSettings(max_batch_size=4, transport=request.param)
     with running_server(exported, settings, "cpu", 30.0) as running:
         yield running

@@ -13,15 +13,16 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, running_server
-from tests.conftest import serve_command
+from tests.support.servers import serve_command
 
 SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60
 
 
 @pytest.fixture(scope="module")
-def server(exported: Path) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
 
@@ -163,7 +164,7 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int, photos: list[Pa
 
 
 def test_with_a_key_closed_metrics_and_a_server_that_goes(
-    chromium: Any, exported: Path, photos: list[Path], tmp_path: Path
+    chromium: Any, exported: ModelFolders, photos: list[Path], tmp_path: Path
 ) -> None:
     """The page asks for the key, keeps it in its tab, and says what it cannot show or reach."""
     forget(chromium)

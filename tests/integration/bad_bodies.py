@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from tests.integration import bad_images as images
+from tests.support import bad_images as images
 
 JSON = "application/json"
 CLOSED = 0

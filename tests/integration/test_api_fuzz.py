@@ -19,8 +19,9 @@ from schemathesis.specs.openapi.checks import (
 
 from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import running_server
-from tests.conftest import CLASSES
+from tests.support.models import CLASSES
 
 CHECKS = [
     not_a_server_error,
@@ -31,7 +32,7 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def api(exported: Path) -> Iterator[schemathesis.BaseSchema]:
+def api(exported: ModelFolders) -> Iterator[schemathesis.BaseSchema]:
     direct = ServeSettings(transport="direct", max_batch_size=4, preprocess="torchvision")
     with running_server(exported, direct, "cpu", 30.0) as server:
         yield schemathesis.openapi.from_url(f"{server.url}/openapi.json")

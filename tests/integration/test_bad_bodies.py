@@ -20,6 +20,7 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, running_server
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES
@@ -85,7 +86,7 @@ def tree(server: RunningServer) -> set[int]:
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
-def traffic(request: pytest.FixtureRequest, exported: Path, photos: list[Path]) -> Iterator[Traffic]:
+def traffic(request: pytest.FixtureRequest, exported: ModelFolders, photos: list[Path]) -> Iterator[Traffic]:
     contents = [path.read_bytes() for path in photos]
     with (
         running_server(exported, SETTINGS[request.param], "cpu", 30.0) as server,

@@ -16,12 +16,14 @@ import requests
 
 from servebench import cli
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, free_port, running_server
-from tests.conftest import ROOT, processes_mentioning
+from tests.support.processes import processes_mentioning
+from tests.support.project import ROOT
 
 
 @pytest.fixture(scope="module")
-def server(exported: Path) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, ServeSettings(), "cpu", 30.0) as running:
         yield running
 
@@ -52,12 +54,12 @@ def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest
     [("loading", signal.SIGTERM), ("ready", signal.SIGTERM), ("ready", signal.SIGINT)],
 )
 def test_serve_answers_until_it_is_stopped_and_goes_quietly(
-    exported: Path, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals
+    exported: ModelFolders, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
     params = (ROOT / "params.yaml").read_text()
     assert "  compiled: true" in params
     (tmp_path / "params.yaml").write_text(params.replace("  compiled: true", "  compiled: false"))
-    shutil.copytree(exported, tmp_path / "models/exported")
+    shutil.copytree(exported.exported, tmp_path / "models/exported")
     port = free_port()
     command = [sys.executable, "-m", "servebench.cli.main"]
     with subprocess.Popen(
@@ -94,13 +96,16 @@ def test_serve_answers_until_it_is_stopped_and_goes_quietly(
 
 
 def test_serve_without_the_compiled_model_says_what_makes_it(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: ModelFolders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
     assert cli.main(["serve", "--port", str(free_port())]) == 1
     assert "`dvc repro export` makes it" in capsys.readouterr().err
-    shutil.copytree(exported, "models/exported")
+    shutil.copytree(exported.exported, "models/exported")
     assert cli.main(["serve", "--port", str(free_port())]) == 1
     assert "models/compiled: No such file" in capsys.readouterr().err
 

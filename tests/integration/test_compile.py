@@ -18,21 +18,21 @@ from servebench.inference.compiled.manifest import Manifest
 from servebench.inference.compiled.model import CompiledModel
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.stages.machine import fingerprint
-from tests.conftest import export_tiny
+from tests.support.models import export_tiny
 
 SIZE = 2
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolders, Manifest]:
     folder = tmp_path_factory.mktemp("models")
-    (folder / "exported").mkdir()
-    exported = export_tiny(folder / "exported", image_size=64)
-    return exported, compile_model(exported, folder / "compiled", "cpu", (SIZE,))
+    folders = export_tiny(folder, image_size=64)
+    return folders, compile_model(folders, "cpu", (SIZE,))
 
 
-def test_every_precision_is_compiled_or_it_says_why(built: tuple[Path, Manifest]) -> None:
+def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, Manifest]) -> None:
     _, manifest = built
     assert [(one.precision, one.batch_size) for one in manifest.packages] == [("full", SIZE), ("half", SIZE)]
     full, half = manifest.packages
@@ -49,10 +49,12 @@ def computes_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(fingerprint()["cpu_flags"]))
 
 
-def test_a_package_takes_the_batch_size_that_it_was_compiled_for(built: tuple[Path, Manifest]) -> None:
+def test_a_package_takes_the_batch_size_that_it_was_compiled_for(
+    built: tuple[ModelFolders, Manifest],
+) -> None:
     """Its shapes are static: a graph that takes every size is slower."""
-    exported, manifest = built
-    path = exported.parent / "compiled" / str(manifest.packages[0].file)
+    folders, manifest = built
+    path = folders.compiled / str(manifest.packages[0].file)
     run = load_package(path, torch.float32, torch.device("cpu"))
     batch = torch.zeros(SIZE, 3, 64, 64, dtype=torch.uint8)
     first = run(batch)
@@ -72,24 +74,25 @@ def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("full", 1e-4), ("half", 0.1)])
 def test_the_compiled_model_answers_as_the_model_at_every_size(
-    built: tuple[Path, Manifest], photos: list[Path], precision: str, tolerance: float
+    built: tuple[ModelFolders, Manifest], photos: list[Path], precision: str, tolerance: float
 ) -> None:
-    exported, _ = built
+    folders, _ = built
     settings = ServeSettings.model_validate(
         {"precision": precision, "preprocess": "torchvision", "threads_per_worker": 1}
     )
-    eager = Predictor(exported, "cpu", settings)
-    compiled = Predictor(exported, "cpu", settings.model_copy(update={"compiled": True}))
+    eager = Predictor(folders, "cpu", settings)
+    compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}))
     assert isinstance(compiled.run, CompiledModel)
     for number in (1, SIZE, SIZE + 1, 2 * SIZE):
         images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]
         assert torch.allclose(compiled.predict(images), eager.predict(images), atol=tolerance)
 
 
-def test_another_model_is_not_run_with_these_packages(built: tuple[Path, Manifest], tmp_path: Path) -> None:
-    exported, _ = built
-    shutil.copytree(exported.parent / "compiled", tmp_path / "compiled")
-    (tmp_path / "exported").mkdir()
-    other = export_tiny(tmp_path / "exported", image_size=96)
+def test_another_model_is_not_run_with_these_packages(
+    built: tuple[ModelFolders, Manifest], tmp_path: Path
+) -> None:
+    folders, _ = built
+    other = export_tiny(tmp_path, image_size=96)
+    shutil.copytree(folders.compiled, other.compiled)
     with pytest.raises(ModelError, match="compiled for another model"):
         Predictor(other, "cpu", ServeSettings(compiled=True, preprocess="torchvision"))

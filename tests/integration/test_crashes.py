@@ -19,11 +19,12 @@ from PIL import Image
 from servebench.benchmark.server_metrics import read_scrape
 from servebench.inference.card import CARD_NAME
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, running_server
-from tests.conftest import processes_mentioning
-from tests.integration.processes_of import by_role, stopped, tree
-from tests.unit.http_process import next_answer
+from tests.support.http_process import next_answer
+from tests.support.processes import processes_mentioning
+from tests.support.server_processes import by_role, stopped, tree
 
 MAX_QUEUE = 12
 SETTINGS = ServeSettings(
@@ -41,10 +42,10 @@ def heavy(photos: list[Path]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(exported: Path) -> Iterator[RunningServer]:
+def server(exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
-    assert processes_mentioning(str(exported)) == []
+    assert processes_mentioning(str(exported.exported)) == []
 
 
 def post(url: str, photo: bytes) -> requests.Response:
@@ -217,7 +218,7 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
     ],
 )
 def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
-    role: str, reason: str | None, exported: Path
+    role: str, reason: str | None, exported: ModelFolders
 ) -> None:
     with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
@@ -235,9 +236,12 @@ def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
             assert server.log.read_text().splitlines()[-1] == reason
 
 
-def test_a_worker_that_cannot_start_again_is_not_tried_for_ever(exported: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(exported, tmp_path / "vanishing"))
-    with running_server(folder, SETTINGS, "cpu", 30.0, null_model=True) as server:
+def test_a_worker_that_cannot_start_again_is_not_tried_for_ever(
+    exported: ModelFolders, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(exported.exported, tmp_path / "vanishing"))
+    folders = ModelFolders(folder, exported.compiled)
+    with running_server(folders, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
         victim, _ = by_role(server, "worker")

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from servebench.system.processes import log_tail, process_group
-from tests.conftest import ROOT, processes_mentioning
+from tests.support.processes import processes_mentioning
+from tests.support.project import ROOT
 
 LOCK_PROGRAM = """
 import sys, time

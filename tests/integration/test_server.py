@@ -27,9 +27,10 @@ from servebench.inference.card import CARD_NAME
 from servebench.inference.predictor import Predictor
 from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, free_port, running_server
 from servebench.serving.metrics import STAGES
-from tests.conftest import processes_mentioning
+from tests.support.processes import processes_mentioning
 
 SETTINGS = {
     "single": ServeSettings(),
@@ -41,10 +42,10 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module", params=list(SETTINGS))
-def server(request: pytest.FixtureRequest, exported: Path) -> Iterator[RunningServer]:
+def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
         yield running
-    assert processes_mentioning(str(exported)) == []
+    assert processes_mentioning(str(exported.exported)) == []
 
 
 def post(server: RunningServer, body: bytes, content_type: str = "application/json") -> requests.Response:
@@ -64,7 +65,7 @@ def bomb() -> bytes:
 
 
 def test_answers_are_those_of_the_model_each_to_its_own_request(
-    server: RunningServer, exported: Path, photos: list[Path]
+    server: RunningServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
     bodies = photo_bodies(photos)
     with ThreadPoolExecutor(8) as pool:
@@ -111,7 +112,7 @@ def bad_bodies(photo: bytes) -> list[tuple[bytes, int, str]]:
 
 
 def test_a_bad_body_is_refused_with_a_reason_and_harms_nobody(
-    server: RunningServer, exported: Path, photos: list[Path]
+    server: RunningServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
     """Every bad body among good ones, so that they share batches."""
     bad = bad_bodies(photos[0].read_bytes())
@@ -197,7 +198,7 @@ def server_workers(server: RunningServer) -> int:
     return int(info["model"]["workers_per_device"])
 
 
-def test_a_null_model_answers_anything_and_costs_nothing(exported: Path) -> None:
+def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
     with running_server(exported, ServeSettings(), "cpu", 30.0, null_model=True, metrics=False) as null:
         answer = post(null, image_body(b"no image at all"))
         assert answer.status_code == 200
@@ -210,20 +211,20 @@ def test_no_client_file_is_written(server: RunningServer) -> None:
     assert not Path("client.py").exists()
 
 
-def test_a_server_that_dies_at_start_shows_the_end_of_its_log(exported: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(exported, tmp_path / "broken"))
+def test_a_server_that_dies_at_start_shows_the_end_of_its_log(exported: ModelFolders, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported.exported, tmp_path / "broken"))
     card = json.loads((folder / CARD_NAME).read_text())
     (folder / CARD_NAME).write_text(json.dumps(card | {"classes": ["a", "b"]}))  # weights are for three
     with (
         pytest.raises(ServerError, match=r"died .*its log ends") as caught,
-        running_server(folder, ServeSettings(), "cpu", 30.0),
+        running_server(ModelFolders(folder, exported.compiled), ServeSettings(), "cpu", 30.0),
     ):
         pytest.fail("it must not become ready")
     assert "size mismatch" in str(caught.value) or "failed to start" in str(caught.value)
     assert processes_mentioning(str(folder)) == []
 
 
-def test_a_server_that_is_not_ready_in_time_is_stopped(exported: Path) -> None:
+def test_a_server_that_is_not_ready_in_time_is_stopped(exported: ModelFolders) -> None:
     port = free_port()
     with (
         pytest.raises(ServerError, match="not ready within 0 s"),
@@ -233,7 +234,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(exported: Path) -> None:
     assert processes_mentioning(f"--port {port}") == []
 
 
-def test_a_port_in_use_is_named(exported: Path) -> None:
+def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -245,7 +246,7 @@ def test_a_port_in_use_is_named(exported: Path) -> None:
             pytest.fail("somebody else listens there")
 
 
-def test_a_server_that_dies_under_load_is_noticed_and_nothing_is_left(exported: Path) -> None:
+def test_a_server_that_dies_under_load_is_noticed_and_nothing_is_left(exported: ModelFolders) -> None:
     with running_server(exported, ServeSettings(), "cpu", 30.0) as server:
         group = server.pid
         os.kill(server.pid, signal.SIGKILL)
@@ -256,7 +257,7 @@ def test_a_server_that_dies_under_load_is_noticed_and_nothing_is_left(exported: 
         os.killpg(group, 0)
 
 
-def test_the_server_dies_with_whoever_started_it(exported: Path) -> None:
+def test_the_server_dies_with_whoever_started_it(exported: ModelFolders) -> None:
     """SIGKILL gives the starter no chance to clean up; the guard does it."""
     port = free_port()
     program = f"""
@@ -264,8 +265,10 @@ import time
 from pathlib import Path
 from servebench.benchmark.server_metrics import between, read_scrape
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.launcher import running_server
-with running_server(Path({str(exported)!r}), ServeSettings(), "cpu", 30.0, port={port}):
+folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
+with running_server(folders, ServeSettings(), "cpu", 30.0, port={port}):
     print("ready", flush=True)
     time.sleep(60)
 """

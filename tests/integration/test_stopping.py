@@ -17,9 +17,10 @@ import pytest
 import requests
 
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
-from tests.integration.processes_of import by_role, stopped, tree
+from tests.support.server_processes import by_role, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
@@ -31,7 +32,7 @@ def post(url: str, photo: bytes) -> requests.Response:
 
 @contextmanager
 def server_with_requests_waiting(
-    exported: Path, photo: bytes, drain_s: float
+    exported: ModelFolders, photo: bytes, drain_s: float
 ) -> Iterator[tuple[RunningServer, list[psutil.Process], list[Future[requests.Response]]]]:
     """The server, its workers, which stand still, and requests that it has accepted; then nothing is left."""
     settings = SETTINGS.model_copy(update={"drain_s": drain_s})
@@ -51,7 +52,7 @@ def server_with_requests_waiting(
 
 @pytest.mark.parametrize("everyone", [False, True])
 def test_what_was_accepted_is_finished_and_what_is_new_refused(
-    everyone: bool, exported: Path, photos: list[Path]
+    everyone: bool, exported: ModelFolders, photos: list[Path]
 ) -> None:
     """The signal comes to the main process, or to every process, as systemd and a terminal send it."""
     photo = photos[0].read_bytes()
@@ -74,7 +75,7 @@ def test_what_was_accepted_is_finished_and_what_is_new_refused(
         assert server.log.read_text() == ""
 
 
-def test_what_is_not_finished_in_time_is_told_so(exported: Path, photos: list[Path]) -> None:
+def test_what_is_not_finished_in_time_is_told_so(exported: ModelFolders, photos: list[Path]) -> None:
     with server_with_requests_waiting(exported, photos[0].read_bytes(), 0.5) as (server, _, waiting):
         server.process.terminate()
         answers = [answer.result() for answer in waiting]
@@ -83,7 +84,7 @@ def test_what_is_not_finished_in_time_is_told_so(exported: Path, photos: list[Pa
         assert server.log.read_text() == f"{WAITING} requests were not finished within 0.5 s\n"
 
 
-def test_a_second_ctrl_c_ends_at_once(exported: Path, photos: list[Path]) -> None:
+def test_a_second_ctrl_c_ends_at_once(exported: ModelFolders, photos: list[Path]) -> None:
     with server_with_requests_waiting(exported, photos[0].read_bytes(), 60.0) as (server, _, waiting):
         server.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
@@ -93,7 +94,7 @@ def test_a_second_ctrl_c_ends_at_once(exported: Path, photos: list[Path]) -> Non
         assert all(isinstance(answer.exception(), requests.ConnectionError) for answer in waiting)
 
 
-def test_under_load_no_accepted_request_is_lost(exported: Path, photos: list[Path]) -> None:
+def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: list[Path]) -> None:
     """Users that ask without pause until they are refused: whatever was sent before has its answer."""
     photo = photos[0].read_bytes()
     statuses: list[int] = []
@@ -130,7 +131,7 @@ def test_under_load_no_accepted_request_is_lost(exported: Path, photos: list[Pat
     assert set(statuses) <= {200, 503}
 
 
-def test_a_server_that_loads_its_model_stops_at_once(exported: Path, tmp_path: Path) -> None:
+def test_a_server_that_loads_its_model_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:
     command = server_command(exported, SETTINGS, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:

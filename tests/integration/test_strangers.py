@@ -15,8 +15,10 @@ import requests
 import trustme
 
 from servebench import cli
+from servebench.paths import ModelFolders
 from servebench.serving.auth import KEY_VARIABLE
-from tests.conftest import ROOT, Command, serve_command
+from tests.support.project import ROOT
+from tests.support.servers import Command, serve_command
 
 KEY = "correct-horse/battery+staple="
 OPEN = ("/health", "/")
@@ -66,7 +68,7 @@ class Reached:
 
 @pytest.fixture(scope="module", params=["direct", "litserve"])
 def server(
-    request: pytest.FixtureRequest, exported: Path, pem: Pem, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, exported: ModelFolders, pem: Pem, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Reached]:
     """The direct one with TLS and all pages, on every address; LitServe's with neither."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -186,7 +188,7 @@ def test_what_cannot_be_meant_is_one_line_and_nothing_starts(
     key: str,
     reason: str,
     pem: Pem,
-    exported: Path,
+    exported: ModelFolders,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -196,7 +198,7 @@ def test_what_cannot_be_meant_is_one_line_and_nothing_starts(
     (tmp_path / "params.yaml").write_text(
         (ROOT / "params.yaml").read_text().replace("compiled: true", "compiled: false")
     )
-    shutil.copytree(exported, "models/exported")
+    shutil.copytree(exported.exported, "models/exported")
     filled = [option.format(**vars(pem)) for option in options]
     try:
         status = cli.main(["serve", *filled])
@@ -229,11 +231,14 @@ def test_an_authority_that_is_none_is_one_line(
 
 
 def test_a_model_file_that_is_not_its_cards_own_is_refused(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: ModelFolders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", "params.yaml")
-    weights = Path(shutil.copytree(exported, "models/exported")) / "model.safetensors"
+    weights = Path(shutil.copytree(exported.exported, "models/exported")) / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -243,12 +248,15 @@ def test_a_model_file_that_is_not_its_cards_own_is_refused(
     assert error.count("\n") == 1
 
 
-def test_no_pickle_is_read_while_a_model_is_loaded_and_answers(exported: Path, photos: list[Path]) -> None:
+def test_no_pickle_is_read_while_a_model_is_loaded_and_answers(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
     """Python tells its audit hooks of each name that a pickle looks up, from whatever file."""
     program = f"""
 import sys
 from pathlib import Path
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.inference.predictor import Predictor
 
 def refuse(event, arguments):
@@ -256,7 +264,8 @@ def refuse(event, arguments):
         raise RuntimeError(f"a pickle asks for {{arguments}}")
 
 sys.addaudithook(refuse)
-classifier = Predictor(Path({str(exported)!r}), "cpu", ServeSettings(preprocess="torchvision"))
+folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
+classifier = Predictor(folders, "cpu", ServeSettings(preprocess="torchvision"))
 print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
 import pickle
 pickle.loads(pickle.dumps(Path))

@@ -18,7 +18,7 @@ import yaml
 from servebench import cli
 from servebench.selftest.stub import running_stub
 from servebench.serving.launcher import free_port
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]
 

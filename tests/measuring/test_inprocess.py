@@ -9,12 +9,13 @@ import pytest
 from servebench.benchmark.inprocess import inprocess_workers
 from servebench.errors import ServebenchError
 from servebench.params import BaselineSettings, ServeSettings
-from tests.conftest import processes_mentioning
+from servebench.paths import ModelFolders
+from tests.support.processes import processes_mentioning
 
 SETTINGS = BaselineSettings(batch_sizes=(1, 2), seconds=0.2)
 
 
-def test_rates_by_batch_size_before_and_after(exported: Path, photos: list[Path]) -> None:
+def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: list[Path]) -> None:
     serve = ServeSettings(workers_per_device=2)
     with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
         inprocess.measure()

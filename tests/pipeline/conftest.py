@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 TINY: dict[str, Any] = {
     "device": "cpu",

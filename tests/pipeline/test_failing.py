@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import processes_mentioning
 from tests.pipeline.conftest import TINY, Clone, results_of
+from tests.support.processes import processes_mentioning
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from servebench.loadgen import request_bodies
-from tests.conftest import PHOTOS
 from tests.pipeline.conftest import Clone, results_of
+from tests.support.project import PHOTOS
 
 BLOCK = 4096
 

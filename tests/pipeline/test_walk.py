@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from servebench.system.files import read_csv, read_json
-from tests.conftest import ROOT
 from tests.pipeline.conftest import TINY, Clone
+from tests.support.project import ROOT
 
 WIDTH = 160
 

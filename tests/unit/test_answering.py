@@ -12,13 +12,14 @@ import torch
 from fastapi.responses import JSONResponse
 
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.direct.channel import Request
 from servebench.serving.direct.worker import answer_all
 
 
 @pytest.fixture
-def api(exported: Path) -> ClassifierAPI:
+def api(exported: ModelFolders) -> ClassifierAPI:
     api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), metrics=False)
     api.setup("cpu")
     return api

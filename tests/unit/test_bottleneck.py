@@ -11,7 +11,7 @@ from servebench.report.bounds import ladder
 from servebench.report.diagnosis import bottleneck
 from servebench.report.limit import Limit
 from servebench.report.results import Level, Result
-from tests.unit.made_up import CEILINGS, STAGES, batch, level, result
+from tests.support.synthetic_results import CEILINGS, STAGES, batch, level, result
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)

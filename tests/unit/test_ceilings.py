@@ -109,7 +109,7 @@ def test_half_is_never_slower_than_full_on_any_device_and_each_has_a_source() ->
 
 
 def test_a_measured_peak_stands_in_where_the_device_is_not_in_the_table(exported) -> None:
-    card = read_card(exported)
+    card = read_card(exported.exported)
     cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000)
     measured = {"full": 0.2e12, "half": 0.4e12}
     own = ceilings(card, cost, measured, None)

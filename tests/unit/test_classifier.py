@@ -16,11 +16,12 @@ from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
 from servebench.inference.device import dtype_name
 from servebench.inference.image import ImageError, decode
-from servebench.serving.api import from_base64
-from tests.integration.bad_images import isobmff
 from servebench.inference.model import build_model
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.api import from_base64
+from tests.support.bad_images import isobmff
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
@@ -93,7 +94,9 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
     assert caught.value.status == 413
 
 
-def test_bytes_stay_channels_last_and_give_the_same_answers(exported: Path, photos: list[Path]) -> None:
+def test_bytes_stay_channels_last_and_give_the_same_answers(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
     classifier = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
     batch = classifier.batch([classifier.preprocess(path.read_bytes()) for path in photos[:3]])
     assert (batch.shape[0], batch.dtype) == (3, torch.uint8)
@@ -104,7 +107,7 @@ def test_bytes_stay_channels_last_and_give_the_same_answers(exported: Path, phot
     assert not torch.equal(first[0], first[1])
 
 
-def test_probabilities_do_not_depend_on_the_batch(exported: Path, photos: list[Path]) -> None:
+def test_probabilities_do_not_depend_on_the_batch(exported: ModelFolders, photos: list[Path]) -> None:
     classifier = Predictor(exported, "cpu", ServeSettings())
     tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
     together = classifier.predict(tensors)
@@ -115,7 +118,9 @@ def test_probabilities_do_not_depend_on_the_batch(exported: Path, photos: list[P
     assert len({tuple(row.tolist()) for row in together}) == len(photos)
 
 
-def test_half_precision_is_what_the_hardware_computes_fastest(exported: Path, photos: list[Path]) -> None:
+def test_half_precision_is_what_the_hardware_computes_fastest(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
     assert dtype_name("half", "cpu") == "bfloat16"
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
@@ -126,11 +131,11 @@ def test_half_precision_is_what_the_hardware_computes_fastest(exported: Path, ph
     assert torch.allclose(half.predict([tensor]), full.predict([tensor]), atol=0.1)
 
 
-def copied(exported: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "copy"))
+def copied(exported: ModelFolders, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.exported, tmp_path / "copy"))
 
 
-def test_weights_that_are_not_the_cards_are_refused(exported: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_the_cards_are_refused(exported: ModelFolders, tmp_path: Path) -> None:
     folder = copied(exported, tmp_path)
     content = bytearray((folder / WEIGHTS_NAME).read_bytes())
     content[-1] ^= 1
@@ -140,7 +145,9 @@ def test_weights_that_are_not_the_cards_are_refused(exported: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("change", [{"classes": ["one"]}, {"mean": [0.5]}, {"surprise": 1}])
-def test_a_malformed_card_is_refused(exported: Path, tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_malformed_card_is_refused(
+    exported: ModelFolders, tmp_path: Path, change: dict[str, object]
+) -> None:
     folder = copied(exported, tmp_path)
     card = json.loads((folder / CARD_NAME).read_text()) | change
     (folder / CARD_NAME).write_text(json.dumps(card))

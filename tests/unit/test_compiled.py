@@ -17,6 +17,7 @@ from servebench.inference.card import CARD_NAME, sha256
 from servebench.inference.compiled.build import Built, describe, package_of
 from servebench.inference.compiled.manifest import MANIFEST_NAME, Package, checked, identity, read_manifest
 from servebench.inference.compiled.model import CompiledModel, split
+from servebench.paths import ModelFolders
 from servebench.system.files import write_json
 
 CPU = torch.device("cpu")
@@ -36,27 +37,29 @@ def test_a_batch_is_taken_apart_into_compiled_sizes(number: int, sizes: list[int
     assert split(number, sizes) == pieces
 
 
-def write_manifest(folder: Path, exported: Path, **changes: Any) -> Path:
+def write_manifest(folder: Path, exported: ModelFolders, **changes: Any) -> Path:
     model, machine = identity(exported)
     content = {"model": model, "machine": machine, "device": "cpu", "why": None, "packages": []}
     write_json(folder / MANIFEST_NAME, content | changes)
     return folder
 
 
-def test_without_packages_the_model_runs_as_it_is(exported: Path, tmp_path: Path) -> None:
+def test_without_packages_the_model_runs_as_it_is(exported: ModelFolders, tmp_path: Path) -> None:
     folder = write_manifest(tmp_path, exported, why="there is no C++ compiler")
     model = CompiledModel(lambda batch: 2 * batch, folder, exported, "full", CPU)
     assert torch.equal(model(torch.ones(3, 1)), torch.full((3, 1), 2.0))
 
 
 @pytest.mark.parametrize("changed", ["model", "machine", "device"])
-def test_what_was_compiled_for_others_is_not_loaded(exported: Path, tmp_path: Path, changed: str) -> None:
+def test_what_was_compiled_for_others_is_not_loaded(
+    exported: ModelFolders, tmp_path: Path, changed: str
+) -> None:
     folder = write_manifest(tmp_path, exported, **{changed: "another"})
     with pytest.raises(ModelError, match=r"compiled for another .* `dvc repro compile` makes it for these"):
         read_manifest(folder, exported, CPU)
 
 
-def test_a_missing_or_broken_manifest_says_what_makes_it(exported: Path, tmp_path: Path) -> None:
+def test_a_missing_or_broken_manifest_says_what_makes_it(exported: ModelFolders, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"manifest.json: No such file .*`dvc repro compile` makes it"):
         read_manifest(tmp_path, exported, CPU)
     (tmp_path / MANIFEST_NAME).write_text("{}")
@@ -76,7 +79,7 @@ def test_a_package_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", MANIFEST_NAME])
-def test_what_others_may_write_is_not_read(exported: Path, tmp_path: Path, name: str) -> None:
+def test_what_others_may_write_is_not_read(exported: ModelFolders, tmp_path: Path, name: str) -> None:
     folder = write_manifest(tmp_path, exported)
     (folder / name).chmod(0o757)
     with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
@@ -93,7 +96,7 @@ def test_a_package_that_others_may_write_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-def test_what_belongs_to_another_user_is_not_read(exported: Path, tmp_path: Path) -> None:
+def test_what_belongs_to_another_user_is_not_read(exported: ModelFolders, tmp_path: Path) -> None:
     folder = write_manifest(tmp_path, exported)
     os.chown(folder, 12345, -1)
     with pytest.raises(ModelError, match="belongs to another user"):
@@ -101,7 +104,7 @@ def test_what_belongs_to_another_user_is_not_read(exported: Path, tmp_path: Path
 
 
 def test_a_group_may_write_where_nobody_else_is_in_it(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where each user has a group of their own, what they make is the group's to write."""
     folder = write_manifest(tmp_path, exported)
@@ -117,7 +120,7 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
             read_manifest(folder, exported, CPU)
 
 
-def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None:
+def test_what_brings_nothing_is_not_used(exported: ModelFolders, tmp_path: Path) -> None:
     path = tmp_path / "half-1.package"
     path.write_bytes(b"machine code")
     slower = package_of(Built("half", 1, path, 20.0, None), 10.0, 10.5)
@@ -135,5 +138,5 @@ def test_what_brings_nothing_is_not_used(exported: Path, tmp_path: Path) -> None
     assert len(model(torch.ones(4, 1))) == 4
 
 
-def test_the_manifest_knows_the_card(exported: Path) -> None:
+def test_the_manifest_knows_the_card(exported: ModelFolders) -> None:
     assert identity(exported)[0] == sha256(exported / CARD_NAME)

@@ -14,7 +14,7 @@ from servebench.data.index import Index, Photo, read_index
 from servebench.data.sources import check_readable, prepare
 from servebench.errors import DataError
 from servebench.params import DataSettings
-from tests.conftest import PHOTOS, ROOT
+from tests.support.project import PHOTOS, ROOT
 
 
 @pytest.fixture(autouse=True)

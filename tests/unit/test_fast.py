@@ -16,14 +16,15 @@ from servebench.inference.image import ImageError
 from servebench.inference.predictor import Predictor, TimmPreprocess
 from servebench.inference.preprocess import Normalised, TorchvisionPreprocess
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 
 LEVEL = 1 / 255 / 0.2
 """One step of a byte after division by the smallest standard deviation that timm's models use."""
 
 
 @pytest.fixture(scope="module")
-def both(exported: Path) -> Both:
-    card = read_card(exported)
+def both(exported: ModelFolders) -> Both:
+    card = read_card(exported.exported)
     normalise = Normalised(torch.nn.Identity(), card, torch.device("cpu"), torch.float32)
     return Both(TimmPreprocess(card), TorchvisionPreprocess(card), normalise)
 
@@ -108,7 +109,9 @@ def test_what_is_no_whole_image_is_refused_with_the_same_words(both: Both, photo
         assert reasons[0] == reasons[1]
 
 
-def test_a_classifier_takes_the_way_that_its_settings_name(exported: Path, photos: list[Path]) -> None:
+def test_a_classifier_takes_the_way_that_its_settings_name(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
     content = photos[0].read_bytes()
     timm = Predictor(exported, "cpu", ServeSettings(preprocess="timm"))
     fast = Predictor(exported, "cpu", ServeSettings(preprocess="torchvision"))
@@ -118,7 +121,7 @@ def test_a_classifier_takes_the_way_that_its_settings_name(exported: Path, photo
     assert torch.allclose(timm.predict(images[0]), fast.predict(images[1]), atol=0.02)
 
 
-def test_threads_are_those_of_the_settings(exported: Path) -> None:
+def test_threads_are_those_of_the_settings(exported: ModelFolders) -> None:
     before = torch.get_num_threads()
     try:
         Predictor(exported, "cpu", ServeSettings(threads_per_worker=1))

@@ -17,7 +17,8 @@ from servebench.inference.card import read_card
 from servebench.inference.image import NOT_TAKEN, ImageError, open_image
 from servebench.inference.predictor import TimmPreprocess
 from servebench.inference.preprocess import TorchvisionPreprocess
-from tests.conftest import PHOTOS
+from servebench.paths import ModelFolders
+from tests.support.project import PHOTOS
 
 Decoders = tuple[TimmPreprocess, TorchvisionPreprocess]
 BRIEF = settings(max_examples=400, deadline=None, derandomize=True, database=None)
@@ -82,8 +83,8 @@ def edits(draw: st.DrawFn) -> Edit:
 
 
 @pytest.fixture(scope="module")
-def decoders(exported: Path) -> Decoders:
-    card = read_card(exported)
+def decoders(exported: ModelFolders) -> Decoders:
+    card = read_card(exported.exported)
     return TimmPreprocess(card), TorchvisionPreprocess(card)
 
 

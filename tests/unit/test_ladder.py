@@ -8,7 +8,7 @@ import pytest
 
 from servebench.report.bounds import ladder, measuring_errors
 from servebench.report.results import Level, Result
-from tests.unit.made_up import CEILINGS, batch, level, result
+from tests.support.synthetic_results import CEILINGS, batch, level, result
 
 
 def at_best(best: Level, *others: Level, **options: Any) -> Result:

@@ -11,7 +11,7 @@ from servebench.errors import ParamsError
 from servebench.inference.device import describe_machine, resolve_device
 from servebench.params import load_params
 from servebench.stages.machine import LIBRARIES, check_params, fingerprint
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 def test_the_fingerprint_does_not_move_by_itself() -> None:

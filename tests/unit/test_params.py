@@ -11,7 +11,7 @@ import yaml
 
 from servebench.errors import ParamsError
 from servebench.params import PARAMS_FILE, ServeSettings, load_params
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 def written(tmp_path: Path, **changes: Any) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from servebench.serving.direct.protocol import LimitedProtocol
-from tests.unit.http_process import PATIENCE_S, PREDICT, answer, http_process
+from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 
 
 @pytest.fixture(scope="module")

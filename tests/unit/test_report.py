@@ -17,8 +17,8 @@ from servebench.report.results import collect
 from servebench.report.tables import batch_rows, remarks, stage_rows, table
 from servebench.stages.report import best_within, explain, short_names, summary, verdict, write_tables
 from servebench.system.files import read_csv, read_json
-from tests.conftest import ROOT
-from tests.unit.made_up import CEILINGS, batch, level, result
+from tests.support.project import ROOT
+from tests.support.synthetic_results import CEILINGS, batch, level, result
 
 SLOW = level(1, 20.0, 60.0)
 FAST = level(32, 90.0, 700.0)

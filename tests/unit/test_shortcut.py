@@ -14,7 +14,15 @@ import pytest
 
 from servebench.serving.direct.channel import Request
 from servebench.serving.metrics import RequestTimer
-from tests.unit.http_process import MAX_BYTES, PLACES, PREDICT, HttpProcess, answer, http_process, next_answer
+from tests.support.http_process import (
+    MAX_BYTES,
+    PLACES,
+    PREDICT,
+    HttpProcess,
+    answer,
+    http_process,
+    next_answer,
+)
 
 ANSWERED = 200, b"12345, image"
 TURNED_AWAY = 503, b'{"detail":"the server is full; try again later"}'

@@ -13,9 +13,10 @@ from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
 from servebench.inference.model import model_of
 from servebench.params import load_params
+from servebench.paths import ModelFolders
 from servebench.stages.export import check_equal
 from servebench.training.module import ClassifierModule, freeze_first_layers
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18", "test_vit"])
@@ -46,9 +47,9 @@ def test_pretrained_batch_norm_statistics_stay_and_fresh_ones_move() -> None:
 
 
 def test_an_export_that_answers_otherwise_is_refused(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card = read_card(exported)
+    card = read_card(exported.exported)
     model = model_of(card)
     model.load_state_dict(load_file(exported / WEIGHTS_NAME))
     monkeypatch.setattr("servebench.stages.export.EXPORT_FOLDER", tmp_path)

@@ -20,13 +20,10 @@ def tree(server: RunningServer) -> list[psutil.Process]:
 
 
 def by_role(server: RunningServer, role: str) -> list[psutil.Process]:
-    """``main``, ``manager``, or a role in the metrics: ``api``, ``worker``."""
+    """``main``, or a role in the metrics: ``http``, ``worker``."""
     if role == "main":
         return [psutil.Process(server.pid)]
     roles = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).roles
-    if role == "manager":  # forked, so it looks as the main process does
-        line = psutil.Process(server.pid).cmdline()
-        return [child for child in tree(server)[1:] if child.cmdline() == line and child.pid not in roles]
     return [psutil.Process(pid) for pid, name in roles.items() if name == role]
 
 

@@ -15,14 +15,15 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from servebench.serving.direct.channel import Answer, Channel, Request
+from servebench.serving.direct.admission import Admission
+from servebench.serving.direct.channel import Channel, Request, Response
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.protocol import LimitedProtocol
-from tests.unit.test_direct import opened
+from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
 KEEP_ALIVE_S = 1
-PLACES = 2
+CAPACITY = 2
 MAX_BYTES = 10
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n"
 STOP = Request(1, True, 0.0, b"")
@@ -52,7 +53,7 @@ class HttpProcess:
 @contextmanager
 def http_process(key: str | None = None) -> Iterator[HttpProcess]:
     """Serve plain requests by the worker; to all others a slow app says ``app``."""
-    with opened(PLACES) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
+    with open_channel(CAPACITY) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
         dispatcher = Dispatcher(channel, 30.0, 1)
 
@@ -71,7 +72,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
 
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
-        protocol = partial(Impatient, dispatcher=dispatcher, max_bytes=MAX_BYTES, key=key, timed=True)
+        protocol = partial(Impatient, admission=Admission(dispatcher, MAX_BYTES, key, timed=True))
         config = uvicorn.Config(
             app, http=protocol, ws="none", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S
         )
@@ -102,7 +103,7 @@ def work(process: HttpProcess) -> None:
         if process.channel.slots.claim(request.slot, 1):
             process.taken.append(request.body)
             said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
-            process.channel.send_responses([Answer(request.slot, 200, said)])
+            process.channel.send_responses([Response(request.slot, 200, said)])
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:

@@ -1,0 +1,62 @@
+"""The two ends of the direct transport: a channel, a worker that needs no model, and who asks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from servebench.serving.direct.admission import Admission, Admitted
+from servebench.serving.direct.channel import Channel, Response
+from servebench.serving.direct.dispatcher import Dispatcher
+from servebench.serving.errors import Reply
+
+IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
+MAX_BYTES = 1_000_000
+
+
+@contextmanager
+def open_channel(capacity: int) -> Iterator[Channel]:
+    """A channel whose sockets are closed in the end."""
+    channel = Channel(capacity, 4)
+    try:
+        yield channel
+    finally:
+        for end in vars(channel).values():
+            if isinstance(end, socket.socket):
+                end.close()
+
+
+def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
+    """A worker that answers with the body, or dies with its first request, claimed (dies) or not (drops)."""
+    channel.send_registration()
+    while True:
+        request = channel.wait_for_request(number)
+        if kind == "drops":
+            os._exit(1)
+        if not channel.slots.claim(request.slot, os.getpid()):
+            continue
+        time.sleep(seconds)
+        if kind == "dies":
+            os._exit(1)
+        channel.send_responses([Response(request.slot, 200, request.body)])
+
+
+async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
+    """The answer to an image, asked for as the route does it."""
+    decision = Admission(dispatcher, MAX_BYTES, key=None, timed=False).decide(IMAGE_HEAD)
+    if not isinstance(decision, Admitted):
+        return decision
+    try:
+        return await dispatcher.ask(decision.slot, decision.is_image, body, never_disconnects)
+    finally:
+        dispatcher.release(decision.slot)
+
+
+async def never_disconnects() -> Any:
+    """Wait for what the connection of a client that stays has to say."""
+    await asyncio.Event().wait()

@@ -1,0 +1,39 @@
+"""A tiny model, exported as the stage ``export`` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from servebench.inference.model import build_model, input_config
+from servebench.paths import ModelFolders
+from servebench.system.files import write_json
+
+CLASSES = ["cat", "dog", "fox"]
+
+
+def export_tiny(folder: Path, image_size: int = 96) -> ModelFolders:
+    """Export timm's tiny test model, with random weights, to new folders in ``folder``; none is compiled."""
+    folders = ModelFolders(exported=folder / "exported", compiled=folder / "compiled")
+    folders.exported.mkdir()
+    torch.manual_seed(0)
+    model = build_model("test_efficientnet", len(CLASSES), image_size).eval()
+    # Scaled up, so that random weights answer different photos differently.
+    model.get_classifier().weight.data.mul_(50)
+    save_file(model.state_dict(), folders.exported / WEIGHTS_NAME)
+    card = ModelCard.model_validate(
+        {
+            "architecture": "test_efficientnet",
+            "classes": CLASSES,
+            "image_size": image_size,
+            **input_config(model),
+            "test_accuracy": 0.5,
+            "test_images": 10,
+            "weights_sha256": sha256(folders.exported / WEIGHTS_NAME),
+        }
+    )
+    write_json(folders.exported / CARD_NAME, card.model_dump(mode="json"))
+    return folders

@@ -1,0 +1,18 @@
+"""Processes of this machine."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+
+
+def processes_mentioning(text: str) -> list[int]:
+    """Ids of living processes, other than this one, whose command line holds ``text``."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if text in " ".join(process.info["cmdline"] or [])
+        and process.info["status"] != psutil.STATUS_ZOMBIE
+        and process.pid != os.getpid()
+    ]

@@ -1,0 +1,80 @@
+"""`servebench serve` as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from servebench.paths import ModelFolders
+from servebench.serving.auth import KEY_VARIABLE
+from servebench.serving.launcher import free_port
+from tests.support.project import ROOT
+
+
+@dataclass(frozen=True)
+class Command:
+    """A running `servebench serve`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def serve_command(
+    folder: Path,
+    folders: ModelFolders,
+    *options: str,
+    key: str | None = None,
+    trusted: Path | None = None,
+    **settings: object,
+) -> Iterator[Command]:
+    """`servebench serve` of a model in the project ``folder``, once it is healthy.
+
+    Args:
+        folders: of the model, which is copied into the project.
+        key: the API key in its environment.
+        trusted: whose certificates to trust; asked by HTTPS.
+        settings: of the serve section, where they are not the project's own.
+    """
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serve"] |= {"compiled": False, **settings}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copytree(folders.exported, folder / "models/exported")
+    port, log = free_port(), folder / "log"
+    command = [sys.executable, "-m", "servebench.cli.main", "serve", "--port", str(port), *options]
+    url = f"{'https' if trusted else 'http'}://127.0.0.1:{port}"
+    environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
+    environment |= {KEY_VARIABLE: key} if key else {}
+    verify = str(trusted) if trusted else True
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 120
+            while not healthy(url, verify):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"it never became healthy: {log.read_text()}")
+                time.sleep(0.1)
+            yield Command(url, process, log)
+        finally:
+            process.terminate()
+
+
+def healthy(url: str, verify: str | bool = True) -> bool:
+    """Whether all of a server's workers are ready."""
+    with suppress(requests.ConnectionError):
+        return requests.get(f"{url}/health", timeout=5, verify=verify).status_code == 200
+    return False
