@@ -2,20 +2,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test soak test-browser test-tools check audit serve
+# Two at a time; each one's output is kept together where nobody watches.
+TWO := $(MAKE) --no-print-directory -j2 $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-O))
+
+.PHONY: run test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
-	$(BIN)/servebench readme
+	$(BIN)/servebench results
 
-# Two at a time, but for what is measured: that wants the machine for itself.
+# What is measured comes last: it wants the machine for itself.
 test: .venv/installed-test
-	$(BIN)/pytest tests/unit & unit=$$!; $(MAKE) --no-print-directory check; checked=$$?; \
-		wait $$unit && exit $$checked
-	$(BIN)/pytest tests/pipeline >.venv/pipeline.log 2>&1 & pipeline=$$!; \
-		$(BIN)/pytest tests/integration; integrated=$$?; \
-		wait $$pipeline; piped=$$?; cat .venv/pipeline.log; [ $$integrated = 0 ] && [ $$piped = 0 ]
+	$(TWO) check test-unit
+	$(TWO) test-integration test-pipeline
 	$(BIN)/pytest tests/measuring
+
+test-unit test-integration test-pipeline: .venv/installed-test
+	$(BIN)/pytest tests/$(@:test-%=%)
 
 soak: .venv/installed-test
 	$(BIN)/pytest -m soak tests
@@ -24,8 +27,9 @@ check: .venv/installed-test
 	$(BIN)/ruff check src tests studies
 	$(BIN)/ruff format --check src tests studies
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
-# A real Chromium looks at the server's page.
+# A real Chromium looks at the server's pages, and at DVC's.
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
 
