@@ -13,8 +13,8 @@ run: .venv/installed
 
 # What is measured comes last: it wants the machine for itself.
 test: .venv/installed-test
-	$(TWO) check test-unit
-	$(TWO) test-integration test-pipeline
+	+$(TWO) check test-unit
+	+$(TWO) test-integration test-pipeline
 	$(BIN)/pytest tests/measuring
 
 test-unit test-integration test-pipeline: .venv/installed-test
