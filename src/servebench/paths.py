@@ -21,6 +21,7 @@ class ModelFolders:
 
 MACHINE = Path("metrics/machine.json")
 SELFTEST = Path("metrics/verify.json")
+SELFTEST_PAGE = Path("docs/self-test.md")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")

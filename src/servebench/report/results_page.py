@@ -7,7 +7,6 @@ from typing import Any
 
 from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import LevelRow
-from servebench.errors import ReportError
 from servebench.params import Params, load_params
 from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
 from servebench.report.bounds import BOUND_NAMES, Bound
@@ -15,7 +14,8 @@ from servebench.report.explain import Explanation, explain
 from servebench.report.results import Result, read_results
 from servebench.report.summary import verdict
 from servebench.report.tables import remarks
-from servebench.system.files import atomic_write, read_json
+from servebench.system.documents import write_section, write_text
+from servebench.system.files import all_or_nothing, read_json
 from servebench.system.machine import describe_machine
 from servebench.system.tables import markdown_table, number_cell, pluralise
 
@@ -33,18 +33,9 @@ def write_results() -> None:
     params = load_params()
     results = read_results(params)
     explanation = explain(results, read_json(CEILINGS))
-    readme = README.read_text(encoding="utf-8")
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ReportError(f"{README}: the marker {BEGIN if not begin else END!r} is missing")
-    section = f"{BEGIN}\n\n{readme_section(params, results, explanation)}\n\n{END}"
-    for path, text in (
-        (README, f"{before}{section}{after}"),
-        (RESULTS_PAGE, page(params, results, explanation)),
-    ):
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with all_or_nothing():
+        write_section(README, BEGIN, END, readme_section(params, results, explanation))
+        write_text(RESULTS_PAGE, page(params, results, explanation))
     print(f"{README}, {RESULTS_PAGE}: results written")
 
 

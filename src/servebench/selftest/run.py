@@ -12,12 +12,13 @@ from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Usage
 from servebench.errors import VerifyError
 from servebench.loadgen import LoadPlan, generate
-from servebench.paths import MACHINE, SELFTEST
+from servebench.paths import MACHINE, SELFTEST, SELFTEST_PAGE
 from servebench.selftest.checks import SECOND_TOOL_SHARE, SHARE, Check, against_log
 from servebench.selftest.second_tool import find_tool, rate_by
 from servebench.selftest.stub import running_stub
 from servebench.stats.records import LoadRecord
 from servebench.stats.stability import WINDOWS
+from servebench.system.documents import write_section
 from servebench.system.files import read_json, write_json
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import bar
@@ -68,10 +69,12 @@ The last is what a server with batches does: a client takes the answers of a bat
 SECOND_TOOL_CASE = Case(0.02, 4, 4, 2.0)
 """A place for every user: the rate then depends on the time that a client itself takes in between."""
 ROUNDS = 3
+BEGIN = "<!-- checks: written by `servebench verify` -->"
+END = "<!-- end of checks -->"
 
 
 def main() -> int:
-    """Make every check, show them, write metrics/verify.json; 0 where all have passed, else 1.
+    """Make every check, show and write them; 0 where all have passed, else 1.
 
     Raises:
         VerifyError: the second tool is missing or failed; the other checks are shown and written.
@@ -140,7 +143,7 @@ def rate(record: LoadRecord) -> float:
 
 
 def report(checks: Sequence[Check]) -> None:
-    """Show the checks as a table, and write them."""
+    """Show the checks as a table, and write them into metrics/ and docs/."""
     rows = [
         [
             check.name,
@@ -152,7 +155,10 @@ def report(checks: Sequence[Check]) -> None:
         ]
         for check in checks
     ]
-    print(text_table(["check", "expected", "measured", "error", "bound", "verdict"], rows))
+    table = text_table(["check", "expected", "measured", "error", "bound", "verdict"], rows)
+    print(table)
+    if SELFTEST_PAGE.exists():  # not where another folder than the project's is worked in
+        write_section(SELFTEST_PAGE, BEGIN, END, table)
     write_json(
         SELFTEST,
         {
