@@ -5,7 +5,7 @@ below 80% and the GPU, where there is one, below 90%. A request's waiting is its
 queue and batch_wait; the batch window explains no more of it than batch_timeout_s.
 
 ================  =======================================================================================
-load generator    at more than 80% of its own ceiling, or at 90% of a core
+load generator    at more than 80% of its own limit, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
 drift             the pipeline in-process did over 10% more or less after the load than before it, and the
                   slower of the two explains half of the loss; or the level did over 10% less when it was
@@ -41,12 +41,12 @@ comes at any moment of an idle worker's window waits half of it on average."""
 SLOWDOWN = 2.0
 """Of the model's run: more than caches and clock rates that are shared with another process explain."""
 
-Found = tuple[str, str | None, str]
+Cause = tuple[str, str | None, str]
 """Cause, parameter and evidence."""
 
 
 @dataclass(frozen=True)
-class Crowd:
+class Oversubscription:
     """A level at which more threads than cores make the model's run slower than in-process."""
 
     level: LevelRow
@@ -78,7 +78,7 @@ def below_transport(result: Result, best: LevelRow, step: Step) -> Limit:
     return Limit(cause, step.share, parameter, f"{head}. {evidence}.")
 
 
-def _load_generator(best: LevelRow) -> Found | None:
+def _load_generator(best: LevelRow) -> Cause | None:
     cores, share = _cores(best.client_cpu_ms, best), best.client_limit_share
     if (cores is None or cores < CORE_BUSY) and (share is None or share <= CLIENT_LIMIT_SHARE):
         return None
@@ -87,7 +87,7 @@ def _load_generator(best: LevelRow) -> Found | None:
     return "load generator", None, f"It is the client that is at its end ({', '.join(figures)})"
 
 
-def _other_load(best: LevelRow) -> Found | None:
+def _other_load(best: LevelRow) -> Cause | None:
     takers = (("Other processes", best.other_percent), ("The hypervisor", best.steal_percent))
     for who, percent in takers:
         if percent is not None and percent > OTHER_LOAD_PERCENT:
@@ -95,7 +95,7 @@ def _other_load(best: LevelRow) -> Found | None:
     return None
 
 
-def _drift(result: Result, best: LevelRow, step: Step) -> Found | None:
+def _drift(result: Result, best: LevelRow, step: Step) -> Cause | None:
     pipeline, halfway_rps = result.pipeline, (step.lower.rate_rps + step.upper.rate_rps) / 2
     before, after = pipeline.pipeline_before_rps, pipeline.pipeline_after_rps
     slower_rps = step.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
@@ -112,7 +112,7 @@ def _drift(result: Result, best: LevelRow, step: Step) -> Found | None:
     return "drift", None, evidence
 
 
-def _busy_process(best: LevelRow, transport: str) -> Found | None:
+def _busy_process(best: LevelRow, transport: str) -> Cause | None:
     for cause, cpu_ms in (("HTTP process", best.http_cpu_ms), ("manager process", best.manager_cpu_ms)):
         cores = _cores(cpu_ms, best)
         if cores is not None and cores >= CORE_BUSY:
@@ -123,7 +123,7 @@ def _busy_process(best: LevelRow, transport: str) -> Found | None:
     return None
 
 
-def _batch_size_off(result: Result, best: LevelRow, step: Step) -> Found | None:
+def _batch_size_off(result: Result, best: LevelRow, step: Step) -> Cause | None:
     """Batches that are smaller or larger than what the pipeline does fastest, and cost half of the loss."""
     size, pipeline = _batch_size(result, best), result.pipeline
     if size is None or round(size) == pipeline.batch_size:
@@ -149,7 +149,7 @@ def _batch_size_off(result: Result, best: LevelRow, step: Step) -> Found | None:
     )
 
 
-def _batch_window(result: Result, best: LevelRow, step: Step) -> Found | None:
+def _batch_window(result: Result, best: LevelRow, step: Step) -> Cause | None:
     waiting = _waiting_ms(result, best)
     if waiting is None or best.mean_ms is None or not idle(best):
         return None
@@ -167,15 +167,14 @@ def _batch_window(result: Result, best: LevelRow, step: Step) -> Found | None:
         f"Of its {best.mean_ms:.0f} ms a request waits {waiting:.0f} ms for a batch that does not "
         f"fill{size}, while {best.cpu_percent:.0f}% of the CPU is in use; {timeout}"
     )
-    crowd = _crowd(result, best)
-    if crowd is not None and crowd.level.users > best.users:
-        evidence += (
-            f". More users do not fill it, for too many `workers_per_device`: {_crowded(result, crowd)}"
-        )
+    worst = _oversubscription(result, best)
+    if worst is not None and worst.level.users > best.users:
+        why = _oversubscription_text(result, worst)
+        evidence += f". More users do not fill it, for too many `workers_per_device`: {why}"
     return "batch window", "batch_timeout_s", evidence
 
 
-def _too_few_workers(result: Result, best: LevelRow) -> Found | None:
+def _too_few_workers(result: Result, best: LevelRow) -> Cause | None:
     waiting = _waiting_ms(result, best)
     if waiting is None or best.mean_ms is None or not idle(best):
         return None
@@ -192,11 +191,11 @@ def _too_few_workers(result: Result, best: LevelRow) -> Found | None:
     )
 
 
-def _too_many_workers(result: Result, best: LevelRow) -> Found | None:
-    crowd = _crowd(result, best)
-    if crowd is None:
+def _too_many_workers(result: Result, best: LevelRow) -> Cause | None:
+    worst = _oversubscription(result, best)
+    if worst is None:
         return None
-    evidence = _crowded(result, crowd)
+    evidence = _oversubscription_text(result, worst)
     if result.pipeline.workers < result.serve.workers_per_device:
         evidence += f"; in-process it is fastest with {result.pipeline.workers} of them busy"
     return (
@@ -206,7 +205,7 @@ def _too_many_workers(result: Result, best: LevelRow) -> Found | None:
     )
 
 
-def _unexplained(result: Result, best: LevelRow) -> Found:
+def _unexplained(result: Result, best: LevelRow) -> Cause:
     stages = result.stage_ms(best.users)
     longest = max(stages, key=lambda stage: stages[stage], default=None)
     figures = [f"its longest stage is {longest}, {stages[longest]:.0f} ms"] if longest else []
@@ -217,29 +216,29 @@ def _unexplained(result: Result, best: LevelRow) -> Found:
     return "unexplained", None, "; ".join(["No rule says why", *figures])
 
 
-def _crowd(result: Result, best: LevelRow) -> Crowd | None:
+def _oversubscription(result: Result, best: LevelRow) -> Oversubscription | None:
     """The level, from the best one up, with the largest slowdown; None where that is below SLOWDOWN."""
     threads = result.run["threads_per_worker"] * result.serve.workers_per_device
     if result.run["device"] != "cpu" or threads <= result.run["cores"]:
         return None
-    crowds = []
+    found: list[Oversubscription] = []
     for level in result.levels:
         served_ms, size = result.stage_ms(level.users).get("model"), _batch_size(result, level)
         if served_ms is None or size is None or level.cpu_percent is None:
             continue
         if level.users >= best.users and not idle(level):
-            crowds.append(Crowd(level, served_ms, result.model_ms(size)))
-    worst = max(crowds, key=lambda crowd: crowd.slowdown, default=None)
+            found.append(Oversubscription(level, served_ms, result.model_ms(size)))
+    worst = max(found, key=lambda one: one.slowdown, default=None)
     return worst if worst is not None and worst.slowdown >= SLOWDOWN else None
 
 
-def _crowded(result: Result, crowd: Crowd) -> str:
-    level, run = crowd.level, result.run
+def _oversubscription_text(result: Result, worst: Oversubscription) -> str:
+    level, run = worst.level, result.run
     doubt = "" if level.valid else ", not valid"
     return (
         f"with {pluralise(level.users, 'user')} ({level.throughput_rps:.1f} req/s{doubt}, "
         f"{level.cpu_percent:.0f}% of the CPU in use) the model's run on a batch takes "
-        f"{crowd.served_ms:.0f} ms, {crowd.slowdown:.1f} times its {crowd.in_process_ms:.0f} ms in-process, "
+        f"{worst.served_ms:.0f} ms, {worst.slowdown:.1f} times its {worst.in_process_ms:.0f} ms in-process, "
         f"as {pluralise(result.serve.workers_per_device, 'worker')} x {run['threads_per_worker']} threads "
         f"share {pluralise(run['cores'], 'core')}"
     )
