@@ -1,4 +1,4 @@
-"""How a request arrives, in a real uvicorn with a short patience."""
+"""Limits on how a request arrives, in a real uvicorn with short ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def address() -> Iterator[tuple[str, int]]:
         PREDICT + b"123",
     ],
 )
-def test_who_does_not_come_to_the_end_is_not_waited_for(address: tuple[str, int], sent: bytes) -> None:
+def test_a_request_that_arrives_too_slowly_gets_408(address: tuple[str, int], sent: bytes) -> None:
     with socket.create_connection(address, timeout=30) as connection:
         connection.sendall(sent)
         status, body = answer(connection)
@@ -41,7 +41,7 @@ def test_who_does_not_come_to_the_end_is_not_waited_for(address: tuple[str, int]
         assert connection.recv(1) == b""
 
 
-def test_an_answer_may_take_its_time_and_the_connection_is_used_again(address: tuple[str, int]) -> None:
+def test_a_slow_answer_leaves_its_connection_open(address: tuple[str, int]) -> None:
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345"
     with socket.create_connection(address, timeout=30) as connection:
         for _ in range(2):
@@ -50,13 +50,13 @@ def test_an_answer_may_take_its_time_and_the_connection_is_used_again(address: t
             time.sleep(1.5 * PATIENCE_S)
 
 
-def test_a_head_that_grows_without_end_is_cut_off(address: tuple[str, int]) -> None:
+def test_a_head_without_end_gets_431(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=30) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nX-Long: " + b"a" * (LimitedProtocol.MAX_HEAD_BYTES + 1))
         assert answer(connection)[0] == 431
 
 
-def test_what_is_no_http_gets_its_reason_as_json(address: tuple[str, int]) -> None:
+def test_a_bad_request_gets_its_reason_as_json(address: tuple[str, int]) -> None:
     with socket.create_connection(address, timeout=30) as connection:
         connection.sendall(b"hello\r\n\r\n")
         status, body = answer(connection)

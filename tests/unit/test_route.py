@@ -1,4 +1,4 @@
-"""The HTTP process's route: bodies up to their limit, keys, places."""
+"""The HTTP process's route: how it reads a body."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from servebench.serving.direct.channel import Answer, Channel, Request
+from servebench.serving.direct.admission import Admission
+from servebench.serving.direct.channel import Channel, Request, Response
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.route import DirectRoute
-from tests.unit.test_direct import opened
+from tests.support.direct import open_channel
 
 JPEG = [(b"content-type", b"image/jpeg")]
 
@@ -41,19 +42,19 @@ def through_the_route(chunks: list[bytes], headers: dict[bytes, bytes]) -> tuple
     async def run(channel: Channel) -> None:
         def serve() -> None:
             request = channel.wait_for_request(0)
-            channel.send_responses([Answer(request.slot, 200, request.body)])
+            channel.send_responses([Response(request.slot, 200, request.body)])
 
         worker = threading.Thread(target=serve)
         worker.start()
         dispatcher = Dispatcher(channel, 5.0, 1)
         dispatcher.start()
-        route = DirectRoute(never, dispatcher, 100, 1.0)
+        route = DirectRoute(never, Admission(dispatcher, 100, None, timed=False), 1.0)
         scope = {"type": "http", "path": "/predict", "method": "POST", "headers": [*JPEG, *headers.items()]}
         await route(scope, receive, send_back)
         channel.send_request(Request(1, True, 0.0, b""))  # a worker that got nothing ends with this
         worker.join()
 
-    with opened(4) as channel:
+    with open_channel(4) as channel:
         asyncio.run(run(channel))
     return sent[0]["status"], sent[1]["body"], read
 
@@ -79,3 +80,29 @@ def test_the_route_reads_a_body_up_to_its_limit(
     got = through_the_route(chunks, headers)
     assert (got[0], got[2]) == (status, read)
     assert body in got[1]
+
+
+def test_a_client_gone_within_its_body_frees_its_slot() -> None:
+    """So does one that is too slow: the protocol ends its connection."""
+    sent: list[Any] = []
+    pieces = iter([{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> dict[str, Any]:
+        return next(pieces)
+
+    async def send_back(message: Any) -> None:
+        sent.append(message)
+
+    async def never(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("LitServe's route is not reached")
+
+    async def run(channel: Channel) -> None:
+        admission = Admission(Dispatcher(channel, 5.0, 1), 100, None, timed=False)
+        route = DirectRoute(never, admission, 1.0)
+        scope = {"type": "http", "path": "/predict", "method": "POST"}
+        await route({**scope, "headers": [(b"content-type", b"image/jpeg")]}, receive, send_back)
+        assert channel.slots.in_flight == 0
+
+    with open_channel(1) as channel:
+        asyncio.run(run(channel))
+    assert sent[0]["status"] == 400

@@ -1,4 +1,4 @@
-"""A batch whose items, or whose memory, are not as anyone foresaw."""
+"""Batches with bad items, without memory, and with failures of the model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.api import ClassifierAPI, PredictRequest
 from servebench.serving.direct.channel import Request
-from servebench.serving.direct.worker import answer_all
+from servebench.serving.direct.worker import answer_batch
 
 
 @pytest.fixture
 def api(exported: ModelFolders) -> ClassifierAPI:
-    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), metrics=False)
+    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), timed=False)
     api.setup("cpu")
     return api
 
@@ -31,8 +31,8 @@ def requests_of(files: list[bytes]) -> list[Request]:
 
 def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
-    classifier: Any = api.ready
-    run, sizes = classifier.run, []
+    predictor: Any = api.ready
+    run, sizes = predictor.run, []
 
     def limited(batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
@@ -41,7 +41,7 @@ def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
         answers: torch.Tensor = run(batch)
         return answers
 
-    classifier.run = limited
+    predictor.run = limited
     return sizes
 
 
@@ -56,9 +56,9 @@ def test_a_batch_without_memory_is_answered_in_halves(
     error: Exception, api: ClassifierAPI, photos: list[Path]
 ) -> None:
     files = [path.read_bytes() for path in photos[:7]]
-    expected = [json.loads(answer.body)["probability"] for answer in answer_all(api, requests_of(files))]
+    expected = [json.loads(answer.body)["probability"] for answer in answer_batch(api, requests_of(files))]
     sizes = fail_above(api, 2, error)
-    answers = answer_all(api, requests_of(files))
+    answers = answer_batch(api, requests_of(files))
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
     assert [answer.status for answer in answers] == [200] * 7
     got = [json.loads(answer.body)["probability"] for answer in answers]
@@ -66,42 +66,42 @@ def test_a_batch_without_memory_is_answered_in_halves(
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
-def test_one_request_without_memory_is_refused(
+def test_one_request_without_memory_gets_503(
     error: Exception, api: ClassifierAPI, photos: list[Path]
 ) -> None:
     fail_above(api, 0, error)
-    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:2]]))
+    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:2]]))
     assert [answer.status for answer in answers] == [503, 503]
     assert b"no memory" in answers[0].body
 
 
-def test_torch_says_so_on_a_cpu_as_expected() -> None:
+def test_torch_reports_missing_memory_as_simulated_here() -> None:
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory"):
         torch.empty(2**50, dtype=torch.uint8)
 
 
-def test_any_other_failure_of_the_model_is_not_tried_again(api: ClassifierAPI, photos: list[Path]) -> None:
+def test_another_failure_of_the_model_is_not_retried(api: ClassifierAPI, photos: list[Path]) -> None:
     sizes = fail_above(api, 0, RuntimeError("shapes do not match"))
-    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:2]]))
+    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:2]]))
     assert [answer.status for answer in answers] == [500, 500]
     assert sizes == [2]
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyError("surprise"), 500), (MemoryError(), 503)])
-def test_an_item_that_fails_as_nobody_foresaw_is_refused_alone(
+def test_an_item_that_fails_unexpectedly_is_refused_alone(
     error: Exception, status: int, api: ClassifierAPI, photos: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    classifier: Any = api.ready
-    transform, bad = classifier.transform, photos[1].read_bytes()
-    bad_image = classifier.decode(bad)
+    predictor: Any = api.ready
+    transform, bad = predictor.transform, photos[1].read_bytes()
+    bad_image = predictor.decode(bad)
 
     def surprising(image: Any) -> Any:
         if image == bad_image:
             raise error
         return transform(image)
 
-    classifier.transform = surprising
-    answers = answer_all(api, requests_of([path.read_bytes() for path in photos[:3]]))
+    predictor.transform = surprising
+    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:3]]))
     assert [answer.status for answer in answers] == [200, status, 200]
     assert ("could not be decoded" in caplog.text) == (status == 500)
     # LitServe's own loops go the same way.

@@ -1,4 +1,4 @@
-"""Plain requests are answered without the app, all others by it, and none is lost or answered twice."""
+"""The fast path: plain requests are answered without the app, all others by it, each of them once."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from servebench.serving.direct.channel import Request
 from servebench.serving.metrics import RequestTimer
 from tests.support.http_process import (
+    CAPACITY,
     MAX_BYTES,
-    PLACES,
     PREDICT,
     HttpProcess,
     answer,
@@ -25,7 +25,7 @@ from tests.support.http_process import (
 )
 
 ANSWERED = 200, b"12345, image"
-TURNED_AWAY = 503, b'{"detail":"the server is full; try again later"}'
+REJECTED = 503, b'{"detail":"the server is full; try again later"}'
 BY_THE_APP = 200, b"app"
 KEY = "open-sesame"
 
@@ -45,13 +45,13 @@ def _nothing_is_left(process: HttpProcess) -> Iterator[None]:
 
 @pytest.fixture
 def _full(process: HttpProcess) -> Iterator[None]:
-    with full_house(process):
+    with all_slots_taken(process):
         yield
 
 
 @contextmanager
-def full_house(process: HttpProcess) -> Iterator[None]:
-    slots = [process.channel.slots.acquire() for _ in range(PLACES)]
+def all_slots_taken(process: HttpProcess) -> Iterator[None]:
+    slots = [process.channel.slots.acquire() for _ in range(CAPACITY)]
     yield
     for slot in slots:
         assert slot is not None
@@ -69,7 +69,7 @@ def connected(process: HttpProcess) -> socket.socket:
     return socket.create_connection(process.address, timeout=30)
 
 
-def test_a_plain_request_gets_its_answer_in_however_many_pieces_it_comes(process: HttpProcess) -> None:
+def test_a_plain_request_in_any_pieces_gets_its_answer(process: HttpProcess) -> None:
     with connected(process) as connection:
         for pieces in (
             [PREDICT + b"12345"],
@@ -84,7 +84,7 @@ def test_a_plain_request_gets_its_answer_in_however_many_pieces_it_comes(process
         assert answer(connection) == (200, b"12345, json")
 
 
-def test_its_answer_looks_like_those_of_the_app(process: HttpProcess) -> None:
+def test_an_answer_has_the_headers_of_the_apps(process: HttpProcess) -> None:
     with connected(process) as connection:
         connection.sendall(PREDICT + b"12345")
         response = HTTPResponse(connection)
@@ -112,8 +112,8 @@ CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") +
         PREDICT.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost") + b"12345",
     ],
 )
-def test_what_is_unusual_is_left_to_the_app(process: HttpProcess, sent: bytes, full: bool) -> None:
-    with full_house(process) if full else nullcontext(), connected(process) as connection:
+def test_unusual_requests_are_left_to_the_app(process: HttpProcess, sent: bytes, full: bool) -> None:
+    with all_slots_taken(process) if full else nullcontext(), connected(process) as connection:
         connection.sendall(sent)
         assert answer(connection) == BY_THE_APP
 
@@ -127,7 +127,7 @@ def test_what_is_unusual_is_left_to_the_app(process: HttpProcess, sent: bytes, f
         PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11 ") + b"1" * (MAX_BYTES + 1),
     ],
 )
-def test_what_may_have_to_be_refused_is_left_to_the_app(process: HttpProcess, sent: bytes) -> None:
+def test_requests_to_be_refused_are_left_to_the_app(process: HttpProcess, sent: bytes) -> None:
     with connected(process) as connection:
         connection.sendall(sent)
         assert answer(connection) == BY_THE_APP
@@ -135,7 +135,7 @@ def test_what_may_have_to_be_refused_is_left_to_the_app(process: HttpProcess, se
         assert answer(connection) == ANSWERED
 
 
-def test_who_expects_100_continue_gets_it_from_the_app(process: HttpProcess) -> None:
+def test_expect_100_continue_is_answered_by_the_app(process: HttpProcess) -> None:
     with connected(process) as connection:
         connection.sendall(PREDICT.replace(b"Host", b"Expect: 100-continue\r\nHost"))
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -143,7 +143,7 @@ def test_who_expects_100_continue_gets_it_from_the_app(process: HttpProcess) -> 
         assert answer(connection) == BY_THE_APP
 
 
-def test_without_the_key_the_app_is_asked() -> None:
+def test_requests_without_the_key_are_left_to_the_app() -> None:
     with http_process(key=KEY) as process, connected(process) as connection:
         for header, expected in (
             (b"", BY_THE_APP),
@@ -156,7 +156,7 @@ def test_without_the_key_the_app_is_asked() -> None:
 
 
 @pytest.mark.parametrize("first", [PREDICT, PREDICT.replace(b"/predict", b"/")])
-def test_requests_that_come_together_are_answered_in_their_order(process: HttpProcess, first: bytes) -> None:
+def test_pipelined_requests_are_answered_in_order(process: HttpProcess, first: bytes) -> None:
     expected = ANSWERED if first == PREDICT else BY_THE_APP
     with connected(process) as connection, connection.makefile("rb") as stream:
         connection.sendall(2 * (first + b"12345" + PREDICT + b"67890" + CHUNKED) + PREDICT + b"12345")
@@ -166,7 +166,7 @@ def test_requests_that_come_together_are_answered_in_their_order(process: HttpPr
 
 
 @pytest.mark.parametrize("sent", [PREDICT + b"123", PREDICT + b"54321"])
-def test_no_worker_works_for_a_client_that_has_gone(process: HttpProcess, sent: bytes) -> None:
+def test_requests_of_a_disconnected_client_are_not_worked(process: HttpProcess, sent: bytes) -> None:
     process.at_work.clear()
     with connected(process) as connection:
         connection.sendall(sent)
@@ -179,7 +179,7 @@ def test_no_worker_works_for_a_client_that_has_gone(process: HttpProcess, sent: 
     assert b"54321" not in process.taken
 
 
-def test_who_does_not_read_the_answers_is_not_answered_any_more(process: HttpProcess) -> None:
+def test_a_client_that_reads_no_answers_gets_no_more(process: HttpProcess) -> None:
     """Else they would fill the memory of the server."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -196,7 +196,7 @@ def test_who_does_not_read_the_answers_is_not_answered_any_more(process: HttpPro
     pytest.fail("every request was answered")
 
 
-def test_who_does_not_read_the_answers_does_not_keep_a_place(process: HttpProcess) -> None:
+def test_a_client_that_reads_no_answers_holds_no_slot(process: HttpProcess) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30.0)
@@ -214,7 +214,7 @@ def have_been_taken(process: HttpProcess, number: int) -> bool:
     return len(process.taken) == number
 
 
-def test_an_answer_is_not_followed_by_a_connection_that_nobody_ends(process: HttpProcess) -> None:
+def test_an_idle_connection_is_closed_after_its_answer(process: HttpProcess) -> None:
     with connected(process) as connection:
         connection.sendall(PREDICT + b"12345")
         assert answer(connection) == ANSWERED
@@ -222,9 +222,7 @@ def test_an_answer_is_not_followed_by_a_connection_that_nobody_ends(process: Htt
         assert connection.recv(1) == b""
 
 
-def test_what_is_no_http_is_not_told_so_in_place_of_the_answer_to_what_came_before(
-    process: HttpProcess,
-) -> None:
+def test_a_bad_request_behind_a_pending_one_gets_no_answer(process: HttpProcess) -> None:
     process.at_work.clear()
     with connected(process) as connection:
         connection.sendall(PREDICT + b"12345" + b"hello\r\n\r\n")
@@ -232,7 +230,7 @@ def test_what_is_no_http_is_not_told_so_in_place_of_the_answer_to_what_came_befo
     process.at_work.set()
 
 
-def test_what_cannot_be_handed_to_a_worker_is_refused(
+def test_a_request_that_cannot_reach_a_worker_gets_503(
     process: HttpProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_handle(request: Request) -> None:
@@ -249,15 +247,15 @@ def test_what_cannot_be_handed_to_a_worker_is_refused(
 
 
 @pytest.mark.usefixtures("_full")
-def test_who_is_turned_away_may_ask_again_on_the_same_connection(process: HttpProcess) -> None:
+def test_a_rejected_client_may_ask_again_on_its_connection(process: HttpProcess) -> None:
     with connected(process) as connection:
         for sent in (PREDICT + b"12345", PREDICT + b"123", b"45" + PREDICT + b"12345"):
             connection.sendall(sent)
-            assert answer(connection) == TURNED_AWAY
+            assert answer(connection) == REJECTED
 
 
 @pytest.mark.usefixtures("_full")
-def test_who_is_turned_away_is_told_when_to_come_back(process: HttpProcess) -> None:
+def test_a_rejected_client_gets_retry_after(process: HttpProcess) -> None:
     with connected(process) as connection:
         connection.sendall(PREDICT)
         response = HTTPResponse(connection)
@@ -266,21 +264,21 @@ def test_who_is_turned_away_is_told_when_to_come_back(process: HttpProcess) -> N
 
 
 @pytest.mark.usefixtures("_full")
-def test_who_is_turned_away_does_not_hold_the_connection(process: HttpProcess) -> None:
+def test_a_rejected_client_does_not_hold_its_connection(process: HttpProcess) -> None:
     """Neither by a body that does not come, nor by saying nothing more; and no second answer is sent."""
     with connected(process) as half, connected(process) as idle, connected(process) as late:
         half.sendall(PREDICT + b"1")
         idle.sendall(PREDICT + b"12345")
         late.sendall(PREDICT)
-        assert answer(late) == TURNED_AWAY
+        assert answer(late) == REJECTED
         late.sendall(b"12345")
         for connection in (half, idle):
-            assert answer(connection) == TURNED_AWAY
+            assert answer(connection) == REJECTED
         for connection in (half, idle, late):
             assert connection.recv(1) == b""
 
 
-def test_a_server_that_stops_finishes_what_it_has_admitted_and_ends_the_connection() -> None:
+def test_a_stopping_server_answers_admitted_requests_and_closes_connections() -> None:
     with http_process() as process, connected(process) as waiting, connected(process) as late:
         process.at_work.clear()
         waiting.sendall(PREDICT + b"12345")
