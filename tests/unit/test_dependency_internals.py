@@ -1,34 +1,70 @@
-"""``Supervisor`` takes LitServe's places: this fails when LitServe is not what it was written for."""
+"""What the server relies on beyond documented interfaces: each source is still the one that was read."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
+import fastapi
 import litserve
 import pytest
-from litserve.loops import inference_worker
-from litserve.loops.base import LitLoop
+import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-READ = {
-    litserve.LitServer.run: "a53f4b3f53ea3e13",
-    litserve.LitServer._init_manager: "ec955dbe647ca5b4",
-    litserve.LitServer._start_server: "509cc1cb9ae3a09a",
-    litserve.LitServer.verify_worker_status: "b973dfc5137f98c4",
-    litserve.LitServer.launch_inference_worker: "15d290e5a5ee6fa5",
-    litserve.LitServer.launch_single_inference_worker: "c2d7b5b4cdf1f0e3",
-    inference_worker: "f7d46425b66a2aff",
-    LitLoop.__call__: "510abb166c25d8a4",
+# serving/direct/fast_path.py and protocol.py override these, call them, or read and set their attributes.
+PROTOCOL = {
+    HttpToolsProtocol.__init__: "4f08999410347141",  # attributes: cycle, pipeline, flow, ...
+    HttpToolsProtocol.connection_made: "6efb565ff3d36b91",
+    HttpToolsProtocol.connection_lost: "c91a4c9bf2e29c55",  # reads and sets attributes of cycle
+    HttpToolsProtocol.data_received: "010a7ae59a5d3b1a",
+    HttpToolsProtocol.send_400_response: "ae5a4a3782b646fd",
+    HttpToolsProtocol.on_message_begin: "96d377fdc7c2baef",
+    HttpToolsProtocol.on_url: "37be44e962b04ca8",
+    HttpToolsProtocol.on_header: "65d62c044f61fdbd",  # names in lower case; expect_100_continue
+    HttpToolsProtocol.on_headers_complete: "1ea8589acfad92d8",  # when a request waits in pipeline
+    HttpToolsProtocol.on_body: "dba9c32aeba35b6a",
+    HttpToolsProtocol.on_message_complete: "1fbad42dc31fc01f",
+    HttpToolsProtocol.on_response_complete: "64e254f28e389e76",
+    HttpToolsProtocol.timeout_keep_alive_handler: "8b53bf5f2e202970",
+    HttpToolsProtocol._unset_keepalive_if_required: "00a6a4e47214e68e",
+    HttpToolsProtocol.shutdown: "d7351fa33f00d430",  # sets keep_alive of cycle
+    RequestResponseCycle.__init__: "4d2f220910c33c12",  # Exchange and Rejected stand in its place
+    RequestResponseCycle.send: "abdd8601b326a8da",  # response_started
+    FlowControl: "126debcdaa894c83",  # write_paused
 }
-"""Hashes of the source that was read, of what Supervisor calls, replaces or is called by."""
+# serving/direct/draining.py takes over SIGTERM while uvicorn runs, and hands it on; supervisor.py runs it.
+SHUTDOWN = {
+    uvicorn.Server.run: "239e0133d4307e38",
+    uvicorn.Server.serve: "112ef41af52167e3",
+    uvicorn.Server._serve: "4575b7a50adfede8",
+    uvicorn.Server.capture_signals: "e1bbcd4770d1c887",
+    uvicorn.Server.handle_exit: "553276efa26e09ea",
+    uvicorn.Server.shutdown: "9b33c50562992b1e",
+}
+LITSERVE = {
+    litserve.LitServer.lifespan: "6e72c5b311ccd68c",  # serving/direct/route.py answers in its place
+    litserve.LitServer._register_internal_endpoints: "86ca2498aa97b363",  # page.py replaces /
+    litserve.LitServer.register_endpoints: "f905dce13d56619a",  # api.py has the annotations it reads
+    litserve.LitServer._register_api_endpoints: "df52ecfb1cd8b261",
+    litserve.LitServer._register_middleware: "efec3f6b93b964c5",  # app.py adds its own around them
+    litserve.LitServer.setup_auth: "219a94860523afcb",  # api.py: authorize stands in
+    litserve.LitServer.run: "a53f4b3f53ea3e13",  # __main__.py: how it ends on Ctrl-C
+    litserve.LitServer._start_worker_monitoring: "aa423155d312a88a",  # __main__.py silences what it logs then
+}
+FASTAPI = {
+    fastapi.FastAPI.setup: "b1d5170e8194ac54",  # docs_page.py replaces its /docs and /redoc
+}
+READ = PROTOCOL | SHUTDOWN | LITSERVE | FASTAPI
+"""By what was read: the beginning of its source's SHA-256."""
 
 
-@pytest.mark.parametrize("function", READ, ids=lambda function: function.__qualname__)
-def test_litserve_is_what_the_direct_server_was_written_for(function: Callable[..., Any]) -> None:
-    source = inspect.getsource(function)
-    assert hashlib.sha256(source.encode()).hexdigest()[:16] == READ[function], (
-        f"LitServe {litserve.__version__} has changed {function.__qualname__}: read it, see that "
-        "servebench.serving.direct.supervisor still fits, and note the new hash here"
+@pytest.mark.parametrize("owner", READ, ids=lambda owner: owner.__qualname__)
+def test_the_source_is_the_one_that_was_read(owner: Any) -> None:
+    package = owner.__module__.partition(".")[0]
+    assert hashlib.sha256(inspect.getsource(owner).encode()).hexdigest()[:16] == READ[owner], (
+        f"{package} {version(package)} has changed {owner.__qualname__}: read it, see that what the comment "
+        "beside it names still fits, and note the new hash here"
     )
