@@ -31,7 +31,7 @@ class Server:
         return read_scrape(generate_latest(self.registry).decode())
 
 
-def test_a_window_is_what_came_between() -> None:
+def test_a_window_is_the_difference_of_two_scrapes() -> None:
     server = Server()
     server.answer(1, 9.0, 9.0)
     before = server.scrape()
@@ -47,6 +47,6 @@ def test_a_window_is_what_came_between() -> None:
     assert after.roles == {11: "http", 12: "worker"}
 
 
-def test_without_a_request_there_is_nothing_to_tell() -> None:
+def test_a_window_without_a_request_is_none() -> None:
     server = Server()
     assert between(server.scrape(), server.scrape()) is None

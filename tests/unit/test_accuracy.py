@@ -1,4 +1,4 @@
-"""Answers of the server against the model's own in full precision."""
+"""Answers of the server against the checkpoint's in full precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def answer(probabilities: np.ndarray) -> bytes:
     return json.dumps({"label": "?", "probability": 0, "probabilities": named}).encode()
 
 
-def test_equal_answers_agree_and_the_last_photo_is_wrong_in_both() -> None:
+def test_equal_answers_agree_and_are_as_accurate() -> None:
     found = compare(REFERENCE, [(k, answer(SURE[k])) for k in (0, 1, 2, 3, 3)], "float32")
     assert (found["photos"], found["answers"], found["mismatched"]) == (4, 5, 0)
     assert found["agreement"] == 1.0
@@ -29,7 +29,7 @@ def test_equal_answers_agree_and_the_last_photo_is_wrong_in_both() -> None:
     assert found["largest_difference"] == 0.0
 
 
-def test_rounding_costs_agreement_where_it_changes_a_label() -> None:
+def test_rounding_that_changes_a_label_costs_agreement() -> None:
     half = SURE.copy()
     half[3] = [0.51, 0.49]
     found = compare(REFERENCE, [(k, answer(half[k])) for k in range(4)], "bfloat16")
@@ -39,17 +39,17 @@ def test_rounding_costs_agreement_where_it_changes_a_label() -> None:
     assert found["mismatched"] == 0
 
 
-def test_other_pixels_may_move_an_answer_a_little() -> None:
+def test_torchvisions_pixels_may_move_an_answer_a_little() -> None:
     moved = [(0, answer(np.array([0.99988, 0.00012])))]  # log-odds by 0.18
     assert compare(REFERENCE, moved, "float32")["mismatched"] == 1
-    assert compare(REFERENCE, moved, "float32", "fast")["mismatched"] == 0
+    assert compare(REFERENCE, moved, "float32", "torchvision")["mismatched"] == 0
 
 
-def test_two_answers_of_one_class_that_were_swapped_are_found() -> None:
+def test_swapped_answers_of_one_class_are_mismatched() -> None:
     """Their labels agree: only the probabilities tell."""
     swapped = [(0, answer(SURE[1])), (1, answer(SURE[0])), (2, answer(SURE[2])), (3, answer(SURE[3]))]
     for dtype in ("float32", "float16", "bfloat16"):
-        found = compare(REFERENCE, swapped, dtype, "fast")
+        found = compare(REFERENCE, swapped, dtype, "torchvision")
         assert found["agreement"] == 1.0
         assert found["mismatched"] == 2
 

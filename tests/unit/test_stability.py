@@ -18,7 +18,7 @@ from servebench.stats.stability import spread, steady, window_means
         ([10, 10, 10], [1, float("nan"), 1], False),
     ],
 )
-def test_rate_and_latency_both_stay_near_their_means(
+def test_steady_needs_rate_and_latency_near_their_means(
     rates: list[float], latencies: list[float], expected: bool
 ) -> None:
     assert steady(np.array(rates), np.array(latencies)) is expected
@@ -28,7 +28,7 @@ def test_spread_is_the_largest_distance_from_the_mean() -> None:
     assert spread(np.array([8.0, 10.0, 12.0])) == pytest.approx(0.2)
 
 
-def test_windows_are_told_apart() -> None:
+def test_requests_count_in_the_window_that_they_fall_into() -> None:
     start = np.arange(0, 3, 0.5)
     rates, latencies = window_means(start, start + 0.25, np.array([0.0, 1.0, 3.0, 4.0]))
     assert rates == pytest.approx([2, 2, 0])
