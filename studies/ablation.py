@@ -1,8 +1,4 @@
-"""What each knob is worth: one more at a time, from LitServe's stock behaviour on.
-
-All steps are measured in turn, and the whole round again: the machine drifts, so a step is compared
-within its own round, and the median over the rounds is given.
-"""
+"""What each key beyond LitServe's own is worth: one more at a time, from its stock behaviour on."""
 
 from __future__ import annotations
 
@@ -12,16 +8,11 @@ from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
-from servebench.report.markdown import markdown_table
 
 from servebench.params import ServeSettings
-from servebench.paths import EXPORT_FOLDER, MACHINE
 from servebench.report.plots.style import COLOURS, save
-from servebench.serving.launcher import running_server
-from servebench.system.files import read_json, write_json
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
-from studies.short import all_bodies, short_rates
+from servebench.system.tables import markdown_table
+from studies.harness import Case, measure_rounds, rates, ratios, read_result, write_result
 
 STEPS: dict[str, dict[str, Any]] = {
     "stock": {},
@@ -29,87 +20,71 @@ STEPS: dict[str, dict[str, Any]] = {
     "freed memory kept": {"keep_freed_memory": True},
     "fast preprocessing": {"preprocess": "torchvision"},
     "direct transport": {"transport": "direct"},
-    "image bodies": {"request_body": "image"},
+    "image bodies": {"form": "image"},
     "batches of 4": {"max_batch_size": 4},
     "compiled model": {"compiled": True},
     "half precision": {"precision": "half"},
 }
-"""In this order, each with all that stand before it."""
+"""In this order, each with all that stand before it: keys of params.yaml, and what users send."""
 USERS = (1, 8)
 SECONDS = 3.0
 ROUNDS = 3
-RESULT = Path("benchmarks/results/ablation.json")
+RESULT = "ablation"
 PICTURE = Path("assets/ablation.png")
 
 
-def configurations() -> dict[str, ServeSettings]:
-    """The steps' settings, each on top of the last."""
-    changes: dict[str, Any] = {}
+def cases() -> dict[str, Case]:
+    """The steps, each on top of the last."""
     found = {}
+    keys: dict[str, Any] = {"form": "json"}
     for name, change in STEPS.items():
-        changes |= change
-        found[name] = ServeSettings(**changes)
+        keys |= change
+        settings = ServeSettings(**{key: value for key, value in keys.items() if key != "form"})
+        found[name] = Case(settings, users=USERS, seconds=SECONDS, form=keys["form"])
     return found
 
 
 def main() -> None:
-    """Measure every step in every round, print the medians and keep all values."""
-    bodies = {form: all_bodies(form) for form in ("json", "image")}
-    steps = configurations()
-    measured: dict[str, list[dict[int, float]]] = {name: [] for name in steps}
-    with exclusive_machine(), bar(ROUNDS * len(steps), "ablation", "step") as progress:
-        for number in range(ROUNDS):
-            for name, settings in steps.items():
-                form = settings.request_body
-                with running_server(EXPORT_FOLDER, settings, "cpu", 30.0) as server:
-                    rates = short_rates(server, bodies[form], USERS, SECONDS, number, form)
-                measured[name].append(rates)
-                progress.update()
-    rows: list[dict[str, Any]] = [
+    """Measure all steps, print the medians and keep all values."""
+    found = measure_rounds("ablation", cases(), ROUNDS)
+    rows = [
         {
             "step": name,
             "users": users,
-            "rps": [found[users] for found in measured[name]],
-            "times_stock": round(
-                median(
-                    own[users] / stock[users]
-                    for own, stock in zip(measured[name], measured["stock"], strict=True)
-                ),
-                2,
-            ),
+            "rps": rates(levels, users),
+            "times_stock": round(median(ratios(rates(levels, users), rates(found["stock"], users))), 2),
         }
         for users in USERS
-        for name in steps
+        for name, levels in found.items()
     ]
-    write_json(RESULT, {"steps": rows, "rounds": ROUNDS, "machine": read_json(MACHINE)["id"]})
+    write_result(RESULT, {"steps": rows, "rounds": ROUNDS})
     draw(rows)
-    print(table(rows))
+    print(table())
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table() -> str:
     """The steps as Markdown."""
     head = ["each with those above", "users", "req/s, median", "times stock"]
-    cells = [
+    rows = [
         [row["step"], str(row["users"]), f"{median(row['rps']):.1f}", f"{row['times_stock']:.2f}"]
-        for row in rows
+        for row in read_result(RESULT)["steps"]
     ]
-    return markdown_table(head, cells)
+    return markdown_table(head, rows)
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> None:
     """A bar per step: how many times stock, at the larger number of users, with the single rounds."""
     own = [row for row in rows if row["users"] == USERS[-1]]
-    stock = own[0]["rps"]
     figure, axes = plt.subplots(figsize=(8, 0.45 * len(own) + 1.2), layout="constrained")
     places = range(len(own))
     names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
     axes.barh(places, [row["times_stock"] for row in own], color="#c9d8e8", edgecolor=COLOURS[1])
     for place, row in zip(places, own, strict=True):
-        ratios = [rps / other for rps, other in zip(row["rps"], stock, strict=True)]
-        axes.plot(ratios, [place] * len(ratios), "o", color=COLOURS[0], markersize=3)
+        single = ratios(row["rps"], own[0]["rps"])
+        axes.plot(single, [place] * len(single), "o", color=COLOURS[0], markersize=3)
         axes.annotate(
             f"{row['times_stock']:.2f}",
-            (max(ratios), place),
+            (max(single), place),
             (8, 0),
             textcoords="offset points",
             va="center",

@@ -6,50 +6,57 @@ changes the order of sums, may move a probability.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from servebench.benchmark.accuracy import probabilities
 from servebench.inference.predictor import Predictor
-from servebench.loadgen import CONTENT_TYPES, LoadPlan, generate
-from servebench.params import load_params
-from servebench.paths import EXPORT_FOLDER
-from servebench.serving.launcher import running_server
-from servebench.system.machine_lock import exclusive_machine
+from servebench.params import ServeSettings, load_params
+from servebench.paths import MODEL
+from studies import DEVICE
 from studies.goals import keep
-from studies.short import all_bodies, photo_paths
+from studies.harness import Case, load_plan, measure_rounds, photo_paths, run_load
 
+TARGETS = {"candidate": 1e-3, "e7_tuned": 0.05}
+"""Largest difference of a probability: in full precision, and of what bfloat16 rounds to three digits."""
 USERS = 32
 REQUESTS = 1110
 """Three times all photos."""
-TARGETS = {"candidate": 1e-3, "e7_tuned": 0.05}
-"""Largest difference of a probability: in full precision, and of what bfloat16 rounds to three digits."""
+SECONDS = 1.0
+LONGEST_S = 60.0
+
+
+def differences(settings: ServeSettings, number: int) -> tuple[list[float], int]:
+    """Of each answer from its photo's in-process; and how many photos were not sent."""
+    case = Case(settings, users=(USERS,), seconds=SECONDS)
+    plan = load_plan(
+        users=USERS, seconds=SECONDS, longest_s=LONGEST_S, requests=REQUESTS, warmup_s=0.0, seed=number
+    )
+    with case.running() as server:
+        [record] = run_load(server, case.form, [plan])
+    predictor = Predictor(MODEL, DEVICE, settings)
+    photos = [path.read_bytes() for path in photo_paths()]
+    own = [predictor.predict([predictor.preprocess(photo)])[0].numpy() for photo in photos]
+    found = [
+        float(np.abs(probabilities(answer, predictor.card.classes) - own[body]).max())
+        for body, answer in zip(record.body, map(bytes, record.answer), strict=True)
+    ]
+    return found, len(photos) - len(set(record.body.tolist()))
 
 
 def main() -> None:
-    """Load each configuration and keep the largest difference."""
-    paths = photo_paths()
-    for name, target in TARGETS.items():
-        serve = load_params().configuration(name)
-        with exclusive_machine():
-            plan = LoadPlan(USERS, REQUESTS, 0.0, 1.0, 60.0, 3, 30.0, 0)
-            with running_server(EXPORT_FOLDER, serve, "cpu", 30.0) as server:
-                form = serve.request_body
-                [level] = generate(f"{server.url}/predict", all_bodies(form), CONTENT_TYPES[form], [plan])
-            predictor = Predictor(EXPORT_FOLDER, "cpu", serve)
-            own = [predictor.predict([predictor.preprocess(path.read_bytes())])[0].numpy() for path in paths]
-        classes = predictor.card.classes
-        difference = [
-            float(np.abs(probabilities(answer, classes) - own[body]).max())
-            for body, answer in zip(level.body, map(bytes, level.answer), strict=True)
-        ]
-        missing = len(paths) - len(set(level.body.tolist()))
+    """Load each configuration once, and keep the largest difference."""
+    params = load_params()
+    cases = {name: partial(differences, params.configuration(name)) for name in TARGETS}
+    for name, [(found, missing)] in measure_rounds("answers", cases, rounds=1).items():
         keep(
             f"answers_{name}",
             f"{name}, {USERS} users: largest difference of a probability from the same photo's in-process",
-            target,
-            [max(difference)],
+            TARGETS[name],
+            [max(found)],
             at_least=False,
-            answers=len(difference),
+            answers=len(found),
             photos_not_sent=missing,
         )
 

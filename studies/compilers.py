@@ -1,91 +1,110 @@
-"""What compiles the models best on a CPU: torch's Inductor or OpenVINO, on one thread, in turn."""
+"""What compiles the models best on a CPU, for one image on one thread: torch's Inductor or OpenVINO."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
-from servebench.report.markdown import markdown_table
 
 from servebench.inference.compiled.backends import INDUCTOR, Run, compile_package, load_package
 from servebench.inference.compiled.gain import run_ms
-from servebench.inference.compiled.package import eager
+from servebench.inference.compiled.package import eager_model, example_batch
 from servebench.inference.device import dtype_name
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
-from servebench.paths import MACHINE
-from servebench.system.files import read_json, write_json
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from servebench.system.tables import markdown_table
 from servebench.system.temporary import scratch
+from studies import DEVICE
+from studies.harness import measure_rounds, ratios, read_result, write_result
 from studies.models import MODELS, exported
 
+COMPILERS = ("inductor", "openvino")
 PRECISIONS = ("full", "half")
 BATCH_SIZE = 1
 ROUNDS = 5
-RESULT = Path("benchmarks/results/compilers.json")
+RESULT = "compilers"
+
+Compiled = tuple[str, str, str]
+"""Model, precision, compiler."""
 
 
-def both(folder: Path, precision: str, scratch_folder: Path) -> Iterator[tuple[str, Run]]:
-    """The model in ``folder`` compiled by each."""
-    dtype = getattr(torch, dtype_name(precision, "cpu"))
-    own, example = eager(str(folder), "cpu", precision, BATCH_SIZE)
-    path = scratch_folder / "inductor.pt2"
+def cases(sources: Mapping[str, Path], folder: Path) -> Iterator[tuple[Compiled, Callable[[int], float]]]:
+    """Every model compiled by each, with the packages in ``folder``: milliseconds of a run."""
+    for model, source in sources.items():
+        example = example_batch(source, DEVICE, BATCH_SIZE)
+        for precision in PRECISIONS:
+            path = folder / f"{model}-{precision}"
+            yield (model, precision, "inductor"), timed(inductor(source, precision, path, example), example)
+            yield (model, precision, "openvino"), timed(openvino(source, precision, path, example), example)
+
+
+def timed(run: Run, example: torch.Tensor) -> Callable[[int], float]:
+    """A case."""
+    return lambda number: run_ms(run, example)
+
+
+def inductor(source: Path, precision: str, path: Path, example: torch.Tensor) -> Run:
+    """The model in ``source``, as a C++ library."""
+    package = str(path.with_suffix(".pt2"))
     with torch.no_grad():
-        graph = torch.export.export(own, (example,))
-        torch._inductor.aoti_compile_and_package(graph, package_path=str(path), inductor_configs=INDUCTOR)
-    yield "inductor", torch._inductor.aoti_load_package(str(path))
-    full, example = eager(str(folder), "cpu", "full", BATCH_SIZE)
-    compile_package(full, example, dtype, path := scratch_folder / "openvino")
-    yield "openvino", load_package(path, dtype, example.device)
+        graph = torch.export.export(eager_model(source, DEVICE, precision), (example,))
+        torch._inductor.aoti_compile_and_package(graph, package_path=package, inductor_configs=INDUCTOR)
+    loaded: Run = torch._inductor.aoti_load_package(package)
+    return loaded
 
 
-def measure(name: str | None, precision: str) -> dict[str, Any]:
-    """Milliseconds of a run on one image, by compiler, round by round."""
-    folder = exported(name)
-    _, example = eager(str(folder), "cpu", "full", BATCH_SIZE)
-    with scratch() as temporary:
-        runs = dict(both(folder, precision, temporary))
-        rounds = [{compiler: run_ms(run, example) for compiler, run in runs.items()} for _ in range(ROUNDS)]
-    times = {compiler: [round(one[compiler], 3) for one in rounds] for compiler in runs}
-    gain = median(one["inductor"] / one["openvino"] for one in rounds)
-    return {"model": name or "default", "precision": precision, "ms": times, "gain": round(gain, 3)}
+def openvino(source: Path, precision: str, path: Path, example: torch.Tensor) -> Run:
+    """The same, as the stage ``compile`` has it compiled on a CPU."""
+    dtype = getattr(torch, dtype_name(precision, DEVICE))
+    compile_package(eager_model(source, DEVICE, "full"), example, dtype, path)
+    return load_package(path, dtype, example.device)
 
 
 def main() -> None:
-    """Compare, print and keep."""
-    cases = [(name, precision) for name in MODELS for precision in PRECISIONS]
-    with exclusive_machine(), bar(len(cases), "compilers", "model") as progress:
-        found = []
-        for case in cases:
-            found.append(measure(*case))
-            progress.update()
-    write_json(RESULT, {"models": found, "batch_size": BATCH_SIZE, "machine": read_json(MACHINE)["id"]})
-    print(table(found))
+    """Compile, measure, print the medians and keep all values."""
+    sources = {model: exported(model).exported for model in MODELS}
+    with scratch() as folder:
+        with exclusive_machine():
+            compiled = dict(cases(sources, folder))
+        ms = measure_rounds("compilers", compiled, ROUNDS)
+    rows = [
+        {
+            "model": model,
+            "precision": precision,
+            "ms": {
+                compiler: [round(one, 3) for one in ms[model, precision, compiler]] for compiler in COMPILERS
+            },
+            "gain": round(median(ratios(*(ms[model, precision, compiler] for compiler in COMPILERS))), 3),
+        }
+        for model in MODELS
+        for precision in PRECISIONS
+    ]
+    write_result(RESULT, {"models": rows, "batch_size": BATCH_SIZE})
+    print(table())
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table() -> str:
     """Medians by model and precision, as Markdown."""
     head = ["model", "precision", "Inductor, ms", "OpenVINO, ms", "Inductor / OpenVINO"]
-    cells = [
+    rows = [
         [
             row["model"],
             row["precision"],
-            *(f"{median(row['ms'][compiler]):.2f}" for compiler in ("inductor", "openvino")),
+            *(f"{median(row['ms'][compiler]):.2f}" for compiler in COMPILERS),
             f"{row['gain']:.2f}",
         ]
-        for row in rows
+        for row in read_result(RESULT)["models"]
     ]
-    return markdown_table(head, cells)
+    return markdown_table(head, rows, text_columns=2)
 
 
 if __name__ == "__main__":
-    environment = worker_environment(ServeSettings(keep_freed_memory=True))
-    if environment != dict(os.environ):  # glibc reads it as a process starts
-        os.execve(sys.executable, [sys.executable, "-m", "studies.compilers"], environment)
+    own = worker_environment(ServeSettings(keep_freed_memory=True))
+    if own != dict(os.environ):  # glibc reads it as a process starts
+        os.execve(sys.executable, [sys.executable, "-m", "studies.compilers"], own)
     main()

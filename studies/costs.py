@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from statistics import median
-from typing import Any
-
-from servebench.report.markdown import markdown_table
 
 from servebench.benchmark.inprocess import inprocess_workers
 from servebench.benchmark.served import scrape
 from servebench.benchmark.telemetry import Telemetry
-from servebench.loadgen import CONTENT_TYPES, LoadPlan, generate
 from servebench.params import BaselineSettings, ServeSettings
-from servebench.paths import MACHINE
-from servebench.serving.launcher import running_server
-from servebench.system.files import read_json, write_json
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from servebench.paths import ModelFolders
+from servebench.system.tables import markdown_table
+from studies import DEVICE
+from studies.harness import (
+    SAMPLE_S,
+    Case,
+    load_plan,
+    measure_rounds,
+    photo_paths,
+    read_result,
+    run_load,
+    write_result,
+)
 from studies.models import MODELS, exported, tuned
-from studies.short import all_bodies, photo_paths
 
 USERS = 32
 SECONDS = 4.0
 BASELINE_S = 0.8
 ROUNDS = 3
-RESULT = Path("benchmarks/results/costs.json")
+RESULT = "costs"
 COLUMNS = {
     "model": "model, in-process",
     "pixels": "decode and preprocess, in-process",
@@ -39,42 +41,25 @@ COLUMNS = {
 """Milliseconds of a core for one request; together they are all that the cores have."""
 
 
-def one_round(folder: Path, serve: ServeSettings, bodies: Sequence[bytes], number: int) -> dict[str, float]:
+def costs(folders: ModelFolders, settings: ServeSettings, number: int) -> dict[str, float]:
     """Each part's milliseconds, by the keys of COLUMNS, and the served rate."""
     cores = os.cpu_count() or 1
-    baseline = BaselineSettings(batch_sizes=(serve.max_batch_size,), seconds=BASELINE_S)
-    plan = LoadPlan(
-        users=USERS,
-        requests=1,
-        warmup_s=0.5,
-        min_s=SECONDS,
-        max_s=SECONDS,
-        max_windows=3,
-        timeout_s=30.0,
-        seed=number,
-    )
-    with inprocess_workers(folder, serve, "cpu", photo_paths(), baseline) as inprocess:
+    case = Case(settings, users=(USERS,), seconds=SECONDS, folders=folders)
+    baseline = BaselineSettings(batch_sizes=(settings.max_batch_size,), seconds=BASELINE_S)
+    plan = load_plan(users=USERS, seconds=SECONDS, seed=number)
+    with inprocess_workers(folders, settings, DEVICE, photo_paths(), baseline) as inprocess:
         inprocess.measure()
-        with (
-            running_server(folder, serve, "cpu", 30.0) as server,
-            Telemetry(server.pid, interval_s=0.1) as telemetry,
-        ):
-            [level] = generate(
-                f"{server.url}/predict",
-                bodies,
-                CONTENT_TYPES["image"],
-                [plan],
-                on_start=telemetry.follow_client,
-            )
-            usage, roles = telemetry.usage(*level.window), scrape(server).roles
+        with case.running() as server, Telemetry(server.pid, interval_s=SAMPLE_S) as telemetry:
+            [record] = run_load(server, case.form, [plan], on_start=telemetry.follow_client)
+            usage, roles = telemetry.usage(*record.window), scrape(server).roles
         inprocess.measure()
         [row] = inprocess.rows()
-    opened, closed = level.window
-    rps = float(((level.end > opened) & (level.end <= closed)).sum() / (closed - opened))
+    opened, closed = record.window
+    rps = float(record.ended_in_window.sum()) / (closed - opened)
     workers = sum(used for pid, used in usage.process_cores.items() if roles.get(pid) == "worker")
-    pipeline = 1000 * cores / row["pipeline_rps"]
+    pipeline = 1000 * cores / row.pipeline_rps
     found = {
-        "model": 1000 * cores / row["model_rps"],
+        "model": 1000 * cores / row.model_rps,
         "worker": 1000 * workers / rps - pipeline,
         "http": 1000 * ((usage.server_cores or 0.0) - workers) / rps,
         "client": 1000 * (usage.client_cores or 0.0) / rps,
@@ -85,34 +70,24 @@ def one_round(folder: Path, serve: ServeSettings, bodies: Sequence[bytes], numbe
 
 
 def main() -> None:
-    """Measure every model in every round, print and keep."""
-    bodies = all_bodies("image")
-    folders = {name: exported(name) for name in MODELS}
-    found: dict[str | None, list[dict[str, float]]] = {name: [] for name in MODELS}
-    with exclusive_machine(), bar(ROUNDS * len(MODELS), "costs", "model") as progress:
-        for number in range(ROUNDS):
-            for name, folder in folders.items():
-                found[name].append(one_round(folder, tuned(name), bodies, number))
-                progress.update()
+    """Measure every model, print the medians and keep all values."""
+    cases = {model: partial(costs, exported(model), tuned(model)) for model in MODELS}
+    found = measure_rounds("costs", cases, ROUNDS)
     rows = [
-        {
-            "name": name or "default",
-            **{key: [round(one[key], 4) for one in rounds] for key in (*COLUMNS, "rps")},
-        }
-        for name, rounds in found.items()
+        {"name": model, **{key: [round(one[key], 4) for one in rounds] for key in (*COLUMNS, "rps")}}
+        for model, rounds in found.items()
     ]
-    write_json(RESULT, {"ms": rows, "users": USERS, "machine": read_json(MACHINE)["id"]})
-    print(table(rows))
+    write_result(RESULT, {"ms": rows, "users": USERS})
+    print(table())
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table() -> str:
     """Medians by model, as Markdown."""
-    head = ["ms of a core for a request", *COLUMNS.values(), "req/s"]
-    cells = [
+    rows = [
         [row["name"], *(f"{median(row[key]):.2f}" for key in COLUMNS), f"{median(row['rps']):.0f}"]
-        for row in rows
+        for row in read_result(RESULT)["ms"]
     ]
-    return markdown_table(head, cells)
+    return markdown_table(["ms of a core for a request", *COLUMNS.values(), "req/s"], rows)
 
 
 if __name__ == "__main__":

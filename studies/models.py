@@ -1,4 +1,4 @@
-"""The models that the goals name, exported and compiled: the pipeline's own, and others without weights."""
+"""The models that are measured, exported and compiled: the pipeline's own, and others with random weights."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from servebench.inference.compiled.build import compile_model
 from servebench.inference.compiled.manifest import read_manifest
 from servebench.inference.model import build_model, input_config
 from servebench.params import ServeSettings, load_params
-from servebench.paths import EXPORT_FOLDER
+from servebench.paths import MODEL, ModelFolders
 from servebench.system.files import write_json
+from servebench.system.machine_lock import exclusive_machine
+from studies import DEVICE
 
-FOLDER = Path("models/benchmarks")
+FOLDER = Path("models/studies")
 IMAGE_SIZE = 224
-MODELS = (None, "convnext_tiny", "mobilenetv3_small_100")
-"""timm's names; None is the pipeline's own."""
+DEFAULT = "default"
+MODELS = (DEFAULT, "convnext_tiny", "mobilenetv3_small_100")
+"""The pipeline's own, and timm's by name."""
 MAX_BATCH_SIZES = {"mobilenetv3_small_100": 8}
-"""Where more than that of ``e7_tuned`` serves more (``studies.batch_size``)."""
+"""Where another than that of ``e7_tuned`` serves more."""
 
 
-def tuned(name: str | None) -> ServeSettings:
-    """``e7_tuned`` with the batch size that suits the timm model ``name``; None: the pipeline's."""
+def tuned(name: str) -> ServeSettings:
+    """``e7_tuned`` with the batch size that suits the model ``name``."""
     settings = load_params().configuration("e7_tuned")
-    largest = MAX_BATCH_SIZES.get(name or "", settings.max_batch_size)
-    return settings.model_copy(update={"max_batch_size": largest})
+    return settings.model_copy(update={"max_batch_size": MAX_BATCH_SIZES.get(name, settings.max_batch_size)})
 
 
-def exported(name: str | None) -> Path:
-    """The folder of the timm model ``name`` with random weights and its packages; None: the pipeline's."""
-    return EXPORT_FOLDER if name is None else with_packages(name, tuned(name).max_batch_size)
+def exported(name: str) -> ModelFolders:
+    """The model ``name`` with the packages that ``tuned(name)`` needs."""
+    return MODEL if name == DEFAULT else with_packages(name, tuned(name).max_batch_size)
 
 
-def with_packages(name: str | None, largest: int) -> Path:
-    """The folder of a timm model, or of a copy of the pipeline's, with packages up to size ``largest``."""
-    folder = FOLDER / (name or "default") / "exported"
-    if name is None:
-        shutil.copytree(EXPORT_FOLDER, folder, dirs_exist_ok=True)
-    elif not (folder / CARD_NAME).exists():
-        export(name, folder)
-    compiled = folder.parent / "compiled"
+def with_packages(name: str, largest: int) -> ModelFolders:
+    """A timm model, or a copy of the pipeline's, with a package for each batch size up to ``largest``."""
+    folders = ModelFolders(FOLDER / name / "exported", FOLDER / name / "compiled")
+    if name == DEFAULT:
+        shutil.copytree(MODEL.exported, folders.exported, dirs_exist_ok=True)
+    elif not (folders.exported / CARD_NAME).exists():
+        export(name, folders.exported)
     sizes = range(1, largest + 1)
     try:
-        found = {
-            package.batch_size for package in read_manifest(compiled, folder, torch.device("cpu")).packages
-        }
+        packages = read_manifest(folders, torch.device(DEVICE)).packages
     except ModelError:
-        found = set()
-    if not found.issuperset(sizes):
-        compile_model(folder, compiled, "cpu", sizes)
-    return folder
+        packages = []
+    if not {package.batch_size for package in packages}.issuperset(sizes):
+        with exclusive_machine():
+            compile_model(folders, DEVICE, sizes)
+    return folders
 
 
 def export(name: str, folder: Path) -> None:
-    """Speed needs no training."""
-    folder.mkdir(parents=True)
+    """Write the timm model ``name`` with random weights, which are as fast as others."""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     model = build_model(name, 2, IMAGE_SIZE).eval()
     save_file(model.state_dict(), folder / WEIGHTS_NAME)

@@ -1,4 +1,4 @@
-"""What a server holds at a moment: memory and file handles of its whole process tree."""
+"""Memory and file handles of a server's whole process tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Held:
 
 
 def held(root_pid: int) -> Held:
-    """By a process and all below it."""
+    """What a process and all below it hold now."""
     root = psutil.Process(root_pid)
     tree = [root, *root.children(recursive=True)]
     return Held(

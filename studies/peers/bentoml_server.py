@@ -6,6 +6,7 @@ from typing import Any
 
 import bentoml
 
+from studies import TIMEOUT_S
 from studies.peers import photos
 
 OPTIONS = photos.read_options()
@@ -13,7 +14,7 @@ OPTIONS = photos.read_options()
 
 @bentoml.service(
     workers=OPTIONS.settings.workers_per_device,
-    traffic={"timeout": photos.TIMEOUT_S},
+    traffic={"timeout": TIMEOUT_S},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
 )

@@ -7,7 +7,8 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from studies.peers.photos import TIMEOUT_S, Photos, read_options
+from studies import TIMEOUT_S
+from studies.peers.photos import Photos, read_options
 
 
 class PhotoWorker(Worker):

@@ -11,23 +11,23 @@ from pydantic import BaseModel
 
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
-from servebench.system.processes import exit_with_parent
+from servebench.paths import ModelFolders
+from servebench.system.signals import exit_with_parent
+from studies import DEVICE
 
 VARIABLE = "PEER_OPTIONS"
 """In the environment, from where all of a peer's processes have it, whoever starts them."""
-DEVICE = "cpu"
-TIMEOUT_S = 30
 
 
 class Options(BaseModel):
     """How a peer is to serve.
 
     Attributes:
-        folder: of the exported model.
+        folders: of the model.
         scratch: an empty folder: every worker leaves a file there once it has loaded the model.
     """
 
-    folder: Path
+    folders: ModelFolders
     settings: ServeSettings
     port: int
     scratch: Path
@@ -44,7 +44,7 @@ class Photos:
     def __init__(self) -> None:
         exit_with_parent()  # not all frameworks' workers do, should their main process be killed
         options = read_options()
-        self.predictor = Predictor(options.folder, DEVICE, options.settings)
+        self.predictor = Predictor(options.folders, DEVICE, options.settings)
         (options.scratch / f"{os.getpid()}.ready").touch()
 
     def answers(self, contents: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from PIL import Image
 from servebench.errors import ServerError
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import READY_S, RunningServer, check_free, free_port
 from servebench.system.processes import GONE_S, log_tail, process_group
@@ -29,9 +30,9 @@ IMAGE_TYPE = "image/jpeg"
 
 @contextmanager
 def running_peer(
-    name: str, folder: Path, settings: ServeSettings, port: int | None = None
+    name: str, folders: ModelFolders, settings: ServeSettings, port: int | None = None
 ) -> Iterator[RunningServer]:
-    """Serve the model in ``folder`` by the peer ``name`` on 127.0.0.1 until the block is left.
+    """Serve the model in ``folders`` by the peer ``name`` on 127.0.0.1 until the block is left.
 
     Raises:
         ServerError: the port is taken, the peer died, or it was not ready in time.
@@ -39,7 +40,8 @@ def running_peer(
     port = free_port() if port is None else port
     check_free(Binding(port))
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
-        options = Options(folder=folder.absolute(), settings=settings, port=port, scratch=Path(scratch))
+        absolute = ModelFolders(folders.exported.absolute(), folders.compiled.absolute())
+        options = Options(folders=absolute, settings=settings, port=port, scratch=Path(scratch))
         marker = options.model_dump_json()
         log = Path(scratch) / "log"
         started = time.perf_counter()
