@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,17 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(min_length=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Loader(yaml.SafeLoader):
+    """Reads numbers as DVC does, by YAML 1.2: ``1e-5``, which `-S` writes as ``1e-05``, is one."""
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 class Section(BaseModel):
@@ -204,7 +216,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ParamsError: naming the first wrong key, what came, and what is allowed.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 -- a SafeLoader
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -25,7 +25,9 @@ def rates(results: Sequence[Result]) -> dict[str, float | None]:
     The one file that DVC shows as metrics: a key per configuration, so that `dvc exp show` reads well.
     """
     short = short_names([result.name for result in results])
-    return {short[result.name]: significant(result.rps) for result in results}
+    found = {short[result.name]: significant(result.rps) for result in results}
+    # First, as a terminal cuts off the last: the candidate is what `-S serve.…` changes.
+    return {CANDIDATE: found.pop(CANDIDATE), **found}
 
 
 def significant(value: float | None) -> float | None:

@@ -171,12 +171,8 @@ class ClassifierAPI(litserve.LitAPI):
         return list(inputs)
 
     def predict(self, x: Item | list[Item]) -> Output | list[Output]:
-        """The output for one decoded request, or for a batch of them."""
+        """The output for one decoded request, or the list of those for a batch."""
         return self.predict_batch(x) if isinstance(x, list) else self.predict_batch([x])[0]
-
-    def unbatch(self, output: list[Output]) -> list[Output]:
-        """``predict`` answers a batch as a list already."""
-        return output
 
     # Without a return type, which LitServe would hand to FastAPI as the response's model.
     def encode_response(self, output: Output | JSONResponse):  # type: ignore[no-untyped-def]

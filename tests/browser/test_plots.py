@@ -1,0 +1,105 @@
+"""`dvc plots show` draws every plot of dvc.yaml in a real Chromium that reaches no network."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dvc_render.base import Renderer
+from dvc_render.html import PAGE_HTML
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 60
+SCHEMES = ("http://", "https://", "ws://", "wss://")
+
+# By plot that is drawn: the size of its picture, and how many shapes of its marks can be seen in it.
+LOOK = """
+function seen(shape) {
+  const box = shape.getBoundingClientRect(), style = getComputedStyle(shape);
+  return box.width + box.height > 1 && (style.fill !== "none" || style.stroke !== "none");
+}
+return Object.fromEntries(arguments[0].map((place) => {
+  const picture = document.querySelector(place + " svg.marks");
+  if (!picture) return [place, null];
+  const box = picture.getBoundingClientRect();
+  const shapes = [...picture.querySelectorAll(".role-mark:not(.mark-group) > *")];
+  return [place, {size: [box.width, box.height], marks: shapes.filter(seen).length}];
+}));
+"""
+
+
+@pytest.fixture
+def offline(chromium: Any) -> Iterator[Any]:
+    """A browser without a network; what it asks for all the same is in its log."""
+    chromium.get("about:blank")
+    for log in ("browser", "performance"):
+        chromium.get_log(log)
+    chromium.execute_cdp_cmd("Network.enable", {})
+    chromium.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [f"{scheme}*" for scheme in SCHEMES]})
+    nothing = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    chromium.execute_cdp_cmd("Network.emulateNetworkConditions", nothing)
+    yield chromium
+    anything = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    chromium.execute_cdp_cmd("Network.emulateNetworkConditions", anything)
+    chromium.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    chromium.get("about:blank")
+
+
+def plots_page(out: Path, *options: str) -> str:
+    """The address of the page as `dvc plots show` writes it for the results in this tree."""
+    command = [sys.executable, "-m", "dvc", "plots", "show", "--out", str(out), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    page = out / "index.html"
+    assert page.exists(), done.stderr  # DVC exits with 0 where it could not read dvc.yaml
+    return page.as_uri()
+
+
+def places() -> list[str]:
+    """Where each plot of dvc.yaml belongs in the page."""
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    return [f"#{Renderer.remove_special_chars(name)}" for plot in plots for name in plot]
+
+
+def looks(chromium: Any) -> dict[str, Any]:
+    """What is to be seen of each plot; nothing of one that is not drawn."""
+    looks: dict[str, Any] = chromium.execute_script(LOOK, places())
+    return looks
+
+
+def requested(chromium: Any) -> list[str]:
+    """What the page asked the network for."""
+    messages = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    sent = [one["params"]["request"] for one in messages if one["method"] == "Network.requestWillBeSent"]
+    return [request["url"] for request in sent if request["url"].startswith(SCHEMES)]
+
+
+def test_every_plot_is_drawn_without_a_network(offline: Any, tmp_path: Path) -> None:
+    from selenium.common.exceptions import TimeoutException
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    offline.get(plots_page(tmp_path / "plots"))
+    with suppress(TimeoutException):
+        WebDriverWait(offline, PATIENCE_S, 0.2).until(lambda _: None not in looks(offline).values())
+    drawn = looks(offline)
+    assert [place for place, look in drawn.items() if look is None] == [], offline.get_log("browser")[:3]
+    for place, look in drawn.items():
+        assert min(look["size"]) >= 100, f"{place}: {look}"
+        assert look["marks"] > 0, f"{place}: {look}"
+    assert [entry["message"] for entry in offline.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert requested(offline) == []
+
+
+def test_dvcs_own_page_would_stay_empty(offline: Any, tmp_path: Path) -> None:
+    """So the test above sees what it is for."""
+    template = tmp_path / "page.html"
+    template.write_text(PAGE_HTML)
+    offline.get(plots_page(tmp_path / "plots", "--html-template", str(template)))
+    assert set(looks(offline).values()) == {None}
+    assert any("vega" in url for url in requested(offline))
