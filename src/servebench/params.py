@@ -113,7 +113,7 @@ class ServeSettings(Section):
                 f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
             )
         if self.compiled and self.preprocess != "torchvision":
-            raise ValueError("preprocess ('timm'): allowed with compiled: 'fast', whose pixels it takes")
+            raise ValueError("preprocess ('timm'): allowed with compiled: 'torchvision', whose pixels it takes")
         return self
 
 

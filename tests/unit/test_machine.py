@@ -1,4 +1,4 @@
-"""The fingerprint: stable, complete, and null where there is nothing to say."""
+"""The fingerprint of the machine, and what is checked before anything runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from importlib.metadata import version
 import pytest
 
 from servebench.errors import ParamsError
-from servebench.inference.device import describe_machine, resolve_device
+from servebench.inference.device import resolve_device
 from servebench.params import load_params
-from servebench.stages.machine import LIBRARIES, check_params, fingerprint
+from servebench.stages.machine import check_params
+from servebench.system.machine import LIBRARIES, describe_machine, fingerprint
 from tests.support.project import ROOT
 
 
-def test_the_fingerprint_does_not_move_by_itself() -> None:
+def test_the_fingerprint_is_the_same_twice() -> None:
     assert fingerprint() == fingerprint()
 
 
-def test_it_names_hardware_and_libraries() -> None:
+def test_the_fingerprint_names_hardware_and_libraries() -> None:
     found = fingerprint()
     assert found["cores"] >= 1
     assert found["memory_gib"] >= 1
@@ -28,21 +29,21 @@ def test_it_names_hardware_and_libraries() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_its_id_follows_from_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint()
-    monkeypatch.setattr("servebench.stages.machine.platform.python_version", lambda: "3.99.0")
+    monkeypatch.setattr("servebench.system.machine.platform.python_version", lambda: "3.99.0")
     after = fingerprint()
     assert after["python"] == "3.99.0"
     assert after["id"] != before["id"]
 
 
-def test_a_machine_in_one_line() -> None:
+def test_a_machine_is_described_with_its_gpu() -> None:
     found = fingerprint()
     assert "no GPU" in describe_machine({**found, "gpu": None})
     assert "Tesla T4" in describe_machine({**found, "gpu": "Tesla T4"})
 
 
-def test_the_device_is_what_the_machine_has() -> None:
+def test_the_device_is_what_the_machine_has_or_refused() -> None:
     assert resolve_device("auto", cuda_available=True) == "cuda"
     assert resolve_device("auto", cuda_available=False) == "cpu"
     assert resolve_device("cpu", cuda_available=True) == "cpu"
@@ -60,7 +61,7 @@ def test_the_device_is_what_the_machine_has() -> None:
         ("data", {"folder": "nowhere"}, "data.folder: got 'nowhere'; allowed: an existing folder"),
     ],
 )
-def test_names_that_must_exist_are_looked_up(
+def test_names_that_do_not_exist_are_refused(
     section: str, changes: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -72,7 +73,7 @@ def test_names_that_must_exist_are_looked_up(
     assert "\n" not in str(caught.value)
 
 
-def test_a_gpu_that_is_not_there_is_found_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParamsError, match="device: got 'cuda'"):

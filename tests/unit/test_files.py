@@ -1,4 +1,4 @@
-"""Results are written whole or not at all."""
+"""Files that hold results are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from servebench.system.files import (
+    all_or_nothing,
     atomic_folder,
     atomic_write,
     read_csv,
@@ -16,12 +17,12 @@ from servebench.system.files import (
 )
 
 
-def test_json_comes_back_and_null_stays_null(tmp_path: Path) -> None:
+def test_json_comes_back_with_null_as_none(tmp_path: Path) -> None:
     write_json(tmp_path / "deep/a.json", {"rps": 1.5, "gpu": None})
     assert read_json(tmp_path / "deep/a.json") == {"rps": 1.5, "gpu": None}
 
 
-def test_a_failed_write_keeps_the_last_result_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"rps": 1.0})
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -38,7 +39,7 @@ def test_a_failed_write_keeps_the_last_result_and_leaves_nothing_behind(tmp_path
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
 
 
-def test_csv_comes_back_as_text_with_unknown_as_an_empty_field(tmp_path: Path) -> None:
+def test_csv_comes_back_as_text_with_none_empty(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", [{"users": 1, "p99_ms": None}, {"users": 8, "p99_ms": 3.25}])
     assert read_csv(tmp_path / "a.csv") == [
         {"users": "1", "p99_ms": ""},
@@ -52,7 +53,7 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json")
 
 
-def test_files_written_together_take_their_places_together(tmp_path: Path) -> None:
+def test_files_written_all_or_nothing_are_replaced_together(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.csv"
     write_json(first, {"run": 1})
 

@@ -1,4 +1,4 @@
-"""Photographs: the shipped ones, class folders, and sources that are refused by name."""
+"""Sources of photographs: the shipped ones, class folders, and those that are refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from servebench.data.index import Index, Photo, read_index
-from servebench.data.sources import check_readable, prepare
+from servebench.data.index import read_index
+from servebench.data.sources import check_readable, make_index
 from servebench.errors import DataError
 from servebench.params import DataSettings
 from tests.support.project import PHOTOS, ROOT
@@ -44,7 +44,7 @@ def class_folders(root: Path, **counts: int) -> str:
 
 
 def test_the_shipped_photos_by_species() -> None:
-    index = prepare(settings())
+    index = make_index(settings())
     check_readable(index)
     assert index.classes == ["cat", "dog"]
     assert Counter(photo.split for photo in index.photos) == {"train": 220, "val": 39, "test": 111}
@@ -53,7 +53,7 @@ def test_the_shipped_photos_by_species() -> None:
 
 
 def test_the_shipped_photos_by_breed() -> None:
-    index = prepare(settings(task="breed"))
+    index = make_index(settings(task="breed"))
     assert len(index.classes) == 37
     assert index.classes[0] == "Abyssinian"
     for split, each in (("train", 6), ("val", 1), ("test", 3)):
@@ -63,18 +63,18 @@ def test_the_shipped_photos_by_breed() -> None:
 def test_the_test_split_is_the_datasets_own() -> None:
     names = (ROOT / "data/sample/oxford-iiit-pet/annotations/test.txt").read_text().splitlines()
     expected = {line.split()[0] for line in names}
-    assert {Path(photo.path).stem for photo in prepare(settings()).split("test")} == expected
+    assert {Path(photo.path).stem for photo in make_index(settings()).split("test")} == expected
 
 
 def test_splits_follow_the_seed_alone() -> None:
-    assert prepare(settings()) == prepare(settings())
-    other = prepare(settings(seed=43))
-    assert other != prepare(settings())
-    assert other.split("test") == prepare(settings()).split("test")
+    assert make_index(settings()) == make_index(settings())
+    other = make_index(settings(seed=43))
+    assert other != make_index(settings())
+    assert other.split("test") == make_index(settings()).split("test")
 
 
 def test_class_folders_are_split_within_each_class(tmp_path: Path) -> None:
-    index = prepare(settings(folder=class_folders(tmp_path / "mine", apple=20, pear=8)))
+    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=20, pear=8)))
     assert index.classes == ["apple", "pear"]
     counts = {
         split: Counter(photo.label for photo in index.split(split)) for split in ("train", "val", "test")
@@ -82,12 +82,12 @@ def test_class_folders_are_split_within_each_class(tmp_path: Path) -> None:
     assert counts == {"train": {0: 13, 1: 5}, "val": {0: 2, 1: 1}, "test": {0: 5, 1: 2}}
 
 
-def test_the_index_says_how_many_of_what_there_are() -> None:
-    assert "train   220 photos: 71 cat, 149 dog" in prepare(settings()).describe()
+def test_the_index_describes_its_splits_and_classes() -> None:
+    assert "train   220 photos: 71 cat, 149 dog" in make_index(settings()).describe()
 
 
-def test_the_index_comes_back(tmp_path: Path) -> None:
-    index = prepare(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
+def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
+    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
     index.write()
     assert read_index() == index
     Path(index.photos[0].path).unlink()
@@ -98,34 +98,34 @@ def test_the_index_comes_back(tmp_path: Path) -> None:
 def test_a_class_without_photos_is_named(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "mine", apple=8, pear=0)
     with pytest.raises(DataError, match="pear"):
-        prepare(settings(folder=folder))
+        make_index(settings(folder=folder))
 
 
 def test_a_class_too_small_to_split_is_named(tmp_path: Path) -> None:
     folder = class_folders(tmp_path / "mine", apple=8, pear=1)
     with pytest.raises(DataError, match="class 'pear' has no photo in the train split"):
-        prepare(settings(folder=folder))
+        make_index(settings(folder=folder))
 
 
 def test_a_single_class_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two classes or more"):
-        prepare(settings(folder=class_folders(tmp_path / "mine", apple=8)))
+        make_index(settings(folder=class_folders(tmp_path / "mine", apple=8)))
 
 
-def test_folders_of_splits_are_not_taken_for_classes(tmp_path: Path) -> None:
+def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected one folder per class"):
-        prepare(settings(folder=class_folders(tmp_path / "mine", train=4, test=4)))
+        make_index(settings(folder=class_folders(tmp_path / "mine", train=4, test=4)))
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"data\.folder .*empty"):
-        prepare(settings(folder=str(tmp_path / "empty")))
+        make_index(settings(folder=str(tmp_path / "empty")))
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
 def test_an_unreadable_photo_is_named(tmp_path: Path, damage: str) -> None:
-    index = prepare(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
+    index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
     victim = Path(index.photos[5].path)
     whole = victim.read_bytes()
     content = {"empty": b"", "text": b"no image", "truncated": whole[: len(whole) // 2]}
@@ -139,20 +139,14 @@ def test_other_formats_than_jpeg_are_readable(tmp_path: Path) -> None:
     with Image.open(folder / "apple/0.jpg") as image:
         image.save(folder / "apple/a.png")
         image.save(folder / "pear/b.webp")
-    index = prepare(settings(folder=str(folder)))
+    index = make_index(settings(folder=str(folder)))
     check_readable(index)
     assert len(index.photos) == 14
 
 
-def test_without_a_network_the_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     # A port on which nobody listens refuses as a machine without a network does.
     nowhere = (("http://127.0.0.1:9/images.tar.gz", "0" * 32),)
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", nowhere)
     with pytest.raises(DataError, match=r"cannot be downloaded .* set data\.download to false"):
-        prepare(settings(download=True))
-
-
-def test_a_split_without_a_class_is_refused() -> None:
-    photos = [Photo(path="a", label=0, split="train"), Photo(path="b", label=1, split="train")]
-    with pytest.raises(DataError, match="class 'cat' has no photo in the val split"):
-        Index(classes=["cat", "dog"], photos=photos).check()
+        make_index(settings(download=True))

@@ -1,0 +1,259 @@
+"""README.md and docs/: what they link to, name and draw is there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections import Counter, defaultdict
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args
+
+import grimp
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.cli.parser import make_parser
+from servebench.params import Params, ServeSettings
+from servebench.paths import README, RESULTS_PAGE, SELFTEST, SELFTEST_PAGE
+from servebench.report import results_page
+from servebench.selftest import run as selftest
+from servebench.serving.metrics import STAGES
+from servebench.system.files import read_json
+from tests.support.project import ROOT
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / README, *DOCS, ROOT / "data/README.md", ROOT / "studies/README.md"]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`([^`]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+ARROW = re.compile(r"^ *(\w+) --> (\w+)$", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|[\s/])servebench +([a-z][\w-]*)(.*)")
+TARGET = re.compile(r"(?:^|\s)make ([a-z][\w-]*)")
+REPRO = re.compile(r"dvc repro ([a-z][\w@]*)")
+STAGE = re.compile(r"\bstages? `([\w@]+)`(?: and `([\w@]+)`)?")
+SECTIONS = "|".join(Params.model_fields)
+KEY = re.compile(rf"(?<![\w/.])((?:{SECTIONS})\.[a-z]\w*(?:\.\w+)?)")
+SETTING = re.compile(r"-S '?([\w.]+)=")
+PATH = re.compile(r"(?<![\w/.])((?:src|tests|studies|assets)(?:/[\w.*-]+)+)")
+STUDY = re.compile(r"\bstudy\s+`(\w+)`")
+
+Edges = dict[str, set[str]]
+
+
+def without_fences(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def code(page: Path) -> list[str]:
+    """Every line of a code block, continued ones joined, and every code span."""
+    text = page.read_text()
+    blocks = [line for block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    return blocks + [" ".join(span.split()) for span in SPAN.findall(without_fences(text))]
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    counts: Counter[str] = Counter()
+    found = set()
+    for heading in HEADING.findall(without_fences(page.read_text())):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.add(f"{slug}-{counts[slug]}" if counts[slug] else slug)
+        counts[slug] += 1
+    return found
+
+
+def every(pattern: re.Pattern[str], page: Path) -> list[str]:
+    return [match for fragment in code(page) for match in pattern.findall(fragment)]
+
+
+def label(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def each_page(function: Any) -> Any:
+    return pytest.mark.parametrize("page", PAGES, ids=label)(function)
+
+
+def test_the_readme_has_at_most_200_lines() -> None:
+    assert len((ROOT / README).read_text().splitlines()) <= 200
+
+
+def test_the_readme_links_to_every_page() -> None:
+    links = LINK.findall((ROOT / README).read_text())
+    assert {label(page) for page in DOCS} <= set(links)
+
+
+@each_page
+def test_links_and_pictures_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(SPAN.sub("", without_fences(page.read_text()))):
+        if link.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@each_page
+def test_commands_and_their_options_exist(page: Path) -> None:
+    [subparsers] = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    for fragment in code(page):
+        for name, rest in COMMAND.findall(fragment):
+            assert name in subparsers.choices, fragment
+            options = re.findall(r"--[a-z-]+", rest.partition("#")[0])
+            assert set(options) <= set(subparsers.choices[name]._option_string_actions), fragment
+
+
+@each_page
+def test_make_targets_exist(page: Path) -> None:
+    rules = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(every(TARGET, page)) <= {target for rule in rules for target in rule.split()}
+
+
+@each_page
+def test_stages_exist(page: Path) -> None:
+    prose = " ".join(page.read_text().split())
+    named = every(REPRO, page) + [name for pair in STAGE.findall(prose) for name in pair if name]
+    assert {name.partition("@")[0] for name in named} <= set(PIPELINE)
+
+
+@each_page
+def test_parameters_exist(page: Path) -> None:
+    unknown = [key for key in {*every(KEY, page), *every(SETTING, page)} if not is_parameter(key.split("."))]
+    assert unknown == []
+
+
+def is_parameter(parts: list[str]) -> bool:
+    section: Any = Params
+    for part in parts:
+        if section is None or part not in section.model_fields:
+            return False
+        annotation = section.model_fields[part].annotation
+        kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+    return True
+
+
+@each_page
+def test_source_files_and_studies_exist(page: Path) -> None:
+    missing = [path for path in every(PATH, page) if not list(ROOT.glob(path))]
+    studies = STUDY.findall(page.read_text())
+    assert missing + [name for name in studies if not (ROOT / f"studies/{name}.py").exists()] == []
+
+
+def test_tuning_explains_every_key_of_serve() -> None:
+    section = (ROOT / "docs/tuning.md").read_text().partition("## The settings\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(ServeSettings.model_fields)
+
+
+def test_measuring_explains_every_column_and_stage() -> None:
+    text = (ROOT / "docs/measuring.md").read_text()
+    columns = {field.name for row in (LevelRow, BaselineRow, StageRow, BatchRow) for field in fields(row)}
+    assert [name for name in {*columns, *STAGES} if f"`{name}`" not in text] == []
+
+
+def test_architecture_lists_every_stage_and_result() -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (ROOT / "docs/architecture.md").read_text().splitlines()
+        if re.match(r"\| `\w+` \| .* \| .* \|$", line)
+    ]
+    written = {
+        row[0].strip("`"): {span.replace("NAME", "${key}") for span in SPAN.findall(row[2])} for row in rows
+    }
+    for name, stage in PIPELINE.items():
+        assert written[name] == outputs(stage) or name == "candidate"
+    assert list(written) == list(PIPELINE)
+
+
+def outputs(stage: dict[str, Any]) -> set[str]:
+    body = stage.get("do", stage)
+    return {
+        str(next(iter(out))) if isinstance(out, dict) else out
+        for out in body["outs"] + body.get("metrics", [])
+    }
+
+
+def test_the_drawing_of_the_pipeline_is_dvc_yamls() -> None:
+    depends: Edges = defaultdict(set)
+    for name, stage in PIPELINE.items():
+        for dependency in stage.get("do", stage)["deps"]:
+            makers = [m for m in PIPELINE if any(is_within(out, dependency) for out in outputs(PIPELINE[m]))]
+            depends[name].update(makers)
+    assert drawn(ROOT / README) == {(b, a) for a, b in arrows(depends)}
+
+
+def is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def test_the_drawing_of_the_rooms_is_that_of_the_imports() -> None:
+    graph = grimp.build_graph("servebench", exclude_type_checking_imports=True, cache_dir=None)
+    imports: Edges = defaultdict(set)
+    for module in graph.modules - {"servebench"}:
+        for imported in graph.find_modules_directly_imported_by(module):
+            imports[module.split(".")[1]].add(imported.split(".")[1])
+    assert drawn(ROOT / "docs/architecture.md") == arrows(imports)
+
+
+def drawn(page: Path) -> set[tuple[str, str]]:
+    [chart] = [block for block in FENCE.findall(page.read_text()) if block.startswith("flowchart")]
+    return set(ARROW.findall(chart))
+
+
+def arrows(edges: Edges) -> set[tuple[str, str]]:
+    """The edges that do not follow from others."""
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        pending = [start]
+        while pending:
+            new = edges.get(pending.pop(), set()) - found
+            found |= new
+            pending += new
+        return found
+
+    return {
+        (start, end)
+        for start, ends in edges.items()
+        for end in ends - {start}
+        if not any(end in reached(other) for other in ends - {start, end})
+    }
+
+
+@pytest.mark.parametrize(
+    ("page", "markers"),
+    [
+        (README, (results_page.BEGIN, results_page.END)),
+        (SELFTEST_PAGE, (selftest.BEGIN, selftest.END)),
+    ],
+    ids=str,
+)
+def test_generated_sections_have_both_markers_once(page: Path, markers: tuple[str, str]) -> None:
+    text = (ROOT / page).read_text()
+    assert [text.count(marker) for marker in markers] == [1, 1]
+    assert all(text.index(first) < text.index(second) for first, second in pairwise(markers))
+
+
+def test_the_self_test_page_shows_the_committed_checks() -> None:
+    lines = (ROOT / SELFTEST_PAGE).read_text().splitlines()
+    for check in read_json(ROOT / SELFTEST)["checks"]:
+        [row] = [line for line in lines if re.match(rf"\| {re.escape(check['name'])} +\|", line)]
+        cells = [cell.strip() for cell in row.split("|")[2:-1]]
+        assert cells[:2] == [selftest.quantity(check[key], check["unit"]) for key in ("expected", "measured")]
+        assert cells[-1] == ("passed" if check["passed"] else "FAILED")
+
+
+def test_the_results_page_shows_every_configurations_picture() -> None:
+    names = [*yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"], "candidate"]
+    links = LINK.findall((ROOT / RESULTS_PAGE).read_text())
+    assert {f"../assets/results/{name}.png" for name in names} <= set(links)
