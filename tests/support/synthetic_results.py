@@ -1,4 +1,4 @@
-"""Results that were never measured: a healthy one on two cores, from which each test departs."""
+"""Results that were never measured: a healthy configuration on two cores, which each test changes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
 from servebench.params import ServeSettings
-from servebench.report.results import Baseline, BatchBucket, Level, Result, StageTime
+from servebench.report.results import Result
 
 CEILINGS: dict[str, Any] = {
     "architecture": "tiny",
@@ -31,9 +32,9 @@ STAGES = {
 }
 
 
-def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) -> Level:
+def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) -> LevelRow:
     """A level that nothing is wrong with, its rate known to 3%."""
-    normal = Level(
+    normal = LevelRow(
         users=users,
         throughput_rps=rps,
         low_rps=rps * 0.97,
@@ -41,30 +42,47 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         first_rps=None,
         mean_ms=1000 * users / rps,
         p50_ms=10.0,
+        p50_low_ms=9.5,
+        p50_high_ms=10.5,
         p95_ms=p95_ms,
         p95_low_ms=p95_ms and p95_ms * 0.9,
         p95_high_ms=p95_ms and p95_ms * 1.1,
         p99_ms=None,
+        p99_low_ms=None,
+        p99_high_ms=None,
+        samples=600,
+        windows=3,
+        window_s=30.0,
+        sent=700,
+        ok=700,
+        failed=0,
+        timed_out=0,
         batch_size=1.0,
         cpu_percent=95.0,
-        gpu_percent=None,
+        server_cores=1.7,
+        client_cores=0.1,
         http_cpu_ms=1.0,
-        manager_cpu_ms=0.5,
         workers_cpu_ms=18.0,
+        manager_cpu_ms=0.5,
         client_cpu_ms=0.5,
+        client_late_ms=0.1,
+        client_limit_share=0.05,
         other_percent=1.0,
         steal_percent=0.0,
-        client_limit_share=0.05,
-        valid=True,
-        why="",
-        notes="",
+        cpu_mhz=2400.0,
+        gpu_percent=None,
+        gpu_memory_mib=None,
+        gpu_power_w=None,
+        gpu_clock_mhz=None,
+        invalid_reason="",
+        warnings="",
     )
     return replace(normal, **changes)
 
 
-def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> Baseline:
+def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> BaselineRow:
     """One batch size in-process, the rates known to 2%, all cores busy."""
-    normal = Baseline(
+    normal = BaselineRow(
         batch_size=size,
         workers=1,
         model_rps=model_rps,
@@ -83,13 +101,13 @@ def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> B
 
 def result(
     name: str,
-    levels: Sequence[Level],
+    levels: Sequence[LevelRow],
     *,
-    best: Level | None = None,
-    baseline: Sequence[Baseline] = (batch(1, 100.0, 100.0),),
+    best: LevelRow | None = None,
+    baseline: Sequence[BaselineRow] = (batch(1, 100.0, 100.0),),
     stages: Mapping[int, Mapping[str, float]] | None = None,
     serve: ServeSettings | None = None,
-    **meta: Any,
+    **run: Any,
 ) -> Result:
     """A configuration on two cores whose transport costs nothing; ``stages`` in ms by users."""
     times = {one.users: STAGES for one in levels} if stages is None else stages
@@ -108,7 +126,7 @@ def result(
             "gpu_percent": None,
             "failed": 0,
         },
-        meta={
+        run={
             "dtype": "float32",
             "device": "cpu",
             "threads_per_worker": 2,
@@ -120,12 +138,12 @@ def result(
             "null_client_cpu_ms": 0.3,
             "client_limit_rps": 2000.0,
         }
-        | meta,
+        | run,
         levels=levels,
         baseline=baseline,
-        stages=[StageTime(users, stage, ms) for users, own in times.items() for stage, ms in own.items()],
-        batches=[BatchBucket(one.users, "1", 100) for one in levels],
-        answers={
+        stages=[StageRow(users, stage, ms) for users, own in times.items() for stage, ms in own.items()],
+        batches=[BatchRow(one.users, "1", 100) for one in levels],
+        accuracy={
             "photos": 370,
             "answers": 900,
             "agreement": 0.997,

@@ -37,7 +37,10 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         reader = csv.DictReader(file)
         if reader.fieldnames is None or set(reader.fieldnames) != types.keys():
             raise ValueError(f"{path}: expected the columns {', '.join(types)}")
-        return [kind(**{name: _parse(row[name], types[name]) for name in types}) for row in reader]
+        rows = list(reader)
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
+    return [kind(**{name: _parse(row[name], types[name]) for name in types}) for row in rows]
 
 
 @cache

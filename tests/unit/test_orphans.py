@@ -1,0 +1,66 @@
+"""Results of configurations that params.yaml has no more."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from servebench.benchmark.orphans import check_no_orphans, names_with_results
+from servebench.errors import ReportError
+from servebench.paths import BenchmarkPaths
+
+KNOWN = ["e1_baseline", "candidate"]
+
+
+@pytest.fixture(autouse=True)
+def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_results(name: str) -> None:
+    for path in BenchmarkPaths(name).files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_results_of_known_configurations_alone_are_no_orphans() -> None:
+    check_no_orphans(KNOWN)
+    for name in KNOWN:
+        write_results(name)
+    check_no_orphans(KNOWN)
+    assert names_with_results() == set(KNOWN)
+
+
+def test_all_orphans_are_named_with_the_command_that_removes_them() -> None:
+    for name in (*KNOWN, "e9_gone", "e8_gone"):
+        write_results(name)
+    with pytest.raises(ReportError) as caught:
+        check_no_orphans(KNOWN)
+    problem, found, command = str(caught.value).partition("; remove them: ")
+    assert found
+    assert problem == "there are results of e8_gone, e9_gone, but params.yaml has only e1_baseline, candidate"
+    program, option, *paths = shlex.split(command)
+    assert (program, option) == ("rm", "-r")
+    assert sorted(paths) == sorted(
+        str(path) for name in ("e8_gone", "e9_gone") for path in BenchmarkPaths(name).outputs
+    )
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_one_file_makes_an_orphan_unless_it_is_raw_samples(place: int) -> None:
+    """Samples are not committed: DVC may leave old ones."""
+    path = BenchmarkPaths("e9_gone").files[place]
+    path.parent.mkdir(parents=True)
+    path.touch()
+    expected = set() if path == BenchmarkPaths("e9_gone").samples else {"e9_gone"}
+    assert names_with_results() == expected
+
+
+def test_half_written_results_are_no_orphans() -> None:
+    half = Path("metrics/benchmark/.e9_gone.json.servebench.tmp")
+    half.parent.mkdir(parents=True)
+    half.touch()
+    Path("plots/benchmark/.e9_gone.servebench.tmp").mkdir(parents=True)
+    check_no_orphans(KNOWN)
