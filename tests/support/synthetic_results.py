@@ -8,7 +8,10 @@ from typing import Any
 
 from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
 from servebench.params import ServeSettings
+from servebench.paths import BenchmarkPaths
 from servebench.report.results import Result
+from servebench.system.files import write_json
+from servebench.system.rows import write_rows
 
 CEILINGS: dict[str, Any] = {
     "architecture": "tiny",
@@ -99,6 +102,11 @@ def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> B
     return replace(normal, **changes)
 
 
+def at_best(best: LevelRow, *others: LevelRow, **options: Any) -> Result:
+    """The configuration e1, whose best level is the first one."""
+    return result("e1", [best, *others], best=best, **options)
+
+
 def result(
     name: str,
     levels: Sequence[LevelRow],
@@ -139,8 +147,8 @@ def result(
             "client_limit_rps": 2000.0,
         }
         | run,
-        levels=levels,
-        baseline=baseline,
+        levels=list(levels),
+        baseline=list(baseline),
         stages=[StageRow(users, stage, ms) for users, own in times.items() for stage, ms in own.items()],
         batches=[BatchRow(one.users, "1", 100) for one in levels],
         accuracy={
@@ -156,3 +164,14 @@ def result(
             "mismatched": 0,
         },
     )
+
+
+def write_result(own: Result) -> None:
+    """Write the files of ``own`` below the working directory, as its benchmark would."""
+    paths = BenchmarkPaths(own.name)
+    for path, content in ((paths.metrics, own.metrics), (paths.accuracy, own.accuracy), (paths.run, own.run)):
+        write_json(path, content)
+    write_rows(paths.levels, LevelRow, own.levels)
+    write_rows(paths.baseline, BaselineRow, own.baseline)
+    write_rows(paths.stages, StageRow, own.stages)
+    write_rows(paths.batches, BatchRow, own.batches)

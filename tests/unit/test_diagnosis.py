@@ -1,4 +1,4 @@
-"""What is said to limit a configuration: a made-up one for each cause."""
+"""What limits a configuration: a synthetic one for each cause."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from servebench.params import ServeSettings
-from servebench.report.bounds import ladder
-from servebench.report.diagnosis import bottleneck
+from servebench.report.bounds import bounds_of
+from servebench.report.diagnosis import diagnose
 from servebench.report.limit import Limit
-from servebench.report.results import Level, Result
-from tests.support.synthetic_results import CEILINGS, STAGES, batch, level, result
+from servebench.report.results import Result
+from tests.support.synthetic_results import CEILINGS, STAGES, at_best, batch, level, result
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
@@ -19,11 +19,7 @@ FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_pe
 
 def limit(own: Result, **ceilings: Any) -> Limit:
     known = CEILINGS | ceilings
-    return bottleneck(own, ladder(own, known), known)
-
-
-def at_best(best: Level, *others: Level, **options: Any) -> Result:
-    return result("e1", [best, *others], best=best, **options)
+    return diagnose(own, bounds_of(own, known), known)
 
 
 def test_without_a_loss_beyond_the_intervals_nothing_is_resolved() -> None:
@@ -152,7 +148,7 @@ def test_each_cause_is_named_with_its_figures(cause: str) -> None:
         assert f"`{parameter}`" in found.text
 
 
-def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
+def test_a_level_slower_when_measured_again_shows_drift() -> None:
     found = limit(at_best(level(4, 60.0, first_rps=90.0)))
     assert found.cause == "drift"
     figures = "the same level served 90.0 req/s when first measured and 60.0 when measured again"
@@ -160,7 +156,7 @@ def test_a_level_that_did_more_when_first_measured_shows_drift() -> None:
     assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
 
 
-def test_what_has_been_turned_already_is_not_advised() -> None:
+def test_settings_already_in_use_are_not_advised() -> None:
     tuned = ServeSettings(precision="half", transport="direct", compiled=True, preprocess="torchvision")
     decoding = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)], serve=tuned)
     way = at_best(level(4, 66.0), serve=tuned, null_cpu_ms=9.0, null_client_cpu_ms=1.0)
@@ -177,20 +173,20 @@ def test_what_has_been_turned_already_is_not_advised() -> None:
         assert "no key of `serve:` moves it" in found.text
 
 
-def test_what_the_hypervisor_takes_is_other_load() -> None:
+def test_cpu_that_the_hypervisor_takes_is_other_load() -> None:
     found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
     assert found.cause == "other load"
     assert "The hypervisor took 20% of the machine" in found.text
 
 
-def test_an_idle_workers_window_costs_half_of_itself_on_average() -> None:
+def test_half_a_window_of_waiting_is_a_batch_window() -> None:
     own = at_best(level(1, 20.0, cpu_percent=60.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
     assert limit(own).cause == "batch window"
     full = at_best(level(1, 20.0, cpu_percent=95.0), serve=BATCHING, stages={1: STAGES | {"queue": 25.0}})
     assert limit(full).cause == "unexplained"
 
 
-def test_a_window_that_makes_up_for_half_of_the_loss_is_named() -> None:
+def test_a_window_that_explains_half_of_the_loss_is_named() -> None:
     """A third of the latency it is not: 9 of 33 ms."""
     stages = {1: STAGES | {"queue": 9.0, "batch_wait": 0.1}}
     serve = BATCHING.model_copy(update={"batch_timeout_s": 0.01})
@@ -211,7 +207,7 @@ def test_a_larger_loss_above_the_model_comes_second() -> None:
     assert "More is lost" not in limit(at_best(level(4, 60.0))).text
 
 
-def test_memory_bounds_a_model_that_half_precision_cannot_help() -> None:
+def test_a_memory_bound_model_in_half_has_no_advice() -> None:
     half = ServeSettings(precision="half")
     found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0)
     assert found.cause == "hardware"
@@ -219,13 +215,13 @@ def test_memory_bounds_a_model_that_half_precision_cannot_help() -> None:
     assert "(memory-bound); no key of `serve:` moves it" in found.text
 
 
-def test_a_roofline_far_below_the_datasheet_is_the_hardwares() -> None:
+def test_a_roofline_far_below_the_datasheet_is_hardware() -> None:
     found = limit(at_best(level(4, 99.0)), datasheet_full_rps=300.0)
     assert found.cause == "hardware"
     assert "the roofline measured here is 110.0 images/s, 0.37 of the datasheet's 300.0" in found.text
 
 
-def test_a_server_that_waits_with_a_model_that_does_nothing_has_a_batch_window() -> None:
+def test_a_null_model_that_waits_shows_a_batch_window() -> None:
     slow = {"null_rps": 40.0, "null_low_rps": 39.0, "null_high_rps": 41.0}
     found = limit(at_best(level(4, 39.0), serve=BATCHING, **slow))
     assert (found.cause, found.parameter) == ("batch window", "batch_timeout_s")
@@ -233,16 +229,16 @@ def test_a_server_that_waits_with_a_model_that_does_nothing_has_a_batch_window()
     assert (busy.cause, busy.parameter) == ("transport", "transport")
 
 
-def test_decoding_that_leaves_cores_idle_calls_for_workers() -> None:
+def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
     own = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0, pipeline_cpu_ms=20.0)])
     found = limit(own)
     assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
     assert "with fewer threads than 2 in each" in found.text
 
 
-def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
+def test_too_many_workers_are_named_beside_the_batch_window() -> None:
     settings = BATCHING.model_copy(update={"workers_per_device": 4})
-    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0, valid=False, why="unstable")
+    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0, invalid_reason="unstable")
     found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
     assert found.cause == "batch window"
     crowded = (
@@ -251,12 +247,12 @@ def test_workers_in_each_others_way_are_named_beside_the_batch_window() -> None:
     assert crowded in found.text
 
 
-def test_a_best_level_that_is_not_valid_is_said_to_be() -> None:
-    found = limit(at_best(level(4, 60.0, valid=False, why="unstable")))
+def test_an_invalid_best_level_is_named() -> None:
+    found = limit(at_best(level(4, 60.0, invalid_reason="unstable")))
     assert "Its best level is not valid: unstable." in found.text
 
 
-def test_failed_requests_leave_nothing_to_explain() -> None:
-    found = limit(result("e1", [level(4, 60.0, valid=False, why="3 failed")]))
+def test_failed_requests_at_every_level_are_the_cause() -> None:
+    found = limit(result("e1", [level(4, 60.0, invalid_reason="3 failed")]))
     assert found.cause == "failed requests"
     assert "4 users: 3 failed" in found.text

@@ -1,0 +1,75 @@
+"""Results of all configurations are read back as they were written, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servebench.errors import ReportError
+from servebench.params import Params, load_params
+from servebench.paths import BenchmarkPaths
+from servebench.report.results import Result, read_results
+from tests.support.project import ROOT
+from tests.support.synthetic_results import batch, level, result, write_result
+
+
+@pytest.fixture
+def params() -> Params:
+    return load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture
+def written(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
+    """Results of every configuration, in an empty project."""
+    monkeypatch.chdir(tmp_path)
+    written = [
+        result(name, [level(1, 20.0), level(8, 60.0, None)], best=level(8, 60.0, None), serve=serve)
+        for name, serve in params.configurations().items()
+    ]
+    for own in written:
+        write_result(own)
+    return written
+
+
+def test_results_are_read_back_as_they_were_written(params: Params, written: list[Result]) -> None:
+    assert read_results(params) == written
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_a_missing_file_is_named(params: Params, written: list[Result], place: int) -> None:
+    path = BenchmarkPaths("e1_baseline").files[place]
+    path.unlink()
+    with pytest.raises(ReportError, match=rf"{path}: No such file.*`dvc repro` makes it"):
+        read_results(params)
+
+
+@pytest.mark.parametrize("place", range(7))
+def test_a_malformed_file_is_refused_with_its_configuration(
+    params: Params, written: list[Result], place: int
+) -> None:
+    BenchmarkPaths("e2_batching").files[place].write_text("[1, 2]\n")
+    with pytest.raises(ReportError, match="results of e2_batching: malformed"):
+        read_results(params)
+
+
+def test_results_of_an_unknown_experiment_are_refused(params: Params, written: list[Result]) -> None:
+    write_result(result("e9_gone", [level(1, 20.0)]))
+    with pytest.raises(ReportError, match=r"results of e9_gone, .* rm -r metrics/benchmark/e9_gone\.json"):
+        read_results(params)
+
+
+def test_the_models_time_is_interpolated_between_batch_sizes() -> None:
+    rows = [batch(8, 80.0, 70.0, model_ms=100.0), batch(1, 70.0, 60.0, model_ms=30.0)]
+    own = result("e1_base", [level(1, 20.0)], baseline=rows)
+    assert own.model_ms(1.0) == 30.0
+    assert own.model_ms(4.5) == 65.0
+    assert own.model_ms(16.0) == 200.0
+
+
+def test_the_pipelines_rate_is_level_beyond_the_largest_size() -> None:
+    rows = [batch(8, 80.0, 70.0), batch(1, 70.0, 60.0)]
+    own = result("e1_base", [level(1, 20.0)], baseline=rows)
+    assert own.pipeline_at(1.0) == 60.0
+    assert own.pipeline_at(4.5) == 65.0
+    assert own.pipeline_at(16.0) == 70.0
