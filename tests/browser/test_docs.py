@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from servebench.serving.running import RunningServer, running_server
 
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+from servebench.serving.launcher import RunningServer, running_server
 from tests.browser.test_page import complaints, foreign, forget, text, until
 
 LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"

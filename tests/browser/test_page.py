@@ -89,7 +89,7 @@ def test_a_photo_gets_label_probabilities_and_time(
     assert page.execute_script("return document.getElementById('preview').naturalWidth") > 0
 
 
-def test_what_is_no_image_is_refused_with_the_servers_reason(page: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused_with_the_reason(page: Any, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no image")
     choose(page, file)
@@ -144,7 +144,7 @@ def load(url: str, photos: list[Path]) -> Iterator[None]:
             user.join()
 
 
-def test_the_keyboard_reaches_the_file_field_and_shows_where_it_is(page: Any) -> None:
+def test_the_keyboard_reaches_the_file_field_with_a_visible_focus(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
     page.find_element("tag name", "body").send_keys(Keys.TAB)
@@ -163,7 +163,7 @@ def test_nothing_is_wider_than_the_screen(page: Any, width: int, photos: list[Pa
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_with_a_key_closed_metrics_and_a_server_that_goes(
+def test_key_closed_metrics_and_a_stopped_server_are_explained(
     chromium: Any, exported: ModelFolders, photos: list[Path], tmp_path: Path
 ) -> None:
     """The page asks for the key, keeps it in its tab, and says what it cannot show or reach."""

@@ -17,9 +17,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+from servebench.serving.client import request_bodies
 from servebench.serving.launcher import running_server
 from tests.support.models import CLASSES
 
@@ -62,7 +62,7 @@ def test_a_prediction_is_as_documented(api: schemathesis.BaseSchema, photos: lis
     operation = api["/predict"]["POST"]
     for content_type, body in (
         ("image/jpeg", photos[0].read_bytes()),
-        ("application/json", photo_bodies(photos)[0]),
+        ("application/json", request_bodies(photos[:1], "json")[0]),
     ):
         headers = {"Content-Type": content_type}
         answer = requests.post(

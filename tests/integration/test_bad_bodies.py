@@ -22,6 +22,7 @@ import requests
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, running_server
+from tests.integration.asking import in_flight, wait_for
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES
 
@@ -154,7 +155,7 @@ def ask_raw(address: tuple[str, int], message: bytes, *, ends: bool) -> Reply:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_each_gets_its_status_and_a_reason(traffic: Traffic, direct: bool, case: Case) -> None:
+def test_a_bad_request_gets_its_status_and_a_reason(traffic: Traffic, direct: bool, case: Case) -> None:
     photo = traffic.photos[0]
     expected = case.status if direct or case.stock is None else case.stock
     reply = ask(traffic.server, case, photo, expected)
@@ -176,10 +177,12 @@ def test_each_gets_its_status_and_a_reason(traffic: Traffic, direct: bool, case:
     assert LEAK.search(detail) is None
 
 
-def test_nobody_else_noticed(traffic: Traffic) -> None:
-    """After the whole table: every good answer right, the same processes, and all of them well."""
+def test_good_requests_and_processes_were_not_harmed(traffic: Traffic) -> None:
+    """After the whole table: every good answer right, the same processes, and no request unfinished."""
     traffic.over.set()
     assert traffic.wrong == []
     assert traffic.answered > 20
     assert tree(traffic.server) == traffic.processes
     assert requests.get(f"{traffic.server.url}/health", timeout=10).status_code == 200
+    wait_for(lambda: in_flight(traffic.server.url) == 0)
+    assert all(len(line) < 160 for line in traffic.server.log.read_text().splitlines())

@@ -19,7 +19,7 @@ from servebench.inference.compiled.model import CompiledModel
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stages.machine import fingerprint
+from servebench.system.machine import fingerprint
 from tests.support.models import export_tiny
 
 SIZE = 2
@@ -39,17 +39,17 @@ def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, M
     for one in (full, half) if computes_bfloat16() else (full,):
         assert one.compiled_ms is not None
         assert one.eager_ms is not None
-        assert one.why is None or one.compiled_ms >= one.eager_ms
+        assert one.skipped_reason is None or one.compiled_ms >= one.eager_ms
     if not computes_bfloat16():
-        assert half.why is not None
-        assert "this CPU has no instructions for bfloat16" in half.why
+        assert half.skipped_reason is not None
+        assert "this CPU has no instructions for bfloat16" in half.skipped_reason
 
 
 def computes_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(fingerprint()["cpu_flags"]))
 
 
-def test_a_package_takes_the_batch_size_that_it_was_compiled_for(
+def test_a_package_takes_only_the_batch_size_it_was_compiled_for(
     built: tuple[ModelFolders, Manifest],
 ) -> None:
     """Its shapes are static: a graph that takes every size is slower."""

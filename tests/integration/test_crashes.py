@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, running_server
+from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped, tree
@@ -45,11 +46,9 @@ def heavy(photos: list[Path]) -> bytes:
 def server(exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, SETTINGS, "cpu", 30.0) as running:
         yield running
+        assert in_flight(running.url) == 0
+        assert all(len(line) < 160 for line in running.log.read_text().splitlines())
     assert processes_mentioning(str(exported.exported)) == []
-
-
-def post(url: str, photo: bytes) -> requests.Response:
-    return requests.post(f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=60)
 
 
 def health(server: RunningServer) -> tuple[int, str]:
@@ -57,38 +56,20 @@ def health(server: RunningServer) -> tuple[int, str]:
     return answer.status_code, answer.json()["status"]
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
-
-
 def batched(server: RunningServer) -> float:
     return read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).batched[0]
 
 
-def in_flight(server: RunningServer) -> float:
-    """Requests that have come and not been answered."""
-    return metric(server, "servebench_requests_in_flight")
-
-
 def refusals(server: RunningServer) -> float:
     """Requests that have been answered with 503."""
-    return metric(server, 'servebench_request_seconds_count{code="503"}')
+    return metric(server.url, 'servebench_request_seconds_count{code="503"}')
 
 
-def metric(server: RunningServer, name: str) -> float:
-    """A value at ``/metrics``, 0 where it has not come up yet."""
-    lines = requests.get(f"{server.url}/metrics", timeout=10).text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
-def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_comes_back(
+def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(
     server: RunningServer, heavy: bytes
 ) -> None:
     def ask() -> tuple[requests.Response, float]:
-        return post(server.url, heavy), time.monotonic()
+        return post_image(server.url, heavy), time.monotonic()
 
     victim, other = by_role(server, "worker")
     with ThreadPoolExecutor(MAX_QUEUE) as pool, stopped([victim, other]):
@@ -113,21 +94,19 @@ def test_a_worker_that_is_killed_under_load_takes_only_its_own_requests_and_come
     assert len(workers) == 2
     assert other.pid in workers
     assert victim.pid not in workers
-    assert post(server.url, heavy).status_code == 200
+    assert post_image(server.url, heavy).status_code == 200
     assert f"worker {victim.pid} was killed by SIGKILL; another is started" in server.log.read_text()
 
 
-def test_without_a_worker_health_says_so_and_who_asks_waits_for_the_next(
-    server: RunningServer, photos: list[Path]
-) -> None:
+def test_without_a_worker_health_is_down_and_requests_wait(server: RunningServer, photos: list[Path]) -> None:
     for worker in by_role(server, "worker"):
         worker.kill()
     wait_for(lambda: health(server) == (503, "down"), 5)
-    assert post(server.url, photos[0].read_bytes()).status_code == 200
+    assert post_image(server.url, photos[0].read_bytes()).status_code == 200
     wait_for(lambda: health(server) == (200, "ok"))
 
 
-def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
+def test_beyond_max_queue_requests_are_refused_before_their_body(
     server: RunningServer, photos: list[Path]
 ) -> None:
     photo = photos[0].read_bytes()
@@ -137,8 +116,8 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
         slow = [connection(server) for _ in range(2)]
         for sender in slow:
             sender.sendall(head % len(photo) + photo[:100])
-        waiting = [pool.submit(post, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
-        wait_for(lambda: in_flight(server) == MAX_QUEUE)
+        waiting = [pool.submit(post_image, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
+        wait_for(lambda: in_flight(server.url) == MAX_QUEUE)
         with connection(server) as refused:
             refused.sendall(head % len(photo))
             first = received(refused, b"full")
@@ -149,7 +128,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body_is_sent(
             received(refused, b'{"status": "ok"')
             # A sender that goes away leaves its place to others.
             slow.pop().close()
-            wait_for(lambda: in_flight(server) == MAX_QUEUE - 1)
+            wait_for(lambda: in_flight(server.url) == MAX_QUEUE - 1)
             refused.sendall(head % len(photo) + photo)
             slow.pop().close()
             for process in by_role(server, "worker"):
@@ -174,9 +153,7 @@ def connection(server: RunningServer) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-def test_a_websocket_that_is_asked_for_takes_no_answer_away(
-    server: RunningServer, photos: list[Path]
-) -> None:
+def test_an_upgrade_to_websocket_disturbs_no_other_answer(server: RunningServer, photos: list[Path]) -> None:
     photo = photos[0].read_bytes()
     predict = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b"
     upgrade = (
@@ -199,10 +176,10 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
         for _ in range(5):
             with connection(server) as client:
                 client.sendall(head % len(photo) + photo)
-                wait_for(lambda: in_flight(server) == 1)
-            wait_for(lambda: in_flight(server) == 0)
-        stays = pool.submit(post, server.url, photo)
-        wait_for(lambda: in_flight(server) == 1)
+                wait_for(lambda: in_flight(server.url) == 1)
+            wait_for(lambda: in_flight(server.url) == 0)
+        stays = pool.submit(post_image, server.url, photo)
+        wait_for(lambda: in_flight(server.url) == 1)
         for process in by_role(server, "worker"):
             process.send_signal(signal.SIGCONT)
         assert stays.result().status_code == 200
@@ -213,16 +190,15 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
     ("role", "reason"),
     [
         ("http", "the HTTP process was killed by SIGKILL; the server ends"),
-        ("manager", "the manager process was killed by SIGKILL; the server ends"),
         ("main", None),
     ],
 )
-def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
+def test_the_server_ends_when_its_http_or_main_process_dies(
     role: str, reason: str | None, exported: ModelFolders
 ) -> None:
     with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
-        assert len(processes) >= 5
+        assert len(processes) == 5  # main, resource tracker, http, two workers
         (victim,) = by_role(server, role)
         victim.kill()
         server.process.wait(20)
@@ -236,7 +212,7 @@ def test_when_a_process_dies_that_cannot_come_back_the_whole_server_ends(
             assert server.log.read_text().splitlines()[-1] == reason
 
 
-def test_a_worker_that_cannot_start_again_is_not_tried_for_ever(
+def test_the_server_ends_after_three_failed_starts_of_a_worker(
     exported: ModelFolders, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "vanishing"))

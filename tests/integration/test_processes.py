@@ -31,7 +31,7 @@ def wait_until_gone(text: str, within_s: float = 15.0) -> None:
         time.sleep(0.1)
 
 
-def test_a_group_is_gone_with_its_grandchildren_when_the_block_is_left() -> None:
+def test_leaving_the_block_ends_a_group_with_its_grandchildren() -> None:
     mark = f"9{time.time_ns()}"
     script = f"sleep {mark} & sleep {mark} & wait"
     with process_group(["/bin/sh", "-c", script]):
@@ -49,7 +49,7 @@ def test_a_leader_that_ignores_sigterm_is_killed() -> None:
     assert processes_mentioning(mark) == []
 
 
-def test_a_second_ctrl_c_kills_a_group_that_takes_its_time() -> None:
+def test_a_second_ctrl_c_kills_a_group_that_is_slow() -> None:
     mark = f"5{time.time_ns()}"
     script = f"trap '' TERM; while :; do sleep 0.1 {mark} || :; done"
     program = f"""
@@ -98,7 +98,7 @@ def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
     stage = (
-        f"import time; from servebench.system.processes import exit_with_parent; exit_with_parent(0.1); "
+        f"import time; from servebench.system.signals import exit_with_parent; exit_with_parent(0.1); "
         f"print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
@@ -112,10 +112,10 @@ subprocess.run(command)
     wait_until_gone(mark)
 
 
-def test_who_dies_with_a_process_does_so_even_if_it_has_ended_before() -> None:
+def test_kill_with_parent_ends_the_child_even_of_a_dead_parent() -> None:
     mark = f"6{time.time_ns()}"
     child = (
-        "import sys, time; from servebench.system.processes import kill_with_parent; "
+        "import sys, time; from servebench.system.signals import kill_with_parent; "
         f"kill_with_parent(int(sys.argv[1])); print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
@@ -129,12 +129,13 @@ subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
     assert (late.returncode, late.stdout) == (1, b"")
 
 
-def test_a_stage_whose_dvc_was_killed_before_it_looked_ends() -> None:
+def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
     mark = f"6{time.time_ns()}"
     stage = (
         f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
         f"while os.getppid() == parent: time.sleep(0.01)\n"
-        f"from servebench.system.processes import exit_with_parent; exit_with_parent(0.1); time.sleep(60); {mark}"
+        f"from servebench.system.signals import exit_with_parent\n"
+        f"exit_with_parent(0.1); time.sleep(60); {mark}"
     )
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
     with subprocess.Popen(
@@ -149,7 +150,7 @@ def test_a_stage_whose_dvc_was_killed_before_it_looked_ends() -> None:
     wait_until_gone(mark)
 
 
-def test_a_group_whose_starter_is_killed_before_its_guard_is_there_does_not_run() -> None:
+def test_a_group_never_runs_if_its_starter_dies_before_the_guard() -> None:
     mark = f"5{time.time_ns()}"
     program = f"""
 import os, signal, subprocess
@@ -168,10 +169,10 @@ with process_group(["sleep", "{mark}"]):
     wait_until_gone(mark)
 
 
-def test_who_stops_what_it_has_started_is_not_stopped_in_that() -> None:
+def test_graceful_termination_is_not_interrupted_by_further_signals() -> None:
     program = """
 import time
-from servebench.system.processes import graceful_termination
+from servebench.system.signals import graceful_termination
 with graceful_termination():
     try:
         print("up", flush=True)

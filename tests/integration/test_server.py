@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -25,9 +24,9 @@ from servebench.benchmark.server_metrics import between, read_scrape
 from servebench.errors import ServerError
 from servebench.inference.card import CARD_NAME
 from servebench.inference.predictor import Predictor
-from servebench.loadgen import photo_bodies
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+from servebench.serving.client import CONTENT_TYPES, json_body, request_bodies
 from servebench.serving.launcher import RunningServer, free_port, running_server
 from servebench.serving.metrics import STAGES
 from tests.support.processes import processes_mentioning
@@ -45,17 +44,14 @@ SETTINGS = {
 def server(request: pytest.FixtureRequest, exported: ModelFolders) -> Iterator[RunningServer]:
     with running_server(exported, SETTINGS[request.param], "cpu", 30.0) as running:
         yield running
+        assert running.log.read_text() == ""
     assert processes_mentioning(str(exported.exported)) == []
 
 
-def post(server: RunningServer, body: bytes, content_type: str = "application/json") -> requests.Response:
+def post(server: RunningServer, body: bytes, content_type: str = CONTENT_TYPES["json"]) -> requests.Response:
     return requests.post(
         f"{server.url}/predict", data=body, headers={"Content-Type": content_type}, timeout=30
     )
-
-
-def image_body(content: bytes) -> bytes:
-    return json.dumps({"image": base64.b64encode(content).decode()}).encode()
 
 
 def bomb() -> bytes:
@@ -64,18 +60,18 @@ def bomb() -> bytes:
     return buffer.getvalue()
 
 
-def test_answers_are_those_of_the_model_each_to_its_own_request(
+def test_each_request_gets_the_models_answer_to_its_photo(
     server: RunningServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
-    bodies = photo_bodies(photos)
+    bodies = request_bodies(photos, "json")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda body: post(server, body), bodies * 4))
     info = requests.get(f"{server.url}/info", timeout=5).json()
-    classifier = Predictor(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
-    tensors = [classifier.preprocess(path.read_bytes()) for path in photos]
+    predictor = Predictor(exported, "cpu", ServeSettings(precision=info["model"]["precision"]))
+    tensors = [predictor.preprocess(path.read_bytes()) for path in photos]
     for number, answer in enumerate(answers):
         assert answer.status_code == 200
-        expected = classifier.predict([tensors[number % len(photos)]])[0].tolist()
+        expected = predictor.predict([tensors[number % len(photos)]])[0].tolist()
         got = answer.json()
         assert list(got["probabilities"].values()) == pytest.approx(expected, abs=0.02)
         assert got["probability"] == max(got["probabilities"].values())
@@ -104,19 +100,19 @@ def bad_bodies(photo: bytes) -> list[tuple[bytes, int, str]]:
         (b'{"image": "#not base64#"}', 400, "not base64"),
         (b'{"image": "aGVsbG8"}', 400, "not base64"),
         ('{"image": "ü"}'.encode(), 400, "not base64"),
-        (image_body(b"hello"), 400, "not a readable image"),
-        (image_body(photo[:3000]), 400, "not a readable image"),
-        (image_body(bomb()), 413, "pixels"),
+        (json_body(b"hello"), 400, "not a readable image"),
+        (json_body(photo[:3000]), 400, "not a readable image"),
+        (json_body(bomb()), 413, "pixels"),
         (b'{"image": "' + b"A" * 21_000_000 + b'"}', 413, "too large"),
     ]
 
 
-def test_a_bad_body_is_refused_with_a_reason_and_harms_nobody(
+def test_bad_bodies_are_refused_and_leave_other_answers_right(
     server: RunningServer, exported: ModelFolders, photos: list[Path]
 ) -> None:
     """Every bad body among good ones, so that they share batches."""
     bad = bad_bodies(photos[0].read_bytes())
-    good = photo_bodies(photos)
+    good = request_bodies(photos, "json")
     alone = post(server, good[0]).json()
     with ThreadPoolExecutor(12) as pool:
         pending_good = [pool.submit(post, server, good[0]) for _ in range(30)]
@@ -142,12 +138,10 @@ def test_the_openapi_document_describes_the_body(server: RunningServer) -> None:
     assert content["image/*"]["schema"]["format"] == "binary"
 
 
-def test_an_image_file_as_it_is_gets_the_answer_of_its_base64(
-    server: RunningServer, photos: list[Path]
-) -> None:
+def test_an_image_file_gets_the_same_answer_as_its_base64(server: RunningServer, photos: list[Path]) -> None:
     for path in photos[:4]:
         file = path.read_bytes()
-        plain, wrapped = post(server, file, "image/jpeg"), post(server, image_body(file))
+        plain, wrapped = post(server, file, "image/jpeg"), post(server, json_body(file))
         assert plain.status_code == 200
         assert plain.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
     bad = [
@@ -167,13 +161,13 @@ def test_a_large_file_is_answered_as_a_small_one(server: RunningServer) -> None:
     assert len(buffer.getvalue()) > 2_000_000
     answer = post(server, buffer.getvalue(), "image/png")
     assert answer.status_code == 200
-    wrapped = post(server, image_body(buffer.getvalue()))
+    wrapped = post(server, json_body(buffer.getvalue()))
     assert answer.json()["probabilities"] == pytest.approx(wrapped.json()["probabilities"], abs=0.02)
 
 
 def test_metrics_account_for_every_request_and_process(server: RunningServer, photos: list[Path]) -> None:
     before = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
-    bodies = photo_bodies(photos)
+    bodies = request_bodies(photos, "json")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda body: post(server, body), bodies))
     after = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text)
@@ -200,7 +194,7 @@ def server_workers(server: RunningServer) -> int:
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
     with running_server(exported, ServeSettings(), "cpu", 30.0, null_model=True, metrics=False) as null:
-        answer = post(null, image_body(b"no image at all"))
+        answer = post(null, json_body(b"no image at all"))
         assert answer.status_code == 200
         assert answer.json()["probability"] == pytest.approx(1 / 3)
         assert requests.get(f"{null.url}/metrics", timeout=10).status_code == 404
@@ -211,7 +205,7 @@ def test_no_client_file_is_written(server: RunningServer) -> None:
     assert not Path("client.py").exists()
 
 
-def test_a_server_that_dies_at_start_shows_the_end_of_its_log(exported: ModelFolders, tmp_path: Path) -> None:
+def test_a_server_that_fails_to_start_shows_its_log(exported: ModelFolders, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "broken"))
     card = json.loads((folder / CARD_NAME).read_text())
     (folder / CARD_NAME).write_text(json.dumps(card | {"classes": ["a", "b"]}))  # weights are for three
@@ -246,7 +240,7 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
             pytest.fail("somebody else listens there")
 
 
-def test_a_server_that_dies_under_load_is_noticed_and_nothing_is_left(exported: ModelFolders) -> None:
+def test_a_server_that_dies_is_noticed_and_leaves_no_process(exported: ModelFolders) -> None:
     with running_server(exported, ServeSettings(), "cpu", 30.0) as server:
         group = server.pid
         os.kill(server.pid, signal.SIGKILL)
@@ -263,7 +257,6 @@ def test_the_server_dies_with_whoever_started_it(exported: ModelFolders) -> None
     program = f"""
 import time
 from pathlib import Path
-from servebench.benchmark.server_metrics import between, read_scrape
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.launcher import running_server

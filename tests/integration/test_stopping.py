@@ -20,14 +20,11 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
+from tests.integration.asking import post_image
 from tests.support.server_processes import by_role, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
-
-
-def post(url: str, photo: bytes) -> requests.Response:
-    return requests.post(f"{url}/predict", data=photo, headers={"Content-Type": "image/jpeg"}, timeout=60)
 
 
 @contextmanager
@@ -42,7 +39,7 @@ def server_with_requests_waiting(
         stopped(workers := by_role(server, "worker")),
     ):
         processes = tree(server)
-        waiting = [pool.submit(post, server.url, photo) for _ in range(WAITING)]
+        waiting = [pool.submit(post_image, server.url, photo) for _ in range(WAITING)]
         time.sleep(1.0)
         yield server, workers, waiting
         _, left = psutil.wait_procs(processes, 15)
@@ -51,7 +48,7 @@ def server_with_requests_waiting(
 
 
 @pytest.mark.parametrize("everyone", [False, True])
-def test_what_was_accepted_is_finished_and_what_is_new_refused(
+def test_accepted_requests_are_finished_and_new_ones_refused(
     everyone: bool, exported: ModelFolders, photos: list[Path]
 ) -> None:
     """The signal comes to the main process, or to every process, as systemd and a terminal send it."""
@@ -64,7 +61,7 @@ def test_what_was_accepted_is_finished_and_what_is_new_refused(
         for _ in range(2):
             answer = requests.get(f"{server.url}/health", timeout=5)
             assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
-            answer = post(server.url, photo)
+            answer = post_image(server.url, photo)
             assert (answer.status_code, answer.json()["detail"]) == (503, "the server is stopping")
             assert answer.headers["Connection"] == "close"
             assert answer.headers["Retry-After"] == "1"
@@ -75,7 +72,7 @@ def test_what_was_accepted_is_finished_and_what_is_new_refused(
         assert server.log.read_text() == ""
 
 
-def test_what_is_not_finished_in_time_is_told_so(exported: ModelFolders, photos: list[Path]) -> None:
+def test_requests_that_are_unfinished_in_time_get_503(exported: ModelFolders, photos: list[Path]) -> None:
     with server_with_requests_waiting(exported, photos[0].read_bytes(), 0.5) as (server, _, waiting):
         server.process.terminate()
         answers = [answer.result() for answer in waiting]
@@ -131,7 +128,7 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
     assert set(statuses) <= {200, 503}
 
 
-def test_a_server_that_loads_its_model_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:
+def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:
     command = server_command(exported, SETTINGS, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
