@@ -1,9 +1,9 @@
 """Start one stage of the pipeline: ``python3 src/stage.py NAME [ARGUMENT]``, as dvc.yaml does.
 
-DVC runs a stage with whatever ``python3`` comes first on PATH, and an experiment of the queue in a
-copy of the tree below ``.dvc/tmp``. So this picks the interpreter (an active environment, else the
-nearest ``.venv`` at or above the working directory) and the code (the working directory's own
-``src``), and hands over. Standard library only: it may run under the system's python.
+DVC runs a stage with whatever ``python3`` comes first on PATH, and a queued experiment in a copy of
+the tree below ``.dvc/tmp``. This script chooses the interpreter (an active environment, else the
+nearest ``.venv`` at or above the working directory) and the code (the ``src`` that it lies in), and
+executes ``servebench.stages``. Standard library only: it may run under the system's python.
 """
 
 import os
@@ -26,9 +26,9 @@ def interpreter() -> str:
 
 if __name__ == "__main__":
     source = str(Path(__file__).resolve().parent)
-    rest = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([source, rest] if rest else [source])
-    # Ctrl-C while python starts would be a traceback: servebench.stages lets it through, and answers.
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, inherited] if inherited else [source])
+    # An interrupt while python starts would print a traceback: servebench.stages unblocks the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     python = interpreter()
     os.execv(python, [python, "-m", "servebench.stages", *sys.argv[1:]])

@@ -1,11 +1,11 @@
-"""How fast can a classifier be served on this machine, with which LitServe configuration, and why.
+"""Train, serve and load-test an image classifier; explain what limits each LitServe configuration.
 
-Rooms, each of which imports only from those below it (``pyproject.toml`` has the contract, a test holds it)::
+The subpackages ("rooms") in layers; each imports only from the layers below it (``make check`` tests that)::
 
-    cli
+    cli                           commands and their options
     stages                        a module per stage of dvc.yaml
-    report    selftest            results in words and pictures; the instrument against what is known
-    benchmark                     in-process, served, accuracy, telemetry, validity
+    report    selftest            diagnosis, tables and plots of the results; checks of the measuring
+    benchmark                     in-process and served rates, accuracy, telemetry, validity
     serving                       the server: LitAPI, launcher, direct transport
     training  ceilings  loadgen   fine-tuning; FLOPs and roofline; the load generator
     data                          photographs and their index

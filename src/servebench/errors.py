@@ -1,17 +1,17 @@
-"""What can go wrong, as a user is told it: one line, no traceback.
+"""Errors that are shown to the user as one line, without a traceback.
 
 ::
 
     ServebenchError      exit 1
-    ├── UsageError       exit 2   a command line or an environment that cannot be meant
+    ├── UsageError       exit 2   options, files or environment variables that do not go together
     ├── ParamsError      exit 2   a wrong key or value in params.yaml
     ├── DataError                 photographs missing, unreadable, or a class without any
     ├── ModelError                weights, checkpoint or card that do not fit
     ├── ServerError               a server that died, or was not ready in time
-    ├── LoadError                 the load generator could not do its work
-    ├── ReportError               results that do not belong together
+    ├── LoadError                 the load generator failed, or has nothing to send
+    ├── ReportError               results that are missing or do not belong together
     ├── StorageError              a file that cannot be written: no space, or not allowed
-    └── VerifyError               the instrument could not be tested
+    └── VerifyError               the self-test could not be completed
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from pathlib import Path
 
 FREE_SPACE = "free some"
 ALLOW_WRITING = "make it writable"
-ELSEWHERE = "name another path"
-WHAT_TO_DO = {
+OTHER_PATH = "name another path"
+REMEDIES = {
     errno.ENOSPC: FREE_SPACE,
     errno.EDQUOT: FREE_SPACE,
     errno.EFBIG: "raise the limit (ulimit -f)",
     errno.EROFS: ALLOW_WRITING,
     errno.EACCES: ALLOW_WRITING,
     errno.EPERM: ALLOW_WRITING,
-    errno.EISDIR: ELSEWHERE,
-    errno.ENOTDIR: ELSEWHERE,
-    errno.EEXIST: ELSEWHERE,
+    errno.EISDIR: OTHER_PATH,
+    errno.ENOTDIR: OTHER_PATH,
+    errno.EEXIST: OTHER_PATH,
 }
-"""Against what a disk or the system refuses."""
+"""What a user can do, by the error of a failed write."""
 
 
 class ServebenchError(Exception):
@@ -68,7 +68,7 @@ class ServerError(ServebenchError):
 
 
 class LoadError(ServebenchError):
-    """The load generator could not do its work."""
+    """The load generator failed, or has nothing to send."""
 
 
 class ReportError(ServebenchError):
@@ -76,23 +76,23 @@ class ReportError(ServebenchError):
 
 
 class VerifyError(ServebenchError):
-    """The instrument could not be tested: a part of the test is missing, or failed."""
+    """The self-test could not be completed: a tool is missing, or failed."""
 
 
 class StorageError(ServebenchError):
-    """A file that cannot be written: no space is left, or it is not allowed."""
+    """A file that cannot be written: no space is left, or writing is not allowed."""
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
-    """What to tell a user where a disk, or the system, refused to write; None for other errors.
+    """The StorageError for a failed write, with what to do about it; None for other errors.
 
     Args:
-        path: of the file, where the error does not name it.
+        path: the file, where the error does not name it.
     """
     if error.errno == errno.ENOENT and error.filename is None:  # tempfile found no folder
         return StorageError(f"{error.strerror}; set TMPDIR to a folder that can be written")
-    if error.errno not in WHAT_TO_DO:
+    if error.errno not in REMEDIES:
         return None
-    where = path or error.filename or f"{Path.cwd()} or {tempfile.gettempdir()}"
-    todo = WHAT_TO_DO[error.errno]
-    return StorageError(f"{where}: cannot be written: {error.strerror}; {todo}, then run it again")
+    target = path or error.filename or f"{Path.cwd()} or {tempfile.gettempdir()}"
+    remedy = REMEDIES[error.errno]
+    return StorageError(f"{target}: cannot be written: {error.strerror}; {remedy}, then run it again")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,11 +23,11 @@ Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(m
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
-class Loader(yaml.SafeLoader):
-    """Reads numbers as DVC does, by YAML 1.2: ``1e-5``, which `-S` writes as ``1e-05``, is one."""
+class ParamsLoader(yaml.SafeLoader):
+    """Reads ``1e-5`` as a number, by YAML 1.2, as DVC does (`dvc exp run -S` writes ``1e-05``)."""
 
 
-Loader.add_implicit_resolver(
+ParamsLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
     list("-+.0123456789"),
@@ -35,7 +35,7 @@ Loader.add_implicit_resolver(
 
 
 class Section(BaseModel):
-    """What all sections share: no unknown key, no silent conversion, no change afterwards."""
+    """Base of all sections: unknown keys are errors, types are not converted, instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -113,7 +113,9 @@ class ServeSettings(Section):
                 f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
             )
         if self.compiled and self.preprocess != "torchvision":
-            raise ValueError("preprocess ('timm'): allowed with compiled: 'torchvision', whose pixels it takes")
+            raise ValueError(
+                "preprocess ('timm'): allowed with compiled: 'torchvision', whose pixels it takes"
+            )
         return self
 
 
@@ -158,13 +160,13 @@ class LoadSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """What may be shipped: judged from the results, never measured again."""
+    """What a configuration must keep to be shipped; judged by ``report``, nothing is measured again."""
 
     slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
 
 
 class BaselineSettings(Section):
-    """How the same configuration is measured without a server."""
+    """How a configuration is measured in-process, without a server."""
 
     batch_sizes: Counts = Field(description="images per forward pass")
     seconds: Positive = Field(description="measured per batch size")
@@ -216,7 +218,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ParamsError: naming the first wrong key, what came, and what is allowed.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 -- a SafeLoader
+        content = yaml.load(path.read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506 -- a SafeLoader
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -226,17 +228,17 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise ParamsError(f"{path}: {_explain(error, content)}") from None
+        raise ParamsError(f"{path}: {_explain(error)}") from None
 
 
-def _explain(error: ValidationError, content: dict[Any, Any]) -> str:
-    """One line for the first of pydantic's complaints: which key, what came, what is allowed."""
+def _explain(error: ValidationError) -> str:
+    """The first of pydantic's errors in one line: key, value, and what is allowed."""
     first = error.errors(include_url=False)[0]
-    parts = [str(part) for part in first["loc"] if part != "[key]"]
-    key = ".".join(parts)
+    names = [str(name) for name in first["loc"] if name != "[key]"]
+    key = ".".join(names)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     if first["type"] == "extra_forbidden":
-        siblings = _allowed_keys(parts[:-1])
+        siblings = _allowed_keys(names[:-1])
         return f"{key}: unknown key; allowed: {', '.join(siblings)}"
     if first["type"] == "missing":
         return f"{key}: missing; it must be given"
@@ -246,7 +248,7 @@ def _explain(error: ValidationError, content: dict[Any, Any]) -> str:
 
 
 def _allowed_keys(parents: list[str]) -> list[str]:
-    """Names of the fields of the section that lies at ``parents``."""
+    """Keys of the section at the path ``parents``."""
     section: type[BaseModel] = Params
     for name in parents:
         if name == "experiments":

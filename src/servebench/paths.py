@@ -1,4 +1,4 @@
-"""Which file holds what: the paths that dvc.yaml names, in one place."""
+"""Paths of the files that stages and commands read and write, as dvc.yaml names them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """Where a model lies.
+    """The folders of one model.
 
     Attributes:
-        exported: weights and card, by ``export``.
-        compiled: the packages that ``compile`` made of it, with their manifest.
+        exported: weights and card, written by ``export``.
+        compiled: packages compiled from it, with their manifest, written by ``compile``.
     """
 
     exported: Path
@@ -51,18 +51,18 @@ RESULTS_PAGE = Path("docs/results.md")
 README = Path("README.md")
 
 RESULT_FOLDERS = tuple(map(Path, ("assets", "docs", "metrics", "models", "plots", "samples")))
-"""All that stages and commands write is in one of these, but INDEX and README."""
+"""Stages and commands write below these folders only, except INDEX and README."""
 
 
 @dataclass(frozen=True)
 class BenchmarkPaths:
-    """Where the results of the configuration ``name`` go."""
+    """Paths of the results of the configuration ``name``."""
 
     name: str
 
     @property
     def metrics(self) -> Path:
-        """One flat object: the best level."""
+        """Metrics of the best level, one flat object."""
         return Path(f"metrics/benchmark/{self.name}.json")
 
     @property
@@ -72,7 +72,7 @@ class BenchmarkPaths:
 
     @property
     def folder(self) -> Path:
-        """The four tables below and what ran."""
+        """Folder of the four tables and run.json."""
         return Path(f"plots/benchmark/{self.name}")
 
     @property
@@ -82,7 +82,7 @@ class BenchmarkPaths:
 
     @property
     def run(self) -> Path:
-        """What ran: settings, machine, versions, and what bounds the rate besides the model."""
+        """Settings, machine, versions, and the limits of null server and load generator."""
         return self.folder / "run.json"
 
     @property
@@ -92,7 +92,7 @@ class BenchmarkPaths:
 
     @property
     def stages(self) -> Path:
-        """Where a request's time went, by level and stage."""
+        """Mean time of a request, by level and stage of the server."""
         return self.folder / "stages.csv"
 
     @property
@@ -112,7 +112,7 @@ class BenchmarkPaths:
 
     @property
     def files(self) -> list[Path]:
-        """Every one of them."""
+        """All files of the configuration."""
         return [
             *(self.metrics, self.accuracy, self.levels, self.run),
             *(self.baseline, self.stages, self.batches, self.samples),
