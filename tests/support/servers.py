@@ -31,6 +31,14 @@ class Command:
     log: Path
 
 
+def make_project(folder: Path, folders: ModelFolders, **settings: object) -> None:
+    """A project with the model in ``folder``, served as ours is where ``settings`` do not say otherwise."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serve"] |= {"compiled": False, **settings}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copytree(folders.exported, folder / "models/exported")
+
+
 @contextmanager
 def serve_command(
     folder: Path,
@@ -48,10 +56,7 @@ def serve_command(
         trusted: whose certificates to trust; asked by HTTPS.
         settings: of the serve section, where they are not the project's own.
     """
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["serve"] |= {"compiled": False, **settings}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    shutil.copytree(folders.exported, folder / "models/exported")
+    make_project(folder, folders, **settings)
     port, log = free_port(), folder / "log"
     command = [sys.executable, "-m", "servebench.cli.main", "serve", "--port", str(port), *options]
     url = f"{'https' if trusted else 'http'}://127.0.0.1:{port}"

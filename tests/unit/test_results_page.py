@@ -1,0 +1,116 @@
+"""docs/results.md and the README's table, written from results of every configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servebench.errors import ReportError
+from servebench.params import load_params
+from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
+from servebench.report.results import read_results
+from servebench.report.results_page import BEGIN, END, write_results
+from servebench.report.summary import best
+from servebench.system.files import write_json
+from tests.support.project import ROOT
+from tests.support.synthetic_results import CEILINGS as ROOFLINES
+from tests.support.synthetic_results import level, result, write_result
+
+SLOW = level(1, 20.0, 60.0, warnings="other processes used 14% of the machine")
+MIDDLE = level(8, 60.0, 300.0)
+DOUBTFUL = level(8, 50.0, 300.0, invalid_reason="unstable")
+COST: dict[str, Any] = {
+    "macs": 384_000_000,
+    "flops": 768_000_000,
+    "peak_full_tflops": 0.208,
+    "peak_half_tflops": 0.439,
+    "peak_source": "measured matrix product",
+    "bandwidth_gbs": 53.3,
+}
+OWN_MACHINE = {
+    "cpu": "A CPU",
+    "cores": 2,
+    "cpu_flags": ["avx2"],
+    "memory_gib": 24,
+    "gpu": None,
+    "torch": "2.0",
+    "litserve": "0.2",
+}
+TRAINED = {
+    "test_accuracy": 0.991,
+    "test_accuracy_low": 0.951,
+    "test_accuracy_high": 0.998,
+    "test_images": 111,
+}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """All that the pages are made of: one configuration is fast, one doubtful, one failed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")
+    params = load_params()
+    for name, serve in params.configurations().items():
+        levels = {"e1_baseline": [SLOW], "e2_batching": [DOUBTFUL]}.get(name, [SLOW, MIDDLE])
+        if name == "e3_workers":
+            own = result(name, [level(1, 20.0, None, invalid_reason="3 failed")], stages={}, serve=serve)
+        else:
+            own = result(name, levels, best=levels[-1], serve=serve)
+        write_result(own)
+    write_json(CEILINGS, ROOFLINES | COST)
+    write_json(MACHINE, OWN_MACHINE)
+    write_json(TRAIN_METRICS, TRAINED)
+    write_json(BEST, best(read_results(params), params.objective.slo_p95_ms))
+    return tmp_path
+
+
+def row_of(text: str, name: str, number: int = 0) -> list[str]:
+    """The cells of a table's row that begins with a configuration's name."""
+    rows = [line for line in text.splitlines() if line.startswith(f"| `{name}`")]
+    return [cell.strip() for cell in rows[number].strip("|").split("|")]
+
+
+def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
+    write_results()
+    before, _, rest = README.read_text().partition(BEGIN)
+    section, _, after = rest.partition(END)
+    assert (before, after) == ("# A project\n\n", "\n\nand more\n")
+    assert "old" not in section
+    assert "A CPU, 2 cores, no GPU; tiny at 224 px:" in section
+    assert row_of(section, "e1_baseline")[2:6] == ["20.0", "1", "60", "0.80"]
+    assert row_of(section, "e2_batching")[0] == "`e2_batching` (not valid)"
+    assert row_of(section, "e3_workers")[2:] == ["-", "-", "-", "-", "failed requests"]
+    assert "Fastest: e4_half, 3.00 times the rate of the first experiment." in section
+
+
+def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
+    write_results()
+    page = RESULTS_PAGE.read_text()
+    assert "One image costs 0.384 GMACs, 0.768 GFLOPs" in page
+    assert "accuracy 0.991 on 111 test photos (95% interval 0.951 to 0.998)" in page
+    assert row_of(page, "e1_baseline")[1:5] == ["20.0", "19.4 to 20.6", "1", "10"]
+    assert row_of(page, "e1_baseline", 1)[1] == "0.997 (0.985 to 1.000)"
+    assert row_of(page, "e3_workers", 2)[-2] == "-"  # no served rate
+    assert "- e1_baseline at 1 user: other processes used 14% of the machine" in page
+    assert "- e2_batching at 8 users: not valid: unstable" in page
+    for name in load_params().configurations():
+        assert f"](../assets/results/{name}.png)" in page
+
+
+def test_writing_twice_changes_nothing() -> None:
+    write_results()
+    before = README.read_text(), RESULTS_PAGE.read_text()
+    write_results()
+    assert (README.read_text(), RESULTS_PAGE.read_text()) == before
+
+
+@pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "servebench results")])
+def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> None:
+    README.write_text(f"# title\n{kept}\n")
+    with pytest.raises(ReportError, match=f"README.md: the marker .*{missing}.* is missing"):
+        write_results()
+    assert README.read_text() == f"# title\n{kept}\n"
+    assert not RESULTS_PAGE.exists()
