@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,8 +18,6 @@ SAMPLES_NEEDED = {50: 1, 95: 130, 99: 662}
 PARTS = 10
 """Equal parts of a window whose rates tell how far the whole window's rate can be trusted."""
 RESAMPLES = 400
-T_975 = {9: 2.262157162740992, 19: 2.093024054408263}
-"""97.5% quantiles of Student's t by degrees of freedom: for one window, and for two."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def throughput(rates: Floats) -> Throughput:
     batches and are not independent, whole parts of a window nearly are.
     """
     mean = float(rates.mean())
-    spread = T_975[len(rates) - 1] * float(rates.std(ddof=1)) / math.sqrt(len(rates))
+    spread = float(stdtrit(len(rates) - 1, 0.975)) * float(rates.std(ddof=1)) / math.sqrt(len(rates))
     return Throughput(mean, max(0.0, mean - spread), mean + spread)
 
 

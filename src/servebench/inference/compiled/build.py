@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 from servebench.errors import ServebenchError
@@ -23,6 +24,7 @@ from servebench.inference.compiled.manifest import MANIFEST_NAME, Manifest, Pack
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+from servebench.stats.paired import paired_ratio
 from servebench.system.files import atomic_folder, write_json
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
@@ -143,21 +145,33 @@ def measure(exported: Path, device: str, built: Sequence[Built]) -> list[Package
     return [package_of(one, **by_path.get(one.path, {})) for one in built]
 
 
-def package_of(one: Built, eager_ms: float | None = None, compiled_ms: float | None = None) -> Package:
-    """The manifest's entry for a package that was compiled, or was not."""
-    slower = eager_ms is not None and compiled_ms is not None and compiled_ms >= eager_ms
+def package_of(one: Built, eager_ms: Sequence[float] = (), compiled_ms: Sequence[float] = ()) -> Package:
+    """The manifest's entry for a package that was compiled, or was not.
+
+    Args:
+        eager_ms, compiled_ms: the model's run on a batch, by round; none where it was not compiled.
+    """
     return Package.model_validate(
         {
             "precision": one.precision,
             "batch_size": one.batch_size,
             "file": None if one.failure else one.path.name,
             "sha256": None if one.failure else sha256(one.path),
-            "eager_ms": eager_ms and round(eager_ms, 3),
-            "compiled_ms": compiled_ms and round(compiled_ms, 3),
+            "eager_ms": round(median(eager_ms), 3) if eager_ms else None,
+            "compiled_ms": round(median(compiled_ms), 3) if compiled_ms else None,
             "compile_s": round(one.seconds, 1),
-            "skipped_reason": one.failure or ("it is no faster" if slower else None),
+            "skipped_reason": one.failure or not_faster(eager_ms, compiled_ms),
         }
     )
+
+
+def not_faster(eager_ms: Sequence[float], compiled_ms: Sequence[float]) -> str | None:
+    """Why a package is not used: it is slower, or no difference is resolved; None where it is faster."""
+    gain = paired_ratio(eager_ms, compiled_ms)
+    if gain.resolved and gain.ratio > 1:
+        return None
+    how = "slower" if gain.resolved else "no difference resolved"
+    return f"{how}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
 
 
 def describe(manifest: Manifest) -> Iterator[str]:

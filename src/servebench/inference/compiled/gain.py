@@ -19,7 +19,9 @@ from servebench.inference.compiled.backends import Run, load_package
 from servebench.inference.compiled.package import eager_model, example_batch
 from servebench.inference.device import dtype_name
 
-MEASURE_S = 0.5
+ROUNDS = 10
+ROUND_S = 0.05
+"""Of either, in turn: a machine that changes its speed for longer changes it for both."""
 
 
 def main() -> None:
@@ -31,27 +33,33 @@ def main() -> None:
         example = example_batch(folder, device, package["batch_size"])
         dtype = getattr(torch, dtype_name(package["precision"], device))
         compiled = load_package(Path(package["path"]), dtype, example.device)
-        times = {"eager_ms": run_ms(eager, example), "compiled_ms": run_ms(compiled, example)}
-        print(json.dumps(times), flush=True)
+        print(json.dumps(times_ms(eager, compiled, example)), flush=True)
 
 
 @torch.inference_mode()
+def times_ms(eager: Run, compiled: Run, example: torch.Tensor) -> dict[str, list[float]]:
+    """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
+    runs = {"eager_ms": eager, "compiled_ms": compiled}
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():  # the first run of either does not count
+        run_ms(run, example)
+    for number in range(ROUNDS):
+        for name in list(runs) if number % 2 else reversed(runs):
+            deadline = perf_counter() + ROUND_S
+            times = [run_ms(runs[name], example)]
+            while perf_counter() < deadline:
+                times.append(run_ms(runs[name], example))
+            found[name].append(median(times))
+    return found
+
+
 def run_ms(run: Run, example: torch.Tensor) -> float:
-    """Median wall time of a run, milliseconds, over MEASURE_S after one that does not count."""
-
-    def once() -> float:
-        started = perf_counter()
-        run(example)
-        if example.is_cuda:
-            torch.cuda.synchronize()
-        return 1000 * (perf_counter() - started)
-
-    once()
-    deadline = perf_counter() + MEASURE_S
-    times = [once()]
-    while perf_counter() < deadline:
-        times.append(once())
-    return median(times)
+    """Wall time of one run, milliseconds."""
+    started = perf_counter()
+    run(example)
+    if example.is_cuda:
+        torch.cuda.synchronize()
+    return 1000 * (perf_counter() - started)
 
 
 if __name__ == "__main__":
