@@ -55,7 +55,7 @@ def costs(folders: ModelFolders, settings: ServeSettings, number: int) -> dict[s
         inprocess.measure()
         [row] = inprocess.rows()
     opened, closed = record.window
-    rps = float(record.ended_in_window.sum()) / (closed - opened)
+    rps = float(record.in_window.sum()) / (closed - opened)
     workers = sum(used for pid, used in usage.process_cores.items() if roles.get(pid) == "worker")
     pipeline = 1000 * cores / row.pipeline_rps
     found = {

@@ -62,7 +62,7 @@ def main() -> None:
             )
             usage = telemetry.usage(*record.window)
         peak_rps = mean((before, case.load(server, 1)[USERS].throughput_rps))
-    inside = record.ended_in_window
+    inside = record.in_window
     wait_ms = 1000 * (record.end - record.sent)
     good_ms = wait_ms[inside & (record.status == OK)]
     refused_ms = wait_ms[inside & (record.code == 503)]

@@ -39,7 +39,7 @@ def level_row(
     """Summarise one level.
 
     Throughput counts good answers only. Latencies are those of the good requests that ended within
-    the reported windows. The counts are of the whole level, warm-up and last requests included, so
+    the reported windows, or, in an open loop, were due there. The counts are of the whole level, warm-up and last requests included, so
     that none is left out: ``sent = ok + failed + timed_out``.
 
     Args:
@@ -52,7 +52,7 @@ def level_row(
     # Where a queue may grow, the parts of what still waits are no measure of what was done.
     begun = record.start if record.rate_rps is None else record.end - INSTANT_S
     rate = throughput(part_rates(begun[good], record.end[good], opened, closed))
-    inside = good & record.ended_in_window
+    inside = good & record.in_window
     latency_ms = (record.end[inside] - record.start[inside]) * 1000
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
     limit_share = rate.rps / client_limit_rps if client_limit_rps else None

@@ -76,8 +76,8 @@ class LoadSession:
     samples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def plan(self, users: int, requests: int, max_s: float) -> LoadPlan:
-        """How a level is run."""
+    def plan(self, users: int, requests: int, max_s: float, repeat: int = 0) -> LoadPlan:
+        """How a level is run, for the first time (0) or again."""
         return LoadPlan(
             users=users,
             requests=requests,
@@ -87,6 +87,7 @@ class LoadSession:
             max_windows=self.load.max_windows,
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
+            repeat=repeat,
         )
 
     def run(self, phase: str, plan: Sequence[LoadPlan]) -> list[LevelResult]:
@@ -158,7 +159,7 @@ def measure_served(
         best = fastest_level([level.row for level in levels])
         if best is not None:
             users = best.users
-            plan = session.plan(users, load.best_requests, load.best_max_s)
+            plan = session.plan(users, load.best_requests, load.best_max_s, repeat=1)
             [again] = session.run("best level", [plan])
             again = replace(again, row=measured_again(best, again.row))
             levels = [again if level.row.users == users else level for level in levels]

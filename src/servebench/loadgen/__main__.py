@@ -42,7 +42,7 @@ def user_class(
     """A Locust user class whose users take turns at ``requests``, in a random order."""
     numbers = itertools.count()
     places = list(range(len(requests)))
-    random.Random(seed_of(plan)).shuffle(places)
+    random.Random(plan.random_seed).shuffle(places)
     turns = itertools.cycle(places)
     pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0
 
@@ -77,14 +77,9 @@ def user_class(
     return OneUser
 
 
-def seed_of(plan: LoadPlan) -> str:
-    """Levels differ in the order of their requests, and repeat it from run to run."""
-    return f"{plan.seed}/{plan.users}"
-
-
 def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
-    arrivals = ClosedLoop() if plan.rate_rps is None else Poisson(plan.rate_rps, seed_of(plan))
+    arrivals = ClosedLoop() if plan.rate_rps is None else Poisson(plan.rate_rps, plan.random_seed)
     recorder = Recorder(plan.users, plan.timeout_s)
     environment = Environment(user_classes=[user_class(url, requests, plan, arrivals, recorder)])
     runner = environment.create_local_runner()

@@ -32,6 +32,7 @@ class LoadPlan:
         seed: of the order in which the bodies are sent, and of the arrivals.
         rate_rps: mean rate of an open loop's arrivals, which are Poisson's; None is a closed loop, in
             which each user sends its next request when the last one has been answered.
+        repeat: tells loads apart that are otherwise the same: each has arrivals and an order of its own.
     """
 
     users: int
@@ -43,6 +44,12 @@ class LoadPlan:
     timeout_s: float
     seed: int
     rate_rps: float | None = None
+    repeat: int = 0
+
+    @property
+    def random_seed(self) -> str:
+        """Of the order of the bodies and of the arrivals: each load has its own, the same from run to run."""
+        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}"
 
 
 Progress = Callable[[int, int, float], None]

@@ -73,7 +73,7 @@ def against_log(name: str, record: LoadRecord, log: npt.NDArray[np.float64]) -> 
     checks = [Check(f"{name}: requests", float(len(log)), float(len(record.status)), "requests", 0.0)]
     if len(log) != len(record.status):
         return checks
-    inside = (record.status == OK) & record.ended_in_window
+    inside = (record.status == OK) & record.in_window
     there_ms = (log[inside, 1] - log[inside, 0]) * 1000
     latency_ms = (record.end - record.start)[inside] * 1000
     for percent, floor_ms in ((50, P50_MS), (99, P99_MS)):

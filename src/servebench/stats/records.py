@@ -58,8 +58,13 @@ class LoadRecord:
         return float(reported[0]), float(reported[-1])
 
     @property
-    def ended_in_window(self) -> npt.NDArray[np.bool_]:
-        """By request, whether it ended within the reported windows."""
+    def in_window(self) -> npt.NDArray[np.bool_]:
+        """By request, whether its latency is reported.
+
+        In a closed loop, where it ended within the reported windows. In an open loop, where it was due
+        there: choosing by the end would leave out the slowest, whose answers come after the last window.
+        """
         opened, closed = self.window
-        inside: npt.NDArray[np.bool_] = (self.end > opened) & (self.end <= closed)
+        moment = self.end if self.rate_rps is None else self.start
+        inside: npt.NDArray[np.bool_] = (moment > opened) & (moment <= closed)
         return inside
