@@ -1,4 +1,4 @@
-"""Compiled packages: how a batch is taken apart, and that nothing is loaded that belongs to others."""
+"""Compiled packages: how a batch is split, and that none is loaded that others made or may change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ import torch
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
 from servebench.inference.compiled.build import Built, describe, package_of
-from servebench.inference.compiled.manifest import MANIFEST_NAME, Package, checked, identity, read_manifest
+from servebench.inference.compiled.manifest import (
+    MANIFEST_NAME,
+    Package,
+    identity,
+    read_manifest,
+    verified_file,
+)
 from servebench.inference.compiled.model import CompiledModel, split
 from servebench.paths import ModelFolders
 from servebench.system.files import write_json
@@ -33,110 +39,131 @@ CPU = torch.device("cpu")
         (3, [], [3]),
     ],
 )
-def test_a_batch_is_taken_apart_into_compiled_sizes(number: int, sizes: list[int], pieces: list[int]) -> None:
+def test_a_batch_is_split_into_compiled_sizes(number: int, sizes: list[int], pieces: list[int]) -> None:
     assert split(number, sizes) == pieces
 
 
-def write_manifest(folder: Path, exported: ModelFolders, **changes: Any) -> Path:
-    model, machine = identity(exported)
-    content = {"model": model, "machine": machine, "device": "cpu", "why": None, "packages": []}
-    write_json(folder / MANIFEST_NAME, content | changes)
-    return folder
+@pytest.fixture
+def folders(exported: ModelFolders, tmp_path: Path) -> ModelFolders:
+    """The exported model, with an empty folder for what is compiled of it."""
+    return ModelFolders(exported.exported, tmp_path)
 
 
-def test_without_packages_the_model_runs_as_it_is(exported: ModelFolders, tmp_path: Path) -> None:
-    folder = write_manifest(tmp_path, exported, why="there is no C++ compiler")
-    model = CompiledModel(lambda batch: 2 * batch, folder, exported, "full", CPU)
+def write_manifest(folders: ModelFolders, **changes: Any) -> None:
+    model, machine = identity(folders.exported)
+    content = {"model": model, "machine": machine, "device": "cpu", "skipped_reason": None, "packages": []}
+    write_json(folders.compiled / MANIFEST_NAME, content | changes)
+
+
+def faster_package(folder: Path) -> tuple[Path, Package]:
+    """Twice as fast as the model it was made from; what it holds is no code that could be run."""
+    path = folder / "full-1.package"
+    path.write_bytes(b"machine code")
+    return path, package_of(Built("full", 1, path, 20.0, None), [20.0] * 4, [10.0] * 4)
+
+
+def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
+    write_manifest(folders, skipped_reason="there is no C++ compiler")
+    model = CompiledModel(lambda batch: 2 * batch, folders, "full", CPU)
     assert torch.equal(model(torch.ones(3, 1)), torch.full((3, 1), 2.0))
 
 
 @pytest.mark.parametrize("changed", ["model", "machine", "device"])
-def test_what_was_compiled_for_others_is_not_loaded(
-    exported: ModelFolders, tmp_path: Path, changed: str
-) -> None:
-    folder = write_manifest(tmp_path, exported, **{changed: "another"})
+def test_packages_for_another_model_or_machine_are_refused(folders: ModelFolders, changed: str) -> None:
+    write_manifest(folders, **{changed: "another"})
     with pytest.raises(ModelError, match=r"compiled for another .* `dvc repro compile` makes it for these"):
-        read_manifest(folder, exported, CPU)
+        read_manifest(folders, CPU)
 
 
-def test_a_missing_or_broken_manifest_says_what_makes_it(exported: ModelFolders, tmp_path: Path) -> None:
+def test_a_missing_or_broken_manifest_says_what_makes_it(folders: ModelFolders) -> None:
     with pytest.raises(ModelError, match=r"manifest.json: No such file .*`dvc repro compile` makes it"):
-        read_manifest(tmp_path, exported, CPU)
-    (tmp_path / MANIFEST_NAME).write_text("{}")
+        read_manifest(folders, CPU)
+    (folders.compiled / MANIFEST_NAME).write_text("{}")
     with pytest.raises(ModelError, match="malformed"):
-        read_manifest(tmp_path, exported, CPU)
+        read_manifest(folders, CPU)
 
 
-def test_a_package_that_was_changed_is_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "full-1.package"
-    path.write_bytes(b"machine code")
-    package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
+def test_a_changed_package_is_refused(tmp_path: Path) -> None:
+    path, package = faster_package(tmp_path)
     assert package.sha256 == sha256(path)
-    assert checked(tmp_path, package) == path
+    assert package.skipped_reason is None
+    assert verified_file(tmp_path, package) == path
     path.write_bytes(b"other code")
     with pytest.raises(ModelError, match="is not the file"):
-        checked(tmp_path, package)
+        verified_file(tmp_path, package)
 
 
 @pytest.mark.parametrize("name", ["", MANIFEST_NAME])
-def test_what_others_may_write_is_not_read(exported: ModelFolders, tmp_path: Path, name: str) -> None:
-    folder = write_manifest(tmp_path, exported)
-    (folder / name).chmod(0o757)
+def test_a_manifest_that_others_may_write_is_refused(folders: ModelFolders, name: str) -> None:
+    write_manifest(folders)
+    (folders.compiled / name).chmod(0o757)
     with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
-        read_manifest(folder, exported, CPU)
+        read_manifest(folders, CPU)
 
 
-def test_a_package_that_others_may_write_is_not_loaded(tmp_path: Path) -> None:
-    path = tmp_path / "full-1.package"
-    path.write_bytes(b"machine code")
-    package = package_of(Built("full", 1, path, 20.0, None), 20.0, 10.0)
+def test_a_package_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path, package = faster_package(tmp_path)
     path.chmod(0o646)
     with pytest.raises(ModelError, match="others may write it"):
-        checked(tmp_path, package)
+        verified_file(tmp_path, package)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
-def test_what_belongs_to_another_user_is_not_read(exported: ModelFolders, tmp_path: Path) -> None:
-    folder = write_manifest(tmp_path, exported)
-    os.chown(folder, 12345, -1)
+def test_a_folder_of_another_user_is_refused(folders: ModelFolders) -> None:
+    write_manifest(folders)
+    os.chown(folders.compiled, 12345, -1)
     with pytest.raises(ModelError, match="belongs to another user"):
-        read_manifest(folder, exported, CPU)
+        read_manifest(folders, CPU)
 
 
 def test_a_group_may_write_where_nobody_else_is_in_it(
-    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: ModelFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where each user has a group of their own, what they make is the group's to write."""
-    folder = write_manifest(tmp_path, exported)
+    write_manifest(folders)
+    folder = folders.compiled
     folder.chmod(0o775)
     user = pwd.getpwuid(os.getuid())
     mine = (user.pw_name, "x", folder.stat().st_gid, [user.pw_name])
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd((*user[:3], mine[2], *user[4:])))
     monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(mine))
-    assert read_manifest(folder, exported, CPU).packages == []
+    assert read_manifest(folders, CPU).packages == []
     for shared in ((*mine[:3], [user.pw_name, "mallory"]), ("staff", *mine[1:])):
         monkeypatch.setattr(grp, "getgrgid", lambda _, shared=shared: grp.struct_group(shared))
         with pytest.raises(ModelError, match="others may write it"):
-            read_manifest(folder, exported, CPU)
+            read_manifest(folders, CPU)
 
 
-def test_what_brings_nothing_is_not_used(exported: ModelFolders, tmp_path: Path) -> None:
-    path = tmp_path / "half-1.package"
+def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFolders) -> None:
+    path = folders.compiled / "half-1.package"
     path.write_bytes(b"machine code")
-    slower = package_of(Built("half", 1, path, 20.0, None), 10.0, 10.5)
-    failed = package_of(Built("half", 4, tmp_path / "half-4.package", 3.0, "it cannot be compiled"))
-    assert slower.why == "it is no faster"
+    slower = package_of(Built("half", 1, path, 20.0, None), [10.0] * 4, [10.5] * 4)
+    never = Built("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
+    failed = package_of(never)
+    assert slower.skipped_reason == "slower: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
-    folder = write_manifest(tmp_path, exported, packages=packages)
-    manifest = read_manifest(folder, exported, CPU)
-    assert manifest.packages == [Package.model_validate(one) for one in packages]
+    write_manifest(folders, packages=packages)
+    manifest = read_manifest(folders, CPU)
+    assert manifest.packages == [slower, failed]
     lines = list(describe(manifest))
-    assert "10.5 ms, 10.0 ms as timm builds it; not used: it is no faster" in lines[0]
+    assert "10.5 ms, 10.0 ms as timm builds it; not used: slower: 0.95 times" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
-    model = CompiledModel(lambda batch: batch, folder, exported, "half", CPU)
+    model = CompiledModel(lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 
 
-def test_the_manifest_knows_the_card(exported: ModelFolders) -> None:
-    assert identity(exported)[0] == sha256(exported / CARD_NAME)
+def test_a_package_that_may_be_no_faster_is_not_used(tmp_path: Path) -> None:
+    """One slow run among equals does not decide: the eager and the compiled model are told apart by pairs."""
+    path = tmp_path / "half-4.package"
+    path.write_bytes(b"code")
+    eager_ms = [10.0, 10.2, 9.9, 10.1, 10.0, 10.1]
+    equal = package_of(Built("half", 4, path, 3.0, None), eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1])
+    assert equal.skipped_reason is not None
+    assert equal.skipped_reason.startswith("no difference resolved: 1.00 times the rate (0.9")
+    disturbed = package_of(Built("half", 4, path, 3.0, None), eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0])
+    assert disturbed.skipped_reason is None
+
+
+def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:
+    assert identity(exported.exported)[0] == sha256(exported.exported / CARD_NAME)
