@@ -15,9 +15,9 @@ from servebench.ceilings.cost import Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_peak_flops
 from servebench.ceilings.roofline import Traffic, measured_bandwidth, roofline, traffic_of
-from servebench.inference.card import read_card
+from servebench.inference.card import ModelCard, read_card
 from servebench.paths import ModelFolders
-from servebench.stages.ceilings import ceilings, theoretical_rows
+from servebench.stages.ceilings import ceilings, rooflines, theoretical_rows
 
 
 class Small(nn.Sequential):
@@ -161,3 +161,17 @@ def fastest_s(work: Callable[[], object]) -> float:
         work()
         seconds.append(perf_counter() - started)
     return min(seconds)
+
+
+def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
+    """Both come from the same peak, which is rounded for showing only."""
+    cost, traffic = (
+        Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000),
+        Traffic(3_000_000, 0),
+    )
+    card = ModelCard.model_construct(architecture="tiny")
+    for peak_flops in (208.4999e9, 208.5001e9, 0.4e9):
+        measured = {"full": peak_flops, "half": 2 * peak_flops}
+        metrics = ceilings(card, cost, measured, None) | rooflines(cost, traffic, "cpu", measured, 1e13)
+        for precision in ("full", "half"):
+            assert metrics[f"roofline_{precision}_rps"] <= metrics[f"theoretical_{precision}_rps"]

@@ -51,10 +51,18 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
     assert list(found.items()) == [("candidate", 512.0), ("e1", 35.2), ("e2", None)]
 
 
-def test_the_fastest_and_the_one_to_ship_are_experiments() -> None:
+def test_the_fastest_is_the_candidate_where_it_is() -> None:
+    first = result("e1_base", [SLOW], best=SLOW)
+    found = best([first, CANDIDATE], slo_p95_ms=400.0)
+    assert found["best"] == found["best_within_slo"] == "candidate"
+    assert verdict(found, 400.0)[0] == "Fastest: candidate, 25.62 times the rate of the first."
+
+
+def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
     first = result("e1_base", [SLOW], best=SLOW)
     second = result("e2_more", [SLOW, MIDDLE, FAST], best=FAST)
-    found = best([first, second, CANDIDATE], slo_p95_ms=400.0)
+    slow = result("candidate", [SLOW], best=SLOW)
+    found = best([first, second, slow], slo_p95_ms=400.0)
     assert found == {
         "best": "e2_more",
         "best_gain": 4.5,
@@ -63,16 +71,16 @@ def test_the_fastest_and_the_one_to_ship_are_experiments() -> None:
         "within_slo_users": 8,
     }
     assert verdict(found, 400.0) == [
-        "Fastest: e2_more, 4.50 times the rate of the first experiment.",
+        "Fastest: e2_more, 4.50 times the rate of the first.",
         "Fastest with p95 below 400 ms: e2_more, 60.0 req/s at 8 users.",
     ]
 
 
 def test_an_objective_that_nobody_keeps_is_said() -> None:
-    found = best([result("e1_base", [FAST], best=FAST), CANDIDATE], slo_p95_ms=50.0)
+    found = best([result("e1_base", [FAST], best=FAST)], slo_p95_ms=50.0)
     assert found["best"] == "e1_base"
     assert found["best_within_slo"] is found["within_slo_rps"] is found["within_slo_users"] is None
-    assert verdict(found, 50.0)[1] == "No experiment keeps p95 below 50 ms at any level."
+    assert verdict(found, 50.0)[1] == "No configuration keeps p95 below 50 ms at any level."
 
 
 def test_an_invalid_or_unknown_latency_keeps_no_objective() -> None:
@@ -86,8 +94,8 @@ def test_without_a_valid_level_nothing_is_best() -> None:
     unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
     failed = result("e1_base", [level(1, 20.0, 60.0, invalid_reason="3 failed")])
     doubtful = result("e2_more", [unstable], best=unstable)
-    found = best([failed, doubtful, CANDIDATE], 400.0)
+    found = best([failed, doubtful], 400.0)
     assert rates([failed, doubtful, CANDIDATE])["e2"] == 20.0
     assert found["best"] is None
     assert found["best_within_slo"] is None
-    assert verdict(found, 400.0) == ["No experiment has a valid level."]
+    assert verdict(found, 400.0) == ["No configuration has a valid level."]

@@ -24,7 +24,7 @@ from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import PARTS, Throughput, throughput
+from servebench.stats.rates import BLOCKS, Throughput, throughput
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
 from servebench.system.temporary import scratch
@@ -79,8 +79,8 @@ class InProcess:
             pipeline_rps=round(pipeline.rps, 2),
             pipeline_low_rps=round(pipeline.low_rps, 2),
             pipeline_high_rps=round(pipeline.high_rps, 2),
-            pipeline_before_rps=round(mean(rounds[:PARTS]), 2),
-            pipeline_after_rps=round(mean(rounds[-PARTS:]), 2),
+            pipeline_before_rps=round(mean(rounds[:BLOCKS]), 2),
+            pipeline_after_rps=round(mean(rounds[-BLOCKS:]), 2),
             pipeline_cpu_ms=round(mean(self._cpu_ms["pipeline", size]), 3),
             model_ms=round(1000 * size * self.busy / model.rps, 3),
         )

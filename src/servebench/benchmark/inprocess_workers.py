@@ -22,7 +22,7 @@ import torch
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import part_rates
+from servebench.stats.rates import block_rates
 
 STUCK_S = 300.0
 
@@ -83,7 +83,7 @@ def measure(
     opened = max(own[0][0] for own in batches)
     closed = min(own[-1][1] for own in batches)
     start, end = np.array(list(itertools.chain.from_iterable(batches))).T
-    rates = [batch_size * float(rate) for rate in part_rates(start, end, opened, closed)]
+    rates = [batch_size * float(rate) for rate in block_rates(start, end, opened, closed)]
     return rates, 1000 * cpu_s / (batch_size * len(start))
 
 

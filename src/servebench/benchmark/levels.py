@@ -14,7 +14,7 @@ from servebench.benchmark.telemetry import Usage
 from servebench.benchmark.validity import invalid_reasons, machine_warnings
 from servebench.stats.rates import (
     SAMPLES_NEEDED,
-    part_rates,
+    block_rates,
     percentile,
     percentile_interval,
     throughput,
@@ -39,8 +39,8 @@ def level_row(
     """Summarise one level.
 
     Throughput counts good answers only. Latencies are those of the good requests that ended within
-    the reported windows, or, in an open loop, were due there. The counts are of the whole level, warm-up and last requests included, so
-    that none is left out: ``sent = ok + failed + timed_out``.
+    the reported windows, or, in an open loop, were due there. The counts are of the whole level,
+    warm-up and last requests included, so that none is left out: ``sent = ok + failed + timed_out``.
 
     Args:
         times: the server's own account of the window.
@@ -51,7 +51,7 @@ def level_row(
     good = record.status == OK
     # Where a queue may grow, the parts of what still waits are no measure of what was done.
     begun = record.start if record.rate_rps is None else record.end - INSTANT_S
-    rate = throughput(part_rates(begun[good], record.end[good], opened, closed))
+    rate = throughput(block_rates(begun[good], record.end[good], opened, closed))
     inside = good & record.in_window
     latency_ms = (record.end[inside] - record.start[inside]) * 1000
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
@@ -73,7 +73,7 @@ def level_row(
         mean_ms=rounded(mean_ms, 2),
         **percentiles,
         samples=len(latency_ms),
-        windows=len(record.edges) - 1,
+        windows=len(record.window_edges) - 1,
         window_s=round(closed - opened, 2),
         sent=len(record.status),
         ok=int(good.sum()),

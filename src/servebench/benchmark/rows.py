@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -102,6 +103,16 @@ class BaselineRow:
     pipeline_after_rps: float
     pipeline_cpu_ms: float
     model_ms: float
+
+
+def pipeline_as_served(baseline: Sequence[BaselineRow], max_batch_size: int, users: int) -> BaselineRow:
+    """The fastest pipeline in-process among the batch sizes that a server can form.
+
+    A batch holds no more than ``max_batch_size`` requests, and no more than there are users. Where no
+    such size was measured, it is the smallest that was.
+    """
+    largest = max(min(max_batch_size, users), min(row.batch_size for row in baseline))
+    return max((row for row in baseline if row.batch_size <= largest), key=lambda row: row.pipeline_rps)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ class LoadSession:
         return results
 
     def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
-        last = len(record.edges) - 1
+        last = len(record.window_edges) - 1
         before, after = scrapes[max(0, last - WINDOWS)], scrapes[last]
         usage = self.telemetry.usage(*record.window)
         times = between(before, after)

@@ -45,7 +45,7 @@ def _closed_loop(record: LoadRecord, rps: float, mean_ms: float) -> list[str]:
     """Whether the level settled, and all users were busy."""
     reasons = []
     good = record.status == OK
-    rates, latencies = window_means(record.start[good], record.end[good], record.edges[-WINDOWS - 1 :])
+    rates, latencies = window_means(record.start[good], record.end[good], record.window_edges[-WINDOWS - 1 :])
     if len(rates) < WINDOWS or not steady(rates, latencies):
         widest = max(spread(rates), spread(latencies))
         how = f"differ by {widest:.0%} from their mean" if widest < math.inf else "have one without an answer"

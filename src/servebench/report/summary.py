@@ -36,16 +36,15 @@ def significant(value: float | None) -> float | None:
 
 
 def best(results: Sequence[Result], slo_p95_ms: float) -> dict[str, Any]:
-    """The fastest experiment, and the fastest that keeps its p95 below ``slo_p95_ms`` at some level.
+    """The fastest configuration, and the fastest that keeps its p95 below ``slo_p95_ms`` at some level.
 
-    Both are chosen among the experiments; the candidate stands beside them.
+    Both are chosen among all that were measured, the candidate included; the gain is over the first.
     """
-    experiments = [result for result in results if result.name != CANDIDATE]
-    measured = [result for result in experiments if result.best and result.best.valid]
+    measured = [result for result in results if result.best and result.best.valid]
     fastest = max(measured, key=lambda result: result.rps or 0.0, default=None)
-    first = experiments[0]
+    first = results[0]
     gain = fastest.rps / first.rps if fastest and fastest.rps and first.rps else None
-    kept = {r.name: level for r in experiments if (level := best_within(r, slo_p95_ms))}
+    kept = {r.name: level for r in results if (level := best_within(r, slo_p95_ms))}
     within = max(kept, key=lambda name: kept[name].throughput_rps, default=None)
     return {
         "best": fastest.name if fastest else None,
@@ -67,18 +66,14 @@ def best_within(result: Result, slo_p95_ms: float) -> LevelRow | None:
 
 
 def verdict(found: dict[str, Any], slo_p95_ms: float) -> list[str]:
-    """Which experiment is fastest, and which to ship under the objective: a sentence each.
+    """Which configuration is fastest, and which to ship under the objective: a sentence each.
 
     Args:
         found: what ``best`` returned.
     """
     if found["best"] is None:
-        return ["No experiment has a valid level."]
-    gain = (
-        ""
-        if found["best_gain"] is None
-        else f", {found['best_gain']:.2f} times the rate of the first experiment"
-    )
+        return ["No configuration has a valid level."]
+    gain = "" if found["best_gain"] is None else f", {found['best_gain']:.2f} times the rate of the first"
     lines = [f"Fastest: {found['best']}{gain}."]
     if found["best_within_slo"]:
         lines.append(
@@ -86,5 +81,5 @@ def verdict(found: dict[str, Any], slo_p95_ms: float) -> list[str]:
             f"{found['within_slo_rps']:.1f} req/s at {pluralise(found['within_slo_users'], 'user')}."
         )
     else:
-        lines.append(f"No experiment keeps p95 below {slo_p95_ms:g} ms at any level.")
+        lines.append(f"No configuration keeps p95 below {slo_p95_ms:g} ms at any level.")
     return lines

@@ -12,7 +12,7 @@ from servebench.benchmark.accuracy import compare
 from servebench.benchmark.describe import describe
 from servebench.benchmark.inprocess import inprocess_workers
 from servebench.benchmark.overheads import NullServer, client_limit_rps, null_server
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow, pipeline_as_served
 from servebench.benchmark.served import LevelResult, ServedResult, measure_served
 from servebench.benchmark.telemetry import available_cores
 from servebench.data.index import read_index
@@ -100,8 +100,8 @@ def write_results(measurement: Measurement) -> None:
     """Write every file of the configuration."""
     paths = BenchmarkPaths(measurement.name)
     served, best = measurement.served, measurement.served.best
-    pipeline = max(measurement.baseline, key=lambda row: row.pipeline_rps)
-    if best and best.low_rps > pipeline.pipeline_high_rps:
+    fastest = max(measurement.baseline, key=lambda row: row.pipeline_rps)
+    if best and best.low_rps > fastest.pipeline_high_rps:
         print(f"{measurement.name}: served faster than in-process: an error of measuring", file=sys.stderr)
     write_csv(paths.samples, served.samples)
     write_rows(paths.baseline, BaselineRow, measurement.baseline)
@@ -119,12 +119,18 @@ def write_results(measurement: Measurement) -> None:
             "p95_ms": best.p95_ms if best else None,
             "p99_ms": best.p99_ms if best else None,
             "baseline_rps": max(row.model_rps for row in measurement.baseline),
-            "efficiency": round(best.throughput_rps / pipeline.pipeline_rps, 3) if best else None,
+            "efficiency": efficiency(best, measurement) if best else None,
             "cpu_percent": best.cpu_percent if best else None,
             "gpu_percent": best.gpu_percent if best else None,
             "failed": sum(row.failed + row.timed_out for row in served.rows),
         },
     )
+
+
+def efficiency(best: LevelRow, measurement: Measurement) -> float:
+    """The served rate over the pipeline in-process, at a batch size that the server can form."""
+    pipeline = pipeline_as_served(measurement.baseline, measurement.serve.max_batch_size, best.users)
+    return round(best.throughput_rps / pipeline.pipeline_rps, 3)
 
 
 def run_facts(measurement: Measurement) -> dict[str, Any]:

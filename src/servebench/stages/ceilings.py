@@ -68,7 +68,7 @@ def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
 def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None) -> dict[str, Any]:
     """The stage's metrics: the datasheet's peak where the device has one, else the measured."""
     known = find_device(gpu_name)
-    peaks = {p: round(flops / 1e12, 3) for p, flops in measured.items()}
+    peaks = {p: flops / 1e12 for p, flops in measured.items()}
     datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
     used = datasheet or peaks
     return {
@@ -79,8 +79,8 @@ def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: 
         "flops_by_torch": cost.torch_flops,
         "counted_by": f"ptflops, backend {BACKEND}",
         "peak_source": known.source if known else "measured matrix product",
-        **{f"peak_{p}_tflops": used[p] for p in PRECISIONS},
-        **{f"measured_{p}_tflops": peaks[p] for p in PRECISIONS},
+        **{f"peak_{p}_tflops": round(used[p], 3) for p in PRECISIONS},
+        **{f"measured_{p}_tflops": round(peaks[p], 3) for p in PRECISIONS},
         **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in PRECISIONS},
         **{
             f"datasheet_{p}_rps": round(theoretical_rps(datasheet[p], cost), 1) if datasheet else None
