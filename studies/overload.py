@@ -34,7 +34,7 @@ PEAK_S = 6.0
 
 def goodput_rps(record: LoadRecord) -> list[float]:
     """Good answers per second in each of the windows."""
-    edges = record.edges[-WINDOWS - 1 :]
+    edges = record.window_edges[-WINDOWS - 1 :]
     answers, _ = np.histogram(record.end[record.status == OK], edges)
     return [float(rps) for rps in answers / np.diff(edges)]
 

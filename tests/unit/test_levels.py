@@ -31,7 +31,7 @@ def steady_record(users: int = 4, latency_s: float = 0.1, until_s: float = 60.0)
     return LoadRecord(
         users=users,
         rate_rps=None,
-        edges=np.linspace(10.01, 50.01, 4),
+        window_edges=np.linspace(10.01, 50.01, 4),
         user=user[order],
         start=start[order],
         sent=start[order],
@@ -110,14 +110,14 @@ def test_a_level_that_drifts_is_unstable() -> None:
 
 
 def test_a_window_without_an_answer_is_named() -> None:
-    record = dataclasses.replace(steady_record(), edges=np.array([10.01, 20.01, 30.01, 90.01]))
-    late = dataclasses.replace(record, edges=np.array([10.01, 59.01, 61.0, 90.01]))
+    record = dataclasses.replace(steady_record(), window_edges=np.array([10.01, 20.01, 30.01, 90.01]))
+    late = dataclasses.replace(record, window_edges=np.array([10.01, 59.01, 61.0, 90.01]))
     assert "windows differ by" in level_row(record, IDLE).invalid_reason
     assert "unstable: the last 3 windows have one without an answer" in level_row(late, IDLE).invalid_reason
 
 
 def test_only_the_last_three_windows_are_reported() -> None:
-    record = dataclasses.replace(steady_record(), edges=np.array([5.01, 10.01, 20.01, 30.01, 40.01]))
+    record = dataclasses.replace(steady_record(), window_edges=np.array([5.01, 10.01, 20.01, 30.01, 40.01]))
     row = level_row(record, IDLE)
     assert record.window == (10.01, 40.01)
     assert (row.windows, row.window_s, row.samples) == (4, 30.0, 1200)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.stats.rates import SAMPLES_NEEDED, Throughput, part_rates, percentile, throughput, work_done
+from servebench.stats.rates import SAMPLES_NEEDED, Throughput, block_rates, percentile, throughput, work_done
 
 
 def batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, n
 
 
 def rate_of(start: np.ndarray, end: np.ndarray, opened: float, closed: float) -> Throughput:
-    return throughput(part_rates(start, end, opened, closed))
+    return throughput(block_rates(start, end, opened, closed))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, 0.35, 0.69])

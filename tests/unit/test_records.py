@@ -21,7 +21,7 @@ def record(start: list[float], end: list[float], rate_rps: float | None) -> Load
     return LoadRecord(
         users=1,
         rate_rps=rate_rps,
-        edges=np.array([1.0, 2.0, 3.0, 4.0]),
+        window_edges=np.array([1.0, 2.0, 3.0, 4.0]),
         user=zeros,
         start=np.array(start),
         sent=np.array(start),

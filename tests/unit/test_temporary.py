@@ -14,7 +14,13 @@ import pytest
 
 from servebench.system import files, temporary
 from servebench.system.files import atomic_folder, atomic_write
-from servebench.system.temporary import STALE_SUFFIX, claim, remove_stale_files, report_stale_files, scratch
+from servebench.system.temporary import (
+    TEMPORARY_SUFFIX,
+    claim,
+    remove_stale_files,
+    report_stale_files,
+    scratch,
+)
 
 USES_A_FOLDER_AND_WRITES = """
 import time
@@ -43,7 +49,7 @@ def test_stale_files_are_removed_once_their_process_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [sys.executable, "-c", USES_A_FOLDER_AND_WRITES]
-    half = Path("metrics") / f".a.json{STALE_SUFFIX}"
+    half = Path("metrics") / f".a.json{TEMPORARY_SUFFIX}"
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         folder = Path(process.stdout.readline().strip())

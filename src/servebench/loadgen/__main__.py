@@ -95,7 +95,7 @@ def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -
     arrivals.ended = True
     wait_until(lambda: min(recorder.in_flight_since) == math.inf, plan, "the last requests ended")
     runner.quit()
-    np.savez(path, edges=np.array(edges), **recorder.arrays())
+    np.savez(path, window_edges=np.array(edges), **recorder.arrays())
 
 
 def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:

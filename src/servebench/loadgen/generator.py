@@ -114,4 +114,6 @@ def generate(
 def _read(path: Path, plan: LoadPlan) -> LoadRecord:
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
-        return LoadRecord(users=plan.users, rate_rps=plan.rate_rps, edges=stored["edges"], **arrays)
+        return LoadRecord(
+            users=plan.users, rate_rps=plan.rate_rps, window_edges=stored["window_edges"], **arrays
+        )

@@ -1,4 +1,4 @@
-"""Intervals, with the formula's source at each."""
+"""Confidence intervals of proportions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """
     if trials < 1:
         raise ValueError("an interval needs at least one trial")
-    share = successes / trials
-    spread = Z95 * math.sqrt(share * (1 - share) / trials + Z95**2 / (4 * trials**2))
-    centre = share + Z95**2 / (2 * trials)
+    proportion = successes / trials
+    spread = Z95 * math.sqrt(proportion * (1 - proportion) / trials + Z95**2 / (4 * trials**2))
+    centre = proportion + Z95**2 / (2 * trials)
     scale = 1 + Z95**2 / trials
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

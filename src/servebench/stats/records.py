@@ -1,4 +1,4 @@
-"""What a load generator recorded: every request, and the windows in which all users were busy."""
+"""The record of one load: every request, and the edges of the measurement windows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from servebench.stats.stability import WINDOWS
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
-"""What became of a request: answered with 200, answered otherwise or cut off, not answered in time."""
+"""Outcome of a request: answered with 200, answered otherwise or cut off, not answered in time."""
 STATUS_NAMES = {OK: "ok", FAILED: "failed", TIMED_OUT: "timed out"}
 REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body", "answer")
 """The arrays of a ``LoadRecord``, one element per request."""
@@ -26,21 +26,21 @@ class LoadRecord:
     Attributes:
         users: requests in flight at once; with a rate, at most.
         rate_rps: mean rate of an open loop's arrivals, None in a closed loop.
-        edges: where the windows begin and end; the last three windows are what is reported.
-        user: which of the users sent it.
+        window_edges: times at which windows begin and end; the last three windows are reported.
+        user: number of the user that sent the request.
         start: when the request was due.
-        sent: when it was sent; in a closed loop the same, but for microseconds.
-        end: when its answer was whole, or it was given up.
+        sent: when it was sent; in a closed loop microseconds after ``start``.
+        end: when its answer was complete, or it failed.
         status: OK, FAILED or TIMED_OUT.
         code: HTTP status, 0 without an answer.
         size: bytes of the answer's body.
-        body: place of what was sent among the bodies.
+        body: index of the request's body among the bodies.
         answer: the answer's body; empty above 64 KiB.
     """
 
     users: int
     rate_rps: float | None
-    edges: npt.NDArray[np.float64]
+    window_edges: npt.NDArray[np.float64]
     user: npt.NDArray[np.int64]
     start: npt.NDArray[np.float64]
     sent: npt.NDArray[np.float64]
@@ -53,18 +53,18 @@ class LoadRecord:
 
     @property
     def window(self) -> tuple[float, float]:
-        """Begin and end of what is reported: the last three windows, or as many as there are."""
-        reported = self.edges[-WINDOWS - 1 :]
-        return float(reported[0]), float(reported[-1])
+        """Begin and end of the reported windows: the last three, or as many as there are."""
+        edges = self.window_edges[-WINDOWS - 1 :]
+        return float(edges[0]), float(edges[-1])
 
     @property
     def in_window(self) -> npt.NDArray[np.bool_]:
-        """By request, whether its latency is reported.
+        """Which requests belong to the reported windows.
 
-        In a closed loop, where it ended within the reported windows. In an open loop, where it was due
-        there: choosing by the end would leave out the slowest, whose answers come after the last window.
+        In a closed loop, those that ended there. In an open loop, those that were due there: a choice by
+        the end would leave out the slowest, whose answers come after the last window.
         """
         opened, closed = self.window
-        moment = self.end if self.rate_rps is None else self.start
-        inside: npt.NDArray[np.bool_] = (moment > opened) & (moment <= closed)
+        time = self.end if self.rate_rps is None else self.start
+        inside: npt.NDArray[np.bool_] = (time > opened) & (time <= closed)
         return inside

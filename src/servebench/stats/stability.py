@@ -1,4 +1,4 @@
-"""When a level may end: its last windows agree.
+"""The stopping rule of a level: it ends when its last windows agree.
 
 The rule of Triton's perf_analyzer (docs/inference_load_modes and measurement stabilisation): over the
 last three windows, throughput and latency each stay within 10% of their mean.
@@ -15,15 +15,16 @@ from servebench.stats.rates import Floats, work_done
 WINDOWS = 3
 """Windows that have to agree, and that are reported together."""
 TOLERANCE = 0.1
+"""Largest deviation from the mean, as a share of it."""
 
 
 def steady(rates: Floats, latencies: Floats) -> bool:
-    """Whether each of a few windows is near the mean of them all, in rate and in mean latency."""
+    """Whether each window is within TOLERANCE of the mean of all, in rate and in mean latency."""
     return bool(all(spread(values) <= TOLERANCE for values in (rates, latencies)))
 
 
 def spread(values: Floats) -> float:
-    """Largest distance from the mean, as a share of it; infinite where there is nothing to compare."""
+    """Largest deviation from the mean, as a share of it; infinite where a window has no value."""
     mean = float(values.mean())
     if not np.isfinite(mean) or mean <= 0:
         return float("inf")
@@ -38,5 +39,5 @@ def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Flo
     pairs = list(itertools.pairwise(edges))
     rates = [work_done(start, end, low, high) / (high - low) for low, high in pairs]
     ended = [(end > low) & (end <= high) for low, high in pairs]
-    latencies = [(end[own] - start[own]).mean() if own.any() else float("nan") for own in ended]
+    latencies = [(end[mask] - start[mask]).mean() if mask.any() else float("nan") for mask in ended]
     return np.array(rates), np.array(latencies)

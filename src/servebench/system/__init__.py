@@ -1,1 +1,1 @@
-"""The machine underneath: files written whole or not at all, processes that leave nothing behind, tables."""
+"""Atomic files, process groups, signals, temporary folders, the machine's fingerprint, text tables."""

@@ -1,4 +1,4 @@
-"""Files that hold results: written whole or not at all, and read back."""
+"""Files and folders that are written atomically; JSON and CSV."""
 
 from __future__ import annotations
 
@@ -14,58 +14,58 @@ from typing import Any
 
 from servebench.errors import storage_error
 from servebench.system.signals import defer_signals
-from servebench.system.temporary import STALE_SUFFIX, claim
+from servebench.system.temporary import TEMPORARY_SUFFIX, claim
 
 Row = Mapping[str, Any]
-
 
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
+"""Of the enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
 
-    Whoever reads ``path`` sees the old file or the new one, never a part.
+    A reader of ``path`` sees the old file or the new one, never a part.
 
     Raises:
         StorageError: it cannot be written.
     """
-    with _explained(path):
-        if (files := _transaction.get()) is None:
-            with _temporary(path) as temporary:
+    with _storage_errors(path):
+        if (transaction := _transaction.get()) is None:
+            with _temporary_file(path) as temporary:
                 yield temporary
                 os.replace(temporary, path)
         else:
-            stack, waiting = files
-            temporary = stack.enter_context(_temporary(path))
+            cleanup, written = transaction
+            temporary = cleanup.enter_context(_temporary_file(path))
             yield temporary
-            waiting.append((temporary, path))
+            written.append((temporary, path))
 
 
 @contextmanager
 def all_or_nothing() -> Iterator[None]:
-    """Let all files that the block writes take their places when it ends without an error, or none."""
-    with ExitStack() as stack:
-        waiting: list[tuple[Path, Path]] = []
-        token = _transaction.set((stack, waiting))
+    """Replace all files that the block writes when it ends without an error; else none of them."""
+    with ExitStack() as cleanup:
+        written: list[tuple[Path, Path]] = []
+        token = _transaction.set((cleanup, written))
         try:
             yield
         finally:
             _transaction.reset(token)
         with defer_signals():
-            for temporary, path in waiting:
-                with _explained(path):
+            for temporary, path in written:
+                with _storage_errors(path):
                     os.replace(temporary, path)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path`` that takes its place when the block ends without an error."""
-    with _explained(path), ExitStack() as cleanup:
-        temporary = _name(path)
+    """Yield a new folder beside ``path``, and rename it to ``path`` when the block ends without an error."""
+    with _storage_errors(path), ExitStack() as cleanup:
+        temporary = _temporary_path(path)
         shutil.rmtree(temporary, ignore_errors=True)
         with defer_signals():
             temporary.mkdir(parents=True)
@@ -77,16 +77,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def check_writable(paths: Iterable[Path]) -> None:
-    """Raise StorageError if one of ``paths`` cannot be written, before the work that it is for."""
+    """Raise StorageError if one of ``paths`` cannot be written; called before long work."""
     for path in paths:
-        with _explained(path), _temporary(path):
+        with _storage_errors(path), _temporary_file(path):
             pass
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A file beside ``path``, gone when the block is left."""
-    temporary = _name(path)
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Create a locked file beside ``path``; remove it, unless it was renamed, when the block is left."""
+    temporary = _temporary_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         with defer_signals():
@@ -96,12 +96,13 @@ def _temporary(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def _name(path: Path) -> Path:
-    return path.with_name(f".{path.name}{STALE_SUFFIX}")
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of a failed write to ``path`` as StorageError."""
     try:
         yield
     except OSError as error:
@@ -112,14 +113,14 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` in a stable form; NaN and infinity are refused, unknown is null."""
+    """Write ``content``; None becomes null, NaN and infinity are refused."""
     text = json.dumps(content, indent=2, allow_nan=False)
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object that ``path`` holds."""
+    """The JSON object in ``path``."""
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object, got {type(content).__name__}")
@@ -130,7 +131,7 @@ def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> No
     """Write ``rows``, which all have the keys of the first; None becomes an empty field.
 
     Args:
-        fields: the keys, where there may be no row.
+        fields: the columns, where there may be no row.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
@@ -139,7 +140,7 @@ def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> No
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of ``path``, every field as text; an empty one stands for unknown."""
+    """The rows of ``path``, every field as text; an empty field is an unknown value."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

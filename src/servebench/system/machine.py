@@ -1,4 +1,4 @@
-"""What this machine is: a stable fingerprint of its hardware and libraries."""
+"""Fingerprint of the machine: its hardware and the versions of its libraries."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ CPU_FLAGS = (
 
 
 def fingerprint() -> dict[str, Any]:
-    """What this machine is; the same on every run, until hardware or libraries change."""
-    found: dict[str, Any] = {
+    """Hardware, library versions and their hash as ``id``; it changes only when one of them does."""
+    machine: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "cpu_flags": _cpu_flags(),
@@ -40,8 +40,8 @@ def fingerprint() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in LIBRARIES},
     }
-    digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-    return {"id": digest[:12], **found}
+    digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
+    return {"id": digest[:12], **machine}
 
 
 def _proc_cpuinfo() -> dict[str, str]:

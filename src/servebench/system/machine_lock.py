@@ -1,4 +1,4 @@
-"""One benchmark at a time per machine and user: two would measure each other."""
+"""A lock that lets one benchmark run at a time: two would disturb each other's measurements."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK_FILE = Path(tempfile.gettempdir()) / f"servebench-{os.getuid()}.lock"
-"""Outside the tree: other clones, and DVC's queue, benchmark on the same cores."""
+"""One per user, outside the working tree: other clones, and DVC's queue, benchmark on the same cores."""
 
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
-    """Wait, and say so, until no other benchmark runs; the kernel frees the lock of a dead holder."""
+    """Hold the machine's lock; wait, with a message, while another benchmark holds it.
+
+    The kernel frees the lock of a process that dies.
+    """
     lock = FileLock(LOCK_FILE)
     try:
         lock.acquire(blocking=False)

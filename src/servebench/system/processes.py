@@ -1,4 +1,4 @@
-"""Process groups that leave nothing behind, whoever is killed."""
+"""Process groups that end with the block or the process that started them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from servebench.errors import FREE_SPACE
 from servebench.system.signals import defer_signals
 
 LOG_TAIL_LINES = 15
-NO_SPACE_BYTES = 2**16
-"""Who could not write a page or a block may have left a few."""
+FULL_DISK_BYTES = 2**16
+"""Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
 GONE_S = 10.0
 """How long killed processes are waited for."""
-HELD = 'read -r _ <"/dev/fd/$0" && exec "$@"'
-"""Becomes the command once a line has come, and ends if none can come."""
+WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
+"""Shell script: execute the command after a line from the pipe; end if the pipe is closed before."""
 
 
 @contextmanager
@@ -34,22 +34,22 @@ def process_group(
     env: Mapping[str, str] | None = None,
     stop_s: float = 10.0,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run ``command`` in a process group of its own, which is gone when the block is left.
+    """Run ``command`` in a process group of its own; end the group when the block is left.
 
-    At the end the leader gets SIGTERM and ``stop_s`` seconds; then the whole group is killed.
-    Should we be killed ourselves, even by SIGKILL, a guard outside the group notices that our end
-    of its pipe has closed, and kills the group; the command is not run before the guard is there.
+    Its leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this
+    process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
+    and kills the group. The command starts only after the guard.
     """
     with ExitStack() as cleanup:
-        with defer_signals():  # until whatever has been started is sure to be stopped
-            held, release = os.pipe()
+        with defer_signals():  # until the clean-up of what has been started is registered
+            start, release = os.pipe()
             child = subprocess.Popen(
-                ["/bin/sh", "-c", HELD, str(held), *command],
+                ["/bin/sh", "-c", WAIT_THEN_RUN, str(start), *command],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 env=env,
-                pass_fds=(held,),
+                pass_fds=(start,),
                 start_new_session=True,
             )
             guard = subprocess.Popen(
@@ -63,7 +63,7 @@ def process_group(
             cleanup.callback(_stop, child, stop_s)
             os.write(release, b"\n")
             os.close(release)
-            os.close(held)
+            os.close(start)
         yield child
 
 
@@ -73,19 +73,20 @@ def _dismiss(guard: subprocess.Popen[bytes]) -> None:
 
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
-    """End ``child`` and its group, and close our ends of its pipes."""
+    """End ``child`` and its group, and close the pipes to it."""
     try:
         if child.poll() is None:
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=stop_s)
-    finally:  # a second Ctrl-C ends the waiting, not the killing
+    finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
         with defer_signals():
             _end_group(child)
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    # Killed is not yet gone; and where nobody reaps orphans, zombies would keep the group for ever.
+    # Killed processes take time to end. The deadline is for zombies that no init process reaps: they
+    # would keep the group for ever.
     deadline = time.monotonic() + GONE_S
     while _kill_group(child.pid) and time.monotonic() < deadline:
         child.poll()
@@ -97,21 +98,19 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(group: int) -> bool:
-    """Kill what is left of ``group``; False once nothing is."""
+    """Kill the processes of ``group``; False where there is none."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
         return False
-    except PermissionError:  # macOS, for a group of zombies only
+    except PermissionError:  # macOS's answer for a group of zombies
         return False
     return True
 
 
 def log_tail(log: Path) -> str:
-    """What to add to a message about a process that died: where its log was written is no space left, or
-    its last lines, indented.
-    """
-    if shutil.disk_usage(log.parent).free < NO_SPACE_BYTES:
+    """Text to append to the error of a process that died: its log's last lines, or that the disk is full."""
+    if shutil.disk_usage(log.parent).free < FULL_DISK_BYTES:
         return (
             f": no space is left for temporary files ({log.parent.parent}); {FREE_SPACE}, then run it again"
         )

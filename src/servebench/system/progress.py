@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, nothing in a file or a pipe."""
+"""Progress bars: on a terminal only, nothing is written to a file or a pipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(total: float, what: str, unit: str, **options: Any) -> tqdm[Any]:
-    """A bar with the share done and the time still to go; silent without a terminal."""
-    return tqdm(total=total, desc=what, unit=unit, disable=None, leave=False, **options)
+def bar(total: float, description: str, unit: str, **options: Any) -> tqdm[Any]:
+    """A bar with the share done and the remaining time; silent without a terminal."""
+    return tqdm(total=total, desc=description, unit=unit, disable=None, leave=False, **options)

@@ -1,4 +1,4 @@
-"""Tables in CSV files, a dataclass per row: the fields are the columns, for writing and for reading."""
+"""CSV files whose columns are the fields of a dataclass."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _field_types(kind: type[Any]) -> dict[str, Any]:
 
 
 def _parse(text: str, kind: Any) -> Any:
-    """The value that ``text`` stands for; ``kind`` is str, int, float or bool, or one of these or None."""
+    """``text`` as a value of ``kind``: str, int, float or bool, or one of these or None."""
     options = get_args(kind) or (kind,)
     if NoneType in options and text == "":
         return None

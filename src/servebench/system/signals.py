@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM that unwind or wait, and processes that end with their parent."""
+"""Handling of SIGINT and SIGTERM, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import FrameType
 import psutil
 
 UNWIND_S = 60
-"""How long a stage may take to stop what it has started, before it is ended all the same."""
+"""How long the clean-up after a signal may take before SIGALRM ends the process."""
 PR_SET_PDEATHSIG = 1
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
@@ -26,10 +26,10 @@ class Terminated(BaseException):
 
 @contextmanager
 def graceful_termination() -> Iterator[None]:
-    """Let the first SIGTERM or Ctrl-C unwind the block, in UNWIND_S at most; ignore those that follow.
+    """Raise an exception at the first SIGTERM or Ctrl-C; ignore those that follow, for UNWIND_S at most.
 
-    Whoever stops what it has started must not be stopped in that. Should the exception get lost, as
-    in a destructor, the alarm ends us, and the guards of what has been started do the rest.
+    A second signal must not interrupt the clean-up. If the exception gets lost, as in a destructor,
+    the alarm ends this process, and the guards of its process groups kill those.
     """
     handled = [number for number in TERMINATION_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
@@ -43,52 +43,53 @@ def graceful_termination() -> Iterator[None]:
         signal.signal(number, unwind)
     try:
         yield
-    finally:  # what is left of us has nothing to unwind
+    finally:  # nothing is left to clean up
         for number in handled:
             signal.signal(number, signal.SIG_DFL)
 
 
 def exit_with_parent(poll_s: float = 0.5) -> None:
-    """Send ourselves SIGTERM when the process that started us, through any shells, has gone.
+    """Send this process SIGTERM when the process that started it, through any shells, has ended.
 
-    DVC that is killed would leave its stage running. The kernel's PR_SET_PDEATHSIG sees only the
-    direct parent, which may be a shell that outlives DVC, so the whole line is watched. A DVC that
-    was killed before we could look is not in it: whoever adopts orphans is of another session.
+    Without this, a stage would outlive a killed DVC. The kernel's PR_SET_PDEATHSIG covers only the
+    direct parent, which may be a shell that outlives DVC, so the parents of all shells in between are
+    watched. If DVC was killed before this call, the parent is the process that adopts orphans, which
+    is of another session.
     """
-    line: list[tuple[psutil.Process, int]] = []
+    ancestry: list[tuple[psutil.Process, int]] = []
     process = psutil.Process()
     while True:
-        line.append((process, process.ppid()))
+        ancestry.append((process, process.ppid()))
         parent = process.parent()
         if parent is None or parent.name() not in SHELLS:
             break
         process = parent
 
-    orphan = "DVC_STAGE" in os.environ and _session(line[-1][1]) != os.getsid(0)
+    orphan_already = "DVC_STAGE" in os.environ and _session(ancestry[-1][1]) != os.getsid(0)
 
-    def adopted() -> bool:
+    def parent_changed() -> bool:
         try:
-            return any(process.ppid() != parent for process, parent in line)
+            return any(process.ppid() != parent for process, parent in ancestry)
         except psutil.NoSuchProcess:
             return True
 
     def watch() -> None:
-        while not (orphan or adopted()):
+        while not (orphan_already or parent_changed()):
             time.sleep(poll_s)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+    threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()
 
 
 def kill_with_parent(parent: int) -> None:
-    """Have the kernel kill us when the process that started us, ``parent``, ends; Linux only."""
+    """Have the kernel kill this process when its parent, the process ``parent``, ends; Linux only."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
 
 
 def _session(pid: int) -> int | None:
-    """Of a process; None where it is gone."""
+    """Session of the process ``pid``; None where it has ended."""
     try:
         return os.getsid(pid)
     except ProcessLookupError:
@@ -97,19 +98,19 @@ def _session(pid: int) -> int | None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM until the block has ended.
+    """Handle SIGINT and SIGTERM only after the block has ended.
 
-    They are not blocked, as a child would inherit that; what is ignored stays ignored.
+    They are not blocked, as a child would inherit that. Ignored signals stay ignored.
     """
-    came: list[int] = []
+    deferred: list[int] = []
     handled = [number for number in TERMINATION_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         handled = []  # signals are handled in the main thread only
-    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in handled}
+    before = {number: signal.signal(number, lambda n, _: deferred.append(n)) for number in handled}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if deferred:
+            signal.raise_signal(deferred[0])

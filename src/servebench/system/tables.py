@@ -10,8 +10,11 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
-        [cell.ljust(width) if place == 0 else cell.rjust(width) for place, (cell, width) in enumerate(pairs)]
-        for pairs in (list(zip(row, widths, strict=True)) for row in (head, rules, *rows))
+        [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        for row in (head, rules, *rows)
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -28,5 +31,5 @@ def number_cell(value: float | None, digits: int) -> str:
 
 
 def pluralise(number: float, noun: str) -> str:
-    """The number with its noun, which gets an s where there are several."""
+    """The number with its noun, in the plural unless the number is 1."""
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

@@ -1,7 +1,7 @@
-"""What a killed run leaves behind, and its removal by the next one.
+"""Temporary folders and files, and removal of those that a killed run has left.
 
-Whatever is temporary has a name of ours and a lock while it is in use. The kernel frees the locks of a
-dead process: what is not locked belongs to nobody.
+Each has a recognisable name, and is locked while it is in use. The kernel frees the locks of a dead
+process, so that a temporary file without a lock is stale.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from servebench.system.signals import defer_signals
 
 PREFIX = ".servebench-"
 FOLDER = re.compile(rf"{re.escape(PREFIX)}[a-z0-9_]{{8}}")
-"""Hidden, as no folder that a user makes is called."""
-STALE_SUFFIX = ".servebench.tmp"
-"""How the names of files end that are not yet whole."""
+"""Name of a temporary folder: mkdtemp adds eight characters to the prefix."""
+TEMPORARY_SUFFIX = ".servebench.tmp"
+"""Ending of the names of result files that are being written."""
 
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder, gone when the block is left.
+    """Create a temporary folder; remove it when the block is left.
 
-    For the TMPDIR of those who are killed rather than stopped, too: what they leave goes with it.
-    Its name is short, as they put sockets into it, whose paths may have a hundred characters.
+    Used as TMPDIR of child processes that may be killed, it takes along what they leave there. Its
+    name is short, as they create sockets in it, whose paths may have a hundred characters.
     """
     with ExitStack() as cleanup:
-        with defer_signals():  # one that comes now is raised when the folder is sure to be removed
+        with defer_signals():  # until the folder's removal is registered
             folder = Path(tempfile.mkdtemp(prefix=PREFIX))
             cleanup.callback(os.close, claim(folder))
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -42,7 +42,7 @@ def scratch() -> Iterator[Path]:
 
 
 def claim(path: Path) -> int:
-    """Lock a file or folder that is there, until the descriptor returned is closed.
+    """Lock an existing file or folder until the returned descriptor is closed.
 
     Raises:
         BlockingIOError: another process has it.
@@ -53,29 +53,29 @@ def claim(path: Path) -> int:
     except BlockingIOError:
         os.close(lock)
         raise
-    except OSError:  # a file system without locks: nothing on it is taken for abandoned
+    except OSError:  # a file system without locks: nothing on it counts as stale
         pass
     return lock
 
 
 def remove_stale_files() -> list[Path]:
-    """Remove the temporary folders and half-written results of dead processes; what there was."""
+    """Remove the temporary folders and half-written results of dead processes; return their paths."""
     folders = Path(tempfile.gettempdir()).glob(f"{PREFIX}*")
-    found = [folder for folder in folders if FOLDER.fullmatch(folder.name)]
-    pattern = f".*{STALE_SUFFIX}"
-    found += [*Path().glob(pattern), *INDEX.parent.glob(pattern)]
-    found += [path for folder in RESULT_FOLDERS for path in folder.rglob(pattern)]
-    return sorted(path for path in found if _removed(path))
+    candidates = [folder for folder in folders if FOLDER.fullmatch(folder.name)]
+    pattern = f".*{TEMPORARY_SUFFIX}"
+    candidates += [*Path().glob(pattern), *INDEX.parent.glob(pattern)]
+    candidates += [path for folder in RESULT_FOLDERS for path in folder.rglob(pattern)]
+    return sorted(path for path in candidates if _remove_if_stale(path))
 
 
-def report_stale_files(who: str) -> None:
-    """Remove stale files, and say what there was in one line that begins with ``who``."""
-    if found := remove_stale_files():
-        print(f"{who}: removed what a killed run has left: {', '.join(map(str, found))}", file=sys.stderr)
+def report_stale_files(stage: str) -> None:
+    """Remove stale files, and name them in one line that begins with ``stage``."""
+    if removed := remove_stale_files():
+        print(f"{stage}: removed what a killed run has left: {', '.join(map(str, removed))}", file=sys.stderr)
 
 
-def _removed(path: Path) -> bool:
-    """Remove ``path`` if nobody uses it and it is our user's."""
+def _remove_if_stale(path: Path) -> bool:
+    """Remove ``path`` if it is this user's and not locked; whether it was removed."""
     with suppress(OSError):
         lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
