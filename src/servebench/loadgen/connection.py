@@ -31,7 +31,7 @@ def post_request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 class ResponseParser(HTTPResponse):
-    """An response as it comes in."""
+    """A response as it comes in."""
 
     def __init__(self) -> None:
         super().__init__("POST")

@@ -11,7 +11,7 @@ from servebench.stats.records import FAILED, OK, TIMED_OUT
 from servebench.stats.stability import steady, window_means
 
 KEPT_BYTES = 65_536
-"""A longer answer is pluralise and not kept."""
+"""A longer answer is counted and not kept."""
 
 
 class Recorder:

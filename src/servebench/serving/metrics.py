@@ -47,7 +47,7 @@ def observe_stage(stage: str, seconds: float) -> None:
 
 
 def forget_process(process: int | None) -> None:
-    """Leave a process that has died out of those that live; what it has pluralise stays."""
+    """Leave a process that has died out of those that live; what it has counted stays."""
     if process is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
