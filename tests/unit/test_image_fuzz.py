@@ -1,10 +1,9 @@
-"""The decoders on whatever bytes: an image of the right shape, or a refusal, and nothing else."""
+"""The decoders on arbitrary bytes: an image of the right shape, or a refusal, and nothing else."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +14,7 @@ from PIL import Image
 
 from servebench.inference.card import read_card
 from servebench.inference.image import NOT_TAKEN, ImageError, open_image
-from servebench.inference.predictor import TimmPreprocess
-from servebench.inference.preprocess import TorchvisionPreprocess
+from servebench.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
 from servebench.paths import ModelFolders
 from tests.support.project import PHOTOS
 
@@ -119,7 +117,7 @@ def check_changed(decoders: Decoders, content: bytes, changes: Sequence[Edit]) -
 CHANGED = {"content": st.sampled_from(FILES), "changes": st.lists(edits(), max_size=4)}
 
 
-def test_every_file_is_taken_as_it_is(decoders: Decoders) -> None:
+def test_every_unchanged_file_is_decoded(decoders: Decoders) -> None:
     for content in FILES:
         for own in decoders:
             assert own.transform(own.decode(content)).shape == (3, 96, 96)
@@ -127,13 +125,13 @@ def test_every_file_is_taken_as_it_is(decoders: Decoders) -> None:
 
 @BRIEF
 @given(content=st.binary(max_size=2000))
-def test_any_bytes(decoders: Decoders, content: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused(decoders: Decoders, content: bytes) -> None:
     check(decoders, content)
 
 
 @BRIEF
 @given(name=st.sampled_from(sorted(NOT_TAKEN)), more=st.binary(max_size=200))
-def test_what_begins_as_a_kind_that_is_not_taken(decoders: Decoders, name: str, more: bytes) -> None:
+def test_bytes_that_begin_as_another_format_are_refused(decoders: Decoders, name: str, more: bytes) -> None:
     start, marks = NOT_TAKEN[name]
     for own in decoders:
         for mark in marks:
@@ -144,12 +142,16 @@ def test_what_begins_as_a_kind_that_is_not_taken(decoders: Decoders, name: str, 
 
 @BRIEF
 @given(**CHANGED)
-def test_a_changed_file(decoders: Decoders, content: bytes, changes: list[Edit]) -> None:
+def test_a_changed_file_is_decoded_or_refused(
+    decoders: Decoders, content: bytes, changes: list[Edit]
+) -> None:
     check_changed(decoders, content, changes)
 
 
 @pytest.mark.soak
 @LONG
 @given(**CHANGED)
-def test_a_changed_file_at_length(decoders: Decoders, content: bytes, changes: list[Edit]) -> None:
+def test_a_changed_file_is_decoded_or_refused_at_length(
+    decoders: Decoders, content: bytes, changes: list[Edit]
+) -> None:
     check_changed(decoders, content, changes)

@@ -1,4 +1,4 @@
-"""What training touches and what it leaves alone."""
+"""What training changes, and that an export answers as its checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.project import ROOT
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18", "test_vit"])
-def test_the_first_layers_are_frozen_and_the_classifier_never_is(name: str) -> None:
+def test_the_first_layers_are_frozen_the_classifier_never(name: str) -> None:
     model = timm.create_model(name, num_classes=2)
     freeze_first_layers(model, 0.5)
     learning = [parameter.requires_grad for parameter in model.parameters()]
@@ -30,7 +30,7 @@ def test_the_first_layers_are_frozen_and_the_classifier_never_is(name: str) -> N
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_pretrained_batch_norm_statistics_stay_and_fresh_ones_move() -> None:
+def test_only_fresh_batch_norm_statistics_are_trained() -> None:
     settings = load_params(ROOT / "params.yaml").train
     images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 0, 1])
     moved = {}
@@ -46,14 +46,14 @@ def test_pretrained_batch_norm_statistics_stay_and_fresh_ones_move() -> None:
     assert moved == {True: False, False: True}
 
 
-def test_an_export_that_answers_otherwise_is_refused(
+def test_an_export_with_other_answers_is_refused(
     exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = read_card(exported.exported)
     model = model_of(card)
-    model.load_state_dict(load_file(exported / WEIGHTS_NAME))
-    monkeypatch.setattr("servebench.stages.export.EXPORT_FOLDER", tmp_path)
-    weights = load_file(exported / WEIGHTS_NAME)
+    model.load_state_dict(load_file(exported.exported / WEIGHTS_NAME))
+    monkeypatch.setattr("servebench.stages.export.MODEL", ModelFolders(tmp_path, tmp_path / "compiled"))
+    weights = load_file(exported.exported / WEIGHTS_NAME)
     save_file(weights, tmp_path / WEIGHTS_NAME)
     check_equal(model, card)
     weights["conv_stem.weight"] = weights["conv_stem.weight"] * 1.001

@@ -26,7 +26,7 @@ def settings(**changes: object) -> ModelSettings:
     return ModelSettings.model_validate({**given, **changes})
 
 
-def test_the_packages_weights_have_timms_names_and_shapes_one_by_one() -> None:
+def test_the_packages_weights_have_timms_names_and_shapes() -> None:
     model = timm.create_model(PACKAGE_MODEL)
     renamed = package_weights(model)
     own = model.state_dict()
@@ -39,7 +39,7 @@ def test_the_packages_weights_have_timms_names_and_shapes_one_by_one() -> None:
         assert torch.equal(renamed[name], tensor), name
 
 
-def test_the_pretrained_model_keeps_the_backbone_and_has_a_head_of_its_own() -> None:
+def test_a_pretrained_model_has_the_backbone_and_a_new_head() -> None:
     torch.manual_seed(0)
     model = pretrained_model(settings(), num_classes=5)
     stored = package_weights(timm.create_model(PACKAGE_MODEL))
@@ -47,7 +47,7 @@ def test_the_pretrained_model_keeps_the_backbone_and_has_a_head_of_its_own() -> 
     assert [tuple(p.shape) for p in classifier_parameters(model)] == [(5, 1280), (5,)]
 
 
-def test_a_state_dict_of_ones_own(tmp_path: Path) -> None:
+def test_a_users_state_dict_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = timm.create_model("test_efficientnet", num_classes=1000)
     torch.save(source.state_dict(), tmp_path / "own.pth")
@@ -90,7 +90,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert ran.exists()
 
 
-def test_loading_says_which_tensor_does_not_fit() -> None:
+def test_a_tensor_that_does_not_fit_is_named() -> None:
     model = torch.nn.Linear(2, 2)
     with pytest.raises(ModelError, match="size mismatch for weight"):
         load_all(model, {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "somewhere")

@@ -1,0 +1,42 @@
+"""The model card, and the weights that it belongs to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from servebench.errors import ModelError
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from servebench.paths import ModelFolders
+
+
+def copied(exported: ModelFolders, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported.exported, tmp_path / "copy"))
+
+
+def test_weights_of_another_card_are_refused(exported: ModelFolders, tmp_path: Path) -> None:
+    folder = copied(exported, tmp_path)
+    content = bytearray((folder / WEIGHTS_NAME).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS_NAME).write_bytes(content)
+    with pytest.raises(ModelError, match="is not the file that"):
+        read_card(folder)
+
+
+@pytest.mark.parametrize("change", [{"classes": ["one"]}, {"mean": [0.5]}, {"surprise": 1}])
+def test_a_malformed_card_is_refused(
+    exported: ModelFolders, tmp_path: Path, change: dict[str, object]
+) -> None:
+    folder = copied(exported, tmp_path)
+    card = json.loads((folder / CARD_NAME).read_text()) | change
+    (folder / CARD_NAME).write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"model\.json"):
+        read_card(folder)
+
+
+def test_a_missing_model_says_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="dvc repro export"):
+        read_card(tmp_path)
