@@ -26,7 +26,7 @@ from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer, running_server
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
-from servebench.system.progress import bar
+from servebench.system.progress import bar, say
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class LoadSession:
         for result in results:
             self.samples += raw_samples(result.record, phase)
             self.answers += good_answers(result.record)
-            print(f"{self.name}: {phase}: {_line(result.row)}", flush=True)
+            say(f"{self.name}: {phase}: {_line(result.row)}")
         return results
 
     def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
@@ -152,7 +152,7 @@ def measure_served(
         running_server(MODEL, serve, device, load.timeout_s) as server,
         Telemetry(server.pid) as telemetry,
     ):
-        print(f"{name}: server ready after {server.ready_s:.1f} s", flush=True)
+        say(f"{name}: server ready after {server.ready_s:.1f} s")
         session = LoadSession(name, server, telemetry, bodies, load, client_limit_rps)
         every = [session.plan(users, load.requests, load.max_s) for users in load.users]
         levels = session.run("every level", every)

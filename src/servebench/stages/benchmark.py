@@ -24,6 +24,7 @@ from servebench.paths import MACHINE, MODEL, BenchmarkPaths
 from servebench.serving.client import request_bodies
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
+from servebench.system.progress import say
 from servebench.system.rows import write_rows
 
 VERSIONS = ("python", "torch", "timm", "litserve", "locust")
@@ -65,7 +66,7 @@ def main(name: str) -> None:
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     check_writable(BenchmarkPaths(name).files)
     with exclusive_machine():
-        print(f"{name}: {describe(serve, device)}", flush=True)
+        say(f"{name}: {describe(serve, device)}")
         measurement = measure(name, params, serve, device)
     with all_or_nothing():
         write_results(measurement)
@@ -83,13 +84,13 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
         inprocess.measure()
         baseline, threads = inprocess.rows(), inprocess.threads
     for row in baseline:
-        print(
+        say(
             f"{name}: in-process, {row.workers} of {serve.workers_per_device} workers busy, batch "
             f"{row.batch_size}: {row.model_rps:.1f} images/s, with decoding {row.pipeline_rps:.1f}"
         )
     dtype = dtype_name(serve.precision, device)
     accuracy = compare(read_reference(MODEL.exported), served.answers, dtype, serve.preprocess)
-    print(
+    say(
         f"{name}: {accuracy['photos']} photos served: agreement with full precision "
         f"{accuracy['agreement']}, accuracy {accuracy['accuracy']}, {accuracy['mismatched']} mismatched"
     )

@@ -15,6 +15,7 @@ from servebench.params import load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from servebench.system.files import read_json, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
+from servebench.system.progress import say
 
 PRECISIONS = ("full", "half")
 
@@ -33,12 +34,12 @@ def main() -> None:
     metrics = ceilings(card, cost, measured, gpu if device == "cuda" else None)
     metrics |= rooflines(cost, traffic, device, measured, bandwidth)
     write_json(CEILINGS, metrics)
-    print(
+    say(
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
         f"{cost.flops / 1e9:.3f} GFLOPs an image"
     )
     for precision in PRECISIONS:
-        print(
+        say(
             f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
             f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"

@@ -10,6 +10,7 @@ from servebench.params import load_params
 from servebench.paths import COMPILED_TABLE, MACHINE, MODEL
 from servebench.system.files import read_json
 from servebench.system.machine_lock import exclusive_machine
+from servebench.system.progress import say
 from servebench.system.rows import write_rows
 
 
@@ -42,4 +43,4 @@ def main() -> None:
         manifest = compile_model(MODEL, device, params.compile.batch_sizes)
     rows = [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
     write_rows(COMPILED_TABLE, PackageRow, rows)
-    print("\n".join(describe(manifest)))
+    say("\n".join(describe(manifest)))

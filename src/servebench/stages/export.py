@@ -17,7 +17,7 @@ from servebench.inference.reference import Reference, write_reference
 from servebench.params import ServeSettings, load_params
 from servebench.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from servebench.system.files import atomic_write, read_json, write_json
-from servebench.system.progress import bar
+from servebench.system.progress import bar, say
 from servebench.training.weights import load_all, read_state_dict
 
 BATCH = 8
@@ -48,7 +48,7 @@ def main() -> None:
     check_equal(model.eval(), card)
     write_reference(MODEL.exported, answer_all(index))
     size_mb = (MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6
-    print(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+    say(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
 
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:

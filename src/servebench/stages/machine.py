@@ -19,6 +19,7 @@ from servebench.params import Params, load_params
 from servebench.paths import MACHINE
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
+from servebench.system.progress import say
 from servebench.training.weights import PACKAGE_MODEL
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     check_params(params)
     machine = fingerprint()
     write_json(MACHINE, machine)
-    print(describe_machine(machine))
+    say(describe_machine(machine))
 
 
 def check_params(params: Params) -> None:

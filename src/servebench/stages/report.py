@@ -23,6 +23,7 @@ from servebench.report.tables import (
     table,
 )
 from servebench.system.files import all_or_nothing, read_json, write_csv, write_json
+from servebench.system.progress import say
 
 
 def main() -> None:
@@ -42,10 +43,12 @@ def main() -> None:
         write_json(SUMMARY, rates(results))
         write_json(BEST, found)
     print(table(results))
-    print("\n".join([*remarks(results), *explanation.errors]))
+    for line in [*remarks(results), *explanation.errors]:
+        say(line)
     for name, limit in explanation.limits.items():
-        print(f"{name}: {limit.text}")
-    print("\n".join(verdict(found, slo_p95_ms)))
+        say(f"{name}: {limit.text}")
+    for sentence in verdict(found, slo_p95_ms):
+        say(sentence)
 
 
 def write_tables(results: Sequence[Result], explanation: Explanation) -> None:

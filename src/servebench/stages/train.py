@@ -13,6 +13,7 @@ from servebench.params import load_params
 from servebench.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from servebench.stats.intervals import wilson_interval
 from servebench.system.files import all_or_nothing, atomic_write, write_csv, write_json
+from servebench.system.progress import say
 from servebench.system.temporary import scratch
 from servebench.training.fit import fit
 from servebench.training.module import ClassifierModule
@@ -58,7 +59,7 @@ def write_results(module: ClassifierModule, index: Index) -> None:
         CONFUSION,
         [{"actual": index.classes[a], "predicted": index.classes[p]} for a, p in pairs],
     )
-    print(
+    say(
         f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "
         f"(95% interval {low:.3f} to {high:.3f})"
     )

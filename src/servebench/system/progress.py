@@ -1,10 +1,19 @@
-"""Progress bars: on a terminal only, nothing is written to a file or a pipe."""
+"""What a long run says: lines of a readable width, and progress bars on a terminal."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from tqdm import tqdm
+
+WIDTH = 120
+
+
+def say(text: str) -> None:
+    """Print ``text`` at once, in lines of at most WIDTH characters; a line's continuation is indented."""
+    for line in text.splitlines():
+        print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False), flush=True)
 
 
 def bar(total: float, description: str, unit: str, **options: Any) -> tqdm[Any]:
