@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from servebench.inference.compiled.backends import INDUCTOR, Run, compile_package, load_package
+from servebench.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_package, load_package
 from servebench.inference.compiled.gain import run_ms
 from servebench.inference.compiled.package import eager_model, example_batch
 from servebench.inference.device import dtype_name
@@ -43,22 +43,24 @@ def cases(sources: Mapping[str, Path], folder: Path) -> Iterator[tuple[Compiled,
             yield (model, precision, "openvino"), timed(openvino(source, precision, path, example), example)
 
 
-def timed(run: Run, example: torch.Tensor) -> Callable[[int], float]:
+def timed(run: BatchModel, example: torch.Tensor) -> Callable[[int], float]:
     """A case."""
     return lambda number: run_ms(run, example)
 
 
-def inductor(source: Path, precision: str, path: Path, example: torch.Tensor) -> Run:
+def inductor(source: Path, precision: str, path: Path, example: torch.Tensor) -> BatchModel:
     """The model in ``source``, as a C++ library."""
     package = str(path.with_suffix(".pt2"))
     with torch.no_grad():
         graph = torch.export.export(eager_model(source, DEVICE, precision), (example,))
-        torch._inductor.aoti_compile_and_package(graph, package_path=package, inductor_configs=INDUCTOR)
-    loaded: Run = torch._inductor.aoti_load_package(package)
+        torch._inductor.aoti_compile_and_package(
+            graph, package_path=package, inductor_configs=INDUCTOR_CONFIG
+        )
+    loaded: BatchModel = torch._inductor.aoti_load_package(package)
     return loaded
 
 
-def openvino(source: Path, precision: str, path: Path, example: torch.Tensor) -> Run:
+def openvino(source: Path, precision: str, path: Path, example: torch.Tensor) -> BatchModel:
     """The same, as the stage ``compile`` has it compiled on a CPU."""
     dtype = getattr(torch, dtype_name(precision, DEVICE))
     compile_package(eager_model(source, DEVICE, "full"), example, dtype, path)

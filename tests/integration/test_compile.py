@@ -82,7 +82,7 @@ def test_the_compiled_model_answers_as_the_model_at_every_size(
     )
     eager = Predictor(folders, "cpu", settings)
     compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}))
-    assert isinstance(compiled.run, CompiledModel)
+    assert isinstance(compiled.model, CompiledModel)
     for number in (1, SIZE, SIZE + 1, 2 * SIZE):
         images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]
         assert torch.allclose(compiled.predict(images), eager.predict(images), atol=tolerance)

@@ -32,16 +32,16 @@ def requests_of(files: list[bytes]) -> list[Request]:
 def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
     predictor: Any = api.ready
-    run, sizes = predictor.run, []
+    model, sizes = predictor.model, []
 
     def limited(batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > most:
             raise error
-        answers: torch.Tensor = run(batch)
+        answers: torch.Tensor = model(batch)
         return answers
 
-    predictor.run = limited
+    predictor.model = limited
     return sizes
 
 

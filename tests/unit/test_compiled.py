@@ -14,7 +14,7 @@ import torch
 
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
-from servebench.inference.compiled.build import Built, describe, package_of
+from servebench.inference.compiled.build import BuildResult, describe, manifest_entry
 from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -59,7 +59,7 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
     """Twice as fast as the model it was made from; what it holds is no code that could be run."""
     path = folder / "full-1.package"
     path.write_bytes(b"machine code")
-    return path, package_of(Built("full", 1, path, 20.0, None), [20.0] * 4, [10.0] * 4)
+    return path, manifest_entry(BuildResult("full", 1, path, 20.0, None), [20.0] * 4, [10.0] * 4)
 
 
 def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
@@ -137,9 +137,9 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
 def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFolders) -> None:
     path = folders.compiled / "half-1.package"
     path.write_bytes(b"machine code")
-    slower = package_of(Built("half", 1, path, 20.0, None), [10.0] * 4, [10.5] * 4)
-    never = Built("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
-    failed = package_of(never)
+    slower = manifest_entry(BuildResult("half", 1, path, 20.0, None), [10.0] * 4, [10.5] * 4)
+    never = BuildResult("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
+    failed = manifest_entry(never)
     assert slower.skipped_reason == "slower: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
@@ -158,10 +158,14 @@ def test_a_package_that_may_be_no_faster_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "half-4.package"
     path.write_bytes(b"code")
     eager_ms = [10.0, 10.2, 9.9, 10.1, 10.0, 10.1]
-    equal = package_of(Built("half", 4, path, 3.0, None), eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1])
+    equal = manifest_entry(
+        BuildResult("half", 4, path, 3.0, None), eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1]
+    )
     assert equal.skipped_reason is not None
     assert equal.skipped_reason.startswith("no difference resolved: 1.00 times the rate (0.9")
-    disturbed = package_of(Built("half", 4, path, 3.0, None), eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0])
+    disturbed = manifest_entry(
+        BuildResult("half", 4, path, 3.0, None), eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0]
+    )
     assert disturbed.skipped_reason is None
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from servebench.inference.card import read_card
-from servebench.inference.image import NOT_TAKEN, ImageError, open_image
+from servebench.inference.image import UNSUPPORTED, ImageError, open_image
 from servebench.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
 from servebench.paths import ModelFolders
 from tests.support.project import PHOTOS
@@ -130,9 +130,13 @@ def test_any_bytes_are_decoded_or_refused(decoders: Decoders, content: bytes) ->
 
 
 @BRIEF
-@given(name=st.sampled_from(sorted(NOT_TAKEN)), more=st.binary(max_size=200))
+@given(
+    name=st.sampled_from(sorted(UNSUPPORTED)),
+    # At byte 4 this begins the signatures of other formats.
+    more=st.binary(max_size=200).filter(lambda more: b"ftyp" not in more),
+)
 def test_bytes_that_begin_as_another_format_are_refused(decoders: Decoders, name: str, more: bytes) -> None:
-    start, marks = NOT_TAKEN[name]
+    start, marks = UNSUPPORTED[name]
     for own in decoders:
         for mark in marks:
             refused = decoded_or_refused(own, bytes(start) + mark + more)

@@ -43,7 +43,7 @@ def test_half_precision_is_bfloat16_on_a_cpu(exported: ModelFolders, photos: lis
     assert dtype_name("half", "cuda:0") == "float16"
     assert dtype_name("full", "cuda") == "float32"
     half, full = (Predictor(exported, "cpu", ServeSettings(precision=p)) for p in ("half", "full"))
-    assert next(half.run.parameters()).dtype == torch.bfloat16
+    assert next(half.model.parameters()).dtype == torch.bfloat16
     tensor = full.preprocess(photos[0].read_bytes())
     assert half.predict([tensor]).dtype == torch.float32
     assert torch.allclose(half.predict([tensor]), full.predict([tensor]), atol=0.1)

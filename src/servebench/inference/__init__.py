@@ -1,1 +1,1 @@
-"""Image bytes to class probabilities, without a server: what the workers and the in-process baseline run."""
+"""Image bytes to class probabilities; run by the server's workers and by the in-process baseline."""

@@ -1,4 +1,4 @@
-"""The model card: with the weights beside it, all that a server must know about a model."""
+"""The model card: a JSON file that describes the weights beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARD_NAME = "model.json"
 
 
 class ModelCard(BaseModel):
-    """What a model takes and answers."""
+    """All that a server must know about a model, besides its weights."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -38,10 +38,10 @@ def sha256(path: Path) -> str:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card in ``folder``, after a check that the weights beside it are the card's own.
+    """Read the card in ``folder``, and check that the weights beside it have its hash.
 
     Raises:
-        ModelError: a file is missing or malformed, or the weights are others.
+        ModelError: a file is missing or malformed, or the weights have another hash.
     """
     try:
         card = ModelCard.model_validate(read_json(folder / CARD_NAME))

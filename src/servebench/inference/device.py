@@ -1,12 +1,14 @@
-"""Which device runs the model, and in which number format: known without loading torch."""
+"""Device and number format that the model runs in; this module does not import torch."""
 
 from __future__ import annotations
 
 from servebench.errors import ParamsError
 
+PRECISIONS = ("full", "half")
+
 
 def resolve_device(device: str, cuda_available: bool) -> str:
-    """``cpu`` or ``cuda`` for what params.yaml asks for.
+    """The device, ``cpu`` or ``cuda``, for the ``device`` of params.yaml.
 
     Raises:
         ParamsError: CUDA was asked for and there is none.
@@ -19,7 +21,7 @@ def resolve_device(device: str, cuda_available: bool) -> str:
 
 
 def dtype_name(precision: str, device: str) -> str:
-    """torch's name of a precision's number format: half is what the device computes fastest."""
+    """torch's name of the number format; half is the 16-bit format that the device computes fastest."""
     if precision == "full":
         return "float32"
     return "bfloat16" if device.startswith("cpu") else "float16"

@@ -1,4 +1,4 @@
-"""What has to be set before a worker's process starts."""
+"""Environment variables of a worker process."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import os
 
 from servebench.params import ServeSettings
 
-KEPT_BYTES = 2**30
+MALLOC_THRESHOLD_BYTES = 2**30
 
 
 def worker_environment(settings: ServeSettings) -> dict[str, str]:
-    """Our own environment, with what ``settings`` ask of the allocator.
+    """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised.
 
-    With glibc's defaults a large tensor is mapped anew each time and unmapped when it is freed: every
-    activation of every image is paid for in page faults (mallopt(3): M_TRIM_THRESHOLD,
-    M_MMAP_THRESHOLD). Other C libraries ignore the two.
+    By default glibc maps memory for each large tensor and unmaps it when the tensor is freed, so that
+    every activation of every image costs page faults (mallopt(3): M_TRIM_THRESHOLD,
+    M_MMAP_THRESHOLD). Other C libraries ignore the two variables.
     """
     if not settings.keep_freed_memory:
         return dict(os.environ)
-    kept = {f"MALLOC_{what}_THRESHOLD_": str(KEPT_BYTES) for what in ("TRIM", "MMAP")}
-    return os.environ | kept
+    thresholds = {f"MALLOC_{name}_THRESHOLD_": str(MALLOC_THRESHOLD_BYTES) for name in ("TRIM", "MMAP")}
+    return os.environ | thresholds

@@ -1,7 +1,7 @@
-"""Image bytes -> RGB image, or the reason why not.
+"""Image files -> RGB images, within limits.
 
-What a few bytes can ask for is checked before it is done: how many pixels, how often they are gone
-through, and how many there would be once the shorter side has the model's size.
+A file of a few bytes can demand much memory and time, so its number of pixels, its aspect ratio and
+its number of scans are checked before it is decoded.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import warnings
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""What browsers and cameras write; no other of Pillow's decoders is reached. Of several images in a
-file (an animation, a stereo JPEG) the first is taken."""
-NOT_TAKEN = {
+"""Formats that browsers and cameras write; Pillow's other decoders are not used. Of a file with several
+images (an animation, a stereo JPEG) the first is decoded."""
+UNSUPPORTED = {
     "HEIC": (4, (b"ftyphei", b"ftyphev")),
     "HEIF": (4, (b"ftypmif1", b"ftypmsf1")),
     "AVIF": (4, (b"ftypavif", b"ftypavis")),
@@ -22,23 +22,22 @@ NOT_TAKEN = {
     "TIFF": (0, (b"II*\0", b"MM\0*")),
     "PDF": (0, (b"%PDF-",)),
 }
-"""What people send all the same: at which byte a file of it has one of which marks. Only to name it in its
-refusal: none of it is read any further."""
+"""Formats that are refused by name: offset of their signature in a file, and the possible signatures."""
 JPEG_FORMATS = ("JPEG", "MPO")
 """MPO is Pillow's name for a JPEG file that holds several images."""
 MAX_PIXELS = 50_000_000
-"""Larger images are refused before they are decoded: a 50-megapixel RGB image takes 150 MB."""
+"""A decoded RGB image of 50 megapixels takes 150 MB."""
 MAX_ASPECT = 100
 """Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
-"""Of a JPEG. A progressive one has ten or so; each takes 14 bytes, and goes through all the pixels."""
+"""Of a JPEG. A progressive one has about ten; a scan can be 14 bytes long, and is decoded over all pixels."""
 
-# Pillow refuses twice this many, and does so before a WebP or a GIF gets any memory.
+# Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 class ImageError(Exception):
-    """Bytes that are not an image to be classified; ``status`` is the HTTP status that says so."""
+    """Bytes that are not an image, or an image above a limit; ``status`` is the HTTP status of the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -46,7 +45,7 @@ class ImageError(Exception):
 
 
 def decode(content: bytes) -> Image.Image:
-    """The RGB image in ``content``, an image file of one of ``FORMATS``.
+    """Decode ``content``, an image file of one of ``FORMATS``, to RGB.
 
     Raises:
         ImageError: 413 above a limit, 400 for anything that is not a whole image.
@@ -55,20 +54,20 @@ def decode(content: bytes) -> Image.Image:
 
 
 def open_image(content: bytes) -> Image.Image:
-    """The image in ``content`` with its header read and its size allowed, not yet decoded.
+    """Read the header of the image file ``content``, and check the limits; nothing is decoded yet.
 
     Raises:
         ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
     """
     try:
         with warnings.catch_warnings():
-            # Of half a bomb, or of a file that is read in spite of its flaws: nobody would act on it.
+            # Pillow warns of large images, and of flaws in files that it reads all the same.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(413, f"image: more than the {MAX_PIXELS} pixels allowed") from None
     except UnidentifiedImageError as error:
-        raise ImageError(400, f"image: {_unknown(content)}") from error
+        raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
     size = f"{image.width} x {image.height}"
@@ -76,7 +75,7 @@ def open_image(content: bytes) -> Image.Image:
         raise ImageError(413, f"image: {size} pixels are more than the {MAX_PIXELS} allowed")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(413, f"image: of {size} pixels one side is over {MAX_ASPECT} times the other")
-    # Within compressed data a byte 0xFF is never followed by 0xDA: these are the scans.
+    # FF DA is the marker of a scan; compressed data never contains it.
     if image.format in JPEG_FORMATS and content.count(b"\xff\xda") > MAX_SCANS:
         raise ImageError(413, f"image: a JPEG of more than {MAX_SCANS} scans")
     return image
@@ -86,7 +85,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image.
 
     Raises:
-        ImageError: 400 where it is not whole.
+        ImageError: 400 where the file is truncated or damaged.
     """
     try:
         if image.mode == "I;16":  # a 16-bit grey PNG, whose values Pillow would clip instead of scaling
@@ -96,16 +95,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
 
 
-def _unknown(content: bytes) -> str:
-    """What is wrong with a file that is of none of ``FORMATS``."""
+def _unsupported_reason(content: bytes) -> str:
+    """Why a file that is of none of ``FORMATS`` is refused."""
     if not content:
         return "empty"
-    for name, (start, beginnings) in NOT_TAKEN.items():
-        if content.startswith(beginnings, start):
+    for name, (offset, signatures) in UNSUPPORTED.items():
+        if content.startswith(signatures, offset):
             return f"{name} is not taken; JPEG, PNG, WebP and GIF are"
     return "not a readable image (unknown format: no JPEG, PNG, WebP or GIF)"
 
 
 def _reason(error: Exception) -> str:
-    """Pillow's."""
+    """Pillow's message; the error's type where it has none."""
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""timm models: built by name, loaded from an exported folder, and how they want their images."""
+"""timm models: built by name, or loaded from an exported folder, and their input configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_model(name: str, num_classes: int, image_size: int, hub: bool = False)
         size = {"img_size": image_size} if fixed else {}
         model: torch.nn.Module = timm.create_model(name, pretrained=hub, num_classes=num_classes, **size)
         return model
-    except Exception as error:  # timm and the hub raise whatever their layers do
+    except Exception as error:  # timm and the hub raise errors of many types
         source = " with the hub's weights" if hub else ""
         line = " ".join(str(error).split())[:300]
         raise ModelError(f"timm cannot build {name}{source} at {image_size} px: {line}") from error
@@ -37,7 +37,7 @@ def model_of(card: ModelCard) -> torch.nn.Module:
 
 
 def input_config(model: torch.nn.Module) -> dict[str, Any]:
-    """How ``model`` wants its images: mean, std, interpolation, crop_pct."""
+    """timm's preprocessing parameters of ``model``: mean, std, interpolation, crop_pct."""
     config = resolve_data_config({}, model=model)
     return {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
@@ -52,9 +52,9 @@ def load_model(folder: Path, card: ModelCard, device: torch.device, dtype: torch
 
 
 class PixelModel(torch.nn.Module):
-    """A model that takes uint8 pixels (N, 3, size, size), channels last, and normalises them itself.
+    """Normalisation and model in one module, for uint8 pixels (N, 3, size, size), channels last.
 
-    Its weights are channels last as well: convolutions of a batch in that order need no copy.
+    The weights are channels last as well, so that convolutions need no copy of the batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model that does nothing: what is left of a request's cost is the server's own."""
+"""A predictor that computes nothing: with it, a request costs only what the server itself costs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from servebench.inference.card import read_card
 
 
 class NullPredictor:
-    """Stands where ``Predictor`` stands; decodes nothing and knows nothing."""
+    """Has the interface of ``Predictor``, but neither decodes images nor runs a model."""
 
     def __init__(self, folder: Path) -> None:
         self.card = read_card(folder)
 
     def decode(self, content: bytes) -> bytes:
-        """The image file as it came."""
+        """``content``, unchanged."""
         return content
 
     def transform(self, content: bytes) -> bytes:
-        """The image file as it came."""
+        """``content``, unchanged."""
         return content
 
     def predict(self, images: Sequence[bytes]) -> npt.NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """The exported model on a device: image bytes -> tensor -> probabilities.
 
-The server's workers and the in-process baseline run this very code, so their rates compare.
+The server's workers and the in-process baseline both run it, so that their rates can be compared.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from servebench.inference.card import read_card
-from servebench.inference.compiled.backends import Run
+from servebench.inference.compiled.backends import BatchModel
 from servebench.inference.compiled.model import CompiledModel
 from servebench.inference.device import dtype_name
 from servebench.inference.model import PixelModel, load_model
@@ -20,16 +20,16 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""How torch says so on a CPU, for which it has no exception of its own."""
+"""Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
 
 
 class Predictor:
-    """An exported model, ready to answer.
+    """Classifies images with an exported model.
 
     Args:
-        folders: where ``export`` put weights and card, and ``compile`` its packages.
+        folders: of the exported model and the packages compiled from it.
         device: ``cpu`` or ``cuda``, with an index or without.
-        settings: precision, threads, preprocessing and compiling are those of this configuration.
+        settings: of which ``precision``, ``threads_per_worker``, ``preprocess`` and ``compiled`` count.
 
     Raises:
         ModelError: there is no such model, or no packages compiled from it on this machine.
@@ -42,16 +42,16 @@ class Predictor:
         if settings.threads_per_worker is not None:
             torch.set_num_threads(settings.threads_per_worker)
         model = load_model(folders.exported, self.card, self.device, self.dtype)
-        self.run: Run = model
+        self.model: BatchModel = model
         self._preprocess: TimmPreprocess | TorchvisionPreprocess = TimmPreprocess(self.card)
         if settings.preprocess == "torchvision":
-            self.run = PixelModel(model, self.card, self.device, self.dtype)
+            self.model = PixelModel(model, self.card, self.device, self.dtype)
             self._preprocess = TorchvisionPreprocess(self.card)
         if settings.compiled:
-            self.run = CompiledModel(self.run, folders, settings.precision, self.device)
+            self.model = CompiledModel(self.model, folders, settings.precision, self.device)
 
     def decode(self, content: bytes) -> Any:
-        """The RGB image in an image file, in the form that ``transform`` takes.
+        """Decode an image file to RGB, in the form that ``transform`` takes.
 
         Raises:
             ImageError: ``content`` is not a whole image, or is too large to decode.
@@ -59,7 +59,7 @@ class Predictor:
         return self._preprocess.decode(content)
 
     def transform(self, image: Any) -> torch.Tensor:
-        """The image as a batch is made of it, on the CPU: normalised float32, or uint8, (3, size, size)."""
+        """One input of the model, on the CPU: normalised float32, or uint8, (3, size, size)."""
         return self._preprocess.transform(image)
 
     def preprocess(self, content: bytes) -> torch.Tensor:
@@ -71,14 +71,14 @@ class Predictor:
         return self.transform(self.decode(content))
 
     def batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Preprocessed images, (N, 3, size, size) on the device as ``forward`` takes them."""
+        """Stack preprocessed images on the device: (N, 3, size, size), as ``forward`` takes them."""
         return stack_images(images, self.device, self.dtype)
 
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images.
 
         Raises:
-            MemoryError: the device has none left for a batch of this size.
+            MemoryError: the device's memory does not suffice for a batch of this size.
         """
         try:
             return self.forward(self.batch(images)).cpu()
@@ -86,10 +86,10 @@ class Predictor:
             if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
                 raise
             reason = str(error).splitlines()[0]
-        # Outside of the handler, whose traceback holds the tensors.
+        # Raised outside the handler: the handled error's traceback keeps the tensors alive.
         raise MemoryError(reason)
 
     @torch.inference_mode()
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         """Class probabilities, float32 (N, classes), of a batch."""
-        return self.run(batch).float().softmax(dim=1)
+        return self.model(batch).float().softmax(dim=1)

@@ -1,9 +1,9 @@
-"""From an image file to one input of the model: timm's transform on PIL images, or torchvision on bytes.
+"""Image file -> one input of the model, by timm's transform on PIL images or by torchvision on tensors.
 
-torchvision's way decodes a JPEG by libjpeg straight into a tensor and resizes uint8 (the same filter as
-timm's, with antialiasing). Bytes are also what a batch is made of and what goes to the device; they are
-normalised there, by one multiplication and addition before the model (``PixelModel``). What torchvision does
-not decode as Pillow does (other formats, CMYK, broken files) is decoded by Pillow.
+torchvision decodes a JPEG by libjpeg straight into a tensor and resizes uint8 (the same filter as timm's,
+with antialiasing). Batches are stacked and copied to the device as uint8, and normalised there by one
+multiplication and addition (``PixelModel``). Files that torchvision does not decode to the same pixels as
+Pillow (other formats, CMYK, damaged files) are decoded by Pillow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TORCHVISION_MODES = ("RGB", "L")
 
 
 class TimmPreprocess:
-    """timm's own evaluation transform on PIL images: what most people run."""
+    """timm's evaluation transform on PIL images."""
 
     def __init__(self, card: ModelCard) -> None:
         self._transform = create_transform(
@@ -39,7 +39,7 @@ class TimmPreprocess:
         )
 
     def decode(self, content: bytes) -> Image.Image:
-        """The RGB image in an image file.
+        """Decode an image file to RGB.
 
         Raises:
             ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
@@ -53,7 +53,7 @@ class TimmPreprocess:
 
 
 class TorchvisionPreprocess:
-    """Bytes of an image file -> uint8 pixels, as ``PixelModel`` takes them."""
+    """torchvision's decoder and resizer: image files -> uint8 pixels, as ``PixelModel`` takes them."""
 
     def __init__(self, card: ModelCard) -> None:
         self.image_size = card.image_size
@@ -61,7 +61,7 @@ class TorchvisionPreprocess:
         self.interpolation = InterpolationMode(card.interpolation)
 
     def decode(self, content: bytes) -> torch.Tensor:
-        """The RGB image in an image file, uint8 (3, height, width).
+        """Decode an image file to RGB, uint8 (3, height, width).
 
         Raises:
             ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
@@ -72,7 +72,7 @@ class TorchvisionPreprocess:
             try:
                 pixels: torch.Tensor = decode_jpeg(data, ImageReadMode.RGB)
             except RuntimeError:
-                return self._decode_by_pillow(image)  # which accepts it, or says what is wrong with it
+                return self._decode_by_pillow(image)  # Pillow decodes it, or raises with a reason
             return pixels
         return self._decode_by_pillow(image)
 
@@ -88,10 +88,10 @@ class TorchvisionPreprocess:
 
 
 def stack_images(images: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Preprocessed images, each (3, size, size), as a batch (N, 3, size, size) on ``device``.
+    """Stack preprocessed images, each (3, size, size), to a batch (N, 3, size, size) on ``device``.
 
-    Floats become ``dtype``. Bytes stay bytes in the order in which they were decoded, channels last, and go
-    to a GPU from page-locked memory, which torch keeps until they are there.
+    Floats become ``dtype``. uint8 pixels stay uint8, channels last as they were decoded, and are copied to
+    a GPU from page-locked memory, which torch keeps until the copy is done.
     """
     if images[0].is_floating_point():
         return torch.stack(list(images)).to(device, dtype)

@@ -1,4 +1,4 @@
-"""What the model answers to every photo in full precision: the yardstick for served answers."""
+"""Reference answers: the exported model's probabilities for every photo, in full precision."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ REFERENCE_NAME = "reference.json"
 
 @dataclass(frozen=True)
 class Reference:
-    """One entry per photo, in the order of the index.
+    """The reference answers, one entry per photo, in the order of the index.
 
     Attributes:
-        labels: the photos' true classes, places in ``classes``.
+        labels: the photos' true classes, as indices into ``classes``.
         splits: train, val or test.
         probabilities: by photo and class, of the checkpoint in float32.
     """
@@ -32,7 +32,7 @@ class Reference:
 
 
 def write_reference(folder: Path, reference: Reference) -> None:
-    """Put it beside the exported model."""
+    """Write ``reference`` beside the exported model in ``folder``."""
     content = {
         "classes": list(reference.classes),
         "labels": list(reference.labels),
@@ -43,7 +43,7 @@ def write_reference(folder: Path, reference: Reference) -> None:
 
 
 def read_reference(folder: Path) -> Reference:
-    """What ``export`` wrote.
+    """Read the reference that the stage ``export`` wrote.
 
     Raises:
         ModelError: it is missing or malformed.

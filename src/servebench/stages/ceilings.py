@@ -9,15 +9,13 @@ from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_peak_flops
 from servebench.ceilings.roofline import BYTES, Traffic, measured_bandwidth, roofline, traffic_of
 from servebench.inference.card import ModelCard, read_card
-from servebench.inference.device import dtype_name, resolve_device
+from servebench.inference.device import PRECISIONS, dtype_name, resolve_device
 from servebench.inference.model import model_of
 from servebench.params import load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from servebench.system.files import read_json, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import say
-
-PRECISIONS = ("full", "half")
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""Comparing two things that were measured in turn: the ratio of each round, and its interval.
+"""Ratio of two quantities that were measured alternately, round by round, with its interval.
 
-A machine whose speed changes for minutes changes it for both: a round's ratio holds where rates do not.
+A machine that slows down for minutes slows down both, so a round's ratio is steadier than either value.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def paired_ratio(values: Sequence[float], references: Sequence[float]) -> Ratio:
         raise ValueError(f"expected an even number of rounds, at least 4, got {len(values)}")
     logs = np.log(np.array(values) / np.array(references)).reshape(-1, 2).mean(axis=1)
     mean = float(logs.mean())
-    half = float(stdtrit(len(logs) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
-    return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
+    spread = float(stdtrit(len(logs) - 1, 0.975)) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+    return Ratio(math.exp(mean), math.exp(mean - spread), math.exp(mean + spread))

@@ -2,5 +2,5 @@
 
 import sys
 
-# Else OpenVINO reports each import of itself to its maker, and writes into the home folder.
+# Without its telemetry module, OpenVINO neither reports its imports nor writes into the home folder.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""The exported model -> packages for this machine, where they are faster.
+"""Compile the exported model for this machine, and decide which packages are used.
 
-Static shapes: one package for each precision and batch size. On a CPU each runs on one thread, so that
-as many workers as there are cores share them without waiting for each other.
+Shapes are static: one package for each precision and batch size. On a CPU each runs on one thread, so
+that as many workers as there are cores share them without waiting for each other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from time import perf_counter
 from servebench.errors import ServebenchError
 from servebench.inference.card import sha256
 from servebench.inference.compiled.manifest import MANIFEST_NAME, Manifest, Package, identity
+from servebench.inference.device import PRECISIONS
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
@@ -30,25 +31,23 @@ from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
 from servebench.system.temporary import scratch
 
-PRECISIONS = ("full", "half")
-
 
 def compile_model(folders: ModelFolders, device: str, sizes: Sequence[int]) -> Manifest:
-    """Compile every package, measure what each brings, and write them with their manifest.
+    """Compile a package per precision and batch size, time them, and write them with their manifest.
 
     Raises:
         ServebenchError: a package cannot be run.
     """
-    wanted = [(precision, size) for precision in PRECISIONS for size in sizes]
+    variants = [(precision, size) for precision in PRECISIONS for size in sizes]
     exported = folders.exported
     skipped_reason, packages = None, []
     with atomic_folder(folders.compiled) as temporary:
-        if not wanted:
+        if not variants:
             skipped_reason = "compile.batch_sizes is empty"
         elif device == "cuda" and not cxx_compiler():
             skipped_reason = "there is no C++ compiler (g++ or clang++)"
         else:
-            packages = measure(exported, device, build_all(exported, temporary, device, wanted))
+            packages = time_packages(exported, device, build_packages(exported, temporary, device, variants))
         model, machine = identity(exported)
         manifest = Manifest(
             model=model, machine=machine, device=device, skipped_reason=skipped_reason, packages=packages
@@ -63,8 +62,8 @@ def cxx_compiler() -> str | None:
 
 
 @dataclass(frozen=True)
-class Built:
-    """What became of one package; ``failure`` says why there is none."""
+class BuildResult:
+    """A package that was compiled, or the ``failure`` to compile it."""
 
     precision: str
     batch_size: int
@@ -73,23 +72,29 @@ class Built:
     failure: str | None
 
 
-def build_all(exported: Path, folder: Path, device: str, wanted: Sequence[tuple[str, int]]) -> list[Built]:
-    """Compile packages, as many at a time as there are cores."""
+def build_packages(
+    exported: Path, folder: Path, device: str, variants: Sequence[tuple[str, int]]
+) -> list[BuildResult]:
+    """Compile packages into ``folder``, as many at a time as there are cores.
+
+    Args:
+        variants: precision and batch size of each.
+    """
     with (
-        bar(len(wanted), "compiling", "package") as progress,
+        bar(len(variants), "compiling", "package") as progress,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
     ):
-        done = []
-        for one in pool.map(lambda pair: build(exported, folder, device, *pair), wanted):
+        results = []
+        for result in pool.map(lambda variant: build_package(exported, folder, device, *variant), variants):
             progress.update()
-            done.append(one)
-        return done
+            results.append(result)
+        return results
 
 
-def build(exported: Path, folder: Path, device: str, precision: str, size: int) -> Built:
+def build_package(exported: Path, folder: Path, device: str, precision: str, size: int) -> BuildResult:
     """Compile one package in a process of its own."""
     path = folder.resolve() / f"{precision}-{size}.package"
-    order = {
+    job = {
         "folder": str(exported),
         "device": device,
         "precision": precision,
@@ -99,36 +104,37 @@ def build(exported: Path, folder: Path, device: str, precision: str, size: int) 
     started = perf_counter()
     with scratch() as temporary:
         log = temporary / "log"
-        own = {
+        variables = {
             "TMPDIR": str(temporary),
             "TORCHINDUCTOR_CACHE_DIR": str(temporary),
             "TORCHINDUCTOR_COMPILE_THREADS": "1",
         }
-        command = [sys.executable, "-m", "servebench.inference.compiled.package", json.dumps(order)]
+        command = [sys.executable, "-m", "servebench.inference.compiled.package", json.dumps(job)]
         with (
             log.open("wb") as output,
-            process_group(command, stdout=output, stderr=output, env=os.environ | own) as process,
+            process_group(command, stdout=output, stderr=output, env=os.environ | variables) as process,
         ):
             status = process.wait()
         failure = f"it cannot be compiled{log_tail(log)}" if status else None
-    return Built(precision, size, path, perf_counter() - started, failure)
+    return BuildResult(precision, size, path, perf_counter() - started, failure)
 
 
-def measure(exported: Path, device: str, built: Sequence[Built]) -> list[Package]:
-    """The packages with what each brings; one that brings nothing is not used.
+def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -> list[Package]:
+    """Time each compiled package against the model as timm builds it; return the manifest's entries.
 
     Raises:
         ServebenchError: a package cannot be run.
     """
-    good = [one for one in built if one.failure is None]
-    order = {
+    compiled = [result for result in results if result.failure is None]
+    job = {
         "folder": str(exported),
         "device": device,
         "packages": [
-            {"precision": one.precision, "batch_size": one.batch_size, "path": str(one.path)} for one in good
+            {"precision": result.precision, "batch_size": result.batch_size, "path": str(result.path)}
+            for result in compiled
         ],
     }
-    command = [sys.executable, "-m", "servebench.inference.compiled.gain", json.dumps(order)]
+    command = [sys.executable, "-m", "servebench.inference.compiled.gain", json.dumps(job)]
     environment = worker_environment(ServeSettings(keep_freed_memory=True))
     with (
         scratch() as temporary,
@@ -139,43 +145,45 @@ def measure(exported: Path, device: str, built: Sequence[Built]) -> list[Package
     ):
         assert process.stdout is not None
         times = [json.loads(line) for line in process.stdout]
-        if process.wait() or len(times) != len(good):
+        if process.wait() or len(times) != len(compiled):
             raise ServebenchError(f"a compiled model cannot be run{log_tail(log)}")
-    by_path = {one.path: found for one, found in zip(good, times, strict=True)}
-    return [package_of(one, **by_path.get(one.path, {})) for one in built]
+    times_of = {result.path: pair for result, pair in zip(compiled, times, strict=True)}
+    return [manifest_entry(result, **times_of.get(result.path, {})) for result in results]
 
 
-def package_of(one: Built, eager_ms: Sequence[float] = (), compiled_ms: Sequence[float] = ()) -> Package:
-    """The manifest's entry for a package that was compiled, or was not.
+def manifest_entry(
+    result: BuildResult, eager_ms: Sequence[float] = (), compiled_ms: Sequence[float] = ()
+) -> Package:
+    """The manifest's entry for a package.
 
     Args:
-        eager_ms, compiled_ms: the model's run on a batch, by round; none where it was not compiled.
+        eager_ms, compiled_ms: wall time of a run on a batch, by round; empty where it was not compiled.
     """
     return Package.model_validate(
         {
-            "precision": one.precision,
-            "batch_size": one.batch_size,
-            "file": None if one.failure else one.path.name,
-            "sha256": None if one.failure else sha256(one.path),
+            "precision": result.precision,
+            "batch_size": result.batch_size,
+            "file": None if result.failure else result.path.name,
+            "sha256": None if result.failure else sha256(result.path),
             "eager_ms": round(median(eager_ms), 3) if eager_ms else None,
             "compiled_ms": round(median(compiled_ms), 3) if compiled_ms else None,
-            "compile_s": round(one.seconds, 1),
-            "skipped_reason": one.failure or not_faster(eager_ms, compiled_ms),
+            "compile_s": round(result.seconds, 1),
+            "skipped_reason": result.failure or slower_reason(eager_ms, compiled_ms),
         }
     )
 
 
-def not_faster(eager_ms: Sequence[float], compiled_ms: Sequence[float]) -> str | None:
+def slower_reason(eager_ms: Sequence[float], compiled_ms: Sequence[float]) -> str | None:
     """Why a package is not used: it is slower, or no difference is resolved; None where it is faster."""
     gain = paired_ratio(eager_ms, compiled_ms)
     if gain.resolved and gain.ratio > 1:
         return None
-    how = "slower" if gain.resolved else "no difference resolved"
-    return f"{how}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
+    finding = "slower" if gain.resolved else "no difference resolved"
+    return f"{finding}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
 
 
 def describe(manifest: Manifest) -> Iterator[str]:
-    """What has been compiled, in lines."""
+    """A line for each package: how long it took to compile, its speed, and why it is not used."""
     if manifest.skipped_reason:
         yield f"not compiled: {manifest.skipped_reason}; models run as timm builds them"
     for package in manifest.packages:

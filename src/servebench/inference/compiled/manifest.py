@@ -1,6 +1,7 @@
-"""What has been compiled, for which model, on which machine; read before a package is loaded.
+"""The manifest of the compiled packages: the model, machine and device that they belong to, and their hashes.
 
-A package is as good as machine code: it is loaded only where everything it was made from is the same.
+To load a package is to run its code, so the manifest is checked before: a package is loaded only for
+the model, machine and device it was compiled for, and only if no other user may have written it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 class Package(BaseModel):
-    """One precision and batch size."""
+    """The package of one precision and batch size."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,14 +34,14 @@ class Package(BaseModel):
     batch_size: int
     file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
     sha256: str | None = Field(description="of the file")
-    eager_ms: float | None = Field(description="model's run on a batch, as timm builds it, median")
+    eager_ms: float | None = Field(description="median time of a run on a batch, as timm builds the model")
     compiled_ms: float | None = Field(description="the same, compiled")
-    compile_s: float = Field(description="how long that took")
+    compile_s: float = Field(description="how long compiling took")
     skipped_reason: str | None = Field(description="why the package is not used, null where it is")
 
 
 class Manifest(BaseModel):
-    """All packages, and what they belong to."""
+    """All packages, and the model, machine and device they belong to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,30 +58,30 @@ def identity(exported: Path) -> tuple[str, str]:
 
 
 def read_manifest(folders: ModelFolders, device: torch.device) -> Manifest:
-    """The manifest of the packages, if they belong to the exported model, this machine and ``device``.
+    """Read the manifest, and check that it belongs to the exported model, this machine and ``device``.
 
     Raises:
         ModelError: there is none, it belongs to others, or others may have written it.
     """
-    folder, again = folders.compiled, "`dvc repro compile` makes it"
+    folder, remedy = folders.compiled, "`dvc repro compile` makes it"
     try:
         check_ownership(folder)
         check_ownership(folder / MANIFEST_NAME)
         manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
     except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; {again}") from error
+        raise ModelError(f"{error.filename}: {error.strerror}; {remedy}") from error
     except (ValueError, ValidationError) as error:
-        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {again}") from error
+        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {remedy}") from error
     if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device.type):
-        raise ModelError(f"{folder} was compiled for another model, machine or device; {again} for these")
+        raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
     return manifest
 
 
 def verified_file(folder: Path, package: Package) -> Path:
-    """The package's file.
+    """Path of the package's file, after a check of its hash and ownership.
 
     Raises:
-        ModelError: it is not the one that was compiled, or others may have written it.
+        ModelError: it is not the file that was compiled, or others may have written it.
     """
     path = folder / str(package.file)
     try:
@@ -94,19 +95,19 @@ def verified_file(folder: Path, package: Package) -> Path:
 
 
 def check_ownership(path: Path) -> None:
-    """Raise ModelError where others than we and root may write ``path``: it ends as code that we run."""
-    found = path.stat()
-    others = found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not is_private_group(found))
-    if found.st_uid not in (os.getuid(), 0):
+    """Raise ModelError where users other than this one and root may write ``path``, whose code is run."""
+    status = path.stat()
+    group_writable = status.st_mode & stat.S_IWGRP and not is_private_group(status)
+    if status.st_uid not in (os.getuid(), 0):
         raise ModelError(f"{path} belongs to another user; copy the project, or `dvc repro -f compile`")
-    if others:
+    if group_writable or status.st_mode & stat.S_IWOTH:
         raise ModelError(f"{path}: others may write it; `chmod -R go-w {path}`, then `dvc repro -f compile`")
 
 
-def is_private_group(found: os.stat_result) -> bool:
-    """Whether nobody but its owner is in a file's group, as where each user has a group of their own."""
+def is_private_group(status: os.stat_result) -> bool:
+    """Whether a file's group is its owner's private group: of the owner's name, without other members."""
     try:
-        owner, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+        owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
     except KeyError:
         return False
     return (owner.pw_gid, owner.pw_name) == (group.gr_gid, group.gr_name) and not (

@@ -1,6 +1,6 @@
-"""Compile one precision and batch size: ``python -m servebench.inference.compiled.package ORDER``.
+"""Compile one precision and batch size: ``python -m servebench.inference.compiled.package JOB``.
 
-A process of its own: several run at once, and none is left with what a compiler leaves behind.
+A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from servebench.inference.preprocess import stack_images
 
 
 def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
-    """What is compiled: the exported model in ``folder`` as timm builds it, behind its normalisation."""
+    """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled."""
     torch.set_num_threads(1)
     card, target = read_card(folder), torch.device(device)
     dtype = getattr(torch, dtype_name(precision, device))
@@ -36,14 +36,14 @@ def example_batch(folder: Path, device: str, batch_size: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Compile as the order says (JSON: folder, device, precision, batch_size, path)."""
-    order: dict[str, Any] = json.loads(sys.argv[1])
-    folder, device, precision = Path(order["folder"]), order["device"], order["precision"]
+    """Compile the package of the job (JSON: folder, device, precision, batch_size, path)."""
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    folder, device, precision = Path(job["folder"]), job["device"], job["precision"]
     model = eager_model(folder, device, precision if device == "cuda" else "full")
-    example = example_batch(folder, device, order["batch_size"])
+    example = example_batch(folder, device, job["batch_size"])
     dtype = getattr(torch, dtype_name(precision, device))
     try:
-        compile_package(model, example, dtype, Path(order["path"]))
+        compile_package(model, example, dtype, Path(job["path"]))
     except CannotCompileError as error:
         sys.exit(str(error))
 
