@@ -71,7 +71,7 @@ def test_a_refused_request_gets_its_reason_and_no_slot(
     assert not dispatcher.full
 
 
-def test_without_a_key_of_its_own_a_server_asks_for_none(dispatcher: Dispatcher) -> None:
+def test_a_server_without_a_key_asks_for_none(dispatcher: Dispatcher) -> None:
     assert isinstance(Admission(dispatcher, MAX_BYTES, None, timed=False).decide(IMAGE), Admitted)
 
 

@@ -83,7 +83,7 @@ def test_flops_are_within_one_percent_of_torchs_counter(name: str) -> None:
     assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
 
 
-def test_the_t4_row_is_the_studys_with_two_flops_per_mac() -> None:
+def test_the_t4_row_is_the_studys_arithmetic() -> None:
     cost = cost_of(timm.create_model("convnext_tiny", num_classes=2), 224)
     assert cost.macs == pytest.approx(4.45e9, rel=0.01)
     [t4] = [row for row in theoretical_rows(cost) if row["device"] == "T4"]

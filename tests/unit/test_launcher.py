@@ -27,7 +27,7 @@ COMPILED = ServeSettings(compiled=True, preprocess="torchvision")
         (("compiled",), COMPILED, "compile"),
     ],
 )
-def test_a_missing_model_is_answered_with_the_stage_that_makes_it(
+def test_a_missing_model_names_the_stage_that_makes_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     made: tuple[str, ...],

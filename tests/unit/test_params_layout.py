@@ -69,7 +69,7 @@ def test_a_value_set_to_what_it_is_changes_nothing(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("key", BEFORE)
-def test_a_new_value_changes_its_own_lines_and_the_old_one_brings_them_back(key: str, copy: Path) -> None:
+def test_an_override_changes_its_own_lines_and_is_reversible(key: str, copy: Path) -> None:
     value = BEFORE[key]
     new = other(value)
     apply_overrides(copy, [f"{key}={as_override(new)}"])

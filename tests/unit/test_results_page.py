@@ -83,7 +83,7 @@ def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
     assert row_of(section, "e1_baseline")[2:6] == ["20.0", "1", "60", "0.80"]
     assert row_of(section, "e2_batching")[0] == "`e2_batching` (not valid)"
     assert row_of(section, "e3_workers")[2:] == ["-", "-", "-", "-", "failed requests"]
-    assert "Fastest: e4_half, 3.00 times the rate of the first experiment." in section
+    assert "Fastest: e4_half, 3.00 times the rate of the first." in section
 
 
 def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
