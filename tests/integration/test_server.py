@@ -205,16 +205,26 @@ def test_no_client_file_is_written(server: RunningServer) -> None:
     assert not Path("client.py").exists()
 
 
-def test_a_server_that_fails_to_start_shows_its_log(exported: ModelFolders, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("transport", "last"),
+    [
+        ("direct", "ended with status 1 before it was ready, 1 in a row; the server ends"),
+        ("litserve", "failed to start"),
+    ],
+)
+def test_a_server_whose_workers_fail_to_start_shows_its_log(
+    transport: str, last: str, exported: ModelFolders, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(exported.exported, tmp_path / "broken"))
     card = json.loads((folder / CARD_NAME).read_text())
     (folder / CARD_NAME).write_text(json.dumps(card | {"classes": ["a", "b"]}))  # weights are for three
+    folders = ModelFolders(folder, exported.compiled)
     with (
         pytest.raises(ServerError, match=r"died .*its log ends") as caught,
-        running_server(ModelFolders(folder, exported.compiled), ServeSettings(), "cpu", 30.0),
+        running_server(folders, ServeSettings.model_validate({"transport": transport}), "cpu", 30.0),
     ):
         pytest.fail("it must not become ready")
-    assert "size mismatch" in str(caught.value) or "failed to start" in str(caught.value)
+    assert last in str(caught.value)
     assert processes_mentioning(str(folder)) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from servebench.inference.card import WEIGHTS_NAME
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
@@ -36,7 +38,7 @@ def server_with_requests_waiting(
     with (
         running_server(exported, settings, "cpu", 60.0, null_model=True) as server,
         ThreadPoolExecutor(WAITING) as pool,
-        stopped(workers := by_role(server, "worker")),
+        stopped(workers := by_role(server.url, "worker")),
     ):
         processes = tree(server)
         waiting = [pool.submit(post_image, server.url, photo) for _ in range(WAITING)]
@@ -126,6 +128,36 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
         _, left = psutil.wait_procs(processes, 10)
         assert left == []
     assert set(statuses) <= {200, 503}
+
+
+def test_without_time_to_drain_an_idle_server_still_ends_well(exported: ModelFolders) -> None:
+    settings = SETTINGS.model_copy(update={"drain_s": 0.0})
+    with running_server(exported, settings, "cpu", 30.0, null_model=True) as server:
+        server.process.terminate()
+        assert server.process.wait(20) == 0
+        assert server.log.read_text() == ""
+
+
+@pytest.mark.parametrize("transport", ["direct", "litserve"])
+def test_a_server_that_still_reads_its_model_stops_at_once(
+    transport: str, exported: ModelFolders, tmp_path: Path
+) -> None:
+    """Weights that never come, from a named pipe."""
+    folder = Path(shutil.copytree(exported.exported, tmp_path / "exported"))
+    (folder / WEIGHTS_NAME).unlink()
+    os.mkfifo(folder / WEIGHTS_NAME)
+    folders = ModelFolders(folder, exported.compiled)
+    settings = SETTINGS.model_copy(update={"transport": transport})
+    command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    with (
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server,
+        (folder / WEIGHTS_NAME).open("wb"),  # opens when the server opens its end
+    ):
+        server.terminate()
+        assert server.wait(20) == 0
+        assert server.stderr is not None
+        assert server.stderr.read() == ""
 
 
 def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:

@@ -33,19 +33,19 @@ def main() -> None:
     parser.add_argument("--no-docs", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
-    serve = build_server(
-        ModelFolders(options.exported, options.compiled),
-        ServeSettings.model_validate_json(options.settings),
-        AppOptions(
-            options.device,
-            options.timeout_s,
-            null_model=options.null_model,
-            metrics=not options.no_metrics,
-            docs=not options.no_docs,
-            key=api_key(),
-        ),
-    )
     try:
+        serve = build_server(
+            ModelFolders(options.exported, options.compiled),
+            ServeSettings.model_validate_json(options.settings),
+            AppOptions(
+                options.device,
+                options.timeout_s,
+                null_model=options.null_model,
+                metrics=not options.no_metrics,
+                docs=not options.no_docs,
+                key=api_key(),
+            ),
+        )
         serve(
             host=options.host,
             port=options.port,

@@ -106,6 +106,7 @@ def direct_server(
         devices=["cuda:0" if options.device == "cuda" else "cpu"] * workers,
         app=DirectRoute(app, admission, settings.drain_s),
         protocol=partial(LimitedProtocol, admission=admission),
+        dispatcher=dispatcher,
         drain_s=settings.drain_s,
     )
     return supervisor.run

@@ -49,6 +49,7 @@ class Dispatcher:
 
     Attributes:
         stopping: nothing more shall be admitted.
+        unfinished: how many requests had been admitted and were not answered in time, once it has stopped.
     """
 
     def __init__(self, channel: Channel, timeout_s: float, workers: int) -> None:
@@ -60,6 +61,7 @@ class Dispatcher:
         self._sweeping = False
         self._last_answered = self._last_death = 0.0
         self.stopping = False
+        self.unfinished = 0
 
     def start(self) -> None:
         """Listen to the workers."""
@@ -118,16 +120,15 @@ class Dispatcher:
         finally:
             watch.cancel()
 
-    async def drain(self, seconds: float) -> int:
-        """Admit nothing more, and wait for what has been; the number that is left when the time is up."""
+    async def drain(self, seconds: float) -> None:
+        """Admit nothing more, and wait for what has been; refuse what is left when the time is up."""
         self.stopping = True
         deadline = perf_counter() + seconds
         while self._channel.slots.in_flight and perf_counter() < deadline:
             await asyncio.sleep(SWEEP_S / 5)
-        left = self._channel.slots.in_flight
+        self.unfinished = self._channel.slots.in_flight
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
-        return left
 
     def _send(self, request: Request) -> None:
         if self._unsent or not self._sent(request):

@@ -15,17 +15,16 @@ def drain_on_sigterm(dispatcher: Dispatcher, drain_s: float) -> None:
     """Have SIGTERM drain before it does what it does now; called in uvicorn's event loop.
 
     Uvicorn would close its socket first: a load balancer would be refused where it wants to be told,
-    and whoever asks on a connection that is open would get no answer. SIGINT is left to the main
-    process, as a terminal sends it to every process.
+    and whoever asks on a connection that is open would get no answer.
     """
     uvicorn_stops = signal.getsignal(signal.SIGTERM)
     assert callable(uvicorn_stops)
     tasks: set[asyncio.Task[None]] = set()
 
     async def drain() -> None:
-        left = await dispatcher.drain(drain_s)
-        if left:
-            logger.error("%d requests were not finished within %g s", left, drain_s)
+        await dispatcher.drain(drain_s)
+        if dispatcher.unfinished:
+            logger.error("%d requests were not finished within %g s", dispatcher.unfinished, drain_s)
         uvicorn_stops(signal.SIGTERM, None)
 
     def begin() -> None:
@@ -33,5 +32,4 @@ def drain_on_sigterm(dispatcher: Dispatcher, drain_s: float) -> None:
             tasks.add(asyncio.get_running_loop().create_task(drain()))
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, begin)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since before the fork

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -24,9 +25,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from servebench.serving.direct.channel import Channel
+from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.worker import run_worker
 from servebench.serving.metrics import forget_process
-from servebench.system.signals import kill_with_parent
+from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
 if TYPE_CHECKING:
     from servebench.serving.api import ClassifierAPI
@@ -37,6 +39,8 @@ MAX_FAILED_STARTS = 3
 """A worker that fails so often in a row, before it is ready, ends the server."""
 READ_ANSWERS_S = 5
 """How long clients may take to read their answers when the server stops."""
+UNFINISHED = 3
+"""Exit status of an HTTP process that had to leave requests unfinished."""
 EXIT_S = 3.0
 """How long the HTTP process may take beyond that to end by itself."""
 
@@ -58,6 +62,7 @@ class Supervisor:
         devices: of the workers, one each.
         app: what the HTTP process serves.
         protocol: makes uvicorn's protocol of a connection.
+        dispatcher: of the HTTP process; it knows whether all was finished.
         drain_s: how long the HTTP process may take to finish what it has accepted.
     """
 
@@ -68,6 +73,7 @@ class Supervisor:
         devices: list[str],
         app: ASGIApp,
         protocol: Callable[..., asyncio.Protocol],
+        dispatcher: Dispatcher,
         drain_s: float,
     ) -> None:
         self._api = api
@@ -75,6 +81,7 @@ class Supervisor:
         self._devices = devices
         self._app = app
         self._protocol = protocol
+        self._dispatcher = dispatcher
         self._drain_s = drain_s
         self._spawn = multiprocessing.get_context("spawn")
         self._signal_received, self._signal_sender = multiprocessing.Pipe(duplex=False)
@@ -123,13 +130,14 @@ class Supervisor:
         self._workers[place] = Worker(process, ready)
 
     def _start_http(self, config: uvicorn.Config, listener: socket.socket) -> BaseProcess:
-        # The HTTP process inherits the mask: a SIGTERM that comes before it can drain waits until it can.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # The HTTP process inherits the mask: a SIGTERM that comes before it can drain waits until it can,
+        # and SIGINT, which a terminal sends to every process, is left to this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
         process = multiprocessing.get_context("fork").Process(
-            target=_serve_http, args=(config, listener, multiprocessing.current_process().pid), name="http"
+            target=_serve_http, args=(config, listener, os.getpid(), self._dispatcher), name="http"
         )
         process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
         return process
 
     def _handle_next_event(self) -> None:
@@ -182,9 +190,9 @@ class Supervisor:
 
     def _on_http_exit(self, process: BaseProcess) -> None:
         process.join()
-        if self._stop_requested is None or process.exitcode != 0:
+        if self._stop_requested is None or process.exitcode not in (0, UNFINISHED):
             self._fail(f"the HTTP process {_exit_of(process)}")
-        sys.exit(0 if monotonic() - self._stop_requested < self._drain_s else 1)
+        sys.exit(0 if process.exitcode == 0 else 1)
 
     def _on_worker_exit(self, place: int) -> None:
         """Note that a worker has died, and when its successor shall start."""
@@ -217,12 +225,15 @@ class Supervisor:
         sys.exit(1)
 
 
-def _serve_http(config: uvicorn.Config, listener: socket.socket, parent: int) -> None:
-    """The HTTP process: it lives as long as the main process, and leaves signals to it."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve_http(
+    config: uvicorn.Config, listener: socket.socket, parent: int, dispatcher: Dispatcher
+) -> NoReturn:
+    """The HTTP process: it lives as long as the main process, and stops when that one tells it to."""
+    # Uvicorn raises the signal again once it has stopped. SIG_IGN would forget one that waits already.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)
     uvicorn.Server(config).run([listener])
+    sys.exit(UNFINISHED if dispatcher.unfinished else 0)
 
 
 def _received(ready: Connection) -> bool:
