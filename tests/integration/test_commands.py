@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
-from servebench import cli
+from servebench.cli.main import main
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, free_port, running_server
+from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.processes import processes_mentioning
-from tests.support.project import ROOT
+from tests.support.server_processes import by_role, stopped
+from tests.support.servers import healthy, make_project
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +38,9 @@ def test_predict_asks_a_running_server(
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     missing = tmp_path / "missing.jpg"
-    assert cli.main(["predict", "--url", server.url, str(photos[0])]) == 0
+    assert main(["predict", "--url", server.url, str(photos[0])]) == 0
     assert f"{photos[0]}: " in capsys.readouterr().out
-    status = cli.main(["predict", "--url", server.url, str(text), str(missing), str(photos[1])])
+    status = main(["predict", "--url", server.url, str(text), str(missing), str(photos[1])])
     captured = capsys.readouterr()
     assert status == 1
     assert f"{text}: refused, 400" in captured.err
@@ -45,76 +49,145 @@ def test_predict_asks_a_running_server(
 
 
 def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 1
+    assert main(["predict", "--url", f"http://127.0.0.1:{free_port()}", str(photos[0])]) == 1
     assert "no answer from" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [("loading", signal.SIGTERM), ("ready", signal.SIGTERM), ("ready", signal.SIGINT)],
-)
-def test_serve_answers_until_it_is_stopped_and_goes_quietly(
-    exported: ModelFolders, photos: list[Path], tmp_path: Path, moment: str, number: signal.Signals
-) -> None:
-    params = (ROOT / "params.yaml").read_text()
-    assert "  compiled: true" in params
-    (tmp_path / "params.yaml").write_text(params.replace("  compiled: true", "  compiled: false"))
-    shutil.copytree(exported.exported, tmp_path / "models/exported")
-    port = free_port()
-    command = [sys.executable, "-m", "servebench.cli.main"]
+COMMAND = [sys.executable, "-m", "servebench.cli.main"]
+
+
+@contextmanager
+def serving(
+    folder: Path, exported: ModelFolders, *options: str, **settings: object
+) -> Iterator[subprocess.Popen[str]]:
+    """`servebench serve` of the project in ``folder``, as a shell starts it, from another folder."""
+    (project := folder / "project").mkdir()
+    make_project(project, exported, **settings)
     with subprocess.Popen(
-        [*command, "serve", "--port", str(port)],
-        cwd=tmp_path,
+        [*COMMAND, "--project", str(project), "serve", *options],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as server:
-        assert server.stdout is not None
-        first = server.stdout.readline()
-        assert f"http://127.0.0.1:{port}/predict" in first
-        if moment == "ready":
-            wait_for_health(port)
-            ask = [*command, "predict", "--url", f"http://127.0.0.1:{port}"]
-            answers = subprocess.run([*ask, *map(str, photos)], capture_output=True, text=True, check=True)
-            assert len(answers.stdout.splitlines()) == len(photos)
-            # A reader that has had enough is no error of ours.
-            pipe = subprocess.Popen([*ask, *map(str, photos)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            assert pipe.stdout is not None
-            assert pipe.stderr is not None
-            pipe.stdout.readline()
-            pipe.stdout.close()
-            assert pipe.stderr.read() == b""
-            pipe.stderr.close()
-            assert pipe.wait() == 141
-        server.send_signal(number)
-        rest = server.stdout.read()
-    # One that has not started its server yet ends as any other program.
-    assert server.returncode in ({0, 143} if moment == "loading" else {0})
-    assert rest == ""
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    """The next line of its output."""
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def rest(process: subprocess.Popen[str]) -> str:
+    """What it says until it ends."""
+    assert process.stdout is not None
+    return process.stdout.read()
+
+
+@pytest.mark.parametrize("transport", ["direct", "litserve"])
+def test_serve_says_when_it_is_ready_and_where(
+    transport: str, exported: ModelFolders, photos: list[Path], tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with serving(tmp_path, exported, "--port", str(port), transport=transport) as process:
+        assert line(process) == "loading the model ...\n"
+        ready = re.fullmatch(r"ready after \d+\.\d s: (.*)\n", line(process))
+        assert ready is not None
+        assert ready[1] == f"{url}/predict answers, and {url} is a page to try it (Ctrl-C ends it)"
+        assert healthy(url)
+        assert post_image(url, photos[0].read_bytes()).status_code == 200
+        assert requests.get(url, timeout=10).headers["Content-Type"].startswith("text/html")
+        process.send_signal(signal.SIGINT)
+        assert rest(process) == ""
+        assert process.wait() == 0
     assert processes_mentioning(f"--port {port}") == []
 
 
-def test_serve_without_the_compiled_model_says_what_makes_it(
+@pytest.mark.parametrize("moment", ["loading", "ready"])
+def test_sigterm_ends_serve_quietly_and_leaves_no_process(
+    moment: str, exported: ModelFolders, tmp_path: Path
+) -> None:
+    port = free_port()
+    with serving(tmp_path, exported, "--port", str(port)) as process:
+        assert line(process) == "loading the model ...\n"
+        if moment == "ready":
+            assert line(process).startswith("ready after ")
+        process.send_signal(signal.SIGTERM)
+        assert rest(process) == ""
+        # One that has not started its server yet ends as any other program.
+        assert process.wait() in ({0, 128 + signal.SIGTERM} if moment == "loading" else {0})
+    assert processes_mentioning(f"--port {port}") == []
+
+
+def test_a_second_ctrl_c_ends_serve_at_once(
+    exported: ModelFolders, photos: list[Path], tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with (
+        serving(tmp_path, exported, "--port", str(port), drain_s=60.0) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert [line(process).split()[0] for _ in range(2)] == ["loading", "ready"]
+        started = psutil.Process(process.pid).children(recursive=True)
+        with stopped(by_role(url, "worker")):
+            unfinished = pool.submit(post_image, url, photos[0].read_bytes())
+            wait_for(lambda: in_flight(url) == 1)
+            process.send_signal(signal.SIGINT)
+            wait_for(lambda: requests.get(f"{url}/health", timeout=5).json()["status"] == "stopping")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 128 + signal.SIGINT
+            assert isinstance(unfinished.exception(), requests.ConnectionError)
+    assert psutil.wait_procs(started, 10)[1] == []
+
+
+def test_predict_ends_quietly_when_its_reader_has_gone(server: RunningServer, photos: list[Path]) -> None:
+    ask = [*COMMAND, "predict", "--url", server.url, *map(str, photos)]
+    with subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("compiled", "exists", "stage"),
+    [(False, False, "export"), (True, False, "compile"), (True, True, "compile")],
+)
+def test_serve_without_its_model_names_the_stage_that_makes_it(
+    compiled: bool,
+    exists: bool,
+    stage: str,
     exported: ModelFolders,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    assert cli.main(["serve", "--port", str(free_port())]) == 1
-    assert "`dvc repro export` makes it" in capsys.readouterr().err
-    shutil.copytree(exported.exported, "models/exported")
-    assert cli.main(["serve", "--port", str(free_port())]) == 1
-    assert "models/compiled: No such file" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)  # where --project leaves is restored with it
+    (project := tmp_path / "project").mkdir()
+    make_project(project, exported, compiled=compiled)
+    if not exists:
+        shutil.rmtree(project / "models")
+    assert main(["--project", str(project), "serve", "--port", str(free_port())]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == (
+        f"servebench: there is no model to serve in {project}; `.venv/bin/dvc repro {stage}` makes it "
+        "(another project: --project FOLDER)\n"
+    )
 
 
-def wait_for_health(port: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with suppress(requests.ConnectionError):
-            if requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.1)
-    pytest.fail("it never became healthy")
+def test_a_project_that_does_not_exist_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing"
+    assert main(["--project", str(missing), "serve"]) == 2
+    assert capsys.readouterr().err == f"servebench: --project {missing}: No such file or directory\n"

@@ -71,7 +71,7 @@ def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(
     def ask() -> tuple[requests.Response, float]:
         return post_image(server.url, heavy), time.monotonic()
 
-    victim, other = by_role(server, "worker")
+    victim, other = by_role(server.url, "worker")
     with ThreadPoolExecutor(MAX_QUEUE) as pool, stopped([victim, other]):
         asked = [pool.submit(ask) for _ in range(MAX_QUEUE)]
         time.sleep(1.0)
@@ -90,7 +90,7 @@ def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(
         assert "died" in answer.json()["detail"]
         assert moment < killed + 2
     wait_for(lambda: health(server) == (200, "ok"))
-    workers = {process.pid for process in by_role(server, "worker")}
+    workers = {process.pid for process in by_role(server.url, "worker")}
     assert len(workers) == 2
     assert other.pid in workers
     assert victim.pid not in workers
@@ -99,7 +99,7 @@ def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(
 
 
 def test_without_a_worker_health_is_down_and_requests_wait(server: RunningServer, photos: list[Path]) -> None:
-    for worker in by_role(server, "worker"):
+    for worker in by_role(server.url, "worker"):
         worker.kill()
     wait_for(lambda: health(server) == (503, "down"), 5)
     assert post_image(server.url, photos[0].read_bytes()).status_code == 200
@@ -112,7 +112,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
     photo = photos[0].read_bytes()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     refused_before = refusals(server)
-    with stopped(by_role(server, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
+    with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
         slow = [connection(server) for _ in range(2)]
         for sender in slow:
             sender.sendall(head % len(photo) + photo[:100])
@@ -131,7 +131,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
             wait_for(lambda: in_flight(server.url) == MAX_QUEUE - 1)
             refused.sendall(head % len(photo) + photo)
             slow.pop().close()
-            for process in by_role(server, "worker"):
+            for process in by_role(server.url, "worker"):
                 process.send_signal(signal.SIGCONT)
             assert b"HTTP/1.1 200" in received(refused, b"probabilities")
         assert [answer.result().status_code for answer in waiting] == [200] * len(waiting)
@@ -172,7 +172,7 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
     photo = photos[0].read_bytes()
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     before = batched(server)
-    with stopped(by_role(server, "worker")), ThreadPoolExecutor(2) as pool:
+    with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(2) as pool:
         for _ in range(5):
             with connection(server) as client:
                 client.sendall(head % len(photo) + photo)
@@ -180,7 +180,7 @@ def test_no_worker_works_for_a_client_that_went_away(server: RunningServer, phot
             wait_for(lambda: in_flight(server.url) == 0)
         stays = pool.submit(post_image, server.url, photo)
         wait_for(lambda: in_flight(server.url) == 1)
-        for process in by_role(server, "worker"):
+        for process in by_role(server.url, "worker"):
             process.send_signal(signal.SIGCONT)
         assert stays.result().status_code == 200
     assert batched(server) - before == 1
@@ -199,7 +199,7 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
     with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
         assert len(processes) == 5  # main, resource tracker, http, two workers
-        (victim,) = by_role(server, role)
+        (victim,) = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
         victim.kill()
         server.process.wait(20)
         _, left = psutil.wait_procs(processes, 10)
@@ -220,7 +220,7 @@ def test_the_server_ends_after_three_failed_starts_of_a_worker(
     with running_server(folders, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
         (folder / CARD_NAME).unlink()
-        victim, _ = by_role(server, "worker")
+        victim, _ = by_role(server.url, "worker")
         victim.kill()
         assert server.process.wait(120) == 1
         _, left = psutil.wait_procs(processes, 10)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ import requests
 import trustme
 
 from servebench.cli.main import main
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
 from servebench.paths import ModelFolders
 from servebench.serving.auth import KEY_VARIABLE
-from tests.support.project import ROOT
-from tests.support.servers import Command, serve_command
+from tests.support.servers import Command, make_project, serve_command
 
 KEY = "correct-horse/battery+staple="
 OPEN = ("/health", "/")
@@ -195,10 +194,7 @@ def test_contradictory_options_are_one_line_and_nothing_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(KEY_VARIABLE, key)
-    (tmp_path / "params.yaml").write_text(
-        (ROOT / "params.yaml").read_text().replace("compiled: true", "compiled: false")
-    )
-    shutil.copytree(exported.exported, "models/exported")
+    make_project(tmp_path, exported)
     filled = [option.format(**vars(pem)) for option in options.split()]
     try:
         status = main(["serve", *filled])
@@ -237,14 +233,14 @@ def test_weights_that_differ_from_their_model_card_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "params.yaml", "params.yaml")
-    weights = Path(shutil.copytree(exported.exported, "models/exported")) / "model.safetensors"
+    make_project(tmp_path, exported)
+    weights = Path("models/exported") / WEIGHTS_NAME
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     assert main(["serve"]) == 1
     error = capsys.readouterr().err
-    assert "model.safetensors is not the file that model.json was written for" in error
+    assert f"{WEIGHTS_NAME} is not the file that {CARD_NAME} was written for" in error
     assert error.count("\n") == 1
 
 
@@ -254,6 +250,7 @@ def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, pho
 import sys
 from pathlib import Path
 from servebench.params import ServeSettings
+from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
 from servebench.paths import ModelFolders
 from servebench.inference.predictor import Predictor
 

@@ -19,11 +19,9 @@ def tree(server: RunningServer) -> list[psutil.Process]:
     return [main, *main.children(recursive=True)]
 
 
-def by_role(server: RunningServer, role: str) -> list[psutil.Process]:
-    """``main``, or a role in the metrics: ``http``, ``worker``."""
-    if role == "main":
-        return [psutil.Process(server.pid)]
-    roles = read_scrape(requests.get(f"{server.url}/metrics", timeout=10).text).roles
+def by_role(url: str, role: str) -> list[psutil.Process]:
+    """Those that have a role in the server's metrics: ``http``, ``worker``."""
+    roles = read_scrape(requests.get(f"{url}/metrics", timeout=10).text).roles
     return [psutil.Process(pid) for pid, name in roles.items() if name == role]
 
 
