@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ import yaml
 
 from tests.support.project import ROOT
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TINY: dict[str, Any] = {
     "device": "cpu",
     "model": {"name": "test_efficientnet", "pretrained": "none", "image_size": 64},
@@ -92,6 +97,25 @@ class Clone:
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run(self.dvc_path, *arguments, check=check)
 
+    def in_terminal(self, *command: str, columns: int) -> list[str]:
+        """The lines that it writes to a terminal of so many columns, without their colours."""
+        ours, its = os.openpty()
+        with os.fdopen(ours, "rb", buffering=0) as screen:
+            try:
+                fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, columns, 0, 0))
+                environment = {k: v for k, v in self.environment.items() if k != "COLUMNS"} | {"PAGER": "cat"}
+                process = subprocess.Popen(
+                    command, cwd=self.path, env=environment, stdin=its, stdout=its, stderr=its
+                )
+            finally:
+                os.close(its)
+            written = b""
+            with suppress(OSError):  # EIO: the last who could write has ended
+                while part := screen.read(65536):
+                    written += part
+        assert process.wait() == 0, written
+        return COLOURS.sub("", written.decode()).splitlines()
+
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments).stdout
 
@@ -122,9 +146,9 @@ class Clone:
         path.write_text(yaml.safe_dump(content, sort_keys=False))
 
     def forget_results(self) -> None:
-        """Remove the benchmark's results, which are of other configurations."""
-        plots = (f"plots/{what}" for what in ("benchmark", "baseline", "stages", "batches"))
-        self.git("rm", "-rq", "metrics/benchmark", "metrics/answers", *plots)
+        """Remove the committed results of all configurations, which are others than the small ones."""
+        for folder in ("metrics/benchmark", "metrics/accuracy", "plots/benchmark"):
+            self.git("rm", "-rq", "--ignore-unmatch", folder)
 
     def stages_run(self, output: str) -> list[str]:
         """The stages that a `dvc repro` or `dvc exp run` ran, from its output."""
@@ -181,7 +205,7 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
     assert clone.stages_run(done.stdout) == [
         "machine",
         "data",
-        "training",
+        "train",
         "export",
         "compile",
         "ceilings",
@@ -189,6 +213,6 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
         "candidate",
         "report",
     ]
-    clone.run(str(clone.path / ".venv/bin/servebench"), "readme")
+    clone.run(str(clone.path / ".venv/bin/servebench"), "results")
     clone.commit("results of this machine")
     return clone

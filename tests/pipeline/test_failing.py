@@ -19,6 +19,7 @@ from tests.support.processes import processes_mentioning
 @pytest.fixture(scope="module")
 def clone(new_clone: Callable[[], Clone]) -> Clone:
     clone = new_clone()
+    clone.forget_results()
     clone.change(TINY)
     return clone
 

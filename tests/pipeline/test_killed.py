@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from servebench.paths import BenchmarkPaths
 from servebench.system.files import read_json
-from servebench.system.temporary import STALE_SUFFIX
+from servebench.system.temporary import TEMPORARY_SUFFIX
 from tests.pipeline.conftest import TINY, Clone
 
 pytestmark = pytest.mark.soak
@@ -83,7 +83,7 @@ class Killed(Clone):
         return min(found, default=None)
 
     def half_written(self) -> list[Path]:
-        return [path for path in self.path.rglob(f"*{STALE_SUFFIX}") if ".venv" not in path.parts]
+        return [path for path in self.path.rglob(f"*{TEMPORARY_SUFFIX}") if ".venv" not in path.parts]
 
     def strangers(self) -> list[str]:
         """What lies in the folder for temporary files, besides the lock."""
@@ -91,7 +91,7 @@ class Killed(Clone):
 
     def generation(self) -> list[int]:
         """When each file of the experiment's results was written."""
-        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).all]
+        return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).files]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def wait_for_moment(clone: Killed, process: subprocess.Popen[str], kill: Kill) -
     else:
         clone.wait_for("best level: ", process)
         if kill.phase == "writing":
-            first = clone.path / f"samples/.{NAME}.csv{STALE_SUFFIX}"
+            first = clone.path / f"samples/.{NAME}.csv{TEMPORARY_SUFFIX}"
             before = clone.generation()
             while not first.exists() and clone.generation() == before and process.poll() is None:
                 time.sleep(0.0002)
@@ -173,8 +173,8 @@ def test_nothing_is_left_and_the_next_run_is_right(killed: Killed, kill: Kill) -
     assert ("removed what a killed run has left" in done.stderr) == bool(left), done.stderr
     assert [*killed.half_written(), *killed.strangers()] == []
     assert json.loads(killed.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
-    meta = read_json(killed.path / BenchmarkPaths(NAME).meta)
-    assert meta["serve"]["batch_timeout_s"] == pytest.approx(timeout_s)
+    run = read_json(killed.path / BenchmarkPaths(NAME).run)
+    assert run["serve"]["batch_timeout_s"] == pytest.approx(timeout_s)
     metrics = read_json(killed.path / BenchmarkPaths(NAME).metrics)
     assert metrics["throughput_rps"] > 0
     assert metrics["failed"] == 0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from servebench.loadgen import request_bodies
+from servebench.params import load_params
+from servebench.serving.client import request_bodies
 from tests.pipeline.conftest import Clone, results_of
 from tests.support.project import PHOTOS
 
@@ -49,9 +50,9 @@ BENCHMARK = ("benchmark", "e1_baseline")
             "make it writable, then run it again",
         ),
         (  # before anything is measured
-            READ_ONLY.format("plots/stages"),
+            READ_ONLY.format("plots/benchmark/e1_baseline"),
             BENCHMARK,
-            "benchmark: plots/stages/e1_baseline.csv: cannot be written: Read-only file system; "
+            "benchmark: plots/benchmark/e1_baseline/levels.csv: cannot be written: Read-only file system; "
             "make it writable, then run it again",
         ),
     ],
@@ -73,7 +74,8 @@ def test_a_full_disk_for_temporary_files(ran: Clone, tmp_path: Path, whole: floa
     """There is space for half of the request bodies, or for them and no more."""
     before = results_of(ran)
     photos = sorted(PHOTOS.glob("*.jpg"))
-    bodies = sum(-len(body) // BLOCK * -BLOCK for body in request_bodies(photos, "json"))
+    form = load_params(ran.path / "params.yaml").load.request_body
+    bodies = sum(-len(body) // BLOCK * -BLOCK for body in request_bodies(photos, form))
     mounts = f"{full(str(tmp_path), int(whole * bodies) + 4 * BLOCK)} && export TMPDIR={tmp_path}"
     done = run_stage(ran, mounts, *BENCHMARK)
     assert done.returncode == 1

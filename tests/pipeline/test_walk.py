@@ -5,51 +5,67 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
+from servebench.params import load_params
+from servebench.paths import README, RESULTS_PAGE, BenchmarkPaths
+from servebench.report.results_page import BEGIN, END
+from servebench.report.summary import significant
 from servebench.system.files import read_csv, read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.project import ROOT
 
-WIDTH = 160
-
-
-def documented_exp_show() -> list[str]:
-    """The arguments of the one `dvc exp show` that the README shows."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    [line] = [line for line in text.splitlines() if line.startswith("dvc exp show ")]
-    return shlex.split(line)[1:]
-
 
 def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
     for name in ("e1_baseline", "candidate"):
-        metrics = read_json(ran.path / f"metrics/benchmark/{name}.json")
+        paths = BenchmarkPaths(name)
+        metrics = read_json(ran.path / paths.metrics)
         assert metrics["throughput_rps"] > 0
         assert metrics["failed"] == 0
         assert metrics["gpu_percent"] is None
-        meta = read_json(ran.path / f"plots/benchmark/{name}.meta.json")
-        assert meta["dtype"] == "float32"
-        assert meta["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
-        levels = read_csv(ran.path / f"plots/benchmark/{name}.csv")
+        assert read_json(ran.path / paths.accuracy)["mismatched"] == 0
+        run = read_json(ran.path / paths.run)
+        assert run["dtype"] == "float32"
+        assert run["request_body"] == load_params(ran.path / "params.yaml").load.request_body
+        assert run["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
+        levels = read_csv(ran.path / paths.levels)
         assert [row["users"] for row in levels] == ["1", "4"]
-        samples = read_csv(ran.path / f"samples/{name}.csv")
+        samples = read_csv(ran.path / paths.samples)
         sent = [row for row in samples if row["phase"] == "best level"]
         [again] = {row["users"] for row in sent}
         best = next(row for row in levels if row["users"] == again)
         assert len(sent) == int(best["sent"])
         assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
-        assert [r["batch_size"] for r in read_csv(ran.path / f"plots/baseline/{name}.csv")] == ["1", "2"]
+        assert [row["batch_size"] for row in read_csv(ran.path / paths.baseline)] == ["1", "2"]
+    assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1"]
     status = json.loads(ran.dvc("status", "--json").stdout)
     assert status == {"machine": ["always changed"]}
     assert ran.git("status", "--porcelain") == ""
+
+
+def test_the_results_are_written_into_page_and_readme(ran: Clone) -> None:
+    metrics = read_json(ran.path / BenchmarkPaths("candidate").metrics)
+    rate = f" {metrics['throughput_rps']:,.1f} |"
+    before, section, after = sections((ran.path / README).read_text())
+    assert [line for line in section.splitlines() if line.startswith("| `candidate` |") and rate in line]
+    assert "e1_baseline" in section
+    assert (before, after) == sections((ROOT / README).read_text())[::2]
+    page = (ran.path / RESULTS_PAGE).read_text()
+    assert [line for line in page.splitlines() if line.startswith(f"| `candidate` |{rate}")]
+    for picture in re.findall(r"\]\(([^)]*\.png)\)", page):
+        assert (ran.path / RESULTS_PAGE.parent / picture).exists()
+
+
+def sections(text: str) -> tuple[str, str, str]:
+    """What stands before, between and after the markers."""
+    before, _, rest = text.partition(BEGIN)
+    section, _, after = rest.partition(END)
+    return before, section, after
 
 
 def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
@@ -58,25 +74,28 @@ def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
 
 
 def test_trying_half_precision_and_going_back(ran: Clone) -> None:
-    before = read_json(ran.path / "metrics/benchmark/candidate.json")
+    paths = BenchmarkPaths("candidate")
+    before = read_json(ran.path / paths.metrics)
     try:
         done = ran.dvc("exp", "run", "-S", "serve.precision=half")
         assert ran.stages_run(done.stdout) == ["machine", "candidate", "report"]
-        after = read_json(ran.path / "metrics/benchmark/candidate.json")
-        assert read_json(ran.path / "plots/benchmark/candidate.meta.json")["dtype"] == "bfloat16"
-        diff = json.loads(ran.dvc("metrics", "diff", "--json").stdout)
-        changed = diff["metrics/benchmark/candidate.json"]["throughput_rps"]
-        assert changed["old"] == before["throughput_rps"]
-        assert changed["new"] == after["throughput_rps"]
-        assert "metrics/benchmark/e1_baseline.json" not in diff
-        assert "candidate_rps" in diff["metrics/summary.json"]
+        after = read_json(ran.path / paths.metrics)
+        assert read_json(ran.path / paths.run)["dtype"] == "bfloat16"
+        diff = json.loads(ran.dvc("metrics", "diff", "--all", "--json").stdout)
+        assert set(diff) == {"metrics/summary.json"}
+        changed = diff["metrics/summary.json"]["candidate"]
+        assert changed["old"] == significant(before["throughput_rps"])
+        assert changed["new"] == significant(after["throughput_rps"])
+        same = diff["metrics/summary.json"]["e1"]
+        assert same["old"] == same["new"]
         page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
         text = page.read_text()
         for name in ("e1_baseline", "candidate"):
             assert name in text
-        shown = ran.dvc(*documented_exp_show()).stdout
-        assert "candidate_rps" in shown
-        assert "half" in shown
+        shown = ran.dvc("exp", "show", "--only-changed").stdout.splitlines()
+        assert shown[1].split()[:4] == ["Experiment", "Created", "candidate", "serve.precision"]
+        settings = re.findall(r" (half|full) ", "\n".join(shown))
+        assert settings == ["half", "full", "half"]  # in the tree, in HEAD, and as the experiment
         # Back to the old value: DVC's run cache would replay the old measurement, `persist` keeps it out.
         ran.change({"serve": {"precision": "full"}})
         process = ran.start(ran.dvc_path, "repro", "candidate")
@@ -84,8 +103,9 @@ def test_trying_half_precision_and_going_back(ran: Clone) -> None:
             ran.wait_for("candidate: float32", process)
         finally:
             ran.end(process)
-        assert read_json(ran.path / "metrics/benchmark/candidate.json") == after
+        assert read_json(ran.path / paths.metrics) == after
     finally:
+        ran.dvc("exp", "remove", "-A")
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
     assert json.loads(ran.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
@@ -97,7 +117,7 @@ def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
     try:
         ran.change({"model": {"checkpoint": "own.ckpt"}})
         done = ran.dvc("repro", "export")
-        assert ran.stages_run(done.stdout) == ["training", "export"]
+        assert ran.stages_run(done.stdout) == ["train", "export"]
         assert "own.ckpt: tested, not fitted" in done.stdout
         assert "epoch" not in done.stdout
         after = read_json(ran.path / "metrics/train.json")
@@ -109,27 +129,47 @@ def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
         ran.dvc("checkout", "-q", "--force")
 
 
-def test_a_new_experiment_is_one_entry_and_reaches_every_table_and_plot(ran: Clone) -> None:
+def test_a_new_experiment_reaches_every_table_until_it_is_removed(ran: Clone) -> None:
     try:
-        ran.change({"experiments": {**TINY["experiments"], "e7_mine": {"precision": "half"}}})
-        assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "benchmark@e7_mine", "report"]
-        assert read_json(ran.path / "metrics/summary.json")["e7_rps"] > 0
-        assert {r["experiment"] for r in read_csv(ran.path / "plots/levels.csv")} >= {"e7_mine"}
-        assert {r["experiment"] for r in read_csv(ran.path / "plots/efficiency.csv")} >= {"e7_mine"}
-        assert (ran.path / "assets/results/e7_mine.png").exists()
-        assert "e7_mine" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
+        ran.change({"experiments": {**TINY["experiments"], "e8_mine": {"precision": "half"}}})
+        assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "benchmark@e8_mine", "report"]
+        assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
+        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
+            rows = read_csv(ran.path / f"plots/{table}.csv")
+            assert {row["experiment"] for row in rows} == {"e1_baseline", "e8_mine", "candidate"}
+        assert (ran.path / "assets/results/e8_mine.png").exists()
+        assert "e8_mine.json" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
         page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
-        assert page.read_text().count("e7_mine") >= 4
-        # Taken out again, its results are refused until they are removed.
-        ran.change({"experiments": TINY["experiments"]})
-        refused = ran.dvc("repro", check=False)
-        assert refused.returncode == 255
-        assert "e7_mine" in refused.stderr
-        assert "git rm" in refused.stderr
+        assert page.read_text().count("e8_mine") >= 4
+        run_removal(ran)
+        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
+            assert "e8_mine" not in (ran.path / f"plots/{table}.csv").read_text()
+        assert not (ran.path / "assets/results/e8_mine.png").exists()
+        assert ran.git("status", "--porcelain", "metrics", "samples") == ""
     finally:
         ran.git("checkout", "-q", ".")
         ran.git("clean", "-fdq", "metrics", "plots", "assets")
         ran.dvc("checkout", "-q", "--force")
+
+
+def run_removal(ran: Clone) -> None:
+    """Take e8_mine out again, and another: the check names both, and the command that removes them."""
+    other = BenchmarkPaths("e9_gone")
+    shutil.copy(ran.path / BenchmarkPaths("e8_mine").metrics, ran.path / other.metrics)
+    shutil.copytree(ran.path / BenchmarkPaths("e8_mine").folder, ran.path / other.folder)
+    ran.change({"experiments": TINY["experiments"], "train": {"epochs": 2}})
+    refused = ran.dvc("repro", check=False)
+    assert refused.returncode == 255
+    assert ran.stages_run(refused.stdout) == ["machine"]
+    [said] = [line for line in refused.stderr.splitlines() if line.startswith("machine: ")]
+    explained, _, command = said.partition("; remove them: ")
+    assert explained == (
+        "machine: there are results of e8_mine, e9_gone, but params.yaml has only e1_baseline, candidate"
+    )
+    assert command.startswith("rm -r ")
+    ran.run("sh", "-c", command)
+    ran.change({"train": {"epochs": 1}})
+    assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "report"]
 
 
 def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
@@ -149,8 +189,8 @@ def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
             {"load": {"requests": 21, "best_requests": 21}},
             {"benchmark@e1_baseline", "candidate"},
         ),
-        ({"train": {"epochs": 2}}, {"training"}),
-        ({"load": {"slo_p95_ms": 1.0}}, {"report"}),
+        ({"train": {"epochs": 2}}, {"train"}),
+        ({"objective": {"slo_p95_ms": 1.0}}, {"report"}),
     ],
 )
 def test_a_knob_reruns_what_it_touches(ran: Clone, changes: dict[str, object], stages: set[str]) -> None:
@@ -168,11 +208,11 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
     Its queue starts `dvc` by its name: the environment has to be active.
     """
     active = {**ran.environment, "PATH": f"{ran.path}/.venv/bin{os.pathsep}{ran.environment['PATH']}"}
-    source = ran.path / "src/servebench/report/run.py"
+    source = ran.path / "src/servebench/report/summary.py"
     original = source.read_text()
     try:
         # Whichever of the two it says: that depends on how busy the machine is.
-        changed = original.replace('"Fastest: ', '"Quickest: ').replace(
+        changed = original.replace('"Fastest: {', '"Quickest: {').replace(
             '"No experiment has', '"Quickest: none has'
         )
         assert changed.count("Quickest: ") == 2
@@ -197,23 +237,22 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
         output = ran.dvc("queue", "logs", "queued").stdout
         assert ran.stages_run(output) == ["machine", "candidate", "report"]
         assert "Quickest: " in output
-        compared = ran.dvc("metrics", "diff", "HEAD", "queued", "--json").stdout
-        assert "throughput_rps" in json.loads(compared)["metrics/benchmark/candidate.json"]
+        compared = json.loads(ran.dvc("metrics", "diff", "HEAD", "queued", "--all", "--json").stdout)
+        assert compared["metrics/summary.json"]["candidate"]["new"] > 0
     finally:
         ran.git("checkout", "-q", ".")
         ran.dvc("queue", "stop", "--kill", check=False)
         ran.dvc("exp", "remove", "-A")
 
 
-def test_the_committed_results_read_well(new_clone: Callable[[], Clone]) -> None:
-    """In a fresh clone, before anything has run: one row per configuration, no line too wide."""
-    clone = new_clone()
-    names = [*yaml.safe_load((clone.path / "params.yaml").read_text())["experiments"], "candidate"]
-    shown = clone.dvc("metrics", "show", "metrics/benchmark").stdout
+def test_the_classifier_is_an_artifact_by_its_tag(ran: Clone, tmp_path: Path) -> None:
+    ran.git("tag", "-a", "classifier@v1.0.0", "-m", "the first")
+    try:
+        ran.dvc("artifacts", "get", ".", "classifier", "-o", str(tmp_path / "got"))
+    finally:
+        ran.git("tag", "-d", "classifier@v1.0.0")
+    exported = ran.path / "models/exported"
+    names = sorted(path.name for path in exported.iterdir())
+    assert sorted(path.name for path in (tmp_path / "got").iterdir()) == names
     for name in names:
-        assert sum(f"{name}.json" in line for line in shown.splitlines()) == 1
-    compared = clone.dvc(*documented_exp_show()).stdout
-    for name in names:
-        assert f"{name.split('_')[0]}_rps" in compared
-    assert max(map(len, shown.splitlines())) <= WIDTH
-    assert max(map(len, compared.splitlines())) <= WIDTH
+        assert (tmp_path / "got" / name).read_bytes() == (exported / name).read_bytes()
