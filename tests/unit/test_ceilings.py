@@ -13,8 +13,8 @@ from torch import nn
 
 from servebench.ceilings.cost import Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
-from servebench.ceilings.peaks import measured_peak_flops
-from servebench.ceilings.roofline import Traffic, measured_bandwidth, roofline, traffic_of
+from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
+from servebench.ceilings.roofline import Traffic, roofline, traffic_of
 from servebench.inference.card import ModelCard, read_card
 from servebench.paths import ModelFolders
 from servebench.stages.ceilings import ceilings, rooflines, theoretical_rows
@@ -74,7 +74,7 @@ def test_the_measured_bandwidth_is_that_of_a_copy_timed_here() -> None:
     before = moved_bytes / fastest_s(copy)
     measured = measured_bandwidth("cpu")
     after = moved_bytes / fastest_s(copy)
-    assert 0.5 * min(before, after) < measured < 2 * max(before, after)
+    assert 0.6 * min(before, after) < measured < 1.6 * max(before, after)
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18"])
@@ -149,7 +149,7 @@ def test_the_measured_peak_is_that_of_products_timed_here() -> None:
     before = fastest_product()
     measured = measured_peak_flops("cpu", "float32")
     after = fastest_product()
-    assert 0.5 * min(before, after) < measured < 2 * max(before, after)
+    assert 0.6 * min(before, after) < measured < 1.6 * max(before, after)
 
 
 def fastest_s(work: Callable[[], object]) -> float:

@@ -1,1 +1,1 @@
-"""What the model costs, and the rate that the hardware allows in theory."""
+"""Cost of the model in FLOPs and memory traffic, and the rate that the hardware allows in theory."""

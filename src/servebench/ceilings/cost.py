@@ -1,4 +1,4 @@
-"""What one image costs: parameters, MACs, FLOPs."""
+"""Cost of the model: parameters, and MACs and FLOPs of one image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Cost:
     """Cost of one forward pass of one image.
 
     Attributes:
-        parameters: learned numbers.
+        parameters: number of weights and biases.
         macs: multiply-accumulates of convolutions and matrix products, by ptflops.
         torch_flops: FLOPs by torch's own counter, as a check.
     """

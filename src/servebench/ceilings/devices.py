@@ -1,7 +1,7 @@
-"""Peak rates of common NVIDIA GPUs, from the maker's own documents, dense (without sparsity).
+"""Peak rates of common NVIDIA GPUs, from NVIDIA's documents, dense (without sparsity).
 
 ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the tensor cores with FP32 accumulation. TF32 is
-neither: it has float32's range and half its digits, and the server switches it off.
+neither: it has float32's range and FP16's precision, and the server switches it off.
 """
 
 from __future__ import annotations

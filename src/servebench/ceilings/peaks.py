@@ -1,40 +1,56 @@
-"""The highest rate of matrix products that this device reaches."""
+"""Measured peaks of this device: FLOP/s of matrix products, and memory bandwidth."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 import torch
 
-SIZES = (512, 1024, 2048)
-"""Sides of the square matrices; the best one differs between caches and devices."""
-SECONDS_PER_SIZE = 0.5
+MATRIX_SIZES = (512, 1024, 2048)
+"""Sides of the square matrices; which is fastest depends on caches and device."""
+COPY_BYTES = 2**28
+"""Larger than any cache."""
+MEASURE_S = 0.5
 
 
 def measured_peak_flops(device: str, dtype: str) -> float:
     """FLOP/s of the fastest square matrix product of several sizes, all cores, best of many runs.
 
-    ``dtype`` is torch's name of the number format.
-
     A product of n x n matrices is 2 n^3 FLOPs.
+
+    Args:
+        dtype: torch's name of the number format.
     """
-    return max(_fastest_product(device, getattr(torch, dtype), size) for size in SIZES)
+    return max(_matrix_product_flops(device, getattr(torch, dtype), size) for size in MATRIX_SIZES)
 
 
-def _fastest_product(device: str, dtype: torch.dtype, size: int) -> float:
+def measured_bandwidth(device: str) -> float:
+    """Bytes per second, read and written, of the fastest of many copies too large for a cache."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / _shortest_s(lambda: target.copy_(source), device)
+
+
+def _matrix_product_flops(device: str, dtype: torch.dtype, size: int) -> float:
     left = torch.randn(size, size, device=device, dtype=dtype)
     right = torch.randn(size, size, device=device, dtype=dtype)
     out = torch.empty_like(left)
+    return 2 * size**3 / _shortest_s(lambda: torch.mm(left, right, out=out), device)
 
-    def once() -> float:
+
+def _shortest_s(operation: Callable[[], object], device: str) -> float:
+    """Shortest wall time of ``operation`` among its runs within MEASURE_S, after a warm-up run."""
+
+    def run_s() -> float:
         start = perf_counter()
-        torch.mm(left, right, out=out)
+        operation()
         if device == "cuda":
             torch.cuda.synchronize()
         return perf_counter() - start
 
-    once()
-    opened, fastest = perf_counter(), float("inf")
-    while perf_counter() - opened < SECONDS_PER_SIZE:
-        fastest = min(fastest, once())
-    return 2 * size**3 / fastest
+    run_s()
+    started, shortest = perf_counter(), float("inf")
+    while perf_counter() - started < MEASURE_S:
+        shortest = min(shortest, run_s())
+    return shortest

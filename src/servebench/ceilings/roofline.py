@@ -2,37 +2,33 @@
 
 A batch of b images takes at least the longer of b x FLOPs / peak and the time to move its bytes: the
 weights once per batch, and for each image the activations that convolutions and matrix products read
-and write. What lies between them (normalisation, activation functions) is taken to be fused, and
-caches are taken to hold nothing, so the memory's share is that of a plain, uncached run.
+and write. The operators between them (normalisation, activation functions) are assumed to be fused,
+and no activation to stay in a cache.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 BATCH_SIZES = tuple(2**k for k in range(9))
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-COPY_BYTES = 2**28
-"""Larger than any cache."""
-COPY_SECONDS = 0.5
-HEAVY = {
+BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2}
+COUNTED_OPERATORS = {
     torch.ops.aten.convolution.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.mm.default,
     torch.ops.aten.bmm.default,
     torch.ops.aten.baddbmm.default,
 }
-"""Operators whose inputs and outputs have to move."""
+"""Operators whose inputs and outputs count as memory traffic."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Numbers that one forward pass moves: parameters once, activations for each image."""
+    """Count of numbers that one forward pass moves: parameters once, activations for each image."""
 
     weights: int
     activations: int
@@ -40,12 +36,12 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Roofline:
-    """The bound of one precision.
+    """The roofline of one precision.
 
     Attributes:
         rps: images per second at the best of BATCH_SIZES.
-        bound: what limits there, ``compute`` or ``memory``.
-        batch_size: the smallest that is bound by compute, None where memory always is.
+        bound: what limits the rate there, ``compute`` or ``memory``.
+        batch_size: the smallest that is compute-bound, None where all are memory-bound.
     """
 
     rps: float
@@ -53,8 +49,8 @@ class Roofline:
     batch_size: int | None
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the activations of HEAVY operators while a model runs."""
+class _ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the activations of COUNTED_OPERATORS while a model runs."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -63,7 +59,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in HEAVY:
+        if func in COUNTED_OPERATORS:
             moved = [
                 arg for arg in args if isinstance(arg, torch.Tensor) and arg.data_ptr() not in self.weights
             ]
@@ -72,45 +68,30 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def traffic_of(model: torch.nn.Module, image_size: int) -> Traffic:
-    """What one forward pass of one square image moves at least."""
+    """Memory traffic of one forward pass of one square image, at least."""
     parameters = list(model.parameters())
-    with torch.no_grad(), _Counter({p.data_ptr() for p in parameters}) as counter:
+    with torch.no_grad(), _ActivationCounter({p.data_ptr() for p in parameters}) as counter:
         model.eval()(torch.zeros(1, 3, image_size, image_size))
     return Traffic(sum(p.numel() for p in parameters), counter.activations)
 
 
 def roofline(flops: int, traffic: Traffic, dtype: str, peak_flops: float, bandwidth: float) -> Roofline:
-    """The bound for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
-    size = BYTES[dtype]
+    """The roofline for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
 
-    def seconds(batch: int) -> tuple[float, float]:
-        moved = size * (traffic.weights + batch * traffic.activations)
-        return batch * flops / peak_flops, moved / bandwidth
+    def compute_s(batch_size: int) -> float:
+        return batch_size * flops / peak_flops
 
-    best = max(BATCH_SIZES, key=lambda batch: batch / max(seconds(batch)))
-    compute, memory = seconds(best)
-    fitting = [batch for batch in BATCH_SIZES if seconds(batch)[0] >= seconds(batch)[1]]
+    def memory_s(batch_size: int) -> float:
+        numbers = traffic.weights + batch_size * traffic.activations
+        return BYTES_PER_NUMBER[dtype] * numbers / bandwidth
+
+    def rps(batch_size: int) -> float:
+        return batch_size / max(compute_s(batch_size), memory_s(batch_size))
+
+    best = max(BATCH_SIZES, key=rps)
+    compute_bound = [size for size in BATCH_SIZES if compute_s(size) >= memory_s(size)]
     return Roofline(
-        rps=best / max(compute, memory),
-        bound="compute" if compute >= memory else "memory",
-        batch_size=min(fitting, default=None),
+        rps=rps(best),
+        bound="compute" if best in compute_bound else "memory",
+        batch_size=min(compute_bound, default=None),
     )
-
-
-def measured_bandwidth(device: str) -> float:
-    """Bytes per second, read and written, of the fastest of many copies too large for a cache."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-
-    def once() -> float:
-        start = perf_counter()
-        target.copy_(source)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter() - start
-
-    once()
-    opened, fastest = perf_counter(), float("inf")
-    while perf_counter() - opened < COPY_SECONDS:
-        fastest = min(fastest, once())
-    return 2 * COPY_BYTES / fastest

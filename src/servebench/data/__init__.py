@@ -1,1 +1,1 @@
-"""Photographs of one of three sources, checked, split, and listed in an index."""
+"""The photographs: read from one of three sources, checked, split, and listed in an index."""

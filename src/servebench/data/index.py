@@ -1,4 +1,4 @@
-"""The index: which photograph has which label and belongs to which split."""
+"""The index: path, label and split of every photograph."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Index(BaseModel):
         return [photo for photo in self.photos if photo.split == name]
 
     def check(self) -> None:
-        """Raise DataError, by name, for a class that a split has no photograph of."""
+        """Raise DataError for fewer than two classes, or a class without a photograph in some split."""
         if len(self.classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {self.classes}")
         for name in SPLITS:
@@ -49,7 +49,7 @@ class Index(BaseModel):
                     raise DataError(f"class {class_name!r} has no photo in the {name} split")
 
     def describe(self) -> str:
-        """How many of what: one line per split."""
+        """Number of photographs per class, one line per split."""
         lines = []
         for name in SPLITS:
             counts = Counter(self.classes[photo.label] for photo in self.split(name))
@@ -64,10 +64,10 @@ class Index(BaseModel):
 
 
 def read_index() -> Index:
-    """The index that the stage ``data`` wrote.
+    """Read the index that the stage ``data`` wrote.
 
     Raises:
-        DataError: there is none, or a photograph that it names has gone.
+        DataError: there is none, or a photograph that it names does not exist.
     """
     try:
         index = Index.model_validate(read_json(INDEX))

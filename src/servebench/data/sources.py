@@ -15,7 +15,7 @@ from servebench.paths import DOWNLOAD_FOLDER
 from servebench.system.progress import bar
 
 OXFORD_NAME = "oxford-iiit-pet"
-"""Subfolder by which torchvision's layout of Oxford-IIIT Pet is told from class folders."""
+"""Subfolder in torchvision's layout of Oxford-IIIT Pet; a folder without it has class folders."""
 
 
 def make_index(settings: DataSettings) -> Index:
@@ -25,7 +25,7 @@ def make_index(settings: DataSettings) -> Index:
         DataError: the source is not there, or has a class without a photograph in some split.
     """
     if settings.download:
-        index = _oxford(_downloaded(), settings)
+        index = _oxford(_download(), settings)
     elif (Path(settings.folder) / OXFORD_NAME).is_dir():
         index = _oxford(Path(settings.folder), settings)
     else:
@@ -35,7 +35,7 @@ def make_index(settings: DataSettings) -> Index:
 
 
 def check_readable(index: Index) -> None:
-    """Decode every photograph once, as a served request would.
+    """Decode every photograph once.
 
     Raises:
         DataError: naming the first file that is not a whole image.
@@ -50,8 +50,8 @@ def check_readable(index: Index) -> None:
             progress.update()
 
 
-def _downloaded() -> Path:
-    """Folder of the whole dataset, fetched by torchvision unless it is there already."""
+def _download() -> Path:
+    """Folder of the whole dataset, downloaded by torchvision unless it is there already."""
     try:
         OxfordIIITPet(DOWNLOAD_FOLDER, download=True)
     except (OSError, RuntimeError) as error:
@@ -63,28 +63,28 @@ def _downloaded() -> Path:
 
 
 def _oxford(root: Path, settings: DataSettings) -> Index:
-    photos = []
+    """Oxford-IIIT Pet with its own test split; its trainval split is divided."""
     classes: list[str] = []
-    parts: dict[str, list[tuple[str, int]]] = {}
+    items: dict[str, list[tuple[str, int]]] = {}
     for split in ("trainval", "test"):
         try:
             dataset = OxfordIIITPet(root, split=split)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
         species = settings.task == "species"
-        # The public items are decoded images: only these attributes tell which file each one is.
+        # The public interface yields decoded images; the paths are in these attributes only.
         labels = dataset._bin_labels if species else dataset._labels
-        parts[split] = [(str(p), label) for p, label in zip(dataset._images, labels, strict=True)]
+        items[split] = [(str(path), label) for path, label in zip(dataset._images, labels, strict=True)]
         if split == "trainval":
             classes = ["cat", "dog"] if species else dataset.classes
     rng = random.Random(settings.seed)
-    train, val = _split(parts["trainval"], settings.val_fraction, rng)
-    photos += _photos(train, "train") + _photos(val, "val") + _photos(parts["test"], "test")
+    train, val = _split(items["trainval"], settings.val_fraction, rng)
+    photos = _photos(train, "train") + _photos(val, "val") + _photos(items["test"], "test")
     return Index(classes=classes, photos=photos)
 
 
 def _class_folders(settings: DataSettings) -> Index:
-    """One folder per class (torchvision's ImageFolder), with seeded splits of our own."""
+    """One folder per class (torchvision's ImageFolder), split at random."""
     try:
         dataset = ImageFolder(settings.folder)
     except (OSError, RuntimeError) as error:
@@ -110,13 +110,13 @@ def _class_folders(settings: DataSettings) -> Index:
 def _split(
     items: list[tuple[str, int]], fraction: float, rng: random.Random
 ) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Split ``items`` (path, label) in two, of every label the same share, in the given order."""
-    kept, taken = [], set()
+    """Move the share ``fraction`` of each label's ``items`` (path, label) to the second list."""
+    taken: set[str] = set()
     for label in sorted({label for _, label in items}):
         paths = [path for path, other in items if other == label]
         taken.update(rng.sample(paths, max(1, round(len(paths) * fraction))))
-    kept = [item for item in items if item[0] not in taken]
-    return kept, [item for item in items if item[0] in taken]
+    rest = [item for item in items if item[0] not in taken]
+    return rest, [item for item in items if item[0] in taken]
 
 
 def _photos(items: list[tuple[str, int]], split: Split) -> list[Photo]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from servebench.ceilings.cost import BACKEND, Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
-from servebench.ceilings.peaks import measured_peak_flops
-from servebench.ceilings.roofline import BYTES, Traffic, measured_bandwidth, roofline, traffic_of
+from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
+from servebench.ceilings.roofline import BYTES_PER_NUMBER, Traffic, roofline, traffic_of
 from servebench.inference.card import ModelCard, read_card
 from servebench.inference.device import PRECISIONS, dtype_name, resolve_device
 from servebench.inference.model import model_of
@@ -97,8 +97,8 @@ def rooflines(
         dtype = dtype_name(precision, device)
         found = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
         metrics |= {
-            f"bytes_weights_{precision}": BYTES[dtype] * traffic.weights,
-            f"bytes_activations_{precision}": BYTES[dtype] * traffic.activations,
+            f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
+            f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * traffic.activations,
             f"roofline_{precision}_rps": round(found.rps, 1),
             f"roofline_{precision}_bound": found.bound,
             f"roofline_{precision}_batch": found.batch_size,

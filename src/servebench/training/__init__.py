@@ -1,1 +1,1 @@
-"""Fine-tuning a timm model on the photographs, and testing it once."""
+"""Fine-tuning of a timm model on the photographs, and its test."""

@@ -17,7 +17,7 @@ Item = tuple[torch.Tensor, int]
 
 
 class PhotoDataset(Dataset[Item]):
-    """Photographs decoded when asked for: (3, size, size) float tensor and label."""
+    """Decodes photographs on access: (3, size, size) float tensor and label."""
 
     def __init__(self, photos: list[Photo], transform: Any) -> None:
         self.photos = photos
@@ -33,7 +33,7 @@ class PhotoDataset(Dataset[Item]):
 
 
 class PhotoDataModule(lightning.LightningDataModule):
-    """The three splits; training is shuffled and lightly augmented, the rest is as served."""
+    """The three splits: training photos shuffled and lightly augmented, the others transformed as served."""
 
     def __init__(
         self, index: Index, settings: TrainSettings, image_size: int, config: dict[str, Any]
@@ -59,13 +59,13 @@ class PhotoDataModule(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled, augmented."""
+        """Training photos, shuffled and augmented."""
         return self._loader(self.index.split("train"), self.augmentation, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """In the index's order, transformed as the server does."""
+        """Validation photos in the index's order, transformed as served."""
         return self._loader(self.index.split("val"), self.evaluation, shuffle=False)
 
     def test_dataloader(self) -> DataLoader[Item]:
-        """In the index's order, transformed as the server does."""
+        """Test photos in the index's order, transformed as served."""
         return self._loader(self.index.split("test"), self.evaluation, shuffle=False)

@@ -1,4 +1,4 @@
-"""Fit, keep the best epoch, test it once."""
+"""Fit the classifier, keep the best epoch, and test it once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     """Fit the classifier (or take ``model.checkpoint``) and test it.
 
     Args:
-        folder: where Lightning may keep checkpoints.
+        folder: for Lightning's checkpoints.
 
     Returns:
         The tested module, and the checkpoint with its weights.
 
     Raises:
-        ModelError: weights cannot be had, or do not fit the model.
+        ModelError: weights cannot be read or downloaded, or do not fit the model.
     """
     settings, classes = params.model, len(index.classes)
     if settings.checkpoint:

