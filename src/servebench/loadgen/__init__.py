@@ -1,4 +1,4 @@
-"""The load generator: a process of its own that keeps N users busy at any URL, and knows nothing else."""
+"""The load generator: a process of its own that sends the requests of N users, or of a rate, to any URL."""
 
 from servebench.loadgen.generator import LoadPlan, generate
 

@@ -1,6 +1,6 @@
-"""The load generator's process: ``python -m servebench.loadgen ORDER``, started by ``generate``.
+"""The load generator's process: ``python -m servebench.loadgen JOB_FILE``, started by ``generate``.
 
-Locust schedules the users; the clock and the record are our own, since its own are wall-clock and rounded.
+Locust schedules the users. Times are taken and recorded here, as Locust rounds them and uses the wall clock.
 """
 
 # ruff: noqa: I001 -- locust must come first: it patches the standard library for gevent
@@ -30,8 +30,8 @@ from servebench.stats.stability import WINDOWS
 
 TICK_S = 0.05
 GRACE_S = 10.0
-REPORT_EVERY = 5
-"""Ticks between two lines of progress."""
+PROGRESS_TICKS = 5
+"""Ticks between two progress events."""
 PAUSE_AFTER_FAILURE_S = 0.1
 """A refused connection fails in microseconds: without a pause, users of a closed loop would spin on it."""
 
@@ -39,38 +39,38 @@ PAUSE_AFTER_FAILURE_S = 0.1
 def user_class(
     url: str, requests: Sequence[bytes], plan: LoadPlan, arrivals: Arrivals, recorder: Recorder
 ) -> Any:
-    """A Locust user class whose users take turns at ``requests``, in a random order."""
-    numbers = itertools.count()
-    places = list(range(len(requests)))
-    random.Random(plan.random_seed).shuffle(places)
-    turns = itertools.cycle(places)
+    """A Locust user class whose users send ``requests`` in turn, in a random order."""
+    user_numbers = itertools.count()
+    indices = list(range(len(requests)))
+    random.Random(plan.random_seed).shuffle(indices)
+    request_indices = itertools.cycle(indices)
     pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0
 
     class OneUser(User):
-        """One connection, one request in flight."""
+        """A user with one connection and one request in flight."""
 
         wait_time = constant(0)
 
         def on_start(self) -> None:
-            """Take a number."""
-            self.number = next(numbers)
+            """Number the user, and give it a connection."""
+            self.number = next(user_numbers)
             self.connection = Connection(url, plan.timeout_s)
 
         def on_stop(self) -> None:
-            """Leave nothing open."""
+            """Close the connection."""
             self.connection.close()
 
         @task
         def send(self) -> None:
-            """Send requests until the level ends: Locust is asked once, not between any two of them."""
+            """Send requests until the level ends; one Locust task, as each task costs CPU time."""
             while (due := arrivals.wait()) is not None:
-                place = next(turns)
+                index = next(request_indices)
                 recorder.in_flight_since[self.number] = due
                 sent = perf_counter()
-                code, content = self.connection.send(requests[place])
+                code, content = self.connection.send(requests[index])
                 end = perf_counter()
                 recorder.in_flight_since[self.number] = math.inf
-                if not recorder.add(self.number, place, due, sent, end, code, content):
+                if not recorder.add(self.number, index, due, sent, end, code, content):
                     gevent.sleep(pause_s)
             raise StopUser
 
@@ -85,7 +85,7 @@ def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -
     runner = environment.create_local_runner()
     runner.start(plan.users, spawn_rate=plan.users)
 
-    # In a closed loop every user has had an answer, or waited its full time for one; then the warm-up proper.
+    # In a closed loop the warm-up starts when every user has had an answer or a timeout.
     if plan.rate_rps is None:
         wait_until(lambda: all(recorder.answered), plan, "every user had an answer")
     gevent.sleep(plan.warmup_s)
@@ -99,63 +99,63 @@ def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -
 
 
 def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:
-    """Let windows pass until the last three agree, or there have been enough; their edges.
+    """Measure windows until the last three agree, or ``max_windows`` are complete; return their edges.
 
-    A window is judged once every request that it had a part in has ended, while the load goes on.
+    A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
     """
     edges = [perf_counter()]
-    first = before = recorder.good
-    judged = 0
-    tell("edge", plan.users, 0)
+    good_at_start = good_at_edge = recorder.good
+    complete = 0
+    emit("edge", plan.users, 0)
     for tick in itertools.count():
         gevent.sleep(TICK_S)
-        now, answers = perf_counter(), recorder.good - before
-        if tick % REPORT_EVERY == 0:
-            tell("progress", plan.users, recorder.good - first, round(now - edges[0], 2))
-        # Looked at once a tick, not at each answer, so that a window does not end on an answer.
+        now, answers = perf_counter(), recorder.good - good_at_edge
+        if tick % PROGRESS_TICKS == 0:
+            emit("progress", plan.users, recorder.good - good_at_start, round(now - edges[0], 2))
+        # Checked at ticks, not at answers, so that a window does not end exactly at an answer.
         seconds = now - edges[-1]
         enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
         if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
             edges.append(now)
-            before = recorder.good
-            tell("edge", plan.users, len(edges) - 1)
-        settled = bisect.bisect_right(edges, min(recorder.in_flight_since)) - 1
-        if settled > judged:
-            judged = settled
-            last = edges[max(0, judged - WINDOWS) : judged + 1]
-            # Poisson's arrivals are never steady.
-            settles = judged >= WINDOWS and (plan.rate_rps is not None or recorder.steady(last))
-            if settles or judged >= plan.max_windows:
-                return edges[: judged + 1]
-    raise AssertionError("the count has no end")
+            good_at_edge = recorder.good
+            emit("edge", plan.users, len(edges) - 1)
+        newly_complete = bisect.bisect_right(edges, min(recorder.in_flight_since)) - 1
+        if newly_complete > complete:
+            complete = newly_complete
+            last_edges = edges[max(0, complete - WINDOWS) : complete + 1]
+            # Poisson arrivals vary too much for the stopping rule.
+            agree = complete >= WINDOWS and (plan.rate_rps is not None or recorder.steady(last_edges))
+            if agree or complete >= plan.max_windows:
+                return edges[: complete + 1]
+    raise AssertionError("itertools.count has no end")
 
 
-def tell(kind: str, *values: float) -> None:
-    """One line for whoever started us."""
-    print(json.dumps([kind, *values]), flush=True)
+def emit(event: str, *values: float) -> None:
+    """Print an event as a line of JSON, which ``generate`` reads."""
+    print(json.dumps([event, *values]), flush=True)
 
 
-def wait_until(condition: Callable[[], bool], plan: LoadPlan, what: str) -> None:
-    """Wait for what happens within a request's timeout, unless a user has failed in its own code.
+def wait_until(condition: Callable[[], bool], plan: LoadPlan, event: str) -> None:
+    """Wait until ``condition`` holds, which takes a request's timeout at most unless a user has failed.
 
     Raises:
-        TimeoutError: it did not happen. Locust logs the reason, and lets the user go on for ever.
+        TimeoutError: it took longer. Locust logs a user's exception, and lets the user go on for ever.
     """
     deadline = perf_counter() + plan.timeout_s + GRACE_S
     while not condition():
         if perf_counter() > deadline:
-            raise TimeoutError(f"{plan.timeout_s + GRACE_S:g} s have passed before {what}")
+            raise TimeoutError(f"{plan.timeout_s + GRACE_S:g} s have passed before {event}")
         gevent.sleep(TICK_S)
 
 
 def main() -> None:
-    """Run the levels of the order file."""
-    order = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    folder = Path(order["folder"])
-    url, headers = order["url"], order["headers"]
+    """Run the levels of the job file."""
+    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    folder = Path(job["folder"])
+    url, headers = job["url"], job["headers"]
     requests = [post_request(url, headers, path.read_bytes()) for path in sorted(folder.glob("*.body"))]
-    for number, level in enumerate(order["plan"]):
-        run_level(url, requests, LoadPlan(**level), folder / f"level-{number}.npz")
+    for number, plan in enumerate(job["plans"]):
+        run_level(url, requests, LoadPlan(**plan), folder / f"level-{number}.npz")
 
 
 if __name__ == "__main__":

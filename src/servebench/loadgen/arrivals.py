@@ -1,4 +1,4 @@
-"""When a user sends its next request."""
+"""Arrival processes: the times at which requests are due, in a closed or an open loop."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from gevent.event import Event
 
 
 class Arrivals(ABC):
-    """What a user asks before each request.
+    """An arrival process, shared by all users of a level.
 
     Attributes:
-        ended: no more shall be sent.
+        ended: whether the level has ended, so that no more requests are sent.
     """
 
     ended = False
 
     @abstractmethod
     def wait(self) -> float | None:
-        """Wait until a request is due; when it was, seconds, or None where no more shall be sent."""
+        """Wait until the user's next request is due; return when it was, None once the level has ended."""
 
 
 class ClosedLoop(Arrivals):
-    """Each user at once, when its last request has been answered."""
+    """Closed loop: a user's next request is due as soon as its last one has been answered."""
 
     def wait(self) -> float | None:
-        """Now."""
+        """Return the present time at once."""
         return None if self.ended else perf_counter()
 
 
 class Poisson(Arrivals):
-    """Open loop: at a mean rate, at random, whether or not the last ones have been answered.
+    """Open loop: requests are due at random times of a mean rate, independent of the answers.
 
-    Where every user is busy, an arrival is sent late; its latency counts from when it was due, so that a
-    server cannot hide a stall by holding its users back (coordinated omission).
+    While every user is busy, requests are sent late. Their latency counts from the due time, so that a
+    stalled server cannot hide the stall by delaying its users (coordinated omission).
 
-    One user waits for the next arrival; the others rest, and who has come to rest last goes first. So no
-    more connections are in use than the rate needs, and their number costs nothing.
+    One idle user waits for the next arrival; the others are parked on a stack, and the one parked last
+    is woken first. So no more connections are in use than the rate needs, and idle users cost nothing.
     """
 
     def __init__(self, rate_rps: float, seed: str) -> None:
         self._random = random.Random(seed)
         self._rate_rps = rate_rps
         self._next = perf_counter()
-        self._one_waits = False
-        self._resting: list[Event] = []
+        self._user_waits = False
+        self._parked: list[Event] = []
 
     def wait(self) -> float | None:
-        """The next arrival."""
-        if self._one_waits:
-            self._resting.append(turn := Event())
-            turn.wait()
-        self._one_waits = True
+        """Wait until the next arrival."""
+        if self._user_waits:
+            self._parked.append(woken := Event())
+            woken.wait()
+        self._user_waits = True
         self._next = due = self._next + self._random.expovariate(self._rate_rps)
         wait_s = due - perf_counter()
         if wait_s > 0:
             gevent.sleep(wait_s)
-        if self._resting:
-            self._resting.pop().set()
+        if self._parked:
+            self._parked.pop().set()
         else:
-            self._one_waits = False
+            self._user_waits = False
         return None if self.ended else due

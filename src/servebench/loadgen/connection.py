@@ -1,6 +1,6 @@
-"""One user's connection: the requests are ready as bytes, the answers are parsed by llhttp.
+"""HTTP connection of one user: requests are prepared as bytes, responses are parsed by llhttp.
 
-Locust's own FastHttpUser takes three times the CPU for each request (it builds every request anew and keeps
+Locust's own FastHttpUser takes three times the CPU per request (it builds every request anew and keeps
 statistics of it), on the same cores as the server that is measured.
 """
 
@@ -22,16 +22,16 @@ READ_BYTES = 65_536
 
 
 def post_request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A whole ``POST`` as it goes over the wire."""
+    """The bytes of a ``POST`` request: head and body."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    own = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(len(body))}
-    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in {**own, **headers}.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+    defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(len(body))}
+    fields = [f"{name}: {value}" for name, value in {**defaults, **headers}.items()]
+    return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1") + body
 
 
 class ResponseParser(HTTPResponse):
-    """A response as it comes in."""
+    """Parses a response as it is received, and collects its body."""
 
     def __init__(self) -> None:
         super().__init__("POST")
@@ -42,7 +42,7 @@ class ResponseParser(HTTPResponse):
 
 
 class Connection:
-    """Kept open from request to request.
+    """A keep-alive connection, opened anew where it was closed.
 
     Args:
         timeout_s: of one request, from connecting to the end of the response.
@@ -58,10 +58,10 @@ class Connection:
             self._tls.load_default_certs()
         self._timeout_s = timeout_s
         self._socket: gevent.socket.socket | None = None
-        self._used = 0.0
+        self._last_used = 0.0
 
     def send(self, request: bytes) -> tuple[int, bytes]:
-        """Status and body of the response; status 0 where none came, or none in time."""
+        """Send a request; return status and body of the response, status 0 after an error or a timeout."""
         try:
             with gevent.Timeout(self._timeout_s):
                 return self._exchange(request)
@@ -70,17 +70,17 @@ class Connection:
             return 0, b""
 
     def close(self) -> None:
-        """Close what is open; the next request opens it anew."""
+        """Close the connection, if it is open; the next request opens it anew."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _exchange(self, request: bytes) -> tuple[int, bytes]:
-        if perf_counter() - self._used > IDLE_S:
+        if perf_counter() - self._last_used > IDLE_S:
             self.close()
         if self._socket is None:
             self._socket = self._open()
-        # A server may refuse a request before it has read all of it, and close: its response is there.
+        # A server may answer before it has read the whole request, and close: the response can be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(request)
         response = ResponseParser()
@@ -88,10 +88,10 @@ class Connection:
             data = self._socket.recv(READ_BYTES)
             response.feed(data)
             if not data and not response.message_complete:
-                raise ConnectionResetError("closed before the response was whole")
+                raise ConnectionResetError("closed before the response was complete")
         if response.should_close():
             self.close()
-        self._used = perf_counter()
+        self._last_used = perf_counter()
         return response.get_code(), response.content
 
     def _open(self) -> gevent.socket.socket:

@@ -1,7 +1,7 @@
 """An echo server, which answers every request at once: ``python -m servebench.loadgen.echo PORT``.
 
-What the load generator reaches here is its own ceiling. It reads each body to its end and does
-nothing else, so that it is never the slower of the two.
+It reads each body to its end and answers with a constant, so that it is faster than the load
+generator: the rate measured against it is the load generator's own limit.
 """
 
 from __future__ import annotations
@@ -19,27 +19,32 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class EchoServer(asyncio.Protocol):
-    """One connection, one request after another."""
+    """One connection, which sends one request after another.
+
+    Attributes:
+        head: the request's head, as far as it has been received.
+        unread: bytes of the request's body that are still to come.
+    """
 
     def __init__(self) -> None:
         self.head = b""
         self.unread = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport, on which responses are sent."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Count the body down without keeping it; answer when it is whole."""
+        """Count the body's bytes without storing them; answer at its end."""
         if self.unread:
             self.unread -= len(data)
         else:
             self.head += data
-            head, end, rest = self.head.partition(b"\r\n\r\n")
-            if not end:
+            head, separator, body = self.head.partition(b"\r\n\r\n")
+            if not separator:
                 return
             length = LENGTH.search(head)
-            self.unread = (int(length[1]) if length else 0) - len(rest)
+            self.unread = (int(length[1]) if length else 0) - len(body)
             self.head = b""
         if self.unread <= 0:
             self.unread = 0
