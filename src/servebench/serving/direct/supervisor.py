@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.resource_tracker import ensure_running
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -107,6 +108,7 @@ class Supervisor:
             **options,
         )
         listener = config.bind_socket()
+        ensure_running()  # the first spawned process would start it, which unblocks signals
         try:
             for place in range(len(self._devices)):
                 self._start_worker(place)
@@ -125,19 +127,15 @@ class Supervisor:
         ready, tell_ready = self._spawn.Pipe(duplex=False)
         arguments = (self._api, self._devices[place], place, self._channel, tell_ready)
         process = self._spawn.Process(target=run_worker, args=arguments, name=f"worker-{place}")
-        process.start()
+        _start(process)
         tell_ready.close()
         self._workers[place] = Worker(process, ready)
 
     def _start_http(self, config: uvicorn.Config, listener: socket.socket) -> BaseProcess:
-        # The HTTP process inherits the mask: a SIGTERM that comes before it can drain waits until it can,
-        # and SIGINT, which a terminal sends to every process, is left to this one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
         process = multiprocessing.get_context("fork").Process(
             target=_serve_http, args=(config, listener, os.getpid(), self._dispatcher), name="http"
         )
-        process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+        _start(process)
         return process
 
     def _handle_next_event(self) -> None:
@@ -225,10 +223,23 @@ class Supervisor:
         sys.exit(1)
 
 
+def _start(process: BaseProcess) -> None:
+    """Start a process that never sees SIGTERM and SIGINT, unless it unblocks them: it inherits the mask.
+
+    A terminal, or who stops a whole service, signals every process; what that means is for this one to say.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+    process.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+
+
 def _serve_http(
     config: uvicorn.Config, listener: socket.socket, parent: int, dispatcher: Dispatcher
 ) -> NoReturn:
-    """The HTTP process: it lives as long as the main process, and stops when that one tells it to."""
+    """The HTTP process: it lives as long as the main process, and stops when that one tells it to.
+
+    It unblocks SIGTERM when it can drain: one that has come before waits until then.
+    """
     # Uvicorn raises the signal again once it has stopped. SIG_IGN would forget one that waits already.
     signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)

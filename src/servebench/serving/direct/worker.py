@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import select
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -30,15 +29,11 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 def run_worker(
     api: ClassifierAPI, device: str, place: int, channel: Channel, tell_ready: Connection
 ) -> NoReturn:
-    """Load the model on ``device``, say so, and answer batches until killed.
+    """Load the model on ``device``, say so, and answer batches until the main process kills it.
 
     Args:
         place: the worker's number, from 0.
     """
-    # A terminal, or who stops a whole service, signals every process. But workers are needed to the end:
-    # the main process kills them when there is nothing left to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
