@@ -160,15 +160,24 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
         assert server.stderr.read() == ""
 
 
-def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("everyone", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_whose_workers_still_load_stops_at_once(
+    number: signal.Signals, everyone: bool, exported: ModelFolders, tmp_path: Path
+) -> None:
+    """The signal comes to the main process, or to every process, to that one last."""
     command = server_command(exported, SETTINGS, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         main = psutil.Process(server.pid)
         while not any("spawn_main" in " ".join(child.cmdline()) for child in main.children()):
             time.sleep(0.01)
-        processes = [main, *main.children(recursive=True)]
-        server.terminate()
+        processes = main.children(recursive=True)
+        if everyone:
+            for process in processes:
+                process.send_signal(number)
+            assert len(psutil.wait_procs(processes, 0.5)[1]) == len(processes)
+        server.send_signal(number)
         assert server.wait(20) == 0
         _, left = psutil.wait_procs(processes, 10)
         assert left == []
