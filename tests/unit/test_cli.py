@@ -146,3 +146,16 @@ def test_a_number_is_read_from_the_command_line(parse: Callable[[str], Any], tex
 def test_another_number_is_refused(parse: Callable[[str], Any], text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         parse(text)
+
+
+def test_paths_given_beside_a_project_stay_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "body").write_bytes(b"{}")
+    monkeypatch.chdir(tmp_path)
+    status, _, error = output_of(
+        capsys, "--project", "other", "loadtest", "--url", "http://127.0.0.1:9/", "--body-file", "body"
+    )
+    assert status == 1
+    assert "127.0.0.1:9" in error  # the body was found: it is the server that is not there

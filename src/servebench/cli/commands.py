@@ -61,7 +61,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def loadtest(options: argparse.Namespace) -> int:
     """Load any server, and show a row per level."""
-    from servebench.benchmark.loadtest import loadtest, request_bodies, request_headers
+    from servebench.benchmark.loadtest import loadtest, read_bodies, request_headers
     from servebench.loadgen import LoadPlan
 
     min_s, max_s = options.seconds
@@ -82,7 +82,7 @@ def loadtest(options: argparse.Namespace) -> int:
         for users in ((options.connections,) if options.rate else options.users)
     ]
     headers = request_headers(options.header)
-    bodies = request_bodies(options.body_file, options.images, options.template)
+    bodies = read_bodies(options.body_file, options.images, options.template)
     _exit_on_sigterm()
     return loadtest(options.url, bodies, options.content_type, headers, plan, options.out)
 

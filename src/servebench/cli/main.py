@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; its exit status."""
     options = make_parser().parse_args(arguments)
     try:
-        enter(options.project)
+        if options.project is not None:
+            enter(options)
         report_stale_files("servebench")
         return int(options.run(options))
     except ServebenchError as error:
@@ -36,17 +38,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explained.exit_code
 
 
-def enter(project: Path | None) -> None:
-    """Work in the project's folder: all paths of the pipeline are relative to it.
+def enter(options: argparse.Namespace) -> None:
+    """Work in the folder of the project; paths given on the command line stay what they were.
 
     Raises:
         UsageError: there is no such folder.
     """
-    if project is not None:
-        try:
-            os.chdir(project)
-        except OSError as error:
-            raise UsageError(f"--project {project}: {error.strerror}") from error
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, value.absolute())
+        elif isinstance(value, list):
+            setattr(options, name, [one.absolute() if isinstance(one, Path) else one for one in value])
+    try:
+        os.chdir(options.project)
+    except OSError as error:
+        raise UsageError(f"--project {options.project}: {error.strerror}") from error
 
 
 if __name__ == "__main__":
