@@ -1,1 +1,1 @@
-"""One configuration: in-process and served, under load."""
+"""Measurement of one configuration: in-process and served rates, latency, accuracy, resource usage."""

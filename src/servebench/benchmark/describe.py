@@ -1,4 +1,4 @@
-"""A configuration in one line of words."""
+"""Description of a configuration in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from servebench.system.tables import pluralise
 
 
 def describe(serve: ServeSettings, device: str) -> str:
-    """What ``serve`` says, on ``device`` (cpu or cuda); what is LitServe's stock behaviour is left out."""
+    """The settings of ``serve`` on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
     workers = pluralise(serve.workers_per_device, "worker")
     if serve.threads_per_worker:
         workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"

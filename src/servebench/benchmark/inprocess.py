@@ -1,7 +1,7 @@
-"""The same model, precision and threads as the server's workers, in processes without a server.
+"""The in-process baseline: rates of a configuration's workers without a server.
 
-Two kinds of work: the model alone, and the whole pipeline from image bytes to probabilities. Both
-are measured before and after the load, as machines drift, while the processes sleep in between.
+Two kinds of work are measured: the model alone, and the pipeline from image bytes to probabilities.
+Each is measured before and after the load on the server, as machines drift; in between the workers sleep.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
 from servebench.system.temporary import scratch
 
-WORKS = ("model", "pipeline")
+WORK_KINDS = ("model", "pipeline")
 PROBE_S = 0.3
 
 
-class InProcess:
-    """Workers that wait for orders, and what they have been measured to do.
+class InProcessBaseline:
+    """Measures workers that run in processes of their own.
 
     Attributes:
         threads: torch's threads in each worker.
-        busy: how many of the workers are put to work: as many as do most together. A perfect server
-            would leave the others idle, where their threads only take the cores from each other.
+        busy: number of workers that work at once: the number whose total rate is highest. More workers
+            can be slower, where their threads outnumber the cores; a perfect server would leave some idle.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class InProcess:
         self._rates: dict[tuple[str, int], list[float]] = defaultdict(list)
         self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
         self.threads = int(self._answer())
-        self.busy = self._best_layout(workers)
+        self.busy = self._fastest_busy(workers)
 
     def measure(self) -> None:
-        """Run every kind of work at every batch size once."""
+        """Measure one round: each kind of work at each batch size."""
         sizes = self._settings.batch_sizes
-        with bar(len(WORKS) * len(sizes), "in-process", "rate") as progress:
-            for size, work in itertools.product(sizes, WORKS):
+        with bar(len(WORK_KINDS) * len(sizes), "in-process", "rate") as progress:
+            for size, work in itertools.product(sizes, WORK_KINDS):
                 rates, cpu_ms = self.run(work, size, self._settings.seconds, self.busy)
                 self._rates[work, size] += rates
                 self._cpu_ms[work, size].append(cpu_ms)
@@ -68,7 +68,7 @@ class InProcess:
         return [self._row(size) for size in self._settings.batch_sizes]
 
     def _row(self, size: int) -> BaselineRow:
-        model, pipeline = (self._rate(work, size) for work in WORKS)
+        model, pipeline = (self._rate(work, size) for work in WORK_KINDS)
         rounds = self._rates["pipeline", size]
         return BaselineRow(
             batch_size=size,
@@ -88,25 +88,24 @@ class InProcess:
     def _rate(self, work: str, size: int) -> Throughput:
         return throughput(np.array(self._rates[work, size]))
 
-    def _best_layout(self, workers: int) -> int:
-        """Of 1, 2, 4 … and all workers, how many do the pipeline fastest, one image at a time."""
+    def _fastest_busy(self, workers: int) -> int:
+        """Of 1, 2, 4 … and all workers, the number that runs the pipeline fastest, one image at a time."""
         if workers == 1:
             return 1
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        means = [sum(self.run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices]
-        return choices[means.index(max(means))]
+        rates = {busy: sum(self.run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices}
+        return max(choices, key=lambda busy: rates[busy])
 
     def run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
-        """Images per second of ``busy`` workers, in equal parts of a window; CPU ms per image."""
-        order = {"work": work, "batch_size": batch_size, "seconds": seconds, "busy": busy}
-        self._send(order)
+        """Images per second of ``busy`` workers in the blocks of a window, and CPU ms per image."""
+        self._send({"work": work, "batch_size": batch_size, "seconds": seconds, "busy": busy})
         rates, cpu_ms = self._answer()
         return rates, cpu_ms
 
-    def _send(self, order: dict[str, Any]) -> None:
+    def _send(self, job: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             self._answer()
@@ -127,8 +126,8 @@ def inprocess_workers(
     device: str,
     photos: Sequence[Path],
     settings: BaselineSettings,
-) -> Iterator[InProcess]:
-    """As many processes as ``serve`` has workers, each with the model loaded.
+) -> Iterator[InProcessBaseline]:
+    """Run as many processes as ``serve`` has workers, each with the model loaded, until the block is left.
 
     Args:
         photos: image files, which the pipeline takes from memory.
@@ -136,7 +135,7 @@ def inprocess_workers(
     Raises:
         ServebenchError: a worker failed; the message holds the end of its log.
     """
-    order = {
+    job = {
         "exported": str(folders.exported),
         "compiled": str(folders.compiled),
         "device": device,
@@ -157,6 +156,6 @@ def inprocess_workers(
         ) as process,
     ):
         assert process.stdin is not None
-        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.write(json.dumps(job).encode() + b"\n")
         process.stdin.flush()
-        yield InProcess(process, log, serve.workers_per_device, settings)
+        yield InProcessBaseline(process, log, serve.workers_per_device, settings)

@@ -1,4 +1,4 @@
-"""One concurrency level: its record -> one row of the results."""
+"""Summary of a concurrency level in a row of the results, and the choice of the best level."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from servebench.stats.rates import (
 from servebench.stats.records import FAILED, OK, STATUS_NAMES, TIMED_OUT, LoadRecord
 from servebench.system.files import rounded
 
-INSTANT_S = 1e-6
+MOMENT_S = 1e-6
+"""Length of a request that counts only where it ended."""
 DRIFT_SHARE = 0.1
-"""A change of the same rate between two runs that is noted: the machine is not what it was."""
+"""A larger change of the same rate between two runs is noted: the machine has changed."""
 ROLES = ("http", "worker", "manager")
-"""Processes of the server: HTTP, inference, and all others, of which LitServe's manager works."""
+"""Processes of the server: HTTP, inference, and all others, which are LitServe's manager."""
 
 
 def level_row(
@@ -43,15 +44,15 @@ def level_row(
     warm-up and last requests included, so that none is left out: ``sent = ok + failed + timed_out``.
 
     Args:
-        times: the server's own account of the window.
-        roles: what each of the server's processes does, by process id.
-        client_limit_rps: what the load generator reaches against a server that answers at once.
+        times: stage times and batch sizes from the server's metrics of the window.
+        roles: the server's processes, by process id.
+        client_limit_rps: the load generator's rate against a server that answers at once.
     """
     opened, closed = record.window
     good = record.status == OK
-    # Where a queue may grow, the parts of what still waits are no measure of what was done.
-    begun = record.start if record.rate_rps is None else record.end - INSTANT_S
-    rate = throughput(block_rates(begun[good], record.end[good], opened, closed))
+    # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
+    start = record.start if record.rate_rps is None else record.end - MOMENT_S
+    rate = throughput(block_rates(start[good], record.end[good], opened, closed))
     inside = good & record.in_window
     latency_ms = (record.end[inside] - record.start[inside]) * 1000
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
@@ -102,7 +103,7 @@ def level_row(
 
 
 def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
-    """The row of a level's second run, with the first one's rate, and a warning where the two differ."""
+    """The row of a level's second run, with the first run's rate, and a warning where the two differ."""
     warnings = again.warnings
     if abs(again.throughput_rps / first.throughput_rps - 1) > DRIFT_SHARE:
         change = f"it did {first.throughput_rps:.1f} req/s when first measured"
@@ -111,17 +112,17 @@ def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
 
 
 def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
-    """CPU seconds per second of each of ROLES; processes without a role count as the manager's."""
+    """CPU seconds per second by role; processes without a role count as the manager's."""
     cores = dict.fromkeys(ROLES, 0.0)
-    for pid, used in usage.process_cores.items():
-        cores[roles.get(pid, "manager")] += used
+    for pid, process_cores in usage.process_cores.items():
+        cores[roles.get(pid, "manager")] += process_cores
     return cores
 
 
 def lateness_ms(record: LoadRecord) -> float | None:
-    """99th percentile of how late requests were sent, ms.
+    """99th percentile of the delay from when a request was due until it was sent, ms.
 
-    In a closed loop a request is due when the same user's last one has been answered well.
+    In a closed loop a request is due when the same user's last one has been answered with 200.
     """
     opened, closed = record.window
     if record.rate_rps is not None:
@@ -159,7 +160,7 @@ def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
 
 
 def raw_samples(record: LoadRecord, phase: str) -> list[dict[str, Any]]:
-    """Every request of a level as a row: start from the window's opening, seconds."""
+    """Every request of a level as a row; ``start_s`` counts from the beginning of the reported windows."""
     opened, closed = record.window
     return [
         {

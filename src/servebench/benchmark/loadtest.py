@@ -1,4 +1,4 @@
-"""``servebench loadtest``: measure any server at any URL with the instrument of the pipeline."""
+"""``servebench loadtest``: measure any server at any URL with the pipeline's load generator."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import base64
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import requests
 
@@ -17,16 +16,16 @@ from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.telemetry import Telemetry, Usage
 from servebench.errors import LoadError, ServerError
 from servebench.loadgen import LoadPlan, generate
+from servebench.loadgen.progress import load_bar
 from servebench.system.files import check_writable
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
 from servebench.system.rows import write_rows
 from servebench.system.tables import text_table
 
 IMAGE_TOKEN = "{image}"
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
-"""Name and value as RFC 9110 has them, without the bytes that are not ASCII."""
-HEAD = (
+"""Name and value by RFC 9110, in ASCII."""
+COLUMNS = (
     "users",
     "req/s",
     "95% interval",
@@ -47,39 +46,39 @@ def loadtest(
     bodies: Sequence[bytes],
     content_type: str,
     headers: Mapping[str, str],
-    plan: Sequence[LoadPlan],
+    plans: Sequence[LoadPlan],
     out: Path | None,
 ) -> int:
-    """Load ``url`` at every level of ``plan``, show a row for each; 0 where all are valid, else 1.
+    """Load ``url`` at every level of ``plans``, print a row for each; 0 where all are valid, else 1.
 
     Args:
         out: a CSV file for the rows.
 
     Raises:
-        ServerError: ``url`` does not answer the first body well; LoadError: the load generator
-            failed; StorageError: ``out`` cannot be written, which is found before anything is sent.
+        ServerError: ``url`` does not answer the first body with 200; LoadError: the load generator
+            failed; StorageError: ``out`` cannot be written, which is checked before anything is sent.
     """
     if out is not None:
         check_writable([out])
     with exclusive_machine():
-        check_first_request(url, bodies[0], {**headers, "Content-Type": content_type}, plan[0].timeout_s)
-        rows = measure(url, bodies, content_type, headers, plan)
-    shown = [cells(row, level.rate_rps) for row, level in zip(rows, plan, strict=True)]
-    print(text_table(HEAD, shown))
+        check_first_request(url, bodies[0], {**headers, "Content-Type": content_type}, plans[0].timeout_s)
+        rows = measure(url, bodies, content_type, headers, plans)
+    cells = [level_cells(row, plan.rate_rps) for row, plan in zip(rows, plans, strict=True)]
+    print(text_table(COLUMNS, cells))
     if out is not None:
         write_rows(out, LevelRow, rows)
     return 0 if all(row.valid for row in rows) else 1
 
 
 def check_first_request(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
-    """Send one request before the load starts: a wrong URL or body is better found at once.
+    """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
     Raises:
         ServerError: it was not answered with 200, the one status that counts as a good answer.
     """
     with requests.Session() as session:
-        session.trust_env = False  # no proxy and no netrc, as the load generator knows neither
-        session.verify = os.environ.get("SSL_CERT_FILE", True)  # which OpenSSL, and so that one, heeds
+        session.trust_env = False  # no proxy and no netrc: the load generator uses neither
+        session.verify = os.environ.get("SSL_CERT_FILE", True)  # which the load generator's OpenSSL reads
         try:
             answer = session.post(url, data=body, headers=headers, timeout=timeout_s)
         except requests.Timeout as error:
@@ -98,25 +97,22 @@ def measure(
     bodies: Sequence[bytes],
     content_type: str,
     headers: Mapping[str, str],
-    plan: Sequence[LoadPlan],
+    plans: Sequence[LoadPlan],
 ) -> list[LevelRow]:
     """Run the levels and summarise them.
 
-    Nothing is known of what the server uses: it may run anywhere. The telemetry follows our own
-    process in its stead, for the sake of the client's CPU.
+    The server may run anywhere, so its resource usage is unknown. Only the client's CPU is used of the
+    telemetry, which follows this process in place of a server.
     """
-    with (
-        Telemetry(os.getpid()) as telemetry,
-        bar(sum(level.requests for level in plan), "load", "answer") as progress,
-    ):
+    with Telemetry(os.getpid()) as telemetry, load_bar(plans, "load") as update_bar:
         records = generate(
             url,
             bodies,
             content_type,
-            plan,
+            plans,
             headers=headers,
             on_start=telemetry.follow_client,
-            on_progress=_follow(progress, plan),
+            on_progress=update_bar,
         )
         cores = [telemetry.usage(*record.window).client_cores for record in records]
     return [
@@ -124,7 +120,7 @@ def measure(
     ]
 
 
-def cells(row: LevelRow, rate_rps: float | None) -> list[str]:
+def level_cells(row: LevelRow, rate_rps: float | None) -> list[str]:
     """A level as a row of the table."""
     client = row.client_cores
     return [
@@ -138,8 +134,8 @@ def cells(row: LevelRow, rate_rps: float | None) -> list[str]:
     ]
 
 
-def request_bodies(body_files: Sequence[Path], images: Sequence[Path], template: str) -> list[bytes]:
-    """The files as they are, then one body per image: ``template`` with the image in base64.
+def read_bodies(body_files: Sequence[Path], images: Sequence[Path], template: str) -> list[bytes]:
+    """The contents of ``body_files``, then one body per image: ``template`` with the image in base64.
 
     Raises:
         LoadError: there is no body, a file cannot be read, or the template is not JSON with {image}.
@@ -184,18 +180,6 @@ def _read(path: Path) -> bytes:
 
 
 def _reason(error: requests.ConnectionError) -> str:
-    """What the system said, without urllib3's wrapping."""
-    found = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
-    return (found[1] or found[0]) if found else type(error).__name__
-
-
-def _follow(progress: Any, plan: Sequence[LoadPlan]) -> Callable[[int, int, float], None]:
-    """Move the bar as the load generator reports."""
-    before = {level.users: sum(p.requests for p in plan[:place]) for place, level in enumerate(plan)}
-    wanted = {level.users: level.requests for level in plan}
-
-    def follow(users: int, answers: int, seconds: float) -> None:
-        progress.set_postfix_str(f"{users} users")
-        progress.update(before[users] + min(answers, wanted[users]) - progress.n)
-
-    return follow
+    """The system's message in ``error``, without urllib3's wrapping."""
+    match = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
+    return (match[1] or match[0]) if match else type(error).__name__

@@ -1,4 +1,4 @@
-"""Results of configurations that are no longer in params.yaml."""
+"""Detection of results whose configuration is no longer in params.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servebench.paths import BenchmarkPaths
 
 
 def check_no_orphans(known: Collection[str]) -> None:
-    """Raise ReportError where there are results of others than ``known``; it says how to remove them."""
+    """Raise ReportError, with the command to remove them, where there are results of unknown names."""
     orphans = sorted(names_with_results() - set(known))
     if orphans:
         paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
@@ -21,7 +21,7 @@ def check_no_orphans(known: Collection[str]) -> None:
 
 
 def names_with_results() -> set[str]:
-    """Names of all configurations, params.yaml's or not, that have results in the working tree."""
-    found = {path.stem for kind in ("benchmark", "accuracy") for path in Path("metrics", kind).glob("*.json")}
-    found |= {path.name for path in Path("plots/benchmark").glob("*") if path.is_dir()}
-    return {name for name in found if not name.startswith(".")}
+    """Names of all configurations that have results in the working tree."""
+    names = {path.stem for kind in ("benchmark", "accuracy") for path in Path("metrics", kind).glob("*.json")}
+    names |= {path.name for path in Path("plots/benchmark").glob("*") if path.is_dir()}
+    return {name for name in names if not name.startswith(".")}

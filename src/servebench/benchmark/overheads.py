@@ -1,4 +1,4 @@
-"""What serving costs besides the model: the load generator's limit, and a server with a null model."""
+"""Limits besides the model: the load generator's own rate, and a server with a null model."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import process_group
 
 MAX_S = 1.5
-"""Measured in three windows: enough for a rate of hundreds a second."""
+"""Of three windows: enough for rates of hundreds of requests per second."""
 START_S = 30.0
 
 
 @dataclass(frozen=True)
 class NullServer:
-    """LitServe in one configuration, with a model that does nothing and the same bodies.
+    """Measurement of the server in one configuration with a null model and the same request bodies.
 
     Attributes:
         cpu_ms: CPU time of the server's processes per request.
-        client_cpu_ms: of the load generator's.
+        client_cpu_ms: CPU time of the load generator per request.
     """
 
     rate: Throughput
@@ -40,14 +40,14 @@ class NullServer:
 
 
 def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
-    """What the load generator reaches against an echo server, requests per second.
+    """Requests per second of the load generator against an echo server.
 
     Raises:
-        LoadError: that server did not start, or did not answer every request.
+        LoadError: the echo server did not start, or did not answer every request.
     """
     port = free_port()
     with process_group([sys.executable, "-m", "servebench.loadgen.echo", str(port)], stop_s=0.0):
-        _wait_for(port)
+        _wait_until_listening(port)
         [record] = generate(
             f"http://127.0.0.1:{port}/", bodies, CONTENT_TYPES[load.request_body], [_plan(load)]
         )
@@ -58,7 +58,7 @@ def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
 
 
 def null_server(serve: ServeSettings, load: LoadSettings, bodies: Sequence[bytes]) -> NullServer:
-    """Load LitServe in the configuration ``serve`` with a model that does nothing.
+    """Measure the server in the configuration ``serve`` with a null model.
 
     Raises:
         ServerError: it did not start; LoadError: the load generator failed.
@@ -97,7 +97,7 @@ def _plan(load: LoadSettings) -> LoadPlan:
     )
 
 
-def _wait_for(port: int) -> None:
+def _wait_until_listening(port: int) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         with socket.socket() as probe:

@@ -14,20 +14,20 @@ class LevelRow:
         throughput_rps: good answers per second, with a 95% interval (``low_rps``, ``high_rps``).
         first_rps: throughput when first measured, where the level was measured again.
         mean_ms: latency of the good requests that ended in the window; percentiles with 95% intervals.
-        samples: how many these are.
-        windows, window_s: windows in all, and seconds of those that are reported.
+        samples: number of those requests.
+        windows, window_s: number of all windows, and seconds of those that are reported.
         sent, ok, failed, timed_out: requests of the whole level: sent = ok + failed + timed_out.
-        batch_size: mean.
+        batch_size: mean number of requests in a batch.
         cpu_percent, gpu_percent: of the machine's cores, and of its first GPU.
         server_cores, client_cores: CPU seconds per second of the server's and the load generator's processes.
         http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per request by process.
-        client_late_ms: 99th percentile of how late requests were sent.
-        client_limit_share: throughput over what the load generator reaches against an echo server.
+        client_late_ms: 99th percentile of the delay from when a request was due until it was sent.
+        client_limit_share: throughput over the load generator's rate against an echo server.
         other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
         cpu_mhz: mean frequency of the cores.
         gpu_memory_mib, gpu_power_w, gpu_clock_mhz: of the first GPU: highest, mean, mean.
         invalid_reason: why the level is not valid, empty where it is.
-        warnings: what else went on in the machine meanwhile.
+        warnings: what else the machine did meanwhile.
     """
 
     users: int
@@ -83,9 +83,9 @@ class BaselineRow:
     """In-process rates at one batch size, in baseline.csv: images per second of all busy workers together.
 
     Attributes:
-        workers: how many were busy.
-        model_rps: of the model alone, with a 95% interval.
-        pipeline_rps: with decode and preprocess, with a 95% interval.
+        workers: number of busy workers.
+        model_rps: rate of the model alone, with a 95% interval.
+        pipeline_rps: rate with decode and preprocess, with a 95% interval.
         pipeline_before_rps, pipeline_after_rps: before the load and after it, as the machine may change.
         pipeline_cpu_ms: CPU time per image.
         model_ms: wall time of one batch in one worker, model alone.
@@ -126,7 +126,12 @@ class StageRow:
 
 @dataclass(frozen=True)
 class BatchRow:
-    """How many batches of a level had at most ``up_to`` images and more than the last row, in batches.csv."""
+    """A bucket of a level's histogram of batch sizes, in batches.csv.
+
+    Attributes:
+        up_to: the largest size in the bucket; the bucket begins above that of the last row.
+        batches: number of batches.
+    """
 
     users: int
     up_to: str

@@ -1,8 +1,8 @@
-"""A server under load: every level, then the best one again and longer."""
+"""Measurement of a server under load: every level, then the best one again and longer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,18 +20,19 @@ from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, re
 from servebench.benchmark.telemetry import Telemetry
 from servebench.errors import LoadError, ServerError
 from servebench.loadgen import LoadPlan, generate
+from servebench.loadgen.progress import load_bar
 from servebench.params import LoadSettings, ServeSettings
 from servebench.paths import MODEL
 from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer, running_server
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
-from servebench.system.progress import bar, say
+from servebench.system.progress import say
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One level, as the client and as the server saw it."""
+    """One level: its row, the server's times, and the client's record."""
 
     row: LevelRow
     times: ServerTimes | None
@@ -40,13 +41,13 @@ class LevelResult:
 
 @dataclass(frozen=True)
 class ServedResult:
-    """What the load on a server brought.
+    """Results of the load on one server.
 
     Attributes:
         levels: one per concurrency level; the best one from its second, longer run.
         best: the row of the best level, None where requests failed at every level.
         samples: every request of every run.
-        answers: place of the photo and body of the answer, of every good request.
+        answers: index of the photo and body of the answer, of every good request.
     """
 
     levels: list[LevelResult]
@@ -65,7 +66,7 @@ class ServedResult:
 
 @dataclass
 class LoadSession:
-    """A running server, all that is needed to load it, and what it has answered so far."""
+    """A running server with the settings of its load; it collects samples and answers."""
 
     name: str
     server: RunningServer
@@ -77,7 +78,7 @@ class LoadSession:
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
     def plan(self, users: int, requests: int, max_s: float, repeat: int = 0) -> LoadPlan:
-        """How a level is run, for the first time (0) or again."""
+        """The plan of a level, for its first run (0) or a repeat."""
         return LoadPlan(
             users=users,
             requests=requests,
@@ -90,26 +91,31 @@ class LoadSession:
             repeat=repeat,
         )
 
-    def run(self, phase: str, plan: Sequence[LoadPlan]) -> list[LevelResult]:
-        """Run levels one after another; what was sent and answered is kept.
+    def run(self, phase: str, plans: Sequence[LoadPlan]) -> list[LevelResult]:
+        """Run levels one after another; collect their samples and answers.
 
         Raises:
-            ServerError: the server died; LoadError: the load generator did.
+            ServerError: the server died; LoadError: the load generator failed.
         """
-        scrapes: dict[int, list[Scrape]] = {level.users: [] for level in plan}
-        with bar(sum(level.requests for level in plan), f"{self.name}: {phase}", "answer") as progress:
+        scrapes: dict[int, list[Scrape]] = {plan.users: [] for plan in plans}
+        with load_bar(plans, f"{self.name}: {phase}") as update_bar:
+
+            def on_progress(users: int, answers: int, seconds: float) -> None:
+                self.server.check()
+                update_bar(users, answers, seconds)
+
             try:
                 records = generate(
                     f"{self.server.url}/predict",
                     self.bodies,
                     CONTENT_TYPES[self.load.request_body],
-                    plan,
+                    plans,
                     on_start=self.telemetry.follow_client,
-                    on_progress=_follow(self.server, progress, plan),
+                    on_progress=on_progress,
                     on_edge=lambda users, _: scrapes[users].append(scrape(self.server)),
                 )
             except LoadError:
-                self.server.check()  # a dead server is the better explanation
+                self.server.check()  # a server that died is the cause
                 raise
         results = [self._result(record, scrapes[record.users]) for record in records]
         for result in results:
@@ -137,16 +143,15 @@ def measure_served(
 ) -> ServedResult:
     """Start a server of the exported model, load it at every level, then again at the best one.
 
-    The fastest level of the first round is measured again and reported from the second: the highest
-    of several noisy rates is more likely a lucky one than the level's own, and one that had not yet
-    settled gets the time to.
+    The fastest level is measured again and reported from its second run: the highest of several noisy
+    rates overestimates that level's rate (selection bias), and a level that had not settled gets more time.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
-        client_limit_rps: what the load generator reaches against an echo server.
+        client_limit_rps: the load generator's rate against an echo server.
 
     Raises:
-        ServerError: the server died; LoadError: the load generator did.
+        ServerError: the server died; LoadError: the load generator failed.
     """
     with (
         running_server(MODEL, serve, device, load.timeout_s) as server,
@@ -154,8 +159,8 @@ def measure_served(
     ):
         say(f"{name}: server ready after {server.ready_s:.1f} s")
         session = LoadSession(name, server, telemetry, bodies, load, client_limit_rps)
-        every = [session.plan(users, load.requests, load.max_s) for users in load.users]
-        levels = session.run("every level", every)
+        plans = [session.plan(users, load.requests, load.max_s) for users in load.users]
+        levels = session.run("every level", plans)
         best = fastest_level([level.row for level in levels])
         if best is not None:
             users = best.users
@@ -178,30 +183,30 @@ def measure_served(
 
 
 def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
-    """Place of the body, and the answer, of every request that was answered with 200."""
+    """Index of the body, and the answer, of every request that was answered with 200."""
     good = record.status == OK
     pairs = zip(record.body[good], record.answer[good], strict=True)
     return [(int(body), bytes(answer)) for body, answer in pairs]
 
 
 def _send_remaining_photos(session: LoadSession, users: int) -> None:
-    """Send the photos that no level has come to: the answers to all of them are compared."""
-    sent = {place for place, _ in session.answers}
-    rest = [place for place in range(len(session.bodies)) if place not in sent]
-    if not rest:
+    """Send the photos that no level has sent, as accuracy is measured on all of them."""
+    sent = {photo for photo, _ in session.answers}
+    remaining = [photo for photo in range(len(session.bodies)) if photo not in sent]
+    if not remaining:
         return
     [record] = generate(
         f"{session.server.url}/predict",
-        [session.bodies[place] for place in rest],
+        [session.bodies[photo] for photo in remaining],
         CONTENT_TYPES[session.load.request_body],
-        [session.plan(users, len(rest), session.load.best_max_s)],
+        [session.plan(users, len(remaining), session.load.best_max_s)],
         on_progress=lambda *_: session.server.check(),
     )
-    session.answers += [(rest[body], answer) for body, answer in good_answers(record)]
+    session.answers += [(remaining[body], answer) for body, answer in good_answers(record)]
 
 
 def scrape(server: RunningServer) -> Scrape:
-    """What the server's ``/metrics`` say now.
+    """Read the server's ``/metrics``.
 
     Raises:
         ServerError: it does not answer.
@@ -213,21 +218,6 @@ def scrape(server: RunningServer) -> Scrape:
         server.check()
         raise ServerError(f"/metrics does not answer ({type(error).__name__})") from error
     return read_scrape(answer.text)
-
-
-def _follow(
-    server: RunningServer, progress: Any, plan: Sequence[LoadPlan]
-) -> Callable[[int, int, float], None]:
-    """Move the bar as the load generator reports, and notice a server that has died."""
-    before = {level.users: sum(p.requests for p in plan[:place]) for place, level in enumerate(plan)}
-    wanted = {level.users: level.requests for level in plan}
-
-    def follow(users: int, answers: int, seconds: float) -> None:
-        server.check()
-        progress.set_postfix_str(f"{users} users")
-        progress.update(before[users] + min(answers, wanted[users]) - progress.n)
-
-    return follow
 
 
 def _line(row: LevelRow) -> str:

@@ -1,4 +1,4 @@
-"""The server's own account of a window: two scrapes of its ``/metrics``, subtracted."""
+"""Stage times and batch sizes of a window: the difference of two scrapes of the server's ``/metrics``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 TRANSPORT = "transport"
-"""What the stages leave of a request's whole time: HTTP, JSON, and the ways between processes."""
+"""The rest of a request's time outside the stages: HTTP, JSON, and communication between processes."""
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,11 @@ class Scrape:
     """One reading of ``/metrics``, cumulative since the server's start.
 
     Attributes:
-        stages: seconds and requests by stage.
-        whole: seconds and requests from arrival to the end of the answer.
-        batches: batches no larger than a bucket's bound, by that bound.
-        batched: requests and batches.
-        roles: what each process does, by process id.
+        stages: sum of seconds and number of requests, by stage.
+        whole: sum of seconds from arrival to the end of the answer, and number of requests.
+        batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
+        batched: number of requests in batches, and number of batches.
+        roles: role of each process, by process id.
     """
 
     stages: Mapping[str, tuple[float, float]]
@@ -33,12 +33,12 @@ class Scrape:
 
 @dataclass(frozen=True)
 class ServerTimes:
-    """Where the time of a window's requests went.
+    """Stage times and batch sizes of a window.
 
     Attributes:
-        stage_ms: mean per request, in the order in which a request goes through them; without
-            transport where too few requests ended to tell.
-        batches: number of batches by the largest size of their bucket ("+Inf" for the last).
+        stage_ms: mean per request, in the order in which a request passes the stages; without
+            transport where the stages' means exceed the whole, as with few requests they may.
+        batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
         batch_size: mean, None where there was no batch.
     """
 
@@ -48,7 +48,7 @@ class ServerTimes:
 
 
 def read_scrape(text: str) -> Scrape:
-    """Read Prometheus' text format."""
+    """Parse ``/metrics``, in Prometheus' text format."""
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, float] = defaultdict(float)
     batches: dict[str, float] = {}
@@ -61,9 +61,9 @@ def read_scrape(text: str) -> Scrape:
             elif sample.name == "servebench_batch_size_bucket":
                 batches[labels["le"]] = sample.value
             elif family.name.startswith("servebench_") and sample.name.endswith(("_sum", "_count")):
-                kind = labels.get("stage", family.name)
-                (sums if sample.name.endswith("_sum") else counts)[kind] += sample.value
-    stages = {kind: (sums[kind], counts[kind]) for kind in sums if not kind.startswith("servebench_")}
+                name = labels.get("stage", family.name)
+                (sums if sample.name.endswith("_sum") else counts)[name] += sample.value
+    stages = {name: (sums[name], counts[name]) for name in sums if not name.startswith("servebench_")}
     whole, batched = "servebench_request_seconds", "servebench_batch_size"
     return Scrape(
         stages=stages,
@@ -75,27 +75,30 @@ def read_scrape(text: str) -> Scrape:
 
 
 def between(before: Scrape, after: Scrape) -> ServerTimes | None:
-    """What happened between two scrapes, None where no request ended.
+    """Stage times and batch sizes between two scrapes, None where no request ended.
 
-    A mean is the growth of the sum over the growth of the count; the parts of a request that lies
-    across an edge of the window fall on either side of it.
+    A mean is the growth of a sum over the growth of its count. Of a request that straddles an edge of
+    the window, each stage counts where it ended.
     """
     whole_ms = _mean_ms(before.whole, after.whole)
     if whole_ms is None:
         return None
-    means = {s: _mean_ms(before.stages.get(s, (0.0, 0.0)), now) for s, now in after.stages.items()}
-    stage_ms = {stage: mean for stage, mean in means.items() if mean is not None}
-    grown = {bound: after.batches[bound] - before.batches.get(bound, 0.0) for bound in after.batches}
-    batches, below = {}, 0.0
-    for bound, upto in sorted(grown.items(), key=lambda pair: float(pair[0])):
-        batches[bound.removesuffix(".0")] = round(upto - below)
-        below = upto
-    rest_ms = whole_ms - sum(stage_ms.values())
-    requests, count = (now - then for then, now in zip(before.batched, after.batched, strict=True))
+    means = {
+        stage: _mean_ms(before.stages.get(stage, (0.0, 0.0)), totals)
+        for stage, totals in after.stages.items()
+    }
+    stage_ms = {stage: mean_ms for stage, mean_ms in means.items() if mean_ms is not None}
+    cumulative = {bound: after.batches[bound] - before.batches.get(bound, 0.0) for bound in after.batches}
+    batches, smaller = {}, 0.0
+    for bound, count in sorted(cumulative.items(), key=lambda bucket: float(bucket[0])):
+        batches[bound.removesuffix(".0")] = round(count - smaller)
+        smaller = count
+    transport_ms = whole_ms - sum(stage_ms.values())
+    requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
     return ServerTimes(
-        stage_ms=stage_ms | ({TRANSPORT: rest_ms} if rest_ms >= 0 else {}),
+        stage_ms=stage_ms | ({TRANSPORT: transport_ms} if transport_ms >= 0 else {}),
         batches=batches,
-        batch_size=requests / count if count else None,
+        batch_size=requests / batch_count if batch_count else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""CPU, memory and GPU, sampled while the load runs. Unknown is None, never 0."""
+"""CPU, memory and GPU usage, sampled while the load runs. Unknown values are None, never 0."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CGROUP = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class Usage:
-    """What was used during one window.
+    """Resource usage during one window.
 
     Attributes:
         cpu_percent: of all cores of the machine.
-        server_cores, client_cores: CPU seconds per second of either's whole process tree.
-        process_cores: the same of each process of the server, by its id.
-        other_percent: of the machine's cores, what neither of the two nor we ourselves used.
-        steal_percent: of the machine's cores, what the hypervisor gave to somebody else.
-        throttled_s: how long the cgroup's quota held its processes back.
-        cores: that we may use, fewest and most during the window.
-        mhz, best_mhz: the cores' mean frequency, in the window and the highest seen so far.
+        server_cores, client_cores: CPU seconds per second of either's process tree.
+        process_cores: CPU seconds per second of each process of the server, by process id.
+        other_percent: CPU that processes other than server, client and this one used, of the machine.
+        steal_percent: CPU that the hypervisor gave to other machines, of the machine.
+        throttled_s: how long the cgroup's CPU quota stopped its processes.
+        cores: available to this process, fewest and most during the window.
+        mhz, best_mhz: mean frequency of the cores, in the window and the highest so far.
         gpu_percent: utilisation of the first GPU, mean of the samples.
         gpu_memory_mib: memory in use on the first GPU, highest sample.
         gpu_power_w, gpu_clock_mhz: of the first GPU, mean of the samples.
@@ -55,7 +55,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One reading of the first GPU; what it does not report is None."""
+    """One reading of the first GPU; values that it does not report are None."""
 
     percent: float | None = None
     memory_mib: float | None = None
@@ -65,6 +65,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class _Sample:
+    """One reading; CPU times are cumulative."""
+
     time: float
     machine_busy_s: float
     machine_total_s: float
@@ -76,20 +78,23 @@ class _Sample:
     process_cpu_s: Mapping[int, float]
     client_cpu_s: float | None
     own_cpu_s: float
-    server_rss_mib: float
     gpu: Gpu
 
 
 @dataclass
-class _Tree:
-    """A process and all its descendants; the CPU time of those that have ended is kept."""
+class _ProcessTree:
+    """A process and all its descendants.
+
+    Attributes:
+        cpu_s: CPU seconds by process id, including processes that have ended.
+    """
 
     root: psutil.Process
-    seen_s: dict[int, float] = field(default_factory=dict)
+    cpu_s: dict[int, float] = field(default_factory=dict)
 
     def read(self) -> tuple[float, float]:
         """CPU seconds used so far, and resident memory now, MiB."""
-        rss = 0.0
+        rss_mib = 0.0
         try:
             processes = [self.root, *self.root.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -98,21 +103,21 @@ class _Tree:
             try:
                 with process.oneshot():
                     times = process.cpu_times()
-                    rss += process.memory_info().rss / MIB
+                    rss_mib += process.memory_info().rss / MIB
             except psutil.NoSuchProcess:
                 continue
-            self.seen_s[process.pid] = times.user + times.system
-        return sum(self.seen_s.values()), rss
+            self.cpu_s[process.pid] = times.user + times.system
+        return sum(self.cpu_s.values()), rss_mib
 
 
 class Telemetry:
-    """A thread that samples until the ``with`` block is left."""
+    """Samples the usage of machine, server and client in a thread until the ``with`` block is left."""
 
     def __init__(self, server_pid: int, interval_s: float = 0.25) -> None:
         self.interval_s = interval_s
         self.peak_server_rss_mib = 0.0
-        self._server = _Tree(psutil.Process(server_pid))
-        self._client: _Tree | None = None
+        self._server = _ProcessTree(psutil.Process(server_pid))
+        self._client: _ProcessTree | None = None
         self._samples: list[_Sample] = []
         self._gpu = gpu_reader()
         self._stop = threading.Event()
@@ -127,14 +132,14 @@ class Telemetry:
         self._thread.join()
 
     def follow_client(self, pid: int) -> None:
-        """Watch ``pid`` as the load generator from now on."""
-        self._client = _Tree(psutil.Process(pid))
+        """Sample the process ``pid`` as the load generator from now on."""
+        self._client = _ProcessTree(psutil.Process(pid))
 
     def usage(self, opened: float, closed: float) -> Usage:
-        """What was used between two moments of the monotonic clock.
+        """Usage between two times of the monotonic clock.
 
-        CPU time is cumulative, so its value at either edge is interpolated between the samples
-        around it; GPU values are those of the samples inside.
+        Cumulative CPU times are interpolated at both edges of the window; frequencies and GPU values
+        are those of the samples inside.
         """
         samples = [s for s in self._samples if s.client_cpu_s is not None]
         inside = [s for s in samples if opened <= s.time <= closed]
@@ -150,32 +155,32 @@ class Telemetry:
         def used(name: str) -> float:
             return growth([getattr(s, name) for s in samples])
 
-        def mean(values: Iterable[float | None]) -> float | None:
+        def mean_of_known(values: Iterable[float | None]) -> float | None:
             known = [value for value in values if value is not None]
             return sum(known) / len(known) if known else None
 
         total = used("machine_total_s")
         busy, server, client = used("machine_busy_s"), used("server_cpu_s"), used("client_cpu_s")
         other = max(0.0, busy - server - client - used("own_cpu_s"))
-        pids = inside[-1].process_cpu_s
         memory = [s.gpu.memory_mib for s in inside if s.gpu.memory_mib is not None]
         return Usage(
             cpu_percent=100 * busy / total if total > 0 else None,
             server_cores=server / seconds,
             client_cores=client / seconds,
             process_cores={
-                pid: growth([s.process_cpu_s.get(pid, 0.0) for s in samples]) / seconds for pid in pids
+                pid: growth([s.process_cpu_s.get(pid, 0.0) for s in samples]) / seconds
+                for pid in inside[-1].process_cpu_s
             },
             other_percent=100 * other / total if total > 0 else None,
             steal_percent=100 * used("machine_steal_s") / total if total > 0 else None,
             throttled_s=used("throttled_s"),
             cores=(min(s.cores for s in inside), max(s.cores for s in inside)),
-            mhz=mean(s.mhz for s in inside),
+            mhz=mean_of_known(s.mhz for s in inside),
             best_mhz=max((s.mhz for s in samples if s.mhz), default=None),
-            gpu_percent=mean(s.gpu.percent for s in inside),
-            gpu_memory_mib=max(memory) if memory else None,
-            gpu_power_w=mean(s.gpu.power_w for s in inside),
-            gpu_clock_mhz=mean(s.gpu.clock_mhz for s in inside),
+            gpu_percent=mean_of_known(s.gpu.percent for s in inside),
+            gpu_memory_mib=max(memory, default=None),
+            gpu_power_w=mean_of_known(s.gpu.power_w for s in inside),
+            gpu_clock_mhz=mean_of_known(s.gpu.clock_mhz for s in inside),
         )
 
     @property
@@ -189,12 +194,12 @@ class Telemetry:
 
     def _sample(self) -> _Sample:
         machine = psutil.cpu_times()
-        # Linux counts a guest's time in user's already.
+        # Linux includes the time of guests in that of user and nice.
         total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
         steal = getattr(machine, "steal", 0.0)
         idle = machine.idle + getattr(machine, "iowait", 0.0) + steal
-        server_cpu_s, rss = self._server.read()
-        self.peak_server_rss_mib = max(self.peak_server_rss_mib, rss)
+        server_cpu_s, server_rss_mib = self._server.read()
+        self.peak_server_rss_mib = max(self.peak_server_rss_mib, server_rss_mib)
         own = psutil.Process().cpu_times()
         return _Sample(
             time=perf_counter(),
@@ -205,10 +210,9 @@ class Telemetry:
             cores=available_cores(),
             mhz=_mhz(),
             server_cpu_s=server_cpu_s,
-            process_cpu_s=dict(self._server.seen_s),
+            process_cpu_s=dict(self._server.cpu_s),
             client_cpu_s=self._client.read()[0] if self._client else None,
             own_cpu_s=own.user + own.system,
-            server_rss_mib=rss,
             gpu=self._gpu() if self._gpu else Gpu(),
         )
 
@@ -226,13 +230,13 @@ def available_cores(root: Path = CGROUP) -> float:
 def _mhz() -> float | None:
     try:
         frequency = psutil.cpu_freq()
-    except (AttributeError, OSError, NotImplementedError):  # where the system does not tell
+    except (AttributeError, OSError, NotImplementedError):  # not available on this system
         return None
     return float(frequency.current) if frequency and frequency.current else None
 
 
 def throttled_s(root: Path = CGROUP) -> float:
-    """Seconds for which a CPU quota has held back this machine's cgroup so far, 0 without a quota."""
+    """Seconds for which a CPU quota has stopped the cgroup's processes so far, 0 without a quota."""
     try:
         words = (root / "cpu.stat").read_text().split()
     except OSError:
@@ -244,7 +248,7 @@ def throttled_s(root: Path = CGROUP) -> float:
 def gpu_reader() -> Callable[[], Gpu] | None:
     """A function that reads the first NVIDIA GPU; None on a machine without one."""
     try:
-        pynvml.nvmlInit()  # and stay: gpustat shuts it down again for itself
+        pynvml.nvmlInit()  # once more than gpustat, which shuts its own use down after each query
         if not gpustat.new_query().gpus:
             return None
     except pynvml.NVMLError:

@@ -1,4 +1,4 @@
-"""Whether a level's figures can be relied on, and what else went on in the machine."""
+"""Validity of a level's figures, and warnings of what else the machine did."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from servebench.stats.records import OK, TIMED_OUT, LoadRecord
 from servebench.stats.stability import WINDOWS, spread, steady, window_means
 
 CLIENT_BUSY_PERCENT = 90.0
-"""Of one core: the load generator is a single thread, above this it may be what limits the rate."""
+"""Of one core: the load generator is a single thread, and may limit the rate above this."""
 CLIENT_LIMIT_SHARE = 0.8
-"""Of what the load generator reaches against a server that answers at once."""
+"""Of the load generator's rate against a server that answers at once."""
 LITTLES_TOLERANCE = 0.05
 OTHER_LOAD_PERCENT = 10.0
-"""Of the machine's CPU, taken by others or by the hypervisor, that is noted on a point."""
-SLOWED_SHARE = 0.1
-"""A drop of the CPU's frequency that is noted."""
+"""CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
+SLOWDOWN_SHARE = 0.1
+"""Drop of the CPU's frequency above which there is a warning."""
 
 
 def invalid_reasons(
     record: LoadRecord, rate: Throughput, mean_ms: float | None, usage: Usage, limit_share: float | None
 ) -> list[str]:
-    """Why the level is not valid; nothing where it is."""
+    """Why the level is not valid; empty where it is."""
     reasons = []
     bad = int((record.status != OK).sum())
     if bad:
@@ -31,9 +31,10 @@ def invalid_reasons(
         reasons.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}")
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
-    reasons += (
-        _closed_loop(record, rate.rps, mean_ms) if record.rate_rps is None else _open_loop(record, rate)
-    )
+    if record.rate_rps is None:
+        reasons += _closed_loop_reasons(record, rate.rps, mean_ms)
+    else:
+        reasons += _open_loop_reasons(record, rate)
     if usage.client_cores is not None and usage.client_cores * 100 > CLIENT_BUSY_PERCENT:
         reasons.append(f"client-bound: its CPU was {usage.client_cores:.0%} of a core")
     if limit_share is not None and limit_share > CLIENT_LIMIT_SHARE:
@@ -41,32 +42,33 @@ def invalid_reasons(
     return reasons
 
 
-def _closed_loop(record: LoadRecord, rps: float, mean_ms: float) -> list[str]:
-    """Whether the level settled, and all users were busy."""
+def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float) -> list[str]:
+    """A closed loop is valid if its last windows agree, and all users were busy (Little's law)."""
     reasons = []
     good = record.status == OK
     rates, latencies = window_means(record.start[good], record.end[good], record.window_edges[-WINDOWS - 1 :])
     if len(rates) < WINDOWS or not steady(rates, latencies):
         widest = max(spread(rates), spread(latencies))
-        how = f"differ by {widest:.0%} from their mean" if widest < math.inf else "have one without an answer"
-        reasons.append(f"unstable: the last {len(rates)} windows {how}")
-    at_once = rps * mean_ms / 1000
-    if abs(at_once / record.users - 1) > LITTLES_TOLERANCE:
-        reasons.append(f"Little's law: rate x latency is {at_once:.2f}, not {record.users} users")
+        spreads = f"differ by {widest:.0%} from their mean"
+        finding = spreads if widest < math.inf else "have one without an answer"
+        reasons.append(f"unstable: the last {len(rates)} windows {finding}")
+    in_flight = rps * mean_ms / 1000
+    if abs(in_flight / record.users - 1) > LITTLES_TOLERANCE:
+        reasons.append(f"Little's law: rate x latency is {in_flight:.2f}, not {record.users} users")
     return reasons
 
 
-def _open_loop(record: LoadRecord, rate: Throughput) -> list[str]:
-    """Whether the server kept up with what came."""
+def _open_loop_reasons(record: LoadRecord, rate: Throughput) -> list[str]:
+    """An open loop is valid if the server kept up with the arrivals."""
     opened, closed = record.window
-    came = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
-    if rate.high_rps < came:
-        return [f"overloaded: {rate.rps:.1f} of {came:.1f} req/s were answered well"]
+    arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
+    if rate.high_rps < arrivals_rps:
+        return [f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well"]
     return []
 
 
 def machine_warnings(usage: Usage) -> list[str]:
-    """What else went on in the machine."""
+    """What else the machine did that may have changed the rate."""
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
         warnings.append(f"other processes used {usage.other_percent:.0f}% of the machine")
@@ -74,7 +76,7 @@ def machine_warnings(usage: Usage) -> list[str]:
         warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the machine")
     if usage.cores and usage.cores[0] != usage.cores[1]:
         warnings.append(f"the number of cores changed between {usage.cores[0]:g} and {usage.cores[1]:g}")
-    if usage.mhz and usage.best_mhz and usage.mhz < (1 - SLOWED_SHARE) * usage.best_mhz:
+    if usage.mhz and usage.best_mhz and usage.mhz < (1 - SLOWDOWN_SHARE) * usage.best_mhz:
         warnings.append(f"the CPU ran at {usage.mhz:.0f} MHz of {usage.best_mhz:.0f} before")
     if usage.throttled_s:
         warnings.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
