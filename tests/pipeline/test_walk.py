@@ -213,7 +213,7 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
     try:
         # Whichever of the two it says: that depends on how busy the machine is.
         changed = original.replace('"Fastest: {', '"Quickest: {').replace(
-            '"No experiment has', '"Quickest: none has'
+            '"No configuration has', '"Quickest: none has'
         )
         assert changed.count("Quickest: ") == 2
         source.write_text(changed)
