@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from tests.support.project import ROOT
 
 
 def written(tmp_path: Path, **changes: Any) -> Path:
-    """params.yaml of the project with some keys, given as a dotted path, changed."""
+    """params.yaml of the project with two experiments, and keys, given as a dotted path, changed."""
     content = yaml.safe_load((ROOT / PARAMS_FILE).read_text())
+    content["experiments"] = {"e1_baseline": {}, "e2_batching": {"max_batch_size": 4}}
     for path, value in changes.items():
         *parents, last = path.split(".")
         section = content
@@ -27,37 +27,16 @@ def written(tmp_path: Path, **changes: Any) -> Path:
         else:
             section[last] = value
     target = tmp_path / "params.yaml"
-    target.write_text(yaml.safe_dump(content))
+    target.write_text(yaml.safe_dump(content, sort_keys=False))
     return target
 
 
-def test_the_project_has_seven_experiments_and_a_candidate() -> None:
-    params = load_params(ROOT / PARAMS_FILE)
-    assert list(params.configurations()) == [
-        "e1_baseline",
-        "e2_batching",
-        "e3_workers",
-        "e4_half",
-        "e5_timeout",
-        "e6_batch_cap",
-        "e7_tuned",
-        "candidate",
-    ]
-    assert params.serve == params.experiments["e7_tuned"].model_copy(update={"precision": "full"})
-
-
-def test_each_experiment_changes_one_thing() -> None:
-    ladder = list(load_params(ROOT / PARAMS_FILE).experiments.values())[:6]
-    changed = [
-        {key for key, value in after if getattr(before, key) != value}
-        for before, after in itertools.pairwise(ladder)
-    ]
-    assert changed == [
-        {"max_batch_size", "batch_timeout_s"},
-        {"workers_per_device"},
-        {"precision"},
-        {"batch_timeout_s"},
-        {"max_batch_size"},
+def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Path) -> None:
+    params = load_params(written(tmp_path))
+    assert list(params.configurations().items()) == [
+        ("e1_baseline", ServeSettings()),
+        ("e2_batching", ServeSettings(max_batch_size=4)),
+        ("candidate", params.serve),
     ]
 
 
@@ -125,6 +104,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
-def test_an_unknown_configuration_names_those_there_are() -> None:
-    with pytest.raises(ParamsError, match="e1_baseline"):
-        load_params(ROOT / PARAMS_FILE).configuration("e9")
+def test_an_unknown_configuration_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"no experiment 'e9' .* e1_baseline, e2_batching, candidate"):
+        load_params(written(tmp_path)).configuration("e9")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from servebench.errors import ReportError
-from servebench.params import Params, load_params
+from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import BenchmarkPaths
 from servebench.report.results import Result, read_results
 from tests.support.project import ROOT
@@ -16,7 +16,8 @@ from tests.support.synthetic_results import batch, level, result, write_result
 
 @pytest.fixture
 def params() -> Params:
-    return load_params(ROOT / "params.yaml")
+    experiments = {"e1_baseline": ServeSettings(), "e2_batching": ServeSettings(max_batch_size=4)}
+    return load_params(ROOT / "params.yaml").model_copy(update={"experiments": experiments})
 
 
 @pytest.fixture

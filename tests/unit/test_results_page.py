@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from servebench.errors import ReportError
 from servebench.params import load_params
@@ -50,7 +51,9 @@ TRAINED = {
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """All that the pages are made of: one configuration is fast, one doubtful, one failed."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content["experiments"] = {name: {} for name in ("e1_baseline", "e2_batching", "e3_workers", "e4_half")}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")
     params = load_params()
     for name, serve in params.configurations().items():
