@@ -17,7 +17,7 @@ from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
 from servebench.ceilings.roofline import Traffic, roofline, traffic_of
 from servebench.inference.card import ModelCard, read_card
 from servebench.paths import ModelFolders
-from servebench.stages.ceilings import ceilings, rooflines, theoretical_rows
+from servebench.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
 
 
 class Small(nn.Sequential):
@@ -128,10 +128,10 @@ def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) ->
     card = read_card(exported.exported)
     cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000)
     measured = {"full": 0.2e12, "half": 0.4e12}
-    own = ceilings(card, cost, measured, None)
+    own = ceiling_metrics(card, cost, measured, None)
     assert own["peak_source"] == "measured matrix product"
     assert (own["theoretical_full_rps"], own["theoretical_half_rps"]) == (200.0, 400.0)
-    t4 = ceilings(card, cost, measured, "Tesla T4")
+    t4 = ceiling_metrics(card, cost, measured, "Tesla T4")
     assert t4["peak_source"] == "NVIDIA T4 datasheet"
     assert (t4["theoretical_full_rps"], t4["measured_full_tflops"]) == (8100.0, 0.2)
 
@@ -172,6 +172,8 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
     card = ModelCard.model_construct(architecture="tiny")
     for peak_flops in (208.4999e9, 208.5001e9, 0.4e9):
         measured = {"full": peak_flops, "half": 2 * peak_flops}
-        metrics = ceilings(card, cost, measured, None) | rooflines(cost, traffic, "cpu", measured, 1e13)
+        metrics = ceiling_metrics(card, cost, measured, None) | roofline_metrics(
+            cost, traffic, "cpu", measured, 1e13
+        )
         for precision in ("full", "half"):
             assert metrics[f"roofline_{precision}_rps"] <= metrics[f"theoretical_{precision}_rps"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.system.progress import WIDTH, say
+from servebench.system.progress import WIDTH, print_wrapped
 
 
 def test_a_long_line_is_wrapped_and_its_continuation_indented(capsys: pytest.CaptureFixture[str]) -> None:
     text = "e1_baseline: " + " ".join(f"word{number}" for number in range(60))
-    say(f"{text}\nshort")
+    print_wrapped(f"{text}\nshort")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= WIDTH
     assert [line.startswith("    ") for line in lines] == [False, *[True] * (len(lines) - 2), False]

@@ -27,7 +27,7 @@ from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer, running_server
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class LoadSession:
         for result in results:
             self.samples += raw_samples(result.record, phase)
             self.answers += good_answers(result.record)
-            say(f"{self.name}: {phase}: {_line(result.row)}")
+            print_wrapped(f"{self.name}: {phase}: {_line(result.row)}")
         return results
 
     def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
@@ -157,7 +157,7 @@ def measure_served(
         running_server(MODEL, serve, device, load.timeout_s) as server,
         Telemetry(server.pid) as telemetry,
     ):
-        say(f"{name}: server ready after {server.ready_s:.1f} s")
+        print_wrapped(f"{name}: server ready after {server.ready_s:.1f} s")
         session = LoadSession(name, server, telemetry, bodies, load, client_limit_rps)
         plans = [session.plan(users, load.requests, load.max_s) for users in load.users]
         levels = session.run("every level", plans)

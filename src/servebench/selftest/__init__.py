@@ -1,1 +1,1 @@
-"""How far the instrument can be trusted: load generator and measuring against what is known."""
+"""Self-test: load generator and statistics against a server of known latency and rate."""

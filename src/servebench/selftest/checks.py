@@ -1,4 +1,4 @@
-"""What the instrument must agree with, and by how much: pure functions of records and logs."""
+"""Checks of the load generator's record against the server's log, with their tolerances."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy.typing as npt
 from servebench.stats.records import OK, LoadRecord
 from servebench.system.files import rounded
 
-SHARE = 0.03
-"""How far rates and latencies may be off, as a share of what they must be."""
-P50_MS, P99_MS = 0.5, 2.0
-"""Below 17 ms and 67 ms these are more than SHARE: the client's own path through kernel and event
-loop, which is part of any latency that a client sees, and the scheduler's share in a p99."""
-SECOND_TOOL_SHARE = 0.05
+TOLERANCE = 0.03
+"""Largest relative error of rates and latencies."""
+P50_TOLERANCE_MS, P99_TOLERANCE_MS = 0.5, 2.0
+"""Largest error of short latencies (below 17 ms and 67 ms these exceed TOLERANCE): a client's latency
+includes its own path through kernel and event loop, and a p99 the delays of the scheduler."""
+SECOND_TOOL_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Check:
     """One comparison.
 
     Attributes:
-        expected, measured: in ``unit``; None where it could not be made, which is not passed.
-        bound: of the relative error, in either direction.
+        expected, measured: in ``unit``; None where the comparison could not be made, which is a failure.
+        bound: largest relative error, in either direction.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Check:
 
 
 def against_log(name: str, record: LoadRecord, log: npt.NDArray[np.float64]) -> list[Check]:
-    """What the client recorded against the server's log: how many requests, and their latencies.
+    """Compare the client's record with the server's log: number of requests, and latency percentiles.
 
-    A percentile is that of the same requests on both sides, so its error of sampling is shared, and
-    no fewest number of samples is needed for it. Where the server has seen more or fewer requests
-    than the client has sent, it is not known which are the same: that alone is reported.
+    Both sides take a percentile of the same requests, so the sampling error is the same, and no minimum
+    number of samples is needed. Where the numbers of requests differ, requests cannot be matched, and
+    only that check is returned.
 
     Args:
         record: all that was sent to the server.
@@ -74,11 +74,11 @@ def against_log(name: str, record: LoadRecord, log: npt.NDArray[np.float64]) -> 
     if len(log) != len(record.status):
         return checks
     inside = (record.status == OK) & record.in_window
-    there_ms = (log[inside, 1] - log[inside, 0]) * 1000
-    latency_ms = (record.end - record.start)[inside] * 1000
-    for percent, floor_ms in ((50, P50_MS), (99, P99_MS)):
-        expected = float(np.percentile(there_ms, percent))
-        measured = float(np.percentile(latency_ms, percent))
-        bound = max(SHARE, floor_ms / expected)
+    server_ms = (log[inside, 1] - log[inside, 0]) * 1000
+    client_ms = (record.end - record.start)[inside] * 1000
+    for percent, tolerance_ms in ((50, P50_TOLERANCE_MS), (99, P99_TOLERANCE_MS)):
+        expected = float(np.percentile(server_ms, percent))
+        measured = float(np.percentile(client_ms, percent))
+        bound = max(TOLERANCE, tolerance_ms / expected)
         checks.append(Check(f"{name}: p{percent}, server's log", expected, measured, "ms", bound))
     return checks

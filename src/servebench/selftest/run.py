@@ -1,4 +1,4 @@
-"""``servebench verify``: the instrument against a server that is known, and against a second tool."""
+"""``servebench verify``: check the load generator against a known server and a second load tool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from servebench.benchmark.telemetry import Usage
 from servebench.errors import VerifyError
 from servebench.loadgen import LoadPlan, generate
 from servebench.paths import MACHINE, SELFTEST, SELFTEST_PAGE
-from servebench.selftest.checks import SECOND_TOOL_SHARE, SHARE, Check, against_log
+from servebench.selftest.checks import SECOND_TOOL_TOLERANCE, TOLERANCE, Check, against_log
 from servebench.selftest.second_tool import find_tool, rate_by
 from servebench.selftest.stub import running_stub
 from servebench.stats.records import LoadRecord
@@ -32,12 +32,14 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Case:
-    """A stub server, and how it is loaded.
+    """A stub server and its load.
 
     Attributes:
-        seconds: measured.
-        queueing: the rate must be that of queueing arithmetic, too.
-        in_step: answers come all at once, as those of a batch do.
+        service_s: how long a request occupies a slot of the server.
+        parallel: number of slots.
+        seconds: length of the three windows.
+        queueing: the rate is also checked against ``parallel / service_s``.
+        in_step: all slots answer at the same time, as a batch does.
     """
 
     service_s: float
@@ -49,7 +51,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The case as the table names it."""
+        """Name of the case in the table."""
         at_once = " at once" if self.in_step else ""
         return f"{self.service_s * 1000:g} ms x {self.parallel}{at_once}, {self.users} users"
 
@@ -63,21 +65,21 @@ CASES = (
     Case(0.1, 4, 8, 5.0, queueing=True),
     Case(0.1, 16, 32, 3.0, queueing=True, in_step=True),
 )
-"""Twice as many users as places: there is always a request that waits, and the server never idles.
+"""Twice as many users as slots: some request always waits, and the server never idles.
 
-The last is what a server with batches does: a client takes the answers of a batch one by one."""
+The last case is like a server with batches, whose answers the client must read one after another."""
 SECOND_TOOL_CASE = Case(0.02, 4, 4, 2.0)
-"""A place for every user: the rate then depends on the time that a client itself takes in between."""
+"""A slot for every user: the rate depends on the time that the client takes between two requests."""
 ROUNDS = 3
 BEGIN = "<!-- checks: written by `servebench verify` -->"
 END = "<!-- end of checks -->"
 
 
 def main() -> int:
-    """Make every check, show and write them; 0 where all have passed, else 1.
+    """Make every check, print and write them; 0 where all have passed, else 1.
 
     Raises:
-        VerifyError: the second tool is missing or failed; the other checks are shown and written.
+        VerifyError: the second tool is missing or failed; the other checks are printed and written.
     """
     failure: VerifyError | None = None
     with exclusive_machine(), bar(len(CASES) + ROUNDS, "verify", "run") as progress:
@@ -91,38 +93,38 @@ def main() -> int:
             checks.append(check_second_tool(SECOND_TOOL_CASE, find_tool(), progress))
         except VerifyError as error:
             failure = error
-            checks.append(Check("rate, second tool", None, None, "req/s", SECOND_TOOL_SHARE))
-    report(checks)
+            checks.append(Check("rate, second tool", None, None, "req/s", SECOND_TOOL_TOLERANCE))
+    write_checks(checks)
     if failure is not None:
         raise failure
     return 0 if all(check.passed for check in checks) else 1
 
 
 def check_case(case: Case) -> list[Check]:
-    """The client's record against the server's log, and against arithmetic where the case asks for it."""
+    """Check the client's record against the server's log, and the rate against ``parallel / service_s``."""
     with running_stub(case.service_s, case.parallel, in_step=case.in_step) as stub:
         record = load(stub.url, case)
         checks = against_log(case.name, record, stub.log())
     if case.queueing:
         expected = case.parallel / case.service_s
-        checks.append(Check(f"{case.name}: rate, queueing", expected, rate(record), "req/s", SHARE))
+        checks.append(Check(f"{case.name}: rate, queueing", expected, rate_rps(record), "req/s", TOLERANCE))
     return checks
 
 
 def check_second_tool(case: Case, tool: str, progress: Any) -> Check:
-    """Our rate against that of ``tool``, in turn on the same server; medians, as machines drift."""
-    ours, theirs = [], []
+    """Check the rate against that of ``tool``, alternately on the same server; medians, as machines drift."""
+    own_rps, tool_rps = [], []
     with running_stub(case.service_s, case.parallel) as stub:
         for _ in range(ROUNDS):
-            ours.append(rate(load(stub.url, case)))
-            theirs.append(rate_by(tool, stub.url, BODY, case.users, round(case.seconds)))
+            own_rps.append(rate_rps(load(stub.url, case)))
+            tool_rps.append(rate_by(tool, stub.url, BODY, case.users, round(case.seconds)))
             progress.update()
     name = f"{case.name}: rate, {Path(tool).name}"
-    return Check(name, median(theirs), median(ours), "req/s", SECOND_TOOL_SHARE)
+    return Check(name, median(tool_rps), median(own_rps), "req/s", SECOND_TOOL_TOLERANCE)
 
 
 def load(url: str, case: Case) -> LoadRecord:
-    """What the load generator records of one case."""
+    """Run the load of one case."""
     plan = LoadPlan(
         users=case.users,
         requests=1,
@@ -137,18 +139,18 @@ def load(url: str, case: Case) -> LoadRecord:
     return record
 
 
-def rate(record: LoadRecord) -> float:
-    """The rate that a benchmark would report, requests per second."""
+def rate_rps(record: LoadRecord) -> float:
+    """Throughput as the benchmark reports it."""
     return level_row(record, Usage()).throughput_rps
 
 
-def report(checks: Sequence[Check]) -> None:
-    """Show the checks as a table, and write them into metrics/ and docs/."""
+def write_checks(checks: Sequence[Check]) -> None:
+    """Print the checks as a table, and write them into metrics/ and docs/."""
     rows = [
         [
             check.name,
-            quantity(check.expected, check.unit),
-            quantity(check.measured, check.unit),
+            quantity_cell(check.expected, check.unit),
+            quantity_cell(check.measured, check.unit),
             "-" if check.error is None else f"{check.error:+.1%}",
             f"{check.bound:.1%}",
             "passed" if check.passed else "FAILED",
@@ -157,7 +159,7 @@ def report(checks: Sequence[Check]) -> None:
     ]
     table = text_table(["check", "expected", "measured", "error", "bound", "verdict"], rows)
     print(table)
-    if SELFTEST_PAGE.exists():  # not where another folder than the project's is worked in
+    if SELFTEST_PAGE.exists():  # only in the project's folder
         write_section(SELFTEST_PAGE, BEGIN, END, table)
     write_json(
         SELFTEST,
@@ -169,6 +171,6 @@ def report(checks: Sequence[Check]) -> None:
     )
 
 
-def quantity(value: float | None, unit: str) -> str:
-    """A value with its unit, at most two decimals."""
+def quantity_cell(value: float | None, unit: str) -> str:
+    """A value with its unit, at most two decimals, a dash where it is unknown."""
     return "-" if value is None else f"{round(value, 2):.8g} {unit}"

@@ -1,4 +1,4 @@
-"""A second, independent load tool: wrk, or hey where there is no wrk."""
+"""A second, independent load tool to compare with: wrk, or hey where there is no wrk."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def find_tool() -> str:
     Raises:
         VerifyError: neither is installed.
     """
-    found = shutil.which("wrk") or shutil.which("hey")
-    if found is None:
+    tool = shutil.which("wrk") or shutil.which("hey")
+    if tool is None:
         raise VerifyError(
             "no second tool to compare with: neither wrk nor hey is installed; `apt-get install wrk`"
         )
-    return found
+    return tool
 
 
 def rate_by(tool: str, url: str, body: bytes, users: int, seconds: int) -> float:
@@ -57,10 +57,10 @@ def rate_by(tool: str, url: str, body: bytes, users: int, seconds: int) -> float
 
 
 def read_rate(name: str, status: int, output: str) -> float:
-    """The rate in what wrk or hey has printed.
+    """Parse the rate from the output of wrk or hey.
 
     Raises:
-        VerifyError: there is none, or some of its requests failed.
+        VerifyError: the tool failed, or some of its requests did.
     """
     rate, failures = RATE.search(output), FAILURES.search(output)
     if status != 0 or rate is None:

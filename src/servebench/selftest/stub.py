@@ -1,7 +1,7 @@
-"""A server of known service time and parallelism that logs when each request came and went.
+"""A stub server of known service time and parallelism that logs arrival and departure of each request.
 
 ``python -m servebench.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP`` prints its port once it listens. Any
-POST is a request; ``GET /log`` answers the log so far.
+POST is a request; ``GET /log`` answers with the log so far.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 class RunningStub(NamedTuple):
-    """A stub server that listens."""
+    """A stub server that is listening."""
 
     url: str
     pid: int
@@ -39,7 +39,7 @@ class RunningStub(NamedTuple):
     def log(self) -> npt.NDArray[np.float64]:
         """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
 
-        Seconds of the machine's monotonic clock, the one that the load generator records by.
+        Times are seconds of the machine's monotonic clock, which the load generator uses as well.
 
         Raises:
             VerifyError: the stub does not answer.
@@ -55,13 +55,13 @@ class RunningStub(NamedTuple):
 def running_stub(
     service_s: float, parallel: int, answer_status: int = 200, in_step: bool = False
 ) -> Iterator[RunningStub]:
-    """Serve on a free port of 127.0.0.1 until the block is left.
+    """Run a stub server on a free port of 127.0.0.1 until the block is left.
 
     Args:
-        service_s: how long one request occupies one of the places.
-        parallel: how many places there are.
+        service_s: how long a request occupies one of the slots.
+        parallel: number of slots.
         answer_status: the HTTP status of all answers.
-        in_step: answers come all at once, as those of a batch do; else evenly spaced.
+        in_step: all slots answer at the same time, as a batch does; else evenly spaced.
 
     Raises:
         VerifyError: the stub ended before it listened.
@@ -82,31 +82,30 @@ def running_stub(
 
 
 class Stub:
-    """The places at which requests are served, and the log; shared by all connections."""
+    """A queue with ``parallel`` slots of constant service time, and the log; shared by all connections."""
 
     def __init__(self, service_s: float, parallel: int, status: int, in_step: bool) -> None:
         self.service_s = service_s
         self.status = status
-        self.opens_s = [0.0 if in_step else place * service_s / parallel for place in range(parallel)]
+        self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
         self.free_at: list[float] = []
         self.log: list[tuple[float, float]] = []
 
-    def serve_until(self, now: float) -> float:
-        """When a request that has come by ``now`` will have been served: first come, first served.
+    def finish_time(self, now: float) -> float:
+        """When the service of a request that arrives at ``now`` ends: first come, first served.
 
-        A place is free again when it was due to be, not when a late timer said so. Timers are good
-        to a millisecond; this way their errors do not add up, and the rate of a server that is never
-        idle is ``parallel / service_s``.
+        A slot is free again at its scheduled time, not when a late timer fires. So the errors of timers,
+        about a millisecond, do not add up, and a server that never idles serves ``parallel / service_s``.
         """
-        if not self.free_at:  # the places open with the first request
-            self.free_at = [now + opens_s for opens_s in self.opens_s]
-        done = max(now, self.free_at[0]) + self.service_s
-        heapq.heapreplace(self.free_at, done)
-        return done
+        if not self.free_at:  # the first request starts the slots
+            self.free_at = [now + offset_s for offset_s in self.offsets_s]
+        finish = max(now, self.free_at[0]) + self.service_s
+        heapq.heapreplace(self.free_at, finish)
+        return finish
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, which sends one request at a time."""
 
     transport: asyncio.Transport
 
@@ -116,11 +115,11 @@ class Connection(asyncio.Protocol):
         self.arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Store the transport, on which responses are sent."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Serve the request once all of it is there; it has arrived with its first byte."""
+        """Serve the request once it is complete; its arrival is that of its first byte."""
         now = perf_counter()
         if not self.received:
             self.arrived = now
@@ -136,16 +135,16 @@ class Connection(asyncio.Protocol):
         if wants_log:
             self.answer(200, json.dumps(self.stub.log).encode())
         else:
-            wait_s = self.stub.serve_until(now) - now
-            asyncio.get_running_loop().call_later(wait_s, self.leave, self.arrived)
+            wait_s = self.stub.finish_time(now) - now
+            asyncio.get_running_loop().call_later(wait_s, self.finish, self.arrived)
 
-    def leave(self, arrived: float) -> None:
+    def finish(self, arrived: float) -> None:
         """Log the request and answer it."""
         self.stub.log.append((arrived, perf_counter()))
         self.answer(self.stub.status, b'{"label": "cat"}')
 
     def answer(self, status: int, content: bytes) -> None:
-        """Send an answer, unless nobody waits for it any more."""
+        """Send an answer, unless the client has closed the connection."""
         if not self.transport.is_closing():
             self.transport.write(
                 b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
@@ -153,7 +152,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(stub: Stub) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(stub), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -161,7 +160,7 @@ async def serve(stub: Stub) -> None:
 
 
 def main() -> None:
-    """Serve as the arguments say."""
+    """Serve with the parameters of the command line."""
     service_s, parallel, status, in_step = sys.argv[1:]
     uvloop.run(serve(Stub(float(service_s), int(parallel), int(status), bool(int(in_step)))))
 

@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml, a module each: it reads its section, calls its room and writes its files."""
+"""The stages of dvc.yaml, a module each: it reads params.yaml, calls a subpackage and writes its files."""

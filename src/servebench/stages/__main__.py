@@ -1,8 +1,8 @@
-"""Run one stage so that it ends well: ``python -m servebench.stages NAME [ARGUMENT]``.
+"""Run one stage: ``python -m servebench.stages NAME [ARGUMENT]``.
 
-A wrong input, or a full disk, is one line on standard error. SIGTERM and Ctrl-C unwind like any other
-exception, so what a stage has started is stopped; a stage whose DVC was killed ends as well. What one
-that was itself killed has left is removed by the next.
+Errors of the user or of the disk are printed in one line. SIGTERM and Ctrl-C raise an exception, so that
+the processes that a stage has started are stopped. A stage ends when its DVC was killed. Temporary files
+of a stage that was itself killed are removed by the next one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with
 from servebench.system.temporary import report_stale_files
 
 STAGES = ("machine", "data", "train", "export", "compile", "ceilings", "benchmark", "report")
-"""Modules beside this one; imported when they run, as each loads what it needs only."""
+"""Modules of this package; only the one that runs is imported, as they load different libraries."""
 
 
 def main(arguments: list[str]) -> int:
@@ -27,25 +27,25 @@ def main(arguments: list[str]) -> int:
     name, *rest = arguments
     try:
         with graceful_termination():
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py holds them back
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py blocks them
             exit_with_parent()
             report_stale_files(name)
             importlib.import_module(f"servebench.stages.{name}").main(*rest)
     except ServebenchError as error:
-        return _say(name, str(error), error.exit_code)
+        return _fail(name, str(error), error.exit_code)
     except OSError as error:
         explained = storage_error(error)
         if explained is None:
             raise
-        return _say(name, str(explained), explained.exit_code)
+        return _fail(name, str(explained), explained.exit_code)
     except KeyboardInterrupt:
-        return _say(name, "interrupted", 128 + signal.SIGINT)
+        return _fail(name, "interrupted", 128 + signal.SIGINT)
     except Terminated:
-        return _say(name, "terminated", 128 + signal.SIGTERM)
+        return _fail(name, "terminated", 128 + signal.SIGTERM)
     return 0
 
 
-def _say(name: str, message: str, status: int) -> int:
+def _fail(name: str, message: str, status: int) -> int:
     print(f"{name}: {message}", file=sys.stderr)
     return status
 

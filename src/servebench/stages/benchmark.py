@@ -24,10 +24,10 @@ from servebench.paths import MACHINE, MODEL, BenchmarkPaths
 from servebench.serving.client import request_bodies
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 from servebench.system.rows import write_rows
 
-VERSIONS = ("python", "torch", "timm", "litserve", "locust")
+RECORDED_VERSIONS = ("python", "torch", "timm", "litserve", "locust")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Measurement:
     Attributes:
         threads: torch's, in each worker.
         accuracy: of the served answers.
-        null: the same server with a model that does nothing.
-        client_limit_rps: what the load generator reaches against an echo server.
+        null: the same server with a null model.
+        client_limit_rps: the load generator's rate against an echo server.
     """
 
     name: str
@@ -57,8 +57,8 @@ def main(name: str) -> None:
     """Benchmark the configuration ``name`` of params.yaml and write its results.
 
     Raises:
-        ServebenchError: no such configuration, no exported model, a part of it that failed, or results that
-            cannot be written.
+        ServebenchError: there is no such configuration or no exported model, a part of the measurement
+            failed, or results cannot be written.
     """
     params = load_params()
     serve = params.configuration(name)
@@ -66,14 +66,14 @@ def main(name: str) -> None:
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     check_writable(BenchmarkPaths(name).files)
     with exclusive_machine():
-        say(f"{name}: {describe(serve, device)}")
+        print_wrapped(f"{name}: {describe(serve, device)}")
         measurement = measure(name, params, serve, device)
     with all_or_nothing():
         write_results(measurement)
 
 
 def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Measurement:
-    """Measure one configuration, and print what came out."""
+    """Measure one configuration, and print a summary."""
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
     limit_rps = client_limit_rps(params.load, bodies)
@@ -84,13 +84,13 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
         inprocess.measure()
         baseline, threads = inprocess.rows(), inprocess.threads
     for row in baseline:
-        say(
+        print_wrapped(
             f"{name}: in-process, {row.workers} of {serve.workers_per_device} workers busy, batch "
             f"{row.batch_size}: {row.model_rps:.1f} images/s, with decoding {row.pipeline_rps:.1f}"
         )
     dtype = dtype_name(serve.precision, device)
     accuracy = compare(read_reference(MODEL.exported), served.answers, dtype, serve.preprocess)
-    say(
+    print_wrapped(
         f"{name}: {accuracy['photos']} photos served: agreement with full precision "
         f"{accuracy['agreement']}, accuracy {accuracy['accuracy']}, {accuracy['mismatched']} mismatched"
     )
@@ -135,7 +135,7 @@ def efficiency(best: LevelRow, measurement: Measurement) -> float:
 
 
 def run_facts(measurement: Measurement) -> dict[str, Any]:
-    """What ran where, and what bounds the rate besides the model."""
+    """Content of run.json: settings, machine, versions, limits of null server and load generator."""
     served, null, machine = measurement.served, measurement.null, read_json(MACHINE)
     return {
         "serve": measurement.serve.model_dump(),
@@ -144,7 +144,7 @@ def run_facts(measurement: Measurement) -> dict[str, Any]:
         "dtype": dtype_name(measurement.serve.precision, measurement.device),
         "threads_per_worker": measurement.threads,
         "machine": machine["id"],
-        "versions": {library: machine[library] for library in VERSIONS},
+        "versions": {name: machine[name] for name in RECORDED_VERSIONS},
         "seed": measurement.params.load.seed,
         "ready_s": round(served.ready_s, 1),
         "peak_server_memory_mib": round(served.server_memory_mib),
@@ -170,7 +170,7 @@ def stage_rows(levels: Sequence[LevelResult]) -> list[StageRow]:
 
 
 def batch_rows(levels: Sequence[LevelResult]) -> list[BatchRow]:
-    """Histogram of batch sizes, by level; sizes that never came are left out."""
+    """Histogram of batch sizes, by level; empty buckets are left out."""
     return [
         BatchRow(level.row.users, bound, batches)
         for level in levels

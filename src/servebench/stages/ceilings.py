@@ -1,4 +1,4 @@
-"""Stage ``ceilings``: cost, peaks, and the throughput in theory: peak FLOP/s / FLOPs of one image."""
+"""Stage ``ceilings``: cost of the model, peaks of the device, and the rates that they allow in theory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from servebench.params import load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from servebench.system.files import read_json, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Count, measure, divide, and write."""
+    """Count the model's cost, measure the device's peaks, and write the theoretical rates and rooflines."""
     gpu = read_json(MACHINE)["gpu"]
     device = resolve_device(load_params().device, gpu is not None)
     card = read_card(MODEL.exported)
@@ -29,15 +29,15 @@ def main() -> None:
         measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in PRECISIONS}
         bandwidth = measured_bandwidth(device)
     write_csv(THEORETICAL, theoretical_rows(cost))
-    metrics = ceilings(card, cost, measured, gpu if device == "cuda" else None)
-    metrics |= rooflines(cost, traffic, device, measured, bandwidth)
+    metrics = ceiling_metrics(card, cost, measured, gpu if device == "cuda" else None)
+    metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
     write_json(CEILINGS, metrics)
-    say(
+    print_wrapped(
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
         f"{cost.flops / 1e9:.3f} GFLOPs an image"
     )
     for precision in PRECISIONS:
-        say(
+        print_wrapped(
             f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
             f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def theoretical_rps(peak_tflops: float, cost: Cost) -> float:
-    """Images per second if nothing but arithmetic at its peak rate took time."""
+    """Images per second at the peak FLOP/s, if nothing but arithmetic took time."""
     return peak_tflops * 1e12 / cost.flops
 
 
@@ -64,8 +64,14 @@ def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
     ]
 
 
-def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None) -> dict[str, Any]:
-    """The stage's metrics: the datasheet's peak where the device has one, else the measured."""
+def ceiling_metrics(
+    card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None
+) -> dict[str, Any]:
+    """Cost, peaks and theoretical rates, by the datasheet's peak where the device has one, else the measured.
+
+    Args:
+        measured: peak FLOP/s by precision.
+    """
     known = find_device(gpu_name)
     peaks = {p: flops / 1e12 for p, flops in measured.items()}
     datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
@@ -88,19 +94,19 @@ def ceilings(card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: 
     }
 
 
-def rooflines(
+def roofline_metrics(
     cost: Cost, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
 ) -> dict[str, Any]:
-    """The bound by what was measured here, of each precision."""
+    """The roofline of each precision, by the measured peaks (FLOP/s) and bandwidth (bytes/s)."""
     metrics: dict[str, Any] = {"bandwidth_gbs": round(bandwidth / 1e9, 2)}
     for precision in PRECISIONS:
         dtype = dtype_name(precision, device)
-        found = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
+        bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
         metrics |= {
             f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
             f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * traffic.activations,
-            f"roofline_{precision}_rps": round(found.rps, 1),
-            f"roofline_{precision}_bound": found.bound,
-            f"roofline_{precision}_batch": found.batch_size,
+            f"roofline_{precision}_rps": round(bound.rps, 1),
+            f"roofline_{precision}_bound": bound.bound,
+            f"roofline_{precision}_batch": bound.batch_size,
         }
     return metrics

@@ -1,4 +1,4 @@
-"""Stage ``compile``: the exported model -> packages for this machine, where they are faster."""
+"""Stage ``compile``: compile the exported model for this machine, in each precision and batch size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servebench.params import load_params
 from servebench.paths import COMPILED_TABLE, MACHINE, MODEL
 from servebench.system.files import read_json
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 from servebench.system.rows import write_rows
 
 
@@ -32,7 +32,7 @@ class PackageRow:
 
 
 def main() -> None:
-    """Compile the exported model as params.yaml says.
+    """Compile the exported model for the batch sizes of params.yaml.
 
     Raises:
         ServebenchError: a package cannot be run.
@@ -43,4 +43,4 @@ def main() -> None:
         manifest = compile_model(MODEL, device, params.compile.batch_sizes)
     rows = [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
     write_rows(COMPILED_TABLE, PackageRow, rows)
-    say("\n".join(describe(manifest)))
+    print_wrapped("\n".join(describe(manifest)))

@@ -7,10 +7,10 @@ from servebench.params import load_params
 
 
 def main() -> None:
-    """Read, check, split, write.
+    """Write the index of the photographs.
 
     Raises:
-        DataError: the source is not there, a photo cannot be read, or a class lacks one in some split.
+        DataError: the source does not exist, a photo cannot be read, or a class has none in some split.
     """
     index = make_index(load_params().data)
     check_readable(index)

@@ -1,4 +1,4 @@
-"""Stage ``export``: checkpoint -> safetensors and a model card, all that a server needs."""
+"""Stage ``export``: checkpoint -> weights as safetensors, model card and reference answers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from servebench.inference.reference import Reference, write_reference
 from servebench.params import ServeSettings, load_params
 from servebench.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from servebench.system.files import atomic_write, read_json, write_json
-from servebench.system.progress import bar, say
+from servebench.system.progress import bar, print_wrapped
 from servebench.training.weights import load_all, read_state_dict
 
-BATCH = 8
+BATCH_SIZE = 8
 
 
 def main() -> None:
-    """Write weights, card and reference answers; check that the weights answer as the checkpoint does."""
+    """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
     settings = load_params().model
     index = read_index()
     classes = index.classes
@@ -46,9 +46,9 @@ def main() -> None:
     )
     write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
     check_equal(model.eval(), card)
-    write_reference(MODEL.exported, answer_all(index))
+    write_reference(MODEL.exported, reference_answers(index))
     size_mb = (MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6
-    say(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+    print_wrapped(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
 
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
@@ -62,7 +62,7 @@ def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
             raise ModelError("the exported model answers otherwise than its checkpoint")
 
 
-def answer_all(index: Index) -> Reference:
+def reference_answers(index: Index) -> Reference:
     """The exported model's probabilities for every photo, in full precision on the CPU.
 
     Raises:
@@ -71,8 +71,8 @@ def answer_all(index: Index) -> Reference:
     predictor = Predictor(MODEL, "cpu", ServeSettings())
     answers: list[list[float]] = []
     with bar(len(index.photos), "reference answers", "photo") as progress:
-        for first in range(0, len(index.photos), BATCH):
-            photos = index.photos[first : first + BATCH]
+        for first in range(0, len(index.photos), BATCH_SIZE):
+            photos = index.photos[first : first + BATCH_SIZE]
             images = [predictor.preprocess(Path(photo.path).read_bytes()) for photo in photos]
             answers += predictor.predict(images).tolist()
             progress.update(len(photos))

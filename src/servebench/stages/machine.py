@@ -1,7 +1,7 @@
 """Stage ``machine``: check all of params.yaml, then write the fingerprint of hardware and libraries.
 
-It runs first in every ``dvc repro``, so a mistake in any section is found before anything is
-trained. What it writes moves only when the hardware or a library does, and with it what is measured.
+It runs first in every ``dvc repro``, so that a mistake in any section is found before anything is
+trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from servebench.params import Params, load_params
 from servebench.paths import MACHINE
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 from servebench.training.weights import PACKAGE_MODEL
 
 
@@ -34,14 +34,14 @@ def main() -> None:
     check_params(params)
     machine = fingerprint()
     write_json(MACHINE, machine)
-    say(describe_machine(machine))
+    print_wrapped(describe_machine(machine))
 
 
 def check_params(params: Params) -> None:
-    """Check what a schema cannot: names that must exist on this machine.
+    """Check the values that depend on this machine: models, folders, files, devices.
 
     Raises:
-        ParamsError: an unknown model, a folder or file that is not there, a device without one.
+        ParamsError: a model, folder, file or device that does not exist.
     """
     if not timm.is_model(params.model.name):
         near = difflib.get_close_matches(params.model.name, timm.list_models(), n=3)

@@ -1,4 +1,4 @@
-"""Stage ``report``: read all results, explain, compare, draw."""
+"""Stage ``report``: compare all configurations, diagnose what limits each, and draw the pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from servebench.report.tables import (
     table,
 )
 from servebench.system.files import all_or_nothing, read_json, write_csv, write_json
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 
 
 def main() -> None:
@@ -44,15 +44,15 @@ def main() -> None:
         write_json(BEST, found)
     print(table(results))
     for line in [*remarks(results), *explanation.errors]:
-        say(line)
+        print_wrapped(line)
     for name, limit in explanation.limits.items():
-        say(f"{name}: {limit.text}")
+        print_wrapped(f"{name}: {limit.text}")
     for sentence in verdict(found, slo_p95_ms):
-        say(sentence)
+        print_wrapped(sentence)
 
 
 def write_tables(results: Sequence[Result], explanation: Explanation) -> None:
-    """The data of the plots that compare all configurations."""
+    """Write the tables of all configurations, from which DVC plots."""
     write_csv(LEVELS, level_rows(results))
     write_csv(EFFICIENCY, efficiency_rows(results))
     write_csv(BOUNDS, bound_rows(explanation.bounds))

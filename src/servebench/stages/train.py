@@ -13,7 +13,7 @@ from servebench.params import load_params
 from servebench.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from servebench.stats.intervals import wilson_interval
 from servebench.system.files import all_or_nothing, atomic_write, write_csv, write_json
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 from servebench.system.temporary import scratch
 from servebench.training.fit import fit
 from servebench.training.module import ClassifierModule
@@ -24,7 +24,7 @@ def main() -> None:
     params = load_params()
     index = read_index()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Few batches, decoded in the main process: as meant.
+    # Expected: few batches, which the main process decodes.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*")
     warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.` is deprecated.*")
@@ -37,9 +37,9 @@ def main() -> None:
 
 
 def write_results(module: ClassifierModule, index: Index) -> None:
-    """Accuracy with its interval, training curves, and every test photo's class and prediction."""
-    tested = index.split("test")
-    pairs = [(photo.label, guess) for photo, guess in zip(tested, module.predicted, strict=True)]
+    """Write accuracy with its interval, training curves, and every test photo's class and prediction."""
+    labels = [photo.label for photo in index.split("test")]
+    pairs = list(zip(labels, module.predicted, strict=True))
     correct = sum(actual == predicted for actual, predicted in pairs)
     low, high = wilson_interval(correct, len(pairs))
     best = min(module.history, key=lambda row: row["val_loss"])
@@ -57,9 +57,12 @@ def write_results(module: ClassifierModule, index: Index) -> None:
     write_csv(TRAINING_CURVES, module.history)
     write_csv(
         CONFUSION,
-        [{"actual": index.classes[a], "predicted": index.classes[p]} for a, p in pairs],
+        [
+            {"actual": index.classes[actual], "predicted": index.classes[predicted]}
+            for actual, predicted in pairs
+        ],
     )
-    say(
+    print_wrapped(
         f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "
         f"(95% interval {low:.3f} to {high:.3f})"
     )

@@ -1,4 +1,4 @@
-"""What a long run says: lines of a readable width, and progress bars on a terminal."""
+"""Terminal output of long runs: wrapped lines, and progress bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 WIDTH = 120
 
 
-def say(text: str) -> None:
+def print_wrapped(text: str) -> None:
     """Print ``text`` at once, in lines of at most WIDTH characters; a line's continuation is indented."""
     for line in text.splitlines():
         print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False), flush=True)

@@ -13,7 +13,7 @@ from servebench.data.index import Index
 from servebench.inference.device import resolve_device
 from servebench.inference.model import build_model, input_config
 from servebench.params import Params
-from servebench.system.progress import say
+from servebench.system.progress import print_wrapped
 from servebench.training.datamodule import PhotoDataModule
 from servebench.training.module import ClassifierModule
 from servebench.training.weights import load_all, pretrained_model, read_state_dict
@@ -51,7 +51,7 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     )
     if settings.checkpoint:
         checkpoint = Path(settings.checkpoint)
-        say(f"{checkpoint}: tested, not fitted")
+        print_wrapped(f"{checkpoint}: tested, not fitted")
         module.history = [{"epoch": 0, "train_loss": None, "val_loss": None, "val_accuracy": None}]
     else:
         trainer.fit(module, photos)
