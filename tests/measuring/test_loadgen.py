@@ -16,12 +16,14 @@ import pytest
 from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
 from servebench.errors import LoadError
-from servebench.loadgen import CONTENT_TYPE, Level, LoadPlan, generate, photo_bodies
-from servebench.loadgen.generator import FAILED, OK, TIMED_OUT
+from servebench.loadgen import LoadPlan, generate
 from servebench.selftest.stub import running_stub as stub
+from servebench.serving.client import CONTENT_TYPES, request_bodies
 from servebench.serving.launcher import free_port
+from servebench.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from servebench.system.processes import process_group
 
+JSON = CONTENT_TYPES["json"]
 UNKNOWN = Usage()
 
 
@@ -30,7 +32,7 @@ def plan(users: int, **changes: float) -> LoadPlan:
     return LoadPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
 
 
-def inside(level: Level) -> np.ndarray:
+def inside(level: LoadRecord) -> np.ndarray:
     opened, closed = level.window
     return (level.status == OK) & (level.end > opened) & (level.end <= closed)
 
@@ -40,26 +42,26 @@ def test_rate_and_latency_agree_with_the_servers_own_log(
     parallel: int, users: int, photos: list[Path]
 ) -> None:
     with stub(service_s=0.05, parallel=parallel) as server:
-        [level] = generate(server.url, photo_bodies(photos), CONTENT_TYPE, [plan(users)])
+        [level] = generate(server.url, request_bodies(photos, "json"), JSON, [plan(users)])
         log = server.log()
     row = level_row(level, UNKNOWN)
     opened, closed = level.window
     logged = log[(log[:, 1] > opened) & (log[:, 1] <= closed)]
     there_s = logged[:, 1] - logged[:, 0]
     # The client sees what the server sees, plus its own few tenths of a millisecond.
-    assert row["throughput_rps"] == pytest.approx(len(logged) / (closed - opened), rel=0.1)
-    assert row["p50_ms"] == pytest.approx(np.median(there_s) * 1000, rel=0.05, abs=3)
+    assert row.throughput_rps == pytest.approx(len(logged) / (closed - opened), rel=0.1)
+    assert row.p50_ms == pytest.approx(np.median(there_s) * 1000, rel=0.05, abs=3)
     # Little's law: the users are where the requests are.
     latency_s = (level.end - level.start)[inside(level)].mean()
-    assert row["throughput_rps"] * latency_s == pytest.approx(users, rel=0.1)
+    assert row.throughput_rps * latency_s == pytest.approx(users, rel=0.1)
     # Queueing arithmetic, as far as an event loop keeps its own times.
-    assert row["throughput_rps"] == pytest.approx(min(parallel, users) / 0.05, rel=0.15)
-    assert row["sent"] == row["ok"] == len(log)
+    assert row.throughput_rps == pytest.approx(min(parallel, users) / 0.05, rel=0.15)
+    assert row.sent == row.ok == len(log)
 
 
 def test_all_users_are_busy_throughout_the_window(photos: list[Path]) -> None:
     with stub(service_s=0.05, parallel=2) as (url, _):
-        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(6)])
+        [level] = generate(url, request_bodies(photos, "json"), JSON, [plan(6)])
     opened, closed = level.window
     assert set(level.user) == set(range(6))
     for user in range(6):
@@ -71,26 +73,26 @@ def test_all_users_are_busy_throughout_the_window(photos: list[Path]) -> None:
         assert np.median(gaps) < 0.02
 
 
-def test_a_level_ends_when_it_has_its_answers_but_not_before_its_time(photos: list[Path]) -> None:
-    bodies = photo_bodies(photos)
+def test_a_level_ends_after_its_answers_and_its_time(photos: list[Path]) -> None:
+    bodies = request_bodies(photos, "json")
     with stub(service_s=0.01, parallel=4) as (url, _):
         short, long = generate(
             url,
             bodies,
-            CONTENT_TYPE,
+            JSON,
             [plan(4, requests=1, min_s=1.0, max_s=9.0), plan(4, requests=600, min_s=0.1, max_s=60.0)],
         )
     assert short.window[1] - short.window[0] == pytest.approx(1.0, abs=0.5)
     assert inside(long).sum() >= 600
-    assert len(short.edges) == len(long.edges) == 4
+    assert len(short.window_edges) == len(long.window_edges) == 4
 
 
-def test_an_open_loop_sends_at_its_rate_whatever_the_server_does(photos: list[Path]) -> None:
+def test_an_open_loop_keeps_its_rate_whatever_the_server_does(photos: list[Path]) -> None:
     """At half of what the server can do, and at twice that: what came is the same, latency is not."""
-    bodies = photo_bodies(photos)
+    bodies = request_bodies(photos, "json")
     plans = [plan(32, rate_rps=rate, min_s=3.0, max_s=3.0, timeout_s=30.0) for rate in (50.0, 200.0)]
     with stub(service_s=0.02, parallel=2) as (url, _):
-        half, twice = generate(url, bodies, CONTENT_TYPE, plans)
+        half, twice = generate(url, bodies, JSON, plans)
     rows = [level_row(level, UNKNOWN) for level in (half, twice)]
     for level in (half, twice):
         opened, closed = level.window
@@ -98,13 +100,13 @@ def test_an_open_loop_sends_at_its_rate_whatever_the_server_does(photos: list[Pa
         # Four standard deviations of a Poisson count, and due times never later than the sending.
         assert abs(came - level.rate_rps) < 4 * np.sqrt(level.rate_rps / (closed - opened))
         assert (level.sent >= level.start).all()
-    assert rows[0]["valid"]
-    assert not rows[1]["valid"]
-    assert "overloaded" in rows[1]["why"]
-    assert rows[1]["throughput_rps"] == pytest.approx(100, rel=0.15)
+    assert rows[0].valid
+    assert not rows[1].valid
+    assert "overloaded" in rows[1].invalid_reason
+    assert rows[1].throughput_rps == pytest.approx(100, rel=0.15)
     # Latency counts from when a request was due: the wait for a free connection is part of it.
-    assert rows[1]["p50_ms"] > 3 * rows[0]["p50_ms"]
-    assert rows[1]["client_late_ms"] > 100 > rows[0]["client_late_ms"]
+    assert rows[1].p50_ms > 3 * rows[0].p50_ms
+    assert rows[1].client_late_ms > 100 > rows[0].client_late_ms
 
 
 def test_the_same_seed_makes_the_same_arrivals(photos: list[Path]) -> None:
@@ -112,16 +114,16 @@ def test_the_same_seed_makes_the_same_arrivals(photos: list[Path]) -> None:
     for _ in range(2):
         with stub(service_s=0.001, parallel=8) as (url, _):
             [level] = generate(
-                url, photo_bodies(photos), CONTENT_TYPE, [plan(16, rate_rps=80.0, min_s=0.6, max_s=0.6)]
+                url, request_bodies(photos, "json"), JSON, [plan(16, rate_rps=80.0, min_s=0.6, max_s=0.6)]
             )
         gaps.append(np.diff(np.sort(level.start))[:40])
     assert gaps[0] == pytest.approx(gaps[1], abs=1e-9)
 
 
 def test_every_request_keeps_what_was_sent_and_answered(photos: list[Path]) -> None:
-    bodies = photo_bodies(photos)
+    bodies = request_bodies(photos, "json")
     with stub(service_s=0.01, parallel=2) as (url, _):
-        [level] = generate(url, bodies, CONTENT_TYPE, [plan(2, min_s=0.6, max_s=0.6)])
+        [level] = generate(url, bodies, JSON, [plan(2, min_s=0.6, max_s=0.6)])
     turn = level.body[np.argsort(level.start)][: len(bodies)]
     assert sorted(turn) == list(range(len(bodies)))
     assert list(turn) != sorted(turn)
@@ -133,12 +135,12 @@ def test_edges_are_told_as_they_come(photos: list[Path]) -> None:
     with stub(service_s=0.01, parallel=2) as (url, _):
         [level] = generate(
             url,
-            photo_bodies(photos),
-            CONTENT_TYPE,
+            request_bodies(photos, "json"),
+            JSON,
             [plan(2, min_s=0.6, max_s=0.6)],
             on_edge=lambda users, place: told.append((users, place)),
         )
-    assert told == [(2, place) for place in range(len(level.edges))]
+    assert told == [(2, place) for place in range(len(level.window_edges))]
 
 
 def test_what_does_not_settle_is_measured_until_the_limit() -> None:
@@ -155,35 +157,35 @@ def test_what_does_not_settle_is_measured_until_the_limit() -> None:
         [level] = generate(
             url,
             [b"{}"],
-            CONTENT_TYPE,
+            JSON,
             [dataclasses.replace(plan(1, min_s=1.5, max_s=1.5), max_windows=5)],
             on_edge=disturb,
         )
-    assert len(level.edges) == 6
-    assert "unstable" in level_row(level, UNKNOWN)["why"]
+    assert len(level.window_edges) == 6
+    assert "unstable" in level_row(level, UNKNOWN).invalid_reason
 
 
 def test_failures_are_counted_and_the_level_is_not_valid(photos: list[Path]) -> None:
     with stub(service_s=0.01, parallel=1, answer_status=503) as (url, _):
-        [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(2, min_s=1.0, max_s=1.0)])
+        [level] = generate(url, request_bodies(photos, "json"), JSON, [plan(2, min_s=1.0, max_s=1.0)])
     row = level_row(level, UNKNOWN)
-    assert row["failed"] == row["sent"] == (level.code == 503).sum() > 0
-    assert row["throughput_rps"] == 0.0
-    assert not row["valid"]
+    assert row.failed == row.sent == (level.code == 503).sum() > 0
+    assert row.throughput_rps == 0.0
+    assert not row.valid
 
 
 def test_timeouts_are_counted_apart(photos: list[Path]) -> None:
     with stub(service_s=5.0, parallel=1) as (url, _):
         [level] = generate(
-            url, photo_bodies(photos), CONTENT_TYPE, [plan(2, timeout_s=0.5, min_s=1.0, max_s=1.0)]
+            url, request_bodies(photos, "json"), JSON, [plan(2, timeout_s=0.5, min_s=1.0, max_s=1.0)]
         )
     assert set(level.status) == {TIMED_OUT}
-    assert level_row(level, UNKNOWN)["timed_out"] == len(level.start)
+    assert level_row(level, UNKNOWN).timed_out == len(level.start)
 
 
 def test_a_refused_connection_is_a_failure_and_no_storm(photos: list[Path]) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    [level] = generate(url, photo_bodies(photos), CONTENT_TYPE, [plan(2, min_s=1.0, max_s=1.0)])
+    [level] = generate(url, request_bodies(photos, "json"), JSON, [plan(2, min_s=1.0, max_s=1.0)])
     assert set(level.status) == {FAILED}
     assert set(level.code) == {0}
     assert len(level.start) < 100
@@ -196,7 +198,7 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
     with stub(service_s=0.01, parallel=1) as (url, _):
         with pytest.raises(LoadError, match="enough"):
             generate(
-                url, photo_bodies(photos), CONTENT_TYPE, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
+                url, request_bodies(photos, "json"), JSON, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
             )
         children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
         assert not [command for command in children if "servebench.loadgen " in command]
@@ -204,19 +206,19 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
 
 def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:
     with pytest.raises(LoadError, match=r"exit status 1.*its log ends") as caught:
-        generate("http://127.0.0.1:9", [b"{}"], CONTENT_TYPE, [plan(0)])
+        generate("http://127.0.0.1:9", [b"{}"], JSON, [plan(0)])
     assert "Error" in str(caught.value)
 
 
 def test_nothing_to_send_is_said_at_once() -> None:
     with pytest.raises(LoadError, match="nothing to send"):
-        generate("http://127.0.0.1:9", [], CONTENT_TYPE, [plan(1)])
+        generate("http://127.0.0.1:9", [], JSON, [plan(1)])
 
 
 def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> None:
     with stub(service_s=0.001, parallel=8) as (url, pid), Telemetry(pid, interval_s=0.1) as telemetry:
         [level] = generate(
-            url, photo_bodies(photos), CONTENT_TYPE, [plan(8)], on_start=telemetry.follow_client
+            url, request_bodies(photos, "json"), JSON, [plan(8)], on_start=telemetry.follow_client
         )
         usage = telemetry.usage(*level.window)
     assert usage.cpu_percent is not None
@@ -253,9 +255,9 @@ def test_other_load_on_the_machine_is_seen(photos: list[Path]) -> None:
         Telemetry(pid, interval_s=0.1) as telemetry,
     ):
         [level] = generate(
-            url, photo_bodies(photos), CONTENT_TYPE, [plan(1)], on_start=telemetry.follow_client
+            url, request_bodies(photos, "json"), JSON, [plan(1)], on_start=telemetry.follow_client
         )
         usage = telemetry.usage(*level.window)
     assert usage.other_percent is not None
     assert usage.other_percent > 10
-    assert "other processes used" in level_row(level, usage)["notes"]
+    assert "other processes used" in level_row(level, usage).warnings

@@ -1,4 +1,4 @@
-"""`servebench bench`: any server, any body, and one line for whatever is wrong with them."""
+"""`servebench loadtest`: any server, any body, and one line for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from servebench import cli
+from servebench.cli.main import main
+from servebench.cli.parser import make_parser
 from servebench.selftest.stub import running_stub
 from servebench.serving.launcher import free_port
 from tests.support.project import ROOT
@@ -72,8 +73,8 @@ def test_a_server_is_measured_at_every_level(
 ) -> None:
     out = tmp_path / "levels.csv"
     with running_stub(0.02, 2) as stub:
-        arguments = ["bench", "--url", stub.url, "--body-file", str(body), "--out", str(out), *QUICK]
-        status = cli.main([*arguments, "--seconds", "1", "2"])  # long enough for a few samples of the CPU
+        arguments = ["loadtest", "--url", stub.url, "--body-file", str(body), "--out", str(out), *QUICK]
+        status = main([*arguments, "--seconds", "1", "2"])  # long enough for a few samples of the CPU
         log = stub.log()
     *_, head, _, one, two = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in head.split("|")][1:4] == ["users", "req/s", "95% interval"]
@@ -84,8 +85,10 @@ def test_a_server_is_measured_at_every_level(
     assert [row["users"] for row in rows] == ["1", "2"]
     assert all(row["sent"] == row["ok"] for row in rows)
     # A busy machine may make a level unstable: that is for the row to say, and for the exit status.
-    assert status == (0 if all(row["valid"] == "True" for row in rows) else 1)
-    assert [row["why"] == "" for row in rows] == [row["valid"] == "True" for row in rows]
+    reasons = [row["invalid_reason"] for row in rows]
+    assert status == (1 if any(reasons) else 0)
+    for shown, reason in zip((one, two), reasons, strict=True):
+        assert shown.split("|")[-2].strip() == (f"not valid: {reason}" if reason else "valid")
     assert sum(int(row["sent"]) for row in rows) + 1 == len(log)  # one was sent before the load
     assert float(rows[0]["throughput_rps"]) == pytest.approx(50, rel=0.5)
     assert all(float(row["client_cores"]) >= 0 for row in rows)
@@ -93,9 +96,9 @@ def test_a_server_is_measured_at_every_level(
 
 
 def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["bench", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "60"]
+    arguments = ["loadtest", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "60"]
     with running_stub(0.05, 2) as stub:
-        assert cli.main([*arguments, "--url", stub.url]) == 1
+        assert main([*arguments, "--url", stub.url]) == 1
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("| 60/s ")
     assert "not valid: overloaded" in row
@@ -104,10 +107,10 @@ def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.Captu
 def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list[Path]) -> None:
     template = '{"instances": [{"b64": "{image}", "options": {"top": 3}}]}'
     with recorder() as (url, server):
-        arguments = ["bench", "--url", url, "--body-file", str(body), "--template", template]
+        arguments = ["loadtest", "--url", url, "--body-file", str(body), "--template", template]
         arguments += ["--images", *map(str, photos[:2]), "--content-type", "application/x-test"]
         arguments += ["--header", "Authorization: Bearer a:b", "--header", "X-Two:2", *QUICK]
-        cli.main(arguments)
+        main(arguments)
     expected = [
         {"instances": [{"b64": base64.b64encode(p.read_bytes()).decode(), "options": {"top": 3}}]}
         for p in photos[:2]
@@ -125,16 +128,17 @@ def test_failures_under_load_are_counted_and_not_valid(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=20) as (url, _):
-        assert cli.main(["bench", "--url", url, "--body-file", str(body), *QUICK]) == 1
+        assert main(["loadtest", "--url", url, "--body-file", str(body), *QUICK]) == 1
     out = capsys.readouterr().out
     assert re.search(r"not valid: [1-9]\d* failed and 0 timed out", out)
 
 
+@pytest.mark.parametrize("name", ["loadtest", "bench"])
 def test_a_server_that_refuses_the_first_request_is_not_loaded(
-    body: Path, capsys: pytest.CaptureFixture[str]
+    name: str, body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=0) as (url, server):
-        assert cli.main(["bench", "--url", url, "--body-file", str(body), *QUICK]) == 1
+        assert main([name, "--url", url, "--body-file", str(body), *QUICK]) == 1
     assert capsys.readouterr().err == f"servebench: {url} answered the first request with 503: too busy\n"
     assert len(server.requests) == 1
 
@@ -160,7 +164,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     given = [str(body) if argument == "BODY" else argument for argument in arguments]
-    assert cli.main(["bench", "--url", url, *given]) == 1
+    assert main(["loadtest", "--url", url, *given]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert reason in line
 
@@ -180,7 +184,7 @@ def test_a_number_that_cannot_be_is_one_line(
     option: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["bench", "--url", "http://127.0.0.1:9", option, value])
+        main(["loadtest", "--url", "http://127.0.0.1:9", option, value])
     assert caught.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert f"argument {option}" in line
@@ -188,7 +192,7 @@ def test_a_number_that_cannot_be_is_one_line(
 
 def test_the_defaults_are_those_of_the_pipeline() -> None:
     load = yaml.safe_load((ROOT / "params.yaml").read_text())["load"]
-    options = cli._parser().parse_args(["bench", "--url", "http://127.0.0.1:9"])
+    options = make_parser().parse_args(["loadtest", "--url", "http://127.0.0.1:9"])
     assert list(options.users) == load["users"]
     assert list(options.seconds) == [load["min_s"], load["max_s"]]
     for name in ("requests", "max_windows", "warmup_s", "timeout_s", "seed"):

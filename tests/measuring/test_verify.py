@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from servebench import cli
+from servebench.cli.main import main
 from servebench.errors import VerifyError
 from servebench.selftest import run, second_tool
 from servebench.selftest.checks import against_log
@@ -68,7 +68,7 @@ def test_a_log_that_differs_by_a_tenth_does_not_pass() -> None:
     assert [check.passed for check in against_log("shifted", level, shifted)] == [True, False, False]
 
 
-def test_a_request_that_the_server_has_not_seen_does_not_pass() -> None:
+def test_a_request_missing_from_the_servers_log_does_not_pass() -> None:
     with running_stub(CASE.service_s, CASE.parallel) as stub:
         level = load(stub.url, CASE)
         log = stub.log()
@@ -93,7 +93,7 @@ def test_without_a_second_tool_the_other_checks_are_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(run, "CASES", [Case(0.02, 1, 2, 0.5, queueing=True)])
-    assert cli.main(["verify"]) == 1
+    assert main(["verify"]) == 1
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()
     assert "neither wrk nor hey is installed; `apt-get install wrk`" in line
