@@ -10,7 +10,7 @@ from servebench.paths import BEST, CEILINGS, README, RESULTS_PAGE, SELFTEST, SEL
 from servebench.report.explain import explain
 from servebench.report.results import Result, read_results
 from servebench.report.results_page import BEGIN, END, page, readme_section
-from servebench.report.summary import best, rates
+from servebench.report.summary import best_configurations, rates
 from servebench.selftest import run as selftest
 from servebench.system.files import read_json
 from tests.support.project import ROOT
@@ -41,7 +41,7 @@ def test_metrics_are_flat_and_have_the_same_ten_keys(results: list[Result]) -> N
 
 def test_summary_and_best_follow_from_the_metrics(params: Params, results: list[Result]) -> None:
     assert list(read_json(SUMMARY).items()) == list(rates(results).items())
-    assert read_json(BEST) == best(results, params.objective.slo_p95_ms)
+    assert read_json(BEST) == best_configurations(results, params.objective.slo_p95_ms)
 
 
 def test_the_readmes_table_is_that_of_the_results(params: Params, results: list[Result]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from servebench.params import ServeSettings
 from servebench.report.bounds import bounds_of
 from servebench.report.diagnosis import diagnose
-from servebench.report.limit import Limit
+from servebench.report.losses import Diagnosis
 from servebench.report.results import Result
 from tests.support.synthetic_results import CEILINGS, STAGES, at_best, batch, level, result
 
@@ -17,7 +17,7 @@ BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
 
 
-def limit(own: Result, **ceilings: Any) -> Limit:
+def limit(own: Result, **ceilings: Any) -> Diagnosis:
     known = CEILINGS | ceilings
     return diagnose(own, bounds_of(own, known), known)
 

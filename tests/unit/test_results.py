@@ -71,6 +71,6 @@ def test_the_models_time_is_interpolated_between_batch_sizes() -> None:
 def test_the_pipelines_rate_is_level_beyond_the_largest_size() -> None:
     rows = [batch(8, 80.0, 70.0), batch(1, 70.0, 60.0)]
     own = result("e1_base", [level(1, 20.0)], baseline=rows)
-    assert own.pipeline_at(1.0) == 60.0
-    assert own.pipeline_at(4.5) == 65.0
-    assert own.pipeline_at(16.0) == 70.0
+    assert own.pipeline_rps(1.0) == 60.0
+    assert own.pipeline_rps(4.5) == 65.0
+    assert own.pipeline_rps(16.0) == 70.0

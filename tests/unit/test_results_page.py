@@ -13,7 +13,7 @@ from servebench.params import load_params
 from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
 from servebench.report.results import read_results
 from servebench.report.results_page import BEGIN, END, write_results
-from servebench.report.summary import best
+from servebench.report.summary import best_configurations
 from servebench.system.files import write_json
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
@@ -66,7 +66,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(CEILINGS, ROOFLINES | COST)
     write_json(MACHINE, OWN_MACHINE)
     write_json(TRAIN_METRICS, TRAINED)
-    write_json(BEST, best(read_results(params), params.objective.slo_p95_ms))
+    write_json(BEST, best_configurations(read_results(params), params.objective.slo_p95_ms))
     return tmp_path
 
 

@@ -6,7 +6,14 @@ import json
 
 import pytest
 
-from servebench.report.summary import best, best_within, rates, short_names, significant, verdict
+from servebench.report.summary import (
+    best_configurations,
+    best_within,
+    rates,
+    short_names,
+    significant,
+    verdict,
+)
 from tests.support.synthetic_results import level, result
 
 SLOW = level(1, 20.0, 60.0)
@@ -53,7 +60,7 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 
 def test_the_fastest_is_the_candidate_where_it_is() -> None:
     first = result("e1_base", [SLOW], best=SLOW)
-    found = best([first, CANDIDATE], slo_p95_ms=400.0)
+    found = best_configurations([first, CANDIDATE], slo_p95_ms=400.0)
     assert found["best"] == found["best_within_slo"] == "candidate"
     assert verdict(found, 400.0)[0] == "Fastest: candidate, 25.62 times the rate of the first."
 
@@ -62,7 +69,7 @@ def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
     first = result("e1_base", [SLOW], best=SLOW)
     second = result("e2_more", [SLOW, MIDDLE, FAST], best=FAST)
     slow = result("candidate", [SLOW], best=SLOW)
-    found = best([first, second, slow], slo_p95_ms=400.0)
+    found = best_configurations([first, second, slow], slo_p95_ms=400.0)
     assert found == {
         "best": "e2_more",
         "best_gain": 4.5,
@@ -77,7 +84,7 @@ def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
 
 
 def test_an_objective_that_nobody_keeps_is_said() -> None:
-    found = best([result("e1_base", [FAST], best=FAST)], slo_p95_ms=50.0)
+    found = best_configurations([result("e1_base", [FAST], best=FAST)], slo_p95_ms=50.0)
     assert found["best"] == "e1_base"
     assert found["best_within_slo"] is found["within_slo_rps"] is found["within_slo_users"] is None
     assert verdict(found, 50.0)[1] == "No configuration keeps p95 below 50 ms at any level."
@@ -94,7 +101,7 @@ def test_without_a_valid_level_nothing_is_best() -> None:
     unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
     failed = result("e1_base", [level(1, 20.0, 60.0, invalid_reason="3 failed")])
     doubtful = result("e2_more", [unstable], best=unstable)
-    found = best([failed, doubtful], 400.0)
+    found = best_configurations([failed, doubtful], 400.0)
     assert rates([failed, doubtful, CANDIDATE])["e2"] == 20.0
     assert found["best"] is None
     assert found["best_within_slo"] is None

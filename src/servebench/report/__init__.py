@@ -1,1 +1,1 @@
-"""All configurations compared, in tables and pictures."""
+"""Comparison of all configurations: bounds, diagnosis, tables, plots and the results page."""

@@ -1,7 +1,7 @@
-"""The way down from the hardware's peak to the served rate, all bounds in images/s = requests/s.
+"""Upper bounds of the rate, from the hardware's peak down to the served rate, in images/s = requests/s.
 
-Each bound bounds the next. A bound that lies above the one before it by more than their intervals
-cannot be true: one of the two is measured wrongly.
+Each bound limits the next. If a bound lies above the one before it by more than their intervals, one of
+the two is measured wrongly.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Bound:
     """One bound of the rate, images/s, with its 95% interval where one is known.
 
     Attributes:
-        share: of the bound above, None for the first.
+        share: of the bound before it, None for the first.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Bound:
 
 
 def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
-    """The bounds of one configuration, from the top; one whose rate is unknown is left out.
+    """The bounds of one configuration, from the highest; bounds of unknown rate are left out.
 
-    1. datasheet: the maker's peak over FLOPs per image, where the device is in the table;
+    1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
     2. roofline: measured peak and memory bandwidth, at the best batch size;
     3. model in-process, at its best batch size;
     4. pipeline in-process (decode, preprocess, model), at its best batch size;
@@ -89,12 +89,12 @@ def budget_ms(result: Result) -> float | None:
 
 
 def with_transport(result: Result) -> tuple[float | None, float | None, float | None]:
-    """Rate, low and high of the pipeline behind a server and with its client on the same cores.
+    """Rate, low and high of the pipeline with server and load generator on the same cores.
 
-    ``cores`` over the CPU time per request, at most what the server passes on for a model that does
-    nothing, and at most the pipeline's own rate: where that leaves cores idle, transport runs on
-    them and takes nothing. CPU time per image is as uncertain as the rate it was measured with, so
-    the budget's interval is the pipeline's, in proportion.
+    It is the least of three rates: ``cores`` over the CPU time per request (``budget_ms``), the null
+    server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
+    idle. CPU time per image is as uncertain as the rate it was measured with, so the first rate's
+    interval is the pipeline's, in proportion.
     """
     pipeline, run = result.pipeline, result.run
     per_request_ms = budget_ms(result)
@@ -113,14 +113,14 @@ def with_transport(result: Result) -> tuple[float | None, float | None, float | 
 def measuring_errors(name: str, bounds: Sequence[Bound]) -> list[str]:
     """One line for each bound that lies above the one before it by more than their intervals."""
     return [
-        f"{name}: {lower.name} ({_span(lower)}) lies above {upper.name} ({_span(upper)}): "
+        f"{name}: {lower.name} ({_interval(lower)}) lies above {upper.name} ({_interval(upper)}): "
         "an error of measuring"
         for upper, lower in itertools.pairwise(bounds)
         if lower.lowest_rps > upper.highest_rps
     ]
 
 
-def _span(bound: Bound) -> str:
+def _interval(bound: Bound) -> str:
     if bound.low_rps is None or bound.high_rps is None:
         return f"{bound.rate_rps:.1f} images/s"
     return f"{bound.low_rps:.1f} to {bound.high_rps:.1f} images/s"

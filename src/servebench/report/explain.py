@@ -1,4 +1,4 @@
-"""Why each configuration is as fast as it is: its bounds, what limits it, and what cannot be true."""
+"""Bounds and diagnosis of every configuration, and errors of measuring."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from typing import Any
 
 from servebench.report.bounds import Bound, bounds_of, measuring_errors
 from servebench.report.diagnosis import diagnose
-from servebench.report.limit import Limit
+from servebench.report.losses import Diagnosis
 from servebench.report.results import Result
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """All configurations explained, by name.
+    """Bounds and diagnosis, by configuration.
 
     Attributes:
-        errors: bounds that cannot be true, one line each.
+        errors: a line for each bound that lies above the one before it.
     """
 
     bounds: Mapping[str, Sequence[Bound]]
-    limits: Mapping[str, Limit]
+    diagnoses: Mapping[str, Diagnosis]
     errors: Sequence[str]
 
 
 def explain(results: Sequence[Result], ceilings: Mapping[str, Any]) -> Explanation:
-    """Bounds, limit and errors of measuring of every configuration; ``ceilings`` is metrics/ceilings.json."""
-    bounds = {result.name: bounds_of(result, ceilings) for result in results}
+    """Compute the bounds and diagnose every configuration; ``ceilings`` is metrics/ceilings.json."""
+    bounds_by_name = {result.name: bounds_of(result, ceilings) for result in results}
     return Explanation(
-        bounds=bounds,
-        limits={result.name: diagnose(result, bounds[result.name], ceilings) for result in results},
-        errors=[error for name, own in bounds.items() for error in measuring_errors(name, own)],
+        bounds=bounds_by_name,
+        diagnoses={
+            result.name: diagnose(result, bounds_by_name[result.name], ceilings) for result in results
+        },
+        errors=[error for name, bounds in bounds_by_name.items() for error in measuring_errors(name, bounds)],
     )

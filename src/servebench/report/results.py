@@ -1,4 +1,4 @@
-"""The results of all configurations, read back and checked to belong together."""
+"""Results of all configurations, read from their files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from servebench.system.rows import read_rows
 
 @dataclass(frozen=True)
 class Result:
-    """All that is known of one configuration."""
+    """All results of one configuration."""
 
     name: str
     serve: ServeSettings
@@ -39,17 +39,17 @@ class Result:
 
     @property
     def best(self) -> LevelRow | None:
-        """The best level; it is not valid where no level is."""
+        """The best level, which is valid if any level is; None where requests failed at every level."""
         return next((level for level in self.levels if level.users == self.metrics["users"]), None)
 
     @property
     def model(self) -> BaselineRow:
-        """The batch size at which the model alone is fastest in-process."""
+        """The row of the batch size at which the model alone is fastest in-process."""
         return max(self.baseline, key=lambda row: row.model_rps)
 
     @property
     def pipeline(self) -> BaselineRow:
-        """The batch size at which decode, preprocess and model are fastest in-process."""
+        """The row of the batch size at which decode, preprocess and model are fastest in-process."""
         return max(self.baseline, key=lambda row: row.pipeline_rps)
 
     def stage_ms(self, users: int) -> dict[str, float]:
@@ -57,9 +57,9 @@ class Result:
         return {row.stage: row.mean_ms for row in self.stages if row.users == users}
 
     def model_ms(self, batch_size: float) -> float:
-        """Wall time of one batch in one in-process worker, between and beyond those measured.
+        """Wall time of one batch in one in-process worker.
 
-        Linear between the measured sizes, and proportional to the size beyond the largest.
+        Interpolated linearly between the measured sizes, and proportional to the size above the largest.
         """
         rows = sorted(self.baseline, key=lambda row: row.batch_size)
         last = rows[-1]
@@ -67,25 +67,25 @@ class Result:
             return last.model_ms * batch_size / last.batch_size
         return float(np.interp(batch_size, [r.batch_size for r in rows], [r.model_ms for r in rows]))
 
-    def pipeline_at(self, batch_size: float) -> float:
-        """Images/s of the pipeline in-process, linear between the measured sizes and level beyond."""
+    def pipeline_rps(self, batch_size: float) -> float:
+        """Rate of the pipeline in-process, interpolated linearly, and constant outside the measured sizes."""
         rows = sorted(self.baseline, key=lambda row: row.batch_size)
         sizes, rates = [row.batch_size for row in rows], [row.pipeline_rps for row in rows]
         return float(np.interp(batch_size, sizes, rates))
 
 
 def read_results(params: Params) -> list[Result]:
-    """The results of every configuration of ``params``, in its order.
+    """Read the results of every configuration of ``params``, in its order.
 
     Raises:
-        ReportError: a result is missing, or there is one of an experiment that params.yaml has not.
+        ReportError: a result is missing or malformed, or belongs to no configuration of params.yaml.
     """
-    known = params.configurations()
-    check_no_orphans(known)
-    return [_result(name, serve) for name, serve in known.items()]
+    configurations = params.configurations()
+    check_no_orphans(configurations)
+    return [_read_result(name, serve) for name, serve in configurations.items()]
 
 
-def _result(name: str, serve: ServeSettings) -> Result:
+def _read_result(name: str, serve: ServeSettings) -> Result:
     paths = BenchmarkPaths(name)
     try:
         return Result(

@@ -1,4 +1,4 @@
-"""docs/results.md, and the table of results in README.md: written from the committed results alone."""
+"""``servebench results``: write docs/results.md, and the table of results in README.md."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_results() -> None:
 
 
 def readme_section(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
-    """Where it was measured, a row per configuration, and which is fastest."""
+    """The machine, a row per configuration, and which is fastest."""
     machine = read_json(MACHINE)
     rows = [
         [
@@ -50,16 +50,16 @@ def readme_section(params: Params, results: Sequence[Result], explanation: Expla
             number_cell(result.metrics["users"], 0),
             number_cell(result.metrics["p95_ms"], 0),
             number_cell(result.metrics["efficiency"], 2),
-            explanation.limits[result.name].cause,
+            explanation.diagnoses[result.name].cause,
         ]
         for result in results
     ]
     head = ["configuration", "is", "req/s", "users", "p95 ms", "efficiency", "held back by"]
-    where = (
+    setting = (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
         f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px:"
     )
-    return "\n\n".join([where, markdown_table(head, rows, text_columns=2), " ".join(verdicts(params))])
+    return "\n\n".join([setting, markdown_table(head, rows, text_columns=2), " ".join(verdicts(params))])
 
 
 def page(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
@@ -84,7 +84,7 @@ def page(params: Params, results: Sequence[Result], explanation: Explanation) ->
         "bound to the left.",
         _bounds_table(results, explanation),
         f"![From each bound to the next, what is lost]({PICTURES}/waterfall.png)",
-        "\n".join(f"- `{name}`: {limit.text}" for name, limit in explanation.limits.items()),
+        "\n".join(f"- `{name}`: {diagnosis.text}" for name, diagnosis in explanation.diagnoses.items()),
         "## Where a request's time goes",
         f"![Stages of a request at the best level]({PICTURES}/stages.png)",
         f"![Sizes of batches by concurrency]({PICTURES}/batch_sizes.png)",
@@ -95,7 +95,7 @@ def page(params: Params, results: Sequence[Result], explanation: Explanation) ->
 
 
 def verdicts(params: Params) -> list[str]:
-    """Which experiment is fastest, and which to ship."""
+    """Which configuration is fastest, and which to ship."""
     return verdict(read_json(BEST), params.objective.slo_p95_ms)
 
 
@@ -150,7 +150,8 @@ def _rates_table(results: Sequence[Result]) -> str:
 
 
 def _interval(best: LevelRow | None, digits: int, low: str, high: str) -> str:
-    ends = [getattr(best, key) for key in (low, high)] if best else [None, None]
+    """The interval between two columns of the best level's row."""
+    ends = [getattr(best, column) for column in (low, high)] if best else [None, None]
     return "-" if None in ends else " to ".join(number_cell(end, digits) for end in ends)
 
 
@@ -176,18 +177,18 @@ def _share(accuracy: Mapping[str, Any], key: str) -> str:
 
 
 def _bounds_table(results: Sequence[Result], explanation: Explanation) -> str:
-    """A row per configuration: what holds it back, every bound with its share of the one above."""
+    """A row per configuration: its diagnosis, and every bound with its share of the one before."""
     rows = []
     for result in results:
         bounds = {bound.name: bound for bound in explanation.bounds[result.name]}
-        limit = explanation.limits[result.name]
-        cause = limit.cause + (f": `{limit.parameter}`" if limit.parameter else "")
-        cells = [_bound(bounds[name]) if name in bounds else "-" for name in BOUND_NAMES]
+        diagnosis = explanation.diagnoses[result.name]
+        cause = diagnosis.cause + (f": `{diagnosis.parameter}`" if diagnosis.parameter else "")
+        cells = [_bound_cell(bounds[name]) if name in bounds else "-" for name in BOUND_NAMES]
         rows.append([f"`{result.name}`", cause, *cells, number_cell(result.run["null_rps"], 0)])
     head = ["configuration", "held back by", *BOUND_NAMES, "model that does nothing"]
     return markdown_table(head, rows, text_columns=2)
 
 
-def _bound(bound: Bound) -> str:
+def _bound_cell(bound: Bound) -> str:
     share = "" if bound.share is None else f" (×{bound.share:.2f})"
     return f"{number_cell(bound.rate_rps, 1)}{share}"

@@ -1,8 +1,8 @@
-"""Why a served rate stays below what pipeline and transport allow on the same cores.
+"""Causes of a loss from pipeline + transport to the served rate.
 
-The first rule that holds at the best level names the cause. A level is idle when it leaves the CPU
-below 80% and the GPU, where there is one, below 90%. A request's waiting is its time in the stages
-queue and batch_wait; the batch window explains no more of it than batch_timeout_s.
+The first rule that holds at the best level names the cause. A level is idle when it uses less than 80%
+of the CPU and, where there is one, less than 90% of the GPU. A request's waiting time is that in the
+stages queue and batch_wait; the batch window accounts for at most batch_timeout_s of it.
 
 ================  =======================================================================================
 load generator    at more than 80% of its own limit, or at 90% of a core
@@ -27,22 +27,28 @@ unexplained       none of these
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from servebench.benchmark.levels import DRIFT_SHARE
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.validity import CLIENT_LIMIT_SHARE, OTHER_LOAD_PERCENT
-from servebench.report.limit import CORE_BUSY, Limit, Step, idle, more_workers
+from servebench.report.losses import CORE_BUSY, Diagnosis, Loss, has_idle_hardware, more_workers_advice
 from servebench.report.results import Result
 from servebench.system.tables import pluralise
 
 WAITING_SHARE = 1 / 3
-"""Of the latency, from where waiting matters as much as work; and of batch_timeout_s: a request that
-comes at any moment of an idle worker's window waits half of it on average."""
+"""Of the latency and of batch_timeout_s, above which waiting counts: a request that arrives at a random
+time of an idle worker's batch window waits half of the window on average."""
 SLOWDOWN = 2.0
 """Of the model's run: more than caches and clock rates that are shared with another process explain."""
 
-Cause = tuple[str, str | None, str]
-"""Cause, parameter and evidence."""
+
+class Cause(NamedTuple):
+    """A cause that a rule has found, with the key that would change it and the evidence."""
+
+    name: str
+    parameter: str | None
+    evidence: str
 
 
 @dataclass(frozen=True)
@@ -55,27 +61,27 @@ class Oversubscription:
 
     @property
     def slowdown(self) -> float:
-        """How many times longer the run takes."""
+        """The run's time over its time in-process."""
         return self.served_ms / self.in_process_ms
 
 
-def below_transport(result: Result, best: LevelRow, step: Step) -> Limit:
-    """The cause of a loss from pipeline + transport to the best level's rate."""
-    cause, parameter, evidence = (
+def diagnose_served(result: Result, best: LevelRow, loss: Loss) -> Diagnosis:
+    """Diagnose the loss from pipeline + transport to the best level's rate."""
+    cause = (
         _load_generator(best)
         or _other_load(best)
-        or _drift(result, best, step)
+        or _drift(result, best, loss)
         or _busy_process(best, result.serve.transport)
-        or _batch_size_off(result, best, step)
-        or _batch_window(result, best, step)
+        or _wrong_batch_size(result, best, loss)
+        or _batch_window(result, best, loss)
         or _too_few_workers(result, best)
         or _too_many_workers(result, best)
         or _unexplained(result, best)
     )
-    rate = step.of("the", "req/s")
-    who = f"{pluralise(best.users, 'user')} {'gets' if best.users == 1 else 'get'}"
-    head = f"{cause[0].upper()}{cause[1:]}: {who} {rate} that pipeline and transport allow"
-    return Limit(cause, step.share, parameter, f"{head}. {evidence}.")
+    rate = loss.describe("the", "req/s")
+    users = f"{pluralise(best.users, 'user')} {'gets' if best.users == 1 else 'get'}"
+    head = f"{_capitalise(cause.name)}: {users} {rate} that pipeline and transport allow"
+    return Diagnosis(cause.name, loss.share, cause.parameter, f"{head}. {cause.evidence}.")
 
 
 def _load_generator(best: LevelRow) -> Cause | None:
@@ -84,21 +90,21 @@ def _load_generator(best: LevelRow) -> Cause | None:
         return None
     figures = [f"{cores:.2f} of its one core"] if cores is not None else []
     figures += [f"{share:.0%} of what it can send"] if share is not None else []
-    return "load generator", None, f"It is the client that is at its end ({', '.join(figures)})"
+    return Cause("load generator", None, f"The load generator is at its limit ({', '.join(figures)})")
 
 
 def _other_load(best: LevelRow) -> Cause | None:
-    takers = (("Other processes", best.other_percent), ("The hypervisor", best.steal_percent))
-    for who, percent in takers:
+    loads = (("Other processes", best.other_percent), ("The hypervisor", best.steal_percent))
+    for source, percent in loads:
         if percent is not None and percent > OTHER_LOAD_PERCENT:
-            return "other load", None, f"{who} took {percent:.0f}% of the machine: it is to be measured again"
+            return Cause("other load", None, f"{source} took {percent:.0f}% of the machine; measure again")
     return None
 
 
-def _drift(result: Result, best: LevelRow, step: Step) -> Cause | None:
-    pipeline, halfway_rps = result.pipeline, (step.lower.rate_rps + step.upper.rate_rps) / 2
+def _drift(result: Result, best: LevelRow, loss: Loss) -> Cause | None:
+    pipeline, halfway_rps = result.pipeline, _halfway_rps(loss)
     before, after = pipeline.pipeline_before_rps, pipeline.pipeline_after_rps
-    slower_rps = step.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
+    slower_rps = loss.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
     figures = []
     if abs(after / before - 1) > DRIFT_SHARE and slower_rps <= halfway_rps:
         figures.append(f"in-process it did {before:.1f} images/s before the load and {after:.1f} after it")
@@ -108,86 +114,85 @@ def _drift(result: Result, best: LevelRow, step: Step) -> Cause | None:
         figures.append(f"the same level served {served}")
     if not figures:
         return None
-    evidence = f"The machine itself changed: {' and '.join(figures)}; it is to be measured again"
-    return "drift", None, evidence
+    evidence = f"The machine itself changed: {' and '.join(figures)}; measure again"
+    return Cause("drift", None, evidence)
 
 
 def _busy_process(best: LevelRow, transport: str) -> Cause | None:
-    for cause, cpu_ms in (("HTTP process", best.http_cpu_ms), ("manager process", best.manager_cpu_ms)):
+    for name, cpu_ms in (("HTTP process", best.http_cpu_ms), ("manager process", best.manager_cpu_ms)):
         cores = _cores(cpu_ms, best)
         if cores is not None and cores >= CORE_BUSY:
             used = f"It needs {cpu_ms:.1f} ms of CPU per request, {cores:.2f} of the one core it can use"
             if transport == "litserve":
-                return cause, "transport", f"{used}; `transport` (direct) moves it"
-            return cause, None, f"{used}; no key of `serve:` moves it"
+                return Cause(name, "transport", f"{used}; `transport` (direct) moves it")
+            return Cause(name, None, f"{used}; no key of `serve:` moves it")
     return None
 
 
-def _batch_size_off(result: Result, best: LevelRow, step: Step) -> Cause | None:
-    """Batches that are smaller or larger than what the pipeline does fastest, and cost half of the loss."""
+def _wrong_batch_size(result: Result, best: LevelRow, loss: Loss) -> Cause | None:
+    """Batches smaller or larger than the pipeline's fastest, which explain half of the loss."""
     size, pipeline = _batch_size(result, best), result.pipeline
     if size is None or round(size) == pipeline.batch_size:
         return None
-    rate_rps = result.pipeline_at(size)
-    if rate_rps > (step.lower.rate_rps + step.upper.rate_rps) / 2:
+    rate_rps = result.pipeline_rps(size)
+    if rate_rps > _halfway_rps(loss):
         return None
-    larger, given = size > pipeline.batch_size, result.serve.max_batch_size
+    larger, max_size = size > pipeline.batch_size, result.serve.max_batch_size
     if larger:
-        parameter, why = "max_batch_size", f"a smaller `max_batch_size` than {given} moves it"
-    elif size >= 0.9 * given:
-        parameter, why = "max_batch_size", f"a larger `max_batch_size` than {given} moves it"
+        parameter, advice = "max_batch_size", f"a smaller `max_batch_size` than {max_size} moves it"
+    elif size >= 0.9 * max_size:
+        parameter, advice = "max_batch_size", f"a larger `max_batch_size` than {max_size} moves it"
     elif size >= 0.9 * best.users:
-        parameter, why = "load.users", "only more users (`load.users`) fill them"
+        parameter, advice = "load.users", "only more users (`load.users`) fill them"
     else:
         timeout = f"{result.serve.batch_timeout_s:g} s"
-        parameter, why = "batch_timeout_s", f"a longer `batch_timeout_s` than {timeout} fills them"
-    return (
+        parameter, advice = "batch_timeout_s", f"a longer `batch_timeout_s` than {timeout} fills them"
+    return Cause(
         "large batches" if larger else "small batches",
         parameter,
         f"Batches hold {size:.1f} images; the pipeline in-process does {rate_rps:.1f} images/s at that "
-        f"size and {pipeline.pipeline_rps:.1f} at {pipeline.batch_size}; {why}",
+        f"size and {pipeline.pipeline_rps:.1f} at {pipeline.batch_size}; {advice}",
     )
 
 
-def _batch_window(result: Result, best: LevelRow, step: Step) -> Cause | None:
-    waiting = _waiting_ms(result, best)
-    if waiting is None or best.mean_ms is None or not idle(best):
+def _batch_window(result: Result, best: LevelRow, loss: Loss) -> Cause | None:
+    waiting_ms = _waiting_ms(result, best)
+    if waiting_ms is None or best.mean_ms is None or not has_idle_hardware(best):
         return None
-    timeout_ms = _window_ms(result)
-    window_ms = min(waiting, timeout_ms)
+    timeout_ms = _batch_timeout_ms(result)
+    window_ms = min(waiting_ms, timeout_ms)
     if timeout_ms == 0 or window_ms < WAITING_SHARE * timeout_ms:
         return None
-    without_rps = 1000 * best.users / max(best.mean_ms - window_ms, 1e-3)
-    halfway_rps = (step.lower.rate_rps + step.upper.rate_rps) / 2
-    if window_ms < WAITING_SHARE * best.mean_ms and without_rps < halfway_rps:
+    without_window_rps = 1000 * best.users / max(best.mean_ms - window_ms, 1e-3)
+    if window_ms < WAITING_SHARE * best.mean_ms and without_window_rps < _halfway_rps(loss):
         return None
     size = "" if best.batch_size is None else f" and holds {best.batch_size:.1f} images"
-    timeout = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
+    advice = f"a shorter `batch_timeout_s` than {result.serve.batch_timeout_s:g} s moves it"
     evidence = (
-        f"Of its {best.mean_ms:.0f} ms a request waits {waiting:.0f} ms for a batch that does not "
-        f"fill{size}, while {best.cpu_percent:.0f}% of the CPU is in use; {timeout}"
+        f"Of its {best.mean_ms:.0f} ms a request waits {waiting_ms:.0f} ms for a batch that does not "
+        f"fill{size}, while {best.cpu_percent:.0f}% of the CPU is in use; {advice}"
     )
     worst = _oversubscription(result, best)
     if worst is not None and worst.level.users > best.users:
-        why = _oversubscription_text(result, worst)
-        evidence += f". More users do not fill it, for too many `workers_per_device`: {why}"
-    return "batch window", "batch_timeout_s", evidence
+        figures = _oversubscription_text(result, worst)
+        evidence += f". More users do not fill it, for too many `workers_per_device`: {figures}"
+    return Cause("batch window", "batch_timeout_s", evidence)
 
 
 def _too_few_workers(result: Result, best: LevelRow) -> Cause | None:
-    waiting = _waiting_ms(result, best)
-    if waiting is None or best.mean_ms is None or not idle(best):
+    waiting_ms = _waiting_ms(result, best)
+    if waiting_ms is None or best.mean_ms is None or not has_idle_hardware(best):
         return None
-    queue_ms = waiting - min(waiting, _window_ms(result))
+    queue_ms = waiting_ms - min(waiting_ms, _batch_timeout_ms(result))
     workers = result.serve.workers_per_device
     if queue_ms < WAITING_SHARE * best.mean_ms or result.pipeline.workers < workers:
         return None
-    return (
+    return Cause(
         "too few workers",
         "workers_per_device",
         f"Of its {best.mean_ms:.0f} ms a request waits {queue_ms:.0f} ms for a free one of "
         f"{pluralise(workers, 'worker')}, while {best.cpu_percent:.0f}% of the CPU is in use; "
-        f"{more_workers(result)}",
+        f"{more_workers_advice(result)}",
     )
 
 
@@ -198,10 +203,10 @@ def _too_many_workers(result: Result, best: LevelRow) -> Cause | None:
     evidence = _oversubscription_text(result, worst)
     if result.pipeline.workers < result.serve.workers_per_device:
         evidence += f"; in-process it is fastest with {result.pipeline.workers} of them busy"
-    return (
+    return Cause(
         "too many workers",
         "workers_per_device",
-        f"{evidence[0].upper()}{evidence[1:]}; fewer `workers_per_device`, or `threads_per_worker`, move it",
+        f"{_capitalise(evidence)}; fewer `workers_per_device`, or `threads_per_worker`, move it",
     )
 
 
@@ -213,22 +218,25 @@ def _unexplained(result: Result, best: LevelRow) -> Cause:
     if longest == "model" and size is not None:
         figures[0] += f" against {result.model_ms(size):.0f} ms in-process"
     figures += [f"{best.cpu_percent:.0f}% of the CPU is in use"] if best.cpu_percent is not None else []
-    return "unexplained", None, "; ".join(["No rule says why", *figures])
+    return Cause("unexplained", None, "; ".join(["No rule explains it", *figures]))
 
 
 def _oversubscription(result: Result, best: LevelRow) -> Oversubscription | None:
-    """The level, from the best one up, with the largest slowdown; None where that is below SLOWDOWN."""
+    """The level with the largest slowdown among the best and those with more users.
+
+    None where the threads do not outnumber the cores, or the slowdown is below SLOWDOWN.
+    """
     threads = result.run["threads_per_worker"] * result.serve.workers_per_device
     if result.run["device"] != "cpu" or threads <= result.run["cores"]:
         return None
-    found: list[Oversubscription] = []
+    candidates: list[Oversubscription] = []
     for level in result.levels:
         served_ms, size = result.stage_ms(level.users).get("model"), _batch_size(result, level)
         if served_ms is None or size is None or level.cpu_percent is None:
             continue
-        if level.users >= best.users and not idle(level):
-            found.append(Oversubscription(level, served_ms, result.model_ms(size)))
-    worst = max(found, key=lambda one: one.slowdown, default=None)
+        if level.users >= best.users and not has_idle_hardware(level):
+            candidates.append(Oversubscription(level, served_ms, result.model_ms(size)))
+    worst = max(candidates, key=lambda candidate: candidate.slowdown, default=None)
     return worst if worst is not None and worst.slowdown >= SLOWDOWN else None
 
 
@@ -244,13 +252,19 @@ def _oversubscription_text(result: Result, worst: Oversubscription) -> str:
     )
 
 
+def _halfway_rps(loss: Loss) -> float:
+    """The rate at which half of the loss is explained."""
+    return (loss.lower.rate_rps + loss.upper.rate_rps) / 2
+
+
 def _waiting_ms(result: Result, level: LevelRow) -> float | None:
+    """Time that a request waits for a worker and for its batch to fill."""
     stages = result.stage_ms(level.users)
     return stages["queue"] + stages.get("batch_wait", 0.0) if "queue" in stages else None
 
 
-def _window_ms(result: Result) -> float:
-    """The longest that a batch waits to fill; without batches there is no such wait."""
+def _batch_timeout_ms(result: Result) -> float:
+    """How long a batch waits to fill, at most; 0 without batching."""
     return 1000 * result.serve.batch_timeout_s if result.serve.max_batch_size > 1 else 0.0
 
 
@@ -261,3 +275,8 @@ def _batch_size(result: Result, level: LevelRow) -> float | None:
 def _cores(cpu_ms: float | None, level: LevelRow) -> float | None:
     """Cores that a process uses, from its CPU time per request."""
     return None if cpu_ms is None else cpu_ms * level.throughput_rps / 1000
+
+
+def _capitalise(text: str) -> str:
+    """``text`` with its first letter in upper case; the others stay as they are."""
+    return text[0].upper() + text[1:]

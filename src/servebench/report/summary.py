@@ -1,7 +1,8 @@
-"""The comparison in a few numbers: a rate per configuration, the fastest, and the fastest to ship."""
+"""Summary of all configurations: their rates, the fastest, and the fastest within the latency objective."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,21 +14,21 @@ from servebench.system.tables import pluralise
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """What stands before the first underscore, where that is unique: e1 for e1_baseline."""
-    stems = {name: name.split("_")[0] for name in names}
-    counts = list(stems.values())
-    return {name: stem if counts.count(stem) == 1 else name for name, stem in stems.items()}
+    """Each name up to its first underscore, where that is unique: e1 for e1_baseline."""
+    prefixes = {name: name.split("_")[0] for name in names}
+    counts = Counter(prefixes.values())
+    return {name: prefix if counts[prefix] == 1 else name for name, prefix in prefixes.items()}
 
 
 def rates(results: Sequence[Result]) -> dict[str, float | None]:
     """Requests per second at each configuration's best level, three significant digits.
 
-    The one file that DVC shows as metrics: a key per configuration, so that `dvc exp show` reads well.
+    DVC shows them as its metrics: one short key per configuration is a readable `dvc exp show`.
     """
     short = short_names([result.name for result in results])
-    found = {short[result.name]: significant(result.rps) for result in results}
-    # First, as a terminal cuts off the last: the candidate is what `-S serve.…` changes.
-    return {CANDIDATE: found.pop(CANDIDATE), **found}
+    by_name = {short[result.name]: significant(result.rps) for result in results}
+    # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
+    return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
 
 
 def significant(value: float | None) -> float | None:
@@ -35,7 +36,7 @@ def significant(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.3g}")
 
 
-def best(results: Sequence[Result], slo_p95_ms: float) -> dict[str, Any]:
+def best_configurations(results: Sequence[Result], slo_p95_ms: float) -> dict[str, Any]:
     """The fastest configuration, and the fastest that keeps its p95 below ``slo_p95_ms`` at some level.
 
     Both are chosen among all that were measured, the candidate included; the gain is over the first.
@@ -44,14 +45,14 @@ def best(results: Sequence[Result], slo_p95_ms: float) -> dict[str, Any]:
     fastest = max(measured, key=lambda result: result.rps or 0.0, default=None)
     first = results[0]
     gain = fastest.rps / first.rps if fastest and fastest.rps and first.rps else None
-    kept = {r.name: level for r in results if (level := best_within(r, slo_p95_ms))}
-    within = max(kept, key=lambda name: kept[name].throughput_rps, default=None)
+    within_slo = {r.name: level for r in results if (level := best_within(r, slo_p95_ms))}
+    name = max(within_slo, key=lambda name: within_slo[name].throughput_rps, default=None)
     return {
         "best": fastest.name if fastest else None,
         "best_gain": rounded(gain, 2),
-        "best_within_slo": within,
-        "within_slo_rps": kept[within].throughput_rps if within else None,
-        "within_slo_users": kept[within].users if within else None,
+        "best_within_slo": name,
+        "within_slo_rps": within_slo[name].throughput_rps if name else None,
+        "within_slo_users": within_slo[name].users if name else None,
     }
 
 
@@ -65,21 +66,21 @@ def best_within(result: Result, slo_p95_ms: float) -> LevelRow | None:
     return max(levels, key=lambda level: level.throughput_rps, default=None)
 
 
-def verdict(found: dict[str, Any], slo_p95_ms: float) -> list[str]:
+def verdict(best: dict[str, Any], slo_p95_ms: float) -> list[str]:
     """Which configuration is fastest, and which to ship under the objective: a sentence each.
 
     Args:
-        found: what ``best`` returned.
+        best: from ``best_configurations``.
     """
-    if found["best"] is None:
+    if best["best"] is None:
         return ["No configuration has a valid level."]
-    gain = "" if found["best_gain"] is None else f", {found['best_gain']:.2f} times the rate of the first"
-    lines = [f"Fastest: {found['best']}{gain}."]
-    if found["best_within_slo"]:
-        lines.append(
-            f"Fastest with p95 below {slo_p95_ms:g} ms: {found['best_within_slo']}, "
-            f"{found['within_slo_rps']:.1f} req/s at {pluralise(found['within_slo_users'], 'user')}."
+    gain = "" if best["best_gain"] is None else f", {best['best_gain']:.2f} times the rate of the first"
+    sentences = [f"Fastest: {best['best']}{gain}."]
+    if best["best_within_slo"]:
+        sentences.append(
+            f"Fastest with p95 below {slo_p95_ms:g} ms: {best['best_within_slo']}, "
+            f"{best['within_slo_rps']:.1f} req/s at {pluralise(best['within_slo_users'], 'user')}."
         )
     else:
-        lines.append(f"No configuration keeps p95 below {slo_p95_ms:g} ms at any level.")
-    return lines
+        sentences.append(f"No configuration keeps p95 below {slo_p95_ms:g} ms at any level.")
+    return sentences

@@ -1,4 +1,4 @@
-"""Tables of all configurations: long ones for the plots, one for a terminal."""
+"""Tables of all configurations: rows of the files that DVC plots, and a comparison for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servebench.report.bounds import Bound
-from servebench.report.limit import Limit
+from servebench.report.losses import Diagnosis
 from servebench.report.results import Result
 from servebench.system.files import rounded
 from servebench.system.tables import pluralise
@@ -38,7 +38,7 @@ def efficiency_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
-    """Every bound of every configuration: images/s, and the share of the bound above."""
+    """Every bound of every configuration, with its share of the one before."""
     return [
         {
             "experiment": name,
@@ -48,22 +48,22 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
             "high_rps": rounded(bound.high_rps, 2),
             "share": rounded(bound.share, 3),
         }
-        for name, own in bounds.items()
-        for bound in own
+        for name, of_configuration in bounds.items()
+        for bound in of_configuration
     ]
 
 
-def diagnosis_rows(limits: Mapping[str, Limit]) -> list[Row]:
-    """What limits each configuration."""
+def diagnosis_rows(diagnoses: Mapping[str, Diagnosis]) -> list[Row]:
+    """The diagnosis of every configuration."""
     return [
         {
             "experiment": name,
-            "cause": limit.cause,
-            "share": rounded(limit.share, 3),
-            "parameter": limit.parameter,
-            "text": limit.text,
+            "cause": diagnosis.cause,
+            "share": rounded(diagnosis.share, 3),
+            "parameter": diagnosis.parameter,
+            "text": diagnosis.text,
         }
-        for name, limit in limits.items()
+        for name, diagnosis in diagnoses.items()
     ]
 
 
@@ -71,7 +71,7 @@ STAGE_FIELDS = ("experiment", "stage", "mean_ms")
 
 
 def stage_rows(results: Sequence[Result]) -> list[Row]:
-    """Where a request's time goes at each configuration's best level."""
+    """Mean time of a request in each stage, at each configuration's best level."""
     return [
         {"experiment": result.name, "stage": stage, "mean_ms": mean_ms}
         for result in results
@@ -92,14 +92,14 @@ def batch_rows(results: Sequence[Result]) -> list[Row]:
     ]
 
 
-def table(results: Sequence[Result]) -> str:
+def comparison_table(results: Sequence[Result]) -> str:
     """The comparison for a terminal; an asterisk marks a best level that is not valid."""
     head = f"{'experiment':16} {'req/s':>8} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
     lines = [f"{head} {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9}"]
     for result in results:
         metrics, answers = result.metrics, result.accuracy
         mark = "*" if result.best and not result.best.valid else " "
-        values = [
+        columns = [  # value, width, digits, suffix
             (metrics["throughput_rps"], 7, 1, mark),
             (metrics["users"], 6, 0, ""),
             (metrics["p50_ms"], 8, 1, ""),
@@ -111,15 +111,15 @@ def table(results: Sequence[Result]) -> str:
             (answers["accuracy"], 9, 3, ""),
         ]
         cells = [
-            (f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}") + after
-            for value, width, digits, after in values
+            (f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}") + suffix
+            for value, width, digits, suffix in columns
         ]
         lines.append(" ".join([f"{result.name:16}", *cells]))
     return "\n".join(lines)
 
 
 def remarks(results: Sequence[Result]) -> list[str]:
-    """A line for each level that is not valid, or during which something else went on."""
+    """A line for each level that is not valid or has warnings, and for mismatched answers."""
     return [
         f"{result.name} at {pluralise(level.users, 'user')}: {text}"
         for result in results

@@ -9,18 +9,18 @@ from servebench.paths import BATCHES, BEST, BOUNDS, CEILINGS, DIAGNOSIS, EFFICIE
 from servebench.report.explain import Explanation, explain
 from servebench.report.plots.draw import draw_all
 from servebench.report.results import Result, read_results
-from servebench.report.summary import best, rates, verdict
+from servebench.report.summary import best_configurations, rates, verdict
 from servebench.report.tables import (
     BATCH_FIELDS,
     STAGE_FIELDS,
     batch_rows,
     bound_rows,
+    comparison_table,
     diagnosis_rows,
     efficiency_rows,
     level_rows,
     remarks,
     stage_rows,
-    table,
 )
 from servebench.system.files import all_or_nothing, read_json, write_csv, write_json
 from servebench.system.progress import print_wrapped
@@ -36,18 +36,18 @@ def main() -> None:
     slo_p95_ms = params.objective.slo_p95_ms
     results = read_results(params)
     explanation = explain(results, read_json(CEILINGS))
-    found = best(results, slo_p95_ms)
+    best = best_configurations(results, slo_p95_ms)
     with all_or_nothing():
         write_tables(results, explanation)
         draw_all(results, explanation.bounds, slo_p95_ms)
         write_json(SUMMARY, rates(results))
-        write_json(BEST, found)
-    print(table(results))
+        write_json(BEST, best)
+    print(comparison_table(results))
     for line in [*remarks(results), *explanation.errors]:
         print_wrapped(line)
-    for name, limit in explanation.limits.items():
-        print_wrapped(f"{name}: {limit.text}")
-    for sentence in verdict(found, slo_p95_ms):
+    for name, diagnosis in explanation.diagnoses.items():
+        print_wrapped(f"{name}: {diagnosis.text}")
+    for sentence in verdict(best, slo_p95_ms):
         print_wrapped(sentence)
 
 
@@ -56,6 +56,6 @@ def write_tables(results: Sequence[Result], explanation: Explanation) -> None:
     write_csv(LEVELS, level_rows(results))
     write_csv(EFFICIENCY, efficiency_rows(results))
     write_csv(BOUNDS, bound_rows(explanation.bounds))
-    write_csv(DIAGNOSIS, diagnosis_rows(explanation.limits))
+    write_csv(DIAGNOSIS, diagnosis_rows(explanation.diagnoses))
     write_csv(STAGES, stage_rows(results), STAGE_FIELDS)
     write_csv(BATCHES, batch_rows(results), BATCH_FIELDS)
