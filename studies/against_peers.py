@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from statistics import median
 
-from servebench.cli.arguments import count
+from servebench.cli.arguments import positive_int
 from servebench.system.tables import markdown_table, pluralise
 from studies.goals import keep
 from studies.harness import Case, Levels, measure_rounds, rates, ratios, read_result
@@ -69,7 +69,7 @@ def table(models: Sequence[str] = MODELS) -> str:
 def main() -> int:
     """Measure each model, print the medians and the ratios, and keep all values."""
     parser = argparse.ArgumentParser(prog="python -m studies.against_peers", description=__doc__)
-    parser.add_argument("--rounds", type=count, default=ROUNDS)
+    parser.add_argument("--rounds", type=positive_int, default=ROUNDS)
     parser.add_argument("--model", choices=MODELS, action="append", help="these only")
     options = parser.parse_args()
     missing = [name for name in PEERS if importlib.util.find_spec(name) is None]

@@ -30,8 +30,8 @@ STOP = Request(1, True, 0.0, b"")
 
 
 class Impatient(LimitedProtocol):
-    ARRIVES_WITHIN_S = PATIENCE_S
-    READS_WITHIN_S = PATIENCE_S
+    REQUEST_TIMEOUT_S = PATIENCE_S
+    CLOSE_TIMEOUT_S = PATIENCE_S
 
 
 @dataclass

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from servebench.serving.bodies import WRONG_TYPE
+from servebench.serving.bodies import UNSUPPORTED_TYPE
 from servebench.serving.direct.admission import FULL, UNAUTHORISED, Admission, Admitted, Headers
 from servebench.serving.direct.dispatcher import STOPPING, Dispatcher
-from servebench.serving.direct.slots import NOBODY
+from servebench.serving.direct.slots import UNCLAIMED
 from servebench.serving.errors import Reply
 from tests.support.direct import open_channel
 
@@ -49,7 +49,7 @@ def test_a_good_request_gets_a_slot(dispatcher: Dispatcher, headers: Headers, is
     assert dispatcher.full
     dispatcher.release(decision.slot)
     assert not dispatcher.full
-    assert decision.slot != NOBODY
+    assert decision.slot != UNCLAIMED
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_good_request_gets_a_slot(dispatcher: Dispatcher, headers: Headers, is
     [
         (IMAGE + FITS, 401, "X-API-Key: missing or wrong"),
         ([(b"x-api-key", b"open-sesam"), *IMAGE], 401, "X-API-Key: missing or wrong"),
-        (KEY + TEXT + FITS, 415, WRONG_TYPE),
-        (KEY + FITS, 415, WRONG_TYPE),
+        (KEY + TEXT + FITS, 415, UNSUPPORTED_TYPE),
+        (KEY + FITS, 415, UNSUPPORTED_TYPE),
         (KEY + IMAGE + TOO_LARGE, 413, "Payload too large"),
     ],
 )

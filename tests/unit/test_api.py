@@ -31,7 +31,7 @@ def requests_of(files: list[bytes]) -> list[Request]:
 
 def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
-    predictor: Any = api.ready
+    predictor: Any = api.loaded
     model, sizes = predictor.model, []
 
     def limited(batch: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_another_failure_of_the_model_is_not_retried(api: ClassifierAPI, photos:
 def test_an_item_that_fails_unexpectedly_is_refused_alone(
     error: Exception, status: int, api: ClassifierAPI, photos: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    predictor: Any = api.ready
+    predictor: Any = api.loaded
     transform, bad = predictor.transform, photos[1].read_bytes()
     bad_image = predictor.decode(bad)
 

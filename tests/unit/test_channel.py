@@ -33,7 +33,7 @@ def test_one_user_gets_the_same_worker_every_time() -> None:
         try:
             dispatcher = Dispatcher(channel, 30.0, len(workers))
             dispatcher.start()
-            while sum(channel._waiting) < len(workers):
+            while sum(channel._idle) < len(workers):
                 await asyncio.sleep(0.05)
             answers = []
             for _ in range(50):

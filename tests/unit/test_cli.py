@@ -110,7 +110,7 @@ def test_a_mistake_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("parse", "text", "value"),
     [
-        (arguments.count, "1", 1),
+        (arguments.positive_int, "1", 1),
         (arguments.levels, "1, 8,32", (1, 8, 32)),
         (arguments.rate, "0.5", 0.5),
         (arguments.seconds, "0", 0.0),
@@ -126,9 +126,9 @@ def test_a_number_is_read_from_the_command_line(parse: Callable[[str], Any], tex
 @pytest.mark.parametrize(
     ("parse", "text"),
     [
-        (arguments.count, "0"),
-        (arguments.count, "-1"),
-        (arguments.count, "1.5"),
+        (arguments.positive_int, "0"),
+        (arguments.positive_int, "-1"),
+        (arguments.positive_int, "1.5"),
         (arguments.levels, ""),
         (arguments.levels, "1,,8"),
         (arguments.levels, "8,8"),

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from servebench.inference.image import ImageError, decode
-from servebench.serving.api import from_base64
+from servebench.serving.api import decode_base64
 from tests.support.bad_images import isobmff
 
 
@@ -67,11 +67,11 @@ def test_a_common_format_that_is_not_taken_is_named(content: bytes, name: str) -
 
 def test_empty_images_and_data_urls_get_their_own_reasons(photos: list[Path]) -> None:
     with pytest.raises(ImageError, match=r"^image: empty$"):
-        decode(from_base64(""))
+        decode(decode_base64(""))
     text = base64.b64encode(photos[0].read_bytes()).decode()
-    assert from_base64(text) == photos[0].read_bytes()
+    assert decode_base64(text) == photos[0].read_bytes()
     with pytest.raises(ImageError, match="send what follows 'base64,' alone") as caught:
-        from_base64(f"data:image/jpeg;base64,{text}")
+        decode_base64(f"data:image/jpeg;base64,{text}")
     assert caught.value.status == 400
 
 

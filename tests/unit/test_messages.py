@@ -8,10 +8,10 @@ import socket
 
 import pytest
 
-from servebench.serving.direct.messages import INLINE_BYTES, receive, send, socket_pair
+from servebench.serving.direct.messages import MAX_INLINE_BYTES, receive, send, socket_pair
 
 
-@pytest.mark.parametrize("size", [1, 33_000, INLINE_BYTES, INLINE_BYTES + 1, 20_000_000])
+@pytest.mark.parametrize("size", [1, 33_000, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 20_000_000])
 def test_a_message_of_any_size_arrives_whole(size: int) -> None:
     sender, receiver = socket_pair()
     content = os.urandom(size)

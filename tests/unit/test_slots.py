@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from servebench.serving.direct.channel import REGISTRATION
-from servebench.serving.direct.slots import NOBODY, Slots
+from servebench.serving.direct.slots import UNCLAIMED, Slots
 
 
 def test_a_slot_is_claimed_until_released_and_never_after() -> None:
@@ -12,7 +12,7 @@ def test_a_slot_is_claimed_until_released_and_never_after() -> None:
     assert first is not None
     assert second is not None
     assert slots.acquire() is None
-    assert slots.claimed_by(first) == NOBODY
+    assert slots.claimed_by(first) == UNCLAIMED
     assert slots.claim(first, 7)
     assert slots.claimed_by(first) == 7
     slots.release(second)

@@ -24,7 +24,7 @@ def test_requests_are_left_to_an_idle_worker_until_it_exits() -> None:
     with open_channel(8) as channel:
         for _ in range(3):
             send_request(channel)
-        channel._waiting[1] = True
+        channel._idle[1] = True
         assert len(list(collect_batch(channel, 0, 4, 0.0))) == 1
         channel.on_worker_exit(1)
         assert len(list(collect_batch(channel, 0, 4, 0.0))) == 2

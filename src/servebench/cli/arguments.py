@@ -1,4 +1,4 @@
-"""Numbers on the command line: what is not one is said in a line."""
+"""Types of the numbers on the command line, for argparse."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 import math
 
 
-def count(text: str) -> int:
-    """A whole number of at least 1.
+def positive_int(text: str) -> int:
+    """Parse an integer of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: so do all functions here, where the text is something else.
+        argparse.ArgumentTypeError: ``text`` is something else, as in all functions of this module.
     """
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
@@ -18,15 +18,15 @@ def count(text: str) -> int:
 
 
 def levels(text: str) -> tuple[int, ...]:
-    """Numbers of users, separated by commas, none of them twice."""
-    users = tuple(count(part.strip()) for part in text.split(","))
+    """Parse the load levels: distinct numbers of users, separated by commas."""
+    users = tuple(positive_int(part.strip()) for part in text.split(","))
     if len(set(users)) != len(users):
-        raise argparse.ArgumentTypeError(f"a level is named twice in {text!r}")
+        raise argparse.ArgumentTypeError(f"a level appears twice in {text!r}")
     return users
 
 
 def rate(text: str) -> float:
-    """Requests per second, more than 0."""
+    """Parse a finite rate above 0, in requests per second."""
     try:
         value = float(text)
     except ValueError:
@@ -37,7 +37,7 @@ def rate(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A finite time of 0 seconds or more."""
+    """Parse a finite time of at least 0 seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -48,7 +48,7 @@ def seconds(text: str) -> float:
 
 
 def positive_seconds(text: str) -> float:
-    """A finite time of more than 0 seconds."""
+    """Parse a finite time above 0 seconds."""
     value = seconds(text)
     if value == 0:
         raise argparse.ArgumentTypeError("expected more than 0 seconds")
@@ -56,7 +56,7 @@ def positive_seconds(text: str) -> float:
 
 
 def port(text: str) -> int:
-    """A TCP port that LitServe listens on."""
+    """Parse a TCP port, from 1024, as LitServe takes no lower one."""
     if not (text.isdecimal() and 1024 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"expected a port from 1024 to 65535, got {text!r}")
     return int(text)

@@ -1,4 +1,4 @@
-"""What each subcommand does. Rooms are imported by the command that needs them: predict needs no torch."""
+"""The subcommands. Each imports its packages when it is run, so that ``predict`` does not load torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from servebench.errors import LoadError
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve the exported model until interrupted."""
+    """Serve the exported model until SIGTERM or Ctrl-C; return the exit status."""
     import torch
 
     from servebench.inference.compiled.manifest import read_manifest
@@ -32,14 +32,14 @@ def serve(options: argparse.Namespace) -> int:
     params = load_params()
     device = resolve_device(params.device, torch.cuda.is_available())
     check_model(MODEL, params.serve)
-    if params.serve.compiled:  # said here in one line, not by each worker in its log
+    if params.serve.compiled:  # fails here with one line instead of in the log of each worker
         read_manifest(MODEL, torch.device(device))
     _exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Ask a server about each image; 1 where one of them was refused or cannot be read."""
+    """Print a server's prediction for each image; return 1 if any was refused or cannot be read."""
     from servebench.serving.client import Client
 
     client = Client(options.url, options.ca)
@@ -60,14 +60,18 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def loadtest(options: argparse.Namespace) -> int:
-    """Load any server, and show a row per level."""
+    """Load-test a server at any URL, and print a row per level; return the exit status.
+
+    Raises:
+        LoadError: the options contradict each other, or there is nothing to send.
+    """
     from servebench.benchmark.loadtest import loadtest, read_bodies, request_headers
     from servebench.loadgen import LoadPlan
 
     min_s, max_s = options.seconds
     if min_s > max_s:
         raise LoadError(f"--seconds: the minimum ({min_s:g}) is above the maximum ({max_s:g})")
-    plan = [
+    plans = [
         LoadPlan(
             users=users,
             requests=options.requests,
@@ -84,11 +88,11 @@ def loadtest(options: argparse.Namespace) -> int:
     headers = request_headers(options.header)
     bodies = read_bodies(options.body_file, options.images, options.template)
     _exit_on_sigterm()
-    return loadtest(options.url, bodies, options.content_type, headers, plan, options.out)
+    return loadtest(options.url, bodies, options.content_type, headers, plans, options.out)
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Test the instrument."""
+    """Run the self-test of load generator and measurement; return the exit status."""
     from servebench.selftest.run import main
 
     _exit_on_sigterm()
@@ -96,7 +100,7 @@ def verify(options: argparse.Namespace) -> int:
 
 
 def results(options: argparse.Namespace) -> int:
-    """Write what the pipeline has measured into the documents."""
+    """Write the pipeline's results to docs/results.md and README.md."""
     from servebench.report.results_page import write_results
 
     write_results()
@@ -104,5 +108,5 @@ def results(options: argparse.Namespace) -> int:
 
 
 def _exit_on_sigterm() -> None:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that what was started is stopped."""
+    """Make SIGTERM raise SystemExit, so that context managers stop the processes that they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""The command ``servebench``: run one subcommand, and say in a line what went wrong."""
+"""Entry point of the command ``servebench``: runs a subcommand, and reports an error in one line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from servebench.system.temporary import report_stale_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; its exit status."""
+    """Run the subcommand that ``arguments`` (default: the command line) name; return the exit status."""
     options = make_parser().parse_args(arguments)
     try:
         if options.project is not None:
-            enter(options)
+            enter_project(options)
         report_stale_files("servebench")
         return int(options.run(options))
     except ServebenchError as error:
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -38,17 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explained.exit_code
 
 
-def enter(options: argparse.Namespace) -> None:
-    """Work in the folder of the project; paths given on the command line stay what they were.
+def enter_project(options: argparse.Namespace) -> None:
+    """Change to the folder ``options.project``, after making the other paths in ``options`` absolute.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: the folder cannot be entered.
     """
     for name, value in vars(options).items():
         if isinstance(value, Path):
             setattr(options, name, value.absolute())
         elif isinstance(value, list):
-            setattr(options, name, [one.absolute() if isinstance(one, Path) else one for one in value])
+            setattr(options, name, [item.absolute() if isinstance(item, Path) else item for item in value])
     try:
         os.chdir(options.project)
     except OSError as error:

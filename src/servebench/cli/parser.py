@@ -1,4 +1,4 @@
-"""Subcommands, their options, and an example of each."""
+"""The argument parser: subcommands, their options and examples."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ from pathlib import Path
 from typing import NoReturn
 
 from servebench.cli import commands
-from servebench.cli.arguments import count, levels, port, positive_seconds, rate, seconds
+from servebench.cli.arguments import levels, port, positive_int, positive_seconds, rate, seconds
 
 DEFAULT_PORT = 8000
 
 
 class Parser(argparse.ArgumentParser):
-    """A mistake is one line; the usage is what --help is for."""
+    """A parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line."""
+        """Print one line and exit with status 2."""
         self.exit(2, f"{self.prog}: {message}; --help explains\n")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; ``run`` of what it returns is the subcommand's function."""
+    """Build the parser of ``servebench``; the parsed options have the subcommand's function as ``run``."""
     parser = Parser(
         prog="servebench",
         description="Serve the model that the pipeline has exported, ask it, and load-test any server.",
-        epilog="`dvc repro` runs the pipeline itself; each command's --help has examples.",
+        epilog="`dvc repro` runs the pipeline; each command's --help has examples.",
     )
     parser.add_argument("--version", action="version", version=f"servebench {version('servebench')}")
     parser.add_argument(
-        "--project", type=Path, metavar="FOLDER", help="the project's folder, with params.yaml (here)"
+        "--project",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the project, with params.yaml (default: the current one)",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_serve, _add_predict, _add_loadtest, _add_verify, _add_results):
@@ -44,7 +47,7 @@ Subparsers = argparse._SubParsersAction
 def _add(
     subparsers: Subparsers[Parser], name: str, summary: str, examples: str, aliases: tuple[str, ...] = ()
 ) -> Parser:
-    """A subcommand with its summary, and examples below its options."""
+    """Add a subcommand with its summary, and examples below its options."""
     return subparsers.add_parser(
         name,
         help=summary,
@@ -59,7 +62,7 @@ def _add_serve(subparsers: Subparsers[Parser]) -> None:
     serve = _add(
         subparsers,
         "serve",
-        "serve the exported model as the section serve of params.yaml says",
+        "serve the exported model, configured by the section serve of params.yaml",
         "  servebench serve                      # http://127.0.0.1:8000 has a page to try it\n"
         "  LIT_SERVER_API_KEY=... servebench serve --host 0.0.0.0 \\\n"
         "      --certificate chain.pem --certificate-key key.pem --no-docs",
@@ -70,13 +73,13 @@ def _add_serve(subparsers: Subparsers[Parser]) -> None:
         "--host",
         choices=("127.0.0.1", "0.0.0.0", "::"),
         default="127.0.0.1",
-        help="where to listen (%(default)s); others can reach the other two, which need an API key in the "
-        "environment variable LIT_SERVER_API_KEY",
+        help="address to listen on (%(default)s); other machines can reach 0.0.0.0 and ::, which need an "
+        "API key in the environment variable LIT_SERVER_API_KEY",
     )
-    add("--certificate", type=Path, metavar="FILE", help="PEM, with its chain: serve HTTPS")
-    add("--certificate-key", type=Path, metavar="FILE", help="PEM: the certificate's private key")
-    add("--no-metrics", action="store_true", help="close /metrics")
-    add("--no-docs", action="store_true", help="close /docs and /openapi.json")
+    add("--certificate", type=Path, metavar="FILE", help="certificate with its chain (PEM), for HTTPS")
+    add("--certificate-key", type=Path, metavar="FILE", help="the certificate's private key (PEM)")
+    add("--no-metrics", action="store_true", help="do not serve /metrics")
+    add("--no-docs", action="store_true", help="do not serve /docs, /redoc and /openapi.json")
     serve.set_defaults(run=commands.serve)
 
 
@@ -84,22 +87,22 @@ def _add_predict(subparsers: Subparsers[Parser]) -> None:
     predict = _add(
         subparsers,
         "predict",
-        "ask a running server what photos show",
+        "classify photos with a running server",
         "  servebench predict cat.jpg dog.jpg\n"
         "  servebench predict --url https://classifier.example.org:8000 --ca authority.pem cat.jpg",
     )
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     predict.add_argument("--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="(%(default)s)")
-    predict.add_argument("--ca", type=Path, metavar="FILE", help="PEM: whose certificates to trust (HTTPS)")
+    predict.add_argument("--ca", type=Path, metavar="FILE", help="CA certificates to trust with HTTPS (PEM)")
     predict.set_defaults(run=commands.predict)
 
 
 def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
-    """Defaults are those of params.yaml's ``load``, which this command does without."""
+    """Add ``loadtest``; it does not read params.yaml, so its defaults repeat the section ``load``."""
     loadtest = _add(
         subparsers,
         "loadtest",
-        "measure any server at any URL with the pipeline's load generator",
+        "load-test a server at any URL with the pipeline's load generator",
         "  servebench loadtest --url http://127.0.0.1:8000/predict --images photos/*.jpg --users 1,8,32\n"
         "  servebench loadtest --url http://10.0.0.7/v1/classify --body-file a.json --rate 200\n"
         "  servebench loadtest --url http://127.0.0.1:8501/v1/models/pets:predict --images *.jpg \\\n"
@@ -107,32 +110,45 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         aliases=("bench",),
     )
     add = loadtest.add_argument
-    add("--url", required=True, help="where each body is sent by POST; 200 is a good answer")
-    add("--body-file", type=Path, action="append", default=[], metavar="FILE", help="a body; repeatable")
-    add("--images", type=Path, nargs="+", default=[], metavar="PATH", help="one body per image")
+    add("--url", required=True, help="URL to which each body is sent by POST; status 200 is a good answer")
+    add(
+        "--body-file",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="file with a request body; repeatable",
+    )
+    add("--images", type=Path, nargs="+", default=[], metavar="PATH", help="images, one request body each")
     add(
         "--template",
         default='{"image": "{image}"}',
         metavar="JSON",
-        help="body of an image, {image} standing for its base64 (%(default)s)",
+        help="body of an image; {image} is replaced by its base64 (%(default)s)",
     )
     add("--content-type", default="application/json", metavar="TYPE", help="(%(default)s)")
-    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="repeatable")
-    add("--users", type=levels, default=(1, 8), metavar="N,N,...", help="levels of a closed loop (1,8)")
-    add("--rate", type=rate, metavar="R", help="an open loop instead: R req/s at random (Poisson)")
+    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="request header; repeatable")
+    add(
+        "--users",
+        type=levels,
+        default=(1, 8),
+        metavar="N,N,...",
+        help="closed loop: load levels, in concurrent users (1,8)",
+    )
+    add("--rate", type=rate, metavar="R", help="open loop instead: Poisson arrivals at R requests/s")
     add(
         "--connections",
-        type=count,
+        type=positive_int,
         default=256,
         metavar="N",
-        help="of the open loop; what is due while all are busy is sent late (%(default)s)",
+        help="open loop: connections; requests due while all are busy are sent late (%(default)s)",
     )
     add(
         "--requests",
-        type=count,
+        type=positive_int,
         default=130,
         metavar="N",
-        help="answers per level; p95 needs 130, p99 662 (%(default)s)",
+        help="good answers per level, at least; p95 needs 130, p99 662 (%(default)s)",
     )
     add(
         "--seconds",
@@ -140,19 +156,37 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         nargs=2,
         default=(2.5, 4.0),
         metavar=("MIN", "MAX"),
-        help="bounds of three windows together (2.5 4)",
+        help="bounds of the total length of three windows (2.5 4)",
     )
     add(
         "--max-windows",
-        type=count,
+        type=positive_int,
         default=5,
         metavar="N",
-        help="then a level whose last three differ is unstable (%(default)s)",
+        help="windows per level, at most; a level is unstable if its last three differ (%(default)s)",
     )
-    add("--warmup-s", type=seconds, default=0.5, metavar="S", help="thrown away (%(default)s)")
-    add("--timeout-s", type=positive_seconds, default=30.0, metavar="S", help="per request (%(default)s)")
-    add("--seed", type=int, default=42, metavar="N", help="of the order of the bodies (%(default)s)")
-    add("--out", type=Path, metavar="FILE.csv", help="write the table as CSV, too")
+    add(
+        "--warmup-s",
+        type=seconds,
+        default=0.5,
+        metavar="S",
+        help="warm-up before the first window (%(default)s)",
+    )
+    add(
+        "--timeout-s",
+        type=positive_seconds,
+        default=30.0,
+        metavar="S",
+        help="timeout of a request (%(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=42,
+        metavar="N",
+        help="seed of arrivals and order of the bodies (%(default)s)",
+    )
+    add("--out", type=Path, metavar="FILE.csv", help="also write the table as CSV")
     loadtest.set_defaults(run=commands.loadtest)
 
 
@@ -160,8 +194,8 @@ def _add_verify(subparsers: Subparsers[Parser]) -> None:
     verify = _add(
         subparsers,
         "verify",
-        "test the load generator and the measuring against a server that is known, and against wrk",
-        "  servebench verify                     # a minute; writes metrics/verify.json, docs/self-test.md",
+        "test load generator and measurement against a server of known speed, and against wrk",
+        "  servebench verify             # takes a minute; writes metrics/verify.json, docs/self-test.md",
     )
     verify.set_defaults(run=commands.verify)
 

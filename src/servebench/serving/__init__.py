@@ -1,1 +1,1 @@
-"""The server: a LitAPI around the exported model, its entry point, and it as a context manager."""
+"""The server of the exported model: LitAPI, HTTP application, launcher, client, and the direct transport."""

@@ -20,8 +20,8 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m servebench.serving", description=__doc__)
     parser.add_argument("--exported", type=Path, required=True, help="folder of the exported model")
-    parser.add_argument("--compiled", type=Path, required=True, help="folder of the packages made of it")
-    parser.add_argument("--settings", required=True, help="a serve section, as JSON")
+    parser.add_argument("--compiled", type=Path, required=True, help="folder of the compiled packages")
+    parser.add_argument("--settings", required=True, help="ServeSettings as JSON")
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--host", default="127.0.0.1")
@@ -29,8 +29,8 @@ def main() -> None:
     parser.add_argument("--certificate", help="PEM file; with --certificate-key, for HTTPS")
     parser.add_argument("--certificate-key", help="PEM file")
     parser.add_argument("--null-model", action="store_true", help="a model that does nothing")
-    parser.add_argument("--no-metrics", action="store_true", help="and measure none")
-    parser.add_argument("--no-docs", action="store_true")
+    parser.add_argument("--no-metrics", action="store_true", help="no /metrics, and no metrics collected")
+    parser.add_argument("--no-docs", action="store_true", help="no /docs, /redoc and /openapi.json")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -53,19 +53,19 @@ def main() -> None:
             ssl_keyfile=options.certificate_key,
             log_level="warning",
         )
-    except KeyboardInterrupt:  # while it still starts, LitServe does not expect one
+    except KeyboardInterrupt:  # LitServe does not handle one while it starts
         for child in multiprocessing.active_children():
             child.kill()
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
-    """LitServe shuts down on Ctrl-C only; SIGTERM shall do the same.
+    """Handle SIGTERM as Ctrl-C, on which alone LitServe shuts down.
 
-    The HTTP process is forked with this handler, and uvicorn, having stopped, raises the signal again.
+    The HTTP process inherits this handler; uvicorn raises the signal again there once it has stopped.
     """
     if multiprocessing.parent_process() is not None:
         sys.exit(128 + signum)
-    # Its monitor would report as dead the workers that it stops itself.
+    # LitServe's monitor would report the workers that LitServe itself stops as dead.
     logging.getLogger("litserve.server").setLevel(logging.CRITICAL)
     raise KeyboardInterrupt
 

@@ -1,7 +1,7 @@
-"""The LitAPI: an image in, label and probabilities out.
+"""The LitAPI: takes an image, answers the label and the probabilities.
 
-LitServe's stock batch loop fails a whole batch when one of its items raises. So a bad item raises
-nothing: it travels through the batch as its own error response, and the others never notice.
+LitServe's batch loop fails a whole batch when one of its items raises. So an invalid item does not raise:
+it passes through the batch as its error response.
 """
 
 import base64
@@ -19,8 +19,8 @@ from servebench.inference.image import ImageError
 from servebench.inference.null import NullPredictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.bodies import EMPTY
-from servebench.serving.errors import invalid, refusal
+from servebench.serving.bodies import EMPTY_BODY
+from servebench.serving.errors import error_response, validation_error_response
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
 
 if TYPE_CHECKING:
@@ -31,24 +31,24 @@ logger = logging.getLogger(__name__)
 Prediction = dict[str, Any]
 """Label, probability, and the probabilities of all classes."""
 
-NO_MEMORY = "no memory left for this request; try again later"
+OUT_OF_MEMORY = "no memory left for this request; try again later"
 
 
 class PredictRequest(BaseModel):
     """The body of ``POST /predict``."""
 
     image: str = Field(description="an image file (JPEG, PNG, WebP or GIF), base64")
-    # The monotonic clock is the machine's: the worker reads the same one.
+    # All processes of a machine read the same monotonic clock.
     _received: float = PrivateAttr(default_factory=perf_counter)
 
 
 @dataclass(slots=True)
 class Item:
-    """A request on its way through a batch.
+    """A decoded request.
 
     Attributes:
-        image: preprocessed (a tensor), or the response that says why there is none.
-        decoded: when it was, seconds of the monotonic clock.
+        image: the preprocessed image (tensor, channels x height x width), or the error response.
+        decoded: when decoding ended (monotonic clock, seconds).
     """
 
     image: Any
@@ -57,11 +57,11 @@ class Item:
 
 @dataclass(slots=True)
 class Output:
-    """What came of an item.
+    """The result for an item.
 
     Attributes:
-        content: the prediction, or the response that says why there is none.
-        predicted: when it was, seconds of the monotonic clock.
+        content: the prediction, or the error response.
+        predicted: when the model had run (monotonic clock, seconds).
     """
 
     content: Prediction | JSONResponse
@@ -69,11 +69,12 @@ class Output:
 
 
 class ClassifierAPI(litserve.LitAPI):
-    """Decodes, classifies and answers, in LitServe's own loops or in ours.
+    """Decodes, classifies and answers, in LitServe's worker loop or in that of the direct transport.
 
     Args:
-        null_model: serve a model that does nothing instead.
-        timed: write the metrics of each stage.
+        null_model: serve the null model, which does no work, instead.
+        timed: whether the metrics of the stages are collected.
+        options: passed on to LitAPI.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class ClassifierAPI(litserve.LitAPI):
         self.predictor: Predictor | NullPredictor | None = None
 
     def setup(self, device: str) -> None:
-        """Load the model, once per worker: torch stays out of the HTTP process."""
+        """Load the model; called once in each worker, so that the HTTP process does not import torch."""
         PROCESS.labels("worker").set(1)
         if self.null_model:
             self.predictor = NullPredictor(self.folders.exported)
@@ -105,78 +106,86 @@ class ClassifierAPI(litserve.LitAPI):
         self.predictor = Predictor(self.folders, device, self.settings)
 
     def authorize(self) -> None:
-        """Stands in for LitServe's own look at the API key: ``ApiKey`` has looked already."""
+        """Disable LitServe's check of the API key, as ``ApiKey`` has made it already."""
 
     @property
-    def ready(self) -> "Predictor | NullPredictor":
-        """The loaded model."""
+    def loaded(self) -> "Predictor | NullPredictor":
+        """The predictor.
+
+        Raises:
+            RuntimeError: ``setup`` has not run.
+        """
         if self.predictor is None:
             raise RuntimeError("setup has not run")
         return self.predictor
 
-    # LitServe finds the parameter by its name ``request``, and hands its type to FastAPI, which
-    # checks and documents the body by it: so no annotations as text in this module.
+    # LitServe passes the annotation of the parameter named ``request`` to FastAPI, which validates and
+    # documents the body by it. So this module must not import annotations from __future__.
     def decode_request(self, request: PredictRequest) -> Item:
-        """Base64 text -> preprocessed image."""
-        return self._item(self._decode, request.image, request._received)
+        """Decode and preprocess the image of a JSON body, in LitServe's loop."""
+        return self._decode_safely(self._decode, request.image, request._received)
 
     def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
-        """The same for a body that the HTTP process has not looked at.
+        """Decode and preprocess the image of an unparsed body, in the direct transport's loop.
 
         Args:
-            is_image: it is an image file; else JSON.
-            received: when, seconds of the monotonic clock.
+            is_image: whether the body is an image file; otherwise it is JSON.
+            received: when it was received (monotonic clock, seconds).
         """
-        return self._item(self._decode_body, is_image, body, received)
+        return self._decode_safely(self._decode_body, is_image, body, received)
 
-    def _item(self, decode: Callable[..., Item], *arguments: Any) -> Item:
-        """A request that nobody foresaw is refused; the worker and the rest of the batch go on."""
+    def _decode_safely(self, decode: Callable[..., Item], *arguments: Any) -> Item:
+        """Call ``decode``; turn an unexpected exception into an error response, so that the batch goes on."""
         try:
             return decode(*arguments)
         except MemoryError:
-            return Item(refusal(503, NO_MEMORY), perf_counter())
+            return Item(error_response(503, OUT_OF_MEMORY), perf_counter())
         except Exception:
             logger.exception("a request could not be decoded")
-            return Item(refusal(500, "Internal server error"), perf_counter())
+            return Item(error_response(500, "Internal server error"), perf_counter())
 
     def _decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
         if not body:
-            empty = refusal(400, EMPTY) if is_image else refusal(422, "body: Field required")
+            empty = (
+                error_response(400, EMPTY_BODY) if is_image else error_response(422, "body: Field required")
+            )
             return Item(empty, perf_counter())
         if is_image:
             return self._decode(body, received)
         try:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:
-            return Item(invalid(error.errors(include_url=False)[0]), perf_counter())
+            return Item(validation_error_response(error.errors(include_url=False)[0]), perf_counter())
         return self._decode(text, received)
 
     def _decode(self, content: bytes | str, received: float) -> Item:
-        """An image file, as it is or as base64 text, -> preprocessed image."""
+        """Decode and preprocess an image file, given as bytes or as base64 text."""
         started = perf_counter()
         self._time("queue", started - received)
         try:
-            pixels: Any = self.ready.decode(content if isinstance(content, bytes) else from_base64(content))
+            pixels: Any = self.loaded.decode(
+                content if isinstance(content, bytes) else decode_base64(content)
+            )
             decoded = perf_counter()
-            image = self.ready.transform(pixels)
+            image = self.loaded.transform(pixels)
         except ImageError as error:
-            return Item(refusal(error.status, str(error)), perf_counter())
+            return Item(error_response(error.status, str(error)), perf_counter())
         ended = perf_counter()
         self._time("decode", decoded - started)
         self._time("preprocess", ended - decoded)
         return Item(image, ended)
 
     def batch(self, inputs: Sequence[Item]) -> list[Item]:
-        """Keep the items apart: only the good ones can be stacked."""
+        """Return the items unstacked, as some may be error responses."""
         return list(inputs)
 
     def predict(self, x: Item | list[Item]) -> Output | list[Output]:
-        """The output for one decoded request, or the list of those for a batch."""
+        """The output of one item, or the list of outputs of a batch."""
         return self.predict_batch(x) if isinstance(x, list) else self.predict_batch([x])[0]
 
-    # Without a return type, which LitServe would hand to FastAPI as the response's model.
+    # No return type: LitServe would pass it to FastAPI as the response model.
     def encode_response(self, output: Output | JSONResponse):  # type: ignore[no-untyped-def]
-        """The answer as FastAPI sends it; an error response passes as it is."""
+        """The content of the answer; an error response is returned unchanged."""
         if isinstance(output, JSONResponse):
             return output
         self._time("encode", perf_counter() - output.predicted)
@@ -187,7 +196,7 @@ class ClassifierAPI(litserve.LitAPI):
             observe_stage(stage, seconds)
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
-        """The outputs for a batch of decoded requests, each by itself."""
+        """The outputs of a batch, one for each item, in the same order."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, JSONResponse)]
         contents = iter(self._predict(images) if images else [])
@@ -204,18 +213,18 @@ class ClassifierAPI(litserve.LitAPI):
         return outputs
 
     def _predict(self, images: Sequence[Any]) -> list[Prediction | JSONResponse]:
-        """Classify preprocessed images, in halves where there is no memory for all of them at once."""
+        """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
         try:
-            return [self._prediction(probabilities) for probabilities in self.ready.predict(images).tolist()]
+            return [self._prediction(probabilities) for probabilities in self.loaded.predict(images).tolist()]
         except MemoryError as error:
             logger.warning("no memory for a batch of %d: %s", len(images), error)
         if len(images) == 1:
-            return [refusal(503, NO_MEMORY)]
+            return [error_response(503, OUT_OF_MEMORY)]
         half = len(images) // 2
         return self._predict(images[:half]) + self._predict(images[half:])
 
     def _prediction(self, probabilities: list[float]) -> Prediction:
-        classes = self.ready.card.classes
+        classes = self.loaded.card.classes
         best = max(range(len(classes)), key=probabilities.__getitem__)
         return {
             "label": classes[best],
@@ -224,15 +233,15 @@ class ClassifierAPI(litserve.LitAPI):
         }
 
 
-def from_base64(text: str) -> bytes:
-    """The image file in a JSON body.
+def decode_base64(text: str) -> bytes:
+    """The image file of a JSON body.
 
     Raises:
-        ImageError: 400 where ``text`` is not base64, and nothing else.
+        ImageError: status 400: ``text`` is not plain base64.
     """
     try:
         return base64.b64decode(text, validate=True)
-    except ValueError as error:  # of which binascii.Error is one
+    except ValueError as error:  # includes binascii.Error
         if text.startswith("data:"):
             raise ImageError(400, "image: a data URL; send what follows 'base64,' alone") from error
         raise ImageError(400, f"image: not base64 ({error})") from error

@@ -1,7 +1,7 @@
-"""The application around the exported model, on LitServe's own transport or on the direct one.
+"""Builds the server of the exported model, with LitServe's transport or the direct one.
 
-LitServe's own switches are pinned where its defaults would surprise: one HTTP process however many
-workers, no client.py in the working directory, one device.
+LitServe's defaults are overridden: one HTTP process for any number of workers, one device, and no generated
+client.py in the working directory.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.supervisor import Supervisor
 from servebench.serving.docs_page import serve_docs
-from servebench.serving.errors import invalid
+from servebench.serving.errors import validation_error_response
 from servebench.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
-from servebench.serving.openapi import document
+from servebench.serving.openapi import extend_openapi
 from servebench.serving.page import serve_page
 
 MAX_BODY_BYTES = 20_000_000
-"""A larger request is refused: 15 MB of image, as base64."""
+"""Maximum size of a request body: an image file of 15 MB as base64."""
 
 
 @dataclass(frozen=True)
 class AppOptions:
-    """What a server is besides its settings.
+    """Options of a server besides its settings.
 
     Attributes:
         device: cpu or cuda.
         timeout_s: how long a request may wait for a worker.
-        null_model: with a model that does nothing.
-        metrics: with ``/metrics``.
-        docs: with ``/docs``, ``/redoc`` and ``/openapi.json``.
-        key: what requests must bring, if anything.
+        null_model: serve the null model, which does no work, instead.
+        metrics: whether metrics are collected and served at ``/metrics``.
+        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
+        key: API key that requests must send, None if they need none.
     """
 
     device: str
@@ -63,12 +63,12 @@ class AppOptions:
 
 
 def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOptions) -> Callable[..., Any]:
-    """A server for the exported model, configured as ``settings`` say; it serves when called.
+    """Build a server of the exported model; return the function that serves until SIGTERM or Ctrl-C.
 
-    The call takes host, port, log_level, ssl_certfile and ssl_keyfile, and ends by SIGTERM or Ctrl-C.
+    The function takes uvicorn's host, port, log_level, ssl_certfile and ssl_keyfile.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no exported model.
     """
     api = ClassifierAPI(folders, settings, null_model=options.null_model, timed=options.metrics)
     server = litserve.LitServer(
@@ -87,19 +87,19 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
     if settings.transport == "direct":
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
-    add_key_and_timer(server.app, options)
+    add_auth_and_timer(server.app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
 
 
 def direct_server(
     api: ClassifierAPI, app: FastAPI, settings: ServeSettings, options: AppOptions
 ) -> Callable[..., Any]:
-    """The same app behind the direct transport, in processes of our own."""
+    """Put ``app`` behind the direct transport; return the function that serves."""
     workers = settings.workers_per_device
     channel = Channel(settings.max_queue, workers)
     dispatcher = Dispatcher(channel, options.timeout_s, workers)
     admission = Admission(dispatcher, MAX_BODY_BYTES, options.key, timed=options.metrics)
-    add_key_and_timer(app, options)
+    add_auth_and_timer(app, options)
     supervisor = Supervisor(
         api,
         channel,
@@ -113,18 +113,18 @@ def direct_server(
 
 
 def add_pages(app: FastAPI, classes: list[str], options: AppOptions) -> None:
-    """Everything but predictions: the page, the OpenAPI document, ``/metrics``, and readable errors."""
-    app.add_exception_handler(RequestValidationError, explain_invalid)
+    """Add the page, the documentation, ``/metrics``, and the handler of invalid bodies."""
+    app.add_exception_handler(RequestValidationError, handle_invalid_body)
     serve_page(app)
     if options.docs:
         serve_docs(app)
-    document(app, PredictRequest.model_json_schema(), classes)
+    extend_openapi(app, PredictRequest.model_json_schema(), classes)
     if options.metrics:
         app.get("/metrics")(metrics)
 
 
-def add_key_and_timer(app: FastAPI, options: AppOptions) -> None:
-    """Outermost, as they are added last: requests without the key are refused, and counted."""
+def add_auth_and_timer(app: FastAPI, options: AppOptions) -> None:
+    """Add the outermost middleware: the timer also counts requests that are refused for their key."""
     if options.key:
         app.add_middleware(ApiKey, key=options.key)
     if options.metrics:
@@ -132,13 +132,13 @@ def add_key_and_timer(app: FastAPI, options: AppOptions) -> None:
 
 
 async def metrics() -> Response:
-    """What Prometheus scrapes."""
+    """The metrics in Prometheus' text format."""
     PROCESS.labels("http").set(1)
     IN_FLIGHT.set(RequestTimer.in_flight)
     return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def explain_invalid(request: Request, error: Exception) -> JSONResponse:
-    """One reason instead of FastAPI's list, which repeats the whole body to the sender."""
+async def handle_invalid_body(request: Request, error: Exception) -> JSONResponse:
+    """Answer an invalid body with one reason; FastAPI's own answer would repeat the body to the client."""
     assert isinstance(error, RequestValidationError)
-    return invalid(error.errors()[0], parents=1)
+    return validation_error_response(error.errors()[0], parents=1)

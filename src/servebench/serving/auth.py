@@ -1,4 +1,4 @@
-"""The API key that strangers lack."""
+"""Authentication by an API key in a header."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servebench.errors import UsageError
-from servebench.serving.errors import refusal
+from servebench.serving.errors import error_response
 
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
-"""LitServe's own: the environment variable that holds the key."""
+"""Environment variable that holds the key, the same as LitServe's."""
 KEY_HEADER = "X-API-Key"
-_HEADER = KEY_HEADER.lower().encode()
+_HEADER_NAME = KEY_HEADER.lower().encode()
 
-OPEN = frozenset(("/", "/health"))
-"""What needs no key: the page, which holds no answer, and what a load balancer looks at."""
+PUBLIC_PATHS = frozenset(("/", "/health"))
+"""Paths that need no key: the page, which holds no data, and the load balancer's health check."""
 
 
 def api_key() -> str | None:
-    """The key in the environment, None where none is set.
+    """The key in the environment, None if there is none.
 
     Raises:
-        UsageError: no client could send it in a header.
+        UsageError: the key cannot be sent in a header.
     """
     key = os.environ.get(KEY_VARIABLE, "")
     if not (key.isascii() and key.isprintable()) or " " in key:
@@ -33,20 +33,20 @@ def api_key() -> str | None:
 
 
 def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
-    """Whether a request brings the key; the time that this takes does not tell how much of it is right.
+    """Whether a request has the key, compared in constant time.
 
     Args:
-        headers: names in lower case, and values.
+        headers: pairs of a name in lower case and a value.
     """
-    given = next((value for name, value in headers if name == _HEADER), b"")
+    given = next((value for name, value in headers if name == _HEADER_NAME), b"")
     return hmac.compare_digest(given, key.encode())
 
 
 class ApiKey:
-    """ASGI middleware that refuses requests without the key, before their body is read.
+    """ASGI middleware that refuses requests without the key before it reads their body.
 
-    LitServe's own check compares with ``!=``, whose time tells how much of a guess is right, and covers
-    neither the direct transport nor ``/metrics`` and ``/docs``.
+    It replaces LitServe's check, which does not compare in constant time and covers neither the direct
+    transport nor ``/metrics`` and ``/docs``.
     """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
@@ -55,10 +55,10 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or scope["path"] in PUBLIC_PATHS:
             await self.app(scope, receive, send)
             return
         if has_key(scope["headers"], self._key):
             await self.app(scope, receive, send)
         else:
-            await refusal(401, f"{KEY_HEADER}: missing or wrong")(scope, receive, send)
+            await error_response(401, f"{KEY_HEADER}: missing or wrong")(scope, receive, send)

@@ -1,4 +1,4 @@
-"""What the server is bound to: address, certificate, and which of its pages are open."""
+"""The address and certificate of a server, and the endpoints that it serves there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Binding:
-    """Where a server listens, and what it serves there.
+    """The address of a server, and the endpoints that it serves there.
 
     Attributes:
-        host: where it listens: 127.0.0.1, or what others can reach with an API key, 0.0.0.0 or ::.
-        certificate: PEM file with the chain; HTTPS instead of HTTP.
+        port: TCP port.
+        host: address to listen on: 127.0.0.1, or with an API key 0.0.0.0 or ::, which other machines reach.
+        certificate: PEM file with the certificate chain, for HTTPS; None for HTTP.
         certificate_key: PEM file with the certificate's private key, without a password.
-        metrics: with ``/metrics``.
-        docs: with ``/docs``, ``/redoc`` and ``/openapi.json``.
+        metrics: whether ``/metrics`` is served.
+        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
     """
 
     port: int
@@ -33,13 +34,13 @@ class Binding:
 
     @property
     def url(self) -> str:
-        """Without a slash at its end."""
+        """The server's URL, without a slash at the end."""
         scheme = "https" if self.certificate else "http"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
     def arguments(self) -> list[str]:
-        """The same for the command line of ``python -m servebench.serving``."""
+        """The binding as arguments of ``python -m servebench.serving``."""
         return [
             *("--host", self.host, "--port", str(self.port)),
             *(("--certificate", str(self.certificate)) if self.certificate else ()),
@@ -49,13 +50,15 @@ class Binding:
         ]
 
     def check(self) -> None:
-        """Look before anything starts.
+        """Check the binding before a server starts.
 
         Raises:
-            UsageError: strangers could reach the server without a key, or TLS would not work.
+            UsageError: other machines can reach the server and there is no key, or TLS cannot work.
         """
         if api_key() is None and self.host != LOOPBACK:
-            raise UsageError(f"--host {self.host}: others can reach it, so {KEY_VARIABLE} must hold a key")
+            raise UsageError(
+                f"--host {self.host}: other machines can reach it, so {KEY_VARIABLE} must hold a key"
+            )
         if (self.certificate is None) != (self.certificate_key is None):
             raise UsageError("--certificate and --certificate-key belong together")
         if self.certificate is not None and self.certificate_key is not None:
@@ -63,22 +66,22 @@ class Binding:
 
 
 def check_certificate(certificate: Path, key: Path) -> None:
-    """Raise UsageError unless the two files are a certificate and its key."""
+    """Raise UsageError unless the files are a certificate and its private key."""
     try:
-        for path in (certificate, key):  # OpenSSL would not say which one is missing
+        for path in (certificate, key):  # OpenSSL does not say which file is missing
             path.open("rb").close()
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
     try:
-        # Without a password to give, OpenSSL would ask the terminal for one.
+        # Without this callback, OpenSSL would ask for a password on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
         what = "a certificate and its own key in PEM form, without a password"
         raise UsageError(f"{certificate}, {key}: not {what} ({error})") from error
 
 
-def check_authorities(path: Path) -> None:
-    """Raise UsageError unless the file holds certificates to trust."""
+def check_ca_file(path: Path) -> None:
+    """Raise UsageError unless the file holds certificates of CAs."""
     try:
         ssl.create_default_context(cafile=path)
     except ssl.SSLError as error:

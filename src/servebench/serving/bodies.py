@@ -1,4 +1,4 @@
-"""The two forms of a request's body: JSON with a base64 image, and an image file as it is."""
+"""The two forms of a request body: JSON with an image in base64, and an image file."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from servebench.serving.errors import RequestError, refusal
+from servebench.serving.errors import RequestError, error_response
 
-WRONG_TYPE = (
+UNSUPPORTED_TYPE = (
     "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
     "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'"
 )
-EMPTY = "image: the body is empty"
+EMPTY_BODY = "image: the body is empty"
 
 
 class ImageBodies:
-    """ASGI middleware for LitServe's own route, which takes JSON: wraps an image file in it.
+    """ASGI middleware that converts an image file to the JSON body that LitServe's route takes.
 
     Args:
-        max_bytes: of a body; a larger one is refused, unread where its length is announced.
+        max_bytes: maximum size of a body; one with a larger Content-Length is refused unread.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -38,46 +38,50 @@ class ImageBodies:
                 return
             body = await read_body(receive, self._max_bytes)
             if not body:
-                raise RequestError(400, EMPTY)
+                raise RequestError(400, EMPTY_BODY)
             text = base64.b64encode(body)
         except RequestError as error:
-            await refusal(error.status, str(error))(scope, receive, send)
+            await error_response(error.status, str(error))(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         headers.append((b"content-type", b"application/json"))
-        unread = True
+        is_first = True
 
-        async def wrapped() -> Message:
-            nonlocal unread
-            if not unread:
+        async def receive_json() -> Message:
+            nonlocal is_first
+            if not is_first:
                 return await receive()
-            unread = False
+            is_first = False
             return {"type": "http.request", "body": b'{"image":"' + text + b'"}', "more_body": False}
 
-        await self.app({**scope, "headers": headers}, wrapped, send)
+        await self.app({**scope, "headers": headers}, receive_json, send)
 
 
 def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
-    """Whether the body that follows is an image file; else it is JSON.
+    """Check a request's head; return whether the body is an image file, otherwise it is JSON.
+
+    Args:
+        headers: values by name in lower case.
+        max_bytes: maximum size of a body.
 
     Raises:
-        RequestError: 415 for any other type, 413 where more than ``max_bytes`` are announced.
+        RequestError: status 415 for any other content type, 413 if Content-Length exceeds ``max_bytes``.
     """
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    is_image = kind.startswith(b"image/")
-    if not is_image and kind != b"application/json":
-        raise RequestError(415, WRONG_TYPE)
-    announced = headers.get(b"content-length", b"0").strip()
-    if announced.isdigit() and int(announced) > max_bytes:
+    content_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    is_image = content_type.startswith(b"image/")
+    if not is_image and content_type != b"application/json":
+        raise RequestError(415, UNSUPPORTED_TYPE)
+    length = headers.get(b"content-length", b"0").strip()
+    if length.isdigit() and int(length) > max_bytes:
         raise RequestError(413, "Payload too large")
     return is_image
 
 
 async def read_body(receive: Receive, max_bytes: int) -> bytes:
-    """The whole body.
+    """Read a request body to its end.
 
     Raises:
-        RequestError: 413 as soon as there are more than ``max_bytes``, 400 when the client has gone.
+        RequestError: status 413 as soon as it exceeds ``max_bytes``, 400 if the client disconnects.
     """
     chunks: list[bytes] = []
     size, more = 0, True

@@ -1,4 +1,4 @@
-"""How a client asks the server: the two forms of a body, and one request at a time."""
+"""The client: request bodies in both forms, and one prediction request at a time."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ import requests
 
 from servebench.errors import ServerError
 from servebench.serving.auth import KEY_HEADER, api_key
-from servebench.serving.binding import check_authorities
+from servebench.serving.binding import check_ca_file
 
 CONTENT_TYPES = {"json": "application/json", "image": "image/jpeg"}
-"""By the form of a body. The server looks at what an image file is, not at what it is called."""
+"""Content type by form of the body; the server determines an image's format by its content."""
 TIMEOUT_S = 60.0
 
 
 def json_body(image: bytes) -> bytes:
-    """The JSON body that carries one image file as base64."""
+    """The JSON body with an image file in base64."""
     return json.dumps({"image": base64.b64encode(image).decode("ascii")}).encode("ascii")
 
 
 def request_bodies(paths: Sequence[Path], form: str) -> list[bytes]:
-    """One body per image file: ``json`` with the file as base64, or the ``image`` file as it is."""
+    """One request body per image file, in the form ``json`` (base64) or ``image`` (the file itself)."""
     files = [path.read_bytes() for path in paths]
     return [json_body(file) for file in files] if form == "json" else files
 
 
 class Client:
-    """Asks the server at ``url``, with the API key of the environment.
+    """A client of the server at ``url``, with the API key of the environment.
 
     Args:
-        authorities: PEM file of the certificates to trust, for HTTPS; None: the system's.
+        ca_file: PEM file with the CA certificates to trust with HTTPS; None for the system's.
 
     Raises:
-        UsageError: the key or the file cannot be used.
+        UsageError: the API key or ``ca_file`` cannot be used.
     """
 
-    def __init__(self, url: str, authorities: Path | None = None) -> None:
-        if authorities is not None:
-            check_authorities(authorities)
+    def __init__(self, url: str, ca_file: Path | None = None) -> None:
+        if ca_file is not None:
+            check_ca_file(ca_file)
         key = api_key()
         self._url = url
         self._headers = {"Content-Type": CONTENT_TYPES["image"]} | ({KEY_HEADER: key} if key else {})
-        self._verify = True if authorities is None else str(authorities)
+        self._verify = True if ca_file is None else str(ca_file)
 
     def predict(self, image: bytes) -> tuple[int, Any]:
-        """HTTP status and content of the answer about one image file: an object for 200, else text.
+        """Classify an image file; return the HTTP status, and the prediction for 200, otherwise the reason.
 
         Raises:
-            ServerError: there is no answer, or nobody vouches for the server.
+            ServerError: there is no answer, or the server's certificate is not trusted.
         """
         try:
             answer = requests.post(
@@ -63,7 +63,9 @@ class Client:
                 verify=self._verify,
             )
         except requests.exceptions.SSLError as error:
-            raise ServerError(f"{self._url} cannot be trusted ({error}); --ca names who vouches") from error
+            raise ServerError(
+                f"{self._url} cannot be trusted ({error}); --ca names the CA certificates to trust"
+            ) from error
         except requests.RequestException as error:
             raise ServerError(
                 f"no answer from {self._url} ({type(error).__name__}); `make serve` starts a server"

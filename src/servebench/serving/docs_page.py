@@ -1,6 +1,6 @@
-"""``/docs`` and ``/redoc``: Swagger UI and ReDoc, out of an installed package.
+"""``/docs`` and ``/redoc``: Swagger UI and ReDoc, served from an installed package.
 
-FastAPI's own pages have the browser fetch both from a CDN: without a network they stay blank.
+FastAPI's own pages load both from a CDN, so that they stay blank without a network.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from starlette.staticfiles import StaticFiles
 
 from servebench.serving import page
 
-FASTAPIS_OWN = frozenset(("/docs", "/docs/oauth2-redirect", "/redoc"))
-"""What is replaced; nothing here uses OAuth."""
+FASTAPI_PATHS = frozenset(("/docs", "/docs/oauth2-redirect", "/redoc"))
+"""FastAPI's routes that are replaced; OAuth is not used."""
 
-# Links are relative, so that they hold behind a proxy's path as well.
+# Links are relative, so that they work behind a proxy with a path prefix.
 ASSETS = "docs/assets"
-DOCUMENT = "openapi.json"
+OPENAPI_URL = "openapi.json"
 TITLE = "servebench: the API"
 NO_ICON = "data:,"
 
 SWAGGER = get_swagger_ui_html(
-    openapi_url=DOCUMENT,
+    openapi_url=OPENAPI_URL,
     title=TITLE,
     swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
     swagger_css_url=f"{ASSETS}/swagger-ui.css",
     swagger_favicon_url=NO_ICON,
 )
 REDOC = get_redoc_html(
-    openapi_url=DOCUMENT,
+    openapi_url=OPENAPI_URL,
     title=TITLE,
     redoc_js_url=f"{ASSETS}/redoc.standalone.js",
     redoc_favicon_url=NO_ICON,
@@ -38,10 +38,10 @@ REDOC = get_redoc_html(
 
 
 def headers(sources: str) -> dict[str, str]:
-    """Of a page that loads what this server holds, and nothing from elsewhere.
+    """Response headers of a page that loads from this server only.
 
     Args:
-        sources: Content-Security-Policy directives for its scripts and styles.
+        sources: Content-Security-Policy directives for the page's scripts and styles.
     """
     policy = (
         f"default-src 'none'; {sources}; img-src data:; connect-src 'self'; "
@@ -50,20 +50,20 @@ def headers(sources: str) -> dict[str, str]:
     return page.HEADERS | {"Content-Security-Policy": policy}
 
 
-INLINE = page.source(bytes(SWAGGER.body).decode(), "script")
-SWAGGER_HEADERS = headers(f"script-src 'self' {INLINE}; style-src 'self'")
-# ReDoc writes its styles as it goes, and searches in a worker that it makes of a blob.
+INLINE_SCRIPT = page.hash_source(bytes(SWAGGER.body).decode(), "script")
+SWAGGER_HEADERS = headers(f"script-src 'self' {INLINE_SCRIPT}; style-src 'self'")
+# ReDoc inserts inline styles, and runs its search in a web worker made from a blob.
 REDOC_HEADERS = headers("script-src 'self'; style-src 'unsafe-inline'; worker-src blob:")
 
 
 def serve_docs(app: FastAPI) -> None:
     """Answer ``GET /docs`` and ``GET /redoc`` in place of FastAPI's own pages.
 
-    With an API key, the pages and all that they load ask for it, like everything else: a browser shows
-    them only where something adds the header to each of its requests, as a proxy can.
+    With an API key, the pages and their assets need it, too: a browser shows them only behind a proxy that
+    adds the header to each request.
     """
     app.router.routes = [
-        route for route in app.router.routes if getattr(route, "path", None) not in FASTAPIS_OWN
+        route for route in app.router.routes if getattr(route, "path", None) not in FASTAPI_PATHS
     ]
     app.mount(f"/{ASSETS}", StaticFiles(packages=[("fastapi_offline", "static")]))
 

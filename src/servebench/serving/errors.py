@@ -1,4 +1,4 @@
-"""How a request is refused: a status and one reason, in FastAPI's own form."""
+"""Errors that refuse a request: HTTP status and reason, as JSON in FastAPI's form."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ Reply = tuple[int, bytes]
 
 
 class RequestError(Exception):
-    """A request that is not taken; ``status`` is the HTTP status that says so."""
+    """A request is refused with the HTTP status ``status``."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
 
 
-def refusal(status: int, reason: str) -> JSONResponse:
-    """An error response."""
+def error_response(status: int, reason: str) -> JSONResponse:
+    """An error response with the body ``{"detail": reason}``."""
     return JSONResponse({"detail": reason}, status_code=status)
 
 
-def reply(status: int, reason: str) -> Reply:
-    """The same as status and body, for what answers without FastAPI."""
-    return status, bytes(refusal(status, reason).body)
+def error_reply(status: int, reason: str) -> Reply:
+    """The same error as status and JSON body, for the direct transport."""
+    return status, bytes(error_response(status, reason).body)
 
 
-def invalid(error: Mapping[str, Any], parents: int = 0) -> JSONResponse:
-    """The refusal of a body that does not fit its schema, without repeating the body to its sender.
+def validation_error_response(error: Mapping[str, Any], parents: int = 0) -> JSONResponse:
+    """The error response to an invalid body, without the body: 400 if it is not JSON, otherwise 422.
 
     Args:
-        error: one of pydantic's.
-        parents: how many parts of its place lie above the body.
+        error: an item of pydantic's ``ValidationError.errors()``.
+        parents: number of leading items of its ``loc`` to leave out.
     """
     if error["type"] == "json_invalid":
-        return refusal(400, "body: not JSON")
+        return error_response(400, "body: not JSON")
     field = ".".join(str(part) for part in error["loc"][parents:]) or "body"
-    return refusal(422, f"{field}: {error['msg']}")
+    return error_response(422, f"{field}: {error['msg']}")

@@ -1,4 +1,4 @@
-"""Starts a server, as a context manager or in the foreground, and waits until it is ready."""
+"""Launches a server, as a context manager or in the foreground, and waits until it is ready."""
 
 from __future__ import annotations
 
@@ -27,13 +27,20 @@ from servebench.system.temporary import scratch
 READY_S = 180.0
 """How long the workers may take to load the model."""
 READY_POLL_S = 0.05
-STOP_S = 15.0
-"""How long a server may take to end, once what it had accepted is finished or its time is up."""
+EXIT_GRACE_S = 15.0
+"""How long a server may take to exit after it has drained."""
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that answered /health with 200."""
+    """A server that has answered ``/health`` with 200.
+
+    Attributes:
+        url: its URL, without a slash at the end.
+        process: its main process.
+        ready_s: seconds from its start to the first 200.
+        log: file with its output.
+    """
 
     url: str
     process: subprocess.Popen[bytes]
@@ -42,7 +49,7 @@ class RunningServer:
 
     @property
     def pid(self) -> int:
-        """Of the server's main process, the root of its tree."""
+        """Process id of the server's main process, the root of its process tree."""
         return self.process.pid
 
     def check(self) -> None:
@@ -68,10 +75,10 @@ def running_server(
 
     Args:
         timeout_s: how long a request may wait in the server's queue.
-        port: a free one where none is given.
+        port: TCP port; None for a free one.
         ready_s: how long the workers may take to load the model.
-        null_model: serve a model that does nothing.
-        metrics: with the metrics of each stage.
+        null_model: serve the null model, which does no work, instead.
+        metrics: whether metrics are collected and served.
 
     Raises:
         ServerError: the port is taken, the server died, or its workers were not ready in time.
@@ -82,10 +89,10 @@ def running_server(
         *server_command(folders, settings, device, timeout_s, binding),
         *(["--null-model"] if null_model else []),
     ]
-    with _scratch(settings) as (environment, log), log.open("wb") as output:
-        environment.pop(KEY_VARIABLE, None)  # whoever loads this server has no key
+    with _server_environment(settings) as (environment, log), log.open("wb") as output:
+        environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
         started = time.perf_counter()
-        # Nothing that it still does is wanted: no time to stop by itself.
+        # Killed at once, as no client waits for an answer.
         with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
             server = RunningServer(binding.url, process, 0.0, log)
             _wait_until_ready(server, binding, started + ready_s, ready_s)
@@ -93,8 +100,8 @@ def running_server(
 
 
 @contextmanager
-def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
-    """The environment of a server whose processes share their metrics, and where its log goes."""
+def _server_environment(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
+    """Make a temporary folder for metrics and log; yield the server's environment and the log's path."""
     with scratch() as folder:
         metrics = folder / "metrics"
         metrics.mkdir()
@@ -103,10 +110,11 @@ def _scratch(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
 
 
 def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
-    """Raise ModelError, with the command that makes it, where the model that ``settings`` need is not there.
+    """Check that the model that ``settings`` need exists.
 
     Raises:
-        ModelError: also where the weights are not those that the model card was written for.
+        ModelError: it does not, and the message has the command that makes it; or the weights are not those
+            of the model card.
     """
     needed = {"export": folders.exported} | ({"compile": folders.compiled} if settings.compiled else {})
     if not all(folder.is_dir() for folder in needed.values()):
@@ -120,13 +128,16 @@ def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
 def serve_in_foreground(
     folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
 ) -> int:
-    """Serve with the log on the terminal, until interrupted; the exit status.
+    """Serve with the log on the terminal until SIGTERM or Ctrl-C; return the exit status.
 
-    SIGTERM (where it raises SystemExit) and Ctrl-C let the server finish what it has accepted; once more,
-    and it is killed. The status is 0 if it stopped because it was told to, and had finished.
+    The server then drains; a second signal kills it. SIGTERM must raise SystemExit in this process. The
+    status is 0 if the server was told to stop and had answered all requests.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
 
     Raises:
-        UsageError: strangers could reach the server without a key, or TLS would not work.
+        UsageError: other machines can reach the server and there is no key, or TLS cannot work.
         ServerError: the port is taken, or the server was killed.
     """
     binding.check()
@@ -136,7 +147,7 @@ def serve_in_foreground(
     command = server_command(folders, settings, device, timeout_s, binding)
     started = time.perf_counter()
     with (
-        _scratch(settings) as (environment, _),
+        _server_environment(settings) as (environment, _),
         process_group(command, env=environment, stop_s=0.0) as process,
     ):
         try:
@@ -152,8 +163,8 @@ def serve_in_foreground(
         except (KeyboardInterrupt, SystemExit):
             process.terminate()
             try:
-                status = process.wait(settings.drain_s + STOP_S)
-                return 0 if status == -signal.SIGTERM else status  # it did not even handle signals yet
+                status = process.wait(settings.drain_s + EXIT_GRACE_S)
+                return 0 if status == -signal.SIGTERM else status  # it had not installed its handler yet
             except subprocess.TimeoutExpired:
                 raise ServerError("the server did not stop in time, and was killed") from None
     if status < 0:
@@ -164,7 +175,7 @@ def serve_in_foreground(
 def server_command(
     folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
 ) -> list[str]:
-    """The command that serves in the foreground."""
+    """The command line of ``python -m servebench.serving``."""
     return [
         *(sys.executable, "-m", "servebench.serving"),
         *("--exported", str(folders.exported)),
@@ -188,8 +199,7 @@ def _wait_until_ready(server: RunningServer, binding: Binding, deadline: float, 
 def is_healthy(binding: Binding) -> bool:
     """Whether the server at ``binding`` answers ``/health`` with 200.
 
-    A refused connection is not an error yet: a server does not listen before a worker is ready. Whose
-    certificate it shows does not matter here.
+    False where it does not listen, as before a worker is ready. The certificate is not verified.
     """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
     connection = (
@@ -207,7 +217,7 @@ def is_healthy(binding: Binding) -> bool:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on."""
+    """A free TCP port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -215,7 +225,7 @@ def free_port() -> int:
 
 
 def check_free(binding: Binding) -> None:
-    """Raise ServerError if somebody listens there already."""
+    """Raise ServerError if the port of ``binding`` is not free."""
     with socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,7 +1,7 @@
-"""Where the server's time goes, as Prometheus metrics that its HTTP process and workers share.
+"""The server's Prometheus metrics, collected in its HTTP process and workers.
 
-The processes write into files of one folder, named by PROMETHEUS_MULTIPROC_DIR before this module is
-imported: whoever starts the server sees to that. ``GET /metrics`` adds them up.
+Each process writes to files in the folder PROMETHEUS_MULTIPROC_DIR, which the launcher sets before this
+module is imported. ``GET /metrics`` aggregates them.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
-"""What a request goes through, in this order, from the moment the HTTP process has checked its body:
-waiting for a worker; base64 and image file -> pixels; pixels -> tensor; waiting for the rest of its
-batch; the model's run on the batch; the answer. What is left of the request's whole time is
-transport: HTTP, JSON, and the way back from the worker."""
+"""Stages of a request, in order, from when the HTTP process has received its body: wait for a worker; base64
+and image file to pixels; pixels to tensor; wait for the rest of the batch; run of the model on the batch;
+encoding of the answer. The rest of a request's time is transport: HTTP, JSON, and communication between the
+processes."""
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 STAGE_SECONDS = Histogram(
-    "servebench_stage_seconds", "Time a request spends in a stage", ["stage"], buckets=SECONDS
+    "servebench_stage_seconds", "Time a request spends in a stage", ["stage"], buckets=BUCKETS_S
 )
 REQUEST_SECONDS = Histogram(
     "servebench_request_seconds",
     "From the arrival of a request's head to the end of its answer",
     ["code"],
-    buckets=SECONDS,
+    buckets=BUCKETS_S,
 )
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
 IN_FLIGHT = Gauge(
@@ -42,12 +42,16 @@ _by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
 def observe_stage(stage: str, seconds: float) -> None:
-    """Count ``seconds`` of one request towards ``stage``."""
+    """Record that a request spent ``seconds`` in ``stage``."""
     _by_stage[stage].observe(seconds)
 
 
-def forget_process(process: int | None) -> None:
-    """Leave a process that has died out of those that live; what it has counted stays."""
+def mark_process_exited(process: int | None) -> None:
+    """Remove the live gauges of a process that has died; its counters stay.
+
+    Args:
+        process: process id, None if the process never started.
+    """
     if process is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         mark_process_dead(process)  # type: ignore[no-untyped-call]
 
@@ -60,11 +64,11 @@ def exposition() -> bytes:
 
 
 class RequestTimer:
-    """Times every ``/predict`` in the HTTP process, of which there is one; middleware for those in ASGI.
+    """Times all requests to ``/predict``: as ASGI middleware, or by ``begin`` and ``end`` on the fast path.
 
     Attributes:
-        in_flight: how many requests have come and not been answered. The gauge is set when somebody
-            looks, as that costs as much as all that is done here for a request.
+        in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
+            as an update of the gauge at each request would double the cost of the timer.
     """
 
     in_flight = 0
@@ -80,24 +84,29 @@ class RequestTimer:
         began, code = perf_counter(), 0
         self.begin()
 
-        async def note_status(message: Message) -> None:
+        async def record_status(message: Message) -> None:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, note_status)
+            await self.app(scope, receive, record_status)
         finally:
             self.end(code, began)
 
     @staticmethod
     def begin() -> None:
-        """A request has come."""
+        """Count the start of a request."""
         RequestTimer.in_flight += 1
 
     @staticmethod
     def end(code: int, began: float) -> None:
-        """Its answer, with the status ``code``, has gone."""
+        """Count the end of a request.
+
+        Args:
+            code: HTTP status of its answer.
+            began: when it began (perf_counter, seconds).
+        """
         RequestTimer.in_flight -= 1
         _by_code(code).observe(perf_counter() - began)

@@ -1,6 +1,7 @@
-"""The server's OpenAPI document, where FastAPI knows less than is true.
+"""Completes the server's OpenAPI document.
 
-It cannot see what stands in front of LitServe's route, nor what an answer consists of.
+FastAPI documents LitServe's route only: not the middleware's image bodies and errors, nor the content of an
+answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-REFUSALS = {
+ERRORS = {
     400: "not JSON, not base64, or not a whole image",
     401: "the server asks for an API key, in the header X-API-Key",
     408: "the request took too long to arrive",
@@ -22,42 +23,42 @@ REFUSALS = {
     503: "too many requests, or the worker that had this one died: try again",
     504: "no worker was free in time",
 }
-REFUSAL = {
+ERROR_SCHEMA = {
     "title": "Refusal",
     "type": "object",
     "properties": {"detail": {"type": "string", "description": "the reason"}},
     "required": ["detail"],
 }
-HEALTH = {200: "requests are answered", 503: "they are not"}
-"""LitServe's own: a word, without a content type."""
+HEALTH_STATUSES = {200: "requests are answered", 503: "they are not"}
+"""Meaning of the statuses of ``/health``."""
 
 
-def document(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
-    """Have the OpenAPI document describe both forms of the body, and every answer.
+def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
+    """Add both forms of the request body and all answers to the OpenAPI document of ``app``.
 
     Args:
         body: JSON schema of the JSON form.
-        classes: what an image can be.
+        classes: names of the classes.
     """
-    described = app.openapi
+    fastapi_openapi = app.openapi
 
     def openapi() -> dict[str, Any]:
-        whole = described()
-        whole["info"] = {"title": "servebench", "version": version("servebench")}
-        paths = whole["paths"]
+        document = fastapi_openapi()
+        document["info"] = {"title": "servebench", "version": version("servebench")}
+        paths = document["paths"]
         paths["/predict"]["post"] |= {
             "summary": "Classify an image",
             "requestBody": {"required": True, "content": _bodies(body)},
             "responses": {"200": _json("the class, and how sure that is", _prediction(classes))}
-            | {str(status): _json(reason, REFUSAL) for status, reason in REFUSALS.items()},
+            | {str(status): _json(reason, ERROR_SCHEMA) for status, reason in ERRORS.items()},
         }
         paths["/info"]["get"]["responses"] = {"200": _json("model and settings", {"type": "object"})}
         paths["/health"]["get"]["responses"] = {
-            str(status): {"description": what} for status, what in HEALTH.items()
+            str(status): {"description": meaning} for status, meaning in HEALTH_STATUSES.items()
         }
         if "/metrics" in paths:
             paths["/metrics"]["get"]["responses"] = {"200": _text("Prometheus' text format")}
-        return whole
+        return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
@@ -85,9 +86,9 @@ def _prediction(classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _json(what: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": what, "content": {"application/json": {"schema": schema}}}
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _text(what: str) -> dict[str, Any]:
-    return {"description": what, "content": {"text/plain": {"schema": {"type": "string"}}}}
+def _text(description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}

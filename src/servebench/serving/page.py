@@ -1,4 +1,4 @@
-"""The page to try the server: one file, which loads nothing from elsewhere."""
+"""The page at ``/`` to try the server: one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse
 PAGE = files("servebench.serving").joinpath("page.html").read_text(encoding="utf-8")
 
 
-def source(page: str, tag: str) -> str:
-    """A Content-Security-Policy source that allows the page's own inline ``tag``, and no other."""
+def hash_source(page: str, tag: str) -> str:
+    """The Content-Security-Policy hash source of the inline ``tag`` (script or style) of ``page``."""
     found = re.search(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     assert found is not None
     digest = hashlib.sha256(found[1].encode()).digest()
@@ -22,8 +22,8 @@ def source(page: str, tag: str) -> str:
 
 
 HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; script-src {source(PAGE, 'script')}; "
-    f"style-src {source(PAGE, 'style')}; img-src blob: data:; connect-src 'self'; "
+    "Content-Security-Policy": f"default-src 'none'; script-src {hash_source(PAGE, 'script')}; "
+    f"style-src {hash_source(PAGE, 'style')}; img-src blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -32,7 +32,7 @@ HEADERS = {
 
 
 def serve_page(app: FastAPI) -> None:
-    """Answer ``GET /`` with the page, in place of what does so already."""
+    """Answer ``GET /`` with the page, in place of LitServe's route."""
     app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) != "/"]
 
     @app.get("/", include_in_schema=False)

@@ -1,1 +1,1 @@
-"""Requests go straight from the HTTP process to a free worker, and answers straight back."""
+"""The direct transport: requests and answers pass between the HTTP process and the workers over sockets."""

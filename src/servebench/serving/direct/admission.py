@@ -1,4 +1,4 @@
-"""What becomes of a ``POST /predict`` when its head has come, for the route and the fast path alike."""
+"""Admission control of ``POST /predict`` by the request's head, for the route and the fast path."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from time import perf_counter
 from servebench.serving.auth import KEY_HEADER, has_key
 from servebench.serving.bodies import check_head
 from servebench.serving.direct.dispatcher import STOPPING, Dispatcher
-from servebench.serving.errors import Reply, RequestError, reply
+from servebench.serving.errors import Reply, RequestError, error_reply
 from servebench.serving.metrics import RequestTimer
 
-FULL = reply(503, "the server is full; try again later")
-UNAUTHORISED = reply(401, f"{KEY_HEADER}: missing or wrong")
+FULL = error_reply(503, "the server is full; try again later")
+UNAUTHORISED = error_reply(401, f"{KEY_HEADER}: missing or wrong")
 
 Headers = Iterable[tuple[bytes, bytes]]
-"""Names in lower case, and values."""
+"""Pairs of a name in lower case and a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A request whose body is to be read, and then to be handed to the workers.
+    """An admitted request, whose body is to be read and submitted to the dispatcher.
 
     Attributes:
-        slot: its place among the requests in flight; to be released once.
-        is_image: the body is an image file; else it is JSON.
+        slot: the slot it holds; the caller releases it once.
+        is_image: whether the body is an image file; otherwise it is JSON.
     """
 
     slot: int
@@ -33,12 +33,12 @@ class Admitted:
 
 
 class Admission:
-    """Decides on every request, and times it.
+    """Admits or refuses requests, and times them.
 
     Args:
-        max_bytes: of a body; a larger one is refused, unread where its length is announced.
-        key: what requests must bring, if anything.
-        timed: count requests in the metrics.
+        max_bytes: maximum size of a body; one with a larger Content-Length is refused unread.
+        key: API key that requests must send, None if they need none.
+        timed: whether requests are counted in the metrics.
     """
 
     def __init__(self, dispatcher: Dispatcher, max_bytes: int, key: str | None, timed: bool) -> None:
@@ -48,7 +48,10 @@ class Admission:
         self._timed = timed
 
     def decide(self, headers: Headers) -> Admitted | Reply:
-        """A slot, or the refusal; a full server looks at nothing else, so that refusing costs little."""
+        """Admit a request, or return its refusal.
+
+        A full server makes no further checks, so that refusing costs little CPU time under overload.
+        """
         if self.dispatcher.stopping:
             return STOPPING
         if self.dispatcher.full:
@@ -58,15 +61,15 @@ class Admission:
         try:
             is_image = check_head(dict(headers), self.max_bytes)
         except RequestError as error:
-            return reply(error.status, str(error))
+            return error_reply(error.status, str(error))
         slot = self.dispatcher.acquire()
         return FULL if slot is None else Admitted(slot, is_image)
 
     def response_headers(self, status: int, *, close: bool) -> list[tuple[bytes, bytes]]:
-        """What a client is told beside the answer: when to come back, and that the connection ends.
+        """Headers of an answer: content type, Retry-After with 503, and Connection where it is closed.
 
         Args:
-            close: the connection cannot be used again; where the server stops, none can.
+            close: whether the connection is closed after the answer; while the server drains, all are.
         """
         headers = [(b"content-type", b"application/json")]
         if status == 503:
@@ -76,12 +79,12 @@ class Admission:
         return headers
 
     def begin(self) -> float:
-        """A request has come; when, seconds of the monotonic clock."""
+        """Count the start of a request; return its time (monotonic clock, seconds)."""
         if self._timed:
             RequestTimer.begin()
         return perf_counter()
 
     def end(self, status: int, began: float) -> None:
-        """Its answer has gone."""
+        """Count the end of the request that began at ``began``."""
         if self._timed:
             RequestTimer.end(status, began)

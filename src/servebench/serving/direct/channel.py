@@ -1,4 +1,4 @@
-"""What the HTTP process and the workers share, made before either starts, and the form of the messages."""
+"""The channel between the HTTP process and the workers: sockets, shared memory and message format."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from servebench.serving.direct.messages import receive, send, socket_pair
 from servebench.serving.direct.slots import Slots
 
 REQUEST = struct.Struct("<QB7xd")
-"""Slot, whether the body is an image file, when it was received (seconds of the machine's clock)."""
+"""Header of a request: slot, whether the body is an image file, time of arrival (monotonic, seconds)."""
 RESPONSE = struct.Struct("<QII")
-"""Slot, HTTP status, length of the body."""
+"""Header of a response: slot, HTTP status, length of the body in bytes."""
 REGISTRATION = 0
-"""The slot of a worker's first message, which has its process id in place of a status."""
+"""Slot of a worker's first message, which has the process id in place of the HTTP status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as a worker gets it.
+    """A request as the worker receives it.
 
     Attributes:
-        is_image: the body is an image file; else it is JSON.
-        received: when the HTTP process had all of it, seconds of the machine's clock.
+        is_image: whether the body is an image file; otherwise it is JSON.
+        received: when the HTTP process had read the whole body (monotonic clock, seconds).
     """
 
     slot: int
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response as the HTTP process gets it; the body is JSON."""
+    """A response as the HTTP process receives it; the body is JSON."""
 
     slot: int
     status: int
@@ -46,88 +46,91 @@ class Response:
 
 
 class Channel:
-    """Two sockets and the slots: one way for requests, which all workers read, one for responses.
+    """A socket pair for requests, from which all workers read, one for responses, and the slots.
+
+    It is created before the processes that share it start.
 
     Args:
-        capacity: requests in flight at most.
-        workers: how many there shall be.
+        capacity: maximum number of requests in flight.
+        workers: number of workers.
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
         self.slots = Slots(capacity)
-        self._waiting = multiprocessing.get_context("spawn").RawArray("B", workers)
-        self.requests_in, self._requests_out = socket_pair()
-        self._responses_in, self.responses_out = socket_pair()
-        self._sleep: select.epoll | None = None
+        self._idle = multiprocessing.get_context("spawn").RawArray("B", workers)
+        self.request_sender, self._request_receiver = socket_pair()
+        self._response_sender, self.response_receiver = socket_pair()
+        self._epoll: select.epoll | None = None
 
     def send_request(self, request: Request) -> None:
-        """Hand a request to the workers.
+        """Send a request to the workers, without blocking.
 
         Raises:
-            BlockingIOError: the kernel holds as many as it can.
+            BlockingIOError: the socket's buffer is full.
+            OSError: there is no descriptor or memory for a large body.
         """
         head = REQUEST.pack(request.slot, request.is_image, request.received)
-        send(self.requests_in, (head, request.body), socket.MSG_DONTWAIT)
+        send(self.request_sender, (head, request.body), socket.MSG_DONTWAIT)
 
     def receive_request(self) -> Request | None:
-        """The next request for a worker, None where there is none."""
+        """Receive the next request, None if there is none; called by workers."""
         try:
-            message = receive(self._requests_out, socket.MSG_DONTWAIT)
+            message = receive(self._request_receiver, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
         slot, is_image, received = REQUEST.unpack_from(message)
         return Request(slot, bool(is_image), received, message[REQUEST.size :])
 
     def wait_for_request(self, worker: int) -> Request:
-        """The next request for the worker of that number; it sleeps until there is one.
+        """Block until there is a request for the worker of index ``worker``; return it.
 
-        Readers that block on a socket are woken in turn. Of those that wait by EPOLLEXCLUSIVE the kernel
-        wakes the first one that is idle, always in the same order: under little load the same worker
-        gets every request, and finds its weights in the caches of its core (epoll_ctl(2)).
+        The kernel wakes workers that block in recvmsg in turn. With EPOLLEXCLUSIVE it wakes the first idle
+        one, always in the same order: under low load one worker gets every request, and its weights stay
+        in the caches of its core (epoll_ctl(2)).
         """
-        if self._sleep is None:
-            self._sleep = select.epoll()
-            self._sleep.register(self._requests_out, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._epoll.register(self._request_receiver, select.EPOLLIN | select.EPOLLEXCLUSIVE)
         while (request := self.receive_request()) is None:
-            self._waiting[worker] = True
-            self._sleep.poll()
-            self._waiting[worker] = False
+            self._idle[worker] = True
+            self._epoll.poll()
+            self._idle[worker] = False
         return request
 
     def on_worker_exit(self, worker: int) -> None:
-        """The worker of that number waits no more: else the others would leave requests to it."""
-        self._waiting[worker] = False
+        """Mark the worker of index ``worker`` as busy, so that the others do not leave requests to it."""
+        self._idle[worker] = False
 
-    def another_waits(self) -> bool:
-        """Whether some worker has nothing to do (who asks has)."""
-        return any(self._waiting)
+    def has_idle_worker(self) -> bool:
+        """Whether another worker than the caller is idle."""
+        return any(self._idle)
 
-    def requests_file(self) -> int:
-        """The descriptor to wait on for requests."""
-        return self._requests_out.fileno()
+    def requests_fd(self) -> int:
+        """File descriptor that is readable when there is a request."""
+        return self._request_receiver.fileno()
 
     def send_registration(self) -> None:
-        """Tell the HTTP process who will response, so that it notices if this process dies."""
-        send(self._responses_in, (RESPONSE.pack(REGISTRATION, os.getpid(), 0),))
+        """Send this worker's process id to the HTTP process, which then watches for its exit."""
+        send(self._response_sender, (RESPONSE.pack(REGISTRATION, os.getpid(), 0),))
 
     def send_responses(self, responses: Sequence[Response]) -> None:
-        """Answer a batch, in one message; waits while the HTTP process does not read."""
+        """Send the responses of a batch as one message; block while the socket's buffer is full."""
         parts: list[bytes] = []
         for response in responses:
             parts += (RESPONSE.pack(response.slot, response.status, len(response.body)), response.body)
-        send(self._responses_in, (b"".join(parts),))
+        send(self._response_sender, (b"".join(parts),))
 
     def receive_responses(self) -> list[Response]:
-        """The responses in the next message.
+        """Receive the responses of the next message, without blocking.
 
         Raises:
-            BlockingIOError: there is none.
+            BlockingIOError: there is no message.
         """
-        message = receive(self.responses_out, socket.MSG_DONTWAIT)
-        responses, place = [], 0
-        while place < len(message):
-            slot, status, length = RESPONSE.unpack_from(message, place)
-            place += RESPONSE.size
-            responses.append(Response(slot, status, message[place : place + length]))
-            place += length
+        message = receive(self.response_receiver, socket.MSG_DONTWAIT)
+        responses, offset = [], 0
+        while offset < len(message):
+            slot, status, length = RESPONSE.unpack_from(message, offset)
+            offset += RESPONSE.size
+            responses.append(Response(slot, status, message[offset : offset + length]))
+            offset += length
         return responses

@@ -1,4 +1,4 @@
-"""The HTTP process's side: hands requests to the workers and their answers back to who asked."""
+"""The dispatcher: sends requests from the HTTP process to the workers, and returns their answers."""
 
 from __future__ import annotations
 
@@ -12,44 +12,48 @@ from time import perf_counter
 from starlette.types import Receive
 
 from servebench.serving.direct.channel import REGISTRATION, Channel, Request
-from servebench.serving.direct.slots import NOBODY
+from servebench.serving.direct.slots import UNCLAIMED
 from servebench.serving.direct.worker_registry import WorkerRegistry
-from servebench.serving.errors import Reply, reply
+from servebench.serving.errors import Reply, error_reply
 
 logger = logging.getLogger(__name__)
 
-SWEEP_S = 0.1
-"""Between two looks at the requests that wait, while there are any."""
+SWEEP_INTERVAL_S = 0.1
+"""Interval of the checks for requests that have timed out or were lost, while any is pending."""
 
-STOPPING = reply(503, "the server is stopping")
-DIED = reply(503, "the worker that had this request died")
-OVERLOADED = reply(503, "no memory or file handle left for this request; try again later")
-CLIENT_GONE = 499, b""
-"""Sent to nobody: the client has closed its connection. The metrics count it by nginx's status for that."""
-
+STOPPING = error_reply(503, "the server is stopping")
+WORKER_DIED = error_reply(503, "the worker that had this request died")
+OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
+CLIENT_CLOSED_REQUEST = 499, b""
+"""Status that the metrics count where a client has closed its connection (nginx's 499); it is never sent."""
 
 Respond = Callable[[Reply], None]
-"""How a request is answered; called once, in the event loop."""
+"""Callback that answers a request; called once, in the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A request that has not been answered yet."""
+    """A request that has not been answered yet.
+
+    Attributes:
+        received: when its whole body had been read (monotonic clock, seconds).
+        respond: called with the answer.
+    """
 
     received: float
     respond: Respond
 
 
 class Dispatcher:
-    """Belongs to the event loop that runs when it is started.
+    """Dispatches requests; all methods are called in the event loop in which it was started.
 
     Args:
-        timeout_s: how long a request may wait for a worker; once one has it, it is finished.
-        workers: how many there shall be.
+        timeout_s: how long a request may wait until a worker claims it.
+        workers: number of workers.
 
     Attributes:
-        stopping: nothing more shall be admitted.
-        unfinished: how many requests had been admitted and were not answered in time, once it has stopped.
+        stopping: whether the server drains: no further request is admitted.
+        unfinished: number of admitted requests that were not answered within the drain time.
     """
 
     def __init__(self, channel: Channel, timeout_s: float, workers: int) -> None:
@@ -64,54 +68,58 @@ class Dispatcher:
         self.unfinished = 0
 
     def start(self) -> None:
-        """Listen to the workers."""
-        asyncio.get_running_loop().add_reader(self._channel.responses_out, self._read_responses)
+        """Start to read the workers' responses in the running event loop."""
+        asyncio.get_running_loop().add_reader(self._channel.response_receiver, self._read_responses)
 
     @property
     def full(self) -> bool:
-        """Whether as many requests are in flight as there may be."""
+        """Whether the maximum number of requests is in flight."""
         return self._channel.slots.full
 
     def acquire(self) -> int | None:
-        """A slot for a request, before its body is read; None where there is none."""
+        """Allocate a slot for a request, before its body is read; None if all are in use."""
         return self._channel.slots.acquire()
 
     def release(self, slot: int) -> None:
-        """Give a slot back, once for each that was given; what has not been answered never will be."""
+        """Free a slot, once for each; a request that is still pending is abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
         self._channel.slots.release(slot)
 
     def health(self) -> Reply:
-        """The answer to ``/health``."""
+        """The answer to ``GET /health``."""
         return self._workers.health(self.stopping)
 
     def submit(self, slot: int, is_image: bool, body: bytes, respond: Respond) -> None:
-        """Have an admitted request answered: with 504 when it waited too long."""
+        """Send an admitted request to the workers.
+
+        Args:
+            respond: called with the answer; with 504 if no worker claims the request in time.
+        """
         request = Request(slot, is_image, perf_counter(), body)
         self._pending[slot] = Pending(request.received, respond)
         self._send(request)
         if not self._sweeping:
             self._sweeping = True
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
-    async def ask(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
-        """The answer to an admitted request.
+    async def submit_and_wait(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
+        """Send an admitted request to the workers and wait for its answer.
 
         Args:
-            receive: of the client's connection; where it goes away, no worker works for it.
+            receive: ASGI's, of the client's connection: a disconnect ends the wait.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Reply] = loop.create_future()
 
-        def resolve(found: Reply) -> None:
+        def resolve(result: Reply) -> None:
             if not answer.done():
-                answer.set_result(found)
+                answer.set_result(result)
 
         async def resolve_on_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            resolve(CLIENT_GONE)
+            resolve(CLIENT_CLOSED_REQUEST)
 
         self.submit(slot, is_image, body, resolve)
         watch = loop.create_task(resolve_on_disconnect())
@@ -121,37 +129,37 @@ class Dispatcher:
             watch.cancel()
 
     async def drain(self, seconds: float) -> None:
-        """Admit nothing more, and wait for what has been; refuse what is left when the time is up."""
+        """Admit no more requests; wait up to ``seconds`` for those in flight, and refuse the rest."""
         self.stopping = True
         deadline = perf_counter() + seconds
         while self._channel.slots.in_flight and perf_counter() < deadline:
-            await asyncio.sleep(SWEEP_S / 5)
+            await asyncio.sleep(SWEEP_INTERVAL_S / 5)
         self.unfinished = self._channel.slots.in_flight
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
 
     def _send(self, request: Request) -> None:
-        if self._unsent or not self._sent(request):
+        if self._unsent or not self._try_send(request):
             self._unsent[request.slot] = request
-            asyncio.get_running_loop().add_writer(self._channel.requests_in, self._send_more)
+            asyncio.get_running_loop().add_writer(self._channel.request_sender, self._flush_unsent)
 
-    def _send_more(self) -> None:
-        """Send what is waiting, as the kernel has room again."""
+    def _flush_unsent(self) -> None:
+        """Send the queued requests; called when the socket's buffer has room again."""
         for request in [*self._unsent.values()]:
-            if not self._sent(request):
+            if not self._try_send(request):
                 return
             self._unsent.pop(request.slot, None)
-        asyncio.get_running_loop().remove_writer(self._channel.requests_in)
+        asyncio.get_running_loop().remove_writer(self._channel.request_sender)
 
-    def _sent(self, request: Request) -> bool:
-        """Hand a request over, or refuse it where that cannot be done; False where the kernel is full."""
+    def _try_send(self, request: Request) -> bool:
+        """Send a request, or answer it with 503 on an error; False where the socket's buffer is full."""
         try:
             self._channel.send_request(request)
         except BlockingIOError:
             return False
         except OSError as error:  # no descriptor or memory for a large body
             logger.error("a request could not be handed to the workers: %s", error)
-            self._respond(request.slot, OVERLOADED)
+            self._respond(request.slot, OUT_OF_RESOURCES)
         return True
 
     def _read_responses(self) -> None:
@@ -169,27 +177,27 @@ class Dispatcher:
         self._pending.pop(slot).respond(answer)
 
     def _on_worker_exit(self, worker: int) -> None:
-        self._read_responses()  # what it sent before it died counts
+        self._read_responses()  # responses that it sent before it died are valid
         self._last_death = perf_counter()
         for slot in [*self._pending]:
             if self._channel.slots.claimed_by(slot) == worker:
-                self._respond(slot, DIED)
+                self._respond(slot, WORKER_DIED)
 
     def _sweep(self) -> None:
-        """Answer what has waited too long, or was lost; the oldest request comes first."""
+        """Answer the requests that have timed out or were lost; ``_pending`` is in order of arrival."""
         now = perf_counter()
-        # Requests are taken in the order of their coming: one that was passed over by a later one was
-        # lost between a worker's hands as it died.
+        # Workers receive requests in order of arrival. So an unclaimed request that is older than an answered
+        # one was lost: a worker received it and died before it claimed it.
         lost_before = min(self._last_death, self._last_answered)
         for slot, pending in [*self._pending.items()]:
-            if now - pending.received < SWEEP_S:
+            if now - pending.received < SWEEP_INTERVAL_S:
                 break
-            if self._channel.slots.claimed_by(slot) != NOBODY:
+            if self._channel.slots.claimed_by(slot) != UNCLAIMED:
                 continue
             if pending.received < lost_before:
-                self._respond(slot, DIED)
+                self._respond(slot, WORKER_DIED)
             elif now - pending.received > self._timeout_s:
-                self._respond(slot, reply(504, f"no worker was free within {self._timeout_s:g} s"))
+                self._respond(slot, error_reply(504, f"no worker was free within {self._timeout_s:g} s"))
         self._sweeping = bool(self._pending)
         if self._sweeping:
-            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+            asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)

@@ -1,4 +1,4 @@
-"""How the HTTP process stops: it finishes what it has admitted, and says meanwhile that it stops."""
+"""Graceful shutdown of the HTTP process: it drains, that is, finishes the requests that it has admitted."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ logger = logging.getLogger(__name__)
 
 
 def drain_on_sigterm(dispatcher: Dispatcher, drain_s: float) -> None:
-    """Have SIGTERM drain before it does what it does now; called in uvicorn's event loop.
+    """Make SIGTERM drain ``dispatcher`` before uvicorn shuts down; called in uvicorn's event loop.
 
-    Uvicorn would close its socket first: a load balancer would be refused where it wants to be told,
-    and whoever asks on a connection that is open would get no answer.
+    Uvicorn alone would close its listening socket at once: a load balancer could not read ``stopping`` from
+    ``/health``, and further requests on open connections would get no answer.
+
+    Args:
+        drain_s: how long draining may take.
     """
-    uvicorn_stops = signal.getsignal(signal.SIGTERM)
-    assert callable(uvicorn_stops)
+    stop_uvicorn = signal.getsignal(signal.SIGTERM)
+    assert callable(stop_uvicorn)
     tasks: set[asyncio.Task[None]] = set()
 
     async def drain() -> None:
         await dispatcher.drain(drain_s)
         if dispatcher.unfinished:
             logger.error("%d requests were not finished within %g s", dispatcher.unfinished, drain_s)
-        uvicorn_stops(signal.SIGTERM, None)
+        stop_uvicorn(signal.SIGTERM, None)
 
     def begin() -> None:
         if not tasks:

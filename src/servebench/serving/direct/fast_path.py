@@ -1,7 +1,7 @@
-"""The fast path of plain requests: from the socket to the workers and back, with neither a task nor the app.
+"""The fast path: plain requests pass from uvicorn's protocol to the workers, without asyncio task or ASGI.
 
-What lies between, uvicorn's ASGI and the middleware, costs more than all else that the HTTP process does
-for a request. Whatever is unusual, or is refused for what it is, goes that way.
+ASGI and its middleware cost more CPU time than all else that the HTTP process does for a request. All other
+requests, and refusals other than 503 for a full server, take the ASGI path.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from servebench.serving.direct.admission import FULL, Admission, Admitted
-from servebench.serving.direct.dispatcher import CLIENT_GONE
+from servebench.serving.direct.dispatcher import CLIENT_CLOSED_REQUEST
 from servebench.serving.errors import Reply
 
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Exchange:
-    """A plain request and its answer; stands where uvicorn keeps its ``RequestResponseCycle``.
+    """An admitted request on the fast path; takes the place of uvicorn's ``RequestResponseCycle``.
 
     Args:
-        began: when the request came, seconds of the monotonic clock.
+        began: when its head was complete (monotonic clock, seconds).
     """
 
-    message_event = asyncio.Event()  # uvicorn sets it, nobody waits for it
+    message_event = asyncio.Event()  # set by uvicorn; nothing waits for it
     disconnected = response_started = response_complete = False
     keep_alive = True
 
@@ -38,7 +38,7 @@ class Exchange:
 
 
 class Rejected:
-    """A request that was answered when its head had come: uvicorn skips its body."""
+    """A request that was refused at its head; takes the same place, so that uvicorn skips the body."""
 
     message_event = asyncio.Event()
     disconnected = False
@@ -47,15 +47,15 @@ class Rejected:
 
 
 class FastPathProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which answers a plain ``POST /predict`` itself.
+    """Uvicorn's protocol, which answers plain ``POST /predict`` itself.
 
-    While the server is full it is refused when its head has come: under overload most of the CPU is left
-    to the workers.
+    While the server is full, requests are refused at their head, which leaves most of the CPU time to the
+    workers.
     """
 
     cycle: RequestResponseCycle | Exchange | Rejected | None  # type: ignore[assignment]
     _exchange: Exchange | None = None
-    """The request that has been admitted to the fast path, until it is answered."""
+    """The admitted request, until it is answered."""
 
     def __init__(self, *args: Any, admission: Admission, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -63,14 +63,14 @@ class FastPathProtocol(HttpToolsProtocol):
         self._dispatcher = admission.dispatcher
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone; no worker works for it."""
+        """Abandon the admitted request, as the client has closed the connection."""
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
-            self._end(exchange, CLIENT_GONE[0])
+            self._end(exchange, CLIENT_CLOSED_REQUEST[0])
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
-        """A request's head is whole."""
+        """Admit, refuse or pass on a request, as its head is complete."""
         if not self._is_plain():
             super().on_headers_complete()
             return
@@ -84,14 +84,14 @@ class FastPathProtocol(HttpToolsProtocol):
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Store a part of the body."""
         if self._exchange is not None and self._exchange is self.cycle:
             self._exchange.chunks.append(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request's last byte."""
+        """Submit the request to the dispatcher, as its body is complete."""
         exchange = self._exchange
         if exchange is None or exchange is not self.cycle:
             super().on_message_complete()
@@ -102,10 +102,10 @@ class FastPathProtocol(HttpToolsProtocol):
         self._dispatcher.submit(admitted.slot, admitted.is_image, body, partial(self._respond, exchange))
 
     def write_json(self, reply: Reply, *, close: bool = False) -> None:
-        """Send a whole answer.
+        """Write a complete answer.
 
         Args:
-            close: the connection cannot be used again.
+            close: whether the connection is closed after the answer.
         """
         status, body = reply
         headers = self._admission.response_headers(status, close=close) + self.server_state.default_headers
@@ -116,7 +116,7 @@ class FastPathProtocol(HttpToolsProtocol):
         )
 
     def _is_plain(self) -> bool:
-        """Whether all that is to be done for this request is to read a body and to write an answer."""
+        """Whether the request needs no more than to read a body of known length and to write an answer."""
         return (
             self.url == b"/predict"
             and self.parser.get_method() == b"POST"

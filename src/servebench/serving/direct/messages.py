@@ -1,8 +1,8 @@
-"""Messages between processes on a Unix socket of kind SEQPACKET.
+"""Messages between processes over Unix sockets of type SOCK_SEQPACKET.
 
-Such a socket keeps messages apart, and when several processes read one, each message goes to exactly
-one of them: the kernel is a queue that wakes whoever is free. A message that is too long for the
-socket's buffer travels as a file in memory, whose descriptor is sent in its place (unix(7), memfd_create(2)).
+Such a socket preserves message boundaries. When several processes read from it, the kernel delivers each
+message to exactly one of them. A long message is written to a file in memory, whose descriptor is sent
+instead (unix(7), memfd_create(2)).
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ import socket
 from array import array
 from collections.abc import Sequence
 
-INLINE_BYTES = 98_304
-"""Longer messages travel as a file: two system calls more, but no large copies in the kernel."""
-ONE_DESCRIPTOR = socket.CMSG_LEN(array("i").itemsize)
-BUFFER_BYTES = 4_194_304
-"""Asked of the kernel for what is sent and not yet read; it grants up to net.core.wmem_max."""
+MAX_INLINE_BYTES = 98_304
+"""Longer messages are sent as a file in memory: two more system calls, but no large copies in the kernel."""
+ANCILLARY_BYTES = socket.CMSG_LEN(array("i").itemsize)
+SEND_BUFFER_BYTES = 4_194_304
+"""Requested size of a socket's send buffer; the kernel grants net.core.wmem_max at most."""
 
 
 def is_supported() -> bool:
-    """Whether this system has what the direct transport needs: Linux has it, macOS has not."""
+    """Whether this system has the system calls that the direct transport needs: Linux has, macOS has not."""
     return all(
         hasattr(*owner) for owner in ((socket, "SOCK_SEQPACKET"), (os, "memfd_create"), (os, "pidfd_open"))
     )
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """A pair of connected sockets: what is sent on the first is received on the second."""
+    """A pair of connected sockets: messages sent on the first are received on the second."""
     sender, receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return sender, receiver
 
 
 def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> None:
-    """Send the parts as one message.
+    """Send ``parts``, concatenated, as one message.
 
     Raises:
-        BlockingIOError: with MSG_DONTWAIT, while the socket's buffer is full.
+        BlockingIOError: with MSG_DONTWAIT, where the socket's buffer is full.
+        OSError: there is no descriptor or memory for the file of a long message.
     """
-    if sum(map(len, parts)) <= INLINE_BYTES:
+    if sum(map(len, parts)) <= MAX_INLINE_BYTES:
         try:
             connection.sendmsg(parts, (), flags)
             return
@@ -51,7 +52,7 @@ def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> N
     try:
         with open(file, "wb", closefd=False) as content:
             content.writelines(parts)
-        # Not socket.send_fds and recv_fds: they take flags and ignore them.
+        # socket.send_fds and recv_fds ignore their flags.
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [file]))
         connection.sendmsg((b"file",), (rights,), flags)
     finally:
@@ -59,12 +60,12 @@ def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> N
 
 
 def receive(connection: socket.socket, flags: int = 0) -> bytes:
-    """The next message; empty when the other end has been closed.
+    """Receive one message; empty if the other end has been closed.
 
     Raises:
-        BlockingIOError: with MSG_DONTWAIT, when there is none.
+        BlockingIOError: with MSG_DONTWAIT, where there is none.
     """
-    message, ancillary, _, _ = connection.recvmsg(INLINE_BYTES, ONE_DESCRIPTOR, flags)
+    message, ancillary, _, _ = connection.recvmsg(MAX_INLINE_BYTES, ANCILLARY_BYTES, flags)
     if not ancillary:
         return message
     with open(array("i", ancillary[0][2])[0], "rb") as content:

@@ -1,4 +1,4 @@
-"""The HTTP process's protocol: uvicorn's, with a fast path, and with limits on how a request arrives."""
+"""The HTTP process's protocol: the fast path's, with limits on the size of a head and on a request's time."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import asyncio
 from http import HTTPStatus
 
 from servebench.serving.direct.fast_path import FastPathProtocol
-from servebench.serving.errors import reply
+from servebench.serving.errors import error_reply
 
 
 class LimitedProtocol(FastPathProtocol):
-    """Refuses, as JSON, what is not HTTP, and what would fill memory or hold a connection without end."""
+    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly."""
 
     MAX_HEAD_BYTES = 65_536
-    """Of a head, or of anything else between two pieces of the body, that has not come to its end."""
-    ARRIVES_WITHIN_S = 20.0
-    """From a request's first byte to its last, and from the connection to the first byte."""
-
-    READS_WITHIN_S = 20.0
-    """What has been sent, once the connection is to be closed."""
+    """Maximum size of a head, and of what is received between two parts of a body."""
+    REQUEST_TIMEOUT_S = 20.0
+    """Time from a request's first byte to its last, and from the connection to the first byte."""
+    CLOSE_TIMEOUT_S = 20.0
+    """Time for a client to read its answers once its connection is being closed."""
 
     _head_bytes = 0
     _deadline: asyncio.TimerHandle | None = None
-    _head_is_whole = False
-    """From the end of a request's head to its last byte: ``cycle`` is that of the request that comes in."""
+    _head_complete = False
+    """Whether ``cycle`` is that of the request being received: from the end of its head to its last byte."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has connected."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
-        self._expect()
+        self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client has gone."""
-        self._arrived()
+        """Cancel the timeout."""
+        self._cancel_deadline()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what a client has sent; the callbacks below say what it was."""
+        """Parse data, which calls the callbacks below; refuse a head that is too large."""
         self._head_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -44,81 +43,81 @@ class LimitedProtocol(FastPathProtocol):
         if self._head_bytes > self.MAX_HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of the request is too large")
         elif self._deadline is None and self.timeout_keep_alive_task is None and self._is_idle():
-            # The body of a request that had been answered before it came.
+            # Uvicorn sets no timeout after the body of a request that was answered before its end.
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nobody has asked anything for a while."""
+        """Close an idle connection."""
         if not self.transport.is_closing():
             super().timeout_keep_alive_handler()
-            self._end_soon()
+            self._abort_later()
 
     def on_response_complete(self) -> None:
-        """A request has been answered."""
+        """Limit the time for which a closing connection stays open."""
         super().on_response_complete()
         if self.transport.is_closing():
-            self._end_soon()
+            self._abort_later()
 
     def on_message_begin(self) -> None:
-        """A request's first byte."""
-        self._expect()
-        self._unset_keepalive_if_required()  # an answer to what came just before may have set it
+        """Start the timeout of a request at its first byte."""
+        self._start_deadline()
+        self._unset_keepalive_if_required()  # set by an answer to the previous request
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """A request's head is whole."""
+        """Reset the size of the head."""
         self._head_bytes = 0
         super().on_headers_complete()
-        self._head_is_whole = True
+        self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """Reset the size of what is no part of a body."""
         self._head_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """A request's last byte."""
+        """Cancel the timeout at a request's last byte."""
         self._head_bytes = 0
-        self._head_is_whole = False
-        self._arrived()
+        self._head_complete = False
+        self._cancel_deadline()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
+        """Refuse malformed HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _expect(self) -> None:
-        self._arrived()
-        self._deadline = self.loop.call_later(self.ARRIVES_WITHIN_S, self._too_slow)
+    def _start_deadline(self) -> None:
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.REQUEST_TIMEOUT_S, self._on_request_timeout)
 
-    def _arrived(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _too_slow(self) -> None:
+    def _on_request_timeout(self) -> None:
         if not self.transport.is_closing():
-            reason = f"the request did not arrive within {self.ARRIVES_WITHIN_S:g} s"
+            reason = f"the request did not arrive within {self.REQUEST_TIMEOUT_S:g} s"
             self._refuse(HTTPStatus.REQUEST_TIMEOUT, reason)
 
     def _is_idle(self) -> bool:
-        """Whether all requests whose head has come have been answered."""
+        """Whether all requests with a complete head have been answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
-        """Close the connection, and say why, where the next answer on it is that to what comes in."""
-        if self._head_is_whole and self.cycle is not None:
+        """Close the connection; give the reason only if all earlier requests on it have been answered."""
+        if self._head_complete and self.cycle is not None:
             is_next = not (self.cycle.response_started or self.pipeline)
         else:
             is_next = self._is_idle()
         if is_next:
-            self.write_json(reply(status, reason), close=True)
+            self.write_json(error_reply(status, reason), close=True)
         self.transport.close()
-        self._end_soon()
+        self._abort_later()
 
-    def _end_soon(self) -> None:
-        """What is closed stays open until its client has read the answers; do not wait for ever."""
-        self._arrived()
-        self._deadline = self.loop.call_later(self.READS_WITHIN_S, self.transport.abort)
+    def _abort_later(self) -> None:
+        """Abort a closing connection after a time: it stays open until the client has read all answers."""
+        self._cancel_deadline()
+        self._deadline = self.loop.call_later(self.CLOSE_TIMEOUT_S, self.transport.abort)

@@ -1,7 +1,7 @@
-"""The HTTP process's route, in front of FastAPI: the body goes to the workers as it came.
+"""The ASGI route of the direct transport, in front of FastAPI: workers get the body as it was received.
 
-LitServe's own route stays behind it, unused but for the OpenAPI document: what lies between costs more
-than all of the direct way.
+LitServe's own route stays behind it for the OpenAPI document only, as FastAPI's routing and validation cost
+more CPU time than the whole of this route.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from servebench.serving.bodies import read_body
 from servebench.serving.direct.admission import Admission, Admitted
 from servebench.serving.direct.draining import drain_on_sigterm
-from servebench.serving.errors import Reply, RequestError, reply
+from servebench.serving.errors import Reply, RequestError, error_reply
 
 
 class DirectRoute:
-    """ASGI application that answers ``POST /predict``, and ``/health`` without asking any other process.
+    """ASGI application that answers ``POST /predict`` and ``GET /health``.
 
     Args:
-        app: what answers all else.
-        drain_s: how long what has been admitted may take to be finished once the server shall stop.
+        app: answers all other requests.
+        drain_s: how long the requests in flight may take once the server is told to stop.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission, drain_s: float) -> None:
@@ -29,7 +29,7 @@ class DirectRoute:
         self._drain_s = drain_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request, or the server's start and stop."""
+        """Handle one request, or the lifespan of the server."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http" and scope["path"] == "/predict" and scope["method"] == "POST":
@@ -44,21 +44,21 @@ class DirectRoute:
         began, status = self._admission.begin(), 500
         try:
             status, body = await self._predict(scope, receive)
-            # A body without an announced length that is refused has no end that could be skipped to.
-            endless = status == 413 and b"content-length" not in dict(scope["headers"])
-            await self._respond(status, body, send, close=endless)
+            # A chunked body that is too large might never end: its rest cannot be skipped.
+            close = status == 413 and b"content-length" not in dict(scope["headers"])
+            await self._respond(status, body, send, close=close)
         finally:
             self._admission.end(status, began)
 
     async def _predict(self, scope: Scope, receive: Receive) -> Reply:
         decision = self._admission.decide(scope["headers"])
         if not isinstance(decision, Admitted):
-            return decision  # its body stays on the connection: uvicorn skips it as it comes
+            return decision  # uvicorn skips the body
         try:
             body = await read_body(receive, self._admission.max_bytes)
-            return await self._dispatcher.ask(decision.slot, decision.is_image, body, receive)
+            return await self._dispatcher.submit_and_wait(decision.slot, decision.is_image, body, receive)
         except RequestError as error:
-            return reply(error.status, str(error))
+            return error_reply(error.status, str(error))
         finally:
             self._dispatcher.release(decision.slot)
 
@@ -69,7 +69,7 @@ class DirectRoute:
         await send({"type": "http.response.body", "body": body})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        """Start and stop with uvicorn; LitServe's own lifespan would look for its queues."""
+        """Start the dispatcher with uvicorn; replaces LitServe's lifespan, which needs LitServe's queues."""
         await receive()
         self._dispatcher.start()
         drain_on_sigterm(self._dispatcher, self._drain_s)

@@ -1,9 +1,9 @@
-"""Which requests are in flight and who has each, in memory that all of the server's processes share.
+"""Slots of the requests in flight, in memory that all of the server's processes share.
 
-A request keeps its slot from arrival to answer. The HTTP process releases one that has waited too
-long: a worker looks before it works, and so never works in vain. When a worker dies, the slots that
-it has claimed name the requests that died with it. Each cell is written by one process at a time, and
-read and written in one piece.
+A request holds its slot from arrival to answer. The HTTP process releases the slot of a request that has
+timed out or whose client has disconnected; a worker claims a slot before it works on the request, and
+skips the request if the slot has been released. When a worker dies, its claims tell which requests died
+with it. Each array element has one writer at a time, and is read and written atomically.
 """
 
 from __future__ import annotations
@@ -11,58 +11,64 @@ from __future__ import annotations
 import multiprocessing
 from collections import deque
 
-NOBODY = 0
+UNCLAIMED = 0
+"""Stands for the worker of a slot that no worker has claimed."""
 
 
 class Slots:
-    """At most ``capacity`` requests in flight.
+    """Allocates slots for at most ``capacity`` requests in flight.
 
-    A slot is a number that never comes again; its remainder by ``capacity`` is its place in the table.
+    A slot is a number that is never reused; modulo ``capacity`` it is the index in the shared arrays. So a
+    message about an earlier request never matches a later one.
     """
 
     def __init__(self, capacity: int) -> None:
         shared = multiprocessing.get_context("spawn")
-        self._valid = shared.RawArray("Q", capacity)
+        self._in_use = shared.RawArray("Q", capacity)
         self._claimed_by = shared.RawArray("L", capacity)
-        self._next = [place + capacity for place in range(capacity)]
-        self._free = deque(range(capacity))
+        self._next_slots = [index + capacity for index in range(capacity)]
+        self._free_indices = deque(range(capacity))
 
     @property
     def in_flight(self) -> int:
-        """How many are in use."""
-        return len(self._next) - len(self._free)
+        """Number of slots in use."""
+        return len(self._next_slots) - len(self._free_indices)
 
     @property
     def full(self) -> bool:
-        """Whether all are in use."""
-        return not self._free
+        """Whether all slots are in use."""
+        return not self._free_indices
 
     def acquire(self) -> int | None:
-        """A slot for a new request, None when all are in use. Only the HTTP process calls this."""
-        if not self._free:
+        """Allocate a slot, None if all are in use. Only the HTTP process calls this."""
+        if not self._free_indices:
             return None
-        place = self._free.popleft()
-        slot = self._next[place]
-        self._next[place] = slot + len(self._next)
-        self._claimed_by[place] = NOBODY
-        self._valid[place] = slot
+        index = self._free_indices.popleft()
+        slot = self._next_slots[index]
+        self._next_slots[index] = slot + len(self._next_slots)
+        self._claimed_by[index] = UNCLAIMED
+        self._in_use[index] = slot
         return slot
 
     def release(self, slot: int) -> None:
-        """Free the slot. Only the HTTP process calls this, once for each slot."""
-        place = slot % len(self._next)
-        self._valid[place] = 0
-        self._free.append(place)
+        """Free ``slot``. Only the HTTP process calls this, once for each slot."""
+        index = slot % len(self._next_slots)
+        self._in_use[index] = 0
+        self._free_indices.append(index)
 
     def claim(self, slot: int, worker: int) -> bool:
-        """Note that ``worker`` (any number but 0) works on a request; False if its slot was released."""
-        place = slot % len(self._next)
-        if self._valid[place] != slot:
+        """Record that a worker has the request; False if ``slot`` has been released.
+
+        Args:
+            worker: the worker's process id.
+        """
+        index = slot % len(self._next_slots)
+        if self._in_use[index] != slot:
             return False
-        self._claimed_by[place] = worker
+        self._claimed_by[index] = worker
         return True
 
     def claimed_by(self, slot: int) -> int:
-        """The worker that has the request, NOBODY while it waits."""
-        worker: int = self._claimed_by[slot % len(self._next)]
+        """Process id of the worker that claimed ``slot``, UNCLAIMED while the request is queued."""
+        worker: int = self._claimed_by[slot % len(self._next_slots)]
         return worker

@@ -1,8 +1,7 @@
-"""The main process of a server with the direct transport: it starts the others, and leaves none behind.
+"""The main process of a server with the direct transport: it starts and supervises the others.
 
-It stands beside LitServe's server rather than in it: LitServe makes the app and defines the LitAPI, and the
-processes are ours. A worker that dies comes back; when the HTTP process dies, or the server is told to stop,
-all end.
+It replaces the processes of LitServe's server and keeps its app and LitAPI. A worker that dies is restarted.
+When the HTTP process dies, or the server is told to stop, all processes end.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from starlette.types import ASGIApp
 from servebench.serving.direct.channel import Channel
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.worker import run_worker
-from servebench.serving.metrics import forget_process
+from servebench.serving.metrics import mark_process_exited
 from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
 if TYPE_CHECKING:
@@ -37,18 +36,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""A worker that fails so often in a row, before it is ready, ends the server."""
-READ_ANSWERS_S = 5
-"""How long clients may take to read their answers when the server stops."""
-UNFINISHED = 3
-"""Exit status of an HTTP process that had to leave requests unfinished."""
-EXIT_S = 3.0
-"""How long the HTTP process may take beyond that to end by itself."""
+"""Consecutive failures of a worker before it is ready, after which the server ends."""
+GRACEFUL_SHUTDOWN_S = 5
+"""How long uvicorn waits for clients to read their answers when the server stops."""
+EXIT_UNFINISHED = 3
+"""Exit status of an HTTP process that left requests unfinished."""
+EXIT_GRACE_S = 3.0
+"""How long the HTTP process may take to exit after both."""
 
 
 @dataclass
 class Worker:
-    """A worker process, and whether it has loaded the model yet."""
+    """A worker process.
+
+    Attributes:
+        ready: connection on which it reports that it has loaded the model.
+        is_ready: whether it has reported so.
+    """
 
     process: BaseProcess
     ready: Connection
@@ -56,15 +60,15 @@ class Worker:
 
 
 class Supervisor:
-    """Serves one LitAPI; ``run`` ends by SystemExit, with 0 if it was told to stop and all was finished.
+    """Starts and supervises the HTTP process and the workers of one LitAPI.
 
     Args:
-        channel: between the HTTP process and the workers.
-        devices: of the workers, one each.
-        app: what the HTTP process serves.
-        protocol: makes uvicorn's protocol of a connection.
-        dispatcher: of the HTTP process; it knows whether all was finished.
-        drain_s: how long the HTTP process may take to finish what it has accepted.
+        channel: the channel between the HTTP process and the workers.
+        devices: the device of each worker.
+        app: served by the HTTP process.
+        protocol: factory of uvicorn's protocol for a connection.
+        dispatcher: the HTTP process's, which counts unfinished requests.
+        drain_s: how long the HTTP process may take to finish the requests in flight.
     """
 
     def __init__(
@@ -93,29 +97,33 @@ class Supervisor:
         self._restarts: dict[int, float] = {}
 
     def run(self, **options: Any) -> NoReturn:
-        """Serve until told to stop; whatever happens, no process is left.
+        """Serve until SIGTERM or SIGINT; kill all processes at the end.
 
         Args:
             options: uvicorn's: host, port, certificates, log level.
+
+        Raises:
+            SystemExit: always: 0 if the server was told to stop and had answered all requests, otherwise 1.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: self._signal_sender.send(number))
         config = uvicorn.Config(
             self._app,
-            http=self._protocol,  # type: ignore[arg-type]  # a factory serves as well as a class
+            http=self._protocol,  # type: ignore[arg-type]  # uvicorn accepts a factory, too
             ws="none",
-            timeout_graceful_shutdown=READ_ANSWERS_S,
+            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             **options,
         )
         listener = config.bind_socket()
-        ensure_running()  # the first spawned process would start it, which unblocks signals
+        # The resource tracker starts now: with the first spawned process it would unblock the signals again.
+        ensure_running()
         try:
-            for place in range(len(self._devices)):
-                self._start_worker(place)
+            for index in range(len(self._devices)):
+                self._start_worker(index)
             while not any(worker.is_ready for worker in self._workers.values()):
                 self._handle_next_event()
             self._http = self._start_http(config, listener)
-            listener.close()  # the HTTP process has its own
+            listener.close()  # the HTTP process has a copy
             while True:
                 self._handle_next_event()
         finally:
@@ -123,13 +131,13 @@ class Supervisor:
                 child.kill()
                 child.join()
 
-    def _start_worker(self, place: int) -> None:
-        ready, tell_ready = self._spawn.Pipe(duplex=False)
-        arguments = (self._api, self._devices[place], place, self._channel, tell_ready)
-        process = self._spawn.Process(target=run_worker, args=arguments, name=f"worker-{place}")
+    def _start_worker(self, index: int) -> None:
+        ready, ready_sender = self._spawn.Pipe(duplex=False)
+        arguments = (self._api, self._devices[index], index, self._channel, ready_sender)
+        process = self._spawn.Process(target=run_worker, args=arguments, name=f"worker-{index}")
         _start(process)
-        tell_ready.close()
-        self._workers[place] = Worker(process, ready)
+        ready_sender.close()
+        self._workers[index] = Worker(process, ready)
 
     def _start_http(self, config: uvicorn.Config, listener: socket.socket) -> BaseProcess:
         process = multiprocessing.get_context("fork").Process(
@@ -139,14 +147,14 @@ class Supervisor:
         return process
 
     def _handle_next_event(self) -> None:
-        """Wait until something happens; deal with it.
+        """Wait for a signal, a worker that is ready, an exit or a deadline, and handle it.
 
         Raises:
-            SystemExit: the server shall end.
+            SystemExit: the server ends.
         """
         self._restart_due_workers()
-        running = {p: worker for p, worker in self._workers.items() if p not in self._restarts}
-        exits = {worker.process.sentinel: place for place, worker in running.items()}
+        running = {index: worker for index, worker in self._workers.items() if index not in self._restarts}
+        exits = {worker.process.sentinel: index for index, worker in running.items()}
         starts = {worker.ready: worker for worker in running.values() if not worker.is_ready}
         watched: list[Connection | int] = [self._signal_received, *exits, *starts]
         if self._http is not None:
@@ -158,7 +166,7 @@ class Supervisor:
             self._on_http_exit(self._http)
         for event in events:
             if event in starts:
-                starts[event].is_ready = _received(starts[event].ready)
+                starts[event].is_ready = _reports_ready(starts[event].ready)
         for event in events:
             if event in exits:
                 self._on_worker_exit(exits[event])
@@ -166,19 +174,19 @@ class Supervisor:
             self._fail("the HTTP process did not stop in time")
 
     def _overdue_s(self) -> float:
-        """For how long the HTTP process should have stopped by itself."""
+        """Seconds since the HTTP process should have exited; negative before that."""
         if self._stop_requested is None:
             return float("-inf")
-        return monotonic() - self._stop_requested - self._drain_s - READ_ANSWERS_S - EXIT_S
+        return monotonic() - self._stop_requested - self._drain_s - GRACEFUL_SHUTDOWN_S - EXIT_GRACE_S
 
     def _wait_s(self) -> float | None:
-        """Until the next restart is due or the HTTP process is overdue; None where nothing is."""
-        limits = [moment - monotonic() for moment in self._restarts.values()]
-        limits += [] if self._stop_requested is None else [-self._overdue_s()]
-        return max(0.0, min(limits)) if limits else None
+        """Seconds until the next restart is due or the HTTP process is overdue; None without either."""
+        waits_s = [due - monotonic() for due in self._restarts.values()]
+        waits_s += [] if self._stop_requested is None else [-self._overdue_s()]
+        return max(0.0, min(waits_s)) if waits_s else None
 
     def _handle_signal(self, number: int) -> None:
-        if self._http is None:  # nothing has been accepted yet
+        if self._http is None:  # no request has been accepted yet
             sys.exit(0)
         if self._stop_requested is None:
             self._stop_requested = monotonic()
@@ -188,35 +196,35 @@ class Supervisor:
 
     def _on_http_exit(self, process: BaseProcess) -> None:
         process.join()
-        if self._stop_requested is None or process.exitcode not in (0, UNFINISHED):
-            self._fail(f"the HTTP process {_exit_of(process)}")
+        if self._stop_requested is None or process.exitcode not in (0, EXIT_UNFINISHED):
+            self._fail(f"the HTTP process {_describe_exit(process)}")
         sys.exit(0 if process.exitcode == 0 else 1)
 
-    def _on_worker_exit(self, place: int) -> None:
-        """Note that a worker has died, and when its successor shall start."""
-        worker = self._workers[place]
+    def _on_worker_exit(self, index: int) -> None:
+        """Schedule the restart of a worker that has died, after a pause if it failed to start."""
+        worker = self._workers[index]
         worker.process.join()
         worker.ready.close()
-        forget_process(worker.process.pid)
-        self._channel.on_worker_exit(place)
-        ended = f"worker {worker.process.pid} {_exit_of(worker.process)}"
+        mark_process_exited(worker.process.pid)
+        self._channel.on_worker_exit(index)
+        ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
         if worker.is_ready:
-            self._failed_starts[place] = 0
-            self._restarts[place] = monotonic()
+            self._failed_starts[index] = 0
+            self._restarts[index] = monotonic()
             logger.error("%s; another is started", ended)
             return
-        self._failed_starts[place] += 1
-        if self._http is None or self._failed_starts[place] >= MAX_FAILED_STARTS:
-            self._fail(f"{ended} before it was ready, {self._failed_starts[place]} in a row")
-        pause_s = 2.0 ** (self._failed_starts[place] - 1)
-        self._restarts[place] = monotonic() + pause_s
+        self._failed_starts[index] += 1
+        if self._http is None or self._failed_starts[index] >= MAX_FAILED_STARTS:
+            self._fail(f"{ended} before it was ready, {self._failed_starts[index]} in a row")
+        pause_s = 2.0 ** (self._failed_starts[index] - 1)
+        self._restarts[index] = monotonic() + pause_s
         logger.error("%s before it was ready; another is started in %g s", ended, pause_s)
 
     def _restart_due_workers(self) -> None:
-        for place, moment in list(self._restarts.items()):
-            if moment <= monotonic():
-                del self._restarts[place]
-                self._start_worker(place)
+        for index, due in list(self._restarts.items()):
+            if due <= monotonic():
+                del self._restarts[index]
+                self._start_worker(index)
 
     def _fail(self, reason: str) -> NoReturn:
         logger.critical("%s; the server ends", reason)
@@ -224,9 +232,9 @@ class Supervisor:
 
 
 def _start(process: BaseProcess) -> None:
-    """Start a process that never sees SIGTERM and SIGINT, unless it unblocks them: it inherits the mask.
+    """Start a process with SIGTERM and SIGINT blocked, as it inherits the signal mask.
 
-    A terminal, or who stops a whole service, signals every process; what that means is for this one to say.
+    A terminal or a service manager signals all processes at once; only the main process decides what to do.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
     process.start()
@@ -236,19 +244,19 @@ def _start(process: BaseProcess) -> None:
 def _serve_http(
     config: uvicorn.Config, listener: socket.socket, parent: int, dispatcher: Dispatcher
 ) -> NoReturn:
-    """The HTTP process: it lives as long as the main process, and stops when that one tells it to.
+    """Run the HTTP process until SIGTERM or the end of the main process.
 
-    It unblocks SIGTERM when it can drain: one that has come before waits until then.
+    SIGTERM stays blocked until the process can drain; an earlier one is pending until then.
     """
-    # Uvicorn raises the signal again once it has stopped. SIG_IGN would forget one that waits already.
+    # Uvicorn raises the signal again once it has stopped. SIG_IGN would discard a pending one.
     signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)
     uvicorn.Server(config).run([listener])
-    sys.exit(UNFINISHED if dispatcher.unfinished else 0)
+    sys.exit(EXIT_UNFINISHED if dispatcher.unfinished else 0)
 
 
-def _received(ready: Connection) -> bool:
-    """Whether the worker has said that it is ready, rather than closed its end by dying."""
+def _reports_ready(ready: Connection) -> bool:
+    """Whether the worker has reported that it is ready; False if it has closed the connection by exiting."""
     try:
         ready.recv()
     except EOFError:
@@ -256,7 +264,7 @@ def _received(ready: Connection) -> bool:
     return True
 
 
-def _exit_of(process: BaseProcess) -> str:
+def _describe_exit(process: BaseProcess) -> str:
     process.join()
     status = process.exitcode or 0
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

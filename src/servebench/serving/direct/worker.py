@@ -1,4 +1,4 @@
-"""A worker process: load the model; then take what is ready, run it, answer, sleep until there is more."""
+"""The worker process: loads the model, then collects, runs and answers batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fastapi.responses import JSONResponse
 
 from servebench.serving.direct.channel import Channel, Request, Response
-from servebench.serving.errors import refusal
+from servebench.serving.errors import error_response
 from servebench.system.signals import kill_with_parent
 
 if TYPE_CHECKING:
@@ -27,58 +27,59 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def run_worker(
-    api: ClassifierAPI, device: str, place: int, channel: Channel, tell_ready: Connection
+    api: ClassifierAPI, device: str, index: int, channel: Channel, ready_sender: Connection
 ) -> NoReturn:
-    """Load the model on ``device``, say so, and answer batches until the main process kills it.
+    """Load the model on ``device``, report that it is ready, and answer batches until killed.
 
     Args:
-        place: the worker's number, from 0.
+        index: the worker's index, from 0.
+        ready_sender: gets True when the model is loaded.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
     assert parent.pid is not None
     kill_with_parent(parent.pid)
     api.setup(device)
-    tell_ready.send(True)
+    ready_sender.send(True)
     channel.send_registration()
     while True:
-        responses = answer_batch(api, collect_batch(channel, place, api.max_batch_size, api.batch_timeout))
+        responses = answer_batch(api, collect_batch(channel, index, api.max_batch_size, api.batch_timeout))
         if responses:
             channel.send_responses(responses)
 
 
 def collect_batch(
-    channel: Channel, place: int, max_batch_size: int, batch_timeout_s: float
+    channel: Channel, index: int, max_batch_size: int, batch_timeout_s: float
 ) -> Iterator[Request]:
-    """The first request, and what is there or comes within the timeout, which counts from it.
+    """Wait for a request; yield it and those that arrive within the timeout, counted from its arrival.
 
-    Who iterates decodes each before it asks for the next: what comes meanwhile is there, too. Without
-    a timeout, what another worker could begin at once is left to it. Requests that nobody waits for
-    any more are left out.
+    The caller decodes each request before it asks for the next, so that requests which arrive meanwhile
+    join the batch. With a timeout of 0, requests are left to another worker if one is idle. Requests whose
+    slot has been released are skipped.
     """
     worker, claim = os.getpid(), channel.slots.claim
-    first = channel.wait_for_request(place)
-    closes = first.received + batch_timeout_s
+    first = channel.wait_for_request(index)
+    deadline = first.received + batch_timeout_s
     request: Request | None = first
     size = 0
     while True:
         if request is not None and claim(request.slot, worker):
             yield request
             size += 1
-        if size >= max_batch_size or (size and batch_timeout_s == 0 and channel.another_waits()):
+        if size >= max_batch_size or (size and batch_timeout_s == 0 and channel.has_idle_worker()):
             return
         request = channel.receive_request()
-        left_s = closes - perf_counter()
-        if request is None and (left_s <= 0 or not _comes_within(channel, left_s)):
+        left_s = deadline - perf_counter()
+        if request is None and (left_s <= 0 or not _wait_readable(channel, left_s)):
             return
 
 
-def _comes_within(channel: Channel, seconds: float) -> bool:
-    return bool(select.select([channel.requests_file()], [], [], seconds)[0])
+def _wait_readable(channel: Channel, seconds: float) -> bool:
+    return bool(select.select([channel.requests_fd()], [], [], seconds)[0])
 
 
 def answer_batch(api: ClassifierAPI, batch: Iterable[Request]) -> list[Response]:
-    """Decode, run and encode a batch; a bad item is refused and harms no other."""
+    """Decode, run and encode a batch; an invalid request gets an error response, and the others go on."""
     slots, items = [], []
     for request in batch:
         slots.append(request.slot)
@@ -90,15 +91,15 @@ def answer_batch(api: ClassifierAPI, batch: Iterable[Request]) -> list[Response]
         outputs = api.predict_batch(items)
     except Exception:
         logger.exception("the model failed on a batch of %d", len(items))
-        outputs = [refusal(500, "Internal server error")] * len(items)
+        outputs = [error_response(500, "Internal server error")] * len(items)
     return [
-        Response(slot, *encoded(api.encode_response(output)))
+        Response(slot, *encode_output(api.encode_response(output)))
         for slot, output in zip(slots, outputs, strict=True)
     ]
 
 
-def encoded(output: dict[str, Any] | JSONResponse) -> tuple[int, bytes]:
-    """HTTP status and body of what ``encode_response`` returned."""
+def encode_output(output: dict[str, Any] | JSONResponse) -> tuple[int, bytes]:
+    """HTTP status and JSON body of what ``encode_response`` returned."""
     if isinstance(output, JSONResponse):
         return output.status_code, bytes(output.body)
     return 200, ENCODER.encode(output).encode()

@@ -1,4 +1,4 @@
-"""Which workers live, as the HTTP process knows it, and what ``/health`` answers."""
+"""Registry of the live workers in the HTTP process, and the answer to ``/health``."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from servebench.serving.errors import Reply
 
 
 class WorkerRegistry:
-    """The workers that have registered and not died since.
+    """The workers that have registered and are alive.
 
     Args:
-        expected: how many there shall be.
-        on_exit: called with the process id of one that died.
+        expected: number of workers.
+        on_exit: called with the process id of a worker that has exited.
     """
 
     def __init__(self, expected: int, on_exit: Callable[[int], None]) -> None:
         self._expected = expected
         self._on_exit = on_exit
-        self._living: set[int] = set()
+        self._live: set[int] = set()
         self._started = False
 
     def register_worker(self, worker: int) -> None:
-        """Notice when ``worker`` dies: the descriptor of a process becomes readable at its end."""
+        """Add the worker with process id ``worker``, and watch its pidfd, which is readable when it exits."""
         try:
-            descriptor = os.pidfd_open(worker)
+            pidfd = os.pidfd_open(worker)
         except ProcessLookupError:
             self._on_exit(worker)
             return
-        self._living.add(worker)
-        self._started = self._started or len(self._living) == self._expected
-        asyncio.get_running_loop().add_reader(descriptor, self._on_worker_exit, worker, descriptor)
+        self._live.add(worker)
+        self._started = self._started or len(self._live) == self._expected
+        asyncio.get_running_loop().add_reader(pidfd, self._on_worker_exit, worker, pidfd)
 
-    def _on_worker_exit(self, worker: int, descriptor: int) -> None:
-        asyncio.get_running_loop().remove_reader(descriptor)
-        os.close(descriptor)
-        self._living.discard(worker)
+    def _on_worker_exit(self, worker: int, pidfd: int) -> None:
+        asyncio.get_running_loop().remove_reader(pidfd)
+        os.close(pidfd)
+        self._live.discard(worker)
         self._on_exit(worker)
 
     def health(self, stopping: bool) -> Reply:
-        """200 while requests are answered, 503 while they had better be sent elsewhere.
+        """The answer to ``/health``: 200 while requests are answered, otherwise 503.
 
-        A server that starts is not ready before all of its workers are. Later one that is missing makes
-        it slower, not unable.
+        A starting server is not ready before all of its workers are; later, one worker is enough.
+
+        Args:
+            stopping: whether the server drains.
         """
-        living = len(self._living)
+        live = len(self._live)
         if stopping:
             state = "stopping"
         elif not self._started:
             state = "starting"
-        elif living == 0:
+        elif live == 0:
             state = "down"
         else:
-            state = "ok" if living == self._expected else "degraded"
-        body = {"status": state, "workers": living, "expected": self._expected}
+            state = "ok" if live == self._expected else "degraded"
+        body = {"status": state, "workers": live, "expected": self._expected}
         return 200 if state in ("ok", "degraded") else 503, json.dumps(body).encode()
