@@ -1,1 +1,1 @@
-"""Pictures of the results, as PNG files in assets/results/."""
+"""Plots of the results, as PNG files in assets/results/."""

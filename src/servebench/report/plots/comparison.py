@@ -1,4 +1,4 @@
-"""All configurations: best served rate against in-process; throughput and p95 latency by users."""
+"""Plot of all configurations: served and in-process rate; throughput and p95 latency by users."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from servebench.report.plots.style import (
     INVALID_LEGEND,
     USERS,
     any_invalid,
-    axes_by_number,
-    curve,
     line_style,
+    plot_levels,
+    set_log2_axes,
 )
 from servebench.report.results import Result
 
@@ -22,9 +22,9 @@ from servebench.report.results import Result
 def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
     """Best served rate against in-process; throughput and p95 latency by users."""
     figure, (bars, rate, latency) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
-    places = range(len(results))
+    positions = range(len(results))
     bars.barh(
-        places,
+        positions,
         [result.pipeline.pipeline_rps for result in results],
         height=0.75,
         facecolor="none",
@@ -34,18 +34,18 @@ def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
         label="decode + model, in-process",
     )
     bars.barh(
-        places,
+        positions,
         [result.rps or 0.0 for result in results],
         height=0.45,
         color=COLOURS[1],
-        xerr=_best_spread(results),
+        xerr=_error_bars(results),
         capsize=3,
         label="served over HTTP, best level",
     )
-    for place, result in zip(places, results, strict=True):
+    for position, result in zip(positions, results, strict=True):
         text = f"{result.rps:.0f}" if result.rps is not None else "no valid level"
-        bars.text((result.rps or 0.0) * 0.03 + 1, place, text, va="center", color="white", weight="bold")
-    bars.set_yticks(list(places), [result.name for result in results])
+        bars.text((result.rps or 0.0) * 0.03 + 1, position, text, va="center", color="white", weight="bold")
+    bars.set_yticks(list(positions), [result.name for result in results])
     bars.invert_yaxis()
     bars.set_xlabel("images/s = requests/s")
     bars.set_title("Best level, 95% interval")
@@ -55,12 +55,13 @@ def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
     for number, result in enumerate(results):
         options = line_style(number)
         rates = [level.throughput_rps for level in result.levels]
-        curve(rate, [v.users for v in result.levels], rates, result.levels, **options, label=result.name)
-        known = [(v, v.p95_ms) for v in result.levels if v.p95_ms is not None]
-        levels, latencies = [v for v, _ in known], [p95 for _, p95 in known]
-        curve(latency, [v.users for v in levels], latencies, levels, **options)
-    axes_by_number(rate, USERS, "throughput, requests/s", users)
-    axes_by_number(latency, USERS, "p95 latency, ms", users)
+        level_users = [level.users for level in result.levels]
+        plot_levels(rate, level_users, rates, result.levels, **options, label=result.name)
+        known = [(level, level.p95_ms) for level in result.levels if level.p95_ms is not None]
+        levels, latencies = [level for level, _ in known], [p95_ms for _, p95_ms in known]
+        plot_levels(latency, [level.users for level in levels], latencies, levels, **options)
+    set_log2_axes(rate, USERS, "throughput, requests/s", users)
+    set_log2_axes(latency, USERS, "p95 latency, ms", users)
     latency.axhline(slo_p95_ms, color="0.4", linewidth=1)
     latency.annotate(
         f"objective {slo_p95_ms:g} ms", (users[0], slo_p95_ms), (3, 3), textcoords="offset points"
@@ -73,10 +74,10 @@ def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
     return figure
 
 
-def _best_spread(results: Sequence[Result]) -> list[list[float]]:
-    spread: list[list[float]] = [[], []]
-    for result in results:
-        best = result.best
-        spread[0].append(best.throughput_rps - best.low_rps if best else 0.0)
-        spread[1].append(best.high_rps - best.throughput_rps if best else 0.0)
-    return spread
+def _error_bars(results: Sequence[Result]) -> list[list[float]]:
+    """Distances from the best level's rate to the lower and the upper ends of its interval."""
+    best = [result.best for result in results]
+    return [
+        [level.throughput_rps - level.low_rps if level else 0.0 for level in best],
+        [level.high_rps - level.throughput_rps if level else 0.0 for level in best],
+    ]

@@ -1,4 +1,4 @@
-"""One configuration: throughput, CPU and GPU by batch size or concurrency, as in the T4 study."""
+"""Plot of one configuration: throughput, CPU and GPU by batch size or concurrency."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from servebench.benchmark.rows import LevelRow
-from servebench.report.plots.style import COLOURS, INVALID_LEGEND, axes_by_number, curve
+from servebench.report.plots.style import COLOURS, INVALID_LEGEND, plot_levels, set_log2_axes
 from servebench.report.results import Result
 
 
 def configuration(result: Result) -> Figure:
-    """The study's three panels: throughput, CPU and GPU by batch size or concurrency."""
+    """Three panels: throughput, CPU and GPU by batch size or concurrency."""
     figure, (rate, cpu, gpu) = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     sizes = [row.batch_size for row in result.baseline]
     users = [level.users for level in result.levels]
@@ -37,15 +37,15 @@ def configuration(result: Result) -> Figure:
     ]
     rate.errorbar(users, served, yerr=spread, fmt="none", ecolor=COLOURS[1], capsize=3)
     line = {"marker": "o", "color": COLOURS[1], "label": "served over HTTP"}
-    curve(rate, users, served, result.levels, **line)
-    axes_by_number(rate, "batch size, or users", "images/s = requests/s", sorted({*sizes, *users}))
+    plot_levels(rate, users, served, result.levels, **line)
+    set_log2_axes(rate, "batch size, or users", "images/s = requests/s", sorted({*sizes, *users}))
     rate.legend(fontsize=8)
     _usage(cpu, result.levels, "CPU of the machine, %", lambda level: level.cpu_percent)
     _usage(gpu, result.levels, "GPU utilisation, %", lambda level: level.gpu_percent)
-    s = result.serve
+    serve = result.serve
     figure.suptitle(
-        f"{result.name}: {result.run['dtype']}, max_batch_size {s.max_batch_size}, "
-        f"batch_timeout {s.batch_timeout_s:g} s, workers {s.workers_per_device}"
+        f"{result.name}: {result.run['dtype']}, max_batch_size {serve.max_batch_size}, "
+        f"batch_timeout {serve.batch_timeout_s:g} s, workers {serve.workers_per_device}"
     )
     doubts = [f"{level.users} users: {level.invalid_reason}" for level in result.levels if not level.valid]
     if doubts:
@@ -54,14 +54,14 @@ def configuration(result: Result) -> Figure:
 
 
 def _usage(
-    axes: Axes, levels: Sequence[LevelRow], label: str, value: Callable[[LevelRow], float | None]
+    axes: Axes, levels: Sequence[LevelRow], label: str, percent_of: Callable[[LevelRow], float | None]
 ) -> None:
-    users = [level.users for level in levels]
-    points = [(level, y) for level in levels if (y := value(level)) is not None]
-    axes_by_number(axes, "users", label, users)
+    """A usage in percent by users; a note where it is unknown."""
+    points = [(level, percent) for level in levels if (percent := percent_of(level)) is not None]
+    set_log2_axes(axes, "users", label, [level.users for level in levels])
     axes.set_ylim(0, 105)
     if points:
-        known, values = zip(*points, strict=True)
-        curve(axes, [level.users for level in known], values, known, marker="o", color=COLOURS[1])
+        known, percents = zip(*points, strict=True)
+        plot_levels(axes, [level.users for level in known], percents, known, marker="o", color=COLOURS[1])
     else:
         axes.text(0.5, 0.5, "not known on this machine", ha="center", transform=axes.transAxes)

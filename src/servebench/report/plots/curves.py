@@ -1,4 +1,4 @@
-"""Latency over throughput, and the sizes of batches by concurrency, of all configurations."""
+"""Plots of all configurations: latency over throughput, and batch sizes by concurrency."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from servebench.report.plots.style import (
-    COLUMNS,
     HATCHES,
     INVALID_LEGEND,
+    MAX_COLUMNS,
     USERS,
     any_invalid,
-    curve,
     line_style,
+    plot_levels,
 )
 from servebench.report.results import Result
 
@@ -28,12 +28,14 @@ def latency_curves(results: Sequence[Result], slo_p95_ms: float) -> Figure:
     """p95 latency over throughput, a point per level with its users; levels without a p95 are left out."""
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
     for number, result in enumerate(results):
-        points = [(v, v.throughput_rps, v.p95_ms) for v in result.levels if v.p95_ms is not None]
-        rates, latencies = [rate for _, rate, _ in points], [p95 for _, _, p95 in points]
-        curve(axes, rates, latencies, [v for v, _, _ in points], **line_style(number), label=result.name)
-        for level, rate, latency in points:
+        known = [(level, level.p95_ms) for level in result.levels if level.p95_ms is not None]
+        levels, latencies = [level for level, _ in known], [p95_ms for _, p95_ms in known]
+        rates = [level.throughput_rps for level in levels]
+        plot_levels(axes, rates, latencies, levels, **line_style(number), label=result.name)
+        for level, p95_ms in known:
+            point = (level.throughput_rps, p95_ms)
             axes.annotate(
-                f"{level.users}", (rate, latency), (5, 4), textcoords="offset points", fontsize=8, color="0.3"
+                f"{level.users}", point, (5, 4), textcoords="offset points", fontsize=8, color="0.3"
             )
     axes.axhline(slo_p95_ms, color="0.4", linewidth=1)
     axes.annotate(
@@ -58,8 +60,8 @@ def latency_curves(results: Sequence[Result], slo_p95_ms: float) -> Figure:
 
 
 def batch_sizes(results: Sequence[Result]) -> Figure:
-    """A panel per configuration: which share of a level's batches has which size; the mean on top."""
-    columns = min(COLUMNS, len(results))
+    """A panel per configuration: the distribution of batch sizes at each level; the mean on top."""
+    columns = min(MAX_COLUMNS, len(results))
     rows = -(-len(results) // columns)
     figure, grid = plt.subplots(
         rows,
@@ -82,33 +84,35 @@ def batch_sizes(results: Sequence[Result]) -> Figure:
         for number, bound in enumerate(bounds)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=7, fontsize=9, frameon=False)
-    hollow = "; *: not valid" if any_invalid(results) else ""
-    figure.supxlabel(f"{USERS}; on top: mean batch size{hollow}", fontsize=10)
+    note = "; *: not valid" if any_invalid(results) else ""
+    figure.supxlabel(f"{USERS}; on top: mean batch size{note}", fontsize=10)
     figure.supylabel("share of the batches, %", fontsize=10)
     return figure
 
 
 def _histograms(axes: Axes, result: Result, bounds: Sequence[str]) -> None:
+    """A stacked bar per level, with a part per bucket of batch sizes, in percent of the level's batches."""
     counts = {(row.users, row.up_to): row.batches for row in result.batches}
-    places = range(len(result.levels))
-    whole = [sum(counts.get((level.users, bound), 0) for bound in bounds) or 1 for level in result.levels]
-    ends = [0.0] * len(result.levels)
+    positions = range(len(result.levels))
+    totals = [sum(counts.get((level.users, bound), 0) for bound in bounds) or 1 for level in result.levels]
+    tops = [0.0] * len(result.levels)
     for number, bound in enumerate(bounds):
-        shares = [
+        percents = [
             100 * counts.get((level.users, bound), 0) / total
-            for level, total in zip(result.levels, whole, strict=True)
+            for level, total in zip(result.levels, totals, strict=True)
         ]
-        axes.bar(places, shares, bottom=ends, width=0.6, **_fill(number))
-        ends = [end + share for end, share in zip(ends, shares, strict=True)]
-    for place, level in zip(places, result.levels, strict=True):
-        mean = "" if level.batch_size is None else f"{level.batch_size:.1f}"
-        axes.annotate(mean, (place, ends[place]), (0, 2), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_xticks(places, [f"{level.users}{'' if level.valid else '*'}" for level in result.levels])
+        axes.bar(positions, percents, bottom=tops, width=0.6, **_fill(number))
+        tops = [top + percent for top, percent in zip(tops, percents, strict=True)]
+    for position, level in zip(positions, result.levels, strict=True):
+        text = "" if level.batch_size is None else f"{level.batch_size:.1f}"
+        top = (position, tops[position])
+        axes.annotate(text, top, (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xticks(positions, [f"{level.users}{'' if level.valid else '*'}" for level in result.levels])
     axes.set_xlim(-0.6, len(result.levels) - 0.4)
 
 
 def _fill(number: int) -> dict[str, Any]:
-    """Shade and hatching of the bucket at place ``number``."""
+    """Shade and hatching of the bucket of index ``number``."""
     return {
         "facecolor": f"{max(0.3, 1 - 0.06 * number):.2f}",
         "edgecolor": "black",

@@ -1,4 +1,4 @@
-"""Draw every picture of the results."""
+"""Draw all plots of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from servebench.report.results import Result
 def draw_all(
     results: Sequence[Result], bounds_by_name: Mapping[str, Sequence[Bound]], slo_p95_ms: float
 ) -> None:
-    """One picture per configuration and those that compare all; pictures of others are removed."""
+    """Draw a plot per configuration and those that compare all; remove the plots of other configurations."""
     figures = {result.name: configuration(result) for result in results} | {
         "comparison": comparison(results, slo_p95_ms),
         "waterfall": waterfall(bounds_by_name),

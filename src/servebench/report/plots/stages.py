@@ -1,4 +1,4 @@
-"""Where a request's time goes, stage by stage."""
+"""Plot of all configurations: time of a request by stage."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ def stages(results: Sequence[Result]) -> Figure:
         for result in results
         if (best := result.best) and (times := result.stage_ms(best.users))
     ]
-    whole = [sum(times.values()) for _, times in known]
+    totals_ms = [sum(times.values()) for _, times in known]
     figure, (absolute, relative) = plt.subplots(
         1, 2, figsize=(14, 1.6 + 0.55 * max(1, len(known))), sharey=True, layout="constrained"
     )
-    _stacked(absolute, [times for _, times in known], 0.05 * max(whole, default=1.0))
-    for place, end in enumerate(whole):
+    _stacked_bars(absolute, [times for _, times in known], 0.05 * max(totals_ms, default=1.0))
+    for position, total_ms in enumerate(totals_ms):
+        end = (total_ms, position)
         absolute.annotate(
-            f"{end:.0f}", (end, place), (5, 0), textcoords="offset points", va="center", weight="bold"
+            f"{total_ms:.0f}", end, (5, 0), textcoords="offset points", va="center", weight="bold"
         )
     percent = [
         {stage: 100 * ms / total for stage, ms in times.items()}
-        for (_, times), total in zip(known, whole, strict=True)
+        for (_, times), total in zip(known, totals_ms, strict=True)
     ]
-    _stacked(relative, percent, 5.0)
+    _stacked_bars(relative, percent, 5.0)
     absolute.set_yticks(range(len(known)), [label for label, _ in known])
     absolute.set_ylim(len(known) - 0.4, -0.6)
-    absolute.set_xlim(0, 1.12 * max(whole, default=1.0))
+    absolute.set_xlim(0, 1.12 * max(totals_ms, default=1.0))
     relative.set_xlim(0, 100)
     absolute.set_xlabel("mean time of a request at the best level, ms")
     relative.set_xlabel("share of that time, %")
@@ -45,8 +46,8 @@ def stages(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _stacked(axes: Axes, rows: Sequence[Mapping[str, float]], worth_a_number: float) -> None:
-    """A horizontal bar per row, its parts told apart by hatching; numbers where there is room."""
+def _stacked_bars(axes: Axes, rows: Sequence[Mapping[str, float]], labelled_above: float) -> None:
+    """A horizontal bar per row with a hatched part per stage; parts above ``labelled_above`` get a number."""
     ends = [0.0] * len(rows)
     for number, stage in enumerate(dict.fromkeys(stage for row in rows for stage in row)):
         values = [row.get(stage, 0.0) for row in rows]
@@ -61,7 +62,7 @@ def _stacked(axes: Axes, rows: Sequence[Mapping[str, float]], worth_a_number: fl
             hatch=HATCHES[number % len(HATCHES)],
             linewidth=0.8,
         )
-        labels = [f"{value:.0f}" if value > worth_a_number else "" for value in values]
+        labels = [f"{value:.0f}" if value > labelled_above else "" for value in values]
         for text in axes.bar_label(bars, labels=labels, label_type="center", fontsize=8):
             if text.get_text():
                 text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.0})

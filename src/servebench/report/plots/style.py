@@ -1,4 +1,4 @@
-"""What all pictures share: no colour is needed to read them, and no network."""
+"""Style and helpers that the plots share; markers and hatching make them readable without colour."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ STYLES = ("-", "--", "-.", ":")
 COLOURS = ("#111111", "#0b5fa5", "#c1440e", "#2e7d32", "#7b3fa0", "#8a6d00", "#5a5a5a")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "++", "ooo")
 DPI = 110
-COLUMNS = 4
-"""Of panels, at most."""
+MAX_COLUMNS = 4
+"""Panels side by side, at most."""
 USERS = "users (requests in flight at once)"
 INVALID_LEGEND = "hollow: not valid"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``figure``; without the library's version in the file, the same results make the same bytes."""
+    """Write ``figure`` without matplotlib's version, so that the same results give the same bytes."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
     plt.close(figure)
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """Marker, line and colour of the configuration at place ``number``."""
+    """Marker, line and colour of the configuration of index ``number``."""
     return {
         "marker": MARKERS[number % len(MARKERS)],
         "linestyle": STYLES[number % len(STYLES)],
@@ -46,15 +46,15 @@ def line_style(number: int) -> dict[str, Any]:
     }
 
 
-def curve(
+def plot_levels(
     axes: Axes, xs: Sequence[float], ys: Sequence[float], levels: Sequence[LevelRow], **options: Any
 ) -> None:
-    """A line with a filled marker at each level, hollow where the level is not valid."""
+    """Plot a line with a filled marker at each level, hollow where the level is not valid."""
     axes.plot(xs, ys, **options)
-    doubtful = [place for place, level in enumerate(levels) if not level.valid]
+    invalid = [index for index, level in enumerate(levels) if not level.valid]
     axes.plot(
-        [xs[place] for place in doubtful],
-        [ys[place] for place in doubtful],
+        [xs[index] for index in invalid],
+        [ys[index] for index in invalid],
         **{**options, "linestyle": "none", "markerfacecolor": "white", "label": None, "zorder": 3},
     )
 
@@ -64,8 +64,8 @@ def any_invalid(results: Sequence[Result]) -> bool:
     return any(not level.valid for result in results for level in result.levels)
 
 
-def axes_by_number(axes: Axes, x_label: str, y_label: str, ticks: Sequence[int]) -> None:
-    """A logarithmic axis with a tick at each measured place; the other one from zero."""
+def set_log2_axes(axes: Axes, x_label: str, y_label: str, ticks: Sequence[int]) -> None:
+    """Set up a logarithmic x axis with ``ticks``, and a linear y axis from zero."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""Where the rate goes, bound by bound."""
+"""Plot of all configurations: the losses from bound to bound."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from servebench.report.bounds import BOUND_NAMES, Bound
-from servebench.report.plots.style import COLOURS, COLUMNS
+from servebench.report.plots.style import COLOURS, MAX_COLUMNS
 
 
 def waterfall(bounds_by_name: Mapping[str, Sequence[Bound]]) -> Figure:
-    """A panel per configuration: from each bound to the next, what is lost.
+    """A panel per configuration with the loss from each bound to the next.
 
-    The axis is logarithmic: the same share is the same length, wherever it is lost.
+    The axis is logarithmic, so that equal shares have equal lengths.
     """
     shown = [
         name
         for name in BOUND_NAMES
         if any(bound.name == name for bounds in bounds_by_name.values() for bound in bounds)
     ]
-    columns = min(COLUMNS, len(bounds_by_name))
+    columns = min(MAX_COLUMNS, len(bounds_by_name))
     rows = -(-len(bounds_by_name) // columns)
     figure, grid = plt.subplots(
         rows,
@@ -47,7 +47,7 @@ def waterfall(bounds_by_name: Mapping[str, Sequence[Bound]]) -> Figure:
     first = panels[0]
     first.set_xscale("log")
     decades = math.log10(max(rates) / min(rates))
-    # Room for the numbers on either side, which take the same width on a short axis and on a long one.
+    # Margins for the numbers on either side, whose width does not depend on the length of the axis.
     first.set_xlim(min(rates) / 10 ** max(0.35, 0.22 * decades), max(rates) * 10 ** max(0.4, 0.22 * decades))
     first.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 3.0) if decades < 2.5 else (1.0,)))
     first.xaxis.set_minor_locator(NullLocator())
@@ -60,13 +60,14 @@ def waterfall(bounds_by_name: Mapping[str, Sequence[Bound]]) -> Figure:
 
 
 def _draw_bounds(axes: Axes, bounds: Sequence[Bound], shown: Sequence[str]) -> None:
+    """Draw ``bounds`` from top to bottom, in the rows of the names ``shown``."""
     above: Bound | None = None
     for bound in bounds:
-        place = shown.index(bound.name)
+        row = shown.index(bound.name)
         if above is not None:
             low, high = sorted((bound.rate_rps, above.rate_rps))
             axes.barh(
-                place,
+                row,
                 high - low,
                 left=low,
                 height=0.5,
@@ -75,14 +76,13 @@ def _draw_bounds(axes: Axes, bounds: Sequence[Bound], shown: Sequence[str]) -> N
                 hatch="////",
                 linewidth=0.8,
             )
-            axes.plot([above.rate_rps] * 2, [shown.index(above.name), place], color="0.6", lw=0.8, zorder=0)
-        axes.plot([bound.rate_rps] * 2, [place - 0.32, place + 0.32], color=COLOURS[0], lw=2.5)
+            axes.plot([above.rate_rps] * 2, [shown.index(above.name), row], color="0.6", lw=0.8, zorder=0)
+        axes.plot([bound.rate_rps] * 2, [row - 0.32, row + 0.32], color=COLOURS[0], lw=2.5)
         if bound.low_rps is not None and bound.high_rps is not None:
-            axes.plot([bound.low_rps, bound.high_rps], [place, place], color=COLOURS[0], lw=1)
-        ends = [bound.rate_rps, bound.lowest_rps]
+            axes.plot([bound.low_rps, bound.high_rps], [row, row], color=COLOURS[0], lw=1)
         axes.annotate(
             f"{bound.rate_rps:,.0f}" if bound.rate_rps >= 100 else f"{bound.rate_rps:.1f}",
-            (min(ends), place),
+            (min(bound.rate_rps, bound.lowest_rps), row),
             (-5, 0),
             textcoords="offset points",
             ha="right",
@@ -93,7 +93,7 @@ def _draw_bounds(axes: Axes, bounds: Sequence[Bound], shown: Sequence[str]) -> N
         if bound.share is not None and above is not None:
             axes.annotate(
                 f"×{bound.share:.2f}",
-                (max(above.rate_rps, bound.highest_rps), place),
+                (max(above.rate_rps, bound.highest_rps), row),
                 (5, 0),
                 textcoords="offset points",
                 ha="left",
