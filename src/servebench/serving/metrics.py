@@ -64,7 +64,7 @@ def exposition() -> bytes:
 
 
 class RequestTimer:
-    """Times all requests to ``/predict``: as ASGI middleware, or by ``begin`` and ``end`` on the fast path.
+    """Times all requests to ``/predict``: as ASGI middleware, or by ``begin`` and ``end``.
 
     Attributes:
         in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
@@ -77,7 +77,7 @@ class RequestTimer:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or scope["path"] != "/predict":
             await self.app(scope, receive, send)
             return

@@ -63,6 +63,7 @@ class Dispatcher:
         self._pending: dict[int, Pending] = {}
         self._unsent: dict[int, Request] = {}
         self._sweeping = False
+        # Arrival of the latest request that has been answered, and last death of a worker (monotonic, s).
         self._last_answered = self._last_death = 0.0
         self.stopping = False
         self.unfinished = 0

@@ -38,7 +38,7 @@ class Exchange:
 
 
 class Rejected:
-    """A request that was refused at its head; takes the same place, so that uvicorn skips the body."""
+    """A request refused at its head; in the place of uvicorn's cycle, it makes uvicorn skip the body."""
 
     message_event = asyncio.Event()
     disconnected = False

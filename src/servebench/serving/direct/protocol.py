@@ -67,13 +67,13 @@ class LimitedProtocol(FastPathProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Reset the size of the head."""
+        """Reset the size of the head, which is complete."""
         self._head_bytes = 0
         super().on_headers_complete()
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Reset the size of what is no part of a body."""
+        """Reset the size of what is received between two parts of the body."""
         self._head_bytes = 0
         super().on_body(body)
 
