@@ -85,7 +85,7 @@ class ServeSettings(Section):
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
     workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
     threads_per_worker: Count | None = Field(
-        None, description="of torch on a CPU; absent: as many as there are cores"
+        None, description="torch's threads on a CPU; absent: as many as there are cores"
     )
     transport: Literal["litserve", "direct"] = Field(
         "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
@@ -97,7 +97,7 @@ class ServeSettings(Section):
         False, description="the model compiled for this machine (stage compile) instead of timm's modules"
     )
     keep_freed_memory: bool = Field(
-        False, description="glibc keeps what a worker frees instead of asking for it again"
+        False, description="glibc keeps freed memory for reuse instead of returning it to the kernel"
     )
     max_queue: Count = Field(
         1024, description="requests in flight beyond which the direct transport refuses more"
@@ -123,7 +123,7 @@ class CompileSettings(Section):
     """What the model is compiled for, in both precisions."""
 
     batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(strict=False)] = Field(
-        description="a package each, other sizes are taken apart into these; empty: no compiling"
+        description="one package for each; batches of other sizes are split into these; empty: no compiling"
     )
 
 

@@ -16,9 +16,10 @@ from servebench.params import load_params
 from servebench.paths import README, RESULTS_PAGE, BenchmarkPaths
 from servebench.report.results_page import BEGIN, END
 from servebench.report.summary import significant
-from servebench.system.files import read_csv, read_json
+from servebench.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.project import ROOT
+from tests.support.tables import read_csv
 
 
 def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:

@@ -10,11 +10,11 @@ from servebench.system.files import (
     all_or_nothing,
     atomic_folder,
     atomic_write,
-    read_csv,
     read_json,
     write_csv,
     write_json,
 )
+from tests.support.tables import read_csv
 
 
 def test_json_comes_back_with_null_as_none(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from servebench.report.explain import explain
 from servebench.report.results import Result
 from servebench.report.tables import batch_rows, comparison_table, remarks, stage_rows
 from servebench.stages.report import write_tables
-from servebench.system.files import read_csv
 from tests.support.synthetic_results import CEILINGS, batch, level, result
+from tests.support.tables import read_csv
 
 SLOW = level(1, 20.0, 60.0)
 MIDDLE = level(8, 60.0, 300.0)

@@ -126,15 +126,16 @@ def lateness_ms(record: LoadRecord) -> float | None:
     """
     opened, closed = record.window
     if record.rate_rps is not None:
-        late = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
-        return float(np.percentile(late, 99)) * 1000 if len(late) else None
-    gaps: list[float] = []
+        late_s = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
+        return float(np.percentile(late_s, 99)) * 1000 if len(late_s) else None
+    gaps_s: list[float] = []
     for user in range(record.users):
-        own = record.user == user
-        ended, started, good = record.end[own][:-1], record.start[own][1:], (record.status == OK)[own][:-1]
-        inside = good & (ended > opened) & (started <= closed)
-        gaps += list((started - ended)[inside])
-    return float(np.percentile(gaps, 99)) * 1000 if gaps else None
+        of_user = record.user == user
+        answered, next_start = record.end[of_user][:-1], record.start[of_user][1:]
+        good = (record.status == OK)[of_user][:-1]
+        inside = good & (answered > opened) & (next_start <= closed)
+        gaps_s += list((next_start - answered)[inside])
+    return float(np.percentile(gaps_s, 99)) * 1000 if gaps_s else None
 
 
 def _per_request_ms(cores: float | None, rps: float) -> float | None:

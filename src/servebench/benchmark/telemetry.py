@@ -200,7 +200,7 @@ class Telemetry:
         idle = machine.idle + getattr(machine, "iowait", 0.0) + steal
         server_cpu_s, server_rss_mib = self._server.read()
         self.peak_server_rss_mib = max(self.peak_server_rss_mib, server_rss_mib)
-        own = psutil.Process().cpu_times()
+        this_process = psutil.Process().cpu_times()
         return _Sample(
             time=perf_counter(),
             machine_busy_s=total - idle,
@@ -212,7 +212,7 @@ class Telemetry:
             server_cpu_s=server_cpu_s,
             process_cpu_s=dict(self._server.cpu_s),
             client_cpu_s=self._client.read()[0] if self._client else None,
-            own_cpu_s=own.user + own.system,
+            own_cpu_s=this_process.user + this_process.system,
             gpu=self._gpu() if self._gpu else Gpu(),
         )
 

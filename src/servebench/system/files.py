@@ -139,12 +139,6 @@ def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> No
         writer.writerows(rows)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of ``path``, every field as text; an empty field is an unknown value."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def rounded(value: float | None, digits: int) -> float | None:
     """``value`` with ``digits`` decimals, None as it is."""
     return None if value is None else round(value, digits)
