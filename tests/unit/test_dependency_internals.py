@@ -25,6 +25,7 @@ PROTOCOL = {
     HttpToolsProtocol.on_url: "37be44e962b04ca8",
     HttpToolsProtocol.on_header: "65d62c044f61fdbd",  # names in lower case; expect_100_continue
     HttpToolsProtocol.on_headers_complete: "1ea8589acfad92d8",  # when a request waits in pipeline
+    HttpToolsProtocol._start_asgi_task: "9c08c2571ae9b038",  # called for each request that the app gets
     HttpToolsProtocol.on_body: "dba9c32aeba35b6a",
     HttpToolsProtocol.on_message_complete: "1fbad42dc31fc01f",
     HttpToolsProtocol.on_response_complete: "64e254f28e389e76",
@@ -32,6 +33,7 @@ PROTOCOL = {
     HttpToolsProtocol._unset_keepalive_if_required: "00a6a4e47214e68e",
     HttpToolsProtocol.shutdown: "d7351fa33f00d430",  # sets keep_alive of cycle
     RequestResponseCycle.__init__: "4d2f220910c33c12",  # Exchange and Rejected stand in its place
+    RequestResponseCycle.receive: "8124ae006be71184",  # http.disconnect where disconnected is set
     RequestResponseCycle.send: "abdd8601b326a8da",  # response_started
     FlowControl: "126debcdaa894c83",  # write_paused
 }

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from servebench.serving.direct.admission import FULL, Admission, Admitted
 from servebench.serving.direct.dispatcher import CLIENT_CLOSED_REQUEST
 from servebench.serving.errors import Reply
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
 
 PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -56,6 +59,8 @@ class FastPathProtocol(HttpToolsProtocol):
     cycle: RequestResponseCycle | Exchange | Rejected | None  # type: ignore[assignment]
     _exchange: Exchange | None = None
     """The admitted request, until it is answered."""
+    _running: RequestResponseCycle | None = None
+    """The last request that was passed to the app; ``cycle`` may be a pipelined one, which waits for it."""
 
     def __init__(self, *args: Any, admission: Admission, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -67,6 +72,9 @@ class FastPathProtocol(HttpToolsProtocol):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             self._end(exchange, CLIENT_CLOSED_REQUEST[0])
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # uvicorn marks ``cycle`` only
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
@@ -114,6 +122,10 @@ class FastPathProtocol(HttpToolsProtocol):
             b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n\r\n%b"
             % (status, PHRASES[status], lines, len(body), body)
         )
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _is_plain(self) -> bool:
         """Whether the request needs no more than to read a body of known length and to write an answer."""
