@@ -18,7 +18,6 @@ from servebench.report.results_page import BEGIN, END
 from servebench.report.summary import significant
 from servebench.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
-from tests.support.project import ROOT
 from tests.support.tables import read_csv
 
 
@@ -49,13 +48,13 @@ def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
     assert ran.git("status", "--porcelain") == ""
 
 
-def test_the_results_are_written_into_page_and_readme(ran: Clone) -> None:
+def test_the_results_are_written_into_page_and_readme(ran: Clone, origin: Path) -> None:
     metrics = read_json(ran.path / BenchmarkPaths("candidate").metrics)
     rate = f" {metrics['throughput_rps']:,.1f} |"
     before, section, after = sections((ran.path / README).read_text())
     assert [line for line in section.splitlines() if line.startswith("| `candidate` |") and rate in line]
     assert "e1_baseline" in section
-    assert (before, after) == sections((ROOT / README).read_text())[::2]
+    assert (before, after) == sections((origin / README).read_text())[::2]
     page = (ran.path / RESULTS_PAGE).read_text()
     assert [line for line in page.splitlines() if line.startswith(f"| `candidate` |{rate}")]
     for picture in re.findall(r"\]\(([^)]*\.png)\)", page):
