@@ -17,6 +17,7 @@ from servebench.cli.main import main
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
 from servebench.paths import ModelFolders
 from servebench.serving.auth import KEY_VARIABLE
+from tests.integration.asking import wait_for
 from tests.support.servers import Command, make_project, serve_command
 
 KEY = "correct-horse/battery+staple="
@@ -80,6 +81,15 @@ def server(
         options = ("--no-metrics", "--no-docs")
         with serve_command(folder, exported, *options, key=KEY, transport="litserve") as command:
             yield Reached(command, True, options)
+
+
+def test_serve_logs_its_address_once_it_is_ready(server: Reached) -> None:
+    port = server.command.url.rsplit(":", 1)[1]
+    url = f"https://0.0.0.0:{port}" if "--certificate" in server.options else f"http://127.0.0.1:{port}"
+    log = server.command.log
+    wait_for(lambda: f": {url}/predict answers, and {url} is a page to try it" in log.read_text(), 10)
+    assert [line.split()[0] for line in log.read_text().splitlines()] == ["loading", "ready"]
+    assert all(len(line) < 160 for line in log.read_text().splitlines())
 
 
 def test_without_the_key_only_health_and_the_page_are_open(server: Reached, photos: list[Path]) -> None:
