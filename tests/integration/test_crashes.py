@@ -25,7 +25,7 @@ from servebench.serving.launcher import RunningServer, check_free, running_serve
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
-from tests.support.server_processes import by_role, stopped, tree
+from tests.support.server_processes import by_role, loading_server, stopped, tree
 
 MAX_QUEUE = 12
 SETTINGS = ServeSettings(
@@ -218,6 +218,17 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
         else:
             assert server.process.returncode == 1
             assert server.log.read_text().splitlines()[-1] == reason
+
+
+def test_the_server_ends_when_a_worker_dies_before_any_is_ready(
+    exported: ModelFolders, tmp_path: Path
+) -> None:
+    with loading_server(exported, SETTINGS, tmp_path) as (server, _, workers):
+        workers[0].kill()
+        assert server.wait(20) == 1
+        assert server.stderr is not None
+        reason = f"worker {workers[0].pid} was killed by SIGKILL before it was ready, 1 in a row"
+        assert server.stderr.read() == f"{reason}; the server ends\n"
 
 
 def test_the_server_ends_after_three_failed_starts_of_a_worker(

@@ -23,7 +23,7 @@ from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
 from tests.integration.asking import post_image
-from tests.support.server_processes import by_role, stopped, tree
+from tests.support.server_processes import by_role, loading_server, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
@@ -166,20 +166,12 @@ def test_a_server_whose_workers_still_load_stops_at_once(
     number: signal.Signals, everyone: bool, exported: ModelFolders, tmp_path: Path
 ) -> None:
     """The signal comes to the main process, or to every process, to that one last."""
-    command = server_command(exported, SETTINGS, "cpu", 30.0, Binding(free_port()))
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        main = psutil.Process(server.pid)
-        while not any("spawn_main" in " ".join(child.cmdline()) for child in main.children()):
-            time.sleep(0.01)
-        processes = main.children(recursive=True)
+    with loading_server(exported, SETTINGS, tmp_path) as (server, started, _):
         if everyone:
-            for process in processes:
+            for process in started:
                 process.send_signal(number)
-            assert len(psutil.wait_procs(processes, 0.5)[1]) == len(processes)
+            assert len(psutil.wait_procs(started, 0.5)[1]) == len(started)
         server.send_signal(number)
         assert server.wait(20) == 0
-        _, left = psutil.wait_procs(processes, 10)
-        assert left == []
         assert server.stderr is not None
         assert server.stderr.read() == ""

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import requests
 
 from servebench.benchmark.server_metrics import read_scrape
-from servebench.serving.launcher import RunningServer
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.binding import Binding
+from servebench.serving.launcher import RunningServer, free_port, server_command
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:
     """The main process and all that it started."""
     main = psutil.Process(server.pid)
     return [main, *main.children(recursive=True)]
+
+
+@contextmanager
+def loading_server(
+    folders: ModelFolders, settings: ServeSettings, folder: Path
+) -> Iterator[tuple[subprocess.Popen[str], list[psutil.Process], list[psutil.Process]]]:
+    """A server as it starts its workers, all processes that it has started, and those that are workers.
+
+    Args:
+        folder: of its metrics.
+    """
+    command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
+    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+        main, workers = psutil.Process(server.pid), []
+        while not workers:
+            time.sleep(0.01)
+            started = main.children(recursive=True)
+            workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
+        yield server, started, workers
+        _, left = psutil.wait_procs(started, 10)
+        assert left == []
 
 
 def by_role(url: str, role: str) -> list[psutil.Process]:
