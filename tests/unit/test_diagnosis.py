@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -230,10 +231,16 @@ def test_a_null_model_that_waits_shows_a_batch_window() -> None:
 
 
 def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
-    own = at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0, pipeline_cpu_ms=20.0)])
-    found = limit(own)
+    baseline = [batch(1, 100.0, 50.0, pipeline_cpu_ms=20.0)]
+    found = limit(at_best(level(4, 49.0), baseline=baseline))
     assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
     assert "with fewer threads than 2 in each" in found.text
+    two = ServeSettings(workers_per_device=2)
+    single = limit(
+        at_best(level(4, 49.0), baseline=[replace(baseline[0], workers=2)], serve=two, threads_per_worker=1)
+    )
+    assert single.parameter == "workers_per_device"
+    assert "fewer threads" not in single.text
 
 
 def test_too_many_workers_are_named_beside_the_batch_window() -> None:

@@ -58,6 +58,6 @@ def more_workers_advice(result: Result) -> str:
     """Advice to start more workers, with fewer threads each where they would outnumber the cores."""
     threads, workers = result.run["threads_per_worker"], result.serve.workers_per_device
     text = "more `workers_per_device` move it"
-    if result.run["device"] == "cpu" and threads * (workers + 1) > result.run["cores"]:
+    if result.run["device"] == "cpu" and threads > 1 and threads * (workers + 1) > result.run["cores"]:
         text += f", with fewer threads than {threads} in each (`threads_per_worker`)"
     return text
