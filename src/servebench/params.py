@@ -165,6 +165,14 @@ class ObjectiveSettings(Section):
     slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
 
 
+class ComparisonSettings(Section):
+    """How all configurations are compared: served at once, loaded in turn."""
+
+    reference: str = Field(description="name of the configuration that ratios are taken to")
+    users: Counts = Field(description="requests in flight at once, the same for all configurations")
+    seconds: Positive = Field(description="budget, the servers' starts included")
+
+
 class BaselineSettings(Section):
     """How a configuration is measured in-process, without a server."""
 
@@ -187,12 +195,18 @@ class Params(Section):
     compile: CompileSettings
     load: LoadSettings
     objective: ObjectiveSettings
+    comparison: ComparisonSettings
     baseline: BaselineSettings
 
     @model_validator(mode="after")
     def _check(self) -> Params:
         if CANDIDATE in self.experiments:
             raise ValueError(f"experiments.{CANDIDATE}: this name belongs to the serve section")
+        known = self.configurations()
+        if self.comparison.reference not in known:
+            raise ValueError(
+                f"comparison.reference: got {self.comparison.reference!r}; allowed: {', '.join(known)}"
+            )
         return self
 
     def configurations(self) -> dict[str, ServeSettings]:

@@ -37,8 +37,11 @@ COMPILED_TABLE = Path("plots/compiled.csv")
 CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
 
+COMPARISON = Path("plots/comparison.csv")
+COMPARISON_TURNS = Path("plots/comparison_turns.csv")
+COMPARISON_RUN = Path("plots/comparison_run.json")
+
 SUMMARY = Path("metrics/summary.json")
-BEST = Path("metrics/best.json")
 LEVELS = Path("plots/levels.csv")
 EFFICIENCY = Path("plots/efficiency.csv")
 BOUNDS = Path("plots/bounds.csv")
@@ -104,6 +107,11 @@ class BenchmarkPaths:
     def samples(self) -> Path:
         """A row per request."""
         return Path(f"samples/{self.name}.csv")
+
+    @property
+    def comparison(self) -> Path:
+        """One flat object: how it compares at the first of ``comparison.users``."""
+        return Path(f"metrics/comparison/{self.name}.json")
 
     @property
     def outputs(self) -> list[Path]:

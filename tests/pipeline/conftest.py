@@ -41,6 +41,7 @@ TINY: dict[str, Any] = {
         "max_windows": 3,
         "warmup_s": 0.1,
     },
+    "comparison": {"users": [1], "seconds": 20.0},
     "compile": {"batch_sizes": []},
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }
@@ -147,7 +148,7 @@ class Clone:
 
     def forget_results(self) -> None:
         """Remove the committed results of all configurations, which are others than the small ones."""
-        for folder in ("metrics/benchmark", "metrics/accuracy", "plots/benchmark"):
+        for folder in ("metrics/benchmark", "metrics/accuracy", "metrics/comparison", "plots/benchmark"):
             self.git("rm", "-rq", "--ignore-unmatch", folder)
 
     def stages_run(self, output: str) -> list[str]:
@@ -211,6 +212,7 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
         "ceilings",
         "benchmark@e1_baseline",
         "candidate",
+        "comparison",
         "report",
     ]
     clone.run(str(clone.path / ".venv/bin/servebench"), "results")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow
 from servebench.params import ServeSettings
 from servebench.paths import BenchmarkPaths
 from servebench.report.results import Result
@@ -100,6 +100,30 @@ def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> B
         model_ms=1000 * size / model_rps,
     )
     return replace(normal, **changes)
+
+
+def compared(
+    name: str, rate_rps: float | None, rank: int | None, p95_ms: float | None = 100.0
+) -> ComparisonRow:
+    """A row of a comparison at 8 users whose reference serves 20 requests/s."""
+    ratio = rate_rps and rate_rps / 20.0
+    return ComparisonRow(
+        users=8,
+        experiment=name,
+        rate_rps=rate_rps,
+        lowest_rps=rate_rps and rate_rps * 0.9,
+        highest_rps=rate_rps and rate_rps * 1.1,
+        ratio=ratio,
+        ratio_low=ratio and (1.0 if ratio == 1.0 else ratio * 0.95),
+        ratio_high=ratio and (1.0 if ratio == 1.0 else ratio * 1.05),
+        rank=rank,
+        p50_ms=p95_ms and p95_ms / 2,
+        p95_ms=p95_ms,
+        p95_low_ms=p95_ms and p95_ms * 0.9,
+        p95_high_ms=p95_ms and p95_ms * 1.1,
+        rounds=12,
+        earlier=False,
+    )
 
 
 def at_best(best: LevelRow, *others: LevelRow, **options: Any) -> Result:

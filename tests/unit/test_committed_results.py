@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 from studies.tables import PAGES
 
+from servebench.benchmark.rows import ComparisonRow
 from servebench.params import Params, load_params
-from servebench.paths import BEST, CEILINGS, README, RESULTS_PAGE, SELFTEST, SELFTEST_PAGE, SUMMARY
+from servebench.paths import CEILINGS, COMPARISON, README, RESULTS_PAGE, SELFTEST, SELFTEST_PAGE, SUMMARY
+from servebench.report.comparison import compared_rows
 from servebench.report.explain import explain
 from servebench.report.results import Result, read_results
 from servebench.report.results_page import BEGIN, END, page, readme_section
-from servebench.report.summary import best_configurations, rates
+from servebench.report.summary import rates
 from servebench.selftest import run as selftest
 from servebench.system.files import read_json
+from servebench.system.rows import read_rows
 from tests.support.project import ROOT
 
 
@@ -31,6 +34,11 @@ def results(params: Params) -> list[Result]:
     return read_results(params)
 
 
+@pytest.fixture
+def compared(params: Params) -> list[ComparisonRow]:
+    return compared_rows(read_rows(COMPARISON, ComparisonRow), params)
+
+
 def test_metrics_are_flat_and_have_the_same_ten_keys(results: list[Result]) -> None:
     keys = [list(own.metrics) for own in results]
     assert all(own == keys[0] for own in keys)
@@ -39,18 +47,21 @@ def test_metrics_are_flat_and_have_the_same_ten_keys(results: list[Result]) -> N
         assert not any(isinstance(value, dict | list) for value in own.metrics.values())
 
 
-def test_summary_and_best_follow_from_the_metrics(params: Params, results: list[Result]) -> None:
-    assert list(read_json(SUMMARY).items()) == list(rates(results).items())
-    assert read_json(BEST) == best_configurations(results, params.objective.slo_p95_ms)
+def test_the_summary_follows_from_the_comparison(compared: list[ComparisonRow]) -> None:
+    assert list(read_json(SUMMARY).items()) == list(rates(compared).items())
 
 
-def test_the_readmes_table_is_that_of_the_results(params: Params, results: list[Result]) -> None:
+def test_the_readmes_table_is_that_of_the_results(
+    params: Params, results: list[Result], compared: list[ComparisonRow]
+) -> None:
     section = README.read_text().partition(BEGIN)[2].partition(END)[0].strip()
-    assert section == readme_section(params, results, explain(results, read_json(CEILINGS)))
+    assert section == readme_section(params, results, compared, explain(results, read_json(CEILINGS)))
 
 
-def test_the_results_page_is_that_of_the_results(params: Params, results: list[Result]) -> None:
-    assert RESULTS_PAGE.read_text() == page(params, results, explain(results, read_json(CEILINGS)))
+def test_the_results_page_is_that_of_the_results(
+    params: Params, results: list[Result], compared: list[ComparisonRow]
+) -> None:
+    assert RESULTS_PAGE.read_text() == page(params, results, compared, explain(results, read_json(CEILINGS)))
 
 
 def test_the_self_tests_page_shows_its_checks() -> None:

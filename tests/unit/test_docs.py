@@ -16,7 +16,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
 from servebench.cli.parser import make_parser
 from servebench.params import Params, ServeSettings
 from servebench.paths import README, SELFTEST_PAGE
@@ -156,7 +156,8 @@ def test_tuning_explains_every_key_of_serve() -> None:
 
 def test_measuring_explains_every_column_and_stage() -> None:
     text = (ROOT / "docs/measuring.md").read_text()
-    columns = {field.name for row in (LevelRow, BaselineRow, StageRow, BatchRow) for field in fields(row)}
+    rows = (LevelRow, BaselineRow, StageRow, BatchRow, ComparisonRow, TurnRow)
+    columns = {field.name for row in rows for field in fields(row)}
     assert [name for name in {*columns, *STAGES} if f"`{name}`" not in text] == []
 
 

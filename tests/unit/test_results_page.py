@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
+from servebench.benchmark.rows import ComparisonRow
 from servebench.errors import ReportError
 from servebench.params import load_params
-from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
-from servebench.report.results import read_results
+from servebench.paths import CEILINGS, COMPARISON, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
 from servebench.report.results_page import BEGIN, END, write_results
-from servebench.report.summary import best_configurations
 from servebench.system.files import write_json
+from servebench.system.rows import write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
-from tests.support.synthetic_results import level, result, write_result
+from tests.support.synthetic_results import compared, level, result, write_result
 
 SLOW = level(1, 20.0, 60.0, warnings="other processes used 14% of the machine")
 MIDDLE = level(8, 60.0, 300.0)
@@ -66,7 +66,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(CEILINGS, ROOFLINES | COST)
     write_json(MACHINE, OWN_MACHINE)
     write_json(TRAIN_METRICS, TRAINED)
-    write_json(BEST, best_configurations(read_results(params), params.objective.slo_p95_ms))
+    turns = {"e1_baseline": (20.0, 3), "e2_batching": (50.0, 2), "e3_workers": (None, None, None)}
+    rows = [compared(name, *turns.get(name, (60.0, 1, 100.0))) for name in params.configurations()]
+    write_rows(COMPARISON, ComparisonRow, rows)
     return tmp_path
 
 
@@ -82,11 +84,11 @@ def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
     section, _, after = rest.partition(END)
     assert (before, after) == ("# A project\n\n", "\n\nand more\n")
     assert "old" not in section
-    assert "A CPU, 2 cores, no GPU; tiny at 224 px:" in section
-    assert row_of(section, "e1_baseline")[2:6] == ["20.0", "1", "60", "0.80"]
-    assert row_of(section, "e2_batching")[0] == "`e2_batching` (not valid)"
+    assert "A CPU, 2 cores, no GPU; tiny at 224 px. All configurations" in section
+    assert row_of(section, "e1_baseline")[2:6] == ["20.0", "1", "3", "100"]
+    assert row_of(section, "e2_batching")[2:5] == ["50.0", "2.50 (2.38 to 2.62)", "2"]
     assert row_of(section, "e3_workers")[2:] == ["-", "-", "-", "-", "failed requests"]
-    assert "Fastest: e4_half, 3.00 times the rate of the first." in section
+    assert "Fastest at 8 users: e4_half and candidate, between which no difference is resolved" in section
 
 
 def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
@@ -94,9 +96,11 @@ def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
     page = RESULTS_PAGE.read_text()
     assert "One image costs 0.384 GMACs, 0.768 GFLOPs" in page
     assert "accuracy 0.991 on 111 test photos (95% interval 0.951 to 0.998)" in page
-    assert row_of(page, "e1_baseline")[1:5] == ["20.0", "19.4 to 20.6", "1", "10"]
-    assert row_of(page, "e1_baseline", 1)[1] == "0.997 (0.985 to 1.000)"
-    assert row_of(page, "e3_workers", 2)[-2] == "-"  # no served rate
+    assert row_of(page, "e1_baseline")[1:4] == ["3", "20.0", "18.0 to 22.0"]
+    assert row_of(page, "e1_baseline", 1)[1:5] == ["20.0", "19.4 to 20.6", "1", "10"]
+    assert row_of(page, "e2_batching", 1)[0] == "`e2_batching` (not valid)"
+    assert row_of(page, "e1_baseline", 2)[1] == "0.997 (0.985 to 1.000)"
+    assert row_of(page, "e3_workers", 3)[-2] == "-"  # no served rate
     assert "- e1_baseline at 1 user: other processes used 14% of the machine" in page
     assert "- e2_batching at 8 users: not valid: unstable" in page
     for name in load_params().configurations():

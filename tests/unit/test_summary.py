@@ -1,25 +1,32 @@
-"""The comparison in a few numbers: rates, the fastest, and the fastest to ship."""
+"""The comparison in a few numbers, and in sentences: rates, the fastest, and the fastest to ship."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from servebench.report.summary import (
-    best_configurations,
-    best_within,
-    rates,
-    short_names,
-    significant,
-    verdict,
-)
-from tests.support.synthetic_results import level, result
+from servebench.errors import ReportError
+from servebench.params import Params, load_params
+from servebench.report.comparison import compared_rows, verdict
+from servebench.report.summary import rates, short_names, significant
+from tests.support.project import ROOT
+from tests.support.synthetic_results import compared
 
-SLOW = level(1, 20.0, 60.0)
-FAST = level(32, 90.0, 700.0)
-MIDDLE = level(8, 60.0, 300.0)
-CANDIDATE = result("candidate", [level(8, 512.34, 10.0)], best=level(8, 512.34, 10.0))
+REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
+FAST = compared("e4_half", 90.0, 1, p95_ms=700.0)
+CANDIDATE = compared("candidate", 60.0, 2, p95_ms=300.0)
+SILENT = compared("e2_batching", None, None, p95_ms=None)
+
+
+@pytest.fixture
+def params() -> Params:
+    """The project's, with a p95 of at most 500 ms."""
+    params = load_params(ROOT / "params.yaml")
+    assert params.comparison.reference == REFERENCE.experiment
+    objective = params.objective.model_copy(update={"slo_p95_ms": 500.0})
+    return params.model_copy(update={"objective": objective})
 
 
 @pytest.mark.parametrize(
@@ -52,57 +59,53 @@ def test_rates_are_rounded_to_three_significant_digits(value: float | None, text
 
 
 def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
-    failed = result("e2_failed", [level(1, 20.0, invalid_reason="3 failed")])
-    first = result("e1_base", [level(1, 35.249)], best=level(1, 35.249))
-    found = rates([first, failed, CANDIDATE])
+    found = rates([compared("e1_baseline", 35.249, 1), SILENT, compared("candidate", 512.34, 1)])
     assert list(found.items()) == [("candidate", 512.0), ("e1", 35.2), ("e2", None)]
 
 
-def test_the_fastest_is_the_candidate_where_it_is() -> None:
-    first = result("e1_base", [SLOW], best=SLOW)
-    found = best_configurations([first, CANDIDATE], slo_p95_ms=400.0)
-    assert found["best"] == found["best_within_slo"] == "candidate"
-    assert verdict(found, 400.0)[0] == "Fastest: candidate, 25.62 times the rate of the first."
-
-
-def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
-    first = result("e1_base", [SLOW], best=SLOW)
-    second = result("e2_more", [SLOW, MIDDLE, FAST], best=FAST)
-    slow = result("candidate", [SLOW], best=SLOW)
-    found = best_configurations([first, second, slow], slo_p95_ms=400.0)
-    assert found == {
-        "best": "e2_more",
-        "best_gain": 4.5,
-        "best_within_slo": "e2_more",
-        "within_slo_rps": 60.0,
-        "within_slo_users": 8,
-    }
-    assert verdict(found, 400.0) == [
-        "Fastest: e2_more, 4.50 times the rate of the first.",
-        "Fastest with p95 below 400 ms: e2_more, 60.0 req/s at 8 users.",
+def test_the_fastest_and_the_one_to_ship_may_differ(params: Params) -> None:
+    assert verdict([REFERENCE, FAST, CANDIDATE], params) == [
+        "Fastest at 8 users: e4_half, 90.0 req/s, 4.50 times e1_baseline (4.27 to 4.73).",
+        "Fastest with p95 below 500 ms: candidate, 300 ms.",
     ]
 
 
-def test_an_objective_that_nobody_keeps_is_said() -> None:
-    found = best_configurations([result("e1_base", [FAST], best=FAST)], slo_p95_ms=50.0)
-    assert found["best"] == "e1_base"
-    assert found["best_within_slo"] is found["within_slo_rps"] is found["within_slo_users"] is None
-    assert verdict(found, 50.0)[1] == "No configuration keeps p95 below 50 ms at any level."
+def test_the_fastest_may_be_the_candidate(params: Params) -> None:
+    first = compared("candidate", 120.0, 1)
+    second = replace(FAST, rank=2)
+    assert verdict([REFERENCE, second, first], params)[0].startswith(
+        "Fastest at 8 users: candidate, 120.0 req/s"
+    )
 
 
-def test_an_invalid_or_unknown_latency_keeps_no_objective() -> None:
-    unstable = level(8, 60.0, 300.0, invalid_reason="unstable")
-    assert best_within(result("a", [unstable]), 400.0) is None
-    assert best_within(result("a", [level(8, 60.0, None)]), 400.0) is None
-    assert best_within(result("a", [unstable, MIDDLE, SLOW]), 400.0) == MIDDLE
+def test_equals_are_named_together(params: Params) -> None:
+    equal = compared("e5_mixed", 88.0, 1)
+    assert verdict([REFERENCE, equal, FAST], params)[0] == (
+        "Fastest at 8 users: e4_half and e5_mixed, between which no difference is resolved; "
+        "e4_half serves 90.0 req/s, 4.50 times e1_baseline (4.27 to 4.73)."
+    )
 
 
-def test_without_a_valid_level_nothing_is_best() -> None:
-    unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
-    failed = result("e1_base", [level(1, 20.0, 60.0, invalid_reason="3 failed")])
-    doubtful = result("e2_more", [unstable], best=unstable)
-    found = best_configurations([failed, doubtful], 400.0)
-    assert rates([failed, doubtful, CANDIDATE])["e2"] == 20.0
-    assert found["best"] is None
-    assert found["best_within_slo"] is None
-    assert verdict(found, 400.0) == ["No configuration has a valid level."]
+def test_an_objective_that_nobody_keeps_is_said(params: Params) -> None:
+    assert verdict([FAST, compared("e1_baseline", 20.0, 2, p95_ms=None)], params)[-1] == (
+        "None is known to keep its p95 below 500 ms."
+    )
+
+
+def test_a_configuration_without_an_answer_is_named(params: Params) -> None:
+    assert "Without an answer in any round: e2_batching." in verdict(
+        [replace(REFERENCE, rank=1), SILENT], params
+    )
+
+
+def test_without_an_answer_of_the_reference_nothing_is_compared(params: Params) -> None:
+    assert (
+        verdict([SILENT], params)[0] == "No configuration could be compared: the reference answered nothing."
+    )
+
+
+def test_rows_are_in_the_order_of_the_parameters(params: Params) -> None:
+    rows = [compared(name, 20.0, 1) for name in params.configurations()]
+    assert compared_rows(rows[::-1], params) == rows
+    with pytest.raises(ReportError, match=r"has no row at 8 users of candidate; `dvc repro comparison`"):
+        compared_rows(rows[:-1], params)

@@ -10,7 +10,7 @@ import pytest
 from servebench.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
 from servebench.report.explain import explain
 from servebench.report.results import Result
-from servebench.report.tables import batch_rows, comparison_table, remarks, stage_rows
+from servebench.report.tables import batch_rows, remarks, results_table, stage_rows
 from servebench.stages.report import write_tables
 from tests.support.synthetic_results import CEILINGS, batch, level, result
 from tests.support.tables import read_csv
@@ -98,7 +98,7 @@ def test_batch_sizes_are_those_of_every_level(results: list[Result]) -> None:
 
 def test_the_terminals_table_marks_invalid_and_unknown_rates() -> None:
     unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
-    failed, valid, doubtful = comparison_table(
+    failed, valid, doubtful = results_table(
         [
             result("e1_failed", [level(1, 20.0, invalid_reason="3 failed")]),
             result("e2_valid", [SLOW], best=SLOW),

@@ -136,3 +136,49 @@ class BatchRow:
     users: int
     up_to: str
     batches: int
+
+
+@dataclass(frozen=True)
+class TurnRow:
+    """One configuration's turn in one round of the comparison, in plots/comparison_turns.csv.
+
+    Attributes:
+        round: from 0, counted on over incremental runs.
+        rate_rps: good answers per second, None where there was none.
+    """
+
+    round: int
+    users: int
+    experiment: str
+    rate_rps: float | None
+    answers: int
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One configuration at one load of the comparison, in plots/comparison.csv.
+
+    Attributes:
+        rate_rps: geometric mean over its rounds, with the lowest and the highest of them.
+        ratio: over the reference, with an interval that holds for all configurations together with 95%.
+        rank: 1 for the fastest and all that cannot be told from it; None where loads are described only.
+        p50_ms, p95_ms: of all its rounds' requests, with 95% intervals over rounds.
+        rounds: in which it was measured.
+        earlier: whether it was measured by an earlier run, and nothing that it depends on has changed since.
+    """
+
+    users: int
+    experiment: str
+    rate_rps: float | None
+    lowest_rps: float | None
+    highest_rps: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    rank: int | None
+    p50_ms: float | None
+    p95_ms: float | None
+    p95_low_ms: float | None
+    p95_high_ms: float | None
+    rounds: int
+    earlier: bool

@@ -1,4 +1,4 @@
-"""The load generator's process: ``python -m servebench.loadgen JOB_FILE``, started by ``generate``.
+"""The load generator's process: ``python -m servebench.loadgen SETTINGS``, started by ``load_generator``.
 
 Locust schedules the users. Times are taken and recorded here, as Locust rounds them and uses the wall clock.
 """
@@ -131,7 +131,7 @@ def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:
 
 
 def emit(event: str, *values: float) -> None:
-    """Print an event as a line of JSON, which ``generate`` reads."""
+    """Print an event as a line of JSON, which ``LoadGenerator`` reads."""
     print(json.dumps([event, *values]), flush=True)
 
 
@@ -149,13 +149,17 @@ def wait_until(condition: Callable[[], bool], plan: LoadPlan, event: str) -> Non
 
 
 def main() -> None:
-    """Run the levels of the job file."""
-    job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    folder = Path(job["folder"])
-    url, headers = job["url"], job["headers"]
-    requests = [post_request(url, headers, path.read_bytes()) for path in sorted(folder.glob("*.body"))]
-    for number, plan in enumerate(job["plans"]):
-        run_level(url, requests, LoadPlan(**plan), folder / f"level-{number}.npz")
+    """Run the load of each line of standard input (JSON: url, plan, path of the record)."""
+    settings = json.loads(sys.argv[1])
+    bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
+    requests: dict[str, list[bytes]] = {}
+    for line in sys.stdin:
+        job = json.loads(line)
+        url = job["url"]
+        if url not in requests:
+            requests[url] = [post_request(url, settings["headers"], body) for body in bodies]
+        run_level(url, requests[url], LoadPlan(**job["plan"]), Path(job["path"]))
+        emit("done")
 
 
 if __name__ == "__main__":

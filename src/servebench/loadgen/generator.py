@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +60,92 @@ OnEdge = Callable[[int, int], None]
 """Called at each edge of a window: users, index of the edge within the level."""
 
 
+class LoadGenerator:
+    """The load generator's process, which runs one load after another.
+
+    Attributes:
+        pid: of the process.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._folder = folder
+        self._log = log
+
+    def run(
+        self,
+        url: str,
+        plan: LoadPlan,
+        *,
+        on_progress: OnProgress = lambda users, answers, seconds: None,
+        on_edge: OnEdge = lambda users, index: None,
+    ) -> LoadRecord:
+        """Load ``url`` by POST as ``plan`` says; when it returns, no request is in flight.
+
+        Args:
+            on_progress: called a few times a second; an exception that it raises stops the load.
+            on_edge: called at every edge of a window.
+
+        Raises:
+            LoadError: the process failed.
+        """
+        path = self._folder / "record.npz"
+        self._send({"url": url, "plan": asdict(plan), "path": str(path)})
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event, *values = json.loads(line)
+            if event == "done":
+                return _read_record(path, plan)
+            (on_edge if event == "edge" else on_progress)(*values)
+        raise self._failure()
+
+    def _send(self, job: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def _failure(self) -> LoadError:
+        status = self._process.wait()
+        return LoadError(f"the load generator failed (exit status {status}){log_tail(self._log)}")
+
+
+@contextmanager
+def load_generator(
+    bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str] | None = None
+) -> Iterator[LoadGenerator]:
+    """A load generator that sends ``bodies`` until the block is left.
+
+    Args:
+        headers: sent with every request, besides the content type.
+
+    Raises:
+        LoadError: there are no bodies.
+    """
+    if not bodies:
+        raise LoadError("there is nothing to send: no request body")
+    with scratch() as folder:
+        for number, body in enumerate(bodies):
+            (folder / f"{number:06}.body").write_bytes(body)
+        settings = {"headers": {"Content-Type": content_type, **(headers or {})}, "folder": str(folder)}
+        log = folder / "client.log"
+        with (
+            log.open("wb") as stderr,
+            process_group(
+                [sys.executable, "-m", "servebench.loadgen", json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=os.environ | {"TMPDIR": str(folder)},
+                stop_s=0.0,
+            ) as process,
+        ):
+            yield LoadGenerator(process, folder, log)
+
+
 def generate(
     url: str,
     bodies: Sequence[bytes],
@@ -74,41 +162,14 @@ def generate(
     Args:
         headers: sent with every request, besides the content type.
         on_start: called with the process id of the load generator.
-        on_progress: called a few times a second; an exception that it raises stops the load.
-        on_edge: called at every edge of a window.
+        on_progress, on_edge: see ``LoadGenerator.run``.
 
     Raises:
         LoadError: there are no bodies, or the generator's process failed.
     """
-    if not bodies:
-        raise LoadError("there is nothing to send: no request body")
-    with scratch() as folder:
-        for number, body in enumerate(bodies):
-            (folder / f"{number:06}.body").write_bytes(body)
-        job = {
-            "url": url,
-            "headers": {"Content-Type": content_type, **(headers or {})},
-            "folder": str(folder),
-            "plans": [asdict(plan) for plan in plans],
-        }
-        job_file, log = folder / "job.json", folder / "client.log"
-        job_file.write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-m", "servebench.loadgen", str(job_file)]
-        with (
-            log.open("wb") as stderr,
-            process_group(
-                command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | {"TMPDIR": str(folder)}
-            ) as process,
-        ):
-            on_start(process.pid)
-            assert process.stdout is not None
-            for line in process.stdout:
-                event, *values = json.loads(line)
-                (on_edge if event == "edge" else on_progress)(*values)
-            status = process.wait()
-        if status != 0:
-            raise LoadError(f"the load generator failed (exit status {status}){log_tail(log)}")
-        return [_read_record(folder / f"level-{number}.npz", plan) for number, plan in enumerate(plans)]
+    with load_generator(bodies, content_type, headers) as generator:
+        on_start(generator.pid)
+        return [generator.run(url, plan, on_progress=on_progress, on_edge=on_edge) for plan in plans]
 
 
 def _read_record(path: Path, plan: LoadPlan) -> LoadRecord:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servebench.benchmark.describe import describe
-from servebench.benchmark.rows import LevelRow
+from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.params import Params, load_params
-from servebench.paths import BEST, CEILINGS, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
+from servebench.paths import CEILINGS, COMPARISON, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
 from servebench.report.bounds import BOUND_NAMES, Bound
+from servebench.report.comparison import compared_rows, verdict
 from servebench.report.explain import Explanation, explain
 from servebench.report.results import Result, read_results
-from servebench.report.summary import verdict
 from servebench.report.tables import remarks
 from servebench.system.documents import write_section, write_text
 from servebench.system.files import all_or_nothing, read_json
 from servebench.system.machine import describe_machine
+from servebench.system.rows import read_rows
 from servebench.system.tables import markdown_table, number_cell, pluralise
 
 BEGIN = "<!-- results: written by `servebench results` -->"
@@ -32,37 +33,46 @@ def write_results() -> None:
     """
     params = load_params()
     results = read_results(params)
+    compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
     explanation = explain(results, read_json(CEILINGS))
     with all_or_nothing():
-        write_section(README, BEGIN, END, readme_section(params, results, explanation))
-        write_text(RESULTS_PAGE, page(params, results, explanation))
+        write_section(README, BEGIN, END, readme_section(params, results, compared, explanation))
+        write_text(RESULTS_PAGE, page(params, results, compared, explanation))
     print(f"{README}, {RESULTS_PAGE}: results written")
 
 
-def readme_section(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
-    """The machine, a row per configuration, and which is fastest."""
+def readme_section(
+    params: Params, results: Sequence[Result], compared: Sequence[ComparisonRow], explanation: Explanation
+) -> str:
+    """Where it was measured, a row per configuration, and which is fastest."""
     machine = read_json(MACHINE)
     rows = [
         [
-            f"`{result.name}`" + ("" if not result.best or result.best.valid else " (not valid)"),
+            f"`{result.name}`",
             describe(result.serve, result.run["device"]),
-            number_cell(result.rps, 1),
-            number_cell(result.metrics["users"], 0),
-            number_cell(result.metrics["p95_ms"], 0),
-            number_cell(result.metrics["efficiency"], 2),
+            number_cell(row.rate_rps, 1),
+            _ratio(row, params.comparison.reference),
+            number_cell(row.rank, 0),
+            number_cell(row.p95_ms, 0),
             explanation.diagnoses[result.name].cause,
         ]
-        for result in results
+        for result, row in zip(results, compared, strict=True)
     ]
-    head = ["configuration", "is", "req/s", "users", "p95 ms", "efficiency", "held back by"]
-    setting = (
+    times = f"times {params.comparison.reference}"
+    head = ["configuration", "is", "req/s", times, "rank", "p95 ms", "held back by"]
+    where = (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
-        f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px:"
+        f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px. All configurations served "
+        f"at once and loaded in turn, at {pluralise(params.comparison.users[0], 'user')} (95% intervals; the "
+        "same rank where no difference is resolved):"
     )
-    return "\n\n".join([setting, markdown_table(head, rows, text_columns=2), " ".join(verdicts(params))])
+    table = markdown_table(head, rows, text_columns=2)
+    return "\n\n".join([where, table, " ".join(verdict(compared, params))])
 
 
-def page(params: Params, results: Sequence[Result], explanation: Explanation) -> str:
+def page(
+    params: Params, results: Sequence[Result], compared: Sequence[ComparisonRow], explanation: Explanation
+) -> str:
     """The whole page in Markdown."""
     ceilings = read_json(CEILINGS)
     doubts = [*remarks(results), *explanation.errors]
@@ -71,10 +81,15 @@ def page(params: Params, results: Sequence[Result], explanation: Explanation) ->
         "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
         "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
         _provenance(params, results, ceilings),
-        "## Rates and latencies",
+        "## Compared in turn",
+        " ".join(verdict(compared, params)),
+        _comparison_table(compared, params.comparison.reference),
+        f"![Times the rate of the reference, with intervals]({PICTURES}/ratios.png)",
+        "## Each by itself",
+        "One after the other, on a machine that may have changed between them: for bounds and latencies, "
+        "not for comparing.",
         _rates_table(results),
         *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
-        " ".join(verdicts(params)),
         f"![Served rate, throughput and latency of all configurations]({PICTURES}/comparison.png)",
         f"![p95 latency over throughput]({PICTURES}/latency.png)",
         "## Accuracy through the served path",
@@ -94,9 +109,42 @@ def page(params: Params, results: Sequence[Result], explanation: Explanation) ->
     return "\n\n".join(parts) + "\n"
 
 
-def verdicts(params: Params) -> list[str]:
-    """Which configuration is fastest, and which to ship."""
-    return verdict(read_json(BEST), params.objective.slo_p95_ms)
+def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
+    rows = [
+        [
+            f"`{row.experiment}`",
+            number_cell(row.rank, 0),
+            number_cell(row.rate_rps, 1),
+            "-" if row.lowest_rps is None else f"{row.lowest_rps:.1f} to {row.highest_rps:.1f}",
+            _ratio(row, reference),
+            number_cell(row.p50_ms, 0),
+            number_cell(row.p95_ms, 0),
+            "-" if row.p95_low_ms is None else f"{row.p95_low_ms:.0f} to {row.p95_high_ms:.0f}",
+            str(row.rounds),
+        ]
+        for row in compared
+    ]
+    head = [
+        "configuration",
+        "rank",
+        "req/s",
+        "its rounds",
+        f"times {reference}",
+        "p50 ms",
+        "p95 ms",
+        "95% interval",
+        "rounds",
+    ]
+    return markdown_table(head, rows)
+
+
+def _ratio(row: ComparisonRow, reference: str) -> str:
+    if row.ratio is None:
+        return "-"
+    if row.experiment == reference:
+        return "1"
+    interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+    return f"{row.ratio:.2f}{interval}"
 
 
 def _provenance(params: Params, results: Sequence[Result], ceilings: Mapping[str, Any]) -> str:

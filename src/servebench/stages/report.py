@@ -4,26 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from servebench.benchmark.rows import ComparisonRow
 from servebench.params import load_params
-from servebench.paths import BATCHES, BEST, BOUNDS, CEILINGS, DIAGNOSIS, EFFICIENCY, LEVELS, STAGES, SUMMARY
+from servebench.paths import (
+    BATCHES,
+    BOUNDS,
+    CEILINGS,
+    COMPARISON,
+    DIAGNOSIS,
+    EFFICIENCY,
+    LEVELS,
+    STAGES,
+    SUMMARY,
+)
+from servebench.report.comparison import compared_rows, verdict
 from servebench.report.explain import Explanation, explain
 from servebench.report.plots.draw import draw_all
 from servebench.report.results import Result, read_results
-from servebench.report.summary import best_configurations, rates, verdict
+from servebench.report.summary import rates
 from servebench.report.tables import (
     BATCH_FIELDS,
     STAGE_FIELDS,
     batch_rows,
     bound_rows,
-    comparison_table,
     diagnosis_rows,
     efficiency_rows,
     level_rows,
     remarks,
+    results_table,
     stage_rows,
 )
 from servebench.system.files import all_or_nothing, read_json, write_csv, write_json
 from servebench.system.progress import print_wrapped
+from servebench.system.rows import read_rows
 
 
 def main() -> None:
@@ -33,21 +46,25 @@ def main() -> None:
         ReportError: a result is missing, malformed, or of an experiment that params.yaml has not.
     """
     params = load_params()
-    slo_p95_ms = params.objective.slo_p95_ms
     results = read_results(params)
+    compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
     explanation = explain(results, read_json(CEILINGS))
-    best = best_configurations(results, slo_p95_ms)
     with all_or_nothing():
         write_tables(results, explanation)
-        draw_all(results, explanation.bounds, slo_p95_ms)
-        write_json(SUMMARY, rates(results))
-        write_json(BEST, best)
-    print(comparison_table(results))
+        draw_all(
+            results,
+            explanation.bounds,
+            compared,
+            params.comparison.reference,
+            params.objective.slo_p95_ms,
+        )
+        write_json(SUMMARY, rates(compared))
+    print(results_table(results))
     for line in [*remarks(results), *explanation.errors]:
         print_wrapped(line)
     for name, diagnosis in explanation.diagnoses.items():
         print_wrapped(f"{name}: {diagnosis.text}")
-    for sentence in verdict(best, slo_p95_ms):
+    for sentence in verdict(compared, params):
         print_wrapped(sentence)
 
 

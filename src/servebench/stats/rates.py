@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,16 +68,24 @@ def percentile(latency: Floats, percent: int) -> float | None:
 
 
 def percentile_interval(latency: Floats, ended: Floats, percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile, None where there is no percentile.
+    """95% interval of a latency percentile of one window, None where there is no percentile.
 
-    By block bootstrap: the requests, in the order in which they ``ended``, are split into BLOCKS, which
-    are drawn with replacement. The latencies of one batch depend on each other, so that resampling
-    single requests would give too narrow an interval. The same samples give the same interval.
+    The requests, in the order in which they ``ended``, are split into BLOCKS, which are resampled: see
+    ``percentile_interval_of_blocks``.
     """
-    if percentile(latency, percent) is None:
-        return None
-    blocks = np.array_split(latency[np.argsort(ended)], BLOCKS)
+    return percentile_interval_of_blocks(np.array_split(latency[np.argsort(ended)], BLOCKS), percent)
+
+
+def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:
+    """95% interval of a latency percentile of all blocks together, None where there is no percentile.
+
+    By block bootstrap: whole blocks are drawn with replacement. The latencies of one batch depend on each
+    other, so that resampling single requests would give too narrow an interval. The same samples give the
+    same interval.
+    """
     blocks = [block for block in blocks if len(block)]
+    if not blocks or percentile(np.concatenate(blocks), percent) is None:
+        return None
     draws = np.random.default_rng(0).integers(len(blocks), size=(RESAMPLES, len(blocks)))
     resampled = [np.percentile(np.concatenate([blocks[k] for k in draw]), percent) for draw in draws]
     low, high = np.percentile(resampled, [2.5, 97.5])

@@ -25,7 +25,7 @@ from servebench.inference.device import PRECISIONS
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.paired import paired_ratio
+from servebench.stats.comparison import ratio
 from servebench.system.files import atomic_folder, write_json
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
@@ -175,7 +175,8 @@ def manifest_entry(
 
 def slower_reason(eager_ms: Sequence[float], compiled_ms: Sequence[float]) -> str | None:
     """Why a package is not used: it is slower, or no difference is resolved; None where it is faster."""
-    gain = paired_ratio(eager_ms, compiled_ms)
+    rates = {"eager": [1 / ms for ms in eager_ms], "compiled": [1 / ms for ms in compiled_ms]}
+    gain = ratio(rates, "compiled", "eager", reference="eager")
     if gain.resolved and gain.ratio > 1:
         return None
     finding = "slower" if gain.resolved else "no difference resolved"

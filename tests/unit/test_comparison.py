@@ -1,0 +1,111 @@
+"""Ratios and ranks of what was measured in turn, against truths that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from servebench.stats.comparison import ranks, ratio, ratios
+
+TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
+TURN_S, OVERHEAD_S = 2.5, 0.9
+
+
+def work_by(times: np.ndarray, slow_first: bool, dwell_s: float) -> np.ndarray:
+    """Work done by each time on a machine that is 1.4 times slower in every second ``dwell_s``."""
+    whole, rest = np.divmod(times, dwell_s)
+    first, second = (1 / 1.4, 1.0) if slow_first else (1.0, 1 / 1.4)
+    pairs, odd = np.divmod(whole, 2)
+    done = pairs * (first + second) * dwell_s + odd * first * dwell_s
+    return done + rest * np.where(odd == 0, first, second)
+
+
+def measured(
+    truth: Mapping[str, float], seed: int, seconds: float = 240.0, dwell_s: float = 20.0
+) -> dict[str, list[float | None]]:
+    """Rates in rounds, in a random order and its reverse, with 3% noise of each turn."""
+    rng = np.random.default_rng(seed)
+    rates: dict[str, list[float | None]] = {name: [] for name in truth}
+    order, slow_first, now = list(truth), bool(rng.integers(2)), float(rng.uniform(0, dwell_s))
+    ends, number = now + seconds, 0
+    while now + len(truth) * (TURN_S + OVERHEAD_S) < ends:
+        order = list(rng.permutation(list(truth))) if number % 2 == 0 else order[::-1]
+        for name in order:
+            opened = now + OVERHEAD_S
+            before, after = work_by(np.array([opened, opened + TURN_S]), slow_first, dwell_s)
+            rates[name].append(truth[name] * (after - before) / TURN_S * math.exp(0.03 * rng.normal()))
+            now = opened + TURN_S
+        number += 1
+    return rates
+
+
+def test_intervals_hold_the_truth_and_orders_are_right() -> None:
+    """Services 1 : 1.05 : 1.2, slowed down by 1.4 in every second stretch of 20 s: 40 runs."""
+    held, wrong = 0, 0
+    for seed in range(40):
+        rates = measured(TRUTH, seed)
+        found, placed = ratios(rates, "a"), ranks(rates, "a")
+        held += all(one.low <= TRUTH[name] <= one.high for name, one in found.items())  # type: ignore[operator]
+        wrong += any(placed[x] < placed[y] and TRUTH[x] <= TRUTH[y] for x in TRUTH for y in TRUTH)
+    assert held >= 36
+    assert wrong <= 3
+
+
+def test_equals_share_a_rank_in_nineteen_of_twenty_runs() -> None:
+    equal = {"a": 1.0, "twin": 1.0, "fast": 9.0}
+    apart = sum(
+        len({ranks(measured(equal, seed), "a")[name] for name in ("a", "twin")}) for seed in range(100)
+    )
+    assert apart - 100 <= 10
+
+
+def test_drift_over_minutes_hides_no_difference_of_a_fifth() -> None:
+    for seed in range(20):
+        placed = ranks(measured(TRUTH, seed, dwell_s=150.0), "a")
+        assert placed["c"] == 1
+        assert placed["a"] == 3 or placed["a"] == placed["b"] == 2
+
+
+def test_one_after_the_other_would_have_missed_it() -> None:
+    """The same machine, each measured in one stretch: ratios are off by as much as its speeds differ."""
+    ones = work_by(np.array([0.0, 80.0]), slow_first=True, dwell_s=80.0)
+    others = work_by(np.array([80.0, 160.0]), slow_first=True, dwell_s=80.0)
+    assert (others[1] - others[0]) / (ones[1] - ones[0]) == pytest.approx(1.4)
+
+
+def test_those_who_left_are_compared_in_the_rounds_they_had() -> None:
+    rates = {"a": [10.0, 10.1, 9.9, 10.0, 20.0, 20.1], "slow": [1.0, 1.01, 0.99, 1.0, None, None]}
+    found = ratio(rates, "slow", "a", "a")
+    assert found.ratio == pytest.approx(0.1, rel=0.01)
+    assert found.resolved
+
+
+def test_without_common_rounds_the_reference_stands_between() -> None:
+    """Measured in different runs, on a machine that was twice as fast in the second."""
+    rng = np.random.default_rng(0)
+    noise = np.exp(rng.normal(0, 0.02, (4, 10)))
+    rates = {
+        "reference": [*(10 * noise[0]), *(20 * noise[1])],
+        "earlier": [*(30 * noise[2]), *[None] * 10],
+        "now": [*[None] * 10, *(60 * noise[3])],
+    }
+    found = ratio(rates, "now", "earlier", "reference")
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1 < found.high
+    assert found.high / found.low < 1.1
+    assert ranks(rates, "reference") == {"now": 1, "earlier": 1, "reference": 3}
+
+
+def test_one_round_gives_a_ratio_without_an_interval() -> None:
+    found = ratio({"a": [10.0], "b": [20.0]}, "b", "a", "a")
+    assert (found.ratio, found.low, found.high, found.resolved) == (2.0, None, None, False)
+    assert ranks({"a": [10.0], "b": [20.0]}, "a") == {"b": 1, "a": 1}
+
+
+def test_nothing_in_common_is_an_error() -> None:
+    with pytest.raises(ValueError, match="share no round"):
+        ratio({"a": [1.0, None], "b": [None, 1.0], "r": [None, 1.0]}, "a", "b", "r")
