@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -26,7 +27,8 @@ from tests.pipeline.conftest import TINY, Clone
 pytestmark = pytest.mark.soak
 
 NAME = "e1_baseline"
-STAGE = f"stage benchmark {NAME}"
+STAGE = re.compile(rf"(src/stage\.py|servebench\.stages) benchmark {NAME}")
+"""Its command line, before and after src/stage.py has handed over."""
 PHASES = {"start": 5.0, "warm-up": 2.0, "load": 2.0, "writing": 0.02, "stop": 4.0}
 """Seconds from where each begins, over which the moments are spread."""
 LOAD = {"warmup_s": 1.0, "max_s": 2.0, "best_max_s": 2.0}
@@ -79,7 +81,7 @@ class Killed(Clone):
         return False
 
     def stage(self) -> int | None:
-        found = [p.pid for p in self.processes() if STAGE in " ".join(p.cmdline()).replace(".py", "")]
+        found = [process.pid for process in self.processes() if STAGE.search(" ".join(process.cmdline()))]
         return min(found, default=None)
 
     def half_written(self) -> list[Path]:
@@ -140,6 +142,8 @@ def strike(clone: Killed, process: subprocess.Popen[str], kill: Kill) -> None:
             time.sleep(0.01)
         if pid is not None:
             os.kill(pid, kill.signal)
+        else:  # over already, or never found
+            assert kill.phase in ("writing", "stop")
 
 
 @pytest.mark.parametrize("kill", list(kills()), ids=str)
