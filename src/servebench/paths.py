@@ -110,7 +110,7 @@ class BenchmarkPaths:
 
     @property
     def comparison(self) -> Path:
-        """One flat object: how it compares at the first of ``comparison.users``."""
+        """Metrics of the comparison at the first of ``comparison.users``, one flat object."""
         return Path(f"metrics/comparison/{self.name}.json")
 
     @property

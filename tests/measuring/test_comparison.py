@@ -130,12 +130,12 @@ def test_the_slow_leave_after_four_rounds_and_the_reference_stays() -> None:
         "silent": [None] * 4,
     }
     early = Comparison("reference", list(rates), turns_of({name: own[:3] for name, own in rates.items()}))
-    early.drop_the_slow(USERS)
-    assert early.left == {}
+    early.drop_slow(USERS)
+    assert early.dropped == {}
     comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_the_slow(USERS)
-    assert comparison.staying == ["reference", "fast", "near"]
-    assert comparison.left == {"slow": 4, "silent": 4}
+    comparison.drop_slow(USERS)
+    assert comparison.remaining == ["reference", "fast", "near"]
+    assert comparison.dropped == {"slow": 4, "silent": 4}
 
 
 def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
@@ -144,12 +144,12 @@ def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
         "fast": [100.0, 101.0, 99.0, 100.0],
     }
     comparison = Comparison("reference", [*rates, "waiting"], turns_of(rates))
-    comparison.drop_the_slow(USERS)
-    assert comparison.staying == ["reference", "fast", "waiting"]
+    comparison.drop_slow(USERS)
+    assert comparison.remaining == ["reference", "fast", "waiting"]
 
 
 def test_nobody_leaves_where_nobody_answers() -> None:
     rates: dict[str, list[float | None]] = {"reference": [None] * 4, "other": [None] * 4}
     comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_the_slow(USERS)
-    assert comparison.left == {}
+    comparison.drop_slow(USERS)
+    assert comparison.dropped == {}

@@ -1,7 +1,8 @@
-"""All configurations served at once and loaded in turn, in rounds: ratios hold on a machine that drifts.
+"""Comparison of all configurations in rounds: all are served at once, and one after another is loaded.
 
-A server that waits for its turn is stopped (SIGSTOP): a stock server polls while it idles, at the cost of
-the others. No request is in flight when it is stopped.
+Rates of the same round are compared, so that a machine that drifts changes both. The servers that are not
+loaded are stopped (SIGSTOP), without a request in flight: LitServe polls while it is idle, which would take
+CPU time from the others.
 """
 
 from __future__ import annotations
@@ -35,25 +36,25 @@ WARMUP_S = 0.7
 TURN_S = 2.5
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
-"""A turn is measured for TURN_S and until each user has so many answers, but at most for SLOW_TURN_S."""
+"""A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S = 1, 2, 1.0
-"""Beside the loads that are compared: what a user alone gets, described and not ranked."""
+"""The rate of a single user is measured as well, but not ranked."""
 DROP_AFTER_ROUNDS, DROP_BELOW = 4, 0.5
-"""A configuration that lies wholly below half of the best leaves, so that time goes where it decides."""
+"""A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
+others."""
 RESTART_FROM_S = 600.0
-"""From this budget on all servers are started anew halfway: what a process happens to be like is a part of
-the spread."""
+"""From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 MEMORY_RESERVE = 1.2
-"""Times what a worker of the servers so far has taken: so much must be free for each worker of the next."""
+"""The next server starts if this times the memory of the largest worker so far is free per worker."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One configuration's turn in one round.
+    """The measurement of one configuration in one round.
 
     Attributes:
         rate_rps: good answers per second, None where there was none.
-        latency_ms: of the good answers.
+        latency_ms: of each good answer.
     """
 
     round: int
@@ -65,64 +66,64 @@ class Turn:
 
 @dataclass
 class Comparison:
-    """The turns so far, and who is still measured.
+    """The turns so far, and the configurations that are still measured.
 
     Attributes:
-        left: configurations that are no longer measured, with the round after which they left.
+        dropped: configurations that are no longer measured, with the round after which they were dropped.
     """
 
     reference: str
     names: Sequence[str]
     turns: list[Turn] = field(default_factory=list)
-    left: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @property
-    def staying(self) -> list[str]:
-        """Who takes part in the next round."""
-        return [name for name in self.names if name not in self.left]
+    def remaining(self) -> list[str]:
+        """The configurations that the next round measures."""
+        return [name for name in self.names if name not in self.dropped]
 
     def rates(self, users: int) -> dict[str, list[float | None]]:
-        """By configuration, its rate in each round at one load."""
+        """The rate in each round at one load, by configuration."""
         rounds = sorted({turn.round for turn in self.turns if turn.users == users})
-        found = {(turn.name, turn.round): turn.rate_rps for turn in self.turns if turn.users == users}
-        return {name: [found.get((name, number)) for number in rounds] for name in self.names}
+        rate_rps = {(turn.name, turn.round): turn.rate_rps for turn in self.turns if turn.users == users}
+        return {name: [rate_rps.get((name, number)) for number in rounds] for name in self.names}
 
     def latencies(self) -> dict[tuple[int, str], list[npt.NDArray[np.float64]]]:
-        """By users and configuration, the latencies of each of its turns, ms."""
-        found: dict[tuple[int, str], list[npt.NDArray[np.float64]]] = {}
+        """The latencies of each turn, ms, by users and configuration."""
+        latencies: dict[tuple[int, str], list[npt.NDArray[np.float64]]] = {}
         for turn in self.turns:
-            found.setdefault((turn.users, turn.name), []).append(turn.latency_ms)
-        return found
+            latencies.setdefault((turn.users, turn.name), []).append(turn.latency_ms)
+        return latencies
 
-    def standing(self, users: int) -> str:
-        """How it stands, for the progress bar: the three fastest so far."""
+    def fastest_so_far(self, users: int) -> str:
+        """The three fastest configurations and their mean rates, as text for the progress bar."""
         answered = {name: [rate for rate in rates if rate] for name, rates in self.rates(users).items()}
         means = {name: np.mean(rates) for name, rates in answered.items() if rates}
         fastest = sorted(means, key=lambda name: means[name], reverse=True)[:3]
         return "".join(f", {name} {means[name]:.0f}" for name in fastest)
 
-    def drop_the_slow(self, users: int) -> None:
-        """Let those leave whose interval against the best lies wholly below DROP_BELOW.
+    def drop_slow(self, users: int) -> None:
+        """Drop the configurations whose interval of the ratio to the best lies below DROP_BELOW.
 
-        Only those with DROP_AFTER_ROUNDS rounds: those that wait for the next group have had none.
+        Only those with DROP_AFTER_ROUNDS turns: configurations of a later group have had none.
         """
-        rates = {name: own for name, own in self.rates(users).items() if any(own)}
+        rates = {name: by_round for name, by_round in self.rates(users).items() if any(by_round)}
         if self.reference not in rates:
             return
         rounds = len(rates[self.reference])
-        had = Counter(turn.name for turn in self.turns if turn.users == users)
-        found = ratios(rates, self.reference)
-        best = max(found, key=lambda name: found[name].ratio)
-        for name in self.staying:
-            if name in (self.reference, best) or had[name] < DROP_AFTER_ROUNDS:
+        turn_counts = Counter(turn.name for turn in self.turns if turn.users == users)
+        to_reference = ratios(rates, self.reference)
+        best = max(to_reference, key=lambda name: to_reference[name].ratio)
+        for name in self.remaining:
+            if name in (self.reference, best) or turn_counts[name] < DROP_AFTER_ROUNDS:
                 continue
             highest = ratio(rates, name, best, self.reference).high if name in rates else 0.0
             if highest is not None and highest < DROP_BELOW:
-                self.left[name] = rounds
+                self.dropped[name] = rounds
 
 
 class PausedServer:
-    """A server that runs only while it has its turn."""
+    """A server that is stopped except during its turns."""
 
     def __init__(self, name: str, server: RunningServer) -> None:
         self.name = name
@@ -133,10 +134,10 @@ class PausedServer:
     def take_turn(
         self, generator: LoadGenerator, load: LoadSettings, number: int, users: int, turn_s: float
     ) -> Turn:
-        """Run for one load, and stop when no request is in flight.
+        """Continue the server, load it, and stop it when no request is in flight.
 
         Raises:
-            ServerError: it died; LoadError: the load generator did.
+            ServerError: the server died; LoadError: the load generator failed.
         """
         plan = LoadPlan(
             users=users,
@@ -168,7 +169,7 @@ class PausedServer:
 
 
 def turn_of(name: str, number: int, record: LoadRecord) -> Turn:
-    """The rate and the latencies of one turn."""
+    """Rate and latencies of a record."""
     good = record.status == OK
     rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
     reported = good & record.in_window
@@ -185,10 +186,10 @@ def paused_servers(
     timeout_s: float,
     free_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available,
 ) -> Iterator[list[PausedServer]]:
-    """Servers of the first of ``names``, as many as fit into memory; each is stopped once it is ready.
+    """Start servers of the first of ``names``, as many as fit into memory; stop each once it is ready.
 
     Raises:
-        ServerError: one did not start.
+        ServerError: a server did not start.
     """
     with ExitStack() as stack:
         group: list[PausedServer] = []
@@ -206,47 +207,48 @@ def paused_servers(
 
 @dataclass
 class RoundRunner:
-    """Calls the rounds.
+    """Runs the rounds of a comparison.
 
     Attributes:
-        deadline: of the whole comparison, seconds of the monotonic clock.
-        show: told which round runs, and how it stands.
+        show: called at each turn with a text for the progress bar.
     """
 
     comparison: Comparison
     generator: LoadGenerator
     load: LoadSettings
-    deadline: float
     show: Callable[[str], None]
 
-    def rounds_of_a_lone_user(self, group: Sequence[PausedServer]) -> None:
-        """Two rounds at one user, unless that is a load that is compared."""
+    def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
+        """Run LONE_USER_ROUNDS with a single user."""
         for number in range(LONE_USER_ROUNDS):
-            self._round(group if number % 2 else group[::-1], number, LONE_USER, LONE_USER_TURN_S)
+            self._run_round(group if number % 2 else group[::-1], number, LONE_USER, LONE_USER_TURN_S)
 
-    def rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
-        """Rounds at each number of users, in a random order and then in its reverse, until the time is up."""
-        random_order = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
-        order, longest_s = list(group), 0.0
-        earlier = [turn.round for turn in self.comparison.turns if turn.users in users]
-        first = number = 1 + max(earlier, default=-1)
-        while number - first < 2 or monotonic() + longest_s < until:
-            began = monotonic()
-            staying = [one for one in order if one.name not in self.comparison.left]
+    def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
+        """Run rounds at each number of ``users`` until the time ``until``, two at least.
+
+        Of two successive rounds, the first has a random order and the second its reverse.
+        """
+        rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
+        next_order, last_round_s = list(group), 0.0
+        earlier_rounds = [turn.round for turn in self.comparison.turns if turn.users in users]
+        first = number = 1 + max(earlier_rounds, default=-1)
+        while number - first < 2 or monotonic() + last_round_s < until:
+            started = monotonic()
+            order = [server for server in next_order if server.name not in self.comparison.dropped]
             if (number - first) % 2 == 0:
-                random_order.shuffle(staying)
-            order = staying[::-1]
+                rng.shuffle(order)
+            next_order = order[::-1]
             for count in users:
-                self._round(staying, number, count, TURN_S)
-            if len(self.comparison.left) < len(self.comparison.names):
-                self.comparison.drop_the_slow(users[0])
-            longest_s = monotonic() - began
+                self._run_round(order, number, count, TURN_S)
+            self.comparison.drop_slow(users[0])
+            last_round_s = monotonic() - started
             number += 1
 
-    def _round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
-        for one in order:
-            self.show(f"round {number + 1}, {users} users, {one.name}{self.comparison.standing(users)}")
-            self.comparison.turns.append(one.take_turn(self.generator, self.load, number, users, turn_s))
+    def _run_round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
+        for server in order:
+            fastest = self.comparison.fastest_so_far(users)
+            self.show(f"round {number + 1}, {users} users, {server.name}{fastest}")
+            self.comparison.turns.append(server.take_turn(self.generator, self.load, number, users, turn_s))
 
 
 def compare(
@@ -258,7 +260,7 @@ def compare(
     settings: ComparisonSettings,
     budget_s: float,
 ) -> Comparison:
-    """Measure ``configurations``, the reference among them, in turn until the budget is used up.
+    """Measure ``configurations``, the reference among them, in rounds until the budget is used up.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
@@ -279,20 +281,19 @@ def compare(
             progress.set_postfix_str(text)
             progress.update(max(0, round(budget_s - (deadline - monotonic())) - progress.n))
 
-        runner = RoundRunner(comparison, generator, load, deadline, show)
+        runner = RoundRunner(comparison, generator, load, show)
         for part in range(parts):
-            part_ends = deadline - (parts - 1 - part) * budget_s / parts
-            waiting = [name for name in comparison.staying if name != settings.reference]
+            part_end = deadline - (parts - 1 - part) * budget_s / parts
+            waiting = [name for name in comparison.remaining if name != settings.reference]
             while waiting:
                 names = [settings.reference, *waiting]
                 with paused_servers(names, configurations, folders, device, load.timeout_s) as group:
                     share = (len(group) - 1) / len(waiting)
                     waiting = waiting[len(group) - 1 :]
                     if waiting:
-                        print_wrapped(
-                            f"in groups, for want of memory: {', '.join(one.name for one in group)}"
-                        )
+                        in_group = ", ".join(server.name for server in group)
+                        print_wrapped(f"in groups, for want of memory: {in_group}")
                     if part == 0 and LONE_USER not in settings.users:
-                        runner.rounds_of_a_lone_user(group)
-                    runner.rounds(group, settings.users, monotonic() + share * (part_ends - monotonic()))
+                        runner.run_lone_user_rounds(group)
+                    runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))
     return comparison

@@ -1,4 +1,4 @@
-"""From the turns of a comparison to its rows: rates, ratios with intervals, ranks, latencies."""
+"""Rows of a comparison from its turns: rates, ratios with intervals, ranks, latencies."""
 
 from __future__ import annotations
 
@@ -15,20 +15,10 @@ from servebench.system.files import rounded
 from servebench.system.tables import number_cell, text_table
 
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
-"""By users and configuration, the latencies of each of its turns, ms."""
-METRICS = (
-    "rate_rps",
-    "ratio",
-    "ratio_low",
-    "ratio_high",
-    "rank",
-    "p50_ms",
-    "p95_ms",
-    "p95_low_ms",
-    "p95_high_ms",
-    "rounds",
-)
-"""Of a row, what metrics/comparison/NAME.json holds."""
+"""The latencies of each turn, ms, by users and configuration."""
+LATENCY_COLUMNS = ("p50_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
+METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "rounds")
+"""Columns of a row that metrics/comparison/NAME.json holds."""
 
 
 def comparison_rows(
@@ -36,29 +26,34 @@ def comparison_rows(
     names: Sequence[str],
     turns: Sequence[TurnRow],
     latencies: Latencies,
-    kept: Sequence[ComparisonRow],
+    earlier_rows: Sequence[ComparisonRow],
 ) -> list[ComparisonRow]:
-    """One row per load and configuration; loads that are not compared have neither ratios nor ranks."""
-    earlier = {(row.users, row.experiment): row for row in kept}
+    """One row per load and configuration; loads that are not compared have neither ratios nor ranks.
+
+    Args:
+        turns: of this run, and of earlier runs of unchanged configurations.
+        latencies: of this run's turns.
+        earlier_rows: of unchanged configurations, whose latencies are used where this run has none.
+    """
+    earlier_row = {(row.users, row.experiment): row for row in earlier_rows}
     rows = []
     for users in sorted({turn.users for turn in turns}):
-        own = [turn for turn in turns if turn.users == users]
-        rounds = sorted({turn.round for turn in own})
-        found = {(turn.experiment, turn.round): turn.rate_rps for turn in own}
-        rates = {name: [found.get((name, number)) for number in rounds] for name in names}
-        of_reference = rates[settings.reference]
-        answering = {
-            name: own
-            for name, own in rates.items()
-            if any(rate and known for rate, known in zip(own, of_reference, strict=True))
+        turns_at_load = [turn for turn in turns if turn.users == users]
+        rounds = sorted({turn.round for turn in turns_at_load})
+        rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns_at_load}
+        rates = {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
+        reference_rates = rates[settings.reference]
+        comparable = {
+            name: by_round
+            for name, by_round in rates.items()
+            if any(rate and other for rate, other in zip(by_round, reference_rates, strict=True))
         }
-        compared = users in settings.users and settings.reference in answering
-        by_ratio = ratios(answering, settings.reference) if compared else {}
-        by_rank = ranks(answering, settings.reference) if compared else {}
+        compared = users in settings.users and settings.reference in comparable
+        ratio_of = ratios(comparable, settings.reference) if compared else {}
+        rank_of = ranks(comparable, settings.reference) if compared else {}
         for name in names:
             known = [rate for rate in rates[name] if rate is not None]
-            ratio = by_ratio.get(name)
-            before = earlier.get((users, name))
+            ratio = ratio_of.get(name)
             blocks = latencies.get((users, name))
             rows.append(
                 ComparisonRow(
@@ -70,9 +65,13 @@ def comparison_rows(
                     ratio=rounded(ratio.ratio, 4) if ratio else None,
                     ratio_low=rounded(ratio.low, 4) if ratio else None,
                     ratio_high=rounded(ratio.high, 4) if ratio else None,
-                    rank=by_rank.get(name),
-                    **(latency_columns(blocks) if blocks else latencies_of(before)),
-                    rounds=sum(turn.experiment == name for turn in own),
+                    rank=rank_of.get(name),
+                    **(
+                        latency_columns(blocks)
+                        if blocks
+                        else earlier_latencies(earlier_row.get((users, name)))
+                    ),
+                    rounds=sum(turn.experiment == name for turn in turns_at_load),
                     earlier=not blocks,
                 )
             )
@@ -80,40 +79,24 @@ def comparison_rows(
 
 
 def latency_columns(blocks: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
-    """p50 and p95 of all turns together, the latter with an interval over turns."""
+    """LATENCY_COLUMNS: p50 and p95 of all turns together, the latter with an interval over turns."""
     pooled = np.concatenate(blocks)
     low, high = percentile_interval_of_blocks(blocks, 95) or (None, None)
-    return {
-        "p50_ms": rounded(percentile(pooled, 50), 2),
-        "p95_ms": rounded(percentile(pooled, 95), 2),
-        "p95_low_ms": rounded(low, 2),
-        "p95_high_ms": rounded(high, 2),
-    }
+    values = (percentile(pooled, 50), percentile(pooled, 95), low, high)
+    return {column: rounded(ms, 2) for column, ms in zip(LATENCY_COLUMNS, values, strict=True)}
 
 
-def latencies_of(row: ComparisonRow | None) -> dict[str, float | None]:
-    """The same of an earlier row."""
-    keys = ("p50_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
-    return {key: getattr(row, key) if row else None for key in keys}
+def earlier_latencies(row: ComparisonRow | None) -> dict[str, float | None]:
+    """LATENCY_COLUMNS of an earlier row; None where there is none."""
+    return {column: getattr(row, column) if row else None for column in LATENCY_COLUMNS}
 
 
-def metrics_of(row: ComparisonRow) -> dict[str, float | int | None]:
-    """The row as metrics/comparison/NAME.json has it."""
-    keys = (
-        "rate_rps",
-        "ratio",
-        "ratio_low",
-        "ratio_high",
-        "rank",
-        "p50_ms",
-        "p95_ms",
-        "p95_low_ms",
-        "p95_high_ms",
-    )
-    return {key: getattr(row, key) for key in keys} | {"rounds": row.rounds}
+def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
+    """Content of metrics/comparison/NAME.json."""
+    return {column: getattr(row, column) for column in METRICS}
 
 
-def table(rows: Sequence[ComparisonRow]) -> str:
+def comparison_table(rows: Sequence[ComparisonRow]) -> str:
     """The comparison for a terminal, fastest first."""
     head = ["configuration", "users", "rank", "req/s", "ratio", "95% interval", "p95 ms", "rounds"]
     cells = [

@@ -140,10 +140,10 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One configuration's turn in one round of the comparison, in plots/comparison_turns.csv.
+    """The measurement of one configuration in one round of the comparison, in plots/comparison_turns.csv.
 
     Attributes:
-        round: from 0, counted on over incremental runs.
+        round: from 0; later runs count on.
         rate_rps: good answers per second, None where there was none.
     """
 
@@ -159,12 +159,12 @@ class ComparisonRow:
     """One configuration at one load of the comparison, in plots/comparison.csv.
 
     Attributes:
-        rate_rps: geometric mean over its rounds, with the lowest and the highest of them.
-        ratio: over the reference, with an interval that holds for all configurations together with 95%.
-        rank: 1 for the fastest and all that cannot be told from it; None where loads are described only.
-        p50_ms, p95_ms: of all its rounds' requests, with 95% intervals over rounds.
-        rounds: in which it was measured.
-        earlier: whether it was measured by an earlier run, and nothing that it depends on has changed since.
+        rate_rps: geometric mean over rounds, with the lowest and the highest rate of a round.
+        ratio: rate over the reference's, with a simultaneous 95% interval.
+        rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared.
+        p50_ms, p95_ms: latency over all rounds; the p95 with a 95% interval.
+        rounds: number of rounds in which it was measured.
+        earlier: whether an earlier run measured it, and nothing that it depends on has changed since.
     """
 
     users: int

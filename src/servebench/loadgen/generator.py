@@ -81,7 +81,7 @@ class LoadGenerator:
         on_progress: OnProgress = lambda users, answers, seconds: None,
         on_edge: OnEdge = lambda users, index: None,
     ) -> LoadRecord:
-        """Load ``url`` by POST as ``plan`` says; when it returns, no request is in flight.
+        """Run one load against ``url`` by POST; when this returns, no request is in flight.
 
         Args:
             on_progress: called a few times a second; an exception that it raises stops the load.
@@ -117,7 +117,7 @@ class LoadGenerator:
 def load_generator(
     bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str] | None = None
 ) -> Iterator[LoadGenerator]:
-    """A load generator that sends ``bodies`` until the block is left.
+    """Start the load generator's process, which sends ``bodies``; end it when the block is left.
 
     Args:
         headers: sent with every request, besides the content type.

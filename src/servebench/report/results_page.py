@@ -44,14 +44,14 @@ def write_results() -> None:
 def readme_section(
     params: Params, results: Sequence[Result], compared: Sequence[ComparisonRow], explanation: Explanation
 ) -> str:
-    """Where it was measured, a row per configuration, and which is fastest."""
+    """The machine, a row per configuration, and which is fastest."""
     machine = read_json(MACHINE)
     rows = [
         [
             f"`{result.name}`",
             describe(result.serve, result.run["device"]),
             number_cell(row.rate_rps, 1),
-            _ratio(row, params.comparison.reference),
+            _ratio_cell(row, params.comparison.reference),
             number_cell(row.rank, 0),
             number_cell(row.p95_ms, 0),
             explanation.diagnoses[result.name].cause,
@@ -60,14 +60,14 @@ def readme_section(
     ]
     times = f"times {params.comparison.reference}"
     head = ["configuration", "is", "req/s", times, "rank", "p95 ms", "held back by"]
-    where = (
+    setting = (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
         f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px. All configurations served "
         f"at once and loaded in turn, at {pluralise(params.comparison.users[0], 'user')} (95% intervals; the "
         "same rank where no difference is resolved):"
     )
     table = markdown_table(head, rows, text_columns=2)
-    return "\n\n".join([where, table, " ".join(verdict(compared, params))])
+    return "\n\n".join([setting, table, " ".join(verdict(compared, params))])
 
 
 def page(
@@ -116,7 +116,7 @@ def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
             number_cell(row.rank, 0),
             number_cell(row.rate_rps, 1),
             "-" if row.lowest_rps is None else f"{row.lowest_rps:.1f} to {row.highest_rps:.1f}",
-            _ratio(row, reference),
+            _ratio_cell(row, reference),
             number_cell(row.p50_ms, 0),
             number_cell(row.p95_ms, 0),
             "-" if row.p95_low_ms is None else f"{row.p95_low_ms:.0f} to {row.p95_high_ms:.0f}",
@@ -138,7 +138,7 @@ def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
     return markdown_table(head, rows)
 
 
-def _ratio(row: ComparisonRow, reference: str) -> str:
+def _ratio_cell(row: ComparisonRow, reference: str) -> str:
     if row.ratio is None:
         return "-"
     if row.experiment == reference:

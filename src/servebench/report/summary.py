@@ -1,4 +1,4 @@
-"""The comparison in a few numbers: a rate per configuration, as DVC shows them."""
+"""The rate of each configuration, as DVC shows them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def rates(compared: Sequence[ComparisonRow]) -> dict[str, float | None]:
     DVC shows them as its metrics: one short key per configuration is a readable `dvc exp show`.
     """
     short = short_names([row.experiment for row in compared])
-    found = {short[row.experiment]: significant(row.rate_rps) for row in compared}
-    # First, as a terminal cuts off the last: the candidate is what `-S serve.…` changes.
-    return {CANDIDATE: found.pop(CANDIDATE), **found}
+    by_name = {short[row.experiment]: significant(row.rate_rps) for row in compared}
+    # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
+    return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
 
 
 def significant(value: float | None) -> float | None:

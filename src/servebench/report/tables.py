@@ -93,7 +93,7 @@ def batch_rows(results: Sequence[Result]) -> list[Row]:
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """Each configuration by itself, for a terminal; an asterisk marks a best level that is not valid."""
+    """The results of each configuration, for a terminal; an asterisk marks a best level that is not valid."""
     head = f"{'experiment':16} {'req/s':>8} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
     lines = [f"{head} {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9}"]
     for result in results:

@@ -1,4 +1,4 @@
-"""Stage ``comparison``: all configurations served at once and loaded in turn; unchanged ones are kept."""
+"""Stage ``comparison``: compare all configurations in rounds; results of unchanged ones are reused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from servebench.benchmark.comparison import compare
-from servebench.benchmark.comparison_rows import comparison_rows, metrics_of, table
+from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
@@ -22,12 +22,12 @@ from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
 from servebench.system.rows import read_rows, write_rows
 
-LEAST_S = 90.0
-"""Of the budget, however few configurations have changed."""
+MIN_BUDGET_S = 90.0
+"""However few configurations have changed."""
 
 
 def main() -> None:
-    """Measure what has changed beside the reference and the fastest, and compare all.
+    """Measure the changed configurations, the reference and the fastest; compare all.
 
     Raises:
         ServebenchError: a server or the load generator failed, or results cannot be written.
@@ -35,11 +35,11 @@ def main() -> None:
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     signatures = signatures_of(params, device)
-    kept = [row for row in earlier_rows(signatures) if row.experiment != params.comparison.reference]
-    names = names_to_measure(list(signatures), params.comparison.reference, kept)
-    budget_s = max(
-        min(LEAST_S, params.comparison.seconds), params.comparison.seconds * len(names) / len(signatures)
-    )
+    reference = params.comparison.reference
+    reused = [row for row in read_unchanged_rows(signatures) if row.experiment != reference]
+    names = names_to_measure(list(signatures), reference, reused)
+    full_s = params.comparison.seconds
+    budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
     check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
     print_wrapped(f"comparison: {', '.join(names)} in turn, {budget_s:.0f} s")
@@ -54,25 +54,31 @@ def main() -> None:
             params.comparison,
             budget_s,
         )
-    turns = earlier_turns({row.experiment for row in kept} | {params.comparison.reference}) if kept else []
-    first = 1 + max((turn.round for turn in turns), default=-1)
+    turns = read_turns({row.experiment for row in reused} | {reference}) if reused else []
+    first_round = 1 + max((turn.round for turn in turns), default=-1)
     turns += [
-        TurnRow(first + turn.round, turn.users, turn.name, rounded(turn.rate_rps, 3), len(turn.latency_ms))
+        TurnRow(
+            first_round + turn.round,
+            turn.users,
+            turn.name,
+            rounded(turn.rate_rps, 3),
+            len(turn.latency_ms),
+        )
         for turn in comparison.turns
     ]
-    rows = comparison_rows(params.comparison, list(signatures), turns, comparison.latencies(), kept)
+    rows = comparison_rows(params.comparison, list(signatures), turns, comparison.latencies(), reused)
     with all_or_nothing():
         write_rows(COMPARISON_TURNS, TurnRow, turns)
         write_rows(COMPARISON, ComparisonRow, rows)
-        write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": comparison.left})
+        write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": comparison.dropped})
         for row in rows:
             if row.users == params.comparison.users[0]:
-                write_json(BenchmarkPaths(row.experiment).comparison, metrics_of(row))
-    print(table([row for row in rows if row.rank is not None]))
+                write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
+    print(comparison_table([row for row in rows if row.rank is not None]))
 
 
 def signatures_of(params: Params, device: str) -> dict[str, str]:
-    """By configuration, a hash of all that its rows depend on: what has the same was measured already."""
+    """Hash of all that a configuration's rows depend on, by configuration."""
     common: dict[str, Any] = {
         "machine": read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
@@ -89,35 +95,35 @@ def signatures_of(params: Params, device: str) -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Of all of the package's source files."""
+    """Digest of all source files of the package."""
     files = sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
     return digest(b"".join(file.read_bytes() for file in files))
 
 
 def digest(content: bytes) -> str:
-    """The first digits of a SHA-256 hash."""
+    """The first 16 hexadecimal digits of the SHA-256 hash."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def earlier_rows(signatures: dict[str, str]) -> list[ComparisonRow]:
-    """The last run's rows of those that have not changed since; nothing where it cannot be told."""
+def read_unchanged_rows(signatures: dict[str, str]) -> list[ComparisonRow]:
+    """The last run's rows of configurations with the same signature; none where its files cannot be read."""
     try:
-        known = read_json(COMPARISON_RUN)["signatures"]
+        last_signatures = read_json(COMPARISON_RUN)["signatures"]
         rows = read_rows(COMPARISON, ComparisonRow)
     except (OSError, KeyError, ValueError):
         return []
-    return [row for row in rows if known.get(row.experiment) == signatures.get(row.experiment, "")]
+    return [row for row in rows if last_signatures.get(row.experiment) == signatures.get(row.experiment, "")]
 
 
-def earlier_turns(names: set[str]) -> list[TurnRow]:
-    """The last run's turns of ``names``."""
+def read_turns(names: set[str]) -> list[TurnRow]:
+    """The last run's turns of the configurations ``names``."""
     return [turn for turn in read_rows(COMPARISON_TURNS, TurnRow) if turn.experiment in names]
 
 
-def names_to_measure(names: Sequence[str], reference: str, kept: Sequence[ComparisonRow]) -> list[str]:
-    """The reference, the fastest of those that are kept, and all that are not; all, where nothing changed."""
-    changed = [name for name in names if name not in {reference, *(row.experiment for row in kept)}]
-    if not changed or not kept:
+def names_to_measure(names: Sequence[str], reference: str, reused: Sequence[ComparisonRow]) -> list[str]:
+    """The reference, the fastest reused configuration and the changed ones; all, where none has changed."""
+    changed = [name for name in names if name not in {reference, *(row.experiment for row in reused)}]
+    if not changed or not reused:
         return list(names)
-    fastest = max(kept, key=lambda row: row.ratio or 0.0).experiment
+    fastest = max(reused, key=lambda row: row.ratio or 0.0).experiment
     return [reference, fastest, *changed]

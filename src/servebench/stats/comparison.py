@@ -1,8 +1,8 @@
-"""Several things measured in turn, in rounds: ratios with simultaneous intervals, and ranks with ties.
+"""Comparison of rates measured in rounds: ratios with simultaneous intervals, and ranks with ties.
 
-A machine whose speed changes for minutes changes it for all that is measured in the same round, so logarithms
-of rates are compared within rounds. Every second round has the reverse order of the one before it: a steady
-drift cancels.
+A machine that slows down for minutes slows down all that is measured in a round, so logarithms of rates are
+compared within rounds. Every second round has the reverse order of the one before it, so that a steady drift
+cancels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Rates = Mapping[str, Sequence[float | None]]
 """By name, the rate in each round, positive; None where it was not measured in that round."""
 
 FAMILY_ERROR = 0.05
-"""Chance that any interval of one comparison misses its truth, or that any order claimed in it is wrong."""
+"""Chance that any interval of a comparison misses the true ratio, or that any order in it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Difference:
     """A mean difference of logarithms of rates.
 
     Attributes:
-        error: its standard error, None where there are too few rounds to tell.
-        freedom: degrees of freedom of that.
+        error: standard error, None where there are too few rounds.
+        freedom: degrees of freedom of ``error``.
     """
 
     mean: float
@@ -37,7 +37,7 @@ class Difference:
     freedom: float
 
     def p_value(self) -> float:
-        """Two-sided p that the mean is 0; 1 where it cannot be told."""
+        """Two-sided p value of a mean of 0; 1 without a standard error."""
         if self.error is None:
             return 1.0
         if self.error == 0:
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of rates with its interval; without one where there are too few rounds to tell."""
+    """A ratio of rates with its interval; without one where there are too few rounds."""
 
     ratio: float
     low: float | None
@@ -55,30 +55,30 @@ class Ratio:
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval tells which of the two is faster."""
+        """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
-    """Log of ``name`` over ``other``: within rounds, or by way of the reference where they share none.
+    """Mean log ratio of ``name`` over ``other``, within rounds; through the reference if they share none.
 
     Raises:
-        ValueError: there is no round of the two, nor of each with the reference.
+        ValueError: the two share no round, and not both share one with the reference.
     """
     logs = _log_ratios(rates, name, other)
     if len(logs) > 1:
         return _mean(logs)
     if len(logs) == 1:
         return Difference(float(logs[0]), None, 0)
-    first, second = (_log_ratios(rates, one, reference) for one in (name, other))
-    if not len(first) or not len(second):
+    name_logs, other_logs = (_log_ratios(rates, key, reference) for key in (name, other))
+    if not len(name_logs) or not len(other_logs):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
-    a, b = _mean(first), _mean(second)
+    a, b = _mean(name_logs), _mean(other_logs)
     if a.error is None or b.error is None:
         return Difference(a.mean - b.mean, None, 0)
     variance = a.error**2 + b.error**2
-    parts = a.error**4 / a.freedom + b.error**4 / b.freedom  # Welch and Satterthwaite
-    freedom = variance**2 / parts if parts else a.freedom + b.freedom
+    denominator = a.error**4 / a.freedom + b.error**4 / b.freedom  # Welch and Satterthwaite
+    freedom = variance**2 / denominator if denominator else a.freedom + b.freedom
     return Difference(a.mean - b.mean, math.sqrt(variance), freedom)
 
 
@@ -86,17 +86,17 @@ def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FA
     """The geometric mean of ``name`` over ``other``, with Student's t.
 
     Args:
-        error: chance that the interval misses the truth.
+        error: chance that the interval misses the true ratio.
     """
-    found = difference(rates, name, other, reference)
-    if found.error is None:
-        return Ratio(math.exp(found.mean), None, None)
-    half = float(stdtrit(found.freedom, 1 - error / 2)) * found.error
-    return Ratio(math.exp(found.mean), math.exp(found.mean - half), math.exp(found.mean + half))
+    log = difference(rates, name, other, reference)
+    if log.error is None:
+        return Ratio(math.exp(log.mean), None, None)
+    spread = float(stdtrit(log.freedom, 1 - error / 2)) * log.error
+    return Ratio(math.exp(log.mean), math.exp(log.mean - spread), math.exp(log.mean + spread))
 
 
 def ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
-    """Each over ``reference``; the intervals hold all together with 95% (Sidak). The reference has 1."""
+    """The ratio of each to ``reference``, with simultaneous 95% intervals (Sidak); the reference's is 1."""
     others = [name for name in rates if name != reference]
     error = 1 - (1 - FAMILY_ERROR) ** (1 / max(1, len(others)))
     return {
@@ -106,26 +106,28 @@ def ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
 
 
 def ranks(rates: Rates, reference: str) -> dict[str, int]:
-    """1 for the fastest and all that cannot be told from it; then the fastest of the rest, and so on.
+    """Ranks: 1 for the fastest and all that do not differ from it, then the fastest of the others, and so on.
 
-    Whether one is slower than the fastest of its group is a paired t test, two-sided, as of two equals the
-    luckier one leads; Holm's method holds the errors of a group's tests at 5%.
+    Each group's members are compared with its fastest by paired t tests. They are two-sided, as of two equal
+    ones the one with luck is the fastest. Holm's method holds the error of a group's tests at FAMILY_ERROR.
     """
-    found = {name: difference(rates, name, reference, reference) for name in rates if name != reference}
-    means = {reference: 0.0} | {name: one.mean for name, one in found.items()}
-    rest = sorted(rates, key=lambda name: means[name], reverse=True)
-    placed: dict[str, int] = {}
-    while rest:
-        leader, *others = rest
+    means = {
+        name: 0.0 if name == reference else difference(rates, name, reference, reference).mean
+        for name in rates
+    }
+    unranked = sorted(rates, key=lambda name: means[name], reverse=True)
+    rank_of: dict[str, int] = {}
+    while unranked:
+        leader, *others = unranked
         slower = _slower_than(rates, leader, others, reference)
         group = [leader, *(name for name in others if name not in slower)]
-        placed |= dict.fromkeys(group, len(placed) + 1)
-        rest = [name for name in rest if name in slower]
-    return placed
+        rank_of |= dict.fromkeys(group, len(rank_of) + 1)
+        unranked = [name for name in unranked if name in slower]
+    return rank_of
 
 
 def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: str) -> set[str]:
-    """Of ``others``, those that are slower than ``leader`` by Holm's method."""
+    """Those of ``others`` that are slower than ``leader``, by Holm's method."""
     p_values = {name: difference(rates, leader, name, reference).p_value() for name in others}
     slower: set[str] = set()
     for name in sorted(others, key=lambda name: p_values[name]):

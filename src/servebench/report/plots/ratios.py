@@ -1,4 +1,4 @@
-"""How many times the reference's rate each configuration serves, with simultaneous intervals."""
+"""Plot of the comparison: ratio of each configuration's rate to the reference's."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from servebench.system.tables import pluralise
 
 
 def ratios(rows: Sequence[ComparisonRow], reference: str) -> Figure:
-    """A point per configuration with its interval, on a logarithmic axis; ``rows`` are of one load."""
+    """A point per configuration with its simultaneous interval, at one load, on a logarithmic axis."""
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.4), layout="constrained")
     shown = [row for row in rows if row.ratio is not None]
-    for place, row in enumerate(shown):
+    for position, row in enumerate(shown):
         assert row.ratio is not None
         if row.ratio_low is not None and row.ratio_high is not None:
-            axes.plot([row.ratio_low, row.ratio_high], [place, place], color=COLOURS[0], lw=1.5)
-        filled = COLOURS[1] if row.rank == 1 else "white"
-        axes.plot(row.ratio, place, "o", color=COLOURS[1], markerfacecolor=filled, markersize=8)
+            axes.plot([row.ratio_low, row.ratio_high], [position, position], color=COLOURS[0], lw=1.5)
+        fill = COLOURS[1] if row.rank == 1 else "white"
+        axes.plot(row.ratio, position, "o", color=COLOURS[1], markerfacecolor=fill, markersize=8)
         interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
         axes.annotate(
             f"×{row.ratio:.2f}{interval}, {row.rate_rps:,.1f} req/s, rank {row.rank}",
-            (max(row.ratio, row.ratio_high or row.ratio), place),
+            (max(row.ratio, row.ratio_high or row.ratio), position),
             (9, 0),
             textcoords="offset points",
             va="center",
