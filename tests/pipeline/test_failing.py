@@ -129,7 +129,7 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
     assert json.loads(ran.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
 
 
-def test_a_server_that_dies_under_load_fails_the_stage_and_keeps_the_result(ran: Clone) -> None:
+def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
     before = results_of(ran)
     ran.change({"load": LONG_LOAD})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")

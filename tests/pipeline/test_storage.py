@@ -57,7 +57,9 @@ BENCHMARK = ("benchmark", "e1_baseline")
         ),
     ],
 )
-def test_results_that_cannot_be_written(ran: Clone, mounts: str, stage: tuple[str, ...], line: str) -> None:
+def test_results_that_cannot_be_written_are_one_line(
+    ran: Clone, mounts: str, stage: tuple[str, ...], line: str
+) -> None:
     before = results_of(ran)
     done = run_stage(ran, mounts, *stage)
     assert done.returncode == 1
@@ -70,7 +72,7 @@ def test_results_that_cannot_be_written(ran: Clone, mounts: str, stage: tuple[st
 
 
 @pytest.mark.parametrize("whole", [0.5, 1.0], ids=["the stage writes", "its load generator writes"])
-def test_a_full_disk_for_temporary_files(ran: Clone, tmp_path: Path, whole: float) -> None:
+def test_a_full_disk_for_temporary_files_is_one_line(ran: Clone, tmp_path: Path, whole: float) -> None:
     """There is space for half of the request bodies, or for them and no more."""
     before = results_of(ran)
     photos = sorted(PHOTOS.glob("*.jpg"))

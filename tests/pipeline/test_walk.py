@@ -73,7 +73,7 @@ def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
     assert ran.git("status", "--porcelain") == ""
 
 
-def test_trying_half_precision_and_going_back(ran: Clone) -> None:
+def test_half_precision_and_back_measures_the_candidate_alone(ran: Clone) -> None:
     paths = BenchmarkPaths("candidate")
     before = read_json(ran.path / paths.comparison)
     try:
