@@ -89,7 +89,7 @@ def test_a_photo_gets_label_probabilities_and_time(
     assert page.execute_script("return document.getElementById('preview').naturalWidth") > 0
 
 
-def test_a_file_that_is_no_image_is_refused_with_the_reason(page: Any, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_refused_with_reason(page: Any, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("no image")
     choose(page, file)

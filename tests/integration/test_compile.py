@@ -49,7 +49,7 @@ def computes_bfloat16() -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(fingerprint()["cpu_flags"]))
 
 
-def test_a_package_takes_only_the_batch_size_it_was_compiled_for(
+def test_a_package_takes_only_the_batch_size_of_its_compilation(
     built: tuple[ModelFolders, Manifest],
 ) -> None:
     """Its shapes are static: a graph that takes every size is slower."""

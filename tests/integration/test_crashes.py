@@ -67,9 +67,7 @@ def refusals(server: RunningServer) -> float:
     return metric(server.url, 'servebench_request_seconds_count{code="503"}')
 
 
-def test_a_killed_worker_loses_only_its_own_requests_and_comes_back(
-    server: RunningServer, heavy: bytes
-) -> None:
+def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: RunningServer, heavy: bytes) -> None:
     refused_before = refusals(server)
     victim, other = by_role(server.url, "worker")
     with ThreadPoolExecutor(MAX_QUEUE) as pool, stopped([victim, other]):
@@ -218,9 +216,7 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
             assert server.log.read_text().splitlines()[-1] == reason
 
 
-def test_the_server_ends_when_a_worker_dies_before_any_is_ready(
-    exported: ModelFolders, tmp_path: Path
-) -> None:
+def test_the_server_ends_when_a_worker_dies_while_all_load(exported: ModelFolders, tmp_path: Path) -> None:
     with loading_server(exported, SETTINGS, tmp_path) as (server, _, workers):
         workers[0].kill()
         assert server.wait(20) == 1

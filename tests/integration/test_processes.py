@@ -112,7 +112,7 @@ subprocess.run(command)
     wait_until_gone(mark)
 
 
-def test_kill_with_parent_ends_the_child_even_of_a_dead_parent() -> None:
+def test_kill_with_parent_ends_children_of_dead_parents_too() -> None:
     mark = f"6{time.time_ns()}"
     child = (
         "import sys, time; from servebench.system.signals import kill_with_parent; "
@@ -150,7 +150,7 @@ def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
     wait_until_gone(mark)
 
 
-def test_a_group_never_runs_if_its_starter_dies_before_the_guard() -> None:
+def test_a_group_never_runs_if_its_starter_dies_early() -> None:
     mark = f"5{time.time_ns()}"
     program = f"""
 import os, signal, subprocess
