@@ -40,6 +40,7 @@ THEORETICAL = Path("plots/theoretical.csv")
 COMPARISON = Path("plots/comparison.csv")
 COMPARISON_TURNS = Path("plots/comparison_turns.csv")
 COMPARISON_RUN = Path("plots/comparison_run.json")
+COMPARISON_METRICS = Path("metrics/comparison")
 
 SUMMARY = Path("metrics/summary.json")
 LEVELS = Path("plots/levels.csv")
@@ -111,7 +112,7 @@ class BenchmarkPaths:
     @property
     def comparison(self) -> Path:
         """Metrics of the comparison at the first of ``comparison.users``, one flat object."""
-        return Path(f"metrics/comparison/{self.name}.json")
+        return COMPARISON_METRICS / f"{self.name}.json"
 
     @property
     def outputs(self) -> list[Path]:

@@ -15,7 +15,15 @@ from servebench.data.index import read_index
 from servebench.inference.card import read_card
 from servebench.inference.device import resolve_device
 from servebench.params import Params, load_params
-from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, MACHINE, MODEL, BenchmarkPaths
+from servebench.paths import (
+    COMPARISON,
+    COMPARISON_METRICS,
+    COMPARISON_RUN,
+    COMPARISON_TURNS,
+    MACHINE,
+    MODEL,
+    BenchmarkPaths,
+)
 from servebench.serving.client import request_bodies
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from servebench.system.machine_lock import exclusive_machine
@@ -28,6 +36,8 @@ MIN_BUDGET_S = 90.0
 
 def main() -> None:
     """Measure the changed configurations, the reference and the fastest; compare all.
+
+    Metrics of configurations that params.yaml no longer has are removed.
 
     Raises:
         ServebenchError: a server or the load generator failed, or results cannot be written.
@@ -74,6 +84,9 @@ def main() -> None:
         for row in rows:
             if row.users == params.comparison.users[0]:
                 write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
+    for path in COMPARISON_METRICS.glob("*.json"):
+        if path.stem not in signatures:
+            path.unlink()
     print(comparison_table([row for row in rows if row.rank is not None]))
 
 
