@@ -10,7 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from servebench.benchmark.comparison import Comparison, PausedServer, Turn, compare, paused_servers
+from servebench.benchmark.comparison import PausedServer, compare, paused_servers
+from servebench.benchmark.turns import Comparison, Turn
 from servebench.errors import ServerError
 from servebench.loadgen import load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
@@ -121,21 +122,22 @@ def turns_of(rates: dict[str, list[float | None]]) -> list[Turn]:
     ]
 
 
-def test_the_slow_leave_after_four_rounds_and_the_reference_stays() -> None:
+def test_the_slow_leave_and_the_reference_stays() -> None:
     rates: dict[str, list[float | None]] = {
         "reference": [10.0, 10.1, 9.9, 10.0],
         "fast": [100.0, 101.0, 99.0, 100.0],
         "near": [90.0, 95.0, 85.0, 90.0],
         "slow": [20.0, 21.0, 19.0, 20.0],
+        "crawling": [9.0, 5.0, 9.0, 1.0],
         "silent": [None] * 4,
     }
-    early = Comparison("reference", list(rates), turns_of({name: own[:3] for name, own in rates.items()}))
-    early.drop_slow(USERS)
-    assert early.dropped == {}
-    comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_slow(USERS)
-    assert comparison.remaining == ["reference", "fast", "near"]
-    assert comparison.dropped == {"slow": 4, "silent": 4}
+    far = {"crawling", "silent"}
+    for rounds, gone in ((1, set()), (2, far), (3, far), (4, {"slow", *far})):
+        first = {name: by_round[:rounds] for name, by_round in rates.items()}
+        comparison = Comparison("reference", list(rates), turns_of(first))
+        comparison.drop_slow(USERS)
+        assert comparison.dropped == dict.fromkeys(gone, rounds)
+        assert comparison.remaining == [name for name in rates if name not in gone]
 
 
 def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:

@@ -10,23 +10,20 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
-import numpy.typing as npt
 import psutil
 
+from servebench.benchmark.turns import Comparison, Turn
 from servebench.errors import LoadError
 from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer, running_server
-from servebench.stats.comparison import ratio, ratios
 from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
@@ -39,87 +36,10 @@ ANSWERS_PER_USER = 3
 """A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S = 1, 2, 1.0
 """The rate of a single user is measured as well, but not ranked."""
-DROP_AFTER_ROUNDS, DROP_BELOW = 4, 0.5
-"""A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
-others."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 MEMORY_RESERVE = 1.2
 """The next server starts if this times the memory of the largest worker so far is free per worker."""
-
-
-@dataclass(frozen=True)
-class Turn:
-    """The measurement of one configuration in one round.
-
-    Attributes:
-        rate_rps: good answers per second, None where there was none.
-        latency_ms: of each good answer.
-    """
-
-    round: int
-    users: int
-    name: str
-    rate_rps: float | None
-    latency_ms: npt.NDArray[np.float64]
-
-
-@dataclass
-class Comparison:
-    """The turns so far, and the configurations that are still measured.
-
-    Attributes:
-        dropped: configurations that are no longer measured, with the round after which they were dropped.
-    """
-
-    reference: str
-    names: Sequence[str]
-    turns: list[Turn] = field(default_factory=list)
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def remaining(self) -> list[str]:
-        """The configurations that the next round measures."""
-        return [name for name in self.names if name not in self.dropped]
-
-    def rates(self, users: int) -> dict[str, list[float | None]]:
-        """The rate in each round at one load, by configuration."""
-        rounds = sorted({turn.round for turn in self.turns if turn.users == users})
-        rate_rps = {(turn.name, turn.round): turn.rate_rps for turn in self.turns if turn.users == users}
-        return {name: [rate_rps.get((name, number)) for number in rounds] for name in self.names}
-
-    def latencies(self) -> dict[tuple[int, str], list[npt.NDArray[np.float64]]]:
-        """The latencies of each turn, ms, by users and configuration."""
-        latencies: dict[tuple[int, str], list[npt.NDArray[np.float64]]] = {}
-        for turn in self.turns:
-            latencies.setdefault((turn.users, turn.name), []).append(turn.latency_ms)
-        return latencies
-
-    def fastest_so_far(self, users: int) -> str:
-        """The three fastest configurations and their mean rates, as text for the progress bar."""
-        answered = {name: [rate for rate in rates if rate] for name, rates in self.rates(users).items()}
-        means = {name: np.mean(rates) for name, rates in answered.items() if rates}
-        fastest = sorted(means, key=lambda name: means[name], reverse=True)[:3]
-        return "".join(f", {name} {means[name]:.0f}" for name in fastest)
-
-    def drop_slow(self, users: int) -> None:
-        """Drop the configurations whose interval of the ratio to the best lies below DROP_BELOW.
-
-        Only those with DROP_AFTER_ROUNDS turns: configurations of a later group have had none.
-        """
-        rates = {name: by_round for name, by_round in self.rates(users).items() if any(by_round)}
-        if self.reference not in rates:
-            return
-        rounds = len(rates[self.reference])
-        turn_counts = Counter(turn.name for turn in self.turns if turn.users == users)
-        to_reference = ratios(rates, self.reference)
-        best = max(to_reference, key=lambda name: to_reference[name].ratio)
-        for name in self.remaining:
-            if name in (self.reference, best) or turn_counts[name] < DROP_AFTER_ROUNDS:
-                continue
-            highest = ratio(rates, name, best, self.reference).high if name in rates else 0.0
-            if highest is not None and highest < DROP_BELOW:
-                self.dropped[name] = rounds
 
 
 class PausedServer:

@@ -1,0 +1,102 @@
+"""The turns of a comparison so far, and which configurations still take part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from servebench.stats.comparison import ratio, ratios
+
+DROP_AFTER_ROUNDS, DROP_BELOW = 4, 0.5
+"""A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
+others."""
+DROP_FAR_AFTER_ROUNDS, DROP_FAR_BELOW = 2, 0.1
+"""Sooner, where it was below a tenth of the best's rate in every round: its turns are the longest."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The measurement of one configuration in one round.
+
+    Attributes:
+        rate_rps: good answers per second, None where there was none.
+        latency_ms: of each good answer.
+    """
+
+    round: int
+    users: int
+    name: str
+    rate_rps: float | None
+    latency_ms: npt.NDArray[np.float64]
+
+
+@dataclass
+class Comparison:
+    """The turns so far, and the configurations that are still measured.
+
+    Attributes:
+        dropped: configurations that are no longer measured, with the round after which they were dropped.
+    """
+
+    reference: str
+    names: Sequence[str]
+    turns: list[Turn] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def remaining(self) -> list[str]:
+        """The configurations that the next round measures."""
+        return [name for name in self.names if name not in self.dropped]
+
+    def rates(self, users: int) -> dict[str, list[float | None]]:
+        """The rate in each round at one load, by configuration."""
+        rounds = sorted({turn.round for turn in self.turns if turn.users == users})
+        rate_rps = {(turn.name, turn.round): turn.rate_rps for turn in self.turns if turn.users == users}
+        return {name: [rate_rps.get((name, number)) for number in rounds] for name in self.names}
+
+    def latencies(self) -> dict[tuple[int, str], list[npt.NDArray[np.float64]]]:
+        """The latencies of each turn, ms, by users and configuration."""
+        latencies: dict[tuple[int, str], list[npt.NDArray[np.float64]]] = {}
+        for turn in self.turns:
+            latencies.setdefault((turn.users, turn.name), []).append(turn.latency_ms)
+        return latencies
+
+    def fastest_so_far(self, users: int) -> str:
+        """The three fastest configurations and their mean rates, as text for the progress bar."""
+        answered = {name: [rate for rate in rates if rate] for name, rates in self.rates(users).items()}
+        means = {name: np.mean(rates) for name, rates in answered.items() if rates}
+        fastest = sorted(means, key=lambda name: means[name], reverse=True)[:3]
+        return "".join(f", {name} {means[name]:.0f}" for name in fastest)
+
+    def drop_slow(self, users: int) -> None:
+        """Drop the configurations that are slow beyond doubt; those of a later group have had no turn."""
+        rates = {name: by_round for name, by_round in self.rates(users).items() if any(by_round)}
+        if self.reference not in rates:
+            return
+        rounds = len(rates[self.reference])
+        to_reference = ratios(rates, self.reference)
+        best = max(to_reference, key=lambda name: to_reference[name].ratio)
+        for name in self.remaining:
+            if name in (self.reference, best):
+                continue
+            relative = self._relative_to_reference(name, users)
+            far_below = DROP_FAR_BELOW * to_reference[best].ratio
+            if len(relative) >= DROP_FAR_AFTER_ROUNDS and max(relative) < far_below:
+                self.dropped[name] = rounds
+            elif len(relative) >= DROP_AFTER_ROUNDS and name in rates:
+                highest = ratio(rates, name, best, self.reference).high
+                if highest is not None and highest < DROP_BELOW:
+                    self.dropped[name] = rounds
+
+    def _relative_to_reference(self, name: str, users: int) -> list[float]:
+        """Its rate over the reference's in each of its rounds, 0 where it did not answer."""
+        turns = [turn for turn in self.turns if turn.users == users]
+        reference = {turn.round: turn.rate_rps for turn in turns if turn.name == self.reference}
+        return [
+            (turn.rate_rps or 0.0) / of_reference
+            for turn in turns
+            if turn.name == name and (of_reference := reference.get(turn.round))
+        ]
