@@ -8,6 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
+from servebench.benchmark.rows import TurnRow
+from servebench.params import ComparisonSettings
 from servebench.stats.comparison import ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
@@ -109,3 +112,32 @@ def test_one_round_gives_a_ratio_without_an_interval() -> None:
 def test_nothing_in_common_is_an_error() -> None:
     with pytest.raises(ValueError, match="share no round"):
         ratio({"a": [1.0, None], "b": [None, 1.0], "r": [None, 1.0]}, "a", "b", "r")
+
+
+def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
+    rates = {
+        "reference": [10.0, 11.0, 10.0, 9.0, 10.0],
+        "fast": [100.0, 101.0, 99.0, 98.0, 100.0],
+        "far": [1.0, 5.0],
+    }
+    turns = [
+        TurnRow(number, 8, name, rate, 20) for name, own in rates.items() for number, rate in enumerate(own)
+    ]
+    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+    rows = {row.experiment: row for row in comparison_rows(settings, list(rates), turns, {}, [])}
+    far = rows.pop("far")
+    assert far.rank is far.ratio_low is far.ratio_high is None
+    assert far.ratio == pytest.approx(math.sqrt(1 / 10 * 5 / 11), abs=1e-4)
+    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "fast": 1}
+    assert rows["fast"].ratio_high - rows["fast"].ratio_low < 2
+    lines = comparison_table([*rows.values(), far]).splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["fast", "reference", "far"]
+
+
+def test_two_rounds_of_all_are_ranked() -> None:
+    rates = {"reference": [10.0, 11.0], "other": [20.0, 22.0]}
+    turns = [
+        TurnRow(number, 8, name, rate, 20) for name, own in rates.items() for number, rate in enumerate(own)
+    ]
+    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+    assert all(row.rank for row in comparison_rows(settings, list(rates), turns, {}, []))

@@ -98,6 +98,13 @@ def test_a_configuration_without_an_answer_is_named(params: Params) -> None:
     )
 
 
+def test_one_dropped_early_is_named_and_not_shipped(params: Params) -> None:
+    far = replace(compared("e3_workers", 2.0, None), ratio_low=None, ratio_high=None)
+    said = verdict([REFERENCE, far, FAST, CANDIDATE], params)
+    assert "Far behind and dropped after few rounds, not ranked: e3_workers." in said
+    assert said[-1] == "Fastest with p95 below 500 ms: candidate, 300 ms."
+
+
 def test_without_an_answer_of_the_reference_nothing_is_compared(params: Params) -> None:
     assert (
         verdict([SILENT], params)[0] == "No configuration could be compared: the reference answered nothing."

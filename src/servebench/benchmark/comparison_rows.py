@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.params import ComparisonSettings
-from servebench.stats.comparison import ranks, ratios
+from servebench.stats.comparison import Rates, Ratio, ranks, ratio, ratios
 from servebench.stats.rates import percentile, percentile_interval_of_blocks
 from servebench.system.files import rounded
 from servebench.system.tables import number_cell, text_table
@@ -19,6 +19,8 @@ Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 LATENCY_COLUMNS = ("p50_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
 METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "rounds")
 """Columns of a row that metrics/comparison/NAME.json holds."""
+RANKED_FROM_ROUNDS = 4
+"""With fewer rounds than this, and than the reference has, a configuration has no interval and no rank."""
 
 
 def comparison_rows(
@@ -43,17 +45,20 @@ def comparison_rows(
         rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns_at_load}
         rates = {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
         reference_rates = rates[settings.reference]
-        comparable = {
-            name: by_round
+        shared = {
+            name: sum(bool(rate and other) for rate, other in zip(by_round, reference_rates, strict=True))
             for name, by_round in rates.items()
-            if any(rate and other for rate, other in zip(by_round, reference_rates, strict=True))
         }
-        compared = users in settings.users and settings.reference in comparable
-        ratio_of = ratios(comparable, settings.reference) if compared else {}
-        rank_of = ranks(comparable, settings.reference) if compared else {}
+        compared = users in settings.users and shared[settings.reference] > 0
+        enough = min(RANKED_FROM_ROUNDS, shared[settings.reference])
+        ranked = {name: rates[name] for name in names if compared and shared[name] >= enough}
+        few = [name for name in names if compared and 0 < shared[name] < enough]
+        ratio_of = ratios(ranked, settings.reference) if compared else {}
+        ratio_of |= {name: without_interval(rates, name, settings.reference) for name in few}
+        rank_of = ranks(ranked, settings.reference) if compared else {}
         for name in names:
             known = [rate for rate in rates[name] if rate is not None]
-            ratio = ratio_of.get(name)
+            own = ratio_of.get(name)
             blocks = latencies.get((users, name))
             rows.append(
                 ComparisonRow(
@@ -62,9 +67,9 @@ def comparison_rows(
                     rate_rps=round(float(np.exp(np.mean(np.log(known)))), 2) if known else None,
                     lowest_rps=rounded(min(known, default=None), 2),
                     highest_rps=rounded(max(known, default=None), 2),
-                    ratio=rounded(ratio.ratio, 4) if ratio else None,
-                    ratio_low=rounded(ratio.low, 4) if ratio else None,
-                    ratio_high=rounded(ratio.high, 4) if ratio else None,
+                    ratio=rounded(own.ratio, 4) if own else None,
+                    ratio_low=rounded(own.low, 4) if own else None,
+                    ratio_high=rounded(own.high, 4) if own else None,
                     rank=rank_of.get(name),
                     **(
                         latency_columns(blocks)
@@ -76,6 +81,11 @@ def comparison_rows(
                 )
             )
     return rows
+
+
+def without_interval(rates: Rates, name: str, reference: str) -> Ratio:
+    """The ratio of a configuration with too few rounds for a useful interval."""
+    return Ratio(ratio(rates, name, reference, reference).ratio, None, None)
 
 
 def latency_columns(blocks: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
@@ -103,13 +113,13 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> str:
         [
             row.experiment + (" (earlier)" if row.earlier else ""),
             str(row.users),
-            str(row.rank),
+            number_cell(row.rank, 0),
             number_cell(row.rate_rps, 1),
             number_cell(row.ratio, 2),
             "-" if row.ratio_low is None else f"{row.ratio_low:.2f} to {row.ratio_high:.2f}",
             number_cell(row.p95_ms, 0),
             str(row.rounds),
         ]
-        for row in sorted(rows, key=lambda row: (row.users, row.rank or 0, -(row.ratio or 0.0)))
+        for row in sorted(rows, key=lambda row: (row.users, row.rank or len(rows), -(row.ratio or 0.0)))
     ]
     return text_table(head, cells)

@@ -161,7 +161,8 @@ class ComparisonRow:
     Attributes:
         rate_rps: geometric mean over rounds, with the lowest and the highest rate of a round.
         ratio: rate over the reference's, with a simultaneous 95% interval.
-        rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared.
+        rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared, and
+            with the interval for a configuration that was dropped after few rounds.
         p50_ms, p95_ms: latency over all rounds; the p95 with a 95% interval.
         rounds: number of rounds in which it was measured.
         earlier: whether an earlier run measured it, and nothing that it depends on has changed since.

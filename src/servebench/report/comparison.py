@@ -32,7 +32,7 @@ def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
     """Which configuration is fastest, and which is the fastest within the objective: a sentence each."""
     sentences = fastest_sentences(rows, params.comparison.reference)
     slo_p95_ms = params.objective.slo_p95_ms
-    within_slo = [row for row in rows if row.ratio and row.p95_ms is not None and row.p95_ms <= slo_p95_ms]
+    within_slo = [row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_p95_ms]
     if not within_slo:
         return [*sentences, f"None is known to keep its p95 below {slo_p95_ms:g} ms."]
     best = min(within_slo, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
@@ -58,7 +58,10 @@ def fastest_sentences(rows: Sequence[ComparisonRow], reference: str) -> list[str
             f"Fastest at {users}: {all_names}, between which no difference is resolved; "
             f"{names[0]} serves {rate_text(leaders[0], reference)}."
         ]
-    unanswered = [row.experiment for row in rows if not row.rank]
+    few = [row.experiment for row in rows if not row.rank and row.rate_rps is not None]
+    if few:
+        sentences.append(f"Far behind and dropped after few rounds, not ranked: {', '.join(few)}.")
+    unanswered = [row.experiment for row in rows if row.rate_rps is None]
     if unanswered:
         sentences.append(f"Without an answer in any round: {', '.join(unanswered)}.")
     return sentences

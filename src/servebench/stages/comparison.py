@@ -87,7 +87,7 @@ def main() -> None:
     for path in COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    print(comparison_table([row for row in rows if row.rank is not None]))
+    print(comparison_table([row for row in rows if row.ratio is not None]))
 
 
 def signatures_of(params: Params, device: str) -> dict[str, str]:

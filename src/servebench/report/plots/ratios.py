@@ -31,7 +31,8 @@ def ratios(rows: Sequence[ComparisonRow], reference: str) -> Figure:
         axes.text(
             1.01,
             place,
-            f"×{point:.2f}{interval}, {row.rate_rps:,.1f} req/s, rank {row.rank}",
+            f"×{point:.2f}{interval}, {row.rate_rps:,.1f} req/s, "
+            + (f"rank {row.rank}" if row.rank else "not ranked"),
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=9,
