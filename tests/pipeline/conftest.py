@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
         "max_windows": 3,
         "warmup_s": 0.1,
     },
-    "comparison": {"users": [1], "seconds": 1.0},
+    "comparison": {"reference": "e1_baseline", "users": [1], "seconds": 1.0},
     "compile": {"batch_sizes": []},
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }
