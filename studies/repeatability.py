@@ -1,8 +1,8 @@
 """How far five runs of one experiment lie apart, each with a server of its own, and why.
 
-Beside each served rate stand the in-process rate before and after it, and the CPU time that the workers
-take per image. Where the same work takes more CPU time, the cores have become slower; the product of the
-two, the cores that the workers keep busy, is then what repeats.
+Beside each served rate stand the in-process rates before, amid and after it, and the CPU time that the
+workers take per image. Where the same work takes more CPU time, the cores have become slower; the product
+of the two, the cores that the workers keep busy, is then what repeats.
 """
 
 from __future__ import annotations
@@ -44,11 +44,15 @@ def run(number: int) -> dict[str, Any]:
     load = params.load.model_copy(update={"users": (USERS,)})
     bodies = all_bodies(load.request_body)
     with inprocess_workers(MODEL, settings, DEVICE, photo_paths(), params.baseline) as inprocess:
-        inprocess.measure()
         served = measure_served(
-            f"run {number + 1}", settings, load, DEVICE, bodies, client_limit_rps=math.inf
+            f"run {number + 1}",
+            settings,
+            load,
+            DEVICE,
+            bodies,
+            client_limit_rps=math.inf,
+            while_paused=inprocess.measure,
         )
-        inprocess.measure()
         rows = inprocess.rows()
     if served.best is None:
         raise LoadError("requests failed: nothing to compare")
@@ -62,8 +66,8 @@ def account(best: LevelRow, pipeline: BaselineRow) -> dict[str, Any]:
         "served_worker_cpu_ms": best.workers_cpu_ms,
         "served_cpu_percent": best.cpu_percent,
         "in_process_rps": pipeline.pipeline_rps,
-        "in_process_before_rps": pipeline.pipeline_before_rps,
-        "in_process_after_rps": pipeline.pipeline_after_rps,
+        "in_process_slowest_rps": pipeline.pipeline_slowest_rps,
+        "in_process_fastest_rps": pipeline.pipeline_fastest_rps,
         "in_process_cpu_ms": pipeline.pipeline_cpu_ms,
         "other_percent": best.other_percent,
         "steal_percent": best.steal_percent,

@@ -94,8 +94,8 @@ def batch(size: int, model_rps: float, pipeline_rps: float, **changes: Any) -> B
         pipeline_rps=pipeline_rps,
         pipeline_low_rps=pipeline_rps * 0.98,
         pipeline_high_rps=pipeline_rps * 1.02,
-        pipeline_before_rps=pipeline_rps,
-        pipeline_after_rps=pipeline_rps,
+        pipeline_slowest_rps=pipeline_rps,
+        pipeline_fastest_rps=pipeline_rps,
         pipeline_cpu_ms=1900 / pipeline_rps,
         model_ms=1000 * size / model_rps,
     )

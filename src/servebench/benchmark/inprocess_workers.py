@@ -38,17 +38,19 @@ def run_worker(
 
     The request ``(work, batch_size)`` is answered with None after a warm-up batch. The request
     ``seconds`` that follows is answered with (start, end) of each batch, on the monotonic clock, and
-    the CPU seconds of all threads.
+    the CPU seconds of all threads. ``work`` is "model", "pipeline" or "pipeline on one thread".
     """
     predictor = Predictor(folders, device, settings)
     next_photo = itertools.cycle(photos).__next__
-    connection.send(torch.get_num_threads())
+    threads = torch.get_num_threads()
+    connection.send(threads)
     while True:
         work, batch_size = connection.recv()
+        torch.set_num_threads(1 if work == "pipeline on one thread" else threads)
         batch = predictor.batch([predictor.preprocess(next_photo()) for _ in range(batch_size)])
 
         def run_batch(work: str = work, batch: torch.Tensor = batch) -> None:
-            if work == "pipeline":
+            if work != "model":
                 predictor.predict([predictor.preprocess(next_photo()) for _ in batch])
                 return
             predictor.forward(batch)

@@ -12,7 +12,7 @@ class LevelRow:
 
     Attributes:
         throughput_rps: good answers per second, with a 95% interval (``low_rps``, ``high_rps``).
-        first_rps: throughput when first measured, where the level was measured again.
+        first_rps: throughput of the level's first run; the interval contains it.
         mean_ms: latency of the good requests that ended in the window; percentiles with 95% intervals.
         samples: number of those requests.
         windows, window_s: number of all windows, and seconds of those that are reported.
@@ -86,8 +86,8 @@ class BaselineRow:
         workers: number of busy workers.
         model_rps: rate of the model alone, with a 95% interval.
         pipeline_rps: rate with decode and preprocess, with a 95% interval.
-        pipeline_before_rps, pipeline_after_rps: before the load and after it, as the machine may change.
-        pipeline_cpu_ms: CPU time per image.
+        pipeline_slowest_rps, pipeline_fastest_rps: of a round, as the machine may change.
+        pipeline_cpu_ms: CPU time per image, on one thread: more spin while they wait for each other.
         model_ms: wall time of one batch in one worker, model alone.
     """
 
@@ -99,8 +99,8 @@ class BaselineRow:
     pipeline_rps: float
     pipeline_low_rps: float
     pipeline_high_rps: float
-    pipeline_before_rps: float
-    pipeline_after_rps: float
+    pipeline_slowest_rps: float
+    pipeline_fastest_rps: float
     pipeline_cpu_ms: float
     model_ms: float
 

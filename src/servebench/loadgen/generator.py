@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from servebench.errors import LoadError
 from servebench.stats.records import REQUEST_FIELDS, LoadRecord
-from servebench.system.processes import log_tail, process_group
+from servebench.system.conversation import Conversation
+from servebench.system.processes import process_group
 from servebench.system.temporary import scratch
 
 
@@ -67,11 +67,10 @@ class LoadGenerator:
         pid: of the process.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
-        self.pid = process.pid
-        self._process = process
+    def __init__(self, conversation: Conversation, folder: Path) -> None:
+        self.pid = conversation.pid
+        self._conversation = conversation
         self._folder = folder
-        self._log = log
 
     def run(
         self,
@@ -91,26 +90,12 @@ class LoadGenerator:
             LoadError: the process failed.
         """
         path = self._folder / "record.npz"
-        self._send({"url": url, "plan": asdict(plan), "path": str(path)})
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            event, *values = json.loads(line)
+        self._conversation.send({"url": url, "plan": asdict(plan), "path": str(path)})
+        for event, *values in self._conversation.answers():
             if event == "done":
-                return _read_record(path, plan)
+                break
             (on_edge if event == "edge" else on_progress)(*values)
-        raise self._failure()
-
-    def _send(self, job: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(job).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure() from None
-
-    def _failure(self) -> LoadError:
-        status = self._process.wait()
-        return LoadError(f"the load generator failed (exit status {status}){log_tail(self._log)}")
+        return _read_record(path, plan)
 
 
 @contextmanager
@@ -143,7 +128,7 @@ def load_generator(
                 stop_s=0.0,
             ) as process,
         ):
-            yield LoadGenerator(process, folder, log)
+            yield LoadGenerator(Conversation(process, log, "the load generator", LoadError), folder)
 
 
 def generate(

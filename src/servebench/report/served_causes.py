@@ -7,9 +7,9 @@ stages queue and batch_wait; the batch window accounts for at most batch_timeout
 ================  =======================================================================================
 load generator    at more than 80% of its own limit, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
-drift             the pipeline in-process did over 10% more or less after the load than before it, and the
-                  slower of the two explains half of the loss; or the level did over 10% less when it was
-                  measured again, and its first rate makes up for half of the loss
+drift             the pipeline's rates in-process before, amid and after the load differ by over 10%, and the
+                  slowest explains half of the loss; or the level did over 10% less when it was measured
+                  again, and its first rate makes up for half of the loss
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches,    the pipeline in-process at the served batch size, between those measured, explains
@@ -103,11 +103,11 @@ def _other_load(best: LevelRow) -> Cause | None:
 
 def _drift(result: Result, best: LevelRow, loss: Loss) -> Cause | None:
     pipeline, halfway_rps = result.pipeline, _halfway_rps(loss)
-    before, after = pipeline.pipeline_before_rps, pipeline.pipeline_after_rps
-    slower_rps = loss.upper.rate_rps * min(before, after) / pipeline.pipeline_rps
+    slowest, fastest = pipeline.pipeline_slowest_rps, pipeline.pipeline_fastest_rps
+    slower_rps = loss.upper.rate_rps * slowest / pipeline.pipeline_rps
     figures = []
-    if abs(after / before - 1) > DRIFT_SHARE and slower_rps <= halfway_rps:
-        figures.append(f"in-process it did {before:.1f} images/s before the load and {after:.1f} after it")
+    if fastest / slowest - 1 > DRIFT_SHARE and slower_rps <= halfway_rps:
+        figures.append(f"in-process it did between {slowest:.1f} and {fastest:.1f} images/s")
     first_rps, again_rps = best.first_rps, best.throughput_rps
     if first_rps is not None and again_rps < (1 - DRIFT_SHARE) * first_rps and first_rps >= halfway_rps:
         served = f"{first_rps:.1f} req/s when first measured and {again_rps:.1f} when measured again"

@@ -60,6 +60,15 @@ def throughput(rates: Floats) -> Throughput:
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
+def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
+    """Mean of the ``block_rates`` of several windows with other work between them, with its interval.
+
+    Student's t over the means of the windows: a machine that changes its speed between them makes them differ
+    by more than the blocks of one window do. Of a single window, as ``throughput``.
+    """
+    return throughput(rounds[0] if len(rounds) == 1 else np.array([float(rates.mean()) for rates in rounds]))
+
+
 def percentile(latency: Floats, percent: int) -> float | None:
     """A latency percentile, or None where there are too few samples to support it."""
     if len(latency) < SAMPLES_NEEDED[percent]:
