@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from servebench.selftest import run, second_tool
-from servebench.selftest.stub import running_stub
+from servebench.selftest import second_tool
+from servebench.selftest.stub import BODY, running_stub
 
 
 @pytest.mark.parametrize("name", ["wrk", "hey"])
@@ -15,7 +15,7 @@ def test_the_real_second_tool_sends_our_body(name: str) -> None:
     tool = shutil.which(name)
     assert tool is not None, f"this test runs {name}: `apt-get install {name}` (Debian, Ubuntu)"
     with running_stub(0.02, 2) as stub:
-        rate = second_tool.rate_by(tool, stub.url, run.BODY, users=2, seconds=1)
+        rate = second_tool.rate_by(tool, stub.url, BODY, users=2, seconds=1)
         log = stub.log()
     assert 10 < rate < 110
     assert len(log) >= 10

@@ -25,7 +25,8 @@ class Check:
 
     Attributes:
         expected, measured: in ``unit``; None where the comparison could not be made, which is a failure.
-        bound: largest relative error, in either direction.
+        bound: largest error, in either direction.
+        absolute: the error is the difference; else it is relative to ``expected``.
     """
 
     name: str
@@ -33,13 +34,16 @@ class Check:
     measured: float | None
     unit: str
     bound: float
+    absolute: bool = False
 
     @property
     def error(self) -> float | None:
-        """Relative error; None where it is not known."""
-        if not self.expected or self.measured is None:
+        """The error; None where it is not known."""
+        if self.expected is None or self.measured is None:
             return None
-        return self.measured / self.expected - 1
+        if self.absolute:
+            return self.measured - self.expected
+        return self.measured / self.expected - 1 if self.expected else None
 
     @property
     def passed(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,8 +15,9 @@ from servebench.errors import VerifyError
 from servebench.loadgen import LoadPlan, generate
 from servebench.paths import MACHINE, SELFTEST, SELFTEST_PAGE
 from servebench.selftest.checks import SECOND_TOOL_TOLERANCE, TOLERANCE, Check, against_log
+from servebench.selftest.open_loop import QUEUEING_CASES, check_arrivals, check_queueing, check_stop
 from servebench.selftest.second_tool import find_tool, rate_by
-from servebench.selftest.stub import running_stub
+from servebench.selftest.stub import BODY, running_stub
 from servebench.stats.records import LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.documents import write_section
@@ -24,8 +26,6 @@ from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import bar
 from servebench.system.tables import text_table
 
-BODY = b'{"image": "%s"}' % (b"A" * 45_000)
-"""As large as a photograph of the data set in base64."""
 WARMUP_S = 0.3
 TIMEOUT_S = 10.0
 
@@ -68,6 +68,11 @@ CASES = (
 """Twice as many users as slots: some request always waits, and the server never idles.
 
 The last case is like a server with batches, whose answers the client must read one after another."""
+OPEN_LOOP_CHECKS: Sequence[Callable[[], list[Check]]] = (
+    check_arrivals,
+    *(partial(check_queueing, case) for case in QUEUEING_CASES),
+    check_stop,
+)
 SECOND_TOOL_CASE = Case(0.02, 4, 4, 2.0)
 """A slot for every user: the rate depends on the time that the client takes between two requests."""
 ROUNDS = 3
@@ -82,11 +87,15 @@ def main() -> int:
         VerifyError: the second tool is missing or failed; the other checks are printed and written.
     """
     failure: VerifyError | None = None
-    with exclusive_machine(), bar(len(CASES) + ROUNDS, "verify", "run") as progress:
+    runs: list[Callable[[], list[Check]]] = [
+        *(partial(check_case, case) for case in CASES),
+        *OPEN_LOOP_CHECKS,
+    ]
+    with exclusive_machine(), bar(len(runs) + ROUNDS, "verify", "run") as progress:
         checks: list[Check] = []
-        for case in CASES:
-            progress.set_postfix_str(case.name)
-            checks += check_case(case)
+        for run in runs:
+            checks += run()
+            progress.set_postfix_str(checks[-1].name)
             progress.update()
         progress.set_postfix_str("second tool")
         try:

@@ -28,6 +28,10 @@ from servebench.system.temporary import scratch
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 HEAD_END = b"\r\n\r\n"
+BACKLOG = 1024
+"""Connections that are accepted while the process is stopped."""
+BODY = b'{"image": "%s"}' % (b"A" * 45_000)
+"""What the stub is sent: as large as a photograph of the data set in base64."""
 
 
 class RunningStub(NamedTuple):
@@ -154,7 +158,7 @@ class Connection(asyncio.Protocol):
 async def serve(stub: Stub) -> None:
     """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(stub), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Connection(stub), "127.0.0.1", 0, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
