@@ -13,13 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import yaml
 
 from servebench.cli.main import main
-from servebench.cli.parser import make_parser
 from servebench.selftest.stub import running_stub
 from servebench.serving.launcher import free_port
-from tests.support.project import ROOT
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]
 
@@ -102,6 +99,16 @@ def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.Captu
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("| 60/s ")
     assert "not valid: overloaded" in row
+
+
+def test_a_rate_whose_requests_wait_misses_the_objective(
+    body: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["loadtest", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "30"]
+    with running_stub(0.05, 2) as stub:
+        assert main([*arguments, "--url", stub.url, "--slo-ms", "45"]) == 1
+    verdict = capsys.readouterr().out.splitlines()[-1].split("|")[-2]
+    assert "objective missed: 100.0% failed or took longer than 45 ms, allowed: 5%" in verdict
 
 
 def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list[Path]) -> None:
@@ -188,12 +195,3 @@ def test_a_number_that_cannot_be_is_one_line(
     assert caught.value.code == 2
     [line] = capsys.readouterr().err.splitlines()
     assert f"argument {option}" in line
-
-
-def test_the_defaults_are_those_of_the_pipeline() -> None:
-    load = yaml.safe_load((ROOT / "params.yaml").read_text())["load"]
-    options = make_parser().parse_args(["loadtest", "--url", "http://127.0.0.1:9"])
-    assert list(options.users) == load["users"]
-    assert list(options.seconds) == [load["min_s"], load["max_s"]]
-    for name in ("requests", "max_windows", "warmup_s", "timeout_s", "seed"):
-        assert getattr(options, name) == load[name]

@@ -17,6 +17,8 @@ from servebench.benchmark.telemetry import Telemetry, Usage
 from servebench.errors import LoadError, ServerError
 from servebench.loadgen import LoadPlan, generate
 from servebench.loadgen.progress import load_bar
+from servebench.stats.objective import ALLOWED_LATE, late_share
+from servebench.stats.records import LoadRecord
 from servebench.system.files import check_writable
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.rows import write_rows
@@ -47,12 +49,17 @@ def loadtest(
     content_type: str,
     headers: Mapping[str, str],
     plans: Sequence[LoadPlan],
+    slo_ms: float | None,
     out: Path | None,
 ) -> int:
-    """Load ``url`` at every level of ``plans``, print a row for each; 0 where all are valid, else 1.
+    """Load ``url`` at every level of ``plans``, print a row for each.
 
     Args:
+        slo_ms: the objective: at most ALLOWED_LATE of the requests may fail or take longer.
         out: a CSV file for the rows.
+
+    Returns:
+        0 where all levels are valid and keep the objective, else 1.
 
     Raises:
         ServerError: ``url`` does not answer the first body with 200; LoadError: the load generator
@@ -62,12 +69,26 @@ def loadtest(
         check_writable([out])
     with exclusive_machine():
         check_first_request(url, bodies[0], {**headers, "Content-Type": content_type}, plans[0].timeout_s)
-        rows = measure(url, bodies, content_type, headers, plans)
-    cells = [level_cells(row, plan.rate_rps) for row, plan in zip(rows, plans, strict=True)]
+        results = measure(url, bodies, content_type, headers, plans)
+    rows = [row for row, _ in results]
+    missed = [missed_objective(record, slo_ms) for _, record in results]
+    cells = [
+        level_cells(row, plan.rate_rps, miss) for row, plan, miss in zip(rows, plans, missed, strict=True)
+    ]
     print(text_table(COLUMNS, cells))
     if out is not None:
         write_rows(out, LevelRow, rows)
-    return 0 if all(row.valid for row in rows) else 1
+    return 0 if all(row.valid for row in rows) and not any(missed) else 1
+
+
+def missed_objective(record: LoadRecord, slo_ms: float | None) -> str | None:
+    """How the load misses the objective; None where it keeps it, or there is none."""
+    late = None if slo_ms is None else late_share(record, slo_ms)
+    if late is None or late <= ALLOWED_LATE:
+        return None
+    return (
+        f"objective missed: {late:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
+    )
 
 
 def check_first_request(url: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> None:
@@ -98,8 +119,8 @@ def measure(
     content_type: str,
     headers: Mapping[str, str],
     plans: Sequence[LoadPlan],
-) -> list[LevelRow]:
-    """Run the levels and summarise them.
+) -> list[tuple[LevelRow, LoadRecord]]:
+    """Run the levels; return the summary and the record of each.
 
     The server may run anywhere, so its resource usage is unknown. Only the client's CPU is used of the
     telemetry, which follows this process in place of a server.
@@ -116,13 +137,15 @@ def measure(
         )
         cores = [telemetry.usage(*record.window).client_cores for record in records]
     return [
-        level_row(record, Usage(client_cores=client)) for record, client in zip(records, cores, strict=True)
+        (level_row(record, Usage(client_cores=client)), record)
+        for record, client in zip(records, cores, strict=True)
     ]
 
 
-def level_cells(row: LevelRow, rate_rps: float | None) -> list[str]:
-    """A level as a row of the table."""
+def level_cells(row: LevelRow, rate_rps: float | None, missed: str | None) -> list[str]:
+    """A level as a row of the table; ``missed`` is how it misses the objective."""
     client = row.client_cores
+    verdict = "valid" if row.valid else f"not valid: {row.invalid_reason}"
     return [
         str(row.users) if rate_rps is None else f"{rate_rps:g}/s",
         f"{row.throughput_rps:.1f}",
@@ -130,7 +153,7 @@ def level_cells(row: LevelRow, rate_rps: float | None) -> list[str]:
         *("-" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *(str(count) for count in (row.sent, row.ok, row.failed, row.timed_out)),
         "-" if client is None else f"{client:.0%}",
-        "valid" if row.valid else f"not valid: {row.invalid_reason}",
+        "; ".join(filter(None, (verdict, missed))),
     ]
 
 

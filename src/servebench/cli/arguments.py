@@ -27,31 +27,33 @@ def levels(text: str) -> tuple[int, ...]:
 
 def rate(text: str) -> float:
     """Parse a finite rate above 0, in requests per second."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected requests per second, got {text!r}")
-    return value
+    return _number(text, "requests per second", above_zero=True)
+
+
+def milliseconds(text: str) -> float:
+    """Parse a finite time above 0, in milliseconds."""
+    return _number(text, "milliseconds", above_zero=True)
 
 
 def seconds(text: str) -> float:
     """Parse a finite time of at least 0 seconds."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected seconds, got {text!r}")
-    return value
+    return _number(text, "seconds", above_zero=False)
 
 
 def positive_seconds(text: str) -> float:
     """Parse a finite time above 0 seconds."""
-    value = seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("expected more than 0 seconds")
+    return _number(text, "seconds", above_zero=True)
+
+
+def _number(text: str, unit: str, *, above_zero: bool) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf or (above_zero and value == 0):
+        raise argparse.ArgumentTypeError(
+            f"expected {unit}{', more than 0' if above_zero else ''}, got {text!r}"
+        )
     return value
 
 

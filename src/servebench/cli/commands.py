@@ -88,12 +88,20 @@ def loadtest(options: argparse.Namespace) -> int:
     headers = request_headers(options.header)
     bodies = read_bodies(options.body_file, options.images, options.template)
     _exit_on_sigterm()
-    return loadtest(options.url, bodies, options.content_type, headers, plans, options.out)
+    return loadtest(options.url, bodies, options.content_type, headers, plans, options.slo_ms, options.out)
 
 
 def verify(options: argparse.Namespace) -> int:
     """Run the self-test of load generator and measurement; return the exit status."""
     from servebench.selftest.run import main
+
+    _exit_on_sigterm()
+    return main()
+
+
+def quick(options: argparse.Namespace) -> int:
+    """Compare all configurations in a temporary copy of the project; return the exit status."""
+    from servebench.cli.quick import main
 
     _exit_on_sigterm()
     return main()

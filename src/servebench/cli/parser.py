@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from servebench.cli import commands
-from servebench.cli.arguments import levels, port, positive_int, positive_seconds, rate, seconds
+from servebench.cli.arguments import levels, milliseconds, port, positive_int, positive_seconds, rate, seconds
 
 DEFAULT_PORT = 8000
 
@@ -36,7 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the project, with params.yaml (default: the current one)",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_predict, _add_loadtest, _add_verify, _add_results):
+    for add in (_add_serve, _add_predict, _add_loadtest, _add_quick, _add_verify, _add_results):
         add(subparsers)
     return parser
 
@@ -104,7 +104,7 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         "loadtest",
         "load-test a server at any URL with the pipeline's load generator",
         "  servebench loadtest --url http://127.0.0.1:8000/predict --images photos/*.jpg --users 1,8,32\n"
-        "  servebench loadtest --url http://10.0.0.7/v1/classify --body-file a.json --rate 200\n"
+        "  servebench loadtest --url http://10.0.0.7/v1/classify --body-file a.json --rate 200 --slo-ms 100\n"
         "  servebench loadtest --url http://127.0.0.1:8501/v1/models/pets:predict --images *.jpg \\\n"
         '      --template \'{"instances": [{"b64": "{image}"}]}\' --out levels.csv',
         aliases=("bench",),
@@ -142,6 +142,12 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         default=256,
         metavar="N",
         help="open loop: connections; requests due while all are busy are sent late (%(default)s)",
+    )
+    add(
+        "--slo-ms",
+        type=milliseconds,
+        metavar="MS",
+        help="objective: at most 5%% of the requests may fail or take longer; exit status 1 if more do",
     )
     add(
         "--requests",
@@ -188,6 +194,16 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
     )
     add("--out", type=Path, metavar="FILE.csv", help="also write the table as CSV")
     loadtest.set_defaults(run=commands.loadtest)
+
+
+def _add_quick(subparsers: Subparsers[Parser]) -> None:
+    quick = _add(
+        subparsers,
+        "quick",
+        "compare all configurations within minutes, with wide intervals; nothing is kept",
+        "  servebench quick              # what `make quick` does",
+    )
+    quick.set_defaults(run=commands.quick)
 
 
 def _add_verify(subparsers: Subparsers[Parser]) -> None:

@@ -1,0 +1,67 @@
+"""``servebench quick``: a first comparison within minutes, in a copy of the project that is thrown away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from servebench.errors import UsageError
+from servebench.system.processes import process_group
+from servebench.system.temporary import scratch
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "train": {"epochs": 2},
+    "compile": {"batch_sizes": [1, 4]},
+    "comparison": {"seconds": 120.0},
+}
+"""Of params.yaml, for speed."""
+
+
+def main() -> int:
+    """Run the pipeline up to ``comparison`` in a copy of the project; return DVC's exit status.
+
+    Raises:
+        UsageError: the current folder is not the root of the project's git repository.
+    """
+    files = project_files()
+    with scratch() as folder:
+        for file in files:
+            target = folder / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, target)
+        change_params(folder / "params.yaml")
+        (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        environment["TMPDIR"] = str(folder)
+        command = ["dvc", "--cd", str(folder), "repro", "comparison"]
+        print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
+        with process_group(command, stdin=subprocess.DEVNULL, env=environment) as process:
+            return process.wait()
+
+
+def project_files() -> list[Path]:
+    """The project's files that exist and that git does not ignore.
+
+    Raises:
+        UsageError: the current folder is not the root of a git repository with params.yaml.
+    """
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = [Path(name) for name in listed.stdout.split("\0") if name]
+    if listed.returncode or Path("params.yaml") not in names:
+        raise UsageError(f"{Path.cwd()} is not the project's folder, a git repository with params.yaml")
+    return [name for name in names if name.is_file()]
+
+
+def change_params(path: Path) -> None:
+    """Put SETTINGS into the file."""
+    params = yaml.safe_load(path.read_bytes())
+    for section, values in SETTINGS.items():
+        params[section] |= values
+    path.write_text(yaml.safe_dump(params))
