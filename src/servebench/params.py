@@ -132,13 +132,8 @@ class LoadSettings(Section):
 
     users: Counts = Field(description="concurrency levels: requests in flight at once")
     requests: Count = Field(description="answers in three windows of a level, at least")
-    best_requests: Count = Field(description="answers in three windows of the best level, at least")
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
-    best_max_s: Positive = Field(description="seconds of three windows at the best level, at most")
-    max_windows: Annotated[int, Field(ge=3)] = Field(
-        description="windows at most, until the last three agree"
-    )
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
     timeout_s: Positive = Field(description="a request without an answer by then has timed out")
     request_body: Literal["json", "image"] = Field(
@@ -150,10 +145,6 @@ class LoadSettings(Section):
     def _check(self) -> LoadSettings:
         if self.min_s > self.max_s:
             raise ValueError(f"min_s ({self.min_s}) is above max_s ({self.max_s})")
-        if self.max_s > self.best_max_s:
-            raise ValueError(f"max_s ({self.max_s}) is above best_max_s ({self.best_max_s})")
-        if self.requests > self.best_requests:
-            raise ValueError(f"requests ({self.requests}) is above best_requests ({self.best_requests})")
         if len(set(self.users)) != len(self.users):
             raise ValueError("users names a level twice")
         return self

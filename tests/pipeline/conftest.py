@@ -34,11 +34,8 @@ TINY: dict[str, Any] = {
     "load": {
         "users": [1, 4],
         "requests": 20,
-        "best_requests": 20,
         "min_s": 0.3,
         "max_s": 5.0,
-        "best_max_s": 5.0,
-        "max_windows": 3,
         "warmup_s": 0.1,
     },
     "comparison": {"reference": "e1_baseline", "users": [1], "seconds": 1.0},

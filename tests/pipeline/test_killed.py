@@ -31,7 +31,7 @@ STAGE = re.compile(rf"(src/stage\.py|servebench\.stages) benchmark {NAME}")
 """Its command line, before and after src/stage.py has handed over."""
 PHASES = {"start": 5.0, "warm-up": 2.0, "load": 2.0, "writing": 0.02, "stop": 4.0}
 """Seconds from where each begins, over which the moments are spread."""
-LOAD = {"warmup_s": 1.0, "max_s": 2.0, "best_max_s": 2.0}
+LOAD = {"warmup_s": 1.0, "max_s": 2.0}
 LONG_S = 120.0
 
 

@@ -197,10 +197,7 @@ def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
 @pytest.mark.parametrize(
     ("changes", "stages"),
     [
-        (
-            {"load": {"requests": 21, "best_requests": 21}},
-            {"benchmark@e1_baseline", "candidate"},
-        ),
+        ({"load": {"requests": 21}}, {"benchmark@e1_baseline", "candidate"}),
         ({"train": {"epochs": 2}}, {"train"}),
         ({"objective": {"slo_p95_ms": 1.0}}, {"report"}),
     ],

@@ -179,23 +179,36 @@ def test_a_level_that_differs_when_measured_again_warns() -> None:
     assert measured_again(row_of(4, 37.0, 36.0), again).warnings == ""
 
 
-def test_the_best_level_is_the_fastest_valid_one() -> None:
-    rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 90, 80, invalid_reason="unstable")]
-    assert best_level(rows) == rows[1]
-    assert fastest_level(rows) == rows[2]
+def test_the_interval_contains_the_first_rate() -> None:
+    again = dataclasses.replace(row_of(4, 35.3, 34.0), high_rps=36.0)
+    higher = measured_again(row_of(4, 51.0, 50.0), again)
+    assert (higher.low_rps, higher.high_rps) == (34.0, 51.0)
+    lower = measured_again(row_of(4, 30.0, 29.0), again)
+    assert (lower.low_rps, lower.high_rps) == (30.0, 36.0)
+
+
+def test_the_best_level_is_chosen_by_first_runs_and_reported_from_second_ones() -> None:
+    eight, one = (row_of(8, 60, 58), row_of(8, 40, 39)), (row_of(1, 50, 49), row_of(1, 52, 51))
+    assert best_level([one, eight]) == eight[1]
+
+
+def test_a_valid_level_is_best_where_there_is_one() -> None:
+    unstable = (row_of(32, 90, 80), row_of(32, 90, 80, invalid_reason="unstable"))
+    valid = (row_of(1, 20, 19), row_of(1, 21, 20))
+    assert best_level([valid, unstable]) == valid[1]
+    assert best_level([unstable]) == unstable[1]
+
+
+def test_a_level_whose_requests_fail_is_never_best() -> None:
+    failing = row_of(8, 60, 58, invalid_reason="1 failed", failed=1)
+    good = row_of(8, 60, 58)
+    assert best_level([(failing, good), (good, failing)]) is None
+    assert best_level([]) is None
 
 
 def test_within_the_interval_fewer_users_are_best() -> None:
     rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5)]
-    assert best_level(rows) == rows[1]
-
-
-def test_without_a_valid_level_one_without_failures_is_best() -> None:
-    unstable = row_of(1, 20, 19, invalid_reason="unstable")
-    rows = [unstable, row_of(8, 60, 58, invalid_reason="1 failed", failed=1)]
-    assert best_level(rows) == fastest_level(rows) == rows[0]
-    assert not rows[0].valid
-    assert best_level(rows[1:]) is None
+    assert fastest_level(rows) == rows[1]
 
 
 def test_raw_samples_keep_every_request() -> None:

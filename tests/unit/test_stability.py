@@ -9,19 +9,21 @@ from servebench.stats.stability import spread, steady, window_means
 
 
 @pytest.mark.parametrize(
-    ("rates", "latencies", "expected"),
+    ("rates", "latencies", "answers", "expected"),
     [
-        ([10, 10.5, 9.5], [1, 1.05, 0.95], True),
-        ([10, 12, 10], [1, 1, 1], False),
-        ([10, 10, 10], [1, 1.3, 1], False),
-        ([0, 0, 0], [1, 1, 1], False),
-        ([10, 10, 10], [1, float("nan"), 1], False),
+        ([10, 10.5, 9.5], [1, 1.05, 0.95], 100, True),
+        ([10, 12, 10], [1, 1, 1], 100, False),
+        ([10, 12, 10], [1, 1, 1], 20, True),
+        ([10, 16, 10], [1, 1, 1], 20, False),
+        ([10, 10, 10], [1, 1.3, 1], 100, False),
+        ([0, 0, 0], [1, 1, 1], 0, False),
+        ([10, 10, 10], [1, float("nan"), 1], 1, False),
     ],
 )
 def test_steady_needs_rate_and_latency_near_their_means(
-    rates: list[float], latencies: list[float], expected: bool
+    rates: list[float], latencies: list[float], answers: int, expected: bool
 ) -> None:
-    assert steady(np.array(rates), np.array(latencies)) is expected
+    assert steady(np.array(rates), np.array(latencies), answers) is expected
 
 
 def test_spread_is_the_largest_distance_from_the_mean() -> None:

@@ -103,12 +103,22 @@ def level_row(
 
 
 def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
-    """The row of a level's second run, with the first run's rate, and a warning where the two differ."""
+    """The row of a level's second run, with the first run's rate.
+
+    The rate's interval is widened to contain both: that of one run knows nothing of a machine that changes
+    its speed between them. A difference of more than DRIFT_SHARE is a warning.
+    """
     warnings = again.warnings
-    if abs(again.throughput_rps / first.throughput_rps - 1) > DRIFT_SHARE:
+    if first.throughput_rps > 0 and abs(again.throughput_rps / first.throughput_rps - 1) > DRIFT_SHARE:
         change = f"it did {first.throughput_rps:.1f} req/s when first measured"
         warnings = "; ".join(filter(None, (warnings, change)))
-    return replace(again, first_rps=first.throughput_rps, warnings=warnings)
+    return replace(
+        again,
+        first_rps=first.throughput_rps,
+        low_rps=min(again.low_rps, first.throughput_rps),
+        high_rps=max(again.high_rps, first.throughput_rps),
+        warnings=warnings,
+    )
 
 
 def cores_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
@@ -143,21 +153,32 @@ def _per_request_ms(cores: float | None, rps: float) -> float | None:
 
 
 def fastest_level(rows: Sequence[LevelRow]) -> LevelRow | None:
-    """The level with the highest throughput; of those within its interval, the fewest users.
-
-    Valid or not, as long as no request failed: None where some did at every record.
-    """
-    unfailing = [row for row in rows if row.samples and not row.failed and not row.timed_out]
-    if not unfailing:
+    """The level with the highest throughput; of those within its interval, the fewest users."""
+    if not rows:
         return None
-    top = max(unfailing, key=lambda row: row.throughput_rps)
-    equal = [row for row in unfailing if row.throughput_rps >= top.low_rps]
+    top = max(rows, key=lambda row: row.throughput_rps)
+    equal = [row for row in rows if row.throughput_rps >= top.low_rps]
     return min(equal, key=lambda row: row.users)
 
 
-def best_level(rows: Sequence[LevelRow]) -> LevelRow | None:
-    """The fastest valid level; where none is valid, the fastest, whose row says what is wrong with it."""
-    return fastest_level([row for row in rows if row.valid]) or fastest_level(rows)
+def best_level(runs: Sequence[tuple[LevelRow, LevelRow]]) -> LevelRow | None:
+    """The second run of the level that was fastest in its first run.
+
+    The choice and the report rest on different figures, as the highest of several noisy rates overestimates
+    its level's rate (selection bias). Only levels at which no request failed are chosen, None where some did
+    at each; of these, valid ones where there are any.
+
+    Args:
+        runs: the first and the second run of each level.
+    """
+    unfailing = [
+        (first, again)
+        for first, again in runs
+        if all(row.samples and not row.failed and not row.timed_out for row in (first, again))
+    ]
+    valid = [(first, again) for first, again in unfailing if again.valid]
+    chosen = fastest_level([first for first, _ in valid or unfailing])
+    return next((again for first, again in unfailing if first is chosen), None)
 
 
 def raw_samples(record: LoadRecord, phase: str) -> list[dict[str, Any]]:

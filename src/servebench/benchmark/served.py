@@ -1,25 +1,19 @@
-"""Measurement of a server under load: every level, then the best one again and longer."""
+"""Measurement of a server under load: every level in one order, then again in the reverse order."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import requests
 
-from servebench.benchmark.levels import (
-    best_level,
-    fastest_level,
-    level_row,
-    measured_again,
-    raw_samples,
-)
+from servebench.benchmark.levels import best_level, level_row, measured_again, raw_samples
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, read_scrape
 from servebench.benchmark.telemetry import Telemetry
 from servebench.errors import LoadError, ServerError
-from servebench.loadgen import LoadPlan, generate
+from servebench.loadgen import LoadGenerator, LoadPlan, generate, load_generator
 from servebench.loadgen.progress import load_bar
 from servebench.params import LoadSettings, ServeSettings
 from servebench.paths import MODEL
@@ -28,6 +22,13 @@ from servebench.serving.launcher import RunningServer, running_server
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.progress import print_wrapped
+
+RUNS = 2
+"""Of a level: the first one chooses the best level, the second one is reported."""
+REPEATED_FROM = 0.5
+"""Of the fastest level's rate in the first runs: the best level is not one below that."""
+PHOTOS_S = 5.0
+"""For photos that no level has sent and that are not tested."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ServedResult:
     """Results of the load on one server.
 
     Attributes:
-        levels: one per concurrency level; the best one from its second, longer run.
+        levels: one per concurrency level, from its second run where it had one.
         best: the row of the best level, None where requests failed at every level.
         samples: every request of every run.
         answers: index of the photo and body of the answer, of every good request.
@@ -70,59 +71,56 @@ class LoadSession:
 
     name: str
     server: RunningServer
+    generator: LoadGenerator
     telemetry: Telemetry
-    bodies: Sequence[bytes]
     load: LoadSettings
     client_limit_rps: float
     samples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
-    def plan(self, users: int, requests: int, max_s: float, repeat: int = 0) -> LoadPlan:
-        """The plan of a level, for its first run (0) or a repeat."""
+    def plan(self, users: int, run: int) -> LoadPlan:
+        """The plan of a level for its first run (0), or a later one."""
         return LoadPlan(
             users=users,
-            requests=requests,
+            requests=self.load.requests,
             warmup_s=self.load.warmup_s,
             min_s=self.load.min_s,
-            max_s=max_s,
-            max_windows=self.load.max_windows,
+            max_s=self.load.max_s,
+            max_windows=WINDOWS,
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
-            repeat=repeat,
+            repeat=run,
         )
 
-    def run(self, phase: str, plans: Sequence[LoadPlan]) -> list[LevelResult]:
-        """Run levels one after another; collect their samples and answers.
+    def run(self, users: int, run: int) -> LevelResult:
+        """Run one level; collect its samples and answers.
 
         Raises:
             ServerError: the server died; LoadError: the load generator failed.
         """
-        scrapes: dict[int, list[Scrape]] = {plan.users: [] for plan in plans}
-        with load_bar(plans, f"{self.name}: {phase}") as update_bar:
+        plan, scrapes = self.plan(users, run), list[Scrape]()
+        phase = f"run {run + 1} of {RUNS}"
+        with load_bar([plan], f"{self.name}: {phase}") as update_bar:
 
             def on_progress(users: int, answers: int, seconds: float) -> None:
                 self.server.check()
                 update_bar(users, answers, seconds)
 
             try:
-                records = generate(
+                record = self.generator.run(
                     f"{self.server.url}/predict",
-                    self.bodies,
-                    CONTENT_TYPES[self.load.request_body],
-                    plans,
-                    on_start=self.telemetry.follow_client,
+                    plan,
                     on_progress=on_progress,
-                    on_edge=lambda users, _: scrapes[users].append(scrape(self.server)),
+                    on_edge=lambda *_: scrapes.append(scrape(self.server)),
                 )
             except LoadError:
                 self.server.check()  # a server that died is the cause
                 raise
-        results = [self._result(record, scrapes[record.users]) for record in records]
-        for result in results:
-            self.samples += raw_samples(result.record, phase)
-            self.answers += good_answers(result.record)
-            print_wrapped(f"{self.name}: {phase}: {_line(result.row)}")
-        return results
+        result = self._result(record, scrapes)
+        self.samples += raw_samples(record, phase)
+        self.answers += good_answers(record)
+        print_wrapped(f"{self.name}: {phase}: {_line(result.row)}")
+        return result
 
     def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
         last = len(record.window_edges) - 1
@@ -140,15 +138,21 @@ def measure_served(
     device: str,
     bodies: Sequence[bytes],
     client_limit_rps: float,
+    *,
+    tested: Sequence[int] = (),
+    while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Start a server of the exported model, load it at every level, then again at the best one.
+    """Start a server of the exported model, load it at every level, then again in the reverse order.
 
-    The fastest level is measured again and reported from its second run: the highest of several noisy
-    rates overestimates that level's rate (selection bias), and a level that had not settled gets more time.
+    A level that was slower than REPEATED_FROM of the fastest is not repeated.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
+        tested: indices of the bodies that have to be answered, however slow the server is; the others are
+            sent as far as PHOTOS_S allows.
+        while_paused: called before the first run, between the two and after the second, while the server is
+            stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
@@ -156,23 +160,27 @@ def measure_served(
     with (
         running_server(MODEL, serve, device, load.timeout_s) as server,
         Telemetry(server.pid) as telemetry,
+        load_generator(bodies, CONTENT_TYPES[load.request_body]) as generator,
     ):
+        telemetry.follow_client(generator.pid)
         print_wrapped(f"{name}: server ready after {server.ready_s:.1f} s")
-        session = LoadSession(name, server, telemetry, bodies, load, client_limit_rps)
-        plans = [session.plan(users, load.requests, load.max_s) for users in load.users]
-        levels = session.run("every level", plans)
-        best = fastest_level([level.row for level in levels])
+        session = LoadSession(name, server, generator, telemetry, load, client_limit_rps)
+        _call_while_paused(server, while_paused)
+        first = {users: session.run(users, 0) for users in load.users}
+        _call_while_paused(server, while_paused)
+        fastest_rps = max(level.row.throughput_rps for level in first.values())
+        again: dict[int, LevelResult] = {}
+        for users in reversed(load.users):
+            if first[users].row.throughput_rps >= REPEATED_FROM * fastest_rps:
+                level = session.run(users, 1)
+                again[users] = replace(level, row=measured_again(first[users].row, level.row))
+        _call_while_paused(server, while_paused)
+        best = best_level([(first[users].row, level.row) for users, level in again.items()])
         if best is not None:
-            users = best.users
-            plan = session.plan(users, load.best_requests, load.best_max_s, repeat=1)
-            [again] = session.run("best level", [plan])
-            again = replace(again, row=measured_again(best, again.row))
-            levels = [again if level.row.users == users else level for level in levels]
-            best = again.row if again.row.valid else best_level([level.row for level in levels])
-            _send_remaining_photos(session, users)
+            session.answers += remaining_answers(session, bodies, best, tested)
         server.check()
         return ServedResult(
-            levels=levels,
+            levels=[again.get(users, first[users]) for users in load.users],
             best=best,
             samples=session.samples,
             answers=session.answers,
@@ -182,6 +190,14 @@ def measure_served(
         )
 
 
+def _call_while_paused(server: RunningServer, function: Callable[[], None]) -> None:
+    server.pause()
+    try:
+        function()
+    finally:
+        server.resume()
+
+
 def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
     """Index of the body, and the answer, of every request that was answered with 200."""
     good = record.status == OK
@@ -189,20 +205,30 @@ def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
     return [(int(body), bytes(answer)) for body, answer in pairs]
 
 
-def _send_remaining_photos(session: LoadSession, users: int) -> None:
-    """Send the photos that no level has sent, as accuracy is measured on all of them."""
-    sent = {photo for photo, _ in session.answers}
-    remaining = [photo for photo in range(len(session.bodies)) if photo not in sent]
-    if not remaining:
-        return
+def remaining_answers(
+    session: LoadSession, bodies: Sequence[bytes], best: LevelRow, tested: Sequence[int]
+) -> list[tuple[int, bytes]]:
+    """Send bodies that no level has sent, as accuracy is measured on them; return their good answers.
+
+    Those of ``tested``, and as many others as the best level's rate allows within PHOTOS_S.
+    """
+    sent = {body for body, _ in session.answers}
+    missing = [body for body in tested if body not in sent]
+    others = [body for body in range(len(bodies)) if body not in sent and body not in set(tested)]
+    missing += others[: max(0, int(best.throughput_rps * PHOTOS_S) - len(missing))]
+    if not missing:
+        return []
+    plan = replace(
+        session.plan(best.users, RUNS), requests=len(missing), min_s=0.0, max_s=session.load.timeout_s
+    )
     [record] = generate(
         f"{session.server.url}/predict",
-        [session.bodies[photo] for photo in remaining],
+        [bodies[body] for body in missing],
         CONTENT_TYPES[session.load.request_body],
-        [session.plan(users, len(remaining), session.load.best_max_s)],
+        [plan],
         on_progress=lambda *_: session.server.check(),
     )
-    session.answers += [(remaining[body], answer) for body, answer in good_answers(record)]
+    return [(missing[body], answer) for body, answer in good_answers(record)]
 
 
 def scrape(server: RunningServer) -> Scrape:

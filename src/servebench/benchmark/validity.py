@@ -7,7 +7,7 @@ import math
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.rates import Throughput
 from servebench.stats.records import OK, TIMED_OUT, LoadRecord
-from servebench.stats.stability import WINDOWS, spread, steady, window_means
+from servebench.stats.stability import WINDOWS, fewest_answers, spread, steady, window_means
 
 CLIENT_BUSY_PERCENT = 90.0
 """Of one core: the load generator is a single thread, and may limit the rate above this."""
@@ -46,8 +46,9 @@ def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float) -> list
     """A closed loop is valid if its last windows agree, and all users were busy (Little's law)."""
     reasons = []
     good = record.status == OK
-    rates, latencies = window_means(record.start[good], record.end[good], record.window_edges[-WINDOWS - 1 :])
-    if len(rates) < WINDOWS or not steady(rates, latencies):
+    edges = record.window_edges[-WINDOWS - 1 :]
+    rates, latencies = window_means(record.start[good], record.end[good], edges)
+    if len(rates) < WINDOWS or not steady(rates, latencies, fewest_answers(record.end[good], edges)):
         widest = max(spread(rates), spread(latencies))
         spreads = f"differ by {widest:.0%} from their mean"
         finding = spreads if widest < math.inf else "have one without an answer"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from servebench.stats.records import FAILED, OK, TIMED_OUT
-from servebench.stats.stability import steady, window_means
+from servebench.stats.stability import fewest_answers, steady, window_means
 
 MAX_ANSWER_BYTES = 65_536
 """Longer answers are counted, but not stored."""
@@ -60,4 +60,6 @@ class Recorder:
         good = np.array([(start, end) for _, start, _, end, status, *_ in self._rows if status == OK])
         if len(good) == 0:
             return False
-        return steady(*window_means(good[:, 0], good[:, 1], np.array(edges)))
+        start, end = good.T
+        windows = np.array(edges)
+        return steady(*window_means(start, end, windows), fewest_answers(end, windows))

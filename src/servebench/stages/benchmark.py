@@ -1,4 +1,4 @@
-"""Stage ``benchmark NAME``: measure one configuration in-process, served, and in-process again."""
+"""Stage ``benchmark NAME``: measure one configuration in-process and served."""
 
 from __future__ import annotations
 
@@ -74,14 +74,23 @@ def main(name: str) -> None:
 
 def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Measurement:
     """Measure one configuration, and print a summary."""
-    photos = [Path(photo.path) for photo in read_index().photos]
+    index = read_index()
+    photos = [Path(photo.path) for photo in index.photos]
+    tested = [number for number, photo in enumerate(index.photos) if photo.split == "test"]
     bodies = request_bodies(photos, params.load.request_body)
     limit_rps = client_limit_rps(params.load, bodies)
     null = null_server(serve, params.load, bodies)
     with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
-        inprocess.measure()
-        served = measure_served(name, serve, params.load, device, bodies, limit_rps)
-        inprocess.measure()
+        served = measure_served(
+            name,
+            serve,
+            params.load,
+            device,
+            bodies,
+            limit_rps,
+            tested=tested,
+            while_paused=inprocess.measure,
+        )
         baseline, threads = inprocess.rows(), inprocess.threads
     for row in baseline:
         print_wrapped(

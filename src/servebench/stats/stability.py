@@ -1,12 +1,15 @@
 """The stopping rule of a level: it ends when its last windows agree.
 
 The rule of Triton's perf_analyzer (docs/inference_load_modes and measurement stabilisation): over the
-last three windows, throughput and latency each stay within 10% of their mean.
+last three windows, throughput and latency each stay within 10% of their mean. Windows of fewer than 100
+answers differ by more than that even if the server is steady, so they may: by the share that one standard
+deviation of a Poisson count is of it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
@@ -15,12 +18,22 @@ from servebench.stats.rates import Floats, work_done
 WINDOWS = 3
 """Windows that have to agree, and that are reported together."""
 TOLERANCE = 0.1
-"""Largest deviation from the mean, as a share of it."""
+"""Largest deviation from the mean, as a share of it, in windows of 100 answers or more."""
 
 
-def steady(rates: Floats, latencies: Floats) -> bool:
-    """Whether each window is within TOLERANCE of the mean of all, in rate and in mean latency."""
-    return bool(all(spread(values) <= TOLERANCE for values in (rates, latencies)))
+def steady(rates: Floats, latencies: Floats, answers: int) -> bool:
+    """Whether each window is near the mean of all, in rate and in mean latency.
+
+    Args:
+        answers: in the window with the fewest.
+    """
+    tolerance = max(TOLERANCE, 1 / math.sqrt(max(answers, 1)))
+    return bool(all(spread(values) <= tolerance for values in (rates, latencies)))
+
+
+def fewest_answers(end: Floats, edges: Floats) -> int:
+    """Number of requests that ended in the window with the fewest of those between ``edges``."""
+    return int(np.histogram(end, edges)[0].min())
 
 
 def spread(values: Floats) -> float:
