@@ -47,7 +47,10 @@ def test_the_plots_tables_hold_every_configuration(
         {"experiment": "e1_base", "efficiency": "0.8"},
         {"experiment": "e2_none", "efficiency": ""},
     ]
-    assert [row["cause"] for row in read_csv(DIAGNOSIS)] == ["unexplained", "failed requests"]
+    assert [row["cause"] for row in read_csv(DIAGNOSIS)] == [
+        "hardware, then unexplained",
+        "failed requests",
+    ]
 
 
 def test_the_table_of_bounds_has_rates_intervals_and_shares(

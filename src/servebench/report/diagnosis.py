@@ -1,8 +1,7 @@
 """Diagnosis of what limits a configuration, with the figures that are evidence of it.
 
 A loss counts where a bound lies below the one before it by more than their intervals.
-The largest loss (the smallest share) from the model in-process down to the served rate is named first:
-it is what serving costs. A larger loss above the model is named after it.
+The largest loss (the smallest share) from the model in-process down to the served rate is what serving costs:
 
 ================  =======================================================================================
 cause             the largest loss in serving is ...
@@ -16,7 +15,10 @@ not resolved      nowhere
 ================  =======================================================================================
 
 Above the model: ``hardware`` where the model reaches 70% of the roofline or the larger loss is from the
-datasheet to the roofline, else ``kernels``. With no loss in serving, it is named first.
+datasheet to the roofline, else ``kernels``. It is named too where its loss is the larger one, or where
+serving loses nothing.
+
+Losses whose shares' intervals overlap are a tie: all of them are named.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from servebench.benchmark.rows import LevelRow
 from servebench.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound, budget_ms
 from servebench.report.losses import CORE_BUSY, CPU_FULL_PERCENT, Diagnosis, Loss, more_workers_advice
 from servebench.report.results import Result
@@ -48,36 +51,56 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     if best is None:
         reasons = "; ".join(f"{level.users} users: {level.invalid_reason}" for level in result.levels)
         return Diagnosis("failed requests", None, None, f"Requests failed at every level ({reasons}).")
-    serving_loss = _largest_loss(bounds, (PIPELINE, TRANSPORT, SERVED))
-    model_loss = _largest_loss(bounds, (ROOFLINE, MODEL))
-    model = _diagnose_model(result, model_loss, ceilings) if model_loss else None
     doubt = "" if best.valid else f" Its best level is not valid: {best.invalid_reason}."
-    if serving_loss is None:
-        if model is None:
+    serving_losses = _largest_losses(bounds, (PIPELINE, TRANSPORT, SERVED))
+    model_losses = _largest_losses(bounds, (ROOFLINE, MODEL))[:1]
+    if not serving_losses:
+        if not model_losses:
             text = f"Not resolved: no bound lies below the one above it by more than their intervals.{doubt}"
             return Diagnosis("not resolved", None, None, text)
+        model = _diagnose_loss(result, best, model_losses[0], ceilings)
         no_loss = "Serving loses nothing beyond the intervals from the model in-process down"
         return replace(model, text=f"{no_loss}. {model.text}{doubt}")
-    if serving_loss.lower.name == PIPELINE:
-        serving = _diagnose_preprocessing(result, serving_loss)
-    elif serving_loss.lower.name == TRANSPORT:
-        serving = _diagnose_transport(result, serving_loss)
-    else:
-        serving = diagnose_served(result, best, serving_loss)
-    text = f"{serving.text}{doubt}"
-    if model_loss and model and model_loss.share < serving_loss.share:
-        text += f" More is lost above the model. {model.text}"
-    return replace(serving, text=text)
+    named = [
+        loss
+        for loss in model_losses
+        if loss.share < serving_losses[0].share or loss.ties_with(serving_losses[0])
+    ]
+    losses = sorted([*named, *serving_losses], key=lambda loss: loss.share)
+    diagnosis = _joined(losses, [_diagnose_loss(result, best, loss, ceilings) for loss in losses])
+    return replace(diagnosis, text=f"{diagnosis.text}{doubt}")
 
 
-def _largest_loss(bounds: Sequence[Bound], names: Sequence[str]) -> Loss | None:
-    """The loss of the smallest share down to one of the bounds ``names``, None where none is resolved."""
+def _largest_losses(bounds: Sequence[Bound], names: Sequence[str]) -> list[Loss]:
+    """The largest loss down to one of the bounds ``names``, and those that tie with it."""
     losses = [
         Loss(upper, lower)
         for upper, lower in itertools.pairwise(bounds)
         if lower.name in names and lower.highest_rps < upper.lowest_rps
     ]
-    return min(losses, key=lambda loss: loss.share, default=None)
+    losses.sort(key=lambda loss: loss.share)
+    return [loss for loss in losses if loss.ties_with(losses[0])]
+
+
+def _diagnose_loss(result: Result, best: LevelRow, loss: Loss, ceilings: Mapping[str, Any]) -> Diagnosis:
+    if loss.lower.name == PIPELINE:
+        return _diagnose_preprocessing(result, loss)
+    if loss.lower.name == TRANSPORT:
+        return _diagnose_transport(result, loss)
+    if loss.lower.name == SERVED:
+        return diagnose_served(result, best, loss)
+    return _diagnose_model(result, loss, ceilings)
+
+
+def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis:
+    """One diagnosis of several losses, the largest first."""
+    first, cause = diagnoses[0], diagnoses[0].cause
+    for (loss, smaller), diagnosis in zip(itertools.pairwise(losses), diagnoses[1:], strict=True):
+        cause += f"{' or ' if loss.ties_with(smaller) else ', then '}{diagnosis.cause}"
+    text = " ".join(diagnosis.text for diagnosis in diagnoses)
+    if " or " in cause:
+        text = f"Which is the larger loss is not resolved: {cause}. {text}"
+    return replace(first, cause=cause, text=text)
 
 
 def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> Diagnosis:

@@ -20,8 +20,10 @@ class Diagnosis:
     """What limits a configuration.
 
     Attributes:
-        share: the lower bound over the upper one, at the loss that the cause explains.
-        parameter: the key of params.yaml that would change the rate, None where there is none.
+        cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" for a tie.
+        share: the lower bound over the upper one, at the loss that the first cause explains.
+        parameter: the key of params.yaml that would change the rate, None where there is none; of the first
+            cause.
         text: sentences with the figures that are evidence of the cause.
     """
 
@@ -42,6 +44,18 @@ class Loss:
     def share(self) -> float:
         """The lower rate over the upper one."""
         return self.lower.rate_rps / self.upper.rate_rps
+
+    def ties_with(self, other: Loss) -> bool:
+        """Whether the intervals of the two shares overlap, so that neither loss is known to be larger."""
+        return self._lowest_share <= other._highest_share and other._lowest_share <= self._highest_share
+
+    @property
+    def _lowest_share(self) -> float:
+        return self.lower.lowest_rps / self.upper.highest_rps
+
+    @property
+    def _highest_share(self) -> float:
+        return self.lower.highest_rps / max(self.upper.lowest_rps, 1e-9)
 
     def describe(self, owner: str, unit: str = "images/s") -> str:
         """Rate and share, as "50.0 images/s, 0.50 of the model's 100.0" for the owner "the model's"."""
