@@ -6,7 +6,6 @@ Speeds of a machine drift, so cases are compared within a round.
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -134,7 +133,7 @@ def measure_side_by_side(what: str, cases: Mapping[Name, Case], rounds: int) -> 
     with exclusive_machine(), ExitStack() as stack:
         servers = {name: stack.enter_context(case.running()) for name, case in cases.items()}
         for server in servers.values():
-            os.killpg(server.pid, signal.SIGSTOP)
+            server.pause()
         loads = {name: partial(_load_awake, case, servers[name]) for name, case in cases.items()}
         return _measure(what, loads, rounds)
 
@@ -151,11 +150,11 @@ def _measure(what: str, cases: Mapping[Name, Callable[[int], Found]], rounds: in
 
 
 def _load_awake(case: Case, server: RunningServer, number: int) -> Levels:
-    os.killpg(server.pid, signal.SIGCONT)
+    server.resume()
     try:
         return case.load(server, number)
     finally:
-        os.killpg(server.pid, signal.SIGSTOP)
+        server.pause()
 
 
 def rates(rounds: Sequence[Levels], users: int) -> list[float]:

@@ -23,6 +23,8 @@ MACHINE = Path("metrics/machine.json")
 SELFTEST = Path("metrics/verify.json")
 SELFTEST_PAGE = Path("docs/self-test.md")
 
+DVC_FILE = Path("dvc.yaml")
+
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")
 

@@ -26,11 +26,8 @@ CONFIGURATIONS = {"stock": STOCK, "direct": DIRECT, "twin": DIRECT}
 LOAD = LoadSettings(
     users=(USERS,),
     requests=10,
-    best_requests=10,
     min_s=0.5,
     max_s=0.5,
-    best_max_s=0.5,
-    max_windows=3,
     warmup_s=0.1,
     timeout_s=30.0,
     request_body="image",
@@ -88,17 +85,15 @@ def test_all_are_compared_in_rounds_of_alternating_order(exported: ModelFolders,
     assert sorted(first) == sorted(CONFIGURATIONS)
     assert second == first[::-1]
     assert {turn.round for turn in ranked} == {0, 1}  # however small the budget
-    lone = [turn for turn in comparison.turns if turn.users == 1]
-    assert len(lone) == 2 * len(CONFIGURATIONS)
     rates = comparison.rates(USERS)
     assert set(rates) == set(CONFIGURATIONS)
     assert all(rate is not None and rate > 0 for own in rates.values() for rate in own)
 
 
 def test_servers_that_do_not_fit_wait_for_the_next_group(exported: ModelFolders) -> None:
-    free = iter([10e9, 9e9, 9e9, 8e9, 1e9])
+    """Two are started anyway: the reference, and another to compare with it."""
     with paused_servers(
-        list(CONFIGURATIONS), CONFIGURATIONS, exported, "cpu", 30.0, free_bytes=lambda: int(next(free))
+        list(CONFIGURATIONS), CONFIGURATIONS, exported, "cpu", 30.0, free_bytes=lambda: 2**20
     ) as servers:
         assert [server.name for server in servers] == ["stock", "direct"]
 
@@ -128,11 +123,13 @@ def test_the_slow_leave_and_the_reference_stays() -> None:
         "fast": [100.0, 101.0, 99.0, 100.0],
         "near": [90.0, 95.0, 85.0, 90.0],
         "slow": [20.0, 21.0, 19.0, 20.0],
-        "crawling": [9.0, 5.0, 9.0, 1.0],
+        "beside the reference": [9.0, 9.1, 8.9, 9.0],
+        "crawling": [4.0, 3.0, 4.0, 1.0],
         "silent": [None] * 4,
     }
     far = {"crawling", "silent"}
-    for rounds, gone in ((1, set()), (2, far), (3, far), (4, {"slow", *far})):
+    below_half = {"slow", "beside the reference", *far}
+    for rounds, gone in ((1, {"silent"}), (2, far), (3, far), (4, below_half)):
         first = {name: by_round[:rounds] for name, by_round in rates.items()}
         comparison = Comparison("reference", list(rates), turns_of(first))
         comparison.drop_slow(USERS)

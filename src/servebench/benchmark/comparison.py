@@ -7,9 +7,8 @@ CPU time from the others.
 
 from __future__ import annotations
 
-import os
 import random
-import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import RunningServer, running_server
+from servebench.serving.launcher import RunningServer, StartingServer, starting_server
 from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
@@ -34,12 +33,14 @@ TURN_S = 2.5
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
 """A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S."""
-LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S = 1, 2, 1.0
-"""The rate of a single user is measured as well, but not ranked."""
+LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
+"""From this budget on, the rate of a single user is measured as well, but not ranked."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 MEMORY_RESERVE = 1.2
 """The next server starts if this times the memory of the largest worker so far is free per worker."""
+STARTED_AT_ONCE = 2
+"""Servers, once the first one is ready: each starts its processes one after another, with a core idle."""
 
 
 class PausedServer:
@@ -49,7 +50,7 @@ class PausedServer:
         self.name = name
         self.pid = server.pid
         self._server = server
-        self._stop()
+        server.pause()
 
     def take_turn(
         self, generator: LoadGenerator, load: LoadSettings, number: int, users: int, turn_s: float
@@ -71,7 +72,7 @@ class PausedServer:
             repeat=number,
         )
         self._server.check()
-        os.killpg(self._server.pid, signal.SIGCONT)
+        self._server.resume()
         try:
             record = generator.run(
                 f"{self._server.url}/predict", plan, on_progress=lambda *_: self._server.check()
@@ -80,12 +81,8 @@ class PausedServer:
             self._server.check()
             raise
         finally:
-            self._stop()
+            self._server.pause()
         return turn_of(self.name, number, record)
-
-    def _stop(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._server.pid, signal.SIGSTOP)
 
 
 def turn_of(name: str, number: int, record: LoadRecord) -> Turn:
@@ -113,16 +110,34 @@ def paused_servers(
     """
     with ExitStack() as stack:
         group: list[PausedServer] = []
-        worker_bytes = 0.0
-        for name in names:
-            workers = configurations[name].workers_per_device
-            before = free_bytes()
-            if len(group) > 1 and before < MEMORY_RESERVE * worker_bytes * workers:
-                break
-            server = running_server(folders, configurations[name], device, timeout_s)
-            group.append(PausedServer(name, stack.enter_context(server)))
-            worker_bytes = max(worker_bytes, (before - free_bytes()) / workers)
+        starting: deque[tuple[str, StartingServer]] = deque()
+        waiting, fits, worker_bytes = deque(names), True, 0.0
+        while starting or (waiting and fits):
+            while waiting and fits and len(starting) < (STARTED_AT_ONCE if group else 1):
+                loading = [*(name for name, _ in starting), waiting[0]]
+                workers = sum(configurations[name].workers_per_device for name in loading)
+                needed_bytes = MEMORY_RESERVE * worker_bytes * workers
+                fits = len(group) + len(starting) < 2 or free_bytes() >= needed_bytes
+                if fits:
+                    name = waiting.popleft()
+                    server = starting_server(folders, configurations[name], device, timeout_s)
+                    starting.append((name, stack.enter_context(server)))
+            if starting:
+                name, first = starting.popleft()
+                group.append(PausedServer(name, first.ready()))
+                own_bytes = memory_of(group[-1].pid) / configurations[name].workers_per_device
+                worker_bytes = max(worker_bytes, own_bytes)
         yield group
+
+
+def memory_of(pid: int) -> int:
+    """Resident memory of a process and its descendants, bytes; what they share counts for each of them."""
+    main = psutil.Process(pid)
+    total = 0
+    for process in (main, *main.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += process.memory_info().rss
+    return total
 
 
 @dataclass
@@ -213,7 +228,7 @@ def compare(
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
-                    if part == 0 and LONE_USER not in settings.users:
+                    if part == 0 and LONE_USER not in settings.users and budget_s >= LONE_USER_FROM_S:
                         runner.run_lone_user_rounds(group)
                     runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))
     return comparison

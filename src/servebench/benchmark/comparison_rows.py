@@ -19,6 +19,8 @@ Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 LATENCY_COLUMNS = ("p50_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
 METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "rounds")
 """Columns of a row that metrics/comparison/NAME.json holds."""
+WIDEST = 10.0
+"""Of an interval that is shown, as a factor: two rounds alone give one that says nothing."""
 RANKED_FROM_ROUNDS = 4
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank."""
 
@@ -106,6 +108,15 @@ def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
     return {column: getattr(row, column) for column in METRICS}
 
 
+def interval_cell(row: ComparisonRow) -> str:
+    """The interval of the ratio; "too wide" where its ends lie a factor of WIDEST apart."""
+    if row.ratio_low is None or row.ratio_high is None:
+        return "-"
+    if row.ratio_high > WIDEST * row.ratio_low:
+        return "too wide"
+    return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
+
+
 def comparison_table(rows: Sequence[ComparisonRow]) -> str:
     """The comparison for a terminal, fastest first."""
     head = ["configuration", "users", "rank", "req/s", "ratio", "95% interval", "p95 ms", "rounds"]
@@ -116,7 +127,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> str:
             number_cell(row.rank, 0),
             number_cell(row.rate_rps, 1),
             number_cell(row.ratio, 2),
-            "-" if row.ratio_low is None else f"{row.ratio_low:.2f} to {row.ratio_high:.2f}",
+            interval_cell(row),
             number_cell(row.p95_ms, 0),
             str(row.rounds),
         ]

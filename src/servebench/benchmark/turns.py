@@ -13,8 +13,9 @@ from servebench.stats.comparison import ratio, ratios
 DROP_AFTER_ROUNDS, DROP_BELOW = 4, 0.5
 """A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
 others."""
-DROP_FAR_AFTER_ROUNDS, DROP_FAR_BELOW = 2, 0.1
-"""Sooner, where it was below a tenth of the best's rate in every round: its turns are the longest."""
+DROP_FAR_BELOW = {1: 0.02, 2: 0.1}
+"""Sooner, by the number of rounds: where it was below this share of the best's rate, and below DROP_BELOW
+of the reference's, in each of them. Its turns are the longest."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class Comparison:
             if name in (self.reference, best):
                 continue
             relative = self._relative_to_reference(name, users)
-            far_below = DROP_FAR_BELOW * to_reference[best].ratio
-            if len(relative) >= DROP_FAR_AFTER_ROUNDS and max(relative) < far_below:
+            share_of_best = DROP_FAR_BELOW.get(min(len(relative), max(DROP_FAR_BELOW)), 0.0)
+            if relative and max(relative) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
                 self.dropped[name] = rounds
             elif len(relative) >= DROP_AFTER_ROUNDS and name in rates:
                 highest = ratio(rates, name, best, self.reference).high

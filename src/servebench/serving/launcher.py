@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import ssl
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -52,11 +53,52 @@ class RunningServer:
         """Process id of the server's main process, the root of its process tree."""
         return self.process.pid
 
+    def pause(self) -> None:
+        """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue its processes (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has died: ``check`` says so
+            os.killpg(self.pid, number)
+
     def check(self) -> None:
         """Raise ServerError, with the end of its log, if the server has died."""
         status = self.process.poll()
         if status is not None:
             raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
+
+
+@dataclass(frozen=True)
+class StartingServer:
+    """A server whose processes have been started, and which may not answer yet.
+
+    Attributes:
+        server: it, with ``ready_s`` 0.
+        started: when, on the monotonic clock.
+        limit_s: how long it may take.
+    """
+
+    server: RunningServer
+    binding: Binding
+    started: float
+    limit_s: float
+
+    def ready(self) -> RunningServer:
+        """Wait until ``/health`` answers with 200.
+
+        Raises:
+            ServerError: the server died, or its workers were not ready in time.
+        """
+        while time.perf_counter() < self.started + self.limit_s:
+            self.server.check()
+            if is_healthy(self.binding):
+                return replace(self.server, ready_s=time.perf_counter() - self.started)
+            time.sleep(READY_POLL_S)
+        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.server.log)}")
 
 
 @contextmanager
@@ -83,6 +125,25 @@ def running_server(
     Raises:
         ServerError: the port is taken, the server died, or its workers were not ready in time.
     """
+    with starting_server(
+        folders, settings, device, timeout_s, port, ready_s, null_model=null_model, metrics=metrics
+    ) as starting:
+        yield starting.ready()
+
+
+@contextmanager
+def starting_server(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    port: int | None = None,
+    ready_s: float = READY_S,
+    *,
+    null_model: bool = False,
+    metrics: bool = True,
+) -> Iterator[StartingServer]:
+    """Start a server, which runs until the block is left, without waiting for it; as ``running_server``."""
     binding = Binding(free_port() if port is None else port, metrics=metrics)
     check_free(binding)
     command = [
@@ -94,9 +155,7 @@ def running_server(
         started = time.perf_counter()
         # Killed at once, as no client waits for an answer.
         with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
-            server = RunningServer(binding.url, process, 0.0, log)
-            _wait_until_ready(server, binding, started + ready_s, ready_s)
-            yield replace(server, ready_s=time.perf_counter() - started)
+            yield StartingServer(RunningServer(binding.url, process, 0.0, log), binding, started, ready_s)
 
 
 @contextmanager
@@ -185,15 +244,6 @@ def server_command(
         *("--timeout-s", str(timeout_s)),
         *binding.arguments(),
     ]
-
-
-def _wait_until_ready(server: RunningServer, binding: Binding, deadline: float, ready_s: float) -> None:
-    while time.perf_counter() < deadline:
-        server.check()
-        if is_healthy(binding):
-            return
-        time.sleep(READY_POLL_S)
-    raise ServerError(f"the server was not ready within {ready_s:.0f} s{log_tail(server.log)}")
 
 
 def is_healthy(binding: Binding) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from servebench.benchmark.comparison import compare
 from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
@@ -20,6 +23,7 @@ from servebench.paths import (
     COMPARISON_METRICS,
     COMPARISON_RUN,
     COMPARISON_TURNS,
+    DVC_FILE,
     MACHINE,
     MODEL,
     BenchmarkPaths,
@@ -44,7 +48,8 @@ def main() -> None:
     """
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
-    signatures = signatures_of(params, device)
+    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
+    signatures = signatures_of(params, device, bodies)
     reference = params.comparison.reference
     reused = [row for row in read_unchanged_rows(signatures) if row.experiment != reference]
     names = names_to_measure(list(signatures), reference, reused)
@@ -53,13 +58,12 @@ def main() -> None:
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
     check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
     print_wrapped(f"comparison: {', '.join(names)} in turn, {budget_s:.0f} s")
-    photos = [Path(photo.path) for photo in read_index().photos]
     with exclusive_machine():
         comparison = compare(
             {name: params.configuration(name) for name in names},
             MODEL,
             device,
-            request_bodies(photos, params.load.request_body),
+            bodies,
             params.load,
             params.comparison,
             budget_s,
@@ -90,13 +94,18 @@ def main() -> None:
     print(comparison_table([row for row in rows if row.ratio is not None]))
 
 
-def signatures_of(params: Params, device: str) -> dict[str, str]:
-    """Hash of all that a configuration's rows depend on, by configuration."""
+def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
+    """Hash of all that a configuration's rows depend on, by configuration.
+
+    Args:
+        bodies: what users send.
+    """
     common: dict[str, Any] = {
         "machine": read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
         "code": code_digest(),
         "device": device,
+        "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
         "users": params.comparison.users,
         "reference": params.configuration(params.comparison.reference).model_dump(),
@@ -108,8 +117,12 @@ def signatures_of(params: Params, device: str) -> dict[str, str]:
 
 
 def code_digest() -> str:
-    """Digest of all source files of the package."""
-    files = sorted(Path(__file__).resolve().parents[1].rglob("*.py"))
+    """Digest of the source files that the stage depends on, by dvc.yaml."""
+    stage = yaml.safe_load(DVC_FILE.read_bytes())["stages"]["comparison"]
+    rooms = [Path(path) for path in stage["deps"] if path.startswith("src/")]
+    files = itertools.chain.from_iterable(
+        sorted(room.rglob("*.py")) if room.is_dir() else [room] for room in rooms
+    )
     return digest(b"".join(file.read_bytes() for file in files))
 
 
