@@ -30,8 +30,7 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
         assert row.model_low_rps <= row.model_rps <= row.model_high_rps
         assert row.pipeline_rps > 0
         assert row.pipeline_cpu_ms > 0
-        mean_of_rounds = (row.pipeline_slowest_rps + row.pipeline_fastest_rps) / 2
-        assert row.pipeline_rps == pytest.approx(mean_of_rounds, abs=0.0101)  # all three are rounded
+        assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
     assert rows != once
     assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
 
@@ -40,7 +39,7 @@ def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: li
     nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
     with (
         pytest.raises(ServebenchError, match=r"baseline died \(exit status 1\); its log ends") as caught,
-        inprocess_workers(nowhere, ServeSettings(), "cpu", photos, SETTINGS),
+        inprocess_workers(nowhere, ServeSettings(), "cpu", photos, SETTINGS) as inprocess,
     ):
-        pytest.fail("there is no model")
+        inprocess.measure()
     assert "nowhere/model.json: No such file" in str(caught.value)

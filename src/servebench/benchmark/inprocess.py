@@ -1,8 +1,7 @@
 """The in-process baseline: rates of a configuration's workers without a server.
 
-Two kinds of work are measured: the model alone, and the pipeline from image bytes to probabilities. Each is
-measured in rounds, before, amid and after the load on the server, as machines drift; in between the workers
-sleep.
+The model alone is measured, and the pipeline from image bytes to probabilities, in rounds, before, amid and
+after the load on the server, as machines drift; in between the workers sleep.
 """
 
 from __future__ import annotations
@@ -29,55 +28,69 @@ from servebench.system.processes import process_group
 from servebench.system.progress import bar
 from servebench.system.temporary import scratch
 
-WORK_KINDS = ("model", "pipeline")
+ONE_THREAD = "pipeline on one thread"
+"""Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
 PROBE_S = 0.3
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
 
 class InProcessBaseline:
-    """Measures workers that run in processes of their own.
+    """Measures workers that run in processes of their own, from the first ``measure`` on.
 
     Attributes:
         threads: torch's threads in each worker.
         busy: number of workers that work at once: the number whose total rate is highest. More workers
             can be slower, where their threads outnumber the cores; a perfect server would leave some idle.
+        work_kinds: what is measured; the last one shows the CPU time of the pipeline.
         batch_sizes: those of the settings that take no longer than LONGEST_BATCH_S, and the smallest.
     """
 
+    threads = busy = 0
+    work_kinds: Sequence[str] = ()
+    batch_sizes: Sequence[int] = ()
+
     def __init__(self, conversation: Conversation, workers: int, settings: BaselineSettings) -> None:
         self._conversation = conversation
+        self._workers = workers
         self._settings = settings
         self._rates: dict[tuple[str, int], list[Floats]] = defaultdict(list)
-        self._cpu_ms: dict[int, list[float]] = defaultdict(list)
-        self.threads = int(conversation.answer())
-        self.busy, image_s = self._fastest_busy(workers)
-        smallest = min(settings.batch_sizes)
-        self.batch_sizes = [
-            n for n in settings.batch_sizes if n == smallest or n * image_s <= LONGEST_BATCH_S
-        ]
+        self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def measure(self) -> None:
-        """Measure one round: each kind of work at each batch size."""
-        sizes = self.batch_sizes
-        with bar(len(WORK_KINDS) * len(sizes), "in-process", "rate") as progress:
-            for size, work in itertools.product(sizes, WORK_KINDS):
-                rates, cpu_ms = self.run(work, size, self._settings.seconds, self.busy)
+        """Measure two rounds: each kind of work at each batch size, then again in the reverse order.
+
+        Raises:
+            ServebenchError: a worker failed; the message holds the end of its log.
+        """
+        if not self.threads:
+            self._wait_for_workers()
+        work_by_size = list(itertools.product(self.batch_sizes, self.work_kinds))
+        with bar(2 * len(work_by_size), "in-process", "rate") as progress:
+            for size, work in [*work_by_size, *reversed(work_by_size)]:
+                busy = 1 if work == ONE_THREAD else self.busy
+                rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
                 self._rates[work, size].append(np.array(rates))
-                if work == "pipeline":
-                    self._cpu_ms[size].append(cpu_ms if self.threads == 1 else self._work_cpu_ms(size))
+                self._cpu_ms[work, size].append(cpu_ms)
                 progress.update()
 
-    def _work_cpu_ms(self, size: int) -> float:
-        """CPU time per image of the pipeline on one thread: several spin while they wait for each other."""
-        return self.run("pipeline on one thread", size, self._settings.seconds, 1)[1]
+    def _wait_for_workers(self) -> None:
+        self.threads = int(self._conversation.answer())
+        self.work_kinds = ("model", "pipeline", *((ONE_THREAD,) if self.threads > 1 else ()))
+        self.busy, image_s = self._fastest_busy(self._workers)
+        smallest = min(self._settings.batch_sizes)
+        self.batch_sizes = [
+            size
+            for size in self._settings.batch_sizes
+            if size == smallest or size * image_s <= LONGEST_BATCH_S
+        ]
 
     def rows(self) -> list[BaselineRow]:
         """The rates of all rounds so far, by batch size."""
         return [self._row(size) for size in self.batch_sizes]
 
     def _row(self, size: int) -> BaselineRow:
-        model, pipeline = (throughput_of_rounds(self._rates[work, size]) for work in WORK_KINDS)
+        model, pipeline = (throughput_of_rounds(self._rates[work, size]) for work in ("model", "pipeline"))
         by_round = [float(rates.mean()) for rates in self._rates["pipeline", size]]
         return BaselineRow(
             batch_size=size,
@@ -90,7 +103,7 @@ class InProcessBaseline:
             pipeline_high_rps=round(pipeline.high_rps, 2),
             pipeline_slowest_rps=round(min(by_round), 2),
             pipeline_fastest_rps=round(max(by_round), 2),
-            pipeline_cpu_ms=round(mean(self._cpu_ms[size]), 3),
+            pipeline_cpu_ms=round(mean(self._cpu_ms[self.work_kinds[-1], size]), 3),
             model_ms=round(1000 * size * self.busy / model.rps, 3),
         )
 
@@ -120,13 +133,12 @@ def inprocess_workers(
     photos: Sequence[Path],
     settings: BaselineSettings,
 ) -> Iterator[InProcessBaseline]:
-    """Run as many processes as ``serve`` has workers, each with the model loaded, until the block is left.
+    """Run as many processes as ``serve`` has workers, each with the model, until the block is left.
+
+    They load it meanwhile: the first ``measure`` waits for them.
 
     Args:
         photos: image files, which the pipeline takes from memory.
-
-    Raises:
-        ServebenchError: a worker failed; the message holds the end of its log.
     """
     job = {
         "exported": str(folders.exported),

@@ -27,7 +27,7 @@ RUNS = 2
 """Of a level: the first one chooses the best level, the second one is reported."""
 REPEATED_FROM = 0.5
 """Of the fastest level's rate in the first runs: the best level is not one below that."""
-PHOTOS_S = 5.0
+PHOTOS_S = 2.0
 """For photos that no level has sent and that are not tested."""
 
 
