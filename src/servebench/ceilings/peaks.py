@@ -12,6 +12,8 @@ MATRIX_SIZES = (512, 1024, 2048)
 COPY_BYTES = 2**28
 """Larger than any cache."""
 MEASURE_S = 0.5
+LONGEST_PRODUCT_S = 1.0
+"""Larger matrices are not tried: without instructions for a format, one product takes minutes."""
 
 
 def measured_peak_flops(device: str, dtype: str) -> float:
@@ -22,7 +24,12 @@ def measured_peak_flops(device: str, dtype: str) -> float:
     Args:
         dtype: torch's name of the number format.
     """
-    return max(_matrix_product_flops(device, getattr(torch, dtype), size) for size in MATRIX_SIZES)
+    peak = 0.0
+    for size in MATRIX_SIZES:
+        if peak and 2 * size**3 / peak > LONGEST_PRODUCT_S:
+            break
+        peak = max(peak, _matrix_product_flops(device, getattr(torch, dtype), size))
+    return peak
 
 
 def measured_bandwidth(device: str) -> float:
