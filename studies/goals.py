@@ -35,11 +35,14 @@ def keep(
 
 
 def verdict(values: Sequence[float], target: float, *, at_least: bool) -> str:
-    """Whether the target is met: yes or no, where the values of all rounds say the same."""
+    """Whether the target is met: yes or no, where the values of all rounds say the same.
+
+    A single value has no spread to tell luck from a fact, and says so.
+    """
     good = {value >= target if at_least else value <= target for value in values}
     if len(good) > 1:
         return "not resolved"
-    return "yes" if good == {True} else "no"
+    return ("yes" if good == {True} else "no") + (", in one run" if len(values) == 1 else "")
 
 
 def cells(kept: dict[str, Any]) -> list[str]:

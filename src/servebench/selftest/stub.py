@@ -1,7 +1,7 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
-``python -m servebench.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP`` prints its port once it listens. Any
-POST is a request; ``GET /log`` answers with the log so far.
+``python -m servebench.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP SLOW_EVERY_S`` prints its port once it
+listens. Any POST is a request; ``GET /log`` answers with the log so far.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from servebench.system.temporary import scratch
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 HEAD_END = b"\r\n\r\n"
+SLOWDOWN = 1.4
+"""As far as the speeds of real machines were seen to lie apart within minutes."""
 BACKLOG = 1024
 """Connections that are accepted while the process is stopped."""
 BODY = b'{"image": "%s"}' % (b"A" * 45_000)
@@ -38,7 +40,12 @@ class RunningStub(NamedTuple):
     """A stub server that is listening."""
 
     url: str
-    pid: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self.process.pid
 
     def log(self) -> npt.NDArray[np.float64]:
         """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
@@ -57,7 +64,11 @@ class RunningStub(NamedTuple):
 
 @contextmanager
 def running_stub(
-    service_s: float, parallel: int, answer_status: int = 200, in_step: bool = False
+    service_s: float,
+    parallel: int,
+    answer_status: int = 200,
+    in_step: bool = False,
+    slow_every_s: float = 0.0,
 ) -> Iterator[RunningStub]:
     """Run a stub server on a free port of 127.0.0.1 until the block is left.
 
@@ -66,11 +77,13 @@ def running_stub(
         parallel: number of slots.
         answer_status: the HTTP status of all answers.
         in_step: all slots answer at the same time, as a batch does; else evenly spaced.
+        slow_every_s: every other time of this length, all stubs' service takes SLOWDOWN times as long; 0 for
+            never.
 
     Raises:
         VerifyError: the stub ended before it listened.
     """
-    arguments = [str(service_s), str(parallel), str(answer_status), str(int(in_step))]
+    arguments = [str(service_s), str(parallel), str(answer_status), str(int(in_step)), str(slow_every_s)]
     command = [sys.executable, "-m", "servebench.selftest.stub", *arguments]
     with (
         scratch() as folder,
@@ -82,14 +95,17 @@ def running_stub(
         if not port:
             status = process.wait()
             raise VerifyError(f"the stub server did not start (exit status {status}){log_tail(log)}")
-        yield RunningStub(f"http://127.0.0.1:{port}", process.pid)
+        yield RunningStub(f"http://127.0.0.1:{port}", process)
 
 
 class Stub:
     """A queue with ``parallel`` slots of constant service time, and the log; shared by all connections."""
 
-    def __init__(self, service_s: float, parallel: int, status: int, in_step: bool) -> None:
+    def __init__(
+        self, service_s: float, parallel: int, status: int, in_step: bool, slow_every_s: float
+    ) -> None:
         self.service_s = service_s
+        self.slow_every_s = slow_every_s
         self.status = status
         self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
         self.free_at: list[float] = []
@@ -103,7 +119,8 @@ class Stub:
         """
         if not self.free_at:  # the first request starts the slots
             self.free_at = [now + offset_s for offset_s in self.offsets_s]
-        finish = max(now, self.free_at[0]) + self.service_s
+        slow = self.slow_every_s and now % (2 * self.slow_every_s) >= self.slow_every_s
+        finish = max(now, self.free_at[0]) + self.service_s * (SLOWDOWN if slow else 1.0)
         heapq.heapreplace(self.free_at, finish)
         return finish
 
@@ -165,8 +182,9 @@ async def serve(stub: Stub) -> None:
 
 def main() -> None:
     """Serve with the parameters of the command line."""
-    service_s, parallel, status, in_step = sys.argv[1:]
-    uvloop.run(serve(Stub(float(service_s), int(parallel), int(status), bool(int(in_step)))))
+    service_s, parallel, status, in_step, slow_every_s = sys.argv[1:]
+    stub = Stub(float(service_s), int(parallel), int(status), bool(int(in_step)), float(slow_every_s))
+    uvloop.run(serve(stub))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""Whether the comparison finds a difference where there is none: one configuration under two names.
+
+Each run has servers of its own, the reference among them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servebench.benchmark.comparison import compare
+from servebench.params import load_params
+from servebench.paths import MODEL
+from servebench.stats.comparison import ratio
+from servebench.system.machine_lock import exclusive_machine
+from studies import DEVICE
+from studies.harness import all_bodies, write_result
+
+RUNS = 10
+SECONDS = 480.0
+REFERENCE, CONFIGURATION = "e1_baseline", "candidate"
+TARGET_RUNS, TARGET_WIDTH = 9, 0.1
+
+
+def main() -> None:
+    """Compare RUNS times, and keep the ratio of the twins of each run as soon as it has been measured."""
+    params = load_params()
+    twins = {name: params.configuration(CONFIGURATION) for name in ("one", "other")}
+    configurations = {REFERENCE: params.configuration(REFERENCE), **twins}
+    settings = params.comparison.model_copy(update={"reference": REFERENCE, "seconds": SECONDS})
+    users = settings.users[0]
+    runs: list[dict[str, Any]] = []
+    for number in range(RUNS):
+        load = params.load.model_copy(update={"seed": params.load.seed + number})
+        with exclusive_machine():
+            bodies = all_bodies(load.request_body)
+            comparison = compare(configurations, MODEL, DEVICE, bodies, load, settings, SECONDS)
+        rates = comparison.rates(users)
+        own = ratio(rates, "one", "other", REFERENCE)
+        assert own.low is not None
+        assert own.high is not None
+        runs.append(
+            {
+                "ratio": round(own.ratio, 4),
+                "low": round(own.low, 4),
+                "high": round(own.high, 4),
+                "resolved": own.resolved,
+                "rounds": len(rates["one"]),
+            }
+        )
+        print(f"run {number + 1}: {runs[-1]}", flush=True)
+        write_result(
+            "twins",
+            {
+                "goal": f"no difference resolved in {TARGET_RUNS} of {RUNS} runs, intervals at most 10% wide",
+                "target_width": TARGET_WIDTH,
+                "runs": runs,
+                "users": users,
+                "seconds": SECONDS,
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
