@@ -21,6 +21,14 @@ from servebench.cli.main import main
 from servebench.errors import VerifyError
 from servebench.selftest import run, second_tool
 from servebench.selftest.checks import against_log
+from servebench.selftest.open_loop import (
+    KOLMOGOROV_99,
+    OpenCase,
+    check_arrivals,
+    check_stop,
+    exponential_distance,
+    waits,
+)
 from servebench.selftest.run import Case, check_second_tool, load
 from servebench.selftest.stub import running_stub
 from servebench.system.progress import bar
@@ -93,6 +101,7 @@ def test_without_a_second_tool_the_other_checks_are_kept(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(run, "CASES", [Case(0.02, 1, 2, 0.5, queueing=True)])
+    monkeypatch.setattr(run, "OPEN_LOOP_CHECKS", [])
     assert main(["verify"]) == 1
     captured = capsys.readouterr()
     [line] = captured.err.splitlines()
@@ -163,3 +172,32 @@ def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:
     _, alive = psutil.wait_procs(started, timeout=5)
     assert alive == []
     assert not (tmp_path / "metrics/verify.json").exists()
+
+
+def test_a_server_that_stops_for_a_second_shows_in_all_waits() -> None:
+    """However slow this machine is, they are no shorter than until the server went on."""
+    longest, mean = check_stop(OpenCase(0.001, 8, 100.0, 2.4))
+    for check in (longest, mean):
+        assert check.expected is not None
+        assert check.measured is not None
+        assert check.measured > 0.95 * check.expected
+    assert longest.expected == pytest.approx(1000, rel=0.2)
+    assert mean.expected == pytest.approx(500, rel=0.3)
+
+
+def test_arrivals_are_poisson_whatever_the_machine_does() -> None:
+    assert [check.passed for check in check_arrivals(OpenCase(0.001, 8, 200.0, 1.5))] == [True, True]
+
+
+def test_regular_arrivals_are_told_from_poisson() -> None:
+    regular = np.full(400, 0.01)
+    assert exponential_distance(regular, 100.0) > KOLMOGOROV_99 / np.sqrt(len(regular))
+    poisson = np.random.default_rng(0).exponential(0.01, 400)
+    assert exponential_distance(poisson, 100.0) < KOLMOGOROV_99 / np.sqrt(len(poisson))
+    assert exponential_distance(poisson, 130.0) > KOLMOGOROV_99 / np.sqrt(len(poisson))
+
+
+def test_waits_in_a_queue_of_known_service_time() -> None:
+    arrived = np.array([0.0, 0.1, 0.2, 5.0])
+    assert waits(arrived, 1.0, 1) == pytest.approx([1.0, 1.9, 2.8, 1.0])
+    assert waits(arrived, 1.0, 2) == pytest.approx([1.0, 1.0, 1.8, 1.0])

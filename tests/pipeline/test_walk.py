@@ -17,7 +17,7 @@ from servebench.paths import README, RESULTS_PAGE, BenchmarkPaths
 from servebench.report.results_page import BEGIN, END
 from servebench.report.summary import significant
 from servebench.system.files import read_json
-from tests.pipeline.conftest import TINY, Clone
+from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.tables import read_csv
 
 
@@ -36,15 +36,24 @@ def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
         levels = read_csv(ran.path / paths.levels)
         assert [row["users"] for row in levels] == ["1", "4"]
         samples = read_csv(ran.path / paths.samples)
-        sent = [row for row in samples if row["phase"] == "best level"]
-        [again] = {row["users"] for row in sent}
-        best = next(row for row in levels if row["users"] == again)
-        assert len(sent) == int(best["sent"])
+        for level in levels:
+            run_of_row = "run 2 of 2" if level["first_rps"] else "run 1 of 2"
+            sent = [row for row in samples if (row["phase"], row["users"]) == (run_of_row, level["users"])]
+            assert len(sent) == int(level["sent"])
         assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
         assert [row["batch_size"] for row in read_csv(ran.path / paths.baseline)] == ["1", "2"]
     assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1"]
     status = json.loads(ran.dvc("status", "--json").stdout)
     assert status == {"machine": ["always changed"]}
+    assert ran.git("status", "--porcelain") == ""
+
+
+def test_a_quick_comparison_keeps_nothing(ran: Clone) -> None:
+    before = results_of(ran)
+    output = ran.run(str(ran.path / ".venv/bin/servebench"), "quick").stdout
+    assert "results are not kept" in output
+    assert re.search(r"^\| candidate +\| +1 \|", output, re.MULTILINE)
+    assert results_of(ran) == before
     assert ran.git("status", "--porcelain") == ""
 
 
