@@ -118,6 +118,8 @@ def compared(
         ratio_high=ratio and (1.0 if ratio == 1.0 else ratio * 1.05),
         rank=rank,
         p50_ms=p95_ms and p95_ms / 2,
+        p50_low_ms=p95_ms and p95_ms * 0.45,
+        p50_high_ms=p95_ms and p95_ms * 0.55,
         p95_ms=p95_ms,
         p95_low_ms=p95_ms and p95_ms * 0.9,
         p95_high_ms=p95_ms and p95_ms * 1.1,

@@ -16,7 +16,7 @@ from servebench.system.tables import number_cell, text_table
 
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 """The latencies of each turn, ms, by users and configuration."""
-LATENCY_COLUMNS = ("p50_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
+LATENCY_COLUMNS = ("p50_ms", "p50_low_ms", "p50_high_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
 METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "rounds")
 """Columns of a row that metrics/comparison/NAME.json holds."""
 WIDEST = 10.0
@@ -91,10 +91,12 @@ def without_interval(rates: Rates, name: str, reference: str) -> Ratio:
 
 
 def latency_columns(blocks: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
-    """LATENCY_COLUMNS: p50 and p95 of all turns together, the latter with an interval over turns."""
+    """LATENCY_COLUMNS: p50 and p95 of all turns together, with intervals over turns."""
     pooled = np.concatenate(blocks)
-    low, high = percentile_interval_of_blocks(blocks, 95) or (None, None)
-    values = (percentile(pooled, 50), percentile(pooled, 95), low, high)
+    values: list[float | None] = []
+    for percent in (50, 95):
+        interval = percentile_interval_of_blocks(blocks, percent) or (None, None)
+        values += [percentile(pooled, percent), *interval]
     return {column: rounded(ms, 2) for column, ms in zip(LATENCY_COLUMNS, values, strict=True)}
 
 

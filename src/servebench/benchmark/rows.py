@@ -163,7 +163,7 @@ class ComparisonRow:
         ratio: rate over the reference's, with a simultaneous 95% interval.
         rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared, and
             with the interval for a configuration that was dropped after few rounds.
-        p50_ms, p95_ms: latency over all rounds; the p95 with a 95% interval.
+        p50_ms, p95_ms: latency over all rounds, with 95% intervals.
         rounds: number of rounds in which it was measured.
         earlier: whether an earlier run measured it, and nothing that it depends on has changed since.
     """
@@ -178,6 +178,8 @@ class ComparisonRow:
     ratio_high: float | None
     rank: int | None
     p50_ms: float | None
+    p50_low_ms: float | None
+    p50_high_ms: float | None
     p95_ms: float | None
     p95_low_ms: float | None
     p95_high_ms: float | None
