@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import nn
 
+from servebench.ceilings import peaks
 from servebench.ceilings.cost import Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
@@ -150,6 +151,18 @@ def test_the_measured_peak_is_that_of_products_timed_here() -> None:
     measured = measured_peak_flops("cpu", "float32")
     after = fastest_product()
     assert 0.6 * min(before, after) < measured < 1.6 * max(before, after)
+
+
+def test_products_that_would_take_seconds_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def product_flops(device: str, dtype: torch.dtype, size: int) -> float:
+        tried.append(size)
+        return 1e9  # as emulated bfloat16: the next size takes 2 s
+
+    monkeypatch.setattr(peaks, "_matrix_product_flops", product_flops)
+    assert measured_peak_flops("cpu", "bfloat16") == 1e9
+    assert tried == [512]
 
 
 def fastest_s(work: Callable[[], object]) -> float:

@@ -9,8 +9,8 @@ import pytest
 
 from servebench.errors import ParamsError
 from servebench.inference.device import resolve_device
-from servebench.params import load_params
-from servebench.stages.machine import check_params
+from servebench.params import ServeSettings, load_params
+from servebench.stages.machine import check_params, expected_time
 from servebench.system.machine import LIBRARIES, describe_machine, fingerprint
 from tests.support.project import ROOT
 
@@ -41,6 +41,18 @@ def test_a_machine_is_described_with_its_gpu() -> None:
     found = fingerprint()
     assert "no GPU" in describe_machine({**found, "gpu": None})
     assert "Tesla T4" in describe_machine({**found, "gpu": "Tesla T4"})
+
+
+def test_a_whole_run_is_estimated_from_its_configurations() -> None:
+    params = load_params(ROOT / "params.yaml")
+    one = params.model_copy(
+        update={
+            "experiments": {"e1_baseline": ServeSettings()},
+            "comparison": params.comparison.model_copy(update={"seconds": 150.0}),
+        }
+    )
+    assert expected_time(one).startswith("a whole run takes about 8 minutes on two cores")
+    assert "1 for each of 2 configurations, 2.5 to compare them" in expected_time(one)
 
 
 def test_the_device_is_what_the_machine_has_or_refused() -> None:

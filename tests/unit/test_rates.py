@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.stats.rates import SAMPLES_NEEDED, Throughput, block_rates, percentile, throughput, work_done
+from servebench.stats.rates import (
+    SAMPLES_NEEDED,
+    Throughput,
+    block_rates,
+    percentile,
+    throughput,
+    throughput_of_rounds,
+    work_done,
+)
 
 
 def batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -57,6 +65,26 @@ def test_the_interval_covers_the_true_rate_95_percent_of_times() -> None:
         rate = rate_of(start, end, 2.0, 22.0)
         covered += rate.low_rps <= 50 <= rate.high_rps
     assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_rounds_on_a_machine_that_changes_need_an_interval_over_rounds() -> None:
+    """Six rounds of ten blocks: rounds differ by 10%, the blocks of one by 2%."""
+    rng = np.random.default_rng(0)
+    held = {"rounds": 0, "blocks": 0}
+    for _ in range(400):
+        speeds = 100 * (1 + 0.1 * rng.normal(size=(6, 1)))
+        rounds = speeds * (1 + 0.02 * rng.normal(size=(6, 10)))
+        of_rounds, of_blocks = throughput_of_rounds(list(rounds)), throughput(rounds.ravel())
+        assert of_rounds.rps == pytest.approx(of_blocks.rps)
+        held["rounds"] += of_rounds.low_rps <= 100 <= of_rounds.high_rps
+        held["blocks"] += of_blocks.low_rps <= 100 <= of_blocks.high_rps
+    assert held["rounds"] > 0.93 * 400
+    assert held["blocks"] < 0.6 * 400
+
+
+def test_one_round_has_the_interval_of_its_blocks() -> None:
+    blocks = np.array([9.0, 10.0, 11.0, 10.0])
+    assert throughput_of_rounds([blocks]) == throughput(blocks)
 
 
 @pytest.mark.parametrize(("percent", "needed"), [(95, 130), (99, 662)])

@@ -10,6 +10,7 @@ from servebench.errors import ReportError
 from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import BenchmarkPaths
 from servebench.report.results import Result, read_results
+from servebench.system.files import read_json, write_json
 from tests.support.project import ROOT
 from tests.support.synthetic_results import batch, level, result, write_result
 
@@ -51,6 +52,18 @@ def test_a_malformed_file_is_refused_with_its_configuration(
 ) -> None:
     BenchmarkPaths("e2_batching").files[place].write_text("[1, 2]\n")
     with pytest.raises(ReportError, match="results of e2_batching: malformed"):
+        read_results(params)
+
+
+@pytest.mark.parametrize(("path", "key"), [("metrics", "users"), ("run", "null_rps")])
+def test_a_missing_key_is_refused_by_its_name(
+    params: Params, written: list[Result], path: str, key: str
+) -> None:
+    file: Path = getattr(BenchmarkPaths("e2_batching"), path)
+    content = read_json(file)
+    del content[key]
+    write_json(file, content)
+    with pytest.raises(ReportError, match=rf"results of e2_batching: malformed \(KeyError\('{key}'\)\)"):
         read_results(params)
 
 

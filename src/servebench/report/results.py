@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,16 @@ from servebench.params import Params, ServeSettings
 from servebench.paths import BenchmarkPaths
 from servebench.system.files import read_json
 from servebench.system.rows import read_rows
+
+METRICS_KEYS = (
+    *("throughput_rps", "users", "p50_ms", "p95_ms", "p99_ms"),
+    *("efficiency", "cpu_percent", "gpu_percent", "failed"),
+)
+RUN_KEYS = (
+    *("cores", "device", "dtype", "threads_per_worker"),
+    *("null_rps", "null_low_rps", "null_high_rps", "null_cpu_ms", "null_client_cpu_ms"),
+)
+"""Keys of metrics/benchmark/NAME.json and run.json that the report reads."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,8 @@ def _read_result(name: str, serve: ServeSettings) -> Result:
         return Result(
             name=name,
             serve=serve,
-            metrics=read_json(paths.metrics),
-            run=read_json(paths.run),
+            metrics=_read_with(paths.metrics, METRICS_KEYS),
+            run=_read_with(paths.run, RUN_KEYS),
             levels=read_rows(paths.levels, LevelRow),
             baseline=read_rows(paths.baseline, BaselineRow),
             stages=read_rows(paths.stages, StageRow),
@@ -103,3 +114,9 @@ def _read_result(name: str, serve: ServeSettings) -> Result:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
     except (KeyError, ValueError) as error:
         raise ReportError(f"results of {name}: malformed ({error!r})") from error
+
+
+def _read_with(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Content of a JSON file; raise KeyError if one of ``keys`` is missing."""
+    content = read_json(path)
+    return content | {key: content[key] for key in keys}

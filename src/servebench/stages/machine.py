@@ -22,6 +22,9 @@ from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
 from servebench.training.weights import PACKAGE_MODEL
 
+PREPARE_S, BENCHMARK_S = 180.0, 60.0
+"""Seen on machines of two cores."""
+
 
 def main() -> None:
     """Check params.yaml, then write the fingerprint.
@@ -35,6 +38,19 @@ def main() -> None:
     machine = fingerprint()
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))
+    print_wrapped(expected_time(params))
+
+
+def expected_time(params: Params) -> str:
+    """How long a whole run takes with the default model and photos, as a sentence."""
+    names = list(params.configurations())
+    comparison_s = params.comparison.seconds
+    total_s = PREPARE_S + BENCHMARK_S * len(names) + comparison_s
+    return (
+        f"a whole run takes about {total_s / 60:.0f} minutes on two cores with the default model and photos: "
+        f"{PREPARE_S / 60:.0f} to train and compile, {BENCHMARK_S / 60:.0f} for each of {len(names)} "
+        f"configurations, {comparison_s / 60:.1f} to compare them; what has not changed is left out"
+    )
 
 
 def check_params(params: Params) -> None:
