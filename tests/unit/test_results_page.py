@@ -11,9 +11,17 @@ import yaml
 from servebench.benchmark.rows import ComparisonRow
 from servebench.errors import ReportError
 from servebench.params import load_params
-from servebench.paths import CEILINGS, COMPARISON, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
+from servebench.paths import (
+    CEILINGS,
+    COMPARISON,
+    MACHINE,
+    README,
+    RESULTS_PAGE,
+    TRAIN_METRICS,
+    BenchmarkPaths,
+)
 from servebench.report.results_page import BEGIN, END, write_results
-from servebench.system.files import write_json
+from servebench.system.files import read_json, write_json
 from servebench.system.rows import write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
@@ -106,6 +114,17 @@ def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
     assert "- e2_batching at 8 users: not valid: unstable" in page
     for name in load_params().configurations():
         assert f"](../assets/results/{name}.png)" in page
+
+
+@pytest.mark.parametrize(("flags", "told"), [(["avx2"], True), (["avx2", "avx512_bf16"], False)])
+def test_emulated_half_precision_is_told(flags: list[str], told: bool) -> None:
+    run = BenchmarkPaths("e4_half").run
+    write_json(run, read_json(run) | {"dtype": "bfloat16"})
+    write_json(MACHINE, OWN_MACHINE | {"cpu_flags": flags})
+    write_results()
+    sentence = "This CPU has no instructions for bfloat16 and emulates it, many times slower: e4_half."
+    for page in (README, RESULTS_PAGE):
+        assert (sentence in page.read_text()) is told
 
 
 def test_writing_twice_changes_nothing() -> None:

@@ -33,6 +33,8 @@ TURN_S = 2.5
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
 """A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S."""
+FEWEST_ROUNDS = 3
+"""However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
 """From this budget on, the rate of a single user is measured as well, but not ranked."""
 RESTART_FROM_S = 600.0
@@ -159,7 +161,7 @@ class RoundRunner:
             self._run_round(group if number % 2 else group[::-1], number, LONE_USER, LONE_USER_TURN_S)
 
     def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
-        """Run rounds at each number of ``users`` until the time ``until``, two at least.
+        """Run rounds at each number of ``users`` until the time ``until``, FEWEST_ROUNDS at least.
 
         Of two successive rounds, the first has a random order and the second its reverse.
         """
@@ -167,7 +169,7 @@ class RoundRunner:
         next_order, last_round_s = list(group), 0.0
         earlier_rounds = [turn.round for turn in self.comparison.turns if turn.users in users]
         first = number = 1 + max(earlier_rounds, default=-1)
-        while number - first < 2 or monotonic() + last_round_s < until:
+        while number - first < FEWEST_ROUNDS or monotonic() + last_round_s < until:
             started = monotonic()
             order = [server for server in next_order if server.name not in self.comparison.dropped]
             if (number - first) % 2 == 0:

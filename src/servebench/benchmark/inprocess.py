@@ -114,6 +114,7 @@ class InProcessBaseline:
             The number, and the seconds that one of them takes for an image.
         """
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
+        self.run("pipeline", 1, PROBE_S, workers)  # each worker's first images take longer
         rates = {busy: mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices}
         fastest = max(choices, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]

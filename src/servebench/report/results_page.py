@@ -67,7 +67,18 @@ def readme_section(
         "same rank where no difference is resolved):"
     )
     table = markdown_table(head, rows, text_columns=2)
-    return "\n\n".join([setting, table, " ".join(verdict(compared, params))])
+    sentences = [*verdict(compared, params), *emulated(results, machine)]
+    return "\n\n".join([setting, table, " ".join(sentences)])
+
+
+def emulated(results: Sequence[Result], machine: Mapping[str, Any]) -> list[str]:
+    """A sentence if the CPU has no instructions for a format that configurations compute in."""
+    names = [result.name for result in results if result.run["dtype"] == "bfloat16"]
+    if not names or any("bf16" in flag for flag in machine["cpu_flags"]):
+        return []
+    return [
+        f"This CPU has no instructions for bfloat16 and emulates it, many times slower: {', '.join(names)}."
+    ]
 
 
 def page(
@@ -82,7 +93,7 @@ def page(
         "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
         _provenance(params, results, ceilings),
         "## Compared in turn",
-        " ".join(verdict(compared, params)),
+        " ".join([*verdict(compared, params), *emulated(results, read_json(MACHINE))]),
         _comparison_table(compared, params.comparison.reference),
         f"![Times the rate of the reference, with intervals]({PICTURES}/ratios.png)",
         "## Each by itself",
