@@ -16,17 +16,18 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return {name: prefix if counts[prefix] == 1 else name for name, prefix in prefixes.items()}
 
 
-def rates(compared: Sequence[ComparisonRow]) -> dict[str, float | None]:
+def rates(compared: Sequence[ComparisonRow]) -> dict[str, float]:
     """Requests per second of each configuration in the comparison, three significant digits.
 
-    DVC shows them as its metrics: one short key per configuration is a readable `dvc exp show`.
+    0 for one that answered nothing: DVC would leave out a column without a value. One short key per
+    configuration is a readable `dvc exp show`.
     """
     short = short_names([row.experiment for row in compared])
-    by_name = {short[row.experiment]: significant(row.rate_rps) for row in compared}
+    by_name = {short[row.experiment]: significant(row.rate_rps or 0.0) for row in compared}
     # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
     return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
 
 
-def significant(value: float | None) -> float | None:
-    """``value`` with three significant digits, None as it is."""
-    return None if value is None else float(f"{value:.3g}")
+def significant(value: float) -> float:
+    """``value`` with three significant digits."""
+    return float(f"{value:.3g}")
