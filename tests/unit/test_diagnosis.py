@@ -213,7 +213,7 @@ def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
     both = at_best(level(4, 40.0), baseline=[batch(1, 100.0, 63.0)])
     found = limit(both)
     assert found.cause == "preprocessing or unexplained"
-    assert found.text.startswith("Which is the larger loss is not resolved: preprocessing or unexplained. ")
+    assert found.text.endswith("Which of preprocessing, unexplained is the larger loss is not resolved.")
     assert found.text.index("Preprocessing: ") < found.text.index("Unexplained: ")
     with_kernels = limit(both, roofline_full_rps=160.0, roofline_half_rps=150.0)
     assert with_kernels.cause == "kernels or preprocessing or unexplained"

@@ -60,7 +60,9 @@ def fastest_sentences(rows: Sequence[ComparisonRow], reference: str) -> list[str
         ]
     few = [row.experiment for row in rows if not row.rank and row.rate_rps is not None]
     if few:
-        sentences.append(f"Far behind and dropped after few rounds, not ranked: {', '.join(few)}.")
+        sentences.append(
+            f"Not ranked, as they were far behind or answered in too few rounds: {', '.join(few)}."
+        )
     unanswered = [row.experiment for row in rows if row.rate_rps is None]
     if unanswered:
         sentences.append(f"Without an answer in any round: {', '.join(unanswered)}.")

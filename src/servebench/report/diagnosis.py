@@ -59,7 +59,7 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
             text = f"Not resolved: no bound lies below the one above it by more than their intervals.{doubt}"
             return Diagnosis("not resolved", None, None, text)
         model = _diagnose_loss(result, best, model_losses[0], ceilings)
-        no_loss = "Serving loses nothing beyond the intervals from the model in-process down"
+        no_loss = "From the model in-process down to served, no loss is larger than the intervals"
         return replace(model, text=f"{no_loss}. {model.text}{doubt}")
     named = [
         loss
@@ -94,13 +94,18 @@ def _diagnose_loss(result: Result, best: LevelRow, loss: Loss, ceilings: Mapping
 
 def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis:
     """One diagnosis of several losses, the largest first."""
-    first, cause = diagnoses[0], diagnoses[0].cause
+    tied = [[diagnoses[0].cause]]
     for (loss, smaller), diagnosis in zip(itertools.pairwise(losses), diagnoses[1:], strict=True):
-        cause += f"{' or ' if loss.ties_with(smaller) else ', then '}{diagnosis.cause}"
-    text = " ".join(diagnosis.text for diagnosis in diagnoses)
-    if " or " in cause:
-        text = f"Which is the larger loss is not resolved: {cause}. {text}"
-    return replace(first, cause=cause, text=text)
+        if loss.ties_with(smaller):
+            tied[-1].append(diagnosis.cause)
+        else:
+            tied.append([diagnosis.cause])
+    cause = ", then ".join(" or ".join(names) for names in tied)
+    sentences = [diagnosis.text for diagnosis in diagnoses]
+    sentences += [
+        f"Which of {', '.join(names)} is the larger loss is not resolved." for names in tied if len(names) > 1
+    ]
+    return replace(diagnoses[0], cause=cause, text=" ".join(sentences))
 
 
 def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> Diagnosis:

@@ -77,7 +77,8 @@ def emulated(results: Sequence[Result], machine: Mapping[str, Any]) -> list[str]
     if not names or any("bf16" in flag for flag in machine["cpu_flags"]):
         return []
     return [
-        f"This CPU has no instructions for bfloat16 and emulates it, many times slower: {', '.join(names)}."
+        f"This CPU has no instructions for bfloat16 and emulates it, many times slower and not compiled: "
+        f"{', '.join(names)}."
     ]
 
 
@@ -98,7 +99,8 @@ def page(
         f"![Times the rate of the reference, with intervals]({PICTURES}/ratios.png)",
         "## Each by itself",
         "One after the other, on a machine that may have changed between them: for bounds and latencies, "
-        "not for comparing.",
+        "not for comparing. The number of users is the one that was fastest in the first runs, and fewer "
+        "users where the difference lies within the interval; the figures are those of the second run.",
         _rates_table(results),
         *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
         f"![Served rate, throughput and latency of all configurations]({PICTURES}/comparison.png)",
@@ -143,7 +145,7 @@ def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
         f"times {reference}",
         "p50 ms",
         "p95 ms",
-        "95% interval",
+        "p95's 95% interval",
         "rounds",
     ]
     return markdown_table(head, rows)
@@ -194,11 +196,11 @@ def _rates_table(results: Sequence[Result]) -> str:
     head = [
         "configuration",
         "req/s",
-        "95% interval",
+        "its 95% interval",
         "users",
         "p50 ms",
         "p95 ms",
-        "95% interval",
+        "p95's 95% interval",
         "p99 ms",
         "efficiency",
         "CPU %",
