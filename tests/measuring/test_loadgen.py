@@ -145,17 +145,17 @@ def test_edges_are_told_as_they_come(photos: list[Path]) -> None:
 
 def test_what_does_not_settle_is_measured_until_the_limit() -> None:
     """A server that is slow every other second never has three windows alike."""
-    with stub(service_s=0.02, parallel=1) as (url, pid):
+    with stub(service_s=0.02, parallel=1) as server:
         told: list[int] = []
 
         def disturb(users: int, place: int) -> None:
             told.append(place)
-            os.kill(pid, signal.SIGSTOP)
+            os.kill(server.pid, signal.SIGSTOP)
             time.sleep(0.25 if place % 2 else 0.0)
-            os.kill(pid, signal.SIGCONT)
+            os.kill(server.pid, signal.SIGCONT)
 
         [level] = generate(
-            url,
+            server.url,
             [b"{}"],
             JSON,
             [dataclasses.replace(plan(1, min_s=1.5, max_s=1.5), max_windows=5)],
@@ -216,9 +216,9 @@ def test_nothing_to_send_is_said_at_once() -> None:
 
 
 def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> None:
-    with stub(service_s=0.001, parallel=8) as (url, pid), Telemetry(pid, interval_s=0.1) as telemetry:
+    with stub(service_s=0.001, parallel=8) as server, Telemetry(server.pid, interval_s=0.1) as telemetry:
         [level] = generate(
-            url, request_bodies(photos, "json"), JSON, [plan(8)], on_start=telemetry.follow_client
+            server.url, request_bodies(photos, "json"), JSON, [plan(8)], on_start=telemetry.follow_client
         )
         usage = telemetry.usage(*level.window)
     assert usage.cpu_percent is not None
@@ -231,7 +231,7 @@ def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> 
 
 
 def test_unknown_usage_is_none_and_never_zero() -> None:
-    with stub(service_s=0.001, parallel=1) as (_, pid), Telemetry(pid) as telemetry:
+    with stub(service_s=0.001, parallel=1) as server, Telemetry(server.pid) as telemetry:
         assert telemetry.usage(0.0, 1.0) == UNKNOWN
 
 
@@ -250,12 +250,12 @@ def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:
 def test_other_load_on_the_machine_is_seen(photos: list[Path]) -> None:
     burn = [sys.executable, "-c", "while True: pass"]
     with (
-        stub(service_s=0.05, parallel=1) as (url, pid),
+        stub(service_s=0.05, parallel=1) as server,
         process_group(burn),
-        Telemetry(pid, interval_s=0.1) as telemetry,
+        Telemetry(server.pid, interval_s=0.1) as telemetry,
     ):
         [level] = generate(
-            url, request_bodies(photos, "json"), JSON, [plan(1)], on_start=telemetry.follow_client
+            server.url, request_bodies(photos, "json"), JSON, [plan(1)], on_start=telemetry.follow_client
         )
         usage = telemetry.usage(*level.window)
     assert usage.other_percent is not None
