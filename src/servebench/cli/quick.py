@@ -14,6 +14,7 @@ from servebench.errors import UsageError
 from servebench.system.processes import process_group
 from servebench.system.temporary import scratch
 
+LOCK_FILE = Path("dvc.lock")
 EPOCHS = 2
 COMPARISON_S = 120.0
 """At most, whatever params.yaml says."""
@@ -34,7 +35,6 @@ def main() -> int:
         shorten(folder / "params.yaml")
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        environment["TMPDIR"] = str(folder)
         command = ["dvc", "--cd", str(folder), "repro", "comparison"]
         print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
         with process_group(command, stdin=subprocess.DEVNULL, env=environment) as process:
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def project_files() -> list[Path]:
-    """The project's files that exist and that git does not ignore.
+    """The project's files that exist and that git does not ignore, except results.
 
     Raises:
         UsageError: the current folder is not the root of a git repository with params.yaml.
@@ -52,7 +52,12 @@ def project_files() -> list[Path]:
     names = [Path(name) for name in listed.stdout.split("\0") if name]
     if listed.returncode or Path("params.yaml") not in names:
         raise UsageError(f"{Path.cwd()} is not the project's folder, a git repository with params.yaml")
-    return [name for name in names if name.is_file()]
+    return [name for name in names if name.is_file() and not is_result(name)]
+
+
+def is_result(path: Path) -> bool:
+    """Whether stages write the file: DVC would leave out what has not changed since an earlier run."""
+    return path == LOCK_FILE or path.parts[0] in ("assets", "metrics", "plots")
 
 
 def shorten(path: Path) -> None:
