@@ -15,18 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from servebench.loadgen import LoadPlan, generate
 from servebench.loadgen.generator import OnEdge
 from servebench.selftest.checks import Check
-from servebench.selftest.stub import BODY, RunningStub, running_stub
+from servebench.selftest.stub import RunningStub, running_stub
+from servebench.selftest.stub_load import load_stub
 from servebench.stats.records import OK, LoadRecord
-from servebench.stats.stability import WINDOWS
 
 Floats = npt.NDArray[np.float64]
 
 CONNECTIONS = 512
-WARMUP_S = 0.3
-TIMEOUT_S = 10.0
 QUEUE_TOLERANCE = 0.05
 """Of latencies in a queue: the delay of one request passes on to all that wait behind it."""
 TIMER_MS = 2.5
@@ -143,19 +140,7 @@ def waits(arrived: Floats, service_s: float, parallel: int) -> Floats:
 
 def load(stub: RunningStub, case: OpenCase, on_edge: OnEdge = lambda users, index: None) -> LoadRecord:
     """Run the load of one case."""
-    plan = LoadPlan(
-        users=CONNECTIONS,
-        requests=1,
-        warmup_s=WARMUP_S,
-        min_s=case.seconds,
-        max_s=case.seconds,
-        max_windows=WINDOWS,
-        timeout_s=TIMEOUT_S,
-        seed=0,
-        rate_rps=case.rate_rps,
-    )
-    [record] = generate(stub.url, [BODY], "application/json", [plan], on_edge=on_edge)
-    return record
+    return load_stub(stub.url, CONNECTIONS, case.seconds, case.rate_rps, on_edge)
 
 
 def _largest(values_ms: Floats) -> float | None:

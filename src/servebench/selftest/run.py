@@ -12,22 +12,18 @@ from typing import Any
 from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Usage
 from servebench.errors import VerifyError
-from servebench.loadgen import LoadPlan, generate
 from servebench.paths import MACHINE, SELFTEST, SELFTEST_PAGE
 from servebench.selftest.checks import SECOND_TOOL_TOLERANCE, TOLERANCE, Check, against_log
 from servebench.selftest.open_loop import QUEUEING_CASES, check_arrivals, check_queueing, check_stop
 from servebench.selftest.second_tool import find_tool, rate_by
 from servebench.selftest.stub import BODY, running_stub
+from servebench.selftest.stub_load import load_stub
 from servebench.stats.records import LoadRecord
-from servebench.stats.stability import WINDOWS
 from servebench.system.documents import write_section
 from servebench.system.files import read_json, write_json
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import bar
 from servebench.system.tables import text_table
-
-WARMUP_S = 0.3
-TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -134,18 +130,7 @@ def check_second_tool(case: Case, tool: str, progress: Any) -> Check:
 
 def load(url: str, case: Case) -> LoadRecord:
     """Run the load of one case."""
-    plan = LoadPlan(
-        users=case.users,
-        requests=1,
-        warmup_s=WARMUP_S,
-        min_s=case.seconds,
-        max_s=case.seconds,
-        max_windows=WINDOWS,
-        timeout_s=TIMEOUT_S,
-        seed=0,
-    )
-    [record] = generate(url, [BODY], "application/json", [plan])
-    return record
+    return load_stub(url, case.users, case.seconds)
 
 
 def rate_rps(record: LoadRecord) -> float:
