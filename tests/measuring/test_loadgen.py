@@ -165,6 +165,42 @@ def test_what_does_not_settle_is_measured_until_the_limit() -> None:
     assert "unstable" in level_row(level, UNKNOWN).invalid_reason
 
 
+def test_a_server_too_slow_for_its_users_gets_no_second_request(photos: list[Path]) -> None:
+    """Four users, one second each: the third and the fourth would still wait for their first answer."""
+    told: list[int] = []
+    with stub(service_s=1.0, parallel=1) as server:
+        [level] = generate(
+            server.url,
+            request_bodies(photos, "json"),
+            JSON,
+            [dataclasses.replace(plan(4), give_up_s=2.5)],
+            on_edge=lambda users, place: told.append(place),
+        )
+        log = server.log()
+    assert told == [0, 1]
+    assert (level.status == OK).all()
+    # The first two users sent again before it was given up; all that was sent has been answered.
+    assert len(level.start) == len(log) == 6
+    row = level_row(level, UNKNOWN)
+    assert row.throughput_rps == pytest.approx(1.0, rel=0.15)
+    assert "too slow" in row.invalid_reason
+
+
+def test_a_server_that_is_fast_enough_is_not_given_up(photos: list[Path]) -> None:
+    with stub(service_s=0.02, parallel=1) as server:
+        patient, hasty = generate(
+            server.url,
+            request_bodies(photos, "json"),
+            JSON,
+            [
+                plan(2, min_s=1.0, max_s=1.0),
+                dataclasses.replace(plan(2, min_s=1.0, max_s=1.0), give_up_s=2.0),
+            ],
+        )
+    assert len(patient.window_edges) == len(hasty.window_edges) == 4
+    assert level_row(hasty, UNKNOWN).valid
+
+
 def test_failures_are_counted_and_the_level_is_not_valid(photos: list[Path]) -> None:
     with stub(service_s=0.01, parallel=1, answer_status=503) as (url, _):
         [level] = generate(url, request_bodies(photos, "json"), JSON, [plan(2, min_s=1.0, max_s=1.0)])

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from servebench.cli.main import main
@@ -93,7 +94,7 @@ def test_a_server_is_measured_at_every_level(
 
 
 def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["loadtest", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "60"]
+    arguments = ["loadtest", "--body-file", str(body), *QUICK[2:], "--seconds", "2", "2", "--rate", "60"]
     with running_stub(0.05, 2) as stub:
         assert main([*arguments, "--url", stub.url]) == 1
     row = capsys.readouterr().out.splitlines()[-1]
@@ -104,7 +105,7 @@ def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.Captu
 def test_a_rate_whose_requests_wait_misses_the_objective(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["loadtest", "--body-file", str(body), *QUICK, "--seconds", "2", "2", "--rate", "30"]
+    arguments = ["loadtest", "--body-file", str(body), *QUICK[2:], "--seconds", "2", "2", "--rate", "30"]
     with running_stub(0.05, 2) as stub:
         assert main([*arguments, "--url", stub.url, "--slo-ms", "45"]) == 1
     verdict = capsys.readouterr().out.splitlines()[-1].split("|")[-2]
@@ -131,13 +132,42 @@ def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list
         assert headers["X-Two"] == "2"
 
 
+def test_a_folder_of_photos_is_sent_as_files(photos: list[Path]) -> None:
+    folder = photos[0].parent
+    with recorder() as (url, server):
+        main(["loadtest", "--url", url, "--images", str(folder), "--content-type", "image/jpeg", *QUICK])
+    assert {content for _, content in server.requests} <= {path.read_bytes() for path in folder.iterdir()}
+    assert {headers["Content-Type"] for headers, _ in server.requests} == {"image/jpeg"}
+
+
+def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamps = [100.0, 100.0, 101.0, 101.5, 104.0]
+    (trace := tmp_path / "trace").write_text("\n".join(map(str, stamps)) + "\n")
+    arguments = ["loadtest", "--body-file", str(body), "--trace", str(trace), "--trace-scale", "2"]
+    with running_stub(0.01, 8) as stub:
+        assert main([*arguments, "--url", stub.url, "--slo-ms", "100"]) == 0
+        log = stub.log()[1:]  # without the first request, which is no part of the load
+    arrived = log[:, 0] - log[0, 0]
+    assert arrived == pytest.approx([0.0, 0.0, 0.5, 0.75, 2.0], abs=0.05)
+    assert "valid; 2.1 req/s within 100 ms" in capsys.readouterr().out
+
+
+def test_constant_arrivals_keep_their_distance(body: Path) -> None:
+    arguments = ["loadtest", "--body-file", str(body), *QUICK[2:], "--seconds", "1", "1"]
+    with running_stub(0.001, 8) as stub:
+        main([*arguments, "--url", stub.url, "--rate", "40", "--arrivals", "constant"])
+        gaps = np.diff(stub.log()[1:, 0])
+    assert np.median(gaps) == pytest.approx(0.025, abs=0.002)
+    assert np.quantile(gaps, [0.1, 0.9]) == pytest.approx([0.025, 0.025], abs=0.01)
+
+
 def test_failures_under_load_are_counted_and_not_valid(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=20) as (url, _):
         assert main(["loadtest", "--url", url, "--body-file", str(body), *QUICK]) == 1
     out = capsys.readouterr().out
-    assert re.search(r"not valid: [1-9]\d* failed and 0 timed out", out)
+    assert re.search(r"not valid: ([1-9]\d*) failed and 0 timed out of \d+ \(status 503: \1\)", out)
 
 
 @pytest.mark.parametrize("name", ["loadtest", "bench"])
@@ -146,32 +176,54 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
 ) -> None:
     with recorder(good=0) as (url, server):
         assert main([name, "--url", url, "--body-file", str(body), *QUICK]) == 1
-    assert capsys.readouterr().err == f"servebench: {url} answered the first request with 503: too busy\n"
+    assert capsys.readouterr().err == (
+        f"servebench: {url} answered the first request (17 bytes of application/json, beginning with "
+        'b\'{"text": "hello"}\') with 503: too busy\n'
+    )
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("status", "arguments", "reason"),
     [
-        ([], "nothing to send: give --body-file or --images"),
-        (["--body-file", "missing"], "missing: No such file"),
-        (["--images", "/"], "/: Is a directory"),
-        (["--images", "BODY", "--template", '{"image": ""}'], "{image} is missing"),
-        (["--images", "BODY", "--template", '{"image": {image}}'], "not JSON"),
-        (["--body-file", "BODY", "--header", "no colon"], "expected 'Name: value', got 'no colon'"),
-        (["--body-file", "BODY", "--header", "A: b\nC: d"], "expected 'Name: value'"),
-        (["--body-file", "BODY", "--header", "content-type: text/plain"], "--content-type"),
-        (["--body-file", "BODY", "--seconds", "3", "2"], "minimum (3) is above the maximum (2)"),
-        (["--body-file", "BODY"], "cannot be reached (Connection refused)"),
-        (["--body-file", "BODY", "--url", "localhost:8000"], "No connection adapters"),
+        (1, [], "nothing to send: give --body-file or --images"),
+        (1, ["--body-file", "missing"], "missing: No such file"),
+        (1, ["--images", "EMPTY"], "a folder without an image file"),
+        (2, ["--images", "BODY", "--template", '{"image": ""}'], "{image} is missing"),
+        (2, ["--images", "BODY", "--template", '{"image": {image}}'], "not JSON"),
+        (2, ["--body-file", "BODY", "--template", '{"image": "{image}"}'], "--images, which are missing"),
+        (
+            2,
+            ["--images", "BODY", "--content-type", "image/png", "--template", '{"image": "{image}"}'],
+            "--template: not used, as --content-type image/png sends the files themselves",
+        ),
+        (2, ["--body-file", "BODY", "--header", "no colon"], "expected 'Name: value', got 'no colon'"),
+        (2, ["--body-file", "BODY", "--header", "A: b\nC: d"], "expected 'Name: value'"),
+        (2, ["--body-file", "BODY", "--header", "content-type: text/plain"], "--content-type"),
+        (2, ["--body-file", "BODY", "--seconds", "3", "2"], "minimum (3) is above the maximum (2)"),
+        (2, ["--body-file", "BODY", "--rate", "9", "--users", "1"], "--users: not together with --rate"),
+        (2, ["--body-file", "BODY", "--rate", "9", "--trace", "t"], "--trace: not together with --rate"),
+        (2, ["--body-file", "BODY", "--connections", "9"], "--connections: only together with --rate"),
+        (2, ["--body-file", "BODY", "--arrivals", "constant"], "--arrivals: only together with --rate"),
+        (2, ["--body-file", "BODY", "--trace-scale", "2"], "--trace-scale: only together with --trace"),
+        (2, ["--body-file", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
+        (1, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
+        (1, ["--body-file", "BODY"], "cannot be reached (Connection refused)"),
+        (1, ["--body-file", "BODY", "--url", "localhost:8000"], "No connection adapters"),
     ],
 )
 def test_a_mistake_is_one_line(
-    arguments: list[str], reason: str, body: Path, capsys: pytest.CaptureFixture[str]
+    status: int,
+    arguments: list[str],
+    reason: str,
+    body: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    url = f"http://127.0.0.1:{free_port()}"
-    given = [str(body) if argument == "BODY" else argument for argument in arguments]
-    assert main(["loadtest", "--url", url, *given]) == 1
+    (empty := tmp_path / "empty").mkdir()
+    url, paths = f"http://127.0.0.1:{free_port()}", {"BODY": str(body), "EMPTY": str(empty)}
+    given = [paths.get(argument, argument) for argument in arguments]
+    assert main(["loadtest", "--url", url, *given]) == status
     [line] = capsys.readouterr().err.splitlines()
     assert reason in line
 

@@ -63,11 +63,14 @@ def test_a_steady_level_is_valid() -> None:
 
 def test_every_request_is_counted_and_failures_invalidate_the_level() -> None:
     record = with_status(steady_record(), p0=FAILED, p900=FAILED, p901=TIMED_OUT)
+    record.code[[0, 900, 901]] = 503, 0, 0
     row = level_row(record, IDLE)
     assert row.sent == row.ok + row.failed + row.timed_out == len(record.start)
     assert (row.failed, row.timed_out) == (2, 1)
     assert not row.valid
-    assert row.invalid_reason == f"2 failed and 1 timed out of {len(record.start)}"
+    assert (
+        row.invalid_reason == f"2 failed and 1 timed out of {len(record.start)} (status 503: 1, no answer: 1)"
+    )
 
 
 def test_failed_requests_add_no_throughput() -> None:

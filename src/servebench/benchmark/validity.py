@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.rates import Throughput
-from servebench.stats.records import OK, TIMED_OUT, LoadRecord
+from servebench.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from servebench.stats.stability import WINDOWS, fewest_answers, spread, steady, window_means
 
 CLIENT_BUSY_PERCENT = 90.0
@@ -28,7 +29,9 @@ def invalid_reasons(
     bad = int((record.status != OK).sum())
     if bad:
         timed_out = int((record.status == TIMED_OUT).sum())
-        reasons.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}")
+        codes = failure_codes(record)
+        by_code = f" ({codes})" if codes else ""
+        reasons.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}{by_code}")
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is None:
@@ -42,17 +45,27 @@ def invalid_reasons(
     return reasons
 
 
+def failure_codes(record: LoadRecord) -> str:
+    """How many requests failed with which status, as "status 503: 12, no answer: 1"; most frequent first."""
+    codes = Counter(int(code) for code in record.code[record.status == FAILED])
+    return ", ".join(
+        f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
+    )
+
+
 def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float) -> list[str]:
     """A closed loop is valid if its last windows agree, and all users were busy (Little's law)."""
     reasons = []
     good = record.status == OK
     edges = record.window_edges[-WINDOWS - 1 :]
+    if len(edges) <= WINDOWS:
+        return ["too slow: the users waited too long for their first answers, and sent no more"]
     rates, latencies = window_means(record.start[good], record.end[good], edges)
-    if len(rates) < WINDOWS or not steady(rates, latencies, fewest_answers(record.end[good], edges)):
+    if not steady(rates, latencies, fewest_answers(record.end[good], edges)):
         widest = max(spread(rates), spread(latencies))
         spreads = f"differ by {widest:.0%} from their mean"
         finding = spreads if widest < math.inf else "have one without an answer"
-        reasons.append(f"unstable: the last {len(rates)} windows {finding}")
+        reasons.append(f"unstable: the last {WINDOWS} windows {finding}")
     in_flight = rps * mean_ms / 1000
     if abs(in_flight / record.users - 1) > LITTLES_TOLERANCE:
         reasons.append(f"Little's law: rate x latency is {in_flight:.2f}, not {record.users} users")

@@ -6,8 +6,6 @@ import argparse
 import signal
 import sys
 
-from servebench.errors import LoadError
-
 
 def serve(options: argparse.Namespace) -> int:
     """Serve the exported model until SIGTERM or Ctrl-C; return the exit status."""
@@ -63,32 +61,14 @@ def loadtest(options: argparse.Namespace) -> int:
     """Load-test a server at any URL, and print a row per level; return the exit status.
 
     Raises:
-        LoadError: the options contradict each other, or there is nothing to send.
+        UsageError: options contradict each other; LoadError: there is nothing to send.
     """
-    from servebench.benchmark.loadtest import loadtest, read_bodies, request_headers
-    from servebench.loadgen import LoadPlan
+    from servebench.benchmark.loadtest import loadtest
+    from servebench.cli.load_options import load_plans, target
 
-    min_s, max_s = options.seconds
-    if min_s > max_s:
-        raise LoadError(f"--seconds: the minimum ({min_s:g}) is above the maximum ({max_s:g})")
-    plans = [
-        LoadPlan(
-            users=users,
-            requests=options.requests,
-            warmup_s=options.warmup_s,
-            min_s=min_s,
-            max_s=max_s,
-            max_windows=options.max_windows,
-            timeout_s=options.timeout_s,
-            seed=options.seed,
-            rate_rps=options.rate,
-        )
-        for users in ((options.connections,) if options.rate else options.users)
-    ]
-    headers = request_headers(options.header)
-    bodies = read_bodies(options.body_file, options.images, options.template)
+    plans = load_plans(options)
     _exit_on_sigterm()
-    return loadtest(options.url, bodies, options.content_type, headers, plans, options.slo_ms, options.out)
+    return loadtest(target(options), plans, options.slo_ms, options.out)
 
 
 def verify(options: argparse.Namespace) -> int:

@@ -103,7 +103,7 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         subparsers,
         "loadtest",
         "load-test a server at any URL with the pipeline's load generator",
-        "  servebench loadtest --url http://127.0.0.1:8000/predict --images photos/*.jpg --users 1,8,32\n"
+        "  servebench loadtest --url http://127.0.0.1:8000/predict --content-type image/jpeg --images .\n"
         "  servebench loadtest --url http://10.0.0.7/v1/classify --body-file a.json --rate 200 --slo-ms 100\n"
         "  servebench loadtest --url http://127.0.0.1:8501/v1/models/pets:predict --images *.jpg \\\n"
         '      --template \'{"instances": [{"b64": "{image}"}]}\' --out levels.csv',
@@ -119,29 +119,47 @@ def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
         metavar="FILE",
         help="file with a request body; repeatable",
     )
-    add("--images", type=Path, nargs="+", default=[], metavar="PATH", help="images, one request body each")
+    add(
+        "--images",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="images, or folders of images: one request body each, the file itself where the content type is "
+        "an image's",
+    )
     add(
         "--template",
-        default='{"image": "{image}"}',
         metavar="JSON",
-        help="body of an image; {image} is replaced by its base64 (%(default)s)",
+        help='body of an image otherwise; {image} is replaced by its base64 ({"image": "{image}"})',
     )
-    add("--content-type", default="application/json", metavar="TYPE", help="(%(default)s)")
+    add("--content-type", metavar="TYPE", help="of all bodies (application/json)")
     add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="request header; repeatable")
+    add("--ca", type=Path, metavar="FILE", help="CA certificates to trust with HTTPS (PEM)")
     add(
         "--users",
         type=levels,
-        default=(1, 8),
         metavar="N,N,...",
         help="closed loop: load levels, in concurrent users (1,8)",
     )
-    add("--rate", type=rate, metavar="R", help="open loop instead: Poisson arrivals at R requests/s")
+    add("--rate", type=rate, metavar="R", help="open loop instead: R requests/s, whatever is answered")
+    add(
+        "--arrivals",
+        choices=("poisson", "constant"),
+        help="with --rate: at random times (poisson, the default) or at equal distances",
+    )
+    add(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="open loop instead: requests at the times in this file, a time stamp in seconds a line",
+    )
+    add("--trace-scale", type=rate, metavar="X", help="with --trace: X times as many requests a second")
     add(
         "--connections",
         type=positive_int,
-        default=256,
         metavar="N",
-        help="open loop: connections; requests due while all are busy are sent late (%(default)s)",
+        help="open loop: connections; requests due while all are busy are sent late (256)",
     )
     add(
         "--slo-ms",

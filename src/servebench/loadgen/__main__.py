@@ -22,7 +22,13 @@ from typing import Any
 import gevent
 import numpy as np
 
-from servebench.loadgen.arrivals import Arrivals, ClosedLoop, Poisson
+from servebench.loadgen.arrivals import (
+    Arrivals,
+    ClosedLoop,
+    OpenLoop,
+    constant_times,
+    poisson_times,
+)
 from servebench.loadgen.connection import Connection, post_request
 from servebench.loadgen.generator import LoadPlan
 from servebench.loadgen.recorder import Recorder
@@ -77,25 +83,51 @@ def user_class(
     return OneUser
 
 
+def arrivals_of(plan: LoadPlan) -> Arrivals:
+    """The arrival process of a plan."""
+    if plan.due_s is not None:
+        return OpenLoop(iter(plan.due_s))
+    if plan.rate_rps is None:
+        return ClosedLoop()
+    if plan.arrivals == "constant":
+        return OpenLoop(constant_times(plan.rate_rps))
+    return OpenLoop(poisson_times(plan.rate_rps, plan.random_seed))
+
+
 def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
-    arrivals = ClosedLoop() if plan.rate_rps is None else Poisson(plan.rate_rps, plan.random_seed)
+    arrivals = arrivals_of(plan)
     recorder = Recorder(plan.users, plan.timeout_s)
     environment = Environment(user_classes=[user_class(url, requests, plan, arrivals, recorder)])
     runner = environment.create_local_runner()
+    started = perf_counter()
+    if plan.give_up_s is not None:
+        emit("edge", plan.users, 0)  # the only window begins here, if the first answers take too long
     runner.start(plan.users, spawn_rate=plan.users)
 
     # In a closed loop the warm-up starts when every user has had an answer or a timeout.
-    if plan.rate_rps is None:
-        wait_until(lambda: all(recorder.answered), plan, "every user had an answer")
-    gevent.sleep(plan.warmup_s)
-
-    edges = measure(plan, recorder)
+    if plan.rate_rps is not None or wait_for_first_answers(plan, recorder):
+        gevent.sleep(plan.warmup_s)
+        edges = measure(plan, recorder)
+    else:
+        edges = [started]
 
     arrivals.ended = True
     wait_until(lambda: min(recorder.in_flight_since) == math.inf, plan, "the last requests ended")
+    if len(edges) == 1:
+        edges.append(perf_counter())
+        emit("edge", plan.users, 1)
     runner.quit()
     np.savez(path, window_edges=np.array(edges), **recorder.arrays())
+
+
+def wait_for_first_answers(plan: LoadPlan, recorder: Recorder) -> bool:
+    """Wait until every user has had an answer or a timeout; False where ``plan.give_up_s`` is over before."""
+    give_up_at = math.inf if plan.give_up_s is None else perf_counter() + plan.give_up_s
+    wait_until(
+        lambda: all(recorder.answered) or perf_counter() > give_up_at, plan, "every user had an answer"
+    )
+    return all(recorder.answered)
 
 
 def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from time import perf_counter
 
 import gevent
@@ -32,20 +34,22 @@ class ClosedLoop(Arrivals):
         return None if self.ended else perf_counter()
 
 
-class Poisson(Arrivals):
-    """Open loop: requests are due at random times of a mean rate, independent of the answers.
+class OpenLoop(Arrivals):
+    """Open loop: requests are due at given times, independent of the answers.
 
     While every user is busy, requests are sent late. Their latency counts from the due time, so that a
     stalled server cannot hide the stall by delaying its users (coordinated omission).
 
     One idle user waits for the next arrival; the others are parked on a stack, and the one parked last
     is woken first. So no more connections are in use than the rate needs, and idle users cost nothing.
+
+    Args:
+        due_s: seconds from now at which requests are due, ascending.
     """
 
-    def __init__(self, rate_rps: float, seed: str) -> None:
-        self._random = random.Random(seed)
-        self._rate_rps = rate_rps
-        self._next = perf_counter()
+    def __init__(self, due_s: Iterator[float]) -> None:
+        self._due_s = due_s
+        self._started = perf_counter()
         self._user_waits = False
         self._parked: list[Event] = []
 
@@ -55,12 +59,24 @@ class Poisson(Arrivals):
             self._parked.append(woken := Event())
             woken.wait()
         self._user_waits = True
-        self._next = due = self._next + self._random.expovariate(self._rate_rps)
-        wait_s = due - perf_counter()
-        if wait_s > 0:
-            gevent.sleep(wait_s)
+        due_s = next(self._due_s, None)
+        if due_s is not None:
+            wait_s = self._started + due_s - perf_counter()
+            if wait_s > 0:
+                gevent.sleep(wait_s)
         if self._parked:
             self._parked.pop().set()
         else:
             self._user_waits = False
-        return None if self.ended else due
+        return None if self.ended or due_s is None else self._started + due_s
+
+
+def poisson_times(rate_rps: float, seed: str) -> Iterator[float]:
+    """Due times of a Poisson process: the gaps are exponential."""
+    rng = random.Random(seed)
+    return itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None))
+
+
+def constant_times(rate_rps: float) -> Iterator[float]:
+    """Due times at equal distances."""
+    return (number / rate_rps for number in itertools.count(1))

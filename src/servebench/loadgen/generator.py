@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -32,9 +33,13 @@ class LoadPlan:
         max_windows: windows to measure at most, until the last three agree.
         timeout_s: how long a user waits for an answer.
         seed: of the order in which the bodies are sent, and of the arrivals.
-        rate_rps: mean rate of an open loop with Poisson arrivals; None is a closed loop, in which each
-            user sends its next request when the last one has been answered.
+        rate_rps: mean rate of an open loop; None is a closed loop, in which each user sends its next request
+            when the last one has been answered.
+        arrivals: of an open loop: "poisson" (at random times) or "constant" (at equal distances).
+        due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
         repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
+        give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer,
+            nothing more is sent, and all answers so far are the only window; None: as long as ``timeout_s``.
     """
 
     users: int
@@ -46,7 +51,10 @@ class LoadPlan:
     timeout_s: float
     seed: int
     rate_rps: float | None = None
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    due_s: Sequence[float] | None = None
     repeat: int = 0
+    give_up_s: float | None = None
 
     @property
     def random_seed(self) -> str:
@@ -57,7 +65,8 @@ class LoadPlan:
 OnProgress = Callable[[int, int, float], None]
 """Called while a level runs: users, good answers measured so far, seconds measured so far."""
 OnEdge = Callable[[int, int], None]
-"""Called at each edge of a window: users, index of the edge within the level."""
+"""Called at each edge of a window: users, index of the edge within the level. With ``give_up_s`` it is called
+for the first one twice, as the window begins later where the first answers come in time."""
 
 
 class LoadGenerator:
