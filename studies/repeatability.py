@@ -18,6 +18,7 @@ from servebench.benchmark.served import measure_served
 from servebench.errors import LoadError
 from servebench.params import load_params
 from servebench.paths import MODEL
+from servebench.serving.launcher import running_server
 from studies import DEVICE
 from studies.goals import verdict
 from studies.harness import all_bodies, measure_rounds, photo_paths, write_result
@@ -43,12 +44,14 @@ def run(number: int) -> dict[str, Any]:
     settings = params.configuration(EXPERIMENT)
     load = params.load.model_copy(update={"users": (USERS,)})
     bodies = all_bodies(load.request_body)
-    with inprocess_workers(MODEL, settings, DEVICE, photo_paths(), params.baseline) as inprocess:
+    with (
+        running_server(MODEL, settings, DEVICE, load.timeout_s) as server,
+        inprocess_workers(MODEL, settings, DEVICE, photo_paths(), params.baseline) as inprocess,
+    ):
         served = measure_served(
             f"run {number + 1}",
-            settings,
+            server,
             load,
-            DEVICE,
             bodies,
             client_limit_rps=math.inf,
             while_paused=inprocess.measure,

@@ -92,6 +92,11 @@ class BenchmarkPaths:
         return self.folder / "run.json"
 
     @property
+    def rounds(self) -> Path:
+        """In-process rates of each round."""
+        return self.folder / "rounds.csv"
+
+    @property
     def baseline(self) -> Path:
         """In-process rates, a row per batch size."""
         return self.folder / "baseline.csv"
@@ -126,5 +131,5 @@ class BenchmarkPaths:
         """All files of the configuration."""
         return [
             *(self.metrics, self.accuracy, self.levels, self.run),
-            *(self.baseline, self.stages, self.batches, self.samples),
+            *(self.baseline, self.rounds, self.stages, self.batches, self.samples),
         ]

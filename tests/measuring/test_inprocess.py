@@ -35,6 +35,16 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
     assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
 
 
+def test_slow_work_is_measured_in_one_order_only(
+    exported: ModelFolders, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("servebench.benchmark.inprocess.LONGEST_ROUND_S", 0.0)
+    with inprocess_workers(exported, ServeSettings(), "cpu", photos, SETTINGS) as inprocess:
+        inprocess.measure()
+        [row, _] = inprocess.rows()
+    assert row.pipeline_slowest_rps == row.pipeline_fastest_rps == row.pipeline_rps
+
+
 def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:
     nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
     with (

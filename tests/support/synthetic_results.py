@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow
+from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, RoundRow, StageRow
 from servebench.params import ServeSettings
 from servebench.paths import BenchmarkPaths
 from servebench.report.results import Result
@@ -139,6 +139,7 @@ def result(
     *,
     best: LevelRow | None = None,
     baseline: Sequence[BaselineRow] = (batch(1, 100.0, 100.0),),
+    rounds: Sequence[RoundRow] = (),
     stages: Mapping[int, Mapping[str, float]] | None = None,
     serve: ServeSettings | None = None,
     **run: Any,
@@ -175,6 +176,7 @@ def result(
         | run,
         levels=list(levels),
         baseline=list(baseline),
+        rounds=list(rounds),
         stages=[StageRow(users, stage, ms) for users, own in times.items() for stage, ms in own.items()],
         batches=[BatchRow(one.users, "1", 100) for one in levels],
         accuracy={
@@ -199,5 +201,6 @@ def write_result(own: Result) -> None:
         write_json(path, content)
     write_rows(paths.levels, LevelRow, own.levels)
     write_rows(paths.baseline, BaselineRow, own.baseline)
+    write_rows(paths.rounds, RoundRow, own.rounds)
     write_rows(paths.stages, StageRow, own.stages)
     write_rows(paths.batches, BatchRow, own.batches)

@@ -32,7 +32,8 @@ WARMUP_S = 0.7
 TURN_S = 2.5
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
-"""A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S."""
+"""A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S. A server that takes
+longer than that for its users' first answers gets no more requests in its turn."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
@@ -72,6 +73,7 @@ class PausedServer:
             timeout_s=load.timeout_s,
             seed=load.seed,
             repeat=number,
+            give_up_s=SLOW_TURN_S,
         )
         self._server.check()
         self._server.resume()

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+from time import monotonic
 
 import numpy as np
 
-from servebench.benchmark.rows import BaselineRow
+from servebench.benchmark.rows import BaselineRow, RoundRow
 from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
@@ -31,12 +32,13 @@ from servebench.system.temporary import scratch
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
 PROBE_S = 0.3
+LONGEST_ROUND_S = 2.5
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
 
 class InProcessBaseline:
-    """Measures workers that run in processes of their own, from the first ``measure`` on.
+    """Measures workers that run in processes of their own, once they are ready.
 
     Attributes:
         threads: torch's threads in each worker.
@@ -60,21 +62,32 @@ class InProcessBaseline:
     def measure(self) -> None:
         """Measure two rounds: each kind of work at each batch size, then again in the reverse order.
 
+        The second round is left out where the first one takes longer than LONGEST_ROUND_S.
+
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
         """
         if not self.threads:
-            self._wait_for_workers()
+            self.wait_until_ready()
         work_by_size = list(itertools.product(self.batch_sizes, self.work_kinds))
+        started = monotonic()
         with bar(2 * len(work_by_size), "in-process", "rate") as progress:
-            for size, work in [*work_by_size, *reversed(work_by_size)]:
-                busy = 1 if work == ONE_THREAD else self.busy
-                rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
-                self._rates[work, size].append(np.array(rates))
-                self._cpu_ms[work, size].append(cpu_ms)
-                progress.update()
+            for order in (work_by_size, reversed(work_by_size)):
+                for size, work in order:
+                    busy = 1 if work == ONE_THREAD else self.busy
+                    rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
+                    self._rates[work, size].append(np.array(rates))
+                    self._cpu_ms[work, size].append(cpu_ms)
+                    progress.update()
+                if monotonic() - started > LONGEST_ROUND_S:
+                    return
 
-    def _wait_for_workers(self) -> None:
+    def wait_until_ready(self) -> None:
+        """Wait until the workers have loaded the model, and find out how many of them are best kept busy.
+
+        Raises:
+            ServebenchError: a worker failed; the message holds the end of its log.
+        """
         self.threads = int(self._conversation.answer())
         self.work_kinds = ("model", "pipeline", *((ONE_THREAD,) if self.threads > 1 else ()))
         self.busy, image_s = self._fastest_busy(self._workers)
@@ -88,6 +101,15 @@ class InProcessBaseline:
     def rows(self) -> list[BaselineRow]:
         """The rates of all rounds so far, by batch size."""
         return [self._row(size) for size in self.batch_sizes]
+
+    def rounds(self) -> list[RoundRow]:
+        """The rate of each round so far, of model and pipeline."""
+        return [
+            RoundRow(number, work, size, round(float(rates.mean()), 3))
+            for (work, size), by_round in self._rates.items()
+            if work != ONE_THREAD
+            for number, rates in enumerate(by_round)
+        ]
 
     def _row(self, size: int) -> BaselineRow:
         model, pipeline = (throughput_of_rounds(self._rates[work, size]) for work in ("model", "pipeline"))
@@ -136,7 +158,7 @@ def inprocess_workers(
 ) -> Iterator[InProcessBaseline]:
     """Run as many processes as ``serve`` has workers, each with the model, until the block is left.
 
-    They load it meanwhile: the first ``measure`` waits for them.
+    They load it meanwhile: ``wait_until_ready`` waits for them, as the first ``measure`` does.
 
     Args:
         photos: image files, which the pipeline takes from memory.

@@ -12,10 +12,9 @@ from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Telemetry, Usage
 from servebench.errors import LoadError
 from servebench.loadgen import LoadPlan, generate
-from servebench.params import LoadSettings, ServeSettings
-from servebench.paths import MODEL
+from servebench.params import LoadSettings
 from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import free_port, running_server
+from servebench.serving.launcher import RunningServer, free_port
 from servebench.stats.rates import Throughput
 from servebench.stats.stability import WINDOWS
 from servebench.system.processes import process_group
@@ -57,16 +56,13 @@ def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
     return row.throughput_rps
 
 
-def null_server(serve: ServeSettings, load: LoadSettings, bodies: Sequence[bytes]) -> NullServer:
-    """Measure the server in the configuration ``serve`` with a null model.
+def measure_null_server(server: RunningServer, load: LoadSettings, bodies: Sequence[bytes]) -> NullServer:
+    """Measure a server with a null model.
 
     Raises:
-        ServerError: it did not start; LoadError: the load generator failed.
+        LoadError: the load generator failed.
     """
-    with (
-        running_server(MODEL, serve, "cpu", load.timeout_s, null_model=True) as server,
-        Telemetry(server.pid, interval_s=0.1) as telemetry,
-    ):
+    with Telemetry(server.pid, interval_s=0.1) as telemetry:
         [record] = generate(
             f"{server.url}/predict",
             bodies,

@@ -105,6 +105,21 @@ class BaselineRow:
     model_ms: float
 
 
+@dataclass(frozen=True)
+class RoundRow:
+    """The in-process rate of one kind of work in one round, in rounds.csv.
+
+    Attributes:
+        round: from 0; the works of a round follow each other, so that their ratio is free of drift.
+        work: "model" or "pipeline".
+    """
+
+    round: int
+    work: str
+    batch_size: int
+    rate_rps: float
+
+
 def pipeline_as_served(baseline: Sequence[BaselineRow], max_batch_size: int, users: int) -> BaselineRow:
     """The fastest pipeline in-process among the batch sizes that a server can form.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,20 +16,21 @@ from servebench.benchmark.telemetry import Telemetry
 from servebench.errors import LoadError, ServerError
 from servebench.loadgen import LoadGenerator, LoadPlan, generate, load_generator
 from servebench.loadgen.progress import load_bar
-from servebench.params import LoadSettings, ServeSettings
-from servebench.paths import MODEL
+from servebench.params import LoadSettings
 from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import RunningServer, running_server
+from servebench.serving.launcher import RunningServer
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.progress import print_wrapped
 
 RUNS = 2
 """Of a level: the first one chooses the best level, the second one is reported."""
+GIVE_UP_S = 8.0
+"""For the first answers to all users of a level."""
 REPEATED_FROM = 0.5
 """Of the fastest level's rate in the first runs: the best level is not one below that."""
-PHOTOS_S = 2.0
-"""For photos that no level has sent and that are not tested."""
+PHOTOS_S, TESTED_S = 2.0, 10.0
+"""For photos that no level has sent; of those that are tested, for more, as accuracy rests on them."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
+            give_up_s=GIVE_UP_S,
         )
 
     def run(self, users: int, run: int) -> LevelResult:
@@ -98,9 +101,12 @@ class LoadSession:
         Raises:
             ServerError: the server died; LoadError: the load generator failed.
         """
-        plan, scrapes = self.plan(users, run), list[Scrape]()
+        plan, scrapes = self.plan(users, run), dict[int, Scrape]()
         phase = f"run {run + 1} of {RUNS}"
         with load_bar([plan], f"{self.name}: {phase}") as update_bar:
+
+            def on_edge(users: int, index: int) -> None:
+                scrapes[index] = scrape(self.server)
 
             def on_progress(users: int, answers: int, seconds: float) -> None:
                 self.server.check()
@@ -111,7 +117,7 @@ class LoadSession:
                     f"{self.server.url}/predict",
                     plan,
                     on_progress=on_progress,
-                    on_edge=lambda *_: scrapes.append(scrape(self.server)),
+                    on_edge=on_edge,
                 )
             except LoadError:
                 self.server.check()  # a server that died is the cause
@@ -122,7 +128,7 @@ class LoadSession:
         print_wrapped(f"{self.name}: {phase}: {_line(result.row)}")
         return result
 
-    def _result(self, record: LoadRecord, scrapes: Sequence[Scrape]) -> LevelResult:
+    def _result(self, record: LoadRecord, scrapes: Mapping[int, Scrape]) -> LevelResult:
         last = len(record.window_edges) - 1
         before, after = scrapes[max(0, last - WINDOWS)], scrapes[last]
         usage = self.telemetry.usage(*record.window)
@@ -133,24 +139,22 @@ class LoadSession:
 
 def measure_served(
     name: str,
-    serve: ServeSettings,
+    server: RunningServer,
     load: LoadSettings,
-    device: str,
     bodies: Sequence[bytes],
     client_limit_rps: float,
     *,
     tested: Sequence[int] = (),
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Start a server of the exported model, load it at every level, then again in the reverse order.
+    """Load a server at every level, then again in the reverse order.
 
     A level that was slower than REPEATED_FROM of the fastest is not repeated.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
-        tested: indices of the bodies that have to be answered, however slow the server is; the others are
-            sent as far as PHOTOS_S allows.
+        tested: indices of the bodies that are to be answered first.
         while_paused: called before the first run, between the two and after the second, while the server is
             stopped: an idle LitServe server polls, which takes CPU time.
 
@@ -158,12 +162,10 @@ def measure_served(
         ServerError: the server died; LoadError: the load generator failed.
     """
     with (
-        running_server(MODEL, serve, device, load.timeout_s) as server,
         Telemetry(server.pid) as telemetry,
         load_generator(bodies, CONTENT_TYPES[load.request_body]) as generator,
     ):
         telemetry.follow_client(generator.pid)
-        print_wrapped(f"{name}: server ready after {server.ready_s:.1f} s")
         session = LoadSession(name, server, generator, telemetry, load, client_limit_rps)
         _call_while_paused(server, while_paused)
         first = {users: session.run(users, 0) for users in load.users}
@@ -210,11 +212,13 @@ def remaining_answers(
 ) -> list[tuple[int, bytes]]:
     """Send bodies that no level has sent, as accuracy is measured on them; return their good answers.
 
-    Those of ``tested``, and as many others as the best level's rate allows within PHOTOS_S.
+    As many of ``tested`` as the best level's rate allows within TESTED_S, and others within PHOTOS_S.
     """
     sent = {body for body, _ in session.answers}
     missing = [body for body in tested if body not in sent]
     others = [body for body in range(len(bodies)) if body not in sent and body not in set(tested)]
+    random.Random(session.load.seed).shuffle(missing)  # they are in the order of their classes
+    missing = missing[: int(best.throughput_rps * TESTED_S)]
     missing += others[: max(0, int(best.throughput_rps * PHOTOS_S) - len(missing))]
     if not missing:
         return []

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servebench.report.results import Result
+from servebench.stats.comparison import Ratio
 
 DATASHEET = "datasheet"
 ROOFLINE = "roofline"
@@ -28,6 +29,8 @@ class Bound:
 
     Attributes:
         share: of the bound before it, None for the first.
+        share_low, share_high: the share's 95% interval, where both bounds were measured in the same rounds:
+            narrower than what the intervals of the two rates allow.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Bound:
     low_rps: float | None
     high_rps: float | None
     share: float | None
+    share_low: float | None = None
+    share_high: float | None = None
 
     @property
     def lowest_rps(self) -> float:
@@ -76,7 +81,14 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
         if rate is not None:
             share = rate / bounds[-1].rate_rps if bounds else None
             bounds.append(Bound(name, rate, low, high, share))
-    return bounds
+    return [_paired(bound, result.pipeline_share) if bound.name == PIPELINE else bound for bound in bounds]
+
+
+def _paired(bound: Bound, share: Ratio | None) -> Bound:
+    """The bound with its share from rates of the same rounds, where there are enough."""
+    if share is None:
+        return bound
+    return replace(bound, share=share.ratio, share_low=share.low, share_high=share.high)
 
 
 def budget_ms(result: Result) -> float | None:

@@ -10,6 +10,9 @@ from servebench.params import Params
 from servebench.paths import COMPARISON
 from servebench.system.tables import pluralise
 
+FEW_ROUNDS = 10
+"""Fewer than this are pointed out: intervals of ten rounds are about as wide as the noise of one."""
+
 
 def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[ComparisonRow]:
     """The rows at the first load, in the order of params.yaml.
@@ -29,8 +32,11 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[Compari
 
 
 def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
-    """Which configuration is fastest, and which is the fastest within the objective: a sentence each."""
+    """Sentences: which is fastest, whether that rests on few rounds, which keeps to the objective."""
     sentences = fastest_sentences(rows, params.comparison.reference)
+    rounds = max(row.rounds for row in rows)
+    if rounds < FEW_ROUNDS:
+        sentences.append(f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
     slo_p95_ms = params.objective.slo_p95_ms
     within_slo = [row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_p95_ms]
     if not within_slo:

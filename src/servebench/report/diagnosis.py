@@ -1,6 +1,7 @@
 """Diagnosis of what limits a configuration, with the figures that are evidence of it.
 
-A loss counts where a bound lies below the one before it by more than their intervals.
+A loss counts where a bound lies below the one before it by more than their intervals, or, of two that were
+measured in the same rounds, where their ratio's interval lies below 1.
 The largest loss (the smallest share) from the model in-process down to the served rate is what serving costs:
 
 ================  =======================================================================================
@@ -74,9 +75,9 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
 def _largest_losses(bounds: Sequence[Bound], names: Sequence[str]) -> list[Loss]:
     """The largest loss down to one of the bounds ``names``, and those that tie with it."""
     losses = [
-        Loss(upper, lower)
-        for upper, lower in itertools.pairwise(bounds)
-        if lower.name in names and lower.highest_rps < upper.lowest_rps
+        loss
+        for loss in itertools.starmap(Loss, itertools.pairwise(bounds))
+        if loss.lower.name in names and loss.resolved
     ]
     losses.sort(key=lambda loss: loss.share)
     return [loss for loss in losses if loss.ties_with(losses[0])]

@@ -35,7 +35,11 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss from a bound to the next."""
+    """The loss from a bound to the next.
+
+    Attributes:
+        upper, lower: the two, of which the lower one knows its share of the upper one.
+    """
 
     upper: Bound
     lower: Bound
@@ -43,7 +47,12 @@ class Loss:
     @property
     def share(self) -> float:
         """The lower rate over the upper one."""
-        return self.lower.rate_rps / self.upper.rate_rps
+        return self.lower.rate_rps / self.upper.rate_rps if self.lower.share is None else self.lower.share
+
+    @property
+    def resolved(self) -> bool:
+        """Whether there is a loss beyond the intervals."""
+        return self._highest_share < 1
 
     def ties_with(self, other: Loss) -> bool:
         """Whether the intervals of the two shares overlap, so that neither loss is known to be larger."""
@@ -51,10 +60,14 @@ class Loss:
 
     @property
     def _lowest_share(self) -> float:
+        if self.lower.share_low is not None:
+            return self.lower.share_low
         return self.lower.lowest_rps / self.upper.highest_rps
 
     @property
     def _highest_share(self) -> float:
+        if self.lower.share_high is not None:
+            return self.lower.share_high
         return self.lower.highest_rps / max(self.upper.lowest_rps, 1e-9)
 
     def describe(self, owner: str, unit: str = "images/s") -> str:

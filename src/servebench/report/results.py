@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from servebench.benchmark.orphans import check_no_orphans
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow
 from servebench.errors import ReportError
 from servebench.params import Params, ServeSettings
 from servebench.paths import BenchmarkPaths
+from servebench.stats.comparison import Ratio, ratio
 from servebench.system.files import read_json
 from servebench.system.rows import read_rows
 
@@ -38,6 +39,7 @@ class Result:
     run: Mapping[str, Any]
     levels: Sequence[LevelRow]
     baseline: Sequence[BaselineRow]
+    rounds: Sequence[RoundRow]
     stages: Sequence[StageRow]
     batches: Sequence[BatchRow]
     accuracy: Mapping[str, Any]
@@ -62,6 +64,16 @@ class Result:
     def pipeline(self) -> BaselineRow:
         """The row of the batch size at which decode, preprocess and model are fastest in-process."""
         return max(self.baseline, key=lambda row: row.pipeline_rps)
+
+    @property
+    def pipeline_share(self) -> Ratio | None:
+        """Rate of the pipeline over that of the model, within rounds; None where there are too few."""
+        sizes = {"model": self.model.batch_size, "pipeline": self.pipeline.batch_size}
+        rates = {
+            work: [row.rate_rps for row in self.rounds if (row.work, row.batch_size) == (work, size)]
+            for work, size in sizes.items()
+        }
+        return ratio(rates, "pipeline", "model", reference="model") if len(rates["model"]) > 1 else None
 
     def stage_ms(self, users: int) -> dict[str, float]:
         """Mean time of a request in each stage at one level, in the order of the stages."""
@@ -106,6 +118,7 @@ def _read_result(name: str, serve: ServeSettings) -> Result:
             run=_read_with(paths.run, RUN_KEYS),
             levels=read_rows(paths.levels, LevelRow),
             baseline=read_rows(paths.baseline, BaselineRow),
+            rounds=read_rows(paths.rounds, RoundRow),
             stages=read_rows(paths.stages, StageRow),
             batches=read_rows(paths.batches, BatchRow),
             accuracy=read_json(paths.accuracy),

@@ -11,8 +11,8 @@ from typing import Any
 from servebench.benchmark.accuracy import compare
 from servebench.benchmark.describe import describe
 from servebench.benchmark.inprocess import inprocess_workers
-from servebench.benchmark.overheads import NullServer, client_limit_rps, null_server
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow, pipeline_as_served
+from servebench.benchmark.overheads import NullServer, measure_null_server
+from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, pipeline_as_served
 from servebench.benchmark.served import LevelResult, ServedResult, measure_served
 from servebench.benchmark.telemetry import available_cores
 from servebench.data.index import read_index
@@ -20,8 +20,9 @@ from servebench.inference.card import read_card
 from servebench.inference.device import dtype_name, resolve_device
 from servebench.inference.reference import read_reference
 from servebench.params import Params, ServeSettings, load_params
-from servebench.paths import MACHINE, MODEL, BenchmarkPaths
+from servebench.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
 from servebench.serving.client import request_bodies
+from servebench.serving.launcher import running_server
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
@@ -38,7 +39,7 @@ class Measurement:
         threads: torch's, in each worker.
         accuracy: of the served answers.
         null: the same server with a null model.
-        client_limit_rps: the load generator's rate against an echo server.
+        client_limit_rps: the load generator's rate against an echo server, from metrics/ceilings.json.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Measurement:
     device: str
     threads: int
     baseline: Sequence[BaselineRow]
+    rounds: Sequence[RoundRow]
     served: ServedResult
     accuracy: Mapping[str, Any]
     null: NullServer
@@ -78,20 +80,20 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
     photos = [Path(photo.path) for photo in index.photos]
     tested = [number for number, photo in enumerate(index.photos) if photo.split == "test"]
     bodies = request_bodies(photos, params.load.request_body)
-    limit_rps = client_limit_rps(params.load, bodies)
-    null = null_server(serve, params.load, bodies)
-    with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
-        served = measure_served(
-            name,
-            serve,
-            params.load,
-            device,
-            bodies,
-            limit_rps,
-            tested=tested,
-            while_paused=inprocess.measure,
-        )
-        baseline, threads = inprocess.rows(), inprocess.threads
+    limit_rps = float(read_json(CEILINGS)["client_limit_rps"])
+    timeout_s = params.load.timeout_s
+    with running_server(MODEL, serve, device, timeout_s) as server:
+        print_wrapped(f"{name}: server ready after {server.ready_s:.1f} s")
+        server.pause()
+        with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
+            with running_server(MODEL, serve, "cpu", timeout_s, null_model=True) as null_server:
+                inprocess.wait_until_ready()
+                null = measure_null_server(null_server, params.load, bodies)
+            server.resume()
+            served = measure_served(
+                name, server, params.load, bodies, limit_rps, tested=tested, while_paused=inprocess.measure
+            )
+            baseline, rounds, threads = inprocess.rows(), inprocess.rounds(), inprocess.threads
     for row in baseline:
         print_wrapped(
             f"{name}: in-process, {row.workers} of {serve.workers_per_device} workers busy, batch "
@@ -103,7 +105,9 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
         f"{name}: {accuracy['photos']} photos served: agreement with full precision "
         f"{accuracy['agreement']}, accuracy {accuracy['accuracy']}, {accuracy['mismatched']} mismatched"
     )
-    return Measurement(name, params, serve, device, threads, baseline, served, accuracy, null, limit_rps)
+    return Measurement(
+        name, params, serve, device, threads, baseline, rounds, served, accuracy, null, limit_rps
+    )
 
 
 def write_results(measurement: Measurement) -> None:
@@ -115,6 +119,7 @@ def write_results(measurement: Measurement) -> None:
         print(f"{measurement.name}: served faster than in-process: an error of measuring", file=sys.stderr)
     write_csv(paths.samples, served.samples)
     write_rows(paths.baseline, BaselineRow, measurement.baseline)
+    write_rows(paths.rounds, RoundRow, measurement.rounds)
     write_rows(paths.stages, StageRow, stage_rows(served.levels))
     write_rows(paths.batches, BatchRow, batch_rows(served.levels))
     write_rows(paths.levels, LevelRow, served.rows)

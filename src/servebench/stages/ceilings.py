@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from servebench.benchmark.overheads import client_limit_rps
 from servebench.ceilings.cost import BACKEND, Cost, cost_of
 from servebench.ceilings.devices import DEVICES, find_device
 from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
 from servebench.ceilings.roofline import BYTES_PER_NUMBER, Traffic, roofline, traffic_of
+from servebench.data.index import read_index
 from servebench.inference.card import ModelCard, read_card
 from servebench.inference.device import PRECISIONS, dtype_name, resolve_device
 from servebench.inference.model import model_of
 from servebench.params import load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from servebench.serving.client import request_bodies
 from servebench.system.files import read_json, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Count the model's cost, measure the device's peaks, and write the theoretical rates and rooflines."""
+    """Count the model's cost, measure the device's peaks, and write the theoretical rates and rooflines.
+
+    The load generator's own limit, which bounds every served rate, is measured too.
+
+    Raises:
+        LoadError: the load generator failed.
+    """
     gpu = read_json(MACHINE)["gpu"]
-    device = resolve_device(load_params().device, gpu is not None)
+    params = load_params()
+    device = resolve_device(params.device, gpu is not None)
     card = read_card(MODEL.exported)
     model = model_of(card)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
+    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
     with exclusive_machine():
         measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in PRECISIONS}
         bandwidth = measured_bandwidth(device)
+        client_limit = client_limit_rps(params.load, bodies)
     write_csv(THEORETICAL, theoretical_rows(cost))
     metrics = ceiling_metrics(card, cost, measured, gpu if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
+    metrics["client_limit_rps"] = client_limit
     write_json(CEILINGS, metrics)
     print_wrapped(
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
@@ -42,6 +56,7 @@ def main() -> None:
             f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
         )
+    print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
 
 
 def theoretical_rps(peak_tflops: float, cost: Cost) -> float:

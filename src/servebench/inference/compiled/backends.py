@@ -19,18 +19,11 @@ INDUCTOR_CONFIG = {"freezing": True}
 """Weights become constants: folded, packed, and part of the package."""
 
 
-class CannotCompileError(Exception):
-    """The machine cannot run a model of this precision compiled."""
-
-
 def compile_package(model: torch.nn.Module, example: torch.Tensor, dtype: torch.dtype, path: Path) -> None:
     """Write a package of ``model`` for batches like ``example``, computing in ``dtype``.
 
     Args:
         model: on a GPU in ``dtype``; on a CPU in float32, which OpenVINO casts itself.
-
-    Raises:
-        CannotCompileError: the CPU has no instructions for ``dtype``.
     """
     with torch.no_grad():
         exported = torch.export.export(model, (example,))
@@ -39,13 +32,18 @@ def compile_package(model: torch.nn.Module, example: torch.Tensor, dtype: torch.
                 exported, package_path=str(path), inductor_configs=INDUCTOR_CONFIG
             )
             return
-    core = openvino.Core()
-    if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise CannotCompileError("this CPU has no instructions for bfloat16")
     converted = openvino.convert_model(exported)
     converted.reshape(list(example.shape))  # static: the conversion leaves the batch size open
-    compiled = core.compile_model(converted, "CPU", openvino_options(dtype))
+    compiled = openvino.Core().compile_model(converted, "CPU", openvino_options(dtype))
     path.write_bytes(compiled.export_model().getvalue())
+
+
+def cannot_run_reason(dtype: str, device: str) -> str | None:
+    """Why packages that compute in ``dtype`` (torch's name) cannot run on this machine; None if they can."""
+    if dtype != "bfloat16" or device != "cpu":
+        return None
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return None if "BF16" in capabilities else "this CPU has no instructions for bfloat16"
 
 
 def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:

@@ -20,8 +20,9 @@ from time import perf_counter
 
 from servebench.errors import ServebenchError
 from servebench.inference.card import sha256
+from servebench.inference.compiled.backends import cannot_run_reason
 from servebench.inference.compiled.manifest import MANIFEST_NAME, Manifest, Package, identity
-from servebench.inference.device import PRECISIONS
+from servebench.inference.device import PRECISIONS, dtype_name
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
@@ -94,6 +95,8 @@ def build_packages(
 def build_package(exported: Path, folder: Path, device: str, precision: str, size: int) -> BuildResult:
     """Compile one package in a process of its own."""
     path = folder.resolve() / f"{precision}-{size}.package"
+    if reason := cannot_run_reason(dtype_name(precision, device), device):
+        return BuildResult(precision, size, path, 0.0, reason)
     job = {
         "folder": str(exported),
         "device": device,
@@ -188,7 +191,9 @@ def describe(manifest: Manifest) -> Iterator[str]:
     if manifest.skipped_reason:
         yield f"not compiled: {manifest.skipped_reason}; models run as timm builds them"
     for package in manifest.packages:
-        text = f"{package.precision}, batch {package.batch_size}, compiled in {package.compile_s:.0f} s"
+        text = f"{package.precision}, batch {package.batch_size}"
+        if package.file is not None:
+            text += f", compiled in {package.compile_s:.0f} s"
         if package.compiled_ms is not None:
             text += f": {package.compiled_ms:.1f} ms, {package.eager_ms:.1f} ms as timm builds it"
         yield text + (f"; not used: {package.skipped_reason}" if package.skipped_reason else "")

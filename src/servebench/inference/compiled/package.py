@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from servebench.inference.card import read_card
-from servebench.inference.compiled.backends import CannotCompileError, compile_package
+from servebench.inference.compiled.backends import compile_package
 from servebench.inference.device import dtype_name
 from servebench.inference.model import PixelModel, load_model
 from servebench.inference.preprocess import stack_images
@@ -42,10 +42,7 @@ def main() -> None:
     model = eager_model(folder, device, precision if device == "cuda" else "full")
     example = example_batch(folder, device, job["batch_size"])
     dtype = getattr(torch, dtype_name(precision, device))
-    try:
-        compile_package(model, example, dtype, Path(job["path"]))
-    except CannotCompileError as error:
-        sys.exit(str(error))
+    compile_package(model, example, dtype, Path(job["path"]))
 
 
 if __name__ == "__main__":
