@@ -31,7 +31,8 @@ from servebench.system.temporary import scratch
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
-PROBE_S = 0.3
+PROBE_S, CLEARLY_SLOWER = 0.3, 0.8
+"""Of the search for the number of busy workers: it ends once more workers have so much less of the best rate."""
 LONGEST_ROUND_S = 2.5
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
@@ -136,9 +137,12 @@ class InProcessBaseline:
             The number, and the seconds that one of them takes for an image.
         """
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        self.run("pipeline", 1, PROBE_S, workers)  # each worker's first images take longer
-        rates = {busy: mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for busy in choices}
-        fastest = max(choices, key=lambda busy: rates[busy])
+        rates: dict[int, float] = {}
+        for busy in choices:
+            rates[busy] = mean(self.run("pipeline", 1, PROBE_S, busy)[0])
+            if rates[busy] < CLEARLY_SLOWER * max(rates.values()):
+                break
+        fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]
 
     def run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:

@@ -87,7 +87,9 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
         server.pause()
         with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
             with running_server(MODEL, serve, "cpu", timeout_s, null_model=True) as null_server:
+                null_server.pause()
                 inprocess.wait_until_ready()
+                null_server.resume()
                 null = measure_null_server(null_server, params.load, bodies)
             server.resume()
             served = measure_served(
