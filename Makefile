@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two at a time; each one's output is kept together where nobody watches.
 TWO := $(MAKE) --no-print-directory -j2 $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-O))
 
-.PHONY: run quick test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
+.PHONY: run quick capacity test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -14,6 +14,11 @@ run: .venv/installed
 # A first comparison: little training, few rounds, and nothing is kept.
 quick: .venv/installed
 	$(BIN)/servebench quick
+
+# How much traffic the configurations of `objective:` can take.
+capacity: .venv/installed
+	$(BIN)/dvc repro capacity/dvc.yaml
+	$(BIN)/servebench results
 
 # What is measured comes last: it wants the machine for itself.
 test: .venv/installed-test

@@ -16,8 +16,10 @@ from servebench.benchmark.inprocess import inprocess_workers
 from servebench.benchmark.rows import BaselineRow, LevelRow
 from servebench.benchmark.served import measure_served
 from servebench.errors import LoadError
+from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.paths import MODEL
+from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import running_server
 from studies import DEVICE
 from studies.goals import verdict
@@ -47,13 +49,15 @@ def run(number: int) -> dict[str, Any]:
     with (
         running_server(MODEL, settings, DEVICE, load.timeout_s) as server,
         inprocess_workers(MODEL, settings, DEVICE, photo_paths(), params.baseline) as inprocess,
+        load_generator(bodies, CONTENT_TYPES[load.request_body]) as generator,
     ):
         served = measure_served(
             f"run {number + 1}",
             server,
+            generator,
             load,
-            bodies,
             client_limit_rps=math.inf,
+            photos=len(bodies),
             while_paused=inprocess.measure,
         )
         rows = inprocess.rows()

@@ -151,9 +151,21 @@ class LoadSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """What a configuration must keep to be shipped; judged by ``report``, nothing is measured again."""
+    """What users must get, and how `make capacity` searches the highest rate at which they do."""
 
-    slo_p95_ms: Positive = Field(description="the p95 latency that is still acceptable")
+    slo_ms: Positive = Field(description="how long a request may take")
+    miss: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description="share of the requests that may take longer or fail"
+    )
+    configurations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        description="names of the configurations whose capacity `make capacity` measures"
+    )
+    tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
+        description="of the capacity, share by which the interval may reach to either side"
+    )
+    probe_requests: Annotated[int, Field(ge=100)] = Field(description="requests due in a probe")
+    max_s: Positive = Field(description="budget per configuration, however far the search has come")
+    seed: Seed = Field(description="seed of the arrivals")
 
 
 class ComparisonSettings(Section):
@@ -198,6 +210,9 @@ class Params(Section):
             raise ValueError(
                 f"comparison.reference: got {self.comparison.reference!r}; allowed: {', '.join(known)}"
             )
+        for name in self.objective.configurations:
+            if name not in known:
+                raise ValueError(f"objective.configurations: got {name!r}; allowed: {', '.join(known)}")
         return self
 
     def configurations(self) -> dict[str, ServeSettings]:

@@ -133,3 +133,30 @@ class BenchmarkPaths:
             *(self.metrics, self.accuracy, self.levels, self.run),
             *(self.baseline, self.rounds, self.stages, self.batches, self.samples),
         ]
+
+
+@dataclass(frozen=True)
+class CapacityPaths:
+    """Paths of the capacity of the configuration ``name``."""
+
+    name: str
+
+    @property
+    def metrics(self) -> Path:
+        """The capacity with its interval, one flat object."""
+        return Path(f"metrics/capacity/{self.name}.json")
+
+    @property
+    def probes(self) -> Path:
+        """A row per probe."""
+        return Path(f"plots/capacity/{self.name}.csv")
+
+    @property
+    def picture(self) -> Path:
+        """Share of late requests and latencies over the rate."""
+        return Path(f"assets/capacity/{self.name}.png")
+
+    @property
+    def files(self) -> list[Path]:
+        """All of them."""
+        return [self.metrics, self.probes, self.picture]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from servebench.benchmark.levels import (
-    best_level,
+    fastest_first,
     fastest_level,
     level_row,
     measured_again,
     raw_samples,
 )
 from servebench.benchmark.rows import LevelRow
+from servebench.benchmark.served import LevelResult, best_of, run_best_again
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 
@@ -190,23 +191,55 @@ def test_the_interval_contains_the_first_rate() -> None:
     assert (lower.low_rps, lower.high_rps) == (30.0, 36.0)
 
 
-def test_the_best_level_is_chosen_by_first_runs_and_reported_from_second_ones() -> None:
-    eight, one = (row_of(8, 60, 58), row_of(8, 40, 39)), (row_of(1, 50, 49), row_of(1, 52, 51))
-    assert best_level([one, eight]) == eight[1]
+def test_levels_are_run_again_from_the_fastest_on() -> None:
+    one, eight, many = row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5, invalid_reason="unstable")
+    failing = row_of(64, 90, 80, invalid_reason="1 failed", failed=1)
+    assert fastest_first([one, eight, many, failing]) == [eight, many, one]
+    assert fastest_first([failing]) == []
 
 
-def test_a_valid_level_is_best_where_there_is_one() -> None:
-    unstable = (row_of(32, 90, 80), row_of(32, 90, 80, invalid_reason="unstable"))
-    valid = (row_of(1, 20, 19), row_of(1, 21, 20))
-    assert best_level([valid, unstable]) == valid[1]
-    assert best_level([unstable]) == unstable[1]
+class Session:
+    """Answers with second runs that were made up."""
+
+    def __init__(self, *rows: LevelRow) -> None:
+        self.rows = {row.users: row for row in rows}
+        self.ran: list[int] = []
+
+    def run(self, users: int, run: int) -> LevelResult:
+        self.ran.append(users)
+        return result_of(self.rows[users])
+
+
+def result_of(row: LevelRow) -> LevelResult:
+    return LevelResult(row, None, steady_record())
+
+
+def test_the_best_level_is_chosen_by_first_runs_and_reported_from_the_second() -> None:
+    first = {1: result_of(row_of(1, 50, 49)), 8: result_of(row_of(8, 60, 58))}
+    session = Session(row_of(1, 52, 51), row_of(8, 40, 39))
+    again = run_best_again(session, first)  # type: ignore[arg-type]
+    assert session.ran == [8]
+    best = best_of([level.row for level in again.values()])
+    assert best is not None
+    assert (best.users, best.throughput_rps, best.first_rps) == (8, 40, 60)
+
+
+def test_a_level_that_is_not_valid_gives_way_to_the_next() -> None:
+    first = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in ((1, 20), (8, 60), (32, 90))}
+    session = Session(row_of(1, 21, 20), row_of(8, 61, 60), row_of(32, 90, 80, invalid_reason="unstable"))
+    again = run_best_again(session, first)  # type: ignore[arg-type]
+    assert session.ran == [32, 8]
+    best = best_of([level.row for level in again.values()])
+    assert best is not None
+    assert best.users == 8
 
 
 def test_a_level_whose_requests_fail_is_never_best() -> None:
-    failing = row_of(8, 60, 58, invalid_reason="1 failed", failed=1)
-    good = row_of(8, 60, 58)
-    assert best_level([(failing, good), (good, failing)]) is None
-    assert best_level([]) is None
+    unstable = row_of(8, 60, 58, invalid_reason="unstable")
+    failing = row_of(32, 60, 58, invalid_reason="1 failed", failed=1)
+    assert best_of([failing, unstable]) == unstable
+    assert best_of([failing]) is None
+    assert best_of([]) is None
 
 
 def test_within_the_interval_fewer_users_are_best() -> None:

@@ -24,7 +24,7 @@ SILENT = compared("e2_batching", None, None, p95_ms=None)
 def params() -> Params:
     """The project's, with a p95 of at most 500 ms."""
     params = load_params(ROOT / "params.yaml")
-    objective = params.objective.model_copy(update={"slo_p95_ms": 500.0})
+    objective = params.objective.model_copy(update={"slo_ms": 500.0})
     comparison = params.comparison.model_copy(update={"reference": REFERENCE.experiment, "users": (8,)})
     return params.model_copy(update={"objective": objective, "comparison": comparison})
 

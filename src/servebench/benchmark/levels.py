@@ -13,7 +13,6 @@ from servebench.benchmark.server_metrics import ServerTimes
 from servebench.benchmark.telemetry import Usage
 from servebench.benchmark.validity import invalid_reasons, machine_warnings
 from servebench.stats.rates import (
-    SAMPLES_NEEDED,
     block_rates,
     percentile,
     percentile_interval,
@@ -22,6 +21,7 @@ from servebench.stats.rates import (
 from servebench.stats.records import FAILED, OK, STATUS_NAMES, TIMED_OUT, LoadRecord
 from servebench.system.files import rounded
 
+PERCENTS = (50, 95, 99)
 MOMENT_S = 1e-6
 """Length of a request that counts only where it ended."""
 DRIFT_SHARE = 0.1
@@ -59,7 +59,7 @@ def level_row(
     limit_share = rate.rps / client_limit_rps if client_limit_rps else None
     reasons = invalid_reasons(record, rate, mean_ms, usage, limit_share)
     percentiles: dict[str, float | None] = {}
-    for percent in SAMPLES_NEEDED:
+    for percent in PERCENTS:
         low, high = percentile_interval(latency_ms, record.end[inside], percent) or (None, None)
         percentiles[f"p{percent}_ms"] = rounded(percentile(latency_ms, percent), 2)
         percentiles[f"p{percent}_low_ms"] = rounded(low, 2)
@@ -161,24 +161,19 @@ def fastest_level(rows: Sequence[LevelRow]) -> LevelRow | None:
     return min(equal, key=lambda row: row.users)
 
 
-def best_level(runs: Sequence[tuple[LevelRow, LevelRow]]) -> LevelRow | None:
-    """The second run of the level that was fastest in its first run.
+def fastest_first(rows: Sequence[LevelRow]) -> list[LevelRow]:
+    """The levels at which no request failed, the best one first: see ``fastest_level``."""
+    remaining = [row for row in rows if did_not_fail(row)]
+    ordered = []
+    while (fastest := fastest_level(remaining)) is not None:
+        ordered.append(fastest)
+        remaining.remove(fastest)
+    return ordered
 
-    The choice and the report rest on different figures, as the highest of several noisy rates overestimates
-    its level's rate (selection bias). Only levels at which no request failed are chosen, None where some did
-    at each; of these, valid ones where there are any.
 
-    Args:
-        runs: the first and the second run of each level.
-    """
-    unfailing = [
-        (first, again)
-        for first, again in runs
-        if all(row.samples and not row.failed and not row.timed_out for row in (first, again))
-    ]
-    valid = [(first, again) for first, again in unfailing if again.valid]
-    chosen = fastest_level([first for first, _ in valid or unfailing])
-    return next((again for first, again in unfailing if first is chosen), None)
+def did_not_fail(row: LevelRow) -> bool:
+    """Whether there were answers, and all requests were answered well."""
+    return row.samples > 0 and not row.failed and not row.timed_out
 
 
 def raw_samples(record: LoadRecord, phase: str) -> list[dict[str, Any]]:

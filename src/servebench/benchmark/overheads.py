@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Telemetry, Usage
 from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan, generate
+from servebench.loadgen import LoadGenerator, LoadPlan, generate
 from servebench.params import LoadSettings
 from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer, free_port
@@ -56,20 +56,15 @@ def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
     return row.throughput_rps
 
 
-def measure_null_server(server: RunningServer, load: LoadSettings, bodies: Sequence[bytes]) -> NullServer:
+def measure_null_server(server: RunningServer, generator: LoadGenerator, load: LoadSettings) -> NullServer:
     """Measure a server with a null model.
 
     Raises:
         LoadError: the load generator failed.
     """
     with Telemetry(server.pid, interval_s=0.1) as telemetry:
-        [record] = generate(
-            f"{server.url}/predict",
-            bodies,
-            CONTENT_TYPES[load.request_body],
-            [_plan(load)],
-            on_start=telemetry.follow_client,
-        )
+        telemetry.follow_client(generator.pid)
+        record = generator.run(f"{server.url}/predict", _plan(load))
         row = level_row(record, telemetry.usage(*record.window))
     rps, cores = row.throughput_rps, row.server_cores
     return NullServer(

@@ -1,4 +1,4 @@
-"""Measurement of a server under load: every level in one order, then again in the reverse order."""
+"""Measurement of a server under load: every level, and the best one again."""
 
 from __future__ import annotations
 
@@ -9,26 +9,23 @@ from typing import Any
 
 import requests
 
-from servebench.benchmark.levels import best_level, level_row, measured_again, raw_samples
+from servebench.benchmark.levels import did_not_fail, fastest_first, level_row, measured_again, raw_samples
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, read_scrape
 from servebench.benchmark.telemetry import Telemetry
 from servebench.errors import LoadError, ServerError
-from servebench.loadgen import LoadGenerator, LoadPlan, generate, load_generator
+from servebench.loadgen import LoadGenerator, LoadPlan
 from servebench.loadgen.progress import load_bar
 from servebench.params import LoadSettings
-from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import RunningServer
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.progress import print_wrapped
 
 RUNS = 2
-"""Of a level: the first one chooses the best level, the second one is reported."""
+"""Of the best level: the first one chooses it, the second one is reported."""
 GIVE_UP_S = 8.0
 """For the first answers to all users of a level."""
-REPEATED_FROM = 0.5
-"""Of the fastest level's rate in the first runs: the best level is not one below that."""
 PHOTOS_S, TESTED_S = 2.0, 10.0
 """For photos that no level has sent; of those that are tested, for more, as accuracy rests on them."""
 
@@ -140,46 +137,38 @@ class LoadSession:
 def measure_served(
     name: str,
     server: RunningServer,
+    generator: LoadGenerator,
     load: LoadSettings,
-    bodies: Sequence[bytes],
     client_limit_rps: float,
     *,
+    photos: int,
     tested: Sequence[int] = (),
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Load a server at every level, then again in the reverse order.
-
-    A level that was slower than REPEATED_FROM of the fastest is not repeated.
+    """Load a server at every level, and at the best one again.
 
     Args:
-        bodies: in the form that ``load.request_body`` names.
+        generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
+        photos: number of the generator's bodies.
         tested: indices of the bodies that are to be answered first.
-        while_paused: called before the first run, between the two and after the second, while the server is
-            stopped: an idle LitServe server polls, which takes CPU time.
+        while_paused: called before the first runs, between them and the second one, and after it, while the
+            server is stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
     """
-    with (
-        Telemetry(server.pid) as telemetry,
-        load_generator(bodies, CONTENT_TYPES[load.request_body]) as generator,
-    ):
+    with Telemetry(server.pid) as telemetry:
         telemetry.follow_client(generator.pid)
         session = LoadSession(name, server, generator, telemetry, load, client_limit_rps)
         _call_while_paused(server, while_paused)
         first = {users: session.run(users, 0) for users in load.users}
         _call_while_paused(server, while_paused)
-        fastest_rps = max(level.row.throughput_rps for level in first.values())
-        again: dict[int, LevelResult] = {}
-        for users in reversed(load.users):
-            if first[users].row.throughput_rps >= REPEATED_FROM * fastest_rps:
-                level = session.run(users, 1)
-                again[users] = replace(level, row=measured_again(first[users].row, level.row))
+        again = run_best_again(session, first)
         _call_while_paused(server, while_paused)
-        best = best_level([(first[users].row, level.row) for users, level in again.items()])
+        best = best_of([level.row for level in again.values()])
         if best is not None:
-            session.answers += remaining_answers(session, bodies, best, tested)
+            session.answers += remaining_answers(session, photos, best, tested)
         server.check()
         return ServedResult(
             levels=[again.get(users, first[users]) for users in load.users],
@@ -190,6 +179,27 @@ def measure_served(
             server_memory_mib=telemetry.peak_server_rss_mib,
             gpu_memory_mib=telemetry.peak_gpu_memory_mib,
         )
+
+
+def run_best_again(session: LoadSession, first: Mapping[int, LevelResult]) -> dict[int, LevelResult]:
+    """Run the fastest level a second time; if that is not valid, the next fastest, and so on."""
+    again: dict[int, LevelResult] = {}
+    for row in fastest_first([level.row for level in first.values()]):
+        level = session.run(row.users, 1)
+        again[row.users] = replace(level, row=measured_again(row, level.row))
+        if level.row.valid:
+            break
+    return again
+
+
+def best_of(rows: Sequence[LevelRow]) -> LevelRow | None:
+    """Of levels that were run again, in the order in which they were: the first valid one, or else the first.
+
+    The first runs chose it and the second one is reported: the highest of several noisy rates overestimates
+    its level's (selection bias).
+    """
+    unfailing = [row for row in rows if did_not_fail(row)]
+    return next((row for row in unfailing if row.valid), next(iter(unfailing), None))
 
 
 def _call_while_paused(server: RunningServer, function: Callable[[], None]) -> None:
@@ -208,31 +218,32 @@ def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
 
 
 def remaining_answers(
-    session: LoadSession, bodies: Sequence[bytes], best: LevelRow, tested: Sequence[int]
+    session: LoadSession, photos: int, best: LevelRow, tested: Sequence[int]
 ) -> list[tuple[int, bytes]]:
-    """Send bodies that no level has sent, as accuracy is measured on them; return their good answers.
+    """Send photos that no level has sent, as accuracy is measured on them; return their good answers.
 
     As many of ``tested`` as the best level's rate allows within TESTED_S, and others within PHOTOS_S.
     """
     sent = {body for body, _ in session.answers}
     missing = [body for body in tested if body not in sent]
-    others = [body for body in range(len(bodies)) if body not in sent and body not in set(tested)]
+    others = [body for body in range(photos) if body not in sent and body not in set(tested)]
     random.Random(session.load.seed).shuffle(missing)  # they are in the order of their classes
     missing = missing[: int(best.throughput_rps * TESTED_S)]
     missing += others[: max(0, int(best.throughput_rps * PHOTOS_S) - len(missing))]
     if not missing:
         return []
     plan = replace(
-        session.plan(best.users, RUNS), requests=len(missing), min_s=0.0, max_s=session.load.timeout_s
+        session.plan(best.users, RUNS),
+        requests=len(missing),
+        warmup_s=0.0,
+        min_s=0.0,
+        max_s=session.load.timeout_s,
+        bodies=missing,
     )
-    [record] = generate(
-        f"{session.server.url}/predict",
-        [bodies[body] for body in missing],
-        CONTENT_TYPES[session.load.request_body],
-        [plan],
-        on_progress=lambda *_: session.server.check(),
+    record = session.generator.run(
+        f"{session.server.url}/predict", plan, on_progress=lambda *_: session.server.check()
     )
-    return [(missing[body], answer) for body, answer in good_answers(record)]
+    return good_answers(record)
 
 
 def scrape(server: RunningServer) -> Scrape:

@@ -45,6 +45,14 @@ def positive_seconds(text: str) -> float:
     return _number(text, "seconds", above_zero=True)
 
 
+def share(text: str) -> float:
+    """Parse a share, more than 0 and at most a half."""
+    value = _number(text, "a share", above_zero=True)
+    if value > 0.5:
+        raise argparse.ArgumentTypeError(f"expected a share of at most 0.5, got {text!r}")
+    return value
+
+
 def _number(text: str, unit: str, *, above_zero: bool) -> float:
     try:
         value = float(text)

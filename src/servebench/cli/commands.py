@@ -71,6 +71,30 @@ def loadtest(options: argparse.Namespace) -> int:
     return loadtest(target(options), plans, options.slo_ms, options.out)
 
 
+def capacity(options: argparse.Namespace) -> int:
+    """Search the highest rate at which a server at any URL keeps to an objective; return the exit status.
+
+    Raises:
+        UsageError: options contradict each other; LoadError: there is nothing to send.
+    """
+    from servebench.cli.capacity import main
+
+    _exit_on_sigterm()
+    return main(options)
+
+
+def machines(options: argparse.Namespace) -> int:
+    """Print how many machines a rate needs, by the measured capacity; return 1 where it is not known."""
+    from servebench.params import load_params
+    from servebench.report.capacity import capacity_sentence, machines_needed, read_capacity
+
+    params = load_params()
+    params.configuration(options.configuration)
+    capacity = read_capacity(params, options.configuration)
+    print(capacity_sentence(options.configuration, capacity, options.rate))
+    return 0 if machines_needed(capacity, options.rate) else 1
+
+
 def verify(options: argparse.Namespace) -> int:
     """Run the self-test of load generator and measurement; return the exit status."""
     from servebench.selftest.run import main

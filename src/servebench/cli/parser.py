@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
 
 from servebench.cli import commands
-from servebench.cli.arguments import levels, milliseconds, port, positive_int, positive_seconds, rate, seconds
+from servebench.cli.arguments import port, rate
+from servebench.cli.command_parser import Parser, Subparsers, add_command
+from servebench.cli.load_parsers import add_capacity, add_loadtest
 
 DEFAULT_PORT = 8000
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports an error in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; --help explains\n")
+CANDIDATE = "candidate"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,30 +30,22 @@ def make_parser() -> argparse.ArgumentParser:
         help="folder of the project, with params.yaml (default: the current one)",
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_serve, _add_predict, _add_loadtest, _add_quick, _add_verify, _add_results):
+    for add in (
+        _add_serve,
+        _add_predict,
+        add_loadtest,
+        add_capacity,
+        _add_machines,
+        _add_quick,
+        _add_verify,
+        _add_results,
+    ):
         add(subparsers)
     return parser
 
 
-Subparsers = argparse._SubParsersAction
-
-
-def _add(
-    subparsers: Subparsers[Parser], name: str, summary: str, examples: str, aliases: tuple[str, ...] = ()
-) -> Parser:
-    """Add a subcommand with its summary, and examples below its options."""
-    return subparsers.add_parser(
-        name,
-        help=summary,
-        aliases=aliases,
-        description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
 def _add_serve(subparsers: Subparsers[Parser]) -> None:
-    serve = _add(
+    serve = add_command(
         subparsers,
         "serve",
         "serve the exported model, configured by the section serve of params.yaml",
@@ -84,7 +70,7 @@ def _add_serve(subparsers: Subparsers[Parser]) -> None:
 
 
 def _add_predict(subparsers: Subparsers[Parser]) -> None:
-    predict = _add(
+    predict = add_command(
         subparsers,
         "predict",
         "classify photos with a running server",
@@ -97,125 +83,20 @@ def _add_predict(subparsers: Subparsers[Parser]) -> None:
     predict.set_defaults(run=commands.predict)
 
 
-def _add_loadtest(subparsers: Subparsers[Parser]) -> None:
-    """Add ``loadtest``; it does not read params.yaml, so its defaults repeat the section ``load``."""
-    loadtest = _add(
+def _add_machines(subparsers: Subparsers[Parser]) -> None:
+    machines = add_command(
         subparsers,
-        "loadtest",
-        "load-test a server at any URL with the pipeline's load generator",
-        "  servebench loadtest --url http://127.0.0.1:8000/predict --content-type image/jpeg --images .\n"
-        "  servebench loadtest --url http://10.0.0.7/v1/classify --body-file a.json --rate 200 --slo-ms 100\n"
-        "  servebench loadtest --url http://127.0.0.1:8501/v1/models/pets:predict --images *.jpg \\\n"
-        '      --template \'{"instances": [{"b64": "{image}"}]}\' --out levels.csv',
-        aliases=("bench",),
+        "machines",
+        "how many machines a rate needs, by the capacity that `make capacity` has measured",
+        "  servebench machines --rate 1000",
     )
-    add = loadtest.add_argument
-    add("--url", required=True, help="URL to which each body is sent by POST; status 200 is a good answer")
-    add(
-        "--body-file",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="file with a request body; repeatable",
-    )
-    add(
-        "--images",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="PATH",
-        help="images, or folders of images: one request body each, the file itself where the content type is "
-        "an image's",
-    )
-    add(
-        "--template",
-        metavar="JSON",
-        help='body of an image otherwise; {image} is replaced by its base64 ({"image": "{image}"})',
-    )
-    add("--content-type", metavar="TYPE", help="of all bodies (application/json)")
-    add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="request header; repeatable")
-    add("--ca", type=Path, metavar="FILE", help="CA certificates to trust with HTTPS (PEM)")
-    add(
-        "--users",
-        type=levels,
-        metavar="N,N,...",
-        help="closed loop: load levels, in concurrent users (1,8)",
-    )
-    add("--rate", type=rate, metavar="R", help="open loop instead: R requests/s, whatever is answered")
-    add(
-        "--arrivals",
-        choices=("poisson", "constant"),
-        help="with --rate: at random times (poisson, the default) or at equal distances",
-    )
-    add(
-        "--trace",
-        type=Path,
-        metavar="FILE",
-        help="open loop instead: requests at the times in this file, a time stamp in seconds a line",
-    )
-    add("--trace-scale", type=rate, metavar="X", help="with --trace: X times as many requests a second")
-    add(
-        "--connections",
-        type=positive_int,
-        metavar="N",
-        help="open loop: connections; requests due while all are busy are sent late (256)",
-    )
-    add(
-        "--slo-ms",
-        type=milliseconds,
-        metavar="MS",
-        help="objective: at most 5%% of the requests may fail or take longer; exit status 1 if more do",
-    )
-    add(
-        "--requests",
-        type=positive_int,
-        default=130,
-        metavar="N",
-        help="good answers per level, at least; p95 needs 130, p99 662 (%(default)s)",
-    )
-    add(
-        "--seconds",
-        type=positive_seconds,
-        nargs=2,
-        default=(2.5, 4.0),
-        metavar=("MIN", "MAX"),
-        help="bounds of the total length of three windows (2.5 4)",
-    )
-    add(
-        "--max-windows",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="windows per level, at most; a level is unstable if its last three differ (%(default)s)",
-    )
-    add(
-        "--warmup-s",
-        type=seconds,
-        default=0.5,
-        metavar="S",
-        help="warm-up before the first window (%(default)s)",
-    )
-    add(
-        "--timeout-s",
-        type=positive_seconds,
-        default=30.0,
-        metavar="S",
-        help="timeout of a request (%(default)s)",
-    )
-    add(
-        "--seed",
-        type=int,
-        default=42,
-        metavar="N",
-        help="seed of arrivals and order of the bodies (%(default)s)",
-    )
-    add("--out", type=Path, metavar="FILE.csv", help="also write the table as CSV")
-    loadtest.set_defaults(run=commands.loadtest)
+    machines.add_argument("--rate", type=rate, required=True, metavar="R", help="requests per second")
+    machines.add_argument("--configuration", default=CANDIDATE, metavar="NAME", help="(%(default)s)")
+    machines.set_defaults(run=commands.machines)
 
 
 def _add_quick(subparsers: Subparsers[Parser]) -> None:
-    quick = _add(
+    quick = add_command(
         subparsers,
         "quick",
         "compare all configurations within minutes, with wide intervals; nothing is kept",
@@ -225,7 +106,7 @@ def _add_quick(subparsers: Subparsers[Parser]) -> None:
 
 
 def _add_verify(subparsers: Subparsers[Parser]) -> None:
-    verify = _add(
+    verify = add_command(
         subparsers,
         "verify",
         "test load generator and measurement against a server of known speed, and against wrk",
@@ -235,7 +116,7 @@ def _add_verify(subparsers: Subparsers[Parser]) -> None:
 
 
 def _add_results(subparsers: Subparsers[Parser]) -> None:
-    results = _add(
+    results = add_command(
         subparsers,
         "results",
         "write docs/results.md and the README's table from the results of the last run",

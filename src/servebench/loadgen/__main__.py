@@ -47,7 +47,7 @@ def user_class(
 ) -> Any:
     """A Locust user class whose users send ``requests`` in turn, in a random order."""
     user_numbers = itertools.count()
-    indices = list(range(len(requests)))
+    indices = list(range(len(requests)) if plan.bodies is None else plan.bodies)
     random.Random(plan.random_seed).shuffle(indices)
     request_indices = itertools.cycle(indices)
     pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0

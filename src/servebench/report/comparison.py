@@ -37,14 +37,14 @@ def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         sentences.append(f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
-    slo_p95_ms = params.objective.slo_p95_ms
-    within_slo = [row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_p95_ms]
+    slo_ms = params.objective.slo_ms
+    within_slo = [row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_ms]
     if not within_slo:
-        return [*sentences, f"None is known to keep its p95 below {slo_p95_ms:g} ms."]
+        return [*sentences, f"None is known to keep its p95 below {slo_ms:g} ms."]
     best = min(within_slo, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
     return [
         *sentences,
-        f"Fastest with p95 below {slo_p95_ms:g} ms: {best.experiment}, {best.p95_ms:.0f} ms.",
+        f"Fastest with p95 below {slo_ms:g} ms: {best.experiment}, {best.p95_ms:.0f} ms.",
     ]
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import ComparisonRow, LevelRow
-from servebench.params import Params, load_params
+from servebench.errors import ModelError, ReportError
+from servebench.params import CANDIDATE, Params, load_params
 from servebench.paths import CEILINGS, COMPARISON, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
 from servebench.report.bounds import BOUND_NAMES, Bound
+from servebench.report.capacity import capacity_sentence, read_capacity
 from servebench.report.comparison import compared_rows, verdict
 from servebench.report.explain import Explanation, explain
 from servebench.report.results import Result, read_results
@@ -68,7 +71,17 @@ def readme_section(
     )
     table = markdown_table(head, rows, text_columns=2)
     sentences = [*verdict(compared, params), *emulated(results, machine)]
-    return "\n\n".join([setting, table, " ".join(sentences)])
+    capacity = [text for name, text in capacities(params).items() if name == CANDIDATE]
+    return "\n\n".join([setting, table, " ".join(sentences), *capacity])
+
+
+def capacities(params: Params) -> dict[str, str]:
+    """A sentence for each configuration of the objective whose capacity has been measured."""
+    sentences = {}
+    for name in params.objective.configurations:
+        with suppress(ReportError, ModelError):  # `make capacity` is asked for by name
+            sentences[name] = capacity_sentence(name, read_capacity(params, name))
+    return sentences
 
 
 def emulated(results: Sequence[Result], machine: Mapping[str, Any]) -> list[str]:
@@ -97,6 +110,7 @@ def page(
         " ".join([*verdict(compared, params), *emulated(results, read_json(MACHINE))]),
         _comparison_table(compared, params.comparison.reference),
         f"![Times the rate of the reference, with intervals]({PICTURES}/ratios.png)",
+        *_capacity_section(capacities(params)),
         "## Each by itself",
         "One after the other, on a machine that may have changed between them: for bounds and latencies, "
         "not for comparing. The number of users is the one that was fastest in the first runs, and fewer "
@@ -120,6 +134,16 @@ def page(
         "\n\n".join(f"![{result.name}]({PICTURES}/{result.name}.png)" for result in results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _capacity_section(sentences: Mapping[str, str]) -> list[str]:
+    """What each can take, with its picture; empty where nothing was measured."""
+    if not sentences:
+        return []
+    pictures = (
+        f"![Late requests and latencies by rate, {name}](../assets/capacity/{name}.png)" for name in sentences
+    )
+    return ["## How much traffic it takes", "\n".join(f"- {text}" for text in sentences.values()), *pictures]
 
 
 def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:

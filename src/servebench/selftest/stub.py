@@ -1,7 +1,7 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
-``python -m servebench.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP SLOW_EVERY_S`` prints its port once it
-listens. Any POST is a request; ``GET /log`` answers with the log so far.
+``python -m servebench.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP SLOW_EVERY_S RANDOM`` prints its port
+once it listens. Any POST is a request; ``GET /log`` answers with the log so far.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from random import Random
 from time import perf_counter
 from typing import NamedTuple, cast
 
@@ -69,6 +70,7 @@ def running_stub(
     answer_status: int = 200,
     in_step: bool = False,
     slow_every_s: float = 0.0,
+    random: bool = False,
 ) -> Iterator[RunningStub]:
     """Run a stub server on a free port of 127.0.0.1 until the block is left.
 
@@ -79,11 +81,19 @@ def running_stub(
         in_step: all slots answer at the same time, as a batch does; else evenly spaced.
         slow_every_s: every other time of this length, all stubs' service takes SLOWDOWN times as long; 0 for
             never.
+        random: times of service are exponential, with a mean of ``service_s``; else all are equal.
 
     Raises:
         VerifyError: the stub ended before it listened.
     """
-    arguments = [str(service_s), str(parallel), str(answer_status), str(int(in_step)), str(slow_every_s)]
+    arguments = [
+        str(service_s),
+        str(parallel),
+        str(answer_status),
+        str(int(in_step)),
+        str(slow_every_s),
+        str(int(random)),
+    ]
     command = [sys.executable, "-m", "servebench.selftest.stub", *arguments]
     with (
         scratch() as folder,
@@ -99,14 +109,15 @@ def running_stub(
 
 
 class Stub:
-    """A queue with ``parallel`` slots of constant service time, and the log; shared by all connections."""
+    """A queue with ``parallel`` slots of known service time, and the log; shared by all connections."""
 
     def __init__(
-        self, service_s: float, parallel: int, status: int, in_step: bool, slow_every_s: float
+        self, service_s: float, parallel: int, status: int, in_step: bool, slow_every_s: float, random: bool
     ) -> None:
         self.service_s = service_s
         self.slow_every_s = slow_every_s
         self.status = status
+        self.rng = Random(0) if random else None
         self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
         self.free_at: list[float] = []
         self.log: list[tuple[float, float]] = []
@@ -120,7 +131,8 @@ class Stub:
         if not self.free_at:  # the first request starts the slots
             self.free_at = [now + offset_s for offset_s in self.offsets_s]
         slow = self.slow_every_s and now % (2 * self.slow_every_s) >= self.slow_every_s
-        finish = max(now, self.free_at[0]) + self.service_s * (SLOWDOWN if slow else 1.0)
+        service_s = self.rng.expovariate(1 / self.service_s) if self.rng else self.service_s
+        finish = max(now, self.free_at[0]) + service_s * (SLOWDOWN if slow else 1.0)
         heapq.heapreplace(self.free_at, finish)
         return finish
 
@@ -182,8 +194,15 @@ async def serve(stub: Stub) -> None:
 
 def main() -> None:
     """Serve with the parameters of the command line."""
-    service_s, parallel, status, in_step, slow_every_s = sys.argv[1:]
-    stub = Stub(float(service_s), int(parallel), int(status), bool(int(in_step)), float(slow_every_s))
+    service_s, parallel, status, in_step, slow_every_s, random = sys.argv[1:]
+    stub = Stub(
+        float(service_s),
+        int(parallel),
+        int(status),
+        bool(int(in_step)),
+        float(slow_every_s),
+        bool(int(random)),
+    )
     uvloop.run(serve(stub))
 
 

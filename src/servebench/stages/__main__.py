@@ -15,7 +15,10 @@ from servebench.errors import ServebenchError, storage_error
 from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from servebench.system.temporary import report_stale_files
 
-STAGES = ("machine", "data", "train", "export", "compile", "ceilings", "benchmark", "comparison", "report")
+STAGES = (
+    *("machine", "data", "train", "export", "compile", "ceilings", "benchmark", "comparison", "report"),
+    "capacity",
+)
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
 
 

@@ -19,9 +19,10 @@ from servebench.data.index import read_index
 from servebench.inference.card import read_card
 from servebench.inference.device import dtype_name, resolve_device
 from servebench.inference.reference import read_reference
+from servebench.loadgen import load_generator
 from servebench.params import Params, ServeSettings, load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
-from servebench.serving.client import request_bodies
+from servebench.serving.client import CONTENT_TYPES, request_bodies
 from servebench.serving.launcher import running_server
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
 from servebench.system.machine_lock import exclusive_machine
@@ -85,15 +86,25 @@ def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Mea
     with running_server(MODEL, serve, device, timeout_s) as server:
         print_wrapped(f"{name}: server ready after {server.ready_s:.1f} s")
         server.pause()
-        with inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess:
+        with (
+            inprocess_workers(MODEL, serve, device, photos, params.baseline) as inprocess,
+            load_generator(bodies, CONTENT_TYPES[params.load.request_body]) as generator,
+        ):
             with running_server(MODEL, serve, "cpu", timeout_s, null_model=True) as null_server:
                 null_server.pause()
                 inprocess.wait_until_ready()
                 null_server.resume()
-                null = measure_null_server(null_server, params.load, bodies)
+                null = measure_null_server(null_server, generator, params.load)
             server.resume()
             served = measure_served(
-                name, server, params.load, bodies, limit_rps, tested=tested, while_paused=inprocess.measure
+                name,
+                server,
+                generator,
+                params.load,
+                limit_rps,
+                photos=len(photos),
+                tested=tested,
+                while_paused=inprocess.measure,
             )
             baseline, rounds, threads = inprocess.rows(), inprocess.rounds(), inprocess.threads
     for row in baseline:

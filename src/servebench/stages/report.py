@@ -56,7 +56,7 @@ def main() -> None:
             explanation.bounds,
             compared,
             params.comparison.reference,
-            params.objective.slo_p95_ms,
+            params.objective.slo_ms,
         )
         write_json(SUMMARY, rates(compared))
     print(results_table(results))

@@ -19,7 +19,7 @@ from servebench.report.plots.style import (
 from servebench.report.results import Result
 
 
-def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
+def comparison(results: Sequence[Result], slo_ms: float) -> Figure:
     """Best served rate against in-process; throughput and p95 latency by users."""
     figure, (bars, rate, latency) = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
     positions = range(len(results))
@@ -62,10 +62,8 @@ def comparison(results: Sequence[Result], slo_p95_ms: float) -> Figure:
         plot_levels(latency, [level.users for level in levels], latencies, levels, **options)
     set_log2_axes(rate, USERS, "throughput, requests/s", users)
     set_log2_axes(latency, USERS, "p95 latency, ms", users)
-    latency.axhline(slo_p95_ms, color="0.4", linewidth=1)
-    latency.annotate(
-        f"objective {slo_p95_ms:g} ms", (users[0], slo_p95_ms), (3, 3), textcoords="offset points"
-    )
+    latency.axhline(slo_ms, color="0.4", linewidth=1)
+    latency.annotate(f"objective {slo_ms:g} ms", (users[0], slo_ms), (3, 3), textcoords="offset points")
     rate.set_title("Throughput by concurrency" + (f"\n({INVALID_LEGEND})" if any_invalid(results) else ""))
     latency.set_title("p95 latency by concurrency")
     figure.legend(

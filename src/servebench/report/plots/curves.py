@@ -24,7 +24,7 @@ from servebench.report.plots.style import (
 from servebench.report.results import Result
 
 
-def latency_curves(results: Sequence[Result], slo_p95_ms: float) -> Figure:
+def latency_curves(results: Sequence[Result], slo_ms: float) -> Figure:
     """p95 latency over throughput, a point per level with its users; levels without a p95 are left out."""
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
     for number, result in enumerate(results):
@@ -37,10 +37,10 @@ def latency_curves(results: Sequence[Result], slo_p95_ms: float) -> Figure:
             axes.annotate(
                 f"{level.users}", point, (5, 4), textcoords="offset points", fontsize=8, color="0.3"
             )
-    axes.axhline(slo_p95_ms, color="0.4", linewidth=1)
+    axes.axhline(slo_ms, color="0.4", linewidth=1)
     axes.annotate(
-        f"objective {slo_p95_ms:g} ms",
-        (0, slo_p95_ms),
+        f"objective {slo_ms:g} ms",
+        (0, slo_ms),
         (4, 3),
         textcoords="offset points",
         xycoords=("axes fraction", "data"),

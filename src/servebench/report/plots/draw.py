@@ -22,15 +22,15 @@ def draw_all(
     bounds_by_name: Mapping[str, Sequence[Bound]],
     compared: Sequence[ComparisonRow],
     reference: str,
-    slo_p95_ms: float,
+    slo_ms: float,
 ) -> None:
     """Draw a plot per configuration and those that compare all; remove the plots of other configurations."""
     figures = {result.name: configuration(result) for result in results} | {
         "ratios": ratios(compared, reference),
-        "comparison": comparison(results, slo_p95_ms),
+        "comparison": comparison(results, slo_ms),
         "waterfall": waterfall(bounds_by_name),
         "stages": stages(results),
-        "latency": latency_curves(results, slo_p95_ms),
+        "latency": latency_curves(results, slo_ms),
         "batch_sizes": batch_sizes(results),
     }
     for name, figure in figures.items():

@@ -1,0 +1,295 @@
+"""Capacity of a running server: probes of random arrivals, from the closed loop's peak down to the objective.
+
+Beside every probe the peak is measured again, so that a machine that changes its speed changes both. A probe
+in which the load generator was late or too busy, or around which the peak moved, is void and repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+import numpy as np
+
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, Status, metrics_of
+from servebench.benchmark.target import Target
+from servebench.benchmark.telemetry import Telemetry
+from servebench.errors import LoadError
+from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
+from servebench.params import ObjectiveSettings
+from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
+from servebench.stats.intervals import wilson_interval
+from servebench.stats.objective import misses
+from servebench.stats.rates import block_rates
+from servebench.stats.records import OK, LoadRecord
+from servebench.stats.stability import WINDOWS
+from servebench.system.progress import bar
+
+PEAK_GAIN = 1.03
+"""Twice as many users have to bring this, else the peak has been reached."""
+MOST_USERS = 256
+PEAK_S, PEAK_WARMUP_S = 1.0, 0.2
+"""A closed loop's windows; longer while there are few answers, up to SLOW_PEAK_S."""
+SLOW_PEAK_S = 4.0
+PROBE_WARMUP_S = 1.0
+SHORTEST_PROBE_S = 1.0
+LATE_SHARE = 0.1
+"""Of the misses that are allowed, those that the load generator's own lateness may cause: they move the
+capacity by less than 1%."""
+BUSY_CORES = 0.8
+PEAK_MOVED = 0.08
+MOST_VOID = 8
+"""Void probes after which the search ends: something on this machine is in the way."""
+WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
+"""A request has missed long before this many times the objective; waiting on would only take time."""
+
+
+class OutOfTimeError(Exception):
+    """The budget is used up."""
+
+
+@dataclass
+class CapacityMeter:
+    """Loads a server and searches its capacity.
+
+    Attributes:
+        url: of the requests.
+        check: raises an exception if the server has died.
+        show: called with what is being done, and the seconds used so far.
+    """
+
+    generator: LoadGenerator
+    telemetry: Telemetry
+    url: str
+    objective: ObjectiveSettings
+    timeout_s: float
+    check: Callable[[], None] = lambda: None
+    show: Callable[[str, float], None] = lambda text, seconds: None
+    search: CapacitySearch = field(init=False)
+    rows: list[ProbeRow] = field(default_factory=list)
+    records: list[tuple[float, LoadRecord]] = field(default_factory=list)
+    _loads: int = 0
+    _started: float = 0.0
+    _doing: str = ""
+
+    def __post_init__(self) -> None:
+        self.search = CapacitySearch(self.objective.miss, self.objective.tolerance)
+
+    def measure(self) -> CapacityMetrics:
+        """Search until the capacity is known to the objective's tolerance, or its ``max_s`` are over.
+
+        Raises:
+            LoadError: the load generator failed, or the server refused all requests.
+        """
+        self._started = monotonic()
+        search = self.search
+        users, peaks, confirmed, reason = 0, list[float](), None, ""
+        try:
+            users, reachable = self._find_peak(peaks)
+            if not reachable:
+                reason = "a lone user's requests take longer, and so do those of more users"
+                return self._metrics("slo_unreachable", search, users, peaks, None, reason)
+            while not (search.above_range or search.unreachable):
+                self._probe(search, search.next_load(), users, peaks)
+                if search.resolved and confirmed is None:
+                    curve = search.curve()
+                    assert curve is not None
+                    confirmed = self._probe(search, math.exp(curve.interval[0]), users, peaks, "confirm")
+                if search.resolved:
+                    return self._metrics("resolved", search, users, peaks, confirmed, "")
+            status: Status = "above_range" if search.above_range else "slo_unreachable"
+            reason = f"the objective is {'held' if search.above_range else 'missed'} at all loads"
+            return self._metrics(status, search, users, peaks, None, reason)
+        except OutOfTimeError as error:
+            return self._metrics("unresolved", search, users, peaks, confirmed, str(error))
+
+    def _find_peak(self, peaks: list[float]) -> tuple[int, bool]:
+        """The number of users from which on more bring nothing, and whether any kept to the objective."""
+        users, best_rps, reachable = 1, 0.0, False
+        while True:
+            record = self._run_closed_loop(users)
+            rate_rps = self._rate(record)
+            missed = misses(record, self.objective.slo_ms)[record.in_window]
+            lowest_share, _ = wilson_interval(int(missed.sum()), max(len(missed), 1))
+            reachable = reachable or lowest_share <= self.objective.miss
+            if rate_rps < PEAK_GAIN * best_rps or users >= MOST_USERS:
+                peaks.append(max(best_rps, rate_rps))
+                return (users // 2 if rate_rps < best_rps else users), reachable
+            best_rps, users = max(best_rps, rate_rps), 2 * users
+
+    def _probe(
+        self, search: CapacitySearch, load: float, users: int, peaks: list[float], phase: str = "search"
+    ) -> bool | None:
+        """Probe one load until a probe is not void; return whether it held the objective."""
+        for _ in range(MOST_VOID):
+            before_rps, asked_rps = peaks[-1], load * peaks[-1]
+            self._doing = self._progress_text(search, asked_rps)
+            record, cores = self._run_open_loop(asked_rps)
+            peaks.append(self._rate(self._run_closed_loop(users)))
+            probe = self._probe_of(record, math.sqrt(before_rps * peaks[-1]))
+            void = self._void_reason(record, probe, cores, before_rps, peaks[-1])
+            self.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
+            if not void:
+                search.probes.append(probe)
+                self.records.append((probe.load, record))
+                return probe.share <= self.objective.miss
+        raise OutOfTimeError(f"{MOST_VOID} probes in a row were void: {void}")
+
+    def _probe_of(self, record: LoadRecord, peak_rps: float) -> Probe:
+        opened, closed = record.window
+        due_first = np.argsort(record.start[record.in_window])
+        missed = misses(record, self.objective.slo_ms)[record.in_window][due_first]
+        shares = tuple(float(block.mean()) for block in np.array_split(missed, BLOCKS))
+        return Probe(len(missed) / (closed - opened), peak_rps, shares, len(missed))
+
+    def _void_reason(
+        self, record: LoadRecord, probe: Probe, cores: float | None, before_rps: float, after_rps: float
+    ) -> str:
+        """Why a probe does not count; empty if it does."""
+        late = missed_by_lateness(record, self.objective.slo_ms)
+        assert record.rate_rps is not None
+        off = abs(probe.rate_rps / record.rate_rps - 1)
+        if late > LATE_SHARE * self.objective.miss:
+            return f"the load generator was late, by which {late:.1%} of the requests missed"
+        if cores is not None and cores > BUSY_CORES:
+            return f"the load generator was busy, {cores:.0%} of a core"
+        if off > 3 / math.sqrt(probe.requests):
+            return f"the rate was off by {off:.0%}"
+        if abs(after_rps / before_rps - 1) > PEAK_MOVED:
+            return f"the peak moved from {before_rps:.1f} to {after_rps:.1f} req/s"
+        return ""
+
+    def _run_closed_loop(self, users: int) -> LoadRecord:
+        plan = self._plan(users, PEAK_S, PEAK_WARMUP_S)
+        return self._run(replace(plan, requests=2 * users, max_s=SLOW_PEAK_S))
+
+    def _run_open_loop(self, rate_rps: float) -> tuple[LoadRecord, float | None]:
+        """A probe, and the load generator's CPU use in cores."""
+        seconds = max(SHORTEST_PROBE_S, self.objective.probe_requests / rate_rps)
+        connections = max(MOST_USERS, math.ceil(2 * rate_rps * self.objective.slo_ms / 1000))
+        plan = replace(self._plan(connections, seconds, PROBE_WARMUP_S), rate_rps=rate_rps)
+        if seconds + PROBE_WARMUP_S > self._seconds_left:
+            raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
+        record = self._run(plan)
+        return record, self.telemetry.usage(*record.window).client_cores
+
+    def _plan(self, users: int, seconds: float, warmup_s: float) -> LoadPlan:
+        self._loads += 1
+        wait_s = max(SHORTEST_WAIT_S, WAIT_FACTOR * self.objective.slo_ms / 1000)
+        return LoadPlan(
+            users=users,
+            requests=1,
+            warmup_s=warmup_s,
+            min_s=seconds,
+            max_s=seconds,
+            max_windows=WINDOWS,
+            timeout_s=min(self.timeout_s, wait_s),
+            seed=self.objective.seed,
+            repeat=self._loads,
+        )
+
+    def _run(self, plan: LoadPlan) -> LoadRecord:
+        """Run a load; end it when the budget is used up."""
+
+        def on_progress(users: int, answers: int, seconds: float) -> None:
+            self.check()
+            self.show(self._doing, monotonic() - self._started)
+            if self._seconds_left < 0:
+                raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
+
+        try:
+            return self.generator.run(self.url, plan, on_progress=on_progress)
+        except LoadError:
+            self.check()
+            raise
+
+    def _rate(self, record: LoadRecord) -> float:
+        """Good answers per second of a closed loop.
+
+        Raises:
+            LoadError: there was none.
+        """
+        good = record.status == OK
+        rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
+        if rate_rps <= 0:
+            raise LoadError(
+                f"{self.url} answered no request of {record.users} users within {SLOW_PEAK_S:g} s"
+            )
+        return rate_rps
+
+    @property
+    def _seconds_left(self) -> float:
+        return self._started + self.objective.max_s - monotonic()
+
+    def _progress_text(self, search: CapacitySearch, rate_rps: float) -> str:
+        curve = search.curve()
+        text = f"probe {len(self.rows) + 1} at {rate_rps:.4g}/s"
+        if curve is None:
+            return text
+        peak_rps = rate_rps / math.exp(search.probes[-1].load)
+        low, high = (peak_rps * math.exp(load) for load in curve.interval)
+        return f"{text}, capacity between {low:.4g} and {high:.4g}/s"
+
+    def _metrics(
+        self,
+        status: Status,
+        search: CapacitySearch,
+        users: int,
+        peaks: Sequence[float],
+        confirmed: bool | None,
+        reason: str,
+    ) -> CapacityMetrics:
+        seconds = monotonic() - self._started
+        return metrics_of(
+            status, reason, search, users, peaks, confirmed, self.objective, self.rows, self.records, seconds
+        )
+
+
+def measure_capacity(
+    target: Target,
+    objective: ObjectiveSettings,
+    timeout_s: float,
+    name: str,
+    server_pid: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> CapacityResult:
+    """Search the capacity of a running server.
+
+    Args:
+        timeout_s: of a request, at most.
+        name: shown with the progress.
+        server_pid: None where the server may run anywhere.
+        check: raises an exception if the server has died.
+
+    Raises:
+        LoadError: the load generator failed, or the server refuses requests.
+    """
+    with (
+        Telemetry(os.getpid() if server_pid is None else server_pid) as telemetry,
+        load_generator(target.bodies, target.content_type, target.headers) as generator,
+        bar(round(objective.max_s), f"{name}: capacity", "s") as progress,
+    ):
+        telemetry.follow_client(generator.pid)
+
+        def show(text: str, seconds: float) -> None:
+            progress.set_postfix_str(text)
+            progress.update(round(seconds) - progress.n)
+
+        meter = CapacityMeter(generator, telemetry, target.url, objective, timeout_s, check, show)
+        metrics = meter.measure()
+        return CapacityResult(metrics, meter.rows, meter.search.curve())
+
+
+def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
+    """Share of the requests that missed the objective only because the load generator sent them late.
+
+    A request that is due while all connections are busy waits for the server, not for the load generator.
+    """
+    in_flight = np.searchsorted(np.sort(record.sent), record.start)
+    in_flight -= np.searchsorted(np.sort(record.end), record.start)
+    in_time_if_sent_in_time = (record.status == OK) & (1000 * (record.end - record.sent) <= slo_ms)
+    lost = misses(record, slo_ms) & in_time_if_sent_in_time & (in_flight < record.users)
+    return float(lost[record.in_window].mean())

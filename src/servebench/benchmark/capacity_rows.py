@@ -1,0 +1,208 @@
+"""Results of a capacity search: a row per probe, and the capacity with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal
+
+import numpy as np
+
+from servebench.params import ObjectiveSettings
+from servebench.stats.capacity import CapacitySearch, Curve, Probe
+from servebench.stats.objective import goodput_rps
+from servebench.stats.rates import percentile
+from servebench.stats.records import OK, LoadRecord
+from servebench.system.files import rounded
+
+Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
+JUST_BELOW = 0.1
+"""Probes at no less than this below the capacity, in ln(load), show the latencies there."""
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One probe, in plots/capacity/NAME.csv.
+
+    Attributes:
+        phase: "search", or "confirm" for the one at the interval's lower end.
+        asked_rps, rate_rps: the mean rate that was asked for, and that of the requests that were due.
+        peak_rps: of a closed loop before and after the probe, geometric mean.
+        missed, missed_error: share of the requests that missed the objective, and its standard error from
+            the spread of ten parts.
+        goodput_rps: requests per second that kept to the objective.
+        failed: requests that failed or timed out.
+        void_reason: why it does not count, empty where it does.
+    """
+
+    phase: str
+    asked_rps: float
+    rate_rps: float
+    peak_rps: float
+    requests: int
+    missed: float
+    missed_error: float
+    goodput_rps: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    failed: int
+    void_reason: str
+
+    @classmethod
+    def of(
+        cls, record: LoadRecord, probe: Probe, asked_rps: float, slo_ms: float, phase: str, void_reason: str
+    ) -> ProbeRow:
+        """The row of a probe."""
+        inside = record.in_window
+        latency_ms = 1000 * (record.end - record.start)[inside & (record.status == OK)]
+        p50_ms, p95_ms, p99_ms = (rounded(percentile(latency_ms, p), 2) for p in (50, 95, 99))
+        return cls(
+            phase=phase,
+            asked_rps=round(asked_rps, 3),
+            rate_rps=round(probe.rate_rps, 3),
+            peak_rps=round(probe.peak_rps, 3),
+            requests=probe.requests,
+            missed=round(probe.share, 5),
+            missed_error=round(math.sqrt(probe.variance), 5),
+            goodput_rps=round(goodput_rps(record, slo_ms), 3),
+            p50_ms=p50_ms,
+            p95_ms=p95_ms,
+            p99_ms=p99_ms,
+            failed=int((record.status[inside] != OK).sum()),
+            void_reason=void_reason,
+        )
+
+
+@dataclass(frozen=True)
+class CapacityMetrics:
+    """Content of metrics/capacity/NAME.json.
+
+    Attributes:
+        status: "resolved"; "unresolved" where the time was too short; "slo_unreachable" where even low rates
+            miss the objective; "above_range" where it is held at all rates below the peak.
+        reason: of a status other than "resolved".
+        capacity_rps, low_rps, high_rps: the capacity with its interval; None where unknown. Of "above_range"
+            only the low end is known.
+        share, share_low, share_high: the same over the closed loop's peak.
+        peak_rps, users: the closed loop's rate, and its number of users.
+        confirmed: whether a probe at the interval's low end, after the search, held the objective.
+        probes, void: probes that count, and those that do not.
+        p50_ms, p95_ms, p99_ms, p999_ms: latencies of all probes just below the capacity together.
+    """
+
+    status: Status
+    reason: str
+    slo_ms: float
+    miss: float
+    capacity_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    share: float | None
+    share_low: float | None
+    share_high: float | None
+    peak_rps: float | None
+    users: int
+    confirmed: bool | None
+    probes: int
+    void: int
+    requests: int
+    seconds: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+
+
+@dataclass(frozen=True)
+class CapacityResult:
+    """The capacity, the probes, and the curve through those that count, None where there is none."""
+
+    metrics: CapacityMetrics
+    rows: list[ProbeRow]
+    curve: Curve | None
+
+
+def metrics_of(
+    status: Status,
+    reason: str,
+    search: CapacitySearch,
+    users: int,
+    peaks: Sequence[float],
+    confirmed: bool | None,
+    objective: ObjectiveSettings,
+    rows: Sequence[ProbeRow],
+    records: Sequence[tuple[float, LoadRecord]],
+    seconds: float,
+) -> CapacityMetrics:
+    """Summarise a search.
+
+    Args:
+        peaks: rates of the closed loop, over the whole search.
+        records: of the probes that count, with their loads.
+    """
+    peak_rps = median(peaks) if peaks else None
+    share = low = high = None
+    curve = search.curve()
+    if curve is not None:
+        share, (low, high) = math.exp(curve.load), (math.exp(load) for load in curve.interval)
+    elif status == "above_range":
+        low = math.exp(max(probe.load for probe in search.probes))
+    latencies = _latencies_below(curve, records)
+    return CapacityMetrics(
+        status=status,
+        reason=reason,
+        slo_ms=objective.slo_ms,
+        miss=objective.miss,
+        **{
+            f"{name}_rps": rounded(value and peak_rps and value * peak_rps, 2)
+            for name, value in (("capacity", share), ("low", low), ("high", high))
+        },
+        share=rounded(share, 4),
+        share_low=rounded(low, 4),
+        share_high=rounded(high, 4),
+        peak_rps=rounded(peak_rps, 2),
+        users=users,
+        confirmed=confirmed,
+        probes=len(search.probes),
+        void=sum(bool(row.void_reason) for row in rows),
+        requests=sum(row.requests for row in rows),
+        seconds=round(seconds, 1),
+        **{
+            name: rounded(percentile(latencies, percent), 2)
+            for name, percent in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99), ("p999_ms", 99.9))
+        },
+    )
+
+
+def _latencies_below(
+    curve: Curve | None, records: Sequence[tuple[float, LoadRecord]]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Latencies (ms) of the good requests of the probes just below the capacity."""
+    near = [
+        record
+        for load, record in records
+        if curve is not None and curve.load - JUST_BELOW <= load <= curve.load
+    ]
+    blocks = [1000 * (r.end - r.start)[r.in_window & (r.status == OK)] for r in near]
+    return np.concatenate(blocks) if blocks else np.array([])
+
+
+def sentence(metrics: CapacityMetrics) -> str:
+    """The result as a sentence."""
+    objective = f"{1 - metrics.miss:.4g} of them within {metrics.slo_ms:g} ms".replace("0.95", "95%")
+    if metrics.status == "resolved" or metrics.capacity_rps is not None:
+        assert metrics.capacity_rps is not None
+        assert metrics.share is not None
+        text = (
+            f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
+            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of what it does in a closed loop"
+        )
+        return text if metrics.status == "resolved" else f"{text}; not resolved: {metrics.reason}"
+    if metrics.status == "above_range":
+        return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
+    if metrics.status == "slo_unreachable":
+        return f"no rate has {objective}: {metrics.reason}"
+    return f"not resolved how many requests a second it takes with {objective}: {metrics.reason}"

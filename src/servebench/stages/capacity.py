@@ -1,0 +1,56 @@
+"""Stage ``capacity NAME``: the highest rate at which a configuration keeps to the objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from servebench.benchmark.capacity import measure_capacity
+from servebench.benchmark.capacity_rows import ProbeRow, sentence
+from servebench.benchmark.describe import describe
+from servebench.benchmark.target import Target
+from servebench.data.index import read_index
+from servebench.inference.card import read_card
+from servebench.inference.device import resolve_device
+from servebench.params import load_params
+from servebench.paths import MACHINE, MODEL, CapacityPaths
+from servebench.report.capacity import provenance
+from servebench.report.plots.capacity import capacity
+from servebench.report.plots.style import save
+from servebench.serving.client import CONTENT_TYPES, request_bodies
+from servebench.serving.launcher import running_server
+from servebench.system.files import all_or_nothing, check_writable, read_json, write_json
+from servebench.system.machine_lock import exclusive_machine
+from servebench.system.progress import print_wrapped
+from servebench.system.rows import write_rows
+
+
+def main(name: str) -> None:
+    """Search the capacity of the configuration ``name`` of params.yaml, and write it with its probes.
+
+    Raises:
+        ServebenchError: there is no such configuration or no exported model, the server or the load generator
+            failed, or results cannot be written.
+    """
+    params = load_params()
+    serve = params.configuration(name)
+    read_card(MODEL.exported)
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    photos = [Path(photo.path) for photo in read_index().photos]
+    form = params.load.request_body
+    bodies = request_bodies(photos, form)
+    paths = CapacityPaths(name)
+    check_writable(paths.files)
+    with exclusive_machine():
+        print_wrapped(f"{name}: {describe(serve, device)}; at most {params.objective.max_s:g} s")
+        with running_server(MODEL, serve, device, params.load.timeout_s) as server:
+            target = Target(f"{server.url}/predict", bodies, CONTENT_TYPES[form])
+            result = measure_capacity(
+                target, params.objective, params.load.timeout_s, name, server.pid, server.check
+            )
+    figure = capacity(name, result)
+    with all_or_nothing():
+        write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
+        write_rows(paths.probes, ProbeRow, result.rows)
+        save(figure, paths.picture)
+    print_wrapped(f"{name}: {sentence(result.metrics)}")

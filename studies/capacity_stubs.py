@@ -1,0 +1,56 @@
+"""How well the capacity of live servers of known service times is found: ten searches of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servebench.benchmark.capacity import measure_capacity
+from servebench.benchmark.target import Target
+from servebench.params import load_params
+from servebench.selftest.stub import BODY, running_stub
+from servebench.system.machine_lock import exclusive_machine
+from studies.harness import write_result
+from studies.queues import MM1_RPS, Queue
+
+RUNS = 10
+MAX_S = 300.0
+TIMEOUT_S = 30.0
+WITHIN, TARGET_RUNS = 0.07, 9
+QUEUES = (
+    Queue("M/D/1, 10 ms, 50 ms", 1, 0.01, False, 0.05, 69.4),
+    Queue("M/D/2, 10 ms, 50 ms", 2, 0.01, False, 0.05, 167.0),
+    Queue("M/M/1, 5 ms, 50 ms", 1, 0.005, True, 0.05, MM1_RPS),
+)
+"""The first two are those of studies.queues with all times halved, which doubles the rates."""
+
+
+def main() -> None:
+    """Search, print each outcome and keep them all."""
+    objective = load_params().objective
+    result: dict[str, list[dict[str, Any]]] = {queue.name: [] for queue in QUEUES}
+    with exclusive_machine():
+        for number in range(RUNS):
+            for queue in QUEUES:
+                settings = objective.model_copy(
+                    update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
+                )
+                with running_stub(queue.service_s, queue.slots, random=queue.random) as stub:
+                    target = Target(stub.url, [BODY], "application/json")
+                    metrics = measure_capacity(target, settings, TIMEOUT_S, queue.name).metrics
+                found = metrics.capacity_rps
+                row = {
+                    "status": metrics.status,
+                    "capacity_rps": found,
+                    "low_rps": metrics.low_rps,
+                    "high_rps": metrics.high_rps,
+                    "off": None if found is None else round(found / queue.capacity_rps - 1, 4),
+                    "void": metrics.void,
+                    "seconds": metrics.seconds,
+                }
+                result[queue.name].append(row)
+                print(f"{queue.name}: {row}", flush=True)
+                write_result("capacity_stubs", {"within": WITHIN, "runs": TARGET_RUNS, "queues": result})
+
+
+if __name__ == "__main__":
+    main()
