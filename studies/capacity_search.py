@@ -8,9 +8,11 @@ import numpy as np
 
 from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
 from servebench.system.progress import bar
-from studies.harness import write_result
+from servebench.system.tables import markdown_table
+from studies.harness import read_result, write_result
 from studies.queues import QUEUES, Queue
 
+RESULT = "capacity_search"
 SEEDS = 300
 MISS, TOLERANCE, REQUESTS = 0.05, 0.04, 1000
 PEAK_NOISE = 0.01
@@ -51,6 +53,28 @@ def summary(queue: Queue, searches: list[CapacitySearch]) -> dict[str, float]:
     }
 
 
+def table() -> str:
+    """A row per queue, as Markdown."""
+    kept = read_result(RESULT)
+    head = [
+        *("queue: slots, service, objective", "capacity, req/s", f"within {WITHIN:.0%}", "bias"),
+        *("interval holds it", f"resolved within {MOST_PROBES} probes", "requests, median"),
+    ]
+    rows = [
+        [
+            name,
+            f"{row['capacity_rps']:.1f}",
+            f"{row['within']:.1%}",
+            f"{row['bias']:+.1%}",
+            f"{row['held']:.1%}",
+            f"{row['resolved']:.1%}",
+            f"{row['requests']:,.0f}",
+        ]
+        for name, row in kept["queues"].items()
+    ]
+    return markdown_table(head, rows)
+
+
 def main() -> None:
     """Simulate, print and keep the findings."""
     result = {}
@@ -62,7 +86,7 @@ def main() -> None:
                 progress.update()
             result[queue.name] = summary(queue, searches)
             print(f"{queue.name}: {result[queue.name]}", flush=True)
-    write_result("capacity_search", {"seeds": SEEDS, "tolerance": TOLERANCE, "queues": result})
+    write_result(RESULT, {"seeds": SEEDS, "tolerance": TOLERANCE, "queues": result})
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from servebench.benchmark.capacity import measure_capacity
-from servebench.benchmark.target import Target
+from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.selftest.stub import BODY, running_stub
 from servebench.system.machine_lock import exclusive_machine
-from studies.harness import write_result
+from servebench.system.tables import markdown_table
+from studies.harness import read_result, write_result
 from studies.queues import MM1_RPS, Queue
 
+RESULT = "capacity_stubs"
 RUNS = 10
 MAX_S = 300.0
 TIMEOUT_S = 30.0
@@ -24,6 +27,31 @@ QUEUES = (
 """The first two are those of studies.queues with all times halved, which doubles the rates."""
 
 
+def table() -> str:
+    """A row per server, as Markdown."""
+    head = [
+        *("queue: slots, service, objective", "capacity, req/s", "found, median", f"within {WITHIN:.0%}"),
+        *("interval holds it", "resolved", "void probes, median"),
+    ]
+    capacity_rps = {queue.name: queue.capacity_rps for queue in QUEUES}
+    rows = []
+    for name, runs in read_result(RESULT)["queues"].items():
+        found = [run for run in runs if run["capacity_rps"] is not None]
+        truth = capacity_rps[name]
+        rows.append(
+            [
+                name,
+                f"{truth:.1f}",
+                f"{median(run['capacity_rps'] for run in found):.1f}",
+                f"{sum(abs(run['off']) <= WITHIN for run in found)} of {len(runs)}",
+                f"{sum(run['low_rps'] <= truth <= run['high_rps'] for run in found)} of {len(runs)}",
+                f"{sum(run['status'] == 'resolved' for run in runs)} of {len(runs)}",
+                f"{median(run['void'] for run in runs):g}",
+            ]
+        )
+    return markdown_table(head, rows)
+
+
 def main() -> None:
     """Search, print each outcome and keep them all."""
     objective = load_params().objective
@@ -34,9 +62,11 @@ def main() -> None:
                 settings = objective.model_copy(
                     update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
                 )
-                with running_stub(queue.service_s, queue.slots, random=queue.random) as stub:
-                    target = Target(stub.url, [BODY], "application/json")
-                    metrics = measure_capacity(target, settings, TIMEOUT_S, queue.name).metrics
+                with (
+                    running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
+                    load_generator([BODY], "application/json") as generator,
+                ):
+                    metrics = measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics
                 found = metrics.capacity_rps
                 row = {
                     "status": metrics.status,
@@ -49,7 +79,7 @@ def main() -> None:
                 }
                 result[queue.name].append(row)
                 print(f"{queue.name}: {row}", flush=True)
-                write_result("capacity_stubs", {"within": WITHIN, "runs": TARGET_RUNS, "queues": result})
+                write_result(RESULT, {"within": WITHIN, "runs": TARGET_RUNS, "queues": result})
 
 
 if __name__ == "__main__":

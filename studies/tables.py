@@ -7,10 +7,21 @@ from pathlib import Path
 
 from servebench.errors import ReportError
 from servebench.system.files import all_or_nothing, atomic_write
-from studies import ablation, against_peers, allocators, batch_size, compilers, costs, goals
+from studies import (
+    ablation,
+    against_peers,
+    allocators,
+    batch_size,
+    capacity_search,
+    capacity_stubs,
+    compilers,
+    costs,
+    goals,
+)
 
 PAGES = {
     Path("docs/tuning.md"): (ablation.table, batch_size.table, compilers.table, allocators.table),
+    Path("docs/capacity.md"): (capacity_search.table, capacity_stubs.table),
     Path("docs/peers-and-goals.md"): (goals.table, costs.table, against_peers.table),
 }
 

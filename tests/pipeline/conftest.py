@@ -39,6 +39,7 @@ TINY: dict[str, Any] = {
         "warmup_s": 0.1,
     },
     "comparison": {"reference": "e1_baseline", "users": [1], "seconds": 1.0},
+    "objective": {"configurations": ["candidate"]},
     "compile": {"batch_sizes": []},
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }

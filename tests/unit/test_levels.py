@@ -234,6 +234,14 @@ def test_a_level_that_is_not_valid_gives_way_to_the_next() -> None:
     assert best.users == 8
 
 
+def test_a_level_far_below_the_fastest_is_not_run_again() -> None:
+    first = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in ((1, 40), (8, 90))}
+    session = Session(row_of(1, 40, 39), row_of(8, 90, 80, invalid_reason="unstable"))
+    again = run_best_again(session, first)  # type: ignore[arg-type]
+    assert session.ran == [8]
+    assert best_of([level.row for level in again.values()]) == again[8].row
+
+
 def test_a_level_whose_requests_fail_is_never_best() -> None:
     unstable = row_of(8, 60, 58, invalid_reason="unstable")
     failing = row_of(32, 60, 58, invalid_reason="1 failed", failed=1)

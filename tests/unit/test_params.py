@@ -18,6 +18,7 @@ def written(tmp_path: Path, **changes: Any) -> Path:
     content = yaml.safe_load((ROOT / PARAMS_FILE).read_text())
     content["experiments"] = {"e1_baseline": {}, "e2_batching": {"max_batch_size": 4}}
     content["comparison"]["reference"] = "e1_baseline"
+    content["objective"]["configurations"] = ["candidate"]
     for path, value in changes.items():
         *parents, last = path.split(".")
         section = content

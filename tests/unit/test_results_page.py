@@ -61,6 +61,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["experiments"] = {name: {} for name in ("e1_baseline", "e2_batching", "e3_workers", "e4_half")}
+    content["objective"]["configurations"] = ["candidate"]
     content["comparison"] |= {"reference": "e1_baseline", "users": [8]}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")

@@ -1,4 +1,4 @@
-"""dvc.yaml names, for each stage, the code that the stage imports: neither less nor more."""
+"""Each dvc.yaml names, for each stage, the code that the stage imports: neither less nor more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("src/servebench")
-STAGES: dict[str, dict[str, list[str]]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINES = [
+    yaml.safe_load((ROOT / path).read_text())["stages"] for path in ("dvc.yaml", "capacity/dvc.yaml")
+]
+STAGES: dict[str, dict[str, list[str]]] = {name: stage for one in PIPELINES for name, stage in one.items()}
 STARTED = re.compile(r'"(servebench(?:\.\w+)+)"')
 """A module's name as text: one that is started as a process of its own, by ``python -m``."""
 

@@ -7,7 +7,6 @@ in which the load generator was late or too busy, or around which the peak moved
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -15,10 +14,9 @@ from time import monotonic
 import numpy as np
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, Status, metrics_of
-from servebench.benchmark.target import Target
-from servebench.benchmark.telemetry import Telemetry
 from servebench.errors import LoadError
-from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
+from servebench.loadgen import LoadPlan
+from servebench.loadgen.senders import Sender
 from servebench.params import ObjectiveSettings
 from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
 from servebench.stats.intervals import wilson_interval
@@ -61,8 +59,7 @@ class CapacityMeter:
         show: called with what is being done, and the seconds used so far.
     """
 
-    generator: LoadGenerator
-    telemetry: Telemetry
+    sender: Sender
     url: str
     objective: ObjectiveSettings
     timeout_s: float
@@ -127,10 +124,10 @@ class CapacityMeter:
         for _ in range(MOST_VOID):
             before_rps, asked_rps = peaks[-1], load * peaks[-1]
             self._doing = self._progress_text(search, asked_rps)
-            record, cores = self._run_open_loop(asked_rps)
+            record = self._run_open_loop(asked_rps)
             peaks.append(self._rate(self._run_closed_loop(users)))
             probe = self._probe_of(record, math.sqrt(before_rps * peaks[-1]))
-            void = self._void_reason(record, probe, cores, before_rps, peaks[-1])
+            void = self._void_reason(record, probe, before_rps, peaks[-1])
             self.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
             if not void:
                 search.probes.append(probe)
@@ -145,17 +142,15 @@ class CapacityMeter:
         shares = tuple(float(block.mean()) for block in np.array_split(missed, BLOCKS))
         return Probe(len(missed) / (closed - opened), peak_rps, shares, len(missed))
 
-    def _void_reason(
-        self, record: LoadRecord, probe: Probe, cores: float | None, before_rps: float, after_rps: float
-    ) -> str:
+    def _void_reason(self, record: LoadRecord, probe: Probe, before_rps: float, after_rps: float) -> str:
         """Why a probe does not count; empty if it does."""
         late = missed_by_lateness(record, self.objective.slo_ms)
         assert record.rate_rps is not None
         off = abs(probe.rate_rps / record.rate_rps - 1)
         if late > LATE_SHARE * self.objective.miss:
             return f"the load generator was late, by which {late:.1%} of the requests missed"
-        if cores is not None and cores > BUSY_CORES:
-            return f"the load generator was busy, {cores:.0%} of a core"
+        if record.cores > BUSY_CORES:
+            return f"the load generator was busy, {record.cores:.0%} of a core"
         if off > 3 / math.sqrt(probe.requests):
             return f"the rate was off by {off:.0%}"
         if abs(after_rps / before_rps - 1) > PEAK_MOVED:
@@ -166,15 +161,13 @@ class CapacityMeter:
         plan = self._plan(users, PEAK_S, PEAK_WARMUP_S)
         return self._run(replace(plan, requests=2 * users, max_s=SLOW_PEAK_S))
 
-    def _run_open_loop(self, rate_rps: float) -> tuple[LoadRecord, float | None]:
-        """A probe, and the load generator's CPU use in cores."""
+    def _run_open_loop(self, rate_rps: float) -> LoadRecord:
         seconds = max(SHORTEST_PROBE_S, self.objective.probe_requests / rate_rps)
         connections = max(MOST_USERS, math.ceil(2 * rate_rps * self.objective.slo_ms / 1000))
         plan = replace(self._plan(connections, seconds, PROBE_WARMUP_S), rate_rps=rate_rps)
         if seconds + PROBE_WARMUP_S > self._seconds_left:
             raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
-        record = self._run(plan)
-        return record, self.telemetry.usage(*record.window).client_cores
+        return self._run(plan)
 
     def _plan(self, users: int, seconds: float, warmup_s: float) -> LoadPlan:
         self._loads += 1
@@ -201,7 +194,7 @@ class CapacityMeter:
                 raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
 
         try:
-            return self.generator.run(self.url, plan, on_progress=on_progress)
+            return self.sender.run(self.url, plan, on_progress=on_progress)
         except LoadError:
             self.check()
             raise
@@ -249,36 +242,31 @@ class CapacityMeter:
 
 
 def measure_capacity(
-    target: Target,
+    sender: Sender,
+    url: str,
     objective: ObjectiveSettings,
     timeout_s: float,
     name: str,
-    server_pid: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> CapacityResult:
     """Search the capacity of a running server.
 
     Args:
+        url: of the requests.
         timeout_s: of a request, at most.
         name: shown with the progress.
-        server_pid: None where the server may run anywhere.
         check: raises an exception if the server has died.
 
     Raises:
-        LoadError: the load generator failed, or the server refuses requests.
+        LoadError: a sender failed, or the server refuses requests.
     """
-    with (
-        Telemetry(os.getpid() if server_pid is None else server_pid) as telemetry,
-        load_generator(target.bodies, target.content_type, target.headers) as generator,
-        bar(round(objective.max_s), f"{name}: capacity", "s") as progress,
-    ):
-        telemetry.follow_client(generator.pid)
+    with bar(round(objective.max_s), f"{name}: capacity", "s") as progress:
 
         def show(text: str, seconds: float) -> None:
             progress.set_postfix_str(text)
             progress.update(round(seconds) - progress.n)
 
-        meter = CapacityMeter(generator, telemetry, target.url, objective, timeout_s, check, show)
+        meter = CapacityMeter(sender, url, objective, timeout_s, check, show)
         metrics = meter.measure()
         return CapacityResult(metrics, meter.rows, meter.search.curve())
 

@@ -192,7 +192,7 @@ def _latencies_below(
 
 def sentence(metrics: CapacityMetrics) -> str:
     """The result as a sentence."""
-    objective = f"{1 - metrics.miss:.4g} of them within {metrics.slo_ms:g} ms".replace("0.95", "95%")
+    objective = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
     if metrics.status == "resolved" or metrics.capacity_rps is not None:
         assert metrics.capacity_rps is not None
         assert metrics.share is not None

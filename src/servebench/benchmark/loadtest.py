@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from servebench.benchmark.levels import level_row
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.target import Target
-from servebench.benchmark.telemetry import Telemetry, Usage
-from servebench.loadgen import LoadPlan, generate
+from servebench.benchmark.telemetry import Usage
+from servebench.loadgen import LoadPlan
 from servebench.loadgen.progress import load_bar
+from servebench.loadgen.senders import Sender
 from servebench.stats.objective import ALLOWED_LATE, goodput_rps, late_share
 from servebench.stats.records import LoadRecord
 from servebench.system.files import check_writable
@@ -35,12 +36,19 @@ COLUMNS = (
 )
 
 
-def loadtest(target: Target, plans: Sequence[LoadPlan], slo_ms: float | None, out: Path | None) -> int:
+def loadtest(
+    target: Target,
+    plans: Sequence[LoadPlan],
+    slo_ms: float | None,
+    out: Path | None,
+    senders: AbstractContextManager[Sender],
+) -> int:
     """Load ``target`` at every level of ``plans``, print a row for each.
 
     Args:
         slo_ms: the objective: at most ALLOWED_LATE of the requests may fail or take longer.
         out: a CSV file for the rows.
+        senders: start what sends the requests.
 
     Returns:
         0 where all levels are valid and keep the objective, else 1.
@@ -53,9 +61,10 @@ def loadtest(target: Target, plans: Sequence[LoadPlan], slo_ms: float | None, ou
         check_writable([out])
     with exclusive_machine():
         target.check_first_request(plans[0].timeout_s)
-        results = measure(target, plans)
-    rows = [row for row, _ in results]
-    findings = [objective_finding(record, slo_ms) for _, record in results]
+        with senders as sender, load_bar(plans, "load") as update_bar:
+            records = [sender.run(target.url, plan, on_progress=update_bar) for plan in plans]
+    rows = [level_row(record, Usage(client_cores=record.cores)) for record in records]
+    findings = [objective_finding(record, slo_ms) for record in records]
     cells = [
         level_cells(row, plan, finding) for row, plan, (finding, _) in zip(rows, plans, findings, strict=True)
     ]
@@ -74,29 +83,6 @@ def objective_finding(record: LoadRecord, slo_ms: float | None) -> tuple[str, bo
         return f"{goodput_rps(record, slo_ms):.1f} req/s within {slo_ms:g} ms", True
     missed = f"{late:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
     return f"objective missed: {missed}; {goodput_rps(record, slo_ms):.1f} req/s within it", False
-
-
-def measure(target: Target, plans: Sequence[LoadPlan]) -> list[tuple[LevelRow, LoadRecord]]:
-    """Run the levels; return the summary and the record of each.
-
-    The server may run anywhere, so its resource usage is unknown. Only the client's CPU is used of the
-    telemetry, which follows this process in place of a server.
-    """
-    with Telemetry(os.getpid()) as telemetry, load_bar(plans, "load") as update_bar:
-        records = generate(
-            target.url,
-            target.bodies,
-            target.content_type,
-            plans,
-            headers=target.headers,
-            on_start=telemetry.follow_client,
-            on_progress=update_bar,
-        )
-        cores = [telemetry.usage(*record.window).client_cores for record in records]
-    return [
-        (level_row(record, Usage(client_cores=client)), record)
-        for record, client in zip(records, cores, strict=True)
-    ]
 
 
 def level_cells(row: LevelRow, plan: LoadPlan, finding: str) -> list[str]:

@@ -65,6 +65,14 @@ def _number(text: str, unit: str, *, above_zero: bool) -> float:
     return value
 
 
+def address(text: str) -> tuple[str, int]:
+    """Parse HOST:PORT."""
+    host, colon, number = text.rpartition(":")
+    if not host or not colon:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), port(number)
+
+
 def port(text: str) -> int:
     """Parse a TCP port, from 1024, as LitServe takes no lower one."""
     if not (text.isdecimal() and 1024 <= int(text) <= 65535):

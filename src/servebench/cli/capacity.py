@@ -6,7 +6,7 @@ import argparse
 
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import ProbeRow, sentence
-from servebench.cli.load_options import target
+from servebench.cli.load_options import senders, target
 from servebench.params import ObjectiveSettings
 from servebench.report.plots.capacity import capacity
 from servebench.report.plots.style import save
@@ -40,7 +40,8 @@ def main(options: argparse.Namespace) -> int:
     check_writable([path for path in (options.out, options.picture) if path is not None])
     with exclusive_machine():
         server.check_first_request(options.timeout_s)
-        result = measure_capacity(server, objective, options.timeout_s, "search")
+        with senders(options, server) as sender:
+            result = measure_capacity(sender, server.url, objective, options.timeout_s, "search")
     print(text_table(COLUMNS, [_cells(number, row) for number, row in enumerate(result.rows, 1)]))
     if options.out is not None:
         write_rows(options.out, ProbeRow, result.rows)

@@ -64,11 +64,24 @@ def loadtest(options: argparse.Namespace) -> int:
         UsageError: options contradict each other; LoadError: there is nothing to send.
     """
     from servebench.benchmark.loadtest import loadtest
-    from servebench.cli.load_options import load_plans, target
+    from servebench.cli.load_options import load_plans, senders, target
 
-    plans = load_plans(options)
+    plans, server = load_plans(options), target(options)
     _exit_on_sigterm()
-    return loadtest(target(options), plans, options.slo_ms, options.out)
+    return loadtest(server, plans, options.slo_ms, options.out, senders(options, server))
+
+
+def sender(options: argparse.Namespace) -> int:
+    """Send shares of the loads of another machine until it is done; return the exit status.
+
+    Raises:
+        UsageError: there is no shared key, or another one; LoadError: the machine cannot be reached.
+    """
+    from servebench.loadgen.remote import join
+
+    _exit_on_sigterm()
+    join(options.join, lambda text: print(text, flush=True))
+    return 0
 
 
 def capacity(options: argparse.Namespace) -> int:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from servebench.benchmark.target import CA_VARIABLE, Target, read_bodies, request_headers
 from servebench.errors import LoadError, UsageError
-from servebench.loadgen import LoadPlan
+from servebench.loadgen import LoadPlan, load_generator
+from servebench.loadgen.remote import remote_senders
+from servebench.loadgen.senders import Sender, local_senders
 from servebench.serving.binding import check_ca_file
+from servebench.system.progress import print_wrapped
 
 CONTENT_TYPE = "application/json"
 USERS = (1, 8)
@@ -32,6 +36,14 @@ def target(options: argparse.Namespace) -> Target:
     content_type = options.content_type or CONTENT_TYPE
     bodies = read_bodies(options.body_file, options.images, content_type, options.template)
     return Target(options.url, bodies, content_type, request_headers(options.header))
+
+
+def senders(options: argparse.Namespace, server: Target) -> AbstractContextManager[Sender]:
+    """What sends the requests: one load generator, several on this machine, or those that join it."""
+    sent = (server.bodies, server.content_type, server.headers)
+    if options.listen is not None:
+        return remote_senders(options.listen, options.senders or 1, *sent, print_wrapped)
+    return load_generator(*sent) if options.senders is None else local_senders(options.senders, *sent)
 
 
 def load_plans(options: argparse.Namespace) -> list[LoadPlan]:

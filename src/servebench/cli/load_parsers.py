@@ -6,6 +6,7 @@ from pathlib import Path
 
 from servebench.cli import commands
 from servebench.cli.arguments import (
+    address,
     levels,
     milliseconds,
     positive_int,
@@ -47,6 +48,18 @@ def _add_request_options(parser: Parser) -> None:
     add("--header", action="append", default=[], metavar="'NAME: VALUE'", help="request header; repeatable")
     add("--ca", type=Path, metavar="FILE", help="CA certificates to trust with HTTPS (PEM)")
     add(
+        "--senders",
+        type=positive_int,
+        metavar="N",
+        help="that many processes send the requests, each its share (1); with --listen: on other machines",
+    )
+    add(
+        "--listen",
+        type=address,
+        metavar="HOST:PORT",
+        help="wait there for the senders, which `servebench sender --join HOST:PORT` starts",
+    )
+    add(
         "--timeout-s",
         type=positive_seconds,
         default=30.0,
@@ -60,6 +73,19 @@ def _add_request_options(parser: Parser) -> None:
         metavar="N",
         help="seed of arrivals and order of the bodies (%(default)s)",
     )
+
+
+def add_sender(subparsers: Subparsers[Parser]) -> None:
+    """Add ``sender``."""
+    sender = add_command(
+        subparsers,
+        "sender",
+        "send a share of the load that another machine measures",
+        "  servebench sender --join 10.0.0.1:9000     # where `... --listen 0.0.0.0:9000` waits\n"
+        "The environment variable SERVEBENCH_SENDER_KEY holds the same key on all machines.",
+    )
+    sender.add_argument("--join", type=address, required=True, metavar="HOST:PORT", help="where it listens")
+    sender.set_defaults(run=commands.sender)
 
 
 def add_capacity(subparsers: Subparsers[Parser]) -> None:

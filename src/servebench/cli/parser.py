@@ -9,7 +9,7 @@ from pathlib import Path
 from servebench.cli import commands
 from servebench.cli.arguments import port, rate
 from servebench.cli.command_parser import Parser, Subparsers, add_command
-from servebench.cli.load_parsers import add_capacity, add_loadtest
+from servebench.cli.load_parsers import add_capacity, add_loadtest, add_sender
 
 DEFAULT_PORT = 8000
 CANDIDATE = "candidate"
@@ -35,6 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_predict,
         add_loadtest,
         add_capacity,
+        add_sender,
         _add_machines,
         _add_quick,
         _add_verify,

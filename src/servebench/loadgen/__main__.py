@@ -16,7 +16,7 @@ import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import gevent
@@ -90,12 +90,14 @@ def arrivals_of(plan: LoadPlan) -> Arrivals:
     if plan.rate_rps is None:
         return ClosedLoop()
     if plan.arrivals == "constant":
-        return OpenLoop(constant_times(plan.rate_rps))
+        return OpenLoop(constant_times(plan.rate_rps, plan.phase))
     return OpenLoop(poisson_times(plan.rate_rps, plan.random_seed))
 
 
 def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
+    if plan.begin_at is not None:
+        gevent.sleep(max(0.0, plan.begin_at - perf_counter()))
     arrivals = arrivals_of(plan)
     recorder = Recorder(plan.users, plan.timeout_s)
     environment = Environment(user_classes=[user_class(url, requests, plan, arrivals, recorder)])
@@ -106,19 +108,59 @@ def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -
     runner.start(plan.users, spawn_rate=plan.users)
 
     # In a closed loop the warm-up starts when every user has had an answer or a timeout.
-    if plan.rate_rps is not None or wait_for_first_answers(plan, recorder):
+    if plan.begin_at is not None:
+        edges = measure_at(plan, plan.begin_at + plan.warmup_s, recorder)
+    elif plan.rate_rps is not None or wait_for_first_answers(plan, recorder):
         gevent.sleep(plan.warmup_s)
         edges = measure(plan, recorder)
     else:
-        edges = [started]
+        edges = Edges(started)
 
     arrivals.ended = True
     wait_until(lambda: min(recorder.in_flight_since) == math.inf, plan, "the last requests ended")
-    if len(edges) == 1:
-        edges.append(perf_counter())
+    if len(edges.times) == 1:
+        edges.add(perf_counter())
         emit("edge", plan.users, 1)
     runner.quit()
-    np.savez(path, window_edges=np.array(edges), **recorder.arrays())
+    np.savez(path, window_edges=np.array(edges.times), cores=edges.cores(), **recorder.arrays())
+
+
+class Edges:
+    """The edges of windows, and this process's CPU time at each."""
+
+    def __init__(self, first: float) -> None:
+        self.times, self._cpu_s = [first], [process_time()]
+
+    def add(self, time: float) -> None:
+        """Add an edge at the present time."""
+        self.times.append(time)
+        self._cpu_s.append(process_time())
+
+    def end_at(self, last: int) -> None:
+        """Forget the edges after the index ``last``."""
+        del self.times[last + 1 :], self._cpu_s[last + 1 :]
+
+    def cores(self) -> float:
+        """CPU use of this process in the reported windows, in cores."""
+        times, cpu_s = self.times[-WINDOWS - 1 :], self._cpu_s[-WINDOWS - 1 :]
+        return (cpu_s[-1] - cpu_s[0]) / (times[-1] - times[0])
+
+
+def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> Edges:
+    """Measure three windows that open at a given time and last ``plan.min_s`` together."""
+    gevent.sleep(max(0.0, opened - perf_counter()))
+    edges, good_at_start = Edges(opened), recorder.good
+    emit("edge", plan.users, 0)
+    for number in range(1, WINDOWS + 1):
+        edge = opened + number * plan.min_s / WINDOWS
+        while (left_s := edge - perf_counter()) > 0:
+            gevent.sleep(min(left_s, PROGRESS_TICKS * TICK_S))
+            seconds = round(perf_counter() - opened, 2)
+            emit("progress", plan.users, recorder.good - good_at_start, seconds)
+        edges.add(edge)
+        emit("edge", plan.users, number)
+    wait_until(lambda: min(recorder.in_flight_since) >= edges.times[-1], plan, "the windows were complete")
+    return edges
 
 
 def wait_for_first_answers(plan: LoadPlan, recorder: Recorder) -> bool:
@@ -130,12 +172,13 @@ def wait_for_first_answers(plan: LoadPlan, recorder: Recorder) -> bool:
     return all(recorder.answered)
 
 
-def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:
-    """Measure windows until the last three agree, or ``max_windows`` are complete; return their edges.
+def measure(plan: LoadPlan, recorder: Recorder) -> Edges:
+    """Measure windows until the last three agree, or ``max_windows`` are complete.
 
     A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
     """
-    edges = [perf_counter()]
+    windows = Edges(perf_counter())
+    edges = windows.times
     good_at_start = good_at_edge = recorder.good
     complete = 0
     emit("edge", plan.users, 0)
@@ -148,7 +191,7 @@ def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:
         seconds = now - edges[-1]
         enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
         if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
-            edges.append(now)
+            windows.add(now)
             good_at_edge = recorder.good
             emit("edge", plan.users, len(edges) - 1)
         newly_complete = bisect.bisect_right(edges, min(recorder.in_flight_since)) - 1
@@ -158,7 +201,8 @@ def measure(plan: LoadPlan, recorder: Recorder) -> list[float]:
             # Poisson arrivals vary too much for the stopping rule.
             agree = complete >= WINDOWS and (plan.rate_rps is not None or recorder.steady(last_edges))
             if agree or complete >= plan.max_windows:
-                return edges[: complete + 1]
+                windows.end_at(complete)
+                return windows
     raise AssertionError("itertools.count has no end")
 
 

@@ -77,6 +77,6 @@ def poisson_times(rate_rps: float, seed: str) -> Iterator[float]:
     return itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None))
 
 
-def constant_times(rate_rps: float) -> Iterator[float]:
-    """Due times at equal distances."""
-    return (number / rate_rps for number in itertools.count(1))
+def constant_times(rate_rps: float, phase: float = 0.0) -> Iterator[float]:
+    """Due times at equal distances; the first one after ``phase`` of the distance."""
+    return ((number + phase) / rate_rps for number in itertools.count())

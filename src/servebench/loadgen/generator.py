@@ -41,6 +41,10 @@ class LoadPlan:
         bodies: indices of the bodies to send, None for all.
         give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer,
             nothing more is sent, and all answers so far are the only window; None: as long as ``timeout_s``.
+        begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
+            together then open ``warmup_s`` later. None: at once, and windows by the rules above.
+        sender: number of the one of several senders that runs this plan.
+        phase: of constant arrivals, when the first request is due, as a share of their distance.
     """
 
     users: int
@@ -57,11 +61,14 @@ class LoadPlan:
     repeat: int = 0
     give_up_s: float | None = None
     bodies: Sequence[int] | None = None
+    begin_at: float | None = None
+    sender: int = 0
+    phase: float = 0.0
 
     @property
     def random_seed(self) -> str:
         """Seed of this load's order of bodies and arrivals, the same from run to run."""
-        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}"
+        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}/{self.sender}"
 
 
 OnProgress = Callable[[int, int, float], None]
@@ -172,5 +179,9 @@ def _read_record(path: Path, plan: LoadPlan) -> LoadRecord:
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         return LoadRecord(
-            users=plan.users, rate_rps=plan.rate_rps, window_edges=stored["window_edges"], **arrays
+            users=plan.users,
+            rate_rps=plan.rate_rps,
+            window_edges=stored["window_edges"],
+            cores=float(stored["cores"]),
+            **arrays,
         )

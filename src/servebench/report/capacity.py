@@ -46,9 +46,8 @@ def read_capacity(params: Params, name: str) -> CapacityMetrics:
         raise ReportError(f"{path}: malformed ({error!r}); `make capacity` makes it") from error
     objective = (params.objective.slo_ms, params.objective.miss)
     if measured_for != provenance(params, name) or (metrics.slo_ms, metrics.miss) != objective:
-        raise ReportError(
-            f"{path}: of another machine, model, configuration or objective; run `make capacity`"
-        )
+        what = "another machine, model, configuration or objective"
+        raise ReportError(f"{path}: measured for {what}; run `make capacity`")
     return metrics
 
 

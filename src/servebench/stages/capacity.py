@@ -8,10 +8,10 @@ from pathlib import Path
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import ProbeRow, sentence
 from servebench.benchmark.describe import describe
-from servebench.benchmark.target import Target
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
 from servebench.inference.device import resolve_device
+from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.paths import MACHINE, MODEL, CapacityPaths
 from servebench.report.capacity import provenance
@@ -43,11 +43,12 @@ def main(name: str) -> None:
     check_writable(paths.files)
     with exclusive_machine():
         print_wrapped(f"{name}: {describe(serve, device)}; at most {params.objective.max_s:g} s")
-        with running_server(MODEL, serve, device, params.load.timeout_s) as server:
-            target = Target(f"{server.url}/predict", bodies, CONTENT_TYPES[form])
-            result = measure_capacity(
-                target, params.objective, params.load.timeout_s, name, server.pid, server.check
-            )
+        with (
+            running_server(MODEL, serve, device, params.load.timeout_s) as server,
+            load_generator(bodies, CONTENT_TYPES[form]) as generator,
+        ):
+            url, timeout_s = f"{server.url}/predict", params.load.timeout_s
+            result = measure_capacity(generator, url, params.objective, timeout_s, name, server.check)
     figure = capacity(name, result)
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))

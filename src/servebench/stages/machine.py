@@ -22,7 +22,7 @@ from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
 from servebench.training.weights import PACKAGE_MODEL
 
-PREPARE_S, BENCHMARK_S = 180.0, 60.0
+PREPARE_S, BENCHMARK_S = 150.0, 45.0
 """Seen on machines of two cores."""
 
 
@@ -48,7 +48,7 @@ def expected_time(params: Params) -> str:
     total_s = PREPARE_S + BENCHMARK_S * len(names) + comparison_s
     return (
         f"a whole run takes about {total_s / 60:.0f} minutes on two cores with the default model and photos: "
-        f"{PREPARE_S / 60:.0f} to train and compile, {BENCHMARK_S / 60:.0f} for each of {len(names)} "
+        f"{PREPARE_S / 60:.2g} to train and compile, {BENCHMARK_S / 60:.2g} for each of {len(names)} "
         f"configurations, {comparison_s / 60:.1f} to compare them; what has not changed is left out"
     )
 

@@ -36,6 +36,7 @@ class LoadRecord:
         size: bytes of the answer's body.
         body: index of the request's body among the bodies.
         answer: the answer's body; empty above 64 KiB.
+        cores: CPU use of the load generator in the reported windows, of the busiest one of several.
     """
 
     users: int
@@ -50,6 +51,7 @@ class LoadRecord:
     size: npt.NDArray[np.int64]
     body: npt.NDArray[np.int64]
     answer: npt.NDArray[np.bytes_]
+    cores: float = 0.0
 
     @property
     def window(self) -> tuple[float, float]:

@@ -29,7 +29,7 @@ def capacity(name: str, result: CapacityResult) -> Figure:
     counted = [row for row in result.rows if not row.void_reason]
     _draw_share(late, metrics, counted, result.curve)
     _draw_latencies(latency, metrics, counted)
-    late.set_title(f"{name}: {1 - metrics.miss:.4g} of the requests within {metrics.slo_ms:g} ms")
+    late.set_title(f"{name}: {100 * (1 - metrics.miss):.4g}% of the requests within {metrics.slo_ms:g} ms")
     latency.set_xlabel("offered rate, requests/s at random times (scaled to the median peak)")
     return figure
 
@@ -92,10 +92,14 @@ def _draw_latencies(axes: Axes, metrics: CapacityMetrics, rows: Sequence[ProbeRo
     rates = [_scaled(row, metrics) for row in ordered]
     for number, percent in enumerate(("p50", "p95", "p99")):
         values = [getattr(row, f"{percent}_ms") for row in ordered]
-        known = [(rate, ms) for rate, ms in zip(rates, values, strict=True) if ms is not None]
-        if known:
-            axes.plot(*zip(*known, strict=True), label=percent, **line_style(number))
+        points = [(rate, ms) for rate, ms in zip(rates, values, strict=True) if ms is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=percent, **line_style(number))
     axes.axhline(metrics.slo_ms, color=RED, lw=1, ls="--")
+    below = {"p50": metrics.p50_ms, "p95": metrics.p95_ms, "p99": metrics.p99_ms, "p99.9": metrics.p999_ms}
+    known = [f"{percent} {ms:.0f}" for percent, ms in below.items() if ms is not None]
+    if known:
+        axes.set_title(f"just below the capacity: {', '.join(known)} ms", fontsize=10)
     axes.set_yscale("log")
     axes.set_ylabel("latency, ms")
     if ordered:

@@ -1,0 +1,84 @@
+"""Whether a real server's capacity repeats, and whether 0.9 of it holds the objective and 1.1 does not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from servebench.benchmark.capacity import PROBE_WARMUP_S, CapacityMeter
+from servebench.loadgen import LoadPlan, load_generator
+from servebench.params import load_params
+from servebench.paths import MODEL
+from servebench.serving.client import CONTENT_TYPES
+from servebench.serving.launcher import running_server
+from servebench.stats.objective import late_share
+from servebench.stats.stability import WINDOWS
+from servebench.system.machine_lock import exclusive_machine
+from studies import DEVICE
+from studies.harness import all_bodies, write_result
+
+RESULT = "capacity_server"
+CONFIGURATION = "candidate"
+RUNS = 10
+MAX_S = 240.0
+FACTORS = (0.9, 1.1)
+TARGET_RUNS, TARGET_SPREAD = 9, 0.08
+CHECK_REQUESTS, CONNECTIONS = 2000, 256
+
+
+def run(number: int) -> dict[str, Any]:
+    """One search with a server of its own, and the share of late requests at FACTORS of its result."""
+    params = load_params()
+    settings = params.configuration(CONFIGURATION)
+    objective = params.objective.model_copy(update={"max_s": MAX_S, "seed": params.objective.seed + number})
+    form, timeout_s = params.load.request_body, params.load.timeout_s
+    with (
+        running_server(MODEL, settings, DEVICE, timeout_s) as server,
+        load_generator(all_bodies(form), CONTENT_TYPES[form]) as generator,
+    ):
+        url = f"{server.url}/predict"
+        meter = CapacityMeter(generator, url, objective, timeout_s, server.check)
+        found = meter.measure()
+        late: dict[str, float | None] = {}
+        for factor in FACTORS if found.share else ():
+            peak_rps = meter.rows[-1].peak_rps
+            rate_rps = factor * (found.share or math.nan) * peak_rps
+            seconds = CHECK_REQUESTS / rate_rps
+            plan = LoadPlan(
+                users=CONNECTIONS,
+                requests=1,
+                warmup_s=PROBE_WARMUP_S,
+                min_s=seconds,
+                max_s=seconds,
+                max_windows=WINDOWS,
+                timeout_s=timeout_s,
+                seed=number,
+                rate_rps=rate_rps,
+            )
+            late[f"{factor:g}"] = late_share(generator.run(url, plan), objective.slo_ms)
+    return {
+        "status": found.status,
+        "capacity_rps": found.capacity_rps,
+        "share": found.share,
+        "share_low": found.share_low,
+        "share_high": found.share_high,
+        "peak_rps": found.peak_rps,
+        "void": found.void,
+        "seconds": found.seconds,
+        "late": late,
+    }
+
+
+def main() -> None:
+    """Run RUNS searches, and keep each as soon as it is done."""
+    runs: list[dict[str, Any]] = []
+    with exclusive_machine():
+        for number in range(RUNS):
+            runs.append(run(number))
+            print(f"run {number + 1}: {runs[-1]}", flush=True)
+            goal = f"0.9 of it holds and 1.1 misses the objective in {TARGET_RUNS} of {RUNS} runs"
+            write_result(RESULT, {"goal": goal, "target_spread": TARGET_SPREAD, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Several senders as one: on this machine, and joined over TCP as from other machines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from servebench.benchmark.levels import level_row
+from servebench.benchmark.telemetry import Usage
+from servebench.cli.main import main
+from servebench.errors import LoadError
+from servebench.loadgen import LoadPlan
+from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
+from servebench.loadgen.senders import local_senders
+from servebench.selftest.stub import running_stub
+from servebench.serving.launcher import free_port
+from servebench.stats.records import OK
+from tests.support.processes import processes_mentioning
+
+KEY = "a key that both sides know"
+PLAN = LoadPlan(
+    users=6, requests=1, warmup_s=0.5, min_s=1.5, max_s=1.5, max_windows=3, timeout_s=10.0, seed=1
+)
+OPEN = LoadPlan(
+    users=64,
+    requests=1,
+    warmup_s=0.5,
+    min_s=2.0,
+    max_s=2.0,
+    max_windows=3,
+    timeout_s=10.0,
+    seed=1,
+    rate_rps=150.0,
+)
+
+
+@contextmanager
+def joining(port: int, key: str = KEY, number: int = 1) -> Iterator[list[subprocess.Popen[str]]]:
+    """``servebench sender --join``, that many times."""
+    command = [sys.executable, "-m", "servebench.cli.main", "sender", "--join", f"127.0.0.1:{port}"]
+    senders = [
+        subprocess.Popen(
+            command,
+            env=os.environ | {KEY_VARIABLE: key},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(number)
+    ]
+    try:
+        yield senders
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.communicate()
+
+
+def test_senders_on_this_machine_send_every_request_once() -> None:
+    with running_stub(0.01, 4) as stub, local_senders(3, [b"{}"], "application/json") as group:
+        closed, opened = (group.run(stub.url, plan) for plan in (PLAN, OPEN))
+        log = stub.log()
+    assert len(closed.end) + len(opened.end) == len(log)
+    assert (closed.status == OK).all()
+    assert set(closed.user) == set(range(6))
+    # The same requests by the server's own log, on the same clock.
+    begun, ended = closed.window
+    logged = ((log[:, 1] > begun) & (log[:, 1] <= ended)).sum()
+    assert closed.in_window.sum() == pytest.approx(logged, abs=8)
+    assert level_row(closed, Usage()).throughput_rps == pytest.approx(logged / (ended - begun), rel=0.1)
+    came = opened.in_window.sum() / (opened.window[1] - opened.window[0])
+    assert abs(came - 150) < 4 * np.sqrt(150 / 2)
+
+
+def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    port, shown = free_port(), list[str]()
+    with running_stub(0.01, 4) as stub, joining(port, number=2) as senders:
+        with remote_senders(("127.0.0.1", port), 2, [b"{}"], "application/json", show=shown.append) as group:
+            record = group.run(stub.url, OPEN)
+        log = stub.log()
+        outputs = [sender.communicate(timeout=20)[0] for sender in senders]
+    assert len(record.end) == len(log)
+    assert record.start.max() - record.start.min() < 4
+    assert record.cores > 0
+    assert sum("clock" in line for line in shown) == 2
+    assert [sender.returncode for sender in senders] == [0, 0]
+    assert all("load: 75/s" in output for output in outputs)
+
+
+def test_a_sender_with_another_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    port, shown = free_port(), list[str]()
+
+    def listen() -> None:
+        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
+            pass
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    with joining(port, key="another key, also long") as (stranger,):
+        output, _ = stranger.communicate(timeout=20)
+    with joining(port) as (friend,):
+        assert friend.wait(20) == 0
+    listening.join(20)
+    assert stranger.returncode == 2
+    assert "has another shared key" in output
+    assert "a sender without the shared key was refused" in shown
+
+
+def test_a_sender_that_dies_makes_the_load_void(monkeypatch: pytest.MonkeyPatch) -> None:
+    void = r"sender \d \(127\.0\.0\.1\): its connection has ended; this load is void"
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    port = free_port()
+
+    def kill_one(users: int, answers: int, seconds: float) -> None:
+        if answers > 20:
+            senders[1].kill()
+
+    with (
+        running_stub(0.01, 4) as stub,
+        joining(port, number=2) as senders,
+        remote_senders(("127.0.0.1", port), 2, [b"{}"], "application/json") as group,
+        pytest.raises(LoadError, match=void),
+    ):
+        group.run(stub.url, OPEN, on_progress=kill_one)
+
+
+def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (body := tmp_path / "body.json").write_text("{}")
+    arguments = [
+        "loadtest",
+        "--body-file",
+        str(body),
+        "--users",
+        "4",
+        "--seconds",
+        "1",
+        "1",
+        "--senders",
+        "2",
+    ]
+    with running_stub(0.01, 2) as stub:
+        assert main([*arguments, "--url", stub.url]) in (0, 1)
+    assert "| 4 " in capsys.readouterr().out
+    assert processes_mentioning("servebench.loadgen") == []
+
+
+def test_listening_without_a_key_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    (body := tmp_path / "body.json").write_text("{}")
+    with running_stub(0.01, 2) as stub:
+        arguments = ["loadtest", "--url", stub.url, "--body-file", str(body), "--listen", "127.0.0.1:9999"]
+        assert main(arguments) == 2
+    assert f"{KEY_VARIABLE}: expected a key" in capsys.readouterr().err

@@ -1,0 +1,109 @@
+"""Senders in network namespaces of their own, as on three machines; it needs root and ``ip``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import pytest
+import requests
+
+from servebench.loadgen import LoadPlan
+from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
+from servebench.serving.launcher import free_port
+from servebench.stats.records import OK
+
+SENDERS = 3
+BRIDGE, HERE = "sbtest", "10.213.57.1"
+KEY = "a key that all machines know"
+RATE_RPS = 600.0
+SERVER = """
+import sys, uvloop, asyncio
+from servebench.selftest.stub import Connection, Stub
+async def main():
+    stub = Stub(0.0005, 4, 200, False, 0.0, False)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(stub), sys.argv[1], 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+uvloop.run(main())
+"""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@contextmanager
+def namespaces() -> Iterator[list[str]]:
+    """Namespaces, each with an address of its own, and a bridge with HERE between them."""
+    names = [f"{BRIDGE}{number}" for number in range(SENDERS)]
+    with ExitStack() as stack:
+        ip("link", "add", BRIDGE, "type", "bridge")
+        stack.callback(ip, "link", "delete", BRIDGE)
+        ip("address", "add", f"{HERE}/24", "dev", BRIDGE)
+        ip("link", "set", BRIDGE, "up")
+        for number, name in enumerate(names):
+            ip("netns", "add", name)
+            stack.callback(ip, "netns", "delete", name)
+            ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b")
+            ip("link", "set", f"{name}a", "master", BRIDGE, "up")
+            ip("link", "set", f"{name}b", "netns", name)
+            ip("-n", name, "address", "add", f"10.213.57.{10 + number}/24", "dev", f"{name}b")
+            ip("-n", name, "link", "set", f"{name}b", "up")
+        yield names
+
+
+@contextmanager
+def process(*command: str) -> Iterator[subprocess.Popen[str]]:
+    started = subprocess.Popen(
+        command, env=os.environ | {KEY_VARIABLE: KEY}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shutil.which("ip") is not None, "this test runs ip: `apt-get install iproute2` (Debian, Ubuntu)"
+    assert os.geteuid() == 0, "this test makes network namespaces, which needs root"
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    port, shown = free_port(), list[str]()
+    plan = LoadPlan(
+        users=96,
+        requests=1,
+        warmup_s=0.5,
+        min_s=3.0,
+        max_s=3.0,
+        max_windows=3,
+        timeout_s=10.0,
+        seed=1,
+        rate_rps=RATE_RPS,
+    )
+    with ExitStack() as stack:
+        names = stack.enter_context(namespaces())
+        server = stack.enter_context(process(sys.executable, "-c", SERVER, HERE))
+        assert server.stdout is not None
+        url = f"http://{HERE}:{server.stdout.readline().strip()}"
+        for name in names:
+            command = ("-m", "servebench.cli.main", "sender", "--join", f"{HERE}:{port}")
+            stack.enter_context(process("ip", "netns", "exec", name, sys.executable, *command))
+        group = stack.enter_context(
+            remote_senders((HERE, port), SENDERS, [b"{}"], "application/json", show=shown.append)
+        )
+        record = group.run(url, plan)
+        log = requests.get(f"{url}/log", timeout=10).json()
+    assert (record.status == OK).all()
+    assert len(record.end) == len(log)  # every request once
+    opened, closed = record.window
+    came = record.in_window.sum() / (closed - opened)
+    assert abs(came - RATE_RPS) < 4 * np.sqrt(RATE_RPS / (closed - opened))
+    hosts = {f"10.213.57.{10 + number}" for number in range(SENDERS)}
+    assert all(any(f"({host}): clock" in line for line in shown) for host in hosts)

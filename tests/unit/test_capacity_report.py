@@ -1,0 +1,117 @@
+"""Measured capacities in the pages, and how many machines a rate needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
+from servebench.errors import ReportError
+from servebench.params import Params, load_params
+from servebench.paths import MACHINE, CapacityPaths
+from servebench.report import capacity as report
+from servebench.report.plots.capacity import capacity as picture
+from servebench.report.plots.style import save
+from servebench.system.files import write_json
+from tests.support.project import ROOT
+
+FOUND = CapacityMetrics(
+    status="resolved",
+    reason="",
+    slo_ms=100.0,
+    miss=0.05,
+    capacity_rps=96.0,
+    low_rps=93.0,
+    high_rps=99.0,
+    share=0.87,
+    share_low=0.85,
+    share_high=0.89,
+    peak_rps=110.0,
+    users=8,
+    confirmed=True,
+    probes=9,
+    void=1,
+    requests=10_000,
+    seconds=110.0,
+    p50_ms=30.0,
+    p95_ms=90.0,
+    p99_ms=120.0,
+    p999_ms=None,
+)
+PROVENANCE = {"machine": "one", "weights_sha256": "abc", "serve": "{}"}
+
+
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """The project's own, in an empty folder whose machine, model and configuration are PROVENANCE."""
+    loaded = load_params(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "provenance", lambda params, name: PROVENANCE)
+    write_json(MACHINE, {"id": "one"})
+    return loaded
+
+
+def keep(metrics: CapacityMetrics, **provenance: str) -> None:
+    write_json(CapacityPaths("candidate").metrics, asdict(metrics) | PROVENANCE | provenance)
+
+
+def test_a_capacity_is_a_sentence_with_the_machines_that_a_rate_needs(params: Params) -> None:
+    keep(FOUND)
+    metrics = report.read_capacity(params, "candidate")
+    assert metrics == FOUND
+    assert report.capacity_sentence("candidate", metrics, 1000.0) == (
+        "candidate takes 96.0 requests a second (93.0 to 99.0) with 95% of them within 100 ms, 87% of what "
+        "it does in a closed loop; 1,000 a second need 12 such machines, 1 of them spare."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate_rps", "machines"), [(1.0, 2), (93.0, 2), (93.1, 3), (930.0, 11), (1000.0, 12)]
+)
+def test_machines_are_counted_by_the_lower_limit_with_one_spare(rate_rps: float, machines: int) -> None:
+    assert report.machines_needed(FOUND, rate_rps) == machines
+
+
+def test_what_is_not_resolved_needs_no_number_of_machines() -> None:
+    unresolved = replace(FOUND, status="unresolved", reason="120 s are over")
+    assert report.machines_needed(unresolved, 100.0) is None
+    assert report.capacity_sentence("e1", unresolved).endswith(
+        "in a closed loop; not resolved: 120 s are over."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "beginning"),
+    [
+        ({"status": "above_range", "capacity_rps": None, "high_rps": None}, "takes at least 93.0 requests"),
+        ({"status": "slo_unreachable", "capacity_rps": None}, "no rate has 95% of them within 100 ms: "),
+        ({"status": "unresolved", "capacity_rps": None}, "not resolved how many requests a second it takes"),
+        ({"miss": 0.001}, "takes 96.0 requests a second (93.0 to 99.0) with 99.9% of them within 100 ms"),
+    ],
+)
+def test_each_status_has_its_sentence(changes: dict[str, object], beginning: str) -> None:
+    assert sentence(replace(FOUND, **changes)).startswith(beginning)  # type: ignore[arg-type]
+
+
+def test_a_capacity_of_something_else_is_not_used(params: Params) -> None:
+    with pytest.raises(ReportError, match=r"candidate\.json: No such file or directory; `make capacity`"):
+        report.read_capacity(params, "candidate")
+    keep(FOUND, machine="two")
+    with pytest.raises(ReportError, match="measured for another machine, model, configuration or objective"):
+        report.read_capacity(params, "candidate")
+    keep(replace(FOUND, slo_ms=50.0))
+    with pytest.raises(ReportError, match="or objective"):
+        report.read_capacity(params, "candidate")
+    write_json(CapacityPaths("candidate").metrics, {"status": "resolved"})
+    with pytest.raises(ReportError, match="malformed"):
+        report.read_capacity(params, "candidate")
+
+
+def test_a_picture_is_drawn_of_any_search(tmp_path: Path) -> None:
+    probe = ProbeRow("search", 80.0, 79.0, 110.0, 1000, 0.02, 0.005, 77.0, 20.0, 70.0, 90.0, 0, "")
+    for rows in ([], [probe], [probe, replace(probe, rate_rps=99.0, missed=0.3, p99_ms=None)]):
+        for metrics in (FOUND, replace(FOUND, capacity_rps=None, low_rps=None, high_rps=None, peak_rps=None)):
+            save(picture("candidate", CapacityResult(metrics, rows, None)), tmp_path / "picture.png")
+            assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -1,0 +1,155 @@
+"""How a load is shared by several senders, and how their records come together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from servebench.errors import LoadError, UsageError
+from servebench.loadgen import LoadPlan
+from servebench.loadgen.arrivals import constant_times
+from servebench.loadgen.remote import KEY_VARIABLE, shared_key
+from servebench.loadgen.senders import (
+    Member,
+    SenderGroup,
+    clock_difference,
+    merged,
+    on_this_clock,
+    shares_of,
+)
+from servebench.stats.records import OK, LoadRecord
+
+PLAN = LoadPlan(
+    users=8, requests=1, warmup_s=0.5, min_s=3.0, max_s=3.0, max_windows=3, timeout_s=30.0, seed=42
+)
+
+
+def record(end: list[float], users: int = 1, cores: float = 0.1) -> LoadRecord:
+    """Good requests that take a second each, of users in turn."""
+    ends = np.array(end)
+    zeros = np.zeros(len(end), dtype=np.int64)
+    return LoadRecord(
+        users=users,
+        rate_rps=None,
+        window_edges=np.array([1.0, 2.0, 3.0, 4.0]),
+        user=np.arange(len(end)) % users,
+        start=ends - 1.0,
+        sent=ends - 1.0,
+        end=ends,
+        status=np.full(len(end), OK),
+        code=np.full(len(end), 200),
+        size=zeros,
+        body=zeros,
+        answer=np.full(len(end), b"x"),
+        cores=cores,
+    )
+
+
+def test_users_are_shared_and_a_sender_without_any_has_no_part() -> None:
+    assert [share and share.users for share in shares_of(PLAN, 3)] == [3, 3, 2]
+    assert [share and share.users for share in shares_of(replace(PLAN, users=2), 3)] == [1, 1, None]
+
+
+def test_each_share_of_a_rate_has_arrivals_of_its_own() -> None:
+    shares = [share for share in shares_of(replace(PLAN, rate_rps=300.0), 3) if share]
+    assert [share.rate_rps for share in shares] == [100.0] * 3
+    assert len({share.random_seed for share in shares}) == 3
+
+
+def test_constant_arrivals_of_all_senders_keep_their_distance() -> None:
+    shares = [share for share in shares_of(replace(PLAN, rate_rps=30.0, arrivals="constant"), 3) if share]
+    times = [constant_times(share.rate_rps or 0.0, share.phase) for share in shares]
+    due = sorted(next(own) for own in times for _ in range(4))
+    assert np.diff(due) == pytest.approx(1 / 30)
+
+
+def test_a_trace_is_shared_request_by_request() -> None:
+    plan = replace(PLAN, rate_rps=2.5, due_s=(0.2, 0.3, 0.9, 1.4))
+    assert [share and share.due_s for share in shares_of(plan, 3)] == [(0.2, 1.4), (0.3,), (0.9,)]
+    assert shares_of(replace(plan, due_s=(0.2,)), 2)[1] is None
+
+
+def test_records_come_together_with_every_request_once() -> None:
+    together = merged([record([1.5, 3.5], users=2), record([2.5, 4.5, 5.5], cores=0.7)], PLAN)
+    assert together.users == 3
+    assert together.end.tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
+    assert together.user.tolist() == [0, 2, 1, 2, 2]
+    assert together.cores == 0.7
+    assert together.window == (1.0, 4.0)
+
+
+def test_times_are_those_of_this_machines_clock() -> None:
+    ahead = record([101.5, 103.5])
+    ahead = replace(ahead, window_edges=ahead.window_edges + 100)
+    here = on_this_clock(ahead, clock_s=100.0)
+    assert here.end == pytest.approx([1.5, 3.5])
+    assert here.start == pytest.approx([0.5, 2.5])
+    assert here.window == pytest.approx((1.0, 4.0))
+
+
+def test_the_difference_of_clocks_is_that_of_the_fastest_answer() -> None:
+    delays = iter([0.03, 0.0, 0.02] + [0.01] * 17)
+
+    def ask() -> float:
+        theirs = time.perf_counter() + 5.0
+        time.sleep(next(delays))  # the way back takes longer than the way there
+        return theirs
+
+    difference_s, error_s = clock_difference(ask)
+    assert difference_s == pytest.approx(5.0, abs=0.002)
+    assert 0 < error_s < 0.002
+
+
+class FakeSender:
+    """Returns a record, or raises an error, once it has reported progress."""
+
+    def __init__(self, outcome: LoadRecord | Exception) -> None:
+        self.outcome = outcome
+        self.plans: list[LoadPlan] = []
+
+    def run(self, url: str, plan: LoadPlan, *, on_progress: Callable[[int, int, float], None]) -> LoadRecord:
+        self.plans.append(plan)
+        on_progress(plan.users, 10, 0.5)
+        time.sleep(0.2)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
+    senders = [FakeSender(record([1.5])), FakeSender(record([7.5]))]
+    told: list[int] = []
+    with SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)]) as group:
+        together = group.run(
+            "http://x", PLAN, on_progress=lambda users, answers, seconds: told.append(answers)
+        )
+    begins = [sender.plans[0].begin_at or 0.0 for sender in senders]
+    assert begins[1] - begins[0] == pytest.approx(5.0)
+    assert begins[0] == pytest.approx(time.perf_counter() + 0.8, abs=0.5)
+    assert together.end == pytest.approx([1.5, 2.5])
+    assert max(told) == 20
+
+
+def test_a_sender_that_dies_makes_the_load_void() -> None:
+    with (
+        SenderGroup(
+            [Member("1", FakeSender(record([1.5]))), Member("2", FakeSender(LoadError("gone")))]
+        ) as group,
+        pytest.raises(LoadError, match="sender 2: gone; this load is void"),
+    ):
+        group.run("http://x", PLAN)
+
+
+@pytest.mark.parametrize("key", [None, "", "too short"])
+def test_without_a_shared_key_nobody_listens_or_joins(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if key is not None:
+        monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(UsageError, match="expected a key of at least 16 characters"):
+        shared_key()
