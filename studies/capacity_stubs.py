@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
 from servebench.benchmark.capacity import measure_capacity
@@ -10,8 +9,7 @@ from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.selftest.stub import BODY, running_stub
 from servebench.system.machine_lock import exclusive_machine
-from servebench.system.tables import markdown_table
-from studies.harness import read_result, write_result
+from studies.harness import write_result
 from studies.queues import MM1_RPS, Queue
 
 RESULT = "capacity_stubs"
@@ -25,31 +23,6 @@ QUEUES = (
     Queue("M/M/1, 5 ms, 50 ms", 1, 0.005, True, 0.05, MM1_RPS),
 )
 """The first two are those of studies.queues with all times halved, which doubles the rates."""
-
-
-def table() -> str:
-    """A row per server, as Markdown."""
-    head = [
-        *("queue: slots, service, objective", "capacity, req/s", "found, median", f"within {WITHIN:.0%}"),
-        *("interval holds it", "resolved", "void probes, median"),
-    ]
-    capacity_rps = {queue.name: queue.capacity_rps for queue in QUEUES}
-    rows = []
-    for name, runs in read_result(RESULT)["queues"].items():
-        found = [run for run in runs if run["capacity_rps"] is not None]
-        truth = capacity_rps[name]
-        rows.append(
-            [
-                name,
-                f"{truth:.1f}",
-                f"{median(run['capacity_rps'] for run in found):.1f}",
-                f"{sum(abs(run['off']) <= WITHIN for run in found)} of {len(runs)}",
-                f"{sum(run['low_rps'] <= truth <= run['high_rps'] for run in found)} of {len(runs)}",
-                f"{sum(run['status'] == 'resolved' for run in runs)} of {len(runs)}",
-                f"{median(run['void'] for run in runs):g}",
-            ]
-        )
-    return markdown_table(head, rows)
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from studies import (
     allocators,
     batch_size,
     capacity_search,
-    capacity_stubs,
     compilers,
     costs,
     goals,
@@ -21,7 +20,7 @@ from studies import (
 
 PAGES = {
     Path("docs/tuning.md"): (ablation.table, batch_size.table, compilers.table, allocators.table),
-    Path("docs/capacity.md"): (capacity_search.table, capacity_stubs.table),
+    Path("docs/capacity.md"): (capacity_search.table,),
     Path("docs/peers-and-goals.md"): (goals.table, costs.table, against_peers.table),
 }
 

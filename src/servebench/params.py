@@ -102,6 +102,15 @@ class ServeSettings(Section):
     max_queue: Count = Field(
         1024, description="requests in flight beyond which the direct transport refuses more"
     )
+    max_queue_mib: Count = Field(
+        512, description="bytes of their bodies together, beyond which the direct transport refuses more"
+    )
+    max_megapixels: Annotated[int, Field(ge=1, le=500)] = Field(
+        50, description="pixels of an image, above which it is refused before it is decoded"
+    )
+    worker_timeout_s: Positive = Field(
+        30.0, description="a worker that has had a batch for longer hangs: it is killed and replaced (direct)"
+    )
     drain_s: Seconds = Field(
         10.0, description="how long a server that is told to stop may take to finish what it has accepted"
     )

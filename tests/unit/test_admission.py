@@ -106,3 +106,22 @@ def test_headers_say_when_to_retry_and_what_is_closed(
     dispatcher.stopping = stopping
     headers = with_key(dispatcher).response_headers(status, close=close)
     assert headers == [(b"content-type", b"application/json"), *expected.items()]
+
+
+def test_the_bytes_that_have_come_are_bounded_and_one_alone_is_taken() -> None:
+    with open_channel(4) as channel:
+        dispatcher = Dispatcher(channel, 10.0, 1, max_body_bytes=100)
+        first, second = dispatcher.acquire(), dispatcher.acquire()
+        assert first is not None
+        assert second is not None
+        assert dispatcher.hold(first, 60)
+        assert not dispatcher.full
+        assert dispatcher.hold(second, 40)
+        assert dispatcher.full  # for requests that come now
+        assert not dispatcher.hold(second, 1)
+        dispatcher.release(second)
+        assert not dispatcher.full
+        assert dispatcher.hold(first, 90)
+        assert dispatcher.full
+        dispatcher.release(first)
+        assert not dispatcher.full

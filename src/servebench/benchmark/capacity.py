@@ -29,16 +29,19 @@ from servebench.system.progress import bar
 PEAK_GAIN = 1.03
 """Twice as many users have to bring this, else the peak has been reached."""
 MOST_USERS = 256
-PEAK_S, PEAK_WARMUP_S = 1.0, 0.2
+PEAK_S, PEAK_WARMUP_S = 1.5, 0.2
 """A closed loop's windows; longer while there are few answers, up to SLOW_PEAK_S."""
 SLOW_PEAK_S = 4.0
 PROBE_WARMUP_S = 1.0
 SHORTEST_PROBE_S = 1.0
+LONGEST_PROBE_SHARE = 1 / 12
+"""Of the whole time: with fewer probes a slow server's capacity would never be known."""
 LATE_SHARE = 0.1
 """Of the misses that are allowed, those that the load generator's own lateness may cause: they move the
 capacity by less than 1%."""
 BUSY_CORES = 0.8
-PEAK_MOVED = 0.08
+PEAK_MOVED = 0.12
+"""From before a probe to after it; a steady server's two rates differ by up to half of this by chance."""
 MOST_VOID = 8
 """Void probes after which the search ends: something on this machine is in the way."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
@@ -162,7 +165,9 @@ class CapacityMeter:
         return self._run(replace(plan, requests=2 * users, max_s=SLOW_PEAK_S))
 
     def _run_open_loop(self, rate_rps: float) -> LoadRecord:
-        seconds = max(SHORTEST_PROBE_S, self.objective.probe_requests / rate_rps)
+        longest_s = LONGEST_PROBE_SHARE * self.objective.max_s
+        seconds = min(longest_s, self.objective.probe_requests / rate_rps)
+        seconds = max(SHORTEST_PROBE_S, seconds)
         connections = max(MOST_USERS, math.ceil(2 * rate_rps * self.objective.slo_ms / 1000))
         plan = replace(self._plan(connections, seconds, PROBE_WARMUP_S), rate_rps=rate_rps)
         if seconds + PROBE_WARMUP_S > self._seconds_left:

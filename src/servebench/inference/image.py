@@ -11,6 +11,8 @@ import warnings
 
 from PIL import Image, UnidentifiedImageError
 
+from servebench.inference.structure import TooManyPartsError, essential
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 """Formats that browsers and cameras write; Pillow's other decoders are not used. Of a file with several
 images (an animation, a stereo JPEG) the first is decoded."""
@@ -26,14 +28,11 @@ UNSUPPORTED = {
 JPEG_FORMATS = ("JPEG", "MPO")
 """MPO is Pillow's name for a JPEG file that holds several images."""
 MAX_PIXELS = 50_000_000
-"""A decoded RGB image of 50 megapixels takes 150 MB."""
+"""Unless another limit is given. A decoded RGB image of 50 megapixels takes 150 MB."""
 MAX_ASPECT = 100
 """Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
 """Of a JPEG. A progressive one has about ten; a scan can be 14 bytes long, and is decoded over all pixels."""
-
-# Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 
 
 class ImageError(Exception):
@@ -44,35 +43,51 @@ class ImageError(Exception):
         self.status = status
 
 
-def decode(content: bytes) -> Image.Image:
+def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode ``content``, an image file of one of ``FORMATS``, to RGB.
 
     Raises:
         ImageError: 413 above a limit, 400 for anything that is not a whole image.
     """
-    return to_rgb(open_image(content))
+    return to_rgb(open_image(needed_parts(content), max_pixels))
 
 
-def open_image(content: bytes) -> Image.Image:
-    """Read the header of the image file ``content``, and check the limits; nothing is decoded yet.
+def needed_parts(content: bytes) -> bytes:
+    """The parts of an image file that its pixels depend on: no decoder walks through the others.
+
+    Raises:
+        ImageError: 413 for more parts than an image has.
+    """
+    try:
+        return essential(content)
+    except TooManyPartsError as error:
+        raise ImageError(413, f"image: {error}") from None
+
+
+def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read the header of the image file ``content``, of ``needed_parts``, and check the limits.
+
+    Nothing is decoded yet.
 
     Raises:
         ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
     """
+    # Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
+    Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     try:
         with warnings.catch_warnings():
             # Pillow warns of large images, and of flaws in files that it reads all the same.
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise ImageError(413, f"image: more than the {MAX_PIXELS} pixels allowed") from None
+        raise ImageError(413, f"image: more than the {max_pixels} pixels allowed") from None
     except UnidentifiedImageError as error:
         raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
         raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
     size = f"{image.width} x {image.height}"
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(413, f"image: {size} pixels are more than the {MAX_PIXELS} allowed")
+    if image.width * image.height > max_pixels:
+        raise ImageError(413, f"image: {size} pixels are more than the {max_pixels} allowed")
     if max(image.size) > MAX_ASPECT * min(image.size):
         raise ImageError(413, f"image: of {size} pixels one side is over {MAX_ASPECT} times the other")
     # FF DA is the marker of a scan; compressed data never contains it.

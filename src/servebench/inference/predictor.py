@@ -29,7 +29,8 @@ class Predictor:
     Args:
         folders: of the exported model and the packages compiled from it.
         device: ``cpu`` or ``cuda``, with an index or without.
-        settings: of which ``precision``, ``threads_per_worker``, ``preprocess`` and ``compiled`` count.
+        settings: of which ``precision``, ``threads_per_worker``, ``preprocess``, ``compiled`` and
+            ``max_megapixels`` count.
 
     Raises:
         ModelError: there is no such model, or no packages compiled from it on this machine.
@@ -43,10 +44,11 @@ class Predictor:
             torch.set_num_threads(settings.threads_per_worker)
         model = load_model(folders.exported, self.card, self.device, self.dtype)
         self.model: BatchModel = model
-        self._preprocess: TimmPreprocess | TorchvisionPreprocess = TimmPreprocess(self.card)
+        max_pixels = settings.max_megapixels * 1_000_000
+        self._preprocess: TimmPreprocess | TorchvisionPreprocess = TimmPreprocess(self.card, max_pixels)
         if settings.preprocess == "torchvision":
             self.model = PixelModel(model, self.card, self.device, self.dtype)
-            self._preprocess = TorchvisionPreprocess(self.card)
+            self._preprocess = TorchvisionPreprocess(self.card, max_pixels)
         if settings.compiled:
             self.model = CompiledModel(self.model, folders, settings.precision, self.device)
 

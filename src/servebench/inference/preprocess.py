@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
 from servebench.inference.card import ModelCard
-from servebench.inference.image import decode, open_image, to_rgb
+from servebench.inference.image import MAX_PIXELS, decode, needed_parts, open_image, to_rgb
 
 TORCHVISION_MODES = ("RGB", "L")
 """Pillow's names of the JPEGs that torchvision decodes to the same pixels."""
@@ -28,7 +28,8 @@ TORCHVISION_MODES = ("RGB", "L")
 class TimmPreprocess:
     """timm's evaluation transform on PIL images."""
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         self._transform = create_transform(
             input_size=(3, card.image_size, card.image_size),
             interpolation=card.interpolation,
@@ -44,7 +45,7 @@ class TimmPreprocess:
         Raises:
             ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
         """
-        return decode(content)
+        return decode(content, self._max_pixels)
 
     def transform(self, image: Image.Image) -> torch.Tensor:
         """Resize, crop, normalise: float32 (3, size, size)."""
@@ -55,7 +56,8 @@ class TimmPreprocess:
 class TorchvisionPreprocess:
     """torchvision's decoder and resizer: image files -> uint8 pixels, as ``PixelModel`` takes them."""
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         self.image_size = card.image_size
         self.resized = math.floor(card.image_size / card.crop_pct)
         self.interpolation = InterpolationMode(card.interpolation)
@@ -66,7 +68,8 @@ class TorchvisionPreprocess:
         Raises:
             ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
         """
-        image = open_image(content)
+        content = needed_parts(content)
+        image = open_image(content, self._max_pixels)
         if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             try:

@@ -19,7 +19,7 @@ from servebench.inference.image import ImageError
 from servebench.inference.null import NullPredictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.bodies import EMPTY_BODY
+from servebench.serving.bodies import EMPTY_BODY, TOO_MANY_PARTS, has_many_parts
 from servebench.serving.errors import error_response, validation_error_response
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
 
@@ -152,6 +152,8 @@ class ClassifierAPI(litserve.LitAPI):
             return Item(empty, perf_counter())
         if is_image:
             return self._decode(body, received)
+        if has_many_parts(body):
+            return Item(error_response(422, TOO_MANY_PARTS), perf_counter())
         try:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:

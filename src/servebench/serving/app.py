@@ -97,7 +97,13 @@ def direct_server(
     """Put ``app`` behind the direct transport; return the function that serves."""
     workers = settings.workers_per_device
     channel = Channel(settings.max_queue, workers)
-    dispatcher = Dispatcher(channel, options.timeout_s, workers)
+    dispatcher = Dispatcher(
+        channel,
+        options.timeout_s,
+        workers,
+        settings.worker_timeout_s,
+        settings.max_queue_mib * 2**20,
+    )
     admission = Admission(dispatcher, MAX_BODY_BYTES, options.key, timed=options.metrics)
     add_auth_and_timer(app, options)
     supervisor = Supervisor(

@@ -10,7 +10,7 @@ import functools
 import os
 from time import perf_counter
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +34,9 @@ REQUEST_SECONDS = Histogram(
 BATCH_SIZE = Histogram("servebench_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
 IN_FLIGHT = Gauge(
     "servebench_requests_in_flight", "Requests that have come and not been answered", multiprocess_mode="max"
+)
+KILLED_WORKERS = Counter(
+    "servebench_workers_killed", "Workers that had a batch for too long, and were killed and replaced"
 )
 PROCESS = Gauge("servebench_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 

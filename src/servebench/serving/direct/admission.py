@@ -12,7 +12,8 @@ from servebench.serving.direct.dispatcher import STOPPING, Dispatcher
 from servebench.serving.errors import Reply, RequestError, error_reply
 from servebench.serving.metrics import RequestTimer
 
-FULL = error_reply(503, "the server is full; try again later")
+FULL_REASON = "the server is full; try again later"
+FULL = error_reply(503, FULL_REASON)
 UNAUTHORISED = error_reply(401, f"{KEY_HEADER}: missing or wrong")
 
 Headers = Iterable[tuple[bytes, bytes]]

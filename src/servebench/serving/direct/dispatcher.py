@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,19 +51,35 @@ class Dispatcher:
     Args:
         timeout_s: how long a request may wait until a worker claims it.
         workers: number of workers.
+        worker_timeout_s: a worker that has had a request for longer hangs: it is killed, and its supervisor
+            starts another. Time in which this process itself was stopped does not count.
+        max_body_bytes: of all requests in flight together; a request that is alone may have more.
 
     Attributes:
         stopping: whether the server drains: no further request is admitted.
         unfinished: number of admitted requests that were not answered within the drain time.
     """
 
-    def __init__(self, channel: Channel, timeout_s: float, workers: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        timeout_s: float,
+        workers: int,
+        worker_timeout_s: float = math.inf,
+        max_body_bytes: float = math.inf,
+    ) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
+        self._worker_timeout_s = worker_timeout_s
         self._workers = WorkerRegistry(workers, self._on_worker_exit)
         self._pending: dict[int, Pending] = {}
         self._unsent: dict[int, Request] = {}
+        self._claimed_s: dict[int, float] = {}
+        self._max_body_bytes = max_body_bytes
+        self._body_bytes: dict[int, int] = {}
+        self._total_body_bytes = 0
         self._sweeping = False
+        self._last_sweep = 0.0
         # Arrival of the latest request that has been answered, and last death of a worker (monotonic, s).
         self._last_answered = self._last_death = 0.0
         self.stopping = False
@@ -74,17 +91,29 @@ class Dispatcher:
 
     @property
     def full(self) -> bool:
-        """Whether the maximum number of requests is in flight."""
-        return self._channel.slots.full
+        """Whether the maximum number of requests is in flight, or the maximum of their bodies' bytes."""
+        return self._channel.slots.full or self._total_body_bytes >= self._max_body_bytes
 
     def acquire(self) -> int | None:
         """Allocate a slot for a request, before its body is read; None if all are in use."""
         return self._channel.slots.acquire()
 
+    def hold(self, slot: int, body_bytes: int) -> bool:
+        """Count bytes of a body that have come; False if all bodies in flight together are too large.
+
+        Announced lengths do not count: clients that announce much and send nothing would keep others out.
+        """
+        own_bytes = self._body_bytes.get(slot, 0) + body_bytes
+        self._body_bytes[slot] = own_bytes
+        self._total_body_bytes += body_bytes
+        return self._total_body_bytes <= max(self._max_body_bytes, own_bytes)
+
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
+        self._claimed_s.pop(slot, None)
+        self._total_body_bytes -= self._body_bytes.pop(slot, 0)
         self._channel.slots.release(slot)
 
     def health(self) -> Reply:
@@ -101,7 +130,7 @@ class Dispatcher:
         self._pending[slot] = Pending(request.received, respond)
         self._send(request)
         if not self._sweeping:
-            self._sweeping = True
+            self._sweeping, self._last_sweep = True, perf_counter()
             asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
 
     async def submit_and_wait(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
@@ -187,13 +216,19 @@ class Dispatcher:
     def _sweep(self) -> None:
         """Answer the requests that have timed out or were lost; ``_pending`` is in order of arrival."""
         now = perf_counter()
+        # A process that was stopped (SIGSTOP) for a minute has not waited for its workers for a minute.
+        passed_s = min(now - self._last_sweep, 2 * SWEEP_INTERVAL_S)
+        self._last_sweep = now
         # Workers receive requests in order of arrival. So an unclaimed request that is older than an answered
         # one was lost: a worker received it and died before it claimed it.
         lost_before = min(self._last_death, self._last_answered)
         for slot, pending in [*self._pending.items()]:
             if now - pending.received < SWEEP_INTERVAL_S:
                 break
-            if self._channel.slots.claimed_by(slot) != UNCLAIMED:
+            if (worker := self._channel.slots.claimed_by(slot)) != UNCLAIMED:
+                self._claimed_s[slot] = self._claimed_s.get(slot, 0.0) + passed_s
+                if self._claimed_s[slot] > self._worker_timeout_s:
+                    self._workers.kill_hung(worker, self._worker_timeout_s)
                 continue
             if pending.received < lost_before:
                 self._respond(slot, WORKER_DIED)

@@ -69,13 +69,17 @@ class FastPathProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Abandon the admitted request, as the client has closed the connection."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self._end(exchange, CLIENT_CLOSED_REQUEST[0])
+        self.end_exchange(CLIENT_CLOSED_REQUEST[0])
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True  # uvicorn marks ``cycle`` only
             self._running.message_event.set()
         super().connection_lost(exc)
+
+    def end_exchange(self, status: int) -> None:
+        """Give up the admitted request that is not answered yet, if there is one; it counts as ``status``."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            self._end(exchange, status)
 
     def on_headers_complete(self) -> None:
         """Admit, refuse or pass on a request, as its head is complete."""
@@ -94,7 +98,13 @@ class FastPathProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Store a part of the body."""
         if self._exchange is not None and self._exchange is self.cycle:
-            self._exchange.chunks.append(body)
+            if self._dispatcher.hold(self._exchange.admitted.slot, len(body)):
+                self._exchange.chunks.append(body)
+            else:
+                self.end_exchange(FULL[0])
+                self.cycle = Rejected()
+                self.write_json(FULL)
+                self.on_response_complete()
         else:
             super().on_body(body)
 

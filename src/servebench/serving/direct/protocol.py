@@ -114,6 +114,7 @@ class LimitedProtocol(FastPathProtocol):
             is_next = self._is_idle()
         if is_next:
             self.write_json(error_reply(status, reason), close=True)
+            self.end_exchange(status)
         self.transport.close()
         self._abort_later()
 

@@ -6,10 +6,12 @@ more CPU time than the whole of this route.
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servebench.serving.bodies import read_body
-from servebench.serving.direct.admission import Admission, Admitted
+from servebench.serving.direct.admission import FULL, FULL_REASON, Admission, Admitted
 from servebench.serving.direct.draining import drain_on_sigterm
 from servebench.serving.errors import Reply, RequestError, error_reply
 
@@ -55,12 +57,16 @@ class DirectRoute:
         if not isinstance(decision, Admitted):
             return decision  # uvicorn skips the body
         try:
-            body = await read_body(receive, self._admission.max_bytes)
+            body = await read_body(receive, self._admission.max_bytes, partial(self._hold, decision.slot))
             return await self._dispatcher.submit_and_wait(decision.slot, decision.is_image, body, receive)
         except RequestError as error:
             return error_reply(error.status, str(error))
         finally:
             self._dispatcher.release(decision.slot)
+
+    def _hold(self, slot: int, body_bytes: int) -> None:
+        if not self._dispatcher.hold(slot, body_bytes):
+            raise RequestError(FULL[0], FULL_REASON)
 
     async def _respond(self, status: int, body: bytes, send: Send, *, close: bool = False) -> None:
         headers = self._admission.response_headers(status, close=close)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 from servebench.serving.errors import Reply
+from servebench.serving.metrics import KILLED_WORKERS
+
+logger = logging.getLogger(__name__)
 
 
 class WorkerRegistry:
@@ -34,6 +40,15 @@ class WorkerRegistry:
         self._live.add(worker)
         self._started = self._started or len(self._live) == self._expected
         asyncio.get_running_loop().add_reader(pidfd, self._on_worker_exit, worker, pidfd)
+
+    def kill_hung(self, worker: int, timeout_s: float) -> None:
+        """Kill a worker that has had a batch for longer than ``timeout_s``, once; others start a new one."""
+        if worker in self._live:
+            self._live.discard(worker)
+            logger.error("worker %d had a batch for over %g s: it hangs, and is killed", worker, timeout_s)
+            KILLED_WORKERS.inc()
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
 
     def _on_worker_exit(self, worker: int, pidfd: int) -> None:
         asyncio.get_running_loop().remove_reader(pidfd)

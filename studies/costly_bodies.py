@@ -1,0 +1,195 @@
+"""What bodies cost that are made to cost much: alone on an idle server, and sixty of the worst at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import numpy as np
+import requests
+from PIL import Image
+
+from servebench.loadgen import LoadPlan, load_generator
+from servebench.params import load_params
+from servebench.paths import MODEL
+from servebench.serving.client import CONTENT_TYPES
+from servebench.serving.launcher import running_server
+from servebench.stats.stability import WINDOWS
+from servebench.system.machine_lock import exclusive_machine
+from servebench.system.tables import markdown_table
+from studies import DEVICE
+from studies.harness import photo_paths, read_result, write_result
+
+RESULT = "costly_bodies"
+CONFIGURATION = "candidate"
+SIZE = 19_000_000
+REPEATS = 3
+AT_ONCE = 60
+GOOD_RPS, GOOD_S = 20.0, 20.0
+"""Good traffic meanwhile."""
+TARGET_MS, TARGET_P99_MS = 250.0, 1000.0
+JSON, IMAGE = CONTENT_TYPES["json"], CONTENT_TYPES["image"]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def fill(start: bytes, part: bytes, end: bytes = b"") -> bytes:
+    """``start``, as many of ``part`` as fit, and ``end``."""
+    return start + part * ((SIZE - len(start) - len(end)) // len(part)) + end
+
+
+def png_with(part: bytes) -> bytes:
+    """A PNG with ``part`` repeated before its pixels."""
+    Image.new("RGB", (64, 64)).save(buffer := io.BytesIO(), "PNG")
+    content = buffer.getvalue()
+    return fill(content[:33], part, content[33:])
+
+
+def gif_with(start: bytes, part: bytes, end: bytes = b"\0") -> bytes:
+    """A GIF with an extension of many parts before its picture."""
+    Image.new("P", (64, 64)).save(buffer := io.BytesIO(), "GIF")
+    content = buffer.getvalue()
+    return fill(content[:13] + start, part, end + content[13:])
+
+
+def noise(megapixels: int, **options: Any) -> bytes:
+    """A JPEG that does not compress."""
+    side = int((megapixels * 1e6) ** 0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "JPEG", quality=5, **options)
+    return buffer.getvalue()
+
+
+def bodies() -> dict[str, Callable[[], tuple[str, bytes]]]:
+    """Content type and body of each."""
+    start = photo_paths()[0].read_bytes()[:20]
+    webp_chunk = b"JUNK\0\0\0\0"
+    riff = b"RIFF" + (SIZE - 8).to_bytes(4, "little") + b"WEBP"
+    return {
+        "a good photo": lambda: (IMAGE, photo_paths()[0].read_bytes()),
+        "a JPEG's start, then 0xFF": lambda: (IMAGE, fill(start, b"\xff")),
+        "a JPEG's start, then empty APP1 segments": lambda: (IMAGE, fill(start, segment(0xE1, b""))),
+        "a JPEG's start, then empty comments": lambda: (IMAGE, fill(start, segment(0xFE, b""))),
+        "a JPEG's start, then tables": lambda: (IMAGE, fill(start, segment(0xDB, bytes(65)))),
+        "a JPEG's start, then Photoshop resources": lambda: (
+            IMAGE,
+            fill(start, segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5000)),
+        ),
+        "a JPEG's start, then escaped bytes": lambda: (IMAGE, fill(start, b"\xff\0")),
+        "a JPEG's start, then x": lambda: (IMAGE, fill(start, b"x")),
+        "a PNG of empty tEXt chunks": lambda: (IMAGE, png_with(chunk(b"tEXt", b""))),
+        "a PNG of compressed text": lambda: (
+            IMAGE,
+            png_with(chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000)))),
+        ),
+        "a PNG of empty IDAT chunks": lambda: (IMAGE, png_with(chunk(b"IDAT", b""))),
+        "a GIF of tiny comment blocks": lambda: (IMAGE, gif_with(b"!\xfe", b"\x01c")),
+        "a GIF of empty extensions": lambda: (IMAGE, gif_with(b"", b"!\xfe\0", b"")),
+        "a GIF of bytes that are no block": lambda: (IMAGE, gif_with(b"", b"x", b"")),
+        "a WebP of empty chunks": lambda: (IMAGE, fill(riff, webp_chunk)),
+        "JSON with 1.5 million keys": lambda: (
+            JSON,
+            json.dumps({str(number): 1 for number in range(1_500_000)}, separators=(",", ":")).encode(),
+        ),
+        "JSON with nine million values": lambda: (JSON, b'{"image":[' + b"1," * 9_000_000 + b"1]}"),
+        "JSON with base64 that is none": lambda: (JSON, fill(b'{"image":"', b"*", b'"}')),
+        "noise, 49 megapixels": lambda: (IMAGE, noise(49)),
+        "noise, 49 megapixels, progressive": lambda: (IMAGE, noise(49, progressive=True)),
+    }
+
+
+def ask(url: str, content_type: str, body: bytes) -> tuple[int, float]:
+    """Status and milliseconds of one request."""
+    started = time.perf_counter()
+    answer = requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=60)
+    return answer.status_code, 1000 * (time.perf_counter() - started)
+
+
+def good_p99_ms(url: str, worst: tuple[str, bytes] | None) -> float:
+    """p99 of good photos at GOOD_RPS, while AT_ONCE of ``worst`` are sent at once."""
+    plan = LoadPlan(
+        users=64,
+        requests=1,
+        warmup_s=1.0,
+        min_s=GOOD_S,
+        max_s=GOOD_S,
+        max_windows=WINDOWS,
+        timeout_s=30.0,
+        seed=0,
+        rate_rps=GOOD_RPS,
+    )
+    threads: list[threading.Thread] = []
+
+    def attack(users: int, index: int) -> None:
+        if index == 1 and worst is not None:
+            threads.extend(threading.Thread(target=ask, args=(url, *worst)) for _ in range(AT_ONCE))
+            for thread in threads:
+                thread.start()
+
+    with load_generator([path.read_bytes() for path in photo_paths()], IMAGE) as generator:
+        record = generator.run(url, plan, on_edge=attack)
+    for thread in threads:
+        thread.join()
+    return float(np.percentile(1000 * (record.end - record.start)[record.in_window], 99))
+
+
+def main() -> None:
+    """Ask with each body, attack with the worst that is refused, print and keep the times."""
+    settings = load_params().configuration(CONFIGURATION)
+    found: dict[str, dict[str, float]] = {}
+    with exclusive_machine(), running_server(MODEL, settings, DEVICE, 60.0) as server:
+        url = f"{server.url}/predict"
+        kinds = bodies()
+        for name, make in kinds.items():
+            content_type, body = make()
+            asked = [ask(url, content_type, body) for _ in range(REPEATS)]
+            found[name] = {
+                "bytes": len(body),
+                "status": asked[0][0],
+                "ms": round(median(ms for _, ms in asked), 1),
+            }
+            print(f"{name}: {found[name]}", flush=True)
+        refused = {name: row for name, row in found.items() if row["status"] != 200}
+        worst = max(refused, key=lambda name: refused[name]["ms"])
+        calm, attacked = good_p99_ms(url, None), good_p99_ms(url, kinds[worst]())
+        print(f"p99 of good photos: {calm:.0f} ms, with {AT_ONCE} of {worst!r} at once {attacked:.0f} ms")
+    write_result(
+        RESULT,
+        {
+            "bodies": found,
+            "worst": worst,
+            "at_once": AT_ONCE,
+            "good_rps": GOOD_RPS,
+            "good_p99_ms": round(calm, 1),
+            "attacked_p99_ms": round(attacked, 1),
+            "target_ms": TARGET_MS,
+            "target_p99_ms": TARGET_P99_MS,
+        },
+    )
+
+
+def table() -> str:
+    """Time of each body, as Markdown."""
+    rows = [
+        [name, f"{row['bytes'] / 1e6:.1f} MB", f"{row['status']:.0f}", f"{row['ms']:.0f} ms"]
+        for name, row in read_result(RESULT)["bodies"].items()
+    ]
+    return markdown_table(["body", "size", "answer", "time"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Many large bodies at once take no more memory than they may; clients that only announce them take none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+import requests
+
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.launcher import RunningServer, running_server
+from tests.integration.asking import in_flight, post_image
+from tests.support.server_processes import by_role
+
+MIB = 2**20
+LIMIT_MIB = 64
+CLIENTS = 60
+BODY = os.urandom(15 * MIB)
+SETTINGS = ServeSettings(
+    workers_per_device=1, threads_per_worker=1, transport="direct", max_queue_mib=LIMIT_MIB
+)
+
+
+@pytest.fixture(scope="module")
+def server(exported: ModelFolders) -> Iterator[RunningServer]:
+    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+        yield running
+        assert in_flight(running.url) == 0
+        assert "Traceback" not in running.log.read_text()
+
+
+def test_bodies_at_once_take_no_more_memory_than_they_may(server: RunningServer, photos: list[Path]) -> None:
+    """900 MiB are offered. What is refused may be cut off while it is sent."""
+    [http] = by_role(server.url, "http")
+    before, peak, done = http.memory_info().rss, [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            peak[0] = max(peak[0], psutil.Process(http.pid).memory_info().rss)
+
+    def offer(_: int) -> int:
+        try:
+            return post_image(server.url, BODY).status_code
+        except requests.ConnectionError:
+            return 0
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = Counter(pool.map(offer, range(CLIENTS)))
+    done.set()
+    watching.join()
+    assert set(statuses) <= {400, 503, 0}, statuses  # random bytes are no image
+    assert statuses[400] >= 1
+    assert statuses[503] + statuses[0] >= 1
+    # A body is put together from its parts once, and copied once to a worker.
+    assert peak[0] - before < 3 * LIMIT_MIB * MIB
+    assert post_image(server.url, photos[0].read_bytes()).status_code == 200
+
+
+def test_clients_that_only_announce_large_bodies_keep_nobody_out(
+    server: RunningServer, photos: list[Path]
+) -> None:
+    address = urlsplit(server.url)
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(50):
+            connection = socket.create_connection((address.hostname or "", address.port or 0))
+            stack.enter_context(connection).sendall(head % (15 * MIB) + b"x")
+        time.sleep(0.5)
+        assert in_flight(server.url) >= 50
+        assert post_image(server.url, photos[0].read_bytes()).status_code == 200

@@ -1,0 +1,86 @@
+"""A worker that hangs is killed and replaced; a server that was stopped and continued loses nobody."""
+
+from __future__ import annotations
+
+import io
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.launcher import RunningServer, running_server
+from tests.integration.asking import in_flight, metric, post_image, wait_for
+from tests.integration.test_crashes import health
+from tests.support.processes import processes_mentioning
+from tests.support.server_processes import by_role
+
+TIMEOUT_S = 1.5
+SETTINGS = ServeSettings(
+    workers_per_device=2, threads_per_worker=1, transport="direct", worker_timeout_s=TIMEOUT_S
+)
+
+
+@pytest.fixture(scope="module")
+def huge(photos: list[Path]) -> bytes:
+    """A photo that a worker decodes for some tenths of a second."""
+    with Image.open(photos[0]) as photo:
+        photo.resize((7000, 7000)).save(buffer := io.BytesIO(), "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server(exported: ModelFolders) -> Iterator[RunningServer]:
+    with running_server(exported, SETTINGS, "cpu", 30.0) as running:
+        yield running
+        assert in_flight(running.url) == 0
+        assert "Traceback" not in running.log.read_text()
+    assert processes_mentioning(str(exported.exported)) == []
+
+
+def killed(server: RunningServer) -> float:
+    return metric(server.url, "servebench_workers_killed_total")
+
+
+def test_a_worker_that_hangs_is_killed_and_its_request_answered(
+    server: RunningServer, huge: bytes, photos: list[Path]
+) -> None:
+    workers = by_role(server.url, "worker")
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post_image, server.url, huge)
+        time.sleep(0.15)
+        for worker in workers:  # one of them has the request
+            worker.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        assert not asked.done()
+        wait_for(lambda: health(server) == (200, "degraded"), 2 * TIMEOUT_S + 2)
+        answer = asked.result()
+        assert time.monotonic() - began > TIMEOUT_S - 0.5
+        [other] = [worker for worker in workers if worker.is_running()]
+        other.send_signal(signal.SIGCONT)
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "1"
+    assert post_image(server.url, photos[0].read_bytes()).status_code == 200
+    wait_for(lambda: health(server) == (200, "ok"))
+    assert killed(server) == 1
+    [line] = [line for line in server.log.read_text().splitlines() if "it hangs, and is killed" in line]
+    assert f"over {TIMEOUT_S:g} s" in line
+    assert other.pid in {process.pid for process in by_role(server.url, "worker")}
+
+
+def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningServer, huge: bytes) -> None:
+    before, workers = killed(server), {process.pid for process in by_role(server.url, "worker")}
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(post_image, server.url, huge)
+        time.sleep(0.15)
+        server.pause()
+        time.sleep(2 * TIMEOUT_S)
+        server.resume()
+        assert asked.result().status_code == 200
+    assert killed(server) == before
+    assert {process.pid for process in by_role(server.url, "worker")} == workers

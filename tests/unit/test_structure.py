@@ -1,0 +1,146 @@
+"""The parts of an image file that its pixels depend on: the same pixels, and no long walks."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from servebench.inference.image import ImageError, decode, needed_parts
+from servebench.inference.structure import MAX_BLOCKS, MAX_JUNK, MAX_STEPS, TooManyPartsError, essential
+from tests.support.project import PHOTOS
+from tests.unit.test_image_fuzz import FILES
+
+MIB = 2**20
+
+
+@cache
+def photo() -> bytes:
+    return sorted(PHOTOS.glob("*.jpg"))[0].read_bytes()
+
+
+def pixels(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.array(image.convert("RGB") if image.mode != "I;16" else image)
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def after_start(*parts: bytes) -> bytes:
+    """The photo with ``parts`` right after its start."""
+    return b"".join([photo()[:2], *parts, photo()[2:]])
+
+
+def test_the_pixels_are_the_same() -> None:
+    for path in sorted(PHOTOS.glob("*.jpg"))[::10]:
+        content = path.read_bytes()
+        assert (pixels(essential(content)) == pixels(content)).all(), path
+    for content in FILES:
+        assert (pixels(essential(content)) == pixels(content)).all()
+
+
+def test_what_cameras_write_besides_is_left_out() -> None:
+    exif = [segment(0xE1, b"Exif\0\0" + bytes(60_000)) for _ in range(60)]
+    profile = [segment(0xE2, b"ICC_PROFILE\0" + bytes(60_000)) for _ in range(20)]
+    resources = segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5_000)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\x02" * 1_000 + bytes(5 * MIB)
+    content = after_start(*exif, *profile, resources, segment(0xFE, b"a comment")) + film
+    assert len(content) > 9 * MIB
+    stripped = essential(content)
+    assert len(stripped) < len(photo()) + 100
+    assert (pixels(stripped) == pixels(photo())).all()
+    assert np.array(decode(content)).shape == pixels(photo()).shape
+
+
+def test_adobes_segment_is_kept_as_colours_depend_on_it() -> None:
+    with Image.open(io.BytesIO(photo())) as image:
+        image.convert("CMYK").save(buffer := io.BytesIO(), "JPEG")
+    content = buffer.getvalue()
+    assert b"Adobe" in essential(content)
+    assert (pixels(essential(content)) == pixels(content)).all()
+
+
+def test_fill_bytes_and_some_junk_between_segments_are_skipped() -> None:
+    content = after_start(b"\xff" * 100, segment(0xFE, b"x"), b"junk", b"\xff\0", b"\xff" * 9)
+    assert (pixels(essential(content)) == pixels(photo())).all()
+
+
+def gif() -> bytes:
+    return next(content for content in FILES if content.startswith(b"GIF"))
+
+
+def gif_with(*extensions: bytes) -> bytes:
+    """The GIF with extensions before all others."""
+    content = gif()
+    begin = 13 + 3 * 2 ** ((content[10] & 7) + 1)  # behind the header and the colour table
+    return b"".join([content[:begin], *extensions, content[begin:]])
+
+
+def test_a_gifs_comments_are_left_out() -> None:
+    comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 1_000 + b"\0"
+    content = gif_with(comment)
+    assert len(essential(content)) < len(gif()) + 100
+    assert (pixels(essential(content)) == pixels(content)).all()
+
+
+PNG = next(content for content in FILES if content.startswith(b"\x89PNG"))
+HOSTILE: dict[str, Callable[[], bytes]] = {
+    "empty APP1 segments": lambda: after_start(segment(0xE1, b"") * MIB),
+    "empty comments": lambda: after_start(segment(0xFE, b"") * MIB),
+    "empty tables": lambda: after_start(segment(0xDB, b"") * MIB),
+    "lone markers": lambda: after_start(b"\xff\x01" * MIB),
+    "junk": lambda: after_start(segment(0xFE, b""), b"x" * (MAX_JUNK + 1)),
+    "fill bytes": lambda: after_start(b"\xff" * (MAX_JUNK + 2)),
+    "escaped bytes": lambda: after_start(b"\xff\0" * MIB),
+    "text chunks": lambda: PNG[:33] + chunk(b"tEXt", b"") * MIB + PNG[33:],
+    "empty data chunks": lambda: PNG[:33] + chunk(b"IDAT", b"") * MIB + PNG[33:],
+    "tiny comment blocks": lambda: gif_with(b"!\xfe" + b"\x01c" * MIB + b"\0"),
+    "empty extensions": lambda: gif_with(b"!\xfe\0" * MIB),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_of_too_many_parts_is_refused(name: str) -> None:
+    content = HOSTILE[name]()
+    with pytest.raises(TooManyPartsError):
+        essential(content)
+    with pytest.raises(ImageError, match="image: ") as caught:
+        needed_parts(content)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("rest", [b"\xff" * MIB, b"x" * MIB, b"", b"\xff\xe1\xff", b"\xff\xe1"])
+def test_a_start_without_a_picture_has_nothing_to_walk_through(rest: bytes) -> None:
+    start = photo()[:2] + segment(0xE0, b"JFIF\0\x01\x01\0\0\x01\0\x01\0\0")
+    assert len(essential(start + rest)) <= len(start) + 4
+    with pytest.raises(ImageError):
+        decode(start + rest)
+
+
+def test_truncated_files_are_truncated_in_the_result() -> None:
+    for content in (photo(), PNG, gif()):
+        for share in (0.1, 0.5, 0.9):
+            part = content[: int(share * len(content))]
+            assert len(essential(part)) <= len(part)
+
+
+def test_other_formats_stay_as_they_are() -> None:
+    for content in (b"", b"RIFF1234WEBPVP8 ", b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"):
+        assert essential(content) == content
+
+
+def test_the_limits_leave_room_for_large_files() -> None:
+    """Chunks of 8 KB, as encoders write them, and comments of 255 bytes."""
+    assert MAX_STEPS * 8192 > 100 * MIB
+    assert MAX_BLOCKS * 255 > 15 * MIB
