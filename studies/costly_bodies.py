@@ -63,7 +63,8 @@ def gif_with(start: bytes, part: bytes, end: bytes = b"\0") -> bytes:
     """A GIF with an extension of many parts before its picture."""
     Image.new("P", (64, 64)).save(buffer := io.BytesIO(), "GIF")
     content = buffer.getvalue()
-    return fill(content[:13] + start, part, end + content[13:])
+    begin = 13 + 3 * 2 ** ((content[10] & 7) + 1)  # behind the header and the colour table
+    return fill(content[:begin] + start, part, end + content[begin:])
 
 
 def noise(megapixels: int, **options: Any) -> bytes:

@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from servebench.inference.image import ImageError, decode, needed_parts
-from servebench.inference.structure import MAX_BLOCKS, MAX_JUNK, MAX_STEPS, TooManyPartsError, essential
+from servebench.inference.structure import (
+    MAX_BLOCKS,
+    MAX_CHUNKS,
+    MAX_JUNK,
+    MAX_SEGMENTS,
+    TooManyPartsError,
+    essential,
+)
 from tests.support.project import PHOTOS
 from tests.unit.test_image_fuzz import FILES
 
@@ -87,9 +94,9 @@ def gif_with(*extensions: bytes) -> bytes:
     return b"".join([content[:begin], *extensions, content[begin:]])
 
 
-def test_a_gifs_comments_are_left_out() -> None:
+def test_a_gifs_comments_and_some_junk_are_left_out() -> None:
     comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 1_000 + b"\0"
-    content = gif_with(comment)
+    content = gif_with(b"xxx", comment, b"x", comment)
     assert len(essential(content)) < len(gif()) + 100
     assert (pixels(essential(content)) == pixels(content)).all()
 
@@ -107,6 +114,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "empty data chunks": lambda: PNG[:33] + chunk(b"IDAT", b"") * MIB + PNG[33:],
     "tiny comment blocks": lambda: gif_with(b"!\xfe" + b"\x01c" * MIB + b"\0"),
     "empty extensions": lambda: gif_with(b"!\xfe\0" * MIB),
+    "bytes of no block": lambda: gif_with(b"x" * (MAX_JUNK + 1)),
 }
 
 
@@ -141,6 +149,7 @@ def test_other_formats_stay_as_they_are() -> None:
 
 
 def test_the_limits_leave_room_for_large_files() -> None:
-    """Chunks of 8 KB, as encoders write them, and comments of 255 bytes."""
-    assert MAX_STEPS * 8192 > 100 * MIB
+    """Chunks of 8 KB, as encoders write them, segments of 64 KB and comments of 255 bytes."""
+    assert MAX_CHUNKS * 8192 > 60 * MIB
+    assert MAX_SEGMENTS * 65_000 > 100 * MIB
     assert MAX_BLOCKS * 255 > 15 * MIB

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 
-MAX_STEPS = 16_384
-"""Segments or chunks of a file: 20 MB are 16,000 chunks of 1.2 KB, and encoders write 8 KB or more."""
+MAX_SEGMENTS = 2048
+"""Of a JPEG: 20 MB are 320 of the longest ones."""
+MAX_CHUNKS = 8192
+"""Of a PNG: 20 MB are 8,000 of 2.4 KB, and encoders write 8 KB or more."""
 MAX_BLOCKS = 65_536
 """Of a GIF's extensions; one holds at most 255 bytes."""
 MAX_JUNK = 65_536
-"""Bytes of a JPEG that belong to no segment; Pillow skips them, and so do others."""
+"""Bytes between the parts of a JPEG or GIF; Pillow skips them, and so do others."""
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 NEEDED_APPS = (0xE0, 0xEE)
@@ -31,6 +33,8 @@ CHUNK_FRAME = 12
 """Bytes of a chunk besides its data: length, type and checksum."""
 
 GIF_SIGNATURES = (b"GIF87a", b"GIF89a")
+GIF_BLOCK = re.compile(rb"[!,;]")
+"""First byte of an extension, of an image, and of the end."""
 GRAPHIC_CONTROL = b"\xf9"
 """The extension with the transparent colour."""
 
@@ -45,7 +49,8 @@ def essential(content: bytes) -> bytes:
     A file that ends too early ends too early in the result, too; other formats are returned as they are.
 
     Raises:
-        TooManyPartsError: more than MAX_STEPS parts, or more than MAX_JUNK bytes between them.
+        TooManyPartsError: more parts than MAX_SEGMENTS, MAX_CHUNKS or MAX_BLOCKS, or more than MAX_JUNK bytes
+            between them.
     """
     if content.startswith(SOI + b"\xff"):
         return _jpeg(content)
@@ -58,7 +63,7 @@ def essential(content: bytes) -> bytes:
 
 def _jpeg(content: bytes) -> bytes:
     kept, place, junk = [SOI], len(SOI), 0
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_SEGMENTS):
         marker_begin = content.find(b"\xff", place)
         fill = FILL.match(content, marker_begin) if marker_begin >= 0 else None
         if fill is None or fill.end() == len(content):
@@ -76,12 +81,12 @@ def _jpeg(content: bytes) -> bytes:
         place += max(2, int.from_bytes(content[place : place + 2], "big"))
         if marker in NEEDED_APPS or not (0xE0 <= marker <= 0xEF or marker == COMMENT):
             kept.append(content[begin:place])
-    raise TooManyPartsError(f"a JPEG of more than {MAX_STEPS} segments")
+    raise TooManyPartsError(f"a JPEG of more than {MAX_SEGMENTS} segments")
 
 
 def _png(content: bytes) -> bytes:
     kept, place = [PNG_SIGNATURE], len(PNG_SIGNATURE)
-    for _ in range(MAX_STEPS):
+    for _ in range(MAX_CHUNKS):
         kind = content[place + 4 : place + 8]
         if len(kind) < 4:
             return b"".join(kept)
@@ -90,7 +95,7 @@ def _png(content: bytes) -> bytes:
             kept.append(content[begin:place])
         if kind == b"IEND":
             return b"".join(kept)
-    raise TooManyPartsError(f"a PNG of more than {MAX_STEPS} chunks")
+    raise TooManyPartsError(f"a PNG of more than {MAX_CHUNKS} chunks")
 
 
 def _gif(content: bytes) -> bytes:
@@ -98,8 +103,8 @@ def _gif(content: bytes) -> bytes:
         return content
     place = 13 + _colour_table_bytes(content[10])
     kept, blocks = [content[:place]], 0
-    while content[place : place + 1] == b"!":
-        begin, place, length = place, place + 2, 1
+    while (found := GIF_BLOCK.search(content, place, place + MAX_JUNK)) and found[0] == b"!":
+        begin, place, length = found.start(), found.start() + 2, 1
         while length:
             blocks += 1
             if blocks > MAX_BLOCKS:
@@ -108,7 +113,9 @@ def _gif(content: bytes) -> bytes:
             place += 1 + length
         if content[begin + 1 : begin + 2] == GRAPHIC_CONTROL:
             kept.append(content[begin:place])
-    return b"".join([*kept, content[place:]])
+    if found is None and place + MAX_JUNK < len(content):
+        raise TooManyPartsError(f"more than {MAX_JUNK} bytes that belong to no block")
+    return b"".join([*kept, content[found.start() :] if found else b""])
 
 
 def _colour_table_bytes(flags: int) -> int:
