@@ -14,12 +14,14 @@ from studies import (
     batch_size,
     capacity_search,
     compilers,
+    costly_bodies,
     costs,
     goals,
 )
 
 PAGES = {
     Path("docs/tuning.md"): (ablation.table, batch_size.table, compilers.table, allocators.table),
+    Path("docs/security.md"): (costly_bodies.table,),
     Path("docs/capacity.md"): (capacity_search.table,),
     Path("docs/peers-and-goals.md"): (goals.table, costs.table, against_peers.table),
 }

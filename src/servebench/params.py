@@ -103,7 +103,7 @@ class ServeSettings(Section):
         1024, description="requests in flight beyond which the direct transport refuses more"
     )
     max_queue_mib: Count = Field(
-        512, description="bytes of their bodies together, beyond which the direct transport refuses more"
+        128, description="bytes of their bodies together, beyond which the direct transport refuses more"
     )
     max_megapixels: Annotated[int, Field(ge=1, le=500)] = Field(
         50, description="pixels of an image, above which it is refused before it is decoded"
