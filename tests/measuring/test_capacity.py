@@ -62,6 +62,13 @@ def test_a_service_that_takes_longer_than_the_objective_is_said_soon() -> None:
     assert sentence(found).startswith("no rate has 95% of them within 100 ms: ")
 
 
+def test_a_server_that_is_too_slow_for_many_users_is_unreachable_too() -> None:
+    """One user waits 0.9 s; of eight, most would wait longer than anybody does (2 s)."""
+    with running_stub(0.9, 1) as stub:
+        found = capacity_of(stub).metrics
+    assert found.status == "slo_unreachable", found
+
+
 def test_an_objective_that_every_rate_keeps_is_above_the_range() -> None:
     with running_stub(0.002, 1) as stub:
         found = capacity_of(stub, slo_ms=5000.0).metrics
@@ -90,7 +97,7 @@ def test_the_time_is_kept_though_the_server_hangs() -> None:
 
 def test_a_server_that_refuses_everything_is_an_error() -> None:
     with running_stub(0.01, 2, answer_status=503) as stub:
-        with pytest.raises(LoadError, match="answered no request"):
+        with pytest.raises(LoadError, match="answered no request well: status 503: "):
             capacity_of(stub)
         with pytest.raises(ServerError, match="answered the first request"):
             Target(stub.url, [b"{}"], "application/json").check_first_request(5.0)

@@ -14,6 +14,7 @@ from time import monotonic
 import numpy as np
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, Status, metrics_of
+from servebench.benchmark.validity import failure_codes
 from servebench.errors import LoadError
 from servebench.loadgen import LoadPlan
 from servebench.loadgen.senders import Sender
@@ -22,7 +23,7 @@ from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
 from servebench.stats.intervals import wilson_interval
 from servebench.stats.objective import misses
 from servebench.stats.rates import block_rates
-from servebench.stats.records import OK, LoadRecord
+from servebench.stats.records import OK, TIMED_OUT, LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.progress import bar
 
@@ -111,13 +112,16 @@ class CapacityMeter:
         users, best_rps, reachable = 1, 0.0, False
         while True:
             record = self._run_closed_loop(users)
-            rate_rps = self._rate(record)
+            rate_rps = good_rate_rps(record)
+            if users == 1 and rate_rps == 0 and (record.status != TIMED_OUT).any():
+                raise LoadError(f"{self.url} answered no request well: {failure_codes(record)}")
             missed = misses(record, self.objective.slo_ms)[record.in_window]
-            lowest_share, _ = wilson_interval(int(missed.sum()), max(len(missed), 1))
-            reachable = reachable or lowest_share <= self.objective.miss
-            if rate_rps < PEAK_GAIN * best_rps or users >= MOST_USERS:
+            if len(missed):
+                lowest_share, _ = wilson_interval(int(missed.sum()), len(missed))
+                reachable = reachable or lowest_share <= self.objective.miss
+            if rate_rps == 0 or rate_rps < PEAK_GAIN * best_rps or users >= MOST_USERS:
                 peaks.append(max(best_rps, rate_rps))
-                return (users // 2 if rate_rps < best_rps else users), reachable
+                return max(1, users // 2 if rate_rps < best_rps else users), reachable
             best_rps, users = max(best_rps, rate_rps), 2 * users
 
     def _probe(
@@ -128,7 +132,9 @@ class CapacityMeter:
             before_rps, asked_rps = peaks[-1], load * peaks[-1]
             self._doing = self._progress_text(search, asked_rps)
             record = self._run_open_loop(asked_rps)
-            peaks.append(self._rate(self._run_closed_loop(users)))
+            peaks.append(good_rate_rps(self._run_closed_loop(users)))
+            if peaks[-1] == 0:
+                raise LoadError(f"{self.url} answers no more")
             probe = self._probe_of(record, math.sqrt(before_rps * peaks[-1]))
             void = self._void_reason(record, probe, before_rps, peaks[-1])
             self.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
@@ -204,20 +210,6 @@ class CapacityMeter:
             self.check()
             raise
 
-    def _rate(self, record: LoadRecord) -> float:
-        """Good answers per second of a closed loop.
-
-        Raises:
-            LoadError: there was none.
-        """
-        good = record.status == OK
-        rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
-        if rate_rps <= 0:
-            raise LoadError(
-                f"{self.url} answered no request of {record.users} users within {SLOW_PEAK_S:g} s"
-            )
-        return rate_rps
-
     @property
     def _seconds_left(self) -> float:
         return self._started + self.objective.max_s - monotonic()
@@ -274,6 +266,12 @@ def measure_capacity(
         meter = CapacityMeter(sender, url, objective, timeout_s, check, show)
         metrics = meter.measure()
         return CapacityResult(metrics, meter.rows, meter.search.curve())
+
+
+def good_rate_rps(record: LoadRecord) -> float:
+    """Good answers per second in the window of a closed loop."""
+    good = record.status == OK
+    return float(block_rates(record.start[good], record.end[good], *record.window).mean())
 
 
 def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
