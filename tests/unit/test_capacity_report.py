@@ -86,8 +86,14 @@ def test_what_is_not_resolved_needs_no_number_of_machines() -> None:
     ("changes", "beginning"),
     [
         ({"status": "above_range", "capacity_rps": None, "high_rps": None}, "takes at least 93.0 requests"),
-        ({"status": "slo_unreachable", "capacity_rps": None}, "no rate has 95% of them within 100 ms: "),
-        ({"status": "unresolved", "capacity_rps": None}, "not resolved how many requests a second it takes"),
+        (
+            {"status": "slo_unreachable", "capacity_rps": None},
+            "has no rate at which requests come with 95% of them",
+        ),
+        (
+            {"status": "unresolved", "capacity_rps": None},
+            "has a capacity with 95% of them within 100 ms that is not resolved: ",
+        ),
         ({"miss": 0.001}, "takes 96.0 requests a second (93.0 to 99.0) with 99.9% of them within 100 ms"),
     ],
 )

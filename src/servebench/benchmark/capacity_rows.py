@@ -204,5 +204,5 @@ def sentence(metrics: CapacityMetrics) -> str:
     if metrics.status == "above_range":
         return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
     if metrics.status == "slo_unreachable":
-        return f"no rate has {objective}: {metrics.reason}"
-    return f"not resolved how many requests a second it takes with {objective}: {metrics.reason}"
+        return f"has no rate at which requests come with {objective}: {metrics.reason}"
+    return f"has a capacity with {objective} that is not resolved: {metrics.reason}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from servebench.benchmark.capacity_rows import CapacityMetrics
 from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.errors import ModelError, ReportError
@@ -71,17 +72,17 @@ def readme_section(
     )
     table = markdown_table(head, rows, text_columns=2)
     sentences = [*verdict(compared, params), *emulated(results, machine)]
-    capacity = [text for name, text in capacities(params).items() if name == CANDIDATE]
+    capacity = [capacity_sentence(*item) for item in capacities(params).items() if item[0] == CANDIDATE]
     return "\n\n".join([setting, table, " ".join(sentences), *capacity])
 
 
-def capacities(params: Params) -> dict[str, str]:
-    """A sentence for each configuration of the objective whose capacity has been measured."""
-    sentences = {}
+def capacities(params: Params) -> dict[str, CapacityMetrics]:
+    """The capacity of each configuration of the objective, where it has been measured."""
+    found = {}
     for name in params.objective.configurations:
         with suppress(ReportError, ModelError):  # `make capacity` is asked for by name
-            sentences[name] = capacity_sentence(name, read_capacity(params, name))
-    return sentences
+            found[name] = read_capacity(params, name)
+    return found
 
 
 def emulated(results: Sequence[Result], machine: Mapping[str, Any]) -> list[str]:
@@ -136,14 +137,17 @@ def page(
     return "\n\n".join(parts) + "\n"
 
 
-def _capacity_section(sentences: Mapping[str, str]) -> list[str]:
-    """What each can take, with its picture; empty where nothing was measured."""
-    if not sentences:
+def _capacity_section(measured: Mapping[str, CapacityMetrics]) -> list[str]:
+    """What each can take, with a picture of its probes; empty where nothing was measured."""
+    if not measured:
         return []
-    pictures = (
-        f"![Late requests and latencies by rate, {name}](../assets/capacity/{name}.png)" for name in sentences
-    )
-    return ["## How much traffic it takes", "\n".join(f"- {text}" for text in sentences.values()), *pictures]
+    sentences = [f"- {capacity_sentence(name, metrics)}" for name, metrics in measured.items()]
+    pictures = [
+        f"![{name}: late requests and latencies by rate](../assets/capacity/{name}.png)"
+        for name, metrics in measured.items()
+        if metrics.probes
+    ]
+    return ["## How much traffic it takes", "\n".join(sentences), *pictures]
 
 
 def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
