@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ from tests.integration.test_crashes import health
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role
 
-TIMEOUT_S = 1.5
+TIMEOUT_S = 6.0
 SETTINGS = ServeSettings(
     workers_per_device=2, threads_per_worker=1, transport="direct", worker_timeout_s=TIMEOUT_S
 )
@@ -43,6 +44,10 @@ def server(exported: ModelFolders) -> Iterator[RunningServer]:
     assert processes_mentioning(str(exported.exported)) == []
 
 
+def is_alive(worker: psutil.Process) -> bool:
+    return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+
+
 def killed(server: RunningServer) -> float:
     return metric(server.url, "servebench_workers_killed_total")
 
@@ -53,15 +58,17 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
     workers = by_role(server.url, "worker")
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(post_image, server.url, huge)
-        time.sleep(0.15)
+        wait_for(lambda: in_flight(server.url) == 1)
+        time.sleep(0.1)
         for worker in workers:  # one of them has the request
             worker.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         assert not asked.done()
         wait_for(lambda: health(server) == (200, "degraded"), 2 * TIMEOUT_S + 2)
+        wait_for(lambda: sum(map(is_alive, workers)) == 1)
         answer = asked.result()
         assert time.monotonic() - began > TIMEOUT_S - 0.5
-        [other] = [worker for worker in workers if worker.is_running()]
+        [other] = filter(is_alive, workers)
         other.send_signal(signal.SIGCONT)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"
@@ -77,7 +84,8 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
     before, workers = killed(server), {process.pid for process in by_role(server.url, "worker")}
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(post_image, server.url, huge)
-        time.sleep(0.15)
+        wait_for(lambda: in_flight(server.url) == 1)
+        time.sleep(0.1)
         server.pause()
         time.sleep(2 * TIMEOUT_S)
         server.resume()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -95,6 +96,11 @@ class Clone:
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run(self.dvc_path, *arguments, check=check)
+
+    def status(self) -> dict[str, Any]:
+        """What `dvc repro` would run, and why; capacities are no part of it."""
+        found: dict[str, Any] = json.loads(self.dvc("status", "--json").stdout)
+        return {stage: why for stage, why in found.items() if not stage.startswith("capacity/")}
 
     def in_terminal(self, *command: str, columns: int) -> list[str]:
         """The lines that it writes to a terminal of so many columns, without their colours."""

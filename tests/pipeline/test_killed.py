@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import random
 import re
@@ -176,7 +175,7 @@ def test_nothing_is_left_and_the_next_run_is_right(killed: Killed, kill: Kill) -
     done = killed.dvc("repro")
     assert ("removed what a killed run has left" in done.stderr) == bool(left), done.stderr
     assert [*killed.half_written(), *killed.strangers()] == []
-    assert json.loads(killed.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
+    assert killed.status() == {"machine": ["always changed"]}
     run = read_json(killed.path / BenchmarkPaths(NAME).run)
     assert run["serve"]["batch_timeout_s"] == pytest.approx(timeout_s)
     metrics = read_json(killed.path / BenchmarkPaths(NAME).metrics)

@@ -43,7 +43,7 @@ def test_a_run_writes_everything_and_the_lock_is_in_step(ran: Clone) -> None:
         assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
         assert [row["batch_size"] for row in read_csv(ran.path / paths.baseline)] == ["1", "2"]
     assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1"]
-    status = json.loads(ran.dvc("status", "--json").stdout)
+    status = ran.status()
     assert status == {"machine": ["always changed"]}
     assert ran.git("status", "--porcelain") == ""
 
@@ -123,7 +123,7 @@ def test_half_precision_and_back_measures_the_candidate_alone(ran: Clone) -> Non
         ran.dvc("exp", "remove", "-A")
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
-    assert json.loads(ran.dvc("status", "--json").stdout) == {"machine": ["always changed"]}
+    assert ran.status() == {"machine": ["always changed"]}
 
 
 def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
@@ -197,7 +197,7 @@ def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
     try:
         edited = {**TINY["experiments"], "e1_baseline": {"precision": "half"}}
         ran.change({"experiments": edited})
-        status = json.loads(ran.dvc("status", "--json").stdout)
+        status = ran.status()
         assert set(status) == {"machine", "benchmark@e1_baseline", "comparison", "report"}
     finally:
         ran.git("checkout", "-q", ".")
@@ -214,7 +214,7 @@ def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
 def test_a_knob_reruns_what_it_touches(ran: Clone, changes: dict[str, object], stages: set[str]) -> None:
     try:
         ran.change(changes)
-        status = json.loads(ran.dvc("status", "--json").stdout)
+        status = ran.status()
         assert set(status) == {"machine", *stages}
     finally:
         ran.git("checkout", "-q", ".")
