@@ -127,13 +127,22 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
     assert ran.status() == {"machine": ["always changed"]}
 
 
+def null_servers(clone: Clone) -> list[int]:
+    """Processes of the server with a null model, which is measured before the load."""
+    return [pid for pid in processes_mentioning("--null-model") if in_clone(pid, clone.path)]
+
+
 def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
     before = results_of(ran)
     ran.change({"load": LONG_LOAD})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
         ran.wait_for("server ready", process)
-        time.sleep(1.0)
+        while not null_servers(ran):
+            time.sleep(0.05)
+        while null_servers(ran):
+            time.sleep(0.05)
+        time.sleep(2.0)
         [server] = [p for p in roots("servebench.serving") if in_clone(p, ran.path)]
         os.kill(server, signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
