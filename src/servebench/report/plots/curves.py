@@ -27,6 +27,9 @@ from servebench.report.results import Result
 def latency_curves(results: Sequence[Result], slo_ms: float) -> Figure:
     """p95 latency over throughput, a point per level with its users; levels without a p95 are left out."""
     figure, axes = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    axes.set_yscale("log")
+    shown = [slo_ms, *(level.p95_ms for result in results for level in result.levels if level.p95_ms)]
+    axes.set_ylim(min(shown) / 1.3, max(shown) * 1.3)
     for number, result in enumerate(results):
         known = [(level, level.p95_ms) for level in result.levels if level.p95_ms is not None]
         levels, latencies = [level for level, _ in known], [p95_ms for _, p95_ms in known]
@@ -45,7 +48,6 @@ def latency_curves(results: Sequence[Result], slo_ms: float) -> Figure:
         textcoords="offset points",
         xycoords=("axes fraction", "data"),
     )
-    axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(ScalarFormatter())
