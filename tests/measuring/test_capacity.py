@@ -41,9 +41,9 @@ def capacity_of(stub: RunningStub, **changes: float) -> CapacityResult:
 def test_a_known_server_has_its_known_capacity() -> None:
     """Two slots of 5 ms: at 313 requests/s 5% of them take more than 20 ms, by a long simulation."""
     with running_stub(0.005, 2) as stub:
-        result = capacity_of(stub, slo_ms=20.0, max_s=120.0)
+        result = capacity_of(stub, slo_ms=20.0, max_s=300.0)
     found = result.metrics
-    assert found.status in ("resolved", "unresolved"), found  # as fast as the machine is quiet
+    assert found.status == "resolved", found
     assert found.capacity_rps == pytest.approx(313.0, rel=0.2)
     assert found.low_rps < found.capacity_rps < found.high_rps < found.peak_rps * 1.1
     assert found.peak_rps == pytest.approx(400.0, rel=0.1)

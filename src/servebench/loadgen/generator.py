@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class LoadGenerator:
             if event == "done":
                 break
             (on_edge if event == "edge" else on_progress)(*values)
-        return _read_record(path, plan)
+        return read_record(path, plan)
 
 
 @contextmanager
@@ -175,8 +175,9 @@ def generate(
         return [generator.run(url, plan, on_progress=on_progress, on_edge=on_edge) for plan in plans]
 
 
-def _read_record(path: Path, plan: LoadPlan) -> LoadRecord:
-    with np.load(path) as stored:
+def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
+    """The record that a load generator's process has written of ``plan``."""
+    with np.load(source, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         return LoadRecord(
             users=plan.users,

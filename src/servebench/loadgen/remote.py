@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from servebench.errors import LoadError, UsageError
-from servebench.loadgen.generator import LoadPlan, OnProgress, load_generator
+from servebench.loadgen.generator import LoadPlan, OnProgress, load_generator, read_record
 from servebench.loadgen.senders import Member, SenderGroup, clock_difference
 from servebench.stats.records import REQUEST_FIELDS, LoadRecord
 
@@ -75,15 +75,7 @@ class RemoteSender:
             on_progress(*answer["values"])
         if answer["event"] == "failed":
             raise LoadError(answer["reason"])
-        with np.load(io.BytesIO(self._connection.recv_bytes()), allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in REQUEST_FIELDS}
-            return LoadRecord(
-                users=plan.users,
-                rate_rps=plan.rate_rps,
-                window_edges=stored["window_edges"],
-                cores=float(stored["cores"]),
-                **arrays,
-            )
+        return read_record(io.BytesIO(self._connection.recv_bytes()), plan)
 
     def _send(self, message: Mapping[str, Any]) -> None:
         try:
