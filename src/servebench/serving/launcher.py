@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
-from servebench.errors import ModelError, ServerError
+from servebench.errors import ModelError, ServerError, UsageError
 from servebench.inference.card import read_card
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
@@ -28,6 +28,8 @@ from servebench.system.temporary import scratch
 READY_S = 180.0
 """How long the workers may take to load the model."""
 READY_POLL_S = 0.05
+LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
+"""Bytes of a temporary folder's path: LitServe's multiprocessing manager makes a socket in it (unix(7))."""
 EXIT_GRACE_S = 15.0
 """How long a server may take to exit after it has drained."""
 
@@ -162,6 +164,11 @@ def starting_server(
 def _server_environment(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
     """Make a temporary folder for metrics and log; yield the server's environment and the log's path."""
     with scratch() as folder:
+        if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
+            raise UsageError(
+                f"TMPDIR: {folder.parent} is {excess} bytes too long for the path of a socket; "
+                "set it to a shorter one"
+            )
         metrics = folder / "metrics"
         metrics.mkdir()
         own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
