@@ -52,7 +52,7 @@ async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
     if not isinstance(decision, Admitted):
         return decision
     try:
-        return await dispatcher.submit_and_wait(decision.slot, decision.is_image, body, never_disconnects)
+        return await dispatcher.submit(decision.slot, decision.is_image, body, never_disconnects)
     finally:
         dispatcher.release(decision.slot)
 

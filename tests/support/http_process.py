@@ -19,6 +19,7 @@ from servebench.serving.direct.admission import Admission
 from servebench.serving.direct.channel import Channel, Request, Response
 from servebench.serving.direct.dispatcher import Dispatcher
 from servebench.serving.direct.protocol import LimitedProtocol
+from servebench.serving.direct.route import DirectRoute
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
@@ -41,6 +42,7 @@ class HttpProcess:
     Attributes:
         at_work: the worker works while this is set.
         taken: the bodies that it has worked on.
+        passed_on: number of requests that the protocol has passed to the route.
     """
 
     address: tuple[str, int]
@@ -48,21 +50,18 @@ class HttpProcess:
     dispatcher: Dispatcher
     at_work: threading.Event
     taken: list[bytes]
+    passed_on: int = 0
 
 
 @contextmanager
 def http_process(key: str | None = None) -> Iterator[HttpProcess]:
-    """Serve plain requests by the worker; to all others a slow app says ``app``."""
+    """Serve predictions by the worker; to all other requests a slow app says ``app``."""
     with open_channel(CAPACITY) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
         dispatcher = Dispatcher(channel, 30.0, 1)
+        admission = Admission(dispatcher, MAX_BYTES, key, timed=True)
 
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                await receive()
-                dispatcher.start()
-                await send({"type": "lifespan.startup.complete"})
-                return
+        async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:
             while (await receive()).get("more_body", False):
                 pass
             await asyncio.sleep(2 * PATIENCE_S)
@@ -70,9 +69,20 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"app"})
 
+        route = DirectRoute(slow_app, admission, drain_s=0.0)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":  # the route's own takes signals, which a thread cannot
+                await receive()
+                dispatcher.start()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                process.passed_on += 1
+                await route(scope, receive, send)
+
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
-        protocol = partial(Impatient, admission=Admission(dispatcher, MAX_BYTES, key, timed=True))
+        protocol = partial(Impatient, admission=admission)
         config = uvicorn.Config(
             app, http=protocol, ws="none", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S
         )
@@ -104,6 +114,11 @@ def work(process: HttpProcess) -> None:
             process.taken.append(request.body)
             said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
             process.channel.send_responses([Response(request.slot, 200, said)])
+
+
+def connected(process: HttpProcess) -> socket.socket:
+    """A new connection to the process."""
+    return socket.create_connection(process.address, timeout=30)
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:

@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-# serving/direct/fast_path.py and protocol.py override these, call them, or read and set their attributes.
+# serving/direct/protocol.py overrides these, calls them, or reads and sets their attributes.
 PROTOCOL = {
     HttpToolsProtocol.__init__: "4f08999410347141",  # attributes: cycle, pipeline, flow, ...
     HttpToolsProtocol.connection_made: "6efb565ff3d36b91",
@@ -32,7 +32,7 @@ PROTOCOL = {
     HttpToolsProtocol.timeout_keep_alive_handler: "8b53bf5f2e202970",
     HttpToolsProtocol._unset_keepalive_if_required: "00a6a4e47214e68e",
     HttpToolsProtocol.shutdown: "d7351fa33f00d430",  # sets keep_alive of cycle
-    RequestResponseCycle.__init__: "4d2f220910c33c12",  # Exchange and Rejected stand in its place
+    RequestResponseCycle.__init__: "4d2f220910c33c12",  # Refused stands in its place
     RequestResponseCycle.receive: "8124ae006be71184",  # http.disconnect where disconnected is set
     RequestResponseCycle.send: "abdd8601b326a8da",  # response_started
     FlowControl: "126debcdaa894c83",  # write_paused

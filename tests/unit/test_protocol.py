@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from servebench.serving.direct.protocol import LimitedProtocol
+from servebench.serving.metrics import REQUEST_SECONDS
 from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 
 
@@ -39,6 +40,22 @@ def test_a_request_that_arrives_too_slowly_gets_408(address: tuple[str, int], se
         assert status == 408
         assert json.loads(body) == {"detail": "the request did not arrive within 0.3 s"}
         assert connection.recv(1) == b""
+
+
+def test_a_prediction_that_arrives_too_slowly_counts_as_408(address: tuple[str, int]) -> None:
+    counted = count_of("408")
+    with socket.create_connection(address, timeout=30) as connection:
+        connection.sendall(PREDICT + b"123")
+        assert answer(connection)[0] == 408
+        assert connection.recv(1) == b""
+    assert count_of("408") == counted + 1
+
+
+def count_of(code: str) -> float:
+    samples = [sample for metric in REQUEST_SECONDS.collect() for sample in metric.samples]
+    return sum(
+        sample.value for sample in samples if sample.name.endswith("_count") and sample.labels["code"] == code
+    )
 
 
 def test_a_slow_answer_leaves_its_connection_open(address: tuple[str, int]) -> None:

@@ -1,4 +1,4 @@
-"""Admission control of ``POST /predict`` by the request's head, for the route and the fast path."""
+"""Admission control of ``POST /predict`` by the request's head."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from servebench.serving.metrics import RequestTimer
 FULL_REASON = "the server is full; try again later"
 FULL = error_reply(503, FULL_REASON)
 UNAUTHORISED = error_reply(401, f"{KEY_HEADER}: missing or wrong")
+
+REFUSED_STATUS = "servebench.refused_status"
+"""Key of an ASGI scope with the status that the protocol has answered, as the body did not arrive."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 """Pairs of a name in lower case and a value."""

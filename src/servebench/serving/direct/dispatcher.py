@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -28,9 +27,6 @@ OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this requ
 CLIENT_CLOSED_REQUEST = 499, b""
 """Status that the metrics count where a client has closed its connection (nginx's 499); it is never sent."""
 
-Respond = Callable[[Reply], None]
-"""Callback that answers a request; called once, in the event loop."""
-
 
 @dataclass(frozen=True, slots=True)
 class Pending:
@@ -38,11 +34,16 @@ class Pending:
 
     Attributes:
         received: when its whole body had been read (monotonic clock, seconds).
-        respond: called with the answer.
+        answer: set once; a client that has gone gets none.
     """
 
     received: float
-    respond: Respond
+    answer: asyncio.Future[Reply]
+
+    def respond(self, reply: Reply) -> None:
+        """Set the answer, unless it is."""
+        if not self.answer.done():
+            self.answer.set_result(reply)
 
 
 class Dispatcher:
@@ -120,41 +121,29 @@ class Dispatcher:
         """The answer to ``GET /health``."""
         return self._workers.health(self.stopping)
 
-    def submit(self, slot: int, is_image: bool, body: bytes, respond: Respond) -> None:
-        """Send an admitted request to the workers.
-
-        Args:
-            respond: called with the answer; with 504 if no worker claims the request in time.
-        """
-        request = Request(slot, is_image, perf_counter(), body)
-        self._pending[slot] = Pending(request.received, respond)
-        self._send(request)
-        if not self._sweeping:
-            self._sweeping, self._last_sweep = True, perf_counter()
-            asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
-
-    async def submit_and_wait(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
-        """Send an admitted request to the workers and wait for its answer.
+    async def submit(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
+        """Send an admitted request to the workers; return its answer, 504 if no worker claims it in time.
 
         Args:
             receive: ASGI's, of the client's connection: a disconnect ends the wait.
         """
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Reply] = loop.create_future()
+        request = Request(slot, is_image, perf_counter(), body)
+        pending = Pending(request.received, loop.create_future())
+        self._pending[slot] = pending
+        self._send(request)
+        if not self._sweeping:
+            self._sweeping, self._last_sweep = True, perf_counter()
+            loop.call_later(SWEEP_INTERVAL_S, self._sweep)
 
-        def resolve(result: Reply) -> None:
-            if not answer.done():
-                answer.set_result(result)
-
-        async def resolve_on_disconnect() -> None:
+        async def answer_on_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            resolve(CLIENT_CLOSED_REQUEST)
+            pending.respond(CLIENT_CLOSED_REQUEST)
 
-        self.submit(slot, is_image, body, resolve)
-        watch = loop.create_task(resolve_on_disconnect())
+        watch = loop.create_task(answer_on_disconnect())
         try:
-            return await answer
+            return await pending.answer
         finally:
             watch.cancel()
 

@@ -1,16 +1,44 @@
-"""The HTTP process's protocol: the fast path's, with limits on the size of a head and on a request's time."""
+"""The HTTP process's protocol: uvicorn's, with limits on how a request arrives, and cheap refusals.
+
+Under overload most of the CPU time would go to requests that are refused: ASGI and its middleware cost more
+than all else that the HTTP process does for a request. So a full server answers 503 at their head, here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
 
-from servebench.serving.direct.fast_path import FastPathProtocol
-from servebench.serving.errors import error_reply
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from servebench.serving.direct.admission import FULL, REFUSED_STATUS, Admission
+from servebench.serving.errors import Reply, error_reply
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class LimitedProtocol(FastPathProtocol):
-    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly."""
+class Refused:
+    """A request refused at its head; in the place of uvicorn's cycle, it makes uvicorn skip the body."""
+
+    message_event = asyncio.Event()  # set by uvicorn; nothing waits for it
+    disconnected = False
+    response_started = response_complete = True
+    keep_alive = True
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly.
+
+    While the server is full, it refuses all plain ``POST /predict``.
+    """
+
+    cycle: RequestResponseCycle | Refused | None  # type: ignore[assignment]
+    _running: RequestResponseCycle | None = None
+    """The last request that was passed to the app; ``cycle`` may be a pipelined one, which waits for it."""
 
     MAX_HEAD_BYTES = 65_536
     """Maximum size of a head, and of what is received between two parts of a body."""
@@ -24,14 +52,21 @@ class LimitedProtocol(FastPathProtocol):
     _head_complete = False
     """Whether ``cycle`` is that of the request being received: from the end of its head to its last byte."""
 
+    def __init__(self, *args: Any, admission: Admission, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._admission = admission
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request."""
         super().connection_made(transport)
         self._start_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the timeout."""
+        """Cancel the timeout, and tell the app that the client has gone."""
         self._cancel_deadline()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # uvicorn marks ``cycle`` only
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,9 +102,15 @@ class LimitedProtocol(FastPathProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Reset the size of the head, which is complete."""
+        """Pass a request to the app, or refuse it, as its head is complete."""
         self._head_bytes = 0
-        super().on_headers_complete()
+        if self._admission.dispatcher.full and self._is_plain():
+            self.cycle = Refused()
+            self._admission.end(FULL[0], self._admission.begin())
+            self._write(FULL)
+            self.on_response_complete()
+        else:
+            super().on_headers_complete()
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
@@ -87,6 +128,39 @@ class LimitedProtocol(FastPathProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse malformed HTTP."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _is_plain(self) -> bool:
+        """Whether the request is a ``POST /predict`` whose body, of known length, uvicorn can skip."""
+        return (
+            self.url == b"/predict"
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and not self._admission.dispatcher.stopping
+            and self._is_idle()
+            and any(name == b"content-length" for name, _ in self.headers)
+        )
+
+    def _write(self, reply: Reply, *, close: bool = False) -> None:
+        """Write a complete answer.
+
+        Args:
+            close: whether the connection is closed after the answer.
+        """
+        status, body = reply
+        headers = self._admission.response_headers(status, close=close) + self.server_state.default_headers
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n\r\n%b"
+            % (status, PHRASES[status], lines, len(body), body)
+        )
 
     def _start_deadline(self) -> None:
         self._cancel_deadline()
@@ -113,8 +187,9 @@ class LimitedProtocol(FastPathProtocol):
         else:
             is_next = self._is_idle()
         if is_next:
-            self.write_json(error_reply(status, reason), close=True)
-            self.end_exchange(status)
+            self._write(error_reply(status, reason), close=True)
+            if self._head_complete:  # the app has it, and counts it
+                cast("dict[str, Any]", self.scope)[REFUSED_STATUS] = status.value
         self.transport.close()
         self._abort_later()
 

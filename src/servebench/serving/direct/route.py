@@ -11,7 +11,13 @@ from functools import partial
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servebench.serving.bodies import read_body
-from servebench.serving.direct.admission import FULL, FULL_REASON, Admission, Admitted
+from servebench.serving.direct.admission import (
+    FULL,
+    FULL_REASON,
+    REFUSED_STATUS,
+    Admission,
+    Admitted,
+)
 from servebench.serving.direct.draining import drain_on_sigterm
 from servebench.serving.errors import Reply, RequestError, error_reply
 
@@ -46,6 +52,7 @@ class DirectRoute:
         began, status = self._admission.begin(), 500
         try:
             status, body = await self._predict(scope, receive)
+            status = scope.get(REFUSED_STATUS, status)
             # A chunked body that is too large might never end: its rest cannot be skipped.
             close = status == 413 and b"content-length" not in dict(scope["headers"])
             await self._respond(status, body, send, close=close)
@@ -58,7 +65,7 @@ class DirectRoute:
             return decision  # uvicorn skips the body
         try:
             body = await read_body(receive, self._admission.max_bytes, partial(self._hold, decision.slot))
-            return await self._dispatcher.submit_and_wait(decision.slot, decision.is_image, body, receive)
+            return await self._dispatcher.submit(decision.slot, decision.is_image, body, receive)
         except RequestError as error:
             return error_reply(error.status, str(error))
         finally:

@@ -1,4 +1,4 @@
-"""The fast path: plain requests are answered without the app, all others by it, each of them once."""
+"""Predictions and other requests on one connection: each is answered once, and holds nothing longer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from http.client import HTTPResponse
 
@@ -15,19 +14,17 @@ import pytest
 from servebench.serving.direct.channel import Request
 from servebench.serving.metrics import RequestTimer
 from tests.support.http_process import (
-    CAPACITY,
-    MAX_BYTES,
     PREDICT,
     HttpProcess,
     answer,
+    connected,
     http_process,
     next_answer,
 )
 
 ANSWERED = 200, b"12345, image"
-REJECTED = 503, b'{"detail":"the server is full; try again later"}'
 BY_THE_APP = 200, b"app"
-KEY = "open-sesame"
+STOPPING = 503, b'{"detail":"the server is stopping"}'
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +40,11 @@ def _nothing_is_left(process: HttpProcess) -> Iterator[None]:
     soon(lambda: RequestTimer.in_flight == 0)
 
 
-@pytest.fixture
-def _full(process: HttpProcess) -> Iterator[None]:
-    with all_slots_taken(process):
-        yield
-
-
-@contextmanager
-def all_slots_taken(process: HttpProcess) -> Iterator[None]:
-    slots = [process.channel.slots.acquire() for _ in range(CAPACITY)]
-    yield
-    for slot in slots:
-        assert slot is not None
-        process.channel.slots.release(slot)
-
-
 def soon(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def connected(process: HttpProcess) -> socket.socket:
-    return socket.create_connection(process.address, timeout=30)
 
 
 def test_a_plain_request_in_any_pieces_gets_its_answer(process: HttpProcess) -> None:
@@ -99,68 +77,13 @@ def test_an_answer_has_the_headers_of_the_apps(process: HttpProcess) -> None:
 CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
 
 
-@pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize(
-    "sent",
-    [
-        PREDICT.replace(b"/predict", b"/info") + b"12345",
-        PREDICT.replace(b"/predict", b"/predict?a=b") + b"12345",
-        PREDICT.replace(b"POST", b"PUT") + b"12345",
-        PREDICT.replace(b"HTTP/1.1", b"HTTP/1.0") + b"12345",
-        PREDICT.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") + b"12345",
-        PREDICT.replace(b"Host", b"Connection: close\r\nHost") + b"12345",
-        PREDICT.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost") + b"12345",
-    ],
-)
-def test_unusual_requests_are_left_to_the_app(process: HttpProcess, sent: bytes, full: bool) -> None:
-    with all_slots_taken(process) if full else nullcontext(), connected(process) as connection:
-        connection.sendall(sent)
-        assert answer(connection) == BY_THE_APP
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        CHUNKED,
-        PREDICT.replace(b"image/jpeg", b"text/plain") + b"12345",
-        PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11") + b"1" * (MAX_BYTES + 1),
-        PREDICT.replace(b"Content-Length: 5", b"Content-Length: 11 ") + b"1" * (MAX_BYTES + 1),
-    ],
-)
-def test_requests_to_be_refused_are_left_to_the_app(process: HttpProcess, sent: bytes) -> None:
-    with connected(process) as connection:
-        connection.sendall(sent)
-        assert answer(connection) == BY_THE_APP
-        connection.sendall(PREDICT + b"12345")
-        assert answer(connection) == ANSWERED
-
-
-def test_expect_100_continue_is_answered_by_the_app(process: HttpProcess) -> None:
-    with connected(process) as connection:
-        connection.sendall(PREDICT.replace(b"Host", b"Expect: 100-continue\r\nHost"))
-        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
-        connection.sendall(b"12345")
-        assert answer(connection) == BY_THE_APP
-
-
-def test_requests_without_the_key_are_left_to_the_app() -> None:
-    with http_process(key=KEY) as process, connected(process) as connection:
-        for header, expected in (
-            (b"", BY_THE_APP),
-            (b"X-API-Key: wrong\r\n", BY_THE_APP),
-            (b"X-API-Key: wrong\r\nx-api-key: " + KEY.encode() + b"\r\n", BY_THE_APP),
-            (b"x-api-KEY: " + KEY.encode() + b"\r\n", ANSWERED),
-        ):
-            connection.sendall(PREDICT.replace(b"Host", header + b"Host") + b"12345")
-            assert answer(connection) == expected
-
-
 @pytest.mark.parametrize("first", [PREDICT, PREDICT.replace(b"/predict", b"/")])
 def test_pipelined_requests_are_answered_in_order(process: HttpProcess, first: bytes) -> None:
     expected = ANSWERED if first == PREDICT else BY_THE_APP
     with connected(process) as connection, connection.makefile("rb") as stream:
         connection.sendall(2 * (first + b"12345" + PREDICT + b"67890" + CHUNKED) + PREDICT + b"12345")
-        assert [next_answer(stream) for _ in range(7)] == [expected, *[BY_THE_APP] * 6]
+        once = [expected, (200, b"67890, image"), ANSWERED]
+        assert [next_answer(stream) for _ in range(7)] == [*once, *once, ANSWERED]
         connection.sendall(PREDICT + b"12345")
         assert answer(connection) == ANSWERED
 
@@ -246,38 +169,6 @@ def test_a_request_that_cannot_reach_a_worker_gets_503(
         assert answer(connection) == ANSWERED
 
 
-@pytest.mark.usefixtures("_full")
-def test_a_rejected_client_may_ask_again_on_its_connection(process: HttpProcess) -> None:
-    with connected(process) as connection:
-        for sent in (PREDICT + b"12345", PREDICT + b"123", b"45" + PREDICT + b"12345"):
-            connection.sendall(sent)
-            assert answer(connection) == REJECTED
-
-
-@pytest.mark.usefixtures("_full")
-def test_a_rejected_client_gets_retry_after(process: HttpProcess) -> None:
-    with connected(process) as connection:
-        connection.sendall(PREDICT)
-        response = HTTPResponse(connection)
-        response.begin()
-        assert (response.status, response.headers["retry-after"]) == (503, "1")
-
-
-@pytest.mark.usefixtures("_full")
-def test_a_rejected_client_does_not_hold_its_connection(process: HttpProcess) -> None:
-    """Neither by a body that does not come, nor by saying nothing more; and no second answer is sent."""
-    with connected(process) as half, connected(process) as idle, connected(process) as late:
-        half.sendall(PREDICT + b"1")
-        idle.sendall(PREDICT + b"12345")
-        late.sendall(PREDICT)
-        assert answer(late) == REJECTED
-        late.sendall(b"12345")
-        for connection in (half, idle):
-            assert answer(connection) == REJECTED
-        for connection in (half, idle, late):
-            assert connection.recv(1) == b""
-
-
 def test_a_stopping_server_answers_admitted_requests_and_closes_connections() -> None:
     with http_process() as process, connected(process) as waiting, connected(process) as late:
         process.at_work.clear()
@@ -288,4 +179,4 @@ def test_a_stopping_server_answers_admitted_requests_and_closes_connections() ->
         assert answer(waiting) == ANSWERED
         assert waiting.recv(1) == b""
         late.sendall(PREDICT + b"12345")
-        assert answer(late) == BY_THE_APP
+        assert answer(late) == STOPPING
