@@ -64,7 +64,7 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
 
 def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
     write_manifest(folders, skipped_reason="there is no C++ compiler")
-    model = CompiledModel(lambda batch: 2 * batch, folders, "full", CPU)
+    model = CompiledModel(lambda: lambda batch: 2 * batch, folders, "full", CPU)
     assert torch.equal(model(torch.ones(3, 1)), torch.full((3, 1), 2.0))
 
 
@@ -149,7 +149,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     lines = list(describe(manifest))
     assert "10.5 ms, 10.0 ms as timm builds it; not used: slower: 0.95 times" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
-    model = CompiledModel(lambda batch: batch, folders, "half", CPU)
+    model = CompiledModel(lambda: lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from servebench.inference.image import ImageError, decode
-from servebench.serving.api import decode_base64
+from servebench.serving.classifier import decode_base64
 from tests.support.bad_images import isobmff
 
 

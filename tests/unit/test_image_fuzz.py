@@ -14,7 +14,8 @@ from PIL import Image
 
 from servebench.inference.card import read_card
 from servebench.inference.image import UNSUPPORTED, ImageError, open_image
-from servebench.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
+from servebench.inference.preprocess import TorchvisionPreprocess
+from servebench.inference.timm_preprocess import TimmPreprocess
 from servebench.paths import ModelFolders
 from tests.support.project import PHOTOS
 

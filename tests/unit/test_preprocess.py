@@ -10,11 +10,16 @@ from typing import NamedTuple
 import pytest
 import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import center_crop, resize
 
+from servebench.errors import ModelError
 from servebench.inference.card import read_card
 from servebench.inference.image import ImageError
 from servebench.inference.model import PixelModel
-from servebench.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
+from servebench.inference.preprocess import TorchvisionPreprocess
+from servebench.inference.timm_preprocess import TimmPreprocess
 from servebench.paths import ModelFolders
 
 LEVEL = 1 / 255 / 0.2
@@ -95,6 +100,27 @@ def test_every_kind_of_image_has_alike_pixels(both: Both, photos: list[Path], va
     difference = apart(both, content)
     assert difference.max() <= 3 * LEVEL
     assert difference.mean() <= 0.3 * LEVEL
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_the_pixels_are_those_of_torchvisions_own_functions(
+    both: Both, photos: list[Path], variant: str
+) -> None:
+    own = both.torchvision
+    with Image.open(photos[0]) as image:
+        content = VARIANTS[variant](image.convert("RGB"))
+    decoded = own.decode(content)
+    if variant not in ("CMYK", "PNG with alpha", "palette"):  # Pillow's colours
+        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        assert torch.equal(decoded, decode_image(data, ImageReadMode.RGB))
+    resized = resize(decoded, [own.resized], InterpolationMode(own.interpolation), antialias=True)
+    assert torch.equal(own.transform(decoded), center_crop(resized, [own.image_size, own.image_size]))
+
+
+def test_a_resize_that_torch_does_not_know_is_refused(exported: ModelFolders) -> None:
+    card = read_card(exported.exported).model_copy(update={"interpolation": "lanczos"})
+    with pytest.raises(ModelError, match="this model needs lanczos; set 'timm'"):
+        TorchvisionPreprocess(card)
 
 
 def test_broken_images_are_refused_in_the_same_words(both: Both, photos: list[Path]) -> None:

@@ -1,4 +1,4 @@
-"""How a worker collects a batch; test_api.py has how it answers one."""
+"""How a worker collects a batch; test_classifier.py has how it answers one."""
 
 from __future__ import annotations
 

@@ -34,7 +34,11 @@ class ModelCard(BaseModel):
 
 def sha256(path: Path) -> str:
     """Hex digest of the file at ``path``."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_card(folder: Path) -> ModelCard:

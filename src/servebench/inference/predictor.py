@@ -6,7 +6,8 @@ The server's workers and the in-process baseline both run it, so that their rate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,10 +15,12 @@ from servebench.inference.card import read_card
 from servebench.inference.compiled.backends import BatchModel
 from servebench.inference.compiled.model import CompiledModel
 from servebench.inference.device import dtype_name
-from servebench.inference.model import PixelModel, load_model
-from servebench.inference.preprocess import TimmPreprocess, TorchvisionPreprocess, stack_images
+from servebench.inference.preprocess import TorchvisionPreprocess, stack_images
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
+
+if TYPE_CHECKING:
+    from servebench.inference.timm_preprocess import TimmPreprocess
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
@@ -42,15 +45,33 @@ class Predictor:
         self.dtype = getattr(torch, dtype_name(settings.precision, device))
         if settings.threads_per_worker is not None:
             torch.set_num_threads(settings.threads_per_worker)
-        model = load_model(folders.exported, self.card, self.device, self.dtype)
-        self.model: BatchModel = model
+        self._preprocess = self._new_preprocess(settings)
+        self.model: BatchModel = (
+            CompiledModel(
+                partial(self._eager_model, folders, settings), folders, settings.precision, self.device
+            )
+            if settings.compiled
+            else self._eager_model(folders, settings)
+        )
+
+    # timm takes a second to import, and nobody needs it whose model and preprocessing are not timm's.
+
+    def _new_preprocess(self, settings: ServeSettings) -> TimmPreprocess | TorchvisionPreprocess:
         max_pixels = settings.max_megapixels * 1_000_000
-        self._preprocess: TimmPreprocess | TorchvisionPreprocess = TimmPreprocess(self.card, max_pixels)
         if settings.preprocess == "torchvision":
-            self.model = PixelModel(model, self.card, self.device, self.dtype)
-            self._preprocess = TorchvisionPreprocess(self.card, max_pixels)
-        if settings.compiled:
-            self.model = CompiledModel(self.model, folders, settings.precision, self.device)
+            return TorchvisionPreprocess(self.card, max_pixels)
+        from servebench.inference.timm_preprocess import TimmPreprocess
+
+        return TimmPreprocess(self.card, max_pixels)
+
+    def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
+        """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
+        from servebench.inference.model import PixelModel, load_model
+
+        model = load_model(folders.exported, self.card, self.device, self.dtype)
+        if settings.preprocess == "torchvision":
+            return PixelModel(model, self.card, self.device, self.dtype)
+        return model
 
     def decode(self, content: bytes) -> Any:
         """Decode an image file to RGB, in the form that ``transform`` takes.

@@ -1,69 +1,58 @@
-"""Image file -> one input of the model, by timm's transform on PIL images or by torchvision on tensors.
+"""Image file -> one input of the model: torchvision's JPEG decoder, and torch's resize on bytes.
 
-torchvision decodes a JPEG by libjpeg straight into a tensor and resizes uint8 (the same filter as timm's,
-with antialiasing). Batches are stacked and copied to the device as uint8, and normalised there by one
+libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
+antialiasing). Batches are stacked and copied to the device as uint8, and normalised there by one
 multiplication and addition (``PixelModel``). Files that torchvision does not decode to the same pixels as
 Pillow (other formats, CMYK, damaged files) are decoded by Pillow.
+
+The package torchvision itself is not imported: that takes a second, and 60 MiB in each worker.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
+from importlib.util import find_spec
 
+import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize
 
+from servebench.errors import ModelError
 from servebench.inference.card import ModelCard
-from servebench.inference.image import MAX_PIXELS, decode, needed_parts, open_image, to_rgb
+from servebench.inference.image import MAX_PIXELS, needed_parts, open_image, to_rgb
 
 TORCHVISION_MODES = ("RGB", "L")
 """Pillow's names of the JPEGs that torchvision decodes to the same pixels."""
-
-
-class TimmPreprocess:
-    """timm's evaluation transform on PIL images."""
-
-    def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
-        self._max_pixels = max_pixels
-        self._transform = create_transform(
-            input_size=(3, card.image_size, card.image_size),
-            interpolation=card.interpolation,
-            mean=card.mean,
-            std=card.std,
-            crop_pct=card.crop_pct,
-            is_training=False,
-        )
-
-    def decode(self, content: bytes) -> Image.Image:
-        """Decode an image file to RGB.
-
-        Raises:
-            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
-        """
-        return decode(content, self._max_pixels)
-
-    def transform(self, image: Image.Image) -> torch.Tensor:
-        """Resize, crop, normalise: float32 (3, size, size)."""
-        tensor: torch.Tensor = self._transform(image)
-        return tensor
+RGB = 3
+"""torchvision's ImageReadMode.RGB."""
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Of timm's, those that torch computes on bytes."""
 
 
 class TorchvisionPreprocess:
-    """torchvision's decoder and resizer: image files -> uint8 pixels, as ``PixelModel`` takes them."""
+    """Decodes and resizes by libjpeg and torch: image files -> uint8 pixels, as ``PixelModel`` takes them.
+
+    Raises:
+        ModelError: torch cannot resize as the model needs it, or torchvision has no decoder for JPEG.
+    """
 
     def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
+        if card.interpolation not in INTERPOLATIONS:
+            raise ModelError(
+                f"serve.preprocess: 'torchvision' resizes by {' or '.join(INTERPOLATIONS)}, and this model "
+                f"needs {card.interpolation}; set 'timm'"
+            )
         self._max_pixels = max_pixels
+        self._decode_jpeg = jpeg_decoder()
         self.image_size = card.image_size
         self.resized = math.floor(card.image_size / card.crop_pct)
-        self.interpolation = InterpolationMode(card.interpolation)
+        self.interpolation = card.interpolation
 
     def decode(self, content: bytes) -> torch.Tensor:
-        """Decode an image file to RGB, uint8 (3, height, width).
+        """Decode an image file to RGB, uint8 (3, height, width), channels last in memory.
 
         Raises:
             ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
@@ -73,21 +62,49 @@ class TorchvisionPreprocess:
         if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             try:
-                pixels: torch.Tensor = decode_jpeg(data, ImageReadMode.RGB)
+                return self._decode_jpeg(data, RGB, False)
             except RuntimeError:
-                return self._decode_by_pillow(image)  # Pillow decodes it, or raises with a reason
-            return pixels
-        return self._decode_by_pillow(image)
+                return pixels_of(image)  # Pillow decodes it, or raises with a reason
+        return pixels_of(image)
 
     def transform(self, pixels: torch.Tensor) -> torch.Tensor:
         """Resize the shorter side, crop the centre: uint8 (3, size, size)."""
-        resized = resize(pixels, [self.resized], self.interpolation, antialias=True)
-        cropped: torch.Tensor = center_crop(resized, [self.image_size, self.image_size])
-        return cropped
+        height, width = pixels.shape[1:]
+        shorter = min(height, width)
+        size = [int(self.resized * side / shorter) for side in (height, width)]
+        if size != [height, width]:
+            # In a batch of one, torch sees channels last only if the first stride is that of a whole image.
+            batch = pixels.as_strided((1, 3, height, width), (pixels.numel(), 1, 3 * width, 3))
+            pixels = torch.nn.functional.interpolate(batch, size, mode=self.interpolation, antialias=True)[0]
+        top, left = (round((side - self.image_size) / 2) for side in size)
+        return pixels[:, top : top + self.image_size, left : left + self.image_size]
 
-    def _decode_by_pillow(self, image: Image.Image) -> torch.Tensor:
-        pixels: torch.Tensor = pil_to_tensor(to_rgb(image))
-        return pixels
+
+@functools.cache
+def jpeg_decoder() -> Callable[[torch.Tensor, int, bool], torch.Tensor]:
+    """torchvision's decoder of JPEG files: bytes, mode, and whether to rotate as EXIF says -> pixels.
+
+    Raises:
+        ModelError: torchvision was built without it.
+    """
+    torchvision = find_spec("torchvision")
+    folders = (torchvision and torchvision.submodule_search_locations) or []
+    for folder in folders:
+        library = FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("image")
+        if library is not None and library.origin is not None:
+            torch.ops.load_library(library.origin)  # type: ignore[no-untyped-call]
+            decode_jpeg: Callable[[torch.Tensor, int, bool], torch.Tensor] = torch.ops.image.decode_jpeg
+            return decode_jpeg
+    raise ModelError("serve.preprocess: this torchvision was built without JPEG; set 'timm'")
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    """Decode an opened image by Pillow: RGB, uint8 (3, height, width), channels last in memory.
+
+    Raises:
+        ImageError: it is not a whole image.
+    """
+    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 
 def stack_images(images: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:

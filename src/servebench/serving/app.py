@@ -15,15 +15,16 @@ from typing import Any
 import litserve
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from servebench.inference.card import read_card
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.api import ClassifierAPI, PredictRequest
+from servebench.serving.api import ClassifierAPI
 from servebench.serving.auth import ApiKey
 from servebench.serving.bodies import ImageBodies
+from servebench.serving.classifier import Classifier, PredictRequest
 from servebench.serving.direct.admission import Admission
 from servebench.serving.direct.channel import Channel
 from servebench.serving.direct.dispatcher import Dispatcher
@@ -32,10 +33,11 @@ from servebench.serving.direct.protocol import LimitedProtocol
 from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.supervisor import Supervisor
 from servebench.serving.docs_page import serve_docs
-from servebench.serving.errors import validation_error_response
+from servebench.serving.errors import invalid_body_reply
 from servebench.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from servebench.serving.openapi import extend_openapi
 from servebench.serving.page import serve_page
+from servebench.serving.responses import response_of
 
 MAX_BODY_BYTES = 20_000_000
 """Maximum size of a request body: an image file of 15 MB as base64."""
@@ -70,7 +72,8 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
     Raises:
         ModelError: there is no exported model.
     """
-    api = ClassifierAPI(folders, settings, null_model=options.null_model, timed=options.metrics)
+    classifier = Classifier(folders, settings, null_model=options.null_model, timed=options.metrics)
+    api = ClassifierAPI(classifier)
     server = litserve.LitServer(
         api,
         accelerator=options.device,
@@ -83,7 +86,7 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
     )
     add_pages(server.app, read_card(folders.exported).classes, options)
     if settings.transport == "direct" and is_supported():
-        return direct_server(api, server.app, settings, options)
+        return direct_server(classifier, server.app, settings, options)
     if settings.transport == "direct":
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
@@ -92,7 +95,7 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
 
 
 def direct_server(
-    api: ClassifierAPI, app: FastAPI, settings: ServeSettings, options: AppOptions
+    classifier: Classifier, app: FastAPI, settings: ServeSettings, options: AppOptions
 ) -> Callable[..., Any]:
     """Put ``app`` behind the direct transport; return the function that serves."""
     workers = settings.workers_per_device
@@ -107,7 +110,7 @@ def direct_server(
     admission = Admission(dispatcher, MAX_BODY_BYTES, options.key, timed=options.metrics)
     add_auth_and_timer(app, options)
     supervisor = Supervisor(
-        api,
+        classifier,
         channel,
         devices=["cuda:0" if options.device == "cuda" else "cpu"] * workers,
         app=DirectRoute(app, admission, settings.drain_s),
@@ -144,7 +147,7 @@ async def metrics() -> Response:
     return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-async def handle_invalid_body(request: Request, error: Exception) -> JSONResponse:
+async def handle_invalid_body(request: Request, error: Exception) -> Response:
     """Answer an invalid body with one reason; FastAPI's own answer would repeat the body to the client."""
     assert isinstance(error, RequestValidationError)
-    return validation_error_response(error.errors()[0], parents=1)
+    return response_of(invalid_body_reply(error.errors()[0], parents=1))

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from servebench.errors import UsageError
-from servebench.serving.errors import error_response
+from servebench.serving.errors import error_reply
+from servebench.serving.responses import response_of
 
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
 """Environment variable that holds the key, the same as LitServe's."""
@@ -61,4 +62,4 @@ class ApiKey:
         if has_key(scope["headers"], self._key):
             await self.app(scope, receive, send)
         else:
-            await error_response(401, f"{KEY_HEADER}: missing or wrong")(scope, receive, send)
+            await response_of(error_reply(401, f"{KEY_HEADER}: missing or wrong"))(scope, receive, send)

@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from servebench.serving.errors import RequestError, error_response
+from servebench.serving.classifier import EMPTY_BODY
+from servebench.serving.errors import RequestError, error_reply
+from servebench.serving.responses import response_of
 
 UNSUPPORTED_TYPE = (
     "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
     "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'"
 )
-MAX_JSON_PARTS = 1000
-TOO_MANY_PARTS = "body: more keys and values than an image needs"
-EMPTY_BODY = "image: the body is empty"
 
 
 class ImageBodies:
@@ -43,7 +42,7 @@ class ImageBodies:
                 raise RequestError(400, EMPTY_BODY)
             text = base64.b64encode(body)
         except RequestError as error:
-            await error_response(error.status, str(error))(scope, receive, send)
+            await response_of(error_reply(error.status, str(error)))(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         headers.append((b"content-type", b"application/json"))
@@ -77,15 +76,6 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
     if length.isdigit() and int(length) > max_bytes:
         raise RequestError(413, "Payload too large")
     return is_image
-
-
-def has_many_parts(body: bytes) -> bool:
-    """Whether a JSON body has more keys or values than MAX_JSON_PARTS; one with an image has few.
-
-    Their commas are counted without parsing, which takes a second for millions of them. Base64 contains none,
-    and the parser itself gives up on brackets that are nested deeply.
-    """
-    return body.count(b",") > MAX_JSON_PARTS
 
 
 async def read_body(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastapi.responses import JSONResponse
 
-Reply = tuple[int, bytes]
-"""HTTP status and JSON body."""
+class Reply(NamedTuple):
+    """HTTP status and JSON body."""
+
+    status: int
+    body: bytes
 
 
 class RequestError(Exception):
@@ -19,24 +22,19 @@ class RequestError(Exception):
         self.status = status
 
 
-def error_response(status: int, reason: str) -> JSONResponse:
-    """An error response with the body ``{"detail": reason}``."""
-    return JSONResponse({"detail": reason}, status_code=status)
-
-
 def error_reply(status: int, reason: str) -> Reply:
-    """The same error as status and JSON body, for the direct transport."""
-    return status, bytes(error_response(status, reason).body)
+    """A refusal with the body ``{"detail": reason}``."""
+    return Reply(status, json.dumps({"detail": reason}, ensure_ascii=False, separators=(",", ":")).encode())
 
 
-def validation_error_response(error: Mapping[str, Any], parents: int = 0) -> JSONResponse:
-    """The error response to an invalid body, without the body: 400 if it is not JSON, otherwise 422.
+def invalid_body_reply(error: Mapping[str, Any], parents: int = 0) -> Reply:
+    """The refusal of an invalid body, without the body: 400 if it is not JSON, otherwise 422.
 
     Args:
         error: an item of pydantic's ``ValidationError.errors()``.
         parents: number of leading items of its ``loc`` to leave out.
     """
     if error["type"] == "json_invalid":
-        return error_response(400, "body: not JSON")
+        return error_reply(400, "body: not JSON")
     field = ".".join(str(part) for part in error["loc"][parents:]) or "body"
-    return error_response(422, f"{field}: {error['msg']}")
+    return error_reply(422, f"{field}: {error['msg']}")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import functools
 import os
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
 """Stages of a request, in order, from when the HTTP process has received its body: wait for a worker; base64

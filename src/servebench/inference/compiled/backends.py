@@ -7,8 +7,10 @@ fraction of a second, and no C++ compiler is needed. `studies.compilers` compare
 from __future__ import annotations
 
 from collections.abc import Callable
+from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
+import numpy as np
 import openvino
 import torch
 
@@ -49,17 +51,31 @@ def cannot_run_reason(dtype: str, device: str) -> str | None:
 def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
     """Load the model in a package, which takes batches of the one size that it was compiled for."""
     if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32
         loaded: BatchModel = torch._inductor.aoti_load_package(str(path))
         return loaded
-    compiled = openvino.Core().import_model(path.read_bytes(), "CPU", openvino_options(dtype))
-    request = compiled.create_infer_request()
+    return OpenVinoModel(path, dtype)
 
-    def run(batch: torch.Tensor) -> torch.Tensor:
-        # OpenVINO takes its input channels first. The next run overwrites the output's memory.
-        [logits] = request.infer([batch.contiguous().numpy()], share_inputs=True).values()
+
+class OpenVinoModel:
+    """The model in a package of OpenVINO's.
+
+    The package is mapped, so that the weights in it are in memory once for all workers.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        with path.open("rb") as file:
+            package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
+        # OpenVINO reads the weights where they are, so that this must live as long as the model.
+        self._package = openvino.Tensor(package, shared_memory=True)
+        compiled = openvino.Core().import_model(self._package, "CPU", openvino_options(dtype))
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of a batch (N, 3, height, width)."""
+        # OpenVINO takes its input channels first, and copies its output, which the next run writes over.
+        [logits] = self._request.infer([batch.contiguous().numpy()], share_inputs=True).values()
         return torch.from_numpy(logits)
-
-    return run
 
 
 def openvino_options(dtype: torch.dtype) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 
@@ -16,14 +17,18 @@ class CompiledModel:
     """Splits a batch of any size into the sizes that have been compiled, largest first.
 
     Args:
-        eager: the model as timm builds it, for sizes without a faster package.
+        build_eager: builds the model as timm does, for sizes without a faster package; not called where
+            the packages make up every size.
         folders: of the packages and the exported model they belong to.
     """
 
     def __init__(
-        self, eager: BatchModel, folders: ModelFolders, precision: str, device: torch.device
+        self,
+        build_eager: Callable[[], BatchModel],
+        folders: ModelFolders,
+        precision: str,
+        device: torch.device,
     ) -> None:
-        self._eager = eager
         self._packages: dict[int, BatchModel] = {}
         dtype = getattr(torch, dtype_name(precision, device.type))
         for package in read_manifest(folders, device).packages:
@@ -31,19 +36,22 @@ class CompiledModel:
                 path = verified_file(folders.compiled, package)
                 self._packages[package.batch_size] = load_package(path, dtype, device)
         self._sizes = sorted(self._packages, reverse=True)
+        self._eager = None if 1 in self._packages else build_eager()
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of images (N, 3, height, width)."""
         sizes = split(len(batch), self._sizes)
         if len(sizes) == 1:
-            return self._packages.get(sizes[0], self._eager)(batch)
+            return self._model_of(sizes[0])(batch)
         ends = itertools.accumulate(sizes)
         return torch.cat(
-            [
-                self._packages.get(size, self._eager)(batch[end - size : end])
-                for size, end in zip(sizes, ends, strict=True)
-            ]
+            [self._model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
         )
+
+    def _model_of(self, size: int) -> BatchModel:
+        model = self._packages.get(size, self._eager)
+        assert model is not None
+        return model
 
 
 def split(number: int, sizes: list[int]) -> list[int]:

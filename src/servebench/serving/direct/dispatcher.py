@@ -24,7 +24,7 @@ SWEEP_INTERVAL_S = 0.1
 STOPPING = error_reply(503, "the server is stopping")
 WORKER_DIED = error_reply(503, "the worker that had this request died")
 OUT_OF_RESOURCES = error_reply(503, "no memory or file handle left for this request; try again later")
-CLIENT_CLOSED_REQUEST = 499, b""
+CLIENT_CLOSED_REQUEST = Reply(499, b"")
 """Status that the metrics count where a client has closed its connection (nginx's 499); it is never sent."""
 
 
@@ -189,7 +189,7 @@ class Dispatcher:
                         self._workers.register_worker(response.status)
                     elif (pending := self._pending.get(response.slot)) is not None:
                         self._last_answered = max(self._last_answered, pending.received)
-                        self._respond(response.slot, (response.status, response.body))
+                        self._respond(response.slot, Reply(response.status, response.body))
 
     def _respond(self, slot: int, answer: Reply) -> None:
         self._unsent.pop(slot, None)

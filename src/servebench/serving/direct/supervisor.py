@@ -31,7 +31,7 @@ from servebench.serving.metrics import mark_process_exited
 from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
 if TYPE_CHECKING:
-    from servebench.serving.api import ClassifierAPI
+    from servebench.serving.classifier import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Worker:
 
 
 class Supervisor:
-    """Starts and supervises the HTTP process and the workers of one LitAPI.
+    """Starts and supervises the HTTP process and the workers of one classifier.
 
     Args:
         channel: the channel between the HTTP process and the workers.
@@ -73,7 +73,7 @@ class Supervisor:
 
     def __init__(
         self,
-        api: ClassifierAPI,
+        classifier: Classifier,
         channel: Channel,
         devices: list[str],
         app: ASGIApp,
@@ -81,7 +81,7 @@ class Supervisor:
         dispatcher: Dispatcher,
         drain_s: float,
     ) -> None:
-        self._api = api
+        self._classifier = classifier
         self._channel = channel
         self._devices = devices
         self._app = app
@@ -133,7 +133,7 @@ class Supervisor:
 
     def _start_worker(self, index: int) -> None:
         ready, ready_sender = self._spawn.Pipe(duplex=False)
-        arguments = (self._api, self._devices[index], index, self._channel, ready_sender)
+        arguments = (self._classifier, self._devices[index], index, self._channel, ready_sender)
         process = self._spawn.Process(target=run_worker, args=arguments, name=f"worker-{index}")
         _start(process)
         ready_sender.close()

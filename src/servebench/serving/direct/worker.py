@@ -7,19 +7,15 @@ import logging
 import multiprocessing
 import os
 import select
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
-from fastapi.responses import JSONResponse
-
+from servebench.serving.classifier import Classifier, Output, Prediction
 from servebench.serving.direct.channel import Channel, Request, Response
-from servebench.serving.errors import error_response
+from servebench.serving.errors import Reply, error_reply
 from servebench.system.signals import kill_with_parent
-
-if TYPE_CHECKING:
-    from servebench.serving.api import ClassifierAPI, Output
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +23,7 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def run_worker(
-    api: ClassifierAPI, device: str, index: int, channel: Channel, ready_sender: Connection
+    classifier: Classifier, device: str, index: int, channel: Channel, ready_sender: Connection
 ) -> NoReturn:
     """Load the model on ``device``, report that it is ready, and answer batches until killed.
 
@@ -39,12 +35,13 @@ def run_worker(
     assert parent is not None
     assert parent.pid is not None
     kill_with_parent(parent.pid)
-    api.setup(device)
+    classifier.setup(device)
+    settings = classifier.settings
     ready_sender.send(True)
     channel.send_registration()
     while True:
-        responses = answer_batch(api, collect_batch(channel, index, api.max_batch_size, api.batch_timeout))
-        if responses:
+        batch = collect_batch(channel, index, settings.max_batch_size, settings.batch_timeout_s)
+        if responses := answer_batch(classifier, batch):
             channel.send_responses(responses)
 
 
@@ -78,28 +75,26 @@ def _wait_readable(channel: Channel, seconds: float) -> bool:
     return bool(select.select([channel.requests_fd()], [], [], seconds)[0])
 
 
-def answer_batch(api: ClassifierAPI, batch: Iterable[Request]) -> list[Response]:
+def answer_batch(classifier: Classifier, batch: Iterable[Request]) -> list[Response]:
     """Decode, run and encode a batch; an invalid request gets an error response, and the others go on."""
     slots, items = [], []
     for request in batch:
         slots.append(request.slot)
-        items.append(api.decode_body(request.is_image, request.body, request.received))
+        items.append(classifier.decode_body(request.is_image, request.body, request.received))
     if not items:
         return []
-    outputs: Sequence[Output | JSONResponse]
     try:
-        outputs = api.predict_batch(items)
+        outputs = classifier.predict_batch(items)
     except Exception:
         logger.exception("the model failed on a batch of %d", len(items))
-        outputs = [error_response(500, "Internal server error")] * len(items)
+        failure = Output(error_reply(500, "Internal server error"), perf_counter())
+        outputs = [failure] * len(items)
     return [
-        Response(slot, *encode_output(api.encode_response(output)))
+        Response(slot, *encode(classifier.content_of(output)))
         for slot, output in zip(slots, outputs, strict=True)
     ]
 
 
-def encode_output(output: dict[str, Any] | JSONResponse) -> tuple[int, bytes]:
-    """HTTP status and JSON body of what ``encode_response`` returned."""
-    if isinstance(output, JSONResponse):
-        return output.status_code, bytes(output.body)
-    return 200, ENCODER.encode(output).encode()
+def encode(content: Prediction | Reply) -> Reply:
+    """The answer with a prediction, as JSON; a refusal is one."""
+    return content if isinstance(content, Reply) else Reply(200, ENCODER.encode(content).encode())

@@ -74,4 +74,4 @@ class WorkerRegistry:
         else:
             state = "ok" if live == self._expected else "degraded"
         body = {"status": state, "workers": live, "expected": self._expected}
-        return 200 if state in ("ok", "degraded") else 503, json.dumps(body).encode()
+        return Reply(200 if state in ("ok", "degraded") else 503, json.dumps(body).encode())

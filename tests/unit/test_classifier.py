@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fastapi.responses import JSONResponse
 
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.api import ClassifierAPI, PredictRequest
+from servebench.serving.classifier import Classifier, PredictRequest
 from servebench.serving.direct.channel import Request
 from servebench.serving.direct.worker import answer_batch
+from servebench.serving.errors import Reply
 
 
 @pytest.fixture
-def api(exported: ModelFolders) -> ClassifierAPI:
-    api = ClassifierAPI(exported, ServeSettings(max_batch_size=8), timed=False)
-    api.setup("cpu")
-    return api
+def classifier(exported: ModelFolders) -> Classifier:
+    classifier = Classifier(exported, ServeSettings(max_batch_size=8), timed=False)
+    classifier.setup("cpu")
+    return classifier
 
 
 def requests_of(files: list[bytes]) -> list[Request]:
     return [Request(number, True, 0.0, file) for number, file in enumerate(files, start=1)]
 
 
-def fail_above(api: ClassifierAPI, most: int, error: Exception) -> list[int]:
+def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
-    predictor: Any = api.loaded
+    predictor: Any = classifier.loaded
     model, sizes = predictor.model, []
 
     def limited(batch: torch.Tensor) -> torch.Tensor:
@@ -53,12 +55,14 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_a_batch_without_memory_is_answered_in_halves(
-    error: Exception, api: ClassifierAPI, photos: list[Path]
+    error: Exception, classifier: Classifier, photos: list[Path]
 ) -> None:
     files = [path.read_bytes() for path in photos[:7]]
-    expected = [json.loads(answer.body)["probability"] for answer in answer_batch(api, requests_of(files))]
-    sizes = fail_above(api, 2, error)
-    answers = answer_batch(api, requests_of(files))
+    expected = [
+        json.loads(answer.body)["probability"] for answer in answer_batch(classifier, requests_of(files))
+    ]
+    sizes = fail_above(classifier, 2, error)
+    answers = answer_batch(classifier, requests_of(files))
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
     assert [answer.status for answer in answers] == [200] * 7
     got = [json.loads(answer.body)["probability"] for answer in answers]
@@ -67,10 +71,10 @@ def test_a_batch_without_memory_is_answered_in_halves(
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_one_request_without_memory_gets_503(
-    error: Exception, api: ClassifierAPI, photos: list[Path]
+    error: Exception, classifier: Classifier, photos: list[Path]
 ) -> None:
-    fail_above(api, 0, error)
-    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:2]]))
+    fail_above(classifier, 0, error)
+    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:2]]))
     assert [answer.status for answer in answers] == [503, 503]
     assert b"no memory" in answers[0].body
 
@@ -80,18 +84,22 @@ def test_torch_reports_missing_memory_as_simulated_here() -> None:
         torch.empty(2**50, dtype=torch.uint8)
 
 
-def test_another_failure_of_the_model_is_not_retried(api: ClassifierAPI, photos: list[Path]) -> None:
-    sizes = fail_above(api, 0, RuntimeError("shapes do not match"))
-    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:2]]))
+def test_another_failure_of_the_model_is_not_retried(classifier: Classifier, photos: list[Path]) -> None:
+    sizes = fail_above(classifier, 0, RuntimeError("shapes do not match"))
+    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:2]]))
     assert [answer.status for answer in answers] == [500, 500]
     assert sizes == [2]
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyError("surprise"), 500), (MemoryError(), 503)])
 def test_an_item_that_fails_unexpectedly_is_refused_alone(
-    error: Exception, status: int, api: ClassifierAPI, photos: list[Path], caplog: pytest.LogCaptureFixture
+    error: Exception,
+    status: int,
+    classifier: Classifier,
+    photos: list[Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    predictor: Any = api.loaded
+    predictor: Any = classifier.loaded
     transform, bad = predictor.transform, photos[1].read_bytes()
     bad_image = predictor.decode(bad)
 
@@ -101,10 +109,29 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
         return transform(image)
 
     predictor.transform = surprising
-    answers = answer_batch(api, requests_of([path.read_bytes() for path in photos[:3]]))
+    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:3]]))
     assert [answer.status for answer in answers] == [200, status, 200]
     assert ("could not be decoded" in caplog.text) == (status == 500)
     # LitServe's own loops go the same way.
-    item = api.decode_request(PredictRequest(image=base64.b64encode(bad).decode()))
-    assert isinstance(item.image, JSONResponse)
-    assert item.image.status_code == status
+    item = classifier.decode_json(PredictRequest(image=base64.b64encode(bad).decode()))
+    assert isinstance(item.image, Reply)
+    assert item.image.status == status
+
+
+NOT_NEEDED = ("fastapi", "litserve", "starlette", "uvicorn", "timm", "torchvision")
+WORKER_OF_A_COMPILED_MODEL = f"""
+import sys
+from servebench.serving.direct.worker import run_worker
+assert "torch" not in sys.modules
+from servebench.inference.predictor import Predictor
+from servebench.inference.preprocess import jpeg_decoder
+jpeg_decoder()
+print([name for name in {NOT_NEEDED} if name in sys.modules])
+"""
+
+
+def test_a_worker_imports_what_it_needs_alone() -> None:
+    """The packages that it can do without take three seconds and a hundred megabytes."""
+    command = [sys.executable, "-c", WORKER_OF_A_COMPILED_MODEL]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
