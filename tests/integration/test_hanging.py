@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -92,3 +93,32 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
         assert asked.result().status_code == 200
     assert killed(server) == before
     assert {process.pid for process in by_role(server.url, "worker")} == workers
+
+
+LOOPS = """
+import re
+from servebench.inference import structure
+essential = structure.essential
+def looping(content):
+    if content.endswith(b"loop"):
+        re.fullmatch("(a|aa)+b", 100 * "a")  # for ever, and it never lets another thread run
+    return essential(content)
+structure.essential = looping
+"""
+"""A sitecustomize.py, which Python runs at each start: a decoder that does not return from some files."""
+
+
+def test_a_decoder_that_loops_costs_its_own_request_alone(
+    exported: ModelFolders, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(LOOPS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    photo = photos[0].read_bytes()
+    with running_server(exported, SETTINGS, "cpu", 30.0) as server, ThreadPoolExecutor(1) as pool:
+        looping = pool.submit(post_image, server.url, photo + b"loop")
+        wait_for(lambda: in_flight(server.url) == 1)
+        while not looping.done():
+            assert post_image(server.url, photo).status_code == 200
+        assert looping.result().status_code == 503
+        assert killed(server) == 1
+        wait_for(lambda: health(server) == (200, "ok"))

@@ -159,6 +159,8 @@ def result(
             "efficiency": 0.8 if best else None,
             "cpu_percent": best.cpu_percent if best else None,
             "gpu_percent": None,
+            "ready_s": 4.5,
+            "memory_mib": 400,
             "failed": 0,
         },
         run={

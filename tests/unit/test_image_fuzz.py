@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, settings, target
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -160,3 +162,48 @@ def test_a_changed_file_is_decoded_or_refused_at_length(
     decoders: Decoders, content: bytes, changes: list[Edit]
 ) -> None:
     check_changed(decoders, content, changes)
+
+
+LARGE = 19_000_000
+SLOW_CPU_S = 0.25
+"""What a refused body may cost; CPU time, so that a busy machine does not count."""
+
+
+@st.composite
+def parts(draw: st.DrawFn) -> bytes:
+    """A part that a format lets one repeat, of any kind and content, well formed or not quite."""
+    data = draw(st.binary(max_size=64)) * draw(st.sampled_from([1, 1, 1, 40]))
+    kind = draw(st.sampled_from(["bytes", "segment", "chunk", "RIFF chunk", "GIF block"]))
+    if kind == "segment":
+        marker = draw(st.integers(0xC0, 0xFE))
+        return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
+    if kind == "chunk":
+        name = draw(st.sampled_from([b"IDAT", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"PLTE", b"fcTL", b"abCd"]))
+        checksum = zlib.crc32(name + data) if draw(st.booleans()) else 0
+        return len(data).to_bytes(4, "big") + name + data + checksum.to_bytes(4, "big")
+    if kind == "RIFF chunk":
+        name = draw(st.sampled_from([b"JUNK", b"EXIF", b"XMP ", b"ALPH", b"ANMF", b"VP8 ", b"VP8L"]))
+        return name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
+    if kind == "GIF block":
+        label = draw(st.sampled_from([b"!\xfe", b"!\xff", b"!\xf9", b"!\x01", b",", b""]))
+        return label + bytes([min(255, len(data))]) + data[:255] + draw(st.sampled_from([b"", b"\0"]))
+    return data or b"\xff"
+
+
+@pytest.mark.soak
+@settings(max_examples=3000, deadline=None, database=None, print_blob=True)
+@given(st.sampled_from(FILES), PLACE, parts(), st.booleans())
+def test_a_refused_file_of_many_parts_costs_little(
+    decoders: Decoders, original: bytes, place: float, part: bytes, whole: bool
+) -> None:
+    """Hypothesis looks for the slowest: whichever part is repeated at whichever place of a file."""
+    at = int(place**2 * len(original))
+    end = original[at:] if whole else b""
+    content = original[:at] + part * ((LARGE - len(original)) // len(part)) + end
+    for own in decoders:
+        began = time.process_time()
+        decoded = decoded_or_refused(own, content)
+        spent_s = time.process_time() - began
+        if isinstance(decoded, ImageError):
+            target(spent_s, label=type(own).__name__)
+            assert spent_s < SLOW_CPU_S

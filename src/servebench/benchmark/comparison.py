@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
@@ -26,6 +26,7 @@ from servebench.serving.launcher import RunningServer, StartingServer, starting_
 from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
+from servebench.system.processes import memory_of
 from servebench.system.progress import bar, print_wrapped
 
 WARMUP_S = 0.7
@@ -132,16 +133,6 @@ def paused_servers(
                 own_bytes = memory_of(group[-1].pid) / configurations[name].workers_per_device
                 worker_bytes = max(worker_bytes, own_bytes)
         yield group
-
-
-def memory_of(pid: int) -> int:
-    """Resident memory of a process and its descendants, bytes; what they share counts for each of them."""
-    main = psutil.Process(pid)
-    total = 0
-    for process in (main, *main.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            total += process.memory_info().rss
-    return total
 
 
 @dataclass

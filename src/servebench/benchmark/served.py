@@ -20,6 +20,7 @@ from servebench.params import LoadSettings
 from servebench.serving.launcher import RunningServer
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
+from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
 RUNS = 2
@@ -50,6 +51,8 @@ class ServedResult:
         best: the row of the best level, None where requests failed at every level.
         samples: every request of every run.
         answers: index of the photo and body of the answer, of every good request.
+        ready_s: seconds from the server's start to its first 200.
+        memory_mib: of all of its processes after the load.
     """
 
     levels: list[LevelResult]
@@ -57,7 +60,7 @@ class ServedResult:
     samples: list[dict[str, Any]]
     answers: list[tuple[int, bytes]]
     ready_s: float
-    server_memory_mib: float
+    memory_mib: float
     gpu_memory_mib: float | None
 
     @property
@@ -178,7 +181,7 @@ def measure_served(
             samples=session.samples,
             answers=session.answers,
             ready_s=server.ready_s,
-            server_memory_mib=telemetry.peak_server_rss_mib,
+            memory_mib=memory_of(server.pid) / 2**20,
             gpu_memory_mib=telemetry.peak_gpu_memory_mib,
         )
 

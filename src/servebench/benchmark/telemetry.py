@@ -1,4 +1,4 @@
-"""CPU, memory and GPU usage, sampled while the load runs. Unknown values are None, never 0."""
+"""CPU and GPU usage, sampled while the load runs. Unknown values are None, never 0."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import numpy as np
 import psutil
 import pynvml
 
-MIB = 2**20
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -92,22 +91,19 @@ class _ProcessTree:
     root: psutil.Process
     cpu_s: dict[int, float] = field(default_factory=dict)
 
-    def read(self) -> tuple[float, float]:
-        """CPU seconds used so far, and resident memory now, MiB."""
-        rss_mib = 0.0
+    def read(self) -> float:
+        """CPU seconds used so far."""
         try:
             processes = [self.root, *self.root.children(recursive=True)]
         except psutil.NoSuchProcess:
             processes = []
         for process in processes:
             try:
-                with process.oneshot():
-                    times = process.cpu_times()
-                    rss_mib += process.memory_info().rss / MIB
+                times = process.cpu_times()
             except psutil.NoSuchProcess:
                 continue
             self.cpu_s[process.pid] = times.user + times.system
-        return sum(self.cpu_s.values()), rss_mib
+        return sum(self.cpu_s.values())
 
 
 class Telemetry:
@@ -115,7 +111,6 @@ class Telemetry:
 
     def __init__(self, server_pid: int, interval_s: float = 0.25) -> None:
         self.interval_s = interval_s
-        self.peak_server_rss_mib = 0.0
         self._server = _ProcessTree(psutil.Process(server_pid))
         self._client: _ProcessTree | None = None
         self._samples: list[_Sample] = []
@@ -198,8 +193,7 @@ class Telemetry:
         total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
         steal = getattr(machine, "steal", 0.0)
         idle = machine.idle + getattr(machine, "iowait", 0.0) + steal
-        server_cpu_s, server_rss_mib = self._server.read()
-        self.peak_server_rss_mib = max(self.peak_server_rss_mib, server_rss_mib)
+        server_cpu_s = self._server.read()
         this_process = psutil.Process().cpu_times()
         return _Sample(
             time=perf_counter(),
@@ -211,7 +205,7 @@ class Telemetry:
             mhz=_mhz(),
             server_cpu_s=server_cpu_s,
             process_cpu_s=dict(self._server.cpu_s),
-            client_cpu_s=self._client.read()[0] if self._client else None,
+            client_cpu_s=self._client.read() if self._client else None,
             own_cpu_s=this_process.user + this_process.system,
             gpu=self._gpu() if self._gpu else Gpu(),
         )

@@ -20,7 +20,7 @@ from servebench.system.rows import read_rows
 
 METRICS_KEYS = (
     *("throughput_rps", "users", "p50_ms", "p95_ms", "p99_ms"),
-    *("efficiency", "cpu_percent", "gpu_percent", "failed"),
+    *("efficiency", "cpu_percent", "gpu_percent", "ready_s", "memory_mib", "failed"),
 )
 RUN_KEYS = (
     *("cores", "device", "dtype", "threads_per_worker"),

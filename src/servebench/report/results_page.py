@@ -217,6 +217,8 @@ def _rates_table(results: Sequence[Result]) -> str:
             number_cell(result.metrics["efficiency"], 2),
             number_cell(result.metrics["cpu_percent"], 0),
             number_cell(result.metrics["gpu_percent"], 0),
+            number_cell(result.metrics["ready_s"], 1),
+            number_cell(result.metrics["memory_mib"], 0),
             number_cell(result.metrics["failed"], 0),
         ]
         for result in results
@@ -233,6 +235,8 @@ def _rates_table(results: Sequence[Result]) -> str:
         "efficiency",
         "CPU %",
         "GPU %",
+        "ready s",
+        "memory MiB",
         "failed",
     ]
     return markdown_table(head, rows)

@@ -95,7 +95,10 @@ def batch_rows(results: Sequence[Result]) -> list[Row]:
 def results_table(results: Sequence[Result]) -> str:
     """The results of each configuration, for a terminal; an asterisk marks a best level that is not valid."""
     head = f"{'experiment':16} {'req/s':>8} {'users':>6} {'p50 ms':>8} {'p95 ms':>8} {'p99 ms':>8}"
-    lines = [f"{head} {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9}"]
+    head += (
+        f" {'in-process':>11} {'efficiency':>11} {'agreement':>10} {'accuracy':>9} {'ready s':>8} {'MiB':>6}"
+    )
+    lines = [head]
     for result in results:
         metrics, answers = result.metrics, result.accuracy
         mark = "*" if result.best and not result.best.valid else " "
@@ -109,6 +112,8 @@ def results_table(results: Sequence[Result]) -> str:
             (metrics["efficiency"], 11, 2, ""),
             (answers["agreement"], 10, 3, ""),
             (answers["accuracy"], 9, 3, ""),
+            (metrics["ready_s"], 8, 1, ""),
+            (metrics["memory_mib"], 6, 0, ""),
         ]
         cells = [
             (f"{'-':>{width}}" if value is None else f"{value:>{width}.{digits}f}") + suffix

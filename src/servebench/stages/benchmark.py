@@ -150,6 +150,8 @@ def write_results(measurement: Measurement) -> None:
             "efficiency": efficiency(best, measurement) if best else None,
             "cpu_percent": best.cpu_percent if best else None,
             "gpu_percent": best.gpu_percent if best else None,
+            "ready_s": round(served.ready_s, 1),
+            "memory_mib": round(served.memory_mib),
             "failed": sum(row.failed + row.timed_out for row in served.rows),
         },
     )
@@ -173,8 +175,6 @@ def run_facts(measurement: Measurement) -> dict[str, Any]:
         "machine": machine["id"],
         "versions": {name: machine[name] for name in RECORDED_VERSIONS},
         "seed": measurement.params.load.seed,
-        "ready_s": round(served.ready_s, 1),
-        "peak_server_memory_mib": round(served.server_memory_mib),
         "peak_gpu_memory_mib": rounded(served.gpu_memory_mib, 0),
         "cores": available_cores(),
         "null_rps": round(null.rate.rps, 2),

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from servebench.errors import FREE_SPACE
 from servebench.system.signals import defer_signals
 
@@ -106,6 +108,20 @@ def _kill_group(group: int) -> bool:
     except PermissionError:  # macOS's answer for a group of zombies
         return False
     return True
+
+
+def memory_of(pid: int) -> int:
+    """Memory of a process and its descendants, bytes: a shared page counts in equal parts for its users.
+
+    That is Linux's PSS; elsewhere it is what each process has to itself (USS).
+    """
+    main = psutil.Process(pid)
+    total = 0
+    for process in (main, *main.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
+    return total
 
 
 def log_tail(log: Path) -> str:

@@ -45,10 +45,10 @@ def comparison(results: Sequence[Result], slo_ms: float) -> Figure:
     for position, result in zip(positions, results, strict=True):
         text = f"{result.rps:.0f}" if result.rps is not None else "no valid level"
         bars.text((result.rps or 0.0) * 0.03 + 1, position, text, va="center", color="white", weight="bold")
-    bars.set_yticks(list(positions), [result.name for result in results])
+    bars.set_yticks(list(positions), [_label(result) for result in results])
     bars.invert_yaxis()
     bars.set_xlabel("images/s = requests/s")
-    bars.set_title("Best level, 95% interval")
+    bars.set_title("Best level, 95% interval\n(left: time to start, memory of all processes)")
     bars.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, -0.32), ncols=1, frameon=False)
 
     users = sorted({level.users for result in results for level in result.levels})
@@ -70,6 +70,11 @@ def comparison(results: Sequence[Result], slo_ms: float) -> Figure:
         *rate.get_legend_handles_labels(), loc="outside lower right", ncols=len(results), fontsize=8
     )
     return figure
+
+
+def _label(result: Result) -> str:
+    """Name, seconds until it was ready, and memory."""
+    return f"{result.name}\n{result.metrics['ready_s']:.1f} s, {result.metrics['memory_mib']} MiB"
 
 
 def _error_bars(results: Sequence[Result]) -> list[list[float]]:
