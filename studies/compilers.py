@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-from servebench.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_package, load_package
+from servebench.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_packages, load_package
 from servebench.inference.compiled.gain import run_ms
 from servebench.inference.compiled.package import eager_model, example_batch
 from servebench.inference.device import dtype_name
@@ -63,7 +63,7 @@ def inductor(source: Path, precision: str, path: Path, example: torch.Tensor) ->
 def openvino(source: Path, precision: str, path: Path, example: torch.Tensor) -> BatchModel:
     """The same, as the stage ``compile`` has it compiled on a CPU."""
     dtype = getattr(torch, dtype_name(precision, DEVICE))
-    compile_package(eager_model(source, DEVICE, "full"), example, dtype, path)
+    compile_packages(eager_model(source, DEVICE, "full"), example, {dtype: path})
     return load_package(path, dtype, example.device)
 
 

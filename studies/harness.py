@@ -226,6 +226,15 @@ def write_result(name: str, content: Mapping[str, Any]) -> None:
     write_json(RESULTS / f"{name}.json", {**content, **own})
 
 
+def read_runs(name: str) -> list[dict[str, Any]]:
+    """The runs that a study has kept so far: one that takes hours goes on where it was stopped."""
+    try:
+        runs: list[dict[str, Any]] = read_result(name)["runs"]
+    except FileNotFoundError:
+        return []
+    return runs
+
+
 def read_result(name: str) -> dict[str, Any]:
     """What ``write_result`` has kept."""
     return read_json(RESULTS / f"{name}.json")

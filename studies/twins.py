@@ -1,19 +1,19 @@
 """Whether the comparison finds a difference where there is none: one configuration under two names.
 
-Each run has servers of its own, the reference among them.
+Each run has servers of its own, the reference among them. A study that was stopped goes on with the next run,
+on whichever machine; delete its result to begin anew.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from servebench.benchmark.comparison import compare
 from servebench.params import load_params
-from servebench.paths import MODEL
+from servebench.paths import MACHINE, MODEL
 from servebench.stats.comparison import ratio
+from servebench.system.files import read_json
 from servebench.system.machine_lock import exclusive_machine
 from studies import DEVICE
-from studies.harness import all_bodies, write_result
+from studies.harness import all_bodies, read_runs, write_result
 
 RUNS = 10
 SECONDS = 480.0
@@ -22,14 +22,14 @@ TARGET_RUNS, TARGET_WIDTH = 9, 0.1
 
 
 def main() -> None:
-    """Compare RUNS times, and keep the ratio of the twins of each run as soon as it has been measured."""
+    """Compare until there are RUNS; keep the ratio of the twins of each as soon as it has been measured."""
     params = load_params()
     twins = {name: params.configuration(CONFIGURATION) for name in ("one", "other")}
     configurations = {REFERENCE: params.configuration(REFERENCE), **twins}
     settings = params.comparison.model_copy(update={"reference": REFERENCE, "seconds": SECONDS})
     users = settings.users[0]
-    runs: list[dict[str, Any]] = []
-    for number in range(RUNS):
+    runs = read_runs("twins")
+    for number in range(len(runs), RUNS):
         load = params.load.model_copy(update={"seed": params.load.seed + number})
         with exclusive_machine():
             bodies = all_bodies(load.request_body)
@@ -45,6 +45,7 @@ def main() -> None:
                 "high": round(own.high, 4),
                 "resolved": own.resolved,
                 "rounds": len(rates["one"]),
+                "machine": read_json(MACHINE)["id"],
             }
         )
         print(f"run {number + 1}: {runs[-1]}", flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.system.processes import log_tail, process_group
+from servebench.system.processes import log_tail, memory_of, process_group
 from tests.support.processes import processes_mentioning
 from tests.support.project import ROOT
 
@@ -213,3 +213,22 @@ def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str], status: i
     assert done.returncode == status
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+SHARES = """
+import os, sys
+block = os.urandom(64 * 2**20)  # which the child shares
+if os.fork() == 0:
+    own = os.urandom(32 * 2**20)
+    print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_that_processes_share_counts_once() -> None:
+    with process_group(
+        [sys.executable, "-c", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert 96 < memory_of(process.pid) / 2**20 < 128

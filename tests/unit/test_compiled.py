@@ -14,7 +14,7 @@ import torch
 
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
-from servebench.inference.compiled.build import BuildResult, describe, manifest_entry
+from servebench.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
 from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -171,3 +171,13 @@ def test_a_package_that_may_be_no_faster_is_not_used(tmp_path: Path) -> None:
 
 def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:
     assert identity(exported.exported)[0] == sha256(exported.exported / CARD_NAME)
+
+
+def test_on_a_cpu_both_precisions_of_a_size_are_compiled_by_the_same_process() -> None:
+    variants = [(precision, size) for precision in ("full", "half") for size in (1, 2, 3)]
+    assert jobs_of(variants, "cpu", cores=2) == [
+        [("full", 1), ("half", 1), ("full", 3), ("half", 3)],
+        [("full", 2), ("half", 2)],
+    ]
+    assert jobs_of(variants[:2], "cpu", cores=4) == [[("full", 1)], [("full", 2)]]
+    assert jobs_of(variants, "cuda", cores=2) == [[variant] for variant in variants]

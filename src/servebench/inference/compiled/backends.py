@@ -6,7 +6,7 @@ fraction of a second, and no C++ compiler is needed. `studies.compilers` compare
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 
@@ -21,23 +21,27 @@ INDUCTOR_CONFIG = {"freezing": True}
 """Weights become constants: folded, packed, and part of the package."""
 
 
-def compile_package(model: torch.nn.Module, example: torch.Tensor, dtype: torch.dtype, path: Path) -> None:
-    """Write a package of ``model`` for batches like ``example``, computing in ``dtype``.
+def compile_packages(
+    model: torch.nn.Module, example: torch.Tensor, paths: Mapping[torch.dtype, Path]
+) -> None:
+    """Write a package of ``model`` for batches like ``example`` for each number format that it computes in.
 
     Args:
-        model: on a GPU in ``dtype``; on a CPU in float32, which OpenVINO casts itself.
+        model: on a GPU in the one format of ``paths``; on a CPU in float32, which OpenVINO casts itself.
     """
     with torch.no_grad():
         exported = torch.export.export(model, (example,))
         if example.is_cuda:
+            [path] = paths.values()
             torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(path), inductor_configs=INDUCTOR_CONFIG
             )
             return
     converted = openvino.convert_model(exported)
     converted.reshape(list(example.shape))  # static: the conversion leaves the batch size open
-    compiled = openvino.Core().compile_model(converted, "CPU", openvino_options(dtype))
-    path.write_bytes(compiled.export_model().getvalue())
+    for dtype, path in paths.items():
+        compiled = openvino.Core().compile_model(converted, "CPU", openvino_options(dtype))
+        path.write_bytes(compiled.export_model().getvalue())
 
 
 def cannot_run_reason(dtype: str, device: str) -> str | None:

@@ -11,12 +11,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 from servebench.errors import ServebenchError
 from servebench.inference.card import sha256
@@ -76,35 +75,71 @@ class BuildResult:
 def build_packages(
     exported: Path, folder: Path, device: str, variants: Sequence[tuple[str, int]]
 ) -> list[BuildResult]:
-    """Compile packages into ``folder``, as many at a time as there are cores.
+    """Compile packages into ``folder``, in as many processes at a time as there are cores.
 
     Args:
         variants: precision and batch size of each.
     """
+    paths = {variant: folder.resolve() / "{}-{}.package".format(*variant) for variant in variants}
+    reasons = {
+        precision: cannot_run_reason(dtype_name(precision, device), device) for precision in PRECISIONS
+    }
+    results = [
+        BuildResult(precision, size, path, 0.0, reasons[precision])
+        for (precision, size), path in paths.items()
+        if reasons[precision]
+    ]
+    possible = {variant: path for variant, path in paths.items() if not reasons[variant[0]]}
+    cores = os.cpu_count() or 1
     with (
         bar(len(variants), "compiling", "package") as progress,
-        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        ThreadPoolExecutor(cores) as pool,
     ):
-        results = []
-        for result in pool.map(lambda variant: build_package(exported, folder, device, *variant), variants):
-            progress.update()
-            results.append(result)
-        return results
+        jobs = [
+            pool.submit(
+                build_job, exported, device, {variant: paths[variant] for variant in job}, progress.update
+            )
+            for job in jobs_of(list(possible), device, cores)
+        ]
+        for job in jobs:
+            results += job.result()
+    return sorted(results, key=lambda result: variants.index((result.precision, result.batch_size)))
 
 
-def build_package(exported: Path, folder: Path, device: str, precision: str, size: int) -> BuildResult:
-    """Compile one package in a process of its own."""
-    path = folder.resolve() / f"{precision}-{size}.package"
-    if reason := cannot_run_reason(dtype_name(precision, device), device):
-        return BuildResult(precision, size, path, 0.0, reason)
+def jobs_of(variants: Sequence[tuple[str, int]], device: str, cores: int) -> list[list[tuple[str, int]]]:
+    """Which packages are compiled by the same process.
+
+    On a GPU each has its own. On a CPU both precisions of a batch size are of one graph, and as many
+    processes as there are cores share the sizes, as each first imports what a compiler needs.
+    """
+    if device == "cuda":
+        return [[variant] for variant in variants]
+    sizes = sorted({size for _, size in variants})
+    jobs = [
+        [variant for size in sizes[core::cores] for variant in variants if variant[1] == size]
+        for core in range(cores)
+    ]
+    return [job for job in jobs if job]
+
+
+def build_job(
+    exported: Path, device: str, paths: Mapping[tuple[str, int], Path], on_done: Callable[[int], object]
+) -> list[BuildResult]:
+    """Compile packages in a process of its own.
+
+    Args:
+        paths: of each package, by precision and batch size.
+        on_done: called with the number of packages that were done since the last call.
+    """
     job = {
         "folder": str(exported),
         "device": device,
-        "precision": precision,
-        "batch_size": size,
-        "path": str(path),
+        "packages": [
+            {"precision": precision, "batch_size": size, "path": str(path)}
+            for (precision, size), path in paths.items()
+        ],
     }
-    started = perf_counter()
+    seconds: dict[int, float] = {}
     with scratch() as temporary:
         log = temporary / "log"
         variables = {
@@ -114,12 +149,22 @@ def build_package(exported: Path, folder: Path, device: str, precision: str, siz
         }
         command = [sys.executable, "-m", "servebench.inference.compiled.package", json.dumps(job)]
         with (
-            log.open("wb") as output,
-            process_group(command, stdout=output, stderr=output, env=os.environ | variables) as process,
+            log.open("wb") as stderr,
+            process_group(
+                command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | variables
+            ) as process,
         ):
-            status = process.wait()
-        failure = f"it cannot be compiled{log_tail(log)}" if status else None
-    return BuildResult(precision, size, path, perf_counter() - started, failure)
+            assert process.stdout is not None
+            for line in process.stdout:
+                done = json.loads(line)
+                seconds[done["batch_size"]] = done["seconds"]
+                on_done(sum(size == done["batch_size"] for _, size in paths))
+            process.wait()
+        failure = f"it cannot be compiled{log_tail(log)}" if process.returncode else None
+    return [
+        BuildResult(precision, size, path, seconds.get(size, 0.0), None if size in seconds else failure)
+        for (precision, size), path in paths.items()
+    ]
 
 
 def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -> list[Package]:

@@ -1,19 +1,23 @@
-"""Compile one precision and batch size: ``python -m servebench.inference.compiled.package JOB``.
+"""Compile packages: ``python -m servebench.inference.compiled.package JOB``.
 
 A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from contextlib import redirect_stdout
+from operator import itemgetter
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
 
 from servebench.inference.card import read_card
-from servebench.inference.compiled.backends import compile_package
+from servebench.inference.compiled.backends import compile_packages
 from servebench.inference.device import dtype_name
 from servebench.inference.model import PixelModel, load_model
 from servebench.inference.preprocess import stack_images
@@ -36,13 +40,25 @@ def example_batch(folder: Path, device: str, batch_size: int) -> torch.Tensor:
 
 
 def main() -> None:
-    """Compile the package of the job (JSON: folder, device, precision, batch_size, path)."""
+    """Compile the packages of the job (JSON: folder, device, packages); print a line for each batch size.
+
+    Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
+    """
     job: dict[str, Any] = json.loads(sys.argv[1])
-    folder, device, precision = Path(job["folder"]), job["device"], job["precision"]
-    model = eager_model(folder, device, precision if device == "cuda" else "full")
-    example = example_batch(folder, device, job["batch_size"])
-    dtype = getattr(torch, dtype_name(precision, device))
-    compile_package(model, example, dtype, Path(job["path"]))
+    folder, device = Path(job["folder"]), job["device"]
+    for size, group in itertools.groupby(job["packages"], key=itemgetter("batch_size")):
+        began = perf_counter()
+        paths = {package["precision"]: Path(package["path"]) for package in group}
+        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
+        dtypes = {precision: getattr(torch, dtype_name(precision, device)) for precision in paths}
+        with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+            compile_packages(
+                model,
+                example_batch(folder, device, size),
+                {dtypes[precision]: path for precision, path in paths.items()},
+            )
+        line = {"batch_size": size, "seconds": (perf_counter() - began) / len(paths)}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
