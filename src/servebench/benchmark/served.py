@@ -29,8 +29,8 @@ GIVE_UP_S = 8.0
 """For the first answers to all users of a level."""
 REPEATED_FROM = 0.5
 """Of the fastest level's rate: a level below that is not the best one, whether others are valid or not."""
-PHOTOS_S, TESTED_S = 2.0, 10.0
-"""For photos that no level has sent; of those that are tested, for more, as accuracy rests on them."""
+TESTED_S = 10.0
+"""For those test photos, on which accuracy rests, that no level has answered."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,12 @@ class ServedResult:
 
 @dataclass
 class LoadSession:
-    """A running server with the settings of its load; it collects samples and answers."""
+    """A running server with the settings of its load; it collects samples and answers.
+
+    Attributes:
+        photos: number of the generator's bodies.
+        tested: indices of those whose answers are needed; the levels send them first.
+    """
 
     name: str
     server: RunningServer
@@ -79,12 +84,14 @@ class LoadSession:
     telemetry: Telemetry
     load: LoadSettings
     client_limit_rps: float
+    photos: int
+    tested: Sequence[int]
     samples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
     def plan(self, users: int, run: int) -> LoadPlan:
         """The plan of a level for its first run (0), or a later one."""
-        return LoadPlan(
+        plan = LoadPlan(
             users=users,
             requests=self.load.requests,
             warmup_s=self.load.warmup_s,
@@ -96,6 +103,17 @@ class LoadSession:
             repeat=run,
             give_up_s=GIVE_UP_S,
         )
+        missing = self.missing()
+        others = [body for body in range(self.photos) if body not in set(missing)]
+        rng = random.Random(plan.random_seed)
+        rng.shuffle(missing)  # they are in the order of their classes
+        rng.shuffle(others)
+        return replace(plan, bodies=missing + others)
+
+    def missing(self) -> list[int]:
+        """Those of ``tested`` that have not been answered yet."""
+        answered = {body for body, _ in self.answers}
+        return [body for body in self.tested if body not in answered]
 
     def run(self, users: int, run: int) -> LevelResult:
         """Run one level; collect its samples and answers.
@@ -155,8 +173,7 @@ def measure_served(
     Args:
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
-        photos: number of the generator's bodies.
-        tested: indices of the bodies that are to be answered first.
+        photos, tested: see ``LoadSession``.
         while_paused: called before the first runs, between them and the second one, and after it, while the
             server is stopped: an idle LitServe server polls, which takes CPU time.
 
@@ -165,7 +182,7 @@ def measure_served(
     """
     with Telemetry(server.pid) as telemetry:
         telemetry.follow_client(generator.pid)
-        session = LoadSession(name, server, generator, telemetry, load, client_limit_rps)
+        session = LoadSession(name, server, generator, telemetry, load, client_limit_rps, photos, tested)
         _call_while_paused(server, while_paused)
         first = {users: session.run(users, 0) for users in load.users}
         _call_while_paused(server, while_paused)
@@ -173,7 +190,7 @@ def measure_served(
         _call_while_paused(server, while_paused)
         best = best_of([level.row for level in again.values()])
         if best is not None:
-            session.answers += remaining_answers(session, photos, best, tested)
+            session.answers += remaining_answers(session, best)
         server.check()
         return ServedResult(
             levels=[again.get(users, first[users]) for users in load.users],
@@ -225,28 +242,15 @@ def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
     return [(int(body), bytes(answer)) for body, answer in pairs]
 
 
-def remaining_answers(
-    session: LoadSession, photos: int, best: LevelRow, tested: Sequence[int]
-) -> list[tuple[int, bytes]]:
-    """Send photos that no level has sent, as accuracy is measured on them; return their good answers.
-
-    As many of ``tested`` as the best level's rate allows within TESTED_S, and others within PHOTOS_S.
-    """
-    sent = {body for body, _ in session.answers}
-    missing = [body for body in tested if body not in sent]
-    others = [body for body in range(photos) if body not in sent and body not in set(tested)]
-    random.Random(session.load.seed).shuffle(missing)  # they are in the order of their classes
-    missing = missing[: int(best.throughput_rps * TESTED_S)]
-    missing += others[: max(0, int(best.throughput_rps * PHOTOS_S) - len(missing))]
-    if not missing:
+def remaining_answers(session: LoadSession, best: LevelRow) -> list[tuple[int, bytes]]:
+    """The good answers to test photos that no level has answered, sent at the best level for TESTED_S."""
+    plan = session.plan(best.users, RUNS)
+    missing = set(session.missing())
+    bodies = [body for body in plan.bodies or () if body in missing][: int(best.throughput_rps * TESTED_S)]
+    if not bodies:
         return []
     plan = replace(
-        session.plan(best.users, RUNS),
-        requests=len(missing),
-        warmup_s=0.0,
-        min_s=0.0,
-        max_s=session.load.timeout_s,
-        bodies=missing,
+        plan, requests=len(bodies), warmup_s=0.0, min_s=0.0, max_s=session.load.timeout_s, bodies=bodies
     )
     record = session.generator.run(
         f"{session.server.url}/predict", plan, on_progress=lambda *_: session.server.check()

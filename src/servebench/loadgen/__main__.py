@@ -45,11 +45,13 @@ PAUSE_AFTER_FAILURE_S = 0.1
 def user_class(
     url: str, requests: Sequence[bytes], plan: LoadPlan, arrivals: Arrivals, recorder: Recorder
 ) -> Any:
-    """A Locust user class whose users send ``requests`` in turn, in a random order."""
+    """A Locust user class whose users send ``requests`` in turn."""
     user_numbers = itertools.count()
-    indices = list(range(len(requests)) if plan.bodies is None else plan.bodies)
-    random.Random(plan.random_seed).shuffle(indices)
-    request_indices = itertools.cycle(indices)
+    order = plan.bodies
+    if order is None:
+        order = list(range(len(requests)))
+        random.Random(plan.random_seed).shuffle(order)
+    request_indices = itertools.cycle(order)
     pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0
 
     class OneUser(User):

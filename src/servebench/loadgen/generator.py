@@ -38,7 +38,7 @@ class LoadPlan:
         arrivals: of an open loop: "poisson" (at random times) or "constant" (at equal distances).
         due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
         repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
-        bodies: indices of the bodies to send, None for all.
+        bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
         give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer,
             nothing more is sent, and all answers so far are the only window; None: as long as ``timeout_s``.
         begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
