@@ -39,10 +39,16 @@ def capacity_of(stub: RunningStub, **changes: float) -> CapacityResult:
 
 
 def test_a_known_server_has_its_known_capacity() -> None:
-    """Two slots of 5 ms: at 313 requests/s 5% of them take more than 20 ms, by a long simulation."""
+    """Two slots of 5 ms: at 313 requests/s 5% of them take more than 20 ms, by a long simulation.
+
+    A machine that is busy with others for a while voids probes; it gets three chances.
+    """
     with running_stub(0.005, 2) as stub:
-        result = capacity_of(stub, slo_ms=20.0, max_s=300.0)
-    found = result.metrics
+        for _ in range(3):
+            result = capacity_of(stub, slo_ms=20.0, max_s=300.0)
+            found = result.metrics
+            if "void" not in (found.reason or ""):
+                break
     assert found.status == "resolved", found
     assert found.capacity_rps == pytest.approx(313.0, rel=0.2)
     assert found.low_rps < found.capacity_rps < found.high_rps < found.peak_rps * 1.1
