@@ -107,6 +107,7 @@ def main() -> None:
     workers = []
     settings = ServeSettings.model_validate(setup["settings"])
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
+    import_libraries(settings)
     for _ in range(settings.workers_per_device):
         connection, worker_end = fork.Pipe()
         arguments = (worker_end, folders, setup["device"], settings, photos)
@@ -119,6 +120,14 @@ def main() -> None:
         job = json.loads(line)
         result = measure(workers[: job["busy"]], job["work"], job["batch_size"], job["seconds"])
         print(json.dumps(result), flush=True)
+
+
+def import_libraries(settings: ServeSettings) -> None:
+    """Import what the workers' predictor will, once for all of them."""
+    if not settings.compiled:
+        import servebench.inference.model
+    if settings.preprocess == "timm":
+        import servebench.inference.timm_preprocess  # noqa: F401
 
 
 if __name__ == "__main__":
