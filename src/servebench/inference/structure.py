@@ -14,8 +14,8 @@ MAX_SEGMENTS = 2048
 """Of a JPEG: 20 MB are 320 of the longest ones."""
 MAX_CHUNKS = 8192
 """Of a PNG: 20 MB are 8,000 of 2.4 KB, and encoders write 8 KB or more."""
-MAX_BLOCKS = 65_536
-"""Of a GIF's extensions; one holds at most 255 bytes."""
+MAX_EXTENSIONS, MAX_BLOCKS = 1024, 65_536
+"""Of a GIF before its first image, and of all these extensions together; a block holds at most 255 bytes."""
 MAX_JUNK = 65_536
 """Bytes between the parts of a JPEG or GIF; Pillow skips them, and so do others."""
 
@@ -49,8 +49,8 @@ def essential(content: bytes) -> bytes:
     A file that ends too early ends too early in the result, too; other formats are returned as they are.
 
     Raises:
-        TooManyPartsError: more parts than MAX_SEGMENTS, MAX_CHUNKS or MAX_BLOCKS, or more than MAX_JUNK bytes
-            between them.
+        TooManyPartsError: more parts than MAX_SEGMENTS, MAX_CHUNKS, MAX_EXTENSIONS or MAX_BLOCKS, or more
+            than MAX_JUNK bytes between them.
     """
     if content.startswith(SOI + b"\xff"):
         return _jpeg(content)
@@ -102,9 +102,14 @@ def _gif(content: bytes) -> bytes:
     if len(content) < 13:
         return content
     place = 13 + _colour_table_bytes(content[10])
-    kept, blocks = [content[:place]], 0
+    kept, extensions, blocks = [content[:place]], 0, 0
     while (found := GIF_BLOCK.search(content, place, place + MAX_JUNK)) and found[0] == b"!":
         begin, place, length = found.start(), found.start() + 2, 1
+        extensions += 1
+        if extensions > MAX_EXTENSIONS:
+            raise TooManyPartsError(
+                f"a GIF with more than {MAX_EXTENSIONS} extensions before its first image"
+            )
         while length:
             blocks += 1
             if blocks > MAX_BLOCKS:
