@@ -115,13 +115,31 @@ def test_the_bytes_that_have_come_are_bounded_and_one_alone_is_taken() -> None:
         assert first is not None
         assert second is not None
         assert dispatcher.hold(first, 60)
-        assert not dispatcher.full
+        assert dispatcher.has_room(40)
         assert dispatcher.hold(second, 40)
-        assert dispatcher.full  # for requests that come now
+        assert not dispatcher.has_room(40)
         assert not dispatcher.hold(second, 1)
         dispatcher.release(second)
-        assert not dispatcher.full
+        assert dispatcher.has_room(40)
         assert dispatcher.hold(first, 90)
-        assert dispatcher.full
+        assert not dispatcher.has_room(40)
         dispatcher.release(first)
-        assert not dispatcher.full
+        assert dispatcher.has_room(40)
+
+
+def test_large_bodies_keep_no_small_one_out() -> None:
+    """Of 4 slots' maximum of 100 bytes, 25 are small."""
+    with open_channel(4) as channel:
+        dispatcher = Dispatcher(channel, 10.0, 1, max_body_bytes=100)
+        admission = Admission(dispatcher, 1000, None, timed=False)
+        large = admission.decide([*IMAGE, (b"content-length", b"200")])
+        assert isinstance(large, Admitted)
+        assert dispatcher.hold(large.slot, 200)
+        assert admission.decide([*IMAGE, (b"content-length", b"26")]) is FULL
+        small = admission.decide([*IMAGE, (b"content-length", b"25")])
+        unknown = admission.decide(IMAGE)
+        assert isinstance(small, Admitted)
+        assert isinstance(unknown, Admitted)
+        assert dispatcher.hold(small.slot, 25)
+        assert dispatcher.hold(unknown.slot, 25)
+        assert not dispatcher.hold(unknown.slot, 1)

@@ -34,7 +34,8 @@ class ImageBodies:
             await self.app(scope, receive, send)
             return
         try:
-            if not check_head(dict(scope["headers"]), self._max_bytes):
+            is_image, _ = check_head(dict(scope["headers"]), self._max_bytes)
+            if not is_image:
                 await self.app(scope, receive, send)
                 return
             body = await read_body(receive, self._max_bytes)
@@ -58,8 +59,11 @@ class ImageBodies:
         await self.app({**scope, "headers": headers}, receive_json, send)
 
 
-def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
-    """Check a request's head; return whether the body is an image file, otherwise it is JSON.
+def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> tuple[bool, int]:
+    """Check a request's head.
+
+    Returns:
+        Whether the body is an image file, otherwise it is JSON; and the Content-Length, 0 without one.
 
     Args:
         headers: values by name in lower case.
@@ -72,10 +76,11 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> bool:
     is_image = content_type.startswith(b"image/")
     if not is_image and content_type != b"application/json":
         raise RequestError(415, UNSUPPORTED_TYPE)
-    length = headers.get(b"content-length", b"0").strip()
-    if length.isdigit() and int(length) > max_bytes:
+    text = headers.get(b"content-length", b"0").strip()
+    length = int(text) if text.isdigit() else 0
+    if length > max_bytes:
         raise RequestError(413, "Payload too large")
-    return is_image
+    return is_image, length
 
 
 async def read_body(

@@ -63,10 +63,10 @@ class Admission:
         if self._key is not None and not has_key(headers, self._key):
             return UNAUTHORISED
         try:
-            is_image = check_head(dict(headers), self.max_bytes)
+            is_image, body_bytes = check_head(dict(headers), self.max_bytes)
         except RequestError as error:
             return error_reply(error.status, str(error))
-        slot = self.dispatcher.acquire()
+        slot = self.dispatcher.acquire() if self.dispatcher.has_room(body_bytes) else None
         return FULL if slot is None else Admitted(slot, is_image)
 
     def response_headers(self, status: int, *, close: bool) -> list[tuple[bytes, bytes]]:

@@ -54,7 +54,8 @@ class Dispatcher:
         workers: number of workers.
         worker_timeout_s: a worker that has had a request for longer hangs: it is killed, and its supervisor
             starts another. Time in which this process itself was stopped does not count.
-        max_body_bytes: of all requests in flight together; a request that is alone may have more.
+        max_body_bytes: of all requests in flight together; a request that is alone may have more, and small
+            ones are not refused.
 
     Attributes:
         stopping: whether the server drains: no further request is admitted.
@@ -77,6 +78,7 @@ class Dispatcher:
         self._unsent: dict[int, Request] = {}
         self._claimed_s: dict[int, float] = {}
         self._max_body_bytes = max_body_bytes
+        self._small_bytes = max_body_bytes / channel.slots.capacity
         self._body_bytes: dict[int, int] = {}
         self._total_body_bytes = 0
         self._sweeping = False
@@ -92,22 +94,32 @@ class Dispatcher:
 
     @property
     def full(self) -> bool:
-        """Whether the maximum number of requests is in flight, or the maximum of their bodies' bytes."""
-        return self._channel.slots.full or self._total_body_bytes >= self._max_body_bytes
+        """Whether the maximum number of requests is in flight."""
+        return self._channel.slots.full
+
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether a request with a body of that size may begin.
+
+        A small one always may, so that large bodies, of an attacker for example, keep no photo out: one that
+        is no larger than its part of the maximum if all slots had the same.
+        """
+        return body_bytes <= self._small_bytes or self._total_body_bytes < self._max_body_bytes
 
     def acquire(self) -> int | None:
         """Allocate a slot for a request, before its body is read; None if all are in use."""
         return self._channel.slots.acquire()
 
     def hold(self, slot: int, body_bytes: int) -> bool:
-        """Count bytes of a body that have come; False if all bodies in flight together are too large.
+        """Count bytes of a body that have come; False if it is not small and all in flight are too large.
 
         Announced lengths do not count: clients that announce much and send nothing would keep others out.
         """
         own_bytes = self._body_bytes.get(slot, 0) + body_bytes
         self._body_bytes[slot] = own_bytes
         self._total_body_bytes += body_bytes
-        return self._total_body_bytes <= max(self._max_body_bytes, own_bytes)
+        return own_bytes <= self._small_bytes or self._total_body_bytes <= max(
+            self._max_body_bytes, own_bytes
+        )
 
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""

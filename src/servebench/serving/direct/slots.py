@@ -30,6 +30,11 @@ class Slots:
         self._free_indices = deque(range(capacity))
 
     @property
+    def capacity(self) -> int:
+        """Number of slots."""
+        return len(self._next_slots)
+
+    @property
     def in_flight(self) -> int:
         """Number of slots in use."""
         return len(self._next_slots) - len(self._free_indices)
