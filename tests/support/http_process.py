@@ -27,6 +27,8 @@ KEEP_ALIVE_S = 1
 CAPACITY = 2
 MAX_BYTES = 10
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n"
+BY_THE_APP = 200, b"app"
+"""Answer to all other requests."""
 STOP = Request(1, True, 0.0, b"")
 
 

@@ -14,6 +14,7 @@ import pytest
 from servebench.serving.direct.channel import Request
 from servebench.serving.metrics import RequestTimer
 from tests.support.http_process import (
+    BY_THE_APP,
     PREDICT,
     HttpProcess,
     answer,
@@ -23,7 +24,6 @@ from tests.support.http_process import (
 )
 
 ANSWERED = 200, b"12345, image"
-BY_THE_APP = 200, b"app"
 STOPPING = 503, b'{"detail":"the server is stopping"}'
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from servebench.serving.metrics import RequestTimer
 from tests.support.http_process import (
+    BY_THE_APP,
     CAPACITY,
     PREDICT,
     HttpProcess,
@@ -19,7 +20,6 @@ from tests.support.http_process import (
 )
 
 REFUSED = 503, b'{"detail":"the server is full; try again later"}'
-BY_THE_APP = 200, b"app"
 CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
 
 
