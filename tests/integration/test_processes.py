@@ -40,6 +40,20 @@ def test_leaving_the_block_ends_a_group_with_its_grandchildren() -> None:
     assert processes_mentioning(mark) == []
 
 
+def test_zombies_that_nobody_reaps_are_not_waited_for() -> None:
+    program = """
+import ctypes, sys, time
+from servebench.system.processes import GONE_S, process_group
+PR_SET_CHILD_SUBREAPER = 36
+assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+with process_group(["/bin/sh", "-c", "sleep 60 & wait"]):
+    time.sleep(0.3)
+    started = time.monotonic()
+assert time.monotonic() - started < GONE_S / 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_leader_that_ignores_sigterm_is_killed() -> None:
     mark = f"8{time.time_ns()}"
     with process_group(

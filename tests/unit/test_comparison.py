@@ -15,7 +15,7 @@ from servebench.params import ComparisonSettings
 from servebench.stats.comparison import ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
-TURN_S, OVERHEAD_S = 2.5, 0.9
+TURN_S, OVERHEAD_S = 1.0, 0.6
 
 
 def work_by(times: np.ndarray, slow_first: bool, dwell_s: float) -> np.ndarray:

@@ -29,12 +29,13 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import bar, print_wrapped
 
-WARMUP_S = 0.7
-TURN_S = 2.5
+WARMUP_S = 0.35
+TURN_S = 1.0
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
 """A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S. A server that takes
-longer than that for its users' first answers gets no more requests in its turn."""
+longer than that for its users' first answers gets no more requests in its turn. Short turns make more rounds:
+of one machine's noise, little is within a turn and much between the turns of a round."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0

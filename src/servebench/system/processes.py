@@ -87,12 +87,11 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    # Killed processes take time to end. The deadline is for zombies that no init process reaps: they
-    # would keep the group for ever.
-    deadline = time.monotonic() + GONE_S
-    while _kill_group(child.pid) and time.monotonic() < deadline:
-        child.poll()
+    deadline = time.monotonic() + GONE_S  # killed processes take time to end
+    while _kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(max(0.0, deadline - time.monotonic()))
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             with suppress(BrokenPipeError):
@@ -108,6 +107,21 @@ def _kill_group(group: int) -> bool:
     except PermissionError:  # macOS's answer for a group of zombies
         return False
     return True
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process of ``group`` is more than a zombie: that holds nothing, and lasts until it is reaped.
+
+    One whose first thread has ended is called a zombie, too.
+    """
+    for pid in psutil.pids():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(pid) != group:
+                continue
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
+                return True
+    return False
 
 
 def memory_of(pid: int) -> int:
