@@ -118,16 +118,16 @@ def turns_of(rates: dict[str, list[float | None]]) -> list[Turn]:
 
 
 def test_the_slow_leave_and_the_reference_stays() -> None:
-    noise = [1.0, 1.01, 0.99] * 4
+    noise = [1.0, 1.01, 0.99, 1.0] * 4
     means = {"reference": 10.0, "fast": 100.0, "near": 90.0, "slow": 20.0, "beside the reference": 9.0}
     rates: dict[str, list[float | None]] = {
         **{name: [mean * own for own in noise] for name, mean in means.items()},
-        "crawling": [4.0, 3.0, 4.0, 1.0] * 3,
-        "silent": [None] * 12,
+        "crawling": [4.0, 3.0, 4.0, 1.0] * 4,
+        "silent": [None] * 16,
     }
     far = {"crawling", "silent"}
     below_half = {"slow", "beside the reference", *far}
-    for rounds, gone in ((1, {"silent"}), (2, far), (11, far), (12, below_half)):
+    for rounds, gone in ((1, {"silent"}), (2, far), (15, far), (16, below_half)):
         first = {name: by_round[:rounds] for name, by_round in rates.items()}
         comparison = Comparison("reference", list(rates), turns_of(first))
         comparison.drop_slow(USERS)

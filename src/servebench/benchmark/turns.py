@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from servebench.stats.comparison import ratio, ratios
 
-DROP_AFTER_ROUNDS, DROP_BELOW = 12, 0.5
+DROP_AFTER_ROUNDS, DROP_BELOW = 16, 0.5
 """A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
 others. After fewer rounds its own interval would stay too wide to compare it with anything."""
 DROP_FAR_BELOW = {1: 0.02, 2: 0.1}

@@ -22,7 +22,7 @@ from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
 from servebench.training.weights import PACKAGE_MODEL
 
-PREPARE_S, BENCHMARK_S = 150.0, 45.0
+PREPARE_S, BENCHMARK_S = 135.0, 40.0
 """Seen on machines of two cores."""
 
 
