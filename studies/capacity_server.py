@@ -41,7 +41,7 @@ def run(number: int) -> dict[str, Any]:
         found = meter.measure()
         late: dict[str, float | None] = {}
         for factor in FACTORS if found.share else ():
-            peak_rps = meter.rows[-1].peak_rps
+            peak_rps = meter.log.rows[-1].peak_rps
             rate_rps = factor * (found.share or math.nan) * peak_rps
             seconds = CHECK_REQUESTS / rate_rps
             plan = LoadPlan(

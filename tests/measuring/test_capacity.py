@@ -98,7 +98,14 @@ def test_the_time_is_kept_though_the_server_hangs() -> None:
             result = measure_capacity(generator, stub.url, objective, 30.0, "stub", check=hang)
         assert time.monotonic() - started < 20
     assert result.metrics.status == "unresolved"
-    assert "10 s are over" in result.metrics.reason
+    assert "after 10 s" in result.metrics.reason
+
+
+def test_a_service_too_slow_to_see_enough_requests_is_said() -> None:
+    with running_stub(0.8, 1) as stub:
+        found = capacity_of(stub, slo_ms=4000.0, max_s=40.0).metrics
+    assert found.status == "unresolved", found
+    assert "requests were due in a probe; that needs a longer objective.max_s" in found.reason
 
 
 def test_a_server_that_refuses_everything_is_an_error() -> None:
@@ -122,7 +129,7 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     assert status == 1, text  # the time is too short for its tolerance
     assert len(rows) >= 1
     assert f"| {len(rows)} " in text
-    assert "15 s are over" in text
+    assert "after 15 s" in text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

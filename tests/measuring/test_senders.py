@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Usage
 from servebench.cli.main import main
 from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan
+from servebench.loadgen import LoadPlan, remote
 from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
 from servebench.loadgen.senders import local_senders
 from servebench.selftest.stub import running_stub
@@ -78,6 +81,34 @@ def test_senders_on_this_machine_send_every_request_once() -> None:
     assert level_row(closed, Usage()).throughput_rps == pytest.approx(logged / (ended - begun), rel=0.1)
     came = opened.in_window.sum() / (opened.window[1] - opened.window[0])
     assert abs(came - 150) < 4 * np.sqrt(150 / 2)
+
+
+def test_an_overloaded_server_is_waited_for_as_long_as_it_answers() -> None:
+    """Longer than a request's timeout and the grace beside it, as most requests wait to be sent."""
+    plan = replace(OPEN, users=2, rate_rps=150.0, timeout_s=1.0)
+    with running_stub(0.1, 2) as stub, local_senders(2, [b"{}"], "application/json") as group:
+        record = group.run(stub.url, plan)
+    assert (record.status == OK).all()
+    assert record.end.max() - record.window[1] > 11
+
+
+def test_who_connects_and_says_nothing_keeps_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    monkeypatch.setattr(remote, "AUTHENTICATION_S", 1)
+    port, shown = free_port(), list[str]()
+
+    def listen() -> None:
+        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
+            pass
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    while not shown:
+        time.sleep(0.01)
+    with socket.create_connection(("127.0.0.1", port)), joining(port) as (friend,):
+        assert friend.wait(20) == 0
+    listening.join(20)
+    assert "a sender without the shared key was refused" in shown
 
 
 def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,6 +123,7 @@ def compared(
         p95_ms=p95_ms,
         p95_low_ms=p95_ms and p95_ms * 0.9,
         p95_high_ms=p95_ms and p95_ms * 1.1,
+        failed=0,
         rounds=12,
         earlier=False,
     )

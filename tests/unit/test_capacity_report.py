@@ -74,12 +74,25 @@ def test_machines_are_counted_by_the_lower_limit_with_one_spare(rate_rps: float,
     assert report.machines_needed(FOUND, rate_rps) == machines
 
 
-def test_what_is_not_resolved_needs_no_number_of_machines() -> None:
-    unresolved = replace(FOUND, status="unresolved", reason="120 s are over")
-    assert report.machines_needed(unresolved, 100.0) is None
+def test_what_is_not_resolved_needs_machines_by_its_lower_limit() -> None:
+    unresolved = replace(FOUND, status="unresolved", low_rps=50.0, reason="the search ended after 120 s")
+    assert report.machines_needed(unresolved, 100.0) == 3
     assert report.capacity_sentence("e1", unresolved).endswith(
-        "in a closed loop; not resolved: 120 s are over."
+        "in a closed loop; not resolved: the search ended after 120 s; 1,000 a second need 21 such machines, "
+        "1 of them spare."
     )
+
+
+def test_what_is_not_known_needs_no_number_of_machines() -> None:
+    nothing = {"capacity_rps": None, "low_rps": None, "high_rps": None, "share": None}
+    unknown = replace(FOUND, status="unresolved", reason="the search ended after 120 s", **nothing)
+    assert report.machines_needed(unknown, 100.0) is None
+    assert report.capacity_sentence("e1", unknown).endswith("not resolved: the search ended after 120 s.")
+
+
+def test_a_probe_at_the_lower_limit_that_missed_is_said() -> None:
+    text = sentence(replace(FOUND, confirmed=False))
+    assert text.endswith("in a closed loop; a probe at the lower end of this interval missed the objective")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from servebench.stages.comparison import code_digest
+from servebench.benchmark.rows import ComparisonRow, TurnRow
+from servebench.inference.compiled.manifest import MANIFEST_NAME
+from servebench.params import ComparisonSettings, ServeSettings
+from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, MODEL
+from servebench.stages.comparison import code_digest, names_to_measure, own_inputs, read_unchanged
+from servebench.system.files import write_json
+from servebench.system.rows import write_rows
 from tests.support.project import ROOT
+from tests.support.synthetic_results import compared
 
 
 @pytest.fixture
@@ -36,3 +43,47 @@ def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measur
     with (project / "src/servebench" / module).open("a") as file:
         file.write("# changed\n")
     assert (code_digest() != before) is measured_anew
+
+
+def test_other_packages_count(project: Path) -> None:
+    compiled = ServeSettings(compiled=True, preprocess="torchvision")
+
+    def inputs_with(full: str, half: str) -> tuple[object, object]:
+        packages = [
+            {"precision": "full", "sha256": full, "skipped_reason": None},
+            {"precision": "half", "sha256": half, "skipped_reason": None},
+            {"precision": "full", "sha256": "slow", "skipped_reason": "slower"},
+        ]
+        write_json(MODEL.compiled / MANIFEST_NAME, {"packages": packages})
+        return own_inputs(compiled), own_inputs(ServeSettings())
+
+    first = inputs_with("a", "b")
+    assert inputs_with("a", "other") == first
+    changed = inputs_with("other", "b")
+    assert changed[0] != first[0]
+    assert changed[1] == first[1]
+
+
+def keep_results(names: list[str]) -> None:
+    write_json(COMPARISON_RUN, {"signatures": {name: f"{name}'s" for name in names}})
+    write_rows(COMPARISON, ComparisonRow, [compared(name, 20.0, 1) for name in names])
+    write_rows(COMPARISON_TURNS, TurnRow, [TurnRow(0, 8, name, 20.0, 20, 0) for name in names])
+
+
+def test_turns_of_the_reference_and_of_what_has_not_changed_are_kept(project: Path) -> None:
+    keep_results(["reference", "same", "other", "gone"])
+    signatures = {"reference": "new", "same": "same's", "other": "new", "added": "new"}
+    rows, turns = read_unchanged(signatures, "reference")
+    assert [row.experiment for row in rows] == ["same"]
+    assert [turn.experiment for turn in turns] == ["reference", "same"]
+    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+    assert names_to_measure(list(signatures), settings, rows) == ["reference", "same", "other", "added"]
+
+
+def test_without_turns_nothing_is_kept(project: Path) -> None:
+    keep_results(["reference", "same"])
+    COMPARISON_TURNS.write_text("<<<<<<< HEAD\n")
+    signatures = {"reference": "reference's", "same": "same's"}
+    assert read_unchanged(signatures, "reference") == ([], [])
+    COMPARISON_TURNS.unlink()
+    assert read_unchanged(signatures, "reference") == ([], [])

@@ -115,3 +115,10 @@ def test_rows_are_in_the_order_of_the_parameters(params: Params) -> None:
     assert compared_rows(rows[::-1], params) == rows
     with pytest.raises(ReportError, match=r"has no row at 8 users of candidate; `dvc repro comparison`"):
         compared_rows(rows[:-1], params)
+
+
+def test_who_fails_requests_does_not_keep_to_the_objective(params: Params) -> None:
+    failing = replace(CANDIDATE, rank=1, failed=7)
+    said = verdict([REFERENCE, failing], params)
+    assert "Requests failed, and count in no rate: candidate (7)." in said
+    assert said[-1] == "Fastest with p95 below 500 ms: e1_baseline, 400 ms."

@@ -7,13 +7,20 @@ in which the load generator was late or too busy, or around which the peak moved
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
 import numpy as np
 
-from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, Status, metrics_of
+from servebench.benchmark.capacity_rows import (
+    CapacityMetrics,
+    CapacityResult,
+    ProbeRow,
+    SearchLog,
+    Status,
+    metrics_of,
+)
 from servebench.benchmark.validity import failure_codes
 from servebench.errors import LoadError
 from servebench.loadgen import LoadPlan
@@ -70,8 +77,7 @@ class CapacityMeter:
     check: Callable[[], None] = lambda: None
     show: Callable[[str, float], None] = lambda text, seconds: None
     search: CapacitySearch = field(init=False)
-    rows: list[ProbeRow] = field(default_factory=list)
-    records: list[tuple[float, LoadRecord]] = field(default_factory=list)
+    log: SearchLog = field(default_factory=SearchLog)
     _loads: int = 0
     _started: float = 0.0
     _doing: str = ""
@@ -87,28 +93,28 @@ class CapacityMeter:
         """
         self._started = monotonic()
         search = self.search
-        users, peaks, confirmed, reason = 0, list[float](), None, ""
         try:
-            users, reachable = self._find_peak(peaks)
-            if not reachable:
+            if not self._find_peak():
                 reason = "a lone user's requests take longer, and so do those of more users"
-                return self._metrics("slo_unreachable", search, users, peaks, None, reason)
+                return self._metrics("slo_unreachable", reason)
             while not (search.above_range or search.unreachable):
-                self._probe(search, search.next_load(), users, peaks)
-                if search.resolved and confirmed is None:
+                self._probe(search.next_load())
+                if search.resolved:
                     curve = search.curve()
                     assert curve is not None
-                    confirmed = self._probe(search, math.exp(curve.interval[0]), users, peaks, "confirm")
-                if search.resolved:
-                    return self._metrics("resolved", search, users, peaks, confirmed, "")
+                    self.log.confirmed = self._probe(math.exp(curve.interval[0]), "confirm")
+                    if search.resolved:
+                        return self._metrics("resolved")
+                    self.log.confirmed = None
             status: Status = "above_range" if search.above_range else "slo_unreachable"
-            reason = f"the objective is {'held' if search.above_range else 'missed'} at all loads"
-            return self._metrics(status, search, users, peaks, None, reason)
+            return self._metrics(
+                status, f"the objective is {'held' if search.above_range else 'missed'} at all loads"
+            )
         except OutOfTimeError as error:
-            return self._metrics("unresolved", search, users, peaks, confirmed, str(error))
+            return self._metrics("resolved") if search.resolved else self._metrics("unresolved", str(error))
 
-    def _find_peak(self, peaks: list[float]) -> tuple[int, bool]:
-        """The number of users from which on more bring nothing, and whether any kept to the objective."""
+    def _find_peak(self) -> bool:
+        """Find the number of users beyond which more bring nothing; whether any kept to the objective."""
         users, best_rps, reachable = 1, 0.0, False
         while True:
             record = self._run_closed_loop(users)
@@ -120,27 +126,34 @@ class CapacityMeter:
                 lowest_share, _ = wilson_interval(int(missed.sum()), len(missed))
                 reachable = reachable or lowest_share <= self.objective.miss
             if rate_rps == 0 or rate_rps < PEAK_GAIN * best_rps or users >= MOST_USERS:
-                peaks.append(max(best_rps, rate_rps))
-                return max(1, users // 2 if rate_rps < best_rps else users), reachable
+                self.log.peaks.append(max(best_rps, rate_rps))
+                self.log.users = max(1, users // 2 if rate_rps < best_rps else users)
+                return reachable
             best_rps, users = max(best_rps, rate_rps), 2 * users
 
-    def _probe(
-        self, search: CapacitySearch, load: float, users: int, peaks: list[float], phase: str = "search"
-    ) -> bool | None:
+    def _probe(self, load: float, phase: str = "search") -> bool:
         """Probe one load until a probe is not void; return whether it held the objective."""
         for _ in range(MOST_VOID):
-            before_rps, asked_rps = peaks[-1], load * peaks[-1]
-            self._doing = self._progress_text(search, asked_rps)
+            before_rps = self.log.peaks[-1]
+            asked_rps = load * before_rps
+            self._doing = self._progress_text(asked_rps)
             record = self._run_open_loop(asked_rps)
-            peaks.append(good_rate_rps(self._run_closed_loop(users)))
-            if peaks[-1] == 0:
+            due = int(record.in_window.sum())
+            if due < BLOCKS:
+                raise OutOfTimeError(
+                    f"at {asked_rps:.3g} a second only {due} requests were due in a probe; "
+                    "that needs a longer objective.max_s"
+                )
+            after_rps = good_rate_rps(self._run_closed_loop(self.log.users))
+            if after_rps == 0:
                 raise LoadError(f"{self.url} answers no more")
-            probe = self._probe_of(record, math.sqrt(before_rps * peaks[-1]))
-            void = self._void_reason(record, probe, before_rps, peaks[-1])
-            self.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
+            self.log.peaks.append(after_rps)
+            probe = self._probe_of(record, math.sqrt(before_rps * after_rps))
+            void = self._void_reason(record, probe, before_rps, after_rps)
+            self.log.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
             if not void:
-                search.probes.append(probe)
-                self.records.append((probe.load, record))
+                self.search.probes.append(probe)
+                self.log.records.append((probe.load, record))
                 return probe.share <= self.objective.miss
         raise OutOfTimeError(f"{MOST_VOID} probes in a row were void: {void}")
 
@@ -176,8 +189,8 @@ class CapacityMeter:
         seconds = max(SHORTEST_PROBE_S, seconds)
         connections = max(MOST_USERS, math.ceil(2 * rate_rps * self.objective.slo_ms / 1000))
         plan = replace(self._plan(connections, seconds, PROBE_WARMUP_S), rate_rps=rate_rps)
-        if seconds + PROBE_WARMUP_S > self._seconds_left:
-            raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
+        if PROBE_WARMUP_S + seconds + PEAK_WARMUP_S + PEAK_S > self._seconds_left:
+            raise self._out_of_time()
         return self._run(plan)
 
     def _plan(self, users: int, seconds: float, warmup_s: float) -> LoadPlan:
@@ -202,7 +215,7 @@ class CapacityMeter:
             self.check()
             self.show(self._doing, monotonic() - self._started)
             if self._seconds_left < 0:
-                raise OutOfTimeError(f"{self.objective.max_s:g} s are over")
+                raise self._out_of_time()
 
         try:
             return self.sender.run(self.url, plan, on_progress=on_progress)
@@ -214,28 +227,20 @@ class CapacityMeter:
     def _seconds_left(self) -> float:
         return self._started + self.objective.max_s - monotonic()
 
-    def _progress_text(self, search: CapacitySearch, rate_rps: float) -> str:
-        curve = search.curve()
-        text = f"probe {len(self.rows) + 1} at {rate_rps:.4g}/s"
+    def _out_of_time(self) -> OutOfTimeError:
+        return OutOfTimeError(f"the search ended after {self.objective.max_s:g} s (objective.max_s)")
+
+    def _progress_text(self, rate_rps: float) -> str:
+        curve = self.search.curve()
+        text = f"probe {len(self.log.rows) + 1} at {rate_rps:.4g}/s"
         if curve is None:
             return text
-        peak_rps = rate_rps / math.exp(search.probes[-1].load)
-        low, high = (peak_rps * math.exp(load) for load in curve.interval)
+        low, high = (self.log.peaks[-1] * math.exp(load) for load in curve.interval)
         return f"{text}, capacity between {low:.4g} and {high:.4g}/s"
 
-    def _metrics(
-        self,
-        status: Status,
-        search: CapacitySearch,
-        users: int,
-        peaks: Sequence[float],
-        confirmed: bool | None,
-        reason: str,
-    ) -> CapacityMetrics:
+    def _metrics(self, status: Status, reason: str = "") -> CapacityMetrics:
         seconds = monotonic() - self._started
-        return metrics_of(
-            status, reason, search, users, peaks, confirmed, self.objective, self.rows, self.records, seconds
-        )
+        return metrics_of(status, reason, self.search, self.log, self.objective, seconds)
 
 
 def measure_capacity(
@@ -265,7 +270,7 @@ def measure_capacity(
 
         meter = CapacityMeter(sender, url, objective, timeout_s, check, show)
         metrics = meter.measure()
-        return CapacityResult(metrics, meter.rows, meter.search.curve())
+        return CapacityResult(metrics, meter.log.rows, meter.search.curve())
 
 
 def good_rate_rps(record: LoadRecord) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Literal
 
@@ -81,14 +81,16 @@ class CapacityMetrics:
     """Content of metrics/capacity/NAME.json.
 
     Attributes:
-        status: "resolved"; "unresolved" where the time was too short; "slo_unreachable" where even low rates
-            miss the objective; "above_range" where it is held at all rates below the peak.
+        status: "resolved"; "unresolved" where the time was too short, or too many probes void;
+            "slo_unreachable" where even low rates miss the objective; "above_range" where it is held at all
+            rates below the peak.
         reason: of a status other than "resolved".
         capacity_rps, low_rps, high_rps: the capacity with its interval; None where unknown. Of "above_range"
             only the low end is known.
         share, share_low, share_high: the same over the closed loop's peak.
         peak_rps, users: the closed loop's rate, and its number of users.
-        confirmed: whether a probe at the interval's low end, after the search, held the objective.
+        confirmed: whether a probe at the interval's low end, after the search, held the objective; None where
+            there was none.
         probes, void: probes that count, and those that do not.
         p50_ms, p95_ms, p99_ms, p999_ms: latencies of all probes just below the capacity together.
     """
@@ -116,6 +118,25 @@ class CapacityMetrics:
     p999_ms: float | None
 
 
+@dataclass
+class SearchLog:
+    """What a search has measured so far.
+
+    Attributes:
+        users: number of users of the closed loop that reaches the peak.
+        peaks: its rate, each time it was measured.
+        confirmed: whether a probe at the low end of the present interval held the objective.
+        rows: of all probes.
+        records: of the probes that count, with their loads.
+    """
+
+    users: int = 0
+    peaks: list[float] = field(default_factory=list)
+    confirmed: bool | None = None
+    rows: list[ProbeRow] = field(default_factory=list)
+    records: list[tuple[float, LoadRecord]] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class CapacityResult:
     """The capacity, the probes, and the curve through those that count, None where there is none."""
@@ -129,28 +150,19 @@ def metrics_of(
     status: Status,
     reason: str,
     search: CapacitySearch,
-    users: int,
-    peaks: Sequence[float],
-    confirmed: bool | None,
+    log: SearchLog,
     objective: ObjectiveSettings,
-    rows: Sequence[ProbeRow],
-    records: Sequence[tuple[float, LoadRecord]],
     seconds: float,
 ) -> CapacityMetrics:
-    """Summarise a search.
-
-    Args:
-        peaks: rates of the closed loop, over the whole search.
-        records: of the probes that count, with their loads.
-    """
-    peak_rps = median(peaks) if peaks else None
+    """Summarise a search that took ``seconds``."""
+    peak_rps = median(log.peaks) if log.peaks else None
     share = low = high = None
     curve = search.curve()
     if curve is not None:
         share, (low, high) = math.exp(curve.load), (math.exp(load) for load in curve.interval)
     elif status == "above_range":
         low = math.exp(max(probe.load for probe in search.probes))
-    latencies = _latencies_below(curve, records)
+    latencies = _latencies_below(curve, log.records)
     return CapacityMetrics(
         status=status,
         reason=reason,
@@ -164,11 +176,11 @@ def metrics_of(
         share_low=rounded(low, 4),
         share_high=rounded(high, 4),
         peak_rps=rounded(peak_rps, 2),
-        users=users,
-        confirmed=confirmed,
+        users=log.users,
+        confirmed=log.confirmed,
         probes=len(search.probes),
-        void=sum(bool(row.void_reason) for row in rows),
-        requests=sum(row.requests for row in rows),
+        void=sum(bool(row.void_reason) for row in log.rows),
+        requests=sum(row.requests for row in log.rows),
         seconds=round(seconds, 1),
         **{
             name: rounded(percentile(latencies, percent), 2)
@@ -193,13 +205,14 @@ def _latencies_below(
 def sentence(metrics: CapacityMetrics) -> str:
     """The result as a sentence."""
     objective = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
-    if metrics.status == "resolved" or metrics.capacity_rps is not None:
-        assert metrics.capacity_rps is not None
+    if metrics.capacity_rps is not None:
         assert metrics.share is not None
         text = (
             f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
             f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of what it does in a closed loop"
         )
+        if metrics.confirmed is False:
+            text += "; a probe at the lower end of this interval missed the objective"
         return text if metrics.status == "resolved" else f"{text}; not resolved: {metrics.reason}"
     if metrics.status == "above_range":
         return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"

@@ -14,10 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
-import psutil
-
 from servebench.benchmark.turns import Comparison, Turn
-from servebench.errors import LoadError
+from servebench.errors import LoadError, ServerError
 from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
@@ -26,7 +24,7 @@ from servebench.serving.launcher import RunningServer, StartingServer, starting_
 from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
-from servebench.system.processes import memory_of
+from servebench.system.processes import available_memory, memory_of
 from servebench.system.progress import bar, print_wrapped
 
 WARMUP_S = 0.35
@@ -34,8 +32,8 @@ TURN_S = 1.0
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
 """A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S. A server that takes
-longer than that for its users' first answers gets no more requests in its turn. Short turns make more rounds:
-of one machine's noise, little is within a turn and much between the turns of a round."""
+longer than that for its users' first answers gets no more requests in its turn. Short turns make more rounds,
+with less time between the configurations that are compared."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
@@ -43,7 +41,8 @@ LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 MEMORY_RESERVE = 1.2
-"""The next server starts if this times the memory of the largest worker so far is free per worker."""
+"""The next server starts if this times the memory of the largest worker so far is free per worker of it, and
+the rest for each worker that runs: they grow under load."""
 STARTED_AT_ONCE = 2
 """Servers, once the first one is ready: each starts its processes one after another, with a core idle."""
 
@@ -65,6 +64,12 @@ class PausedServer:
         Raises:
             ServerError: the server died; LoadError: the load generator failed.
         """
+        with named(self.name):
+            return self._take_turn(generator, load, number, users, turn_s)
+
+    def _take_turn(
+        self, generator: LoadGenerator, load: LoadSettings, number: int, users: int, turn_s: float
+    ) -> Turn:
         plan = LoadPlan(
             users=users,
             requests=ANSWERS_PER_USER * users,
@@ -97,7 +102,17 @@ def turn_of(name: str, number: int, record: LoadRecord) -> Turn:
     rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
     reported = good & record.in_window
     latency_ms = 1000 * (record.end - record.start)[reported]
-    return Turn(number, record.users, name, rate_rps if reported.any() else None, latency_ms)
+    failed = int((~good).sum())
+    return Turn(number, record.users, name, rate_rps if reported.any() else None, latency_ms, failed)
+
+
+@contextmanager
+def named(configuration: str) -> Iterator[None]:
+    """Raise a server's error with the name of its configuration."""
+    try:
+        yield
+    except ServerError as error:
+        raise ServerError(f"{configuration}: {error}") from error
 
 
 @contextmanager
@@ -107,7 +122,7 @@ def paused_servers(
     folders: ModelFolders,
     device: str,
     timeout_s: float,
-    free_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available,
+    free_bytes: Callable[[], int] = available_memory,
 ) -> Iterator[list[PausedServer]]:
     """Start servers of the first of ``names``, as many as fit into memory; stop each once it is ready.
 
@@ -121,8 +136,11 @@ def paused_servers(
         while starting or (waiting and fits):
             while waiting and fits and len(starting) < (STARTED_AT_ONCE if group else 1):
                 loading = [*(name for name, _ in starting), waiting[0]]
-                workers = sum(configurations[name].workers_per_device for name in loading)
-                needed_bytes = MEMORY_RESERVE * worker_bytes * workers
+                new, ready = (
+                    sum(configurations[name].workers_per_device for name in part)
+                    for part in (loading, [server.name for server in group])
+                )
+                needed_bytes = worker_bytes * (MEMORY_RESERVE * new + (MEMORY_RESERVE - 1) * ready)
                 fits = len(group) + len(starting) < 2 or free_bytes() >= needed_bytes
                 if fits:
                     name = waiting.popleft()
@@ -130,7 +148,8 @@ def paused_servers(
                     starting.append((name, stack.enter_context(server)))
             if starting:
                 name, first = starting.popleft()
-                group.append(PausedServer(name, first.ready()))
+                with named(name):
+                    group.append(PausedServer(name, first.ready()))
                 own_bytes = memory_of(group[-1].pid) / configurations[name].workers_per_device
                 worker_bytes = max(worker_bytes, own_bytes)
         yield group
@@ -151,7 +170,8 @@ class RoundRunner:
 
     def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
         """Run LONE_USER_ROUNDS with a single user."""
-        for number in range(LONE_USER_ROUNDS):
+        first = self._next_round([LONE_USER])
+        for number in range(first, first + LONE_USER_ROUNDS):
             self._run_round(group if number % 2 else group[::-1], number, LONE_USER, LONE_USER_TURN_S)
 
     def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
@@ -161,8 +181,7 @@ class RoundRunner:
         """
         rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
         next_order, last_round_s = list(group), 0.0
-        earlier_rounds = [turn.round for turn in self.comparison.turns if turn.users in users]
-        first = number = 1 + max(earlier_rounds, default=-1)
+        first = number = self._next_round(users)
         while number - first < FEWEST_ROUNDS or monotonic() + last_round_s < until:
             started = monotonic()
             order = [server for server in next_order if server.name not in self.comparison.dropped]
@@ -171,9 +190,13 @@ class RoundRunner:
             next_order = order[::-1]
             for count in users:
                 self._run_round(order, number, count, TURN_S)
-            self.comparison.drop_slow(users[0])
+            self.comparison.drop_slow(users)
             last_round_s = monotonic() - started
             number += 1
+
+    def _next_round(self, users: Sequence[int]) -> int:
+        """Its number; each group of servers has rounds of its own."""
+        return 1 + max((turn.round for turn in self.comparison.turns if turn.users in users), default=-1)
 
     def _run_round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
         for server in order:

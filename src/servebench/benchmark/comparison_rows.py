@@ -17,7 +17,7 @@ from servebench.system.tables import number_cell, text_table
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 """The latencies of each turn, ms, by users and configuration."""
 LATENCY_COLUMNS = ("p50_ms", "p50_low_ms", "p50_high_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
-METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "rounds")
+METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "failed", "rounds")
 """Columns of a row that metrics/comparison/NAME.json holds."""
 WIDEST = 10.0
 """Of an interval that is shown, as a factor: two rounds alone give one that says nothing."""
@@ -59,7 +59,8 @@ def comparison_rows(
         ratio_of |= {name: without_interval(rates, name, settings.reference) for name in few}
         rank_of = ranks(ranked, settings.reference) if compared else {}
         for name in names:
-            known = [rate for rate in rates[name] if rate is not None]
+            known = [rate for rate in rates[name] if rate]
+            own_turns = [turn for turn in turns_at_load if turn.experiment == name]
             own = ratio_of.get(name)
             blocks = latencies.get((users, name))
             rows.append(
@@ -78,8 +79,9 @@ def comparison_rows(
                         if blocks
                         else earlier_latencies(earlier_row.get((users, name)))
                     ),
-                    rounds=sum(turn.experiment == name for turn in turns_at_load),
-                    earlier=not blocks,
+                    failed=sum(turn.failed for turn in own_turns),
+                    rounds=len(own_turns),
+                    earlier=not blocks and (users, name) in earlier_row,
                 )
             )
     return rows

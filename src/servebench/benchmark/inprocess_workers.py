@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,10 @@ from servebench.paths import ModelFolders
 from servebench.stats.rates import block_rates
 
 ANSWER_TIMEOUT_S = 300.0
+BEGIN_S = 0.005
+"""After this all workers begin at once, however late one of them wakes up."""
+COMMON_SHARE = 0.5
+"""Of the time, in which all workers have to run."""
 
 
 def run_worker(
@@ -37,8 +41,9 @@ def run_worker(
     """Load the model, send the number of torch's threads, then run batches on request.
 
     The request ``(work, batch_size)`` is answered with None after a warm-up batch. The request
-    ``seconds`` that follows is answered with (start, end) of each batch, on the monotonic clock, and
-    the CPU seconds of all threads. ``work`` is "model", "pipeline" or "pipeline on one thread".
+    ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
+    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "pipeline" or "pipeline on one
+    thread".
     """
     predictor = Predictor(folders, device, settings)
     next_photo = itertools.cycle(photos).__next__
@@ -59,10 +64,11 @@ def run_worker(
 
         run_batch()
         connection.send(None)
-        seconds = connection.recv()
+        begin, seconds = connection.recv()
         batches: list[tuple[float, float]] = []
-        started, cpu_s_before = perf_counter(), process_time()
-        while not batches or perf_counter() - started < seconds:
+        sleep(max(0.0, begin - perf_counter()))
+        cpu_s_before = process_time()
+        while not batches or perf_counter() < begin + seconds:
             start = perf_counter()
             run_batch()
             batches.append((start, perf_counter()))
@@ -70,20 +76,26 @@ def run_worker(
 
 
 def measure(
-    workers: Sequence[Connection], work: str, batch_size: int, seconds: float
+    workers: Sequence[Connection], work: str, batch_size: int, seconds: float, tries: int = 3
 ) -> tuple[list[float], float]:
-    """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image."""
+    """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image.
+
+    Measured again where that window is short, as one of them was kept from running.
+    """
     for connection in workers:
         connection.send((work, batch_size))
     for connection in workers:
         receive(connection)
+    begin = perf_counter() + BEGIN_S
     for connection in workers:
-        connection.send(seconds)
+        connection.send((begin, seconds))
     answers = [receive(connection) for connection in workers]
     batches_by_worker = [batches for batches, _ in answers]
     cpu_s = sum(worker_cpu_s for _, worker_cpu_s in answers)
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
+    if closed - opened < COMMON_SHARE * seconds and tries > 1:
+        return measure(workers, work, batch_size, seconds, tries - 1)
     start, end = np.array(list(itertools.chain.from_iterable(batches_by_worker))).T
     rates = [batch_size * float(rate) for rate in block_rates(start, end, opened, closed)]
     return rates, 1000 * cpu_s / (batch_size * len(start))

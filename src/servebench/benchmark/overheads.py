@@ -60,12 +60,18 @@ def measure_null_server(server: RunningServer, generator: LoadGenerator, load: L
     """Measure a server with a null model.
 
     Raises:
-        LoadError: the load generator failed.
+        LoadError: the load generator failed, or requests did; ServerError: the server died.
     """
     with Telemetry(server.pid, interval_s=0.1) as telemetry:
         telemetry.follow_client(generator.pid)
         record = generator.run(f"{server.url}/predict", _plan(load))
         row = level_row(record, telemetry.usage(*record.window))
+    if row.failed or row.timed_out:
+        server.check()
+        raise LoadError(
+            f"the server with a null model did not answer every request: {row.invalid_reason}; with fewer "
+            "places than users (max_queue) it cannot"
+        )
     rps, cores = row.throughput_rps, row.server_cores
     return NullServer(
         Throughput(rps, row.low_rps, row.high_rps),

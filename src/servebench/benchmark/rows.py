@@ -160,6 +160,7 @@ class TurnRow:
     Attributes:
         round: from 0; later runs count on.
         rate_rps: good answers per second, None where there was none.
+        answers, failed: good answers, and requests that were refused, failed or timed out.
     """
 
     round: int
@@ -167,6 +168,7 @@ class TurnRow:
     experiment: str
     rate_rps: float | None
     answers: int
+    failed: int
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class ComparisonRow:
         rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared, and
             with the interval for a configuration that was dropped after few rounds.
         p50_ms, p95_ms: latency over all rounds, with 95% intervals.
+        failed: requests that were refused, failed or timed out.
         rounds: number of rounds in which it was measured.
         earlier: whether an earlier run measured it, and nothing that it depends on has changed since.
     """
@@ -198,5 +201,6 @@ class ComparisonRow:
     p95_ms: float | None
     p95_low_ms: float | None
     p95_high_ms: float | None
+    failed: int
     rounds: int
     earlier: bool

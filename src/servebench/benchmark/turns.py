@@ -25,6 +25,7 @@ class Turn:
     Attributes:
         rate_rps: good answers per second, None where there was none.
         latency_ms: of each good answer.
+        failed: requests that were refused, failed or timed out.
     """
 
     round: int
@@ -32,6 +33,7 @@ class Turn:
     name: str
     rate_rps: float | None
     latency_ms: npt.NDArray[np.float64]
+    failed: int = 0
 
 
 @dataclass
@@ -72,25 +74,33 @@ class Comparison:
         fastest = sorted(means, key=lambda name: means[name], reverse=True)[:3]
         return "".join(f", {name} {means[name]:.0f}" for name in fastest)
 
-    def drop_slow(self, users: int) -> None:
-        """Drop the configurations that are slow beyond doubt; those of a later group have had no turn."""
-        rates = {name: by_round for name, by_round in self.rates(users).items() if any(by_round)}
+    def drop_slow(self, loads: Sequence[int]) -> None:
+        """Drop the configurations that are slow beyond doubt at each number of users of ``loads``."""
+        rounds = 1 + max(turn.round for turn in self.turns if turn.users in loads)
+        for name in set.intersection(*(self._slow_at(users) for users in loads)):
+            self.dropped[name] = rounds
+
+    def _slow_at(self, users: int) -> set[str]:
+        """Those that are slow beyond doubt; not those of a later group, who have had no turn."""
+        relative = {name: self._relative_to_reference(name, users) for name in self.remaining}
+        all_rates = self.rates(users)
+        rates = {name: all_rates[name] for name, shares in relative.items() if any(shares)}
         if self.reference not in rates:
-            return
-        rounds = len(rates[self.reference])
+            return set()
         to_reference = ratios(rates, self.reference)
         best = max(to_reference, key=lambda name: to_reference[name].ratio)
-        for name in self.remaining:
-            if name in (self.reference, best):
+        slow = set()
+        for name, shares in relative.items():
+            if name in (self.reference, best) or not shares:
                 continue
-            relative = self._relative_to_reference(name, users)
-            share_of_best = DROP_FAR_BELOW.get(min(len(relative), max(DROP_FAR_BELOW)), 0.0)
-            if relative and max(relative) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
-                self.dropped[name] = rounds
-            elif len(relative) >= DROP_AFTER_ROUNDS and name in rates:
+            share_of_best = DROP_FAR_BELOW.get(min(len(shares), max(DROP_FAR_BELOW)), 0.0)
+            if max(shares) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
+                slow.add(name)
+            elif len(shares) >= DROP_AFTER_ROUNDS and name in rates:
                 highest = ratio(rates, name, best, self.reference).high
                 if highest is not None and highest < DROP_BELOW:
-                    self.dropped[name] = rounds
+                    slow.add(name)
+        return slow
 
     def _relative_to_reference(self, name: str, users: int) -> list[float]:
         """Its rate over the reference's in each of its rounds, 0 where it did not answer."""

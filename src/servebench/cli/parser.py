@@ -111,7 +111,7 @@ def _add_verify(subparsers: Subparsers[Parser]) -> None:
         subparsers,
         "verify",
         "test load generator and measurement against a server of known speed, and against wrk",
-        "  servebench verify             # takes a minute; writes metrics/verify.json, docs/self-test.md",
+        "  servebench verify             # takes 90 seconds; writes metrics/verify.json, docs/self-test.md",
     )
     verify.set_defaults(run=commands.verify)
 

@@ -29,7 +29,7 @@ from servebench.loadgen.arrivals import (
     constant_times,
     poisson_times,
 )
-from servebench.loadgen.connection import Connection, post_request
+from servebench.loadgen.connection import Connection, post_head
 from servebench.loadgen.generator import LoadPlan
 from servebench.loadgen.recorder import Recorder
 from servebench.stats.stability import WINDOWS
@@ -43,9 +43,9 @@ PAUSE_AFTER_FAILURE_S = 0.1
 
 
 def user_class(
-    url: str, requests: Sequence[bytes], plan: LoadPlan, arrivals: Arrivals, recorder: Recorder
+    url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan, arrivals: Arrivals, recorder: Recorder
 ) -> Any:
-    """A Locust user class whose users send ``requests`` in turn."""
+    """A Locust user class whose users send ``requests`` (head and body) in turn."""
     user_numbers = itertools.count()
     order = plan.bodies
     if order is None:
@@ -73,9 +73,10 @@ def user_class(
             """Send requests until the level ends; one Locust task, as each task costs CPU time."""
             while (due := arrivals.wait()) is not None:
                 index = next(request_indices)
+                request = b"".join(requests[index])
                 recorder.in_flight_since[self.number] = due
                 sent = perf_counter()
-                code, content = self.connection.send(requests[index])
+                code, content = self.connection.send(request)
                 end = perf_counter()
                 recorder.in_flight_since[self.number] = math.inf
                 if not recorder.add(self.number, index, due, sent, end, code, content):
@@ -96,7 +97,7 @@ def arrivals_of(plan: LoadPlan) -> Arrivals:
     return OpenLoop(poisson_times(plan.rate_rps, plan.random_seed))
 
 
-def run_level(url: str, requests: Sequence[bytes], plan: LoadPlan, path: Path) -> None:
+def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan, path: Path) -> None:
     """Run one level and write its record to ``path``."""
     if plan.begin_at is not None:
         gevent.sleep(max(0.0, plan.begin_at - perf_counter()))
@@ -161,7 +162,12 @@ def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> Edges:
             emit("progress", plan.users, recorder.good - good_at_start, seconds)
         edges.add(edge)
         emit("edge", plan.users, number)
-    wait_until(lambda: min(recorder.in_flight_since) >= edges.times[-1], plan, "the windows were complete")
+    wait_until(
+        lambda: min(recorder.in_flight_since) >= edges.times[-1],
+        plan,
+        "the windows were complete",
+        lambda: recorder.ended,  # where the server is overloaded, requests still wait to be sent
+    )
     return edges
 
 
@@ -213,14 +219,21 @@ def emit(event: str, *values: float) -> None:
     print(json.dumps([event, *values]), flush=True)
 
 
-def wait_until(condition: Callable[[], bool], plan: LoadPlan, event: str) -> None:
+def wait_until(
+    condition: Callable[[], bool], plan: LoadPlan, event: str, progress: Callable[[], int] = lambda: 0
+) -> None:
     """Wait until ``condition`` holds, which takes a request's timeout at most unless a user has failed.
+
+    Args:
+        progress: the time starts anew whenever this has changed.
 
     Raises:
         TimeoutError: it took longer. Locust logs a user's exception, and lets the user go on for ever.
     """
-    deadline = perf_counter() + plan.timeout_s + GRACE_S
+    last, deadline = progress(), perf_counter() + plan.timeout_s + GRACE_S
     while not condition():
+        if (now := progress()) != last:
+            last, deadline = now, perf_counter() + plan.timeout_s + GRACE_S
         if perf_counter() > deadline:
             raise TimeoutError(f"{plan.timeout_s + GRACE_S:g} s have passed before {event}")
         gevent.sleep(TICK_S)
@@ -230,13 +243,11 @@ def main() -> None:
     """Run the load of each line of standard input (JSON: url, plan, path of the record)."""
     settings = json.loads(sys.argv[1])
     bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
-    requests: dict[str, list[bytes]] = {}
     for line in sys.stdin:
         job = json.loads(line)
-        url = job["url"]
-        if url not in requests:
-            requests[url] = [post_request(url, settings["headers"], body) for body in bodies]
-        run_level(url, requests[url], LoadPlan(**job["plan"]), Path(job["path"]))
+        heads = [post_head(job["url"], settings["headers"], len(body)) for body in bodies]
+        requests = list(zip(heads, bodies, strict=True))
+        run_level(job["url"], requests, LoadPlan(**job["plan"]), Path(job["path"]))
         emit("done")
 
 

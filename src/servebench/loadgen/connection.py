@@ -21,13 +21,13 @@ IDLE_S = 1.0
 READ_BYTES = 65_536
 
 
-def post_request(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """The bytes of a ``POST`` request: head and body."""
+def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
+    """The head of a ``POST`` request whose body has ``body_bytes``."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(len(body))}
+    defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(body_bytes)}
     fields = [f"{name}: {value}" for name, value in {**defaults, **headers}.items()]
-    return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1") + body
+    return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1")
 
 
 class ResponseParser(HTTPResponse):

@@ -47,9 +47,16 @@ class Recorder:
         self.answered[user] = True
         return status == OK
 
+    @property
+    def ended(self) -> int:
+        """Number of requests that have ended."""
+        return len(self._rows)
+
     def arrays(self) -> dict[str, Any]:
         """The recorded requests as one array per field."""
-        user, start, sent, end, status, code, size, body = np.array(self._rows).T
+        user, start, sent, end, status, code, size, body = (
+            np.array(self._rows, dtype=np.float64).reshape(-1, 8).T
+        )
         numbers = {"user": user, "status": status, "code": code, "size": size, "body": body}
         integers = {name: values.astype(np.int64) for name, values in numbers.items()}
         times = {"start": start, "sent": sent, "end": end}

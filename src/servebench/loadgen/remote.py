@@ -9,12 +9,20 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
 from typing import Any
 
 import numpy as np
@@ -29,6 +37,10 @@ SHORTEST_KEY = 16
 RETRY_S = 0.5
 JOIN_S = 60.0
 """How long a sender tries to reach the machine that listens."""
+AUTHENTICATION_S = 10
+"""How long whoever connects may take for each step of proving that it has the key."""
+KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
+"""A machine that is not heard of for half a minute has gone (tcp(7); the last one in milliseconds)."""
 
 
 def shared_key() -> bytes:
@@ -61,7 +73,7 @@ class RemoteSender:
         """Tell it what to send."""
         self._send({"do": "prepare", "type": content_type, "headers": dict(headers), "bodies": len(bodies)})
         for body in bodies:
-            self._connection.send_bytes(body)
+            self._send_bytes(body)
         self._receive()
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
@@ -75,20 +87,26 @@ class RemoteSender:
             on_progress(*answer["values"])
         if answer["event"] == "failed":
             raise LoadError(answer["reason"])
-        return read_record(io.BytesIO(self._connection.recv_bytes()), plan)
+        return read_record(io.BytesIO(self._receive_bytes()), plan)
 
     def _send(self, message: Mapping[str, Any]) -> None:
+        self._send_bytes(json.dumps(message).encode())
+
+    def _send_bytes(self, content: bytes) -> None:
         try:
-            self._connection.send_bytes(json.dumps(message).encode())
+            self._connection.send_bytes(content)
         except OSError as error:
             raise LoadError("its connection has ended") from error
 
     def _receive(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._receive_bytes())
+        return answer
+
+    def _receive_bytes(self) -> bytes:
         try:
-            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+            return self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise LoadError("its connection has ended") from error
-        return answer
 
 
 @contextmanager
@@ -111,17 +129,18 @@ def remote_senders(
     key = shared_key()
     with ExitStack() as stack:
         try:
-            listener = stack.enter_context(Listener(address, authkey=key))
+            listener = stack.enter_context(Listener(address))
         except OSError as error:
             raise LoadError(f"{address[0]}:{address[1]}: {error.strerror}") from error
         members: list[Member] = []
         while len(members) < number:
             show(f"waiting for sender {len(members) + 1} of {number} at {address[0]}:{address[1]}")
             try:
-                connection = stack.enter_context(listener.accept())
+                connection = accept(listener, key)
             except (AuthenticationError, EOFError, OSError):
                 show("a sender without the shared key was refused")
                 continue
+            stack.enter_context(connection)
             host = (listener.last_accepted or ("?", 0))[0]
             sender = RemoteSender(connection)
             difference_s, error_s = clock_difference(sender.clock)
@@ -134,6 +153,47 @@ def remote_senders(
         yield stack.enter_context(SenderGroup(members))
 
 
+def accept(listener: Listener, key: bytes) -> Connection:
+    """The next connection, once its other side has proved to have the key.
+
+    Raises:
+        AuthenticationError, EOFError, OSError: it did not, or not within AUTHENTICATION_S.
+    """
+    connection: Connection = listener.accept()
+    try:
+        limit_waiting(connection, AUTHENTICATION_S)
+        deliver_challenge(connection, key)
+        answer_challenge(connection, key)
+        limit_waiting(connection, 0)
+        end_with_network(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def limit_waiting(connection: Connection, seconds: int) -> None:
+    """Make reading from ``connection`` fail after ``seconds`` without a byte; 0 lets it wait."""
+    with duplicated(connection) as its_socket:
+        its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+
+
+def end_with_network(connection: Connection) -> None:
+    """Make ``connection`` fail when the other machine has not been heard of for KEEP_ALIVE's time."""
+    with duplicated(connection) as its_socket:
+        its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEP_ALIVE.items():
+            if hasattr(socket, name):
+                its_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+@contextmanager
+def duplicated(connection: Connection) -> Iterator[socket.socket]:
+    """The socket of ``connection``, to set its options."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as its_socket:
+        yield its_socket
+
+
 def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
     """Join the machine that listens at ``address``, and run its loads until it is done.
 
@@ -141,8 +201,9 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
         UsageError: there is no shared key, or another one; LoadError: the machine cannot be reached.
     """
     connection = _connect(address, shared_key())
+    end_with_network(connection)
     show(f"joined {address[0]}:{address[1]}")
-    with connection, ExitStack() as stack, suppress(EOFError, ConnectionResetError):
+    with connection, ExitStack() as stack, suppress(EOFError, ConnectionError, TimeoutError):
         generator = None
         while True:
             message = json.loads(connection.recv_bytes())

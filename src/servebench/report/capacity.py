@@ -52,8 +52,11 @@ def read_capacity(params: Params, name: str) -> CapacityMetrics:
 
 
 def machines_needed(metrics: CapacityMetrics, rate_rps: float) -> int | None:
-    """Machines for a rate by the capacity's lower limit, with SPARE_MACHINES; None where it is not known."""
-    if metrics.low_rps is None or metrics.status not in ("resolved", "above_range"):
+    """Machines for a rate by the capacity's lower limit, with SPARE_MACHINES; None where it is not known.
+
+    The limit of a capacity that is not resolved is a low one, and so are the machines more.
+    """
+    if not metrics.low_rps:
         return None
     return math.ceil(rate_rps / metrics.low_rps) + SPARE_MACHINES
 

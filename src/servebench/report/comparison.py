@@ -32,13 +32,18 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[Compari
 
 
 def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
-    """Sentences: which is fastest, whether that rests on few rounds, which keeps to the objective."""
+    """Sentences: which is fastest, whether on few rounds, which failed, which keeps to the objective."""
     sentences = fastest_sentences(rows, params.comparison.reference)
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
         sentences.append(f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
     slo_ms = params.objective.slo_ms
-    within_slo = [row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_ms]
+    within_slo = [
+        row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
+    ]
+    failing = [f"{row.experiment} ({row.failed})" for row in rows if row.failed]
+    if failing:
+        sentences.append(f"Requests failed, and count in no rate: {', '.join(failing)}.")
     if not within_slo:
         return [*sentences, f"None is known to keep its p95 below {slo_ms:g} ms."]
     best = min(within_slo, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))

@@ -63,7 +63,7 @@ def readme_section(
         for result, row in zip(results, compared, strict=True)
     ]
     times = f"times {params.comparison.reference}"
-    head = ["configuration", "is", "req/s", times, "rank", "p95 ms", "held back by"]
+    head = ["configuration", "settings", "req/s", times, "rank", "p95 ms", "held back by"]
     setting = (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
         f"{read_json(CEILINGS)['architecture']} at {params.model.image_size} px. All configurations served "
@@ -115,7 +115,8 @@ def page(
         "## Each by itself",
         "One after the other, on a machine that may have changed between them: for bounds and latencies, "
         "not for comparing. The number of users is the one that was fastest in the first runs, and fewer "
-        "users where the difference lies within the interval; the figures are those of the second run.",
+        "users where the difference lies within the interval; the figures are those of the second run. A "
+        "dash: too few answers (a p95 needs 130).",
         _rates_table(results),
         *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
         f"![Served rate, throughput and latency of all configurations]({PICTURES}/comparison.png)",
@@ -124,7 +125,8 @@ def page(
         _accuracy_table(results),
         "## What holds each back",
         "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "
-        "bound to the left.",
+        "bound to the left. A share above 1 is the machine's noise, unless it is listed above as an error of "
+        "measuring.",
         _bounds_table(results, explanation),
         f"![From each bound to the next, what is lost]({PICTURES}/waterfall.png)",
         "\n".join(f"- `{name}`: {diagnosis.text}" for name, diagnosis in explanation.diagnoses.items()),
@@ -169,7 +171,7 @@ def _comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
         "configuration",
         "rank",
         "req/s",
-        "its rounds",
+        "slowest to fastest round",
         f"times {reference}",
         "p50 ms",
         "p95 ms",
@@ -275,11 +277,18 @@ def _bounds_table(results: Sequence[Result], explanation: Explanation) -> str:
     for result in results:
         bounds = {bound.name: bound for bound in explanation.bounds[result.name]}
         diagnosis = explanation.diagnoses[result.name]
-        cause = diagnosis.cause + (f": `{diagnosis.parameter}`" if diagnosis.parameter else "")
+        parameter = f"`{diagnosis.parameter}`" if diagnosis.parameter else "-"
         cells = [_bound_cell(bounds[name]) if name in bounds else "-" for name in BOUND_NAMES]
-        rows.append([f"`{result.name}`", cause, *cells, number_cell(result.run["null_rps"], 0)])
-    head = ["configuration", "held back by", *BOUND_NAMES, "model that does nothing"]
-    return markdown_table(head, rows, text_columns=2)
+        null_rps = number_cell(result.run["null_rps"], 0)
+        rows.append([f"`{result.name}`", diagnosis.cause, parameter, *cells, null_rps])
+    head = [
+        "configuration",
+        "held back by",
+        "key for the first cause",
+        *BOUND_NAMES,
+        "model that does nothing",
+    ]
+    return markdown_table(head, rows, text_columns=3)
 
 
 def _bound_cell(bound: Bound) -> str:

@@ -16,8 +16,9 @@ from servebench.benchmark.comparison_rows import comparison_metrics, comparison_
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
+from servebench.inference.compiled.manifest import MANIFEST_NAME
 from servebench.inference.device import resolve_device
-from servebench.params import Params, load_params
+from servebench.params import ComparisonSettings, Params, ServeSettings, load_params
 from servebench.paths import (
     COMPARISON,
     COMPARISON_METRICS,
@@ -51,8 +52,8 @@ def main() -> None:
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
     signatures = signatures_of(params, device, bodies)
     reference = params.comparison.reference
-    reused = [row for row in read_unchanged_rows(signatures) if row.experiment != reference]
-    names = names_to_measure(list(signatures), reference, reused)
+    reused, earlier_turns = read_unchanged(signatures, reference)
+    names = names_to_measure(list(signatures), params.comparison, reused)
     full_s = params.comparison.seconds
     budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
@@ -68,15 +69,15 @@ def main() -> None:
             params.comparison,
             budget_s,
         )
-    turns = read_turns({row.experiment for row in reused} | {reference}) if reused else []
-    first_round = 1 + max((turn.round for turn in turns), default=-1)
-    turns += [
+    first_round = 1 + max((turn.round for turn in earlier_turns), default=-1)
+    turns = earlier_turns + [
         TurnRow(
             first_round + turn.round,
             turn.users,
             turn.name,
             rounded(turn.rate_rps, 3),
             len(turn.latency_ms),
+            turn.failed,
         )
         for turn in comparison.turns
     ]
@@ -108,12 +109,19 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
         "users": params.comparison.users,
-        "reference": params.configuration(params.comparison.reference).model_dump(),
+        "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
     return {
-        name: digest(json.dumps({**common, "serve": serve.model_dump()}, sort_keys=True).encode())
+        name: digest(json.dumps({**common, **own_inputs(serve)}, sort_keys=True).encode())
         for name, serve in params.configurations().items()
     }
+
+
+def own_inputs(serve: ServeSettings) -> dict[str, Any]:
+    """What only this configuration depends on: its settings, and the hashes of the packages that it runs."""
+    packages = read_json(MODEL.compiled / MANIFEST_NAME)["packages"] if serve.compiled else []
+    used = [one for one in packages if one["precision"] == serve.precision and not one["skipped_reason"]]
+    return {"serve": serve.model_dump(), "packages": [one["sha256"] for one in used]}
 
 
 def code_digest() -> str:
@@ -131,25 +139,30 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def read_unchanged_rows(signatures: dict[str, str]) -> list[ComparisonRow]:
-    """The last run's rows of configurations with the same signature; none where its files cannot be read."""
+def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:
+    """The last run's rows of configurations with the same signature, and their turns and the reference's.
+
+    None where its files cannot be read.
+    """
     try:
         last_signatures = read_json(COMPARISON_RUN)["signatures"]
-        rows = read_rows(COMPARISON, ComparisonRow)
+        rows, turns = read_rows(COMPARISON, ComparisonRow), read_rows(COMPARISON_TURNS, TurnRow)
     except (OSError, KeyError, ValueError):
-        return []
-    return [row for row in rows if last_signatures.get(row.experiment) == signatures.get(row.experiment, "")]
+        return [], []
+    unchanged = {name for name, signature in signatures.items() if last_signatures.get(name) == signature}
+    reused = [row for row in rows if row.experiment in unchanged - {reference}]
+    names = {row.experiment for row in reused} | {reference}
+    return reused, [turn for turn in turns if turn.experiment in names] if reused else []
 
 
-def read_turns(names: set[str]) -> list[TurnRow]:
-    """The last run's turns of the configurations ``names``."""
-    return [turn for turn in read_rows(COMPARISON_TURNS, TurnRow) if turn.experiment in names]
-
-
-def names_to_measure(names: Sequence[str], reference: str, reused: Sequence[ComparisonRow]) -> list[str]:
+def names_to_measure(
+    names: Sequence[str], settings: ComparisonSettings, reused: Sequence[ComparisonRow]
+) -> list[str]:
     """The reference, the fastest reused configuration and the changed ones; all, where none has changed."""
+    reference = settings.reference
     changed = [name for name in names if name not in {reference, *(row.experiment for row in reused)}]
     if not changed or not reused:
         return list(names)
-    fastest = max(reused, key=lambda row: row.ratio or 0.0).experiment
+    at_first_load = [row for row in reused if row.users == settings.users[0]]
+    fastest = max(at_first_load, key=lambda row: row.ratio or 0.0).experiment
     return [reference, fastest, *changed]

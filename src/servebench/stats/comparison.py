@@ -23,7 +23,7 @@ from scipy.special import digamma, stdtr, stdtrit
 
 Floats = npt.NDArray[np.float64]
 Rates = Mapping[str, Sequence[float | None]]
-"""By name, the rate in each round, positive; None where it was not measured in that round."""
+"""By name, the rate in each round; None or 0 where it was not measured, or answered nothing."""
 
 FAMILY_ERROR = 0.05
 """Chance that any interval of a comparison misses the true ratio, or that any order in it is wrong."""
@@ -134,7 +134,8 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
     """Ranks: 1 for the fastest and all that do not differ from it, then the fastest of the others, and so on.
 
     Each group's members are compared with its fastest by paired, moderated t tests. They are two-sided, as of
-    two equal ones the one with luck is the fastest. Holm's method holds the error of a group's tests at
+    two equal ones the one with luck is the fastest. Who is faster than it in the rounds that both share (it
+    leads by others) is no slower. Holm's method holds the error of a group's tests at
     FAMILY_ERROR.
     """
     means = {
@@ -154,7 +155,8 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
 
 def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: str) -> set[str]:
     """Those of ``others`` that are slower than ``leader``, by Holm's method."""
-    p_values = {name: difference(rates, leader, name, reference).p_value() for name in others}
+    leads = {name: difference(rates, leader, name, reference) for name in others}
+    p_values = {name: lead.p_value() if lead.mean > 0 else 1.0 for name, lead in leads.items()}
     slower: set[str] = set()
     for name in sorted(others, key=lambda name: p_values[name]):
         if p_values[name] > FAMILY_ERROR / (len(others) - len(slower)):
@@ -165,7 +167,7 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
 
 def _log_ratios(rates: Rates, name: str, other: str) -> Floats:
     pairs = zip(rates[name], rates[other], strict=True)
-    return np.array([math.log(a / b) for a, b in pairs if a is not None and b is not None])
+    return np.array([math.log(a / b) for a, b in pairs if a and b])
 
 
 def _mean(logs: Floats, usual: float | None) -> Difference:

@@ -20,6 +20,7 @@ from servebench.system.signals import defer_signals
 LOG_TAIL_LINES = 15
 FULL_DISK_BYTES = 2**16
 """Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
+CGROUP = Path("/sys/fs/cgroup")
 GONE_S = 10.0
 """How long killed processes are waited for."""
 WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
@@ -127,15 +128,30 @@ def _is_alive(group: int) -> bool:
 def memory_of(pid: int) -> int:
     """Memory of a process and its descendants, bytes: a shared page counts in equal parts for its users.
 
-    That is Linux's PSS; elsewhere it is what each process has to itself (USS).
+    That is Linux's PSS; elsewhere it is what each process has to itself (USS). 0 for one that has ended.
     """
-    main = psutil.Process(pid)
+    try:
+        main = psutil.Process(pid)
+        processes = [main, *main.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
     total = 0
-    for process in (main, *main.children(recursive=True)):
+    for process in processes:
         with suppress(psutil.NoSuchProcess):
             memory = process.memory_full_info()
             total += getattr(memory, "pss", memory.uss)
     return total
+
+
+def available_memory() -> int:
+    """Memory that is free for processes, bytes: of the machine, and of the container if it has a limit."""
+    available = psutil.virtual_memory().available
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        reclaimable = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
+        return available
+    return min(available, limit - used + int(reclaimable.get("inactive_file", 0)))
 
 
 def log_tail(log: Path) -> str:
