@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
 from servebench.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
+from servebench.inference.compiled.gain import Timing, reason_against
 from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -59,7 +61,11 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
     """Twice as fast as the model it was made from; what it holds is no code that could be run."""
     path = folder / "full-1.package"
     path.write_bytes(b"machine code")
-    return path, manifest_entry(BuildResult("full", 1, path, 20.0, None), [20.0] * 4, [10.0] * 4)
+    return path, entry(BuildResult("full", 1, path, 20.0, None), Timing([20.0] * 4, [10.0] * 4))
+
+
+def entry(result: BuildResult, timing: Timing) -> Package:
+    return manifest_entry(result, asdict(timing), reason_against(timing))
 
 
 def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
@@ -137,36 +143,38 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
 def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFolders) -> None:
     path = folders.compiled / "half-1.package"
     path.write_bytes(b"machine code")
-    slower = manifest_entry(BuildResult("half", 1, path, 20.0, None), [10.0] * 4, [10.5] * 4)
+    slower = entry(BuildResult("half", 1, path, 20.0, None), Timing([10.0] * 4, [10.5] * 4))
     never = BuildResult("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
-    failed = manifest_entry(never)
-    assert slower.skipped_reason == "slower: 0.95 times the rate (0.95 to 0.95)"
+    failed = manifest_entry(never, {}, None)
+    assert slower.skipped_reason == "slower than timm's model: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
     write_manifest(folders, packages=packages)
     manifest = read_manifest(folders, CPU)
     assert manifest.packages == [slower, failed]
     lines = list(describe(manifest))
-    assert "10.5 ms, 10.0 ms as timm builds it; not used: slower: 0.95 times" in lines[0]
+    assert "10.5 ms, 10.0 ms as timm builds it; not used: slower than timm's model: 0.95" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
     model = CompiledModel(lambda: lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 
 
-def test_a_package_that_may_be_no_faster_is_not_used(tmp_path: Path) -> None:
+def test_a_package_that_may_be_no_faster_is_not_used() -> None:
     """One slow run among equals does not decide: the eager and the compiled model are told apart by pairs."""
-    path = tmp_path / "half-4.package"
-    path.write_bytes(b"code")
     eager_ms = [10.0, 10.2, 9.9, 10.1, 10.0, 10.1]
-    equal = manifest_entry(
-        BuildResult("half", 4, path, 3.0, None), eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1]
-    )
-    assert equal.skipped_reason is not None
-    assert equal.skipped_reason.startswith("no difference resolved: 1.00 times the rate (0.9")
-    disturbed = manifest_entry(
-        BuildResult("half", 4, path, 3.0, None), eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0]
-    )
-    assert disturbed.skipped_reason is None
+    equal = reason_against(Timing(eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1]))
+    assert equal is not None
+    assert equal.startswith("no difference resolved from timm's model: 1.00 times the rate (0.9")
+    assert reason_against(Timing(eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0])) is None
+
+
+def test_a_package_that_smaller_ones_equal_is_not_used() -> None:
+    eager_ms, noise = [40.0] * 6, [0.0, 0.2, -0.1, 0.1, 0.0, 0.1]
+    compiled_ms = [10.0 + one for one in noise]
+    equal = reason_against(Timing(eager_ms, compiled_ms, [2, 2], [10.0 - one for one in noise]))
+    assert equal is not None
+    assert equal.startswith("no difference resolved from packages for 2 + 2: ")
+    assert reason_against(Timing(eager_ms, compiled_ms, [2, 2], [11.0 - one for one in noise])) is None
 
 
 def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:

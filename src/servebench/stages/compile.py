@@ -20,6 +20,7 @@ class PackageRow:
 
     Attributes:
         eager_ms, compiled_ms: median time of a run on a batch.
+        parts_ms: the same by smaller packages that make up the batch, None where there are none.
         skipped_reason: why the package is not used, None where it is.
     """
 
@@ -27,6 +28,7 @@ class PackageRow:
     batch_size: int
     eager_ms: float | None
     compiled_ms: float | None
+    parts_ms: float | None
     compile_s: float
     skipped_reason: str | None
 

@@ -25,7 +25,6 @@ from servebench.inference.device import PRECISIONS, dtype_name
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.comparison import ratio
 from servebench.system.files import atomic_folder, write_json
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
@@ -192,43 +191,36 @@ def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -
         ) as process,
     ):
         assert process.stdout is not None
-        times = [json.loads(line) for line in process.stdout]
-        if process.wait() or len(times) != len(compiled):
+        lines = [json.loads(line) for line in process.stdout]
+        if process.wait() or len(lines) != len(compiled):
             raise ServebenchError(f"a compiled model cannot be run{log_tail(log)}")
-    times_of = {result.path: pair for result, pair in zip(compiled, times, strict=True)}
-    return [manifest_entry(result, **times_of.get(result.path, {})) for result in results]
+    timed = {(one["precision"], one["batch_size"]): (one["timing"], one["reason"]) for one in lines}
+    return [
+        manifest_entry(result, *timed.get((result.precision, result.batch_size), ({}, None)))
+        for result in results
+    ]
 
 
-def manifest_entry(
-    result: BuildResult, eager_ms: Sequence[float] = (), compiled_ms: Sequence[float] = ()
-) -> Package:
+def manifest_entry(result: BuildResult, timing: Mapping[str, Sequence[float]], reason: str | None) -> Package:
     """The manifest's entry for a package.
 
     Args:
-        eager_ms, compiled_ms: wall time of a run on a batch, by round; empty where it was not compiled.
+        timing: see ``gain.Timing``; empty where it was not compiled.
+        reason: why it is not used, None where it is.
     """
+    names = ("eager_ms", "compiled_ms", "parts_ms")
+    medians = {name: round(median(timing[name]), 3) if timing.get(name) else None for name in names}
     return Package.model_validate(
         {
             "precision": result.precision,
             "batch_size": result.batch_size,
             "file": None if result.failure else result.path.name,
             "sha256": None if result.failure else sha256(result.path),
-            "eager_ms": round(median(eager_ms), 3) if eager_ms else None,
-            "compiled_ms": round(median(compiled_ms), 3) if compiled_ms else None,
+            **medians,
             "compile_s": round(result.seconds, 1),
-            "skipped_reason": result.failure or slower_reason(eager_ms, compiled_ms),
+            "skipped_reason": result.failure or reason,
         }
     )
-
-
-def slower_reason(eager_ms: Sequence[float], compiled_ms: Sequence[float]) -> str | None:
-    """Why a package is not used: it is slower, or no difference is resolved; None where it is faster."""
-    rates = {"eager": [1 / ms for ms in eager_ms], "compiled": [1 / ms for ms in compiled_ms]}
-    gain = ratio(rates, "compiled", "eager", reference="eager")
-    if gain.resolved and gain.ratio > 1:
-        return None
-    finding = "slower" if gain.resolved else "no difference resolved"
-    return f"{finding}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
 
 
 def describe(manifest: Manifest) -> Iterator[str]:
@@ -241,4 +233,6 @@ def describe(manifest: Manifest) -> Iterator[str]:
             text += f", compiled in {package.compile_s:.0f} s"
         if package.compiled_ms is not None:
             text += f": {package.compiled_ms:.1f} ms, {package.eager_ms:.1f} ms as timm builds it"
+        if package.parts_ms is not None:
+            text += f", {package.parts_ms:.1f} ms by smaller packages"
         yield text + (f"; not used: {package.skipped_reason}" if package.skipped_reason else "")

@@ -6,8 +6,13 @@ Without that, timm's modules spend most of their time on page faults, and the ga
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -16,30 +21,91 @@ from typing import Any
 import torch
 
 from servebench.inference.compiled.backends import BatchModel, load_package
+from servebench.inference.compiled.model import run_in_parts, split
 from servebench.inference.compiled.package import eager_model, example_batch
 from servebench.inference.device import dtype_name
+from servebench.stats.comparison import ratio
 
 ROUNDS = 10
 ROUND_S = 0.05
-"""Of each of the two, alternately: a machine that slows down for longer slows down both."""
+"""Of each model, in turn: a machine that slows down for longer slows down all."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall times of a run on a batch, by round, milliseconds.
+
+    Attributes:
+        eager_ms: of the model as timm builds it.
+        compiled_ms: of the package.
+        parts: batch sizes of smaller packages that make up the batch; empty where there are none.
+        parts_ms: of these, one after another.
+    """
+
+    eager_ms: Sequence[float]
+    compiled_ms: Sequence[float]
+    parts: Sequence[int] = ()
+    parts_ms: Sequence[float] = ()
 
 
 def main() -> None:
-    """Time each package of the job (JSON: folder, device, packages) and the model it was compiled from."""
+    """Time each package of the job (JSON: folder, device, packages), and say why it is not used.
+
+    It is used if it is faster than the model that it was compiled from, and than smaller packages that are
+    used: each takes memory in every worker.
+    """
     job: dict[str, Any] = json.loads(sys.argv[1])
     folder, device = Path(job["folder"]), job["device"]
-    for package in job["packages"]:
-        eager = eager_model(folder, device, package["precision"])
-        example = example_batch(folder, device, package["batch_size"])
-        dtype = getattr(torch, dtype_name(package["precision"], device))
-        compiled = load_package(Path(package["path"]), dtype, example.device)
-        print(json.dumps(times_ms(eager, compiled, example)), flush=True)
+    packages = sorted(job["packages"], key=itemgetter("precision", "batch_size"))
+    for precision, group in itertools.groupby(packages, key=itemgetter("precision")):
+        eager = eager_model(folder, device, precision)
+        dtype = getattr(torch, dtype_name(precision, device))
+        used: dict[int, BatchModel] = {}
+        for package in group:
+            size = package["batch_size"]
+            example = example_batch(folder, device, size)
+            compiled = load_package(Path(package["path"]), dtype, example.device)
+            timing = time_package(eager, compiled, used, example)
+            reason = reason_against(timing)
+            if reason is None:
+                used[size] = compiled
+            line = {"precision": precision, "batch_size": size, "timing": asdict(timing), "reason": reason}
+            print(json.dumps(line), flush=True)
+
+
+def time_package(
+    eager: BatchModel, compiled: BatchModel, used: Mapping[int, BatchModel], example: torch.Tensor
+) -> Timing:
+    """Time a package beside the model it was compiled from, and beside the smaller ones that are ``used``."""
+    parts = split(len(example), sorted(used, reverse=True))
+    models = {"eager": eager, "compiled": compiled}
+    if not set(parts) <= set(used):
+        times = times_ms(models, example)
+        return Timing(times["eager"], times["compiled"])
+    models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
+    times = times_ms(models, example)
+    return Timing(times["eager"], times["compiled"], parts, times["parts"])
+
+
+def reason_against(timing: Timing) -> str | None:
+    """Why a package is not used: it is slower, or no difference is resolved; None where it is faster."""
+    rates = {"compiled": [1 / ms for ms in timing.compiled_ms], "eager": [1 / ms for ms in timing.eager_ms]}
+    others = {"eager": "timm's model"}
+    if timing.parts_ms:
+        rates["parts"] = [1 / ms for ms in timing.parts_ms]
+        others["parts"] = f"packages for {' + '.join(map(str, timing.parts))}"
+    for other, name in others.items():
+        gain = ratio(rates, "compiled", other, reference=other)
+        if gain.resolved and gain.ratio > 1:
+            continue
+        finding = f"slower than {name}" if gain.resolved else f"no difference resolved from {name}"
+        return f"{finding}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
+    return None
 
 
 @torch.inference_mode()
-def times_ms(eager: BatchModel, compiled: BatchModel, example: torch.Tensor) -> dict[str, list[float]]:
+def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, list[float]]:
     """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
-    models = {"eager_ms": eager, "compiled_ms": compiled}
     medians: dict[str, list[float]] = {name: [] for name in models}
     for model in models.values():  # the first run of each is a warm-up
         run_ms(model, example)

@@ -36,6 +36,7 @@ class Package(BaseModel):
     sha256: str | None = Field(description="of the file")
     eager_ms: float | None = Field(description="median time of a run on a batch, as timm builds the model")
     compiled_ms: float | None = Field(description="the same, compiled")
+    parts_ms: float | None = Field(description="the same, by smaller packages, null where there are none")
     compile_s: float = Field(description="how long compiling took")
     skipped_reason: str | None = Field(description="why the package is not used, null where it is")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -40,18 +40,22 @@ class CompiledModel:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes) of images (N, 3, height, width)."""
-        sizes = split(len(batch), self._sizes)
-        if len(sizes) == 1:
-            return self._model_of(sizes[0])(batch)
-        ends = itertools.accumulate(sizes)
-        return torch.cat(
-            [self._model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-        )
+        return run_in_parts(batch, split(len(batch), self._sizes), self._model_of)
 
     def _model_of(self, size: int) -> BatchModel:
         model = self._packages.get(size, self._eager)
         assert model is not None
         return model
+
+
+def run_in_parts(
+    batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
+) -> torch.Tensor:
+    """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
+    if len(sizes) == 1:
+        return model_of(sizes[0])(batch)
+    ends = itertools.accumulate(sizes)
+    return torch.cat([model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)])
 
 
 def split(number: int, sizes: list[int]) -> list[int]:
