@@ -119,10 +119,10 @@ def turns_of(rates: dict[str, list[float | None]]) -> list[Turn]:
 
 def test_the_slow_leave_and_the_reference_stays() -> None:
     noise = [1.0, 1.01, 0.99, 1.0] * 4
-    means = {"reference": 10.0, "fast": 100.0, "near": 90.0, "slow": 20.0, "beside the reference": 9.0}
+    means = {"reference": 16.0, "fast": 100.0, "near": 90.0, "slow": 20.0, "beside the reference": 14.0}
     rates: dict[str, list[float | None]] = {
         **{name: [mean * own for own in noise] for name, mean in means.items()},
-        "crawling": [4.0, 3.0, 4.0, 1.0] * 4,
+        "crawling": [7.0, 6.0, 7.0, 1.0] * 4,
         "silent": [None] * 16,
     }
     far = {"crawling", "silent"}

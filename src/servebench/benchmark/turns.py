@@ -13,9 +13,9 @@ from servebench.stats.comparison import ratio, ratios
 DROP_AFTER_ROUNDS, DROP_BELOW = 16, 0.5
 """A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
 others. After fewer rounds its own interval would stay too wide to compare it with anything."""
-DROP_FAR_BELOW = {1: 0.02, 2: 0.1}
+DROP_FAR_BELOW = {1: 0.05, 2: 0.1}
 """Sooner, by the number of rounds: where it was below this share of the best's rate, and below DROP_BELOW
-of the reference's, in each of them. Its turns are the longest."""
+of the reference's, in each of them. Its turns are the longest: ten seconds and more."""
 
 
 @dataclass(frozen=True)
