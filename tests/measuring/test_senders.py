@@ -67,6 +67,24 @@ def joining(port: int, key: str = KEY, number: int = 1) -> Iterator[list[subproc
             sender.communicate()
 
 
+@contextmanager
+def listening(port: int) -> Iterator[list[str]]:
+    """Wait for one sender, in a thread, which has joined when the block is left; what is shown meanwhile."""
+    shown = list[str]()
+
+    def listen() -> None:
+        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
+            pass
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    while not shown:
+        time.sleep(0.01)
+    yield shown
+    thread.join(20)
+    assert not thread.is_alive()
+
+
 def test_senders_on_this_machine_send_every_request_once() -> None:
     with running_stub(0.01, 4) as stub, local_senders(3, [b"{}"], "application/json") as group:
         closed, opened = (group.run(stub.url, plan) for plan in (PLAN, OPEN))
@@ -95,19 +113,13 @@ def test_an_overloaded_server_is_waited_for_as_long_as_it_answers() -> None:
 def test_who_connects_and_says_nothing_keeps_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setattr(remote, "AUTHENTICATION_S", 1)
-    port, shown = free_port(), list[str]()
-
-    def listen() -> None:
-        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
-            pass
-
-    listening = threading.Thread(target=listen)
-    listening.start()
-    while not shown:
-        time.sleep(0.01)
-    with socket.create_connection(("127.0.0.1", port)), joining(port) as (friend,):
+    port = free_port()
+    with (
+        listening(port) as shown,
+        socket.create_connection(("127.0.0.1", port)),
+        joining(port) as (friend,),
+    ):
         assert friend.wait(20) == 0
-    listening.join(20)
     assert "a sender without the shared key was refused" in shown
 
 
@@ -129,19 +141,12 @@ def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_sender_with_another_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    port, shown = free_port(), list[str]()
-
-    def listen() -> None:
-        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
-            pass
-
-    listening = threading.Thread(target=listen)
-    listening.start()
-    with joining(port, key="another key, also long") as (stranger,):
-        output, _ = stranger.communicate(timeout=20)
-    with joining(port) as (friend,):
-        assert friend.wait(20) == 0
-    listening.join(20)
+    port = free_port()
+    with listening(port) as shown:
+        with joining(port, key="another key, also long") as (stranger,):
+            output, _ = stranger.communicate(timeout=20)
+        with joining(port) as (friend,):
+            assert friend.wait(20) == 0
     assert stranger.returncode == 2
     assert "has another shared key" in output
     assert "a sender without the shared key was refused" in shown

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pynvml
 
-CGROUP = Path("/sys/fs/cgroup")
+from servebench.system.processes import CGROUP
 
 
 @dataclass(frozen=True)

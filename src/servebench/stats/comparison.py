@@ -135,8 +135,7 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
 
     Each group's members are compared with its fastest by paired, moderated t tests. They are two-sided, as of
     two equal ones the one with luck is the fastest. Who is faster than it in the rounds that both share (it
-    leads by others) is no slower. Holm's method holds the error of a group's tests at
-    FAMILY_ERROR.
+    leads by others) is no slower. Holm's method holds the error of a group's tests at FAMILY_ERROR.
     """
     means = {
         name: 0.0 if name == reference else difference(rates, name, reference, reference).mean

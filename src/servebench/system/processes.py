@@ -116,7 +116,7 @@ def _is_alive(group: int) -> bool:
     One whose first thread has ended is called a zombie, too.
     """
     for pid in psutil.pids():
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):  # another user's, on macOS
             if os.getpgid(pid) != group:
                 continue
             process = psutil.Process(pid)
