@@ -103,7 +103,7 @@ def level_row(
 
 
 def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
-    """The row of a level's second run, with the first run's rate.
+    """The row of a level's later run, with the first run's rate.
 
     The rate's interval is widened to contain both: that of one run knows nothing of a machine that changes
     its speed between them. A difference of more than DRIFT_SHARE is a warning.

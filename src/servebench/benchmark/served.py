@@ -23,11 +23,12 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-RUNS = 2
-"""Of the best level: the first one chooses it, the second one is reported."""
+RUNS = 3
+"""Of the best level, at most: the first one chooses it, the second one is reported, or the third one if the
+second is not valid, so that a moment's change of the machine's speed makes no other level the best one."""
 GIVE_UP_S = 8.0
 """For the first answers to all users of a level."""
-REPEATED_FROM = 0.5
+REPEATED_FROM = 0.8
 """Of the fastest level's rate: a level below that is not the best one, whether others are valid or not."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
@@ -47,7 +48,7 @@ class ServedResult:
     """Results of the load on one server.
 
     Attributes:
-        levels: one per concurrency level, from its second run where it had one.
+        levels: one per concurrency level, from its last run.
         best: the row of the best level, None where requests failed at every level.
         samples: every request of every run.
         answers: index of the photo and body of the answer, of every good request.
@@ -122,7 +123,7 @@ class LoadSession:
             ServerError: the server died; LoadError: the load generator failed.
         """
         plan, scrapes = self.plan(users, run), dict[int, Scrape]()
-        phase = f"run {run + 1} of {RUNS}"
+        phase = f"run {run + 1}"
         with load_bar([plan], f"{self.name}: {phase}") as update_bar:
 
             def on_edge(users: int, index: int) -> None:
@@ -174,8 +175,8 @@ def measure_served(
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
         photos, tested: see ``LoadSession``.
-        while_paused: called before the first runs, between them and the second one, and after it, while the
-            server is stopped: an idle LitServe server polls, which takes CPU time.
+        while_paused: called before the first runs, between them and the later ones, and after these, while
+            the server is stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
@@ -204,23 +205,24 @@ def measure_served(
 
 
 def run_best_again(session: LoadSession, first: Mapping[int, LevelResult]) -> dict[int, LevelResult]:
-    """Run the fastest level a second time; if that is not valid, the next fastest, down to REPEATED_FROM."""
+    """Run the fastest level again until a run is valid; else the next fastest, down to REPEATED_FROM."""
     again: dict[int, LevelResult] = {}
     rows = fastest_first([level.row for level in first.values()])
     for row in rows:
         if row.throughput_rps < REPEATED_FROM * rows[0].throughput_rps:
             break
-        level = session.run(row.users, 1)
-        again[row.users] = replace(level, row=measured_again(row, level.row))
-        if level.row.valid:
-            break
+        for run in range(1, RUNS):
+            level = session.run(row.users, run)
+            again[row.users] = replace(level, row=measured_again(row, level.row))
+            if level.row.valid:
+                return again
     return again
 
 
 def best_of(rows: Sequence[LevelRow]) -> LevelRow | None:
     """Of levels that were run again, in the order in which they were: the first valid one, or else the first.
 
-    The first runs chose it and the second one is reported: the highest of several noisy rates overestimates
+    The first runs chose it and a later one is reported: the highest of several noisy rates overestimates
     its level's (selection bias).
     """
     unfailing = [row for row in rows if did_not_fail(row)]

@@ -115,7 +115,7 @@ def page(
         "## Each by itself",
         "One after the other, on a machine that may have changed between them: for bounds and latencies, "
         "not for comparing. The number of users is the one that was fastest in the first runs, and fewer "
-        "users where the difference lies within the interval; the figures are those of the second run. A "
+        "users where the difference lies within the interval; the figures are those of a later run. A "
         "dash: too few answers (a p95 needs 130).",
         _rates_table(results),
         *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
