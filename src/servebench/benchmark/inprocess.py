@@ -31,8 +31,9 @@ from servebench.system.temporary import scratch
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
-PROBE_S, CLEARLY_SLOWER = 0.3, 0.8
-"""Of the search for the number of busy workers: it ends where more reach this share of the best or less."""
+PROBE_S, PROBES, CLEARLY_SLOWER = 0.3, 2, 0.8
+"""Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the cores
+spin in most of them; it ends where more workers reach this share of the best or less."""
 LONGEST_ROUND_S = 2.5
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
@@ -63,7 +64,8 @@ class InProcessBaseline:
     def measure(self) -> None:
         """Measure two rounds: each kind of work at each batch size, then again in the reverse order.
 
-        CPU time is measured in the first one only, and it is the only one if it takes over LONGEST_ROUND_S.
+        The CPU time of one thread is measured in the first one only, and it is the only one if it takes over
+        LONGEST_ROUND_S.
 
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
@@ -139,7 +141,7 @@ class InProcessBaseline:
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
         rates: dict[int, float] = {}
         for busy in choices:
-            rates[busy] = mean(self.run("pipeline", 1, PROBE_S, busy)[0])
+            rates[busy] = min(mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES))
             if rates[busy] < CLEARLY_SLOWER * max(rates.values()):
                 break
         fastest = max(rates, key=lambda busy: rates[busy])
