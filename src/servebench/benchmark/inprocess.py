@@ -32,8 +32,8 @@ from servebench.system.temporary import scratch
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
 PROBE_S, PROBES, CLEARLY_SLOWER = 0.3, 2, 0.8
-"""Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the cores
-spin in most of them; it ends where more workers reach this share of the best or less."""
+"""Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
+cores spin in most of them; it ends where more workers reach this share of the best or less."""
 LONGEST_ROUND_S = 2.5
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
