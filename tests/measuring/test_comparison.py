@@ -135,6 +135,17 @@ def test_the_slow_leave_and_the_reference_stays() -> None:
         assert comparison.remaining == [name for name in rates if name not in gone]
 
 
+def test_the_slow_stay_while_their_own_ratio_is_not_known_well() -> None:
+    rates: dict[str, list[float | None]] = {
+        "reference": [16.0, 16.1] * 8,
+        "fast": [100.0, 101.0] * 8,
+        "wobbling": [20.0, 11.0] * 8,
+    }
+    comparison = Comparison("reference", list(rates), turns_of(rates))
+    comparison.drop_slow([USERS])
+    assert comparison.dropped == {}
+
+
 def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
     rates: dict[str, list[float | None]] = {
         "reference": [10.0, 10.1, 9.9, 10.0],

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from servebench.stats.comparison import ratio, ratios
+from servebench.stats.comparison import Ratio, ratio, ratios
 
-DROP_AFTER_ROUNDS, DROP_BELOW = 16, 0.5
+DROP_AFTER_ROUNDS, DROP_BELOW, DROP_WIDTH = 16, 0.5, 0.3
 """A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
-others. After fewer rounds its own interval would stay too wide to compare it with anything."""
+others; but not while the interval of its ratio to the reference is wider than this share of it."""
 DROP_FAR_BELOW = {1: 0.05, 2: 0.1}
 """Sooner, by the number of rounds: where it was below this share of the best's rate, and below DROP_BELOW
 of the reference's, in each of them. Its turns are the longest: ten seconds and more."""
@@ -98,7 +98,7 @@ class Comparison:
                 slow.add(name)
             elif len(shares) >= DROP_AFTER_ROUNDS and name in rates:
                 highest = ratio(rates, name, best, self.reference).high
-                if highest is not None and highest < DROP_BELOW:
+                if highest is not None and highest < DROP_BELOW and is_narrow(to_reference[name]):
                     slow.add(name)
         return slow
 
@@ -111,3 +111,8 @@ class Comparison:
             for turn in turns
             if turn.name == name and (of_reference := reference.get(turn.round))
         ]
+
+
+def is_narrow(own: Ratio) -> bool:
+    """Whether the interval of a ratio is no wider than DROP_WIDTH of it."""
+    return own.low is not None and own.high is not None and own.high - own.low <= DROP_WIDTH * own.ratio
