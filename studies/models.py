@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -39,8 +40,12 @@ def exported(name: str) -> ModelFolders:
     return MODEL if name == DEFAULT else with_packages(name, tuned(name).max_batch_size)
 
 
-def with_packages(name: str, largest: int) -> ModelFolders:
-    """A timm model, or a copy of the pipeline's, with a package for each batch size up to ``largest``."""
+def with_packages(name: str, largest: int, calibration: Sequence[Path] = ()) -> ModelFolders:
+    """A timm model, or a copy of the pipeline's, with a package for each batch size up to ``largest``.
+
+    Args:
+        calibration: photos for packages in int8; none: there are no such packages.
+    """
     folders = ModelFolders(FOLDER / name / "exported", FOLDER / name / "compiled")
     if name == DEFAULT:
         shutil.copytree(MODEL.exported, folders.exported, dirs_exist_ok=True)
@@ -51,9 +56,10 @@ def with_packages(name: str, largest: int) -> ModelFolders:
         packages = read_manifest(folders, torch.device(DEVICE)).packages
     except ModelError:
         packages = []
-    if not {package.batch_size for package in packages}.issuperset(sizes):
+    needed = "int8" if calibration else "full"
+    if not {package.batch_size for package in packages if package.precision == needed}.issuperset(sizes):
         with exclusive_machine():
-            compile_model(folders, DEVICE, sizes)
+            compile_model(folders, DEVICE, sizes, calibration)
     return folders
 
 

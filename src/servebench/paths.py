@@ -35,6 +35,7 @@ CONFUSION = Path("plots/confusion.csv")
 
 MODEL = ModelFolders(Path("models/exported"), Path("models/compiled"))
 COMPILED_TABLE = Path("plots/compiled.csv")
+PRECISIONS_TABLE = Path("plots/precisions.csv")
 
 CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
@@ -43,6 +44,13 @@ COMPARISON = Path("plots/comparison.csv")
 COMPARISON_TURNS = Path("plots/comparison_turns.csv")
 COMPARISON_RUN = Path("plots/comparison_run.json")
 COMPARISON_METRICS = Path("metrics/comparison")
+
+TUNE_METRICS = Path("metrics/tune.json")
+TUNE_TABLE = Path("plots/tune.csv")
+TUNE_KNOBS = Path("plots/tune_knobs.csv")
+TUNE_PICTURE = Path("assets/tune.png")
+TUNE_STUDY = Path("tune/study.db")
+TUNE_DVC_FILE = Path("tune/dvc.yaml")
 
 SUMMARY = Path("metrics/summary.json")
 LEVELS = Path("plots/levels.csv")

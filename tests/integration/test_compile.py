@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from servebench.errors import ModelError
+from servebench.inference.answers import answers_of
 from servebench.inference.compiled.backends import load_package
 from servebench.inference.compiled.build import compile_model
 from servebench.inference.compiled.manifest import Manifest
@@ -29,7 +30,57 @@ SIZE = 2
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolders, Manifest]:
     folder = tmp_path_factory.mktemp("models")
     folders = export_tiny(folder, image_size=64)
-    return folders, compile_model(folders, "cpu", (SIZE,))
+    return folders, compile_model(folders, "cpu", (SIZE,), [])
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> tuple[ModelFolders, Manifest]:
+    folder = tmp_path_factory.mktemp("quantised")
+    folders = export_tiny(folder, image_size=64)
+    return folders, compile_model(folders, "cpu", (1, SIZE), photos)
+
+
+def test_int8_answers_nearly_as_the_model_and_its_calibration_is_recorded(
+    quantised: tuple[ModelFolders, Manifest], photos: list[Path]
+) -> None:
+    folders, manifest = quantised
+    one, two = (package for package in manifest.packages if package.precision == "int8")
+    assert (one.batch_size, one.skipped_reason) == (1, None)  # nothing could run instead
+    assert two.compiled_ms is not None
+    assert manifest.calibration is not None
+    assert manifest.calibration.photos == len(photos)
+    full, int8 = ServeSettings(preprocess="torchvision"), {"precision": "int8", "compiled": True}
+    eager = Predictor(folders, "cpu", full)
+    compiled = Predictor(folders, "cpu", full.model_copy(update=int8))
+    images = [eager.preprocess(path.read_bytes()) for path in photos[: 2 * SIZE + 1]]
+    difference = (compiled.predict(images) - eager.predict(images)).abs()
+    assert 0 < difference.max() < 0.2
+
+
+def test_processes_share_the_photos_and_answer_as_the_model(
+    quantised: tuple[ModelFolders, Manifest], photos: list[Path]
+) -> None:
+    folders, _ = quantised
+    configurations = [
+        ServeSettings.model_validate({"precision": precision, "preprocess": "torchvision", "compiled": True})
+        for precision in ("full", "int8")
+    ]
+    for settings, found in zip(
+        configurations, answers_of(folders, "cpu", configurations, photos), strict=True
+    ):
+        predictor = Predictor(folders, "cpu", settings)
+        for path, probabilities in zip(photos, found, strict=True):
+            [expected] = predictor.predict([predictor.preprocess(path.read_bytes())])
+            assert probabilities == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_without_photos_to_calibrate_int8_there_is_none_and_it_says_so(
+    built: tuple[ModelFolders, Manifest],
+) -> None:
+    folders, manifest = built
+    assert manifest.calibration is None
+    with pytest.raises(ModelError, match=r"'int8' has no package for a single image: compile\.int8_photos"):
+        Predictor(folders, "cpu", ServeSettings(precision="int8", preprocess="torchvision", compiled=True))
 
 
 def test_every_precision_is_compiled_or_it_says_why(built: tuple[ModelFolders, Manifest]) -> None:
@@ -65,9 +116,10 @@ def test_a_package_takes_only_the_batch_size_of_its_compilation(
         run(torch.cat([batch, batch]))
 
 
-def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
-    """OpenVINO would, and leave an id of the user in the home folder."""
-    command = [sys.executable, "-c", "import servebench.inference.compiled.backends"]
+@pytest.mark.parametrize("module", ["backends", "quantise"])
+def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path, module: str) -> None:
+    """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
+    command = [sys.executable, "-c", f"import servebench.inference.compiled.{module}"]
     subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 

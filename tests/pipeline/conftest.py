@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
     },
     "comparison": {"reference": "e1_baseline", "users": [1], "seconds": 1.0},
     "objective": {"configurations": ["candidate"]},
-    "compile": {"batch_sizes": []},
+    "compile": {"batch_sizes": [], "int8_photos": 0},
     "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }
 
@@ -98,9 +98,9 @@ class Clone:
         return self.run(self.dvc_path, *arguments, check=check)
 
     def status(self) -> dict[str, Any]:
-        """What `dvc repro` would run, and why; capacities are no part of it."""
+        """What `dvc repro` would run, and why; capacities and the search are no part of it."""
         found: dict[str, Any] = json.loads(self.dvc("status", "--json").stdout)
-        return {stage: why for stage, why in found.items() if not stage.startswith("capacity/")}
+        return {stage: why for stage, why in found.items() if not stage.startswith(("capacity/", "tune/"))}
 
     def in_terminal(self, *command: str, columns: int) -> list[str]:
         """The lines that it writes to a terminal of so many columns, without their colours."""
@@ -213,6 +213,7 @@ def ran(new_clone: Callable[[], Clone]) -> Clone:
         "train",
         "export",
         "compile",
+        "precisions",
         "ceilings",
         "benchmark@e1_baseline",
         "candidate",

@@ -10,10 +10,11 @@ import pytest
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.inference.compiled.manifest import MANIFEST_NAME
 from servebench.params import ComparisonSettings, ServeSettings
-from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, MODEL
-from servebench.stages.comparison import code_digest, names_to_measure, own_inputs, read_unchanged
+from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MODEL
+from servebench.stages.comparison import names_to_measure, own_inputs, read_unchanged
 from servebench.system.files import write_json
 from servebench.system.rows import write_rows
+from servebench.system.signature import code_digest
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 
@@ -32,17 +33,17 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("benchmark/turns.py", True),
         ("serving/direct/worker.py", True),
         ("stages/comparison.py", True),
-        ("params.py", True),
+        ("params/serve.py", True),
         ("report/tables.py", False),
         ("stages/report.py", False),
         ("cli/parser.py", False),
     ],
 )
 def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measured_anew: bool) -> None:
-    before = code_digest()
+    before = code_digest(DVC_FILE, "comparison")
     with (project / "src/servebench" / module).open("a") as file:
         file.write("# changed\n")
-    assert (code_digest() != before) is measured_anew
+    assert (code_digest(DVC_FILE, "comparison") != before) is measured_anew
 
 
 def test_other_packages_count(project: Path) -> None:

@@ -21,6 +21,7 @@ from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
     identity,
+    packages_to_use,
     read_manifest,
     verified_file,
 )
@@ -179,6 +180,20 @@ def test_a_package_that_is_slower_than_smaller_ones_is_not_used() -> None:
         assert reason_against(timing) is None
 
 
+def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
+    """Such as one in int8."""
+    assert reason_against(Timing((), [10.5] * 6)) is None
+    assert reason_against(Timing([10.0] * 6, [10.5] * 6)) is not None
+
+
+def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) -> None:
+    never = BuildResult("int8", 1, folders.compiled / "int8-1.package", 3.0, "it cannot be compiled: NNCF")
+    write_manifest(folders, packages=[json.loads(manifest_entry(never, {}, None).model_dump_json())])
+    with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
+        packages_to_use(folders, CPU, "int8")
+    assert packages_to_use(folders, CPU, "half") == []
+
+
 def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:
     assert identity(exported.exported)[0] == sha256(exported.exported / CARD_NAME)
 
@@ -191,3 +206,11 @@ def test_on_a_cpu_both_precisions_of_a_size_are_compiled_by_the_same_process() -
     ]
     assert jobs_of(variants[:2], "cpu", cores=4) == [[("full", 1)], [("full", 2)]]
     assert jobs_of(variants, "cuda", cores=2) == [[variant] for variant in variants]
+
+
+def test_int8_has_a_process_of_its_own_that_begins_first() -> None:
+    variants = [(precision, size) for precision in ("full", "int8") for size in (1, 2)]
+    assert jobs_of(variants, "cpu", cores=1) == [
+        [("int8", 1), ("int8", 2)],
+        [("full", 1), ("full", 2)],
+    ]

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from servebench.errors import ParamsError
-from servebench.inference.device import resolve_device
+from servebench.inference.device import check_precision, resolve_device
 from servebench.params import ServeSettings, load_params
 from servebench.stages.machine import check_params, expected_time
 from servebench.system.machine import LIBRARIES, describe_machine, fingerprint
@@ -90,3 +90,9 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParamsError, match="device: got 'cuda'"):
         check_params(load_params().model_copy(update={"device": "cuda"}))
+
+
+def test_int8_is_for_cpus() -> None:
+    check_precision("int8", "cpu")
+    with pytest.raises(ParamsError, match=r"serve.precision: got 'int8'; allowed on cuda: full or half"):
+        check_precision("int8", "cuda")

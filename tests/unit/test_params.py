@@ -52,7 +52,20 @@ def test_an_absent_key_is_litserves_default() -> None:
     ("changes", "parts"),
     [
         ({"serve.precison": "half"}, ["serve.precison", "unknown key", "precision, max_batch_size"]),
-        ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full' or 'half'"]),
+        ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half' or 'int8'"]),
+        (
+            {"serve.precision": "int8", "serve.compiled": False},
+            ["serve: precision ('int8'): allowed without compiled: full or half"],
+        ),
+        (
+            {"serve.precision": "int8", "compile.int8_photos": 0},
+            ["serve.precision: got 'int8'", "unless compile.int8_photos is above 0"],
+        ),
+        (
+            {"serve.precision": "int8", "compile.batch_sizes": [2, 4]},
+            ["serve.precision: got 'int8'", "compile.batch_sizes has 1"],
+        ),
+        ({"compile.int8_photos": 501}, ["compile.int8_photos", "got 501", "less than or equal to 500"]),
         ({"serve.max_batch_size": 0}, ["serve.max_batch_size", "got 0", "greater than or equal to 1"]),
         ({"serve.max_batch_size": "8"}, ["serve.max_batch_size", "got '8'", "integer"]),
         ({"serve.max_batch_size": True}, ["serve.max_batch_size", "got True", "integer"]),

@@ -18,7 +18,7 @@ from servebench.errors import ModelError
 from servebench.inference.card import read_card
 from servebench.inference.image import ImageError
 from servebench.inference.model import PixelModel
-from servebench.inference.preprocess import TorchvisionPreprocess
+from servebench.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess
 from servebench.inference.timm_preprocess import TimmPreprocess
 from servebench.paths import ModelFolders
 
@@ -132,3 +132,30 @@ def test_broken_images_are_refused_in_the_same_words(both: Both, photos: list[Pa
                 own.decode(content)
             reasons.append((caught.value.status, str(caught.value)))
         assert reasons[0] == reasons[1]
+
+
+@pytest.mark.parametrize(("side", "decoded"), [(191, 191), (230, 115), (700, 175), (1200, 150)])
+def test_large_jpegs_are_decoded_at_the_smallest_scale_that_suffices(
+    exported: ModelFolders, photos: list[Path], side: int, decoded: int
+) -> None:
+    """The tiny model resizes the shorter side of an image to 101 pixels."""
+    card = read_card(exported.exported)
+    scaled, whole = ScaledPreprocess(card), TorchvisionPreprocess(card)
+    with Image.open(photos[0]) as photo:
+        content = jpeg(photo.resize((side + 40, side)), quality=95)
+    pixels = scaled.decode(content)
+    assert scaled.resized == 101
+    assert min(pixels.shape[1:]) == decoded
+    difference = (scaled.transform(pixels).int() - whole.transform(whole.decode(content)).int()).abs()
+    assert difference.float().mean() < 4
+    if decoded == side:
+        assert difference.max() == 0
+
+
+def test_what_is_no_jpeg_is_not_scaled(exported: ModelFolders, photos: list[Path]) -> None:
+    scaled = ScaledPreprocess(read_card(exported.exported))
+    with Image.open(photos[0]) as photo:
+        content = as_format(photo.resize((600, 500)), "PNG")
+    assert scaled.decode(content).shape == (3, 500, 600)
+    with pytest.raises(ImageError):
+        scaled.decode(jpeg(Image.new("RGB", (900, 900)))[:-400])

@@ -10,11 +10,14 @@ import yaml
 
 from servebench.benchmark.rows import ComparisonRow
 from servebench.errors import ReportError
+from servebench.inference.precision_rows import ChangeRow, PackageRow
 from servebench.params import load_params
 from servebench.paths import (
     CEILINGS,
     COMPARISON,
+    COMPILED_TABLE,
     MACHINE,
+    PRECISIONS_TABLE,
     README,
     RESULTS_PAGE,
     TRAIN_METRICS,
@@ -79,6 +82,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     turns = {"e1_baseline": (20.0, 3), "e2_batching": (50.0, 2), "e3_workers": (None, None, None)}
     rows = [compared(name, *turns.get(name, (60.0, 1, 100.0))) for name in params.configurations()]
     write_rows(COMPARISON, ComparisonRow, rows)
+    packages = [
+        PackageRow("full", 4, 64.0, 36.0, None, 1.0, None),
+        PackageRow("int8", 1, None, 4.5, None, 1.0, None),
+    ]
+    write_rows(COMPILED_TABLE, PackageRow, packages)
+    changes = [
+        ChangeRow("int8", "torchvision", "test", 111, 0.991, 0.958, 0.982, -0.009, 0.002, 0.11, 0.0009)
+    ]
+    write_rows(PRECISIONS_TABLE, ChangeRow, changes)
     return tmp_path
 
 
@@ -113,6 +125,8 @@ def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
     assert row_of(page, "e3_workers", 3)[-2] == "-"  # no served rate
     assert "- e1_baseline at 1 user: other processes used 14% of the machine" in page
     assert "- e2_batching at 8 users: not valid: unstable" in page
+    cells = ["int8", "torchvision", "4.5", "111 test", "99.1%", "95.8%", "98.2%", "-0.9"]
+    assert f"| {' | '.join(cells)} |" in page
     for name in load_params().configurations():
         assert f"](../assets/results/{name}.png)" in page
 

@@ -14,12 +14,12 @@ from servebench.errors import ServebenchError
 from servebench.inference.reference import Reference
 from servebench.stats.intervals import wilson_interval
 
-MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0}
+MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
 """A larger difference is no rounding error: the answer belongs to another photo.
 
 Log-odds, as probabilities near 0 and 1 are alike for all photos of a class."""
-TORCHVISION_DIFFERENCE = 0.25
-"""Added for torchvision's pixels, which differ from timm's: twice the largest difference on 370 photos."""
+PIXELS_DIFFERENCE = {"torchvision": 0.25, "scaled": 2.0}
+"""Added for pixels that differ from timm's: twice the largest difference on 370 photos."""
 MIN_PROBABILITY = 1e-12
 """Smaller ones are raised to it, so that their logarithm is finite."""
 
@@ -41,8 +41,8 @@ def compare(
     """
     labels: dict[int, set[int]] = defaultdict(set)
     tolerance = MAX_LOG_ODDS_DIFFERENCE[dtype]
-    if preprocess == "torchvision":
-        tolerance += TORCHVISION_DIFFERENCE
+    if preprocess != "timm":
+        tolerance += PIXELS_DIFFERENCE[preprocess]
     largest, mismatched = 0.0, 0
     for photo, content in answers:
         answer = probabilities(content, reference.classes)

@@ -19,7 +19,7 @@ def describe(serve: ServeSettings, device: str) -> str:
         workers,
         "direct transport" if serve.transport == "direct" else "",
         "compiled" if serve.compiled else "",
-        "torchvision preprocessing" if serve.preprocess == "torchvision" else "",
+        f"{serve.preprocess} preprocessing" if serve.preprocess != "timm" else "",
         "freed memory kept" if serve.keep_freed_memory else "",
     ]
     return ", ".join(filter(None, parts))

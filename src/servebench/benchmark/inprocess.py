@@ -91,7 +91,7 @@ class InProcessBaseline:
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
         """
-        self.threads = int(self._conversation.answer())
+        self.wait_until_loaded()
         self.work_kinds = ("model", "pipeline", *((ONE_THREAD,) if self.threads > 1 else ()))
         self.busy, image_s = self._fastest_busy(self._workers)
         smallest = min(self._settings.batch_sizes)
@@ -100,6 +100,10 @@ class InProcessBaseline:
             for size in self._settings.batch_sizes
             if size == smallest or size * image_s <= LONGEST_BATCH_S
         ]
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the workers have loaded the model: they can be told to ``run`` then."""
+        self.threads = int(self._conversation.answer())
 
     def rows(self) -> list[BaselineRow]:
         """The rates of all rounds so far, by batch size."""

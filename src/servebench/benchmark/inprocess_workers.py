@@ -42,8 +42,8 @@ def run_worker(
 
     The request ``(work, batch_size)`` is answered with None after a warm-up batch. The request
     ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
-    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "pipeline" or "pipeline on one
-    thread".
+    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "preprocess", "pipeline" or
+    "pipeline on one thread".
     """
     predictor = Predictor(folders, device, settings)
     next_photo = itertools.cycle(photos).__next__
@@ -55,6 +55,10 @@ def run_worker(
         batch = predictor.batch([predictor.preprocess(next_photo()) for _ in range(batch_size)])
 
         def run_batch(work: str = work, batch: torch.Tensor = batch) -> None:
+            if work == "preprocess":
+                for _ in batch:
+                    predictor.preprocess(next_photo())
+                return
             if work != "model":
                 predictor.predict([predictor.preprocess(next_photo()) for _ in batch])
                 return

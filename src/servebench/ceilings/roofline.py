@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 BATCH_SIZES = tuple(2**k for k in range(9))
-BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2}
+BYTES_PER_NUMBER = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 COUNTED_OPERATORS = {
     torch.ops.aten.convolution.default,
     torch.ops.aten.addmm.default,

@@ -11,8 +11,8 @@ def serve(options: argparse.Namespace) -> int:
     """Serve the exported model until SIGTERM or Ctrl-C; return the exit status."""
     import torch
 
-    from servebench.inference.compiled.manifest import read_manifest
-    from servebench.inference.device import resolve_device
+    from servebench.inference.compiled.manifest import packages_to_use
+    from servebench.inference.device import check_precision, resolve_device
     from servebench.params import load_params
     from servebench.paths import MODEL
     from servebench.serving.binding import Binding
@@ -29,9 +29,10 @@ def serve(options: argparse.Namespace) -> int:
     binding.check()
     params = load_params()
     device = resolve_device(params.device, torch.cuda.is_available())
+    check_precision(params.serve.precision, device)
     check_model(MODEL, params.serve)
     if params.serve.compiled:  # fails here with one line instead of in the log of each worker
-        read_manifest(MODEL, torch.device(device))
+        packages_to_use(MODEL, torch.device(device), params.serve.precision)
     _exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 
@@ -91,6 +92,18 @@ def capacity(options: argparse.Namespace) -> int:
         UsageError: options contradict each other; LoadError: there is nothing to send.
     """
     from servebench.cli.capacity import main
+
+    _exit_on_sigterm()
+    return main(options)
+
+
+def tune(options: argparse.Namespace) -> int:
+    """Search the fastest configuration, or write the one that was found into params.yaml.
+
+    Raises:
+        ServebenchError: nothing can run, something failed, or there is nothing to write.
+    """
+    from servebench.cli.tune import main
 
     _exit_on_sigterm()
     return main(options)

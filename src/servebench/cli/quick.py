@@ -66,5 +66,8 @@ def shorten(path: Path) -> None:
     params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
     sizes = params["compile"]["batch_sizes"]
     params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
+    configurations = [params["serve"], *params["experiments"].values()]
+    if not any(one.get("precision") == "int8" for one in configurations):
+        params["compile"]["int8_photos"] = 0
     params["comparison"]["seconds"] = min(COMPARISON_S, params["comparison"]["seconds"])
     path.write_text(yaml.safe_dump(params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from servebench.errors import ParamsError
 
-PRECISIONS = ("full", "half")
+PRECISIONS = ("full", "half", "int8")
 
 
 def resolve_device(device: str, cuda_available: bool) -> str:
@@ -20,8 +20,22 @@ def resolve_device(device: str, cuda_available: bool) -> str:
     return device
 
 
+def check_precision(precision: str, device: str, key: str = "serve.precision") -> None:
+    """Raise ParamsError, naming ``key`` of params.yaml, where ``device`` does not run ``precision``."""
+    allowed = precisions_on(device)
+    if precision not in allowed:
+        raise ParamsError(f"{key}: got {precision!r}; allowed on {device}: {' or '.join(allowed)}")
+
+
+def precisions_on(device: str) -> tuple[str, ...]:
+    """The precisions that models run in on ``device``."""
+    return PRECISIONS if device.startswith("cpu") else PRECISIONS[:2]
+
+
 def dtype_name(precision: str, device: str) -> str:
     """torch's name of the number format; half is the 16-bit format that the device computes fastest."""
     if precision == "full":
         return "float32"
+    if precision == "int8":
+        return "int8"
     return "bfloat16" if device.startswith("cpu") else "float16"

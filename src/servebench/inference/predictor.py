@@ -15,7 +15,7 @@ from servebench.inference.card import read_card
 from servebench.inference.compiled.backends import BatchModel
 from servebench.inference.compiled.model import CompiledModel
 from servebench.inference.device import dtype_name
-from servebench.inference.preprocess import TorchvisionPreprocess, stack_images
+from servebench.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess, stack_images
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 
@@ -58,8 +58,9 @@ class Predictor:
 
     def _new_preprocess(self, settings: ServeSettings) -> TimmPreprocess | TorchvisionPreprocess:
         max_pixels = settings.max_megapixels * 1_000_000
-        if settings.preprocess == "torchvision":
-            return TorchvisionPreprocess(self.card, max_pixels)
+        if settings.preprocess != "timm":
+            kind = ScaledPreprocess if settings.preprocess == "scaled" else TorchvisionPreprocess
+            return kind(self.card, max_pixels)
         from servebench.inference.timm_preprocess import TimmPreprocess
 
         return TimmPreprocess(self.card, max_pixels)
@@ -69,7 +70,7 @@ class Predictor:
         from servebench.inference.model import PixelModel, load_model
 
         model = load_model(folders.exported, self.card, self.device, self.dtype)
-        if settings.preprocess == "torchvision":
+        if settings.preprocess != "timm":
             return PixelModel(model, self.card, self.device, self.dtype)
         return model
 

@@ -155,7 +155,7 @@ def _diagnose_preprocessing(result: Result, loss: Loss) -> Diagnosis:
     )
     if busy_percent < CPU_FULL_PERCENT and pipeline.workers == result.serve.workers_per_device:
         parameter, advice = "workers_per_device", more_workers_advice(result)
-    elif result.serve.preprocess != "torchvision":
+    elif result.serve.preprocess == "timm":
         parameter, advice = "preprocess", "`preprocess` (torchvision) moves it"
     else:
         parameter, advice = None, f"{NO_KEY}, a faster decoder would"

@@ -12,12 +12,14 @@ from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.errors import ModelError, ReportError
 from servebench.params import CANDIDATE, Params, load_params
 from servebench.paths import CEILINGS, COMPARISON, MACHINE, README, RESULTS_PAGE, TRAIN_METRICS
+from servebench.report.accuracy_tables import accuracy_table, precision_table
 from servebench.report.bounds import BOUND_NAMES, Bound
 from servebench.report.capacity import capacity_sentence, read_capacity
 from servebench.report.comparison import compared_rows, verdict
 from servebench.report.explain import Explanation, explain
 from servebench.report.results import Result, read_results
 from servebench.report.tables import remarks
+from servebench.report.tune import tune_section
 from servebench.system.documents import write_section, write_text
 from servebench.system.files import all_or_nothing, read_json
 from servebench.system.machine import describe_machine
@@ -112,6 +114,7 @@ def page(
         _comparison_table(compared, params.comparison.reference),
         f"![Times the rate of the reference, with intervals]({PICTURES}/ratios.png)",
         *_capacity_section(capacities(params)),
+        *tune_section(),
         "## Each by itself",
         "One after the other, on a machine that may have changed between them: for bounds and latencies, "
         "not for comparing. The number of users is the one that was fastest in the first runs, and fewer "
@@ -122,7 +125,14 @@ def page(
         f"![Served rate, throughput and latency of all configurations]({PICTURES}/comparison.png)",
         f"![p95 latency over throughput]({PICTURES}/latency.png)",
         "## Accuracy through the served path",
-        _accuracy_table(results),
+        accuracy_table(results),
+        "## What a precision costs, and what it brings",
+        "Answers without a server, compared with timm's model in full precision on the same photos: share "
+        "with the same label (with 95% certainty it is at least the next figure), the share with the right "
+        "label and its change in points, the changes of probabilities, and the divergence of Kullback and "
+        "Leibler in nats. `test` are photos that the model has not seen; `ms an image` is the time of the "
+        "compiled model on one thread. More: [tuning.md](tuning.md#int8).",
+        precision_table(),
         "## What holds each back",
         "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "
         "bound to the left. A share above 1 is the machine's noise, unless it is listed above as an error of "
@@ -248,27 +258,6 @@ def _interval(best: LevelRow | None, digits: int, low: str, high: str) -> str:
     """The interval between two columns of the best level's row."""
     ends = [getattr(best, column) for column in (low, high)] if best else [None, None]
     return "-" if None in ends else " to ".join(number_cell(end, digits) for end in ends)
-
-
-def _accuracy_table(results: Sequence[Result]) -> str:
-    rows = [
-        [
-            f"`{result.name}`",
-            _share(result.accuracy, "agreement"),
-            _share(result.accuracy, "accuracy"),
-            number_cell(result.accuracy["largest_difference"], 4),
-            number_cell(result.accuracy["mismatched"], 0),
-        ]
-        for result in results
-    ]
-    head = ["configuration", "agreement", "accuracy, test photos", "largest difference", "mismatched"]
-    return markdown_table(head, rows)
-
-
-def _share(accuracy: Mapping[str, Any], key: str) -> str:
-    if accuracy[key] is None:
-        return "-"
-    return f"{accuracy[key]:.3f} ({accuracy[f'{key}_low']:.3f} to {accuracy[f'{key}_high']:.3f})"
 
 
 def _bounds_table(results: Sequence[Result], explanation: Explanation) -> str:

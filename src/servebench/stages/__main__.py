@@ -16,8 +16,8 @@ from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with
 from servebench.system.temporary import report_stale_files
 
 STAGES = (
-    *("machine", "data", "train", "export", "compile", "ceilings", "benchmark", "comparison", "report"),
-    "capacity",
+    *("machine", "data", "train", "export", "compile", "precisions", "ceilings"),
+    *("benchmark", "comparison", "report", "capacity", "tune"),
 )
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
 

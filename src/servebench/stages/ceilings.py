@@ -12,7 +12,7 @@ from servebench.ceilings.peaks import measured_bandwidth, measured_peak_flops
 from servebench.ceilings.roofline import BYTES_PER_NUMBER, Traffic, roofline, traffic_of
 from servebench.data.index import read_index
 from servebench.inference.card import ModelCard, read_card
-from servebench.inference.device import PRECISIONS, dtype_name, resolve_device
+from servebench.inference.device import dtype_name, precisions_on, resolve_device
 from servebench.inference.model import model_of
 from servebench.params import load_params
 from servebench.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
@@ -38,7 +38,7 @@ def main() -> None:
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
     with exclusive_machine():
-        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in PRECISIONS}
+        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in precisions_on(device)}
         bandwidth = measured_bandwidth(device)
         client_limit = client_limit_rps(params.load, bodies)
     write_csv(THEORETICAL, theoretical_rows(cost))
@@ -50,7 +50,7 @@ def main() -> None:
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
         f"{cost.flops / 1e9:.3f} GFLOPs an image"
     )
-    for precision in PRECISIONS:
+    for precision in measured:
         print_wrapped(
             f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
             f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
@@ -99,12 +99,12 @@ def ceiling_metrics(
         "flops_by_torch": cost.torch_flops,
         "counted_by": f"ptflops, backend {BACKEND}",
         "peak_source": known.source if known else "measured matrix product",
-        **{f"peak_{p}_tflops": round(used[p], 3) for p in PRECISIONS},
-        **{f"measured_{p}_tflops": round(peaks[p], 3) for p in PRECISIONS},
-        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in PRECISIONS},
+        **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
+        **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
+        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in measured},
         **{
             f"datasheet_{p}_rps": round(theoretical_rps(datasheet[p], cost), 1) if datasheet else None
-            for p in PRECISIONS
+            for p in measured
         },
     }
 
@@ -114,7 +114,7 @@ def roofline_metrics(
 ) -> dict[str, Any]:
     """The roofline of each precision, by the measured peaks (FLOP/s) and bandwidth (bytes/s)."""
     metrics: dict[str, Any] = {"bandwidth_gbs": round(bandwidth / 1e9, 2)}
-    for precision in PRECISIONS:
+    for precision in measured:
         dtype = dtype_name(precision, device)
         bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
         metrics |= {

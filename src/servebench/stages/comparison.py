@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from servebench.benchmark.comparison import compare
 from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
@@ -34,6 +30,7 @@ from servebench.system.files import all_or_nothing, check_writable, read_json, r
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
 from servebench.system.rows import read_rows, write_rows
+from servebench.system.signature import code_digest, digest
 
 MIN_BUDGET_S = 90.0
 """However few configurations have changed."""
@@ -104,7 +101,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
     common: dict[str, Any] = {
         "machine": read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
-        "code": code_digest(),
+        "code": code_digest(DVC_FILE, "comparison"),
         "device": device,
         "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
@@ -122,21 +119,6 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
     packages = read_json(MODEL.compiled / MANIFEST_NAME)["packages"] if serve.compiled else []
     used = [one for one in packages if one["precision"] == serve.precision and not one["skipped_reason"]]
     return {"serve": serve.model_dump(), "packages": [one["sha256"] for one in used]}
-
-
-def code_digest() -> str:
-    """Digest of the source files that the stage depends on, by dvc.yaml."""
-    stage = yaml.safe_load(DVC_FILE.read_bytes())["stages"]["comparison"]
-    rooms = [Path(path) for path in stage["deps"] if path.startswith("src/")]
-    files = itertools.chain.from_iterable(
-        sorted(room.rglob("*.py")) if room.is_dir() else [room] for room in rooms
-    )
-    return digest(b"".join(file.read_bytes() for file in files))
-
-
-def digest(content: bytes) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 hash."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:

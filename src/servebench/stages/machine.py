@@ -14,8 +14,8 @@ import torch
 
 from servebench.benchmark.orphans import check_no_orphans
 from servebench.errors import ParamsError
-from servebench.inference.device import resolve_device
-from servebench.params import Params, load_params
+from servebench.inference.device import check_precision, resolve_device
+from servebench.params import Params, load_params, section_of
 from servebench.paths import MACHINE
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
@@ -70,7 +70,9 @@ def check_params(params: Params) -> None:
     if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
     check_pretrained(params)
-    resolve_device(params.device, torch.cuda.is_available())
+    device = resolve_device(params.device, torch.cuda.is_available())
+    for name, serve in params.configurations().items():
+        check_precision(serve.precision, device, f"{section_of(name)}.precision")
 
 
 def check_pretrained(params: Params) -> None:

@@ -143,6 +143,25 @@ def memory_of(pid: int) -> int:
     return total
 
 
+def memory_alone(pid: int) -> int:
+    """Memory of a process and its descendants, bytes, as if no other process shared any page with them.
+
+    That is what each has to itself, and the most that one of them shares.
+    """
+    try:
+        main = psutil.Process(pid)
+        processes = [main, *main.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    own, shared = 0, 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_full_info()
+            own += memory.uss
+            shared = max(shared, memory.rss - memory.uss)
+    return own + shared
+
+
 def available_memory() -> int:
     """Memory that is free for processes, bytes: of the machine, and of the container if it has a limit."""
     available = psutil.virtual_memory().available

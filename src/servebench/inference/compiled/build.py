@@ -6,6 +6,7 @@ that as many workers as there are cores share them without waiting for each othe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,14 +15,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 from servebench.errors import ServebenchError
 from servebench.inference.card import sha256
 from servebench.inference.compiled.backends import cannot_run_reason
-from servebench.inference.compiled.manifest import MANIFEST_NAME, Manifest, Package, identity
-from servebench.inference.device import PRECISIONS, dtype_name
+from servebench.inference.compiled.manifest import MANIFEST_NAME, Calibration, Manifest, Package, identity
+from servebench.inference.device import dtype_name, precisions_on
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
@@ -31,13 +33,19 @@ from servebench.system.progress import bar
 from servebench.system.temporary import scratch
 
 
-def compile_model(folders: ModelFolders, device: str, sizes: Sequence[int]) -> Manifest:
+def compile_model(
+    folders: ModelFolders, device: str, sizes: Sequence[int], calibration: Sequence[Path]
+) -> Manifest:
     """Compile a package per precision and batch size, time them, and write them with their manifest.
+
+    Args:
+        calibration: photos that the quantisation to int8 is calibrated with; none: no int8.
 
     Raises:
         ServebenchError: a package cannot be run.
     """
-    variants = [(precision, size) for precision in PRECISIONS for size in sizes]
+    precisions = [one for one in precisions_on(device) if one != "int8" or calibration]
+    variants = [(precision, size) for precision in precisions for size in sizes]
     exported = folders.exported
     skipped_reason, packages = None, []
     with atomic_folder(folders.compiled) as temporary:
@@ -46,13 +54,25 @@ def compile_model(folders: ModelFolders, device: str, sizes: Sequence[int]) -> M
         elif device == "cuda" and not cxx_compiler():
             skipped_reason = "there is no C++ compiler (g++ or clang++)"
         else:
-            packages = time_packages(exported, device, build_packages(exported, temporary, device, variants))
+            results = build_packages(exported, temporary, device, variants, calibration)
+            packages = time_packages(exported, device, results)
         model, machine = identity(exported)
         manifest = Manifest(
-            model=model, machine=machine, device=device, skipped_reason=skipped_reason, packages=packages
+            model=model,
+            machine=machine,
+            device=device,
+            skipped_reason=skipped_reason,
+            calibration=calibration_of(calibration) if "int8" in precisions else None,
+            packages=packages,
         )
         write_json(temporary / MANIFEST_NAME, manifest.model_dump())
     return manifest
+
+
+def calibration_of(photos: Sequence[Path]) -> Calibration:
+    """What the quantisation depends on besides the model."""
+    digest = hashlib.sha256(b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in photos))
+    return Calibration(photos=len(photos), sha256=digest.hexdigest(), nncf=version("nncf"))
 
 
 def cxx_compiler() -> str | None:
@@ -72,16 +92,21 @@ class BuildResult:
 
 
 def build_packages(
-    exported: Path, folder: Path, device: str, variants: Sequence[tuple[str, int]]
+    exported: Path,
+    folder: Path,
+    device: str,
+    variants: Sequence[tuple[str, int]],
+    calibration: Sequence[Path],
 ) -> list[BuildResult]:
     """Compile packages into ``folder``, in as many processes at a time as there are cores.
 
     Args:
         variants: precision and batch size of each.
+        calibration: photos for int8.
     """
     paths = {variant: folder.resolve() / "{}-{}.package".format(*variant) for variant in variants}
     reasons = {
-        precision: cannot_run_reason(dtype_name(precision, device), device) for precision in PRECISIONS
+        precision: cannot_run_reason(dtype_name(precision, device), device) for precision, _ in variants
     }
     results = [
         BuildResult(precision, size, path, 0.0, reasons[precision])
@@ -96,7 +121,12 @@ def build_packages(
     ):
         jobs = [
             pool.submit(
-                build_job, exported, device, {variant: paths[variant] for variant in job}, progress.update
+                build_job,
+                exported,
+                device,
+                {variant: paths[variant] for variant in job},
+                calibration,
+                progress.update,
             )
             for job in jobs_of(list(possible), device, cores)
         ]
@@ -108,27 +138,35 @@ def build_packages(
 def jobs_of(variants: Sequence[tuple[str, int]], device: str, cores: int) -> list[list[tuple[str, int]]]:
     """Which packages are compiled by the same process.
 
-    On a GPU each has its own. On a CPU both precisions of a batch size are of one graph, and as many
-    processes as there are cores share the sizes, as each first imports what a compiler needs.
+    On a GPU each has its own. On a CPU all in int8 are of one graph, which takes longest and begins first;
+    the others of a batch size are of one graph, and as many processes as there are cores share the sizes,
+    as each first imports what a compiler needs.
     """
     if device == "cuda":
         return [[variant] for variant in variants]
-    sizes = sorted({size for _, size in variants})
+    int8 = [variant for variant in variants if variant[0] == "int8"]
+    others = [variant for variant in variants if variant[0] != "int8"]
+    sizes = sorted({size for _, size in others})
     jobs = [
-        [variant for size in sizes[core::cores] for variant in variants if variant[1] == size]
+        [variant for size in sizes[core::cores] for variant in others if variant[1] == size]
         for core in range(cores)
     ]
-    return [job for job in jobs if job]
+    return [job for job in (int8, *jobs) if job]
 
 
 def build_job(
-    exported: Path, device: str, paths: Mapping[tuple[str, int], Path], on_done: Callable[[int], object]
+    exported: Path,
+    device: str,
+    paths: Mapping[tuple[str, int], Path],
+    calibration: Sequence[Path],
+    on_done: Callable[[], object],
 ) -> list[BuildResult]:
     """Compile packages in a process of its own.
 
     Args:
         paths: of each package, by precision and batch size.
-        on_done: called with the number of packages that were done since the last call.
+        calibration: photos for int8.
+        on_done: called when a package is done.
     """
     job = {
         "folder": str(exported),
@@ -137,8 +175,9 @@ def build_job(
             {"precision": precision, "batch_size": size, "path": str(path)}
             for (precision, size), path in paths.items()
         ],
+        "calibration": [str(photo) for photo in calibration],
     }
-    seconds: dict[int, float] = {}
+    seconds: dict[tuple[str, int], float] = {}
     with scratch() as temporary:
         log = temporary / "log"
         variables = {
@@ -156,13 +195,13 @@ def build_job(
             assert process.stdout is not None
             for line in process.stdout:
                 done = json.loads(line)
-                seconds[done["batch_size"]] = done["seconds"]
-                on_done(sum(size == done["batch_size"] for _, size in paths))
+                seconds[done["precision"], done["batch_size"]] = done["seconds"]
+                on_done()
             process.wait()
         failure = f"it cannot be compiled{log_tail(log)}" if process.returncode else None
     return [
-        BuildResult(precision, size, path, seconds.get(size, 0.0), None if size in seconds else failure)
-        for (precision, size), path in paths.items()
+        BuildResult(*variant, path, seconds.get(variant, 0.0), None if variant in seconds else failure)
+        for variant, path in paths.items()
     ]
 
 
@@ -232,7 +271,9 @@ def describe(manifest: Manifest) -> Iterator[str]:
         if package.file is not None:
             text += f", compiled in {package.compile_s:.0f} s"
         if package.compiled_ms is not None:
-            text += f": {package.compiled_ms:.1f} ms, {package.eager_ms:.1f} ms as timm builds it"
+            text += f": {package.compiled_ms:.1f} ms"
+        if package.eager_ms is not None:
+            text += f", {package.eager_ms:.1f} ms as timm builds it"
         if package.parts_ms is not None:
             text += f", {package.parts_ms:.1f} ms by smaller packages"
         yield text + (f"; not used: {package.skipped_reason}" if package.skipped_reason else "")

@@ -36,7 +36,7 @@ class Timing:
     """Wall times of a run on a batch, by round, milliseconds.
 
     Attributes:
-        eager_ms: of the model as timm builds it.
+        eager_ms: of the model as timm builds it; empty in int8, in which it does not come.
         compiled_ms: of the package.
         parts: batch sizes of smaller packages that make up the batch; empty where there are none.
         parts_ms: of these, one after another.
@@ -51,13 +51,14 @@ class Timing:
 def main() -> None:
     """Time each package of the job (JSON: folder, device, packages), and say why it is not used.
 
-    It is used if it is faster than the model that it was compiled from, and not slower than smaller packages.
+    It is used if it is faster than timm's model in the same precision, where there is one, and not slower
+    than smaller packages.
     """
     job: dict[str, Any] = json.loads(sys.argv[1])
     folder, device = Path(job["folder"]), job["device"]
     packages = sorted(job["packages"], key=itemgetter("precision", "batch_size"))
     for precision, group in itertools.groupby(packages, key=itemgetter("precision")):
-        eager = eager_model(folder, device, precision)
+        eager = None if precision == "int8" else eager_model(folder, device, precision)
         dtype = getattr(torch, dtype_name(precision, device))
         used: dict[int, BatchModel] = {}
         for package in group:
@@ -73,26 +74,28 @@ def main() -> None:
 
 
 def time_package(
-    eager: BatchModel, compiled: BatchModel, used: Mapping[int, BatchModel], example: torch.Tensor
+    eager: BatchModel | None, compiled: BatchModel, used: Mapping[int, BatchModel], example: torch.Tensor
 ) -> Timing:
     """Time a package beside the model it was compiled from, and beside the smaller ones that are ``used``."""
     parts = split(len(example), sorted(used, reverse=True))
-    models = {"eager": eager, "compiled": compiled}
-    if not set(parts) <= set(used):
-        times = times_ms(models, example)
-        return Timing(times["eager"], times["compiled"])
-    models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
+    models = {"compiled": compiled}
+    if eager is not None:
+        models["eager"] = eager
+    if set(parts) <= set(used):
+        models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
     times = times_ms(models, example)
-    return Timing(times["eager"], times["compiled"], parts, times["parts"])
+    made_up = parts if "parts" in times else ()
+    return Timing(times.get("eager", ()), times["compiled"], made_up, times.get("parts", ()))
 
 
 def reason_against(timing: Timing) -> str | None:
     """Why a package is not used: it may be no faster than timm's model, or smaller ones are faster."""
-    over_eager = gain_over(timing.compiled_ms, timing.eager_ms)
-    if not over_eager.resolved:
-        return f"no difference resolved from timm's model: {gain_text(over_eager)}"
-    if over_eager.ratio < 1:
-        return f"slower than timm's model: {gain_text(over_eager)}"
+    if timing.eager_ms:
+        over_eager = gain_over(timing.compiled_ms, timing.eager_ms)
+        if not over_eager.resolved:
+            return f"no difference resolved from timm's model: {gain_text(over_eager)}"
+        if over_eager.ratio < 1:
+            return f"slower than timm's model: {gain_text(over_eager)}"
     if timing.parts_ms:
         over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
         if over_parts.resolved and over_parts.ratio < 1:

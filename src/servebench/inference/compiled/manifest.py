@@ -30,15 +30,27 @@ class Package(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    precision: Literal["full", "half"]
+    precision: Literal["full", "half", "int8"]
     batch_size: int
     file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
     sha256: str | None = Field(description="of the file")
-    eager_ms: float | None = Field(description="median time of a run on a batch, as timm builds the model")
+    eager_ms: float | None = Field(
+        description="median time of a run on a batch, as timm builds the model, which it does not in int8"
+    )
     compiled_ms: float | None = Field(description="the same, compiled")
     parts_ms: float | None = Field(description="the same, by smaller packages, null where there are none")
     compile_s: float = Field(description="how long compiling took")
     skipped_reason: str | None = Field(description="why the package is not used, null where it is")
+
+
+class Calibration(BaseModel):
+    """What the quantisation to int8 depends on besides the model; the packages' hashes bind its result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    photos: int
+    sha256: str = Field(description="of the photos' own hashes")
+    nncf: str = Field(description="its version")
 
 
 class Manifest(BaseModel):
@@ -50,6 +62,7 @@ class Manifest(BaseModel):
     machine: str = Field(description="id of the machine")
     device: str
     skipped_reason: str | None = Field(description="why there are no packages, null where there are")
+    calibration: Calibration | None = Field(None, description="null where nothing was quantised")
     packages: list[Package]
 
 
@@ -76,6 +89,23 @@ def read_manifest(folders: ModelFolders, device: torch.device) -> Manifest:
     if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device.type):
         raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
     return manifest
+
+
+def packages_to_use(folders: ModelFolders, device: torch.device, precision: str) -> list[Package]:
+    """The packages of ``precision`` that are not skipped; timm's model runs what they do not make up.
+
+    Raises:
+        ModelError: as ``read_manifest``; or for int8, in which timm's model does not come, there is none for
+            a single image.
+    """
+    manifest = read_manifest(folders, device)
+    packages = [one for one in manifest.packages if one.precision == precision]
+    used = [one for one in packages if one.skipped_reason is None]
+    if precision == "int8" and not any(one.batch_size == 1 for one in used):
+        reasons = [one.skipped_reason for one in packages if one.batch_size == 1 and one.skipped_reason]
+        reason = next(iter([*reasons, manifest.skipped_reason]), None) or "compile.int8_photos was 0"
+        raise ModelError(f"serve.precision: 'int8' has no package for a single image: {reason}")
+    return used
 
 
 def verified_file(folder: Path, package: Package) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from servebench.inference.compiled.backends import BatchModel, load_package
-from servebench.inference.compiled.manifest import read_manifest, verified_file
+from servebench.inference.compiled.manifest import packages_to_use, verified_file
 from servebench.inference.device import dtype_name
 from servebench.paths import ModelFolders
 
@@ -31,10 +31,9 @@ class CompiledModel:
     ) -> None:
         self._packages: dict[int, BatchModel] = {}
         dtype = getattr(torch, dtype_name(precision, device.type))
-        for package in read_manifest(folders, device).packages:
-            if package.precision == precision and package.skipped_reason is None:
-                path = verified_file(folders.compiled, package)
-                self._packages[package.batch_size] = load_package(path, dtype, device)
+        for package in packages_to_use(folders, device, precision):
+            path = verified_file(folders.compiled, package)
+            self._packages[package.batch_size] = load_package(path, dtype, device)
         self._sizes = sorted(self._packages, reverse=True)
         self._eager = None if 1 in self._packages else build_eager()
 

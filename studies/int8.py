@@ -1,0 +1,93 @@
+"""What int8 brings and costs: four models, the tuned server in half precision and in int8 in turn.
+
+Only the pipeline's own model is trained: of the others, with random weights, the changes of the answers say
+little, and their rates all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from servebench.benchmark.comparison import compare
+from servebench.data.index import read_index
+from servebench.inference.answers import answers_of
+from servebench.params import ServeSettings, load_params
+from servebench.paths import ModelFolders
+from servebench.stages.compile import calibration_photos
+from servebench.stats.change import change
+from servebench.stats.comparison import ratios
+from servebench.system.machine_lock import exclusive_machine
+from studies import DEVICE
+from studies.harness import all_bodies, photo_paths, write_result
+from studies.models import DEFAULT, MAX_BATCH_SIZES, with_packages
+
+MODELS = (DEFAULT, "mobilenetv3_small_100", "resnet50", "convnext_tiny")
+SECONDS = 100.0
+REFERENCE = "full"
+
+
+def main() -> None:
+    """Compare the precisions of each model; keep all."""
+    params = load_params()
+    found: dict[str, Any] = {}
+    for name in MODELS:
+        size = MAX_BATCH_SIZES.get(name, params.configuration("e7_tuned").max_batch_size)
+        photos = calibration_photos(read_index(), params.compile.int8_photos)
+        folders = with_packages(name, size, photos)
+        settings = {
+            precision: params.configuration("e7_tuned").model_copy(
+                update={"precision": precision, "max_batch_size": size}
+            )
+            for precision in (REFERENCE, "half", "int8")
+        }
+        found[name] = {"rates": served(folders, settings), "answers": changed(folders, settings)}
+        print(name, found[name], flush=True)
+        write_result("int8", {"models": found, "users": params.comparison.users[0], "seconds": SECONDS})
+
+
+def served(folders: ModelFolders, settings: Mapping[str, ServeSettings]) -> dict[str, Any]:
+    """The ratio of each precision's rate to that of full precision."""
+    params = load_params()
+    comparison = params.comparison.model_copy(update={"reference": REFERENCE, "seconds": SECONDS})
+    with exclusive_machine():
+        bodies = all_bodies(params.load.request_body)
+        result = compare(settings, folders, DEVICE, bodies, params.load, comparison, SECONDS)
+    rates = result.rates(comparison.users[0])
+    means = {name: [rate for rate in own if rate] for name, own in rates.items()}
+    return {
+        name: {
+            "rate_rps": round(sum(means[name]) / len(means[name]), 1),
+            "ratio": round(own.ratio, 3),
+            "low": own.low and round(own.low, 3),
+            "high": own.high and round(own.high, 3),
+        }
+        for name, own in ratios(rates, REFERENCE).items()
+    }
+
+
+def changed(folders: ModelFolders, settings: Mapping[str, ServeSettings]) -> dict[str, Any]:
+    """What changes from full precision's answers with the same pixels, on the test photos and the others."""
+    photos = read_index().photos
+    answers = answers_of(folders, DEVICE, list(settings.values()), photo_paths())
+    by_precision = dict(zip(settings, answers, strict=True))
+    found: dict[str, Any] = {}
+    for tested in (True, False):
+        numbers = [number for number, photo in enumerate(photos) if (photo.split == "test") is tested]
+        labels = [photos[number].label for number in numbers]
+        found["test" if tested else "other"] = {
+            name: {
+                key: round(value, 5)
+                for key, value in asdict(
+                    change(by_precision[REFERENCE][numbers], own[numbers], labels)
+                ).items()
+            }
+            for name, own in by_precision.items()
+            if name != REFERENCE
+        }
+    return found
+
+
+if __name__ == "__main__":
+    main()
