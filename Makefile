@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two at a time; each one's output is kept together where nobody watches.
 TWO := $(MAKE) --no-print-directory -j2 $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-O))
 
-.PHONY: run quick capacity test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
+.PHONY: run quick capacity tune test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -18,6 +18,11 @@ quick: .venv/installed
 # How much traffic the configurations of `objective:` can take.
 capacity: .venv/installed
 	$(BIN)/dvc repro capacity/dvc.yaml
+	$(BIN)/servebench results
+
+# Which configuration serves most on this machine.
+tune: .venv/installed
+	$(BIN)/dvc repro tune/dvc.yaml
 	$(BIN)/servebench results
 
 # What is measured comes last: it wants the machine for itself.

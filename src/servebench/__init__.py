@@ -5,6 +5,7 @@ The subpackages ("rooms") in layers; each imports only from the layers below it 
     cli                           commands and their options
     stages                        a module per stage of dvc.yaml
     report    selftest            diagnosis, tables and plots of the results; checks of the measuring
+    tune                          the search of the fastest configuration
     benchmark                     in-process and served rates, accuracy, telemetry, validity
     serving                       the server: LitAPI, launcher, direct transport
     training  ceilings  loadgen   fine-tuning; FLOPs and roofline; the load generator

@@ -16,7 +16,9 @@ from servebench.cli import arguments, commands
 from servebench.cli.main import main
 from servebench.cli.parser import make_parser
 
-COMMANDS = ("serve", "predict", "loadtest", "capacity", "sender", "machines", "quick", "verify", "results")
+COMMANDS = (
+    *("serve", "predict", "loadtest", "capacity", "sender", "machines", "tune", "quick", "verify", "results"),
+)
 NAMES = (*COMMANDS, "bench")
 
 

@@ -122,7 +122,7 @@ def test_make_targets_exist(page: Path) -> None:
 def test_stages_exist(page: Path) -> None:
     prose = " ".join(page.read_text().split())
     named = every(REPRO, page) + [name for pair in STAGE.findall(prose) for name in pair if name]
-    assert {name.partition("@")[0] for name in named} <= {*PIPELINE, "capacity"}
+    assert {name.partition("@")[0] for name in named} <= {*PIPELINE, "capacity", "tune"}
 
 
 @each_page

@@ -13,7 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("src/servebench")
 PIPELINES = [
-    yaml.safe_load((ROOT / path).read_text())["stages"] for path in ("dvc.yaml", "capacity/dvc.yaml")
+    yaml.safe_load((ROOT / path).read_text())["stages"]
+    for path in ("dvc.yaml", "capacity/dvc.yaml", "tune/dvc.yaml")
 ]
 STAGES: dict[str, dict[str, list[str]]] = {name: stage for one in PIPELINES for name, stage in one.items()}
 STARTED = re.compile(r'"(servebench(?:\.\w+)+)"')

@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         add_capacity,
         add_sender,
         _add_machines,
+        _add_tune,
         _add_quick,
         _add_verify,
         _add_results,
@@ -94,6 +95,25 @@ def _add_machines(subparsers: Subparsers[Parser]) -> None:
     machines.add_argument("--rate", type=rate, required=True, metavar="R", help="requests per second")
     machines.add_argument("--configuration", default=CANDIDATE, metavar="NAME", help="(%(default)s)")
     machines.set_defaults(run=commands.machines)
+
+
+def _add_tune(subparsers: Subparsers[Parser]) -> None:
+    tune = add_command(
+        subparsers,
+        "tune",
+        "search the fastest configuration for this model and machine, among those that tune: names",
+        "  servebench tune               # what `make tune` does; a search that was stopped goes on\n"
+        "  servebench tune --apply       # writes the winner into params.yaml",
+    )
+    what = tune.add_mutually_exclusive_group()
+    what.add_argument("--apply", action="store_true", help="write the last search's winner into params.yaml")
+    what.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database for what is measured, as SQLAlchemy reads it: postgresql://HOST/NAME "
+        "(default: the file tune/study.db)",
+    )
+    tune.set_defaults(run=commands.tune)
 
 
 def _add_quick(subparsers: Subparsers[Parser]) -> None:

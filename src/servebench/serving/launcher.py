@@ -63,6 +63,10 @@ class RunningServer:
         """Continue its processes (SIGCONT)."""
         self._signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """Kill its processes (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has died: ``check`` says so
             os.killpg(self.pid, number)

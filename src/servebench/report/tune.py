@@ -1,0 +1,66 @@
+"""What the last search has found, for the page of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servebench.inference.card import read_card
+from servebench.paths import MACHINE, MODEL, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
+from servebench.system.files import read_json
+from servebench.system.rows import read_rows
+from servebench.system.tables import markdown_table, number_cell, pluralise
+from servebench.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
+
+PICTURE = "../assets/tune.png"
+
+
+def tune_section() -> list[str]:
+    """Paragraphs of the page; none where nothing was searched for this model on this machine."""
+    try:
+        metrics = read_json(TUNE_METRICS)
+        rows, knobs = read_rows(TUNE_TABLE, TuneRow), read_rows(TUNE_KNOBS, KnobRow)
+        belongs = (metrics["machine"], metrics["weights_sha256"]) == (
+            read_json(MACHINE)["id"],
+            read_card(MODEL.exported).weights_sha256,
+        )
+    except (OSError, KeyError, ValueError):
+        return []
+    if not belongs:
+        return []
+    finalists = [row for row in rows if row.status in NOT_SLOWER]
+    return [
+        "## What the search found",
+        " ".join(sentences(metrics, rows)),
+        markdown_table(HEAD, tune_cells(finalists), 2),
+        f"![All that raced: predicted and measured rates]({PICTURE})",
+        "What another value of one key would be worth, all others as the winner's:",
+        knob_table(knobs),
+    ]
+
+
+def sentences(metrics: Mapping[str, Any], rows: Sequence[TuneRow]) -> list[str]:
+    """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
+    winner = rows[0]
+    found = [
+        f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
+        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}.",
+        f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
+        f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`.",
+    ]
+    for status, text in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
+        names = [f"`{row.name}`" for row in rows if row.status == status]
+        found += [f"{text}: {', '.join(names)}."] if names else []
+    if metrics["capacity"]:
+        found.append(f"The winner {metrics['capacity']}.")
+    found.append(f"Relative to each other, predicted rates were off by {metrics['model_error']:.0%}.")
+    return found
+
+
+def knob_table(knobs: Sequence[KnobRow]) -> str:
+    """A row per knob and value."""
+    rows = [
+        [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
+        for row in knobs
+    ]
+    return markdown_table(["key", "value", "times the winner's rate", "source"], rows, 2)

@@ -1,0 +1,168 @@
+"""Stage ``tune``: search the configuration that serves most, and write it with all that raced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from servebench.benchmark.capacity_rows import sentence
+from servebench.benchmark.telemetry import available_cores
+from servebench.data.index import read_index
+from servebench.errors import ModelError
+from servebench.inference.card import read_card
+from servebench.inference.compiled.backends import cannot_run_reason
+from servebench.inference.compiled.manifest import packages_to_use, read_manifest
+from servebench.inference.device import PRECISIONS, dtype_name, precisions_on, resolve_device
+from servebench.inference.preprocess import INTERPOLATIONS, resized_side
+from servebench.inference.reference import read_reference
+from servebench.params import Params, load_params
+from servebench.params.tune import KNOBS
+from servebench.paths import (
+    MACHINE,
+    MODEL,
+    TUNE_DVC_FILE,
+    TUNE_KNOBS,
+    TUNE_METRICS,
+    TUNE_PICTURE,
+    TUNE_STUDY,
+    TUNE_TABLE,
+)
+from servebench.report.plots.style import save
+from servebench.report.plots.tune import tune
+from servebench.serving.client import request_bodies
+from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
+from servebench.system.machine_lock import exclusive_machine
+from servebench.system.progress import print_wrapped
+from servebench.system.rows import write_rows
+from servebench.system.signature import code_digest, digest
+from servebench.system.tables import text_table
+from servebench.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
+from servebench.tune.run import Job, Outcome, search
+from servebench.tune.space import Machine
+from servebench.tune.study import Study
+
+
+def main(storage: str | None = None) -> None:
+    """Search, and write the result.
+
+    Args:
+        storage: URL of the database that keeps the study; None: a file of SQLite's.
+
+    Raises:
+        ServebenchError: no configuration can run; a model, server or load generator failed; the storage
+            cannot be reached, or results cannot be written.
+    """
+    params = load_params()
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    photos = [Path(photo.path) for photo in read_index().photos]
+    bodies = request_bodies(photos, params.load.request_body)
+    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS, TUNE_PICTURE])
+    study = Study(storage or f"sqlite:///{TUNE_STUDY}", signature_of(params, device, bodies))
+    job = Job(
+        params.tune,
+        params.serve,
+        params.load,
+        params.objective,
+        MODEL,
+        photos,
+        bodies,
+        read_reference(MODEL.exported),
+        machine_of(device, photos),
+    )
+    with exclusive_machine():
+        outcome = search(job, study)
+    figure = tune(outcome.rows)
+    with all_or_nothing():
+        write_json(TUNE_METRICS, metrics_of(params, outcome))
+        write_rows(TUNE_TABLE, TuneRow, outcome.rows)
+        write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
+        save(figure, TUNE_PICTURE)
+    print(text_table(HEAD, tune_cells(outcome.rows)))
+    print_wrapped("`servebench tune --apply` writes the winner into params.yaml")
+
+
+def machine_of(device: str, photos: Sequence[Path]) -> Machine:
+    """This machine, as far as it decides what can run."""
+    card = read_card(MODEL.exported)
+    precisions = {one: "for CPUs only" for one in PRECISIONS if one not in precisions_on(device)}
+    compiled = {}
+    for precision in precisions_on(device):
+        if reason := cannot_run_reason(dtype_name(precision, device), device):
+            precisions[precision] = reason
+        try:
+            packages = packages_to_use(MODEL, torch.device(device), precision)
+        except ModelError as error:
+            compiled[precision] = str(error)
+            continue
+        if not any(package.batch_size == 1 for package in packages):
+            compiled[precision] = "no package for a single image is used"
+    preprocess = {}
+    if card.interpolation not in INTERPOLATIONS:
+        preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
+    elif largest_side(photos) < 2 * resized_side(card):
+        preprocess = {"scaled": "no photo is twice as large as the model needs it"}
+    return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
+
+
+def largest_side(photos: Sequence[Path]) -> int:
+    """Of all photos' shorter sides the longest, in pixels."""
+    sides = []
+    for path in photos:
+        with Image.open(path) as photo:
+            sides.append(min(photo.size))
+    return max(sides)
+
+
+def signature_of(params: Params, device: str, bodies: list[bytes]) -> str:
+    """Hash of all that rates and costs depend on, except the configurations themselves."""
+    others = {key: value for key, value in params.serve.model_dump().items() if key not in KNOBS}
+    content: dict[str, Any] = {
+        "machine": read_json(MACHINE)["id"],
+        "model": read_card(MODEL.exported).weights_sha256,
+        "packages": [one.sha256 for one in read_manifest(MODEL, torch.device(device)).packages],
+        "code": code_digest(TUNE_DVC_FILE, "tune", without="src/servebench/report"),
+        "device": device,
+        "bodies": digest(b"".join(bodies)),
+        "load": params.load.model_dump(exclude={"users"}),
+        "users": params.tune.users,
+        "others": others,
+    }
+    return digest(json.dumps(content, sort_keys=True).encode())
+
+
+def metrics_of(params: Params, outcome: Outcome) -> dict[str, Any]:
+    """Content of metrics/tune.json."""
+    first = outcome.rows[0]
+    capacity = outcome.capacity
+    return {
+        "goal": params.tune.goal,
+        "users": params.tune.users,
+        "winner": {knob: getattr(outcome.winner, knob) for knob in KNOBS},
+        "rate_rps": first.rate_rps,
+        "over_serve": first.over_serve,
+        "over_serve_low": first.over_serve_low,
+        "over_serve_high": first.over_serve_high,
+        "p95_ms": first.p95_ms,
+        "memory_mib": first.memory_mib,
+        "agreement": first.agreement,
+        "capacity_rps": capacity and capacity.capacity_rps,
+        "capacity_low_rps": capacity and capacity.low_rps,
+        "capacity_high_rps": capacity and capacity.high_rps,
+        "capacity": capacity and sentence(capacity),
+        "equal": sum(row.status == "equal" for row in outcome.rows),
+        "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
+        "model_error": rounded(outcome.model_error, 3),
+        "combinations": outcome.combinations,
+        "raced": len(outcome.rows),
+        "rounds": outcome.rounds,
+        "settled": outcome.settled,
+        "seconds": round(outcome.seconds),
+        "machine": read_json(MACHINE)["id"],
+        "weights_sha256": read_card(MODEL.exported).weights_sha256,
+        "left_out": dict(outcome.left_out),
+    }

@@ -1,0 +1,154 @@
+"""`make tune`'s pipeline: of its own, asked for by name, and going on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+import yaml
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
+
+from servebench.params import load_params
+from servebench.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_STUDY, TUNE_TABLE
+from servebench.system.files import read_json
+from servebench.system.rows import read_rows
+from servebench.tune.rows import KnobRow, TuneRow
+from servebench.tune.study import NAME
+from tests.pipeline.conftest import Clone
+
+TUNE = {
+    "precision": ["full"],
+    "compiled": [False],
+    "preprocess": ["timm", "torchvision"],
+    "transport": ["direct"],
+    "workers_per_device": [1],
+    "threads_per_worker": [1],
+    "max_batch_size": [1, 4],
+    "batch_timeout_s": [0.0],
+    "keep_freed_memory": [True],
+    "max_s": 25.0,
+}
+CONFIGURATIONS = 4
+
+
+@pytest.fixture
+def tuned(ran: Clone) -> Iterator[Clone]:
+    """The clone with a small space, and without what a search leaves."""
+    try:
+        ran.change({"tune": TUNE, "objective": {"max_s": 5.0, "probe_requests": 100}})
+        yield ran
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.git("clean", "-fdq", "metrics", "plots", "assets", "tune")
+        (ran.path / TUNE_STUDY).unlink(missing_ok=True)
+
+
+def kept_of(clone: Clone) -> dict[str, Any]:
+    """What the study has: rounds and costs by their keys."""
+    try:
+        return dict(optuna.load_study(study_name=NAME, storage=storage_of(clone)).user_attrs)
+    except (KeyError, StorageInternalError, OperationalError):  # it has not been created yet
+        return {}
+
+
+def storage_of(clone: Clone) -> str:
+    return f"sqlite:///{clone.path / TUNE_STUDY}"
+
+
+def rounds_of(kept: dict[str, Any]) -> list[str]:
+    return [key for key in kept if "/round/" in key]
+
+
+def processes_of(clone: Clone) -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if works_in(clone.path, process)]
+
+
+def works_in(folder: Path, process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return Path(process.cwd()).is_relative_to(folder)
+    return False
+
+
+def kill(clone: Clone, search: subprocess.Popen[str]) -> None:
+    """Kill a search, and wait until its servers have gone as well."""
+    os.killpg(search.pid, signal.SIGKILL)
+    search.communicate()
+    deadline = time.monotonic() + 30
+    while processes_of(clone):
+        assert time.monotonic() < deadline, processes_of(clone)
+        time.sleep(0.1)
+
+
+def check_gone_on(kept: dict[str, Any], after: dict[str, Any]) -> None:
+    """Nothing that was kept was lost or measured again."""
+    assert {key: after[key] for key in kept} == kept
+
+
+def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
+    assert "tune" not in " ".join(tuned.stages_run(tuned.dvc("repro").stdout))
+    search = tuned.start(".venv/bin/servebench", "tune")
+    deadline = time.monotonic() + 120
+    while len(rounds_of(kept_of(tuned))) < 2:
+        assert search.poll() is None, search.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    kill(tuned, search)
+    kept = kept_of(tuned)
+    assert not (tuned.path / TUNE_METRICS).exists()
+    done = tuned.dvc("repro", "tune/dvc.yaml")
+    assert tuned.stages_run(done.stdout)[-1] == "tune/dvc.yaml:tune"
+    assert f"1. {CONFIGURATIONS} configurations can run" in done.stdout
+    after = kept_of(tuned)
+    check_gone_on(kept, after)
+    metrics = read_json(tuned.path / TUNE_METRICS)
+    rows = read_rows(tuned.path / TUNE_TABLE, TuneRow)
+    assert (metrics["combinations"], metrics["rounds"]) == (CONFIGURATIONS, len(rounds_of(after)))
+    study = optuna.load_study(study_name=NAME, storage=storage_of(tuned))
+    assert sorted(trial.user_attrs["name"] for trial in study.trials) == sorted(row.name for row in rows)
+    assert rows[0].status == "winner"
+    assert metrics["winner"]["preprocess"] == rows[0].preprocess
+    assert all(row.rate_rps and row.rounds for row in rows)
+    assert all(row.ratio for row in read_rows(tuned.path / TUNE_KNOBS, KnobRow))
+    assert (tuned.path / TUNE_PICTURE).stat().st_size > 10_000
+    tuned.run(".venv/bin/servebench", "results")
+    assert rows[0].name in (tuned.path / "docs/results.md").read_text()
+    tuned.run(".venv/bin/servebench", "tune", "--apply")
+    serve = load_params(tuned.path / "params.yaml").serve
+    assert {knob: getattr(serve, knob) for knob in metrics["winner"]} == metrics["winner"]
+
+
+@pytest.mark.soak
+def test_a_search_that_is_killed_ten_times_goes_on_each_time(tuned: Clone) -> None:
+    rng, kept = random.Random(7), {}
+    for _ in range(10):
+        search = tuned.start(".venv/bin/servebench", "tune")
+        with suppress(subprocess.TimeoutExpired):
+            search.wait(rng.uniform(2.0, 25.0))
+        kill(tuned, search)
+        after = kept_of(tuned)
+        check_gone_on(kept, after)
+        kept = after
+    tuned.run(".venv/bin/servebench", "tune")
+    check_gone_on(kept, kept_of(tuned))
+    assert read_json(tuned.path / TUNE_METRICS)["rounds"] == len(rounds_of(kept_of(tuned)))
+
+
+def test_a_wrong_value_is_one_line(tuned: Clone) -> None:
+    content = yaml.safe_load((tuned.path / "params.yaml").read_text())
+    content["tune"]["precision"] = ["fp8"]
+    (tuned.path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    done = tuned.run(".venv/bin/servebench", "tune", check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "tune.precision.0: got 'fp8'" in done.stderr

@@ -1,0 +1,119 @@
+"""Which configurations a search has to choose from, and what their parts predict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from servebench.params import ServeSettings, TuneSettings, load_params
+from servebench.tune.prediction import Costs, ModelPart, predicted_rps
+from servebench.tune.racers import ranking, simplicity
+from servebench.tune.space import DUPLICATE, Machine, space_of
+from tests.support.project import ROOT
+
+CPU = Machine("cpu", 2)
+NARROW = {
+    "precision": ("full",),
+    "compiled": (False,),
+    "preprocess": ("torchvision",),
+    "transport": ("direct",),
+    "workers_per_device": (1,),
+    "threads_per_worker": (1,),
+    "max_batch_size": (4,),
+    "batch_timeout_s": (0.0,),
+    "keep_freed_memory": (True,),
+}
+
+
+def tune(**knobs: Any) -> TuneSettings:
+    return load_params(ROOT / "params.yaml").tune.model_copy(update={**NARROW, **knobs})
+
+
+def spaces(machine: Machine = CPU, **knobs: Any) -> tuple[list[ServeSettings], dict[str, int]]:
+    space = space_of(tune(**knobs), ServeSettings(max_queue=7), machine)
+    return list(space.configurations), dict(space.left_out)
+
+
+def test_a_list_narrows_the_space_and_other_keys_stay_as_serve_has_them() -> None:
+    found, left_out = spaces()
+    assert [one.max_queue for one in found] == [7]
+    assert (found[0].precision, found[0].transport, left_out) == ("full", "direct", {})
+
+
+def test_what_cannot_run_is_left_out_with_the_reason() -> None:
+    found, left_out = spaces(
+        precision=("full", "int8"), compiled=(True, False), preprocess=("timm", "scaled")
+    )
+    assert len(found) == 4
+    assert left_out["precision ('int8'): allowed without compiled: full or half"] == 2
+    assert sum(number for reason, number in left_out.items() if reason.startswith("preprocess ('timm')")) == 2
+    other = Machine(
+        "cpu", 2, {"half": "no instructions"}, {"int8": "no package"}, {"scaled": "no large photo"}
+    )
+    assert spaces(other, precision=("half",)) == ([], {"half: no instructions": 1})
+    assert spaces(other, precision=("int8",), compiled=(True,))[1] == {"int8, compiled: no package": 1}
+    assert spaces(other, preprocess=("scaled",))[1] == {"scaled: no large photo": 1}
+
+
+def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:
+    found, left_out = spaces(workers_per_device=(1, 2, 4), threads_per_worker=(1, 2))
+    assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (2, 1)]
+    assert list(left_out.values()) == [3]
+    gpu = Machine("cuda", 2)
+    assert [one.workers_per_device for one in spaces(gpu, workers_per_device=(1, 4))[0]] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {"compiled": (True,), "threads_per_worker": (1, 2)},  # a package runs on one thread
+        {"max_batch_size": (1,), "batch_timeout_s": (0.0, 0.01)},  # one request waits for no other
+        {"max_batch_size": (8, 16)},  # 8 users fill no larger batch
+    ],
+)
+def test_duplicates_are_left_out(knobs: dict[str, Any]) -> None:
+    found, left_out = spaces(**knobs)
+    assert (len(found), left_out) == (1, {DUPLICATE: 1})
+
+
+def costs(settings: ServeSettings, model_s: dict[int, float], request_s: float = 0.0) -> Costs:
+    return Costs(
+        {ModelPart.of(settings): model_s},
+        {"torchvision": 0.002},
+        dict.fromkeys(("direct", "litserve"), request_s),
+    )
+
+
+def test_the_cores_bound_the_rate_where_the_workers_keep_them_busy() -> None:
+    [settings] = spaces(workers_per_device=(2,))[0]
+    assert predicted_rps(settings, costs(settings, {4: 0.008}), 2, 8) == pytest.approx(2 / 0.010)
+    assert predicted_rps(settings, costs(settings, {4: 0.008}, 0.002), 2, 8) == pytest.approx(2 / 0.012)
+
+
+def test_one_worker_leaves_a_core_idle() -> None:
+    [settings] = spaces()[0]
+    assert predicted_rps(settings, costs(settings, {4: 0.008}), 2, 8) == pytest.approx(1 / 0.010)
+
+
+def test_a_batch_that_users_cannot_fill_waits_for_its_whole_timeout() -> None:
+    [settings] = spaces(max_batch_size=(8,), batch_timeout_s=(0.04,), workers_per_device=(2,))[0]
+    # 8 users give each of 2 workers 4 requests: 4 x 10 ms of work, and 40 ms of waiting
+    rate = predicted_rps(settings, costs(settings, {4: 0.008, 8: 0.004}), 2, 8)
+    assert rate == pytest.approx(2 * 4 / 0.080)
+
+
+def test_costs_between_measured_batch_sizes_are_interpolated() -> None:
+    [settings] = spaces(workers_per_device=(2,), max_batch_size=(3,))[0]
+    assert predicted_rps(settings, costs(settings, {1: 0.02, 2: 0.012, 4: 0.008}), 2, 8) == pytest.approx(
+        2 / 0.012
+    )
+
+
+def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
+    found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
+    by_part = {ModelPart.of(one): {1: 0.010, 4: 0.006} for one in found}
+    ranked = ranking(found, Costs(by_part, {"torchvision": 0.0}, {"direct": 0.0}), 2, 8)
+    assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
+    assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
+    assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
