@@ -28,7 +28,7 @@ def clone(new_clone: Callable[[], Clone]) -> Clone:
     [
         (
             {"serve": {"precision": "hlaf"}},
-            "params.yaml: serve.precision: got 'hlaf'; allowed: 'full' or 'half'",
+            "params.yaml: serve.precision: got 'hlaf'; allowed: 'full', 'half' or 'int8'",
         ),
         ({"data": {"folder": "nowhere"}}, "data.folder: got 'nowhere'; allowed: an existing folder"),
     ],
