@@ -2,14 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Two at a time; each one's output is kept together where nobody watches.
-TWO := $(MAKE) --no-print-directory -j2 $(if $(MAKE_TERMOUT),,$(if $(filter output-sync,$(.FEATURES)),-O))
-
 .PHONY: run quick capacity tune test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
 	$(BIN)/servebench results
+	$(BIN)/servebench report
 
 # A first comparison: little training, few rounds, and nothing is kept.
 quick: .venv/installed
@@ -25,14 +23,17 @@ tune: .venv/installed
 	$(BIN)/dvc repro tune/dvc.yaml
 	$(BIN)/servebench results
 
-# What is measured comes last: it wants the machine for itself.
-test: .venv/installed-test
-	+$(TWO) check test-unit
-	+$(TWO) test-integration test-pipeline
+# Most tests wait more than they work, and so run side by side, a file at a time. Those that measure come last:
+# they want the machine for themselves.
+SIDE_BY_SIDE := --dist loadfile -n
+
+test: check
+	$(BIN)/pytest $(SIDE_BY_SIDE) 2 tests/unit
+	$(BIN)/pytest $(SIDE_BY_SIDE) 4 tests/integration tests/pipeline
 	$(BIN)/pytest tests/measuring
 
 test-unit test-integration test-pipeline: .venv/installed-test
-	$(BIN)/pytest tests/$(@:test-%=%)
+	$(BIN)/pytest $(SIDE_BY_SIDE) 2 tests/$(@:test-%=%)
 
 soak: .venv/installed-test
 	$(BIN)/pytest -m soak tests

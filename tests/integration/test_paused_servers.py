@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from servebench.benchmark.comparison import PausedServer, compare, paused_servers
-from servebench.benchmark.turns import Comparison, Turn
 from servebench.errors import ServerError
 from servebench.loadgen import load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
@@ -107,77 +105,3 @@ def test_a_server_that_dies_while_it_waits_is_an_error(exported: ModelFolders, b
         psutil.Process(server.pid).wait(10)
         with pytest.raises(ServerError, match="direct: the server died"):
             server.take_turn(generator, LOAD, 0, USERS, 0.5)
-
-
-def turns_of(rates: dict[str, list[float | None]]) -> list[Turn]:
-    return [
-        Turn(number, USERS, name, rate, np.array([1.0]))
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-
-
-def test_the_slow_leave_and_the_reference_stays() -> None:
-    noise = [1.0, 1.01, 0.99, 1.0] * 4
-    means = {"reference": 16.0, "fast": 100.0, "near": 90.0, "slow": 20.0, "beside the reference": 14.0}
-    rates: dict[str, list[float | None]] = {
-        **{name: [mean * own for own in noise] for name, mean in means.items()},
-        "crawling": [7.0, 6.0, 7.0, 1.0] * 4,
-        "silent": [None] * 16,
-    }
-    far = {"crawling", "silent"}
-    below_half = {"slow", "beside the reference", *far}
-    for rounds, gone in ((1, {"silent"}), (2, far), (15, far), (16, below_half)):
-        first = {name: by_round[:rounds] for name, by_round in rates.items()}
-        comparison = Comparison("reference", list(rates), turns_of(first))
-        comparison.drop_slow([USERS])
-        assert comparison.dropped == dict.fromkeys(gone, rounds)
-        assert comparison.remaining == [name for name in rates if name not in gone]
-
-
-def test_the_slow_stay_while_their_own_ratio_is_not_known_well() -> None:
-    rates: dict[str, list[float | None]] = {
-        "reference": [16.0, 16.1] * 8,
-        "fast": [100.0, 101.0] * 8,
-        "wobbling": [20.0, 11.0] * 8,
-    }
-    comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_slow([USERS])
-    assert comparison.dropped == {}
-
-
-def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
-    rates: dict[str, list[float | None]] = {
-        "reference": [10.0, 10.1, 9.9, 10.0],
-        "fast": [100.0, 101.0, 99.0, 100.0],
-    }
-    comparison = Comparison("reference", [*rates, "waiting"], turns_of(rates))
-    comparison.drop_slow([USERS])
-    assert comparison.remaining == ["reference", "fast", "waiting"]
-
-
-def test_who_is_slow_at_one_load_alone_stays() -> None:
-    means = {"reference": 10.0, "fast": 100.0, "slow at few": 90.0, "slow at both": 1.0}
-    at_few = turns_of({name: [mean] * 3 for name, mean in (means | {"slow at few": 1.0}).items()})
-    at_many = [
-        Turn(number, 8 * USERS, name, mean, np.array([1.0]))
-        for name, mean in means.items()
-        for number in range(3)
-    ]
-    comparison = Comparison("reference", list(means), at_few + at_many)
-    comparison.drop_slow([USERS, 8 * USERS])
-    assert comparison.dropped == {"slow at both": 3}
-
-
-def test_who_answers_only_where_the_reference_does_not_leaves() -> None:
-    rates: dict[str, list[float | None]] = {"reference": [10.0, None], "other": [None, 20.0]}
-    comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_slow([USERS])
-    assert comparison.dropped == {"other": 2}
-
-
-def test_nobody_leaves_where_nobody_answers() -> None:
-    rates: dict[str, list[float | None]] = {"reference": [None] * 4, "other": [None] * 4}
-    comparison = Comparison("reference", list(rates), turns_of(rates))
-    comparison.drop_slow([USERS])
-    assert comparison.dropped == {}
