@@ -7,10 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib.pyplot as plt
-
 from servebench.params import ServeSettings
-from servebench.report.plots.style import COLOURS, save
+from servebench.report.charts.chart import BLUE, INK, Axis, Chart, Mark
+from servebench.report.charts.png import save
 from servebench.system.tables import markdown_table
 from studies.harness import Case, measure_rounds, rates, ratios, read_result, write_result
 
@@ -75,25 +74,23 @@ def table() -> str:
 def draw(rows: Sequence[dict[str, Any]]) -> None:
     """A bar per step: how many times stock, at the larger number of users, with the single rounds."""
     own = [row for row in rows if row["users"] == USERS[-1]]
-    figure, axes = plt.subplots(figsize=(8, 0.45 * len(own) + 1.2), layout="constrained")
-    places = range(len(own))
     names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
-    axes.barh(places, [row["times_stock"] for row in own], color="#c9d8e8", edgecolor=COLOURS[1])
-    for place, row in zip(places, own, strict=True):
-        single = ratios(row["rps"], own[0]["rps"])
-        axes.plot(single, [place] * len(single), "o", color=COLOURS[0], markersize=3)
-        axes.annotate(
-            f"{row['times_stock']:.2f}",
-            (max(single), place),
-            (8, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set_yticks(places, names)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"throughput at {USERS[-1]} users, times stock (points: single rounds)")
-    save(figure, PICTURE)
+    single = [
+        (ratio, name)
+        for name, row in zip(names, own, strict=True)
+        for ratio in ratios(row["rps"], own[0]["rps"])
+    ]
+    chart = Chart(
+        "What each key is worth, with those above it",
+        x=Axis(f"throughput at {USERS[-1]} users, times stock", low=0.0),
+        y=Axis("", names=tuple(names), notes=tuple(f"{row['times_stock']:.2f}" for row in own)),
+        marks=[
+            Mark("bar", x=[row["times_stock"] for row in own], y=names, colour=BLUE),
+            Mark("point", x=[ratio for ratio, _ in single], y=[name for _, name in single], colour=INK),
+        ],
+        note="Points: single rounds.",
+    )
+    save(PICTURE, [chart])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Whether a real server's capacity repeats, and whether 0.9 of it holds the objective and 1.1 does not."""
+"""Whether a real server's capacity repeats, and whether 0.9 of it holds the objective and 1.1 does not.
+
+A study that was stopped goes on with the next run, on the same machine; delete its result to begin anew.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from servebench.stats.objective import late_share
 from servebench.stats.stability import WINDOWS
 from servebench.system.machine_lock import exclusive_machine
 from studies import DEVICE
-from studies.harness import all_bodies, write_result
+from studies.harness import all_bodies, read_runs, write_result
 
 RESULT = "capacity_server"
 CONFIGURATION = "candidate"
@@ -71,13 +74,13 @@ def run(number: int) -> dict[str, Any]:
 
 def main() -> None:
     """Run RUNS searches, and keep each as soon as it is done."""
-    runs: list[dict[str, Any]] = []
-    with exclusive_machine():
-        for number in range(RUNS):
+    runs = read_runs(RESULT)
+    for number in range(len(runs), RUNS):
+        with exclusive_machine():
             runs.append(run(number))
-            print(f"run {number + 1}: {runs[-1]}", flush=True)
-            goal = f"0.9 of it holds and 1.1 misses the objective in {TARGET_RUNS} of {RUNS} runs"
-            write_result(RESULT, {"goal": goal, "target_spread": TARGET_SPREAD, "runs": runs})
+        print(f"run {number + 1}: {runs[-1]}", flush=True)
+        goal = f"0.9 of it holds and 1.1 misses the objective in {TARGET_RUNS} of {RUNS} runs"
+        write_result(RESULT, {"goal": goal, "target_spread": TARGET_SPREAD, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""How well the capacity of live servers of known service times is found: ten searches of each."""
+"""How well the capacity of live servers of known service times is found: ten searches of each.
+
+A study that was stopped goes on with the next search, on the same machine; delete its result to begin anew.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from servebench.benchmark.capacity import measure_capacity
+from servebench.benchmark.capacity_rows import CapacityMetrics
 from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.selftest.stub import BODY, running_stub
 from servebench.system.machine_lock import exclusive_machine
-from studies.harness import write_result
+from studies.harness import read_runs, write_result
 from studies.queues import MM1_RPS, Queue
 
 RESULT = "capacity_stubs"
@@ -28,31 +32,36 @@ QUEUES = (
 def main() -> None:
     """Search, print each outcome and keep them all."""
     objective = load_params().objective
-    result: dict[str, list[dict[str, Any]]] = {queue.name: [] for queue in QUEUES}
-    with exclusive_machine():
-        for number in range(RUNS):
-            for queue in QUEUES:
-                settings = objective.model_copy(
-                    update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
-                )
-                with (
-                    running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
-                    load_generator([BODY], "application/json") as generator,
-                ):
-                    metrics = measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics
-                found = metrics.capacity_rps
-                row = {
-                    "status": metrics.status,
-                    "capacity_rps": found,
-                    "low_rps": metrics.low_rps,
-                    "high_rps": metrics.high_rps,
-                    "off": None if found is None else round(found / queue.capacity_rps - 1, 4),
-                    "void": metrics.void,
-                    "seconds": metrics.seconds,
-                }
-                result[queue.name].append(row)
-                print(f"{queue.name}: {row}", flush=True)
-                write_result(RESULT, {"within": WITHIN, "runs": TARGET_RUNS, "queues": result})
+    runs = read_runs(RESULT)
+    for number in range(len(runs) // len(QUEUES), RUNS):
+        for queue in QUEUES[len(runs) % len(QUEUES) :]:
+            settings = objective.model_copy(
+                update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
+            )
+            with (
+                exclusive_machine(),
+                running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
+                load_generator([BODY], "application/json") as generator,
+            ):
+                metrics = measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics
+            runs.append(outcome(queue, metrics))
+            print(runs[-1], flush=True)
+            write_result(RESULT, {"within": WITHIN, "target_runs": TARGET_RUNS, "runs": runs})
+
+
+def outcome(queue: Queue, metrics: CapacityMetrics) -> dict[str, Any]:
+    """What a search has found, and how far it is from the truth."""
+    found = metrics.capacity_rps
+    return {
+        "queue": queue.name,
+        "status": metrics.status,
+        "capacity_rps": found,
+        "low_rps": metrics.low_rps,
+        "high_rps": metrics.high_rps,
+        "off": None if found is None else round(found / queue.capacity_rps - 1, 4),
+        "void": metrics.void,
+        "seconds": metrics.seconds,
+    }
 
 
 if __name__ == "__main__":
