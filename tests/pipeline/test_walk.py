@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import time
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,7 @@ def test_half_precision_and_back_measures_the_candidate_alone(ran: Clone) -> Non
         text = page.read_text()
         for name in ("e1_baseline", "candidate"):
             assert name in text
+        check_report_of_experiment(ran)
         shown = ran.dvc("exp", "show", "--only-changed").stdout.splitlines()
         # The reference is measured again with what has changed; a rate may come out as it was.
         first, rest = shown[1].split("serve.precision")
@@ -125,6 +127,35 @@ def test_half_precision_and_back_measures_the_candidate_alone(ran: Clone) -> Non
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
     assert ran.status() == {"machine": ["always changed"]}
+
+
+def check_report_of_experiment(clone: Clone) -> None:
+    """An experiment beside the commit that it began from, by its name."""
+    [name] = clone.dvc("exp", "list", "--name-only").stdout.split()
+    clone.run(str(clone.path / ".venv/bin/servebench"), "report", "HEAD", name)
+    report = (clone.path / "report.html").read_text()
+    assert "What changed since HEAD" in report
+    row = re.search(
+        r"<td[^>]*><code>serve.precision</code></td>\n<td[^>]*>(.*)</td>\n<td[^>]*>(.*)</td>", report
+    )
+    assert row is not None
+    assert [unescape(cell) for cell in row.groups()] == ['"full"', '"half"']
+
+
+def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None:
+    servebench = str(ran.path / ".venv/bin/servebench")
+    ran.run(servebench, "report", "HEAD~2", "HEAD", "--out", "both.html")
+    both = (ran.path / "both.html").read_text()
+    (ran.path / "both.html").unlink()
+    assert "What changed since HEAD~2" in both
+    assert "<code>model.name</code>" in both
+    for revision, reason in (("nothing", "neither a revision nor an experiment"), ("HEAD~1", "metrics")):
+        done = ran.run(servebench, "report", revision, check=False)
+        assert done.returncode == 2, done.stderr
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"{revision}: ") or f" {revision}: " in line
+        assert reason in line
+    assert ran.git("status", "--porcelain") == ""
 
 
 def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:

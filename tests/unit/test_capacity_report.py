@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
@@ -12,9 +14,11 @@ from servebench.errors import ReportError
 from servebench.params import Params, load_params
 from servebench.paths import MACHINE, CapacityPaths
 from servebench.report import capacity as report
-from servebench.report.plots.capacity import capacity as picture
-from servebench.report.plots.style import save
+from servebench.report.charts.capacity import capacity as picture
+from servebench.report.charts.png import save
+from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
 from servebench.system.files import write_json
+from servebench.system.rows import write_rows
 from tests.support.project import ROOT
 
 FOUND = CapacityMetrics(
@@ -132,5 +136,28 @@ def test_a_picture_is_drawn_of_any_search(tmp_path: Path) -> None:
     probe = ProbeRow("search", 80.0, 79.0, 110.0, 1000, 0.02, 0.005, 77.0, 20.0, 70.0, 90.0, 0, "")
     for rows in ([], [probe], [probe, replace(probe, rate_rps=99.0, missed=0.3, p99_ms=None)]):
         for metrics in (FOUND, replace(FOUND, capacity_rps=None, low_rps=None, high_rps=None, peak_rps=None)):
-            save(picture("candidate", CapacityResult(metrics, rows, None)), tmp_path / "picture.png")
+            save(tmp_path / "picture.png", picture("candidate", CapacityResult(metrics, rows, None)))
             assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_curve_is_that_of_the_search(params: Params) -> None:
+    """Though the shares of a probe's parts are not kept, and are others here."""
+    rng = np.random.default_rng(1)
+    search = CapacitySearch(0.05, 0.04)
+    rows = []
+    for rate in (80.0, 88.0, 93.0, 95.0, 97.0, 99.0, 101.0):
+        share = 1 / (1 + math.exp(-(logit(0.05) + 15 * math.log(rate / 95.0))))
+        missed = tuple(float(part) for part in np.clip(share + 0.01 * rng.normal(size=BLOCKS), 0.001, 1))
+        probe = Probe(rate, 110.0, missed, 1000)
+        search.probes.append(probe)
+        error = math.sqrt(probe.variance)
+        rows.append(
+            ProbeRow("search", rate, rate, 110.0, 1000, probe.share, error, rate, 20.0, 70.0, 90.0, 0, "")
+        )
+    keep(FOUND)
+    write_rows(CapacityPaths("candidate").probes, ProbeRow, rows)
+    curve, own = report.read_capacity_result(params, "candidate").curve, search.curve()
+    assert curve is not None
+    assert own is not None
+    assert curve.load == pytest.approx(own.load, abs=1e-6)
+    assert curve.interval == pytest.approx(own.interval, abs=1e-6)

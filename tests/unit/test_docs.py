@@ -93,7 +93,7 @@ def test_the_readme_links_to_every_page() -> None:
 @each_page
 def test_links_and_pictures_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(SPAN.sub("", without_fences(page.read_text()))):
-        if link.startswith(("http://", "https://", results_page.PICTURES)):  # a run rewrites its pictures
+        if link.startswith(("http://", "https://", "../assets/results")):  # a run rewrites its pictures
             continue
         path, _, anchor = link.partition("#")
         target = page.parent / path if path else page

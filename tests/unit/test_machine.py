@@ -10,7 +10,8 @@ import pytest
 from servebench.errors import ParamsError
 from servebench.inference.device import check_precision, resolve_device
 from servebench.params import ServeSettings, load_params
-from servebench.stages.machine import check_params, expected_time
+from servebench.stages.machine import check_params
+from servebench.stages.order import expected_time
 from servebench.system.machine import LIBRARIES, describe_machine, fingerprint
 from tests.support.project import ROOT
 

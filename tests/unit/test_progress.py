@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.system.progress import WIDTH, print_wrapped
+from servebench.system import progress
+from servebench.system.progress import WIDTH, bar, duration, print_wrapped, set_place
 
 
 def test_a_long_line_is_wrapped_and_its_continuation_indented(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,3 +16,59 @@ def test_a_long_line_is_wrapped_and_its_continuation_indented(capsys: pytest.Cap
     assert [line.startswith("    ") for line in lines] == [False, *[True] * (len(lines) - 2), False]
     assert " ".join(line.strip() for line in lines[:-1]) == text
     assert lines[-1] == "short"
+
+
+class Clock:
+    """Time that goes on as a test says."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "monotonic", clock)
+    return clock
+
+
+def test_without_a_terminal_there_is_a_line_every_ten_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar(100, "comparison", "s") as shown:
+        for second in range(1, 31):
+            clock.now += 1
+            shown.set_postfix_str(f"round {second}")
+            shown.update()
+    assert capsys.readouterr().err.splitlines() == [
+        "comparison: 10%, 90 s left; round 10",
+        "comparison: 20%, 80 s left; round 20",
+        "comparison: 30%, 70 s left; round 30",
+    ]
+
+
+def test_what_is_done_at_once_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with bar(2, "checking photos", "photo") as shown:
+        for _ in range(2):
+            clock.now += 4
+            shown.update()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_place_in_the_run_is_said(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    set_place("8/18")
+    try:
+        with bar(0, "load", "answer") as shown:
+            clock.now += 11
+            shown.update()
+    finally:
+        set_place("")
+    assert capsys.readouterr().err == "8/18 load\n"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (119, "119 s"), (150, "2 min"), (720, "12 min")])
+def test_a_duration_is_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -64,6 +64,7 @@ def test_deps_are_what_the_stage_imports(name: str) -> None:
 
 
 def test_every_stage_module_is_a_stage_of_the_pipeline() -> None:
-    modules = {path.stem for path in (ROOT / SOURCE / "stages").glob("[!_]*.py")}
+    paths = (ROOT / SOURCE / "stages").glob("[!_]*.py")
+    modules = {path.stem for path in paths if "\ndef main(" in path.read_text()}
     commands = {STAGES[name].get("do", STAGES[name])["cmd"].split()[2] for name in STAGES}  # type: ignore[attr-defined]
     assert modules == commands

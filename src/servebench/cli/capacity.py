@@ -8,8 +8,8 @@ from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import ProbeRow, sentence
 from servebench.cli.load_options import senders, target
 from servebench.params import ObjectiveSettings
-from servebench.report.plots.capacity import capacity
-from servebench.report.plots.style import save
+from servebench.report.charts.capacity import capacity
+from servebench.report.charts.png import save
 from servebench.system.files import check_writable
 from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
@@ -46,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
     if options.out is not None:
         write_rows(options.out, ProbeRow, result.rows)
     if options.picture is not None:
-        save(capacity(options.url, result), options.picture)
+        save(options.picture, capacity(options.url, result))
     print_wrapped(f"{options.url} {sentence(result.metrics)}")
     return 0 if result.metrics.status in ("resolved", "above_range") else 1
 

@@ -145,6 +145,18 @@ def results(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    """Write report.html, of this tree or of revisions side by side.
+
+    Raises:
+        ReportError: a result is missing, or there is no such revision.
+    """
+    from servebench.report.html.write import write_report
+
+    write_report(options.revisions, options.out)
+    return 0
+
+
 def _exit_on_sigterm() -> None:
     """Make SIGTERM raise SystemExit, so that context managers stop the processes that they started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

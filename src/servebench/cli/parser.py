@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         _add_quick,
         _add_verify,
         _add_results,
+        _add_report,
     ):
         add(subparsers)
     return parser
@@ -144,3 +145,19 @@ def _add_results(subparsers: Subparsers[Parser]) -> None:
         "  dvc repro && servebench results       # what `make run` does",
     )
     results.set_defaults(run=commands.results)
+
+
+def _add_report(subparsers: Subparsers[Parser]) -> None:
+    report = add_command(
+        subparsers,
+        "report",
+        "write report.html: all results in a page that opens anywhere, without a network",
+        "  servebench report                     # of this tree, as `make run` does\n"
+        "  servebench report HEAD~1 HEAD         # what changed, and how sure that is\n"
+        "  servebench report HEAD my-experiment  # an experiment of `dvc exp run`, by its name",
+    )
+    report.add_argument(
+        "revisions", nargs="*", metavar="REVISION", help="commits or experiments; the last is shown in full"
+    )
+    report.add_argument("--out", type=Path, default=Path("report.html"), help="the file (report.html)")
+    report.set_defaults(run=commands.report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from servebench.stats.change import Change
 from servebench.system.tables import number_cell
 
 TEST, OTHER = "test", "other"
@@ -31,25 +32,16 @@ class PackageRow:
 
 
 @dataclass(frozen=True)
-class ChangeRow:
+class ChangeRow(Change):
     """A row of plots/precisions.csv: what changes from the reference's answers to these.
 
     Attributes:
         split: TEST or OTHER.
-        photos and the rest: see ``stats.change.Change``.
     """
 
     precision: str
     preprocess: str
     split: str
-    photos: int
-    agreement: float
-    agreement_low: float
-    accuracy: float
-    accuracy_change: float
-    mean_change: float
-    largest_change: float
-    divergence: float
 
 
 HEAD = (

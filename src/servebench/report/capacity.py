@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from servebench.benchmark.capacity_rows import CapacityMetrics, sentence
-from servebench.errors import ReportError
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
+from servebench.errors import ModelError, ReportError
 from servebench.inference.card import read_card
 from servebench.params import Params
 from servebench.paths import MACHINE, MODEL, CapacityPaths
+from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
 from servebench.system.files import read_json
+from servebench.system.rows import read_rows
 
 EXAMPLE_RPS = 1000.0
 """The rate of README's example."""
@@ -49,6 +52,36 @@ def read_capacity(params: Params, name: str) -> CapacityMetrics:
         what = "another machine, model, configuration or objective"
         raise ReportError(f"{path}: measured for {what}; run `make capacity`")
     return metrics
+
+
+def read_capacity_result(params: Params, name: str) -> CapacityResult:
+    """The measured capacity with its probes and the curve through them.
+
+    Raises:
+        ReportError: see ``read_capacity``.
+    """
+    metrics = read_capacity(params, name)
+    rows = read_rows(CapacityPaths(name).probes, ProbeRow)
+    counted = [_probe(row) for row in rows if not row.void_reason]
+    return CapacityResult(
+        metrics, rows, CapacitySearch(metrics.miss, params.objective.tolerance, counted).curve()
+    )
+
+
+def _probe(row: ProbeRow) -> Probe:
+    """A probe of the row's share and error; the shares of its parts are not kept."""
+    spread = row.missed_error * math.sqrt(BLOCKS - 1)
+    missed = tuple(row.missed + (spread if number % 2 else -spread) for number in range(BLOCKS))
+    return Probe(row.rate_rps, row.peak_rps, missed, row.requests)
+
+
+def capacities(params: Params) -> dict[str, CapacityResult]:
+    """That of each configuration of the objective, where it has been measured for what there is now."""
+    found = {}
+    for name in params.objective.configurations:
+        with suppress(ReportError, ModelError):  # `make capacity` is asked for by name
+            found[name] = read_capacity_result(params, name)
+    return found
 
 
 def machines_needed(metrics: CapacityMetrics, rate_rps: float) -> int | None:

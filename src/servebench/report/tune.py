@@ -1,10 +1,12 @@
-"""What the last search has found, for the page of results."""
+"""What the last search has found."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from servebench.errors import ModelError
 from servebench.inference.card import read_card
 from servebench.paths import MACHINE, MODEL, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from servebench.system.files import read_json
@@ -12,11 +14,18 @@ from servebench.system.rows import read_rows
 from servebench.system.tables import markdown_table, number_cell, pluralise
 from servebench.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
 
-PICTURE = "../assets/tune.png"
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search has found; the winner is the first row."""
+
+    metrics: Mapping[str, Any]
+    rows: Sequence[TuneRow]
+    knobs: Sequence[KnobRow]
 
 
-def tune_section() -> list[str]:
-    """Paragraphs of the page; none where nothing was searched for this model on this machine."""
+def read_tuned() -> Tuned | None:
+    """What was found for this model on this machine; None where nothing was searched."""
     try:
         metrics = read_json(TUNE_METRICS)
         rows, knobs = read_rows(TUNE_TABLE, TuneRow), read_rows(TUNE_KNOBS, KnobRow)
@@ -24,19 +33,21 @@ def tune_section() -> list[str]:
             read_json(MACHINE)["id"],
             read_card(MODEL.exported).weights_sha256,
         )
-    except (OSError, KeyError, ValueError):
-        return []
-    if not belongs:
-        return []
-    finalists = [row for row in rows if row.status in NOT_SLOWER]
-    return [
-        "## What the search found",
-        " ".join(sentences(metrics, rows)),
+    except (OSError, KeyError, ValueError, ModelError):
+        return None
+    return Tuned(metrics, rows, knobs) if belongs else None
+
+
+def tune_text(tuned: Tuned) -> str:
+    """What was found, in Markdown."""
+    finalists = [row for row in tuned.rows if row.status in NOT_SLOWER]
+    paragraphs = [
+        " ".join(sentences(tuned.metrics, tuned.rows)),
         markdown_table(HEAD, tune_cells(finalists), 2),
-        f"![All that raced: predicted and measured rates]({PICTURE})",
         "What another value of one key would be worth, all others as the winner's:",
-        knob_table(knobs),
+        knob_table(tuned.knobs),
     ]
+    return "\n\n".join(paragraphs)
 
 
 def sentences(metrics: Mapping[str, Any], rows: Sequence[TuneRow]) -> list[str]:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from contextlib import suppress
 
-from servebench.errors import ServebenchError, storage_error
+from servebench.errors import ParamsError, ServebenchError, storage_error
+from servebench.params import load_params
+from servebench.stages.order import announcement, place
+from servebench.system.progress import print_wrapped, set_place
 from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from servebench.system.temporary import report_stale_files
 
@@ -33,6 +37,7 @@ def main(arguments: list[str]) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py blocks them
             exit_with_parent()
             report_stale_files(name)
+            announce((name, *rest))
             importlib.import_module(f"servebench.stages.{name}").main(*rest)
     except ServebenchError as error:
         return _fail(name, str(error), error.exit_code)
@@ -46,6 +51,16 @@ def main(arguments: list[str]) -> int:
     except Terminated:
         return _fail(name, "terminated", 128 + signal.SIGTERM)
     return 0
+
+
+def announce(stage: tuple[str, ...]) -> None:
+    """Say where the run stands; not where params.yaml has a mistake, which the stage itself reports."""
+    with suppress(ParamsError):
+        params = load_params()
+        if found := place(stage, params):
+            set_place("/".join(map(str, found)))
+        if text := announcement(stage, params):
+            print_wrapped(text)
 
 
 def _fail(name: str, message: str, status: int) -> int:

@@ -15,8 +15,8 @@ from servebench.loadgen import load_generator
 from servebench.params import load_params
 from servebench.paths import MACHINE, MODEL, CapacityPaths
 from servebench.report.capacity import provenance
-from servebench.report.plots.capacity import capacity
-from servebench.report.plots.style import save
+from servebench.report.charts.capacity import capacity
+from servebench.report.charts.png import save
 from servebench.serving.client import CONTENT_TYPES, request_bodies
 from servebench.serving.launcher import running_server
 from servebench.system.files import all_or_nothing, check_writable, read_json, write_json
@@ -49,9 +49,8 @@ def main(name: str) -> None:
         ):
             url, timeout_s = f"{server.url}/predict", params.load.timeout_s
             result = measure_capacity(generator, url, params.objective, timeout_s, name, server.check)
-    figure = capacity(name, result)
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
         write_rows(paths.probes, ProbeRow, result.rows)
-        save(figure, paths.picture)
+        save(paths.picture, capacity(name, result))
     print_wrapped(f"{name}: {sentence(result.metrics)}")

@@ -51,8 +51,9 @@ def main() -> None:
         f"{cost.flops / 1e9:.3f} GFLOPs an image"
     )
     for precision in measured:
+        unit = "TOP/s" if precision == "int8" else "TFLOP/s"
         print_wrapped(
-            f"{precision}: {metrics[f'peak_{precision}_tflops']} TFLOP/s ({metrics['peak_source']}) "
+            f"{precision}: {metrics[f'peak_{precision}_tflops']} {unit} ({metrics['peak_source']}) "
             f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
         )

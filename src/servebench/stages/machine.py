@@ -17,13 +17,11 @@ from servebench.errors import ParamsError
 from servebench.inference.device import check_precision, resolve_device
 from servebench.params import Params, load_params, section_of
 from servebench.paths import MACHINE
+from servebench.stages.order import expected_time
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
 from servebench.training.weights import PACKAGE_MODEL
-
-PREPARE_S, BENCHMARK_S = 135.0, 40.0
-"""Seen on machines of two cores."""
 
 
 def main() -> None:
@@ -39,18 +37,6 @@ def main() -> None:
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))
     print_wrapped(expected_time(params))
-
-
-def expected_time(params: Params) -> str:
-    """How long a whole run takes with the default model and photos, as a sentence."""
-    names = list(params.configurations())
-    comparison_s = params.comparison.seconds
-    total_s = PREPARE_S + BENCHMARK_S * len(names) + comparison_s
-    return (
-        f"a whole run takes about {total_s / 60:.0f} minutes on two cores with the default model and photos: "
-        f"{PREPARE_S / 60:.2g} to train and compile, {BENCHMARK_S / 60:.2g} for each of {len(names)} "
-        f"configurations, {comparison_s / 60:.1f} to compare them; what has not changed is left out"
-    )
 
 
 def check_params(params: Params) -> None:

@@ -81,4 +81,4 @@ def change_rows(settings: ServeSettings, reference: Reference, answers: Probabil
             continue
         found = change(reference.probabilities[chosen], answers[chosen], labels)
         values = {name: round(value, 6) for name, value in asdict(found).items()}
-        yield ChangeRow(settings.precision, settings.preprocess, split, **values)
+        yield ChangeRow(**values, precision=settings.precision, preprocess=settings.preprocess, split=split)

@@ -17,9 +17,9 @@ from servebench.paths import (
     STAGES,
     SUMMARY,
 )
+from servebench.report.charts.pictures import draw_pictures
 from servebench.report.comparison import compared_rows, verdict
 from servebench.report.explain import Explanation, explain
-from servebench.report.plots.draw import draw_all
 from servebench.report.results import Result, read_results
 from servebench.report.summary import rates
 from servebench.report.tables import (
@@ -47,14 +47,16 @@ def main() -> None:
     """
     params = load_params()
     results = read_results(params)
-    compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
+    loads = read_rows(COMPARISON, ComparisonRow)
+    compared = compared_rows(loads, params)
     explanation = explain(results, read_json(CEILINGS))
     with all_or_nothing():
         write_tables(results, explanation)
-        draw_all(
+        draw_pictures(
             results,
             explanation.bounds,
             compared,
+            loads,
             params.comparison.reference,
             params.objective.slo_ms,
         )

@@ -32,8 +32,8 @@ from servebench.paths import (
     TUNE_STUDY,
     TUNE_TABLE,
 )
-from servebench.report.plots.style import save
-from servebench.report.plots.tune import tune
+from servebench.report.charts.png import save
+from servebench.report.charts.tune import tune
 from servebench.serving.client import request_bodies
 from servebench.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from servebench.system.machine_lock import exclusive_machine
@@ -76,12 +76,11 @@ def main(storage: str | None = None) -> None:
     )
     with exclusive_machine():
         outcome = search(job, study)
-    figure = tune(outcome.rows)
     with all_or_nothing():
         write_json(TUNE_METRICS, metrics_of(params, outcome))
         write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
-        save(figure, TUNE_PICTURE)
+        save(TUNE_PICTURE, [tune(outcome.rows)])
     print(text_table(HEAD, tune_cells(outcome.rows)))
     print_wrapped("`servebench tune --apply` writes the winner into params.yaml")
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def _gpu() -> dict[str, Any]:
     }
 
 
-def describe_machine(machine: dict[str, Any]) -> str:
+def describe_machine(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
     gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU (its figures stay empty)"
     return (

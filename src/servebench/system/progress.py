@@ -1,13 +1,19 @@
-"""Terminal output of long runs: wrapped lines, and progress bars."""
+"""Output of long runs: wrapped lines, and how far they are."""
 
 from __future__ import annotations
 
+import sys
 import textwrap
-from typing import Any
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
 WIDTH = 120
+EVERY_S = 10.0
+"""Between two lines where there is no terminal."""
+_place = ""
 
 
 def print_wrapped(text: str) -> None:
@@ -16,6 +22,71 @@ def print_wrapped(text: str) -> None:
         print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False), flush=True)
 
 
-def bar(total: float, description: str, unit: str, **options: Any) -> tqdm[Any]:
-    """A bar with the share done and the remaining time; silent without a terminal."""
-    return tqdm(total=total, desc=description, unit=unit, disable=None, leave=False, **options)
+def set_place(place: str) -> None:
+    """Say with each progress where in a longer run it stands, as "8/18"."""
+    global _place
+    _place = place
+
+
+class Progress(Protocol):
+    """How far something is.
+
+    Attributes:
+        n: what is done, of the total.
+    """
+
+    n: float
+
+    def update(self, n: float = 1) -> Any:
+        """Add to what is done."""
+
+    def set_postfix_str(self, s: str) -> Any:
+        """What to say beside it."""
+
+
+class ProgressLines:
+    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer."""
+
+    def __init__(self, total: float, description: str) -> None:
+        self.n = 0.0
+        self._total, self._description = total, description
+        self._began = self._shown = monotonic()
+        self._text = ""
+
+    def update(self, n: float = 1) -> None:
+        """Add to what is done, and print a line if it is time."""
+        self.n += n
+        now = monotonic()
+        if now - self._shown >= EVERY_S:
+            self._shown = now
+            print(self._line(now - self._began), file=sys.stderr, flush=True)
+
+    def set_postfix_str(self, s: str) -> None:
+        """What to say beside it."""
+        self._text = s
+
+    def _line(self, elapsed_s: float) -> str:
+        parts = [f"{self._description}: {self.n / self._total:.0%}" if self._total else self._description]
+        if 0 < self.n < self._total:
+            parts.append(f"{duration(elapsed_s * (self._total - self.n) / self.n)} left")
+        return ", ".join(parts) + (f"; {self._text}" if self._text else "")
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def duration(seconds: float) -> str:
+    """Seconds up to two minutes, then minutes."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def bar(total: float, description: str, unit: str) -> AbstractContextManager[Progress]:
+    """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines."""
+    described = f"{_place} {description}".strip()
+    if not sys.stderr.isatty():
+        return ProgressLines(total, described)
+    moving: tqdm[Any] = tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)
+    return moving

@@ -1,0 +1,123 @@
+"""Charts of a capacity: which share of the requests misses the objective, and how latency grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from servebench.benchmark.capacity_rows import CapacityResult, ProbeRow
+from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, PURPLE, Axis, Chart, Mark
+
+BEYOND = 1.05
+"""The axis reaches this factor beyond the lowest and the highest rate."""
+
+
+def capacity(name: str, result: CapacityResult) -> list[Chart]:
+    """Over the offered rate: the share of late requests with the fit, latencies, and what came in time."""
+    counted = sorted((row for row in result.rows if not row.void_reason), key=lambda row: _rate(row, result))
+    rates = [_rate(row, result) for row in counted] or [1.0]
+    axis = Axis(
+        "offered rate, requests/s at random times (scaled to the median peak)",
+        low=min(rates) / BEYOND,
+        high=max(rates) * BEYOND,
+    )
+    return [
+        _late(name, result, counted, axis),
+        _latencies(name, result, counted, axis),
+        _goodput(name, counted),
+    ]
+
+
+def _rate(row: ProbeRow, result: CapacityResult) -> float:
+    """The probe's rate as it would be at the median peak."""
+    return row.rate_rps / row.peak_rps * (result.metrics.peak_rps or row.peak_rps)
+
+
+def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axis) -> Chart:
+    metrics = result.metrics
+    top = min(1.0, max(0.2, 4 * metrics.miss))
+    rates = [_rate(row, result) for row in rows]
+    marks = [Mark("across", y=[metrics.miss], colour=ORANGE, dashed=True), *_fit(result, rates, top)]
+    marks += [
+        Mark(
+            "range",
+            x=rates,
+            y=[min(top, max(0.0, row.missed - 2 * row.missed_error)) for row in rows],
+            y2=[min(top, row.missed + 2 * row.missed_error) for row in rows],
+            colour=GREY,
+        ),
+        Mark(
+            "point",
+            x=rates,
+            y=[min(top, row.missed) for row in rows],
+            texts=[f"{rate:.1f} req/s: {row.missed:.2%} late" for rate, row in zip(rates, rows, strict=True)],
+            colour=GREY,
+        ),
+    ]
+    if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
+        marks += [
+            Mark("along", x=[metrics.capacity_rps], colour=BLUE),
+            Mark("range", x=[metrics.low_rps], x2=[metrics.high_rps], y=[0.95 * top], colour=BLUE),
+            Mark("point", x=[metrics.capacity_rps], y=[0.95 * top], colour=BLUE),
+        ]
+    found = "unknown"
+    if metrics.capacity_rps is not None:
+        found = f"{metrics.capacity_rps:.0f} requests/s ({metrics.low_rps:.0f} to {metrics.high_rps:.0f})"
+    return Chart(
+        f"{name}: capacity {found}, {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms",
+        x=axis,
+        y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
+        marks=marks,
+        note=f"A point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge. Dashed: "
+        f"{metrics.miss:.0%} may be late.",
+    )
+
+
+def _fit(result: CapacityResult, rates: Sequence[float], top: float) -> list[Mark]:
+    """The fitted share of late requests, with its interval."""
+    peak_rps = result.metrics.peak_rps
+    if result.curve is None or not peak_rps or not rates:
+        return []
+    loads = np.linspace(math.log(min(rates) / peak_rps), math.log(max(rates) / peak_rps), 100)
+    share, low, high = (np.minimum(values, top).tolist() for values in result.curve.shares(loads))
+    grid = (peak_rps * np.exp(loads)).tolist()
+    return [Mark("band", x=grid, y=low, y2=high), Mark("line", x=grid, y=share)]
+
+
+def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axis) -> Chart:
+    metrics = result.metrics
+    marks = [Mark("across", y=[metrics.slo_ms], colour=ORANGE, dashed=True)]
+    shown = [metrics.slo_ms]
+    for percent, colour in (("p50", PURPLE), ("p95", BLUE), ("p99", INK)):
+        points = [(_rate(row, result), ms) for row in rows if (ms := getattr(row, f"{percent}_ms"))]
+        shown += [ms for _, ms in points]
+        if points:
+            x, y = [rate for rate, _ in points], [ms for _, ms in points]
+            marks.append(Mark("line", x=x, y=y, colour=colour, name=percent))
+    below = {"p50": metrics.p50_ms, "p95": metrics.p95_ms, "p99": metrics.p99_ms, "p99.9": metrics.p999_ms}
+    known = [f"{percent} {ms:.0f}" for percent, ms in below.items() if ms is not None]
+    return Chart(
+        f"{name}: latency by offered rate",
+        x=axis,
+        y=Axis("latency, ms, logarithmic", log=True, low=min(shown) / 1.3, high=max(shown) * 1.3),
+        marks=marks,
+        note=f"Just below the capacity: {', '.join(known)} ms." if known else "",
+    )
+
+
+def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
+    x, y = [row.rate_rps for row in rows], [row.goodput_rps for row in rows]
+    top = max([*x, *y, 1.0]) * BEYOND
+    return Chart(
+        f"{name}: answered in time, by offered rate",
+        x=Axis("offered rate, requests/s", low=0.0, high=top),
+        y=Axis("in time, requests/s", low=0.0, high=top),
+        marks=[
+            Mark("line", x=[0.0, top], y=[0.0, top], colour=GREY, dashed=True),
+            Mark("line", x=x, y=y, colour=BLUE),
+            Mark("point", x=x, y=y, colour=BLUE),
+        ],
+        note="Dashed: all of them in time.",
+    )

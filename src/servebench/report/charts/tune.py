@@ -1,0 +1,63 @@
+"""Chart of a search: the rate of all that raced, predicted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
+from servebench.tune.rows import TuneRow, ratio_cell
+
+STATUS_COLOURS = {
+    "winner": BLUE,
+    "equal": BLUE,
+    "not resolved": ORANGE,
+    "slower": GREY,
+    "excluded": ORANGE,
+}
+
+
+def tune(rows: Sequence[TuneRow]) -> Chart:
+    """A row per configuration: its rate over that of the section ``serve``, and what was predicted."""
+    [serve_rps] = [row.predicted_rps for row in rows if row.incumbent]
+    names = [
+        f"serve: {name}" if row.incumbent else name for row, name in zip(rows, distinct(rows), strict=True)
+    ]
+    marks = [Mark("along", x=[1.0])]
+    for row, name in zip(rows, names, strict=True):
+        colour = STATUS_COLOURS[row.status]
+        if row.over_serve_low is not None and row.over_serve_high is not None:
+            low, high = [row.over_serve_low], [row.over_serve_high]
+            marks.append(Mark("range", x=low, x2=high, y=[name], colour=colour))
+        if row.over_serve is not None:
+            ratio = ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high)
+            text = f"{name}: {ratio} times serve:, {row.rate_rps:.1f} req/s"
+            hollow = row.status != "winner"
+            marks.append(
+                Mark("point", x=[row.over_serve], y=[name], texts=[text], colour=colour, hollow=hollow)
+            )
+    measured = [row.over_serve_high or row.over_serve or 0.0 for row in rows]
+    predicted = [row.predicted_rps / serve_rps for row in rows]
+    marks.append(Mark("cross", x=predicted, y=names, colour=INK))
+    return Chart(
+        "What the search measured, in turn",
+        x=Axis("times the rate of the section serve", low=0.0, high=1.05 * max([*predicted, *measured])),
+        y=Axis("", names=tuple(names), notes=tuple(map(_note, rows))),
+        marks=marks,
+        note="95% intervals; ×: predicted from the costs of the parts. Filled: the winner. Blue: not slower. "
+        "Orange: in doubt, or excluded.",
+    )
+
+
+def _note(row: TuneRow) -> str:
+    """What became of it; at length, a table tells it."""
+    return row.reason or (row.status if row.lost_after is None else f"out in round {row.lost_after}")
+
+
+def distinct(rows: Sequence[TuneRow]) -> list[str]:
+    """The names without what all have in common."""
+    words = [row.name.split() for row in rows]
+    common = set.intersection(*map(set, words)) if len(rows) > 1 else set()
+    return [
+        " ".join(word for word in own if word not in common) or row.name
+        for row, own in zip(rows, words, strict=True)
+    ]

@@ -1,0 +1,153 @@
+"""What changed between two sets of results: params, and rates with their certainty."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from servebench.benchmark.rows import ComparisonRow
+from servebench.report.charts.chart import BLUE, ORANGE, Axis, Chart, Mark
+from servebench.report.sections import ratio_text
+from servebench.report.snapshot import Snapshot
+from servebench.system.machine import describe_machine
+from servebench.system.tables import markdown_table, number_cell
+
+
+@dataclass(frozen=True)
+class Changes:
+    """A text in Markdown, and a chart where rates can be compared."""
+
+    text: str
+    chart: Chart | None
+
+
+@dataclass(frozen=True)
+class RateChange:
+    """A configuration's ratio to the reference after, over that before, with a 95% interval."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """Whether it became faster or slower beyond the interval."""
+        if self.low > 1:
+            return "faster"
+        return "slower" if self.high < 1 else "not resolved"
+
+
+def changes(before: Snapshot, after: Snapshot) -> Changes:
+    """What changed from ``before`` to ``after``.
+
+    Rates themselves are not compared: they were measured at different times. Ratios to the same reference
+    are, where that has the same settings in both.
+    """
+    blocks = [_params_table(before, after)]
+    if before.machine["id"] != after.machine["id"]:
+        machines = [describe_machine(one.machine) for one in (before, after)]
+        blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
+    same_reference = before.reference == after.reference and before.params.configuration(
+        before.reference
+    ) == after.params.configuration(after.reference)
+    if not same_reference:
+        blocks.append("The references differ: rates are not compared.")
+        return Changes("\n\n".join(blocks), None)
+    old = {row.experiment: row for row in before.compared}
+    found = [
+        change for row in after.compared if (change := rate_change(old.get(row.experiment), row)) is not None
+    ]
+    known = {change.name: change for change in found}
+    rows = [
+        [
+            f"`{row.experiment}`",
+            _cell(old.get(row.experiment), before.reference),
+            _cell(row, after.reference),
+            _change_cell(known.get(row.experiment)),
+        ]
+        for row in after.compared
+    ]
+    head = ["configuration", "before: times the reference", "after", "after over before"]
+    blocks.append(markdown_table(head, rows))
+    return Changes("\n\n".join(blocks), _chart(found) if found else None)
+
+
+def rate_change(before: ComparisonRow | None, after: ComparisonRow) -> RateChange | None:
+    """The change of a configuration's ratio; None for the reference, and where one has no interval.
+
+    The logarithms' half widths add up as those of independent measurements do.
+    """
+    ends: list[tuple[float, float, float]] = []
+    for row in (before, after):
+        if row is None or not row.ratio or not row.ratio_low or not row.ratio_high:
+            return None
+        ends.append((row.ratio, row.ratio_low, row.ratio_high))
+    if all(low == high for _, low, high in ends):
+        return None
+    (old, *_), (new, *_) = ends
+    half_width = math.hypot(*(math.log(high / low) / 2 for _, low, high in ends))
+    ratio = new / old
+    return RateChange(after.experiment, ratio, ratio * math.exp(-half_width), ratio * math.exp(half_width))
+
+
+def _cell(row: ComparisonRow | None, reference: str) -> str:
+    return "-" if row is None else f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s"
+
+
+def _change_cell(change: RateChange | None) -> str:
+    if change is None:
+        return "not compared"
+    return f"{change.ratio:.2f} ({change.low:.2f} to {change.high:.2f}), {change.verdict}"
+
+
+def _params_table(before: Snapshot, after: Snapshot) -> str:
+    old, new = (dict(flat(snapshot.params.model_dump(mode="json"))) for snapshot in (before, after))
+    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    if not keys:
+        return "No key of params.yaml."
+    rows = [[f"`{key}`", _value(old, key), _value(new, key)] for key in keys]
+    return markdown_table(["key of params.yaml", "before", "after"], rows, 3)
+
+
+def _value(values: Mapping[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "-"
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys with dots, and their values."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _chart(found: list[RateChange]) -> Chart:
+    marks = [Mark("along", x=[1.0])]
+    for change in found:
+        colour = ORANGE if change.verdict == "not resolved" else BLUE
+        marks += [
+            Mark("range", x=[change.low], x2=[change.high], y=[change.name], colour=colour),
+            Mark(
+                "point",
+                x=[change.ratio],
+                y=[change.name],
+                texts=[f"{change.name}: {_change_cell(change)}"],
+                colour=colour,
+                hollow=colour == ORANGE,
+            ),
+        ]
+    low, high = min(change.low for change in found), max(change.high for change in found)
+    return Chart(
+        "Ratio to the reference: after over before",
+        x=Axis(
+            "after over before, logarithmic", log=True, low=min(low, 0.9) / 1.05, high=max(high, 1.1) * 1.05
+        ),
+        y=Axis("", names=tuple(one.name for one in found), notes=tuple(map(_change_cell, found))),
+        marks=marks,
+        note="95% intervals. Orange: not resolved.",
+    )

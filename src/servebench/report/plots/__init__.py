@@ -1,1 +1,0 @@
-"""Plots of the results, as PNG files in assets/results/."""

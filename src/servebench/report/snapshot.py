@@ -1,0 +1,74 @@
+"""All results of a tree: of this one, or of a revision that was laid out in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servebench.benchmark.capacity_rows import CapacityResult
+from servebench.benchmark.rows import ComparisonRow
+from servebench.params import Params, load_params
+from servebench.paths import CEILINGS, COMPARISON, MACHINE, TRAIN_METRICS
+from servebench.report.capacity import capacities
+from servebench.report.comparison import compared_rows
+from servebench.report.explain import Explanation, explain
+from servebench.report.results import Result, read_results
+from servebench.report.tune import Tuned, read_tuned
+from servebench.system.files import read_json
+from servebench.system.rows import read_rows
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Params and results.
+
+    Attributes:
+        label: the revision; empty for this tree.
+        compared: rows of the comparison at its first load, in the order of params.yaml.
+        loads: rows at all its loads.
+        capacities: by configuration, where they were measured for this machine and model.
+        tuned: what a search has found for this machine and model.
+    """
+
+    label: str
+    params: Params
+    machine: Mapping[str, Any]
+    ceilings: Mapping[str, Any]
+    train: Mapping[str, Any]
+    results: Sequence[Result]
+    compared: Sequence[ComparisonRow]
+    loads: Sequence[ComparisonRow]
+    explanation: Explanation
+    capacities: Mapping[str, CapacityResult]
+    tuned: Tuned | None
+
+    @property
+    def reference(self) -> str:
+        """The configuration that all ratios are taken to."""
+        return self.params.comparison.reference
+
+
+def read_snapshot(label: str = "") -> Snapshot:
+    """Read the results below the current folder.
+
+    Raises:
+        ReportError: a result is missing or malformed; ParamsError: params.yaml is.
+    """
+    params = load_params()
+    results = read_results(params)
+    loads = read_rows(COMPARISON, ComparisonRow)
+    ceilings = read_json(CEILINGS)
+    return Snapshot(
+        label=label,
+        params=params,
+        machine=read_json(MACHINE),
+        ceilings=ceilings,
+        train=read_json(TRAIN_METRICS),
+        results=results,
+        compared=compared_rows(loads, params),
+        loads=loads,
+        explanation=explain(results, ceilings),
+        capacities=capacities(params),
+        tuned=read_tuned(),
+    )

@@ -1,0 +1,180 @@
+"""The answer in three sentences, and what to try next: short, with figures, and with its doubts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
+from servebench.params import CANDIDATE
+from servebench.report.answer import MOST_WORDS, answer, capacity_finding, finding, next_step
+from servebench.report.snapshot import Snapshot, read_snapshot
+from servebench.report.tune import Tuned
+from servebench.tune.rows import TuneRow
+from tests.support.results_project import write_project
+from tests.support.synthetic_results import compared
+
+CAPACITY = CapacityMetrics(
+    status="resolved",
+    reason="",
+    slo_ms=100.0,
+    miss=0.05,
+    capacity_rps=300.0,
+    low_rps=290.0,
+    high_rps=310.0,
+    share=0.9,
+    share_low=0.88,
+    share_high=0.92,
+    peak_rps=333.0,
+    users=16,
+    confirmed=True,
+    probes=8,
+    void=0,
+    requests=9000,
+    seconds=100.0,
+    p50_ms=20.0,
+    p95_ms=80.0,
+    p99_ms=110.0,
+    p999_ms=None,
+)
+WINNER = TuneRow(
+    name="int8 direct 2x1 b4",
+    status="winner",
+    incumbent=False,
+    precision="int8",
+    compiled=True,
+    preprocess="torchvision",
+    transport="direct",
+    workers_per_device=2,
+    threads_per_worker=1,
+    max_batch_size=4,
+    batch_timeout_s=0.0,
+    keep_freed_memory=False,
+    predicted_rps=300.0,
+    rate_rps=310.0,
+    ratio=1.0,
+    ratio_low=1.0,
+    ratio_high=1.0,
+    over_serve=2.0,
+    over_serve_low=1.9,
+    over_serve_high=2.1,
+    p95_ms=30.0,
+    memory_mib=600.0,
+    agreement=1.0,
+    failed=0,
+    rounds=30,
+    lost_after=None,
+    capacity_rps=None,
+    capacity_low_rps=None,
+    capacity_high_rps=None,
+    reason="",
+)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    monkeypatch.chdir(tmp_path)
+    write_project()
+    return read_snapshot()
+
+
+def tuned(capacity: str = "", **changes: Any) -> Tuned:
+    return Tuned({"capacity": capacity}, [replace(WINNER, **changes)], [])
+
+
+def test_one_is_fastest(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
+    fastest, limit, traffic = answer(replace(snapshot, compared=rows))
+    assert fastest == (
+        "`candidate` is fastest: 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times `e1_baseline`, "
+        "with 95% certainty."
+    )
+    assert limit.startswith("What limits `candidate`: ")
+    assert re.search(r"; \w.* reaches \d+ of \d+ images/s \(.*\)\.$", limit)
+    assert traffic == "How much traffic it can take is not measured: `make capacity`."
+
+
+def test_a_tie_is_said(snapshot: Snapshot) -> None:
+    assert answer(snapshot)[0].endswith("; whether it or 1 other is fastest is not resolved.")
+
+
+def test_the_reference_needs_no_ratio(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, 10.0, 2)]
+    first = answer(replace(snapshot, compared=rows))[0]
+    assert first == "`e1_baseline` is fastest: 20.0 requests/s from 8 users."
+
+
+def test_nothing_answered(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", None, None)]
+    assert answer(replace(snapshot, compared=rows)) == [
+        "No configuration could be compared: the reference answered nothing."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "At random times `x` takes 300 requests/s (290 to 310) with 95% within 100 ms."),
+        (
+            {"status": "unresolved"},
+            "At random times `x` takes 300 requests/s (290 to 310) with 95% within 100 ms, not resolved "
+            "further.",
+        ),
+        (
+            {"status": "unresolved", "capacity_rps": None},
+            "The rate at which `x` keeps 95% within 100 ms is not resolved.",
+        ),
+        ({"status": "above_range"}, "`x` takes at least 290 requests/s with 95% within 100 ms."),
+        ({"status": "slo_unreachable"}, "`x` cannot keep 95% within 100 ms at any rate."),
+    ],
+)
+def test_a_capacity_in_a_sentence(changes: dict[str, Any], text: str) -> None:
+    assert capacity_finding("x", replace(CAPACITY, **changes)) == text
+
+
+def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapshot: Snapshot) -> None:
+    known = CapacityResult(CAPACITY, [], None)
+    assert "`candidate` takes 300" in answer(replace(snapshot, capacities={CANDIDATE: known}))[2]
+    searched = replace(snapshot, tuned=tuned("takes 309.1 requests a second"))
+    assert answer(searched)[2] == "The search's winner takes 309.1 requests a second."
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {},
+            "Try next: `servebench tune --apply`, which writes `int8 direct 2x1 b4`: 2.00 (1.90 to 2.10) "
+            "times `serve:`.",
+        ),
+        (
+            {"over_serve_low": 0.9},
+            "The search found `int8 direct 2x1 b4`, 2.00 (0.90 to 2.10) times `serve:`: not resolved.",
+        ),
+        ({"incumbent": True}, "The search found nothing faster than `serve:` as it is."),
+    ],
+)
+def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[str, Any], text: str) -> None:
+    assert next_step(replace(snapshot, tuned=tuned(**changes))) == text
+
+
+def test_without_a_search_that_is_what_to_try(snapshot: Snapshot) -> None:
+    assert next_step(snapshot).startswith(
+        "Try next: `make tune`, which searches a faster `serve:` and is not tried"
+    )
+
+
+def test_every_sentence_is_short(snapshot: Snapshot) -> None:
+    sentences = [*answer(snapshot), next_step(snapshot)]
+    sentences += [finding(result.name, snapshot) for result in snapshot.results]
+    for sentence in sentences:
+        assert len(sentence.split()) <= MOST_WORDS, sentence
+
+
+def test_a_level_that_is_not_valid_is_said(snapshot: Snapshot) -> None:
+    assert finding("e2_batching", snapshot).endswith("; its best level is not valid.")
+    assert finding("e3_workers", snapshot) == "`e3_workers`: failed requests."

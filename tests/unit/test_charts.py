@@ -1,0 +1,226 @@
+"""Charts: drawn twice from one source, in colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import yaml
+from PIL import Image
+
+from servebench.benchmark.rows import BatchRow, ComparisonRow
+from servebench.params import ServeSettings
+from servebench.paths import PICTURES_FOLDER
+from servebench.report.charts import chart as colours
+from servebench.report.charts.chart import Axis, Chart, Kind, Mark, spread
+from servebench.report.charts.compared import COMPARISON_TITLE, comparison, latency, note
+from servebench.report.charts.configuration import BOUNDS_TITLE, bounds, rates
+from servebench.report.charts.parts import BATCHES_TITLE, STAGES_TITLE, batch_sizes, stages
+from servebench.report.charts.pictures import draw_pictures
+from servebench.report.charts.png import DRAW, draw
+from servebench.report.charts.vega import specification
+from servebench.report.explain import explain
+from servebench.report.results import Result
+from tests.support.project import ROOT
+from tests.support.synthetic_results import CEILINGS, compared, level, result
+
+COMPARED = ["batch_sizes", "comparison", "latency", "stages"]
+SLOW = level(1, 20.0, 60.0)
+TURNS = [compared("e1_base", 20.0, 2), compared("e2_none", None, None)]
+FAILED = level(1, 1.0, None, invalid_reason="3 failed", batch_size=None, cpu_percent=None)
+
+# Linear sRGB as seen by those who lack one kind of cones (Machado, Oliveira and Fernandes, 2009), and to XYZ.
+VISION = {
+    "all": np.eye(3),
+    "no long": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "no middle": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
+    "no short": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
+    ],
+}
+XYZ = np.array([[0.41246, 0.35758, 0.18044], [0.21267, 0.71515, 0.07217], [0.01933, 0.11919, 0.95030]])
+WHITE = XYZ.sum(axis=1)
+
+
+def light_of(colour: str) -> npt.NDArray[np.float64]:
+    shares = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    return np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+
+
+def lab_of(colour: str, vision: str) -> npt.NDArray[np.float64]:
+    """CIE L*a*b* of the colour as somebody sees it."""
+    shares = XYZ @ np.clip(np.array(VISION[vision]) @ light_of(colour), 0, 1) / WHITE
+    x, y, z = np.where(shares > 0.008856, np.cbrt(shares), 7.787 * shares + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours, by WCAG."""
+    dark, light = sorted(float(XYZ[1] @ light_of(colour)) for colour in (one, other))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_everybody_can_tell_the_colours_apart(vision: str) -> None:
+    roles = (colours.BLUE, colours.PURPLE, colours.ORANGE, colours.GREY)
+    neighbours = [*itertools.pairwise(colours.SEQUENCE), *itertools.pairwise(colours.STEPS)]
+    for pairs, least in ((itertools.combinations(roles, 2), 20), (neighbours, 12)):
+        for one, other in pairs:
+            assert np.linalg.norm(lab_of(one, vision) - lab_of(other, vision)) >= least, (one, other)
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#14171a"])
+def test_what_matters_is_seen_on_light_and_dark_paper(paper: str) -> None:
+    assert f"--paper: {'#fff' if paper == '#ffffff' else paper};" in template()
+    for colour in (colours.BLUE, colours.PURPLE, colours.ORANGE, colours.GREY):
+        assert contrast(colour, paper) >= 3
+
+
+def template() -> str:
+    return (ROOT / "src/servebench/report/html/report.html").read_text()
+
+
+def results() -> list[Result]:
+    batching = ServeSettings(max_batch_size=8)
+    full = result("e1_base", [SLOW, level(8, 30.0, 300.0)], best=SLOW, serve=batching)
+    more = replace(full, batches=[BatchRow(8, "1", 10), BatchRow(8, "4", 30), BatchRow(8, "inf", 0)])
+    return [more, result("e2_none", [FAILED], stages={})]
+
+
+def charts() -> Iterator[Chart]:
+    both = results()
+    yield comparison(TURNS, "e1_base", both)
+    yield latency(TURNS, 100.0)
+    yield stages(both)
+    yield batch_sizes(both)
+    for one in both:
+        yield bounds(one.name, explain(both, CEILINGS).bounds[one.name])
+        yield rates(one)
+
+
+def test_both_drawers_know_every_kind_of_mark() -> None:
+    kinds = get_args(Kind)
+    assert set(DRAW) == set(kinds)
+    marks = [
+        Mark(
+            kind,
+            x=[1.0, 2.0],
+            y=[1.0, 3.0],
+            y2=[2.0, 4.0] if kind in ("band", "range") else None,
+            texts=["a", "b"],
+        )
+        for kind in kinds
+    ]
+    chart = Chart("all", Axis("x"), Axis("y"), marks)
+    assert len(draw([chart]).axes[0].get_children()) > len(kinds)
+    drawn = [layer["mark"]["type"] for layer in specification(chart)["layer"]]
+    assert drawn == ["point", "point", "line", "bar", "rule", "area", "text", "rule", "rule"]
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_both_drawers_show_the_same(number: int) -> None:
+    chart = list(charts())[number]
+    spec = specification(chart)
+    json.dumps(spec, allow_nan=False)
+    axes = draw([chart]).axes[0]
+    assert axes.get_title(loc="left").replace("\n", " ") == chart.title
+    assert spec["description"].startswith(chart.title)
+    rows = [text.get_text() for text in axes.get_yticklabels()]
+    if chart.y.names:
+        assert rows == list(chart.y.names)
+    places = [row for layer in spec["layer"] for row in layer["data"]["values"]]
+    assert all(row.get("y") in chart.y.names for row in places if isinstance(row.get("y"), str))
+    assert len(places) >= sum(max(len(mark.x), len(mark.y)) for mark in chart.marks)
+
+
+def test_titles_are_those_of_dvcs_plots() -> None:
+    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    titles = {options["title"] for plot in plots for options in plot.values()}
+    assert {COMPARISON_TITLE, BOUNDS_TITLE, STAGES_TITLE, BATCHES_TITLE} <= titles
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    for chart in (stages(results()), batch_sizes(results())):
+        *_, last = chart.marks
+        assert list(last.x) == pytest.approx([1.0] * len(chart.y.names))
+        for before, after in itertools.pairwise(chart.marks):
+            assert after.x2 == before.x
+    assert [mark.name for mark in batch_sizes(results()).marks] == ["up to 1", "up to 4"]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (compared("a", 60.0, 1), "3.00 (2.85 to 3.15)"),
+        (compared("a", 20.0, 2), "1.00"),
+        (replace(compared("a", 5.0, None), ratio_low=None, ratio_high=None), "0.25, not ranked"),
+        (compared("a", None, None), "no answer"),
+    ],
+)
+def test_a_rows_note_says_what_is_missing(row: ComparisonRow, text: str) -> None:
+    assert note(row) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "places"), [([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([5.0, 1.0], [5.0, 1.0]), ([], [])]
+)
+def test_labels_are_spread(values: list[float], places: list[float]) -> None:
+    assert spread(values, 1.0) == places
+
+
+@pytest.fixture
+def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def draw_all(shown: list[Result], turns: list[ComparisonRow]) -> dict[str, bytes]:
+    draw_pictures(shown, explain(shown, CEILINGS).bounds, turns, turns, turns[0].experiment, 400.0)
+    return {path.stem: path.read_bytes() for path in PICTURES_FOLDER.iterdir()}
+
+
+@pytest.mark.usefixtures("_empty_project")
+def test_pictures_are_drawn_and_those_of_others_removed() -> None:
+    PICTURES_FOLDER.mkdir(parents=True)
+    (PICTURES_FOLDER / "gone.png").write_bytes(b"old")
+    assert sorted(draw_all(results(), TURNS)) == sorted(["e1_base", "e2_none", *COMPARED])
+
+
+@pytest.mark.usefixtures("_empty_project")
+def test_the_same_results_make_the_same_pictures() -> None:
+    assert draw_all(results(), TURNS) == draw_all(results(), TURNS)
+
+
+@pytest.mark.usefixtures("_empty_project")
+def test_another_rate_makes_other_pictures() -> None:
+    pictures = []
+    for rps in (20.0, 40.0):
+        own = level(1, rps)
+        pictures.append(draw_all([result("e1_base", [own], best=own)], [compared("e1_base", rps, 1)]))
+    changed = {name for name in pictures[0] if pictures[0][name] != pictures[1][name]}
+    assert changed == {"e1_base", "comparison", "latency"}
+
+
+@pytest.mark.usefixtures("_empty_project")
+def test_pictures_of_nothing_but_failures_are_drawn() -> None:
+    draw_all([result("e1_none", [FAILED], stages={})], [compared("e1_none", None, None)])
+    for name in ("e1_none", *COMPARED):
+        with Image.open(PICTURES_FOLDER / f"{name}.png") as picture:
+            picture.load()
+            assert min(picture.size) > 100

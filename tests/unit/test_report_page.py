@@ -1,0 +1,167 @@
+"""report.html: complete in itself, the answer first, doubts marked, the rest folded."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from servebench.benchmark.rows import ComparisonRow
+from servebench.errors import ReportError
+from servebench.params import CANDIDATE, load_params
+from servebench.report.html.changes import RateChange, changes, flat, rate_change
+from servebench.report.html.page import QUESTION, markdown, marked, render
+from servebench.report.html.write import write_report
+from servebench.report.snapshot import Snapshot, read_snapshot
+from tests.support.project import ROOT
+from tests.support.results_project import write_project
+from tests.support.synthetic_results import STAGES, compared
+
+VOID = {"meta", "link", "br", "hr", "img"}
+
+
+class Nesting(HTMLParser):
+    """Checks that every tag is closed where it was opened, and keeps text and attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    monkeypatch.chdir(tmp_path)
+    write_project()
+    (tmp_path / ".dvc").symlink_to(ROOT / ".dvc")
+    return read_snapshot()
+
+
+def places_and_charts(page: str) -> tuple[list[str], dict[str, object]]:
+    charts = re.search(r'<script type="application/json" id="charts">(.*)</script>', page)
+    assert charts is not None
+    return re.findall(r'<div class="chart" id="(\w+)">', page), json.loads(charts[1].replace("<\\/", "</"))
+
+
+def test_the_page_is_whole_and_links_to_nothing(snapshot: Snapshot) -> None:
+    write_report([])
+    page = Path("report.html").read_text()
+    parser = Nesting()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.links == ["data:,"]
+    places, charts = places_and_charts(page)
+    assert places == list(charts)
+    assert len(charts) >= 2 * len(load_params().configurations())
+    for stage in STAGES:
+        assert re.search(rf'<span class="key"><i style="background: #\w+"></i>{stage}</span>', page)
+
+
+def test_the_answer_comes_first_and_the_rest_is_folded(snapshot: Snapshot) -> None:
+    page = render([snapshot])
+    order = [QUESTION, "whether it or 1 other is fastest", "Try next", "How they compare", "All the rest"]
+    assert sorted(order, key=page.index) == order
+    assert "<details open" not in page
+    rest = page[page.index("All the rest") : page.index("<script>")]
+    assert re.findall(r"</details>\s*<(?!details)(\w+)", rest) == []
+    for title in ("Accuracy through the served path", "What a precision costs, and what it brings"):
+        assert f"<summary>{title}</summary>" in rest
+    assert f"<option selected>{CANDIDATE}</option>" in page
+
+
+def test_doubts_have_a_colour_of_their_own() -> None:
+    assert marked("a `b_c` is not resolved & 1 < 2") == (
+        'a <code>b_c</code> is <span class="doubt">not resolved</span> &amp; 1 &lt; 2'
+    )
+    assert '<span class="doubt">not valid</span>' in markdown("| a |\n| --- |\n| not valid |")
+
+
+def test_links_to_files_that_are_not_sent_are_text() -> None:
+    assert markdown("see [tuning.md](tuning.md#int8).") == "<p>see tuning.md.</p>\n"
+
+
+def test_without_vegas_scripts_it_says_so(snapshot: Snapshot) -> None:
+    Path(".dvc").unlink()
+    with pytest.raises(ReportError, match=r"\.dvc/plots/page\.html: No such file"):
+        write_report([])
+    assert not Path("report.html").exists()
+
+
+def with_ratio(row: ComparisonRow, ratio: float, low: float, high: float) -> ComparisonRow:
+    return replace(row, ratio=ratio, ratio_low=low, ratio_high=high)
+
+
+@pytest.mark.parametrize(
+    ("after", "verdict"),
+    [((4.0, 3.8, 4.2), "faster"), ((2.1, 1.9, 2.3), "not resolved"), ((1.0, 0.95, 1.05), "slower")],
+)
+def test_a_change_is_as_certain_as_both_ratios_are(after: tuple[float, float, float], verdict: str) -> None:
+    row = compared("x", 40.0, 1)
+    change = rate_change(with_ratio(row, 2.0, 1.9, 2.1), with_ratio(row, *after))
+    assert change is not None
+    assert change.ratio == pytest.approx(after[0] / 2.0)
+    assert change.low < change.ratio < change.high
+    assert change.high / change.low > after[2] / after[1]
+    assert change.verdict == verdict
+
+
+def test_what_has_no_interval_is_not_compared() -> None:
+    row = compared("x", 40.0, 1)
+    unranked = replace(row, ratio_low=None, ratio_high=None)
+    reference = compared("e1", 20.0, 2)
+    for before, after in ((None, row), (unranked, row), (row, unranked), (reference, reference)):
+        assert rate_change(before, after) is None
+
+
+def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
+    faster = [with_ratio(row, 6.0, 5.8, 6.2) if row.ratio == 3 else row for row in snapshot.compared]
+    params = snapshot.params.model_copy(
+        update={"serve": snapshot.params.serve.model_copy(update={"max_batch_size": 16})}
+    )
+    after = replace(snapshot, compared=faster, params=params, label="HEAD")
+    found = changes(replace(snapshot, label="HEAD~1"), after)
+    assert f"| `serve.max_batch_size` | {snapshot.params.serve.max_batch_size} | 16 |" in found.text
+    assert found.text.count("`serve.") == 1
+    assert "| `candidate` | 3.00 (2.85 to 3.15), 60.0 req/s | 6.00" in found.text
+    assert "faster |" in found.text
+    assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | not compared |" in found.text
+    assert found.chart is not None
+    page = render([replace(snapshot, label="HEAD~1"), after])
+    assert page.index("What changed since HEAD~1") < page.index("How they compare")
+
+
+def test_other_references_and_other_machines_are_said(snapshot: Snapshot) -> None:
+    params = snapshot.params
+    experiments = params.experiments | {
+        "e1_baseline": params.experiments["e1_baseline"].model_copy(update={"max_batch_size": 2})
+    }
+    other = replace(
+        snapshot,
+        params=params.model_copy(update={"experiments": experiments}),
+        machine={**snapshot.machine, "id": "4567", "cpu": "Another CPU"},
+    )
+    found = changes(other, snapshot)
+    assert found.chart is None
+    assert "The references differ: rates are not compared." in found.text
+    assert "Another machine: " in found.text
+    assert "Another CPU" in found.text
+
+
+def test_keys_are_written_with_dots() -> None:
+    assert dict(flat({"a": 1, "b": {"c": [2], "d": {"e": None}}})) == {"a": 1, "b.c": [2], "b.d.e": None}
+
+
+def test_a_change_without_interval_says_nothing_of_faster() -> None:
+    assert RateChange("x", 1.0, 0.9, 1.1).verdict == "not resolved"
