@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from servebench.paths import ModelFolders
+from servebench.system import machine_lock
 from tests.support.models import export_tiny
 from tests.support.project import PHOTOS
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What a killed run has left is removed by the next command, with a line that is none of a test's own."""
+    """What a killed run has left is removed by the next command, with a line that is none of a test's own.
+
+    The machine's lock is there, too: tests side by side do not wait for each other.
+    """
+    folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("own")))
+        patch.setenv("TMPDIR", str(folder))
         patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(machine_lock, "LOCK_FILE", folder / machine_lock.LOCK_FILE.name)
         yield
 
 

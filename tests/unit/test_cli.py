@@ -17,7 +17,8 @@ from servebench.cli.main import main
 from servebench.cli.parser import make_parser
 
 COMMANDS = (
-    *("serve", "predict", "loadtest", "capacity", "sender", "machines", "tune", "quick", "verify", "results"),
+    *("serve", "predict", "loadtest", "capacity", "sender", "machines", "tune", "quick", "verify"),
+    *("results", "report"),
 )
 NAMES = (*COMMANDS, "bench")
 
