@@ -224,3 +224,16 @@ def test_pictures_of_nothing_but_failures_are_drawn() -> None:
         with Image.open(PICTURES_FOLDER / f"{name}.png") as picture:
             picture.load()
             assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0.15, 12.0, (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+        (1.0, 10.0, (1.0, 2.0, 5.0, 10.0)),
+        (0.9, 1.2e6, (1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6)),
+        (None, 10.0, ()),
+    ],
+)
+def test_a_logarithmic_axis_has_round_ticks(low: float | None, high: float, ticks: tuple[float, ...]) -> None:
+    assert Axis("x", log=True, low=low, high=high).places == pytest.approx(ticks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,6 +17,8 @@ SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#
 """Parts of a whole, next to each other in this order."""
 STEPS = ("#c3dff2", "#8fbfe2", "#559bcf", "#2a78b5", "#1b5583", "#0e2f4d")
 """From few to many."""
+
+MOST_DECADES = 5
 
 Kind = Literal["point", "cross", "line", "bar", "range", "band", "text", "across", "along"]
 
@@ -40,6 +43,16 @@ class Axis:
     high: float | None = None
     ticks: tuple[float, ...] = ()
     percent: bool = False
+
+    @property
+    def places(self) -> tuple[float, ...]:
+        """Its ticks; of a logarithmic axis between two ends 1, 2 and 5 of each decade, or the decades."""
+        if self.ticks or not self.log or self.low is None or self.high is None:
+            return self.ticks
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        digits = (1, 2, 5) if len(decades) <= MOST_DECADES else (1,)
+        ticks = (digit * 10.0**decade for decade in decades for digit in digits)
+        return tuple(tick for tick in ticks if self.low <= tick <= self.high)
 
 
 @dataclass(frozen=True)

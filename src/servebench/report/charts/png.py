@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from servebench.report.charts.chart import INK, Axis, Chart, Mark
 from servebench.system.files import atomic_write
@@ -85,10 +85,9 @@ def _set_axis(axes: Axes, which: str, axis: Axis) -> None:
     ruler = getattr(axes, f"{which}axis")
     if axis.log:
         getattr(axes, f"set_{which}scale")("log")
-        ruler.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
     getattr(axes, f"set_{which}lim")(axis.low, axis.high)
-    if axis.ticks:
-        ruler.set_major_locator(FixedLocator(list(axis.ticks)))
+    if axis.places:
+        ruler.set_major_locator(FixedLocator(list(axis.places)))
     ruler.set_minor_locator(NullLocator())
     numbers = FuncFormatter(lambda value, _: f"{value:,g}")
     ruler.set_major_formatter(PercentFormatter(1.0, decimals=0) if axis.percent else numbers)

@@ -125,8 +125,8 @@ def _position(channel: str, axis: Axis) -> dict[str, Any]:
     elif axis.low is not None:
         scale["domainMin"] = axis.low
     shown = {"title": axis.title or None, "tickCount": 6}
-    if axis.ticks:
-        shown["values"] = list(axis.ticks)
+    if axis.places:
+        shown["values"] = list(axis.places)
     shown["format"] = "%" if axis.percent else ",.10~g"
     return {"field": channel, "type": "quantitative", "scale": scale, "axis": shown}
 
