@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from servebench.benchmark.comparison import compare
+from servebench.benchmark.comparison_rows import measured_ratios
 from servebench.params import load_params
 from servebench.paths import MODEL
-from servebench.stats.comparison import ratios
 from servebench.system.machine_lock import exclusive_machine
 from studies import DEVICE
 from studies.harness import all_bodies, read_runs, write_result
@@ -75,7 +75,6 @@ def main() -> None:
                 params.configurations(), MODEL, DEVICE, bodies, load, settings, settings.seconds
             )
         rates = comparison.rates(settings.users[0])
-        answered = {name: own for name, own in rates.items() if any(own)}
         runs.append(
             {
                 name: {
@@ -84,7 +83,7 @@ def main() -> None:
                     "high": own.high and round(own.high, 4),
                     "rounds": sum(rate is not None for rate in rates[name]),
                 }
-                for name, own in ratios(answered, settings.reference).items()
+                for name, own in measured_ratios(rates, settings.reference).items()
             }
         )
         print(f"run {number + 1}: {runs[-1]}", flush=True)

@@ -46,6 +46,19 @@ def test_the_slow_stay_while_their_own_ratio_is_not_known_well() -> None:
     assert comparison.dropped == {}
 
 
+def test_luck_in_one_round_keeps_nobody_who_is_far_behind() -> None:
+    rates: dict[str, list[float | None]] = {
+        "reference": [25.0, 26.0, 25.0],
+        "fast": [290.0, 294.0, 296.0],
+        "lucky once": [18.0, 6.0, None],
+    }
+    for rounds, dropped in ((2, {}), (3, {"lucky once": 3})):
+        first = {name: by_round[:rounds] for name, by_round in rates.items()}
+        comparison = Comparison("reference", list(rates), turns_of(first))
+        comparison.drop_slow([USERS])
+        assert comparison.dropped == dropped
+
+
 def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
     rates: dict[str, list[float | None]] = {
         "reference": [10.0, 10.1, 9.9, 10.0],

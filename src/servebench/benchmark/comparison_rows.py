@@ -46,18 +46,9 @@ def comparison_rows(
         rounds = sorted({turn.round for turn in turns_at_load})
         rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns_at_load}
         rates = {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
-        reference_rates = rates[settings.reference]
-        shared = {
-            name: sum(bool(rate and other) for rate, other in zip(by_round, reference_rates, strict=True))
-            for name, by_round in rates.items()
-        }
-        compared = users in settings.users and shared[settings.reference] > 0
-        enough = min(RANKED_FROM_ROUNDS, shared[settings.reference])
-        ranked = {name: rates[name] for name in names if compared and shared[name] >= enough}
-        few = [name for name in names if compared and 0 < shared[name] < enough]
-        ratio_of = ratios(ranked, settings.reference) if compared else {}
-        ratio_of |= {name: without_interval(rates, name, settings.reference) for name in few}
-        rank_of = ranks(ranked, settings.reference) if compared else {}
+        compared = users in settings.users and any(rates[settings.reference])
+        ratio_of = measured_ratios(rates, settings.reference) if compared else {}
+        rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
         for name in names:
             known = [rate for rate in rates[name] if rate]
             own_turns = [turn for turn in turns_at_load if turn.experiment == name]
@@ -85,6 +76,31 @@ def comparison_rows(
                 )
             )
     return rows
+
+
+def measured_ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
+    """The ratio of each that answered; simultaneous intervals for those with enough rounds."""
+    with_interval = ratios(with_enough_rounds(rates, reference), reference)
+    return {
+        name: with_interval.get(name) or without_interval(rates, name, reference)
+        for name, rounds in shared_rounds(rates, reference).items()
+        if rounds
+    }
+
+
+def with_enough_rounds(rates: Rates, reference: str) -> dict[str, Sequence[float | None]]:
+    """The rates of those that are ranked."""
+    shared = shared_rounds(rates, reference)
+    enough = min(RANKED_FROM_ROUNDS, shared[reference])
+    return {name: rates[name] for name, rounds in shared.items() if rounds >= enough}
+
+
+def shared_rounds(rates: Rates, reference: str) -> dict[str, int]:
+    """The number of rounds in which both a configuration and the reference answered."""
+    return {
+        name: sum(bool(rate and other) for rate, other in zip(by_round, rates[reference], strict=True))
+        for name, by_round in rates.items()
+    }
 
 
 def without_interval(rates: Rates, name: str, reference: str) -> Ratio:

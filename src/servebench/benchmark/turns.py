@@ -15,7 +15,10 @@ DROP_AFTER_ROUNDS, DROP_BELOW, DROP_WIDTH = 16, 0.5, 0.3
 others; but not while the interval of its ratio to the reference is wider than this share of it."""
 DROP_FAR_BELOW = {1: 0.05, 2: 0.1}
 """Sooner, by the number of rounds: where it was below this share of the best's rate, and below DROP_BELOW
-of the reference's, in each of them. Its turns are the longest: ten seconds and more."""
+of the reference's, in each of two rounds, or in the mean of more. Its turns are the longest: ten seconds
+and more."""
+SMALLEST_SHARE = 1e-3
+"""What a round without an answer counts as."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Comparison:
             if name in (self.reference, best) or not shares:
                 continue
             share_of_best = DROP_FAR_BELOW.get(min(len(shares), max(DROP_FAR_BELOW)), 0.0)
-            if max(shares) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
+            if far_below(shares) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
                 slow.add(name)
             elif len(shares) >= DROP_AFTER_ROUNDS and name in rates:
                 highest = ratio(rates, name, best, self.reference).high
@@ -111,6 +114,13 @@ class Comparison:
             for turn in turns
             if turn.name == name and (of_reference := reference.get(turn.round))
         ]
+
+
+def far_below(shares: Sequence[float]) -> float:
+    """The largest of two shares; the geometric mean of more, as one of them may have been lucky."""
+    if len(shares) <= max(DROP_FAR_BELOW):
+        return max(shares)
+    return float(np.exp(np.mean(np.log(np.maximum(shares, SMALLEST_SHARE)))))
 
 
 def is_narrow(own: Ratio) -> bool:
