@@ -17,11 +17,13 @@ quick: .venv/installed
 capacity: .venv/installed
 	$(BIN)/dvc repro capacity/dvc.yaml
 	$(BIN)/servebench results
+	$(BIN)/servebench report
 
 # Which configuration serves most on this machine.
 tune: .venv/installed
 	$(BIN)/dvc repro tune/dvc.yaml
 	$(BIN)/servebench results
+	$(BIN)/servebench report
 
 # Most tests wait more than they work, and so run side by side, a file at a time. Those that measure come last:
 # they want the machine for themselves.

@@ -15,16 +15,18 @@ from tests.support.project import PHOTOS
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def own_temporary_folder() -> Iterator[None]:
     """What a killed run has left is removed by the next command, with a line that is none of a test's own.
 
     The machine's lock is there, too: tests side by side do not wait for each other.
     """
-    folder = tmp_path_factory.mktemp("own")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TMPDIR", str(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="own", ignore_cleanup_errors=True) as folder,  # short, for sockets
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", None)
-        patch.setattr(machine_lock, "LOCK_FILE", folder / machine_lock.LOCK_FILE.name)
+        patch.setattr(machine_lock, "LOCK_FILE", Path(folder) / machine_lock.LOCK_FILE.name)
         yield
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ WIDTHS = (1280, 390)
 OPEN_ALL = """
 document.querySelectorAll("details").forEach((part) => { part.open = true; });
 document.querySelectorAll("[data-configuration]").forEach((part) => { part.hidden = false; });
-draw();
 """
 UNDRAWN = """return [...document.querySelectorAll(".chart")]
   .filter((place) => !place.querySelector("svg.marks .role-mark")).map((place) => place.id);"""
@@ -119,7 +117,9 @@ def coloured(colour: str) -> bool:
 
 
 def test_a_configuration_can_be_chosen_and_all_are_printed(chromium: Any, address: str) -> None:
+    show(chromium, address, WIDTHS[0])
     chromium.get(address)
+    time.sleep(2)
     shown = "return [...document.querySelectorAll('[data-configuration]')].filter((p) => !p.hidden).length"
     assert chromium.execute_script(shown) == 1
     chromium.execute_script("choice.value = 'e7_tuned'; choice.dispatchEvent(new Event('change'));")
@@ -128,5 +128,23 @@ def test_a_configuration_can_be_chosen_and_all_are_printed(chromium: Any, addres
         is False
     )
     assert chromium.execute_script(shown) == 1
-    printed = chromium.execute_cdp_cmd("Page.printToPDF", {})["data"]
-    assert len(json.dumps(printed)) > 100_000
+    chromium.execute_cdp_cmd("Page.printToPDF", {})  # folds up again what it unfolded
+    assert chromium.execute_script("return document.querySelectorAll('details[open]').length") == 0
+    assert chromium.execute_script(UNDRAWN) == []
+
+
+def test_a_chart_that_was_hidden_while_the_window_changed_is_as_wide_as_the_others(
+    chromium: Any, address: str
+) -> None:
+    show(chromium, address, WIDTHS[0])
+    chromium.execute_script("choice.value = 'candidate'; choice.dispatchEvent(new Event('change'));")
+    size = {"width": WIDTHS[1], "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    time.sleep(2)
+    chromium.execute_script("choice.value = 'e7_tuned'; choice.dispatchEvent(new Event('change'));")
+    widths = chromium.execute_script(
+        "return [...document.querySelectorAll('[data-configuration=e7_tuned] > figure svg')]"
+        ".map((picture) => picture.getBoundingClientRect().width)"
+    )
+    assert widths
+    assert all(300 < width <= WIDTHS[1] for width in widths)

@@ -82,20 +82,23 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
     return read_snapshot()
 
 
-def tuned(capacity: str = "", **changes: Any) -> Tuned:
-    return Tuned({"capacity": capacity}, [replace(WINNER, **changes)], [])
+def tuned(goal: str = "throughput", **changes: Any) -> Tuned:
+    """A search whose winner takes 309 requests a second."""
+    found = {"goal": goal, "winner": {"precision": "int8", "max_batch_size": 4}}
+    capacity = {"capacity_rps": 309.05, "capacity_low_rps": 297.61, "capacity_high_rps": 320.94}
+    return Tuned(found | capacity, [replace(WINNER, **changes)], [])
 
 
 def test_one_is_fastest(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
     fastest, limit, traffic = answer(replace(snapshot, compared=rows))
     assert fastest == (
-        "`candidate` is fastest: 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times `e1_baseline`, "
-        "with 95% certainty."
+        "`candidate` is fastest, with 95% certainty: 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times "
+        "`e1_baseline`."
     )
     assert limit.startswith("What limits `candidate`: ")
-    assert re.search(r"; \w.* reaches \d+ of \d+ images/s \(.*\)\.$", limit)
-    assert traffic == "How much traffic it can take is not measured: `make capacity`."
+    assert re.search(r"; \w.* \d[\d.]* of the .* \d[\d.]* images/s\.$", limit)
+    assert traffic == "How much traffic `candidate` can take is not measured: `make capacity`."
 
 
 def test_a_tie_is_said(snapshot: Snapshot) -> None:
@@ -105,7 +108,12 @@ def test_a_tie_is_said(snapshot: Snapshot) -> None:
 def test_the_reference_needs_no_ratio(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, 10.0, 2)]
     first = answer(replace(snapshot, compared=rows))[0]
-    assert first == "`e1_baseline` is fastest: 20.0 requests/s from 8 users."
+    assert first == "`e1_baseline` is fastest, with 95% certainty: 20.0 requests/s from 8 users."
+
+
+def test_one_that_nothing_was_ranked_behind_is_fastest_without_certainty(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, None, None)]
+    assert answer(replace(snapshot, compared=rows))[0].startswith("`e1_baseline` is fastest: ")
 
 
 def test_nothing_answered(snapshot: Snapshot) -> None:
@@ -118,11 +126,11 @@ def test_nothing_answered(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "At random times `x` takes 300 requests/s (290 to 310) with 95% within 100 ms."),
+        ({}, "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms."),
         (
             {"status": "unresolved"},
-            "At random times `x` takes 300 requests/s (290 to 310) with 95% within 100 ms, not resolved "
-            "further.",
+            "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms, not "
+            "resolved further.",
         ),
         (
             {"status": "unresolved", "capacity_rps": None},
@@ -139,8 +147,10 @@ def test_a_capacity_in_a_sentence(changes: dict[str, Any], text: str) -> None:
 def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapshot: Snapshot) -> None:
     known = CapacityResult(CAPACITY, [], None)
     assert "`candidate` takes 300" in answer(replace(snapshot, capacities={CANDIDATE: known}))[2]
-    searched = replace(snapshot, tuned=tuned("takes 309.1 requests a second"))
-    assert answer(searched)[2] == "The search's winner takes 309.1 requests a second."
+    assert answer(replace(snapshot, tuned=tuned()))[2] == (
+        "Of requests at random times the search's winner takes 309 a second (298 to 321), 95% of them within "
+        "100 ms."
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,22 +165,47 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
             {"over_serve_low": 0.9},
             "The search found `int8 direct 2x1 b4`, 2.00 (0.90 to 2.10) times `serve:`: not resolved.",
         ),
-        ({"incumbent": True}, "The search found nothing faster than `serve:` as it is."),
+        ({"incumbent": True}, "The search found nothing faster than `serve:` as it was."),
+        (
+            {"goal": "capacity"},
+            "Try next: `servebench tune --apply`, which writes `int8 direct 2x1 b4`: 309 a second (298 to "
+            "321) at random times.",
+        ),
     ],
 )
 def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[str, Any], text: str) -> None:
     assert next_step(replace(snapshot, tuned=tuned(**changes))) == text
 
 
+def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
+    serve = snapshot.params.serve.model_copy(update={"precision": "int8", "max_batch_size": 4})
+    applied = replace(snapshot, tuned=tuned(), params=snapshot.params.model_copy(update={"serve": serve}))
+    assert next_step(applied) == "`serve:` is what the search found: `int8 direct 2x1 b4`."
+
+
+def test_of_a_revision_nothing_is_said_that_git_does_not_hold(snapshot: Snapshot) -> None:
+    revision = replace(snapshot, label="HEAD~1")
+    assert answer(revision)[2] == "Capacities and searches are shown of the present tree only."
+    assert next_step(revision) is None
+
+
 def test_without_a_search_that_is_what_to_try(snapshot: Snapshot) -> None:
     assert next_step(snapshot).startswith(
-        "Try next: `make tune`, which searches a faster `serve:` and is not tried"
+        "Try next: `make tune`, which searches for a faster `serve:` and is not tried"
     )
 
 
 def test_every_sentence_is_short(snapshot: Snapshot) -> None:
-    sentences = [*answer(snapshot), next_step(snapshot)]
-    sentences += [finding(result.name, snapshot) for result in snapshot.results]
+    known = {CANDIDATE: CapacityResult(replace(CAPACITY, status="unresolved"), [], None)}
+    one = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
+    sentences = [finding(result.name, snapshot) for result in snapshot.results]
+    for shown in (
+        snapshot,
+        replace(snapshot, compared=one),
+        replace(snapshot, tuned=tuned()),
+        replace(snapshot, tuned=tuned("capacity"), capacities=known),
+    ):
+        sentences += [*answer(shown), next_step(shown) or ""]
     for sentence in sentences:
         assert len(sentence.split()) <= MOST_WORDS, sentence
 

@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from servebench.benchmark.rows import BatchRow, ComparisonRow
@@ -20,11 +22,11 @@ from servebench.params import ServeSettings
 from servebench.paths import PICTURES_FOLDER
 from servebench.report.charts import chart as colours
 from servebench.report.charts.chart import Axis, Chart, Kind, Mark, spread
-from servebench.report.charts.compared import COMPARISON_TITLE, comparison, latency, note
+from servebench.report.charts.compared import COMPARISON_TITLE, comparison, latency, ratio_note
 from servebench.report.charts.configuration import BOUNDS_TITLE, bounds, rates
-from servebench.report.charts.parts import BATCHES_TITLE, STAGES_TITLE, batch_sizes, stages
+from servebench.report.charts.parts import BATCHES_TITLE, STAGES_TITLE, batch_sizes, stages, steps
 from servebench.report.charts.pictures import draw_pictures
-from servebench.report.charts.png import DRAW, draw
+from servebench.report.charts.png import DRAW, INK_COLOUR, draw
 from servebench.report.charts.vega import specification
 from servebench.report.explain import explain
 from servebench.report.results import Result
@@ -107,7 +109,7 @@ def results() -> list[Result]:
 def charts() -> Iterator[Chart]:
     both = results()
     yield comparison(TURNS, "e1_base", both)
-    yield latency(TURNS, 100.0)
+    yield latency(TURNS, TURNS, 100.0)
     yield stages(both)
     yield batch_sizes(both)
     for one in both:
@@ -145,9 +147,47 @@ def test_both_drawers_show_the_same(number: int) -> None:
     rows = [text.get_text() for text in axes.get_yticklabels()]
     if chart.y.names:
         assert rows == list(chart.y.names)
-    places = [row for layer in spec["layer"] for row in layer["data"]["values"]]
-    assert all(row.get("y") in chart.y.names for row in places if isinstance(row.get("y"), str))
-    assert len(places) >= sum(max(len(mark.x), len(mark.y)) for mark in chart.marks)
+        [names] = [
+            layer["encoding"]["y"]["axis"]
+            for layer in spec["layer"]
+            if (layer["encoding"].get("y", {}).get("axis") or {}).get("orient") == "left"
+        ]
+        assert all(name in names["labelExpr"] for name in rows)
+    assert places_by_vega(spec, rows) == places_by_matplotlib(axes)
+
+
+def places_by_vega(spec: dict[str, Any], rows: list[str]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """The colour and the places of all points, lines and bars; a row's name counts as its number."""
+    found = []
+    for layer in spec["layer"]:
+        kind, values = layer["mark"]["type"], layer["data"]["values"]
+        if kind in ("point", "line", "bar") and layer["mark"].get("opacity") != 0:
+            places = [
+                (row["x"], float(rows.index(row["y"]) if isinstance(row["y"], str) else row["y"]))
+                for row in values
+            ]
+            found.append((layer["mark"]["color"].replace("currentColor", INK_COLOUR), places))
+    return sorted(found)
+
+
+def places_by_matplotlib(axes: Axes) -> list[tuple[str, list[tuple[float, float]]]]:
+    across = {tuple(line.get_xdata()) for line in axes.lines} & {(0, 1)}
+    found = [
+        (
+            str(line.get_color()),
+            [(float(x), float(y)) for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)],
+        )
+        for line in axes.lines
+        if tuple(line.get_xdata()) not in across and tuple(line.get_ydata()) != (0, 1)
+    ]
+    found += [
+        (
+            to_hex(bars.patches[0].get_facecolor()),
+            [(bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2) for bar in bars.patches],
+        )
+        for bars in axes.containers
+    ]
+    return sorted(found)
 
 
 def test_titles_are_those_of_dvcs_plots() -> None:
@@ -175,7 +215,7 @@ def test_parts_add_up_to_the_whole() -> None:
     ],
 )
 def test_a_rows_note_says_what_is_missing(row: ComparisonRow, text: str) -> None:
-    assert note(row) == text
+    assert ratio_note(row) == text
 
 
 @pytest.mark.parametrize(
@@ -237,3 +277,18 @@ def test_pictures_of_nothing_but_failures_are_drawn() -> None:
 )
 def test_a_logarithmic_axis_has_round_ticks(low: float | None, high: float, ticks: tuple[float, ...]) -> None:
     assert Axis("x", log=True, low=low, high=high).places == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 13])
+def test_each_size_has_a_colour_of_its_own(count: int) -> None:
+    found = steps(count)
+    assert len(set(found)) == count
+    if count == 6:
+        assert found == list(colours.STEPS)
+
+
+def test_a_chart_of_nothing_but_silence_has_its_rows() -> None:
+    spec = specification(comparison([compared("e1", None, None)], "e1"))
+    labels = [layer["encoding"]["y"]["axis"]["labelExpr"] for layer in spec["layer"][::2]]
+    assert any('"e1": ["e1"]' in label for label in labels)
+    assert any("no answer" in label for label in labels)

@@ -31,11 +31,11 @@ def test_a_stage_says_its_number_and_what_is_left(params: Params) -> None:
     assert place(("machine",), params) == (1, count)
     assert place(("report",), params) == (count, count)
     assert announcement(("report",), params) == (
-        f"stage {count} of {count}, report: about 10 s to the end, less what has not changed"
+        f"stage {count} of {count} (report), about 10 s to the end, less what has not changed"
     )
     candidate = announcement(("benchmark", "candidate"), params)
     assert candidate is not None
-    assert candidate.startswith(f"stage {count - 2} of {count}, candidate: about 6 min to the end")
+    assert candidate.startswith(f"stage {count - 2} of {count} (candidate), about 6 min to the end")
 
 
 @pytest.mark.parametrize("stage", [("capacity", "candidate"), ("tune",), ("benchmark", "unknown")])

@@ -13,7 +13,7 @@ import pytest
 from servebench.benchmark.rows import ComparisonRow
 from servebench.errors import ReportError
 from servebench.params import CANDIDATE, load_params
-from servebench.report.html.changes import RateChange, changes, flat, rate_change
+from servebench.report.html.changes import changes, flat, rate_change
 from servebench.report.html.page import QUESTION, markdown, marked, render
 from servebench.report.html.write import write_report
 from servebench.report.snapshot import Snapshot, read_snapshot
@@ -85,6 +85,7 @@ def test_doubts_have_a_colour_of_their_own() -> None:
     assert marked("a `b_c` is not resolved & 1 < 2") == (
         'a <code>b_c</code> is <span class="doubt">not resolved</span> &amp; 1 &lt; 2'
     )
+    assert marked("Not resolved: `drift`") == '<span class="doubt">Not resolved</span>: <code>drift</code>'
     assert '<span class="doubt">not valid</span>' in markdown("| a |\n| --- |\n| not valid |")
 
 
@@ -121,7 +122,8 @@ def test_what_has_no_interval_is_not_compared() -> None:
     row = compared("x", 40.0, 1)
     unranked = replace(row, ratio_low=None, ratio_high=None)
     reference = compared("e1", 20.0, 2)
-    for before, after in ((None, row), (unranked, row), (row, unranked), (reference, reference)):
+    kept = replace(row, earlier=True)
+    for before, after in ((None, row), (unranked, row), (row, unranked), (reference, reference), (row, kept)):
         assert rate_change(before, after) is None
 
 
@@ -136,7 +138,7 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert found.text.count("`serve.") == 1
     assert "| `candidate` | 3.00 (2.85 to 3.15), 60.0 req/s | 6.00" in found.text
     assert "faster |" in found.text
-    assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | not compared |" in found.text
+    assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | - |" in found.text
     assert found.chart is not None
     page = render([replace(snapshot, label="HEAD~1"), after])
     assert page.index("What changed since HEAD~1") < page.index("How they compare")
@@ -154,7 +156,7 @@ def test_other_references_and_other_machines_are_said(snapshot: Snapshot) -> Non
     )
     found = changes(other, snapshot)
     assert found.chart is None
-    assert "The references differ: rates are not compared." in found.text
+    assert "Ratios cannot be compared, as these changed: the reference." in found.text
     assert "Another machine: " in found.text
     assert "Another CPU" in found.text
 
@@ -163,5 +165,25 @@ def test_keys_are_written_with_dots() -> None:
     assert dict(flat({"a": 1, "b": {"c": [2], "d": {"e": None}}})) == {"a": 1, "b.c": [2], "b.d.e": None}
 
 
-def test_a_change_without_interval_says_nothing_of_faster() -> None:
-    assert RateChange("x", 1.0, 0.9, 1.1).verdict == "not resolved"
+@pytest.mark.parametrize(
+    ("section", "update", "named"),
+    [
+        ("comparison", {"users": (4,)}, "the number of users"),
+        ("model", {"name": "other"}, "the model"),
+        ("data", {"task": "breed"}, "the photos"),
+        ("load", {"request_body": "json"}, "what users send"),
+    ],
+)
+def test_ratios_of_other_work_are_not_compared(
+    snapshot: Snapshot, section: str, update: dict[str, object], named: str
+) -> None:
+    changed = getattr(snapshot.params, section).model_copy(update=update)
+    other = replace(snapshot, params=snapshot.params.model_copy(update={section: changed}))
+    found = changes(other, snapshot)
+    assert found.chart is None
+    assert f"Ratios cannot be compared, as these changed: {named}." in found.text
+
+
+def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:
+    less = replace(snapshot, compared=snapshot.compared[:-1])
+    assert "| `candidate` | 3.00 (2.85 to 3.15), 60.0 req/s | - | - |" in changes(snapshot, less).text

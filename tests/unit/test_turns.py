@@ -39,7 +39,7 @@ def test_the_slow_stay_while_their_own_ratio_is_not_known_well() -> None:
     rates: dict[str, list[float | None]] = {
         "reference": [16.0, 16.1] * 8,
         "fast": [100.0, 101.0] * 8,
-        "wobbling": [20.0, 11.0] * 8,
+        "wobbling": [20.0, 20.0, 11.0, 11.0] * 4,
     }
     comparison = Comparison("reference", list(rates), turns_of(rates))
     comparison.drop_slow([USERS])

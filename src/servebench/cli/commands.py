@@ -149,7 +149,7 @@ def report(options: argparse.Namespace) -> int:
     """Write report.html, of this tree or of revisions side by side.
 
     Raises:
-        ReportError: a result is missing, or there is no such revision.
+        UsageError: there is no such revision; ReportError: a result is missing.
     """
     from servebench.report.html.write import write_report
 

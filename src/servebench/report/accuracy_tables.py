@@ -6,20 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from servebench.inference.precision_rows import HEAD, ChangeRow, PackageRow, precision_cells
-from servebench.paths import COMPILED_TABLE, PRECISIONS_TABLE
 from servebench.report.results import Result
-from servebench.system.rows import read_rows
 from servebench.system.tables import markdown_table, number_cell
 
 
-def precision_table() -> str:
-    """What each precision and preprocessing changes in the answers, and its time.
-
-    Raises:
-        OSError: the stages `compile` and `precisions` have not run.
-    """
-    changes = read_rows(PRECISIONS_TABLE, ChangeRow)
-    return markdown_table(HEAD, precision_cells(changes, read_rows(COMPILED_TABLE, PackageRow)), 2)
+def precision_table(changes: Sequence[ChangeRow], packages: Sequence[PackageRow]) -> str:
+    """What each precision and preprocessing changes in the answers, and its time."""
+    return markdown_table(HEAD, precision_cells(changes, packages), 2)
 
 
 def accuracy_table(results: Sequence[Result]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from servebench.benchmark.capacity_rows import CapacityMetrics
 from servebench.benchmark.rows import ComparisonRow
-from servebench.params import CANDIDATE
-from servebench.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
+from servebench.params import CANDIDATE, ServeSettings
+from servebench.report.bounds import DATASHEET, MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
 from servebench.report.losses import Diagnosis, Loss
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
@@ -17,25 +18,34 @@ from servebench.tune.rows import ratio_cell
 
 MOST_WORDS = 25
 """Of a sentence here."""
-SUBJECTS = {
-    ROOFLINE: "the roofline",
-    MODEL: "the model alone",
-    PIPELINE: "decode and model",
-    TRANSPORT: "with its transport the pipeline",
-    SERVED: "the server",
+LOSSES = {
+    ROOFLINE: "the roofline measured here is",
+    MODEL: "the model alone reaches",
+    PIPELINE: "the pipeline reaches",
+    TRANSPORT: "transport leaves",
+    SERVED: "served are",
 }
-"""How sentences call the bounds."""
+OWNERS = {
+    DATASHEET: "the datasheet's",
+    ROOFLINE: "the roofline's",
+    MODEL: "the model's",
+    PIPELINE: "the pipeline's",
+    TRANSPORT: "the possible",
+}
+"""How sentences call the lower and the upper bound of a loss."""
 
 
 def answer(snapshot: Snapshot) -> list[str]:
-    """Which configuration is fastest, what limits it, and what it can take or what the search found."""
+    """Which configuration is fastest, what limits it, and how much traffic is taken."""
     leaders = leading(snapshot.compared)
     if not leaders:
         return ["No configuration could be compared: the reference answered nothing."]
+    fastest = leaders[0].experiment
+    others = any((row.rank or 1) > 1 for row in snapshot.compared)
     return [
-        fastest_sentence(leaders, snapshot.reference),
-        limit_sentence(leaders[0].experiment, snapshot),
-        traffic_sentence(leaders[0].experiment, snapshot),
+        fastest_sentence(leaders, snapshot.reference, others),
+        f"What limits {finding(fastest, snapshot)}",
+        traffic_sentence(fastest, snapshot),
     ]
 
 
@@ -44,28 +54,30 @@ def leading(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return sorted((row for row in rows if row.rank == 1), key=lambda row: -(row.ratio or 0.0))
 
 
-def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str) -> str:
-    """Who is fastest, how much faster than the reference, and how sure."""
+def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: bool) -> str:
+    """Who is fastest, how much faster than the reference, and how sure.
+
+    Args:
+        others: whether any was ranked behind them, which their ranks are certain of.
+    """
     first, *tied = leaders
     rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
-    ratio = ""
     if first.experiment != reference:
-        times = ratio_cell(first.ratio, first.ratio_low, first.ratio_high)
-        ratio = f", {times} times `{reference}`"
-    if not tied:
-        certainty = ", with 95% certainty" if ratio and first.ratio_low else ""
-        return f"`{first.experiment}` is fastest: {rate}{ratio}{certainty}."
-    others = pluralise(len(tied), "other")
-    return f"`{first.experiment}` does {rate}{ratio}; whether it or {others} is fastest is not resolved."
+        rate += f", {ratio_cell(first.ratio, first.ratio_low, first.ratio_high)} times `{reference}`"
+    if tied:
+        more = pluralise(len(tied), "other")
+        return f"`{first.experiment}` does {rate}; whether it or {more} is fastest is not resolved."
+    certainty = ", with 95% certainty" if others else ""
+    return f"`{first.experiment}` is fastest{certainty}: {rate}."
 
 
-def limit_sentence(name: str, snapshot: Snapshot) -> str:
+def finding(name: str, snapshot: Snapshot) -> str:
     """What limits a configuration: its cause, and the loss that it explains."""
     diagnosis, bounds = snapshot.explanation.diagnoses[name], snapshot.explanation.bounds[name]
     loss = explained_loss(diagnosis, bounds)
-    if loss is None:
-        return f"What limits `{name}`: {diagnosis.cause}."
-    return f"What limits `{name}`: {diagnosis.cause}; {_kept(loss)}."
+    best = next(one.best for one in snapshot.results if one.name == name)
+    doubt = "" if best is None or best.valid else "; its best level is not valid"
+    return f"`{name}`: {diagnosis.cause}" + ("" if loss is None else f"; {loss_text(loss)}") + f"{doubt}."
 
 
 def explained_loss(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> Loss | None:
@@ -74,21 +86,38 @@ def explained_loss(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> Loss | None
     return next((loss for loss in losses if loss.share == diagnosis.share), None)
 
 
-def _kept(loss: Loss) -> str:
-    rates = f"{loss.lower.rate_rps:,.0f} of {loss.upper.rate_rps:,.0f} images/s"
-    return f"{SUBJECTS[loss.lower.name]} reaches {rates} ({loss.upper.name})"
+def loss_text(loss: Loss) -> str:
+    """A loss in words, as "the model alone reaches 61.0 of the roofline's 270 images/s"."""
+    low, high = rate_text(loss.lower.rate_rps), rate_text(loss.upper.rate_rps)
+    return f"{LOSSES[loss.lower.name]} {low} of {OWNERS[loss.upper.name]} {high} images/s"
+
+
+def rate_text(rate_rps: float) -> str:
+    """A rate with a decimal below a hundred."""
+    return f"{rate_rps:,.0f}" if rate_rps >= 100 else f"{rate_rps:.1f}"
 
 
 def traffic_sentence(name: str, snapshot: Snapshot) -> str:
-    """What the fastest, or else the candidate, can take of requests at random times."""
+    """How many requests at random times the fastest takes, or else the candidate, or the search's winner."""
+    if snapshot.label:
+        return "Capacities and searches are shown of the present tree only."
     measured = snapshot.capacities
     known = next((one for one in (name, CANDIDATE) if one in measured), None)
-    if known is None:
-        tuned = snapshot.tuned
-        if tuned is not None and tuned.metrics["capacity"]:
-            return f"The search's winner {tuned.metrics['capacity']}."
-        return "How much traffic it can take is not measured: `make capacity`."
-    return capacity_finding(known, measured[known].metrics)
+    if known is not None:
+        return capacity_finding(known, measured[known].metrics)
+    tuned, objective = snapshot.tuned, snapshot.params.objective
+    if tuned is not None and tuned.metrics["capacity_rps"] is not None:
+        return (
+            f"Of requests at random times the search's winner takes {capacity_text(tuned.metrics)}, "
+            f"{100 * (1 - objective.miss):.4g}% of them within {objective.slo_ms:g} ms."
+        )
+    return f"How much traffic `{name}` can take is not measured: `make capacity`."
+
+
+def capacity_text(metrics: Mapping[str, Any]) -> str:
+    """A capacity with its interval, of metrics/tune.json."""
+    low, high = (rate_text(metrics[f"capacity_{end}_rps"]) for end in ("low", "high"))
+    return f"{rate_text(metrics['capacity_rps'])} a second ({low} to {high})"
 
 
 def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
@@ -96,42 +125,44 @@ def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
     objective = f"{100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms"
     if metrics.status == "slo_unreachable":
         return f"`{name}` cannot keep {objective} at any rate."
-    if metrics.status == "above_range":
-        return f"`{name}` takes at least {metrics.low_rps:,.0f} requests/s with {objective}."
-    if metrics.capacity_rps is None:
+    if metrics.status == "above_range" and metrics.low_rps is not None:
+        return f"`{name}` takes at least {rate_text(metrics.low_rps)} requests/s with {objective}."
+    if metrics.capacity_rps is None or metrics.low_rps is None or metrics.high_rps is None:
         return f"The rate at which `{name}` keeps {objective} is not resolved."
     doubt = "" if metrics.status == "resolved" else ", not resolved further"
+    low, high = rate_text(metrics.low_rps), rate_text(metrics.high_rps)
     return (
-        f"At random times `{name}` takes {metrics.capacity_rps:,.0f} requests/s ({metrics.low_rps:,.0f} to "
-        f"{metrics.high_rps:,.0f}) with {objective}{doubt}."
+        f"Of requests at random times `{name}` takes {rate_text(metrics.capacity_rps)} a second "
+        f"({low} to {high}), {objective}{doubt}."
     )
 
 
-def next_step(snapshot: Snapshot) -> str:
-    """What to try next: the search's winner where it is faster than the candidate, a search, or a key."""
-    tuned = snapshot.tuned
-    if tuned is not None:
-        return tuned_finding(tuned)
+def next_step(snapshot: Snapshot) -> str | None:
+    """What to try next: the search's winner where it is faster than the candidate, a search, or a key.
+
+    None for a revision, of which it is not known whether anything was searched.
+    """
+    if snapshot.label:
+        return None
+    if snapshot.tuned is not None:
+        return tuned_finding(snapshot.tuned, snapshot.params.serve)
     diagnosis = snapshot.explanation.diagnoses[CANDIDATE]
     key = f", or `serve.{diagnosis.parameter}`" if diagnosis.parameter else ""
-    return f"Try next: `make tune`, which searches a faster `serve:` and is not tried yet{key}."
+    return f"Try next: `make tune`, which searches for a faster `serve:` and is not tried yet{key}."
 
 
-def tuned_finding(tuned: Tuned) -> str:
-    """What the search has found."""
+def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
+    """What the search has found, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
-    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
+    present = serve.model_dump()
+    if all(present[key] == value for key, value in tuned.metrics["winner"].items()):
+        return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
-        return "The search found nothing faster than `serve:` as it is."
+        return "The search found nothing faster than `serve:` as it was."
+    advice = f"Try next: `servebench tune --apply`, which writes `{winner.name}`"
+    if tuned.metrics["goal"] == "capacity":
+        return f"{advice}: {capacity_text(tuned.metrics)} at random times."
+    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times `serve:`: not resolved."
-    return f"Try next: `servebench tune --apply`, which writes `{winner.name}`: {gain} times `serve:`."
-
-
-def finding(name: str, snapshot: Snapshot) -> str:
-    """What limits a configuration, for a list of all."""
-    diagnosis, bounds = snapshot.explanation.diagnoses[name], snapshot.explanation.bounds[name]
-    loss = explained_loss(diagnosis, bounds)
-    best = next(one.best for one in snapshot.results if one.name == name)
-    doubt = "" if best is None or best.valid else "; its best level is not valid"
-    return f"`{name}`: {diagnosis.cause}" + ("" if loss is None else f"; {_kept(loss)}") + f"{doubt}."
+    return f"{advice}: {gain} times `serve:`."

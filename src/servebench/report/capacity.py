@@ -79,7 +79,7 @@ def capacities(params: Params) -> dict[str, CapacityResult]:
     """That of each configuration of the objective, where it has been measured for what there is now."""
     found = {}
     for name in params.objective.configurations:
-        with suppress(ReportError, ModelError):  # `make capacity` is asked for by name
+        with suppress(ReportError, ModelError, OSError, ValueError):  # `make capacity` is asked for by name
             found[name] = read_capacity_result(params, name)
     return found
 

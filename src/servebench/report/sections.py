@@ -35,11 +35,7 @@ class Part:
 
 
 def parts(snapshot: Snapshot) -> Iterator[Part]:
-    """All sections.
-
-    Raises:
-        OSError: the stages `compile` and `precisions` have not run.
-    """
+    """All sections."""
     yield Part(
         "Compared in turn",
         "\n\n".join(
@@ -93,7 +89,8 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "with the same label (with 95% certainty it is at least the next figure), the share with the right "
         "label and its change in points, the changes of probabilities, and the divergence of Kullback and "
         "Leibler in nats. `test` are photos that the model has not seen; `ms an image` is the time of the "
-        "compiled model on one thread. More: [tuning.md](tuning.md#int8).\n\n" + precision_table(),
+        "compiled model on one thread. More: [tuning.md](tuning.md#int8).\n\n"
+        + precision_table(snapshot.changes, snapshot.packages),
     )
     yield Part(
         "What holds each back",

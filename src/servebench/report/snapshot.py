@@ -8,8 +8,17 @@ from typing import Any
 
 from servebench.benchmark.capacity_rows import CapacityResult
 from servebench.benchmark.rows import ComparisonRow
+from servebench.errors import ReportError
+from servebench.inference.precision_rows import ChangeRow, PackageRow
 from servebench.params import Params, load_params
-from servebench.paths import CEILINGS, COMPARISON, MACHINE, TRAIN_METRICS
+from servebench.paths import (
+    CEILINGS,
+    COMPARISON,
+    COMPILED_TABLE,
+    MACHINE,
+    PRECISIONS_TABLE,
+    TRAIN_METRICS,
+)
 from servebench.report.capacity import capacities
 from servebench.report.comparison import compared_rows
 from servebench.report.explain import Explanation, explain
@@ -27,6 +36,7 @@ class Snapshot:
         label: the revision; empty for this tree.
         compared: rows of the comparison at its first load, in the order of params.yaml.
         loads: rows at all its loads.
+        changes, packages: what each precision changes in the answers, and its times.
         capacities: by configuration, where they were measured for this machine and model.
         tuned: what a search has found for this machine and model.
     """
@@ -40,6 +50,8 @@ class Snapshot:
     compared: Sequence[ComparisonRow]
     loads: Sequence[ComparisonRow]
     explanation: Explanation
+    changes: Sequence[ChangeRow]
+    packages: Sequence[PackageRow]
     capacities: Mapping[str, CapacityResult]
     tuned: Tuned | None
 
@@ -56,6 +68,15 @@ def read_snapshot(label: str = "") -> Snapshot:
         ReportError: a result is missing or malformed; ParamsError: params.yaml is.
     """
     params = load_params()
+    try:
+        return _read(label, params)
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+
+
+def _read(label: str, params: Params) -> Snapshot:
     results = read_results(params)
     loads = read_rows(COMPARISON, ComparisonRow)
     ceilings = read_json(CEILINGS)
@@ -69,6 +90,8 @@ def read_snapshot(label: str = "") -> Snapshot:
         compared=compared_rows(loads, params),
         loads=loads,
         explanation=explain(results, ceilings),
+        changes=read_rows(PRECISIONS_TABLE, ChangeRow),
+        packages=read_rows(COMPILED_TABLE, PackageRow),
         capacities=capacities(params),
         tuned=read_tuned(),
     )

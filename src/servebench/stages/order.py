@@ -40,7 +40,7 @@ def announcement(stage: tuple[str, ...], params: Params) -> str | None:
     left_s = sum(list(planned_s(params).values())[number - 1 :])
     name = CANDIDATE if stage[-1] == CANDIDATE else " ".join(stage)
     return (
-        f"stage {number} of {count}, {name}: about {duration(left_s)} to the end, less what has not changed"
+        f"stage {number} of {count} ({name}), about {duration(left_s)} to the end, less what has not changed"
     )
 
 

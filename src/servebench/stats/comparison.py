@@ -9,6 +9,11 @@ usually is. So each variance is moderated by the usual one, which counts as much
 2004, doi:10.2202/1544-6115.1027, with fixed degrees of freedom). In simulations of configurations whose noise
 differs by a factor of up to 6 (tests/unit/test_comparison.py, 400 runs each), the intervals hold all true
 ratios in 96 to 98% of runs; with four rounds they are 0.71 to 0.76 times as wide as by Student's t alone.
+
+A machine's state lasts longer than a round, and moves some configurations more than others: in ten
+comparisons of 28 rounds, log ratios of neighbouring rounds were correlated by up to 0.7, in the median by
+0.5. So variances are those of the means of blocks of rounds. In simulations with a correlation of 0.5 the
+intervals of 28 rounds then hold all true ratios in 93% of runs, and in 70% where rounds count as independent.
 """
 
 from __future__ import annotations
@@ -32,6 +37,10 @@ MODERATION = 2.0
 """Degrees of freedom of the usual variance. With 4, the same simulations hold all in 94 to 97% of runs."""
 FEWEST_VARIANCES = 3
 """To say what is usual."""
+
+
+BLOCKS, BLOCKS_FROM_ROUNDS = 7, 8
+"""About as many blocks of rounds, from so many rounds on."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +107,10 @@ def usual_variance(rates: Rates, reference: str) -> float | None:
     It is the geometric mean, corrected for the bias of the logarithm of a variance of few rounds.
     """
     own_logs = [_log_ratios(rates, name, reference) for name in rates if name != reference]
-    variances = [(len(logs) - 1, float(logs.var(ddof=1))) for logs in own_logs if len(logs) > 1]
+    variances = [_long_run_variance(logs) for logs in own_logs if len(logs) > 1]
     terms = [
         math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2)
-        for freedom, variance in variances
+        for variance, freedom in variances
         if variance > 0
     ]
     return math.exp(sum(terms) / len(terms)) if len(terms) >= FEWEST_VARIANCES else None
@@ -169,6 +178,23 @@ def _log_ratios(rates: Rates, name: str, other: str) -> Floats:
     return np.array([math.log(a / b) for a, b in pairs if a and b])
 
 
+def _long_run_variance(logs: Floats) -> tuple[float, float]:
+    """Variance of a log ratio that its mean's error is made of, and the degrees of freedom.
+
+    Neighbouring rounds are alike, as a machine's state lasts longer than a round. So it is the variance of
+    the means of blocks of rounds, times a block's length.
+    """
+    count = len(logs) // block_length(len(logs))
+    edges = np.linspace(0, len(logs), count + 1).astype(int)
+    means = np.add.reduceat(logs, edges[:-1]) / np.diff(edges)
+    return len(logs) / count * float(means.var(ddof=1)), count - 1.0
+
+
+def block_length(rounds: int) -> int:
+    """Rounds in a block: an even number, as every second round has the reverse order; 1 for few rounds."""
+    return 1 if rounds < BLOCKS_FROM_ROUNDS else 2 * max(1, round(rounds / (2 * BLOCKS)))
+
+
 def _mean(logs: Floats, usual: float | None) -> Difference:
     """The mean of log ratios.
 
@@ -177,7 +203,7 @@ def _mean(logs: Floats, usual: float | None) -> Difference:
     """
     if len(logs) < 2:
         return Difference(float(logs.mean()), None, 0)
-    variance, freedom = float(logs.var(ddof=1)), len(logs) - 1.0
+    variance, freedom = _long_run_variance(logs)
     if usual is not None:
         variance = (MODERATION * usual + freedom * variance) / (MODERATION + freedom)
         freedom += MODERATION

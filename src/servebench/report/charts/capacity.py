@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from servebench.benchmark.capacity_rows import CapacityResult, ProbeRow
-from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, PURPLE, Axis, Chart, Mark
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
+from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
 
 BEYOND = 1.05
 """The axis reaches this factor beyond the lowest and the highest rate."""
@@ -17,7 +17,8 @@ BEYOND = 1.05
 def capacity(name: str, result: CapacityResult) -> list[Chart]:
     """Over the offered rate: the share of late requests with the fit, latencies, and what came in time."""
     counted = sorted((row for row in result.rows if not row.void_reason), key=lambda row: _rate(row, result))
-    rates = [_rate(row, result) for row in counted] or [1.0]
+    ends = [rate for rate in (result.metrics.low_rps, result.metrics.high_rps) if rate]
+    rates = [*(_rate(row, result) for row in counted), *ends] or [1.0]
     axis = Axis(
         "offered rate, requests/s at random times (scaled to the median peak)",
         low=min(rates) / BEYOND,
@@ -39,7 +40,8 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
     metrics = result.metrics
     top = min(1.0, max(0.2, 4 * metrics.miss))
     rates = [_rate(row, result) for row in rows]
-    marks = [Mark("across", y=[metrics.miss], colour=ORANGE, dashed=True), *_fit(result, rates, top)]
+    colour = BLUE if metrics.status == "resolved" else ORANGE
+    marks = [Mark("across", y=[metrics.miss], dashed=True), *_fit(result, rates, top)]
     marks += [
         Mark(
             "range",
@@ -58,21 +60,29 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
     ]
     if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
         marks += [
-            Mark("along", x=[metrics.capacity_rps], colour=BLUE),
-            Mark("range", x=[metrics.low_rps], x2=[metrics.high_rps], y=[0.95 * top], colour=BLUE),
-            Mark("point", x=[metrics.capacity_rps], y=[0.95 * top], colour=BLUE),
+            Mark("along", x=[metrics.capacity_rps], colour=colour),
+            Mark("range", x=[metrics.low_rps], x2=[metrics.high_rps], y=[0.95 * top], colour=colour),
+            Mark("point", x=[metrics.capacity_rps], y=[0.95 * top], colour=colour),
         ]
-    found = "unknown"
-    if metrics.capacity_rps is not None:
-        found = f"{metrics.capacity_rps:.0f} requests/s ({metrics.low_rps:.0f} to {metrics.high_rps:.0f})"
     return Chart(
-        f"{name}: capacity {found}, {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms",
+        f"{name}: {_found(metrics)}, {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms",
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
         note=f"A point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge. Dashed: "
-        f"{metrics.miss:.0%} may be late.",
+        f"{100 * metrics.miss:.4g}% may be late.",
     )
+
+
+def _found(metrics: CapacityMetrics) -> str:
+    """What the search has found, for a title."""
+    if metrics.status == "slo_unreachable":
+        return "no rate keeps the objective"
+    if metrics.capacity_rps is None:
+        known = metrics.status == "above_range" and metrics.low_rps is not None
+        return f"at least {metrics.low_rps:.0f} requests/s" if known else "capacity not resolved"
+    rate = f"{metrics.capacity_rps:.0f} requests/s ({metrics.low_rps:.0f} to {metrics.high_rps:.0f})"
+    return f"capacity {rate}" if metrics.status == "resolved" else f"capacity not resolved, near {rate}"
 
 
 def _fit(result: CapacityResult, rates: Sequence[float], top: float) -> list[Mark]:
@@ -88,9 +98,9 @@ def _fit(result: CapacityResult, rates: Sequence[float], top: float) -> list[Mar
 
 def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axis) -> Chart:
     metrics = result.metrics
-    marks = [Mark("across", y=[metrics.slo_ms], colour=ORANGE, dashed=True)]
+    marks = [Mark("across", y=[metrics.slo_ms], dashed=True)]
     shown = [metrics.slo_ms]
-    for percent, colour in (("p50", PURPLE), ("p95", BLUE), ("p99", INK)):
+    for percent, colour in (("p50", GREY), ("p95", BLUE), ("p99", INK)):
         points = [(_rate(row, result), ms) for row in rows if (ms := getattr(row, f"{percent}_ms"))]
         shown += [ms for _, ms in points]
         if points:
@@ -108,7 +118,8 @@ def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis
 
 
 def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
-    x, y = [row.rate_rps for row in rows], [row.goodput_rps for row in rows]
+    ordered = sorted(rows, key=lambda row: row.rate_rps)
+    x, y = [row.rate_rps for row in ordered], [row.goodput_rps for row in ordered]
     top = max([*x, *y, 1.0]) * BEYOND
     return Chart(
         f"{name}: answered in time, by offered rate",

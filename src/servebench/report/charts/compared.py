@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from servebench.benchmark.rows import ComparisonRow
 from servebench.params import CANDIDATE
@@ -27,9 +27,15 @@ def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def colours(rows: Sequence[ComparisonRow]) -> dict[str, str]:
-    """Blue for the fastest and what ties with it, purple for the candidate, grey for the others."""
+    """Blue for the fastest and what ties with it, orange for what is not ranked, purple for the candidate."""
     return {
-        row.experiment: BLUE if row.rank == 1 else PURPLE if row.experiment == CANDIDATE else GREY
+        row.experiment: BLUE
+        if row.rank == 1
+        else ORANGE
+        if row.rank is None
+        else PURPLE
+        if row.experiment == CANDIDATE
+        else GREY
         for row in rows
     }
 
@@ -50,11 +56,10 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
     points = [row for row in ordered if row.ratio]
     ratios = [row.ratio or 0.0 for row in points] or [1.0]
     low, high = min(ratios) / BEYOND, max(ratios) * BEYOND
-    notes = [note(row) + costs.get(row.experiment, "") for row in ordered]
+    notes = [ratio_note(row) + costs.get(row.experiment, "") for row in ordered]
     marks = [Mark("along", x=[1.0])]
     for row in points:
-        doubtful = row.rank is None
-        colour = ORANGE if doubtful else colour_of[row.experiment]
+        colour = colour_of[row.experiment]
         if row.ratio_low is not None and row.ratio_high is not None:
             ends = (max(row.ratio_low, low), min(row.ratio_high, high))
             marks.append(Mark("range", x=[ends[0]], x2=[ends[1]], y=[row.experiment], colour=colour))
@@ -65,7 +70,7 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
                 y=[row.experiment],
                 texts=[_tip(row)],
                 colour=colour,
-                hollow=doubtful,
+                hollow=row.rank is None,
             )
         )
     return Chart(
@@ -74,11 +79,11 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
         y=Axis("", names=tuple(row.experiment for row in ordered), notes=tuple(notes)),
         marks=marks,
         note=f"At {pluralise(rows[0].users, 'user')}, with 95% intervals. Blue: the fastest, and what cannot "
-        "be told from it. Purple: the candidate. Orange: not ranked.",
+        "be told from it. Purple: the candidate, if it is not. Orange: not ranked.",
     )
 
 
-def note(row: ComparisonRow) -> str:
+def ratio_note(row: ComparisonRow) -> str:
     """The ratio with its interval, or what is missing."""
     if row.ratio is None:
         return "no answer"
@@ -90,53 +95,50 @@ def note(row: ComparisonRow) -> str:
 
 
 def _tip(row: ComparisonRow) -> str:
-    return f"{row.experiment}: {note(row)}, {row.rate_rps:.1f} req/s, {pluralise(row.rounds, 'round')}"
+    return f"{row.experiment}: {ratio_note(row)}, {row.rate_rps:.1f} req/s, {pluralise(row.rounds, 'round')}"
 
 
-def latency(rows: Sequence[ComparisonRow], slo_ms: float) -> Chart:
+def latency(rows: Sequence[ComparisonRow], compared: Sequence[ComparisonRow], slo_ms: float) -> Chart:
     """A line per configuration through its loads: the median, and up to the p95 where it is known.
 
     Args:
         rows: of all loads.
+        compared: of the first load, whose ranks colour the lines.
     """
-    loads: Mapping[str, list[ComparisonRow]] = defaultdict(list)
+    points: dict[str, list[tuple[float, float, float | None, str]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.users):
         if row.rate_rps and row.p50_ms:
-            loads[row.experiment].append(row)
-    compared = [row for row in rows if row.ratio is not None]
-    colour_of = colours(rows) | colours(compared)
-    known = [value for own in loads.values() for row in own for value in (row.p50_ms, row.p95_ms) if value]
-    low, high = min([slo_ms, *known]) / 1.5, max([slo_ms, *known]) * 1.5
-    rates = [row.rate_rps or 1.0 for own in loads.values() for row in own] or [1.0]
-    marks = [Mark("across", y=[slo_ms], colour=ORANGE, dashed=True)]
-    for name, own in loads.items():
-        x, y = [row.rate_rps or 1.0 for row in own], [row.p50_ms or 1.0 for row in own]
-        colour = colour_of[name]
-        tails = [row for row in own if row.p95_ms]
+            points[row.experiment].append((row.rate_rps, row.p50_ms, row.p95_ms, _latency_tip(row)))
+    colour_of = colours(compared)
+    shown = [point for own in points.values() for point in own]
+    known = [slo_ms, *(ms for _, p50, p95, _ in shown for ms in (p50, p95) if ms)]
+    low, high = min(known) / 1.5, max(known) * 1.8
+    rates = [rate for rate, *_ in shown] or [1.0]
+    marks = [Mark("across", y=[slo_ms], dashed=True)]
+    for name, own in points.items():
+        x, y, _, tips = zip(*own, strict=True)
+        tails = [(rate, p50, p95) for rate, p50, p95, _ in own if p95]
         marks += [
-            Mark("line", x=x, y=y, colour=colour),
+            Mark("line", x=x, y=y, colour=colour_of[name]),
             Mark(
                 "range",
-                x=[row.rate_rps or 1.0 for row in tails],
-                y=[row.p50_ms or 1.0 for row in tails],
-                y2=[row.p95_ms or 1.0 for row in tails],
-                colour=colour,
+                x=[rate for rate, *_ in tails],
+                y=[p50 for _, p50, _ in tails],
+                y2=[p95 for *_, p95 in tails],
+                colour=colour_of[name],
             ),
-            Mark("point", x=x, y=y, texts=[_latency_tip(row) for row in own], colour=colour),
+            Mark("point", x=x, y=y, texts=tips, colour=colour_of[name]),
         ]
-    ends = {name: own[-1] for name, own in loads.items()}
+    ends = {name: own[-1] for name, own in points.items()}
     short = short_names(list(ends))
-    gap = LABEL_GAP * math.log(high / low)
-    heights = spread([math.log(row.p50_ms or 1.0) for row in ends.values()], gap)
-    for (name, row), place in zip(ends.items(), heights, strict=True):
+    places = spread([math.log(p50) for _, p50, *_ in ends.values()], LABEL_GAP * math.log(high / low))
+    for (name, (rate, *_)), place in zip(ends.items(), places, strict=True):
         colour = INK if colour_of[name] == GREY else colour_of[name]
-        marks.append(
-            Mark("text", x=[row.rate_rps or 1.0], y=[math.exp(place)], texts=[short[name]], colour=colour)
-        )
+        marks.append(Mark("text", x=[rate], y=[math.exp(place)], texts=[short[name]], colour=colour))
     return Chart(
         LATENCY_TITLE,
         x=Axis("requests/s, logarithmic", log=True, low=min(rates) / 1.3, high=max(rates) * 2.2),
-        y=Axis("latency, ms, logarithmic", log=True, low=low, high=high * 1.2),
+        y=Axis("latency, ms, logarithmic", log=True, low=low, high=high),
         marks=marks,
         note=f"From {_users(rows)}: points are medians, lines above them reach to the p95 where enough were "
         f"answered. Dashed: the objective, {slo_ms:g} ms.",

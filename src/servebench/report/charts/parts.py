@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from servebench.benchmark.rows import BatchRow
 from servebench.report.charts.chart import SEQUENCE, STEPS, Axis, Chart, Mark
 from servebench.report.results import Result
 from servebench.system.tables import pluralise
@@ -40,25 +44,43 @@ def batch_sizes(results: Sequence[Result]) -> Chart:
     notes = []
     for result in results:
         for level in result.levels:
-            own = {row.up_to: float(row.batches) for row in result.batches if row.users == level.users}
+            own = {_size(row): float(row.batches) for row in result.batches if row.users == level.users}
             if result.serve.max_batch_size > 1 and sum(own.values()) > 0:
                 counts[f"{result.name}, {pluralise(level.users, 'user')}"] = own
                 notes.append("" if level.batch_size is None else f"mean {level.batch_size:.1f}")
-    sizes = sorted({size for own in counts.values() for size, number in own.items() if number}, key=float)
+    sizes = [
+        size
+        for size in dict.fromkeys(size for own in counts.values() for size in own)
+        if any(own.get(size) for own in counts.values())
+    ]
     shares = {name: {size: own.get(size, 0.0) for size in sizes} for name, own in counts.items()}
-    last = max(len(sizes) - 1, 1)
-    colour_of = {size: STEPS[round(number * (len(STEPS) - 1) / last)] for number, size in enumerate(sizes)}
+    colour_of = dict(zip(sizes, steps(len(sizes)), strict=True))
     return Chart(
         BATCHES_TITLE,
         x=Axis("share of the batches", low=0.0, high=1.0, percent=True),
         y=Axis("", names=tuple(shares), notes=tuple(notes)),
-        marks=_stacked(shares, colour_of, "batches", "up to "),
+        marks=_stacked(shares, colour_of, "batches"),
     )
 
 
-def _stacked(
-    rows: Mapping[str, Mapping[str, float]], colour_of: Mapping[str, str], unit: str, prefix: str = ""
-) -> list[Mark]:
+def _size(row: BatchRow) -> str:
+    return "larger" if math.isinf(float(row.up_to)) else f"up to {row.up_to}"
+
+
+def steps(count: int) -> list[str]:
+    """So many of STEPS, or between them, from the palest to the darkest."""
+    if count == 1:
+        return [STEPS[len(STEPS) // 2]]
+    places = np.linspace(0, len(STEPS) - 1, count)
+    parts = np.array([[int(step[place : place + 2], 16) for place in (1, 3, 5)] for step in STEPS])
+    mixed = [np.interp(places, range(len(STEPS)), part) for part in parts.T]
+    return [
+        f"#{round(red):02x}{round(green):02x}{round(blue):02x}"
+        for red, green, blue in zip(*mixed, strict=True)
+    ]
+
+
+def _stacked(rows: Mapping[str, Mapping[str, float]], colour_of: Mapping[str, str], unit: str) -> list[Mark]:
     """Bars that add up to 1 in each row, a mark per part."""
     ends = dict.fromkeys(rows, 0.0)
     marks = []
@@ -72,11 +94,9 @@ def _stacked(
                 x=list(ends.values()),
                 x2=list(begins.values()),
                 y=list(rows),
-                texts=[
-                    f"{name}: {prefix}{part}, {own.get(part, 0.0):,.4g} {unit}" for name, own in rows.items()
-                ],
+                texts=[f"{name}: {part}, {own.get(part, 0.0):,.4g} {unit}" for name, own in rows.items()],
                 colour=colour,
-                name=f"{prefix}{part}",
+                name=part,
             )
         )
     return marks

@@ -34,7 +34,7 @@ def draw_pictures(
         for result in results
     } | {
         "comparison": [comparison(compared, reference, results)],
-        "latency": [latency(all_loads, slo_ms)],
+        "latency": [latency(all_loads, compared, slo_ms)],
         "stages": [stages(results)],
         "batch_sizes": [batch_sizes(results)],
     }

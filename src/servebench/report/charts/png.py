@@ -89,8 +89,8 @@ def _set_axis(axes: Axes, which: str, axis: Axis) -> None:
     if axis.places:
         ruler.set_major_locator(FixedLocator(list(axis.places)))
     ruler.set_minor_locator(NullLocator())
-    numbers = FuncFormatter(lambda value, _: f"{value:,g}")
-    ruler.set_major_formatter(PercentFormatter(1.0, decimals=0) if axis.percent else numbers)
+    numbers = FuncFormatter(lambda value, _: f"{value:,.10g}")
+    ruler.set_major_formatter(PercentFormatter(1.0) if axis.percent else numbers)
     getattr(axes, f"set_{which}label")(axis.title)
 
 
@@ -133,7 +133,17 @@ def _draw_bars(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
     begins = mark.x2 or [0.0] * len(mark.x)
     lengths = [end - begin for begin, end in zip(begins, mark.x, strict=True)]
     alpha = 0.25 if mark.hollow else 1.0
-    axes.barh(ys, lengths, left=begins, height=0.6, color=_colour(mark), alpha=alpha, label=mark.name or None)
+    line = {"edgecolor": INK_COLOUR, "linewidth": 0.3} if mark.name else {}
+    axes.barh(
+        ys,
+        lengths,
+        left=begins,
+        height=0.6,
+        color=_colour(mark),
+        alpha=alpha,
+        label=mark.name or None,
+        **line,
+    )
 
 
 def _draw_ranges(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:

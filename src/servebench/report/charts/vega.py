@@ -37,23 +37,20 @@ CONFIG: Mapping[str, Any] = {
 
 
 def specification(chart: Chart) -> dict[str, Any]:
-    """The chart in Vega-Lite 5, as wide as its place in the page, which has title, note and legend itself."""
-    marks = [mark for mark in chart.marks if mark.x or mark.y]
-    layers = [_layer(chart, mark) for mark in marks]
+    """The chart in Vega-Lite 5; the page adds its width, and has title, note and legend itself."""
+    layers = [_layer(chart, mark) for mark in chart.marks if mark.x or mark.y]
+    if chart.y.names:
+        layers = [_rows(chart.y, "left", chart.y.names), *layers]
     if chart.y.notes:
-        with_axis = [layer["encoding"]["y"] for layer in layers if "y" in layer["encoding"]]
-        for encoding in with_axis[1:]:  # each would draw the axis anew
-            encoding["axis"] = None
-        layers.append(_notes(chart.y))
+        layers.append(_rows(chart.y, "right", chart.y.notes))
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "description": f"{chart.title}. {chart.note}".strip(),
-        "width": "container",
         "height": chart.height or _height(chart.y),
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": CONFIG,
         "layer": layers,
-        "resolve": {"axis": {"y": "independent" if chart.y.notes else "shared"}},
+        "resolve": {"axis": {"y": "independent" if chart.y.names else "shared"}},
     }
 
 
@@ -78,6 +75,8 @@ def _layer(chart: Chart, mark: Mark) -> dict[str, Any]:
         encoding["x2"] = {"field": "x2"}
     if mark.y2 is not None:
         encoding["y2"] = {"field": "y2"}
+    if mark.kind == "line":
+        encoding["order"] = {"field": "place", "type": "quantitative"}
     if mark.kind == "text":
         encoding["text"] = {"field": "text"}
     elif mark.texts:
@@ -87,9 +86,10 @@ def _layer(chart: Chart, mark: Mark) -> dict[str, Any]:
 
 def _values(mark: Mark) -> list[dict[str, Any]]:
     columns = {"x": mark.x, "y": mark.y, "x2": mark.x2 or (), "y2": mark.y2 or (), "text": mark.texts}
-    rows = zip_longest(*columns.values())
+    rows = enumerate(zip_longest(*columns.values()))
     return [
-        {key: value for key, value in zip(columns, row, strict=True) if value is not None} for row in rows
+        {"place": place, **{key: value for key, value in zip(columns, row, strict=True) if value is not None}}
+        for place, row in rows
     ]
 
 
@@ -104,6 +104,8 @@ def _mark(chart: Chart, mark: Mark) -> dict[str, Any]:
         return {"type": "line", "strokeWidth": 2, **dash, **colour}
     if mark.kind == "bar":
         outline = {"fillOpacity": 0.25} if mark.hollow else {}
+        if mark.name:  # a part of a whole, which may be as pale as the paper
+            outline = {"stroke": TEXT_COLOUR, "strokeOpacity": 0.5, "strokeWidth": 0.5}
         size = {"height": {"band": 0.6}} if chart.y.names else {}
         return {"type": "bar", **size, **outline, **colour}
     if mark.kind == "band":
@@ -116,30 +118,24 @@ def _mark(chart: Chart, mark: Mark) -> dict[str, Any]:
 def _position(channel: str, axis: Axis) -> dict[str, Any]:
     if axis.names:
         scale: dict[str, Any] = {"domain": list(axis.names)}
-        shown: dict[str, Any] = {"title": None, "grid": False}
-        return {"field": channel, "type": "nominal", "sort": None, "scale": scale, "axis": shown}
+        return {"field": channel, "type": "nominal", "sort": None, "scale": scale, "axis": None}
     scale = {"type": "log"} if axis.log else {}
     domain: Sequence[float | None] = (axis.low, axis.high)
     if None not in domain:
         scale |= {"domain": list(domain), "nice": False}
     elif axis.low is not None:
         scale["domainMin"] = axis.low
-    shown = {"title": axis.title or None, "tickCount": 6}
+    shown: dict[str, Any] = {"title": axis.title or None, "tickCount": 6}
     if axis.places:
         shown["values"] = list(axis.places)
     shown["format"] = "%" if axis.percent else ",.10~g"
     return {"field": channel, "type": "quantitative", "scale": scale, "axis": shown}
 
 
-def _notes(axis: Axis) -> dict[str, Any]:
-    """Texts behind the rows, as labels of a second axis: the drawing leaves them the room that they need."""
-    texts = {name: note.split("\n") for name, note in zip(axis.names, axis.notes, strict=True)}
-    shown = {
-        "title": None,
-        "orient": "right",
-        "grid": False,
-        "labelExpr": f"({json.dumps(texts)})[datum.value]",
-    }
+def _rows(axis: Axis, side: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Texts beside the rows, as labels of an axis: the drawing leaves them the room that they need."""
+    lines = {name: text.split("\n") for name, text in zip(axis.names, texts, strict=True)}
+    shown = {"title": None, "orient": side, "grid": False, "labelExpr": f"({json.dumps(lines)})[datum.value]"}
     position = {"field": "y", "type": "nominal", "sort": None, "scale": {"domain": list(axis.names)}}
     return {
         "data": {"values": [{"y": name} for name in axis.names]},

@@ -45,42 +45,56 @@ def changes(before: Snapshot, after: Snapshot) -> Changes:
     """What changed from ``before`` to ``after``.
 
     Rates themselves are not compared: they were measured at different times. Ratios to the same reference
-    are, where that has the same settings in both.
+    are, at the same load, with the same model and photos.
     """
     blocks = [_params_table(before, after)]
     if before.machine["id"] != after.machine["id"]:
         machines = [describe_machine(one.machine) for one in (before, after)]
         blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
-    same_reference = before.reference == after.reference and before.params.configuration(
-        before.reference
-    ) == after.params.configuration(after.reference)
-    if not same_reference:
-        blocks.append("The references differ: rates are not compared.")
-        return Changes("\n\n".join(blocks), None)
-    old = {row.experiment: row for row in before.compared}
-    found = [
-        change for row in after.compared if (change := rate_change(old.get(row.experiment), row)) is not None
-    ]
-    known = {change.name: change for change in found}
+    other = [what for what in SAME if _common(before, what) != _common(after, what)]
+    old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
+    found = (
+        {} if other else {name: change for name in new if (change := rate_change(old.get(name), new[name]))}
+    )
     rows = [
         [
-            f"`{row.experiment}`",
-            _cell(old.get(row.experiment), before.reference),
-            _cell(row, after.reference),
-            _change_cell(known.get(row.experiment)),
+            f"`{name}`",
+            _cell(old.get(name), before.reference),
+            _cell(new.get(name), after.reference),
+            _change_cell(found.get(name), new.get(name)),
         ]
-        for row in after.compared
+        for name in dict.fromkeys([*old, *new])
     ]
     head = ["configuration", "before: times the reference", "after", "after over before"]
     blocks.append(markdown_table(head, rows))
-    return Changes("\n\n".join(blocks), _chart(found) if found else None)
+    if other:
+        blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
+    return Changes("\n\n".join(blocks), _chart(list(found.values())) if found else None)
+
+
+SAME = ("the reference", "the number of users", "the model", "the photos", "what users send")
+"""What must be the same for ratios to be compared."""
+
+
+def _common(snapshot: Snapshot, what: str) -> Any:
+    params = snapshot.params
+    return {
+        "the reference": (snapshot.reference, params.configuration(snapshot.reference)),
+        "the number of users": params.comparison.users[0],
+        "the model": (params.model, params.train),
+        "the photos": params.data,
+        "what users send": params.load.request_body,
+    }[what]
 
 
 def rate_change(before: ComparisonRow | None, after: ComparisonRow) -> RateChange | None:
-    """The change of a configuration's ratio; None for the reference, and where one has no interval.
+    """The change of a configuration's ratio; None for the reference, where one has no interval, and where
+    it was not measured again.
 
     The logarithms' half widths add up as those of independent measurements do.
     """
+    if after.earlier:
+        return None
     ends: list[tuple[float, float, float]] = []
     for row in (before, after):
         if row is None or not row.ratio or not row.ratio_low or not row.ratio_high:
@@ -95,12 +109,16 @@ def rate_change(before: ComparisonRow | None, after: ComparisonRow) -> RateChang
 
 
 def _cell(row: ComparisonRow | None, reference: str) -> str:
-    return "-" if row is None else f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s"
+    return (
+        "-"
+        if row is None or row.rate_rps is None
+        else f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s"
+    )
 
 
-def _change_cell(change: RateChange | None) -> str:
+def _change_cell(change: RateChange | None, after: ComparisonRow | None = None) -> str:
     if change is None:
-        return "not compared"
+        return "measured earlier" if after is not None and after.earlier else "-"
     return f"{change.ratio:.2f} ({change.low:.2f} to {change.high:.2f}), {change.verdict}"
 
 
@@ -149,5 +167,6 @@ def _chart(found: list[RateChange]) -> Chart:
         ),
         y=Axis("", names=tuple(one.name for one in found), notes=tuple(map(_change_cell, found))),
         marks=marks,
-        note="95% intervals. Orange: not resolved.",
+        note="95% intervals. Blue: changed beyond them. Orange: not resolved. Code that changes the "
+        "reference moves all ratios.",
     )

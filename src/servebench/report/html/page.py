@@ -33,7 +33,10 @@ VEGA_PAGE = Path(".dvc/plots/page.html")
 QUESTION = (
     "Which configuration serves this model fastest on this machine, how sure is that, and what limits it?"
 )
-DOUBT = re.compile(r"\b(not (?:resolved|valid|ranked|measured|tried|compared)|no answer|drift|unexplained)\b")
+DOUBT = re.compile(
+    r"(<code>.*?</code>)|\b(not (?:resolved|valid|ranked|measured|tried)|no answer|drift|unexplained)\b",
+    re.IGNORECASE,
+)
 
 
 class Page:
@@ -48,7 +51,7 @@ class Page:
             return ""
         name = f"chart{len(self.charts)}"
         self.charts[name] = specification(chart)
-        title = f"<b>{escape(chart.title)}</b>"
+        title = f"<b>{marked(chart.title)}</b>"
         caption = f"<figcaption>{title} {marked(chart.note)}</figcaption>"
         legend = "".join(
             f'<span class="key"><i style="background: {colour_of(mark)}"></i>{escape(mark.name)}</span>'
@@ -83,8 +86,12 @@ def vega_script() -> str:
 
 def marked(text: str) -> str:
     """Text as HTML: what stands between backticks as code, and words of doubt in their colour."""
-    html = re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False))
-    return DOUBT.sub(r'<span class="doubt">\1</span>', html)
+    return doubts(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False)))
+
+
+def doubts(html: str) -> str:
+    """Words of doubt in their colour, except in code, where they are names."""
+    return DOUBT.sub(lambda found: found[1] or f'<span class="doubt">{found[2]}</span>', html)
 
 
 def markdown(text: str) -> str:
@@ -92,7 +99,7 @@ def markdown(text: str) -> str:
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(plain)
     html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
-    return DOUBT.sub(r'<span class="doubt">\1</span>', html)
+    return doubts(html)
 
 
 def render(snapshots: Sequence[Snapshot]) -> str:
@@ -105,11 +112,12 @@ def render(snapshots: Sequence[Snapshot]) -> str:
 
 
 def _answer(snapshot: Snapshot) -> Iterator[str]:
-    for sentence in [*answer(snapshot), next_step(snapshot)]:
+    for sentence in filter(None, [*answer(snapshot), next_step(snapshot)]):
         yield f'<p class="answer">{marked(sentence)}</p>'
     machine = describe_machine(snapshot.machine)
     model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
-    yield f'<p class="quiet">{escape(model)}, on {escape(machine)}.</p>'
+    of = f" Results of {snapshot.label}." if snapshot.label else ""
+    yield f'<p class="quiet">{escape(model)}, on {escape(machine)}.{escape(of)}</p>'
 
 
 def _changes(page: Page, snapshots: Sequence[Snapshot]) -> Iterator[str]:
@@ -124,7 +132,7 @@ def _changes(page: Page, snapshots: Sequence[Snapshot]) -> Iterator[str]:
 def _sections(page: Page, snapshot: Snapshot) -> Iterator[str]:
     yield "<h2>How they compare</h2>"
     yield page.figure(comparison(snapshot.compared, snapshot.reference, snapshot.results))
-    yield page.figure(latency(snapshot.loads, snapshot.params.objective.slo_ms))
+    yield page.figure(latency(snapshot.loads, snapshot.compared, snapshot.params.objective.slo_ms))
     yield "<h2>What limits each</h2>"
     yield "<section>"
     for name, diagnosis in snapshot.explanation.diagnoses.items():
@@ -147,8 +155,8 @@ def _sections(page: Page, snapshot: Snapshot) -> Iterator[str]:
     yield "<h2>The machine</h2>"
     yield markdown(provenance(snapshot))
     yield "<h2>All the rest</h2><section>"
-    sizes = page.figure(batch_sizes(snapshot.results))
-    yield f"<details><summary>Sizes of batches</summary>{sizes}</details>"
+    if sizes := page.figure(batch_sizes(snapshot.results)):
+        yield f"<details><summary>Sizes of batches</summary>{sizes}</details>"
     for part in parts(snapshot):
         if not part.text:
             continue
@@ -162,7 +170,7 @@ def _configurations(page: Page, snapshot: Snapshot) -> Iterator[str]:
     options = "".join(
         f"<option{' selected' if name == CANDIDATE else ''}>{escape(name)}</option>" for name in names
     )
-    yield f'<p><label>Show <select id="configuration">{options}</select></label></p>'
+    yield f'<p class="choice"><label>Show <select id="configuration">{options}</select></label></p>'
     for result in snapshot.results:
         yield f'<div data-configuration="{escape(result.name)}">'
         yield page.figure(bounds(result.name, snapshot.explanation.bounds[result.name]))

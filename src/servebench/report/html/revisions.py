@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from servebench.errors import ReportError, ServebenchError
+from servebench.errors import ReportError, ServebenchError, UsageError
 from servebench.report.snapshot import Snapshot, read_snapshot
 
 READ = ("params.yaml", "metrics", "plots")
@@ -21,7 +21,7 @@ def read_revision(name: str) -> Snapshot:
     """The results that a commit holds, or an experiment of `dvc exp run`.
 
     Raises:
-        ReportError: there is no such revision, or it has no complete results.
+        UsageError: there is no such revision; ReportError: it has no complete results.
     """
     revision = resolve(name)
     archived = subprocess.run(["git", "archive", revision, *READ], capture_output=True)
@@ -29,13 +29,14 @@ def read_revision(name: str) -> Snapshot:
         raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")
     with TemporaryDirectory(prefix="servebench-") as folder:
         with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
-            archive.extractall(folder, filter="data")
+            if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.10 and 3.11
+                archive.extractall(folder, filter="data")
+            else:
+                archive.extractall(folder)
         with _working_in(Path(folder)):
             try:
                 return read_snapshot(name)
-            except OSError as error:
-                raise ReportError(f"{name}: {error.filename}: {error.strerror}") from error
-            except (ServebenchError, KeyError, ValueError) as error:
+            except ServebenchError as error:
                 raise ReportError(f"{name}: {error}") from error
 
 
@@ -43,7 +44,7 @@ def resolve(name: str) -> str:
     """The commit of a revision or an experiment.
 
     Raises:
-        ReportError: there is none.
+        UsageError: there is none.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -52,7 +53,7 @@ def resolve(name: str) -> str:
     try:
         commit: str = resolve_rev(Repo(".").scm, name)
     except (DvcException, RevError) as error:
-        raise ReportError(f"{name}: neither a revision nor an experiment ({error})") from error
+        raise UsageError(f"{name}: neither a revision nor an experiment ({error})") from error
     return commit
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from servebench.errors import ReportError
 from servebench.report.html.page import render
 from servebench.report.html.revisions import read_revision
 from servebench.report.snapshot import read_snapshot
@@ -17,8 +18,12 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
     """Write the page of this tree, or of ``revisions`` side by side.
 
     Raises:
-        ReportError: a result is missing or malformed, or there is no such revision.
+        UsageError: there is no such revision; ReportError: a result is missing or malformed.
     """
     snapshots = [read_revision(name) for name in revisions] or [read_snapshot()]
-    write_text(path, render(snapshots))
+    try:
+        page = render(snapshots)
+    except KeyError as error:
+        raise ReportError(f"a result lacks {error}: another version of servebench wrote it") from error
+    write_text(path, page)
     print(f"{path}: open it in a browser")

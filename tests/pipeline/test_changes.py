@@ -1,0 +1,166 @@
+"""What runs again, and what does not, after a change of params.yaml or of the code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from servebench.paths import BenchmarkPaths
+from servebench.system.files import read_json
+from tests.pipeline.conftest import TINY, Clone
+from tests.support.tables import read_csv
+
+
+def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
+    before = read_json(ran.path / "metrics/train.json")
+    shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt")
+    try:
+        ran.change({"model": {"checkpoint": "own.ckpt"}})
+        done = ran.dvc("repro", "export")
+        assert ran.stages_run(done.stdout) == ["train", "export"]
+        assert "own.ckpt: tested, not fitted" in done.stdout
+        assert "epoch" not in done.stdout
+        after = read_json(ran.path / "metrics/train.json")
+        assert after["test_accuracy"] == before["test_accuracy"]
+        assert after["best_epoch"] == 0
+    finally:
+        (ran.path / "own.ckpt").unlink()
+        ran.git("checkout", "-q", ".")
+        ran.dvc("checkout", "-q", "--force")
+
+
+def test_a_new_experiment_reaches_every_table_until_it_is_removed(ran: Clone) -> None:
+    try:
+        ran.change({"experiments": {**TINY["experiments"], "e8_mine": {"precision": "half"}}})
+        assert ran.stages_run(ran.dvc("repro").stdout) == [
+            "machine",
+            "benchmark@e8_mine",
+            "comparison",
+            "report",
+        ]
+        assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
+        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
+            rows = read_csv(ran.path / f"plots/{table}.csv")
+            assert {row["experiment"] for row in rows} == {"e1_baseline", "e8_mine", "candidate"}
+        assert (ran.path / "assets/results/e8_mine.png").exists()
+        assert "e8_mine.json" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
+        page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
+        assert page.read_text().count("e8_mine") >= 4
+        run_removal(ran)
+        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
+            assert "e8_mine" not in (ran.path / f"plots/{table}.csv").read_text()
+        assert not (ran.path / "assets/results/e8_mine.png").exists()
+        status = ran.git("status", "--porcelain", "metrics", "plots", "assets", "samples")
+        assert not [line for line in status.splitlines() if line.startswith("??")]
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.git("clean", "-fdq", "metrics", "plots", "assets")
+        ran.dvc("checkout", "-q", "--force")
+
+
+def run_removal(ran: Clone) -> None:
+    """Take e8_mine out again, and another: the check names both, and the command that removes them."""
+    other = BenchmarkPaths("e9_gone")
+    shutil.copy(ran.path / BenchmarkPaths("e8_mine").metrics, ran.path / other.metrics)
+    shutil.copytree(ran.path / BenchmarkPaths("e8_mine").folder, ran.path / other.folder)
+    ran.change({"experiments": TINY["experiments"], "train": {"epochs": 2}})
+    refused = ran.dvc("repro", check=False)
+    assert refused.returncode == 255
+    assert ran.stages_run(refused.stdout) == ["machine"]
+    [said] = [line for line in refused.stderr.splitlines() if line.startswith("machine: ")]
+    explained, _, command = said.partition("; remove them: ")
+    assert explained == (
+        "machine: there are results of e8_mine, e9_gone, but params.yaml has only e1_baseline, candidate"
+    )
+    assert command.startswith("rm -r ")
+    ran.run("sh", "-c", command)
+    ran.change({"train": {"epochs": 1}})
+    assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "comparison", "report"]
+
+
+def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
+    try:
+        edited = {**TINY["experiments"], "e1_baseline": {"precision": "half"}}
+        ran.change({"experiments": edited})
+        status = ran.status()
+        assert set(status) == {"machine", "benchmark@e1_baseline", "comparison", "report"}
+    finally:
+        ran.git("checkout", "-q", ".")
+
+
+@pytest.mark.parametrize(
+    ("changes", "stages"),
+    [
+        ({"load": {"requests": 21}}, {"benchmark@e1_baseline", "candidate"}),
+        ({"train": {"epochs": 2}}, {"train"}),
+        ({"objective": {"slo_ms": 1.0}}, {"report"}),
+    ],
+)
+def test_a_knob_reruns_what_it_touches(ran: Clone, changes: dict[str, object], stages: set[str]) -> None:
+    try:
+        ran.change(changes)
+        status = ran.status()
+        assert set(status) == {"machine", *stages}
+    finally:
+        ran.git("checkout", "-q", ".")
+
+
+def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
+    """DVC's copy of the tree has no .venv, and the environment's editable install is another tree's.
+
+    Its queue starts `dvc` by its name: the environment has to be active.
+    """
+    active = {**ran.environment, "PATH": f"{ran.path}/.venv/bin{os.pathsep}{ran.environment['PATH']}"}
+    source = ran.path / "src/servebench/report/comparison.py"
+    original = source.read_text()
+    try:
+        # Whichever of the two it says: that depends on how busy the machine is.
+        changed = original.replace('"Fastest at {', '"Quickest at {')
+        assert changed.count("Quickest at ") == 2
+        source.write_text(changed)
+        ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "serve.batch_timeout_s=0.04")
+        ran.git("checkout", "-q", ".")
+        # Its worker goes on by itself and would hold our pipes open.
+        subprocess.run(
+            [ran.dvc_path, "queue", "start"],
+            cwd=ran.path,
+            env=active,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+        )
+        deadline = time.monotonic() + 240
+        while not re.search("Success|Failed", status := ran.dvc("queue", "status").stdout):
+            assert time.monotonic() < deadline, status
+            time.sleep(1)
+        assert "Success" in status
+        output = ran.dvc("queue", "logs", "queued").stdout
+        assert ran.stages_run(output) == ["machine", "candidate", "comparison", "report"]
+        assert "Quickest at " in output
+        compared = json.loads(ran.dvc("metrics", "diff", "HEAD", "queued", "--all", "--json").stdout)
+        assert compared["metrics/summary.json"]["candidate"]["new"] > 0
+    finally:
+        ran.git("checkout", "-q", ".")
+        ran.dvc("queue", "stop", "--kill", check=False)
+        ran.dvc("exp", "remove", "-A")
+
+
+def test_the_classifier_is_an_artifact_by_its_tag(ran: Clone, tmp_path: Path) -> None:
+    ran.git("tag", "-a", "classifier@v1.0.0", "-m", "the first")
+    try:
+        ran.dvc("artifacts", "get", ".", "classifier", "-o", str(tmp_path / "got"))
+    finally:
+        ran.git("tag", "-d", "classifier@v1.0.0")
+    exported = ran.path / "models/exported"
+    names = sorted(path.name for path in exported.iterdir())
+    assert sorted(path.name for path in (tmp_path / "got").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "got" / name).read_bytes() == (exported / name).read_bytes()
