@@ -32,7 +32,7 @@ def test_a_known_server_has_its_known_capacity() -> None:
 
 def test_an_objective_that_every_rate_keeps_is_above_the_range() -> None:
     with running_stub(0.002, 1) as stub:
-        found = capacity_of(stub, slo_ms=5000.0).metrics
+        found = capacity_of(stub, slo_ms=5000.0, probe_requests=150).metrics
     assert found.status == "above_range", found
     assert found.capacity_rps is None
     assert found.low_rps is not None

@@ -133,7 +133,7 @@ def _draw_bars(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
     begins = mark.x2 or [0.0] * len(mark.x)
     lengths = [end - begin for begin, end in zip(begins, mark.x, strict=True)]
     alpha = 0.25 if mark.hollow else 1.0
-    line = {"edgecolor": INK_COLOUR, "linewidth": 0.3} if mark.name else {}
+    line_width = 0.3 if mark.name else 0.0  # around a part of a whole, which may be as pale as the paper
     axes.barh(
         ys,
         lengths,
@@ -142,7 +142,8 @@ def _draw_bars(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
         color=_colour(mark),
         alpha=alpha,
         label=mark.name or None,
-        **line,
+        edgecolor=INK_COLOUR,
+        linewidth=line_width,
     )
 
 

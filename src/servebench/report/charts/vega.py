@@ -103,7 +103,7 @@ def _mark(chart: Chart, mark: Mark) -> dict[str, Any]:
     if mark.kind == "line":
         return {"type": "line", "strokeWidth": 2, **dash, **colour}
     if mark.kind == "bar":
-        outline = {"fillOpacity": 0.25} if mark.hollow else {}
+        outline: dict[str, Any] = {"fillOpacity": 0.25} if mark.hollow else {}
         if mark.name:  # a part of a whole, which may be as pale as the paper
             outline = {"stroke": TEXT_COLOUR, "strokeOpacity": 0.5, "strokeWidth": 0.5}
         size = {"height": {"band": 0.6}} if chart.y.names else {}
