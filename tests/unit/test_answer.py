@@ -11,7 +11,7 @@ import pytest
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
 from servebench.params import CANDIDATE
-from servebench.report.answer import MOST_WORDS, answer, capacity_finding, finding, next_step
+from servebench.report.answer import MOST_WORDS, answer, capacity_finding, finding, next_step, tuned_price
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.report.tune import Tuned
 from servebench.tune.rows import TuneRow
@@ -128,9 +128,9 @@ def test_nothing_answered(snapshot: Snapshot) -> None:
     [
         ({}, "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms."),
         (
-            {"status": "unresolved"},
+            {"status": "unresolved", "reason": "120 s are over"},
             "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms, not "
-            "resolved further.",
+            "resolved: 120 s are over.",
         ),
         (
             {"status": "unresolved", "capacity_rps": None},
@@ -158,23 +158,33 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
     [
         (
             {},
-            "Try next: `servebench tune --apply`, which writes `int8 direct 2x1 b4`: 2.00 (1.90 to 2.10) "
-            "times `serve:`.",
+            "Try next: `servebench tune --apply`; `int8 direct 2x1 b4` does 2.00 (1.90 to 2.10) times the "
+            "candidate's rate.",
         ),
         (
             {"over_serve_low": 0.9},
-            "The search found `int8 direct 2x1 b4`, 2.00 (0.90 to 2.10) times `serve:`: not resolved.",
+            "The search found `int8 direct 2x1 b4`, 2.00 (0.90 to 2.10) times the candidate: not resolved.",
         ),
-        ({"incumbent": True}, "The search found nothing faster than `serve:` as it was."),
+        ({"incumbent": True}, "The search found nothing faster than the candidate as it was."),
         (
             {"goal": "capacity"},
-            "Try next: `servebench tune --apply`, which writes `int8 direct 2x1 b4`: 309 a second (298 to "
-            "321) at random times.",
+            "Try next: `servebench tune --apply`; `int8 direct 2x1 b4` takes 309 a second (298 to 321) of "
+            "requests at random times.",
         ),
     ],
 )
 def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[str, Any], text: str) -> None:
     assert next_step(replace(snapshot, tuned=tuned(**changes))) == text
+
+
+def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", 20.0, 3), compared("fast", 80.0, 1), compared(CANDIDATE, 50.0, 2)]
+    assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(agreement=0.99))) == (
+        "It gives 99.0% of the test photos the label of full precision, and is about 1.2 times as fast as "
+        "`fast`."
+    )
+    assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(incumbent=True))) is None
+    assert tuned_price(snapshot) is None
 
 
 def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
@@ -196,7 +206,9 @@ def test_without_a_search_that_is_what_to_try(snapshot: Snapshot) -> None:
 
 
 def test_every_sentence_is_short(snapshot: Snapshot) -> None:
-    known = {CANDIDATE: CapacityResult(replace(CAPACITY, status="unresolved"), [], None)}
+    known = {
+        CANDIDATE: CapacityResult(replace(CAPACITY, status="unresolved", reason="120 s are over"), [], None)
+    }
     one = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
     sentences = [finding(result.name, snapshot) for result in snapshot.results]
     for shown in (

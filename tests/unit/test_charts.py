@@ -113,7 +113,7 @@ def charts() -> Iterator[Chart]:
     yield stages(both)
     yield batch_sizes(both)
     for one in both:
-        yield bounds(one.name, explain(both, CEILINGS).bounds[one.name])
+        yield bounds(one, explain(both, CEILINGS).bounds[one.name])
         yield rates(one)
 
 

@@ -77,7 +77,7 @@ def test_the_answer_comes_first_and_the_rest_is_folded(snapshot: Snapshot) -> No
     rest = page[page.index("All the rest") : page.index("<script>")]
     assert re.findall(r"</details>\s*<(?!details)(\w+)", rest) == []
     for title in ("Accuracy through the served path", "What a precision costs, and what it brings"):
-        assert f"<summary>{title}</summary>" in rest
+        assert f"<summary>{title}: all figures</summary>" in rest
     assert f"<option selected>{CANDIDATE}</option>" in page
 
 

@@ -129,7 +129,7 @@ def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
         return f"`{name}` takes at least {rate_text(metrics.low_rps)} requests/s with {objective}."
     if metrics.capacity_rps is None or metrics.low_rps is None or metrics.high_rps is None:
         return f"The rate at which `{name}` keeps {objective} is not resolved."
-    doubt = "" if metrics.status == "resolved" else ", not resolved further"
+    doubt = "" if metrics.status == "resolved" else f", not resolved: {metrics.reason}"
     low, high = rate_text(metrics.low_rps), rate_text(metrics.high_rps)
     return (
         f"Of requests at random times `{name}` takes {rate_text(metrics.capacity_rps)} a second "
@@ -158,11 +158,25 @@ def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     if all(present[key] == value for key, value in tuned.metrics["winner"].items()):
         return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
-        return "The search found nothing faster than `serve:` as it was."
-    advice = f"Try next: `servebench tune --apply`, which writes `{winner.name}`"
+        return "The search found nothing faster than the candidate as it was."
+    advice = f"Try next: `servebench tune --apply`; `{winner.name}`"
     if tuned.metrics["goal"] == "capacity":
-        return f"{advice}: {capacity_text(tuned.metrics)} at random times."
+        return f"{advice} takes {capacity_text(tuned.metrics)} of requests at random times."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
-        return f"The search found `{winner.name}`, {gain} times `serve:`: not resolved."
-    return f"{advice}: {gain} times `serve:`."
+        return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
+    return f"{advice} does {gain} times the candidate's rate."
+
+
+def tuned_price(snapshot: Snapshot) -> str | None:
+    """What the search's winner costs, and how it compares with the fastest here; None where none won."""
+    tuned, leaders = snapshot.tuned, leading(snapshot.compared)
+    candidate = next((row.ratio for row in snapshot.compared if row.experiment == CANDIDATE), None)
+    if tuned is None or tuned.rows[0].incumbent or not leaders:
+        return None
+    winner, fastest = tuned.rows[0], leaders[0]
+    text = f"It gives {winner.agreement:.1%} of the test photos the label of full precision"
+    if winner.over_serve and candidate and fastest.ratio and fastest.experiment != CANDIDATE:
+        times = winner.over_serve * candidate / fastest.ratio
+        return f"{text}, and is about {times:.1f} times as fast as `{fastest.experiment}`."
+    return f"{text}."

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from servebench.benchmark.describe import describe
 from servebench.paths import README, RESULTS_PAGE
 from servebench.report.answer import answer
-from servebench.report.sections import emulated, parts, provenance, ratio_text
+from servebench.report.sections import configurations_table, emulated, parts, provenance
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.system.documents import write_section, write_text
 from servebench.system.files import all_or_nothing
-from servebench.system.tables import markdown_table, number_cell, pluralise
+from servebench.system.tables import pluralise
 
 BEGIN = "<!-- results: written by `servebench results` -->"
 END = "<!-- end of results -->"
@@ -31,20 +30,6 @@ def write_results() -> None:
 def readme_section(snapshot: Snapshot) -> str:
     """The answer, a picture, and a row per configuration."""
     machine, params = snapshot.machine, snapshot.params
-    rows = [
-        [
-            f"`{result.name}`",
-            describe(result.serve, result.run["device"]),
-            number_cell(row.rate_rps, 1),
-            ratio_text(row, snapshot.reference),
-            number_cell(row.rank, 0),
-            number_cell(row.p95_ms, 0),
-            snapshot.explanation.diagnoses[result.name].cause,
-        ]
-        for result, row in zip(snapshot.results, snapshot.compared, strict=True)
-    ]
-    times = f"times {snapshot.reference}"
-    head = ["configuration", "settings", "req/s", times, "rank", "p95 ms", "held back by"]
     setting = (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')}, {machine['gpu'] or 'no GPU'}; "
         f"{snapshot.ceilings['architecture']} at {params.model.image_size} px. All configurations served "
@@ -54,7 +39,7 @@ def readme_section(snapshot: Snapshot) -> str:
     shown = "Rates of all configurations over the reference's, with 95% intervals"
     picture = f"![{shown}](assets/results/comparison.png)"
     sentences = " ".join([*answer(snapshot), *emulated(snapshot)])
-    return "\n\n".join([sentences, picture, setting, markdown_table(head, rows, text_columns=2)])
+    return "\n\n".join([sentences, picture, setting, configurations_table(snapshot)])
 
 
 def page(snapshot: Snapshot) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.report.accuracy_tables import accuracy_table, precision_table
 from servebench.report.answer import finding
@@ -18,6 +19,11 @@ from servebench.report.tables import remarks
 from servebench.report.tune import tune_text
 from servebench.system.machine import describe_machine
 from servebench.system.tables import markdown_table, number_cell, pluralise
+
+CAUSES = (
+    "Hardware: the model reaches at least 70% of what the hardware allows in its precision. Kernels: it "
+    "stays below. Drift: the machine changed its speed meanwhile. Unexplained: no rule fits."
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,25 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "",
         [(result.name, f"results/{result.name}.png") for result in snapshot.results],
     )
+
+
+def configurations_table(snapshot: Snapshot) -> str:
+    """A row per configuration: its settings, how fast it is, and what holds it back."""
+    rows = [
+        [
+            f"`{result.name}`",
+            describe(result.serve, result.run["device"]),
+            number_cell(row.rate_rps, 1),
+            ratio_text(row, snapshot.reference),
+            number_cell(row.rank, 0),
+            number_cell(row.p95_ms, 0),
+            snapshot.explanation.diagnoses[result.name].cause,
+        ]
+        for result, row in zip(snapshot.results, snapshot.compared, strict=True)
+    ]
+    times = f"times {snapshot.reference}"
+    head = ["configuration", "settings", "req/s", times, "rank", "p95 ms", "held back by"]
+    return markdown_table(head, rows, text_columns=2)
 
 
 def findings(snapshot: Snapshot) -> str:

@@ -61,16 +61,16 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
     if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
         marks += [
             Mark("along", x=[metrics.capacity_rps], colour=colour),
-            Mark("range", x=[metrics.low_rps], x2=[metrics.high_rps], y=[0.95 * top], colour=colour),
-            Mark("point", x=[metrics.capacity_rps], y=[0.95 * top], colour=colour),
+            Mark("range", x=[metrics.low_rps], x2=[metrics.high_rps], y=[metrics.miss], colour=colour),
+            Mark("point", x=[metrics.capacity_rps], y=[metrics.miss], colour=colour),
         ]
     return Chart(
         f"{name}: {_found(metrics)}, {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms",
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
-        note=f"A point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge. Dashed: "
-        f"{100 * metrics.miss:.4g}% may be late.",
+        note="On the dashed line, what may be late: the capacity with its interval. "
+        f"Grey: a point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge.",
     )
 
 

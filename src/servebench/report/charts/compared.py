@@ -79,7 +79,8 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
         y=Axis("", names=tuple(row.experiment for row in ordered), notes=tuple(notes)),
         marks=marks,
         note=f"At {pluralise(rows[0].users, 'user')}, with 95% intervals. Blue: the fastest, and what cannot "
-        "be told from it. Purple: the candidate, if it is not. Orange: not ranked.",
+        "be told from it. Purple: the candidate, if it is not. Orange: not ranked, as far behind or answered "
+        "in too few rounds.",
     )
 
 
@@ -140,8 +141,8 @@ def latency(rows: Sequence[ComparisonRow], compared: Sequence[ComparisonRow], sl
         x=Axis("requests/s, logarithmic", log=True, low=min(rates) / 1.3, high=max(rates) * 2.2),
         y=Axis("latency, ms, logarithmic", log=True, low=low, high=high),
         marks=marks,
-        note=f"From {_users(rows)}: points are medians, lines above them reach to the p95 where enough were "
-        f"answered. Dashed: the objective, {slo_ms:g} ms.",
+        note=f"Each line leads from {_users(rows)}, where its name stands. Points are medians; the lines "
+        f"above them reach to the p95, where enough were answered. Dashed: the objective, {slo_ms:g} ms.",
         height=360,
     )
 

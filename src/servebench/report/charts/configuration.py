@@ -13,7 +13,7 @@ from servebench.report.results import Result
 BOUNDS_TITLE = "From the hardware's peak down to the served rate"
 
 
-def bounds(name: str, found: Sequence[Bound]) -> Chart:
+def bounds(result: Result, found: Sequence[Bound]) -> Chart:
     """A bar per bound, and behind it what is lost to the bound above."""
     names = tuple(bound.name for bound in found)
     pairs = list(itertools.pairwise(found))
@@ -21,7 +21,7 @@ def bounds(name: str, found: Sequence[Bound]) -> Chart:
     known = [bound for bound in found if bound.low_rps is not None and bound.high_rps is not None]
     marks = [
         Mark(
-            "bar", x=[one.rate_rps for one in found], y=names, texts=[_tip(one) for one in found], colour=BLUE
+            "bar", x=[one.rate_rps for one in found], y=names, texts=[_tip(one) for one in found], colour=GREY
         ),
         Mark(
             "bar",
@@ -43,7 +43,7 @@ def bounds(name: str, found: Sequence[Bound]) -> Chart:
         ),
     ]
     return Chart(
-        f"{name}: {BOUNDS_TITLE[0].lower()}{BOUNDS_TITLE[1:]}",
+        f"{result.name}, {result.serve.precision} precision: {BOUNDS_TITLE[0].lower()}{BOUNDS_TITLE[1:]}",
         x=Axis("images/s = requests/s", low=0.0),
         y=Axis("", names=names, notes=tuple(map(_note, found))),
         marks=marks,

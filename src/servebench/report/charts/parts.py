@@ -35,6 +35,8 @@ def stages(results: Sequence[Result]) -> Chart:
         x=Axis("share of a request's mean time, at the best level", low=0.0, high=1.0, percent=True),
         y=Axis("", names=tuple(times), notes=tuple(notes)),
         marks=_stacked(times, colour_of, "ms"),
+        note="Each at the number of users at which it is fastest. The bars are shares of the times at the "
+        "right. Stock LitServe collects its batches in the queue.",
     )
 
 

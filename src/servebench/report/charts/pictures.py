@@ -30,7 +30,7 @@ def draw_pictures(
         all_loads: rows of all loads.
     """
     pictures: dict[str, list[Chart]] = {
-        result.name: [bounds(result.name, bounds_by_name[result.name]), rates(result), *usage(result)]
+        result.name: [bounds(result, bounds_by_name[result.name]), rates(result), *usage(result)]
         for result in results
     } | {
         "comparison": [comparison(compared, reference, results)],

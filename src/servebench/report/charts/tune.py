@@ -43,8 +43,9 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
         x=Axis("times the rate of the section serve", low=0.0, high=1.05 * max([*predicted, *measured])),
         y=Axis("", names=tuple(names), notes=tuple(map(_note, rows))),
         marks=marks,
-        note="95% intervals; ×: predicted from the costs of the parts. Filled: the winner. Blue: not slower. "
-        "Orange: in doubt, or excluded.",
+        note="95% intervals; ×: predicted from the costs of the parts, which only chooses who races. 2x1: "
+        "workers x threads; b4: batches of up to 4; 0ms: the timeout of a batch; keep: freed memory kept. "
+        "Filled: the winner. Blue: not slower. Orange: in doubt, or excluded.",
     )
 
 

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from servebench.errors import ReportError
 from servebench.params import CANDIDATE
-from servebench.report.answer import answer, finding, next_step
+from servebench.report.answer import answer, finding, next_step, tuned_price
 from servebench.report.charts.capacity import capacity
 from servebench.report.charts.chart import Chart
 from servebench.report.charts.compared import comparison, latency
@@ -24,7 +24,7 @@ from servebench.report.charts.parts import batch_sizes, stages
 from servebench.report.charts.tune import tune
 from servebench.report.charts.vega import colour_of, specification
 from servebench.report.html.changes import changes
-from servebench.report.sections import parts, provenance
+from servebench.report.sections import CAUSES, configurations_table, parts, provenance
 from servebench.report.snapshot import Snapshot
 from servebench.system.machine import describe_machine
 
@@ -114,6 +114,8 @@ def render(snapshots: Sequence[Snapshot]) -> str:
 def _answer(snapshot: Snapshot) -> Iterator[str]:
     for sentence in filter(None, [*answer(snapshot), next_step(snapshot)]):
         yield f'<p class="answer">{marked(sentence)}</p>'
+    if not snapshot.label and (price := tuned_price(snapshot)):
+        yield f"<p>{marked(price)}</p>"
     machine = describe_machine(snapshot.machine)
     model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
     of = f" Results of {snapshot.label}." if snapshot.label else ""
@@ -132,8 +134,10 @@ def _changes(page: Page, snapshots: Sequence[Snapshot]) -> Iterator[str]:
 def _sections(page: Page, snapshot: Snapshot) -> Iterator[str]:
     yield "<h2>How they compare</h2>"
     yield page.figure(comparison(snapshot.compared, snapshot.reference, snapshot.results))
+    yield markdown(configurations_table(snapshot))
     yield page.figure(latency(snapshot.loads, snapshot.compared, snapshot.params.objective.slo_ms))
     yield "<h2>What limits each</h2>"
+    yield f'<p class="quiet">{marked(CAUSES)}</p>'
     yield "<section>"
     for name, diagnosis in snapshot.explanation.diagnoses.items():
         sentence, reason = marked(finding(name, snapshot)), marked(diagnosis.text)
@@ -160,7 +164,7 @@ def _sections(page: Page, snapshot: Snapshot) -> Iterator[str]:
     for part in parts(snapshot):
         if not part.text:
             continue
-        yield f"<details><summary>{escape(part.title)}</summary>{markdown(part.text)}</details>"
+        yield f"<details><summary>{escape(part.title)}: all figures</summary>{markdown(part.text)}</details>"
     yield "</section>"
 
 
@@ -173,7 +177,7 @@ def _configurations(page: Page, snapshot: Snapshot) -> Iterator[str]:
     yield f'<p class="choice"><label>Show <select id="configuration">{options}</select></label></p>'
     for result in snapshot.results:
         yield f'<div data-configuration="{escape(result.name)}">'
-        yield page.figure(bounds(result.name, snapshot.explanation.bounds[result.name]))
+        yield page.figure(bounds(result, snapshot.explanation.bounds[result.name]))
         charts = [rates(result), *usage(result)]
         yield f"<details><summary>{escape(result.name)}: rate and use of the machine by load</summary>"
         yield from (page.figure(chart) for chart in charts)
