@@ -20,7 +20,7 @@ def capacity(name: str, result: CapacityResult) -> list[Chart]:
     ends = [rate for rate in (result.metrics.low_rps, result.metrics.high_rps) if rate]
     rates = [*(_rate(row, result) for row in counted), *ends] or [1.0]
     axis = Axis(
-        "offered rate, requests/s at random times (scaled to the median peak)",
+        "offered rate, requests/s",
         low=min(rates) / BEYOND,
         high=max(rates) * BEYOND,
     )
@@ -69,7 +69,8 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
-        note="On the dashed line, what may be late: the capacity with its interval. "
+        note="Requests come at random times; rates are scaled to the median peak. On the dashed line, what may be "
+        "late: the capacity with its interval. "
         f"Grey: a point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge.",
     )
 
