@@ -69,8 +69,8 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
-        note="Requests come at random times; rates are scaled to the median peak. On the dashed line, what may be "
-        "late: the capacity with its interval. "
+        note="Requests come at random times; rates are scaled to the median peak. On the dashed line, what "
+        "may be late: the capacity with its interval. "
         f"Grey: a point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge.",
     )
 
