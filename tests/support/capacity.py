@@ -1,9 +1,9 @@
-"""Searches for the capacity of a stub."""
+"""Searches for the capacity of a stub, and one that was never made."""
 
 from __future__ import annotations
 
 from servebench.benchmark.capacity import measure_capacity
-from servebench.benchmark.capacity_rows import CapacityResult
+from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
 from servebench.loadgen import load_generator
 from servebench.params import ObjectiveSettings
 from servebench.selftest.stub import RunningStub
@@ -16,6 +16,30 @@ OBJECTIVE = ObjectiveSettings(
     probe_requests=300,
     max_s=60.0,
     seed=1,
+)
+
+CAPACITY = CapacityMetrics(
+    status="resolved",
+    reason="",
+    slo_ms=100.0,
+    miss=0.05,
+    capacity_rps=300.0,
+    low_rps=290.0,
+    high_rps=310.0,
+    share=0.9,
+    share_low=0.88,
+    share_high=0.92,
+    peak_rps=333.0,
+    users=16,
+    confirmed=True,
+    probes=8,
+    void=0,
+    requests=9000,
+    seconds=100.0,
+    p50_ms=20.0,
+    p95_ms=80.0,
+    p99_ms=110.0,
+    p999_ms=None,
 )
 
 

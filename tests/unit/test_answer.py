@@ -9,38 +9,16 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
+from servebench.benchmark.capacity_rows import CapacityResult
 from servebench.params import CANDIDATE
 from servebench.report.answer import MOST_WORDS, answer, capacity_finding, finding, next_step, tuned_price
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.report.tune import Tuned
 from servebench.tune.rows import TuneRow
+from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared
 
-CAPACITY = CapacityMetrics(
-    status="resolved",
-    reason="",
-    slo_ms=100.0,
-    miss=0.05,
-    capacity_rps=300.0,
-    low_rps=290.0,
-    high_rps=310.0,
-    share=0.9,
-    share_low=0.88,
-    share_high=0.92,
-    peak_rps=333.0,
-    users=16,
-    confirmed=True,
-    probes=8,
-    void=0,
-    requests=9000,
-    seconds=100.0,
-    p50_ms=20.0,
-    p95_ms=80.0,
-    p99_ms=110.0,
-    p999_ms=None,
-)
 WINNER = TuneRow(
     name="int8 direct 2x1 b4",
     status="winner",

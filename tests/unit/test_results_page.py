@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from servebench.benchmark.capacity_rows import ProbeRow
 from servebench.errors import ReportError
 from servebench.params import load_params
-from servebench.paths import MACHINE, README, RESULTS_PAGE, BenchmarkPaths
+from servebench.paths import MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
+from servebench.report import capacity
 from servebench.report.results_page import BEGIN, END, write_results
 from servebench.system.files import read_json, write_json
+from servebench.system.rows import write_rows
+from tests.support.capacity import CAPACITY
 from tests.support.results_project import OWN_MACHINE, write_project
 
 
@@ -87,3 +92,16 @@ def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> N
         write_results()
     assert README.read_text() == f"# title\n{kept}\n"
     assert not RESULTS_PAGE.exists()
+
+
+def test_the_readme_says_what_the_candidate_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_this = {"machine": "0123"}
+    monkeypatch.setattr(capacity, "provenance", lambda params, name: of_this)
+    paths = CapacityPaths("candidate")
+    write_json(paths.metrics, asdict(CAPACITY) | of_this)
+    write_rows(paths.probes, ProbeRow, [])
+    write_results()
+    assert (
+        "`candidate` takes 300.0 requests a second (290.0 to 310.0) with 95% of them within 100 ms, 90% of "
+        "what it does in a closed loop; 1,000 a second need 5 such machines, 1 of them spare."
+    ) in README.read_text()

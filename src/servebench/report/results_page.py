@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from servebench.params import CANDIDATE
 from servebench.paths import README, RESULTS_PAGE
 from servebench.report.answer import answer
+from servebench.report.capacity import capacity_sentence
 from servebench.report.sections import configurations_table, emulated, parts, provenance
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.system.documents import write_section, write_text
@@ -38,7 +40,9 @@ def readme_section(snapshot: Snapshot) -> str:
     )
     shown = "Rates of all configurations over the reference's, with 95% intervals"
     picture = f"![{shown}](assets/results/comparison.png)"
-    sentences = " ".join([*answer(snapshot), *emulated(snapshot)])
+    measured = snapshot.capacities.get(CANDIDATE)
+    machines = [capacity_sentence(f"`{CANDIDATE}`", measured.metrics)] if measured else []
+    sentences = " ".join([*answer(snapshot), *machines, *emulated(snapshot)])
     return "\n\n".join([sentences, picture, setting, configurations_table(snapshot)])
 
 
