@@ -19,13 +19,11 @@ from servebench.report.charts.png import save
 from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
 from servebench.system.files import write_json
 from servebench.system.rows import write_rows
+from tests.support.capacity import CAPACITY
 from tests.support.project import ROOT
 
-FOUND = CapacityMetrics(
-    status="resolved",
-    reason="",
-    slo_ms=100.0,
-    miss=0.05,
+FOUND = replace(
+    CAPACITY,
     capacity_rps=96.0,
     low_rps=93.0,
     high_rps=99.0,
@@ -33,16 +31,6 @@ FOUND = CapacityMetrics(
     share_low=0.85,
     share_high=0.89,
     peak_rps=110.0,
-    users=8,
-    confirmed=True,
-    probes=9,
-    void=1,
-    requests=10_000,
-    seconds=110.0,
-    p50_ms=30.0,
-    p95_ms=90.0,
-    p99_ms=120.0,
-    p999_ms=None,
 )
 PROVENANCE = {"machine": "one", "weights_sha256": "abc", "serve": "{}"}
 

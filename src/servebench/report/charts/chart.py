@@ -65,7 +65,7 @@ class Mark:
             "text"; or a line "across" the chart at each y, or "along" it at each x.
         texts: of kind "text", and what is said where one points at the other kinds.
         name: in the legend; empty: not there.
-        hollow: a point without filling, a bar of stripes.
+        hollow: a point without filling, a bar that is pale.
     """
 
     kind: Kind
