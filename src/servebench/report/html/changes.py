@@ -126,7 +126,7 @@ def _params_table(before: Snapshot, after: Snapshot) -> str:
     old, new = (dict(flat(snapshot.params.model_dump(mode="json"))) for snapshot in (before, after))
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
     if not keys:
-        return "No key of params.yaml."
+        return "No key of params.yaml has changed."
     rows = [[f"`{key}`", _value(old, key), _value(new, key)] for key in keys]
     return markdown_table(["key of params.yaml", "before", "after"], rows, 3)
 
