@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from tests.support.project import ROOT
 
+NOT_A_USERS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 TINY: dict[str, Any] = {
     "device": "cpu",
@@ -132,7 +133,7 @@ class Clone:
     @property
     def environment(self) -> dict[str, str]:
         """As a user's shell has it: no environment activated, the system's python first."""
-        kept = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        kept = {k: v for k, v in os.environ.items() if k not in NOT_A_USERS}
         own = str(Path(sys.prefix) / "bin")
         kept["PATH"] = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own)
         identity = {"NAME": "Test", "EMAIL": "test@example.org"}

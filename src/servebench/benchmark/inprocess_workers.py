@@ -23,6 +23,7 @@ from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.stats.rates import block_rates
+from servebench.system.collector import for_good
 
 ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005
@@ -123,7 +124,8 @@ def main() -> None:
     workers = []
     settings = ServeSettings.model_validate(setup["settings"])
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
-    import_libraries(settings)
+    with for_good():
+        import_libraries(settings)
     for _ in range(settings.workers_per_device):
         connection, worker_end = fork.Pipe()
         arguments = (worker_end, folders, setup["device"], settings, photos)

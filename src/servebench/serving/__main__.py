@@ -12,8 +12,8 @@ from types import FrameType
 
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.app import AppOptions, build_server
 from servebench.serving.auth import api_key
+from servebench.system.collector import for_good
 
 
 def main() -> None:
@@ -34,6 +34,8 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        with for_good():
+            from servebench.serving.app import AppOptions, build_server
         serve = build_server(
             ModelFolders(options.exported, options.compiled),
             ServeSettings.model_validate_json(options.settings),

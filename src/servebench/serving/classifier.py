@@ -21,6 +21,7 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.errors import Reply, error_reply, invalid_body_reply
 from servebench.serving.metrics import BATCH_SIZE, PROCESS, observe_stage
+from servebench.system.collector import for_good
 
 if TYPE_CHECKING:
     from servebench.inference.predictor import Predictor
@@ -92,9 +93,10 @@ class Classifier:
         if self.null_model:
             self.predictor = NullPredictor(self.folders.exported)
             return
-        from servebench.inference.predictor import Predictor
+        with for_good():
+            from servebench.inference.predictor import Predictor
 
-        self.predictor = Predictor(self.folders, device, self.settings)
+            self.predictor = Predictor(self.folders, device, self.settings)
 
     @property
     def loaded(self) -> Predictor | NullPredictor:

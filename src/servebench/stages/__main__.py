@@ -7,6 +7,7 @@ of a stage that was itself killed are removed by the next one.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import signal
 import sys
@@ -15,6 +16,7 @@ from contextlib import suppress
 from servebench.errors import ParamsError, ServebenchError, storage_error
 from servebench.params import load_params
 from servebench.stages.order import announcement, place
+from servebench.system.collector import for_good
 from servebench.system.progress import print_wrapped, set_place
 from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from servebench.system.temporary import report_stale_files
@@ -38,7 +40,9 @@ def main(arguments: list[str]) -> int:
             exit_with_parent()
             report_stale_files(name)
             announce((name, *rest))
-            importlib.import_module(f"servebench.stages.{name}").main(*rest)
+            with for_good():
+                stage = importlib.import_module(f"servebench.stages.{name}")
+            stage.main(*rest)
     except ServebenchError as error:
         return _fail(name, str(error), error.exit_code)
     except OSError as error:
@@ -50,6 +54,7 @@ def main(arguments: list[str]) -> int:
         return _fail(name, "interrupted", 128 + signal.SIGINT)
     except Terminated:
         return _fail(name, "terminated", 128 + signal.SIGTERM)
+    gc.freeze()  # what the stage itself has imported is not walked through at exit
     return 0
 
 
