@@ -11,7 +11,7 @@ def test_a_capacity_is_measured_where_it_is_asked_for(ran: Clone) -> None:
     paths = CapacityPaths("candidate")
     try:
         ran.change({"objective": {"max_s": 15.0, "probe_requests": 100}})
-        assert "capacity" not in " ".join(ran.stages_run(ran.dvc("repro").stdout))
+        assert "capacity" not in " ".join(ran.stages_run(ran.dvc("repro", "--dry").stdout))
         done = ran.dvc("repro", "capacity/dvc.yaml")
         assert ran.stages_run(done.stdout)[-1] == "capacity/dvc.yaml:capacity@candidate"
         metrics = read_json(ran.path / paths.metrics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -64,7 +63,7 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
         changed = original.replace('"Fastest at {', '"Quickest at {')
         assert changed.count("Quickest at ") == 2
         source.write_text(changed)
-        ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "serve.batch_timeout_s=0.04")
+        ran.dvc("exp", "run", "--queue", "-n", "queued", "-S", "objective.slo_ms=200.0")
         ran.git("checkout", "-q", ".")
         # Its worker goes on by itself and would hold our pipes open.
         subprocess.run(
@@ -82,10 +81,9 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
             time.sleep(1)
         assert "Success" in status
         output = ran.dvc("queue", "logs", "queued").stdout
-        assert ran.stages_run(output) == ["machine", "candidate", "comparison", "report"]
+        assert ran.stages_run(output) == ["machine", "report"]
         assert "Quickest at " in output
-        compared = json.loads(ran.dvc("metrics", "diff", "HEAD", "queued", "--all", "--json").stdout)
-        assert compared["metrics/summary.json"]["candidate"]["new"] > 0
+        assert "p95 below 200 ms" in output
     finally:
         ran.git("checkout", "-q", ".")
         ran.dvc("queue", "stop", "--kill", check=False)

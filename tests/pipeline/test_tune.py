@@ -34,12 +34,12 @@ TUNE = {
     "transport": ["direct"],
     "workers_per_device": [1],
     "threads_per_worker": [1],
-    "max_batch_size": [1, 4],
+    "max_batch_size": [4],
     "batch_timeout_s": [0.0],
     "keep_freed_memory": [True],
     "max_s": 25.0,
 }
-CONFIGURATIONS = 4
+CONFIGURATIONS = 2
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def check_gone_on(kept: dict[str, Any], after: dict[str, Any]) -> None:
 
 
 def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
-    assert "tune" not in " ".join(tuned.stages_run(tuned.dvc("repro").stdout))
+    assert "tune" not in " ".join(tuned.stages_run(tuned.dvc("repro", "--dry").stdout))
     search = tuned.start(".venv/bin/servebench", "tune")
     deadline = time.monotonic() + 120
     while len(rounds_of(kept_of(tuned))) < 2:
