@@ -264,6 +264,7 @@ from servebench.params import ServeSettings
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
 from servebench.paths import ModelFolders
 from servebench.inference.predictor import Predictor
+import servebench.inference.model
 
 def refuse(event, arguments):
     if event == "pickle.find_class":

