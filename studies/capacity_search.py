@@ -43,11 +43,13 @@ def summary(queue: Queue, searches: list[CapacitySearch]) -> dict[str, float]:
     curves = [curve for one in searches if (curve := one.curve()) is not None]
     errors = np.array([curve.load - truth for curve in curves])
     held = [curve.interval[0] <= truth <= curve.interval[1] for curve in curves]
+    bands = [curve.shares(np.array([truth]))[1:] for curve in curves]
     return {
         "capacity_rps": round(queue.capacity_rps, 2),
         "within": round(float(np.mean(np.abs(np.expm1(errors)) <= WITHIN)), 3),
         "bias": round(float(np.mean(np.expm1(errors))), 4),
         "held": round(float(np.mean(held)), 3),
+        "band_held": round(float(np.mean([low[0] <= MISS <= high[0] for low, high in bands])), 3),
         "resolved": round(sum(one.resolved for one in searches) / len(searches), 3),
         "requests": float(np.median([REQUESTS * len(one.probes) for one in searches])),
     }
@@ -58,7 +60,7 @@ def table() -> str:
     kept = read_result(RESULT)
     head = [
         *("queue: slots, service, objective", "capacity, req/s", f"within {WITHIN:.0%}", "bias"),
-        *("interval holds it", f"resolved within {MOST_PROBES} probes", "requests, median"),
+        *("interval holds it", "band holds it", f"resolved within {MOST_PROBES} probes", "requests, median"),
     ]
     rows = [
         [
@@ -67,6 +69,7 @@ def table() -> str:
             f"{row['within']:.1%}",
             f"{row['bias']:+.1%}",
             f"{row['held']:.1%}",
+            f"{row['band_held']:.1%}",
             f"{row['resolved']:.1%}",
             f"{row['requests']:,.0f}",
         ]

@@ -11,7 +11,15 @@ import pytest
 
 from servebench.benchmark.capacity_rows import CapacityResult
 from servebench.params import CANDIDATE
-from servebench.report.answer import MOST_WORDS, answer, capacity_finding, finding, next_step, tuned_price
+from servebench.report.answer import (
+    MOST_WORDS,
+    answer,
+    capacity_finding,
+    finding,
+    next_step,
+    terms,
+    tuned_price,
+)
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.report.tune import Tuned
 from servebench.tune.rows import TuneRow
@@ -71,8 +79,8 @@ def test_one_is_fastest(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
     fastest, limit, traffic = answer(replace(snapshot, compared=rows))
     assert fastest == (
-        "`candidate` is fastest, with 95% certainty: 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times "
-        "`e1_baseline`."
+        "Of 2 configurations `candidate` is fastest, with 95% certainty: 60.0 requests/s from 8 users, "
+        "3.00 (2.85 to 3.15) times `e1_baseline`."
     )
     assert limit.startswith("What limits `candidate`: ")
     assert re.search(r"; \w.* \d[\d.]* of the .* \d[\d.]* images/s\.$", limit)
@@ -86,12 +94,17 @@ def test_a_tie_is_said(snapshot: Snapshot) -> None:
 def test_the_reference_needs_no_ratio(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, 10.0, 2)]
     first = answer(replace(snapshot, compared=rows))[0]
-    assert first == "`e1_baseline` is fastest, with 95% certainty: 20.0 requests/s from 8 users."
+    assert (
+        first
+        == "Of 2 configurations `e1_baseline` is fastest, with 95% certainty: 20.0 requests/s from 8 users."
+    )
 
 
 def test_one_that_nothing_was_ranked_behind_is_fastest_without_certainty(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, None, None)]
-    assert answer(replace(snapshot, compared=rows))[0].startswith("`e1_baseline` is fastest: ")
+    assert answer(replace(snapshot, compared=rows))[0].startswith(
+        "Of 2 configurations `e1_baseline` is fastest: "
+    )
 
 
 def test_nothing_answered(snapshot: Snapshot) -> None:
@@ -158,11 +171,27 @@ def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[
 def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 3), compared("fast", 80.0, 1), compared(CANDIDATE, 50.0, 2)]
     assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(agreement=0.99))) == (
-        "It gives 99.0% of the test photos the label of full precision, and is about 1.2 times as fast as "
-        "`fast`."
+        "It gives 99.0% (with 95% certainty at least 95.8%) of test photos full precision's label, and is "
+        "about 1.2 times as fast as `fast`."
     )
     assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(incumbent=True))) is None
     assert tuned_price(snapshot) is None
+
+
+def test_without_a_bound_the_share_stands_alone(snapshot: Snapshot) -> None:
+    price = tuned_price(replace(snapshot, tuned=tuned(), changes=[]))
+    assert price is not None
+    assert price.startswith("It gives 100.0% of test photos full precision's label")
+
+
+def test_names_are_explained_and_what_the_fastest_costs(snapshot: Snapshot) -> None:
+    rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
+    text = terms(replace(snapshot, compared=rows))
+    assert text.startswith("Ratios are taken to `e1_baseline`. `candidate` is the section `serve:`")
+    assert re.search(
+        r"`candidate` is ready [\d.]+ s after its start, takes [\d,]+ MiB, and answers 95% ", text
+    )
+    assert "is ready" not in terms(replace(snapshot, compared=[compared("e1_baseline", None, None)]))
 
 
 def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:

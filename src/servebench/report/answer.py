@@ -8,13 +8,14 @@ from typing import Any
 
 from servebench.benchmark.capacity_rows import CapacityMetrics
 from servebench.benchmark.rows import ComparisonRow
+from servebench.inference.precision_rows import TEST
 from servebench.params import CANDIDATE, ServeSettings
 from servebench.report.bounds import DATASHEET, MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
 from servebench.report.losses import Diagnosis, Loss
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
 from servebench.system.tables import pluralise
-from servebench.tune.rows import ratio_cell
+from servebench.tune.rows import TuneRow, ratio_cell
 
 MOST_WORDS = 25
 """Of a sentence here."""
@@ -43,7 +44,7 @@ def answer(snapshot: Snapshot) -> list[str]:
     fastest = leaders[0].experiment
     others = any((row.rank or 1) > 1 for row in snapshot.compared)
     return [
-        fastest_sentence(leaders, snapshot.reference, others),
+        fastest_sentence(leaders, snapshot.reference, others, len(snapshot.compared)),
         f"What limits {finding(fastest, snapshot)}",
         traffic_sentence(fastest, snapshot),
     ]
@@ -54,11 +55,12 @@ def leading(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return sorted((row for row in rows if row.rank == 1), key=lambda row: -(row.ratio or 0.0))
 
 
-def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: bool) -> str:
+def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: bool, compared: int) -> str:
     """Who is fastest, how much faster than the reference, and how sure.
 
     Args:
         others: whether any was ranked behind them, which their ranks are certain of.
+        compared: how many were compared.
     """
     first, *tied = leaders
     rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
@@ -68,7 +70,24 @@ def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: b
         more = pluralise(len(tied), "other")
         return f"`{first.experiment}` does {rate}; whether it or {more} is fastest is not resolved."
     certainty = ", with 95% certainty" if others else ""
-    return f"`{first.experiment}` is fastest{certainty}: {rate}."
+    return f"Of {compared} configurations `{first.experiment}` is fastest{certainty}: {rate}."
+
+
+def terms(snapshot: Snapshot) -> str:
+    """What the names stand for that every reader meets, and what the fastest one costs."""
+    text = (
+        f"Ratios are taken to `{snapshot.reference}`. `{CANDIDATE}` is the section `serve:` of params.yaml: "
+        "what one would ship."
+    )
+    leaders = leading(snapshot.compared)
+    if not leaders or leaders[0].p95_ms is None:
+        return text
+    metrics = next(one.metrics for one in snapshot.results if one.name == leaders[0].experiment)
+    return (
+        f"{text} `{leaders[0].experiment}` is ready {metrics['ready_s']:.1f} s after its start, takes "
+        f"{metrics['memory_mib']:,.0f} MiB, and answers 95% of these requests within "
+        f"{leaders[0].p95_ms:.0f} ms."
+    )
 
 
 def finding(name: str, snapshot: Snapshot) -> str:
@@ -168,6 +187,13 @@ def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     return f"{advice} does {gain} times the candidate's rate."
 
 
+def agreement_bound(snapshot: Snapshot, winner: TuneRow) -> float | None:
+    """With 95% certainty no smaller share of such photos has the same label; None where nobody looked."""
+    same = (winner.precision, winner.preprocess, TEST)
+    rows = [row for row in snapshot.changes if (row.precision, row.preprocess, row.split) == same]
+    return rows[0].agreement_low if rows else None
+
+
 def tuned_price(snapshot: Snapshot) -> str | None:
     """What the search's winner costs, and how it compares with the fastest here; None where none won."""
     tuned, leaders = snapshot.tuned, leading(snapshot.compared)
@@ -175,7 +201,9 @@ def tuned_price(snapshot: Snapshot) -> str | None:
     if tuned is None or tuned.rows[0].incumbent or not leaders:
         return None
     winner, fastest = tuned.rows[0], leaders[0]
-    text = f"It gives {winner.agreement:.1%} of the test photos the label of full precision"
+    bound = agreement_bound(snapshot, winner)
+    surely = "" if bound is None else f" (with 95% certainty at least {bound:.1%})"
+    text = f"It gives {winner.agreement:.1%}{surely} of test photos full precision's label"
     if winner.over_serve and candidate and fastest.ratio and fastest.experiment != CANDIDATE:
         times = winner.over_serve * candidate / fastest.ratio
         return f"{text}, and is about {times:.1f} times as fast as `{fastest.experiment}`."

@@ -21,8 +21,10 @@ from servebench.system.machine import describe_machine
 from servebench.system.tables import markdown_table, number_cell, pluralise
 
 CAUSES = (
-    "Hardware: the model reaches at least 70% of what the hardware allows in its precision. Kernels: it "
-    "stays below. Drift: the machine changed its speed meanwhile. Unexplained: no rule fits."
+    "The roofline is the rate that the measured peak of arithmetic and of memory allows. Hardware: the model "
+    "reaches at least 70% of it. Kernels: it stays below. Preprocessing: decoding and preparing photos costs "
+    "the rate. Batch window: requests wait for a batch that does not fill. Too many workers: they take the "
+    "cores from each other. Drift: the machine changed its speed meanwhile. Unexplained: no rule fits."
 )
 
 

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from servebench.errors import ReportError
 from servebench.params import CANDIDATE
-from servebench.report.answer import answer, finding, next_step, tuned_price
+from servebench.report.answer import answer, finding, next_step, terms, tuned_price
 from servebench.report.charts.capacity import capacity
 from servebench.report.charts.chart import Chart
 from servebench.report.charts.compared import comparison, latency
@@ -116,6 +116,7 @@ def _answer(snapshot: Snapshot) -> Iterator[str]:
         yield f'<p class="answer">{marked(sentence)}</p>'
     if not snapshot.label and (price := tuned_price(snapshot)):
         yield f"<p>{marked(price)}</p>"
+    yield f"<p>{marked(terms(snapshot))}</p>"
     machine = describe_machine(snapshot.machine)
     model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
     of = f" Results of {snapshot.label}." if snapshot.label else ""
