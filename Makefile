@@ -33,7 +33,7 @@ CAPACITY := tests/measuring/test_capacity.py
 
 test: check
 	$(BIN)/pytest $(SIDE_BY_SIDE) 2 tests/unit
-	$(BIN)/pytest $(SIDE_BY_SIDE) 5 tests/pipeline/test_walk.py tests/integration tests/pipeline
+	$(BIN)/pytest $(SIDE_BY_SIDE) 4 tests/pipeline/test_walk.py tests/integration tests/pipeline
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
 

@@ -71,7 +71,7 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     (body := tmp_path / "body.json").write_text("{}")
     out, picture = tmp_path / "probes.csv", tmp_path / "capacity.png"
     arguments = ["capacity", "--body-file", str(body), "--out", str(out), "--picture", str(picture)]
-    arguments += ["--slo-ms", "50", "--probe-requests", "200", "--max-s", "15"]
+    arguments += ["--slo-ms", "50", "--probe-requests", "200", "--max-s", "25"]
     with running_stub(0.01, 2) as stub:
         status = main([*arguments, "--url", stub.url])
     text = capsys.readouterr().out
