@@ -6,6 +6,7 @@ A study that was stopped goes on with the next run, on the same machine; delete 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from servebench.benchmark.capacity import PROBE_WARMUP_S, CapacityMeter
@@ -69,6 +70,8 @@ def run(number: int) -> dict[str, Any]:
         "void": found.void,
         "seconds": found.seconds,
         "late": late,
+        "probes": [asdict(probe) for probe in meter.search.probes],
+        "void_probes": [asdict(row) for row in meter.log.rows if row.void_reason],
     }
 
 
