@@ -10,6 +10,7 @@ import pytest
 
 from servebench.paths import ModelFolders
 from servebench.system import machine_lock
+from servebench.system.temporary import remove_stale_files
 from tests.support.models import export_tiny
 from tests.support.project import PHOTOS
 
@@ -28,6 +29,12 @@ def own_temporary_folder() -> Iterator[None]:
         patch.setattr(tempfile, "tempdir", None)
         patch.setattr(machine_lock, "LOCK_FILE", Path(folder) / machine_lock.LOCK_FILE.name)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_stale(own_temporary_folder: None) -> None:
+    """Without what killed runs of the test files before have left."""
+    remove_stale_files()
 
 
 @pytest.fixture(scope="session")

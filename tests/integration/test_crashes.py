@@ -104,6 +104,24 @@ def test_without_a_worker_health_is_down_and_requests_wait(server: RunningServer
     wait_for(lambda: health(server) == (200, "ok"))
 
 
+def test_a_killed_forkserver_is_replaced_with_its_workers(server: RunningServer, photos: list[Path]) -> None:
+    workers = by_role(server.url, "worker")
+    [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}
+    assert forkserver.pid != server.pid
+    forkserver.kill()
+    wait_for(lambda: not any(worker.is_running() for worker in workers), 5)
+    assert post_image(server.url, photos[0].read_bytes()).status_code == 200
+    wait_for(lambda: health(server) == (200, "ok"))
+    assert len({worker.parent() for worker in by_role(server.url, "worker")}) == 1
+
+
+def test_workers_share_what_was_imported_before_they_were_forked(server: RunningServer) -> None:
+    """Pages that were written to and that several processes have: without a fork there are hardly any."""
+    for worker in by_role(server.url, "worker"):
+        shared = sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True))
+        assert shared > 50 * 2**20
+
+
 def test_beyond_max_queue_requests_are_refused_before_their_body(
     server: RunningServer, photos: list[Path]
 ) -> None:
@@ -202,7 +220,7 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
 ) -> None:
     with running_server(exported, SETTINGS, "cpu", 30.0, null_model=True) as server:
         processes = tree(server)
-        assert len(processes) == 5  # main, resource tracker, http, two workers
+        assert len(processes) == 6  # main, resource tracker, http, forkserver, two workers
         (victim,) = by_role(server.url, role) if role == "http" else [psutil.Process(server.pid)]
         victim.kill()
         server.process.wait(20)

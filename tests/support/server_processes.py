@@ -40,9 +40,11 @@ def loading_server(
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         main, workers = psutil.Process(server.pid), []
         while not workers:
+            assert server.poll() is None
             time.sleep(0.01)
             started = main.children(recursive=True)
-            workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
+            forkserver = {child.pid for child in started if "forkserver" in " ".join(child.cmdline())}
+            workers = [child for child in started if child.ppid() in forkserver]
         yield server, started, workers
         _, left = psutil.wait_procs(started, 10)
         assert left == []

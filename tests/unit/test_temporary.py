@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -73,6 +74,28 @@ def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "t/.servebench-abcdefgh").symlink_to(tmp_path / "metrics")
     assert remove_stale_files() == []
     assert (tmp_path / "metrics/.a.json.tmp").exists()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it is opened", "before it is locked"])
+def test_a_folder_that_another_run_took_for_stale_is_replaced(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Path] = []
+
+    def slow_claim(path: Path) -> int:
+        if not before and not taken:
+            lock = os.open(path, os.O_RDONLY)
+            taken.extend(remove_stale_files())
+            return lock
+        if not taken:
+            taken.extend(remove_stale_files())
+        return claim(path)
+
+    monkeypatch.setattr(temporary, "claim", slow_claim)
+    with scratch() as folder:
+        assert folder.is_dir()
+        assert len(taken) == 1
+        assert taken != [folder]
 
 
 def test_a_scratch_folder_is_gone_after_its_block() -> None:

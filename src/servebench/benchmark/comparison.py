@@ -205,7 +205,7 @@ class RoundRunner:
     def _run_round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
         for server in order:
             fastest = self.comparison.fastest_so_far(users)
-            self.show(f"round {number + 1}, {users} users, {server.name}{fastest}")
+            self.show(f"round {number + 1}, {users} users, now {server.name}{fastest}")
             self.comparison.turns.append(server.take_turn(self.generator, self.load, number, users, turn_s))
 
 

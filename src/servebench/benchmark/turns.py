@@ -75,7 +75,8 @@ class Comparison:
         answered = {name: [rate for rate in rates if rate] for name, rates in self.rates(users).items()}
         means = {name: np.mean(rates) for name, rates in answered.items() if rates}
         fastest = sorted(means, key=lambda name: means[name], reverse=True)[:3]
-        return "".join(f", {name} {means[name]:.0f}" for name in fastest)
+        ranking = ", ".join(f"{name} {means[name]:.0f}" for name in fastest)
+        return f"; fastest so far: {ranking} req/s" if ranking else ""
 
     def drop_slow(self, loads: Sequence[int]) -> None:
         """Drop the configurations that are slow beyond doubt at each number of users of ``loads``."""

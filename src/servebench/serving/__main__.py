@@ -13,6 +13,7 @@ from types import FrameType
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.auth import api_key
+from servebench.serving.direct.forkserver import start_forkserver
 from servebench.system.collector import for_good
 
 
@@ -32,13 +33,16 @@ def main() -> None:
     parser.add_argument("--no-metrics", action="store_true", help="no /metrics, and no metrics collected")
     parser.add_argument("--no-docs", action="store_true", help="no /docs, /redoc and /openapi.json")
     options = parser.parse_args()
+    settings = ServeSettings.model_validate_json(options.settings)
     signal.signal(signal.SIGTERM, _interrupt)
+    if settings.transport == "direct":
+        start_forkserver(imports=not options.null_model)
     try:
         with for_good():
             from servebench.serving.app import AppOptions, build_server
         serve = build_server(
             ModelFolders(options.exported, options.compiled),
-            ServeSettings.model_validate_json(options.settings),
+            settings,
             AppOptions(
                 options.device,
                 options.timeout_s,

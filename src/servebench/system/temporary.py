@@ -35,10 +35,21 @@ def scratch() -> Iterator[Path]:
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the folder's removal is registered
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-            cleanup.callback(os.close, claim(folder))
+            folder, lock = _claimed_folder()
+            cleanup.callback(os.close, lock)
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
+
+
+def _claimed_folder() -> tuple[Path, int]:
+    """Create a temporary folder and lock it; another, if a run that looks for stale ones was faster."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with suppress(BlockingIOError, FileNotFoundError):
+            lock = claim(folder)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
 
 
 def claim(path: Path) -> int:

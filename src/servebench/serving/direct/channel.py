@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import select
 import socket
@@ -10,6 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from servebench.serving.direct.forkserver import WORKERS
 from servebench.serving.direct.messages import receive, send, socket_pair
 from servebench.serving.direct.slots import Slots
 
@@ -57,7 +57,7 @@ class Channel:
 
     def __init__(self, capacity: int, workers: int) -> None:
         self.slots = Slots(capacity)
-        self._idle = multiprocessing.get_context("spawn").RawArray("B", workers)
+        self._idle = WORKERS.RawArray("B", workers)
         self.request_sender, self._request_receiver = socket_pair()
         self._response_sender, self.response_receiver = socket_pair()
         self._epoll: select.epoll | None = None

@@ -8,8 +8,9 @@ with it. Each array element has one writer at a time, and is read and written at
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
+
+from servebench.serving.direct.forkserver import WORKERS
 
 UNCLAIMED = 0
 """Stands for the worker of a slot that no worker has claimed."""
@@ -23,9 +24,8 @@ class Slots:
     """
 
     def __init__(self, capacity: int) -> None:
-        shared = multiprocessing.get_context("spawn")
-        self._in_use = shared.RawArray("Q", capacity)
-        self._claimed_by = shared.RawArray("L", capacity)
+        self._in_use = WORKERS.RawArray("Q", capacity)
+        self._claimed_by = WORKERS.RawArray("L", capacity)
         self._next_slots = [index + capacity for index in range(capacity)]
         self._free_indices = deque(range(capacity))
 

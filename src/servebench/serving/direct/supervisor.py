@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.resource_tracker import ensure_running
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,6 +25,7 @@ from starlette.types import ASGIApp
 
 from servebench.serving.direct.channel import Channel
 from servebench.serving.direct.dispatcher import Dispatcher
+from servebench.serving.direct.forkserver import WORKERS
 from servebench.serving.direct.worker import run_worker
 from servebench.serving.metrics import mark_process_exited
 from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
@@ -88,7 +88,6 @@ class Supervisor:
         self._protocol = protocol
         self._dispatcher = dispatcher
         self._drain_s = drain_s
-        self._spawn = multiprocessing.get_context("spawn")
         self._signal_received, self._signal_sender = multiprocessing.Pipe(duplex=False)
         self._workers: dict[int, Worker] = {}
         self._http: BaseProcess | None = None
@@ -115,8 +114,6 @@ class Supervisor:
             **options,
         )
         listener = config.bind_socket()
-        # The resource tracker starts now: with the first spawned process it would unblock the signals again.
-        ensure_running()
         try:
             for index in range(len(self._devices)):
                 self._start_worker(index)
@@ -132,12 +129,18 @@ class Supervisor:
                 child.join()
 
     def _start_worker(self, index: int) -> None:
-        ready, ready_sender = self._spawn.Pipe(duplex=False)
+        ready, ready_sender = multiprocessing.Pipe(duplex=False)
         arguments = (self._classifier, self._devices[index], index, self._channel, ready_sender)
-        process = self._spawn.Process(target=run_worker, args=arguments, name=f"worker-{index}")
-        _start(process)
-        ready_sender.close()
-        self._workers[index] = Worker(process, ready)
+        process = WORKERS.Process(target=run_worker, args=arguments, name=f"worker-{index}")
+        try:
+            _start(process)
+        except (EOFError, OSError) as error:  # the forkserver has died; another is started when that is known
+            ready.close()
+            self._on_failed_start(index, f"a worker could not be forked ({error!r})")
+        else:
+            self._workers[index] = Worker(process, ready)
+        finally:
+            ready_sender.close()
 
     def _start_http(self, config: uvicorn.Config, listener: socket.socket) -> BaseProcess:
         process = multiprocessing.get_context("fork").Process(
@@ -213,12 +216,16 @@ class Supervisor:
             self._restarts[index] = monotonic()
             logger.error("%s; another is started", ended)
             return
+        self._on_failed_start(index, f"{ended} before it was ready")
+
+    def _on_failed_start(self, index: int, reason: str) -> None:
+        """Schedule another start after a pause; end the server if none succeeds."""
         self._failed_starts[index] += 1
         if self._http is None or self._failed_starts[index] >= MAX_FAILED_STARTS:
-            self._fail(f"{ended} before it was ready, {self._failed_starts[index]} in a row")
+            self._fail(f"{reason}, {self._failed_starts[index]} in a row")
         pause_s = 2.0 ** (self._failed_starts[index] - 1)
         self._restarts[index] = monotonic() + pause_s
-        logger.error("%s before it was ready; another is started in %g s", ended, pause_s)
+        logger.error("%s; another is started in %g s", reason, pause_s)
 
     def _restart_due_workers(self) -> None:
         for index, due in list(self._restarts.items()):
@@ -237,8 +244,10 @@ def _start(process: BaseProcess) -> None:
     A terminal or a service manager signals all processes at once; only the main process decides what to do.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
-    process.start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
 
 def _serve_http(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import select
 from collections.abc import Iterable, Iterator
@@ -31,10 +30,7 @@ def run_worker(
         index: the worker's index, from 0.
         ready_sender: gets True when the model is loaded.
     """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    assert parent.pid is not None
-    kill_with_parent(parent.pid)
+    kill_with_parent(os.getppid())  # the forkserver, which ends with the main process
     classifier.setup(device)
     settings = classifier.settings
     ready_sender.send(True)
