@@ -1,10 +1,14 @@
 """How well the capacity of live servers of known service times is found: ten searches of each.
 
-A study that was stopped goes on with the next search, on the same machine; delete its result to begin anew.
+The stubs are loaded side by side: they wait instead of working, and take a tenth of a core each with their
+load. A study that was stopped goes on with the next search, on the same machine; delete its result to begin
+anew.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from servebench.benchmark.capacity import measure_capacity
@@ -31,22 +35,25 @@ QUEUES = (
 
 def main() -> None:
     """Search, print each outcome and keep them all."""
-    objective = load_params().objective
     runs = read_runs(RESULT)
     for number in range(len(runs) // len(QUEUES), RUNS):
-        for queue in QUEUES[len(runs) % len(QUEUES) :]:
-            settings = objective.model_copy(
-                update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
-            )
-            with (
-                exclusive_machine(),
-                running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
-                load_generator([BODY], "application/json") as generator,
-            ):
-                metrics = measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics
-            runs.append(outcome(queue, metrics))
-            print(runs[-1], flush=True)
-            write_result(RESULT, {"within": WITHIN, "target_runs": TARGET_RUNS, "runs": runs})
+        with exclusive_machine(), ThreadPoolExecutor(len(QUEUES)) as pool:
+            runs += pool.map(partial(search, number), QUEUES)
+        for run in runs[-len(QUEUES) :]:
+            print(run, flush=True)
+        write_result(RESULT, {"within": WITHIN, "target_runs": TARGET_RUNS, "runs": runs})
+
+
+def search(number: int, queue: Queue) -> dict[str, Any]:
+    """One search for the capacity of a stub, with arrivals of its own."""
+    settings = load_params().objective.model_copy(
+        update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
+    )
+    with (
+        running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
+        load_generator([BODY], "application/json") as generator,
+    ):
+        return outcome(queue, measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics)
 
 
 def outcome(queue: Queue, metrics: CapacityMetrics) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from servebench.benchmark.levels import level_row
 from servebench.benchmark.telemetry import Usage
 from servebench.cli.main import main
 from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan, remote
+from servebench.loadgen import LoadPlan, load_generator, remote
 from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
 from servebench.loadgen.senders import local_senders
 from servebench.selftest.stub import running_stub
@@ -137,6 +137,15 @@ def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum("clock" in line for line in shown) == 2
     assert [sender.returncode for sender in senders] == [0, 0]
     assert all("load: 75/s" in output for output in outputs)
+
+
+def test_a_load_that_begins_too_late_is_no_load() -> None:
+    """A sender whose machine was busy for too long sends nothing, and says so; the next load is run."""
+    with running_stub(0.01, 4) as stub, load_generator([b"{}"], "application/json") as generator:
+        with pytest.raises(LoadError, match=r"^it began to send [\d.]+ s too late$"):
+            generator.run(stub.url, replace(OPEN, begin_at=time.perf_counter() - OPEN.warmup_s))
+        begun = generator.run(stub.url, replace(OPEN, begin_at=time.perf_counter() + 0.2))
+        assert len(begun.end) == len(stub.log())
 
 
 def test_a_sender_with_another_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

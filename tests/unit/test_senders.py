@@ -111,6 +111,9 @@ class FakeSender:
         self.outcome = outcome
         self.plans: list[LoadPlan] = []
 
+    def wait_until_ready(self) -> None:
+        """It is."""
+
     def run(self, url: str, plan: LoadPlan, *, on_progress: Callable[[int, int, float], None]) -> LoadRecord:
         self.plans.append(plan)
         on_progress(plan.users, 10, 0.5)
@@ -141,6 +144,16 @@ def test_a_sender_that_dies_makes_the_load_void() -> None:
         ) as group,
         pytest.raises(LoadError, match="sender 2: gone; this load is void"),
     ):
+        group.run("http://x", PLAN)
+
+
+def test_a_sender_that_cannot_get_ready_is_named() -> None:
+    class Gone(FakeSender):
+        def wait_until_ready(self) -> None:
+            raise LoadError("gone")
+
+    group = SenderGroup([Member("1", FakeSender(record([1.5]))), Member("2", Gone(record([1.5])))])
+    with group, pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
 
 

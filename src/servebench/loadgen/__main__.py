@@ -243,11 +243,16 @@ def main() -> None:
     """Run the load of each line of standard input (JSON: url, plan, path of the record)."""
     settings = json.loads(sys.argv[1])
     bodies = [path.read_bytes() for path in sorted(Path(settings["folder"]).glob("*.body"))]
+    emit("ready")
     for line in sys.stdin:
         job = json.loads(line)
         heads = [post_head(job["url"], settings["headers"], len(body)) for body in bodies]
         requests = list(zip(heads, bodies, strict=True))
-        run_level(job["url"], requests, LoadPlan(**job["plan"]), Path(job["path"]))
+        plan = LoadPlan(**job["plan"])
+        if plan.begin_at is not None and (late_s := perf_counter() - plan.begin_at - plan.warmup_s) > 0:
+            emit("late", round(late_s, 3))
+            continue
+        run_level(job["url"], requests, plan, Path(job["path"]))
         emit("done")
 
 

@@ -89,6 +89,13 @@ class LoadGenerator:
         self.pid = conversation.pid
         self._conversation = conversation
         self._folder = folder
+        self._ready = False
+
+    def wait_until_ready(self) -> None:
+        """Wait until the process has started; raise LoadError if it has failed."""
+        if not self._ready:
+            assert self._conversation.answer() == ["ready"]
+            self._ready = True
 
     def run(
         self,
@@ -105,13 +112,16 @@ class LoadGenerator:
             on_edge: called at every edge of a window.
 
         Raises:
-            LoadError: the process failed.
+            LoadError: the process failed, or could not begin at the time of ``plan``.
         """
+        self.wait_until_ready()
         path = self._folder / "record.npz"
         self._conversation.send({"url": url, "plan": asdict(plan), "path": str(path)})
         for event, *values in self._conversation.answers():
             if event == "done":
                 break
+            if event == "late":
+                raise LoadError(f"it began to send {values[0]:g} s too late")
             (on_edge if event == "edge" else on_progress)(*values)
         return read_record(path, plan)
 

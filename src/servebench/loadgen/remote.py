@@ -63,6 +63,7 @@ class RemoteSender:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._ready = False
 
     def clock(self) -> float:
         """Its monotonic clock, seconds."""
@@ -70,11 +71,16 @@ class RemoteSender:
         return float(self._receive()["time"])
 
     def prepare(self, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str]) -> None:
-        """Tell it what to send."""
+        """Tell it what to send; it gets ready meanwhile."""
         self._send({"do": "prepare", "type": content_type, "headers": dict(headers), "bodies": len(bodies)})
         for body in bodies:
             self._send_bytes(body)
-        self._receive()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can begin at once; raise LoadError if its machine has gone."""
+        if not self._ready:
+            self._receive()
+            self._ready = True
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         """Run one load there; see ``LoadGenerator.run``.
@@ -212,6 +218,7 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
             elif message["do"] == "prepare":
                 bodies = [connection.recv_bytes() for _ in range(message["bodies"])]
                 generator = stack.enter_context(load_generator(bodies, message["type"], message["headers"]))
+                generator.wait_until_ready()
                 _answer(connection)
             else:
                 assert generator is not None

@@ -27,10 +27,17 @@ POLL_S = 0.1
 
 
 class Sender(Protocol):
-    """What runs a share of a load: a ``LoadGenerator``, or one on another machine."""
+    """What runs loads."""
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         """Run one load; when this returns, no request is in flight."""
+
+
+class SharingSender(Sender, Protocol):
+    """What runs a share of a load: a ``LoadGenerator``, or one on another machine."""
+
+    def wait_until_ready(self) -> None:
+        """Wait until it can begin at once; raise LoadError if it has failed."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Member:
     """
 
     name: str
-    sender: Sender
+    sender: SharingSender
     clock_s: float = 0.0
 
 
@@ -64,6 +71,8 @@ class SenderGroup:
         Raises:
             LoadError: a sender failed; what the others measured is void.
         """
+        for member in self.members:
+            _wait_until_ready(member)
         begin_at = time.perf_counter() + START_S
         answers: dict[str, tuple[int, float]] = {}
         futures: dict[Future[LoadRecord], Member] = {}
@@ -76,7 +85,7 @@ class SenderGroup:
             done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
             for future in done:
                 if (error := future.exception()) is not None:
-                    raise LoadError(f"sender {futures[future].name}: {error}; this load is void") from error
+                    raise _void(futures[future], error) from error
             counts = list(answers.values())
             seconds = max((seconds for _, seconds in counts), default=0.0)
             on_progress(plan.users, sum(count for count, _ in counts), seconds)
@@ -89,6 +98,17 @@ class SenderGroup:
     def __exit__(self, *_: object) -> None:
         """Give the threads up: those that still wait for a sender end when its process or connection does."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _void(member: Member, error: BaseException) -> LoadError:
+    return LoadError(f"sender {member.name}: {error}; this load is void")
+
+
+def _wait_until_ready(member: Member) -> None:
+    try:
+        member.sender.wait_until_ready()
+    except LoadError as error:
+        raise _void(member, error) from error
 
 
 def _run_share(member: Member, url: str, plan: LoadPlan, answers: dict[str, tuple[int, float]]) -> LoadRecord:
