@@ -32,7 +32,7 @@ SETTINGS = ServeSettings(
 def huge(photos: list[Path]) -> bytes:
     """A photo that a worker decodes for some tenths of a second."""
     with Image.open(photos[0]) as photo:
-        photo.resize((7000, 7000)).save(buffer := io.BytesIO(), "JPEG")
+        photo.resize((5500, 5500)).save(buffer := io.BytesIO(), "JPEG")
     return buffer.getvalue()
 
 
