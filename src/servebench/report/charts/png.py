@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
 from servebench.report.charts.chart import INK, Axis, Chart, Mark
@@ -159,10 +160,10 @@ def _draw_band(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
 
 
 def _draw_texts(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
+    paper = withStroke(linewidth=3, foreground="white")  # keeps lines away from letters
+    style: Mapping[str, Any] = {"va": "center", "fontsize": 9, "color": _colour(mark), "path_effects": [paper]}
     for x, y, text in zip(mark.x, ys, mark.texts, strict=True):
-        axes.annotate(
-            text, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=9, color=_colour(mark)
-        )
+        axes.annotate(text, (x, y), (6, 0), textcoords="offset points", **style)
 
 
 def _draw_across(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
