@@ -5,17 +5,18 @@ A study that was stopped goes on with the next run, on the same machine; delete 
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
-from servebench.benchmark.capacity import PROBE_WARMUP_S, CapacityMeter
-from servebench.loadgen import LoadPlan, load_generator
+from servebench.benchmark.capacity import PEAK_S, PROBE_WARMUP_S, CapacityMeter, good_rate_rps
+from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
 from servebench.params import load_params
 from servebench.paths import MODEL
 from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import running_server
 from servebench.stats.objective import late_share
+from servebench.stats.records import LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.machine_lock import exclusive_machine
 from studies import DEVICE
@@ -27,7 +28,57 @@ RUNS = 10
 MAX_S = 240.0
 FACTORS = (0.9, 1.1)
 TARGET_RUNS, TARGET_SPREAD = 9, 0.08
-CHECK_REQUESTS, CONNECTIONS = 2000, 256
+CHECKS, CHECK_REQUESTS, CONNECTIONS = 3, 2000, 256
+"""Of each factor: a machine's slow second decides a single one."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Loads a server at FACTORS of its capacity, in turn.
+
+    Attributes:
+        users: of the closed loop that has shown the peak before.
+        share: the capacity, of the peak.
+    """
+
+    generator: LoadGenerator
+    url: str
+    slo_ms: float
+    timeout_s: float
+    users: int
+    share: float
+    seed: int
+
+    def late_shares(self) -> dict[str, float]:
+        """Share of late requests at each factor, of CHECKS loads together."""
+        late: dict[float, list[float]] = {factor: [] for factor in FACTORS}
+        for number in range(CHECKS):
+            for factor in FACTORS[:: -1 if number % 2 else 1]:
+                rate_rps = factor * self.share * self._peak_rps(number)
+                record = self._run(number, CONNECTIONS, CHECK_REQUESTS / rate_rps, rate_rps)
+                share = late_share(record, self.slo_ms)
+                assert share is not None
+                late[factor].append(share)
+        return {f"{factor:g}": fmean(shares) for factor, shares in late.items()}
+
+    def _peak_rps(self, number: int) -> float:
+        """The machine's speed at this moment."""
+        return good_rate_rps(self._run(number, self.users, PEAK_S, None))
+
+    def _run(self, number: int, users: int, seconds: float, rate_rps: float | None) -> LoadRecord:
+        plan = LoadPlan(
+            users=users,
+            requests=1,
+            warmup_s=PROBE_WARMUP_S,
+            min_s=seconds,
+            max_s=seconds,
+            max_windows=WINDOWS,
+            timeout_s=self.timeout_s,
+            seed=self.seed,
+            repeat=number,
+            rate_rps=rate_rps,
+        )
+        return self.generator.run(self.url, plan)
 
 
 def run(number: int) -> dict[str, Any]:
@@ -43,23 +94,10 @@ def run(number: int) -> dict[str, Any]:
         url = f"{server.url}/predict"
         meter = CapacityMeter(generator, url, objective, timeout_s, server.check)
         found = meter.measure()
-        late: dict[str, float | None] = {}
-        for factor in FACTORS if found.share else ():
-            peak_rps = meter.log.rows[-1].peak_rps
-            rate_rps = factor * (found.share or math.nan) * peak_rps
-            seconds = CHECK_REQUESTS / rate_rps
-            plan = LoadPlan(
-                users=CONNECTIONS,
-                requests=1,
-                warmup_s=PROBE_WARMUP_S,
-                min_s=seconds,
-                max_s=seconds,
-                max_windows=WINDOWS,
-                timeout_s=timeout_s,
-                seed=number,
-                rate_rps=rate_rps,
-            )
-            late[f"{factor:g}"] = late_share(generator.run(url, plan), objective.slo_ms)
+        late = {}
+        if found.share:
+            check = Check(generator, url, objective.slo_ms, timeout_s, meter.log.users, found.share, number)
+            late = check.late_shares()
     return {
         "status": found.status,
         "capacity_rps": found.capacity_rps,

@@ -1,14 +1,13 @@
 """How well the capacity of live servers of known service times is found: ten searches of each.
 
-The stubs are loaded side by side: they wait instead of working, and take a tenth of a core each with their
-load. A study that was stopped goes on with the next search, on the same machine; delete its result to begin
-anew.
+Searches run side by side, as stubs wait instead of working: one with its load takes a twentieth of a core. A
+study that was stopped goes on with the next searches, on the same machine; delete its result to begin anew.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from itertools import product
 from typing import Any
 
 from servebench.benchmark.capacity import measure_capacity
@@ -22,6 +21,8 @@ from studies.queues import MM1_RPS, Queue
 
 RESULT = "capacity_stubs"
 RUNS = 10
+AT_ONCE = 4
+"""Searches of each server side by side."""
 MAX_S = 300.0
 TIMEOUT_S = 30.0
 WITHIN, TARGET_RUNS = 0.07, 9
@@ -36,11 +37,13 @@ QUEUES = (
 def main() -> None:
     """Search, print each outcome and keep them all."""
     runs = read_runs(RESULT)
-    for number in range(len(runs) // len(QUEUES), RUNS):
-        with exclusive_machine(), ThreadPoolExecutor(len(QUEUES)) as pool:
-            runs += pool.map(partial(search, number), QUEUES)
-        for run in runs[-len(QUEUES) :]:
+    for first in range(len(runs) // len(QUEUES), RUNS, AT_ONCE):
+        numbers = range(first, min(first + AT_ONCE, RUNS))
+        with exclusive_machine(), ThreadPoolExecutor(AT_ONCE * len(QUEUES)) as pool:
+            found = list(pool.map(lambda one: search(*one), product(numbers, QUEUES)))
+        for run in found:
             print(run, flush=True)
+        runs += found
         write_result(RESULT, {"within": WITHIN, "target_runs": TARGET_RUNS, "runs": runs})
 
 
