@@ -161,9 +161,9 @@ def _draw_band(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
 
 def _draw_texts(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
     paper = withStroke(linewidth=3, foreground="white")  # keeps lines away from letters
-    style: Mapping[str, Any] = {"va": "center", "fontsize": 9, "color": _colour(mark), "path_effects": [paper]}
+    style: dict[str, Any] = {"va": "center", "fontsize": 9, "path_effects": [paper]}
     for x, y, text in zip(mark.x, ys, mark.texts, strict=True):
-        axes.annotate(text, (x, y), (6, 0), textcoords="offset points", **style)
+        axes.annotate(text, (x, y), (6, 0), textcoords="offset points", color=_colour(mark), **style)
 
 
 def _draw_across(axes: Axes, mark: Mark, ys: Sequence[float]) -> None:
