@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -38,16 +38,33 @@ def loading_server(
     command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        main, workers = psutil.Process(server.pid), []
-        while not workers:
-            assert server.poll() is None
-            time.sleep(0.01)
-            started = main.children(recursive=True)
-            forkserver = {child.pid for child in started if "forkserver" in " ".join(child.cmdline())}
-            workers = [child for child in started if child.ppid() in forkserver]
-        yield server, started, workers
-        _, left = psutil.wait_procs(started, 10)
-        assert left == []
+        try:
+            main, workers = psutil.Process(server.pid), []
+            while not workers:
+                assert server.poll() is None
+                time.sleep(0.01)
+                started = main.children(recursive=True)
+                forkserver = {child.pid for child in started if "forkserver" in command_of(child)}
+                workers = [child for child in started if parent_of(child) in forkserver]
+            yield server, started, workers
+            _, left = psutil.wait_procs(started, 10)
+            assert left == []
+        finally:
+            server.kill()
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; empty if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def parent_of(process: psutil.Process) -> int:
+    """Its parent's process id; 0 if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.ppid()
+    return 0
 
 
 def by_role(url: str, role: str) -> list[psutil.Process]:
