@@ -16,6 +16,7 @@ from servebench.inference.predictor import Predictor
 from servebench.inference.reference import Reference, write_reference
 from servebench.params import ServeSettings, load_params
 from servebench.paths import CHECKPOINT, MODEL, TRAIN_METRICS
+from servebench.system.allocator import keep_freed_memory
 from servebench.system.files import atomic_write, read_json, write_json
 from servebench.system.progress import bar, print_wrapped
 from servebench.training.weights import load_all, read_state_dict
@@ -25,6 +26,7 @@ BATCH_SIZE = 8
 
 def main() -> None:
     """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
+    keep_freed_memory()
     settings = load_params().model
     index = read_index()
     classes = index.classes

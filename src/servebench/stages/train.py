@@ -12,6 +12,7 @@ from servebench.data.index import Index, read_index
 from servebench.params import load_params
 from servebench.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from servebench.stats.intervals import wilson_interval
+from servebench.system.allocator import keep_freed_memory
 from servebench.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from servebench.system.progress import print_wrapped
 from servebench.system.temporary import scratch
@@ -21,6 +22,7 @@ from servebench.training.module import ClassifierModule
 
 def main() -> None:
     """Fit (or take ``model.checkpoint``), test, write checkpoint, metrics and curves."""
+    keep_freed_memory()
     params = load_params()
     index = read_index()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -106,7 +106,8 @@ def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis
         shown += [ms for _, ms in points]
         if points:
             x, y = [rate for rate, _ in points], [ms for _, ms in points]
-            marks.append(Mark("line", x=x, y=y, colour=colour, name=percent))
+            texts = [f"{rate:.1f} req/s: {percent} {ms:.0f} ms" for rate, ms in points]
+            marks.append(Mark("point", x=x, y=y, texts=texts, colour=colour, name=percent))
     below = {"p50": metrics.p50_ms, "p95": metrics.p95_ms, "p99": metrics.p99_ms, "p99.9": metrics.p999_ms}
     known = [f"{percent} {ms:.0f}" for percent, ms in below.items() if ms is not None]
     return Chart(
@@ -114,7 +115,7 @@ def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis
         x=axis,
         y=Axis("latency, ms, logarithmic", log=True, low=min(shown) / 1.3, high=max(shown) * 1.3),
         marks=marks,
-        note=f"Just below the capacity: {', '.join(known)} ms." if known else "",
+        note="A point per probe." + (f" Just below the capacity: {', '.join(known)} ms." if known else ""),
     )
 
 
@@ -128,8 +129,7 @@ def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
         y=Axis("in time, requests/s", low=0.0, high=top),
         marks=[
             Mark("line", x=[0.0, top], y=[0.0, top], colour=GREY, dashed=True),
-            Mark("line", x=x, y=y, colour=BLUE),
             Mark("point", x=x, y=y, colour=BLUE),
         ],
-        note="Dashed: all of them in time.",
+        note="A point per probe. Dashed: all of them in time.",
     )

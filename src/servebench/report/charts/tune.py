@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
@@ -14,6 +15,14 @@ STATUS_COLOURS = {
     "slower": GREY,
     "excluded": ORANGE,
 }
+
+WORDS = {
+    r"\d+x\d+": "2x1: workers x threads",
+    r"b\d+": "b4: batches of up to 4",
+    r"\d+ms": "0ms: the timeout of a batch",
+    "keep": "keep: freed memory kept",
+}
+"""Of a configuration's name, as a pattern, and what the chart's note says of it."""
 
 
 def tune(rows: Sequence[TuneRow]) -> Chart:
@@ -43,10 +52,16 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
         x=Axis("times the rate of the section serve", low=0.0, high=1.05 * max([*predicted, *measured])),
         y=Axis("", names=tuple(names), notes=tuple(map(_note, rows))),
         marks=marks,
-        note="95% intervals; ×: predicted from the costs of the parts, which only chooses who races. 2x1: "
-        "workers x threads; b4: batches of up to 4; 0ms: the timeout of a batch; keep: freed memory kept. "
-        "Filled: the winner. Blue: not slower. Orange: in doubt, or excluded.",
+        note="95% intervals; ×: predicted from the costs of the parts, which only chooses who races. "
+        f"{_explained(names)}Filled: the winner. Blue: not slower. Orange: in doubt, or excluded.",
     )
+
+
+def _explained(names: Sequence[str]) -> str:
+    """The meaning of those ``WORDS`` that stand in the names."""
+    words = {word for name in names for word in name.split()}
+    meanings = [text for pattern, text in WORDS.items() if any(re.fullmatch(pattern, word) for word in words)]
+    return f"{'; '.join(meanings)}. " if meanings else ""
 
 
 def _note(row: TuneRow) -> str:
