@@ -23,7 +23,7 @@ from studies import DEVICE
 from studies.harness import all_bodies, read_runs, write_result
 
 RESULT = "capacity_server"
-CONFIGURATION = "candidate"
+CONFIGURATION = "e7_tuned"
 RUNS = 10
 MAX_S = 240.0
 FACTORS = (0.9, 1.1)
