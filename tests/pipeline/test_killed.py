@@ -120,13 +120,14 @@ def wait_for_moment(clone: Killed, process: subprocess.Popen[str], kill: Kill) -
         clone.wait_for("server ready", process)
         if kill.phase == "load":
             time.sleep(PHASES["warm-up"])
+    elif kill.phase == "stop":
+        clone.wait_for(f"{NAME}: run 2: ", process)
     else:
-        clone.wait_for("best level: ", process)
-        if kill.phase == "writing":
-            first = clone.path / f"samples/.{NAME}.csv{TEMPORARY_SUFFIX}"
-            before = clone.generation()
-            while not first.exists() and clone.generation() == before and process.poll() is None:
-                time.sleep(0.0002)
+        clone.wait_for("photos served: ", process)
+        first = clone.path / f"samples/.{NAME}.csv{TEMPORARY_SUFFIX}"
+        before = clone.generation()
+        while not first.exists() and clone.generation() == before and process.poll() is None:
+            time.sleep(0.0002)
     time.sleep(kill.delay_s)
 
 
