@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from servebench.inference.card import read_card
-from servebench.inference.image import UNSUPPORTED, ImageError, open_image
+from servebench.inference.image import UNSUPPORTED, ImageError, needed_parts, open_image
 from servebench.inference.preprocess import TorchvisionPreprocess
 from servebench.inference.timm_preprocess import TimmPreprocess
 from servebench.paths import ModelFolders
@@ -99,7 +99,7 @@ def check(decoders: Decoders, content: bytes) -> None:
             continue
         if isinstance(decoded, torch.Tensor):
             # What was checked before decoding is what has been decoded.
-            assert tuple(decoded.shape[:0:-1]) == open_image(content).size
+            assert tuple(decoded.shape[:0:-1]) == open_image(needed_parts(content)).size
         assert own.transform(decoded).shape == (3, 96, 96)
 
 

@@ -94,6 +94,16 @@ def gif_with(*extensions: bytes) -> bytes:
     return b"".join([content[:begin], *extensions, content[begin:]])
 
 
+def test_fill_bytes_within_a_scan_are_few_and_the_pixels_the_same() -> None:
+    for content in (FILES[0], FILES[1], photo()):
+        end = content.index(b"\xff\xd9", content.index(b"\xff\xda"))
+        filled = content[:end] + b"\xff" * MIB + content[end:]
+        assert essential(filled) == essential(content)
+        assert len(essential(content[:end] + b"\xff" * MIB)) < len(content)
+        table = content[:end] + segment(0xDB, b"\0" + b"\xff" * 64) + content[end:]
+        assert essential(table)[-len(content) :] == table[-len(content) :]
+
+
 def test_a_gifs_comments_and_some_junk_are_left_out() -> None:
     comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 1_000 + b"\0"
     content = gif_with(b"xxx", comment, b"x", comment)

@@ -26,6 +26,10 @@ COMMENT = 0xFE
 LONE_MARKERS = (0x01, *range(0xD0, 0xDA))
 """Without a length: TEM, RST0 to RST7, SOI, EOI."""
 FILL = re.compile(rb"\xff+")
+LONG_FILL = b"\xff" * 1024
+LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
+"""Of the bytes of which any number may stand before a marker. Within scans Pillow copies all of them again
+for each 64 KiB. Tables between scans have at most 256 of them in a row."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -75,7 +79,8 @@ def _jpeg(content: bytes) -> bytes:
         begin, place = fill.end() - 1, fill.end() + 1
         if marker == SOS:
             end = content.find(EOI, place)
-            return b"".join([*kept, content[begin : end + len(EOI) if end >= 0 else len(content)]])
+            scans = content[begin : end + len(EOI) if end >= 0 else len(content)]
+            return b"".join([*kept, LONG_FILLS.sub(b"\xff", scans) if LONG_FILL in scans else scans])
         if marker == 0x00 or marker in LONE_MARKERS:
             continue
         place += max(2, int.from_bytes(content[place : place + 2], "big"))
