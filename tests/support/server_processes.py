@@ -39,13 +39,16 @@ def loading_server(
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
-            main, workers = psutil.Process(server.pid), []
+            main, workers, seen = psutil.Process(server.pid), [], set[psutil.Process]()
             while not workers:
                 assert server.poll() is None
                 time.sleep(0.01)
                 started = main.children(recursive=True)
-                forkserver = {child.pid for child in started if "forkserver" in command_of(child)}
-                workers = [child for child in started if parent_of(child) in forkserver]
+                forks = {child for child in started if "forkserver" in command_of(child)}
+                parents = {child.pid for child in forks}
+                # Seen twice, as importing runs `uname`, which is a fork as well until it has its own name.
+                workers = [child for child in seen & forks if parent_of(child) in parents]
+                seen = forks
             yield server, started, workers
             _, left = psutil.wait_procs(started, 10)
             assert left == []
