@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from servebench.benchmark.capacity import PEAK_S, PROBE_WARMUP_S, CapacityMeter, good_rate_rps
+from servebench.benchmark.slow_moments import CoreSpeeds
 from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
 from servebench.params import load_params
 from servebench.paths import MODEL
@@ -90,9 +91,10 @@ def run(number: int) -> dict[str, Any]:
     with (
         running_server(MODEL, settings, DEVICE, timeout_s) as server,
         load_generator(all_bodies(form), CONTENT_TYPES[form]) as generator,
+        CoreSpeeds() as cores,
     ):
         url = f"{server.url}/predict"
-        meter = CapacityMeter(generator, url, objective, timeout_s, server.check)
+        meter = CapacityMeter(generator, url, objective, timeout_s, server.check, cores=cores)
         found = meter.measure()
         late = {}
         if found.share:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.benchmark.capacity import missed_by_lateness
+from servebench.benchmark.probe_validity import missed_by_lateness
 from servebench.stats.records import OK, LoadRecord
 
 

@@ -1,7 +1,7 @@
 """Capacity of a running server: probes of random arrivals, from the closed loop's peak down to the objective.
 
 Beside every probe the peak is measured again, so that a machine that changes its speed changes both. A probe
-in which the load generator was late or too busy, or around which the peak moved, is void and repeated.
+that is void is repeated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from time import monotonic
+from time import monotonic, perf_counter
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from servebench.benchmark.capacity_rows import (
     Status,
     metrics_of,
 )
+from servebench.benchmark.probe_validity import Conditions, void_reason
+from servebench.benchmark.slow_moments import CoreSpeeds
 from servebench.benchmark.validity import failure_codes
 from servebench.errors import LoadError
 from servebench.loadgen import LoadPlan
@@ -44,12 +46,6 @@ PROBE_WARMUP_S = 1.0
 SHORTEST_PROBE_S = 1.0
 LONGEST_PROBE_SHARE = 1 / 12
 """Of the whole time: with fewer probes a slow server's capacity would never be known."""
-LATE_SHARE = 0.1
-"""Of the misses that are allowed, those that the load generator's own lateness may cause: they move the
-capacity by less than 1%."""
-BUSY_CORES = 0.8
-PEAK_MOVED = 0.12
-"""From before a probe to after it; a steady server's two rates differ by up to half of this by chance."""
 MOST_VOID = 8
 """Void probes after which the search ends: something on this machine is in the way."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
@@ -68,6 +64,7 @@ class CapacityMeter:
         url: of the requests.
         check: raises an exception if the server has died.
         show: called with what is being done, and the seconds used so far.
+        cores: those of the server, where it runs on this machine.
     """
 
     sender: Sender
@@ -76,6 +73,7 @@ class CapacityMeter:
     timeout_s: float
     check: Callable[[], None] = lambda: None
     show: Callable[[str, float], None] = lambda text, seconds: None
+    cores: CoreSpeeds | None = None
     search: CapacitySearch = field(init=False)
     log: SearchLog = field(default_factory=SearchLog)
     _loads: int = 0
@@ -137,7 +135,9 @@ class CapacityMeter:
             before_rps = self.log.peaks[-1]
             asked_rps = load * before_rps
             self._doing = self._progress_text(asked_rps)
+            began = perf_counter()
             record = self._run_open_loop(asked_rps)
+            slowest = self._slowest_moment(began)
             due = int(record.in_window.sum())
             if due < BLOCKS:
                 raise OutOfTimeError(
@@ -149,7 +149,8 @@ class CapacityMeter:
                 raise LoadError(f"{self.url} answers no more")
             self.log.peaks.append(after_rps)
             probe = self._probe_of(record, math.sqrt(before_rps * after_rps))
-            void = self._void_reason(record, probe, before_rps, after_rps)
+            conditions = Conditions(before_rps, after_rps, slowest)
+            void = void_reason(record, probe, self.objective, conditions)
             self.log.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
             if not void:
                 self.search.probes.append(probe)
@@ -164,20 +165,11 @@ class CapacityMeter:
         shares = tuple(float(block.mean()) for block in np.array_split(missed, BLOCKS))
         return Probe(len(missed) / (closed - opened), peak_rps, shares, len(missed))
 
-    def _void_reason(self, record: LoadRecord, probe: Probe, before_rps: float, after_rps: float) -> str:
-        """Why a probe does not count; empty if it does."""
-        late = missed_by_lateness(record, self.objective.slo_ms)
-        assert record.rate_rps is not None
-        off = abs(probe.rate_rps / record.rate_rps - 1)
-        if late > LATE_SHARE * self.objective.miss:
-            return f"the load generator was late, by which {late:.1%} of the requests missed"
-        if record.cores > BUSY_CORES:
-            return f"the load generator was busy, {record.cores:.0%} of a core"
-        if off > 3 / math.sqrt(probe.requests):
-            return f"the rate was off by {off:.0%}"
-        if abs(after_rps / before_rps - 1) > PEAK_MOVED:
-            return f"the peak moved from {before_rps:.1f} to {after_rps:.1f} req/s"
-        return ""
+    def _slowest_moment(self, began: float) -> float:
+        """How many times its median time a core needed in the slowest moment from ``began`` until now."""
+        if self.cores is None:
+            return 1.0
+        return max(self.cores.slowness(began, perf_counter()).tolist(), default=1.0)
 
     def _run_closed_loop(self, users: int) -> LoadRecord:
         plan = self._plan(users, PEAK_S, PEAK_WARMUP_S)
@@ -250,6 +242,7 @@ def measure_capacity(
     timeout_s: float,
     name: str,
     check: Callable[[], None] = lambda: None,
+    cores: CoreSpeeds | None = None,
 ) -> CapacityResult:
     """Search the capacity of a running server.
 
@@ -258,6 +251,7 @@ def measure_capacity(
         timeout_s: of a request, at most.
         name: shown with the progress.
         check: raises an exception if the server has died.
+        cores: those of the server, where it runs on this machine.
 
     Raises:
         LoadError: a sender failed, or the server refuses requests.
@@ -268,7 +262,7 @@ def measure_capacity(
             progress.set_postfix_str(text)
             progress.update(round(seconds) - progress.n)
 
-        meter = CapacityMeter(sender, url, objective, timeout_s, check, show)
+        meter = CapacityMeter(sender, url, objective, timeout_s, check, show, cores)
         metrics = meter.measure()
         return CapacityResult(metrics, meter.log.rows, meter.search.curve())
 
@@ -277,15 +271,3 @@ def good_rate_rps(record: LoadRecord) -> float:
     """Good answers per second in the window of a closed loop."""
     good = record.status == OK
     return float(block_rates(record.start[good], record.end[good], *record.window).mean())
-
-
-def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
-    """Share of the requests that missed the objective only because the load generator sent them late.
-
-    A request that is due while all connections are busy waits for the server, not for the load generator.
-    """
-    in_flight = np.searchsorted(np.sort(record.sent), record.start)
-    in_flight -= np.searchsorted(np.sort(record.end), record.start)
-    in_time_if_sent_in_time = (record.status == OK) & (1000 * (record.end - record.sent) <= slo_ms)
-    lost = misses(record, slo_ms) & in_time_if_sent_in_time & (in_flight < record.users)
-    return float(lost[record.in_window].mean())

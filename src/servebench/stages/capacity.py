@@ -8,6 +8,7 @@ from pathlib import Path
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import ProbeRow, sentence
 from servebench.benchmark.describe import describe
+from servebench.benchmark.slow_moments import CoreSpeeds
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
 from servebench.inference.device import resolve_device
@@ -46,9 +47,10 @@ def main(name: str) -> None:
         with (
             running_server(MODEL, serve, device, params.load.timeout_s) as server,
             load_generator(bodies, CONTENT_TYPES[form]) as generator,
+            CoreSpeeds() as cores,
         ):
             url, timeout_s = f"{server.url}/predict", params.load.timeout_s
-            result = measure_capacity(generator, url, params.objective, timeout_s, name, server.check)
+            result = measure_capacity(generator, url, params.objective, timeout_s, name, server.check, cores)
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
         write_rows(paths.probes, ProbeRow, result.rows)

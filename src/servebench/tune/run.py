@@ -11,6 +11,7 @@ from time import monotonic
 
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import CapacityMetrics
+from servebench.benchmark.slow_moments import CoreSpeeds
 from servebench.errors import ServebenchError
 from servebench.inference.reference import Reference
 from servebench.loadgen import LoadGenerator, load_generator
@@ -213,11 +214,14 @@ def capacity_of(
     if key in kept:
         return CapacityMetrics(**kept[key])
     timeout_s = job.load.timeout_s
-    with running_server(job.folders, racer.settings, job.machine.device, timeout_s) as server:
+    with (
+        running_server(job.folders, racer.settings, job.machine.device, timeout_s) as server,
+        CoreSpeeds() as cores,
+    ):
         own_s = max(1.0, min(objective.max_s, (end - monotonic()) / remaining))
         limited = objective.model_copy(update={"max_s": own_s})
         url = f"{server.url}/predict"
-        found = measure_capacity(generator, url, limited, timeout_s, racer.name, server.check).metrics
+        found = measure_capacity(generator, url, limited, timeout_s, racer.name, server.check, cores).metrics
     if found.status != "unresolved":
         study.keep_cost("capacity", key, asdict(found))
     return found

@@ -1,0 +1,58 @@
+"""Slow moments of the cores are found, and void a probe whatever its requests did."""
+
+from __future__ import annotations
+
+import itertools
+from time import perf_counter, sleep
+
+import numpy as np
+import pytest
+
+from servebench.benchmark.probe_validity import Conditions, void_reason
+from servebench.benchmark.slow_moments import MOMENT_S, CoreSpeeds
+from servebench.params import ObjectiveSettings
+from servebench.stats.capacity import Probe
+from servebench.stats.records import LoadRecord
+from tests.unit.test_lateness import record
+
+OBJECTIVE = ObjectiveSettings(
+    slo_ms=50.0, miss=0.05, configurations=("any",), tolerance=0.04, probe_requests=1000, max_s=120.0, seed=0
+)
+
+
+def test_a_moment_in_which_the_same_work_takes_longer_stands_out() -> None:
+    speeds = CoreSpeeds()
+    at = np.arange(0.0, 5.0, 0.01)
+    slow = (at >= 2.0) & (at < 2.5)
+    speeds._samples += [
+        (float(second), core, (1.0 + core) * (1.4 if late else 1.0))
+        for second, core, late in zip(at, itertools.cycle((0, 1)), slow)
+    ]
+
+    slowness = speeds.slowness(0.0, 5.0)
+
+    assert len(slowness) == round(5.0 / MOMENT_S)
+    assert slowness.argmax() == 4
+    assert slowness[4] == pytest.approx(1.4)
+    assert np.delete(slowness, 4) == pytest.approx(1.0)
+
+
+def test_all_cores_are_visited_while_the_block_runs() -> None:
+    began = perf_counter()
+    with CoreSpeeds() as speeds:
+        sleep(2.2 * MOMENT_S)
+    ended = perf_counter()
+
+    assert len(speeds.slowness(began, ended)) == 2
+    assert np.isinf(speeds.slowness(ended, ended + 1.0)).all()
+
+
+def test_a_probe_is_void_for_the_machines_slow_moment() -> None:
+    own: LoadRecord = record(0.0, users=100)
+    opened, closed = own.window
+    assert own.rate_rps is not None
+    probe = Probe(own.rate_rps, 100.0, (0.0,) * 10, round(own.rate_rps * (closed - opened)))
+
+    assert void_reason(own, probe, OBJECTIVE, Conditions(100.0, 100.0, 1.05)) == ""
+    slow = void_reason(own, probe, OBJECTIVE, Conditions(100.0, 100.0, 1.3))
+    assert slow == "the machine's cores were 1.30 times slower for a moment"
