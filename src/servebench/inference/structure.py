@@ -28,8 +28,8 @@ LONE_MARKERS = (0x01, *range(0xD0, 0xDA))
 FILL = re.compile(rb"\xff+")
 LONG_FILL = b"\xff" * 1024
 LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
-"""Of the bytes of which any number may stand before a marker. Within scans Pillow copies all of them again
-for each 64 KiB. Tables between scans have at most 256 of them in a row."""
+"""Runs of 0xFF within scans, of which one byte is kept: a marker may follow any number of them, and Pillow
+copies the whole run again for each 64 KiB that it reads. No table has more than 256 in a row."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NEEDED_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
