@@ -117,11 +117,15 @@ def test_nothing_answered(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms."),
+        (
+            {},
+            "With random arrivals `x` takes 300 requests/s (290 to 310), 95% within 100 ms; 1,000 need 5 "
+            "machines, 1 of them spare.",
+        ),
         (
             {"status": "unresolved", "reason": "120 s are over"},
-            "Of requests at random times `x` takes 300 a second (290 to 310), 95% within 100 ms, not "
-            "resolved: 120 s are over.",
+            "With random arrivals `x` takes 300 requests/s (290 to 310), 95% within 100 ms, not resolved: "
+            "120 s are over.",
         ),
         (
             {"status": "unresolved", "capacity_rps": None},
@@ -139,8 +143,7 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
     known = CapacityResult(CAPACITY, [], None)
     assert "`candidate` takes 300" in answer(replace(snapshot, capacities={CANDIDATE: known}))[2]
     assert answer(replace(snapshot, tuned=tuned()))[2] == (
-        "Of requests at random times the search's winner takes 309 a second (298 to 321), 95% of them within "
-        "100 ms."
+        "With random arrivals the search's winner takes 309 requests/s (298 to 321), 95% within 100 ms."
     )
 
 
@@ -149,8 +152,8 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
     [
         (
             {},
-            "Try next: `servebench tune --apply`; `int8 direct 2x1 b4` does 2.00 (1.90 to 2.10) times the "
-            "candidate's rate.",
+            "Try next: `servebench tune --apply`, which sets `precision: int8`: 2.00 (1.90 to 2.10) times "
+            "the candidate's rate.",
         ),
         (
             {"over_serve_low": 0.9},
@@ -159,8 +162,8 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
         ({"incumbent": True}, "The search found nothing faster than the candidate as it was."),
         (
             {"goal": "capacity"},
-            "Try next: `servebench tune --apply`; `int8 direct 2x1 b4` takes 309 a second (298 to 321) of "
-            "requests at random times.",
+            "Try next: `servebench tune --apply`, which sets `precision: int8`: 309 requests/s (298 to 321) "
+            "with random arrivals.",
         ),
     ],
 )
@@ -168,13 +171,27 @@ def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[
     assert next_step(replace(snapshot, tuned=tuned(**changes))) == text
 
 
+def test_many_keys_that_the_search_changes_are_counted(snapshot: Snapshot) -> None:
+    found = tuned()
+    winner = {"precision": "int8", "max_batch_size": 16, "workers_per_device": 7, "batch_timeout_s": 0.5}
+    step = next_step(replace(snapshot, tuned=replace(found, metrics=found.metrics | {"winner": winner})))
+    assert step is not None
+    assert "which sets 4 keys of `serve:`: 2.00" in step
+
+
 def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snapshot) -> None:
-    rows = [compared("e1_baseline", 20.0, 3), compared("fast", 80.0, 1), compared(CANDIDATE, 50.0, 2)]
-    assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(agreement=0.99))) == (
-        "It gives 99.0% (with 95% certainty at least 95.8%) of test photos full precision's label, and is "
-        "about 1.2 times as fast as `fast`."
+    rows = [compared("e1_baseline", 20.0, 3), compared("e4_half", 80.0, 1), compared(CANDIDATE, 50.0, 2)]
+    own = replace(snapshot, compared=rows)
+    share = "It gives 99.0% (with 95% certainty at least 95.8%) of test photos full precision's label"
+    found = tuned(agreement=0.99)
+    assert tuned_price(replace(own, tuned=found)) == f"{share}."
+    serve = own.params.configuration("e4_half")
+    keys = {"precision": serve.precision, "max_batch_size": serve.max_batch_size}
+    raced = replace(WINNER, name="other", ratio=0.8, ratio_low=0.5, ratio_high=1.0, **keys)
+    assert tuned_price(replace(own, tuned=replace(found, rows=[*found.rows, raced]))) == (
+        f"{share}, at 1.25 (1.00 to 2.00) times the rate of `e4_half` in the same search."
     )
-    assert tuned_price(replace(snapshot, compared=rows, tuned=tuned(incumbent=True))) is None
+    assert tuned_price(replace(own, tuned=tuned(incumbent=True))) is None
     assert tuned_price(snapshot) is None
 
 

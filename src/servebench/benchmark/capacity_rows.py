@@ -209,7 +209,8 @@ def sentence(metrics: CapacityMetrics) -> str:
         assert metrics.share is not None
         text = (
             f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
-            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of what it does in a closed loop"
+            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of the {metrics.peak_rps:.1f} "
+            "that a closed loop reached meanwhile"
         )
         if metrics.confirmed is False:
             text += "; a probe at the lower end of this interval missed the objective"

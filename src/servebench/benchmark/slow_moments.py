@@ -54,10 +54,10 @@ class CoreSpeeds:
         """The work's CPU time in each moment over its median, the mean of all cores; inf: none was done.
 
         Args:
-            begin, end: on the clock of ``perf_counter``; a rest after the last whole moment does not count.
+            begin, end: on the clock of ``perf_counter``; a rest of less than half a moment does not count.
         """
         samples = [sample for sample in self._samples if begin <= sample[0] < end]
-        moments = int((end - begin) / MOMENT_S)
+        moments = round((end - begin) / MOMENT_S)
         if not samples:
             return np.full(moments, np.inf)
         at, core, cpu_s = np.array(samples).T

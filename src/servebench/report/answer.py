@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from servebench.benchmark.rows import ComparisonRow
 from servebench.inference.precision_rows import TEST
 from servebench.params import CANDIDATE, ServeSettings
 from servebench.report.bounds import DATASHEET, MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
+from servebench.report.capacity import EXAMPLE_RPS, SPARE_MACHINES, machines_needed
 from servebench.report.losses import Diagnosis, Loss
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
@@ -19,6 +21,8 @@ from servebench.tune.rows import TuneRow, ratio_cell
 
 MOST_WORDS = 25
 """Of a sentence here."""
+MOST_KEYS = 2
+"""Named in a sentence."""
 LOSSES = {
     ROOFLINE: "the roofline measured here is",
     MODEL: "the model alone reaches",
@@ -76,8 +80,8 @@ def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: b
 def terms(snapshot: Snapshot) -> str:
     """What the names stand for that every reader meets, and what the fastest one costs."""
     text = (
-        f"Ratios are taken to `{snapshot.reference}`. `{CANDIDATE}` is the section `serve:` of params.yaml: "
-        "what one would ship."
+        f"Ratios are taken to `{snapshot.reference}`. `{CANDIDATE}` is the section `serve:` of params.yaml, "
+        "which `servebench serve` starts."
     )
     leaders = leading(snapshot.compared)
     if not leaders or leaders[0].p95_ms is None:
@@ -85,8 +89,8 @@ def terms(snapshot: Snapshot) -> str:
     metrics = next(one.metrics for one in snapshot.results if one.name == leaders[0].experiment)
     return (
         f"{text} `{leaders[0].experiment}` is ready {metrics['ready_s']:.1f} s after its start, takes "
-        f"{metrics['memory_mib']:,.0f} MiB, and answers 95% of these requests within "
-        f"{leaders[0].p95_ms:.0f} ms."
+        f"{metrics['memory_mib']:,.0f} MiB, and answers 95% of the requests of "
+        f"{pluralise(leaders[0].users, 'user')} within {leaders[0].p95_ms:.0f} ms."
     )
 
 
@@ -127,8 +131,8 @@ def traffic_sentence(name: str, snapshot: Snapshot) -> str:
     tuned, objective = snapshot.tuned, snapshot.params.objective
     if tuned is not None and tuned.metrics["capacity_rps"] is not None:
         return (
-            f"Of requests at random times the search's winner takes {capacity_text(tuned.metrics)}, "
-            f"{100 * (1 - objective.miss):.4g}% of them within {objective.slo_ms:g} ms."
+            f"With random arrivals the search's winner takes {capacity_text(tuned.metrics)}, "
+            f"{100 * (1 - objective.miss):.4g}% within {objective.slo_ms:g} ms."
         )
     return f"How much traffic `{name}` can take is not measured: `make capacity`."
 
@@ -136,7 +140,7 @@ def traffic_sentence(name: str, snapshot: Snapshot) -> str:
 def capacity_text(metrics: Mapping[str, Any]) -> str:
     """A capacity with its interval, of metrics/tune.json."""
     low, high = (rate_text(metrics[f"capacity_{end}_rps"]) for end in ("low", "high"))
-    return f"{rate_text(metrics['capacity_rps'])} a second ({low} to {high})"
+    return f"{rate_text(metrics['capacity_rps'])} requests/s ({low} to {high})"
 
 
 def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
@@ -148,11 +152,14 @@ def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
         return f"`{name}` takes at least {rate_text(metrics.low_rps)} requests/s with {objective}."
     if metrics.capacity_rps is None or metrics.low_rps is None or metrics.high_rps is None:
         return f"The rate at which `{name}` keeps {objective} is not resolved."
-    doubt = "" if metrics.status == "resolved" else f", not resolved: {metrics.reason}"
     low, high = rate_text(metrics.low_rps), rate_text(metrics.high_rps)
+    rest = f", not resolved: {metrics.reason}"
+    if metrics.status == "resolved":
+        needed = machines_needed(metrics, EXAMPLE_RPS)
+        rest = f"; {EXAMPLE_RPS:,.0f} need {needed} machines, {SPARE_MACHINES} of them spare"
     return (
-        f"Of requests at random times `{name}` takes {rate_text(metrics.capacity_rps)} a second "
-        f"({low} to {high}), {objective}{doubt}."
+        f"With random arrivals `{name}` takes {rate_text(metrics.capacity_rps)} requests/s "
+        f"({low} to {high}), {objective}{rest}."
     )
 
 
@@ -178,13 +185,25 @@ def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
         return "The search found nothing faster than the candidate as it was."
-    advice = f"Try next: `servebench tune --apply`; `{winner.name}`"
+    advice = (
+        f"Try next: `servebench tune --apply`, which sets {changed_keys(tuned.metrics['winner'], present)}:"
+    )
     if tuned.metrics["goal"] == "capacity":
-        return f"{advice} takes {capacity_text(tuned.metrics)} of requests at random times."
+        return f"{advice} {capacity_text(tuned.metrics)} with random arrivals."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    return f"{advice} does {gain} times the candidate's rate."
+    return f"{advice} {gain} times the candidate's rate."
+
+
+def changed_keys(winner: Mapping[str, Any], present: Mapping[str, Any]) -> str:
+    """The keys of ``serve:`` that ``winner`` has other values for, or how many where they are many."""
+    changed = [
+        f"`{key}: {json.dumps(value).strip(chr(34))}`"
+        for key, value in winner.items()
+        if present[key] != value
+    ]
+    return " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
 
 
 def agreement_bound(snapshot: Snapshot, winner: TuneRow) -> float | None:
@@ -197,14 +216,23 @@ def agreement_bound(snapshot: Snapshot, winner: TuneRow) -> float | None:
 def tuned_price(snapshot: Snapshot) -> str | None:
     """What the search's winner costs, and how it compares with the fastest here; None where none won."""
     tuned, leaders = snapshot.tuned, leading(snapshot.compared)
-    candidate = next((row.ratio for row in snapshot.compared if row.experiment == CANDIDATE), None)
     if tuned is None or tuned.rows[0].incumbent or not leaders:
         return None
-    winner, fastest = tuned.rows[0], leaders[0]
+    winner, fastest = tuned.rows[0], leaders[0].experiment
     bound = agreement_bound(snapshot, winner)
     surely = "" if bound is None else f" (with 95% certainty at least {bound:.1%})"
     text = f"It gives {winner.agreement:.1%}{surely} of test photos full precision's label"
-    if winner.over_serve and candidate and fastest.ratio and fastest.experiment != CANDIDATE:
-        times = winner.over_serve * candidate / fastest.ratio
-        return f"{text}, and is about {times:.1f} times as fast as `{fastest.experiment}`."
-    return f"{text}."
+    serve = snapshot.params.configuration(fastest).model_dump()
+    raced = next(
+        (
+            row
+            for row in tuned.rows
+            if all(serve[key] == getattr(row, key) for key in tuned.metrics["winner"])
+        ),
+        None,
+    )
+    if raced is None or raced.ratio is None or raced.name == winner.name or fastest == CANDIDATE:
+        return f"{text}."
+    low, high = (None if end is None else 1 / end for end in (raced.ratio_high, raced.ratio_low))
+    times = ratio_cell(1 / raced.ratio, low, high)
+    return f"{text}, at {times} times the rate of `{fastest}` in the same search."

@@ -16,8 +16,8 @@ not resolved      nowhere
 ================  =======================================================================================
 
 Above the model: ``hardware`` where the model reaches 70% of the roofline or the larger loss is from the
-datasheet to the roofline, else ``kernels``. It is named too where its loss is the larger one, or where
-serving loses nothing.
+datasheet to the roofline, else ``kernels``, and both where the interval of its rate contains those 70%. It is
+named too where its loss is the larger one, or where serving loses nothing.
 
 Losses whose shares' intervals overlap are a tie: all of them are named.
 """
@@ -104,7 +104,9 @@ def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis
     cause = ", then ".join(" or ".join(names) for names in tied)
     sentences = [diagnosis.text for diagnosis in diagnoses]
     sentences += [
-        f"Which of {', '.join(names)} is the larger loss is not resolved." for names in tied if len(names) > 1
+        f"Which is the larger loss, {' or '.join(names)}, is not resolved."
+        for names in tied
+        if len(names) > 1
     ]
     return replace(diagnoses[0], cause=cause, text=" ".join(sentences))
 
@@ -114,28 +116,44 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
     precision, model = result.serve.precision, result.model
     bound, batch = (ceilings[f"roofline_{precision}_{key}"] for key in ("bound", "batch"))
     binding = f"compute-bound from batch size {batch} on" if bound == "compute" else "memory-bound"
-    half_rps = ceilings["roofline_half_rps"]
-    half_is_faster = precision == "full" and half_rps > ceilings["roofline_full_rps"]
-    parameter = "precision" if half_is_faster else None
-    advice = f"`precision` moves it: in half the roofline is {half_rps:,.1f}" if half_is_faster else NO_KEY
+    lower = _lower_precision(result)
+    lower_rps = ceilings.get(f"roofline_{lower}_rps")
+    lower_is_faster = lower_rps is not None and lower_rps > ceilings[f"roofline_{precision}_rps"]
+    parameter = "precision" if lower_is_faster else None
+    advice = (
+        f"`precision` moves it: in {lower} the roofline is {lower_rps:,.1f}" if lower_is_faster else NO_KEY
+    )
     if loss.lower.name == ROOFLINE:
         rate = loss.describe("the datasheet's")
         text = f"Hardware: the roofline measured here is {rate} ({binding}); {advice}."
         return Diagnosis("hardware", loss.share, parameter, text)
     roofline = loss.describe("the roofline's")
     rate = f"the model in-process does {roofline} ({binding})"
-    if loss.share >= CLOSE_TO_ROOFLINE:
+    if loss.lowest_share >= CLOSE_TO_ROOFLINE:
         return Diagnosis("hardware", loss.share, parameter, f"Hardware: {rate}; {advice}.")
-    if half_is_faster:
-        advice = f"`precision` may move it: in half the roofline is {half_rps:,.1f}"
+    if lower_is_faster:
+        advice = f"`precision` may move it: in {lower} the roofline is {lower_rps:,.1f}"
     elif not result.serve.compiled:
         parameter, advice = "compiled", "`compiled` may move it"
     elif _still_growing(result):
         advice = "larger batches than `baseline.batch_sizes` has may be faster: the rate still grows"
     else:
         advice = NO_KEY
-    text = f"Kernels: {rate}, at its best batch size, {model.batch_size}; {advice}."
-    return Diagnosis("kernels", loss.share, parameter, text)
+    rate += f", at its best batch size, {model.batch_size}"
+    if loss.highest_share >= CLOSE_TO_ROOFLINE:
+        rate += f". Whether that is {CLOSE_TO_ROOFLINE:.0%} is not resolved"
+        return Diagnosis(
+            "hardware or kernels", loss.share, parameter, f"Hardware or kernels: {rate}; {advice}."
+        )
+    return Diagnosis("kernels", loss.share, parameter, f"Kernels: {rate}; {advice}.")
+
+
+def _lower_precision(result: Result) -> str | None:
+    """The next lower precision that the configuration could have; None where there is none."""
+    if result.serve.precision == "full":
+        return "half"
+    quantisable = result.serve.precision == "half" and result.serve.compiled and result.run["device"] == "cpu"
+    return "int8" if quantisable else None
 
 
 def _still_growing(result: Result) -> bool:

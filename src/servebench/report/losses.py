@@ -52,20 +52,22 @@ class Loss:
     @property
     def resolved(self) -> bool:
         """Whether there is a loss beyond the intervals."""
-        return self._highest_share < 1
+        return self.highest_share < 1
 
     def ties_with(self, other: Loss) -> bool:
         """Whether the intervals of the two shares overlap, so that neither loss is known to be larger."""
-        return self._lowest_share <= other._highest_share and other._lowest_share <= self._highest_share
+        return self.lowest_share <= other.highest_share and other.lowest_share <= self.highest_share
 
     @property
-    def _lowest_share(self) -> float:
+    def lowest_share(self) -> float:
+        """The share's lower end."""
         if self.lower.share_low is not None:
             return self.lower.share_low
         return self.lower.lowest_rps / self.upper.highest_rps
 
     @property
-    def _highest_share(self) -> float:
+    def highest_share(self) -> float:
+        """The share's upper end."""
         if self.lower.share_high is not None:
             return self.lower.share_high
         return self.lower.highest_rps / max(self.upper.lowest_rps, 1e-9)

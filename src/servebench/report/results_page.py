@@ -55,6 +55,6 @@ def page(snapshot: Snapshot) -> str:
         provenance(snapshot),
     ]
     for part in parts(snapshot):
-        blocks += [f"## {part.title}", *filter(None, [part.text])]
+        blocks += [f"## {part.title}", *filter(None, [part.text, part.reasons])]
         blocks += [f"![{shown}](../assets/{path})" for shown, path in part.pictures]
     return "\n\n".join(blocks) + "\n"

@@ -18,10 +18,11 @@ from servebench.report.snapshot import Snapshot
 from servebench.report.tables import remarks
 from servebench.report.tune import tune_text
 from servebench.system.machine import describe_machine
-from servebench.system.tables import markdown_table, number_cell, pluralise
+from servebench.system.tables import markdown_table, number_cell, pluralise, without_empty
 
 CAUSES = (
-    "The roofline is the rate that the measured peak of arithmetic and of memory allows. Hardware: the model "
+    "Each at the number of users at which it is fastest. The roofline is the rate that the measured peak of "
+    "arithmetic and of memory allows. Hardware: the model "
     "reaches at least 70% of it. Kernels: it stays below. Preprocessing: decoding and preparing photos costs "
     "the rate. Batch window: requests wait for a batch that does not fill. Too many workers: they take the "
     "cores from each other. Drift: the machine changed its speed meanwhile. Unexplained: no rule fits."
@@ -35,11 +36,13 @@ class Part:
     Attributes:
         text: in Markdown, without its pictures; empty where these say everything.
         pictures: what each shows, and its path below assets/.
+        reasons: that follow the text, in HTML; report.html has them elsewhere.
     """
 
     title: str
     text: str
     pictures: Sequence[tuple[str, str]] = ()
+    reasons: str = ""
 
 
 def parts(snapshot: Snapshot) -> Iterator[Part]:
@@ -84,7 +87,8 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
                 "One after the other, on a machine that may have changed between them: for bounds and "
                 "latencies, not for comparing. The number of users is the one that was fastest in the first "
                 "runs, and fewer users where the difference lies within the interval; the figures are those "
-                "of a later run. A dash: too few answers (a p95 needs 130).",
+                "of a later run. A dash: too few answers (a p95 needs 130). Efficiency: the rate over that "
+                "of decode, preprocess and model in-process, with batches that the server can form.",
                 rates_table(snapshot.results),
                 *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
             ]
@@ -96,15 +100,16 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "Answers without a server, compared with timm's model in full precision on the same photos: share "
         "with the same label (with 95% certainty it is at least the next figure), the share with the right "
         "label and its change in points, the changes of probabilities, and the divergence of Kullback and "
-        "Leibler in nats. `test` are photos that the model has not seen; `ms an image` is the time of the "
-        "compiled model on one thread. More: [tuning.md](tuning.md#int8).\n\n"
+        "Leibler in nats. `test` are photos that the model has not seen, `other` those of its training; "
+        "`ms an image` is the compiled model's time on one thread. More: [tuning.md](tuning.md#int8).\n\n"
         + precision_table(snapshot.changes, snapshot.packages),
     )
     yield Part(
         "What holds each back",
         "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "
-        "bound to the left. A share above 1 is the machine's noise, unless it is listed above as an error of "
-        f"measuring.\n\n{bounds_table(snapshot)}\n\n{findings(snapshot)}",
+        'bound to the left. A share above 1 is the machine\'s noise, unless "Each by itself" lists it as an '
+        f"error of measuring. Null server: with a model that does nothing.\n\n{bounds_table(snapshot)}",
+        reasons=findings(snapshot),
     )
     yield Part(
         "Where a request's time goes",
@@ -175,7 +180,7 @@ def provenance(snapshot: Snapshot) -> str:
         f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
         f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
         f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). A worker has "
-        f"{pluralise(snapshot.results[0].run['threads_per_worker'], 'thread')} where no other number stands. "
+        f"{pluralise(snapshot.results[0].run['threads_per_worker'], 'thread')} unless its settings say more. "
         f"Every user sends {'image files' if params.load.request_body == 'image' else 'base64 in JSON'}."
     )
 
@@ -257,7 +262,7 @@ def rates_table(results: Sequence[Result]) -> str:
         "memory MiB",
         "failed",
     ]
-    return markdown_table(head, rows)
+    return markdown_table(*without_empty(head, rows))
 
 
 def _interval(best: LevelRow | None, digits: int, low: str, high: str) -> str:
@@ -282,9 +287,9 @@ def bounds_table(snapshot: Snapshot) -> str:
         "held back by",
         "key for the first cause",
         *BOUND_NAMES,
-        "model that does nothing",
+        "null server",
     ]
-    return markdown_table(head, rows, text_columns=3)
+    return markdown_table(*without_empty(head, rows), text_columns=3)
 
 
 def _bound_cell(bound: Bound) -> str:

@@ -64,7 +64,7 @@ def sentences(metrics: Mapping[str, Any], rows: Sequence[TuneRow]) -> list[str]:
         found += [f"{text}: {', '.join(names)}."] if names else []
     if metrics["capacity"]:
         found.append(f"The winner {metrics['capacity']}.")
-    found.append(f"Relative to each other, predicted rates were off by {metrics['model_error']:.0%}.")
+    found.append(f"Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation).")
     return found
 
 

@@ -87,7 +87,7 @@ def _gpu() -> dict[str, Any]:
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU (its figures stay empty)"
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
     return (
         f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['cpu_flags'])}), "
         f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"

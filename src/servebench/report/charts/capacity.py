@@ -9,6 +9,7 @@ import numpy as np
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
 from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
+from servebench.stats.capacity import ERRORS
 
 BEYOND = 1.05
 """The axis reaches this factor beyond the lowest and the highest rate."""
@@ -69,9 +70,9 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
-        note="Requests come at random times; rates are scaled to the median peak. On the dashed line, what "
-        "may be late: the capacity with its interval. "
-        f"Grey: a point per probe, ± 2 standard errors; those above {top:.0%} lie on the upper edge.",
+        note="Random arrivals. Dashed: what may be late, on it the capacity with its interval. Black: the "
+        "fit; grey band: the same through either end of the interval. Grey: a point per probe, ± 2 standard "
+        f"errors, with its rate scaled to the median peak; those above {top:.0%} lie on the upper edge.",
     )
 
 
@@ -87,14 +88,19 @@ def _found(metrics: CapacityMetrics) -> str:
 
 
 def _fit(result: CapacityResult, rates: Sequence[float], top: float) -> list[Mark]:
-    """The fitted share of late requests, with its interval."""
-    peak_rps = result.metrics.peak_rps
-    if result.curve is None or not peak_rps or not rates:
+    """The fitted share of late requests, and the same curve through either end of the capacity's interval."""
+    peak_rps, curve = result.metrics.peak_rps, result.curve
+    if curve is None or not peak_rps or not rates:
         return []
-    loads = np.linspace(math.log(min(rates) / peak_rps), math.log(max(rates) / peak_rps), 100)
-    share, low, high = (np.minimum(values, top).tolist() for values in result.curve.shares(loads))
-    grid = (peak_rps * np.exp(loads)).tolist()
-    return [Mark("band", x=grid, y=low, y2=high), Mark("line", x=grid, y=share)]
+    loads = np.linspace(math.log(min(rates) / peak_rps), math.log(max(rates) / peak_rps), 200)
+    aside = ERRORS * curve.error
+    low, share, high = (curve.shares(loads + moved)[0] for moved in (-aside, 0.0, aside))
+    grid = peak_rps * np.exp(loads)
+    seen = share <= top
+    return [
+        Mark("band", x=grid.tolist(), y=np.minimum(low, top).tolist(), y2=np.minimum(high, top).tolist()),
+        Mark("line", x=grid[seen].tolist(), y=share[seen].tolist()),
+    ]
 
 
 def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axis) -> Chart:
@@ -122,13 +128,13 @@ def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis
 def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
     ordered = sorted(rows, key=lambda row: row.rate_rps)
     x, y = [row.rate_rps for row in ordered], [row.goodput_rps for row in ordered]
-    top = max([*x, *y, 1.0]) * BEYOND
+    bottom, top = min([*x, *y, 1e9]) / BEYOND, max([*x, *y, 1.0]) * BEYOND
     return Chart(
         f"{name}: answered in time, by offered rate",
-        x=Axis("offered rate, requests/s", low=0.0, high=top),
-        y=Axis("in time, requests/s", low=0.0, high=top),
+        x=Axis("offered rate, requests/s", low=bottom, high=top),
+        y=Axis("in time, requests/s", low=bottom, high=top),
         marks=[
-            Mark("line", x=[0.0, top], y=[0.0, top], colour=GREY, dashed=True),
+            Mark("line", x=[bottom, top], y=[bottom, top], colour=GREY, dashed=True),
             Mark("point", x=x, y=y, colour=BLUE),
         ],
         note="A point per probe. Dashed: all of them in time.",

@@ -50,11 +50,8 @@ def batch_sizes(results: Sequence[Result]) -> Chart:
             if result.serve.max_batch_size > 1 and sum(own.values()) > 0:
                 counts[f"{result.name}, {pluralise(level.users, 'user')}"] = own
                 notes.append("" if level.batch_size is None else f"mean {level.batch_size:.1f}")
-    sizes = [
-        size
-        for size in dict.fromkeys(size for own in counts.values() for size in own)
-        if any(own.get(size) for own in counts.values())
-    ]
+    limits = sorted({float(row.up_to): _size(row) for result in results for row in result.batches}.items())
+    sizes = [size for _, size in limits if any(own.get(size) for own in counts.values())]
     shares = {name: {size: own.get(size, 0.0) for size in sizes} for name, own in counts.items()}
     colour_of = dict(zip(sizes, steps(len(sizes)), strict=True))
     return Chart(

@@ -44,6 +44,8 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
             marks.append(
                 Mark("point", x=[row.over_serve], y=[name], texts=[text], colour=colour, hollow=hollow)
             )
+    doubtful = any(STATUS_COLOURS[row.status] == ORANGE for row in rows)
+    doubt = " Orange: not resolved from the winner, or excluded." if doubtful else ""
     measured = [row.over_serve_high or row.over_serve or 0.0 for row in rows]
     predicted = [row.predicted_rps / serve_rps for row in rows]
     marks.append(Mark("cross", x=predicted, y=names, colour=INK))
@@ -53,7 +55,7 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
         y=Axis("", names=tuple(names), notes=tuple(map(_note, rows))),
         marks=marks,
         note="95% intervals; ×: predicted from the costs of the parts, which only chooses who races. "
-        f"{_explained(names)}Filled: the winner. Blue: not slower. Orange: in doubt, or excluded.",
+        f"{_explained(names)}Filled: the winner. Blue: not slower.{doubt}",
     )
 
 
@@ -66,6 +68,8 @@ def _explained(names: Sequence[str]) -> str:
 
 def _note(row: TuneRow) -> str:
     """What became of it; at length, a table tells it."""
+    if row.incumbent and row.status == "slower":
+        return "reference"
     return row.reason or (row.status if row.lost_after is None else f"out in round {row.lost_after}")
 
 

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from servebench.errors import ReportError
 from servebench.params import CANDIDATE
-from servebench.report.answer import answer, finding, next_step, terms, tuned_price
+from servebench.report.answer import answer, finding, leading, next_step, terms, tuned_price
 from servebench.report.charts.capacity import capacity
 from servebench.report.charts.chart import Chart
 from servebench.report.charts.compared import comparison, latency
@@ -117,6 +117,8 @@ def _answer(snapshot: Snapshot) -> Iterator[str]:
     if not snapshot.label and (price := tuned_price(snapshot)):
         yield f"<p>{marked(price)}</p>"
     yield f"<p>{marked(terms(snapshot))}</p>"
+    if not any(row.experiment == CANDIDATE for row in leading(snapshot.compared)[:1]):
+        yield f"<p>{marked(f'What limits {finding(CANDIDATE, snapshot)}')}</p>"
     machine = describe_machine(snapshot.machine)
     model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
     of = f" Results of {snapshot.label}." if snapshot.label else ""
@@ -175,7 +177,7 @@ def _configurations(page: Page, snapshot: Snapshot) -> Iterator[str]:
     options = "".join(
         f"<option{' selected' if name == CANDIDATE else ''}>{escape(name)}</option>" for name in names
     )
-    yield f'<p class="choice"><label>Show <select id="configuration">{options}</select></label></p>'
+    yield f'<p class="choice"><label>Bounds of <select id="configuration">{options}</select></label></p>'
     for result in snapshot.results:
         yield f'<div data-configuration="{escape(result.name)}">'
         yield page.figure(bounds(result, snapshot.explanation.bounds[result.name]))
