@@ -107,6 +107,7 @@ def run(number: int) -> dict[str, Any]:
         "share_low": found.share_low,
         "share_high": found.share_high,
         "peak_rps": found.peak_rps,
+        "unsteady": found.unsteady,
         "void": found.void,
         "seconds": found.seconds,
         "late": late,

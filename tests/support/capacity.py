@@ -33,6 +33,7 @@ CAPACITY = CapacityMetrics(
     users=16,
     confirmed=True,
     probes=8,
+    unsteady=0,
     void=0,
     requests=9000,
     seconds=100.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,6 +71,34 @@ def test_a_machine_that_changes_its_speed_changes_nothing() -> None:
         for one, speed in zip(steady, speeds, strict=True)
     ]
     assert fit(changing, 0.05).load == pytest.approx(fit(steady, 0.05).load, abs=1e-9)
+
+
+def test_unsteady_probes_count_where_most_are_such_and_resolve_nothing() -> None:
+    loads = (0.7, 0.74, 0.76, 0.78, 0.82, 0.8, 0.72)
+    steady = [probe(load, logistic(load, at=0.77)) for load in loads]
+    slow = [replace(probe(load, logistic(load, at=0.7)), steady=False) for load in loads]
+
+    own = CapacitySearch(0.05, 0.5, [*steady, *slow])
+    curve = own.curve()
+    assert curve is not None
+    assert math.exp(curve.load) == pytest.approx(0.77, rel=0.005)
+    assert own.resolved
+
+    own = CapacitySearch(0.05, 0.5, [*steady[:5], *slow])
+    curve = own.curve()
+    assert curve is not None
+    assert 0.7 < math.exp(curve.load) < 0.76
+    assert not own.resolved
+
+
+def test_where_steady_probes_lie_on_one_side_all_make_the_estimate() -> None:
+    held = [probe(load, 0.0) for load in (0.7, 0.75, 0.8)]
+    own = CapacitySearch(0.05, 0.5, [*held, replace(probe(0.85, 0.6), steady=False)])
+    assert own.curve() is None
+    assert own.next_load() == pytest.approx(0.8 * 1.08)
+    curve = own.estimate()
+    assert curve is not None
+    assert 0.75 < math.exp(curve.load) < 0.86
 
 
 def test_the_search_goes_up_while_the_objective_is_held_and_down_while_it_is_missed() -> None:

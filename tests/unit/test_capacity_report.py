@@ -121,7 +121,7 @@ def test_a_capacity_of_something_else_is_not_used(params: Params) -> None:
 
 
 def test_a_picture_is_drawn_of_any_search(tmp_path: Path) -> None:
-    probe = ProbeRow("search", 80.0, 79.0, 110.0, 1000, 0.02, 0.005, 77.0, 20.0, 70.0, 90.0, 0, "")
+    probe = ProbeRow("search", 80.0, 79.0, 110.0, 1000, 0.02, 0.005, 77.0, 20.0, 70.0, 90.0, 0, 1.02, "")
     for rows in ([], [probe], [probe, replace(probe, rate_rps=99.0, missed=0.3, p99_ms=None)]):
         for metrics in (FOUND, replace(FOUND, capacity_rps=None, low_rps=None, high_rps=None, peak_rps=None)):
             save(tmp_path / "picture.png", picture("candidate", CapacityResult(metrics, rows, None)))
@@ -140,7 +140,9 @@ def test_the_curve_is_that_of_the_search(params: Params) -> None:
         search.probes.append(probe)
         error = math.sqrt(probe.variance)
         rows.append(
-            ProbeRow("search", rate, rate, 110.0, 1000, probe.share, error, rate, 20.0, 70.0, 90.0, 0, "")
+            ProbeRow(
+                "search", rate, rate, 110.0, 1000, probe.share, error, rate, 20.0, 70.0, 90.0, 0, 1.02, ""
+            )
         )
     keep(FOUND)
     write_rows(CapacityPaths("candidate").probes, ProbeRow, rows)

@@ -103,5 +103,6 @@ def test_the_readme_says_what_the_candidate_takes(monkeypatch: pytest.MonkeyPatc
     write_results()
     assert (
         "`candidate` takes 300.0 requests a second (290.0 to 310.0) with 95% of them within 100 ms, 90% of "
-        "the 333.0 that a closed loop reached meanwhile; 1,000 a second need 5 such machines, 1 of them spare."
+        "the 333.0 that a closed loop reached meanwhile; 1,000 a second need 5 such machines, 1 of them "
+        "spare."
     ) in README.read_text()

@@ -97,19 +97,24 @@ class CapacityMeter:
                 return self._metrics("slo_unreachable", reason)
             while not (search.above_range or search.unreachable):
                 self._probe(search.next_load())
-                if search.resolved:
+                while search.resolved:
                     curve = search.curve()
                     assert curve is not None
-                    self.log.confirmed = self._probe(math.exp(curve.interval[0]), "confirm")
-                    if search.resolved:
+                    held = self._probe(math.exp(curve.interval[0]), "confirm")
+                    if search.resolved and search.probes[-1].steady:
+                        self.log.confirmed = held
                         return self._metrics("resolved")
-                    self.log.confirmed = None
             status: Status = "above_range" if search.above_range else "slo_unreachable"
             return self._metrics(
                 status, f"the objective is {'held' if search.above_range else 'missed'} at all loads"
             )
         except OutOfTimeError as error:
-            return self._metrics("resolved") if search.resolved else self._metrics("unresolved", str(error))
+            if search.resolved:
+                return self._metrics("resolved")
+            unsteady = sum(not probe.steady for probe in search.probes)
+            often = 2 * unsteady > len(search.probes)
+            where = f", in {unsteady} of {len(search.probes)} probes the machine was slow for a moment"
+            return self._metrics("unresolved", str(error) + (where if often else ""))
 
     def _find_peak(self) -> bool:
         """Find the number of users beyond which more bring nothing; whether any kept to the objective."""
@@ -148,27 +153,29 @@ class CapacityMeter:
             if after_rps == 0:
                 raise LoadError(f"{self.url} answers no more")
             self.log.peaks.append(after_rps)
-            probe = self._probe_of(record, math.sqrt(before_rps * after_rps))
             conditions = Conditions(before_rps, after_rps, slowest)
+            probe = self._probe_of(record, math.sqrt(before_rps * after_rps), conditions.steady)
             void = void_reason(record, probe, self.objective, conditions)
-            self.log.rows.append(ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, void))
+            row = ProbeRow.of(record, probe, asked_rps, self.objective.slo_ms, phase, slowest, void)
+            self.log.rows.append(row)
             if not void:
                 self.search.probes.append(probe)
-                self.log.records.append((probe.load, record))
+                if probe.steady:
+                    self.log.records.append((probe.load, record))
                 return probe.share <= self.objective.miss
         raise OutOfTimeError(f"{MOST_VOID} probes in a row were void: {void}")
 
-    def _probe_of(self, record: LoadRecord, peak_rps: float) -> Probe:
+    def _probe_of(self, record: LoadRecord, peak_rps: float, steady: bool) -> Probe:
         opened, closed = record.window
         due_first = np.argsort(record.start[record.in_window])
         missed = misses(record, self.objective.slo_ms)[record.in_window][due_first]
         shares = tuple(float(block.mean()) for block in np.array_split(missed, BLOCKS))
-        return Probe(len(missed) / (closed - opened), peak_rps, shares, len(missed))
+        return Probe(len(missed) / (closed - opened), peak_rps, shares, len(missed), steady)
 
-    def _slowest_moment(self, began: float) -> float:
-        """How many times its median time a core needed in the slowest moment from ``began`` until now."""
+    def _slowest_moment(self, began: float) -> float | None:
+        """How many times their median time the cores needed in the slowest moment since ``began``."""
         if self.cores is None:
-            return 1.0
+            return None
         return max(self.cores.slowness(began, perf_counter()).tolist(), default=1.0)
 
     def _run_closed_loop(self, users: int) -> LoadRecord:
@@ -223,7 +230,7 @@ class CapacityMeter:
         return OutOfTimeError(f"the search ended after {self.objective.max_s:g} s (objective.max_s)")
 
     def _progress_text(self, rate_rps: float) -> str:
-        curve = self.search.curve()
+        curve = self.search.estimate()
         text = f"probe {len(self.log.rows) + 1} at {rate_rps:.4g}/s"
         if curve is None:
             return text
@@ -264,7 +271,7 @@ def measure_capacity(
 
         meter = CapacityMeter(sender, url, objective, timeout_s, check, show, cores)
         metrics = meter.measure()
-        return CapacityResult(metrics, meter.log.rows, meter.search.curve())
+        return CapacityResult(metrics, meter.log.rows, meter.search.estimate())
 
 
 def good_rate_rps(record: LoadRecord) -> float:

@@ -34,6 +34,8 @@ class ProbeRow:
             the spread of ten parts.
         goodput_rps: requests per second that kept to the objective.
         failed: requests that failed or timed out.
+        slowest_moment: how many times their median time the machine's cores needed for the same work in the
+            slowest half second; None where that is not known.
         void_reason: why it does not count, empty where it does.
     """
 
@@ -49,11 +51,19 @@ class ProbeRow:
     p95_ms: float | None
     p99_ms: float | None
     failed: int
+    slowest_moment: float | None
     void_reason: str
 
     @classmethod
     def of(
-        cls, record: LoadRecord, probe: Probe, asked_rps: float, slo_ms: float, phase: str, void_reason: str
+        cls,
+        record: LoadRecord,
+        probe: Probe,
+        asked_rps: float,
+        slo_ms: float,
+        phase: str,
+        slowest_moment: float | None,
+        void_reason: str,
     ) -> ProbeRow:
         """The row of a probe."""
         inside = record.in_window
@@ -72,6 +82,7 @@ class ProbeRow:
             p95_ms=p95_ms,
             p99_ms=p99_ms,
             failed=int((record.status[inside] != OK).sum()),
+            slowest_moment=rounded(slowest_moment, 3),
             void_reason=void_reason,
         )
 
@@ -91,8 +102,9 @@ class CapacityMetrics:
         peak_rps, users: the closed loop's rate, and its number of users.
         confirmed: whether a probe at the interval's low end, after the search, held the objective; None where
             there was none.
-        probes, void: probes that count, and those that do not.
-        p50_ms, p95_ms, p99_ms, p999_ms: latencies of all probes just below the capacity together.
+        probes, unsteady, void: probes that are not void, those of them in which the machine was slow for a
+            moment, and those that are void.
+        p50_ms, p95_ms, p99_ms, p999_ms: latencies of all steady probes just below the capacity together.
     """
 
     status: Status
@@ -109,6 +121,7 @@ class CapacityMetrics:
     users: int
     confirmed: bool | None
     probes: int
+    unsteady: int
     void: int
     requests: int
     seconds: float
@@ -127,7 +140,7 @@ class SearchLog:
         peaks: its rate, each time it was measured.
         confirmed: whether a probe at the low end of the present interval held the objective.
         rows: of all probes.
-        records: of the probes that count, with their loads.
+        records: of the steady probes, with their loads.
     """
 
     users: int = 0
@@ -139,7 +152,7 @@ class SearchLog:
 
 @dataclass(frozen=True)
 class CapacityResult:
-    """The capacity, the probes, and the curve through those that count, None where there is none."""
+    """The capacity, the probes, and the curve that it was read from, None where there is none."""
 
     metrics: CapacityMetrics
     rows: list[ProbeRow]
@@ -157,7 +170,7 @@ def metrics_of(
     """Summarise a search that took ``seconds``."""
     peak_rps = median(log.peaks) if log.peaks else None
     share = low = high = None
-    curve = search.curve()
+    curve = search.estimate()
     if curve is not None:
         share, (low, high) = math.exp(curve.load), (math.exp(load) for load in curve.interval)
     elif status == "above_range":
@@ -179,6 +192,7 @@ def metrics_of(
         users=log.users,
         confirmed=log.confirmed,
         probes=len(search.probes),
+        unsteady=sum(not probe.steady for probe in search.probes),
         void=sum(bool(row.void_reason) for row in log.rows),
         requests=sum(row.requests for row in log.rows),
         seconds=round(seconds, 1),

@@ -30,12 +30,17 @@ class Conditions:
     Attributes:
         before_rps, after_rps: the closed loop's peak.
         slowest: how many times their median time the cores needed for the same work, in the probe's slowest
-            moment; 1 where that is not known.
+            moment; None where that is not known.
     """
 
     before_rps: float
     after_rps: float
-    slowest: float
+    slowest: float | None
+
+    @property
+    def steady(self) -> bool:
+        """Whether no moment is known to have been slow."""
+        return self.slowest is None or self.slowest <= SLOW
 
 
 def void_reason(record: LoadRecord, probe: Probe, objective: ObjectiveSettings, under: Conditions) -> str:
@@ -49,8 +54,6 @@ def void_reason(record: LoadRecord, probe: Probe, objective: ObjectiveSettings, 
         return f"the load generator was busy, {record.cores:.0%} of a core"
     if off > 3 / math.sqrt(probe.requests):
         return f"the rate was off by {off:.0%}"
-    if under.slowest > SLOW:
-        return f"the machine's cores were {under.slowest:.2f} times slower for a moment"
     if abs(under.after_rps / under.before_rps - 1) > PEAK_MOVED:
         return f"the peak moved from {under.before_rps:.1f} to {under.after_rps:.1f} req/s"
     return ""

@@ -4,7 +4,8 @@ Each probe offers one rate for a while, and yields the share of requests that mi
 misleads: in a queue the waits of neighbours depend on each other, so the share varies much more than that of
 independent requests. All probes are therefore pooled in one logistic regression of the share on the logarithm
 of the load. The load is the rate over the closed loop's peak beside it, so that a change of the machine's
-speed cancels.
+speed cancels. Probes in which the machine was slow for a moment say more about the machine than about the
+server: they count only where most probes are such, or nothing else is known, and resolve nothing.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ class Probe:
         peak_rps: of a closed loop, around the probe.
         missed: share of the requests that missed the objective, in each of BLOCKS parts.
         requests: number of requests due.
+        steady: whether the machine had no slow moment.
     """
 
     rate_rps: float
     peak_rps: float
     missed: tuple[float, ...]
     requests: int
+    steady: bool = True
 
     @property
     def load(self) -> float:
@@ -125,14 +128,20 @@ class CapacitySearch:
     tolerance: float
     probes: list[Probe] = field(default_factory=list)
 
+    @property
+    def counted(self) -> list[Probe]:
+        """The steady probes where they are at least half of all, else all."""
+        steady = [probe for probe in self.probes if probe.steady]
+        return steady if 2 * len(steady) >= len(self.probes) else self.probes
+
     def next_load(self) -> float:
         """Share of the peak to offer next."""
         if not self.probes:
             return FIRST_LOAD
-        loads = [probe.load for probe in self.probes]
+        loads = [probe.load for probe in self.counted]
         curve = self.curve()
         if curve is not None:
-            side = STEP if len(self.probes) % 2 else -STEP
+            side = STEP if len(self.counted) % 2 else -STEP
             return _bounded(math.exp(curve.load + side))
         held, missed = self._sides()
         if not missed:
@@ -143,17 +152,24 @@ class CapacitySearch:
 
     def curve(self) -> Curve | None:
         """The fit, None while there are too few probes, or while all lie on one side of the objective."""
-        held, missed = self._sides()
-        if not held or not missed or len(self.probes) < FEWEST_PROBES - 1:
+        return self._curve(self.counted)
+
+    def estimate(self) -> Curve | None:
+        """The fit, of all probes where those that are counted have none."""
+        return self.curve() or self._curve(self.probes)
+
+    def _curve(self, probes: Sequence[Probe]) -> Curve | None:
+        if len({probe.share <= self.miss for probe in probes}) < 2 or len(probes) < FEWEST_PROBES - 1:
             return None
-        return fit(self.probes, self.miss)
+        return fit(probes, self.miss)
 
     @property
     def resolved(self) -> bool:
-        """Whether the interval is narrow enough."""
-        if len(self.probes) < FEWEST_PROBES:
+        """Whether the interval of the steady probes is narrow enough."""
+        counted = self.counted
+        if len(counted) < FEWEST_PROBES or not all(probe.steady for probe in counted):
             return False
-        curve = self.curve()
+        curve = self._curve(counted)
         return curve is not None and ERRORS * curve.error <= self.tolerance
 
     @property
@@ -170,8 +186,8 @@ class CapacitySearch:
 
     def _sides(self) -> tuple[list[float], list[float]]:
         """The loads at which the objective was held, and those at which it was missed."""
-        held = [probe.load for probe in self.probes if probe.share <= self.miss]
-        missed = [probe.load for probe in self.probes if probe.share > self.miss]
+        held = [probe.load for probe in self.counted if probe.share <= self.miss]
+        missed = [probe.load for probe in self.counted if probe.share > self.miss]
         return held, missed
 
 

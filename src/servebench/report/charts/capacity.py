@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
+from servebench.report.capacity import is_steady
 from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
 from servebench.stats.capacity import ERRORS
 
@@ -51,13 +52,7 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
             y2=[min(top, row.missed + 2 * row.missed_error) for row in rows],
             colour=GREY,
         ),
-        Mark(
-            "point",
-            x=rates,
-            y=[min(top, row.missed) for row in rows],
-            texts=[f"{rate:.1f} req/s: {row.missed:.2%} late" for rate, row in zip(rates, rows, strict=True)],
-            colour=GREY,
-        ),
+        *_points(rows, rates, top),
     ]
     if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
         marks += [
@@ -72,8 +67,26 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         marks=marks,
         note="Random arrivals. Dashed: what may be late, on it the capacity with its interval. Black: the "
         "fit; grey band: the same through either end of the interval. Grey: a point per probe, ± 2 standard "
-        f"errors, with its rate scaled to the median peak; those above {top:.0%} lie on the upper edge.",
+        f"errors, with its rate scaled to the median peak; those above {top:.0%} lie on the upper edge."
+        + (" Hollow: the machine was slow for a moment." if not all(map(is_steady, rows)) else ""),
     )
+
+
+def _points(rows: Sequence[ProbeRow], rates: Sequence[float], top: float) -> list[Mark]:
+    """The probes, hollow where the machine was slow for a moment."""
+    marks = []
+    for steady in (True, False):
+        own = [(rate, row) for rate, row in zip(rates, rows, strict=True) if is_steady(row) is steady]
+        mark = Mark(
+            "point",
+            x=[rate for rate, _ in own],
+            y=[min(top, row.missed) for _, row in own],
+            texts=[f"{rate:.1f} req/s: {row.missed:.2%} late" for rate, row in own],
+            colour=GREY,
+            hollow=not steady,
+        )
+        marks += [mark] if own else []
+    return marks
 
 
 def _found(metrics: CapacityMetrics) -> str:
