@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
+from servebench.benchmark.slow_moments import CoreSpeeds
 from servebench.loadgen import load_generator
 from servebench.params import ObjectiveSettings
 from servebench.selftest.stub import RunningStub
@@ -44,7 +45,7 @@ CAPACITY = CapacityMetrics(
 )
 
 
-def capacity_of(stub: RunningStub, **changes: float) -> CapacityResult:
+def capacity_of(stub: RunningStub, cores: CoreSpeeds | None = None, **changes: float) -> CapacityResult:
     objective = OBJECTIVE.model_copy(update=changes)
     with load_generator([b"{}"], "application/json") as generator:
-        return measure_capacity(generator, stub.url, objective, 10.0, "stub")
+        return measure_capacity(generator, stub.url, objective, 10.0, "stub", cores=cores)

@@ -152,8 +152,8 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
     [
         (
             {},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: 2.00 (1.90 to 2.10) times "
-            "the candidate's rate.",
+            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
+            "times the candidate's rate.",
         ),
         (
             {"over_serve_low": 0.9},
@@ -162,8 +162,8 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
         ({"incumbent": True}, "The search found nothing faster than the candidate as it was."),
         (
             {"goal": "capacity"},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: 309 requests/s (298 to 321) "
-            "with random arrivals.",
+            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 309 requests/s (298 to "
+            "321) with random arrivals.",
         ),
     ],
 )
@@ -176,7 +176,7 @@ def test_many_keys_that_the_search_changes_are_counted(snapshot: Snapshot) -> No
     winner = {"precision": "int8", "max_batch_size": 16, "workers_per_device": 7, "batch_timeout_s": 0.5}
     step = next_step(replace(snapshot, tuned=replace(found, metrics=found.metrics | {"winner": winner})))
     assert step is not None
-    assert "which sets 4 keys of `serve:`: 2.00" in step
+    assert "which sets 4 keys of `serve:`, for 2.00" in step
 
 
 def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snapshot) -> None:

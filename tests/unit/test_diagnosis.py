@@ -213,7 +213,7 @@ def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
     both = at_best(level(4, 40.0), baseline=[batch(1, 100.0, 63.0)])
     found = limit(both)
     assert found.cause == "preprocessing or unexplained"
-    assert found.text.endswith("Which is the larger loss, preprocessing or unexplained, is not resolved.")
+    assert found.text.endswith("Which loss is the largest is not resolved: preprocessing, unexplained.")
     assert found.text.index("Preprocessing: ") < found.text.index("Unexplained: ")
     with_kernels = limit(both, roofline_full_rps=160.0, roofline_half_rps=150.0)
     assert with_kernels.cause == "kernels or preprocessing or unexplained"
@@ -238,7 +238,7 @@ def test_a_compiled_model_in_half_may_be_quantised() -> None:
 def test_a_share_of_the_roofline_near_the_threshold_is_not_resolved() -> None:
     found = limit(at_best(level(4, 99.0)), roofline_full_rps=100.0 / 0.7, roofline_half_rps=130.0)
     assert (found.cause, found.parameter) == ("hardware or kernels", "compiled")
-    assert "Whether that is 70% is not resolved; `compiled` may move it" in found.text
+    assert "Whether that is at least 70% is not resolved; `compiled` may move it" in found.text
 
 
 def test_a_roofline_far_below_the_datasheet_is_hardware() -> None:

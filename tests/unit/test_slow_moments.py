@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from time import perf_counter, sleep
 
 import numpy as np
 import pytest
 
 from servebench.benchmark.probe_validity import Conditions, void_reason
-from servebench.benchmark.slow_moments import MOMENT_S, CoreSpeeds
+from servebench.benchmark.slow_moments import MOMENT_S, STOPPED, CoreSpeeds
 from servebench.params import ObjectiveSettings
 from servebench.stats.capacity import Probe
 from servebench.stats.records import LoadRecord
@@ -44,7 +45,14 @@ def test_all_cores_are_visited_while_the_block_runs() -> None:
     ended = perf_counter()
 
     assert len(speeds.slowness(began, ended)) == 2
-    assert np.isinf(speeds.slowness(ended, ended + 1.0)).all()
+    assert {core for _, core, _ in speeds._samples} == os.sched_getaffinity(0)
+    assert (speeds.slowness(ended, ended + 1.0) == STOPPED).all()
+
+
+def test_a_moment_in_which_nothing_was_done_was_slow_however_many_such_there_are() -> None:
+    speeds = CoreSpeeds()
+    speeds._samples += [(float(second), 0, 1.0) for second in np.arange(0.0, 1.0, 0.01)]
+    assert speeds.slowness(0.0, 4.0).tolist() == [1.0, 1.0] + [STOPPED] * 6
 
 
 @pytest.mark.parametrize(("slowest", "steady"), [(None, True), (1.05, True), (1.3, False)])

@@ -12,6 +12,7 @@ from servebench.report.explain import explain
 from servebench.report.results import Result
 from servebench.report.tables import batch_rows, remarks, results_table, stage_rows
 from servebench.stages.report import write_tables
+from servebench.system.tables import without_empty
 from tests.support.synthetic_results import CEILINGS, batch, level, result
 from tests.support.tables import read_csv
 
@@ -124,3 +125,11 @@ def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
         "e1_base at 4 users: the hypervisor took 12% of the machine",
         "e1_base: 2 of 900 answers belong to another request",
     ]
+
+
+def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
+    head, rows = without_empty(
+        ["name", "key", "GPU %", "ms"], [["a", "-", "-", "1"], ["b", "-", "-", "-"]], 2
+    )
+    assert head == ["name", "key", "ms"]
+    assert rows == [["a", "-", "1"], ["b", "-", "-"]]

@@ -176,7 +176,7 @@ class CapacityMeter:
         """How many times their median time the cores needed in the slowest moment since ``began``."""
         if self.cores is None:
             return None
-        return max(self.cores.slowness(began, perf_counter()).tolist(), default=1.0)
+        return round(max(self.cores.slowness(began, perf_counter()).tolist(), default=1.0), 3)
 
     def _run_closed_loop(self, users: int) -> LoadRecord:
         plan = self._plan(users, PEAK_S, PEAK_WARMUP_S)

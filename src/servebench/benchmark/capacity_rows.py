@@ -18,6 +18,8 @@ from servebench.stats.records import OK, LoadRecord
 from servebench.system.files import rounded
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
+ESTIMATED: tuple[Status, ...] = ("resolved", "unresolved")
+"""Of these a capacity may be known."""
 JUST_BELOW = 0.1
 """Probes at no less than this below the capacity, in ln(load), show the latencies there."""
 
@@ -82,7 +84,7 @@ class ProbeRow:
             p95_ms=p95_ms,
             p99_ms=p99_ms,
             failed=int((record.status[inside] != OK).sum()),
-            slowest_moment=rounded(slowest_moment, 3),
+            slowest_moment=slowest_moment,
             void_reason=void_reason,
         )
 
@@ -92,7 +94,7 @@ class CapacityMetrics:
     """Content of metrics/capacity/NAME.json.
 
     Attributes:
-        status: "resolved"; "unresolved" where the time was too short, or too many probes void;
+        status: "resolved"; "unresolved" where the time was too short, too many probes void or most unsteady;
             "slo_unreachable" where even low rates miss the objective; "above_range" where it is held at all
             rates below the peak.
         reason: of a status other than "resolved".
@@ -170,11 +172,11 @@ def metrics_of(
     """Summarise a search that took ``seconds``."""
     peak_rps = median(log.peaks) if log.peaks else None
     share = low = high = None
-    curve = search.estimate()
+    curve = search.estimate() if status in ESTIMATED else None
     if curve is not None:
         share, (low, high) = math.exp(curve.load), (math.exp(load) for load in curve.interval)
     elif status == "above_range":
-        low = math.exp(max(probe.load for probe in search.probes))
+        low = math.exp(max(probe.load for probe in search.counted))
     latencies = _latencies_below(curve, log.records)
     return CapacityMetrics(
         status=status,

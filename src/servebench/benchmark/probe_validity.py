@@ -39,12 +39,17 @@ class Conditions:
 
     @property
     def steady(self) -> bool:
-        """Whether no moment is known to have been slow."""
-        return self.slowest is None or self.slowest <= SLOW
+        """See ``is_steady``."""
+        return is_steady(self.slowest)
+
+
+def is_steady(slowest: float | None) -> bool:
+    """Whether no moment is known to have been slow, by ``Conditions.slowest``."""
+    return slowest is None or slowest <= SLOW
 
 
 def void_reason(record: LoadRecord, probe: Probe, objective: ObjectiveSettings, under: Conditions) -> str:
-    """Why a probe does not count; empty if it does. Whether requests missed the objective does not matter."""
+    """Why a probe does not count; empty if it does."""
     late = missed_by_lateness(record, objective.slo_ms)
     assert record.rate_rps is not None
     off = abs(probe.rate_rps / record.rate_rps - 1)

@@ -7,6 +7,7 @@ as virtual cores are that share a physical one with other machines.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from threading import Event, Thread
@@ -19,6 +20,8 @@ EVERY_S = 0.005
 STEPS = 1500
 """Of the work: some forty microseconds."""
 MOMENT_S = 0.5
+STOPPED = 100.0
+"""How slow a moment counts as in which no work was done."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -45,13 +48,14 @@ class CoreSpeeds:
         while not self._ended.wait(EVERY_S):
             core = next(cores)
             if movable:
-                os.sched_setaffinity(0, {core})  # of this thread alone
+                with suppress(OSError):  # the core is no longer this process's
+                    os.sched_setaffinity(0, {core})  # of this thread alone
             began = thread_time()
             sum(range(STEPS))
             self._samples.append((perf_counter(), core, thread_time() - began))
 
     def slowness(self, begin: float, end: float) -> Floats:
-        """The work's CPU time in each moment over its median, the mean of all cores; inf: none was done.
+        """The work's CPU time in each moment over its median, the mean of all cores; STOPPED: none was done.
 
         Args:
             begin, end: on the clock of ``perf_counter``; a rest of less than half a moment does not count.
@@ -59,11 +63,11 @@ class CoreSpeeds:
         samples = [sample for sample in self._samples if begin <= sample[0] < end]
         moments = round((end - begin) / MOMENT_S)
         if not samples:
-            return np.full(moments, np.inf)
+            return np.full(moments, STOPPED)
         at, core, cpu_s = np.array(samples).T
         for own in np.unique(core):
             cpu_s[core == own] /= np.median(cpu_s[core == own])
         moment = ((at - begin) / MOMENT_S).astype(int)
-        means = [cpu_s[moment == number].mean() if number in moment else np.inf for number in range(moments)]
-        found: Floats = np.array(means) / np.median(means)
-        return found
+        means = {number: cpu_s[moment == number].mean() for number in range(moments) if number in moment}
+        middle = np.median(list(means.values()))
+        return np.array([means[number] / middle if number in means else STOPPED for number in range(moments)])

@@ -185,9 +185,8 @@ def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"`serve:` is what the search found: `{winner.name}`."
     if winner.incumbent:
         return "The search found nothing faster than the candidate as it was."
-    advice = (
-        f"Try next: `servebench tune --apply`, which sets {changed_keys(tuned.metrics['winner'], present)}:"
-    )
+    keys = changed_keys(tuned.metrics["winner"], present)
+    advice = f"Try next: `servebench tune --apply`, which sets {keys}, for"
     if tuned.metrics["goal"] == "capacity":
         return f"{advice} {capacity_text(tuned.metrics)} with random arrivals."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
@@ -223,16 +222,12 @@ def tuned_price(snapshot: Snapshot) -> str | None:
     surely = "" if bound is None else f" (with 95% certainty at least {bound:.1%})"
     text = f"It gives {winner.agreement:.1%}{surely} of test photos full precision's label"
     serve = snapshot.params.configuration(fastest).model_dump()
+    keys = tuned.metrics["winner"]
     raced = next(
-        (
-            row
-            for row in tuned.rows
-            if all(serve[key] == getattr(row, key) for key in tuned.metrics["winner"])
-        ),
-        None,
+        (row for row in tuned.rows[1:] if all(serve[key] == getattr(row, key) for key in keys)), None
     )
-    if raced is None or raced.ratio is None or raced.name == winner.name or fastest == CANDIDATE:
-        return f"{text}."
+    if raced is None or raced.ratio is None or winner.ratio != 1 or fastest == CANDIDATE:
+        return f"{text}."  # ratios are over whichever was fastest in the search
     low, high = (None if end is None else 1 / end for end in (raced.ratio_high, raced.ratio_low))
     times = ratio_cell(1 / raced.ratio, low, high)
     return f"{text}, at {times} times the rate of `{fastest}` in the same search."

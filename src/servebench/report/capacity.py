@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
-from servebench.benchmark.probe_validity import SLOW
+from servebench.benchmark.capacity_rows import (
+    ESTIMATED,
+    CapacityMetrics,
+    CapacityResult,
+    ProbeRow,
+    sentence,
+)
+from servebench.benchmark.probe_validity import is_steady
 from servebench.errors import ModelError, ReportError
 from servebench.inference.card import read_card
 from servebench.params import Params
@@ -64,20 +70,15 @@ def read_capacity_result(params: Params, name: str) -> CapacityResult:
     metrics = read_capacity(params, name)
     rows = read_rows(CapacityPaths(name).probes, ProbeRow)
     probes = [_probe(row) for row in rows if not row.void_reason]
-    curve = CapacitySearch(metrics.miss, params.objective.tolerance, probes).estimate()
-    return CapacityResult(metrics, rows, curve)
+    search = CapacitySearch(metrics.miss, params.objective.tolerance, probes)
+    return CapacityResult(metrics, rows, search.estimate() if metrics.status in ESTIMATED else None)
 
 
 def _probe(row: ProbeRow) -> Probe:
     """A probe of the row's share and error; the shares of its parts are not kept."""
     spread = row.missed_error * math.sqrt(BLOCKS - 1)
     missed = tuple(row.missed + (spread if number % 2 else -spread) for number in range(BLOCKS))
-    return Probe(row.rate_rps, row.peak_rps, missed, row.requests, is_steady(row))
-
-
-def is_steady(row: ProbeRow) -> bool:
-    """Whether no moment of the probe is known to have been slow."""
-    return row.slowest_moment is None or row.slowest_moment <= SLOW
+    return Probe(row.rate_rps, row.peak_rps, missed, row.requests, is_steady(row.slowest_moment))
 
 
 def capacities(params: Params) -> dict[str, CapacityResult]:

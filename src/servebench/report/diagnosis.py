@@ -104,9 +104,7 @@ def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis
     cause = ", then ".join(" or ".join(names) for names in tied)
     sentences = [diagnosis.text for diagnosis in diagnoses]
     sentences += [
-        f"Which is the larger loss, {' or '.join(names)}, is not resolved."
-        for names in tied
-        if len(names) > 1
+        f"Which loss is the largest is not resolved: {', '.join(names)}." for names in tied if len(names) > 1
     ]
     return replace(diagnoses[0], cause=cause, text=" ".join(sentences))
 
@@ -116,13 +114,9 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
     precision, model = result.serve.precision, result.model
     bound, batch = (ceilings[f"roofline_{precision}_{key}"] for key in ("bound", "batch"))
     binding = f"compute-bound from batch size {batch} on" if bound == "compute" else "memory-bound"
-    lower = _lower_precision(result)
-    lower_rps = ceilings.get(f"roofline_{lower}_rps")
-    lower_is_faster = lower_rps is not None and lower_rps > ceilings[f"roofline_{precision}_rps"]
-    parameter = "precision" if lower_is_faster else None
-    advice = (
-        f"`precision` moves it: in {lower} the roofline is {lower_rps:,.1f}" if lower_is_faster else NO_KEY
-    )
+    faster = _faster_precisions(result, ceilings)
+    parameter = "precision" if faster else None
+    advice = f"`precision` moves it: {faster}" if faster else NO_KEY
     if loss.lower.name == ROOFLINE:
         rate = loss.describe("the datasheet's")
         text = f"Hardware: the roofline measured here is {rate} ({binding}); {advice}."
@@ -131,8 +125,8 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
     rate = f"the model in-process does {roofline} ({binding})"
     if loss.lowest_share >= CLOSE_TO_ROOFLINE:
         return Diagnosis("hardware", loss.share, parameter, f"Hardware: {rate}; {advice}.")
-    if lower_is_faster:
-        advice = f"`precision` may move it: in {lower} the roofline is {lower_rps:,.1f}"
+    if faster:
+        advice = f"`precision` may move it: {faster}"
     elif not result.serve.compiled:
         parameter, advice = "compiled", "`compiled` may move it"
     elif _still_growing(result):
@@ -141,19 +135,21 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
         advice = NO_KEY
     rate += f", at its best batch size, {model.batch_size}"
     if loss.highest_share >= CLOSE_TO_ROOFLINE:
-        rate += f". Whether that is {CLOSE_TO_ROOFLINE:.0%} is not resolved"
-        return Diagnosis(
-            "hardware or kernels", loss.share, parameter, f"Hardware or kernels: {rate}; {advice}."
-        )
+        rate += f". Whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved"
+        text = f"Hardware or kernels: {rate}; {advice}."
+        return Diagnosis("hardware or kernels", loss.share, parameter, text)
     return Diagnosis("kernels", loss.share, parameter, f"Kernels: {rate}; {advice}.")
 
 
-def _lower_precision(result: Result) -> str | None:
-    """The next lower precision that the configuration could have; None where there is none."""
-    if result.serve.precision == "full":
-        return "half"
-    quantisable = result.serve.precision == "half" and result.serve.compiled and result.run["device"] == "cpu"
-    return "int8" if quantisable else None
+def _faster_precisions(result: Result, ceilings: Mapping[str, Any]) -> str:
+    """Precisions with a higher roofline, as "in half the roofline is 220.0"; empty where there is none."""
+    own_rps = ceilings[f"roofline_{result.serve.precision}_rps"]
+    allowed = ["half", "int8"] if result.serve.compiled and result.run["device"] == "cpu" else ["half"]
+    rooflines = {name: ceilings.get(f"roofline_{name}_rps") for name in allowed}
+    faster = [
+        f"in {name} the roofline is {rps:,.1f}" for name, rps in rooflines.items() if rps and rps > own_rps
+    ]
+    return ", ".join(faster)
 
 
 def _still_growing(result: Result) -> bool:

@@ -172,6 +172,7 @@ def emulated(snapshot: Snapshot) -> list[str]:
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
+    form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     return (
         f"Measured on {describe_machine(snapshot.machine)}. {ceilings['architecture']} at "
         f"{params.model.image_size} px, {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
@@ -180,8 +181,8 @@ def provenance(snapshot: Snapshot) -> str:
         f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
         f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
         f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). A worker has "
-        f"{pluralise(snapshot.results[0].run['threads_per_worker'], 'thread')} unless its settings say more. "
-        f"Every user sends {'image files' if params.load.request_body == 'image' else 'base64 in JSON'}."
+        f"{pluralise(snapshot.results[0].run['threads_per_worker'], 'thread')} unless its settings say "
+        f"otherwise. Every user sends {form}."
     )
 
 
@@ -289,7 +290,7 @@ def bounds_table(snapshot: Snapshot) -> str:
         *BOUND_NAMES,
         "null server",
     ]
-    return markdown_table(*without_empty(head, rows), text_columns=3)
+    return markdown_table(*without_empty(head, rows, 3), text_columns=3)
 
 
 def _bound_cell(bound: Bound) -> str:

@@ -25,9 +25,12 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_colu
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])
 
 
-def without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """The table without columns that have a dash in every row."""
-    kept = [number for number in range(len(head)) if any(row[number] != "-" for row in rows)]
+def without_empty(
+    head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1
+) -> tuple[list[str], list[list[str]]]:
+    """The table without columns, after the first ``text_columns``, that have a dash in every row."""
+    columns = range(len(head))
+    kept = [number for number in columns if number < text_columns or any(row[number] != "-" for row in rows)]
     return [head[number] for number in kept], [[row[number] for number in kept] for row in rows]
 
 

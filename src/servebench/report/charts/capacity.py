@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
-from servebench.report.capacity import is_steady
+from servebench.benchmark.probe_validity import is_steady
 from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
 from servebench.stats.capacity import ERRORS
 
+HOLLOW = "Hollow: the machine was slow for a moment."
 BEYOND = 1.05
 """The axis reaches this factor beyond the lowest and the highest rate."""
 
@@ -68,7 +69,7 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         note="Random arrivals. Dashed: what may be late, on it the capacity with its interval. Black: the "
         "fit; grey band: the same through either end of the interval. Grey: a point per probe, ± 2 standard "
         f"errors, with its rate scaled to the median peak; those above {top:.0%} lie on the upper edge."
-        + (" Hollow: the machine was slow for a moment." if not all(map(is_steady, rows)) else ""),
+        + ("" if all(is_steady(row.slowest_moment) for row in rows) else f" {HOLLOW}"),
     )
 
 
@@ -76,7 +77,11 @@ def _points(rows: Sequence[ProbeRow], rates: Sequence[float], top: float) -> lis
     """The probes, hollow where the machine was slow for a moment."""
     marks = []
     for steady in (True, False):
-        own = [(rate, row) for rate, row in zip(rates, rows, strict=True) if is_steady(row) is steady]
+        own = [
+            (rate, row)
+            for rate, row in zip(rates, rows, strict=True)
+            if is_steady(row.slowest_moment) is steady
+        ]
         mark = Mark(
             "point",
             x=[rate for rate, _ in own],
@@ -141,7 +146,7 @@ def _latencies(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis
 def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
     ordered = sorted(rows, key=lambda row: row.rate_rps)
     x, y = [row.rate_rps for row in ordered], [row.goodput_rps for row in ordered]
-    bottom, top = min([*x, *y, 1e9]) / BEYOND, max([*x, *y, 1.0]) * BEYOND
+    bottom, top = min([*x, *y], default=0.0) / BEYOND, max([*x, *y], default=1.0) * BEYOND
     return Chart(
         f"{name}: answered in time, by offered rate",
         x=Axis("offered rate, requests/s", low=bottom, high=top),
