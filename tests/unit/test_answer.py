@@ -128,6 +128,11 @@ def test_nothing_answered(snapshot: Snapshot) -> None:
             "120 s are over.",
         ),
         (
+            {"status": "unresolved", "reason": "120 s are over", "unsteady": 5},
+            "With random arrivals `x` takes 300 requests/s (290 to 310), 95% within 100 ms, not resolved: in "
+            "5 of 8 probes the machine was slow.",
+        ),
+        (
             {"status": "unresolved", "capacity_rps": None},
             "The rate at which `x` keeps 95% within 100 ms is not resolved.",
         ),

@@ -232,7 +232,7 @@ def test_a_compiled_model_in_half_may_be_quantised() -> None:
     half = ServeSettings(precision="half", compiled=True, preprocess="torchvision")
     found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0, roofline_int8_rps=400.0)
     assert (found.cause, found.parameter) == ("hardware", "precision")
-    assert found.text.endswith("`precision` moves it: in int8 the roofline is 400.0.")
+    assert found.text.endswith("`precision` moves it: the roofline is 400.0 in int8.")
 
 
 def test_a_share_of_the_roofline_near_the_threshold_is_not_resolved() -> None:

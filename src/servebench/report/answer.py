@@ -154,6 +154,8 @@ def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
         return f"The rate at which `{name}` keeps {objective} is not resolved."
     low, high = rate_text(metrics.low_rps), rate_text(metrics.high_rps)
     rest = f", not resolved: {metrics.reason}"
+    if 2 * metrics.unsteady > metrics.probes:
+        rest = f", not resolved: in {metrics.unsteady} of {metrics.probes} probes the machine was slow"
     if metrics.status == "resolved":
         needed = machines_needed(metrics, EXAMPLE_RPS)
         rest = f"; {EXAMPLE_RPS:,.0f} need {needed} machines, {SPARE_MACHINES} of them spare"

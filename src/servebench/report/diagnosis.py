@@ -142,14 +142,12 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
 
 
 def _faster_precisions(result: Result, ceilings: Mapping[str, Any]) -> str:
-    """Precisions with a higher roofline, as "in half the roofline is 220.0"; empty where there is none."""
+    """Precisions with a higher roofline, as "the roofline is 220.0 in half"; empty where there is none."""
     own_rps = ceilings[f"roofline_{result.serve.precision}_rps"]
     allowed = ["half", "int8"] if result.serve.compiled and result.run["device"] == "cpu" else ["half"]
     rooflines = {name: ceilings.get(f"roofline_{name}_rps") for name in allowed}
-    faster = [
-        f"in {name} the roofline is {rps:,.1f}" for name, rps in rooflines.items() if rps and rps > own_rps
-    ]
-    return ", ".join(faster)
+    faster = [f"{rps:,.1f} in {name}" for name, rps in rooflines.items() if rps and rps > own_rps]
+    return f"the roofline is {', '.join(faster)}" if faster else ""
 
 
 def _still_growing(result: Result) -> bool:
