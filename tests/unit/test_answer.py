@@ -196,6 +196,10 @@ def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snaps
     assert tuned_price(replace(own, tuned=replace(found, rows=[*found.rows, raced]))) == (
         f"{share}, at 1.25 (1.00 to 2.00) times the rate of `e4_half` in the same search."
     )
+    second = replace(found, rows=[replace(found.rows[0], ratio=0.98), raced])
+    assert tuned_price(replace(own, tuned=second)) == (
+        f"{share}, at about 1.22 times the rate of `e4_half` in the same search."
+    )
     assert tuned_price(replace(own, tuned=tuned(incumbent=True))) is None
     assert tuned_price(snapshot) is None
 

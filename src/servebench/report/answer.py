@@ -228,8 +228,10 @@ def tuned_price(snapshot: Snapshot) -> str | None:
     raced = next(
         (row for row in tuned.rows[1:] if all(serve[key] == getattr(row, key) for key in keys)), None
     )
-    if raced is None or raced.ratio is None or winner.ratio != 1 or fastest == CANDIDATE:
-        return f"{text}."  # ratios are over whichever was fastest in the search
-    low, high = (None if end is None else 1 / end for end in (raced.ratio_high, raced.ratio_low))
-    times = ratio_cell(1 / raced.ratio, low, high)
+    if raced is None or not raced.ratio or not winner.ratio or fastest == CANDIDATE:
+        return f"{text}."
+    times = f"about {winner.ratio / raced.ratio:.2f}"
+    if winner.ratio == 1:  # ratios and their intervals are over whichever was fastest in the search
+        low, high = (None if end is None else 1 / end for end in (raced.ratio_high, raced.ratio_low))
+        times = ratio_cell(1 / raced.ratio, low, high)
     return f"{text}, at {times} times the rate of `{fastest}` in the same search."
