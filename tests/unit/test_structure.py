@@ -117,6 +117,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "empty comments": lambda: after_start(segment(0xFE, b"") * MIB),
     "empty tables": lambda: after_start(segment(0xDB, b"") * MIB),
     "lone markers": lambda: after_start(b"\xff\x01" * MIB),
+    "extensions of JPG": lambda: after_start(b"\xff\xf2" * MIB),
+    "JPG's marker": lambda: after_start(b"\xff\xc8" * MIB),
     "junk": lambda: after_start(segment(0xFE, b""), b"x" * (MAX_JUNK + 1)),
     "fill bytes": lambda: after_start(b"\xff" * (MAX_JUNK + 2)),
     "escaped bytes": lambda: after_start(b"\xff\0" * MIB),

@@ -23,8 +23,9 @@ SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 NEEDED_APPS = (0xE0, 0xEE)
 """APP0 is JFIF's header; APP14 is Adobe's, which says how colours are coded."""
 COMMENT = 0xFE
-LONE_MARKERS = (0x01, *range(0xD0, 0xDA))
-"""Without a length: TEM, RST0 to RST7, SOI, EOI."""
+LONE_MARKERS = (0x01, *range(0xD0, 0xDA), 0xC8, *range(0xF0, 0xFE))
+"""Without a length: TEM, RST0 to RST7, SOI, EOI. And JPG with its extensions, which no decoder knows: Pillow
+looks for the next marker within them."""
 FILL = re.compile(rb"\xff+")
 LONG_FILL = b"\xff" * 1024
 LONG_FILLS = re.compile(LONG_FILL + rb"\xff*")
