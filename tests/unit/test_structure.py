@@ -104,11 +104,25 @@ def test_fill_bytes_within_a_scan_are_few_and_the_pixels_the_same() -> None:
         assert essential(table)[-len(content) :] == table[-len(content) :]
 
 
+def test_restart_markers_are_no_parts() -> None:
+    with Image.open(io.BytesIO(photo())) as image:
+        image.resize((1000, 1000)).save(buffer := io.BytesIO(), "JPEG", restart_marker_blocks=1)
+    content = buffer.getvalue()
+    assert content.count(b"\xff\xd3") > 100
+    assert (pixels(essential(content)) == pixels(content)).all()
+
+
 def test_a_gifs_comments_and_some_junk_are_left_out() -> None:
     comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 1_000 + b"\0"
     content = gif_with(b"xxx", comment, b"x", comment)
     assert len(essential(content)) < len(gif()) + 100
     assert (pixels(essential(content)) == pixels(content)).all()
+
+
+def in_scan(parts: bytes) -> bytes:
+    """The photo with ``parts`` in the middle of its last scan."""
+    middle = (photo().rindex(b"\xff\xda") + len(photo())) // 2
+    return photo()[:middle] + parts + photo()[middle:]
 
 
 PNG = next(content for content in FILES if content.startswith(b"\x89PNG"))
@@ -122,6 +136,9 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "junk": lambda: after_start(segment(0xFE, b""), b"x" * (MAX_JUNK + 1)),
     "fill bytes": lambda: after_start(b"\xff" * (MAX_JUNK + 2)),
     "escaped bytes": lambda: after_start(b"\xff\0" * MIB),
+    "APP1 segments within a scan": lambda: in_scan(segment(0xE1, b"x") * MIB),
+    "APP1 segments within a scan without an end": lambda: in_scan(segment(0xE1, b"x") * MIB)[:-MIB],
+    "empty tables within a scan": lambda: in_scan(segment(0xC4, b"") * MIB),
     "text chunks": lambda: PNG[:33] + chunk(b"tEXt", b"") * MIB + PNG[33:],
     "empty data chunks": lambda: PNG[:33] + chunk(b"IDAT", b"") * MIB + PNG[33:],
     "tiny comment blocks": lambda: gif_with(b"!\xfe" + b"\x01c" * MIB + b"\0"),

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 MAX_SEGMENTS = 2048
-"""Of a JPEG: 20 MB are 320 of the longest ones."""
+"""Of a JPEG before its first scan: 20 MB are 320 of the longest ones. And markers from there to its end, but
+those that stand within a scan's data: a progressive JPEG has some 30, and libjpeg walks through millions."""
 MAX_CHUNKS = 8192
 """Of a PNG: 20 MB are 8,000 of 2.4 KB, and encoders write 8 KB or more."""
 MAX_EXTENSIONS, MAX_BLOCKS = 1024, 65_536
@@ -81,6 +84,8 @@ def _jpeg(content: bytes) -> bytes:
         if marker == SOS:
             end = content.find(EOI, place)
             scans = content[begin : end + len(EOI) if end >= 0 else len(content)]
+            if _markers(scans) > MAX_SEGMENTS:
+                raise TooManyPartsError(f"a JPEG of more than {MAX_SEGMENTS} markers from its first scan on")
             return b"".join([*kept, LONG_FILLS.sub(b"\xff", scans) if LONG_FILL in scans else scans])
         if marker == 0x00 or marker in LONE_MARKERS:
             continue
@@ -88,6 +93,15 @@ def _jpeg(content: bytes) -> bytes:
         if marker in NEEDED_APPS or not (0xE0 <= marker <= 0xEF or marker == COMMENT):
             kept.append(content[begin:place])
     raise TooManyPartsError(f"a JPEG of more than {MAX_SEGMENTS} segments")
+
+
+def _markers(scans: bytes) -> int:
+    """How many markers there are from a JPEG's first scan on, besides those within the scans' data."""
+    octets = np.frombuffer(scans, np.uint8)
+    first, second = octets[:-1], octets[1:]
+    restart = second & 0xF8 == 0xD0
+    in_data = restart | (second == 0x00) | (second == 0xFF)  # or an escaped 0xFF, or a fill byte
+    return int(np.count_nonzero((first == 0xFF) & ~in_data))
 
 
 def _png(content: bytes) -> bytes:
