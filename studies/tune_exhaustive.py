@@ -29,7 +29,7 @@ from studies import DEVICE
 from studies.harness import all_bodies, photo_paths, read_result, write_result
 
 RUNS = 5
-ROUNDS = 20
+ROUNDS = 12
 """Of the exhaustive measurement: as many as give a ratio to about a tenth."""
 SHARE = 0.25
 """Of its time, at most, for a search; the starts of its 36 servers do not count."""

@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
-from servebench.benchmark.rows import ComparisonRow
+from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.inference.precision_rows import ChangeRow, PackageRow
 from servebench.params import load_params
 from servebench.paths import (
     CEILINGS,
     COMPARISON,
+    COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
     PRECISIONS_TABLE,
@@ -74,9 +75,11 @@ def write_project() -> None:
     write_json(CEILINGS, ROOFLINES | COST)
     write_json(MACHINE, OWN_MACHINE)
     write_json(TRAIN_METRICS, TRAINED)
-    turns = {"e1_baseline": (20.0, 3), "e2_batching": (50.0, 2), "e3_workers": (None, None, None)}
-    rows = [compared(name, *turns.get(name, (60.0, 1, 100.0))) for name in params.configurations()]
+    ranked = {"e1_baseline": (20.0, 3), "e2_batching": (50.0, 2), "e3_workers": (None, None, None)}
+    rows = [compared(name, *ranked.get(name, (60.0, 1, 100.0))) for name in params.configurations()]
     write_rows(COMPARISON, ComparisonRow, rows)
+    rounds = [TurnRow(n, row.users, row.experiment, row.rate_rps, 99, 0) for n in range(4) for row in rows]
+    write_rows(COMPARISON_TURNS, TurnRow, rounds)
     packages = [
         PackageRow("full", 4, 64.0, 36.0, None, 1.0, None),
         PackageRow("int8", 1, None, 4.5, None, 1.0, None),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from servebench.benchmark.capacity_rows import CapacityResult
+from servebench.benchmark.rows import TurnRow
 from servebench.params import CANDIDATE
 from servebench.report.answer import (
     MOST_WORDS,
@@ -20,6 +21,7 @@ from servebench.report.answer import (
     terms,
     tuned_price,
 )
+from servebench.report.comparison import lead_of
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.report.tune import Tuned
 from servebench.tune.rows import TuneRow
@@ -212,12 +214,36 @@ def test_without_a_bound_the_share_stands_alone(snapshot: Snapshot) -> None:
 
 def test_names_are_explained_and_what_the_fastest_costs(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
-    text = terms(replace(snapshot, compared=rows))
+    text = terms(replace(snapshot, compared=rows, lead=None))
     assert text.startswith("Ratios are taken to `e1_baseline`. `candidate` is the section `serve:`")
     assert re.search(
         r"`candidate` is ready [\d.]+ s after its start, takes [\d,]+ MiB, and answers 95% ", text
     )
     assert "is ready" not in terms(replace(snapshot, compared=[compared("e1_baseline", None, None)]))
+
+
+def test_the_lead_over_the_second_has_its_interval(snapshot: Snapshot) -> None:
+    rates = {"e1_baseline": 20.0, CANDIDATE: 60.0, "e4_half": 90.0}
+    rows = [compared(name, rate, 3 - number) for number, (name, rate) in enumerate(rates.items())]
+    noise = {CANDIDATE: (1.0, 1.1, 0.91, 1.0, 1.0, 1.0)}
+    turns = [
+        TurnRow(number, users, name, rate * noise.get(name, (1.0,) * 6)[number], 9, 0)
+        for users in (1, rows[0].users)
+        for number in range(6)
+        for name, rate in rates.items()
+    ]
+    lead = lead_of(rows, turns, "e1_baseline")
+    assert lead is not None
+    assert (lead.fastest, lead.second) == ("e4_half", CANDIDATE)
+    low, middle, high = lead.ratio.low, lead.ratio.ratio, lead.ratio.high
+    assert low is not None
+    assert high is not None
+    assert middle == pytest.approx(1.5, rel=0.01)
+    assert 1.3 < low < middle < high < 1.7
+    text = terms(replace(snapshot, compared=rows, lead=lead))
+    times = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    assert text.startswith(f"`e4_half` serves {times} times the rate of the second, `candidate`. Ratios are")
+    assert lead_of(rows[:1], turns, "e1_baseline") is None
 
 
 def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:

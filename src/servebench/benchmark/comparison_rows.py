@@ -43,9 +43,7 @@ def comparison_rows(
     rows = []
     for users in sorted({turn.users for turn in turns}):
         turns_at_load = [turn for turn in turns if turn.users == users]
-        rounds = sorted({turn.round for turn in turns_at_load})
-        rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns_at_load}
-        rates = {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
+        rates = rates_of(turns_at_load, names)
         compared = users in settings.users and any(rates[settings.reference])
         ratio_of = measured_ratios(rates, settings.reference) if compared else {}
         rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
@@ -76,6 +74,13 @@ def comparison_rows(
                 )
             )
     return rows
+
+
+def rates_of(turns: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
+    """The rates of ``names`` in each round of ``turns``, which are of one load."""
+    rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns}
+    rounds = sorted({turn.round for turn in turns})
+    return {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
 
 
 def measured_ratios(rates: Rates, reference: str) -> dict[str, Ratio]:

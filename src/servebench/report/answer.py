@@ -83,6 +83,10 @@ def terms(snapshot: Snapshot) -> str:
         f"Ratios are taken to `{snapshot.reference}`. `{CANDIDATE}` is the section `serve:` of params.yaml, "
         "which `servebench serve` starts."
     )
+    lead = snapshot.lead
+    if lead is not None:
+        times = ratio_cell(lead.ratio.ratio, lead.ratio.low, lead.ratio.high)
+        text = f"`{lead.fastest}` serves {times} times the rate of the second, `{lead.second}`. {text}"
     leaders = leading(snapshot.compared)
     if not leaders or leaders[0].p95_ms is None:
         return text

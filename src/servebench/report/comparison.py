@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from servebench.benchmark.rows import ComparisonRow
+from servebench.benchmark.comparison_rows import rates_of
+from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.errors import ReportError
 from servebench.params import Params
 from servebench.paths import COMPARISON
+from servebench.stats.comparison import Ratio, ratio, simultaneous
 from servebench.system.tables import pluralise
 
 FEW_ROUNDS = 10
 """Fewer than this are pointed out: intervals of ten rounds are about as wide as the noise of one."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How many times the rate of the second the fastest serves."""
+
+    fastest: str
+    second: str
+    ratio: Ratio
 
 
 def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[ComparisonRow]:
@@ -29,6 +41,30 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[Compari
             "`dvc repro comparison` makes it"
         )
     return [by_name[name] for name in params.configurations()]
+
+
+def lead_of(rows: Sequence[ComparisonRow], turns: Sequence[TurnRow], reference: str) -> Lead | None:
+    """The lead of the fastest over the second; None where fewer than two were ranked.
+
+    Its interval is simultaneous for all others, as the second is known only afterwards.
+
+    Args:
+        rows: of one load.
+        turns: of all loads.
+    """
+    ranked = [row for row in rows if row.rank]
+    if len(ranked) < 2:
+        return None
+    fastest, second = sorted(ranked, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))[:2]
+    rates = rates_of(
+        [turn for turn in turns if turn.users == fastest.users], [row.experiment for row in ranked]
+    )
+    error = simultaneous(len(ranked) - 1)
+    return Lead(
+        fastest.experiment,
+        second.experiment,
+        ratio(rates, fastest.experiment, second.experiment, reference, error),
+    )
 
 
 def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:

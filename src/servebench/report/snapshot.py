@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from servebench.benchmark.capacity_rows import CapacityResult
-from servebench.benchmark.rows import ComparisonRow
+from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.errors import ReportError
 from servebench.inference.precision_rows import ChangeRow, PackageRow
 from servebench.params import Params, load_params
 from servebench.paths import (
     CEILINGS,
     COMPARISON,
+    COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
     PRECISIONS_TABLE,
     TRAIN_METRICS,
 )
 from servebench.report.capacity import capacities
-from servebench.report.comparison import compared_rows
+from servebench.report.comparison import Lead, compared_rows, lead_of
 from servebench.report.explain import Explanation, explain
 from servebench.report.results import Result, read_results
 from servebench.report.tune import Tuned, read_tuned
@@ -36,6 +37,7 @@ class Snapshot:
         label: the revision; empty for this tree.
         compared: rows of the comparison at its first load, in the order of params.yaml.
         loads: rows at all its loads.
+        lead: of the fastest over the second.
         changes, packages: what each precision changes in the answers, and its times.
         capacities: by configuration, where they were measured for this machine and model.
         tuned: what a search has found for this machine and model.
@@ -49,6 +51,7 @@ class Snapshot:
     results: Sequence[Result]
     compared: Sequence[ComparisonRow]
     loads: Sequence[ComparisonRow]
+    lead: Lead | None
     explanation: Explanation
     changes: Sequence[ChangeRow]
     packages: Sequence[PackageRow]
@@ -79,6 +82,7 @@ def read_snapshot(label: str = "") -> Snapshot:
 def _read(label: str, params: Params) -> Snapshot:
     results = read_results(params)
     loads = read_rows(COMPARISON, ComparisonRow)
+    compared = compared_rows(loads, params)
     ceilings = read_json(CEILINGS)
     return Snapshot(
         label=label,
@@ -87,8 +91,9 @@ def _read(label: str, params: Params) -> Snapshot:
         ceilings=ceilings,
         train=read_json(TRAIN_METRICS),
         results=results,
-        compared=compared_rows(loads, params),
+        compared=compared,
         loads=loads,
+        lead=lead_of(compared, read_rows(COMPARISON_TURNS, TurnRow), params.comparison.reference),
         explanation=explain(results, ceilings),
         changes=read_rows(PRECISIONS_TABLE, ChangeRow),
         packages=read_rows(COMPILED_TABLE, PackageRow),

@@ -130,13 +130,18 @@ def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FA
 
 
 def ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
-    """The ratio of each to ``reference``, with simultaneous 95% intervals (Sidak); the reference's is 1."""
+    """The ratio of each to ``reference``, with simultaneous 95% intervals; the reference's is 1."""
     others = [name for name in rates if name != reference]
-    error = 1 - (1 - FAMILY_ERROR) ** (1 / max(1, len(others)))
+    error = simultaneous(len(others))
     return {
         name: Ratio(1.0, 1.0, 1.0) if name == reference else ratio(rates, name, reference, reference, error)
         for name in rates
     }
+
+
+def simultaneous(intervals: int) -> float:
+    """The error of each of so many intervals, of which any misses with FAMILY_ERROR at most (Sidak)."""
+    return float(1 - (1 - FAMILY_ERROR) ** (1 / max(1, intervals)))
 
 
 def ranks(rates: Rates, reference: str) -> dict[str, int]:
