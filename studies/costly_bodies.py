@@ -76,6 +76,14 @@ def noise(megapixels: int, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def half_a_photo(**options: Any) -> bytes:
+    """A JPEG that ends within its last scan."""
+    with Image.open(photo_paths()[0]) as photo:
+        photo.save(buffer := io.BytesIO(), "JPEG", **options)
+    content = buffer.getvalue()
+    return content[: (content.rindex(b"\xff\xda") + len(content)) // 2]
+
+
 def bodies() -> dict[str, Callable[[], tuple[str, bytes]]]:
     """Content type and body of each."""
     start = photo_paths()[0].read_bytes()[:20]
@@ -92,6 +100,14 @@ def bodies() -> dict[str, Callable[[], tuple[str, bytes]]]:
             fill(start, segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0\0\0\0\0" * 5000)),
         ),
         "a JPEG's start, then escaped bytes": lambda: (IMAGE, fill(start, b"\xff\0")),
+        "a JPEG's start, then reserved markers": lambda: (IMAGE, fill(start, b"\xff\xf2")),
+        "half a JPEG, then APP1 segments": lambda: (IMAGE, fill(half_a_photo(), segment(0xE1, b"x"))),
+        "half a JPEG, then tables": lambda: (IMAGE, fill(half_a_photo(), segment(0xC4, b""))),
+        "half a JPEG, then 0xFF": lambda: (IMAGE, fill(half_a_photo(), b"\xff")),
+        "half a progressive JPEG, then restart markers": lambda: (
+            IMAGE,
+            fill(half_a_photo(progressive=True), b"\xff\xd0"),
+        ),
         "a JPEG's start, then x": lambda: (IMAGE, fill(start, b"x")),
         "a PNG of empty tEXt chunks": lambda: (IMAGE, png_with(chunk(b"tEXt", b""))),
         "a PNG of compressed text": lambda: (
