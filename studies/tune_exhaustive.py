@@ -32,7 +32,7 @@ RUNS = 5
 ROUNDS = 12
 """Of the exhaustive measurement: as many as give a ratio to about a tenth."""
 SHARE = 0.25
-"""Of its time, at most, for a search; the starts of its 36 servers do not count."""
+"""Of its time, at most, for a search; the starts of its 36 servers do not count, those of a search do."""
 SPACE: Mapping[str, Any] = {
     "precision": ("full", "half", "int8"),
     "compiled": (True,),
