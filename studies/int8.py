@@ -19,10 +19,13 @@ from servebench.stages.compile import calibration_photos
 from servebench.stats.change import change
 from servebench.stats.comparison import ratios
 from servebench.system.machine_lock import exclusive_machine
+from servebench.system.tables import markdown_table
+from servebench.tune.rows import ratio_cell
 from studies import DEVICE
-from studies.harness import all_bodies, photo_paths, write_result
+from studies.harness import all_bodies, photo_paths, read_result, write_result
 from studies.models import DEFAULT, MAX_BATCH_SIZES, with_packages
 
+RESULT = "int8"
 MODELS = (DEFAULT, "mobilenetv3_small_100", "resnet50", "convnext_tiny")
 SECONDS = 100.0
 REFERENCE = "full"
@@ -44,7 +47,7 @@ def main() -> None:
         }
         found[name] = {"rates": served(folders, settings), "answers": changed(folders, settings)}
         print(name, found[name], flush=True)
-        write_result("int8", {"models": found, "users": params.comparison.users[0], "seconds": SECONDS})
+        write_result(RESULT, {"models": found, "users": params.comparison.users[0], "seconds": SECONDS})
 
 
 def served(folders: ModelFolders, settings: Mapping[str, ServeSettings]) -> dict[str, Any]:
@@ -87,6 +90,29 @@ def changed(folders: ModelFolders, settings: Mapping[str, ServeSettings]) -> dic
             if name != REFERENCE
         }
     return found
+
+
+def table() -> str:
+    """Rates and changes of the answers to the test photos by model, as Markdown."""
+    head = ["model", "half / full", "int8 / full", "int8 / half", "same label", "at least"]
+    head += ["mean change", "largest change", "divergence"]
+    rows = []
+    for name, found in read_result(RESULT)["models"].items():
+        half, int8 = (found["rates"][precision] for precision in ("half", "int8"))
+        own = found["answers"]["test"]["int8"]
+        rows.append(
+            [
+                name,
+                *(ratio_cell(rate["ratio"], rate["low"], rate["high"]) for rate in (half, int8)),
+                f"{int8['ratio'] / half['ratio']:.2f}",
+                f"{own['agreement']:.1%}",
+                f"{own['agreement_low']:.1%}",
+                f"{own['mean_change']:.4f}",
+                f"{own['largest_change']:.3f}",
+                f"{own['divergence']:.5f}",
+            ]
+        )
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":

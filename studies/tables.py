@@ -17,10 +17,11 @@ from studies import (
     costly_bodies,
     costs,
     goals,
+    int8,
 )
 
 PAGES = {
-    Path("docs/tuning.md"): (ablation.table, batch_size.table, compilers.table, allocators.table),
+    Path("docs/tuning.md"): (ablation.table, batch_size.table, int8.table, compilers.table, allocators.table),
     Path("docs/security.md"): (costly_bodies.table,),
     Path("docs/capacity.md"): (capacity_search.table,),
     Path("docs/peers-and-goals.md"): (goals.table, costs.table, against_peers.table),

@@ -14,6 +14,7 @@ from time import monotonic, perf_counter
 import numpy as np
 
 from servebench.benchmark.capacity_rows import (
+    ESTIMATED,
     CapacityMetrics,
     CapacityResult,
     ProbeRow,
@@ -28,7 +29,7 @@ from servebench.errors import LoadError
 from servebench.loadgen import LoadPlan
 from servebench.loadgen.senders import Sender
 from servebench.params import ObjectiveSettings
-from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
+from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe, mostly_unsteady
 from servebench.stats.intervals import wilson_interval
 from servebench.stats.objective import misses
 from servebench.stats.rates import block_rates
@@ -46,6 +47,8 @@ PROBE_WARMUP_S = 1.0
 SHORTEST_PROBE_S = 1.0
 LONGEST_PROBE_SHARE = 1 / 12
 """Of the whole time: with fewer probes a slow server's capacity would never be known."""
+CONFIRMATIONS = 3
+"""Probes at the interval's lower end, at most, until one is steady."""
 MOST_VOID = 8
 """Void probes after which the search ends: something on this machine is in the way."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
@@ -97,13 +100,16 @@ class CapacityMeter:
                 return self._metrics("slo_unreachable", reason)
             while not (search.above_range or search.unreachable):
                 self._probe(search.next_load())
-                while search.resolved:
+                for _ in range(CONFIRMATIONS):
                     curve = search.curve()
-                    assert curve is not None
+                    if curve is None or not search.resolved:
+                        break
                     held = self._probe(math.exp(curve.interval[0]), "confirm")
                     if search.resolved and search.probes[-1].steady:
                         self.log.confirmed = held
                         return self._metrics("resolved")
+                if search.resolved:
+                    return self._metrics("resolved")
             status: Status = "above_range" if search.above_range else "slo_unreachable"
             return self._metrics(
                 status, f"the objective is {'held' if search.above_range else 'missed'} at all loads"
@@ -112,8 +118,8 @@ class CapacityMeter:
             if search.resolved:
                 return self._metrics("resolved")
             unsteady = sum(not probe.steady for probe in search.probes)
-            often = 2 * unsteady > len(search.probes)
             where = f", in {unsteady} of {len(search.probes)} probes the machine was slow for a moment"
+            often = mostly_unsteady(unsteady, len(search.probes))
             return self._metrics("unresolved", str(error) + (where if often else ""))
 
     def _find_peak(self) -> bool:
@@ -271,7 +277,8 @@ def measure_capacity(
 
         meter = CapacityMeter(sender, url, objective, timeout_s, check, show, cores)
         metrics = meter.measure()
-        return CapacityResult(metrics, meter.log.rows, meter.search.estimate())
+        curve = meter.search.estimate() if metrics.status in ESTIMATED else None
+        return CapacityResult(metrics, meter.log.rows, curve)
 
 
 def good_rate_rps(record: LoadRecord) -> float:

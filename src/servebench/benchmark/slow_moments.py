@@ -57,6 +57,8 @@ class CoreSpeeds:
     def slowness(self, begin: float, end: float) -> Floats:
         """The work's CPU time in each moment over its median, the mean of all cores; STOPPED: none was done.
 
+        What is slow for more than half of the time is the median itself, and not seen here.
+
         Args:
             begin, end: on the clock of ``perf_counter``; a rest of less than half a moment does not count.
         """

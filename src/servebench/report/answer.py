@@ -16,6 +16,7 @@ from servebench.report.capacity import EXAMPLE_RPS, SPARE_MACHINES, machines_nee
 from servebench.report.losses import Diagnosis, Loss
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
+from servebench.stats.capacity import mostly_unsteady
 from servebench.system.tables import pluralise
 from servebench.tune.rows import TuneRow, ratio_cell
 
@@ -114,9 +115,9 @@ def explained_loss(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> Loss | None
 
 
 def loss_text(loss: Loss) -> str:
-    """A loss in words, as "the model alone reaches 61.0 of the roofline's 270 images/s"."""
+    """A loss in words, as "the model alone reaches 61.0 of the roofline's 270 images/s (23%)"."""
     low, high = rate_text(loss.lower.rate_rps), rate_text(loss.upper.rate_rps)
-    return f"{LOSSES[loss.lower.name]} {low} of {OWNERS[loss.upper.name]} {high} images/s"
+    return f"{LOSSES[loss.lower.name]} {low} of {OWNERS[loss.upper.name]} {high} images/s ({loss.share:.0%})"
 
 
 def rate_text(rate_rps: float) -> str:
@@ -133,18 +134,22 @@ def traffic_sentence(name: str, snapshot: Snapshot) -> str:
     if known is not None:
         return capacity_finding(known, measured[known].metrics)
     tuned, objective = snapshot.tuned, snapshot.params.objective
-    if tuned is not None and tuned.metrics["capacity_rps"] is not None:
-        return (
-            f"With random arrivals the search's winner takes {capacity_text(tuned.metrics)}, "
-            f"{100 * (1 - objective.miss):.4g}% within {objective.slo_ms:g} ms."
-        )
+    takes = None if tuned is None else capacity_text(tuned.metrics)
+    if takes is not None:
+        share = f"{100 * (1 - objective.miss):.4g}% within {objective.slo_ms:g} ms"
+        return f"With random arrivals, {share}, the search's winner takes {takes}."
     return f"How much traffic `{name}` can take is not measured: `make capacity`."
 
 
-def capacity_text(metrics: Mapping[str, Any]) -> str:
-    """A capacity with its interval, of metrics/tune.json."""
-    low, high = (rate_text(metrics[f"capacity_{end}_rps"]) for end in ("low", "high"))
-    return f"{rate_text(metrics['capacity_rps'])} requests/s ({low} to {high})"
+def capacity_text(metrics: Mapping[str, Any]) -> str | None:
+    """A capacity of metrics/tune.json with what is known of it; None where nothing is."""
+    rate, low, high = (metrics[f"capacity_{key}rps"] for key in ("", "low_", "high_"))
+    if low is None:
+        return None
+    if rate is None:
+        return f"at least {rate_text(low)} requests/s"
+    doubt = "" if metrics["capacity_status"] == "resolved" else ", not resolved"
+    return f"{rate_text(rate)} requests/s ({rate_text(low)} to {rate_text(high)}){doubt}"
 
 
 def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
@@ -158,7 +163,7 @@ def capacity_finding(name: str, metrics: CapacityMetrics) -> str:
         return f"The rate at which `{name}` keeps {objective} is not resolved."
     low, high = rate_text(metrics.low_rps), rate_text(metrics.high_rps)
     rest = f", not resolved: {metrics.reason}"
-    if 2 * metrics.unsteady > metrics.probes:
+    if mostly_unsteady(metrics.unsteady, metrics.probes):
         rest = f", not resolved: in {metrics.unsteady} of {metrics.probes} probes the machine was slow"
     if metrics.status == "resolved":
         needed = machines_needed(metrics, EXAMPLE_RPS)
@@ -192,13 +197,14 @@ def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     if winner.incumbent:
         return "The search found nothing faster than the candidate as it was."
     keys = changed_keys(tuned.metrics["winner"], present)
-    advice = f"Try next: `servebench tune --apply`, which sets {keys}, for"
-    if tuned.metrics["goal"] == "capacity":
-        return f"{advice} {capacity_text(tuned.metrics)} with random arrivals."
+    advice = f"Try next: `servebench tune --apply`, which sets {keys}"
+    takes = capacity_text(tuned.metrics)
+    if tuned.metrics["goal"] == "capacity" and takes is not None:
+        return f"{advice}: with random arrivals it takes {takes}."
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    return f"{advice} {gain} times the candidate's rate."
+    return f"{advice}, for {gain} times the candidate's rate."
 
 
 def changed_keys(winner: Mapping[str, Any], present: Mapping[str, Any]) -> str:
@@ -226,7 +232,7 @@ def tuned_price(snapshot: Snapshot) -> str | None:
     winner, fastest = tuned.rows[0], leaders[0].experiment
     bound = agreement_bound(snapshot, winner)
     surely = "" if bound is None else f" (with 95% certainty at least {bound:.1%})"
-    text = f"It gives {winner.agreement:.1%}{surely} of test photos full precision's label"
+    text = f"The winner gives {winner.agreement:.1%}{surely} of test photos full precision's label"
     serve = snapshot.params.configuration(fastest).model_dump()
     keys = tuned.metrics["winner"]
     raced = next(

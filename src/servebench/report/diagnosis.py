@@ -52,16 +52,20 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     if best is None:
         reasons = "; ".join(f"{level.users} users: {level.invalid_reason}" for level in result.levels)
         return Diagnosis("failed requests", None, None, f"Requests failed at every level ({reasons}).")
-    doubt = "" if best.valid else f" Its best level is not valid: {best.invalid_reason}."
-    serving_losses = _largest_losses(bounds, (PIPELINE, TRANSPORT, SERVED))
+    serving = (PIPELINE, TRANSPORT, SERVED)
+    serving_losses = _largest_losses(bounds, serving)
     model_losses = _largest_losses(bounds, (ROOFLINE, MODEL))[:1]
+    least_share = serving_losses[0].share if serving_losses else 1.0
+    unresolved = [loss for loss in _losses(bounds, serving) if not loss.resolved and loss.share < least_share]
+    doubts = [_doubt(min(unresolved, key=lambda loss: loss.share))] if unresolved else []
+    doubts += [] if best.valid else [f"Its best level is not valid: {best.invalid_reason}."]
     if not serving_losses:
         if not model_losses:
-            text = f"Not resolved: no bound lies below the one above it by more than their intervals.{doubt}"
-            return Diagnosis("not resolved", None, None, text)
+            text = "Not resolved: no bound lies below the one above it by more than their intervals."
+            return Diagnosis("not resolved", None, None, " ".join([text, *doubts]))
         model = _diagnose_loss(result, best, model_losses[0], ceilings)
-        no_loss = "From the model in-process down to served, no loss is larger than the intervals"
-        return replace(model, text=f"{no_loss}. {model.text}{doubt}")
+        no_loss = "From the model in-process down to served, no loss is larger than the intervals."
+        return replace(model, text=" ".join([no_loss, *doubts, model.text]))
     named = [
         loss
         for loss in model_losses
@@ -69,17 +73,24 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     ]
     losses = sorted([*named, *serving_losses], key=lambda loss: loss.share)
     diagnosis = _joined(losses, [_diagnose_loss(result, best, loss, ceilings) for loss in losses])
-    return replace(diagnosis, text=f"{diagnosis.text}{doubt}")
+    return replace(diagnosis, text=" ".join([diagnosis.text, *doubts]))
+
+
+def _losses(bounds: Sequence[Bound], names: Sequence[str]) -> list[Loss]:
+    """The losses down to each of the bounds ``names``."""
+    losses = itertools.starmap(Loss, itertools.pairwise(bounds))
+    return [loss for loss in losses if loss.lower.name in names]
+
+
+def _doubt(loss: Loss) -> str:
+    """A loss that may be none, with what is known of its share."""
+    share = f"{loss.share:.2f} ({loss.lowest_share:.2f} to {loss.highest_share:.2f})"
+    return f"Whether {loss.lower.name} is slower than {loss.upper.name} is not resolved: {share} of it."
 
 
 def _largest_losses(bounds: Sequence[Bound], names: Sequence[str]) -> list[Loss]:
     """The largest loss down to one of the bounds ``names``, and those that tie with it."""
-    losses = [
-        loss
-        for loss in itertools.starmap(Loss, itertools.pairwise(bounds))
-        if loss.lower.name in names and loss.resolved
-    ]
-    losses.sort(key=lambda loss: loss.share)
+    losses = sorted((loss for loss in _losses(bounds, names) if loss.resolved), key=lambda loss: loss.share)
     return [loss for loss in losses if loss.ties_with(losses[0])]
 
 
@@ -104,7 +115,9 @@ def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis
     cause = ", then ".join(" or ".join(names) for names in tied)
     sentences = [diagnosis.text for diagnosis in diagnoses]
     sentences += [
-        f"Which loss is the largest is not resolved: {', '.join(names)}." for names in tied if len(names) > 1
+        f"Which of these losses is larger is not resolved: {', '.join(names)}."
+        for names in tied
+        if len(names) > 1
     ]
     return replace(diagnoses[0], cause=cause, text=" ".join(sentences))
 
@@ -125,10 +138,11 @@ def _diagnose_model(result: Result, loss: Loss, ceilings: Mapping[str, Any]) -> 
     rate = f"the model in-process does {roofline} ({binding})"
     if loss.lowest_share >= CLOSE_TO_ROOFLINE:
         return Diagnosis("hardware", loss.share, parameter, f"Hardware: {rate}; {advice}.")
-    if faster:
-        advice = f"`precision` may move it: {faster}"
-    elif not result.serve.compiled:
+    if not result.serve.compiled:
         parameter, advice = "compiled", "`compiled` may move it"
+        advice += f", and `precision`: {faster}" if faster else ""
+    elif faster:
+        advice = f"`precision` may move it: {faster}"
     elif _still_growing(result):
         advice = "larger batches than `baseline.batch_sizes` has may be faster: the rate still grows"
     else:

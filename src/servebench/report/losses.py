@@ -20,7 +20,8 @@ class Diagnosis:
     """What limits a configuration.
 
     Attributes:
-        cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" for a tie.
+        cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" where it
+            is not resolved which.
         share: the lower bound over the upper one, at the loss that the first cause explains.
         parameter: the key of params.yaml that would change the rate, None where there is none; of the first
             cause.

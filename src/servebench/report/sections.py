@@ -21,11 +21,12 @@ from servebench.system.machine import describe_machine
 from servebench.system.tables import markdown_table, number_cell, pluralise, without_empty
 
 CAUSES = (
-    "Each at the number of users at which it is fastest. The roofline is the rate that the measured peak of "
-    "arithmetic and of memory allows. Hardware: the model "
-    "reaches at least 70% of it. Kernels: it stays below. Preprocessing: decoding and preparing photos costs "
-    "the rate. Batch window: requests wait for a batch that does not fill. Too many workers: they take the "
-    "cores from each other. Drift: the machine changed its speed meanwhile. Unexplained: no rule fits."
+    "Each by its own benchmark, at the number of users that was fastest there. The roofline is the rate that "
+    "the measured peak of arithmetic and of memory allows. Hardware: the model reaches at least 70% of it. "
+    "Kernels: it stays below. Preprocessing: decoding and preparing photos costs the rate. Batch window: "
+    "requests wait for a batch that does not fill. Too many workers: they take the cores from each other. "
+    "Drift: the machine changed its speed meanwhile. Unexplained: no rule fits. A or B: it is not "
+    "resolved which."
 )
 
 

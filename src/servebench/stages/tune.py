@@ -149,6 +149,7 @@ def metrics_of(params: Params, outcome: Outcome) -> dict[str, Any]:
         "p95_ms": first.p95_ms,
         "memory_mib": first.memory_mib,
         "agreement": first.agreement,
+        "capacity_status": capacity and capacity.status,
         "capacity_rps": capacity and capacity.capacity_rps,
         "capacity_low_rps": capacity and capacity.low_rps,
         "capacity_high_rps": capacity and capacity.high_rps,

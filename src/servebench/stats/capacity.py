@@ -132,7 +132,7 @@ class CapacitySearch:
     def counted(self) -> list[Probe]:
         """The steady probes where they are at least half of all, else all."""
         steady = [probe for probe in self.probes if probe.steady]
-        return steady if 2 * len(steady) >= len(self.probes) else self.probes
+        return self.probes if mostly_unsteady(len(self.probes) - len(steady), len(self.probes)) else steady
 
     def next_load(self) -> float:
         """Share of the peak to offer next."""
@@ -189,6 +189,11 @@ class CapacitySearch:
         held = [probe.load for probe in self.counted if probe.share <= self.miss]
         missed = [probe.load for probe in self.counted if probe.share > self.miss]
         return held, missed
+
+
+def mostly_unsteady(unsteady: int, probes: int) -> bool:
+    """Whether the machine was slow for a moment in more than half of the probes."""
+    return 2 * unsteady > probes
 
 
 def fit(probes: Sequence[Probe], miss: float) -> Curve:

@@ -209,7 +209,8 @@ def capacity_of(
         ServerError: the server did not start, or died; LoadError: the load generator failed.
     """
     objective = job.objective
-    key = f"{racer.name}, {1 - objective.miss:g} within {objective.slo_ms:g} ms"
+    how = objective.model_dump(include={"slo_ms", "miss", "tolerance", "probe_requests", "seed"})
+    key = f"{racer.name}, {how}"
     kept = study.costs("capacity")
     if key in kept:
         return CapacityMetrics(**kept[key])

@@ -161,6 +161,7 @@ class RaceTrack:
 
     def _count(self, one: Round) -> None:
         """Count a round: first who breaks a constraint, then who has lost to the best of the others."""
+        before = set(self.race.lost)
         self.race.add_round(one.rates)
         for name in one.rates:
             racer = self.racers.get(name)
@@ -171,7 +172,6 @@ class RaceTrack:
                 self._judge(racer)
         if self.race.compared_rounds >= FEWEST_ROUNDS and not any(self.race.rates[self.race.reference]):
             raise ServerError("serve: does not answer; all others are compared with it")
-        before = set(self.race.lost)
         self.race.drop_losers()
         for name in set(self.race.lost) - before - {self.race.reference}:
             if name in self._servers:

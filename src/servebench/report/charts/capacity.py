@@ -12,7 +12,7 @@ from servebench.benchmark.probe_validity import is_steady
 from servebench.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
 from servebench.stats.capacity import ERRORS
 
-HOLLOW = "Hollow: the machine was slow for a moment."
+HOLLOW = "Hollow: the machine was slow for a moment; left out of the fit where the others suffice."
 BEYOND = 1.05
 """The axis reaches this factor beyond the lowest and the highest rate."""
 
@@ -23,7 +23,7 @@ def capacity(name: str, result: CapacityResult) -> list[Chart]:
     ends = [rate for rate in (result.metrics.low_rps, result.metrics.high_rps) if rate]
     rates = [*(_rate(row, result) for row in counted), *ends] or [1.0]
     axis = Axis(
-        "offered rate, requests/s",
+        "offered rate at the median peak, requests/s",
         low=min(rates) / BEYOND,
         high=max(rates) * BEYOND,
     )
@@ -66,9 +66,9 @@ def _late(name: str, result: CapacityResult, rows: Sequence[ProbeRow], axis: Axi
         x=axis,
         y=Axis("requests that were late or failed", low=0.0, high=top, percent=True),
         marks=marks,
-        note="Random arrivals. Dashed: what may be late, on it the capacity with its interval. Black: the "
-        "fit; grey band: the same through either end of the interval. Grey: a point per probe, ± 2 standard "
-        f"errors, with its rate scaled to the median peak; those above {top:.0%} lie on the upper edge."
+        note="Random arrivals. Dashed: the share that may be late; on it, the capacity with its interval. "
+        "Black: the fit; band: moved to either end of the interval. A point per probe, "
+        f"± 2 standard errors, those above {top:.0%} on the upper edge."
         + ("" if all(is_steady(row.slowest_moment) for row in rows) else f" {HOLLOW}"),
     )
 
@@ -149,7 +149,7 @@ def _goodput(name: str, rows: Sequence[ProbeRow]) -> Chart:
     bottom, top = min([*x, *y], default=0.0) / BEYOND, max([*x, *y], default=1.0) * BEYOND
     return Chart(
         f"{name}: answered in time, by offered rate",
-        x=Axis("offered rate, requests/s", low=bottom, high=top),
+        x=Axis("offered rate as it was, requests/s", low=bottom, high=top),
         y=Axis("in time, requests/s", low=bottom, high=top),
         marks=[
             Mark("line", x=[bottom, top], y=[bottom, top], colour=GREY, dashed=True),

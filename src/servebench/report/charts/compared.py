@@ -79,8 +79,8 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
         y=Axis("", names=tuple(row.experiment for row in ordered), notes=tuple(notes)),
         marks=marks,
         note=f"At {pluralise(rows[0].users, 'user')}, with 95% intervals. Blue: the fastest, and what cannot "
-        "be told from it. Purple: the candidate, if it is not. Orange: not ranked, as far behind or answered "
-        "in too few rounds.",
+        "be told from it. Purple: the candidate, if it is not. Orange: not ranked (far behind, or answered "
+        "in too few rounds).",
     )
 
 
@@ -117,19 +117,21 @@ def latency(rows: Sequence[ComparisonRow], compared: Sequence[ComparisonRow], sl
     rates = [rate for rate, *_ in shown] or [1.0]
     marks = [Mark("across", y=[slo_ms], dashed=True)]
     for name, own in points.items():
-        x, y, _, tips = zip(*own, strict=True)
+        colour = colour_of[name]
         tails = [(rate, p50, p95) for rate, p50, p95, _ in own if p95]
         marks += [
-            Mark("line", x=x, y=y, colour=colour_of[name]),
+            Mark("line", x=[rate for rate, *_ in own], y=[p50 for _, p50, *_ in own], colour=colour),
             Mark(
                 "range",
                 x=[rate for rate, *_ in tails],
                 y=[p50 for _, p50, _ in tails],
                 y2=[p95 for *_, p95 in tails],
-                colour=colour_of[name],
+                colour=colour,
             ),
-            Mark("point", x=x, y=y, texts=tips, colour=colour_of[name]),
         ]
+        for number, (rate, p50, _, tip) in enumerate(own, 1):
+            hollow = number < len(own)
+            marks.append(Mark("point", x=[rate], y=[p50], texts=[tip], colour=colour, hollow=hollow))
     ends = {name: own[-1] for name, own in points.items()}
     short = short_names(list(ends))
     places = spread([math.log(p50) for _, p50, *_ in ends.values()], LABEL_GAP * math.log(high / low))
@@ -141,7 +143,7 @@ def latency(rows: Sequence[ComparisonRow], compared: Sequence[ComparisonRow], sl
         x=Axis("requests/s, logarithmic", log=True, low=min(rates) / 1.3, high=max(rates) * 2.2),
         y=Axis("latency, ms, logarithmic", log=True, low=low, high=high),
         marks=marks,
-        note=f"Each line leads from {_users(rows)}, where its name stands. Points are medians; the lines "
+        note=f"Each line leads from {_users(rows)} (filled, with its name). Points are medians; the lines "
         f"above them reach to the p95, where enough were answered. Dashed: the objective, {slo_ms:g} ms.",
         height=360,
     )

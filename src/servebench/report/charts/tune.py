@@ -23,39 +23,39 @@ WORDS = {
     "keep": "keep: freed memory kept",
 }
 """Of a configuration's name, as a pattern, and what the chart's note says of it."""
+BEYOND = 1.05
+"""The axis reaches this factor beyond the lowest and the highest ratio."""
 
 
 def tune(rows: Sequence[TuneRow]) -> Chart:
-    """A row per configuration: its rate over that of the section ``serve``, and what was predicted."""
-    [serve_rps] = [row.predicted_rps for row in rows if row.incumbent]
+    """A row per configuration: its rate over the fastest one's, in the rounds of both, and as predicted."""
+    fastest = next((row for row in rows if row.ratio_low == row.ratio_high == 1.0), rows[0])
     names = [
         f"serve: {name}" if row.incumbent else name for row, name in zip(rows, distinct(rows), strict=True)
     ]
     marks = [Mark("along", x=[1.0])]
     for row, name in zip(rows, names, strict=True):
+        if row.ratio is None:
+            continue
         colour = STATUS_COLOURS[row.status]
-        if row.over_serve_low is not None and row.over_serve_high is not None:
-            low, high = [row.over_serve_low], [row.over_serve_high]
-            marks.append(Mark("range", x=low, x2=high, y=[name], colour=colour))
-        if row.over_serve is not None:
-            ratio = ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high)
-            text = f"{name}: {ratio} times serve:, {row.rate_rps:.1f} req/s"
-            hollow = row.status != "winner"
-            marks.append(
-                Mark("point", x=[row.over_serve], y=[name], texts=[text], colour=colour, hollow=hollow)
-            )
+        if row.ratio_low is not None and row.ratio_high is not None:
+            marks.append(Mark("range", x=[row.ratio_low], x2=[row.ratio_high], y=[name], colour=colour))
+        text = f"{name}: {ratio_cell(row.ratio, row.ratio_low, row.ratio_high)}, {row.rate_rps:.1f} req/s"
+        hollow = row.status != "winner"
+        marks.append(Mark("point", x=[row.ratio], y=[name], texts=[text], colour=colour, hollow=hollow))
     doubtful = any(STATUS_COLOURS[row.status] == ORANGE for row in rows)
-    doubt = " Orange: not resolved from the winner, or excluded." if doubtful else ""
-    measured = [row.over_serve_high or row.over_serve or 0.0 for row in rows]
-    predicted = [row.predicted_rps / serve_rps for row in rows]
+    doubt = " Orange: not resolved from the best, or excluded." if doubtful else ""
+    predicted = [row.predicted_rps / fastest.predicted_rps for row in rows]
     marks.append(Mark("cross", x=predicted, y=names, colour=INK))
+    shown = [*predicted, *(end for row in rows for end in (row.ratio, row.ratio_low, row.ratio_high) if end)]
     return Chart(
         "What the search measured, in turn",
-        x=Axis("times the rate of the section serve", low=0.0, high=1.05 * max([*predicted, *measured])),
+        x=Axis("times the rate of the fastest", low=min(shown) / BEYOND, high=max(shown) * BEYOND),
         y=Axis("", names=tuple(names), notes=tuple(map(_note, rows))),
         marks=marks,
-        note="95% intervals; ×: predicted from the costs of the parts, which only chooses who races. "
-        f"{_explained(names)}Filled: the winner. Blue: not slower.{doubt}",
+        note="In the rounds that both took part in, with 95% intervals; ×: predicted from the costs of the "
+        f"parts, which only chooses who races. {_explained(names)}Filled: the winner, the cheapest of those "
+        f"that are as good (blue).{doubt}",
     )
 
 
