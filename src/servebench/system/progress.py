@@ -66,7 +66,8 @@ class ProgressLines:
         self._text = s
 
     def _line(self, elapsed_s: float) -> str:
-        parts = [f"{self._description}: {self.n / self._total:.0%}" if self._total else self._description]
+        done = f": {min(1.0, self.n / self._total):.0%}" if self._total else ""
+        parts = [self._description + done]
         if 0 < self.n < self._total:
             parts.append(f"{duration(elapsed_s * (self._total - self.n) / self.n)} left")
         return ", ".join(parts) + (f"; {self._text}" if self._text else "")
