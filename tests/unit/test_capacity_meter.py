@@ -1,0 +1,124 @@
+"""Searches for the capacity of a simulated queue, on cores that are slow where a test has them slow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from studies.queues import QUEUES, Queue
+
+from servebench.benchmark.capacity import CONFIRMATIONS, CapacityMeter
+from servebench.benchmark.slow_moments import CoreSpeeds, Floats
+from servebench.loadgen import LoadPlan
+from servebench.loadgen.senders import OnProgress
+from servebench.stats.capacity import CapacitySearch
+from servebench.stats.records import OK, LoadRecord
+from servebench.stats.stability import WINDOWS
+from tests.support.capacity import OBJECTIVE
+
+QUEUE = QUEUES[1]
+
+
+@dataclass
+class SimulatedSender:
+    """Loads a queue in no time."""
+
+    queue: Queue = QUEUE
+    loads: int = 0
+
+    def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
+        self.loads += 1
+        seconds = plan.warmup_s + plan.min_s
+        if plan.rate_rps is None:
+            rate_rps = min(plan.users, self.queue.slots) / self.queue.service_s
+            end = np.arange(1, int(rate_rps * seconds)) / rate_rps
+            start = end - plan.users / rate_rps
+        else:
+            requests = int(plan.rate_rps * seconds * 1.2)
+            # The first numbers of the generator that the queue draws its arrivals from.
+            start = np.cumsum(np.random.default_rng(self.loads).exponential(1 / plan.rate_rps, requests))
+            end = start + self.queue.times(np.random.default_rng(self.loads), plan.rate_rps, requests)
+        zeros = np.zeros(len(end), dtype=np.int64)
+        return LoadRecord(
+            users=plan.users,
+            rate_rps=plan.rate_rps,
+            window_edges=np.linspace(plan.warmup_s, seconds, WINDOWS + 1),
+            user=zeros,
+            start=start,
+            sent=start,
+            end=end,
+            status=np.full(len(end), OK),
+            code=np.full(len(end), 200),
+            size=zeros,
+            body=zeros,
+            answer=np.full(len(end), b""),
+        )
+
+
+@dataclass
+class SlowCores(CoreSpeeds):
+    """Cores that are slow for a moment in a probe where ``slow`` says so."""
+
+    slow: Callable[[CapacitySearch], bool] = lambda search: False
+    search: CapacitySearch = field(default_factory=lambda: CapacitySearch(0.05, 0.04))
+
+    def slowness(self, begin: float, end: float) -> Floats:
+        return np.array([1.0, 1.3 if self.slow(self.search) else 1.1])
+
+
+def meter_of(slow: Callable[[CapacitySearch], bool], **objective: float) -> CapacityMeter:
+    settings = {"slo_ms": 1000 * QUEUE.objective_s, "tolerance": 0.04, "probe_requests": 1000, "max_s": 300.0}
+    cores = SlowCores(slow=slow)
+    own = OBJECTIVE.model_copy(update=settings | objective)
+    meter = CapacityMeter(SimulatedSender(), "http://simulated", own, 10.0, cores=cores)
+    cores.search = meter.search
+    return meter
+
+
+def unsteady(search: CapacitySearch) -> int:
+    return sum(not probe.steady for probe in search.probes)
+
+
+def test_on_steady_cores_the_capacity_is_found_and_confirmed() -> None:
+    meter = meter_of(lambda search: False)
+    found = meter.measure()
+    assert found.status == "resolved"
+    assert found.capacity_rps == pytest.approx(QUEUE.capacity_rps, rel=0.05)
+    assert [row.phase for row in meter.log.rows].count("confirm") == 1
+    assert found.confirmed == (meter.log.rows[-1].missed <= OBJECTIVE.miss)
+    assert (found.unsteady, found.void) == (0, 0)
+
+
+def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half() -> None:
+    meter = meter_of(lambda search: len(search.probes) % 2 == 1)
+    found = meter.measure()
+    assert found.status == "resolved"
+    assert found.capacity_rps == pytest.approx(QUEUE.capacity_rps, rel=0.05)
+    slowest = [row.slowest_moment for row in meter.log.rows]
+    assert slowest[:3] == [1.1, 1.3, 1.1]
+    assert found.unsteady == slowest.count(1.3)
+
+
+@pytest.mark.parametrize("times", [1, CONFIRMATIONS])
+def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(times: int) -> None:
+    meter = meter_of(lambda search: search.resolved and unsteady(search) < times)
+    found = meter.measure()
+    assert found.status == "resolved"
+    phases = [row.phase for row in meter.log.rows]
+    assert phases.count("confirm") >= min(times + 1, CONFIRMATIONS)
+    assert phases[-1] == "confirm"
+    assert found.unsteady == times
+    steady = meter.search.probes[-1].steady
+    assert steady == (times < CONFIRMATIONS)
+    assert found.confirmed == ((meter.log.rows[-1].missed <= OBJECTIVE.miss) if steady else None)
+
+
+def test_each_probe_is_at_the_load_that_the_search_asks_for() -> None:
+    meter = meter_of(lambda search: False)
+    meter.measure()
+    for row, probe in zip(meter.log.rows, meter.search.probes, strict=True):
+        assert row.asked_rps == pytest.approx(row.rate_rps, rel=0.15)
+        assert math.exp(probe.load) == pytest.approx(row.rate_rps / QUEUE.peak_rps, rel=0.05)
