@@ -128,6 +128,7 @@ def _position(channel: str, axis: Axis) -> dict[str, Any]:
     shown: dict[str, Any] = {"title": axis.title or None, "tickCount": 6}
     if axis.places:
         shown["values"] = list(axis.places)
+        shown["labelOverlap"] = "greedy"  # which keeps all that fit, not every second one
     shown["format"] = "%" if axis.percent else ",.10~g"
     return {"field": channel, "type": "quantitative", "scale": scale, "axis": shown}
 
