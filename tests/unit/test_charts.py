@@ -276,7 +276,14 @@ def test_pictures_of_nothing_but_failures_are_drawn() -> None:
     ],
 )
 def test_a_logarithmic_axis_has_round_ticks(low: float | None, high: float, ticks: tuple[float, ...]) -> None:
-    assert Axis("x", log=True, low=low, high=high).places == pytest.approx(ticks)
+    axis = Axis("x", log=True, low=low, high=high)
+    assert axis.places == pytest.approx(ticks)
+    chart = Chart("a title", x=axis, y=Axis("y"), marks=[Mark("point", x=[2.0], y=[3.0])])
+    [layer] = specification(chart)["layer"]
+    own = layer["encoding"]["x"]["axis"]
+    # Of more values than its count Vega would leave out every second one.
+    assert own.get("values", []) == list(axis.places)
+    assert ("tickCount" in own) is not bool(ticks)
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 13])

@@ -125,10 +125,9 @@ def _position(channel: str, axis: Axis) -> dict[str, Any]:
         scale |= {"domain": list(domain), "nice": False}
     elif axis.low is not None:
         scale["domainMin"] = axis.low
-    shown: dict[str, Any] = {"title": axis.title or None, "tickCount": 6}
-    if axis.places:
-        shown["values"] = list(axis.places)
-        shown["labelOverlap"] = "greedy"  # which keeps all that fit, not every second one
+    # Vega leaves out every second one of given values if there are more than its count.
+    ticks = {"values": list(axis.places)} if axis.places else {"tickCount": 6}
+    shown: dict[str, Any] = {"title": axis.title or None, **ticks}
     shown["format"] = "%" if axis.percent else ",.10~g"
     return {"field": channel, "type": "quantitative", "scale": scale, "axis": shown}
 
