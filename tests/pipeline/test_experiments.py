@@ -23,7 +23,7 @@ def test_a_new_experiment_reaches_every_table_until_it_is_removed(ran: Clone) ->
         assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
         for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
             rows = read_csv(ran.path / f"plots/{table}.csv")
-            assert {row["experiment"] for row in rows} == {"e1_baseline", "e8_mine", "candidate"}
+            assert {row["experiment"] for row in rows} == {"e1_baseline", "e8_mine", "candidate"}, table
         assert (ran.path / "assets/results/e8_mine.png").exists()
         assert "e8_mine.json" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
         page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
