@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -198,44 +197,6 @@ def test_a_window_that_explains_half_of_the_loss_is_named() -> None:
     assert limit(lost, roofline_full_rps=52.0).cause == "batch window"
     more = at_best(level(1, 30.0, **HALF_IDLE), serve=serve, stages=stages)
     assert limit(more).cause == "unexplained"
-
-
-def test_a_larger_loss_above_the_model_comes_first() -> None:
-    own = at_best(level(4, 60.0, other_percent=30.0))
-    found = limit(own, roofline_full_rps=400.0, roofline_half_rps=300.0)
-    assert (found.cause, found.parameter) == ("kernels, then other load", "compiled")
-    assert found.share == pytest.approx(0.25)
-    assert found.text.index("Kernels: ") < found.text.index("Other load: ")
-    assert "`compiled` may move it" in found.text
-    smaller = limit(own, roofline_full_rps=140.0, roofline_half_rps=130.0)
-    assert smaller.cause == "other load"
-
-
-def test_a_larger_loss_that_may_be_none_is_said() -> None:
-    baseline = [batch(1, 100.0, 80.0)]
-    wide = level(4, 45.0, low_rps=20.0, high_rps=95.0)
-    found = limit(at_best(wide, baseline=baseline))
-    assert found.cause == "preprocessing"
-    doubt = "Whether served is slower than pipeline + transport is not resolved: "
-    assert re.search(rf"{re.escape(doubt)}0\.\d\d \(0\.\d\d to 1\.\d\d\) of it\.$", found.text)
-    narrow = level(4, 75.0, low_rps=60.0, high_rps=95.0)
-    assert "not resolved" not in limit(at_best(narrow, baseline=baseline)).text
-
-
-def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
-    both = at_best(level(4, 40.0), baseline=[batch(1, 100.0, 63.0)])
-    found = limit(both)
-    assert found.cause == "preprocessing or unexplained"
-    assert found.text.endswith("Which of these losses is larger is not resolved: preprocessing, unexplained.")
-    assert found.text.index("Preprocessing: ") < found.text.index("Unexplained: ")
-    behind = limit(both, roofline_full_rps=900.0, roofline_half_rps=800.0)
-    assert behind.cause == "kernels, then preprocessing or unexplained"
-    assert behind.text.endswith(
-        "Which of these losses is larger is not resolved: preprocessing, unexplained."
-    )
-    with_kernels = limit(both, roofline_full_rps=160.0, roofline_half_rps=150.0)
-    assert with_kernels.cause == "kernels or preprocessing or unexplained"
-    assert " or " not in limit(at_best(level(4, 20.0), baseline=[batch(1, 100.0, 63.0)])).cause
 
 
 def test_a_memory_bound_model_in_half_has_no_advice() -> None:
