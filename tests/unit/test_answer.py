@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,68 +18,12 @@ from servebench.report.answer import (
     finding,
     next_step,
     terms,
-    tuned_price,
 )
 from servebench.report.comparison import lead_of
-from servebench.report.snapshot import Snapshot, read_snapshot
-from servebench.report.tune import Tuned
-from servebench.tune.rows import TuneRow
+from servebench.report.snapshot import Snapshot
 from tests.support.capacity import CAPACITY
-from tests.support.results_project import write_project
+from tests.support.search import tuned
 from tests.support.synthetic_results import compared
-
-WINNER = TuneRow(
-    name="int8 direct 2x1 b4",
-    status="winner",
-    incumbent=False,
-    precision="int8",
-    compiled=True,
-    preprocess="torchvision",
-    transport="direct",
-    workers_per_device=2,
-    threads_per_worker=1,
-    max_batch_size=4,
-    batch_timeout_s=0.0,
-    keep_freed_memory=False,
-    predicted_rps=300.0,
-    rate_rps=310.0,
-    ratio=1.0,
-    ratio_low=1.0,
-    ratio_high=1.0,
-    over_serve=2.0,
-    over_serve_low=1.9,
-    over_serve_high=2.1,
-    p95_ms=30.0,
-    memory_mib=600.0,
-    agreement=1.0,
-    failed=0,
-    rounds=30,
-    lost_after=None,
-    capacity_rps=None,
-    capacity_low_rps=None,
-    capacity_high_rps=None,
-    reason="",
-)
-
-
-@pytest.fixture
-def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
-    monkeypatch.chdir(tmp_path)
-    write_project()
-    return read_snapshot()
-
-
-def tuned(goal: str = "throughput", **changes: Any) -> Tuned:
-    """A search whose winner takes 309 requests a second."""
-    found = {"goal": goal, "winner": {"precision": "int8", "max_batch_size": 4}}
-    capacity = {
-        "capacity_status": "resolved",
-        "capacity_rps": 309.05,
-        "capacity_low_rps": 297.61,
-        "capacity_high_rps": 320.94,
-    }
-    own = {key: changes.pop(key) for key in capacity if key in changes}
-    return Tuned(found | capacity | own, [replace(WINNER, **changes)], [])
 
 
 def test_one_is_fastest(snapshot: Snapshot) -> None:
@@ -160,90 +103,6 @@ def test_the_fastest_ones_capacity_or_else_the_candidates_or_the_winners(snapsho
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        (
-            {},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
-            "times the candidate's rate.",
-        ),
-        (
-            {"over_serve_low": 0.9},
-            "The search found `int8 direct 2x1 b4`, 2.00 (0.90 to 2.10) times the candidate: not resolved.",
-        ),
-        ({"incumbent": True}, "The search found nothing faster than the candidate as it was."),
-        (
-            {"goal": "capacity"},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
-            "takes 309 requests/s (298 to 321).",
-        ),
-        (
-            {"goal": "capacity", "capacity_status": "unresolved"},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
-            "takes 309 requests/s (298 to 321), not resolved.",
-        ),
-        (
-            {
-                "goal": "capacity",
-                "capacity_status": "above_range",
-                "capacity_rps": None,
-                "capacity_high_rps": None,
-            },
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
-            "takes at least 298 requests/s.",
-        ),
-        (
-            {
-                "goal": "capacity",
-                "capacity_status": "slo_unreachable",
-                "capacity_rps": None,
-                "capacity_low_rps": None,
-                "capacity_high_rps": None,
-            },
-            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
-            "times the candidate's rate.",
-        ),
-    ],
-)
-def test_what_the_search_found_is_what_to_try(snapshot: Snapshot, changes: dict[str, Any], text: str) -> None:
-    assert next_step(replace(snapshot, tuned=tuned(**changes))) == text
-
-
-def test_many_keys_that_the_search_changes_are_counted(snapshot: Snapshot) -> None:
-    found = tuned()
-    winner = {"precision": "int8", "max_batch_size": 16, "workers_per_device": 7, "batch_timeout_s": 0.5}
-    step = next_step(replace(snapshot, tuned=replace(found, metrics=found.metrics | {"winner": winner})))
-    assert step is not None
-    assert "which sets 4 keys of `serve:`, for 2.00" in step
-
-
-def test_the_winners_price_is_said_and_its_gain_over_the_fastest(snapshot: Snapshot) -> None:
-    rows = [compared("e1_baseline", 20.0, 3), compared("e4_half", 80.0, 1), compared(CANDIDATE, 50.0, 2)]
-    own = replace(snapshot, compared=rows)
-    share = "The winner gives 99.0% (with 95% certainty at least 95.8%) of test photos full precision's label"
-    found = tuned(agreement=0.99)
-    assert tuned_price(replace(own, tuned=found)) == f"{share}."
-    serve = own.params.configuration("e4_half")
-    keys = {"precision": serve.precision, "max_batch_size": serve.max_batch_size}
-    raced = replace(WINNER, name="other", ratio=0.8, ratio_low=0.5, ratio_high=1.0, **keys)
-    assert tuned_price(replace(own, tuned=replace(found, rows=[*found.rows, raced]))) == (
-        f"{share}, at 1.25 (1.00 to 2.00) times the rate of `e4_half` in the same search."
-    )
-    second = replace(found, rows=[replace(found.rows[0], ratio=0.98), raced])
-    assert tuned_price(replace(own, tuned=second)) == (
-        f"{share}, at about 1.22 times the rate of `e4_half` in the same search."
-    )
-    assert tuned_price(replace(own, tuned=tuned(incumbent=True))) is None
-    assert tuned_price(snapshot) is None
-
-
-def test_without_a_bound_the_share_stands_alone(snapshot: Snapshot) -> None:
-    price = tuned_price(replace(snapshot, tuned=tuned(), changes=[]))
-    assert price is not None
-    assert price.startswith("The winner gives 100.0% of test photos full precision's label")
-
-
 def test_names_are_explained_and_what_the_fastest_costs(snapshot: Snapshot) -> None:
     rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
     text = terms(replace(snapshot, compared=rows, lead=None))
@@ -278,22 +137,10 @@ def test_the_lead_over_the_second_has_its_interval(snapshot: Snapshot) -> None:
     assert lead_of(rows[:1], turns, "e1_baseline") is None
 
 
-def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
-    serve = snapshot.params.serve.model_copy(update={"precision": "int8", "max_batch_size": 4})
-    applied = replace(snapshot, tuned=tuned(), params=snapshot.params.model_copy(update={"serve": serve}))
-    assert next_step(applied) == "`serve:` is what the search found: `int8 direct 2x1 b4`."
-
-
 def test_of_a_revision_nothing_is_said_that_git_does_not_hold(snapshot: Snapshot) -> None:
     revision = replace(snapshot, label="HEAD~1")
     assert answer(revision)[2] == "Capacities and searches are shown of the present tree only."
     assert next_step(revision) is None
-
-
-def test_without_a_search_that_is_what_to_try(snapshot: Snapshot) -> None:
-    assert next_step(snapshot).startswith(
-        "Try next: `make tune`, which searches for a faster `serve:` and is not tried"
-    )
 
 
 def test_every_sentence_is_short(snapshot: Snapshot) -> None:

@@ -1,0 +1,55 @@
+"""What a search has found: a winner with a capacity."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from servebench.report.tune import Tuned
+from servebench.tune.rows import TuneRow
+
+WINNER = TuneRow(
+    name="int8 direct 2x1 b4",
+    status="winner",
+    incumbent=False,
+    precision="int8",
+    compiled=True,
+    preprocess="torchvision",
+    transport="direct",
+    workers_per_device=2,
+    threads_per_worker=1,
+    max_batch_size=4,
+    batch_timeout_s=0.0,
+    keep_freed_memory=False,
+    predicted_rps=300.0,
+    rate_rps=310.0,
+    ratio=1.0,
+    ratio_low=1.0,
+    ratio_high=1.0,
+    over_serve=2.0,
+    over_serve_low=1.9,
+    over_serve_high=2.1,
+    p95_ms=30.0,
+    memory_mib=600.0,
+    agreement=1.0,
+    failed=0,
+    rounds=30,
+    lost_after=None,
+    capacity_rps=None,
+    capacity_low_rps=None,
+    capacity_high_rps=None,
+    reason="",
+)
+
+
+def tuned(goal: str = "throughput", **changes: Any) -> Tuned:
+    """A search whose winner takes 309 requests a second."""
+    found = {"goal": goal, "winner": {"precision": "int8", "max_batch_size": 4}}
+    capacity = {
+        "capacity_status": "resolved",
+        "capacity_rps": 309.05,
+        "capacity_low_rps": 297.61,
+        "capacity_high_rps": 320.94,
+    }
+    own = {key: changes.pop(key) for key in capacity if key in changes}
+    return Tuned(found | capacity | own, [replace(WINNER, **changes)], [])
