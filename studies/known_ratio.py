@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
-from servebench.benchmark.comparison import PausedServer, RoundRunner
+from servebench.benchmark.comparison import RoundRunner
+from servebench.benchmark.paused_servers import PausedServer
 from servebench.benchmark.turns import Comparison
 from servebench.loadgen import load_generator
 from servebench.params import load_params

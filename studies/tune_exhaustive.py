@@ -12,7 +12,8 @@ from statistics import median
 from time import monotonic
 from typing import Any
 
-from servebench.benchmark.comparison import TURN_S, paused_servers
+from servebench.benchmark.comparison import TURN_S
+from servebench.benchmark.paused_servers import paused_servers
 from servebench.inference.reference import read_reference
 from servebench.loadgen import load_generator
 from servebench.params import ServeSettings, load_params

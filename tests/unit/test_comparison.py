@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
 from servebench.benchmark.rows import TurnRow
 from servebench.params import ComparisonSettings
-from servebench.stats.comparison import block_length, ranks, ratio, ratios
+from servebench.stats.comparison import block_edges, block_length, ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
 TURN_S, OVERHEAD_S = 1.0, 0.6
@@ -102,8 +102,32 @@ def test_intervals_hold_all_truths_though_neighbouring_rounds_are_alike() -> Non
 
 
 @pytest.mark.parametrize(("rounds", "length"), [(1, 1), (7, 1), (8, 2), (13, 2), (28, 4), (83, 12)])
-def test_blocks_have_whole_pairs_of_rounds(rounds: int, length: int) -> None:
+def test_blocks_are_of_pairs_of_rounds(rounds: int, length: int) -> None:
     assert block_length(rounds) == length
+
+
+def test_no_pair_of_rounds_is_split_by_an_edge_of_blocks() -> None:
+    for rounds in range(8, 120):
+        edges = block_edges(rounds)
+        assert (edges[0], edges[-1]) == (0, rounds)
+        assert not any(edges[:-1] % 2)
+        assert (np.diff(edges) >= 2).all()
+    assert list(block_edges(5)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_who_left_early_widens_no_interval_of_the_others() -> None:
+    """Four that leave after four noisy rounds, and three that stay and are steady."""
+    rng, held, widths = np.random.default_rng(0), 0, []
+    for _ in range(200):
+        logs = {name: rng.normal(0, 0.03, 24) for name in ("reference", "a", "b", "c")}
+        early = {str(number): rng.normal(0, 0.25, 4) for number in range(4)}
+        rates: dict[str, list[float | None]] = {name: list(np.exp(own)) for name, own in logs.items()}
+        rates |= {name: [*np.exp(own), *[None] * 20] for name, own in early.items()}
+        found = ratios(rates, "reference")
+        held += all(one.low <= 1 <= one.high for one in found.values())  # type: ignore[operator]
+        widths.append(found["a"].high - found["a"].low)  # type: ignore[operator]
+    assert held / 200 > 0.92
+    assert np.median(widths) < 0.09
 
 
 def students_width(logs: np.ndarray) -> float:
@@ -169,6 +193,23 @@ def test_one_round_gives_a_ratio_without_an_interval() -> None:
 def test_nothing_in_common_is_an_error() -> None:
     with pytest.raises(ValueError, match="share no round"):
         ratio({"a": [1.0, None], "b": [None, 1.0], "r": [None, 1.0]}, "a", "b", "r")
+
+
+def test_a_round_without_an_answer_leaves_a_bound() -> None:
+    """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
+    rates = {"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4}
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+    rows = {row.experiment: row for row in comparison_rows(settings, list(rates), turns, {}, [])}
+    for name, bound in (("mute", 0.2), ("silent", 0.4)):
+        row = rows[name]
+        assert (row.rate_rps, row.lowest_rps, row.highest_rps) == (None, None, 4.0)
+        assert (row.ratio, row.ratio_low, row.ratio_high, row.rank) == (None, None, bound, None)
+        assert f"below {bound:.2f}" in comparison_table([row])
 
 
 def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:

@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from servebench.benchmark.rows import ComparisonRow, TurnRow
+from servebench.inference.card import ModelCard
 from servebench.inference.compiled.manifest import MANIFEST_NAME
-from servebench.params import ComparisonSettings, ServeSettings
-from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MODEL
-from servebench.stages.comparison import names_to_measure, own_inputs, read_unchanged
+from servebench.params import ComparisonSettings, ServeSettings, load_params
+from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
+from servebench.stages.comparison import (
+    names_to_measure,
+    own_inputs,
+    read_left,
+    read_unchanged,
+    signatures_of,
+)
 from servebench.system.files import write_json
 from servebench.system.rows import write_rows
 from servebench.system.signature import code_digest
@@ -88,3 +95,35 @@ def test_without_turns_nothing_is_kept(project: Path) -> None:
     assert read_unchanged(signatures, "reference") == ([], [])
     COMPARISON_TURNS.unlink()
     assert read_unchanged(signatures, "reference") == ([], [])
+
+
+def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a checkpoint of one's own: it is not fitted again for another `model.image_size`."""
+    shutil.copy(ROOT / "params.yaml", project)
+    write_json(MODEL.compiled / MANIFEST_NAME, {"packages": []})
+    write_json(MACHINE, {"id": "a machine"})
+    found = []
+    for size in (64, 96):
+        card = ModelCard(
+            architecture="any",
+            classes=["cat", "dog"],
+            image_size=size,
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            interpolation="bicubic",
+            crop_pct=0.9,
+            test_accuracy=0.9,
+            test_images=10,
+            weights_sha256="the same",
+        )
+        monkeypatch.setattr("servebench.stages.comparison.read_card", lambda _, card=card: card)
+        found.append(signatures_of(load_params(), "cpu", [b"photo"]))
+    assert all(found[0][name] != found[1][name] for name in found[0])
+
+
+def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:
+    write_json(COMPARISON_RUN, {"signatures": {}, "left_after_round": {"far": 4, "changed": 4}})
+    assert read_left({"far", "near"}) == {"far": 4}
+    assert read_left(set()) == {}

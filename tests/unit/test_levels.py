@@ -15,7 +15,7 @@ from servebench.benchmark.levels import (
     raw_samples,
 )
 from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.served import LevelResult, best_of, run_best_again
+from servebench.benchmark.served import LevelResult, best_of, run_again
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 
@@ -60,6 +60,12 @@ def test_a_steady_level_is_valid() -> None:
     assert row.valid
     assert row.invalid_reason == ""
     assert row.gpu_percent is None
+
+
+def test_an_open_loops_percentiles_claim_no_interval() -> None:
+    row = level_row(dataclasses.replace(steady_record(), rate_rps=40.0), IDLE)
+    assert (row.p95_ms is None, row.p95_low_ms, row.p95_high_ms) == (False, None, None)
+    assert level_row(steady_record(), IDLE).p95_low_ms is not None
 
 
 def test_every_request_is_counted_and_failures_invalidate_the_level() -> None:
@@ -199,62 +205,77 @@ def test_levels_are_run_again_from_the_fastest_on() -> None:
 
 
 class Session:
-    """Answers with second runs that were made up."""
+    """Answers with the rates of later runs that were made up, by users; one is repeated."""
 
-    def __init__(self, *rows: LevelRow) -> None:
-        self.rows = {row.users: row for row in rows}
-        self.ran: list[int] = []
+    def __init__(self, later: dict[int, list[LevelRow]]) -> None:
+        self.later = later
+        self.ran: list[tuple[int, int]] = []
 
     def run(self, users: int, run: int) -> LevelResult:
-        self.ran.append(users)
-        return result_of(self.rows[users])
+        self.ran.append((users, run))
+        rows = self.later[users]
+        return result_of(rows.pop(0) if len(rows) > 1 else rows[0])
 
 
 def result_of(row: LevelRow) -> LevelResult:
     return LevelResult(row, None, steady_record())
 
 
-def test_the_best_level_is_chosen_by_first_runs_and_reported_from_the_second() -> None:
-    first = {1: result_of(row_of(1, 50, 49)), 8: result_of(row_of(8, 60, 58))}
-    session = Session(row_of(1, 52, 51), row_of(8, 40, 39))
-    again = run_best_again(session, first)  # type: ignore[arg-type]
-    assert session.ran == [8]
-    best = best_of([level.row for level in again.values()])
+def later_runs(
+    first: dict[int, float], later: dict[int, list[LevelRow]]
+) -> tuple[list[tuple[int, int]], LevelRow | None, int]:
+    """What ran again, the best row, and how often the in-process rates were measured."""
+    results = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in first.items()}
+    session, pauses = Session(later), []
+    levels, best = run_again(session, results, lambda: pauses.append(1))  # type: ignore[arg-type]
+    assert set(levels) == {users for users, _ in session.ran}
+    return session.ran, best, len(pauses)
+
+
+def test_levels_near_the_fastest_run_twice_and_the_best_is_reported_from_a_third_run() -> None:
+    """The machine is fast at first: the first runs alone would choose 1 user, which is the slower level."""
+    later = {1: [row_of(1, 22, 21), row_of(1, 22, 21)], 8: [row_of(8, 31, 30), row_of(8, 26, 25)]}
+    ran, best, pauses = later_runs({1: 28, 8: 27}, later)
+    assert ran == [(8, 1), (1, 1), (8, 2)]
     assert best is not None
-    assert (best.users, best.throughput_rps, best.first_rps) == (8, 40, 60)
+    assert (best.users, best.throughput_rps, best.first_rps) == (8, 26, 29)
+    assert pauses == 2
+
+
+def test_a_level_far_above_the_others_runs_once_more() -> None:
+    ran, best, pauses = later_runs({1: 50, 8: 90}, {8: [row_of(8, 70, 69)]})
+    assert ran == [(8, 1)]
+    assert best is not None
+    assert (best.users, best.throughput_rps, best.first_rps) == (8, 70, 90)
+    assert pauses == 1
 
 
 def test_a_level_that_is_not_valid_gives_way_to_the_next() -> None:
-    first = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in ((1, 20), (8, 80), (32, 90))}
-    session = Session(row_of(1, 21, 20), row_of(8, 81, 80), row_of(32, 90, 80, invalid_reason="unstable"))
-    again = run_best_again(session, first)  # type: ignore[arg-type]
-    assert session.ran == [32, 32, 8]
-    best = best_of([level.row for level in again.values()])
+    later = {8: [row_of(8, 81, 80)], 32: [row_of(32, 90, 88, invalid_reason="unstable")]}
+    ran, best, _ = later_runs({1: 20, 8: 80, 32: 90}, later)
+    assert ran == [(32, 1), (8, 1), (32, 2), (32, 3), (8, 2)]
     assert best is not None
     assert best.users == 8
 
 
 def test_a_level_far_below_the_fastest_is_not_run_again() -> None:
-    first = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in ((1, 40), (8, 90))}
-    session = Session(row_of(1, 40, 39), row_of(8, 90, 80, invalid_reason="unstable"))
-    again = run_best_again(session, first)  # type: ignore[arg-type]
-    assert session.ran == [8, 8]
-    assert best_of([level.row for level in again.values()]) == again[8].row
+    ran, best, _ = later_runs({1: 40, 8: 90}, {8: [row_of(8, 90, 80, invalid_reason="unstable")]})
+    assert ran == [(8, 1), (8, 2)]
+    assert best is not None
+    assert best.users == 8
 
 
 def test_one_run_that_is_not_valid_makes_no_other_level_the_best() -> None:
-    class Wobbly(Session):
-        def run(self, users: int, run: int) -> LevelResult:
-            level = super().run(users, run)
-            reason = "unstable" if run == 1 else ""
-            return dataclasses.replace(level, row=dataclasses.replace(level.row, invalid_reason=reason))
+    later = {8: [row_of(8, 88, 86, invalid_reason="unstable"), row_of(8, 88, 86)]}
+    ran, best, _ = later_runs({1: 50, 8: 90}, later)
+    assert ran == [(8, 1), (8, 2)]
+    assert best is not None
+    assert (best.users, best.valid) == (8, True)
 
-    first = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in ((1, 85), (8, 90))}
-    session = Wobbly(row_of(1, 85, 84), row_of(8, 88, 86))
-    again = run_best_again(session, first)  # type: ignore[arg-type]
-    assert session.ran == [8, 8]
-    assert again[8].row.valid
-    assert best_of([level.row for level in again.values()]) == again[8].row
+
+def test_where_requests_fail_at_all_levels_none_is_best() -> None:
+    failing = result_of(row_of(8, 90, 80, invalid_reason="1 failed", failed=1))
+    assert run_again(Session({}), {8: failing}, lambda: None) == ({}, None)  # type: ignore[arg-type]
 
 
 def test_a_level_whose_requests_fail_is_never_best() -> None:

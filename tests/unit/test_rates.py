@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from servebench.stats.rates import (
     SAMPLES_NEEDED,
     Throughput,
     block_rates,
     percentile,
+    percentile_interval,
+    percentile_interval_of_blocks,
     throughput,
-    throughput_of_rounds,
+    throughput_of_moments,
     work_done,
 )
 
 
-def batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:
+def in_batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:
     """A server that takes all users' requests as one batch, again and again."""
     edges = np.arange(0.0, until_s, service_s)
     start = np.repeat(edges, users)
@@ -29,7 +32,7 @@ def rate_of(start: np.ndarray, end: np.ndarray, opened: float, closed: float) ->
 
 @pytest.mark.parametrize("offset", [0.0, 0.1, 0.35, 0.69])
 def test_the_rate_of_batches_does_not_depend_on_the_window(offset: float) -> None:
-    start, end = batches(users=32, service_s=0.7, until_s=30)
+    start, end = in_batches(users=32, service_s=0.7, until_s=30)
     rate = rate_of(start, end, 5 + offset, 12.3 + offset)
     assert rate.rps == pytest.approx(32 / 0.7)
     # Counting the answers inside, as most tools do, is off by a part of a batch.
@@ -47,7 +50,7 @@ def test_a_request_longer_than_the_window_counts_too() -> None:
 
 
 def test_a_changing_rate_has_a_wider_interval() -> None:
-    start, end = batches(users=4, service_s=0.01, until_s=20)
+    start, end = in_batches(users=4, service_s=0.01, until_s=20)
     steady = rate_of(start, end, 1.0, 11.0)
     assert steady.high_rps - steady.low_rps < 1e-6 * steady.rps
     slower = np.concatenate([start[start < 6], np.arange(6.0, 20.0, 0.02)])
@@ -67,24 +70,47 @@ def test_the_interval_covers_the_true_rate_95_percent_of_times() -> None:
     assert 0.90 <= covered / 300 <= 0.99
 
 
-def test_rounds_on_a_machine_that_changes_need_an_interval_over_rounds() -> None:
-    """Six rounds of ten blocks: rounds differ by 10%, the blocks of one by 2%."""
+def test_moments_of_a_machine_that_changes_need_an_interval_over_moments() -> None:
+    """Two rounds of ten blocks at each of four moments, which differ by 10%; rounds by 3%, blocks by 2%."""
     rng = np.random.default_rng(0)
-    held = {"rounds": 0, "blocks": 0}
+    held = {"moments": 0, "rounds": 0, "blocks": 0}
     for _ in range(400):
-        speeds = 100 * (1 + 0.1 * rng.normal(size=(6, 1)))
-        rounds = speeds * (1 + 0.02 * rng.normal(size=(6, 10)))
-        of_rounds, of_blocks = throughput_of_rounds(list(rounds)), throughput(rounds.ravel())
-        assert of_rounds.rps == pytest.approx(of_blocks.rps)
-        held["rounds"] += of_rounds.low_rps <= 100 <= of_rounds.high_rps
-        held["blocks"] += of_blocks.low_rps <= 100 <= of_blocks.high_rps
-    assert held["rounds"] > 0.93 * 400
+        speeds = 100 * (1 + 0.1 * rng.normal(size=(4, 1, 1)) + 0.03 * rng.normal(size=(4, 2, 1)))
+        rounds = speeds * (1 + 0.02 * rng.normal(size=(4, 2, 10)))
+        found = {
+            "moments": throughput_of_moments([list(moment) for moment in rounds]),
+            "rounds": throughput_of_moments([[one] for moment in rounds for one in moment]),
+            "blocks": throughput(rounds.ravel()),
+        }
+        assert found["moments"].rps == pytest.approx(found["blocks"].rps)
+        for name, rate in found.items():
+            held[name] += rate.low_rps <= 100 <= rate.high_rps
+    assert held["moments"] > 0.93 * 400
+    assert held["rounds"] < 0.9 * 400
     assert held["blocks"] < 0.6 * 400
 
 
-def test_one_round_has_the_interval_of_its_blocks() -> None:
+def test_one_moment_has_the_interval_of_its_blocks() -> None:
     blocks = np.array([9.0, 10.0, 11.0, 10.0])
-    assert throughput_of_rounds([blocks]) == throughput(blocks)
+    assert throughput_of_moments([[blocks]]) == throughput(blocks)
+
+
+@pytest.mark.parametrize("percent", [50, 95])
+@pytest.mark.parametrize(("batches", "size"), [(50, 4), (200, 4), (500, 1), (100, 8)])
+def test_the_interval_of_a_percentile_covers_it(batches: int, size: int, percent: int) -> None:
+    """Batches whose times vary, their requests alike, in 300 runs."""
+    rng, held = np.random.default_rng(3), 0
+    truth = float(np.exp(0.3 * norm.ppf(percent / 100)))
+    for _ in range(300):
+        latency = np.repeat(np.exp(0.3 * rng.normal(size=batches)), size)
+        low, high = percentile_interval(latency, np.arange(len(latency)), percent) or (0.0, 0.0)
+        held += low <= truth <= high
+    assert held / 300 > 0.88
+
+
+def test_a_percentile_has_no_interval_without_two_blocks() -> None:
+    assert percentile_interval_of_blocks([np.arange(200.0)], 95) is None
+    assert percentile_interval_of_blocks([np.arange(200.0), np.array([])], 95) is None
 
 
 @pytest.mark.parametrize(("percent", "needed"), [(95, 130), (99, 662)])

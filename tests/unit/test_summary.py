@@ -92,7 +92,7 @@ def test_an_objective_that_nobody_keeps_is_said(params: Params) -> None:
 
 
 def test_a_configuration_without_an_answer_is_named(params: Params) -> None:
-    assert "Without an answer in any round: e2_batching." in verdict(
+    assert "Without an answer in one round or more: e2_batching." in verdict(
         [replace(REFERENCE, rank=1), SILENT], params
     )
 

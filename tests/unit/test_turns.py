@@ -9,9 +9,9 @@ from servebench.benchmark.turns import Comparison, Turn
 USERS = 4
 
 
-def turns_of(rates: dict[str, list[float | None]]) -> list[Turn]:
+def turns_of(rates: dict[str, list[float | None]], bound_rps: float = 0.5) -> list[Turn]:
     return [
-        Turn(number, USERS, name, rate, np.array([1.0]))
+        Turn(number, USERS, name, rate, np.array([1.0]), bound_rps=None if rate else bound_rps)
         for name, own in rates.items()
         for number, rate in enumerate(own)
     ]
@@ -27,9 +27,10 @@ def test_the_slow_leave_and_the_reference_stays() -> None:
     }
     far = {"crawling", "silent"}
     below_half = {"slow", "beside the reference", *far}
-    for rounds, gone in ((1, {"silent"}), (2, far), (15, far), (16, below_half)):
+    for rounds, gone in ((1, set()), (3, set()), (4, far), (15, far), (16, below_half)):
         first = {name: by_round[:rounds] for name, by_round in rates.items()}
         comparison = Comparison("reference", list(rates), turns_of(first))
+        assert comparison.far_behind(USERS) == dict.fromkeys(far, rounds)
         comparison.drop_slow([USERS])
         assert comparison.dropped == dict.fromkeys(gone, rounds)
         assert comparison.remaining == [name for name in rates if name not in gone]
@@ -48,15 +49,21 @@ def test_the_slow_stay_while_their_own_ratio_is_not_known_well() -> None:
 
 def test_luck_in_one_round_keeps_nobody_who_is_far_behind() -> None:
     rates: dict[str, list[float | None]] = {
-        "reference": [25.0, 26.0, 25.0],
-        "fast": [290.0, 294.0, 296.0],
-        "lucky once": [18.0, 6.0, None],
+        "reference": [25.0, 26.0, 25.0, 25.0],
+        "fast": [290.0, 294.0, 296.0, 293.0],
+        "lucky once": [36.0, 6.0, None, 6.0],
     }
-    for rounds, dropped in ((2, {}), (3, {"lucky once": 3})):
-        first = {name: by_round[:rounds] for name, by_round in rates.items()}
-        comparison = Comparison("reference", list(rates), turns_of(first))
-        comparison.drop_slow([USERS])
-        assert comparison.dropped == dropped
+    comparison = Comparison("reference", list(rates), turns_of(rates))
+    comparison.drop_slow([USERS])
+    assert comparison.dropped == {"lucky once": 4}
+
+
+def test_a_round_without_an_answer_counts_as_what_the_rate_was_below() -> None:
+    """Whoever takes longer than its turn may be as fast as users over the turn: that is not far behind."""
+    rates: dict[str, list[float | None]] = {"reference": [10.0] * 4, "fast": [12.0] * 4, "large": [None] * 4}
+    for bound_rps, far in ((1.3, {}), (0.5, {"large": 4})):
+        comparison = Comparison("reference", list(rates), turns_of(rates, bound_rps))
+        assert comparison.far_behind(USERS) == far
 
 
 def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
@@ -71,22 +78,22 @@ def test_those_of_the_next_group_do_not_leave_unmeasured() -> None:
 
 def test_who_is_slow_at_one_load_alone_stays() -> None:
     means = {"reference": 10.0, "fast": 100.0, "slow at few": 90.0, "slow at both": 1.0}
-    at_few = turns_of({name: [mean] * 3 for name, mean in (means | {"slow at few": 1.0}).items()})
+    at_few = turns_of({name: [mean] * 4 for name, mean in (means | {"slow at few": 1.0}).items()})
     at_many = [
         Turn(number, 8 * USERS, name, mean, np.array([1.0]))
         for name, mean in means.items()
-        for number in range(3)
+        for number in range(4)
     ]
     comparison = Comparison("reference", list(means), at_few + at_many)
     comparison.drop_slow([USERS, 8 * USERS])
-    assert comparison.dropped == {"slow at both": 3}
+    assert comparison.dropped == {"slow at both": 4}
 
 
 def test_who_answers_only_where_the_reference_does_not_leaves() -> None:
-    rates: dict[str, list[float | None]] = {"reference": [10.0, None], "other": [None, 20.0]}
+    rates: dict[str, list[float | None]] = {"reference": [10.0, None] * 4, "other": [None, 20.0] * 4}
     comparison = Comparison("reference", list(rates), turns_of(rates))
     comparison.drop_slow([USERS])
-    assert comparison.dropped == {"other": 2}
+    assert comparison.dropped == {"other": 8}
 
 
 def test_nobody_leaves_where_nobody_answers() -> None:

@@ -8,155 +8,28 @@ CPU time from the others.
 from __future__ import annotations
 
 import random
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
-from servebench.benchmark.turns import Comparison, Turn
-from servebench.errors import LoadError, ServerError
-from servebench.loadgen import LoadGenerator, LoadPlan, load_generator
+from servebench.benchmark.paused_servers import SLOW_TURN_S, PausedServer, paused_servers
+from servebench.benchmark.turns import Comparison
+from servebench.loadgen import LoadGenerator, load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import RunningServer, StartingServer, starting_server
-from servebench.stats.rates import block_rates
-from servebench.stats.records import OK, LoadRecord
-from servebench.stats.stability import WINDOWS
-from servebench.system.processes import available_memory, memory_of
 from servebench.system.progress import bar, print_wrapped
 
-WARMUP_S = 0.35
 TURN_S = 1.0
-SLOW_TURN_S = 8.0
-ANSWERS_PER_USER = 3
-"""A turn lasts TURN_S and until this many answers per user, but at most SLOW_TURN_S. A server that takes
-longer than that for its users' first answers gets no more requests in its turn. Short turns make more rounds,
-with less time between the configurations that are compared."""
+"""Short turns make more rounds, with less time between the configurations that are compared."""
+FAR_TURN_S = 2.0
+"""At most, of those that were far behind in the rounds before: more answers would not change their place."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
-"""From this budget on, the rate of a single user is measured as well, but not ranked."""
+"""From `comparison.seconds` of this on, the rate of a single user is measured as well, but not ranked."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
-MEMORY_RESERVE = 1.2
-"""The next server starts if this times the memory of the largest worker so far is free per worker of it, and
-the rest for each worker that runs: they grow under load."""
-STARTED_AT_ONCE = 2
-"""Servers, once the first one is ready: each starts its processes one after another, with a core idle."""
-
-
-class PausedServer:
-    """A server that is stopped except during its turns."""
-
-    def __init__(self, name: str, server: RunningServer) -> None:
-        self.name = name
-        self.pid = server.pid
-        self._server = server
-        server.pause()
-
-    def kill(self) -> None:
-        """End it at once, to free its memory; it takes no more turns."""
-        self._server.kill()
-
-    def take_turn(
-        self, generator: LoadGenerator, load: LoadSettings, number: int, users: int, turn_s: float
-    ) -> Turn:
-        """Continue the server, load it, and stop it when no request is in flight.
-
-        Raises:
-            ServerError: the server died; LoadError: the load generator failed.
-        """
-        with named(self.name):
-            return self._take_turn(generator, load, number, users, turn_s)
-
-    def _take_turn(
-        self, generator: LoadGenerator, load: LoadSettings, number: int, users: int, turn_s: float
-    ) -> Turn:
-        plan = LoadPlan(
-            users=users,
-            requests=ANSWERS_PER_USER * users,
-            warmup_s=WARMUP_S,
-            min_s=turn_s,
-            max_s=SLOW_TURN_S,
-            max_windows=WINDOWS,
-            timeout_s=load.timeout_s,
-            seed=load.seed,
-            repeat=number,
-            give_up_s=SLOW_TURN_S,
-        )
-        self._server.check()
-        self._server.resume()
-        try:
-            record = generator.run(
-                f"{self._server.url}/predict", plan, on_progress=lambda *_: self._server.check()
-            )
-        except LoadError:
-            self._server.check()
-            raise
-        finally:
-            self._server.pause()
-        return turn_of(self.name, number, record)
-
-
-def turn_of(name: str, number: int, record: LoadRecord) -> Turn:
-    """Rate and latencies of a record."""
-    good = record.status == OK
-    rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
-    reported = good & record.in_window
-    latency_ms = 1000 * (record.end - record.start)[reported]
-    failed = int((~good).sum())
-    return Turn(number, record.users, name, rate_rps if reported.any() else None, latency_ms, failed)
-
-
-@contextmanager
-def named(configuration: str) -> Iterator[None]:
-    """Raise a server's error with the name of its configuration."""
-    try:
-        yield
-    except ServerError as error:
-        raise ServerError(f"{configuration}: {error}") from error
-
-
-@contextmanager
-def paused_servers(
-    names: Sequence[str],
-    configurations: Mapping[str, ServeSettings],
-    folders: ModelFolders,
-    device: str,
-    timeout_s: float,
-    free_bytes: Callable[[], int] = available_memory,
-) -> Iterator[list[PausedServer]]:
-    """Start servers of the first of ``names``, as many as fit into memory; stop each once it is ready.
-
-    Raises:
-        ServerError: a server did not start.
-    """
-    with ExitStack() as stack:
-        group: list[PausedServer] = []
-        starting: deque[tuple[str, StartingServer]] = deque()
-        waiting, fits, worker_bytes = deque(names), True, 0.0
-        while starting or (waiting and fits):
-            while waiting and fits and len(starting) < (STARTED_AT_ONCE if group else 1):
-                loading = [*(name for name, _ in starting), waiting[0]]
-                new, ready = (
-                    sum(configurations[name].workers_per_device for name in part)
-                    for part in (loading, [server.name for server in group])
-                )
-                needed_bytes = worker_bytes * (MEMORY_RESERVE * new + (MEMORY_RESERVE - 1) * ready)
-                fits = len(group) + len(starting) < 2 or free_bytes() >= needed_bytes
-                if fits:
-                    name = waiting.popleft()
-                    server = starting_server(folders, configurations[name], device, timeout_s)
-                    starting.append((name, stack.enter_context(server)))
-            if starting:
-                name, first = starting.popleft()
-                with named(name):
-                    group.append(PausedServer(name, first.ready()))
-                own_bytes = memory_of(group[-1].pid) / configurations[name].workers_per_device
-                worker_bytes = max(worker_bytes, own_bytes)
-        yield group
 
 
 @dataclass
@@ -203,10 +76,14 @@ class RoundRunner:
         return 1 + max((turn.round for turn in self.comparison.turns if turn.users in users), default=-1)
 
     def _run_round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
+        far_behind = self.comparison.far_behind(users)
         for server in order:
             fastest = self.comparison.fastest_so_far(users)
             self.show(f"round {number + 1}, {users} users, now {server.name}{fastest}")
-            self.comparison.turns.append(server.take_turn(self.generator, self.load, number, users, turn_s))
+            longest_s = FAR_TURN_S if server.name in far_behind else SLOW_TURN_S
+            self.comparison.turns.append(
+                server.take_turn(self.generator, self.load, number, users, turn_s, longest_s)
+            )
 
 
 def compare(
@@ -251,7 +128,7 @@ def compare(
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
-                    if part == 0 and LONE_USER not in settings.users and budget_s >= LONE_USER_FROM_S:
+                    if part == 0 and LONE_USER not in settings.users and settings.seconds >= LONE_USER_FROM_S:
                         runner.run_lone_user_rounds(group)
                     runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))
     return comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.params import ComparisonSettings
-from servebench.stats.comparison import Rates, Ratio, ranks, ratio, ratios
+from servebench.stats.comparison import Rates, Ratio, block_edges, ranks, ratio, ratios
 from servebench.stats.rates import percentile, percentile_interval_of_blocks
 from servebench.system.files import rounded
 from servebench.system.tables import number_cell, text_table
@@ -48,9 +49,12 @@ def comparison_rows(
         ratio_of = measured_ratios(rates, settings.reference) if compared else {}
         rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
         for name in names:
-            known = [rate for rate in rates[name] if rate]
             own_turns = [turn for turn in turns_at_load if turn.experiment == name]
-            own = ratio_of.get(name)
+            answered = name == settings.reference or all(turn.rate_rps for turn in own_turns)
+            known = [rate for rate in rates[name] if rate] if answered else []
+            highest = max((turn.rate_rps or turn.bound_rps or 0.0 for turn in own_turns), default=0.0)
+            own = ratio_of.get(name) if answered else None
+            bound = None if answered or not compared else ratio_bound(name, turns_at_load, settings.reference)
             blocks = latencies.get((users, name))
             rows.append(
                 ComparisonRow(
@@ -58,11 +62,11 @@ def comparison_rows(
                     experiment=name,
                     rate_rps=round(float(np.exp(np.mean(np.log(known)))), 2) if known else None,
                     lowest_rps=rounded(min(known, default=None), 2),
-                    highest_rps=rounded(max(known, default=None), 2),
+                    highest_rps=rounded(highest or None, 2),
                     ratio=rounded(own.ratio, 4) if own else None,
                     ratio_low=rounded(own.low, 4) if own else None,
-                    ratio_high=rounded(own.high, 4) if own else None,
-                    rank=rank_of.get(name),
+                    ratio_high=rounded(own.high if own else bound, 4),
+                    rank=rank_of.get(name) if answered else None,
                     **(
                         latency_columns(blocks)
                         if blocks
@@ -93,6 +97,20 @@ def measured_ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
     }
 
 
+def ratio_bound(name: str, turns: Sequence[TurnRow], reference: str) -> float | None:
+    """What the ratio of a configuration to ``reference`` is below: rounds without an answer count as bounds.
+
+    None where they share no round in which the reference answered.
+    """
+    reference_rps = {turn.round: turn.rate_rps for turn in turns if turn.experiment == reference}
+    shares = [
+        (turn.rate_rps or turn.bound_rps or 0.0) / of_reference
+        for turn in turns
+        if turn.experiment == name and (of_reference := reference_rps.get(turn.round))
+    ]
+    return float(np.exp(np.mean(np.log(shares)))) if shares and all(shares) else None
+
+
 def with_enough_rounds(rates: Rates, reference: str) -> dict[str, Sequence[float | None]]:
     """The rates of those that are ranked."""
     shared = shared_rounds(rates, reference)
@@ -113,8 +131,13 @@ def without_interval(rates: Rates, name: str, reference: str) -> Ratio:
     return Ratio(ratio(rates, name, reference, reference).ratio, None, None)
 
 
-def latency_columns(blocks: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
-    """LATENCY_COLUMNS: p50 and p95 of all turns together, with intervals over turns."""
+def latency_columns(turns: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
+    """LATENCY_COLUMNS: p50 and p95 of all turns together, with intervals over blocks of rounds.
+
+    A machine's state lasts longer than a round, so neighbouring rounds are no independent samples.
+    """
+    edges = block_edges(len(turns))
+    blocks = [np.concatenate(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
     pooled = np.concatenate(blocks)
     values: list[float | None] = []
     for percent in (50, 95):
@@ -134,9 +157,11 @@ def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
 
 
 def interval_cell(row: ComparisonRow) -> str:
-    """The interval of the ratio; "too wide" where its ends lie a factor of WIDEST apart."""
-    if row.ratio_low is None or row.ratio_high is None:
+    """The interval of the ratio, or its bound; "too wide" where its ends lie a factor of WIDEST apart."""
+    if row.ratio_high is None:
         return "-"
+    if row.ratio_low is None:
+        return f"below {row.ratio_high:.2f}"
     if row.ratio_high > WIDEST * row.ratio_low:
         return "too wide"
     return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"

@@ -1,7 +1,7 @@
 """The in-process baseline: rates of a configuration's workers without a server.
 
-The model alone is measured, and the pipeline from image bytes to probabilities, in rounds, before, amid and
-after the load on the server, as machines drift; in between the workers sleep.
+The model alone is measured, and the pipeline from image bytes to probabilities, in rounds, at several moments
+before, amid and after the load on the server, as machines drift; in between the workers sleep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import Floats, throughput_of_rounds
+from servebench.stats.rates import Floats, throughput_of_moments
 from servebench.system.conversation import Conversation
 from servebench.system.processes import process_group
 from servebench.system.progress import bar
@@ -58,11 +58,11 @@ class InProcessBaseline:
         self._conversation = conversation
         self._workers = workers
         self._settings = settings
-        self._rates: dict[tuple[str, int], list[Floats]] = defaultdict(list)
+        self._moments: dict[tuple[str, int], list[list[Floats]]] = defaultdict(list)
         self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def measure(self) -> None:
-        """Measure two rounds: each kind of work at each batch size, then again in the reverse order.
+        """Measure two rounds at this moment: each work at each batch size, then again in the reverse order.
 
         The CPU time of one thread is measured in the first one only, and it is the only one if it takes over
         LONGEST_ROUND_S.
@@ -73,13 +73,15 @@ class InProcessBaseline:
         if not self.threads:
             self.wait_until_ready()
         work_by_size = list(itertools.product(self.batch_sizes, self.work_kinds))
+        for size, work in work_by_size:
+            self._moments[work, size].append([])
         started = monotonic()
         with bar(2 * len(work_by_size), "in-process", "rate") as progress:
             for order in (work_by_size, [one for one in reversed(work_by_size) if one[1] != ONE_THREAD]):
                 for size, work in order:
                     busy = 1 if work == ONE_THREAD else self.busy
                     rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
-                    self._rates[work, size].append(np.array(rates))
+                    self._moments[work, size][-1].append(np.array(rates))
                     self._cpu_ms[work, size].append(cpu_ms)
                     progress.update()
                 if monotonic() - started > LONGEST_ROUND_S:
@@ -113,14 +115,14 @@ class InProcessBaseline:
         """The rate of each round so far, of model and pipeline."""
         return [
             RoundRow(number, work, size, round(float(rates.mean()), 3))
-            for (work, size), by_round in self._rates.items()
+            for (work, size), moments in self._moments.items()
             if work != ONE_THREAD
-            for number, rates in enumerate(by_round)
+            for number, rates in enumerate(itertools.chain(*moments))
         ]
 
     def _row(self, size: int) -> BaselineRow:
-        model, pipeline = (throughput_of_rounds(self._rates[work, size]) for work in ("model", "pipeline"))
-        by_round = [float(rates.mean()) for rates in self._rates["pipeline", size]]
+        model, pipeline = (throughput_of_moments(self._moments[work, size]) for work in ("model", "pipeline"))
+        by_round = [float(rates.mean()) for rates in itertools.chain(*self._moments["pipeline", size])]
         return BaselineRow(
             batch_size=size,
             workers=self.busy,

@@ -40,8 +40,10 @@ def level_row(
     """Summarise one level.
 
     Throughput counts good answers only. Latencies are those of the good requests that ended within
-    the reported windows, or, in an open loop, were due there. The counts are of the whole level,
-    warm-up and last requests included, so that none is left out: ``sent = ok + failed + timed_out``.
+    the reported windows, or, in an open loop, were due there. Percentiles of an open loop have no interval:
+    long waits come together in its queue, and no interval of a single window holds a p95 near the capacity
+    as often as it says. The counts are of the whole level, warm-up and last requests included, so that none
+    is left out: ``sent = ok + failed + timed_out``.
 
     Args:
         times: stage times and batch sizes from the server's metrics of the window.
@@ -60,7 +62,9 @@ def level_row(
     reasons = invalid_reasons(record, rate, mean_ms, usage, limit_share)
     percentiles: dict[str, float | None] = {}
     for percent in PERCENTS:
-        low, high = percentile_interval(latency_ms, record.end[inside], percent) or (None, None)
+        closed_loop = record.rate_rps is None
+        interval = percentile_interval(latency_ms, record.end[inside], percent) if closed_loop else None
+        low, high = interval or (None, None)
         percentiles[f"p{percent}_ms"] = rounded(percentile(latency_ms, percent), 2)
         percentiles[f"p{percent}_low_ms"] = rounded(low, 2)
         percentiles[f"p{percent}_high_ms"] = rounded(high, 2)

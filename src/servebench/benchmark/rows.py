@@ -12,7 +12,7 @@ class LevelRow:
 
     Attributes:
         throughput_rps: good answers per second, with a 95% interval (``low_rps``, ``high_rps``).
-        first_rps: throughput of the level's first run; the interval contains it.
+        first_rps: throughput of the level's runs before, their mean; the interval contains it.
         mean_ms: latency of the good requests that ended in the window; percentiles with 95% intervals.
         samples: number of those requests.
         windows, window_s: number of all windows, and seconds of those that are reported.
@@ -161,6 +161,7 @@ class TurnRow:
         round: from 0; later runs count on.
         rate_rps: good answers per second, None where there was none.
         answers, failed: good answers, and requests that were refused, failed or timed out.
+        bound_rps: where there was no good answer, what the rate was below.
     """
 
     round: int
@@ -169,6 +170,7 @@ class TurnRow:
     rate_rps: float | None
     answers: int
     failed: int
+    bound_rps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,12 @@ class ComparisonRow:
     """One configuration at one load of the comparison, in plots/comparison.csv.
 
     Attributes:
-        rate_rps: geometric mean over rounds, with the lowest and the highest rate of a round.
-        ratio: rate over the reference's, with a simultaneous 95% interval.
+        rate_rps: geometric mean over rounds, with the lowest and the highest rate of a round. None with the
+            lowest where a round had no good answer: the highest is a bound then.
+        ratio: rate over the reference's, with a simultaneous 95% interval. Where a round had no good answer,
+            ``ratio_high`` alone: the ratio is below it.
         rank: 1 for the fastest and all that do not differ from it; None at loads that are not compared, and
-            with the interval for a configuration that was dropped after few rounds.
+            with the interval for a configuration with few rounds.
         p50_ms, p95_ms: latency over all rounds, with 95% intervals.
         failed: requests that were refused, failed or timed out.
         rounds: number of rounds in which it was measured.

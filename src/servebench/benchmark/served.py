@@ -1,4 +1,4 @@
-"""Measurement of a server under load: every level, and the best one again."""
+"""Measurement of a server under load: every level, those near the fastest again, and the best once more."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-RUNS = 3
-"""Of the best level, at most: the first one chooses it, the second one is reported, or the third one if the
-second is not valid, so that a moment's change of the machine's speed makes no other level the best one."""
+REPORTED_RUNS = 2
+"""Of the chosen level, at most: the first of them that is valid is reported, so that a moment's change of the
+machine's speed makes no other level the best one."""
 GIVE_UP_S = 8.0
 """For the first answers to all users of a level."""
 REPEATED_FROM = 0.8
-"""Of the fastest level's rate: a level below that is not the best one, whether others are valid or not."""
+"""Of the fastest level's rate: a level below that is not the best one, whether others are valid or not. Those
+above are run twice before one is chosen."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
@@ -169,14 +170,14 @@ def measure_served(
     tested: Sequence[int] = (),
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Load a server at every level, and at the best one again.
+    """Load a server at every level, at those near the fastest again, and at the best one once more.
 
     Args:
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
         photos, tested: see ``LoadSession``.
-        while_paused: called before the first runs, between them and the later ones, and after these, while
-            the server is stopped: an idle LitServe server polls, which takes CPU time.
+        while_paused: called before the first run, after each level's, and after the later runs, while the
+            server is stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
@@ -185,16 +186,17 @@ def measure_served(
         telemetry.follow_client(generator.pid)
         session = LoadSession(name, server, generator, telemetry, load, client_limit_rps, photos, tested)
         _call_while_paused(server, while_paused)
-        first = {users: session.run(users, 0) for users in load.users}
-        _call_while_paused(server, while_paused)
-        again = run_best_again(session, first)
-        _call_while_paused(server, while_paused)
-        best = best_of([level.row for level in again.values()])
+        levels: dict[int, LevelResult] = {}
+        for users in load.users:
+            levels[users] = session.run(users, 0)
+            _call_while_paused(server, while_paused)
+        again, best = run_again(session, levels, lambda: _call_while_paused(server, while_paused))
+        levels |= again
         if best is not None:
             session.answers += remaining_answers(session, best)
         server.check()
         return ServedResult(
-            levels=[again.get(users, first[users]) for users in load.users],
+            levels=list(levels.values()),
             best=best,
             samples=session.samples,
             answers=session.answers,
@@ -204,15 +206,54 @@ def measure_served(
         )
 
 
-def run_best_again(session: LoadSession, first: Mapping[int, LevelResult]) -> dict[int, LevelResult]:
-    """Run the fastest level again until a run is valid; else the next fastest, down to REPEATED_FROM."""
-    again: dict[int, LevelResult] = {}
+def run_again(
+    session: LoadSession, first: Mapping[int, LevelResult], between: Callable[[], None]
+) -> tuple[dict[int, LevelResult], LevelRow | None]:
+    """Choose the best level, and report it from a run that had no part in the choice.
+
+    Where several levels are near the fastest, all of them run a second time, in the reverse order, and the
+    mean of both runs chooses: a steady drift cancels.
+
+    Args:
+        first: of each level, in the order in which they ran.
+        between: called after the second runs and after the last ones.
+
+    Returns:
+        The levels that ran again, from their last runs, and the best one, None where requests failed at all.
+    """
+    levels: dict[int, LevelResult] = {}
     rows = fastest_first([level.row for level in first.values()])
+    close = [row for row in rows if row.throughput_rps >= REPEATED_FROM * rows[0].throughput_rps]
+    run = 1
+    if len(close) > 1:
+        row_of = {row.users: row for row in close}
+        for users in reversed([users for users in first if users in row_of]):
+            level = session.run(users, run)
+            levels[users] = replace(level, row=measured_again(row_of[users], level.row))
+        close = fastest_first([mean_of_runs(row, levels[row.users].row) for row in close])
+        run += 1
+        between()
+    again = run_best_again(session, close, run)
+    between()
+    return levels | again, best_of([level.row for level in again.values()])
+
+
+def mean_of_runs(first: LevelRow, second: LevelRow) -> LevelRow:
+    """The second run's row with the mean rate of both."""
+    return replace(second, throughput_rps=(first.throughput_rps + second.throughput_rps) / 2)
+
+
+def run_best_again(session: LoadSession, rows: Sequence[LevelRow], run: int) -> dict[int, LevelResult]:
+    """Run the first level of ``rows`` until a run is valid; else the next one.
+
+    Args:
+        rows: the fastest first.
+        run: number of the first of these runs.
+    """
+    again: dict[int, LevelResult] = {}
     for row in rows:
-        if row.throughput_rps < REPEATED_FROM * rows[0].throughput_rps:
-            break
-        for run in range(1, RUNS):
-            level = session.run(row.users, run)
+        for number in range(run, run + REPORTED_RUNS):
+            level = session.run(row.users, number)
             again[row.users] = replace(level, row=measured_again(row, level.row))
             if level.row.valid:
                 return again
@@ -222,8 +263,7 @@ def run_best_again(session: LoadSession, first: Mapping[int, LevelResult]) -> di
 def best_of(rows: Sequence[LevelRow]) -> LevelRow | None:
     """Of levels that were run again, in the order in which they were: the first valid one, or else the first.
 
-    The first runs chose it and a later one is reported: the highest of several noisy rates overestimates
-    its level's (selection bias).
+    Other runs chose it: the highest of several noisy rates overestimates its level's (selection bias).
     """
     unfailing = [row for row in rows if did_not_fail(row)]
     return next((row for row in unfailing if row.valid), next(iter(unfailing), None))
@@ -246,7 +286,7 @@ def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
 
 def remaining_answers(session: LoadSession, best: LevelRow) -> list[tuple[int, bytes]]:
     """The good answers to test photos that no level has answered, sent at the best level for TESTED_S."""
-    plan = session.plan(best.users, RUNS)
+    plan = session.plan(best.users, 2 + REPORTED_RUNS)
     missing = set(session.missing())
     bodies = [body for body in plan.bodies or () if body in missing][: int(best.throughput_rps * TESTED_S)]
     if not bodies:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from servebench.stats.comparison import Ratio, ratio, ratios
+from servebench.stats.comparison import Rates, Ratio, ratio, ratios
 
 DROP_AFTER_ROUNDS, DROP_BELOW, DROP_WIDTH = 16, 0.5, 0.3
 """A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
 others; but not while the interval of its ratio to the reference is wider than this share of it."""
-DROP_FAR_BELOW = {1: 0.05, 2: 0.1}
-"""Sooner, by the number of rounds: where it was below this share of the best's rate, and below DROP_BELOW
-of the reference's, in each of two rounds, or in the mean of more. Its turns are the longest: ten seconds
-and more."""
-SMALLEST_SHARE = 1e-3
-"""What a round without an answer counts as."""
+FAR_AFTER_ROUNDS, FAR_BELOW = 4, 0.1
+"""Sooner, where its mean rate is below this share of the best's, and below DROP_BELOW of the reference's: it
+answers so slowly that its turns are the longest."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,10 @@ class Turn:
     """The measurement of one configuration in one round.
 
     Attributes:
-        rate_rps: good answers per second, None where there was none.
+        rate_rps: good answers per second, None where there was none at all.
         latency_ms: of each good answer.
         failed: requests that were refused, failed or timed out.
+        bound_rps: where there was no good answer, what the rate was below.
     """
 
     round: int
@@ -37,6 +35,12 @@ class Turn:
     rate_rps: float | None
     latency_ms: npt.NDArray[np.float64]
     failed: int = 0
+    bound_rps: float | None = None
+
+    @property
+    def highest_rps(self) -> float:
+        """The rate, or what it was below."""
+        return self.rate_rps or self.bound_rps or 0.0
 
 
 @dataclass
@@ -84,44 +88,62 @@ class Comparison:
         for name in set.intersection(*(self._slow_at(users) for users in loads)):
             self.dropped[name] = rounds
 
+    def far_behind(self, users: int) -> dict[str, int]:
+        """Those far behind the best at one load so far, with their number of rounds; not the reference."""
+        relative = self._relative(users)
+        best = self._best(users, relative)
+        if best is None:
+            return {}
+        limit = min(DROP_BELOW, FAR_BELOW * _mean(relative[best]))
+        return {
+            name: len(shares)
+            for name, shares in relative.items()
+            if name != self.reference and shares and _mean(shares) < limit
+        }
+
     def _slow_at(self, users: int) -> set[str]:
         """Those that are slow beyond doubt; not those of a later group, who have had no turn."""
-        relative = {name: self._relative_to_reference(name, users) for name in self.remaining}
-        all_rates = self.rates(users)
-        rates = {name: all_rates[name] for name, shares in relative.items() if any(shares)}
-        if self.reference not in rates:
-            return set()
-        to_reference = ratios(rates, self.reference)
-        best = max(to_reference, key=lambda name: to_reference[name].ratio)
-        slow = set()
-        for name, shares in relative.items():
-            if name in (self.reference, best) or not shares:
-                continue
-            share_of_best = DROP_FAR_BELOW.get(min(len(shares), max(DROP_FAR_BELOW)), 0.0)
-            if far_below(shares) < min(DROP_BELOW, share_of_best * to_reference[best].ratio):
-                slow.add(name)
-            elif len(shares) >= DROP_AFTER_ROUNDS and name in rates:
-                highest = ratio(rates, name, best, self.reference).high
-                if highest is not None and highest < DROP_BELOW and is_narrow(to_reference[name]):
+        slow = {name for name, rounds in self.far_behind(users).items() if rounds >= FAR_AFTER_ROUNDS}
+        relative, all_rates = self._relative(users), self.rates(users)
+        best = self._best(users, relative)
+        if best is None:
+            return slow
+        answered = {name: all_rates[name] for name in relative if self._in_common(all_rates, name)}
+        to_reference = ratios(answered, self.reference)
+        for name in answered.keys() - {self.reference, best}:
+            if len(relative[name]) >= DROP_AFTER_ROUNDS and is_narrow(to_reference[name]):
+                highest = ratio(answered, name, best, self.reference).high
+                if highest is not None and highest < DROP_BELOW:
                     slow.add(name)
         return slow
 
-    def _relative_to_reference(self, name: str, users: int) -> list[float]:
-        """Its rate over the reference's in each of its rounds, 0 where it did not answer."""
+    def _relative(self, users: int) -> dict[str, list[float]]:
+        """Rates over the reference's in each round, or what those were below, of the remaining ones."""
         turns = [turn for turn in self.turns if turn.users == users]
         reference = {turn.round: turn.rate_rps for turn in turns if turn.name == self.reference}
-        return [
-            (turn.rate_rps or 0.0) / of_reference
-            for turn in turns
-            if turn.name == name and (of_reference := reference.get(turn.round))
-        ]
+        return {
+            name: [
+                turn.highest_rps / of_reference
+                for turn in turns
+                if turn.name == name and (of_reference := reference.get(turn.round))
+            ]
+            for name in self.remaining
+        }
+
+    def _in_common(self, rates: Rates, name: str) -> bool:
+        """Whether it answered in a round in which the reference did."""
+        return any(own and other for own, other in zip(rates[name], rates[self.reference], strict=True))
+
+    def _best(self, users: int, relative: Mapping[str, Sequence[float]]) -> str | None:
+        """The fastest of those that answered in a round in which the reference did."""
+        all_rates = self.rates(users)
+        means = {name: _mean(shares) for name, shares in relative.items() if self._in_common(all_rates, name)}
+        return max(means, key=lambda name: means[name]) if self.reference in means else None
 
 
-def far_below(shares: Sequence[float]) -> float:
-    """The largest of two shares; the geometric mean of more, as one of them may have been lucky."""
-    if len(shares) <= max(DROP_FAR_BELOW):
-        return max(shares)
-    return float(np.exp(np.mean(np.log(np.maximum(shares, SMALLEST_SHARE)))))
+def _mean(shares: Sequence[float]) -> float:
+    """The geometric mean; 0 where one of them is."""
+    return float(np.exp(np.mean(np.log(shares)))) if all(shares) else 0.0
 
 
 def is_narrow(own: Ratio) -> bool:

@@ -112,7 +112,7 @@ def fastest_sentences(rows: Sequence[ComparisonRow], reference: str) -> list[str
         )
     unanswered = [row.experiment for row in rows if row.rate_rps is None]
     if unanswered:
-        sentences.append(f"Without an answer in any round: {', '.join(unanswered)}.")
+        sentences.append(f"Without an answer in one round or more: {', '.join(unanswered)}.")
     return sentences
 
 

@@ -194,7 +194,7 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
             f"`{row.experiment}`",
             number_cell(row.rank, 0),
             number_cell(row.rate_rps, 1),
-            "-" if row.lowest_rps is None else f"{row.lowest_rps:.1f} to {row.highest_rps:.1f}",
+            range_text(row),
             ratio_text(row, reference),
             number_cell(row.p50_ms, 0),
             number_cell(row.p95_ms, 0),
@@ -217,10 +217,17 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
     return markdown_table(head, rows)
 
 
-def ratio_text(row: ComparisonRow, reference: str) -> str:
-    """The ratio with its interval, a dash where it is unknown."""
-    if row.ratio is None:
+def range_text(row: ComparisonRow) -> str:
+    """The lowest and the highest rate of a round, or what all were below."""
+    if row.highest_rps is None:
         return "-"
+    return f"{'below' if row.lowest_rps is None else f'{row.lowest_rps:.1f} to'} {row.highest_rps:.1f}"
+
+
+def ratio_text(row: ComparisonRow, reference: str) -> str:
+    """The ratio with its interval or bound, a dash where it is unknown."""
+    if row.ratio is None:
+        return "-" if row.ratio_high is None else f"below {row.ratio_high:.2f}"
     if row.experiment == reference:
         return "1"
     interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ def main() -> None:
     reference = params.comparison.reference
     reused, earlier_turns = read_unchanged(signatures, reference)
     names = names_to_measure(list(signatures), params.comparison, reused)
+    earlier_left = read_left({row.experiment for row in reused}.difference(names))
     full_s = params.comparison.seconds
     budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
@@ -75,21 +76,23 @@ def main() -> None:
             rounded(turn.rate_rps, 3),
             len(turn.latency_ms),
             turn.failed,
+            rounded(turn.bound_rps, 3),
         )
         for turn in comparison.turns
     ]
+    left = {name: first_round + rounds for name, rounds in comparison.dropped.items()}
     rows = comparison_rows(params.comparison, list(signatures), turns, comparison.latencies(), reused)
     with all_or_nothing():
         write_rows(COMPARISON_TURNS, TurnRow, turns)
         write_rows(COMPARISON, ComparisonRow, rows)
-        write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": comparison.dropped})
+        write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": earlier_left | left})
         for row in rows:
             if row.users == params.comparison.users[0]:
                 write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
     for path in COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    print(comparison_table([row for row in rows if row.ratio is not None]))
+    print(comparison_table([row for row in rows if row.ratio_high is not None]))
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
@@ -100,7 +103,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
     """
     common: dict[str, Any] = {
         "machine": read_json(MACHINE)["id"],
-        "model": read_card(MODEL.exported).weights_sha256,
+        "model": read_card(MODEL.exported).model_dump(),
         "code": code_digest(DVC_FILE, "comparison"),
         "device": device,
         "bodies": digest(b"".join(bodies)),
@@ -135,6 +138,12 @@ def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[Com
     reused = [row for row in rows if row.experiment in unchanged - {reference}]
     names = {row.experiment for row in reused} | {reference}
     return reused, [turn for turn in turns if turn.experiment in names] if reused else []
+
+
+def read_left(names: Collection[str]) -> dict[str, int]:
+    """After which round of the last runs those of ``names`` left that did."""
+    left: dict[str, int] = read_json(COMPARISON_RUN).get("left_after_round", {}) if names else {}
+    return {name: rounds for name, rounds in left.items() if name in names}
 
 
 def names_to_measure(

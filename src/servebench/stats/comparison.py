@@ -85,14 +85,13 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     Raises:
         ValueError: the two share no round, and not both share one with the reference.
     """
-    usual = usual_variance(rates, reference)
     logs = _log_ratios(rates, name, other)
     if len(logs):
-        return _mean(logs, usual)
+        return _mean(logs, usual_variance(rates, reference, len(logs)))
     name_logs, other_logs = (_log_ratios(rates, key, reference) for key in (name, other))
     if not len(name_logs) or not len(other_logs):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
-    a, b = _mean(name_logs, usual), _mean(other_logs, usual)
+    a, b = (_mean(own, usual_variance(rates, reference, len(own))) for own in (name_logs, other_logs))
     if a.error is None or b.error is None:
         return Difference(a.mean - b.mean, None, 0)
     variance = a.error**2 + b.error**2
@@ -101,13 +100,16 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     return Difference(a.mean - b.mean, math.sqrt(variance), freedom)
 
 
-def usual_variance(rates: Rates, reference: str) -> float | None:
+def usual_variance(rates: Rates, reference: str, rounds: int) -> float | None:
     """The typical variance of a log ratio to ``reference`` within rounds, None where there are too few.
 
-    It is the geometric mean, corrected for the bias of the logarithm of a variance of few rounds.
+    It is that of those who ran between half and twice as many ``rounds``: who left early, as it was far
+    behind, is of another kind. It is the geometric mean, corrected for the bias of the logarithm of a
+    variance of few rounds.
     """
     own_logs = [_log_ratios(rates, name, reference) for name in rates if name != reference]
-    variances = [_long_run_variance(logs) for logs in own_logs if len(logs) > 1]
+    alike = [logs for logs in own_logs if len(logs) > 1 and rounds <= 2 * len(logs) <= 4 * rounds]
+    variances = [_long_run_variance(logs) for logs in alike]
     terms = [
         math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2)
         for variance, freedom in variances
@@ -189,15 +191,24 @@ def _long_run_variance(logs: Floats) -> tuple[float, float]:
     Neighbouring rounds are alike, as a machine's state lasts longer than a round. So it is the variance of
     the means of blocks of rounds, times a block's length.
     """
-    count = len(logs) // block_length(len(logs))
-    edges = np.linspace(0, len(logs), count + 1).astype(int)
+    edges = block_edges(len(logs))
     means = np.add.reduceat(logs, edges[:-1]) / np.diff(edges)
+    count = len(means)
     return len(logs) / count * float(means.var(ddof=1)), count - 1.0
 
 
 def block_length(rounds: int) -> int:
     """Rounds in a block: an even number, as every second round has the reverse order; 1 for few rounds."""
     return 1 if rounds < BLOCKS_FROM_ROUNDS else 2 * max(1, round(rounds / (2 * BLOCKS)))
+
+
+def block_edges(rounds: int) -> npt.NDArray[np.int64]:
+    """Where blocks of about equal length begin, and the last one's end; no pair of rounds is split."""
+    length = block_length(rounds)
+    edges = np.linspace(0, rounds, rounds // length + 1).astype(np.int64)
+    if length > 1:
+        edges[1:-1] -= edges[1:-1] % 2
+    return edges
 
 
 def _mean(logs: Floats, usual: float | None) -> Difference:

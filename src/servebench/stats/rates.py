@@ -18,8 +18,6 @@ SAMPLES_NEEDED: dict[float, int] = {50: 1, 95: 130, 99: 662, 99.9: 6620}
 (https://github.com/mlcommons/inference, loadgen/early_stopping.cc); for 99.9 ten times as many as for 99."""
 BLOCKS = 10
 """Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
-RESAMPLES = 400
-"""Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,14 @@ def throughput(rates: Floats) -> Throughput:
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
-def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
-    """Mean of the ``block_rates`` of several windows with other work between them, with its interval.
+def throughput_of_moments(moments: Sequence[Sequence[Floats]]) -> Throughput:
+    """Mean of the ``block_rates`` of rounds at several moments, other work between them, with its interval.
 
-    Student's t over the means of the windows: a machine that changes its speed between them makes them differ
-    by more than the blocks of one window do. Of a single window, as ``throughput``.
+    Student's t over the moments: a machine that changes between them makes them differ by more than the
+    rounds of one moment, or the blocks of a round, do. Of a single moment, as ``throughput``.
     """
-    return throughput(rounds[0] if len(rounds) == 1 else np.array([float(rates.mean()) for rates in rounds]))
+    rates = [np.concatenate(rounds) for rounds in moments]
+    return throughput(rates[0] if len(rates) == 1 else np.array([float(own.mean()) for own in rates]))
 
 
 def percentile(latency: Floats, percent: float) -> float | None:
@@ -77,25 +76,28 @@ def percentile(latency: Floats, percent: float) -> float | None:
 
 
 def percentile_interval(latency: Floats, ended: Floats, percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile of one window, None where there is no percentile.
+    """95% interval of a latency percentile of one window of a closed loop, None where there is none.
 
-    The requests, in the order in which they ``ended``, are split into BLOCKS, which are resampled: see
+    The requests, in the order in which they ``ended``, are split into BLOCKS: see
     ``percentile_interval_of_blocks``.
     """
     return percentile_interval_of_blocks(np.array_split(latency[np.argsort(ended)], BLOCKS), percent)
 
 
 def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile of all blocks together, None where there is no percentile.
+    """95% interval of a latency percentile of all blocks together, None where there is none.
 
-    By block bootstrap: whole blocks are drawn with replacement. The latencies of one batch depend on each
-    other, so that resampling single requests would give too narrow an interval. The same samples give the
-    same interval.
+    The share of requests that take no longer than the percentile varies from block to block. The ends of its
+    mean's interval, by Student's t, are read off as percentiles of all requests. Latencies of one batch
+    depend on each other, so single requests would give too narrow an interval. In simulations of batches
+    (tests/unit/test_rates.py) it holds the true p95 in 89 to 97% of runs.
     """
     blocks = [block for block in blocks if len(block)]
-    if not blocks or percentile(np.concatenate(blocks), percent) is None:
+    requests = np.concatenate([*blocks, np.array([])])
+    whole = percentile(requests, percent)
+    if whole is None or len(blocks) < 2:
         return None
-    draws = np.random.default_rng(0).integers(len(blocks), size=(RESAMPLES, len(blocks)))
-    resampled = [np.percentile(np.concatenate([blocks[k] for k in draw]), percent) for draw in draws]
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    shares = np.array([float((block <= whole).mean()) for block in blocks])
+    spread = float(stdtrit(len(blocks) - 1, 0.975)) * float(shares.std(ddof=1)) / math.sqrt(len(blocks))
+    low, high = np.percentile(requests, np.clip([percent - 100 * spread, percent + 100 * spread], 0, 100))
     return float(low), float(high)

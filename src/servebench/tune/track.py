@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from time import monotonic
 
-from servebench.benchmark.comparison import TURN_S, PausedServer, paused_servers
+from servebench.benchmark.comparison import TURN_S
+from servebench.benchmark.paused_servers import PausedServer, paused_servers
 from servebench.errors import ServerError
 from servebench.loadgen import LoadGenerator
 from servebench.params import LoadSettings, TuneSettings

@@ -87,7 +87,7 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
 def ratio_note(row: ComparisonRow) -> str:
     """The ratio with its interval, or what is missing."""
     if row.ratio is None:
-        return "no answer"
+        return "no answer" if row.ratio_high is None else f"no answer in a round, below {row.ratio_high:.2f}"
     if row.rank is None:
         return f"{row.ratio:.2f}, not ranked"
     if row.ratio_low is None or row.ratio_low == row.ratio_high:
