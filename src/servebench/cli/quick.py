@@ -11,7 +11,10 @@ from pathlib import Path
 import yaml
 
 from servebench.errors import UsageError
+from servebench.params import load_params
+from servebench.stages.order import COMPARISON_ONLY, expected_time
 from servebench.system.processes import process_group
+from servebench.system.progress import print_wrapped
 from servebench.system.temporary import scratch
 
 LOCK_FILE = Path("dvc.lock")
@@ -24,9 +27,11 @@ def main() -> int:
     """Run the pipeline up to ``comparison`` in a copy of the project; return DVC's exit status.
 
     Raises:
-        UsageError: the current folder is not the root of the project's git repository.
+        UsageError: the current folder is not the root of the project's git repository; ParamsError: a
+            wrong key or value.
     """
     files = project_files()
+    load_params()  # a mistake is reported with the path of the project's own file
     with scratch() as folder:
         for file in files:
             target = folder / file
@@ -34,9 +39,11 @@ def main() -> int:
             shutil.copy2(file, target)
         shorten(folder / "params.yaml")
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-        environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = os.environ | {"PATH": search_path, COMPARISON_ONLY: "1"}
         command = ["dvc", "--cd", str(folder), "repro", "comparison"]
         print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
+        print_wrapped(f"quick: {expected_time(load_params(folder / 'params.yaml'), comparison_only=True)}")
         with process_group(command, stdin=subprocess.DEVNULL, env=environment) as process:
             return process.wait()
 

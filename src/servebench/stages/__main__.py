@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from servebench.errors import ParamsError, ServebenchError, storage_error
 from servebench.params import load_params
-from servebench.stages.order import announcement, place
+from servebench.stages.order import announcement, comparison_only, place
 from servebench.system.collector import for_good
 from servebench.system.progress import print_wrapped, set_place
 from servebench.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
@@ -61,10 +61,10 @@ def main(arguments: list[str]) -> int:
 def announce(stage: tuple[str, ...]) -> None:
     """Say where the run stands; not where params.yaml has a mistake, which the stage itself reports."""
     with suppress(ParamsError):
-        params = load_params()
-        if found := place(stage, params):
+        params, alone = load_params(), comparison_only()
+        if found := place(stage, params, comparison_only=alone):
             set_place("/".join(map(str, found)))
-        if text := announcement(stage, params):
+        if text := announcement(stage, params, comparison_only=alone):
             print_wrapped(text)
 
 

@@ -18,7 +18,7 @@ from servebench.inference.card import read_card
 from servebench.inference.device import check_precision, resolve_device
 from servebench.params import PACKAGE_MODEL, Params, load_params, section_of
 from servebench.paths import MACHINE, MODEL
-from servebench.stages.order import expected_time
+from servebench.stages.order import comparison_only, expected_time
 from servebench.system.files import write_json
 from servebench.system.machine import describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
@@ -36,7 +36,7 @@ def main() -> None:
     machine = fingerprint()
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))
-    print_wrapped(expected_time(params))
+    print_wrapped(expected_time(params, comparison_only=comparison_only()))
 
 
 def check_params(params: Params) -> None:
