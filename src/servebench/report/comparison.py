@@ -77,6 +77,7 @@ def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
     within_slo = [
         row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
     ]
+    sentences += earlier_sentences(rows)
     failing = [f"{row.experiment} ({row.failed})" for row in rows if row.failed]
     if failing:
         sentences.append(f"Requests failed, and count in no rate: {', '.join(failing)}.")
@@ -114,6 +115,19 @@ def fastest_sentences(rows: Sequence[ComparisonRow], reference: str) -> list[str
     if unanswered:
         sentences.append(f"Without an answer in one round or more: {', '.join(unanswered)}.")
     return sentences
+
+
+def earlier_sentences(rows: Sequence[ComparisonRow]) -> list[str]:
+    """A sentence if rows were kept from an earlier run."""
+    kept = [row.experiment for row in rows if row.earlier]
+    if not kept:
+        return []
+    return [f"Measured in an earlier run, and kept as nothing of them has changed: {', '.join(kept)}."]
+
+
+def named(row: ComparisonRow) -> str:
+    """The name of a configuration in a table, marked if its row was kept from an earlier run."""
+    return f"`{row.experiment}`" + (" (earlier)" if row.earlier else "")
 
 
 def rate_text(row: ComparisonRow, reference: str) -> str:

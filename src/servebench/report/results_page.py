@@ -6,6 +6,7 @@ from servebench.params import CANDIDATE
 from servebench.paths import README, RESULTS_PAGE
 from servebench.report.answer import answer
 from servebench.report.capacity import capacity_sentence
+from servebench.report.comparison import earlier_sentences
 from servebench.report.sections import configurations_table, emulated, parts, provenance
 from servebench.report.snapshot import Snapshot, read_snapshot
 from servebench.system.documents import write_section, write_text
@@ -42,7 +43,8 @@ def readme_section(snapshot: Snapshot) -> str:
     picture = f"![{shown}](assets/results/comparison.png)"
     measured = snapshot.capacities.get(CANDIDATE)
     machines = [capacity_sentence(f"`{CANDIDATE}`", measured.metrics)] if measured else []
-    sentences = " ".join([*answer(snapshot), *machines, *emulated(snapshot)])
+    kept = earlier_sentences(snapshot.compared)
+    sentences = " ".join([*answer(snapshot), *machines, *kept, *emulated(snapshot)])
     return "\n\n".join([sentences, picture, setting, configurations_table(snapshot)])
 
 

@@ -12,7 +12,7 @@ from servebench.report.accuracy_tables import accuracy_table, precision_table
 from servebench.report.answer import finding
 from servebench.report.bounds import BOUND_NAMES, Bound
 from servebench.report.capacity import capacity_sentence
-from servebench.report.comparison import verdict
+from servebench.report.comparison import named, verdict
 from servebench.report.results import Result
 from servebench.report.snapshot import Snapshot
 from servebench.report.tables import remarks
@@ -131,7 +131,7 @@ def configurations_table(snapshot: Snapshot) -> str:
     """A row per configuration: its settings, how fast it is, and what holds it back."""
     rows = [
         [
-            f"`{result.name}`",
+            named(row),
             describe(result.serve, result.run["device"]),
             number_cell(row.rate_rps, 1),
             ratio_text(row, snapshot.reference),
@@ -191,7 +191,7 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
     """A row per configuration."""
     rows = [
         [
-            f"`{row.experiment}`",
+            named(row),
             number_cell(row.rank, 0),
             number_cell(row.rate_rps, 1),
             range_text(row),

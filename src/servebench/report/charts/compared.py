@@ -85,14 +85,15 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
 
 
 def ratio_note(row: ComparisonRow) -> str:
-    """The ratio with its interval, or what is missing."""
+    """The ratio with its interval, or what is missing; whether it was kept from an earlier run."""
     if row.ratio is None:
         return "no answer" if row.ratio_high is None else f"no answer in a round, below {row.ratio_high:.2f}"
+    earlier = ", earlier" if row.earlier else ""
     if row.rank is None:
-        return f"{row.ratio:.2f}, not ranked"
+        return f"{row.ratio:.2f}, not ranked{earlier}"
     if row.ratio_low is None or row.ratio_low == row.ratio_high:
-        return f"{row.ratio:.2f}"
-    return f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+        return f"{row.ratio:.2f}{earlier}"
+    return f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f}){earlier}"
 
 
 def _tip(row: ComparisonRow) -> str:

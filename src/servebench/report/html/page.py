@@ -23,6 +23,7 @@ from servebench.report.charts.configuration import bounds, rates, usage
 from servebench.report.charts.parts import batch_sizes, stages
 from servebench.report.charts.tune import tune
 from servebench.report.charts.vega import colour_of, specification
+from servebench.report.comparison import earlier_sentences
 from servebench.report.html.changes import changes
 from servebench.report.sections import CAUSES, configurations_table, parts, provenance
 from servebench.report.snapshot import Snapshot
@@ -137,7 +138,7 @@ def _changes(page: Page, snapshots: Sequence[Snapshot]) -> Iterator[str]:
 def _sections(page: Page, snapshot: Snapshot) -> Iterator[str]:
     yield "<h2>How they compare</h2>"
     yield page.figure(comparison(snapshot.compared, snapshot.reference, snapshot.results))
-    yield markdown(configurations_table(snapshot))
+    yield markdown("\n\n".join([configurations_table(snapshot), *earlier_sentences(snapshot.compared)]))
     yield page.figure(latency(snapshot.loads, snapshot.compared, snapshot.params.objective.slo_ms))
     yield "<h2>What limits each</h2>"
     yield f'<p class="quiet">{marked(CAUSES)}</p>'
