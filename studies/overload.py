@@ -71,6 +71,7 @@ def main() -> None:
         f"goodput at {TIMES} times the peak rate, over the closed loop's peak",
         GOODPUT_TARGET,
         [rps / peak_rps for rps in goodput_rps(record)],
+        one_run=True,
         peak_rps=round(peak_rps, 1),
         offered_rps=round(offered_rps, 1),
         answers_by_status=dict(Counter(str(code) for code in record.code[inside])),

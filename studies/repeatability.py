@@ -22,7 +22,6 @@ from servebench.paths import MODEL
 from servebench.serving.client import CONTENT_TYPES
 from servebench.serving.launcher import running_server
 from studies import DEVICE
-from studies.goals import verdict
 from studies.harness import all_bodies, measure_rounds, photo_paths, write_result
 
 EXPERIMENT = "e1_baseline"
@@ -101,10 +100,9 @@ def main() -> None:
             "users": USERS,
         },
     )
-    met = verdict([varied], TARGET, at_least=False)
     print(
         f"{EXPERIMENT} at {USERS} users, {RUNS} runs: throughput varies by {varied:.1%} "
-        f"(at most {TARGET:.0%}; met: {met}), the workers' CPU time per image by {cpu_varied:.1%}, "
+        f"(the goal is at most {TARGET:.0%}), the workers' CPU time per image by {cpu_varied:.1%}, "
         f"the cores that they keep busy by {busy_varied:.1%}"
     )
 

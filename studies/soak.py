@@ -86,6 +86,7 @@ def main() -> None:
         TAIL_TARGET,
         [minute_ms / median(p99_ms[:5]) for minute_ms in p99_ms[-5:]],
         at_least=False,
+        one_run=True,
         p99_ms=p99_ms,
     )
 
