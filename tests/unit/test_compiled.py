@@ -16,7 +16,7 @@ import torch
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
 from servebench.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
-from servebench.inference.compiled.gain import Timing, reason_against
+from servebench.inference.compiled.gain import Timing, reason_against, remark_on
 from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -27,6 +27,7 @@ from servebench.inference.compiled.manifest import (
 )
 from servebench.inference.compiled.model import CompiledModel, split
 from servebench.paths import ModelFolders
+from servebench.stages.compile import package_rows
 from servebench.system.files import write_json
 
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
 
 
 def entry(result: BuildResult, timing: Timing) -> Package:
-    return manifest_entry(result, asdict(timing), reason_against(timing))
+    return manifest_entry(result, asdict(timing), reason_against(timing), remark_on(timing))
 
 
 def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
@@ -146,7 +147,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     path.write_bytes(b"machine code")
     slower = entry(BuildResult("half", 1, path, 20.0, None), Timing([10.0] * 4, [10.5] * 4))
     never = BuildResult("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
-    failed = manifest_entry(never, {}, None)
+    failed = manifest_entry(never, {}, None, None)
     assert slower.skipped_reason == "slower than timm's model: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
@@ -180,6 +181,36 @@ def test_a_package_that_is_slower_than_smaller_ones_is_not_used() -> None:
         assert reason_against(timing) is None
 
 
+def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
+    folders: ModelFolders,
+) -> None:
+    eager_ms, noise = [40.0] * 6, [0.0, 0.2, -0.1, 0.1, 0.0, 0.1]
+    compiled_ms = [10.0 + one for one in noise]
+    equal = Timing(eager_ms, compiled_ms, [3, 1], [10.0 - one for one in noise])
+    faster = Timing(eager_ms, compiled_ms, [3, 1], [12.0 - one for one in noise])
+    slower = Timing(eager_ms, compiled_ms, [3, 1], [8.0 - one for one in noise])
+    remark = remark_on(equal)
+    assert remark is not None
+    assert remark.startswith("no difference resolved from packages for 3 + 1: 0.99 times the rate (0.9")
+    assert [remark_on(timing) for timing in (faster, slower, Timing(eager_ms, compiled_ms))] == [None] * 3
+    path = folders.compiled / "full-4.package"
+    path.write_bytes(b"machine code")
+    package = entry(BuildResult("full", 4, path, 2.0, None), equal)
+    write_manifest(folders, packages=[json.loads(package.model_dump_json())])
+    manifest = read_manifest(folders, CPU)
+    assert packages_to_use(folders, CPU, "full") == [package]
+    [line] = describe(manifest)
+    assert line.endswith(f"9.9 ms by smaller packages; used, {remark}")
+    [row] = package_rows(manifest)
+    assert (row.skipped_reason, row.remark) == (None, remark)
+
+
+def test_a_manifest_of_earlier_code_is_read(folders: ModelFolders) -> None:
+    _, package = faster_package(folders.compiled)
+    write_manifest(folders, packages=[package.model_dump(exclude={"remark"})])
+    assert read_manifest(folders, CPU).packages == [package]
+
+
 def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
     """Such as one in int8."""
     assert reason_against(Timing((), [10.5] * 6)) is None
@@ -188,7 +219,7 @@ def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
 
 def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) -> None:
     never = BuildResult("int8", 1, folders.compiled / "int8-1.package", 3.0, "it cannot be compiled: NNCF")
-    write_manifest(folders, packages=[json.loads(manifest_entry(never, {}, None).model_dump_json())])
+    write_manifest(folders, packages=[json.loads(manifest_entry(never, {}, None, None).model_dump_json())])
     with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
         packages_to_use(folders, CPU, "int8")
     assert packages_to_use(folders, CPU, "half") == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from servebench.inference.precision_rows import PackageRow
 from servebench.system.rows import read_rows, write_rows
 from tests.support.synthetic_results import batch, level
 
@@ -38,6 +39,14 @@ def test_the_row_of_unknowns_has_them_and_no_others() -> None:
     assert UNKNOWN.p99_ms is None
     assert UNKNOWN.gpu_percent is None
     assert UNKNOWN.throughput_rps == LEVEL.throughput_rps
+
+
+def test_a_column_with_a_default_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(
+        "precision,batch_size,eager_ms,compiled_ms,parts_ms,compile_s,skipped_reason\nhalf,1,,,,3.0,\n"
+    )
+    assert read_rows(path, PackageRow) == [PackageRow("half", 1, None, None, None, 3.0, None, remark=None)]
 
 
 @pytest.mark.parametrize("kind", [LevelRow, BaselineRow, StageRow, BatchRow])

@@ -20,6 +20,7 @@ class PackageRow:
         eager_ms, compiled_ms: median time of a run on a batch; timm's model does not come in int8.
         parts_ms: the same by smaller packages that make up the batch, None where there are none.
         skipped_reason: why the package is not used, None where it is.
+        remark: what is to be said of it where it is used, such as that smaller ones may be as fast.
     """
 
     precision: str
@@ -29,6 +30,7 @@ class PackageRow:
     parts_ms: float | None
     compile_s: float
     skipped_reason: str | None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from servebench.data.index import Index, read_index
 from servebench.inference.compiled.build import compile_model, describe
+from servebench.inference.compiled.manifest import Manifest
 from servebench.inference.device import resolve_device
 from servebench.inference.precision_rows import PackageRow
 from servebench.params import load_params
@@ -27,9 +28,13 @@ def main() -> None:
     with exclusive_machine():
         photos = calibration_photos(read_index(), params.compile.int8_photos)
         manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
-    rows = [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
-    write_rows(COMPILED_TABLE, PackageRow, rows)
+    write_rows(COMPILED_TABLE, PackageRow, package_rows(manifest))
     print_wrapped("\n".join(describe(manifest)))
+
+
+def package_rows(manifest: Manifest) -> list[PackageRow]:
+    """A row for each package."""
+    return [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
 
 
 def calibration_photos(index: Index, number: int) -> list[Path]:

@@ -233,19 +233,24 @@ def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -
         lines = [json.loads(line) for line in process.stdout]
         if process.wait() or len(lines) != len(compiled):
             raise ServebenchError(f"a compiled model cannot be run{log_tail(log)}")
-    timed = {(one["precision"], one["batch_size"]): (one["timing"], one["reason"]) for one in lines}
+    timed = {
+        (one["precision"], one["batch_size"]): (one["timing"], one["reason"], one["remark"]) for one in lines
+    }
     return [
-        manifest_entry(result, *timed.get((result.precision, result.batch_size), ({}, None)))
+        manifest_entry(result, *timed.get((result.precision, result.batch_size), ({}, None, None)))
         for result in results
     ]
 
 
-def manifest_entry(result: BuildResult, timing: Mapping[str, Sequence[float]], reason: str | None) -> Package:
+def manifest_entry(
+    result: BuildResult, timing: Mapping[str, Sequence[float]], reason: str | None, remark: str | None
+) -> Package:
     """The manifest's entry for a package.
 
     Args:
         timing: see ``gain.Timing``; empty where it was not compiled.
         reason: why it is not used, None where it is.
+        remark: what is to be said of it where it is used, None for nothing.
     """
     names = ("eager_ms", "compiled_ms", "parts_ms")
     medians = {name: round(median(timing[name]), 3) if timing.get(name) else None for name in names}
@@ -258,6 +263,7 @@ def manifest_entry(result: BuildResult, timing: Mapping[str, Sequence[float]], r
             **medians,
             "compile_s": round(result.seconds, 1),
             "skipped_reason": result.failure or reason,
+            "remark": remark,
         }
     )
 
@@ -276,4 +282,8 @@ def describe(manifest: Manifest) -> Iterator[str]:
             text += f", {package.eager_ms:.1f} ms as timm builds it"
         if package.parts_ms is not None:
             text += f", {package.parts_ms:.1f} ms by smaller packages"
-        yield text + (f"; not used: {package.skipped_reason}" if package.skipped_reason else "")
+        if package.skipped_reason:
+            text += f"; not used: {package.skipped_reason}"
+        if package.remark:
+            text += f"; used, {package.remark}"
+        yield text

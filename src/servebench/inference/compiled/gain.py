@@ -69,7 +69,13 @@ def main() -> None:
             reason = reason_against(timing)
             if reason is None:
                 used[size] = compiled
-            line = {"precision": precision, "batch_size": size, "timing": asdict(timing), "reason": reason}
+            line = {
+                "precision": precision,
+                "batch_size": size,
+                "timing": asdict(timing),
+                "reason": reason,
+                "remark": remark_on(timing),
+            }
             print(json.dumps(line), flush=True)
 
 
@@ -99,9 +105,23 @@ def reason_against(timing: Timing) -> str | None:
     if timing.parts_ms:
         over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
         if over_parts.resolved and over_parts.ratio < 1:
-            parts = " + ".join(map(str, timing.parts))
-            return f"slower than packages for {parts}: {gain_text(over_parts)}"
+            return f"slower than {parts_text(timing)}: {gain_text(over_parts)}"
     return None
+
+
+def remark_on(timing: Timing) -> str | None:
+    """What is to be said of a package that is used: it may be no faster than smaller ones."""
+    if not timing.parts_ms or reason_against(timing) is not None:
+        return None
+    over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
+    if over_parts.resolved:
+        return None
+    return f"no difference resolved from {parts_text(timing)}: {gain_text(over_parts)}"
+
+
+def parts_text(timing: Timing) -> str:
+    """The smaller packages that make up the batch."""
+    return f"packages for {' + '.join(map(str, timing.parts))}"
 
 
 def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:

@@ -41,6 +41,7 @@ class Package(BaseModel):
     parts_ms: float | None = Field(description="the same, by smaller packages, null where there are none")
     compile_s: float = Field(description="how long compiling took")
     skipped_reason: str | None = Field(description="why the package is not used, null where it is")
+    remark: str | None = Field(None, description="what is to be said of it where it is used")
 
 
 class Calibration(BaseModel):
