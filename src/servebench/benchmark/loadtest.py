@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from servebench.benchmark.levels import level_row
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.target import Target
 from servebench.benchmark.telemetry import Usage
+from servebench.benchmark.validity import latency_grows
 from servebench.loadgen import LoadPlan
 from servebench.loadgen.progress import load_bar
 from servebench.loadgen.senders import Sender
@@ -34,6 +36,8 @@ COLUMNS = (
     "client CPU",
     "verdict",
 )
+NO_OBJECTIVE = "no objective given (--slo-ms)"
+GROWS = "latency grows: the server may be overloaded"
 
 
 def loadtest(
@@ -63,7 +67,7 @@ def loadtest(
         target.check_first_request(plans[0].timeout_s)
         with senders as sender, load_bar(plans, "load") as update_bar:
             records = [sender.run(target.url, plan, on_progress=update_bar) for plan in plans]
-    rows = [level_row(record, Usage(client_cores=record.cores)) for record in records]
+    rows = [load_row(record) for record in records]
     findings = [objective_finding(record, slo_ms) for record in records]
     cells = [
         level_cells(row, plan, finding) for row, plan, (finding, _) in zip(rows, plans, findings, strict=True)
@@ -74,10 +78,23 @@ def loadtest(
     return 0 if all(row.valid for row in rows) and all(kept for _, kept in findings) else 1
 
 
+def load_row(record: LoadRecord) -> LevelRow:
+    """The level's row; of an open loop that passes for valid, with a warning where latencies grow."""
+    row = level_row(record, Usage(client_cores=record.cores))
+    if record.rate_rps is None or not row.valid or not latency_grows(record):
+        return row
+    return replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
+
+
 def objective_finding(record: LoadRecord, slo_ms: float | None) -> tuple[str, bool]:
-    """What is to be said of the objective, empty where there is none, and whether the load keeps it."""
-    late = None if slo_ms is None else late_share(record, slo_ms)
-    if slo_ms is None or late is None:
+    """What is to be said of the objective, and whether the load keeps it.
+
+    An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
+    """
+    if slo_ms is None:
+        return "" if record.rate_rps is None else NO_OBJECTIVE, True
+    late = late_share(record, slo_ms)
+    if late is None:
         return "", True
     if late <= ALLOWED_LATE:
         return f"{goodput_rps(record, slo_ms):.1f} req/s within {slo_ms:g} ms", True
@@ -96,5 +113,5 @@ def level_cells(row: LevelRow, plan: LoadPlan, finding: str) -> list[str]:
         *("-" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *(str(count) for count in (row.sent, row.ok, row.failed, row.timed_out)),
         "-" if client is None else f"{client:.0%}",
-        "; ".join(filter(None, (verdict, finding))),
+        "; ".join(filter(None, (verdict, finding, row.warnings))),
     ]
