@@ -1,6 +1,6 @@
 """Cases measured in rounds: a round measures every case once, the next round in the opposite order.
 
-Speeds of a machine drift, so cases are compared within a round.
+Rates drift from minute to minute, so cases are compared within a round.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Moments in which the machine's cores are slow, whatever waits for them.
+"""Moments in which the same work takes more of a core's time, whatever waits for the core.
 
-The CPU time of always the same work does not grow while it waits for a core; it grows while the core is slow,
-as virtual cores are that share a physical one with other machines.
+The CPU time of always the same work does not grow while it waits for a core. Where it grows, the core is
+called slow; a virtual core may share a physical one with other machines.
 """
 
 from __future__ import annotations

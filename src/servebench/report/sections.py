@@ -25,7 +25,7 @@ CAUSES = (
     "the measured peak of arithmetic and of memory allows. Hardware: the model reaches at least 70% of it. "
     "Kernels: it stays below. Preprocessing: decoding and preparing photos costs the rate. Batch window: "
     "requests wait for a batch that does not fill. Too many workers: they take the cores from each other. "
-    "Drift: the machine changed its speed meanwhile. Unexplained: no rule fits. A or B: it is not "
+    "Drift: the same work's rate changed meanwhile. Unexplained: no rule fits. A or B: it is not "
     "resolved which."
 )
 
