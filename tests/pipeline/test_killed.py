@@ -106,6 +106,7 @@ def prepared(path: Path, temporary: Path) -> Killed:
     clone.forget_results()
     clone.change(TINY)
     clone.change({"load": LOAD})
+    clone.keep_few_photos()
     clone.dvc("repro")
     clone.commit("results of this machine")
     return clone

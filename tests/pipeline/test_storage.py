@@ -12,8 +12,7 @@ import pytest
 
 from servebench.params import load_params
 from servebench.serving.client import request_bodies
-from tests.pipeline.conftest import Clone, results_of
-from tests.support.project import PHOTOS
+from tests.pipeline.conftest import PET, Clone, results_of
 
 BLOCK = 4096
 
@@ -76,7 +75,7 @@ def test_results_that_cannot_be_written_are_one_line(
 def test_a_full_disk_for_temporary_files_is_one_line(ran: Clone, whole: float) -> None:
     """There is space for half of the request bodies, or for them and no more."""
     before = results_of(ran)
-    photos = sorted(PHOTOS.glob("*.jpg"))
+    photos = sorted((ran.path / PET / "images").glob("*.jpg"))
     form = load_params(ran.path / "params.yaml").load.request_body
     bodies = sum(-len(body) // BLOCK * -BLOCK for body in request_bodies(photos, form))
     with tempfile.TemporaryDirectory() as folder:  # its path is short enough for sockets
