@@ -26,19 +26,27 @@ tune: .venv/installed
 	$(BIN)/servebench report
 
 # Side by side, a file at a time and in the order given, as most tests wait for a while. The pipeline's first run,
-# which its other files have copies of, begins at once. Those that measure come last: they want a quiet machine, and
-# a search for a capacity wants it for itself.
+# which its other files have copies of, begins at once, and those come last, the longest ones first: pytest would
+# drop a file's name beside that of its folder. Torch's threads do not spin while they wait for each other, as they
+# would for most of the time where the cores are taken.
+#
+# Those that measure come after all others: they want a quiet machine, and a search for a capacity wants it for
+# itself.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
+BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
+FIRST := tests/pipeline/test_walk.py
+LONG := $(patsubst %,tests/pipeline/test_%.py,failing experiments changes tune)
+PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
 CAPACITY := tests/measuring/test_capacity.py
 
 test: check
-	$(BIN)/pytest $(SIDE_BY_SIDE) 2 tests/unit
-	$(BIN)/pytest $(SIDE_BY_SIDE) 4 tests/pipeline/test_walk.py tests/integration tests/pipeline
+	$(BUSY) 3 tests/unit
+	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
 
 test-unit test-integration test-pipeline: .venv/installed-test
-	$(BIN)/pytest $(SIDE_BY_SIDE) 2 tests/$(@:test-%=%)
+	$(BUSY) 2 tests/$(@:test-%=%)
 
 soak: .venv/installed-test
 	$(BIN)/pytest -m soak tests
