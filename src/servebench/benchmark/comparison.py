@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 
 from servebench.benchmark.paused_servers import SLOW_TURN_S, PausedServer, paused_servers
@@ -22,11 +22,12 @@ from servebench.system.progress import bar, print_wrapped
 
 TURN_S = 1.0
 """Short turns make more rounds, with less time between the configurations that are compared."""
-FAR_TURN_S = 2.0
-"""At most, of those that were far behind in the rounds before: more answers would not change their place."""
+FAR_SHARE = 0.3
+"""Of the time, for all that are far behind together: their turns last longest, as the first answers do. They
+take turns again once they have had less than that; windows of TURN_S are enough for their place."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
-LONE_USER, LONE_USER_ROUNDS, LONE_USER_TURN_S, LONE_USER_FROM_S = 1, 2, 1.0, 200.0
+LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
 """From `comparison.seconds` of this on, the rate of a single user is measured as well, but not ranked."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
@@ -38,18 +39,20 @@ class RoundRunner:
 
     Attributes:
         show: called at each turn with a text for the progress bar.
+        turns_s: how long the turns of each configuration have taken, seconds.
     """
 
     comparison: Comparison
     generator: LoadGenerator
     load: LoadSettings
     show: Callable[[str], None]
+    turns_s: dict[str, float] = field(default_factory=dict)
 
     def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
         """Run LONE_USER_ROUNDS with a single user."""
         first = self._next_round([LONE_USER])
         for number in range(first, first + LONE_USER_ROUNDS):
-            self._run_round(group if number % 2 else group[::-1], number, LONE_USER, LONE_USER_TURN_S)
+            self._run_round(group if number % 2 else group[::-1], number, LONE_USER, {})
 
     def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
         """Run rounds at each number of ``users`` until the time ``until``, FEWEST_ROUNDS at least.
@@ -66,7 +69,7 @@ class RoundRunner:
                 rng.shuffle(order)
             next_order = order[::-1]
             for count in users:
-                self._run_round(order, number, count, TURN_S)
+                self._run_round(order, number, count, self.comparison.far_behind(count))
             self.comparison.drop_slow(users)
             last_round_s = monotonic() - started
             number += 1
@@ -75,15 +78,26 @@ class RoundRunner:
         """Its number; each group of servers has rounds of its own."""
         return 1 + max((turn.round for turn in self.comparison.turns if turn.users in users), default=-1)
 
-    def _run_round(self, order: Sequence[PausedServer], number: int, users: int, turn_s: float) -> None:
-        far_behind = self.comparison.far_behind(users)
+    def _run_round(
+        self, order: Sequence[PausedServer], number: int, users: int, far_behind: Mapping[str, int]
+    ) -> None:
         for server in order:
+            name = server.name
+            if name in far_behind and not self._has_time(name, far_behind):
+                continue
             fastest = self.comparison.fastest_so_far(users)
-            self.show(f"round {number + 1}, {users} users, now {server.name}{fastest}")
-            longest_s = FAR_TURN_S if server.name in far_behind else SLOW_TURN_S
-            self.comparison.turns.append(
-                server.take_turn(self.generator, self.load, number, users, turn_s, longest_s)
-            )
+            self.show(f"round {number + 1}, {users} users, now {name}{fastest}")
+            longest_s = TURN_S if name in far_behind else SLOW_TURN_S
+            began = monotonic()
+            turn = server.take_turn(self.generator, self.load, number, users, TURN_S, longest_s)
+            self.turns_s[name] = self.turns_s.get(name, 0.0) + monotonic() - began
+            self.comparison.turns.append(turn)
+
+    def _has_time(self, name: str, far_behind: Mapping[str, int]) -> bool:
+        """Whether it is the turn of one that is far behind: it had the fewest, and they the least time."""
+        spent_s = sum(self.turns_s[other] for other in far_behind)
+        fewest = far_behind[name] == min(far_behind.values())
+        return fewest and spent_s < FAR_SHARE * sum(self.turns_s.values())
 
 
 def compare(

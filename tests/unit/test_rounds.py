@@ -1,0 +1,143 @@
+"""Who is loaded when in a comparison, on a clock of its own: servers that take as long as they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from servebench.benchmark import comparison as comparison_module
+from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, compare
+from servebench.benchmark.turns import Comparison, Turn
+from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
+from servebench.paths import ModelFolders
+
+USERS = 8
+START_S = 5.0
+RATES = {"reference": 25.0, "fast": 270.0, "near": 160.0, "far": 5.0, "farther": 4.0}
+LOAD = LoadSettings(
+    users=(USERS,),
+    requests=10,
+    min_s=0.5,
+    max_s=0.5,
+    warmup_s=0.1,
+    timeout_s=30.0,
+    request_body="image",
+    seed=1,
+)
+
+
+class Clock:
+    """Seconds that pass only as servers start and take their turns."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.starts: list[tuple[float, list[str]]] = []
+
+
+class MadeUpServer:
+    """Answers at its rate; its turn takes as long as all users' first answers, the window and the last ones."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self._clock = clock
+
+    def take_turn(
+        self, generator: object, load: object, number: int, users: int, turn_s: float, longest_s: float
+    ) -> Turn:
+        rate = RATES[self.name]
+        window_s = min(max(turn_s, 3 * users / rate), longest_s)
+        self._clock.now += 0.35 + window_s + 2 * users / rate
+        noise = float(np.exp(np.random.default_rng(len(self.name) + number).normal(0, 0.03)))
+        return Turn(number, users, self.name, rate * noise, np.array([1000 * users / rate]))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+
+    @contextmanager
+    def servers(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
+        clock.starts.append((clock.now, list(names)))
+        clock.now += START_S * len(names)
+        yield [MadeUpServer(name, clock) for name in names]
+
+    @contextmanager
+    def no_generator(*_: Any) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(comparison_module, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(comparison_module, "paused_servers", servers)
+    monkeypatch.setattr(comparison_module, "load_generator", no_generator)
+    return clock
+
+
+def compared(seconds: float, budget_s: float | None = None) -> Comparison:
+    settings = ComparisonSettings(reference="reference", users=(USERS,), seconds=seconds)
+    configurations = dict.fromkeys(RATES, ServeSettings())
+    folders = ModelFolders(Path("exported"), Path("compiled"))
+    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds)
+
+
+def order_of(comparison: Comparison, number: int) -> list[str]:
+    return [turn.name for turn in comparison.turns if (turn.users, turn.round) == (USERS, number)]
+
+
+def test_orders_are_random_and_every_second_one_is_the_reverse(clock: Clock) -> None:
+    found = compared(400.0)
+    order = [order_of(found, number) for number in range(12)]
+    lasting = [[name for name in names if "far" not in name] for names in order]
+    assert order[1] != order[0]
+    assert all(lasting[number + 1] == lasting[number][::-1] for number in range(0, 12, 2))
+    assert len({tuple(names) for names in lasting[::2]}) > 2
+
+
+def test_the_budget_is_kept_with_the_starts_of_the_servers(clock: Clock) -> None:
+    compared(330.0)
+    assert 300.0 < clock.now <= 330.0
+
+
+def test_those_far_behind_have_their_share_of_the_time_and_as_many_rounds_as_each_other(clock: Clock) -> None:
+    found = compared(330.0)
+    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    assert rounds["reference"] == rounds["fast"] == rounds["near"] > 20
+    assert 2 <= rounds["far"] <= 4
+    assert abs(rounds["far"] - rounds["farther"]) <= 1
+    turn_s = {name: 0.35 + 1.0 + 2 * USERS / RATES[name] for name in ("far", "farther")}
+    assert sum(rounds[name] * turn_s[name] for name in turn_s) < (FAR_SHARE + 0.1) * 330.0
+
+
+def test_with_time_enough_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
+    found = compared(590.0)
+    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    assert (rounds["far"], rounds["farther"]) == (4, 4)
+    assert set(found.dropped) == {"far", "farther"}
+
+
+def test_a_lone_user_comes_first_whatever_part_of_the_time_a_change_has(clock: Clock) -> None:
+    alone = [turn.name for turn in compared(330.0, budget_s=120.0).turns if turn.users == LONE_USER]
+    assert alone == [*list(RATES)[::-1], *RATES]
+    assert not [turn for turn in compared(199.0).turns if turn.users == LONE_USER]
+
+
+def test_from_ten_minutes_on_all_servers_are_started_anew_halfway(clock: Clock) -> None:
+    found = compared(600.0)
+    [first, second] = clock.starts
+    assert first == (0.0, list(RATES))
+    assert 280.0 < second[0] <= 300.0
+    assert set(second[1]) == set(RATES) - set(found.dropped)
+    assert clock.now <= 600.0
+    later = {turn.round for turn in found.turns if turn.users == USERS}
+    assert later == set(range(len(later)))
+
+
+def test_the_fastest_so_far_are_told(clock: Clock) -> None:
+    assert Comparison("reference", list(RATES)).fastest_so_far(USERS) == ""
+    told = compared(60.0).fastest_so_far(USERS)
+    assert told.startswith("; fastest so far: fast 2")
+    assert [part.split()[0] for part in told.split(": ")[1].split(", ")] == ["fast", "near", "reference"]
