@@ -30,20 +30,20 @@ tune: .venv/installed
 # drop a file's name beside that of its folder. Torch's threads do not spin while they wait for each other, as they
 # would for most of the time where the cores are taken.
 #
-# Those that measure come after all others: they want a quiet machine, and a search for a capacity wants it for
-# itself.
+# Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
+# have it mostly idle, are by themselves.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
 LONG := $(patsubst %,tests/pipeline/test_%.py,failing experiments changes tune)
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
-CAPACITY := tests/measuring/test_capacity.py
+CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
 
 test: check
 	$(BUSY) 3 tests/unit
 	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
-	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
-	$(BIN)/pytest $(CAPACITY)
+	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring $(addprefix --ignore ,$(CAPACITY))
+	$(BIN)/pytest $(SIDE_BY_SIDE) 2 $(CAPACITY)
 
 test-unit test-integration test-pipeline: .venv/installed-test
 	$(BUSY) 2 tests/$(@:test-%=%)
