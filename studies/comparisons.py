@@ -1,24 +1,25 @@
-"""Whether five comparisons of all configurations agree, each as the pipeline's, with servers of its own.
+"""Whether five runs of the whole pipeline agree in their comparisons, and how long each takes.
 
-A study that was stopped goes on with the next run, on the same machine; delete its result to begin anew.
+Each is `dvc repro --force` in the present folder, so use a clone. A study that was stopped goes on with the
+next run, on the same machine; delete its result to begin anew.
 """
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import geometric_mean
+from time import monotonic
 from typing import Any
 
 import numpy as np
 
-from servebench.benchmark.comparison import compare
-from servebench.benchmark.comparison_rows import measured_ratios
+from servebench.benchmark.rows import ComparisonRow
 from servebench.params import load_params
-from servebench.paths import MODEL
-from servebench.system.machine_lock import exclusive_machine
-from studies import DEVICE
-from studies.harness import all_bodies, read_runs, write_result
+from servebench.paths import COMPARISON
+from servebench.system.rows import read_rows
+from studies.harness import read_runs, write_result
 
 RESULT = "comparisons"
 RUNS = 5
@@ -27,7 +28,7 @@ FASTEST = "e7_tuned"
 LADDER = ("e2", "e3", "e4", "e5", "e6")
 
 Run = Mapping[str, Any]
-"""By configuration: ratio to the reference, low and high (None without an interval), and rounds."""
+"""By configuration: rate, ratio to the reference, low and high (None without an interval), and rounds."""
 
 
 def overlap(runs: Sequence[Run], name: str) -> float:
@@ -48,10 +49,11 @@ def variation(values: Sequence[float]) -> float:
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
     """What the goals are about."""
-    ratios_of = {name: [run[name]["ratio"] for run in runs] for name in runs[0]}
+    answered = [name for name in runs[0] if all(run[name]["ratio"] for run in runs)]
+    ratios_of = {name: [run[name]["ratio"] for run in runs] for name in answered}
     resolved = [name for name in ratios_of if all(run[name]["low"] is not None for run in runs)]
     ladder = [name for name in ratios_of if name.startswith(LADDER)]
-    over_best = [run[FASTEST]["ratio"] / max(run[name]["ratio"] for name in ladder) for run in runs]
+    over_best = [run[FASTEST]["ratio"] / max(run[name]["ratio"] or 0.0 for name in ladder) for run in runs]
     return {
         "mean_ratio": {name: round(geometric_mean(own), 3) for name, own in ratios_of.items()},
         "overlap": {name: overlap(runs, name) for name in resolved},
@@ -62,33 +64,32 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def compared(users: int) -> dict[str, dict[str, float | None]]:
+    """The comparison that the last run made, by configuration."""
+    return {
+        row.experiment: {
+            "rate_rps": row.rate_rps,
+            "ratio": row.ratio,
+            "low": row.ratio_low,
+            "high": row.ratio_high,
+            "rounds": row.rounds,
+        }
+        for row in read_rows(COMPARISON, ComparisonRow)
+        if row.users == users
+    }
+
+
 def main() -> None:
-    """Compare until there are RUNS; keep each as soon as it has been measured."""
-    params = load_params()
-    settings = params.comparison
+    """Run the pipeline until there are RUNS; keep each comparison as soon as it has been made."""
+    users = load_params().comparison.users[0]
     runs = read_runs(RESULT)
-    for number in range(len(runs), RUNS):
-        load = params.load.model_copy(update={"seed": params.load.seed + number})
-        with exclusive_machine():
-            bodies = all_bodies(load.request_body)
-            comparison = compare(
-                params.configurations(), MODEL, DEVICE, bodies, load, settings, settings.seconds
-            )
-        rates = comparison.rates(settings.users[0])
-        runs.append(
-            {
-                name: {
-                    "ratio": round(own.ratio, 4),
-                    "low": own.low and round(own.low, 4),
-                    "high": own.high and round(own.high, 4),
-                    "rounds": sum(rate is not None for rate in rates[name]),
-                }
-                for name, own in measured_ratios(rates, settings.reference).items()
-            }
-        )
-        print(f"run {number + 1}: {runs[-1]}", flush=True)
-        found = summary(runs) if len(runs) > 1 else {}
-        write_result(RESULT, {**found, "runs": runs, "seconds": settings.seconds})
+    while len(runs) < RUNS:
+        began = monotonic()
+        subprocess.run(["dvc", "repro", "--force"], check=True)
+        runs.append({"seconds": round(monotonic() - began), "compared": compared(users)})
+        print(f"run {len(runs)}: {runs[-1]}", flush=True)
+        found = summary([run["compared"] for run in runs]) if len(runs) > 1 else {}
+        write_result(RESULT, {**found, "runs": runs})
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Clock:
 
 
 class MadeUpServer:
-    """Answers at its rate; its turn takes as long as all users' first answers, the window and the last ones."""
+    """Answers at its rate; its turn takes as long as first answers, the window and the last answers."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self.name = name

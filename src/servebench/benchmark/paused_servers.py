@@ -29,7 +29,7 @@ users' first answers gets no more requests in its turn."""
 MEMORY_RESERVE = 1.2
 """The next server starts if this times the memory of the largest worker so far is free per worker of it, and
 the rest for each worker that runs: they grow under load. On a GPU, its memory has to be free likewise."""
-STARTED_AT_ONCE = 2
+STARTED_AT_ONCE = 3
 """Servers, once the first one is ready: each starts its processes one after another, with a core idle."""
 
 
