@@ -27,15 +27,15 @@ tune: .venv/installed
 
 # Side by side, a file at a time and in the order given, as most tests wait for a while. The pipeline's first run,
 # which its other files have copies of, begins at once, and those come last, the longest ones first: pytest would
-# drop a file's name beside that of its folder. Torch's threads do not spin while they wait for each other, as they
-# would for most of the time where the cores are taken.
+# drop a file's name beside that of its folder. Torch's threads do not spin while they wait for each other: where
+# the cores are taken, that costs more than it saves.
 #
 # Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
 # have it mostly idle, are by themselves.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
-LONG := $(patsubst %,tests/pipeline/test_%.py,failing experiments changes tune)
+LONG := $(patsubst %,tests/pipeline/test_%.py,failing half_and_back tune changes experiments)
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
 CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
 
