@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.inprocess import inprocess_workers
+from servebench.benchmark.inprocess import ONE_THREAD, inprocess_workers
 from servebench.errors import ServebenchError
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
@@ -35,14 +35,25 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
     assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
 
 
-def test_slow_work_is_measured_in_one_order_only(
+def test_every_other_round_has_the_reverse_order(
     exported: ModelFolders, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("servebench.benchmark.inprocess.LONGEST_ROUND_S", 0.0)
+    """And the CPU time of one thread is measured in the others only."""
     with inprocess_workers(exported, ServeSettings(), "cpu", photos, SETTINGS) as inprocess:
+        inprocess.wait_until_ready()
+        run, ran = inprocess.run, list[tuple[str, int]]()
+
+        def watched(work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
+            ran.append((work, batch_size))
+            return run(work, batch_size, seconds, busy)
+
+        monkeypatch.setattr(inprocess, "run", watched)
         inprocess.measure()
-        [row, _] = inprocess.rows()
-    assert row.pipeline_slowest_rps == row.pipeline_fastest_rps == row.pipeline_rps
+        first, ran = ran, []
+        inprocess.measure()
+        numbers = {(row.work, row.batch_size, row.round) for row in inprocess.rounds()}
+    assert ran == [one for one in reversed(first) if one[0] != ONE_THREAD]
+    assert numbers == {(work, size, number) for work, size in ran for number in (0, 1)}
 
 
 def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:

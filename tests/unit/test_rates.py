@@ -14,7 +14,7 @@ from servebench.stats.rates import (
     percentile_interval,
     percentile_interval_of_blocks,
     throughput,
-    throughput_of_moments,
+    throughput_of_rounds,
     work_done,
 )
 
@@ -70,29 +70,24 @@ def test_the_interval_covers_the_true_rate_95_percent_of_times() -> None:
     assert 0.90 <= covered / 300 <= 0.99
 
 
-def test_moments_of_a_machine_that_changes_need_an_interval_over_moments() -> None:
-    """Two rounds of ten blocks at each of four moments, which differ by 10%; rounds by 3%, blocks by 2%."""
+def test_rounds_on_a_machine_that_changes_need_an_interval_over_rounds() -> None:
+    """Four rounds of ten blocks: rounds differ by 10%, the blocks of one by 2%."""
     rng = np.random.default_rng(0)
-    held = {"moments": 0, "rounds": 0, "blocks": 0}
+    held = {"rounds": 0, "blocks": 0}
     for _ in range(400):
-        speeds = 100 * (1 + 0.1 * rng.normal(size=(4, 1, 1)) + 0.03 * rng.normal(size=(4, 2, 1)))
-        rounds = speeds * (1 + 0.02 * rng.normal(size=(4, 2, 10)))
-        found = {
-            "moments": throughput_of_moments([list(moment) for moment in rounds]),
-            "rounds": throughput_of_moments([[one] for moment in rounds for one in moment]),
-            "blocks": throughput(rounds.ravel()),
-        }
-        assert found["moments"].rps == pytest.approx(found["blocks"].rps)
-        for name, rate in found.items():
-            held[name] += rate.low_rps <= 100 <= rate.high_rps
-    assert held["moments"] > 0.93 * 400
-    assert held["rounds"] < 0.9 * 400
+        speeds = 100 * (1 + 0.1 * rng.normal(size=(4, 1)))
+        rounds = speeds * (1 + 0.02 * rng.normal(size=(4, 10)))
+        of_rounds, of_blocks = throughput_of_rounds(list(rounds)), throughput(rounds.ravel())
+        assert of_rounds.rps == pytest.approx(of_blocks.rps)
+        held["rounds"] += of_rounds.low_rps <= 100 <= of_rounds.high_rps
+        held["blocks"] += of_blocks.low_rps <= 100 <= of_blocks.high_rps
+    assert held["rounds"] > 0.93 * 400
     assert held["blocks"] < 0.6 * 400
 
 
-def test_one_moment_has_the_interval_of_its_blocks() -> None:
+def test_one_round_has_the_interval_of_its_blocks() -> None:
     blocks = np.array([9.0, 10.0, 11.0, 10.0])
-    assert throughput_of_moments([[blocks]]) == throughput(blocks)
+    assert throughput_of_rounds([blocks]) == throughput(blocks)
 
 
 @pytest.mark.parametrize("percent", [50, 95])

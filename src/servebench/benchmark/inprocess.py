@@ -1,7 +1,7 @@
 """The in-process baseline: rates of a configuration's workers without a server.
 
-The model alone is measured, and the pipeline from image bytes to probabilities, in rounds, at several moments
-before, amid and after the load on the server, as machines drift; in between the workers sleep.
+The model alone is measured, and the pipeline from image bytes to probabilities, in rounds before, amid and
+after the load on the server, as machines drift; in between the workers sleep.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
-from time import monotonic
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import Floats, throughput_of_moments
+from servebench.stats.rates import Floats, throughput_of_rounds
 from servebench.system.conversation import Conversation
 from servebench.system.processes import process_group
 from servebench.system.progress import bar
@@ -34,7 +33,6 @@ ONE_THREAD = "pipeline on one thread"
 PROBE_S, PROBES, CLEARLY_SLOWER = 0.3, 2, 0.8
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
 cores spin in most of them; it ends where more workers reach this share of the best or less."""
-LONGEST_ROUND_S = 2.5
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -50,7 +48,7 @@ class InProcessBaseline:
         batch_sizes: those of the settings that take no longer than LONGEST_BATCH_S, and the smallest.
     """
 
-    threads = busy = 0
+    threads = busy = _rounds = 0
     work_kinds: Sequence[str] = ()
     batch_sizes: Sequence[int] = ()
 
@@ -58,34 +56,30 @@ class InProcessBaseline:
         self._conversation = conversation
         self._workers = workers
         self._settings = settings
-        self._moments: dict[tuple[str, int], list[list[Floats]]] = defaultdict(list)
+        self._rates: dict[tuple[str, int], list[Floats]] = defaultdict(list)
         self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
 
     def measure(self) -> None:
-        """Measure two rounds at this moment: each work at each batch size, then again in the reverse order.
+        """Measure a round: each kind of work at each batch size, every other round in the reverse order.
 
-        The CPU time of one thread is measured in the first one only, and it is the only one if it takes over
-        LONGEST_ROUND_S.
+        The CPU time of one thread is measured in the first of two rounds only.
 
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
         """
         if not self.threads:
             self.wait_until_ready()
-        work_by_size = list(itertools.product(self.batch_sizes, self.work_kinds))
-        for size, work in work_by_size:
-            self._moments[work, size].append([])
-        started = monotonic()
-        with bar(2 * len(work_by_size), "in-process", "rate") as progress:
-            for order in (work_by_size, [one for one in reversed(work_by_size) if one[1] != ONE_THREAD]):
-                for size, work in order:
-                    busy = 1 if work == ONE_THREAD else self.busy
-                    rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
-                    self._moments[work, size][-1].append(np.array(rates))
-                    self._cpu_ms[work, size].append(cpu_ms)
-                    progress.update()
-                if monotonic() - started > LONGEST_ROUND_S:
-                    return
+        works = list(itertools.product(self.batch_sizes, self.work_kinds))
+        if self._rounds % 2:
+            works = [(size, work) for size, work in reversed(works) if work != ONE_THREAD]
+        self._rounds += 1
+        with bar(len(works), "in-process", "rate") as progress:
+            for size, work in works:
+                busy = 1 if work == ONE_THREAD else self.busy
+                rates, cpu_ms = self.run(work, size, self._settings.seconds, busy)
+                self._rates[work, size].append(np.array(rates))
+                self._cpu_ms[work, size].append(cpu_ms)
+                progress.update()
 
     def wait_until_ready(self) -> None:
         """Wait until the workers have loaded the model, and find out how many of them are best kept busy.
@@ -115,14 +109,14 @@ class InProcessBaseline:
         """The rate of each round so far, of model and pipeline."""
         return [
             RoundRow(number, work, size, round(float(rates.mean()), 3))
-            for (work, size), moments in self._moments.items()
+            for (work, size), by_round in self._rates.items()
             if work != ONE_THREAD
-            for number, rates in enumerate(itertools.chain(*moments))
+            for number, rates in enumerate(by_round)
         ]
 
     def _row(self, size: int) -> BaselineRow:
-        model, pipeline = (throughput_of_moments(self._moments[work, size]) for work in ("model", "pipeline"))
-        by_round = [float(rates.mean()) for rates in itertools.chain(*self._moments["pipeline", size])]
+        model, pipeline = (throughput_of_rounds(self._rates[work, size]) for work in ("model", "pipeline"))
+        by_round = [float(rates.mean()) for rates in self._rates["pipeline", size]]
         return BaselineRow(
             batch_size=size,
             workers=self.busy,

@@ -58,14 +58,13 @@ def throughput(rates: Floats) -> Throughput:
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
-def throughput_of_moments(moments: Sequence[Sequence[Floats]]) -> Throughput:
-    """Mean of the ``block_rates`` of rounds at several moments, other work between them, with its interval.
+def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
+    """Mean of the ``block_rates`` of several windows with other work between them, with its interval.
 
-    Student's t over the moments: a machine that changes between them makes them differ by more than the
-    rounds of one moment, or the blocks of a round, do. Of a single moment, as ``throughput``.
+    Student's t over the means of the windows: a machine that changes its speed between them makes them differ
+    by more than the blocks of one window do. Of a single window, as ``throughput``.
     """
-    rates = [np.concatenate(rounds) for rounds in moments]
-    return throughput(rates[0] if len(rates) == 1 else np.array([float(own.mean()) for own in rates]))
+    return throughput(rounds[0] if len(rounds) == 1 else np.array([float(rates.mean()) for rates in rounds]))
 
 
 def percentile(latency: Floats, percent: float) -> float | None:
