@@ -35,7 +35,7 @@ tune: .venv/installed
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
-LONG := $(patsubst %,tests/pipeline/test_%.py,failing half_and_back tune changes experiments)
+LONG := $(patsubst %,tests/pipeline/test_%.py,experiments failing half_and_back tune changes)
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
 CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
 
