@@ -1,6 +1,6 @@
-"""Whether five runs of the whole pipeline agree in their comparisons, and how long each takes.
+"""Whether five comparisons of all configurations agree, each as the pipeline's, with servers of its own.
 
-Each is `dvc repro --force` in the present folder, so use a clone. A study that was stopped goes on with the
+Each is the stage, run anew in the present folder, so use a clone. A study that was stopped goes on with the
 next run, on the same machine; delete its result to begin anew.
 """
 
@@ -65,7 +65,7 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def compared(users: int) -> dict[str, dict[str, float | None]]:
-    """The comparison that the last run made, by configuration."""
+    """What the stage has just measured, by configuration."""
     return {
         row.experiment: {
             "rate_rps": row.rate_rps,
@@ -80,12 +80,12 @@ def compared(users: int) -> dict[str, dict[str, float | None]]:
 
 
 def main() -> None:
-    """Run the pipeline until there are RUNS; keep each comparison as soon as it has been made."""
+    """Compare until there are RUNS; keep each comparison as soon as it has been made."""
     users = load_params().comparison.users[0]
     runs = read_runs(RESULT)
     while len(runs) < RUNS:
         began = monotonic()
-        subprocess.run(["dvc", "repro", "--force"], check=True)
+        subprocess.run(["dvc", "repro", "--force", "--single-item", "comparison"], check=True)
         runs.append({"seconds": round(monotonic() - began), "compared": compared(users)})
         print(f"run {len(runs)}: {runs[-1]}", flush=True)
         found = summary([run["compared"] for run in runs]) if len(runs) > 1 else {}
