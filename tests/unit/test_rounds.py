@@ -77,9 +77,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def compared(seconds: float, budget_s: float | None = None) -> Comparison:
+def compared(
+    seconds: float, budget_s: float | None = None, names: Sequence[str] = tuple(RATES)
+) -> Comparison:
     settings = ComparisonSettings(reference="reference", users=(USERS,), seconds=seconds)
-    configurations = dict.fromkeys(RATES, ServeSettings())
+    configurations = dict.fromkeys(names, ServeSettings())
     folders = ModelFolders(Path("exported"), Path("compiled"))
     return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds)
 
@@ -110,6 +112,23 @@ def test_those_far_behind_have_their_share_of_the_time_and_as_many_rounds_as_eac
     assert abs(rounds["far"] - rounds["farther"]) <= 1
     turn_s = {name: 0.35 + 1.0 + 2 * USERS / RATES[name] for name in ("far", "farther")}
     assert sum(rounds[name] * turn_s[name] for name in turn_s) < (FAR_SHARE + 0.1) * 330.0
+
+
+def test_in_groups_those_far_behind_wait_for_nobody_of_another_group(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def three_at_most(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
+        clock.now += START_S * 3
+        yield [MadeUpServer(name, clock) for name in names[:3]]
+
+    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most)
+    rates = {"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}
+    for name, rate in rates.items():
+        monkeypatch.setitem(RATES, name, rate)
+    found = compared(330.0, names=list(rates))
+    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    assert (rounds["farther"], rounds["far"]) == (2, 4)
 
 
 def test_with_time_enough_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:

@@ -69,7 +69,9 @@ class RoundRunner:
                 rng.shuffle(order)
             next_order = order[::-1]
             for count in users:
-                self._run_round(order, number, count, self.comparison.far_behind(count))
+                far_behind = self.comparison.far_behind(count)
+                own = {server.name: far_behind[server.name] for server in order if server.name in far_behind}
+                self._run_round(order, number, count, own)
             self.comparison.drop_slow(users)
             last_round_s = monotonic() - started
             number += 1
