@@ -17,7 +17,7 @@ import numpy as np
 
 from servebench.benchmark.rows import ComparisonRow
 from servebench.params import load_params
-from servebench.paths import COMPARISON
+from servebench.paths import COMPARISON, COMPARISON_RUN
 from servebench.system.rows import read_rows
 from studies.harness import read_runs, write_result
 
@@ -84,6 +84,7 @@ def main() -> None:
     users = load_params().comparison.users[0]
     runs = read_runs(RESULT)
     while len(runs) < RUNS:
+        COMPARISON_RUN.unlink(missing_ok=True)  # or the stage would add its rounds to those of the run before
         began = monotonic()
         subprocess.run(["dvc", "repro", "--force", "--single-item", "comparison"], check=True)
         runs.append({"seconds": round(monotonic() - began), "compared": compared(users)})
