@@ -41,7 +41,7 @@ CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_ra
 MEASURING := $(CAPACITY) $(filter-out $(CAPACITY),$(wildcard tests/measuring/test_*.py))
 
 test: check
-	$(BUSY) 3 tests/unit
+	$(BUSY) 2 tests/unit
 	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 4 $(MEASURING)
 
