@@ -31,19 +31,19 @@ tune: .venv/installed
 # the cores are taken, that costs more than it saves.
 #
 # Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
-# waits instead of working, take longest and leave it mostly idle.
+# have it mostly idle, are by themselves: beside others, more of their probes are void.
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
 LONG := $(patsubst %,tests/pipeline/test_%.py,experiments failing half_and_back tune changes)
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
 CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
-MEASURING := $(CAPACITY) $(filter-out $(CAPACITY),$(wildcard tests/measuring/test_*.py))
 
 test: check
 	$(BUSY) 2 tests/unit
 	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
-	$(BIN)/pytest $(SIDE_BY_SIDE) 4 $(MEASURING)
+	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring $(addprefix --ignore ,$(CAPACITY))
+	$(BIN)/pytest $(SIDE_BY_SIDE) 2 $(CAPACITY)
 
 test-unit test-integration test-pipeline: .venv/installed-test
 	$(BUSY) 2 tests/$(@:test-%=%)
