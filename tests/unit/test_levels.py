@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from servebench.benchmark.best_level import best_of, run_again
 from servebench.benchmark.levels import (
     fastest_first,
     fastest_level,
@@ -15,7 +16,7 @@ from servebench.benchmark.levels import (
     raw_samples,
 )
 from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.served import LevelResult, best_of, run_again
+from servebench.benchmark.served import LevelResult
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 

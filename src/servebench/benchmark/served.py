@@ -9,7 +9,8 @@ from typing import Any
 
 import requests
 
-from servebench.benchmark.levels import did_not_fail, fastest_first, level_row, measured_again, raw_samples
+from servebench.benchmark.best_level import REPORTED_RUNS, run_again
+from servebench.benchmark.levels import level_row, raw_samples
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, read_scrape
 from servebench.benchmark.telemetry import Telemetry
@@ -23,14 +24,8 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-REPORTED_RUNS = 2
-"""Of the chosen level, at most: the first of them that is valid is reported, so that a moment's change of the
-machine's speed makes no other level the best one."""
 GIVE_UP_S = 8.0
 """For the first answers to all users of a level."""
-REPEATED_FROM = 0.8
-"""Of the fastest level's rate: a level below that is not the best one, whether others are valid or not. Those
-above are run twice before one is chosen."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
@@ -204,69 +199,6 @@ def measure_served(
             memory_mib=memory_of(server.pid) / 2**20,
             gpu_memory_mib=telemetry.peak_gpu_memory_mib,
         )
-
-
-def run_again(
-    session: LoadSession, first: Mapping[int, LevelResult], between: Callable[[], None]
-) -> tuple[dict[int, LevelResult], LevelRow | None]:
-    """Choose the best level, and report it from a run that had no part in the choice.
-
-    Where several levels are near the fastest, all of them run a second time, in the reverse order, and the
-    mean of both runs chooses: a steady drift cancels.
-
-    Args:
-        first: of each level, in the order in which they ran.
-        between: called after the second runs and after the last ones.
-
-    Returns:
-        The levels that ran again, from their last runs, and the best one, None where requests failed at all.
-    """
-    levels: dict[int, LevelResult] = {}
-    rows = fastest_first([level.row for level in first.values()])
-    close = [row for row in rows if row.throughput_rps >= REPEATED_FROM * rows[0].throughput_rps]
-    run = 1
-    if len(close) > 1:
-        row_of = {row.users: row for row in close}
-        for users in reversed([users for users in first if users in row_of]):
-            level = session.run(users, run)
-            levels[users] = replace(level, row=measured_again(row_of[users], level.row))
-        close = fastest_first([mean_of_runs(row, levels[row.users].row) for row in close])
-        run += 1
-        between()
-    again = run_best_again(session, close, run)
-    between()
-    return levels | again, best_of([level.row for level in again.values()])
-
-
-def mean_of_runs(first: LevelRow, second: LevelRow) -> LevelRow:
-    """The second run's row with the mean rate of both."""
-    return replace(second, throughput_rps=(first.throughput_rps + second.throughput_rps) / 2)
-
-
-def run_best_again(session: LoadSession, rows: Sequence[LevelRow], run: int) -> dict[int, LevelResult]:
-    """Run the first level of ``rows`` until a run is valid; else the next one.
-
-    Args:
-        rows: the fastest first.
-        run: number of the first of these runs.
-    """
-    again: dict[int, LevelResult] = {}
-    for row in rows:
-        for number in range(run, run + REPORTED_RUNS):
-            level = session.run(row.users, number)
-            again[row.users] = replace(level, row=measured_again(row, level.row))
-            if level.row.valid:
-                return again
-    return again
-
-
-def best_of(rows: Sequence[LevelRow]) -> LevelRow | None:
-    """Of levels that were run again, in the order in which they were: the first valid one, or else the first.
-
-    Other runs chose it: the highest of several noisy rates overestimates its level's (selection bias).
-    """
-    unfailing = [row for row in rows if did_not_fail(row)]
-    return next((row for row in unfailing if row.valid), next(iter(unfailing), None))
 
 
 def _call_while_paused(server: RunningServer, function: Callable[[], None]) -> None:

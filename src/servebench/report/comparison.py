@@ -136,3 +136,20 @@ def rate_text(row: ComparisonRow, reference: str) -> str:
         return f"{row.rate_rps:.1f} req/s"
     interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
     return f"{row.rate_rps:.1f} req/s, {row.ratio:.2f} times {reference}{interval}"
+
+
+def range_text(row: ComparisonRow) -> str:
+    """The lowest and the highest rate of a round, or what all were below."""
+    if row.highest_rps is None:
+        return "-"
+    return f"{'below' if row.lowest_rps is None else f'{row.lowest_rps:.1f} to'} {row.highest_rps:.1f}"
+
+
+def ratio_text(row: ComparisonRow, reference: str) -> str:
+    """The ratio with its interval or bound, a dash where it is unknown."""
+    if row.ratio is None:
+        return "-" if row.ratio_high is None else f"below {row.ratio_high:.2f}"
+    if row.experiment == reference:
+        return "1"
+    interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+    return f"{row.ratio:.2f}{interval}"

@@ -12,7 +12,7 @@ from servebench.report.accuracy_tables import accuracy_table, precision_table
 from servebench.report.answer import finding
 from servebench.report.bounds import BOUND_NAMES, Bound
 from servebench.report.capacity import capacity_sentence
-from servebench.report.comparison import named, verdict
+from servebench.report.comparison import named, range_text, ratio_text, verdict
 from servebench.report.results import Result
 from servebench.report.snapshot import Snapshot
 from servebench.report.tables import remarks
@@ -215,23 +215,6 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
         "rounds",
     ]
     return markdown_table(head, rows)
-
-
-def range_text(row: ComparisonRow) -> str:
-    """The lowest and the highest rate of a round, or what all were below."""
-    if row.highest_rps is None:
-        return "-"
-    return f"{'below' if row.lowest_rps is None else f'{row.lowest_rps:.1f} to'} {row.highest_rps:.1f}"
-
-
-def ratio_text(row: ComparisonRow, reference: str) -> str:
-    """The ratio with its interval or bound, a dash where it is unknown."""
-    if row.ratio is None:
-        return "-" if row.ratio_high is None else f"below {row.ratio_high:.2f}"
-    if row.experiment == reference:
-        return "1"
-    interval = "" if row.ratio_low is None else f" ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
-    return f"{row.ratio:.2f}{interval}"
 
 
 def rates_table(results: Sequence[Result]) -> str:

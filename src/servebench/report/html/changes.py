@@ -10,7 +10,7 @@ from typing import Any
 
 from servebench.benchmark.rows import ComparisonRow
 from servebench.report.charts.chart import BLUE, ORANGE, Axis, Chart, Mark
-from servebench.report.sections import ratio_text
+from servebench.report.comparison import ratio_text
 from servebench.report.snapshot import Snapshot
 from servebench.system.machine import describe_machine
 from servebench.system.tables import markdown_table, number_cell
