@@ -14,25 +14,17 @@ from servebench.benchmark.comparison import compare
 from servebench.benchmark.paused_servers import Memory, PausedServer, paused_servers
 from servebench.errors import ServerError
 from servebench.loadgen import load_generator
-from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
+from servebench.params import ComparisonSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import request_bodies
+from tests.support.load import short_load
 from tests.support.processes import processes_mentioning
 
 USERS = 4
 STOCK = ServeSettings(threads_per_worker=1)
 DIRECT = ServeSettings(threads_per_worker=1, transport="direct", max_batch_size=4, preprocess="torchvision")
 CONFIGURATIONS = {"stock": STOCK, "direct": DIRECT, "twin": DIRECT}
-LOAD = LoadSettings(
-    users=(USERS,),
-    requests=10,
-    min_s=0.5,
-    max_s=0.5,
-    warmup_s=0.1,
-    timeout_s=30.0,
-    request_body="image",
-    seed=1,
-)
+LOAD = short_load(USERS)
 
 
 @pytest.fixture

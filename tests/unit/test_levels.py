@@ -1,4 +1,4 @@
-"""One level: every request counted, its rate and latencies, and whether they are valid."""
+"""One level: every request counted, its rate and latencies, and whether they are valid; the best level."""
 
 from __future__ import annotations
 
@@ -214,8 +214,7 @@ class Session:
 
     def run(self, users: int, run: int) -> LevelResult:
         self.ran.append((users, run))
-        rows = self.later[users]
-        return result_of(rows.pop(0) if len(rows) > 1 else rows[0])
+        return result_of(self.later[users].pop(0) if len(self.later[users]) > 1 else self.later[users][0])
 
 
 def result_of(row: LevelRow) -> LevelResult:
@@ -226,8 +225,8 @@ def later_runs(
     first: dict[int, float], later: dict[int, list[LevelRow]]
 ) -> tuple[list[tuple[int, int]], LevelRow | None, int]:
     """What ran again, the best row, and how often the in-process rates were measured."""
-    results = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in first.items()}
-    session, pauses = Session(later), []
+    results, pauses = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in first.items()}, []
+    session = Session(later)
     levels, best = run_again(session, results, lambda: pauses.append(1))  # type: ignore[arg-type]
     assert set(levels) == {users for users, _ in session.ran}
     return session.ran, best, len(pauses)

@@ -14,22 +14,14 @@ import pytest
 from servebench.benchmark import comparison as comparison_module
 from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, compare
 from servebench.benchmark.turns import Comparison, Turn
-from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
+from servebench.params import ComparisonSettings, ServeSettings
 from servebench.paths import ModelFolders
+from tests.support.load import short_load
 
 USERS = 8
 START_S = 5.0
 RATES = {"reference": 25.0, "fast": 270.0, "near": 160.0, "far": 5.0, "farther": 4.0}
-LOAD = LoadSettings(
-    users=(USERS,),
-    requests=10,
-    min_s=0.5,
-    max_s=0.5,
-    warmup_s=0.1,
-    timeout_s=30.0,
-    request_body="image",
-    seed=1,
-)
+LOAD = short_load(USERS)
 
 
 class Clock:

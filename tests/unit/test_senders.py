@@ -92,7 +92,7 @@ def test_times_are_those_of_this_machines_clock() -> None:
 
 
 def test_the_difference_of_clocks_is_that_of_the_fastest_answer() -> None:
-    delays = iter([0.03, 0.0, 0.02, 0.0, 0.01] * 4)
+    delays = iter([0.03, 0.0, 0.02, 0.0, 0.01] * 4)  # a busy machine delays some more
 
     def ask() -> float:
         theirs = time.perf_counter() + 5.0
@@ -100,7 +100,7 @@ def test_the_difference_of_clocks_is_that_of_the_fastest_answer() -> None:
         return theirs
 
     difference_s, error_s = clock_difference(ask)
-    assert abs(difference_s - 5.0) <= error_s < 0.005  # half of the next fastest's
+    assert abs(difference_s - 5.0) <= error_s < 0.002
 
 
 class FakeSender:
