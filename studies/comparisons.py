@@ -1,12 +1,14 @@
-"""Whether five comparisons of all configurations agree, each as the pipeline's, with servers of its own.
+"""Whether five whole runs agree: `dvc repro --force`, each with a model and servers of its own.
 
-Each is the stage, run anew in the present folder, so use a clone. A study that was stopped goes on with the
-next run, on the same machine; delete its result to begin anew.
+They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison` runs
+the stage alone. Comparisons of other `comparison.seconds` have a result of their own. A study that was stopped
+goes on with the next run, on the same machine; delete its result to begin anew.
 """
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import geometric_mean
@@ -15,15 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from servebench.benchmark.comparison import RESTART_FROM_S
 from servebench.benchmark.rows import ComparisonRow
 from servebench.params import load_params
 from servebench.paths import COMPARISON, COMPARISON_RUN
 from servebench.system.rows import read_rows
 from studies.harness import read_runs, write_result
 
-RESULT = "comparisons"
 RUNS = 5
-TARGET_OVERLAP, TARGET_WIDTH, TARGET_VARIATION = 0.95, 0.3, 0.12
+TARGET_OVERLAP, TARGET_WIDTH = 0.95, 0.3
+TARGET_VARIATION, LONG_TARGET_VARIATION = 0.12, 0.08
+"""Of ratios, and where the servers are restarted halfway."""
 FASTEST = "e7_tuned"
 LADDER = ("e2", "e3", "e4", "e5", "e6")
 
@@ -47,8 +51,8 @@ def variation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / np.mean(values))
 
 
-def summary(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the goals are about."""
+def summary(runs: Sequence[Run], seconds: float) -> dict[str, Any]:
+    """What the goals are about, of comparisons of so many seconds."""
     answered = [name for name in runs[0] if all(run[name]["ratio"] for run in runs)]
     ratios_of = {name: [run[name]["ratio"] for run in runs] for name in answered}
     resolved = [name for name in ratios_of if all(run[name]["low"] is not None for run in runs)]
@@ -60,7 +64,11 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         "largest_width": {name: round(max(width(run, name) for run in runs), 3) for name in resolved},
         "variation": {name: round(variation(own), 3) for name, own in ratios_of.items()},
         "variation_over_best_of_ladder": round(variation(over_best), 3),
-        "targets": {"overlap": TARGET_OVERLAP, "width": TARGET_WIDTH, "variation": TARGET_VARIATION},
+        "targets": {
+            "overlap": TARGET_OVERLAP,
+            "width": TARGET_WIDTH,
+            "variation": TARGET_VARIATION if seconds < RESTART_FROM_S else LONG_TARGET_VARIATION,
+        },
     }
 
 
@@ -80,17 +88,18 @@ def compared(users: int) -> dict[str, dict[str, float | None]]:
 
 
 def main() -> None:
-    """Compare until there are RUNS; keep each comparison as soon as it has been made."""
-    users = load_params().comparison.users[0]
-    runs = read_runs(RESULT)
+    """Run until there are RUNS; keep each comparison as soon as it has been made."""
+    settings = load_params().comparison
+    result = f"comparisons_{settings.seconds:.0f}"
+    runs = read_runs(result)
     while len(runs) < RUNS:
         COMPARISON_RUN.unlink(missing_ok=True)  # or the stage would add its rounds to those of the run before
         began = monotonic()
-        subprocess.run(["dvc", "repro", "--force", "--single-item", "comparison"], check=True)
-        runs.append({"seconds": round(monotonic() - began), "compared": compared(users)})
+        subprocess.run(["dvc", "repro", "--force", *sys.argv[1:]], check=True)
+        runs.append({"seconds": round(monotonic() - began), "compared": compared(settings.users[0])})
         print(f"run {len(runs)}: {runs[-1]}", flush=True)
-        found = summary([run["compared"] for run in runs]) if len(runs) > 1 else {}
-        write_result(RESULT, {**found, "runs": runs})
+        found = summary([run["compared"] for run in runs], settings.seconds) if len(runs) > 1 else {}
+        write_result(result, {**found, "runs": runs})
 
 
 if __name__ == "__main__":

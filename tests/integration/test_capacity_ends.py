@@ -8,12 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from servebench.benchmark.capacity import measure_capacity
 from servebench.benchmark.capacity_rows import sentence
-from servebench.benchmark.slow_moments import CoreSpeeds, Floats
 from servebench.benchmark.target import Target
 from servebench.cli.main import main
 from servebench.errors import LoadError, ServerError
@@ -52,21 +50,6 @@ def test_the_time_is_kept_though_the_server_hangs() -> None:
         assert time.monotonic() - started < 20
     assert result.metrics.status == "unresolved"
     assert "after 10 s" in result.metrics.reason
-
-
-class SlowCores(CoreSpeeds):
-    """Cores that are slow for a moment in every probe."""
-
-    def slowness(self, begin: float, end: float) -> Floats:
-        return np.array([1.0, 1.3])
-
-
-def test_a_machine_that_is_always_unsteady_is_the_reason_why_nothing_is_resolved() -> None:
-    with running_stub(0.01, 2) as stub:
-        found = capacity_of(stub, cores=SlowCores(), max_s=20.0, slo_ms=50.0).metrics
-    assert found.status == "unresolved", found
-    assert found.probes == found.unsteady > 0
-    assert f"in {found.unsteady} of {found.probes} probes the machine was slow for a moment" in found.reason
 
 
 def test_a_service_too_slow_to_see_enough_requests_is_said() -> None:

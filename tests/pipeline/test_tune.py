@@ -37,7 +37,7 @@ TUNE = {
     "max_batch_size": [4],
     "batch_timeout_s": [0.0],
     "keep_freed_memory": [True],
-    "max_s": 25.0,
+    "max_s": 15.0,
 }
 CONFIGURATIONS = 2
 
