@@ -1,8 +1,8 @@
 """Whether five whole runs agree: `dvc repro --force`, each with a model and servers of its own.
 
-They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison` runs
-the stage alone. Comparisons of other `comparison.seconds` have a result of their own. A study that was stopped
-goes on with the next run, on the same machine; delete its result to begin anew.
+They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison`
+runs the stage alone. Comparisons of other `comparison.seconds` have a result of their own. A study that was
+stopped goes on with the next run, on the same machine; delete its result to begin anew.
 """
 
 from __future__ import annotations
