@@ -55,13 +55,13 @@ def summary(runs: Sequence[Run], seconds: float) -> dict[str, Any]:
     """What the goals are about, of comparisons of so many seconds."""
     answered = [name for name in runs[0] if all(run[name]["ratio"] for run in runs)]
     ratios_of = {name: [run[name]["ratio"] for run in runs] for name in answered}
-    resolved = [name for name in ratios_of if all(run[name]["low"] is not None for run in runs)]
+    with_interval = [name for name in ratios_of if all(run[name]["low"] is not None for run in runs)]
     ladder = [name for name in ratios_of if name.startswith(LADDER)]
-    over_best = [run[FASTEST]["ratio"] / max(run[name]["ratio"] or 0.0 for name in ladder) for run in runs]
+    over_best = [run[FASTEST]["ratio"] / max(run[name]["ratio"] for name in ladder) for run in runs]
     return {
         "mean_ratio": {name: round(geometric_mean(own), 3) for name, own in ratios_of.items()},
-        "overlap": {name: overlap(runs, name) for name in resolved},
-        "largest_width": {name: round(max(width(run, name) for run in runs), 3) for name in resolved},
+        "overlap": {name: overlap(runs, name) for name in with_interval},
+        "largest_width": {name: round(max(width(run, name) for run in runs), 3) for name in with_interval},
         "variation": {name: round(variation(own), 3) for name, own in ratios_of.items()},
         "variation_over_best_of_ladder": round(variation(over_best), 3),
         "targets": {
@@ -95,7 +95,7 @@ def main() -> None:
     while len(runs) < RUNS:
         COMPARISON_RUN.unlink(missing_ok=True)  # or the stage would add its rounds to those of the run before
         began = monotonic()
-        subprocess.run(["dvc", "repro", "--force", *sys.argv[1:]], check=True)
+        subprocess.run([sys.executable, "-m", "dvc", "repro", "--force", *sys.argv[1:]], check=True)
         runs.append({"seconds": round(monotonic() - began), "compared": compared(settings.users[0])})
         print(f"run {len(runs)}: {runs[-1]}", flush=True)
         found = summary([run["compared"] for run in runs], settings.seconds) if len(runs) > 1 else {}

@@ -212,6 +212,18 @@ def test_a_round_without_an_answer_leaves_a_bound() -> None:
         assert f"below {bound:.2f}" in comparison_table([row])
 
 
+def test_who_was_fast_but_did_not_always_answer_takes_nobodys_rank() -> None:
+    rates = {"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]}
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+    rows = comparison_rows(settings, list(rates), turns, {}, [])
+    assert {row.experiment: row.rank for row in rows} == {"reference": 2, "steady": 1, "fitful": None}
+
+
 def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
     rates = {
         "reference": [10.0, 11.0, 10.0, 9.0, 10.0],

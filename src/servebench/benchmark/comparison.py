@@ -35,7 +35,7 @@ RESTART_FROM_S = 600.0
 
 @dataclass
 class RoundRunner:
-    """Runs the rounds of a comparison.
+    """Runs the rounds of servers that run at once.
 
     Attributes:
         show: called at each turn with a text for the progress bar.
@@ -96,8 +96,8 @@ class RoundRunner:
             self.comparison.turns.append(turn)
 
     def _has_time(self, name: str, far_behind: Mapping[str, int]) -> bool:
-        """Whether it is the turn of one that is far behind: it had the fewest, and they the least time."""
-        spent_s = sum(self.turns_s[other] for other in far_behind)
+        """Whether one that is far behind takes a turn: none had fewer, and their time is not used up."""
+        spent_s = sum(self.turns_s.get(other, 0.0) for other in far_behind)
         fewest = far_behind[name] == min(far_behind.values())
         return fewest and spent_s < FAR_SHARE * sum(self.turns_s.values())
 
@@ -132,7 +132,6 @@ def compare(
             progress.set_postfix_str(text)
             progress.update(max(0, round(budget_s - (deadline - monotonic())) - progress.n))
 
-        runner = RoundRunner(comparison, generator, load, show)
         for part in range(parts):
             part_end = deadline - (parts - 1 - part) * budget_s / parts
             waiting = [name for name in comparison.remaining if name != settings.reference]
@@ -144,6 +143,7 @@ def compare(
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
+                    runner = RoundRunner(comparison, generator, load, show)
                     if part == 0 and LONE_USER not in settings.users and settings.seconds >= LONE_USER_FROM_S:
                         runner.run_lone_user_rounds(group)
                     runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))

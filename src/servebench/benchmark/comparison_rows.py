@@ -44,17 +44,18 @@ def comparison_rows(
     rows = []
     for users in sorted({turn.users for turn in turns}):
         turns_at_load = [turn for turn in turns if turn.users == users]
-        rates = rates_of(turns_at_load, names)
+        complete = [name for name in names if name == settings.reference or answered(name, turns_at_load)]
+        rates = rates_of(turns_at_load, complete)
         compared = users in settings.users and any(rates[settings.reference])
         ratio_of = measured_ratios(rates, settings.reference) if compared else {}
         rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
         for name in names:
             own_turns = [turn for turn in turns_at_load if turn.experiment == name]
-            answered = name == settings.reference or all(turn.rate_rps for turn in own_turns)
-            known = [rate for rate in rates[name] if rate] if answered else []
+            known = [rate for rate in rates.get(name, ()) if rate]
             highest = max((turn.rate_rps or turn.bound_rps or 0.0 for turn in own_turns), default=0.0)
-            own = ratio_of.get(name) if answered else None
-            bound = None if answered or not compared else ratio_bound(name, turns_at_load, settings.reference)
+            own = ratio_of.get(name)
+            bounded = compared and name not in complete
+            bound = ratio_bound(name, turns_at_load, settings.reference) if bounded else None
             blocks = latencies.get((users, name))
             rows.append(
                 ComparisonRow(
@@ -66,7 +67,7 @@ def comparison_rows(
                     ratio=rounded(own.ratio, 4) if own else None,
                     ratio_low=rounded(own.low, 4) if own else None,
                     ratio_high=rounded(own.high if own else bound, 4),
-                    rank=rank_of.get(name) if answered else None,
+                    rank=rank_of.get(name),
                     **(
                         latency_columns(blocks)
                         if blocks
@@ -78,6 +79,11 @@ def comparison_rows(
                 )
             )
     return rows
+
+
+def answered(name: str, turns: Sequence[TurnRow]) -> bool:
+    """Whether it had a good answer in each of its turns: otherwise its rate is but a bound."""
+    return all(turn.rate_rps for turn in turns if turn.experiment == name)
 
 
 def rates_of(turns: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:

@@ -24,8 +24,8 @@ from servebench.system.processes import available_memory, memory_of
 WARMUP_S = 0.35
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
-"""A turn lasts until this many answers per user, but at most SLOW_TURN_S. A server that takes longer for its
-users' first answers gets no more requests in its turn."""
+"""A turn's measurement lasts until this many answers per user, but at most SLOW_TURN_S. A server that takes
+longer than that for its users' first answers gets no more requests in its turn."""
 MEMORY_RESERVE = 1.2
 """The next server starts if this times the memory of the largest worker so far is free per worker of it, and
 the rest for each worker that runs: they grow under load. On a GPU, its memory has to be free likewise."""

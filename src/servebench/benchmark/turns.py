@@ -24,7 +24,7 @@ class Turn:
 
     Attributes:
         rate_rps: good answers per second, None where there was none at all.
-        latency_ms: of each good answer.
+        latency_ms: of each good answer that came in the measured time; there may be none.
         failed: requests that were refused, failed or timed out.
         bound_rps: where there was no good answer, what the rate was below.
     """

@@ -92,7 +92,7 @@ def main() -> None:
     for path in COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    print(comparison_table([row for row in rows if row.ratio_high is not None]))
+    print(comparison_table([row for row in rows if row.ratio or row.ratio_high]))
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
@@ -127,7 +127,7 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
 def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:
     """The last run's rows of configurations with the same signature, and their turns and the reference's.
 
-    None where its files cannot be read.
+    Neither where its files cannot be read.
     """
     try:
         last_signatures = read_json(COMPARISON_RUN)["signatures"]

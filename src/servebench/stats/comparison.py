@@ -31,7 +31,7 @@ Rates = Mapping[str, Sequence[float | None]]
 """By name, the rate in each round; None or 0 where it was not measured, or answered nothing."""
 
 FAMILY_ERROR = 0.05
-"""Chance that any interval of a comparison misses the true ratio, or that any order in it is wrong."""
+"""Chance that any interval of a comparison misses the true ratio, or that any test of one rank errs."""
 
 MODERATION = 2.0
 """Degrees of freedom of the usual variance. With 4, the same simulations hold all in 94 to 97% of runs."""
