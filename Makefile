@@ -25,10 +25,10 @@ tune: .venv/installed
 	$(BIN)/servebench results
 	$(BIN)/servebench report
 
-# Side by side, a file at a time and in the order given, as most tests wait for a while. The pipeline's first run,
-# which its other files have copies of, begins at once, and those come last, the longest ones first: pytest would
-# drop a file's name beside that of its folder. Torch's threads do not spin while they wait for each other: where
-# the cores are taken, that costs more than it saves.
+# Side by side, a file per process and in the order given, as most tests wait for a while. FIRST begins at once: the
+# other tests of the pipeline copy its run, and come last, the longest ones first. They are named one by one, as
+# pytest drops the name of a file beside that of its folder. Torch's threads do not spin while they wait for each
+# other: where the cores are taken, that costs more than it saves.
 #
 # Those that measure come after all others: they want a quiet machine. Searches for the capacity of a stub, which
 # have it mostly idle, are by themselves: beside others, more of their probes are void.

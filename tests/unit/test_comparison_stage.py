@@ -121,6 +121,12 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
         monkeypatch.setattr("servebench.stages.comparison.read_card", lambda _, card=card: card)
         found.append(signatures_of(load_params(), "cpu", [b"photo"]))
     assert all(found[0][name] != found[1][name] for name in found[0])
+    params = load_params()
+    renamed = {"base" if name == "e1_baseline" else name: own for name, own in params.experiments.items()}
+    comparison = params.comparison.model_copy(update={"reference": "base"})
+    of_renamed = params.model_copy(update={"experiments": renamed, "comparison": comparison})
+    after = signatures_of(of_renamed, "cpu", [b"photo"])
+    assert after["e7_tuned"] != found[1]["e7_tuned"]  # it has no turns beside the new name
 
 
 def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:

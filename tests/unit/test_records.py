@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from servebench.benchmark.paused_servers import turn_of
 from servebench.loadgen import LoadPlan
-from servebench.stats.records import OK, LoadRecord
+from servebench.stats.records import FAILED, OK, LoadRecord
 
 PLAN = LoadPlan(
     users=64, requests=1, warmup_s=0.0, min_s=1.0, max_s=1.0, max_windows=3, timeout_s=30.0, seed=42
@@ -56,3 +57,11 @@ def test_each_load_has_random_numbers_of_its_own() -> None:
     ]
     assert len({load.random_seed for load in loads}) == len(loads)
     assert PLAN.random_seed == replace(PLAN, max_s=9.0).random_seed
+
+
+def test_a_turn_without_a_good_answer_in_its_window_is_bounded_by_those_before() -> None:
+    """Nine in the warm-up of a second, then failures alone, for four seconds in all."""
+    found = record(start=[0.0, *[0.1] * 8, 1.0], end=[*[0.9] * 9, 4.0], rate_rps=None)
+    turn = turn_of("any", 0, replace(found, status=np.array([*[OK] * 9, FAILED])))
+    assert (turn.rate_rps, turn.failed, turn.bound_rps) == (None, 1, 2.5)
+    assert turn.bound_rps > 9 / 4

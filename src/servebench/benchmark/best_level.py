@@ -16,8 +16,8 @@ REPORTED_RUNS = 2
 """Of the chosen level, at most: the first of them that is valid is reported, so that a moment's change of the
 machine's speed makes no other level the best one."""
 REPEATED_FROM = 0.8
-"""Of the fastest level's rate: a level below that is not the best one, whether others are valid or not. Those
-above are run twice before one is chosen."""
+"""Of the rate of the level that the first runs alone would choose: a level below that is not the best one,
+whether others are valid or not. Those above are run twice before one is chosen."""
 
 
 def run_again(

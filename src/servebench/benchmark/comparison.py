@@ -23,12 +23,12 @@ from servebench.system.progress import bar, print_wrapped
 TURN_S = 1.0
 """Short turns make more rounds, with less time between the configurations that are compared."""
 FAR_SHARE = 0.3
-"""Of the time, for all that are far behind together: their turns last longest, as the first answers do. They
-take turns again once they have had less than that; windows of TURN_S are enough for their place."""
+"""Of the time, for all together that are far behind: their turns last longest, as the first answers do. They
+miss turns until they have had less. Measurements of TURN_S are enough to know that they are far behind."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
-"""From `comparison.seconds` of this on, the rate of a single user is measured as well, but not ranked."""
+"""From `comparison.seconds` of LONE_USER_FROM_S on, rounds of a single user come first, without ranks."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 

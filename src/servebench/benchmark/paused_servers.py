@@ -27,10 +27,11 @@ ANSWERS_PER_USER = 3
 """A turn's measurement lasts until this many answers per user, but at most SLOW_TURN_S. A server that takes
 longer than that for its users' first answers gets no more requests in its turn."""
 MEMORY_RESERVE = 1.2
-"""The next server starts if this times the memory of the largest worker so far is free per worker of it, and
-the rest for each worker that runs: they grow under load. On a GPU, its memory has to be free likewise."""
+"""Workers grow under load. So the next server starts if this times the largest worker's memory is free for
+each worker of it and of those that still start, and a fifth of it for each that is ready."""
 STARTED_AT_ONCE = 3
-"""Servers, once the first one is ready: each starts its processes one after another, with a core idle."""
+"""Servers, once the first one is ready: each starts its processes one after another, with a core idle. On a
+GPU one, as what is free there says nothing of a single server while others load."""
 
 
 class PausedServer:
@@ -96,14 +97,14 @@ def turn_of(name: str, number: int, record: LoadRecord) -> Turn:
     """Rate and latencies of a record.
 
     A request counts in the share of it that lies within the window, so one that is answered after its end
-    does, too. Without any, fewer than an answer per user came while the load lasted.
+    does, too. Without any, the rate was below all good answers, and one more per user, over the load's time.
     """
     good = record.status == OK
     failed = int((~good).sum())
     rate_rps = float(block_rates(record.start[good], record.end[good], *record.window).mean())
     if not rate_rps:
-        lasted_s = float(record.end.max() - record.start.min())
-        return Turn(number, record.users, name, None, np.array([]), failed, record.users / lasted_s)
+        bound_rps = float((good.sum() + record.users) / (record.end.max() - record.start.min()))
+        return Turn(number, record.users, name, None, np.array([]), failed, bound_rps)
     latency_ms = 1000 * (record.end - record.start)[good & record.in_window]
     return Turn(number, record.users, name, rate_rps, latency_ms, failed)
 
@@ -123,7 +124,7 @@ class Memory:
 
     Attributes:
         free_bytes: what is free now.
-        worker_bytes: of the largest worker so far.
+        worker_bytes: of the largest worker so far; on a GPU, of all so far in the mean.
     """
 
     free_bytes: Callable[[], int]
@@ -164,13 +165,14 @@ def paused_servers(
     with ExitStack() as stack:
         group: list[PausedServer] = []
         starting: deque[tuple[str, StartingServer]] = deque()
+        most = 1 if gpu else STARTED_AT_ONCE
         waiting, fits = deque(names), True
 
         def workers_of(some: Sequence[str]) -> int:
             return sum(configurations[name].workers_per_device for name in some)
 
         while starting or (waiting and fits):
-            while waiting and fits and len(starting) < (STARTED_AT_ONCE if group else 1):
+            while waiting and fits and len(starting) < (most if group else 1):
                 new = workers_of([*(name for name, _ in starting), waiting[0]])
                 ready = workers_of([server.name for server in group])
                 fits = len(group) + len(starting) < 2 or (

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from servebench.stats.comparison import Rates, Ratio, ratio, ratios
 
 DROP_AFTER_ROUNDS, DROP_BELOW, DROP_WIDTH = 16, 0.5, 0.3
-"""A configuration whose interval lies below half of the best's rate is dropped, to spend the time on the
-others; but not while the interval of its ratio to the reference is wider than this share of it."""
+"""After so many rounds, a configuration is dropped if the interval of its ratio to the best lies below
+DROP_BELOW, and that of its ratio to the reference is no wider than DROP_WIDTH of it."""
 FAR_AFTER_ROUNDS, FAR_BELOW = 4, 0.1
-"""Sooner, where its mean rate is below this share of the best's, and below DROP_BELOW of the reference's: it
-answers so slowly that its turns are the longest."""
+"""Sooner, after so many rounds of its own, one is dropped whose mean rate is below FAR_BELOW of the best's
+and DROP_BELOW of the reference's: its turns are the longest."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Comparison:
     """The turns so far, and the configurations that are still measured.
 
     Attributes:
-        dropped: configurations that are no longer measured, with the round after which they were dropped.
+        dropped: configurations that are no longer measured, with the number of rounds by then.
     """
 
     reference: str

@@ -109,6 +109,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
         "users": params.comparison.users,
+        "reference_name": params.comparison.reference,
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
     return {
@@ -141,7 +142,7 @@ def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[Com
 
 
 def read_left(names: Collection[str]) -> dict[str, int]:
-    """After which round of the last runs those of ``names`` left that did."""
+    """Those of ``names`` that left in an earlier run, with the number of rounds by then."""
     left: dict[str, int] = read_json(COMPARISON_RUN).get("left_after_round", {}) if names else {}
     return {name: rounds for name, rounds in left.items() if name in names}
 

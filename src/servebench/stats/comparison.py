@@ -5,10 +5,11 @@ compared within rounds. Every second round has the reverse order of the one befo
 cancels.
 
 A handful of rounds says little about the noise of one configuration, but several together say how large it
-usually is. So each variance is moderated by the usual one, which counts as much as MODERATION rounds (Smyth
-2004, doi:10.2202/1544-6115.1027, with fixed degrees of freedom). In simulations of configurations whose noise
-differs by a factor of up to 6 (tests/unit/test_comparison.py, 400 runs each), the intervals hold all true
-ratios in 96 to 98% of runs; with four rounds they are 0.71 to 0.76 times as wide as by Student's t alone.
+usually is. So each variance is moderated by the usual one, which counts as much as MODERATION more rounds, or
+blocks of them (Smyth 2004, doi:10.2202/1544-6115.1027, with fixed degrees of freedom). In simulations of
+configurations whose noise differs by a factor of up to 6 (tests/unit/test_comparison.py, 400 runs each), the
+intervals hold all true ratios in 96 to 98% of runs; with four rounds they are 0.71 to 0.76 times as wide as
+by Student's t alone.
 
 A machine's state lasts longer than a round, and moves some configurations more than others: in ten
 comparisons of 28 rounds, log ratios of neighbouring rounds were correlated by up to 0.7, in the median by
@@ -40,7 +41,7 @@ FEWEST_VARIANCES = 3
 
 
 BLOCKS, BLOCKS_FROM_ROUNDS = 7, 8
-"""About as many blocks of rounds, from so many rounds on."""
+"""From so many rounds on, blocks of them: 4 to 10, and about BLOCKS where there are many rounds."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,10 @@ def block_length(rounds: int) -> int:
 
 
 def block_edges(rounds: int) -> npt.NDArray[np.int64]:
-    """Where blocks of about equal length begin, and the last one's end; no pair of rounds is split."""
+    """Where blocks of about equal length begin, and the last one's end.
+
+    No pair of rounds is split where none is missing, and earlier runs or groups had an even number.
+    """
     length = block_length(rounds)
     edges = np.linspace(0, rounds, rounds // length + 1).astype(np.int64)
     if length > 1:
