@@ -88,9 +88,9 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
                 "One after the other, on a machine that may have changed between them: for bounds and "
                 "latencies, not for comparing. The number of users is the one that was fastest in the "
                 "runs that choose it, and fewer users where the difference lies within the interval; the "
-                "figures are those of a later run. A dash: too few answers (a p95 needs 130). Efficiency: the "
-                "rate over that of decode, preprocess and model in-process, with batches that the server can "
-                "form.",
+                "figures are those of a later run. A dash: too few answers (a p95 needs 130). Efficiency: "
+                "the rate over that of decode, preprocess and model in-process, with batches that the server "
+                "can form.",
                 rates_table(snapshot.results),
                 *(["\n".join(f"- {line}" for line in doubts)] if doubts else []),
             ]
