@@ -106,37 +106,36 @@ def test_those_far_behind_have_their_share_of_the_time_and_as_many_rounds_as_eac
     assert sum(rounds[name] * turn_s[name] for name in turn_s) < (FAR_SHARE + 0.1) * 330.0
 
 
-def test_in_groups_those_far_behind_wait_for_nobody_of_another_group(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def rounds_in_groups_of_three(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]
+) -> Counter[str]:
+    """Rounds of each, if memory has room for three servers at once."""
+
     @contextmanager
     def three_at_most(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
         clock.now += START_S * 3
         yield [MadeUpServer(name, clock) for name in names[:3]]
 
     monkeypatch.setattr(comparison_module, "paused_servers", three_at_most)
-    rates = {"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}
     for name, rate in rates.items():
         monkeypatch.setitem(RATES, name, rate)
     found = compared(330.0, names=list(rates))
-    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    return Counter(turn.name for turn in found.turns if turn.users == USERS)
+
+
+def test_in_groups_those_far_behind_wait_for_nobody_of_another_group(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}
+    rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
     assert (rounds["farther"], rounds["far"]) == (2, 4)
 
 
 def test_in_groups_those_far_behind_have_their_share_of_their_own_groups_time(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @contextmanager
-    def three_at_most(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
-        clock.now += START_S * 3
-        yield [MadeUpServer(name, clock) for name in names[:3]]
-
-    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most)
     rates = {"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 1.0, "other": 200.0}
-    for name, rate in rates.items():
-        monkeypatch.setitem(RATES, name, rate)
-    found = compared(330.0, names=list(rates))
-    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
     turn_s = 0.35 + 1.0 + 2 * USERS / RATES["farther"]
     assert rounds["farther"] * turn_s < (FAR_SHARE + 0.1) * 330.0 / 2
 
