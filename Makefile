@@ -39,8 +39,8 @@ LONG := $(patsubst %,tests/pipeline/test_%.py,experiments failing half_and_back 
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
 CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
 
-test: check
-	$(BUSY) 2 tests/unit
+test: .venv/installed-test
+	$(MAKE) --no-print-directory --jobs 2 check test-unit
 	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring $(addprefix --ignore ,$(CAPACITY))
 	$(BIN)/pytest $(SIDE_BY_SIDE) 2 $(CAPACITY)

@@ -11,7 +11,6 @@ import pytest
 from servebench.paths import ModelFolders
 from servebench.system import machine_lock
 from servebench.system.temporary import remove_stale_files
-from tests.support.models import export_tiny
 from tests.support.project import PHOTOS
 
 
@@ -46,4 +45,6 @@ def photos() -> list[Path]:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelFolders:
     """A tiny model, exported but not compiled."""
+    from tests.support.models import export_tiny  # timm takes seconds to import
+
     return export_tiny(tmp_path_factory.mktemp("models"))

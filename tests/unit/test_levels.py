@@ -1,4 +1,4 @@
-"""One level: every request counted, its rate and latencies, and whether they are valid; the best level."""
+"""One level: every request counted, its rate and latencies, and whether they are valid."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from servebench.benchmark.best_level import best_of, run_again
-from servebench.benchmark.levels import (
-    fastest_first,
-    fastest_level,
-    level_row,
-    measured_again,
-    raw_samples,
-)
-from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.served import LevelResult
+from servebench.benchmark.levels import level_row, raw_samples
 from servebench.benchmark.telemetry import Usage
 from servebench.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 
@@ -173,122 +164,6 @@ def test_cpu_time_per_request_is_told_by_process() -> None:
     assert row.workers_cpu_ms == pytest.approx(25.0)
     assert row.manager_cpu_ms == pytest.approx(3.0)
     assert row.client_cpu_ms == pytest.approx(2.5)
-
-
-def row_of(users: int, rps: float, low: float, *, invalid_reason: str = "", failed: int = 0) -> LevelRow:
-    row = level_row(steady_record(), IDLE)
-    return dataclasses.replace(
-        row, users=users, throughput_rps=rps, low_rps=low, invalid_reason=invalid_reason, failed=failed
-    )
-
-
-def test_a_level_that_differs_when_measured_again_warns() -> None:
-    first, again = row_of(4, 51.0, 50.0), row_of(4, 35.3, 34.0)
-    row = measured_again(first, again)
-    assert (row.throughput_rps, row.first_rps, row.valid) == (35.3, 51.0, True)
-    assert row.warnings == "it did 51.0 req/s when first measured"
-    assert measured_again(row_of(4, 37.0, 36.0), again).warnings == ""
-
-
-def test_the_interval_contains_the_first_rate() -> None:
-    again = dataclasses.replace(row_of(4, 35.3, 34.0), high_rps=36.0)
-    higher = measured_again(row_of(4, 51.0, 50.0), again)
-    assert (higher.low_rps, higher.high_rps) == (34.0, 51.0)
-    lower = measured_again(row_of(4, 30.0, 29.0), again)
-    assert (lower.low_rps, lower.high_rps) == (30.0, 36.0)
-
-
-def test_levels_are_run_again_from_the_fastest_on() -> None:
-    one, eight, many = row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5, invalid_reason="unstable")
-    failing = row_of(64, 90, 80, invalid_reason="1 failed", failed=1)
-    assert fastest_first([one, eight, many, failing]) == [eight, many, one]
-    assert fastest_first([failing]) == []
-
-
-class Session:
-    """Answers with the rates of later runs that were made up, by users; one is repeated."""
-
-    def __init__(self, later: dict[int, list[LevelRow]]) -> None:
-        self.later = later
-        self.ran: list[tuple[int, int]] = []
-
-    def run(self, users: int, run: int) -> LevelResult:
-        self.ran.append((users, run))
-        return result_of(self.later[users].pop(0) if len(self.later[users]) > 1 else self.later[users][0])
-
-
-def result_of(row: LevelRow) -> LevelResult:
-    return LevelResult(row, None, steady_record())
-
-
-def later_runs(
-    first: dict[int, float], later: dict[int, list[LevelRow]]
-) -> tuple[list[tuple[int, int]], LevelRow | None, int]:
-    """What ran again, the best row, and how often the in-process rates were measured."""
-    results, pauses = {users: result_of(row_of(users, rps, rps - 1)) for users, rps in first.items()}, []
-    session = Session(later)
-    levels, best = run_again(session, results, lambda: pauses.append(1))  # type: ignore[arg-type]
-    assert set(levels) == {users for users, _ in session.ran}
-    return session.ran, best, len(pauses)
-
-
-def test_levels_near_the_fastest_run_twice_and_the_best_is_reported_from_a_third_run() -> None:
-    """The machine is fast at first: the first runs alone would choose 1 user, which is the slower level."""
-    later = {1: [row_of(1, 22, 21), row_of(1, 22, 21)], 8: [row_of(8, 31, 30), row_of(8, 26, 25)]}
-    ran, best, pauses = later_runs({1: 28, 8: 27}, later)
-    assert ran == [(8, 1), (1, 1), (8, 2)]
-    assert best is not None
-    assert (best.users, best.throughput_rps, best.first_rps) == (8, 26, 29)
-    assert pauses == 2
-
-
-def test_a_level_far_above_the_others_runs_once_more() -> None:
-    ran, best, pauses = later_runs({1: 50, 8: 90}, {8: [row_of(8, 70, 69)]})
-    assert ran == [(8, 1)]
-    assert best is not None
-    assert (best.users, best.throughput_rps, best.first_rps) == (8, 70, 90)
-    assert pauses == 1
-
-
-def test_a_level_that_is_not_valid_gives_way_to_the_next() -> None:
-    later = {8: [row_of(8, 81, 80)], 32: [row_of(32, 90, 88, invalid_reason="unstable")]}
-    ran, best, _ = later_runs({1: 20, 8: 80, 32: 90}, later)
-    assert ran == [(32, 1), (8, 1), (32, 2), (32, 3), (8, 2)]
-    assert best is not None
-    assert best.users == 8
-
-
-def test_a_level_far_below_the_fastest_is_not_run_again() -> None:
-    ran, best, _ = later_runs({1: 40, 8: 90}, {8: [row_of(8, 90, 80, invalid_reason="unstable")]})
-    assert ran == [(8, 1), (8, 2)]
-    assert best is not None
-    assert best.users == 8
-
-
-def test_one_run_that_is_not_valid_makes_no_other_level_the_best() -> None:
-    later = {8: [row_of(8, 88, 86, invalid_reason="unstable"), row_of(8, 88, 86)]}
-    ran, best, _ = later_runs({1: 50, 8: 90}, later)
-    assert ran == [(8, 1), (8, 2)]
-    assert best is not None
-    assert (best.users, best.valid) == (8, True)
-
-
-def test_where_requests_fail_at_all_levels_none_is_best() -> None:
-    failing = result_of(row_of(8, 90, 80, invalid_reason="1 failed", failed=1))
-    assert run_again(Session({}), {8: failing}, lambda: None) == ({}, None)  # type: ignore[arg-type]
-
-
-def test_a_level_whose_requests_fail_is_never_best() -> None:
-    unstable = row_of(8, 60, 58, invalid_reason="unstable")
-    failing = row_of(32, 60, 58, invalid_reason="1 failed", failed=1)
-    assert best_of([failing, unstable]) == unstable
-    assert best_of([failing]) is None
-    assert best_of([]) is None
-
-
-def test_within_the_interval_fewer_users_are_best() -> None:
-    rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5)]
-    assert fastest_level(rows) == rows[1]
 
 
 def test_raw_samples_keep_every_request() -> None:

@@ -25,10 +25,11 @@ def run_again(
 ) -> tuple[dict[int, LevelResult], LevelRow | None]:
     """Choose the best level, and report it from a run that had no part in the choice.
 
-    Where several levels are near the fastest, all of them run a second time, in the reverse order, and the
-    mean of both runs chooses: a steady drift cancels.
+    Where several levels are near the fastest, and there is time, all of them run a second time, in the
+    reverse order, and the mean of both runs chooses: a steady drift cancels.
 
     Args:
+        session: of which ``until`` says how long there is time.
         first: of each level, in the order in which they ran.
         between: called after the second runs and after the last ones.
 
@@ -39,7 +40,8 @@ def run_again(
     rows = fastest_first([level.row for level in first.values()])
     close = [row for row in rows if row.throughput_rps >= REPEATED_FROM * rows[0].throughput_rps]
     run = 1
-    if len(close) > 1:
+    close_s = sum(first[row.users].seconds for row in close)
+    if len(close) > 1 and session.has_time(close_s + first[close[0].users].seconds):
         row_of = {row.users: row for row in close}
         for users in reversed([users for users in first if users in row_of]):
             level = session.run(users, run)

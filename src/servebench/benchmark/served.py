@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Any
 
 import requests
@@ -24,19 +26,20 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-GIVE_UP_S = 8.0
-"""For the first answers to all users of a level."""
+GIVE_UP_S, LEAST_GIVE_UP_S = 8.0, 3.0
+"""For the first answers to all users of a level; the less where the time is used up."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
 
 @dataclass(frozen=True)
 class LevelResult:
-    """One level: its row, the server's times, and the client's record."""
+    """One run of a level: its row, the server's times, the client's record, and the seconds that it took."""
 
     row: LevelRow
     times: ServerTimes | None
     record: LoadRecord
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class LoadSession:
     Attributes:
         photos: number of the generator's bodies.
         tested: indices of those whose answers are needed; the levels send them first.
+        until: when the runs should be over, on the monotonic clock.
     """
 
     name: str
@@ -83,6 +87,7 @@ class LoadSession:
     client_limit_rps: float
     photos: int
     tested: Sequence[int]
+    until: float = math.inf
     samples: list[dict[str, Any]] = field(default_factory=list)
     answers: list[tuple[int, bytes]] = field(default_factory=list)
 
@@ -98,7 +103,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
-            give_up_s=GIVE_UP_S,
+            give_up_s=min(GIVE_UP_S, max(LEAST_GIVE_UP_S, self.until - monotonic())),
         )
         missing = self.missing()
         others = [body for body in range(self.photos) if body not in set(missing)]
@@ -106,6 +111,10 @@ class LoadSession:
         rng.shuffle(missing)  # they are in the order of their classes
         rng.shuffle(others)
         return replace(plan, bodies=missing + others)
+
+    def has_time(self, seconds: float) -> bool:
+        """Whether runs that take so long end in time."""
+        return monotonic() + seconds <= self.until
 
     def missing(self) -> list[int]:
         """Those of ``tested`` that have not been answered yet."""
@@ -118,7 +127,7 @@ class LoadSession:
         Raises:
             ServerError: the server died; LoadError: the load generator failed.
         """
-        plan, scrapes = self.plan(users, run), dict[int, Scrape]()
+        began, plan, scrapes = monotonic(), self.plan(users, run), dict[int, Scrape]()
         phase = f"run {run + 1}"
         with load_bar([plan], f"{self.name}: {phase}") as update_bar:
 
@@ -139,19 +148,19 @@ class LoadSession:
             except LoadError:
                 self.server.check()  # a server that died is the cause
                 raise
-        result = self._result(record, scrapes)
+        result = self._result(record, scrapes, monotonic() - began)
         self.samples += raw_samples(record, phase)
         self.answers += good_answers(record)
         print_wrapped(f"{self.name}: {phase}: {_line(result.row)}")
         return result
 
-    def _result(self, record: LoadRecord, scrapes: Mapping[int, Scrape]) -> LevelResult:
+    def _result(self, record: LoadRecord, scrapes: Mapping[int, Scrape], seconds: float) -> LevelResult:
         last = len(record.window_edges) - 1
         before, after = scrapes[max(0, last - WINDOWS)], scrapes[last]
         usage = self.telemetry.usage(*record.window)
         times = between(before, after)
         row = level_row(record, usage, times, after.roles, self.client_limit_rps)
-        return LevelResult(row, times, record)
+        return LevelResult(row, times, record, seconds)
 
 
 def measure_served(
@@ -163,6 +172,7 @@ def measure_served(
     *,
     photos: int,
     tested: Sequence[int] = (),
+    until: float = math.inf,
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
     """Load a server at every level, at those near the fastest again, and at the best one once more.
@@ -170,7 +180,7 @@ def measure_served(
     Args:
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
-        photos, tested: see ``LoadSession``.
+        photos, tested, until: see ``LoadSession``.
         while_paused: called before the first run, after each level's, and after the later runs, while the
             server is stopped: an idle LitServe server polls, which takes CPU time.
 
@@ -179,7 +189,9 @@ def measure_served(
     """
     with Telemetry(server.pid) as telemetry:
         telemetry.follow_client(generator.pid)
-        session = LoadSession(name, server, generator, telemetry, load, client_limit_rps, photos, tested)
+        session = LoadSession(
+            name, server, generator, telemetry, load, client_limit_rps, photos, tested, until
+        )
         _call_while_paused(server, while_paused)
         levels: dict[int, LevelResult] = {}
         for users in load.users:

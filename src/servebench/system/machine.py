@@ -13,7 +13,6 @@ from typing import Any
 
 import gpustat
 import psutil
-import torch
 
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
 CPU_FLAGS = (
@@ -67,6 +66,8 @@ def _cpu_flags() -> list[str]:
 
 def _gpu() -> dict[str, Any]:
     """The first CUDA device; null without one."""
+    import torch  # takes seconds
+
     if not torch.cuda.is_available():
         return {
             "gpu": None,

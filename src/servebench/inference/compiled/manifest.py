@@ -11,9 +11,8 @@ import os
 import pwd
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from servebench.errors import ModelError
@@ -21,6 +20,9 @@ from servebench.inference.card import CARD_NAME, sha256
 from servebench.paths import ModelFolders
 from servebench.system.files import read_json
 from servebench.system.machine import fingerprint
+
+if TYPE_CHECKING:
+    import torch
 
 MANIFEST_NAME = "manifest.json"
 
