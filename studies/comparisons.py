@@ -1,8 +1,8 @@
 """Whether five whole runs agree: `dvc repro --force`, each with a model and servers of its own.
 
 They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison`
-runs the stage alone. Comparisons of other `comparison.seconds` have a result of their own. A study that was
-stopped goes on with the next run, on the same machine; delete its result to begin anew.
+runs the stage alone. Each `comparison.seconds` and each machine, by its id, has a result of its own. A study that
+was stopped goes on with the next run; delete its result to begin anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from servebench.benchmark.comparison import RESTART_FROM_S
 from servebench.benchmark.rows import ComparisonRow
 from servebench.params import load_params
 from servebench.paths import COMPARISON, COMPARISON_RUN
+from servebench.system.machine import fingerprint
 from servebench.system.rows import read_rows
 from studies.harness import read_runs, write_result
 
@@ -90,7 +91,7 @@ def compared(users: int) -> dict[str, dict[str, float | None]]:
 def main() -> None:
     """Run until there are RUNS; keep each comparison as soon as it has been made."""
     settings = load_params().comparison
-    result = f"comparisons_{settings.seconds:.0f}"
+    result = f"comparisons_{settings.seconds:.0f}_{fingerprint()['id']}"
     runs = read_runs(result)
     while len(runs) < RUNS:
         COMPARISON_RUN.unlink(missing_ok=True)  # or the stage would add its rounds to those of the run before
