@@ -1,8 +1,8 @@
 """Whether five whole runs agree: `dvc repro --force`, each with a model and servers of its own.
 
 They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison`
-runs the stage alone. Each `comparison.seconds` and each machine, by its id, has a result of its own. A study that
-was stopped goes on with the next run; delete its result to begin anew.
+runs the stage alone. Each `comparison.seconds` and each machine, by its id, has a result of its own. A study
+that was stopped goes on with the next run; delete its result to begin anew.
 """
 
 from __future__ import annotations

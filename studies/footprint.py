@@ -100,7 +100,7 @@ def load_bare_parts(precision: str) -> None:
     dtype = getattr(torch, dtype_name(precision, DEVICE))
     device = torch.device(DEVICE)
     models = []
-    for package in read_manifest(MODEL, device).packages:
+    for package in read_manifest(MODEL, DEVICE).packages:
         if package.precision == precision and package.skipped_reason is None:
             model = load_package(verified_file(MODEL.compiled, package), dtype, device)
             model(example_batch(MODEL.exported, DEVICE, package.batch_size))

@@ -53,7 +53,7 @@ def with_packages(name: str, largest: int, calibration: Sequence[Path] = ()) -> 
         export(name, folders.exported)
     sizes = range(1, largest + 1)
     try:
-        packages = read_manifest(folders, torch.device(DEVICE)).packages
+        packages = read_manifest(folders, DEVICE).packages
     except ModelError:
         packages = []
     needed = "int8" if calibration else "full"

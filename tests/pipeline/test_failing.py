@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from servebench.system.machine_lock import exclusive_machine
 from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.processes import processes_mentioning
 
@@ -155,27 +155,18 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
         ran.git("checkout", "-q", ".")
 
 
-def test_the_benchmark_of_a_second_clone_waits_and_says_so(ran: Clone, tmp_path: Path) -> None:
-    other = Clone(Path(shutil.copytree(ran.path, tmp_path / "other", symlinks=True)))
+def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
     ran.change({"load": {"warmup_s": 0.2}})
-    other.change({"load": {"warmup_s": 0.2}})
-    first = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
-    second = None
     try:
-        ran.wait_for("e1_baseline: float32", first)
-        second = other.start(other.dvc_path, "repro", "benchmark@e1_baseline")
-        other.wait_for("another benchmark runs on this machine; waiting for it", second)
-        ran.end(first)
-        other.wait_for("e1_baseline: float32", second)
-        other.end(second)
-        nothing_is_left(ran)
-        nothing_is_left(other)
+        with exclusive_machine():
+            process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
+            ran.wait_for("another benchmark runs on this machine; waiting for it", process)
+        ran.wait_for("e1_baseline: float32", process)
     finally:
-        ran.end(first)
-        if second is not None:
-            other.end(second)
+        ran.end(process)
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
+    nothing_is_left(ran)
 
 
 def roots(text: str) -> list[int]:

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
-from servebench.benchmark.rows import TurnRow
-from servebench.params import ComparisonSettings
-from servebench.stats.comparison import block_edges, block_length, ranks, ratio, ratios
+from servebench.stats.comparison import block_edges, block_length, difference, ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
 TURN_S, OVERHEAD_S = 1.0, 0.6
@@ -130,6 +127,27 @@ def test_who_left_early_widens_no_interval_of_the_others() -> None:
     assert np.median(widths) < 0.09
 
 
+def test_who_left_halfway_keeps_its_interval_though_others_go_on() -> None:
+    rng = np.random.default_rng(0)
+    noise = np.exp(rng.normal(0, 0.1, (4, 60)))
+    rates: dict[str, list[float | None]] = dict(zip("abcd", map(list, noise), strict=True))
+    rates["d"][21:] = [None] * 39
+    until_then = {name: own[:21] for name, own in rates.items()}
+    assert ratio(rates, "d", "a", "a") == ratio(until_then, "d", "a", "a")
+
+
+def test_groups_moderate_each_other() -> None:
+    """Each has rounds of its own with the reference: two alone would say little about what is usual."""
+    rng, names = np.random.default_rng(0), ("a", "b", "c", "d")
+    rates: dict[str, list[float | None]] = {"reference": list(np.exp(rng.normal(0, 0.1, 16)))}
+    for number, name in enumerate(names):
+        rates[name] = [None] * 16
+        rates[name][4 * number : 4 * number + 4] = list(np.exp(rng.normal(0, 0.1, 4)))
+    alone = {name: rates[name] for name in ("reference", "a")}
+    assert difference(rates, "a", "reference", "reference").freedom == 5
+    assert difference(alone, "a", "reference", "reference").freedom == 3
+
+
 def students_width(logs: np.ndarray) -> float:
     """Of the simultaneous interval of one of seven."""
     freedom = len(logs) - 1
@@ -195,68 +213,6 @@ def test_nothing_in_common_is_an_error() -> None:
         ratio({"a": [1.0, None], "b": [None, 1.0], "r": [None, 1.0]}, "a", "b", "r")
 
 
-def test_a_round_without_an_answer_leaves_a_bound() -> None:
-    """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
-    rates = {"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4}
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    rows = {row.experiment: row for row in comparison_rows(settings, list(rates), turns, {}, [])}
-    for name, bound in (("mute", 0.2), ("silent", 0.4)):
-        row = rows[name]
-        assert (row.rate_rps, row.lowest_rps, row.highest_rps) == (None, None, 4.0)
-        assert (row.ratio, row.ratio_low, row.ratio_high, row.rank) == (None, None, bound, None)
-        assert f"below {bound:.2f}" in comparison_table([row])
-
-
-def test_who_was_fast_but_did_not_always_answer_takes_nobodys_rank() -> None:
-    rates = {"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]}
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    rows = comparison_rows(settings, list(rates), turns, {}, [])
-    assert {row.experiment: row.rank for row in rows} == {"reference": 2, "steady": 1, "fitful": None}
-
-
-def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
-    rates = {
-        "reference": [10.0, 11.0, 10.0, 9.0, 10.0],
-        "fast": [100.0, 101.0, 99.0, 98.0, 100.0],
-        "far": [1.0, 5.0],
-    }
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    rows = {row.experiment: row for row in comparison_rows(settings, list(rates), turns, {}, [])}
-    far = rows.pop("far")
-    assert far.rank is far.ratio_low is far.ratio_high is None
-    assert far.ratio == pytest.approx(math.sqrt(1 / 10 * 5 / 11), abs=1e-4)
-    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "fast": 1}
-    assert rows["fast"].ratio_high - rows["fast"].ratio_low < 2
-    lines = comparison_table([*rows.values(), far]).splitlines()
-    assert [line.split()[1] for line in lines[2:]] == ["fast", "reference", "far"]
-
-
-def test_two_rounds_of_all_are_ranked() -> None:
-    rates = {"reference": [10.0, 11.0], "other": [20.0, 22.0]}
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    assert all(row.rank for row in comparison_rows(settings, list(rates), turns, {}, []))
-
-
 def test_who_leads_by_earlier_rounds_is_not_faster_than_who_beats_it() -> None:
     """Earlier the reference was slow, which raises "kept"; in common rounds "new" is 17% faster."""
     noise = [1.0, 1.01, 0.99] * 5
@@ -272,14 +228,3 @@ def test_who_leads_by_earlier_rounds_is_not_faster_than_who_beats_it() -> None:
 
 def test_a_round_without_an_answer_is_left_out() -> None:
     assert ratio({"a": [10.0, 0.0, 10.0], "b": [20.0, 20.0, 20.0]}, "b", "a", "a").ratio == pytest.approx(2)
-
-
-def test_failed_requests_of_all_turns_are_added_up_and_nothing_is_earlier_that_was_never_measured() -> None:
-    turns = [
-        TurnRow(number, 8, name, 10.0, 20, number) for name in ("reference", "other") for number in (1, 2)
-    ]
-    turns.append(TurnRow(0, 1, "reference", 10.0, 20, 0))
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    rows = comparison_rows(settings, ["reference", "other"], turns, {}, [])
-    assert [row.failed for row in rows if row.users == 8] == [3, 3]
-    assert not any(row.earlier for row in rows)

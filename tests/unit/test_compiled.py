@@ -80,15 +80,15 @@ def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None
 def test_packages_for_another_model_or_machine_are_refused(folders: ModelFolders, changed: str) -> None:
     write_manifest(folders, **{changed: "another"})
     with pytest.raises(ModelError, match=r"compiled for another .* `dvc repro compile` makes it for these"):
-        read_manifest(folders, CPU)
+        read_manifest(folders, "cpu")
 
 
 def test_a_missing_or_broken_manifest_says_what_makes_it(folders: ModelFolders) -> None:
     with pytest.raises(ModelError, match=r"manifest.json: No such file .*`dvc repro compile` makes it"):
-        read_manifest(folders, CPU)
+        read_manifest(folders, "cpu")
     (folders.compiled / MANIFEST_NAME).write_text("{}")
     with pytest.raises(ModelError, match="malformed"):
-        read_manifest(folders, CPU)
+        read_manifest(folders, "cpu")
 
 
 def test_a_changed_package_is_refused(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_manifest_that_others_may_write_is_refused(folders: ModelFolders, name
     write_manifest(folders)
     (folders.compiled / name).chmod(0o757)
     with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
-        read_manifest(folders, CPU)
+        read_manifest(folders, "cpu")
 
 
 def test_a_package_that_others_may_write_is_refused(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_folder_of_another_user_is_refused(folders: ModelFolders) -> None:
     write_manifest(folders)
     os.chown(folders.compiled, 12345, -1)
     with pytest.raises(ModelError, match="belongs to another user"):
-        read_manifest(folders, CPU)
+        read_manifest(folders, "cpu")
 
 
 def test_a_group_may_write_where_nobody_else_is_in_it(
@@ -135,11 +135,11 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
     mine = (user.pw_name, "x", folder.stat().st_gid, [user.pw_name])
     monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd((*user[:3], mine[2], *user[4:])))
     monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(mine))
-    assert read_manifest(folders, CPU).packages == []
+    assert read_manifest(folders, "cpu").packages == []
     for shared in ((*mine[:3], [user.pw_name, "mallory"]), ("staff", *mine[1:])):
         monkeypatch.setattr(grp, "getgrgid", lambda _, shared=shared: grp.struct_group(shared))
         with pytest.raises(ModelError, match="others may write it"):
-            read_manifest(folders, CPU)
+            read_manifest(folders, "cpu")
 
 
 def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFolders) -> None:
@@ -152,7 +152,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
     write_manifest(folders, packages=packages)
-    manifest = read_manifest(folders, CPU)
+    manifest = read_manifest(folders, "cpu")
     assert manifest.packages == [slower, failed]
     lines = list(describe(manifest))
     assert "10.5 ms, 10.0 ms as timm builds it; not used: slower than timm's model: 0.95" in lines[0]
@@ -197,8 +197,8 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
     path.write_bytes(b"machine code")
     package = entry(BuildResult("full", 4, path, 2.0, None), equal)
     write_manifest(folders, packages=[json.loads(package.model_dump_json())])
-    manifest = read_manifest(folders, CPU)
-    assert packages_to_use(folders, CPU, "full") == [package]
+    manifest = read_manifest(folders, "cpu")
+    assert packages_to_use(folders, "cpu", "full") == [package]
     [line] = describe(manifest)
     assert line.endswith(f"9.9 ms by smaller packages; used, {remark}")
     [row] = package_rows(manifest)
@@ -208,7 +208,7 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
 def test_a_manifest_of_earlier_code_is_read(folders: ModelFolders) -> None:
     _, package = faster_package(folders.compiled)
     write_manifest(folders, packages=[package.model_dump(exclude={"remark"})])
-    assert read_manifest(folders, CPU).packages == [package]
+    assert read_manifest(folders, "cpu").packages == [package]
 
 
 def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
@@ -221,8 +221,8 @@ def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) ->
     never = BuildResult("int8", 1, folders.compiled / "int8-1.package", 3.0, "it cannot be compiled: NNCF")
     write_manifest(folders, packages=[json.loads(manifest_entry(never, {}, None, None).model_dump_json())])
     with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
-        packages_to_use(folders, CPU, "int8")
-    assert packages_to_use(folders, CPU, "half") == []
+        packages_to_use(folders, "cpu", "int8")
+    assert packages_to_use(folders, "cpu", "half") == []
 
 
 def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:

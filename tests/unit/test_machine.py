@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -12,7 +13,7 @@ from servebench.inference.device import check_precision, resolve_device
 from servebench.params import ServeSettings, load_params
 from servebench.stages.machine import check_params
 from servebench.stages.order import expected_time
-from servebench.system.machine import LIBRARIES, describe_machine, fingerprint
+from servebench.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from tests.support.project import ROOT
 
 
@@ -91,6 +92,17 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParamsError, match="device: got 'cuda'"):
         check_params(load_params().model_copy(update={"device": "cuda"}))
+
+
+def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("gpustat.is_available", lambda: True)
+    assert cuda_available()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError):
+        cuda_available()
+    monkeypatch.setattr("gpustat.is_available", lambda: False)
+    assert not cuda_available()
 
 
 def test_int8_is_for_cpus() -> None:

@@ -168,8 +168,8 @@ def usual_variance_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed once: a race asks for it with the same rates for every pair of a round, most of its time."""
     computed: dict[tuple[object, ...], float | None] = {}
 
-    def usual_variance(rates: comparison.Rates, reference: str, rounds: int) -> float | None:
-        key = (reference, rounds, *((name, *own) for name, own in rates.items()))
+    def usual_variance(rates: comparison.Rates, reference: str, rounds: Sequence[int]) -> float | None:
+        key = (reference, *rounds, *((name, *own) for name, own in rates.items()))
         if key not in computed:
             computed[key] = comparison_usual_variance(rates, reference, rounds)
         return computed[key]

@@ -9,14 +9,13 @@ import sys
 
 def serve(options: argparse.Namespace) -> int:
     """Serve the exported model until SIGTERM or Ctrl-C; return the exit status."""
-    import torch
-
     from servebench.inference.compiled.manifest import packages_to_use
     from servebench.inference.device import check_precision, resolve_device
     from servebench.params import load_params
     from servebench.paths import MODEL
     from servebench.serving.binding import Binding
     from servebench.serving.launcher import check_model, serve_in_foreground
+    from servebench.system.machine import cuda_available
 
     binding = Binding(
         options.port,
@@ -28,11 +27,11 @@ def serve(options: argparse.Namespace) -> int:
     )
     binding.check()
     params = load_params()
-    device = resolve_device(params.device, torch.cuda.is_available())
+    device = resolve_device(params.device, cuda_available())
     check_precision(params.serve.precision, device)
     check_model(MODEL, params.serve)
     if params.serve.compiled:  # fails here with one line instead of in the log of each worker
-        packages_to_use(MODEL, torch.device(device), params.serve.precision)
+        packages_to_use(MODEL, device, params.serve.precision)
     _exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 

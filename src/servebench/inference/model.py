@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import resolve_data_config
 
 from servebench.errors import ModelError
 from servebench.inference.card import WEIGHTS_NAME, ModelCard
+from servebench.inference.without_compiler import without_compiler
+
+with without_compiler():
+    import timm
+    from timm.data import resolve_data_config
 
 
 def build_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:

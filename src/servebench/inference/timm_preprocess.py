@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 
 from servebench.inference.card import ModelCard
 from servebench.inference.image import MAX_PIXELS, decode
+from servebench.inference.without_compiler import without_compiler
+
+with without_compiler():
+    from timm.data import create_transform
 
 
 class TimmPreprocess:

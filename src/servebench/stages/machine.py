@@ -10,8 +10,6 @@ import difflib
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-
 from servebench.benchmark.orphans import check_no_orphans
 from servebench.errors import ModelError, ParamsError
 from servebench.inference.card import read_card
@@ -20,7 +18,7 @@ from servebench.params import PACKAGE_MODEL, Params, load_params, section_of
 from servebench.paths import MACHINE, MODEL
 from servebench.stages.order import comparison_only, expected_time
 from servebench.system.files import write_json
-from servebench.system.machine import describe_machine, fingerprint
+from servebench.system.machine import cuda_available, describe_machine, fingerprint
 from servebench.system.progress import print_wrapped
 
 
@@ -51,7 +49,7 @@ def check_params(params: Params) -> None:
     if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
     check_pretrained(params)
-    device = resolve_device(params.device, torch.cuda.is_available())
+    device = resolve_device(params.device, cuda_available())
     for name, serve in params.configurations().items():
         check_precision(serve.precision, device, f"{section_of(name)}.precision")
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from servebench.data.index import read_index
 from servebench.errors import ModelError
 from servebench.inference.answers import answers_of
@@ -62,7 +60,7 @@ def configurations_of(card: ModelCard, device: str) -> Iterator[ServeSettings]:
             continue
         if precision == "int8":
             try:
-                packages_to_use(MODEL, torch.device(device), precision)
+                packages_to_use(MODEL, device, precision)
             except ModelError as error:
                 print_wrapped(f"{precision}: left out: {error}")
                 continue

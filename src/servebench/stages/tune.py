@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from servebench.benchmark.capacity_rows import sentence
@@ -94,7 +93,7 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         if reason := cannot_run_reason(dtype_name(precision, device), device):
             precisions[precision] = reason
         try:
-            packages = packages_to_use(MODEL, torch.device(device), precision)
+            packages = packages_to_use(MODEL, device, precision)
         except ModelError as error:
             compiled[precision] = str(error)
             continue
@@ -123,7 +122,7 @@ def signature_of(params: Params, device: str, bodies: list[bytes]) -> str:
     content: dict[str, Any] = {
         "machine": read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
-        "packages": [one.sha256 for one in read_manifest(MODEL, torch.device(device)).packages],
+        "packages": [one.sha256 for one in read_manifest(MODEL, device).packages],
         "code": code_digest(TUNE_DVC_FILE, "tune", without="src/servebench/report"),
         "device": device,
         "bodies": digest(b"".join(bodies)),

@@ -86,13 +86,11 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     Raises:
         ValueError: the two share no round, and not both share one with the reference.
     """
-    logs = _log_ratios(rates, name, other)
-    if len(logs):
-        return _mean(logs, usual_variance(rates, reference, len(logs)))
-    name_logs, other_logs = (_log_ratios(rates, key, reference) for key in (name, other))
-    if not len(name_logs) or not len(other_logs):
+    if _rounds_of_both(rates, name, other):
+        return _paired_difference(rates, name, other, reference)
+    if not all(_rounds_of_both(rates, key, reference) for key in (name, other)):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
-    a, b = (_mean(own, usual_variance(rates, reference, len(own))) for own in (name_logs, other_logs))
+    a, b = (_paired_difference(rates, key, reference, reference) for key in (name, other))
     if a.error is None or b.error is None:
         return Difference(a.mean - b.mean, None, 0)
     variance = a.error**2 + b.error**2
@@ -101,21 +99,34 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     return Difference(a.mean - b.mean, math.sqrt(variance), freedom)
 
 
-def usual_variance(rates: Rates, reference: str, rounds: int) -> float | None:
-    """The typical variance of a log ratio to ``reference`` within rounds, None where there are too few.
+def _paired_difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
+    """Mean log ratio of ``name`` over ``other`` in the rounds of both; ``difference`` says to what error."""
+    rounds = _rounds_of_both(rates, name, other)
+    return _mean(_log_ratios(rates, name, other, rounds), usual_variance(rates, reference, rounds))
 
-    It is that of those who ran between half and twice as many ``rounds``: who left early, as it was far
-    behind, is of another kind. It is the geometric mean, corrected for the bias of the logarithm of a
-    variance of few rounds.
+
+def usual_variance(rates: Rates, reference: str, rounds: Sequence[int]) -> float | None:
+    """The typical variance of a log ratio to ``reference`` in ``rounds``, None where few are known.
+
+    It is that of those who ran in half of these rounds or more, so it does not change as others go on; of
+    others (in groups), that of their own rounds, from half to twice as many. Who had fewer rounds than
+    BLOCKS_FROM_ROUNDS, where others had more than twice as many, left as it was far behind: it is of another
+    kind than they. It is the geometric mean, corrected for the bias of the logarithm of a variance of few
+    rounds.
     """
-    own_logs = [_log_ratios(rates, name, reference) for name in rates if name != reference]
-    alike = [logs for logs in own_logs if len(logs) > 1 and rounds <= 2 * len(logs) <= 4 * rounds]
-    variances = [_long_run_variance(logs) for logs in alike]
-    terms = [
-        math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2)
-        for variance, freedom in variances
-        if variance > 0
-    ]
+    terms = []
+    for name in rates:
+        if name == reference:
+            continue
+        own = _rounds_of_both(rates, name, reference)
+        common = sorted(set(own).intersection(rounds))
+        other_kind = len(rounds) < BLOCKS_FROM_ROUNDS and len(own) > 2 * len(rounds)
+        alike = common if 2 * len(common) >= len(rounds) else own
+        if other_kind or len(alike) < 2 or not len(rounds) <= 2 * len(alike) <= 4 * len(rounds):
+            continue
+        variance, freedom = _long_run_variance(_log_ratios(rates, name, reference, alike))
+        if variance > 0:
+            terms.append(math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2))
     return math.exp(sum(terms) / len(terms)) if len(terms) >= FEWEST_VARIANCES else None
 
 
@@ -181,9 +192,16 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
     return slower
 
 
-def _log_ratios(rates: Rates, name: str, other: str) -> Floats:
+def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
+    """The rounds in which both answered."""
     pairs = zip(rates[name], rates[other], strict=True)
-    return np.array([math.log(a / b) for a, b in pairs if a and b])
+    return [number for number, (a, b) in enumerate(pairs) if a and b]
+
+
+def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> Floats:
+    """Of ``name`` over ``other`` in ``rounds``, in which both answered."""
+    own, others = (np.array([rates[key][number] for number in rounds], dtype=float) for key in (name, other))
+    return np.log(own / others)
 
 
 def _long_run_variance(logs: Floats) -> tuple[float, float]:

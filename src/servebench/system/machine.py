@@ -64,11 +64,18 @@ def _cpu_flags() -> list[str]:
     return [flag for flag in CPU_FLAGS if flag in present]
 
 
+def cuda_available() -> bool:
+    """Whether torch can use a GPU. Without NVIDIA's driver it is not asked: importing it takes seconds."""
+    if not gpustat.is_available():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _gpu() -> dict[str, Any]:
     """The first CUDA device; null without one."""
-    import torch  # takes seconds
-
-    if not torch.cuda.is_available():
+    if not cuda_available():
         return {
             "gpu": None,
             "gpu_count": 0,
@@ -76,6 +83,8 @@ def _gpu() -> dict[str, Any]:
             "gpu_driver": None,
             "cuda": None,
         }
+    import torch
+
     properties = torch.cuda.get_device_properties(0)
     return {
         "gpu": properties.name,

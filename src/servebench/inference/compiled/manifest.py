@@ -11,7 +11,7 @@ import os
 import pwd
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,9 +20,6 @@ from servebench.inference.card import CARD_NAME, sha256
 from servebench.paths import ModelFolders
 from servebench.system.files import read_json
 from servebench.system.machine import fingerprint
-
-if TYPE_CHECKING:
-    import torch
 
 MANIFEST_NAME = "manifest.json"
 
@@ -74,7 +71,7 @@ def identity(exported: Path) -> tuple[str, str]:
     return sha256(exported / CARD_NAME), str(fingerprint()["id"])
 
 
-def read_manifest(folders: ModelFolders, device: torch.device) -> Manifest:
+def read_manifest(folders: ModelFolders, device: str) -> Manifest:
     """Read the manifest, and check that it belongs to the exported model, this machine and ``device``.
 
     Raises:
@@ -89,12 +86,12 @@ def read_manifest(folders: ModelFolders, device: torch.device) -> Manifest:
         raise ModelError(f"{error.filename}: {error.strerror}; {remedy}") from error
     except (ValueError, ValidationError) as error:
         raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {remedy}") from error
-    if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device.type):
+    if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device):
         raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
     return manifest
 
 
-def packages_to_use(folders: ModelFolders, device: torch.device, precision: str) -> list[Package]:
+def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[Package]:
     """The packages of ``precision`` that are not skipped; timm's model runs what they do not make up.
 
     Raises:

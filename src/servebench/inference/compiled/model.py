@@ -31,7 +31,7 @@ class CompiledModel:
     ) -> None:
         self._packages: dict[int, BatchModel] = {}
         dtype = getattr(torch, dtype_name(precision, device.type))
-        for package in packages_to_use(folders, device, precision):
+        for package in packages_to_use(folders, device.type, precision):
             path = verified_file(folders.compiled, package)
             self._packages[package.batch_size] = load_package(path, dtype, device)
         self._sizes = sorted(self._packages, reverse=True)

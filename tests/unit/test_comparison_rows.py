@@ -1,0 +1,81 @@
+"""Rows of a comparison: who has a ratio, an interval, a rank, or a bound alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
+from servebench.benchmark.rows import TurnRow
+from servebench.params import ComparisonSettings
+
+SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+
+
+def test_a_round_without_an_answer_leaves_a_bound() -> None:
+    """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
+    rates = {"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4}
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    rows = {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
+    for name, bound in (("mute", 0.2), ("silent", 0.4)):
+        row = rows[name]
+        assert (row.rate_rps, row.lowest_rps, row.highest_rps) == (None, None, 4.0)
+        assert (row.ratio, row.ratio_low, row.ratio_high, row.rank) == (None, None, bound, None)
+        assert f"below {bound:.2f}" in comparison_table([row])
+
+
+def test_who_was_fast_but_did_not_always_answer_takes_nobodys_rank() -> None:
+    rates = {"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]}
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    rows = comparison_rows(SETTINGS, list(rates), turns, {}, [])
+    assert {row.experiment: row.rank for row in rows} == {"reference": 2, "steady": 1, "fitful": None}
+
+
+def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
+    rates = {
+        "reference": [10.0, 11.0, 10.0, 9.0, 10.0],
+        "fast": [100.0, 101.0, 99.0, 98.0, 100.0],
+        "far": [1.0, 5.0],
+    }
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    rows = {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
+    far = rows.pop("far")
+    assert far.rank is far.ratio_low is far.ratio_high is None
+    assert far.ratio == pytest.approx(math.sqrt(1 / 10 * 5 / 11), abs=1e-4)
+    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "fast": 1}
+    assert rows["fast"].ratio_high - rows["fast"].ratio_low < 2
+    lines = comparison_table([*rows.values(), far]).splitlines()
+    assert [line.split()[1] for line in lines[2:]] == ["fast", "reference", "far"]
+
+
+def test_two_rounds_of_all_are_ranked() -> None:
+    rates = {"reference": [10.0, 11.0], "other": [20.0, 22.0]}
+    turns = [
+        TurnRow(number, 8, name, rate, 20, 0)
+        for name, own in rates.items()
+        for number, rate in enumerate(own)
+    ]
+    assert all(row.rank for row in comparison_rows(SETTINGS, list(rates), turns, {}, []))
+
+
+def test_failed_requests_of_all_turns_are_added_up_and_nothing_is_earlier_that_was_never_measured() -> None:
+    turns = [
+        TurnRow(number, 8, name, 10.0, 20, number) for name in ("reference", "other") for number in (1, 2)
+    ]
+    turns.append(TurnRow(0, 1, "reference", 10.0, 20, 0))
+    rows = comparison_rows(SETTINGS, ["reference", "other"], turns, {}, [])
+    assert [row.failed for row in rows if row.users == 8] == [3, 3]
+    assert not any(row.earlier for row in rows)
