@@ -30,7 +30,7 @@ from servebench.system.temporary import scratch
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
-PROBE_S, PROBES, CLEARLY_SLOWER = 0.3, 2, 0.8
+PROBE_S, PROBES, SLOWER = 0.3, 2, 0.95
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
 cores spin in most of them; it ends where more workers reach this share of the best or less."""
 LONGEST_BATCH_S = 1.0
@@ -142,7 +142,7 @@ class InProcessBaseline:
         rates: dict[int, float] = {}
         for busy in choices:
             rates[busy] = min(mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES))
-            if rates[busy] < CLEARLY_SLOWER * max(rates.values()):
+            if rates[busy] < SLOWER * max(rates.values()):
                 break
         fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]

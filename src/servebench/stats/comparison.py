@@ -201,7 +201,8 @@ def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
 def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> Floats:
     """Of ``name`` over ``other`` in ``rounds``, in which both answered."""
     own, others = (np.array([rates[key][number] for number in rounds], dtype=float) for key in (name, other))
-    return np.log(own / others)
+    logs: Floats = np.log(own / others)
+    return logs
 
 
 def _long_run_variance(logs: Floats) -> tuple[float, float]:
