@@ -161,6 +161,8 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
         with exclusive_machine():
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
             ran.wait_for("another benchmark runs on this machine; waiting for it", process)
+            time.sleep(2.0)
+            assert not [pid for pid in processes_mentioning("servebench.serving") if in_clone(pid, ran.path)]
         ran.wait_for("e1_baseline: float32", process)
     finally:
         ran.end(process)

@@ -54,6 +54,8 @@ RUN_S = 4.0
 class Session:
     """Answers with the rates of later runs that were made up, by users; one is repeated."""
 
+    name = "e1"
+
     def __init__(self, later: dict[int, list[LevelRow]], time_s: float = math.inf) -> None:
         self.later = later
         self.left_s = time_s
@@ -94,13 +96,16 @@ def test_levels_near_the_fastest_run_twice_and_the_best_is_reported_from_a_third
 
 
 @pytest.mark.parametrize(("runs", "ran"), [(3, [(8, 1), (1, 1), (8, 2)]), (2, [(1, 1)]), (0, [(1, 1)])])
-def test_where_the_time_is_used_up_the_first_runs_choose(runs: int, ran: list[tuple[int, int]]) -> None:
+def test_where_the_time_is_used_up_the_first_runs_choose(
+    runs: int, ran: list[tuple[int, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
     """And a later run reports, however late it is."""
     later = {1: [row_of(1, 22, 21)], 8: [row_of(8, 31, 30), row_of(8, 26, 25)]}
     found, best, _ = later_runs({1: 28, 8: 27}, later, runs * RUN_S)
     assert found == ran
     assert best is not None
     assert best.users == ran[-1][0]
+    assert ("e1: no time left" in capsys.readouterr().out) is (runs < 3)
 
 
 @pytest.mark.parametrize(("left_s", "give_up_s"), [(20.0, 8.0), (5.0, 5.0), (-9.0, 3.0)])
@@ -112,6 +117,9 @@ def test_where_the_time_is_used_up_a_level_that_collapses_is_given_up_sooner(
     until = time.monotonic() + left_s
     session = LoadSession("e3", nothing, nothing, nothing, load, 1000.0, 4, (), until)
     assert session.plan(8, 0).give_up_s == pytest.approx(give_up_s, abs=1.0)
+    assert session.plan(8, 1).give_up_s == 8.0
+    assert session.has_time(left_s - 2.0)
+    assert not session.has_time(left_s + 1.0)
 
 
 def test_a_level_far_above_the_others_runs_once_more() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -94,14 +95,18 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
         check_params(load_params().model_copy(update={"device": "cuda"}))
 
 
-def test_without_a_driver_torch_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_drivers_device_torch_is_not_even_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("gpustat.is_available", lambda: True)
+    monkeypatch.setattr("servebench.system.machine.DEVICES", tmp_path)
+    assert not cuda_available()
+    (tmp_path / "nvidia0").touch()
     assert cuda_available()
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError):
         cuda_available()
-    monkeypatch.setattr("gpustat.is_available", lambda: False)
+    (tmp_path / "nvidia0").unlink()
     assert not cuda_available()
 
 

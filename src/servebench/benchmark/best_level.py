@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from servebench.benchmark.levels import did_not_fail, fastest_first, measured_again
 from servebench.benchmark.rows import LevelRow
+from servebench.system.progress import print_wrapped
 
 if TYPE_CHECKING:
     from servebench.benchmark.served import LevelResult, LoadSession
@@ -17,7 +18,7 @@ REPORTED_RUNS = 2
 machine's speed makes no other level the best one."""
 REPEATED_FROM = 0.8
 """Of the rate of the level that the first runs alone would choose: a level below that is not the best one,
-whether others are valid or not. Those above are run twice before one is chosen."""
+whether others are valid or not. Those above are run twice before one is chosen, where there is time."""
 
 
 def run_again(
@@ -40,8 +41,10 @@ def run_again(
     rows = fastest_first([level.row for level in first.values()])
     close = [row for row in rows if row.throughput_rps >= REPEATED_FROM * rows[0].throughput_rps]
     run = 1
-    close_s = sum(first[row.users].seconds for row in close)
-    if len(close) > 1 and session.has_time(close_s + first[close[0].users].seconds):
+    has_time = session.has_time(sum(first[row.users].seconds for row in [*close, *close[:1]]))
+    if len(close) > 1 and not has_time:
+        print_wrapped(f"{session.name}: no time left to run the levels near the fastest twice")
+    elif len(close) > 1:
         row_of = {row.users: row for row in close}
         for users in reversed([users for users in first if users in row_of]):
             level = session.run(users, run)

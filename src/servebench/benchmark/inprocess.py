@@ -32,7 +32,7 @@ ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
 PROBE_S, PROBES, SLOWER = 0.3, 2, 0.95
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
-cores spin in most of them; it ends where more workers reach this share of the best or less."""
+cores spin in most of them; it ends where more workers do less than SLOWER of the best in all of them."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -141,8 +141,9 @@ class InProcessBaseline:
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
         rates: dict[int, float] = {}
         for busy in choices:
-            rates[busy] = min(mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES))
-            if rates[busy] < SLOWER * max(rates.values()):
+            probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
+            rates[busy] = min(probes)
+            if max(probes) < SLOWER * max(rates.values()):
                 break
         fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]

@@ -1,4 +1,4 @@
-"""Measurement of a server under load: every level, those near the fastest again, and the best once more."""
+"""Measurement of a server under load: every level, the fastest ones again in time, and the best once more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
 GIVE_UP_S, LEAST_GIVE_UP_S = 8.0, 3.0
-"""For the first answers to all users of a level; the less where the time is used up."""
+"""For the first answers to all users of a level; in its first run what is left of the time, if that is less,
+but not below the second."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
@@ -103,7 +104,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
-            give_up_s=min(GIVE_UP_S, max(LEAST_GIVE_UP_S, self.until - monotonic())),
+            give_up_s=GIVE_UP_S if run else min(GIVE_UP_S, max(LEAST_GIVE_UP_S, self.until - monotonic())),
         )
         missing = self.missing()
         others = [body for body in range(self.photos) if body not in set(missing)]
@@ -175,7 +176,7 @@ def measure_served(
     until: float = math.inf,
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Load a server at every level, at those near the fastest again, and at the best one once more.
+    """Load a server at every level, at those near the fastest again, if in time, and at the best once more.
 
     Args:
         generator: sends the photos, in the form that ``load.request_body`` names.

@@ -10,11 +10,7 @@ from safetensors.torch import load_file
 
 from servebench.errors import ModelError
 from servebench.inference.card import WEIGHTS_NAME, ModelCard
-from servebench.inference.without_compiler import without_compiler
-
-with without_compiler():
-    import timm
-    from timm.data import resolve_data_config
+from servebench.inference.lean_timm import timm
 
 
 def build_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:
@@ -41,7 +37,7 @@ def model_of(card: ModelCard) -> torch.nn.Module:
 
 def input_config(model: torch.nn.Module) -> dict[str, Any]:
     """timm's preprocessing parameters of ``model``: mean, std, interpolation, crop_pct."""
-    config = resolve_data_config({}, model=model)
+    config = timm.data.resolve_data_config({}, model=model)
     return {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
 

@@ -7,10 +7,7 @@ from PIL import Image
 
 from servebench.inference.card import ModelCard
 from servebench.inference.image import MAX_PIXELS, decode
-from servebench.inference.without_compiler import without_compiler
-
-with without_compiler():
-    from timm.data import create_transform
+from servebench.inference.lean_timm import timm
 
 
 class TimmPreprocess:
@@ -18,7 +15,7 @@ class TimmPreprocess:
 
     def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
         self._max_pixels = max_pixels
-        self._transform = create_transform(
+        self._transform = timm.data.create_transform(
             input_size=(3, card.image_size, card.image_size),
             interpolation=card.interpolation,
             mean=card.mean,

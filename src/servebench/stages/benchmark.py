@@ -30,8 +30,9 @@ from servebench.system.machine_lock import exclusive_machine
 from servebench.system.progress import print_wrapped
 from servebench.system.rows import write_rows
 
-BUDGET_S = 30.0
-"""For a benchmark, the servers' starts included: where these take long, levels run fewer times."""
+LEAST_S, RUNS = 30.0, 3
+"""For a benchmark, the servers' starts included, or as long as so many runs of all levels take, if that is
+more. Where starts take long, levels run fewer times."""
 RECORDED_VERSIONS = ("python", "torch", "timm", "litserve", "locust")
 
 
@@ -80,7 +81,9 @@ def main(name: str) -> None:
 
 def measure(name: str, params: Params, serve: ServeSettings, device: str) -> Measurement:
     """Measure one configuration, and print a summary."""
-    until = monotonic() + BUDGET_S
+    load = params.load
+    runs_s = RUNS * len(load.users) * (load.warmup_s + load.max_s)
+    until = monotonic() + max(LEAST_S, runs_s)
     index = read_index()
     photos = [Path(photo.path) for photo in index.photos]
     tested = [number for number, photo in enumerate(index.photos) if photo.split == "test"]

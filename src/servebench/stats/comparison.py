@@ -38,7 +38,9 @@ MODERATION = 2.0
 """Degrees of freedom of the usual variance. With 4, the same simulations hold all in 94 to 97% of runs."""
 FEWEST_VARIANCES = 3
 """To say what is usual."""
-
+MORE, MANY_MORE = 2, 4
+"""Times as many rounds as one had: those who had more in all are of another kind than it. The second from
+BLOCKS_FROM_ROUNDS on, as such a one was not dropped for being far behind."""
 
 BLOCKS, BLOCKS_FROM_ROUNDS = 7, 8
 """From so many rounds on, blocks of them: 4 to 10, and about BLOCKS where there are many rounds."""
@@ -100,29 +102,28 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
 
 
 def _paired_difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
-    """Mean log ratio of ``name`` over ``other`` in the rounds of both; ``difference`` says to what error."""
+    """Mean log ratio of ``name`` over ``other`` in the rounds of both, of which there is one at least."""
     rounds = _rounds_of_both(rates, name, other)
     return _mean(_log_ratios(rates, name, other, rounds), usual_variance(rates, reference, rounds))
 
 
 def usual_variance(rates: Rates, reference: str, rounds: Sequence[int]) -> float | None:
-    """The typical variance of a log ratio to ``reference`` in ``rounds``, None where few are known.
+    """The typical variance of a log ratio to ``reference`` in ``rounds``; None below FEWEST_VARIANCES.
 
     It is that of those who ran in half of these rounds or more, so it does not change as others go on; of
-    others (in groups), that of their own rounds, from half to twice as many. Who had fewer rounds than
-    BLOCKS_FROM_ROUNDS, where others had more than twice as many, left as it was far behind: it is of another
-    kind than they. It is the geometric mean, corrected for the bias of the logarithm of a variance of few
-    rounds.
+    others (in other rounds), that of their own rounds, from half to twice as many. Those who ran in very many
+    more in all are left out: who has so few is far behind, and noisier. It is the geometric mean, corrected
+    for the bias of the logarithm of a variance of few rounds.
     """
-    terms = []
+    terms, count = [], len(rounds)
+    most = (MANY_MORE if count >= BLOCKS_FROM_ROUNDS else MORE) * count
     for name in rates:
         if name == reference:
             continue
         own = _rounds_of_both(rates, name, reference)
         common = sorted(set(own).intersection(rounds))
-        other_kind = len(rounds) < BLOCKS_FROM_ROUNDS and len(own) > 2 * len(rounds)
-        alike = common if 2 * len(common) >= len(rounds) else own
-        if other_kind or len(alike) < 2 or not len(rounds) <= 2 * len(alike) <= 4 * len(rounds):
+        alike = common if 2 * len(common) >= count else own
+        if len(alike) < 2 or len(own) > most or not count <= 2 * len(alike) <= 4 * count:
             continue
         variance, freedom = _long_run_variance(_log_ratios(rates, name, reference, alike))
         if variance > 0:

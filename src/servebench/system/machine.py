@@ -26,6 +26,9 @@ CPU_FLAGS = (
     "sve",
 )
 """Instruction sets that change how fast a matrix product is."""
+DEVICES = Path("/dev")
+GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
+"""Of NVIDIA's drivers (the second and third on Jetson), of WSL's, and of AMD's, which torch calls CUDA."""
 
 
 def fingerprint() -> dict[str, Any]:
@@ -65,8 +68,8 @@ def _cpu_flags() -> list[str]:
 
 
 def cuda_available() -> bool:
-    """Whether torch can use a GPU. Without NVIDIA's driver it is not asked: importing it takes seconds."""
-    if not gpustat.is_available():
+    """Whether torch can use a GPU. It is asked only where a driver has a device: its import takes seconds."""
+    if not any(any(DEVICES.glob(pattern)) for pattern in GPU_DEVICES):
         return False
     import torch
 

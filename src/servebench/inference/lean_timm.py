@@ -1,8 +1,8 @@
-"""Imports without torch's compiler, torch._dynamo, which takes as long to import as timm and more.
+"""timm, imported without torch's compiler (torch._dynamo), which takes longer to import than timm.
 
-timm and torchvision need it for little: timm marks functions of one architecture that it shall leave alone,
-and torchvision asks it whether an operator can be compiled. Workers compile nothing by it. What exports and
-compiles a model imports it then.
+timm and torchvision need it for little: timm marks functions of one architecture (naflexvit) that the
+compiler shall leave alone, torchvision marks one and asks whether an operator can be compiled. Workers
+compile nothing by it. What exports and compiles a model imports it then, and does without these marks.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+__all__ = ["timm"]
+
 COMPILER = ("torch._dynamo", "torch._dynamo.utils")
 
 
@@ -28,9 +30,17 @@ class Deferred(ModuleType):
             raise AttributeError(name)
 
         def call(*arguments: Any, **options: Any) -> Any:
+            remove_stand_ins()
             return getattr(importlib.import_module(self.__name__), name)(*arguments, **options)
 
         return call
+
+
+def remove_stand_ins() -> None:
+    """Remove each module that is not the real one."""
+    for name in COMPILER:
+        if isinstance(sys.modules.get(name), Deferred):
+            del sys.modules[name]
 
 
 @contextmanager
@@ -46,10 +56,18 @@ def without_compiler() -> Iterator[None]:
         yield
     finally:
         torch.compiler.disable = disable
-        for name in COMPILER:
-            del sys.modules[name]
+        remove_stand_ins()
 
 
-def _unmarked(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+def _unmarked(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
     """In place of ``torch.compiler.disable``: a decorator that leaves a function as it is."""
-    return _unmarked if function is None else function
+    return _unmarked if fn is None else fn
+
+
+try:
+    with without_compiler():
+        import timm
+        import timm.data
+except ImportError:  # a version that needs more of it
+    import timm
+    import timm.data

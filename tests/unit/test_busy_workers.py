@@ -1,0 +1,46 @@
+"""How many in-process workers are kept busy: the number whose total rate is highest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from servebench.benchmark.inprocess import InProcessBaseline
+from servebench.params import BaselineSettings
+from servebench.system.conversation import Conversation
+
+
+class Replayed(Conversation):
+    """Answers each probe with the next rate of as many busy workers; ``asked`` has their numbers."""
+
+    def __init__(self, rates: Mapping[int, Sequence[float]]) -> None:
+        self.rates = {busy: list(own) for busy, own in rates.items()}
+        self.asked: list[int] = []
+
+    def send(self, job: Any) -> None:
+        if isinstance(job, dict):
+            self.asked.append(job["busy"])
+
+    def answer(self) -> Any:
+        return [[self.rates[self.asked[-1]].pop(0)], 1.0] if self.asked else 2
+
+
+@pytest.mark.parametrize(
+    ("rates", "busy", "asked"),
+    [
+        ({1: (20, 21), 2: (40, 39), 4: (80, 75)}, 4, [1, 1, 2, 2, 4, 4]),
+        ({1: (20, 21), 2: (15, 14)}, 1, [1, 1, 2, 2]),
+        ({1: (20, 21), 2: (30, 12), 4: (35, 36)}, 4, [1, 1, 2, 2, 4, 4]),  # slow for a moment
+        ({1: (20, 21), 2: (20, 19.5), 4: (10, 9)}, 1, [1, 1, 2, 2, 4, 4]),
+    ],
+)
+def test_the_search_goes_on_until_more_workers_are_slower(
+    rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
+) -> None:
+    conversation = Replayed(rates)
+    inprocess = InProcessBaseline(conversation, 4, BaselineSettings(batch_sizes=(1,), seconds=0.1))
+    inprocess.wait_until_ready()
+    assert inprocess.busy == busy
+    assert conversation.asked == asked
