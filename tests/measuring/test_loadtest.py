@@ -148,8 +148,10 @@ def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest
         assert main([*arguments, "--url", stub.url, "--slo-ms", "100"]) == 0
         log = stub.log()[1:]  # without the first request, which is no part of the load
     arrived = log[:, 0] - log[0, 0]
-    assert arrived == pytest.approx([0.0, 0.0, 0.5, 0.75, 2.0], abs=0.2)  # a machine may pause
-    assert "valid; 2.1 req/s within 100 ms" in capsys.readouterr().out
+    off_s = np.abs(arrived - np.array([0.0, 0.0, 0.5, 0.75, 2.0]))
+    assert np.median(off_s) < 0.05
+    assert off_s.max() < 0.2  # the machine may pause for a moment
+    assert re.search(r"valid; 2\.[01] req/s within 100 ms", capsys.readouterr().out)
 
 
 def test_constant_arrivals_keep_their_distance(body: Path) -> None:

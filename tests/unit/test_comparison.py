@@ -148,6 +148,15 @@ def test_groups_moderate_each_other() -> None:
     assert difference(alone, "a", "reference", "reference").freedom == 3
 
 
+def test_who_is_far_behind_is_not_moderated_by_others_though_repeated_runs_add_up() -> None:
+    """Two runs of 27 rounds each, of which it had five: what is usual for the others is not for it."""
+    rng = np.random.default_rng(0)
+    rates: dict[str, list[float | None]] = {name: list(np.exp(rng.normal(0, 0.03, 54))) for name in "abcd"}
+    rates["far"] = [float(np.exp(rng.normal(-2, 0.8))) if number % 27 < 5 else None for number in range(54)]
+    alone = {name: rates[name] for name in ("a", "far")}
+    assert difference(rates, "far", "a", "a") == difference(alone, "far", "a", "a")
+
+
 def students_width(logs: np.ndarray) -> float:
     """Of the simultaneous interval of one of seven."""
     freedom = len(logs) - 1

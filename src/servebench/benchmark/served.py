@@ -1,4 +1,4 @@
-"""Measurement of a server under load: every level, the fastest ones again in time, and the best once more."""
+"""Measurement of a server under load: every level, those near the fastest again, and the best once more."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
 GIVE_UP_S, LEAST_GIVE_UP_S = 8.0, 3.0
-"""For the first answers to all users of a level; in its first run what is left of the time, if that is less,
-but not below the second."""
+"""For the first answers to all users of a level. In its first run it is what is left until ``until``, between
+these two."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
@@ -114,7 +114,7 @@ class LoadSession:
         return replace(plan, bodies=missing + others)
 
     def has_time(self, seconds: float) -> bool:
-        """Whether runs that take so long end in time."""
+        """Whether runs that take so many seconds would end by ``until``."""
         return monotonic() + seconds <= self.until
 
     def missing(self) -> list[int]:
@@ -176,7 +176,7 @@ def measure_served(
     until: float = math.inf,
     while_paused: Callable[[], None] = lambda: None,
 ) -> ServedResult:
-    """Load a server at every level, at those near the fastest again, if in time, and at the best once more.
+    """Load a server at every level, at those near the fastest again, and at the best one once more.
 
     Args:
         generator: sends the photos, in the form that ``load.request_body`` names.

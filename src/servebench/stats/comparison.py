@@ -39,8 +39,8 @@ MODERATION = 2.0
 FEWEST_VARIANCES = 3
 """To say what is usual."""
 MORE, MANY_MORE = 2, 4
-"""Times as many rounds as one had: those who had more in all are of another kind than it. The second from
-BLOCKS_FROM_ROUNDS on, as such a one was not dropped for being far behind."""
+"""Times as many rounds as a configuration had: others that had more do not say what is usual for it. The
+second from BLOCKS_FROM_ROUNDS on, as it was hardly dropped for being far behind then."""
 
 BLOCKS, BLOCKS_FROM_ROUNDS = 7, 8
 """From so many rounds on, blocks of them: 4 to 10, and about BLOCKS where there are many rounds."""
@@ -110,10 +110,10 @@ def _paired_difference(rates: Rates, name: str, other: str, reference: str) -> D
 def usual_variance(rates: Rates, reference: str, rounds: Sequence[int]) -> float | None:
     """The typical variance of a log ratio to ``reference`` in ``rounds``; None below FEWEST_VARIANCES.
 
-    It is that of those who ran in half of these rounds or more, so it does not change as others go on; of
-    others (in other rounds), that of their own rounds, from half to twice as many. Those who ran in very many
-    more in all are left out: who has so few is far behind, and noisier. It is the geometric mean, corrected
-    for the bias of the logarithm of a variance of few rounds.
+    Those who ran in at least half of these rounds count with these, so that a variance stays as it is while
+    others go on; the rest count with their own rounds, from half to twice as many. Those with MORE (or
+    MANY_MORE) times as many rounds in all are left out: who has so few is far behind, and noisier. It is the
+    geometric mean, corrected for the bias of the logarithm of a variance of few rounds.
     """
     terms, count = [], len(rounds)
     most = (MANY_MORE if count >= BLOCKS_FROM_ROUNDS else MORE) * count
