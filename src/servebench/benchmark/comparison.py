@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
+from servebench.benchmark.inprocess_rates import InProcessRates
 from servebench.benchmark.paused_servers import SLOW_TURN_S, PausedServer, paused_servers
 from servebench.benchmark.turns import Comparison
 from servebench.loadgen import LoadGenerator, load_generator
@@ -22,15 +24,22 @@ from servebench.system.progress import bar, print_wrapped
 
 TURN_S = 1.0
 """Short turns make more rounds, with less time between the configurations that are compared."""
-FAR_SHARE = 0.3
+FAR_SHARE = 0.2
 """Of the time, for all together that are far behind: their turns last longest, as the first answers do. They
 miss turns until they have had less. Measurements of TURN_S are enough to know that they are far behind."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
 """From `comparison.seconds` of LONE_USER_FROM_S on, rounds of a single user come first, without ranks."""
+INPROCESS_FROM_ROUND, INPROCESS_EVERY = 4, 4
+"""From this round on, when those far behind are known, the first two of every INPROCESS_EVERY rounds have
+in-process rates as well: of each of the others, right before its turn in one and after it in the next."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
+
+
+InProcess = Callable[[Sequence[PausedServer]], AbstractContextManager[InProcessRates | None]]
+"""Starts the pipelines of some servers in-process; None where there is no room for them."""
 
 
 @dataclass
@@ -39,6 +48,7 @@ class RoundRunner:
 
     Attributes:
         show: called at each turn with a text for the progress bar.
+        inprocess: None for served rates alone.
         turns_s: how long the turns of each configuration have taken, seconds.
     """
 
@@ -46,6 +56,7 @@ class RoundRunner:
     generator: LoadGenerator
     load: LoadSettings
     show: Callable[[str], None]
+    inprocess: InProcess | None = None
     turns_s: dict[str, float] = field(default_factory=dict)
 
     def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
@@ -61,27 +72,47 @@ class RoundRunner:
         """
         rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
         next_order, last_round_s = list(group), 0.0
-        first = number = self._next_round(users)
-        while number - first < FEWEST_ROUNDS or monotonic() + last_round_s < until:
-            started = monotonic()
-            order = [server for server in next_order if server.name not in self.comparison.dropped]
-            if (number - first) % 2 == 0:
-                rng.shuffle(order)
-            next_order = order[::-1]
-            for count in users:
-                far_behind = self.comparison.far_behind(count)
-                own = {server.name: far_behind[server.name] for server in order if server.name in far_behind}
-                self._run_round(order, number, count, own)
-            self.comparison.drop_slow(users)
-            last_round_s = monotonic() - started
-            number += 1
+        first, done = self._next_round(users), 0
+        inprocess: InProcessRates | None = None
+        with ExitStack() as stack:
+            while done < FEWEST_ROUNDS or monotonic() + last_round_s < until:
+                has_time = monotonic() + INPROCESS_EVERY * last_round_s < until
+                if done == INPROCESS_FROM_ROUND and self.inprocess and has_time:
+                    self.show(f"after round {first + done}: starting pipelines in-process")
+                    inprocess = stack.enter_context(self.inprocess(self._near_the_best(group, users)))
+                started = monotonic()
+                order = [server for server in next_order if server.name not in self.comparison.dropped]
+                if done % 2 == 0:
+                    rng.shuffle(order)
+                next_order = order[::-1]
+                beside = inprocess if done % INPROCESS_EVERY < 2 else None
+                for count in users:
+                    self._run_round(order, first + done, count, self._far_behind(order, count), beside)
+                self.comparison.drop_slow(users)
+                last_round_s = monotonic() - started
+                done += 1
+
+    def _far_behind(self, order: Sequence[PausedServer], users: int) -> dict[str, int]:
+        """Those of ``order`` that are far behind, with their number of rounds."""
+        names = {server.name for server in order}
+        return {name: rounds for name, rounds in self.comparison.far_behind(users).items() if name in names}
+
+    def _near_the_best(self, group: Sequence[PausedServer], users: Sequence[int]) -> list[PausedServer]:
+        """Those that still take part and are not far behind at each number of ``users``."""
+        out = {*self.comparison.dropped}.union(*(self.comparison.far_behind(count) for count in users))
+        return [server for server in group if server.name not in out]
 
     def _next_round(self, users: Sequence[int]) -> int:
         """Its number; each group of servers has rounds of its own."""
         return 1 + max((turn.round for turn in self.comparison.turns if turn.users in users), default=-1)
 
     def _run_round(
-        self, order: Sequence[PausedServer], number: int, users: int, far_behind: Mapping[str, int]
+        self,
+        order: Sequence[PausedServer],
+        number: int,
+        users: int,
+        far_behind: Mapping[str, int],
+        inprocess: InProcessRates | None = None,
     ) -> None:
         for server in order:
             name = server.name
@@ -90,10 +121,13 @@ class RoundRunner:
             fastest = self.comparison.fastest_so_far(users)
             self.show(f"round {number + 1}, {users} users, now {name}{fastest}")
             longest_s = TURN_S if name in far_behind else SLOW_TURN_S
+            beside = inprocess if inprocess and name in inprocess.names else None
+            before_rps = beside.pipeline_rps(name, users) if beside and number % 2 else None
             began = monotonic()
             turn = server.take_turn(self.generator, self.load, number, users, TURN_S, longest_s)
             self.turns_s[name] = self.turns_s.get(name, 0.0) + monotonic() - began
-            self.comparison.turns.append(turn)
+            after_rps = beside.pipeline_rps(name, users) if beside and not number % 2 else None
+            self.comparison.turns.append(replace(turn, pipeline_rps=before_rps or after_rps))
 
     def _has_time(self, name: str, far_behind: Mapping[str, int]) -> bool:
         """Whether one that is far behind takes a turn: none had fewer, and their time is not used up."""
@@ -110,15 +144,18 @@ def compare(
     load: LoadSettings,
     settings: ComparisonSettings,
     budget_s: float,
+    inprocess: InProcess | None = None,
 ) -> Comparison:
     """Measure ``configurations``, the reference among them, in rounds until the budget is used up.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
         budget_s: seconds, the servers' starts included.
+        inprocess: None for served rates alone.
 
     Raises:
-        ServerError: a server did not start, or died; LoadError: the load generator failed.
+        ServerError: a server did not start, or died; LoadError: the load generator failed; ServebenchError: a
+            model cannot be run in-process.
     """
     comparison = Comparison(settings.reference, list(configurations))
     deadline = monotonic() + budget_s
@@ -143,7 +180,7 @@ def compare(
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
-                    runner = RoundRunner(comparison, generator, load, show)
+                    runner = RoundRunner(comparison, generator, load, show, inprocess)
                     if part == 0 and LONE_USER not in settings.users and settings.seconds >= LONE_USER_FROM_S:
                         runner.run_lone_user_rounds(group)
                     runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))

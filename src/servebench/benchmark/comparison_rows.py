@@ -18,12 +18,17 @@ from servebench.system.tables import number_cell, text_table
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 """The latencies of each turn, ms, by users and configuration."""
 LATENCY_COLUMNS = ("p50_ms", "p50_low_ms", "p50_high_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
-METRICS = ("rate_rps", "ratio", "ratio_low", "ratio_high", "rank", *LATENCY_COLUMNS, "failed", "rounds")
+EFFICIENCY_COLUMNS = ("pipeline_rps", "efficiency", "efficiency_low", "efficiency_high")
+METRICS = (
+    *("rate_rps", "ratio", "ratio_low", "ratio_high", "rank"),
+    *(*LATENCY_COLUMNS, "failed", "rounds", *EFFICIENCY_COLUMNS),
+)
 """Columns of a row that metrics/comparison/NAME.json holds."""
 WIDEST = 10.0
 """Of an interval that is shown, as a factor: two rounds alone give one that says nothing."""
 RANKED_FROM_ROUNDS = 4
-"""With fewer rounds than this, and than the reference has, a configuration has no interval and no rank."""
+"""With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
+fewer that have the pipeline's rate as well, its efficiency has none."""
 
 
 def comparison_rows(
@@ -76,6 +81,7 @@ def comparison_rows(
                     failed=sum(turn.failed for turn in own_turns),
                     rounds=len(own_turns),
                     earlier=not blocks and (users, name) in earlier_row,
+                    **efficiency_columns(own_turns),
                 )
             )
     return rows
@@ -152,6 +158,22 @@ def latency_columns(turns: Sequence[npt.NDArray[np.float64]]) -> dict[str, float
     return {column: rounded(ms, 2) for column, ms in zip(LATENCY_COLUMNS, values, strict=True)}
 
 
+def efficiency_columns(turns: Sequence[TurnRow]) -> dict[str, float | None]:
+    """EFFICIENCY_COLUMNS of a configuration's turns at one load, of those that have both rates."""
+    both = [(turn.rate_rps, turn.pipeline_rps) for turn in turns if turn.rate_rps and turn.pipeline_rps]
+    if not both:
+        return dict.fromkeys(EFFICIENCY_COLUMNS)
+    served, pipeline = zip(*both, strict=True)
+    own = ratio({"served": served, "pipeline": pipeline}, "served", "pipeline", "pipeline")
+    has_interval = len(both) >= RANKED_FROM_ROUNDS
+    return {
+        "pipeline_rps": round(float(np.exp(np.mean(np.log(pipeline)))), 2),
+        "efficiency": round(own.ratio, 3),
+        "efficiency_low": rounded(own.low, 3) if has_interval else None,
+        "efficiency_high": rounded(own.high, 3) if has_interval else None,
+    }
+
+
 def earlier_latencies(row: ComparisonRow | None) -> dict[str, float | None]:
     """LATENCY_COLUMNS of an earlier row; None where there is none."""
     return {column: getattr(row, column) if row else None for column in LATENCY_COLUMNS}
@@ -173,9 +195,18 @@ def interval_cell(row: ComparisonRow) -> str:
     return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
 
 
+def efficiency_text(row: ComparisonRow) -> str:
+    """The efficiency with its interval, a dash where it is unknown."""
+    low, high = row.efficiency_low, row.efficiency_high
+    return number_cell(row.efficiency, 2) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
+
+
 def comparison_table(rows: Sequence[ComparisonRow]) -> str:
     """The comparison for a terminal, fastest first."""
-    head = ["configuration", "users", "rank", "req/s", "ratio", "95% interval", "p95 ms", "rounds"]
+    head = [
+        *("configuration", "users", "rank", "req/s", "ratio", "95% interval"),
+        *("efficiency", "p95 ms", "rounds"),
+    ]
     cells = [
         [
             row.experiment + (" (earlier)" if row.earlier else ""),
@@ -184,6 +215,7 @@ def comparison_table(rows: Sequence[ComparisonRow]) -> str:
             number_cell(row.rate_rps, 1),
             number_cell(row.ratio, 2),
             interval_cell(row),
+            efficiency_text(row),
             number_cell(row.p95_ms, 0),
             str(row.rounds),
         ]

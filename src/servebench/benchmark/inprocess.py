@@ -67,7 +67,7 @@ class InProcessBaseline:
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
         """
-        if not self.threads:
+        if not self.busy:
             self.wait_until_ready()
         works = list(itertools.product(self.batch_sizes, self.work_kinds))
         if self._rounds % 2:
@@ -87,7 +87,8 @@ class InProcessBaseline:
         Raises:
             ServebenchError: a worker failed; the message holds the end of its log.
         """
-        self.wait_until_loaded()
+        if not self.threads:
+            self.wait_until_loaded()
         self.work_kinds = ("model", "pipeline", *((ONE_THREAD,) if self.threads > 1 else ()))
         self.busy, image_s = self._fastest_busy(self._workers)
         smallest = min(self._settings.batch_sizes)
@@ -98,7 +99,7 @@ class InProcessBaseline:
         ]
 
     def wait_until_loaded(self) -> None:
-        """Wait until the workers have loaded the model: they can be told to ``run`` then."""
+        """Wait until workers have loaded the model: they can be told to ``run`` then."""
         self.threads = int(self._conversation.answer())
 
     def rows(self) -> list[BaselineRow]:
@@ -163,7 +164,7 @@ def inprocess_workers(
     photos: Sequence[Path],
     settings: BaselineSettings,
 ) -> Iterator[InProcessBaseline]:
-    """Run as many processes as ``serve`` has workers, each with the model, until the block is left.
+    """Run up to as many processes as ``serve`` has workers, each with the model, until the block is left.
 
     They load it meanwhile: ``wait_until_ready`` waits for them, as the first ``measure`` does.
 

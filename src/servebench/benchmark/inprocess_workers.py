@@ -1,7 +1,8 @@
 """The processes of the in-process baseline: ``python -m servebench.benchmark.inprocess_workers``.
 
 Started by ``inprocess.inprocess_workers``, which writes jobs as lines of JSON and reads a line for each.
-The model's libraries are loaded once; the workers are forked before torch has started a thread.
+The model's libraries are loaded once, and the workers are forked from a process in which torch starts no
+thread: as many at first as there are cores, the others when so many are asked for.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -120,24 +122,39 @@ def main() -> None:
     """Start the workers that the first line describes, then run a job per line and print its result."""
     setup = json.loads(sys.stdin.readline())
     photos = [Path(path).read_bytes() for path in setup["photos"]]
-    fork = multiprocessing.get_context("fork")
-    workers = []
     settings = ServeSettings.model_validate(setup["settings"])
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
     with for_good():
         import_libraries(settings)
-    for _ in range(settings.workers_per_device):
+    arguments = (folders, setup["device"], settings, photos)
+    workers, threads = start_workers(min(settings.workers_per_device, os.cpu_count() or 1), arguments)
+    print(json.dumps(threads), flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if (missing := job["busy"] - len(workers)) > 0:
+            workers += start_workers(missing, arguments)[0]
+        result = measure(workers[: job["busy"]], job["work"], job["batch_size"], job["seconds"])
+        print(json.dumps(result), flush=True)
+
+
+def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connection], int]:
+    """Start workers, and wait until all of them have loaded the model.
+
+    Args:
+        arguments: of ``run_worker``, after the connection.
+
+    Returns:
+        A connection to each, and the number of torch's threads in one.
+    """
+    fork = multiprocessing.get_context("fork")
+    workers = []
+    for _ in range(number):
         connection, worker_end = fork.Pipe()
-        arguments = (worker_end, folders, setup["device"], settings, photos)
-        fork.Process(target=run_worker, args=arguments, daemon=True).start()
+        fork.Process(target=run_worker, args=(worker_end, *arguments), daemon=True).start()
         worker_end.close()
         workers.append(connection)
     threads = [receive(connection) for connection in workers]
-    print(json.dumps(threads[0]), flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        result = measure(workers[: job["busy"]], job["work"], job["batch_size"], job["seconds"])
-        print(json.dumps(result), flush=True)
+    return workers, threads[0]
 
 
 def import_libraries(settings: ServeSettings) -> None:

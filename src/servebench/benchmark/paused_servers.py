@@ -141,6 +141,17 @@ def free_gpu_bytes() -> int:
     return int(gpustat.new_query().gpus[0].memory_available) * 2**20
 
 
+def has_room_for_copies(servers: Sequence[PausedServer], device: str) -> bool:
+    """Whether memory has room for as much again as ``servers`` take; on a GPU, for what is used of its."""
+    needed = MEMORY_RESERVE * sum(memory_of(server.pid) for server in servers)
+    if available_memory() < needed:
+        return False
+    if device != "cuda":
+        return True
+    gpu = gpustat.new_query().gpus[0]
+    return bool(gpu.memory_available >= MEMORY_RESERVE * gpu.memory_used)
+
+
 @contextmanager
 def paused_servers(
     names: Sequence[str],

@@ -162,6 +162,8 @@ class TurnRow:
         rate_rps: good answers per second, None where there was none.
         answers, failed: good answers, and requests that were refused, failed or timed out.
         bound_rps: where there was no good answer, what the rate was below.
+        pipeline_rps: images per second of the pipeline in-process in the same round, right before or after;
+            None where it was not measured.
     """
 
     round: int
@@ -171,6 +173,7 @@ class TurnRow:
     answers: int
     failed: int
     bound_rps: float | None = None
+    pipeline_rps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ class ComparisonRow:
         failed: requests that were refused, failed or timed out.
         rounds: number of rounds in which it was measured.
         earlier: whether an earlier run measured it, and nothing that it depends on has changed since.
+        pipeline_rps: of the pipeline in-process, geometric mean over the rounds that have it; None for none.
+        efficiency: served rate over that of the pipeline, within these rounds, with a 95% interval.
     """
 
     users: int
@@ -208,3 +213,7 @@ class ComparisonRow:
     failed: int
     rounds: int
     earlier: bool
+    pipeline_rps: float | None = None
+    efficiency: float | None = None
+    efficiency_low: float | None = None
+    efficiency_high: float | None = None

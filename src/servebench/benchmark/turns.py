@@ -27,6 +27,8 @@ class Turn:
         latency_ms: of each good answer that came in the measured time; there may be none.
         failed: requests that were refused, failed or timed out.
         bound_rps: where there was no good answer, what the rate was below.
+        pipeline_rps: images per second of the pipeline in-process, right before or after this turn; None
+            where it was not measured.
     """
 
     round: int
@@ -36,6 +38,7 @@ class Turn:
     latency_ms: npt.NDArray[np.float64]
     failed: int = 0
     bound_rps: float | None = None
+    pipeline_rps: float | None = None
 
     @property
     def highest_rps(self) -> float:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from servebench.benchmark.comparison_rows import efficiency_text
 from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.report.accuracy_tables import accuracy_table, precision_table
@@ -197,6 +198,7 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
             number_cell(row.rate_rps, 1),
             range_text(row),
             ratio_text(row, reference),
+            efficiency_text(row),
             number_cell(row.p50_ms, 0),
             number_cell(row.p95_ms, 0),
             "-" if row.p95_low_ms is None else f"{row.p95_low_ms:.0f} to {row.p95_high_ms:.0f}",
@@ -210,6 +212,7 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
         "req/s",
         "slowest to fastest round",
         f"times {reference}",
+        "efficiency",
         "p50 ms",
         "p95 ms",
         "p95's 95% interval",

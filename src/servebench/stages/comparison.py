@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from servebench.benchmark.comparison import compare
 from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
+from servebench.benchmark.inprocess_rates import inprocess_rates
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
@@ -46,7 +48,8 @@ def main() -> None:
     """
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
+    photos = [Path(photo.path) for photo in read_index().photos]
+    bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
     reference = params.comparison.reference
     reused, earlier_turns = read_unchanged(signatures, reference)
@@ -58,14 +61,23 @@ def main() -> None:
     check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
     print_wrapped(f"comparison: {', '.join(names)} in turn, {budget_s:.0f} s")
     with exclusive_machine():
+        configurations = {name: params.configuration(name) for name in names}
         comparison = compare(
-            {name: params.configuration(name) for name in names},
+            configurations,
             MODEL,
             device,
             bodies,
             params.load,
             params.comparison,
             budget_s,
+            partial(
+                inprocess_rates,
+                configurations=configurations,
+                folders=MODEL,
+                device=device,
+                photos=photos,
+                settings=params.baseline,
+            ),
         )
     first_round = 1 + max((turn.round for turn in earlier_turns), default=-1)
     turns = earlier_turns + [
@@ -77,6 +89,7 @@ def main() -> None:
             len(turn.latency_ms),
             turn.failed,
             rounded(turn.bound_rps, 3),
+            rounded(turn.pipeline_rps, 3),
         )
         for turn in comparison.turns
     ]
@@ -109,6 +122,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
         "users": params.comparison.users,
+        "batch_sizes": params.baseline.batch_sizes,
         "reference_name": params.comparison.reference,
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
