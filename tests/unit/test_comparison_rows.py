@@ -7,7 +7,7 @@ import math
 import pytest
 
 from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
-from servebench.benchmark.rows import TurnRow
+from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.params import ComparisonSettings
 
 SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
@@ -79,3 +79,43 @@ def test_failed_requests_of_all_turns_are_added_up_and_nothing_is_earlier_that_w
     rows = comparison_rows(SETTINGS, ["reference", "other"], turns, {}, [])
     assert [row.failed for row in rows if row.users == 8] == [3, 3]
     assert not any(row.earlier for row in rows)
+
+
+SPEEDS = (1.0, 0.5, 0.9, 0.6, 1.0, 0.7, 0.5, 1.0)
+
+
+def efficiencies(measured_in: range) -> ComparisonRow:
+    """Of a server that reaches 0.8 of its pipeline's rate, on a machine of changing speed.
+
+    Args:
+        measured_in: rounds that have the pipeline's rate, too.
+    """
+    turns = [
+        TurnRow(
+            number,
+            8,
+            "reference",
+            80.0 * speed,
+            20,
+            0,
+            None,
+            100.0 * speed if number in measured_in else None,
+        )
+        for number, speed in enumerate(SPEEDS)
+    ]
+    [row] = comparison_rows(SETTINGS, ["reference"], turns, {}, [])
+    return row
+
+
+def test_efficiency_is_that_of_the_rounds_that_have_both_rates_whatever_the_machines_speed() -> None:
+    row = efficiencies(range(2, 6))
+    assert (row.efficiency, row.efficiency_low, row.efficiency_high) == pytest.approx((0.8, 0.8, 0.8))
+    assert row.pipeline_rps == pytest.approx(100 * (0.9 * 0.6 * 1.0 * 0.7) ** 0.25, abs=0.01)
+    assert "0.80 (0.80 to 0.80)" in comparison_table([row])
+
+
+def test_few_rounds_with_both_rates_give_an_efficiency_without_interval_and_none_no_efficiency() -> None:
+    few, none = efficiencies(range(3)), efficiencies(range(0))
+    assert few.efficiency == pytest.approx(0.8)
+    assert few.efficiency_low is few.efficiency_high is None
+    assert none.efficiency is none.pipeline_rps is None

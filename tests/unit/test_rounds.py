@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from servebench.benchmark import comparison as comparison_module
-from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, compare
+from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, InProcess, compare
+from servebench.benchmark.inprocess_rates import InProcessRates
 from servebench.benchmark.turns import Comparison, Turn
 from servebench.params import ComparisonSettings, ServeSettings
 from servebench.paths import ModelFolders
@@ -30,6 +31,7 @@ class Clock:
     def __init__(self) -> None:
         self.now = 0.0
         self.starts: list[tuple[float, list[str]]] = []
+        self.measured: list[str] = []
 
 
 class MadeUpServer:
@@ -45,6 +47,7 @@ class MadeUpServer:
         rate = RATES[self.name]
         window_s = min(max(turn_s, 3 * users / rate), longest_s)
         self._clock.now += 0.35 + window_s + 2 * users / rate
+        self._clock.measured.append(self.name)
         noise = float(np.exp(np.random.default_rng(len(self.name) + number).normal(0, 0.03)))
         return Turn(number, users, self.name, rate * noise, np.array([1000 * users / rate]))
 
@@ -69,13 +72,33 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+class MadeUpPipelines(InProcessRates):
+    """Take START_S to start, and are twice as fast as their servers."""
+
+    def __init__(self, names: Sequence[str], clock: Clock) -> None:
+        super().__init__({}, {})
+        self._names = set(names)
+        self._clock = clock
+
+    @property
+    def names(self) -> set[str]:
+        return self._names
+
+    def pipeline_rps(self, name: str, users: int) -> float:
+        self._clock.measured.append(f"{name}'s pipeline")
+        return 2 * RATES[name]
+
+
 def compared(
-    seconds: float, budget_s: float | None = None, names: Sequence[str] = tuple(RATES)
+    seconds: float,
+    budget_s: float | None = None,
+    names: Sequence[str] = tuple(RATES),
+    inprocess: InProcess | None = None,
 ) -> Comparison:
     settings = ComparisonSettings(reference="reference", users=(USERS,), seconds=seconds)
     configurations = dict.fromkeys(names, ServeSettings())
     folders = ModelFolders(Path("exported"), Path("compiled"))
-    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds)
+    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds, inprocess)
 
 
 def order_of(comparison: Comparison, number: int) -> list[str]:
@@ -162,6 +185,56 @@ def test_from_ten_minutes_on_all_servers_are_started_anew_halfway(clock: Clock) 
     assert clock.now <= 600.0
     later = {turn.round for turn in found.turns if turn.users == USERS}
     assert later == set(range(len(later)))
+
+
+def test_pipelines_of_all_that_are_not_far_behind_are_members_of_two_of_every_four_rounds(
+    clock: Clock,
+) -> None:
+    """Right after their servers' turns in one of them, and right before in the other."""
+    started = []
+
+    @contextmanager
+    def pipelines(servers: Sequence[MadeUpServer]) -> Iterator[InProcessRates]:
+        started.append([server.name for server in servers])
+        clock.now += START_S
+        yield MadeUpPipelines(started[-1], clock)
+
+    found = compared(330.0, inprocess=pipelines)
+    near = ["reference", "fast", "near"]
+    assert started == [near]
+    turns = [turn for turn in found.turns if turn.users == USERS]
+    with_pipeline = {turn.round for turn in turns if turn.pipeline_rps}
+    last = max(turn.round for turn in turns)
+    assert last > 20
+    assert with_pipeline == {number for number in range(4, last + 1) if number % 4 < 2}
+    own = [turn for turn in turns if turn.round in with_pipeline and turn.name in near]
+    assert [turn.pipeline_rps for turn in own] == [2 * RATES[turn.name] for turn in own]
+    assert not [turn for turn in turns if turn.name not in near and turn.pipeline_rps]
+    beside = [
+        (clock.measured[place - 1] == turn, clock.measured[place + 1] == turn)
+        for place, name in enumerate(clock.measured[:-1])
+        if name.endswith("'s pipeline") and (turn := name.removesuffix("'s pipeline"))
+    ]
+    assert beside[:6] == [(True, False)] * 3 + [(False, True)] * 3
+
+
+def test_pipelines_are_not_started_without_time_for_four_rounds_with_them(clock: Clock) -> None:
+    @contextmanager
+    def pipelines(servers: object) -> Iterator[InProcessRates]:
+        raise AssertionError
+        yield
+
+    compared(85.0, inprocess=pipelines)
+    assert clock.now > 60.0
+
+
+def test_without_room_for_them_there_are_no_pipelines(clock: Clock) -> None:
+    @contextmanager
+    def no_room(servers: object) -> Iterator[None]:
+        yield
+
+    found = compared(330.0, inprocess=no_room)
+    assert not [turn for turn in found.turns if turn.pipeline_rps]
 
 
 def test_the_fastest_so_far_are_told(clock: Clock) -> None:
