@@ -219,13 +219,18 @@ def test_pipelines_of_all_that_are_not_far_behind_are_members_of_two_of_every_fo
 
 
 def test_pipelines_are_not_started_without_time_for_four_rounds_with_them(clock: Clock) -> None:
-    @contextmanager
-    def pipelines(servers: object) -> Iterator[InProcessRates]:
-        raise AssertionError
-        yield
+    started = []
 
-    compared(85.0, inprocess=pipelines)
-    assert clock.now > 60.0
+    @contextmanager
+    def pipelines(servers: Sequence[MadeUpServer]) -> Iterator[InProcessRates]:
+        started.append(clock.now)
+        yield MadeUpPipelines([server.name for server in servers], clock)
+
+    found = compared(80.0, inprocess=pipelines)
+    assert max(turn.round for turn in found.turns if turn.users == USERS) > 4
+    assert started == []
+    compared(160.0, inprocess=pipelines)
+    assert len(started) == 1
 
 
 def test_without_room_for_them_there_are_no_pipelines(clock: Clock) -> None:
