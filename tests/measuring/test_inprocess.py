@@ -1,29 +1,19 @@
-"""Rates in-process: of a configuration's workers, and of several configurations in turn."""
+"""Rates of a configuration's workers in-process: their processes, and how they fail."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.inprocess import ONE_THREAD, InProcessBaseline, inprocess_workers
-from servebench.benchmark.inprocess_rates import inprocess_rates
-from servebench.benchmark.paused_servers import PausedServer, has_room_for_copies, paused_servers
+from servebench.benchmark.inprocess import ONE_THREAD, inprocess_workers
 from servebench.errors import ServebenchError
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
-from tests.support.processes import processes_mentioning
+from tests.support.processes import descendants_mentioning
 
 SETTINGS = BaselineSettings(batch_sizes=(1, 2), seconds=0.2)
-SIZES = BaselineSettings(batch_sizes=(1, 2, 8), seconds=0.1)
-STOCK = ServeSettings(threads_per_worker=1)
-CONFIGURATIONS = {
-    "stock": STOCK,
-    "batching": STOCK.model_copy(update={"max_batch_size": 4, "transport": "direct"}),
-    "other": STOCK.model_copy(update={"max_batch_size": 4, "preprocess": "torchvision"}),
-}
 
 
 def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: list[Path]) -> None:
@@ -43,7 +33,7 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
         assert row.pipeline_cpu_ms > 0
         assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
     assert rows != once
-    assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
+    assert descendants_mentioning("servebench.benchmark.inprocess_workers") == []
 
 
 def test_every_other_round_has_the_reverse_order(
@@ -74,9 +64,9 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
     with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
         inprocess.wait_until_loaded()
-        started = processes_mentioning("servebench.benchmark.inprocess_workers")
+        started = descendants_mentioning("servebench.benchmark.inprocess_workers")
         rates, _ = inprocess.run("preprocess", 1, 0.1, cores + 1)
-        assert len(processes_mentioning("servebench.benchmark.inprocess_workers")) == len(started) + 1
+        assert len(descendants_mentioning("servebench.benchmark.inprocess_workers")) == len(started) + 1
         assert len(started) == 1 + cores
         assert min(rates) > 0
 
@@ -89,54 +79,3 @@ def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: li
     ):
         inprocess.measure()
     assert "nowhere/model.json: No such file" in str(caught.value)
-
-
-@pytest.fixture
-def servers(exported: ModelFolders) -> Iterator[list[PausedServer]]:
-    with paused_servers(list(CONFIGURATIONS), CONFIGURATIONS, exported, "cpu", 30.0) as running:
-        yield running
-
-
-def test_each_pipeline_is_measured_at_a_batch_size_that_its_users_can_form(
-    exported: ModelFolders, photos: list[Path], servers: list[PausedServer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = list[int]()
-    run = InProcessBaseline.run
-
-    def watched(
-        self: InProcessBaseline, work: str, batch_size: int, *options: float
-    ) -> tuple[list[float], float]:
-        sizes.append(batch_size)
-        return run(self, work, batch_size, *options)
-
-    with inprocess_rates(servers, CONFIGURATIONS, exported, "cpu", photos, SIZES) as rates:
-        assert rates is not None
-        assert rates.names == set(CONFIGURATIONS)
-        hosts = processes_mentioning("servebench.benchmark.inprocess_workers")
-        monkeypatch.setattr(InProcessBaseline, "run", watched)
-        assert rates.pipeline_rps("stock", users=8) > 0
-        assert set(sizes) == {1}
-        assert rates.pipeline_rps("batching", users=8) > 0
-        assert set(sizes) == {1, 2}
-        sizes.clear()
-        assert rates.pipeline_rps("batching", users=8) > 0
-        assert len(sizes) == 1
-        assert rates.pipeline_rps("other", users=1) > 0
-        assert sizes[-1] == 1
-    assert len(hosts) == 2 * 2  # two pipelines, and a worker of each
-    assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
-
-
-def test_without_memory_for_the_models_there_are_none(
-    exported: ModelFolders,
-    photos: list[Path],
-    servers: list[PausedServer],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert has_room_for_copies(servers, "cpu")
-    monkeypatch.setattr("servebench.benchmark.paused_servers.available_memory", lambda: 2**20)
-    with inprocess_rates(servers, CONFIGURATIONS, exported, "cpu", photos, SIZES) as rates:
-        assert rates is None
-        assert processes_mentioning("servebench.benchmark.inprocess_workers") == []
-    assert "no in-process rates in the rounds, for want of memory" in capsys.readouterr().out

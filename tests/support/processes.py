@@ -7,6 +7,12 @@ import os
 import psutil
 
 
+def descendants_mentioning(text: str) -> list[int]:
+    """Ids of those of ``processes_mentioning`` that this process, or one of its children, has started."""
+    own = {process.pid for process in psutil.Process().children(recursive=True)}
+    return [pid for pid in processes_mentioning(text) if pid in own]
+
+
 def processes_mentioning(text: str) -> list[int]:
     """Ids of living processes, other than this one, whose command line holds ``text``."""
     return [

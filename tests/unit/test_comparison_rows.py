@@ -119,3 +119,11 @@ def test_few_rounds_with_both_rates_give_an_efficiency_without_interval_and_none
     assert few.efficiency == pytest.approx(0.8)
     assert few.efficiency_low is few.efficiency_high is None
     assert none.efficiency is none.pipeline_rps is None
+
+
+def test_a_turn_without_an_answer_leaves_no_efficiency() -> None:
+    """The others alone would show those that had luck."""
+    turns = [TurnRow(number, 8, "reference", 80.0, 20, 0, None, 100.0) for number in range(5)]
+    turns.append(TurnRow(5, 8, "reference", None, 0, 0, 1.0, 100.0))
+    [row] = comparison_rows(SETTINGS, ["reference"], turns, {}, [])
+    assert row.efficiency is row.efficiency_low is row.pipeline_rps is None

@@ -127,6 +127,9 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     of_renamed = params.model_copy(update={"experiments": renamed, "comparison": comparison})
     after = signatures_of(of_renamed, "cpu", [b"photo"])
     assert after["e7_tuned"] != found[1]["e7_tuned"]  # it has no turns beside the new name
+    baseline = params.baseline.model_copy(update={"batch_sizes": (1, 2)})
+    other_sizes = signatures_of(params.model_copy(update={"baseline": baseline}), "cpu", [b"photo"])
+    assert other_sizes["e7_tuned"] != found[1]["e7_tuned"]  # its pipeline's rates may be of other ones
 
 
 def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from servebench.benchmark.capacity_rows import ProbeRow
+from servebench.benchmark.rows import ComparisonRow
 from servebench.errors import ReportError
 from servebench.params import load_params
-from servebench.paths import MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
+from servebench.paths import COMPARISON, MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
 from servebench.report import capacity
 from servebench.report.results_page import BEGIN, END, write_results
 from servebench.system.files import read_json, write_json
-from servebench.system.rows import write_rows
+from servebench.system.rows import read_rows, write_rows
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import OWN_MACHINE, write_project
 
@@ -46,6 +47,20 @@ def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
     )
     assert "whether it or 1 other is fastest is not resolved." in section
     assert "](assets/results/comparison.png)" in section
+
+
+def test_efficiency_has_a_column_and_an_explanation_where_it_was_measured() -> None:
+    def table() -> str:
+        write_results()
+        return RESULTS_PAGE.read_text().split("## Compared in turn")[1].split("##")[0]
+
+    assert "fficiency" not in table()
+    first, *others = read_rows(COMPARISON, ComparisonRow)
+    measured = replace(first, pipeline_rps=25.0, efficiency=0.8, efficiency_low=0.75, efficiency_high=0.85)
+    write_rows(COMPARISON, ComparisonRow, [measured, *others])
+    assert row_of(table(), first.experiment)[5] == "0.80 (0.75 to 0.85)"
+    assert row_of(table(), others[0].experiment)[5] == "-"
+    assert "Efficiency is the served rate over that of the same decode" in table()
 
 
 def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:

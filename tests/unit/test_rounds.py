@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from servebench.benchmark import comparison as comparison_module
-from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, InProcess, compare
-from servebench.benchmark.inprocess_rates import InProcessRates
+from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, StartPipelines, compare
+from servebench.benchmark.pipelines import Pipelines
 from servebench.benchmark.turns import Comparison, Turn
 from servebench.params import ComparisonSettings, ServeSettings
 from servebench.paths import ModelFolders
@@ -72,33 +73,49 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-class MadeUpPipelines(InProcessRates):
-    """Take START_S to start, and are twice as fast as their servers."""
+PIPELINE_S = 0.35
+
+
+class MadeUpPipelines(Pipelines):
+    """Are twice as fast as their servers."""
 
     def __init__(self, names: Sequence[str], clock: Clock) -> None:
         super().__init__({}, {})
-        self._names = set(names)
+        self._names = names
         self._clock = clock
 
-    @property
-    def names(self) -> set[str]:
-        return self._names
-
-    def pipeline_rps(self, name: str, users: int) -> float:
+    def rate_rps(self, name: str, users: int) -> float | None:
+        if name not in self._names:
+            return None
+        self._clock.now += PIPELINE_S
         self._clock.measured.append(f"{name}'s pipeline")
         return 2 * RATES[name]
+
+
+@dataclass
+class Starter:
+    """Starts made-up pipelines; ``started`` has their names."""
+
+    clock: Clock
+    started: list[list[str]] = field(default_factory=list)
+
+    @contextmanager
+    def start(self, servers: Sequence[MadeUpServer], users: Sequence[int]) -> Iterator[Pipelines]:
+        self.started.append([server.name for server in servers])
+        self.clock.now += START_S * len(servers)
+        yield MadeUpPipelines(self.started[-1], self.clock)
 
 
 def compared(
     seconds: float,
     budget_s: float | None = None,
     names: Sequence[str] = tuple(RATES),
-    inprocess: InProcess | None = None,
+    pipelines: StartPipelines | None = None,
 ) -> Comparison:
     settings = ComparisonSettings(reference="reference", users=(USERS,), seconds=seconds)
     configurations = dict.fromkeys(names, ServeSettings())
     folders = ModelFolders(Path("exported"), Path("compiled"))
-    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds, inprocess)
+    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds, pipelines)
 
 
 def order_of(comparison: Comparison, number: int) -> list[str]:
@@ -129,17 +146,22 @@ def test_those_far_behind_have_their_share_of_the_time_and_as_many_rounds_as_eac
     assert sum(rounds[name] * turn_s[name] for name in turn_s) < (FAR_SHARE + 0.1) * 330.0
 
 
+def three_at_most(clock: Clock) -> Callable[..., AbstractContextManager[list[MadeUpServer]]]:
+    """Servers, where memory has room for three at once."""
+
+    @contextmanager
+    def servers(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
+        clock.now += START_S * 3
+        yield [MadeUpServer(name, clock) for name in names[:3]]
+
+    return servers
+
+
 def rounds_in_groups_of_three(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]
 ) -> Counter[str]:
     """Rounds of each, if memory has room for three servers at once."""
-
-    @contextmanager
-    def three_at_most(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
-        clock.now += START_S * 3
-        yield [MadeUpServer(name, clock) for name in names[:3]]
-
-    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most)
+    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
     for name, rate in rates.items():
         monkeypatch.setitem(RATES, name, rate)
     found = compared(330.0, names=list(rates))
@@ -190,56 +212,54 @@ def test_from_ten_minutes_on_all_servers_are_started_anew_halfway(clock: Clock) 
 def test_pipelines_of_all_that_are_not_far_behind_are_members_of_two_of_every_four_rounds(
     clock: Clock,
 ) -> None:
-    """Right after their servers' turns in one of them, and right before in the other."""
-    started = []
-
-    @contextmanager
-    def pipelines(servers: Sequence[MadeUpServer]) -> Iterator[InProcessRates]:
-        started.append([server.name for server in servers])
-        clock.now += START_S
-        yield MadeUpPipelines(started[-1], clock)
-
-    found = compared(330.0, inprocess=pipelines)
+    """Before their servers' turns in one of them, and after in the other."""
+    starter = Starter(clock)
+    found = compared(330.0, pipelines=starter.start)
     near = ["reference", "fast", "near"]
-    assert started == [near]
+    assert starter.started == [near]
+    assert clock.now <= 330.0
     turns = [turn for turn in found.turns if turn.users == USERS]
-    with_pipeline = {turn.round for turn in turns if turn.pipeline_rps}
     last = max(turn.round for turn in turns)
     assert last > 20
-    assert with_pipeline == {number for number in range(4, last + 1) if number % 4 < 2}
-    own = [turn for turn in turns if turn.round in with_pipeline and turn.name in near]
+    with_pipelines = {turn.round for turn in turns if turn.pipeline_rps}
+    assert with_pipelines == {number for number in range(4, last + 1) if number % 4 < 2}
+    own = [turn for turn in turns if turn.round in with_pipelines and turn.name in near]
     assert [turn.pipeline_rps for turn in own] == [2 * RATES[turn.name] for turn in own]
     assert not [turn for turn in turns if turn.name not in near and turn.pipeline_rps]
+    order = clock.measured
     beside = [
-        (clock.measured[place - 1] == turn, clock.measured[place + 1] == turn)
-        for place, name in enumerate(clock.measured[:-1])
-        if name.endswith("'s pipeline") and (turn := name.removesuffix("'s pipeline"))
+        (order[place - 1] == turn, order[place + 1] == turn)
+        for place, name in enumerate(order[:-1])
+        if (turn := name.removesuffix("'s pipeline")) != name
     ]
     assert beside[:6] == [(True, False)] * 3 + [(False, True)] * 3
 
 
 def test_pipelines_are_not_started_without_time_for_four_rounds_with_them(clock: Clock) -> None:
-    started = []
-
-    @contextmanager
-    def pipelines(servers: Sequence[MadeUpServer]) -> Iterator[InProcessRates]:
-        started.append(clock.now)
-        yield MadeUpPipelines([server.name for server in servers], clock)
-
-    found = compared(80.0, inprocess=pipelines)
-    assert max(turn.round for turn in found.turns if turn.users == USERS) > 4
-    assert started == []
-    compared(160.0, inprocess=pipelines)
-    assert len(started) == 1
+    starter = Starter(clock)
+    found = compared(100.0, pipelines=starter.start)
+    assert max(turn.round for turn in found.turns if turn.users == USERS) > 8
+    assert starter.started == []
+    compared(clock.now + 60.0, pipelines=starter.start)
+    assert len(starter.started) == 1
 
 
-def test_without_room_for_them_there_are_no_pipelines(clock: Clock) -> None:
-    @contextmanager
-    def no_room(servers: object) -> Iterator[None]:
-        yield
+def test_pipelines_are_started_anew_with_the_servers(clock: Clock) -> None:
+    starter = Starter(clock)
+    found = compared(600.0, pipelines=starter.start)
+    assert len(starter.started) == 2
+    assert clock.now <= 600.0
+    rounds = [turn.round for turn in found.turns if turn.name == "fast" and turn.pipeline_rps]
+    assert min(rounds) < 10
+    assert max(rounds) > 30
 
-    found = compared(330.0, inprocess=no_room)
-    assert not [turn for turn in found.turns if turn.pipeline_rps]
+
+def test_in_groups_there_are_no_pipelines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As memory has no room for all servers."""
+    starter = Starter(clock)
+    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
+    compared(330.0, pipelines=starter.start)
+    assert starter.started == []
 
 
 def test_the_fastest_so_far_are_told(clock: Clock) -> None:

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from servebench.benchmark.inprocess_rates import InProcessRates
 from servebench.benchmark.paused_servers import SLOW_TURN_S, PausedServer, paused_servers
+from servebench.benchmark.pipelines import Pipelines
 from servebench.benchmark.turns import Comparison
 from servebench.loadgen import LoadGenerator, load_generator
 from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
@@ -31,15 +31,15 @@ FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
 """From `comparison.seconds` of LONE_USER_FROM_S on, rounds of a single user come first, without ranks."""
-INPROCESS_FROM_ROUND, INPROCESS_EVERY = 4, 4
-"""From this round on, when those far behind are known, the first two of every INPROCESS_EVERY rounds have
-in-process rates as well: of each of the others, right before its turn in one and after it in the next."""
+PIPELINES_EVERY = 4
+"""After so many rounds those far behind are known. From then on the first two of so many rounds measure the
+pipelines of all others as well, each beside its server's turn: before it in one, after it in the other."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 
 
-InProcess = Callable[[Sequence[PausedServer]], AbstractContextManager[InProcessRates | None]]
-"""Starts the pipelines of some servers in-process; None where there is no room for them."""
+StartPipelines = Callable[[Sequence[PausedServer], Sequence[int]], AbstractContextManager[Pipelines]]
+"""Runs the pipelines of servers in-process, for numbers of users; see ``pipelines.running_pipelines``."""
 
 
 @dataclass
@@ -48,7 +48,8 @@ class RoundRunner:
 
     Attributes:
         show: called at each turn with a text for the progress bar.
-        inprocess: None for served rates alone.
+        start_pipelines: None for served rates alone.
+        starts_s: seconds that the servers took to start; the pipelines take less.
         turns_s: how long the turns of each configuration have taken, seconds.
     """
 
@@ -56,7 +57,8 @@ class RoundRunner:
     generator: LoadGenerator
     load: LoadSettings
     show: Callable[[str], None]
-    inprocess: InProcess | None = None
+    start_pipelines: StartPipelines | None = None
+    starts_s: float = 0.0
     turns_s: dict[str, float] = field(default_factory=dict)
 
     def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
@@ -71,36 +73,48 @@ class RoundRunner:
         Of two successive rounds, the first has a random order and the second its reverse.
         """
         rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
-        next_order, last_round_s = list(group), 0.0
-        first, done = self._next_round(users), 0
-        inprocess: InProcessRates | None = None
+        next_order, first, done = list(group), self._next_round(users), 0
+        pipelines: Pipelines | None = None
+        with_pipelines, round_s = False, dict[bool, float]()
         with ExitStack() as stack:
-            while done < FEWEST_ROUNDS or monotonic() + last_round_s < until:
-                has_time = monotonic() + INPROCESS_EVERY * last_round_s < until
-                if done == INPROCESS_FROM_ROUND and self.inprocess and has_time:
-                    self.show(f"after round {first + done}: starting pipelines in-process")
-                    inprocess = stack.enter_context(self.inprocess(self._near_the_best(group, users)))
+            while done < FEWEST_ROUNDS or monotonic() + round_s[with_pipelines] < until:
                 started = monotonic()
                 order = [server for server in next_order if server.name not in self.comparison.dropped]
                 if done % 2 == 0:
                     rng.shuffle(order)
                 next_order = order[::-1]
-                beside = inprocess if done % INPROCESS_EVERY < 2 else None
+                beside = pipelines if with_pipelines else None
                 for count in users:
                     self._run_round(order, first + done, count, self._far_behind(order, count), beside)
                 self.comparison.drop_slow(users)
-                last_round_s = monotonic() - started
+                round_s[with_pipelines] = monotonic() - started
                 done += 1
+                longest_s = max(round_s.values())
+                if pipelines is None and done % PIPELINES_EVERY == 0 and self._has_time(until, longest_s):
+                    pipelines = stack.enter_context(self._pipelines(group, users))
+                with_pipelines = pipelines is not None and done % PIPELINES_EVERY < 2
+                round_s.setdefault(with_pipelines, longest_s)
+
+    def _has_time(self, until: float, round_s: float) -> bool:
+        """Whether pipelines can start before ``until``, with PIPELINES_EVERY rounds of ``round_s`` left."""
+        return (
+            self.start_pipelines is not None
+            and monotonic() + self.starts_s + PIPELINES_EVERY * round_s < until
+        )
 
     def _far_behind(self, order: Sequence[PausedServer], users: int) -> dict[str, int]:
         """Those of ``order`` that are far behind, with their number of rounds."""
         names = {server.name for server in order}
         return {name: rounds for name, rounds in self.comparison.far_behind(users).items() if name in names}
 
-    def _near_the_best(self, group: Sequence[PausedServer], users: Sequence[int]) -> list[PausedServer]:
-        """Those that still take part and are not far behind at each number of ``users``."""
-        out = {*self.comparison.dropped}.union(*(self.comparison.far_behind(count) for count in users))
-        return [server for server in group if server.name not in out]
+    def _pipelines(
+        self, group: Sequence[PausedServer], users: Sequence[int]
+    ) -> AbstractContextManager[Pipelines]:
+        """Those of servers that still take part, and are far behind at none of ``users``."""
+        assert self.start_pipelines is not None
+        left_out = {*self.comparison.dropped}.union(*(self.comparison.far_behind(count) for count in users))
+        self.show("starting pipelines in-process")
+        return self.start_pipelines([server for server in group if server.name not in left_out], users)
 
     def _next_round(self, users: Sequence[int]) -> int:
         """Its number; each group of servers has rounds of its own."""
@@ -112,24 +126,23 @@ class RoundRunner:
         number: int,
         users: int,
         far_behind: Mapping[str, int],
-        inprocess: InProcessRates | None = None,
+        pipelines: Pipelines | None = None,
     ) -> None:
         for server in order:
             name = server.name
-            if name in far_behind and not self._has_time(name, far_behind):
+            if name in far_behind and not self._takes_turn(name, far_behind):
                 continue
             fastest = self.comparison.fastest_so_far(users)
             self.show(f"round {number + 1}, {users} users, now {name}{fastest}")
             longest_s = TURN_S if name in far_behind else SLOW_TURN_S
-            beside = inprocess if inprocess and name in inprocess.names else None
-            before_rps = beside.pipeline_rps(name, users) if beside and number % 2 else None
+            before_rps = pipelines.rate_rps(name, users) if pipelines and number % 2 else None
             began = monotonic()
             turn = server.take_turn(self.generator, self.load, number, users, TURN_S, longest_s)
             self.turns_s[name] = self.turns_s.get(name, 0.0) + monotonic() - began
-            after_rps = beside.pipeline_rps(name, users) if beside and not number % 2 else None
+            after_rps = pipelines.rate_rps(name, users) if pipelines and not number % 2 else None
             self.comparison.turns.append(replace(turn, pipeline_rps=before_rps or after_rps))
 
-    def _has_time(self, name: str, far_behind: Mapping[str, int]) -> bool:
+    def _takes_turn(self, name: str, far_behind: Mapping[str, int]) -> bool:
         """Whether one that is far behind takes a turn: none had fewer, and their time is not used up."""
         spent_s = sum(self.turns_s.get(other, 0.0) for other in far_behind)
         fewest = far_behind[name] == min(far_behind.values())
@@ -144,18 +157,17 @@ def compare(
     load: LoadSettings,
     settings: ComparisonSettings,
     budget_s: float,
-    inprocess: InProcess | None = None,
+    start_pipelines: StartPipelines | None = None,
 ) -> Comparison:
     """Measure ``configurations``, the reference among them, in rounds until the budget is used up.
 
     Args:
         bodies: in the form that ``load.request_body`` names.
         budget_s: seconds, the servers' starts included.
-        inprocess: None for served rates alone.
+        start_pipelines: None for served rates alone. There are none if servers are compared in groups.
 
     Raises:
-        ServerError: a server did not start, or died; LoadError: the load generator failed; ServebenchError: a
-            model cannot be run in-process.
+        ServerError: a server did not start, or died; LoadError: the load generator failed.
     """
     comparison = Comparison(settings.reference, list(configurations))
     deadline = monotonic() + budget_s
@@ -174,13 +186,16 @@ def compare(
             waiting = [name for name in comparison.remaining if name != settings.reference]
             while waiting:
                 names = [settings.reference, *waiting]
+                began = monotonic()
                 with paused_servers(names, configurations, folders, device, load.timeout_s) as group:
                     share = (len(group) - 1) / len(waiting)
                     waiting = waiting[len(group) - 1 :]
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
-                    runner = RoundRunner(comparison, generator, load, show, inprocess)
+                    starter = start_pipelines if len(group) == len(comparison.remaining) else None
+                    starts_s = monotonic() - began
+                    runner = RoundRunner(comparison, generator, load, show, starter, starts_s)
                     if part == 0 and LONE_USER not in settings.users and settings.seconds >= LONE_USER_FROM_S:
                         runner.run_lone_user_rounds(group)
                     runner.run_rounds(group, settings.users, monotonic() + share * (part_end - monotonic()))

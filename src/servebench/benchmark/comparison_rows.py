@@ -159,9 +159,12 @@ def latency_columns(turns: Sequence[npt.NDArray[np.float64]]) -> dict[str, float
 
 
 def efficiency_columns(turns: Sequence[TurnRow]) -> dict[str, float | None]:
-    """EFFICIENCY_COLUMNS of a configuration's turns at one load, of those that have both rates."""
-    both = [(turn.rate_rps, turn.pipeline_rps) for turn in turns if turn.rate_rps and turn.pipeline_rps]
-    if not both:
+    """EFFICIENCY_COLUMNS of a configuration's turns at one load, of those that have the pipeline's rate.
+
+    None where there is no such turn, or one of them has no good answer: its rate is but a bound.
+    """
+    both = [(turn.rate_rps, turn.pipeline_rps) for turn in turns if turn.pipeline_rps]
+    if not both or not all(rate for rate, _ in both):
         return dict.fromkeys(EFFICIENCY_COLUMNS)
     served, pipeline = zip(*both, strict=True)
     own = ratio({"served": served, "pipeline": pipeline}, "served", "pipeline", "pipeline")

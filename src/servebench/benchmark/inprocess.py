@@ -1,7 +1,8 @@
-"""The in-process baseline: rates of a configuration's workers without a server.
+"""Rates of a configuration's workers in-process, without a server.
 
-The model alone is measured, and the pipeline from image bytes to probabilities, in rounds before, amid and
-after the load on the server, as machines drift; in between the workers sleep.
+For the baseline of a benchmark, the model alone is measured, and the pipeline from image bytes to
+probabilities, in rounds before, amid and after the load on the server, as machines drift. A comparison asks
+for the pipeline alone, in its own rounds. In between the workers sleep.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter, process_time, sleep
@@ -137,6 +138,13 @@ def main() -> None:
         print(json.dumps(result), flush=True)
 
 
+def begin_worker(parents_end: Connection, connection: Connection, *arguments: Any) -> None:
+    """Run a worker, without the parent's end of its connection: or it would not see that the parent died."""
+    parents_end.close()
+    with suppress(EOFError):
+        run_worker(connection, *arguments)
+
+
 def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connection], int]:
     """Start workers, and wait until all of them have loaded the model.
 
@@ -150,7 +158,7 @@ def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connect
     workers = []
     for _ in range(number):
         connection, worker_end = fork.Pipe()
-        fork.Process(target=run_worker, args=(worker_end, *arguments), daemon=True).start()
+        fork.Process(target=begin_worker, args=(connection, worker_end, *arguments), daemon=True).start()
         worker_end.close()
         workers.append(connection)
     threads = [receive(connection) for connection in workers]

@@ -28,7 +28,8 @@ ANSWERS_PER_USER = 3
 longer than that for its users' first answers gets no more requests in its turn."""
 MEMORY_RESERVE = 1.2
 """Workers grow under load. So the next server starts if this times the largest worker's memory is free for
-each worker of it and of those that still start, and a fifth of it for each that is ready."""
+each worker of it and of those that still start, and a fifth of it for each that is ready. Models are loaded
+once more, without servers, if this times their servers' memory is free."""
 STARTED_AT_ONCE = 3
 """Servers, once the first one is ready: each starts its processes one after another, with a core idle. On a
 GPU one, as what is free there says nothing of a single server while others load."""
@@ -141,15 +142,21 @@ def free_gpu_bytes() -> int:
     return int(gpustat.new_query().gpus[0].memory_available) * 2**20
 
 
-def has_room_for_copies(servers: Sequence[PausedServer], device: str) -> bool:
-    """Whether memory has room for as much again as ``servers`` take; on a GPU, for what is used of its."""
-    needed = MEMORY_RESERVE * sum(memory_of(server.pid) for server in servers)
-    if available_memory() < needed:
+def has_room_for_copies(
+    servers: Sequence[PausedServer], more_bytes: int, gpu_share: float, device: str
+) -> bool:
+    """Whether memory has room for what ``servers`` take once more, and ``more_bytes``.
+
+    Args:
+        gpu_share: of the GPU's memory in use, what they have of it; for the device "cuda".
+    """
+    own_bytes = sum(memory_of(server.pid) for server in servers)
+    if available_memory() < MEMORY_RESERVE * (own_bytes + more_bytes):
         return False
     if device != "cuda":
         return True
     gpu = gpustat.new_query().gpus[0]
-    return bool(gpu.memory_available >= MEMORY_RESERVE * gpu.memory_used)
+    return bool(gpu.memory_available >= MEMORY_RESERVE * gpu_share * gpu.memory_used)
 
 
 @contextmanager

@@ -30,6 +30,11 @@ CAUSES = (
     "resolved which."
 )
 
+EFFICIENCY = (
+    "Efficiency is the served rate over that of the same decode, preprocess and model in-process, in the "
+    "same rounds; it is not measured for those far behind."
+)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -55,6 +60,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             [
                 " ".join([*verdict(snapshot.compared, snapshot.params), *emulated(snapshot)]),
                 comparison_table(snapshot.compared, snapshot.reference),
+                *([EFFICIENCY] if any(row.efficiency for row in snapshot.compared) else []),
             ]
         ),
         [
@@ -218,7 +224,7 @@ def comparison_table(compared: Sequence[ComparisonRow], reference: str) -> str:
         "p95's 95% interval",
         "rounds",
     ]
-    return markdown_table(head, rows)
+    return markdown_table(*without_empty(head, rows))
 
 
 def rates_table(results: Sequence[Result]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from servebench.benchmark.comparison import compare
 from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
-from servebench.benchmark.inprocess_rates import inprocess_rates
+from servebench.benchmark.pipelines import running_pipelines
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.data.index import read_index
 from servebench.inference.card import read_card
@@ -71,7 +71,7 @@ def main() -> None:
             params.comparison,
             budget_s,
             partial(
-                inprocess_rates,
+                running_pipelines,
                 configurations=configurations,
                 folders=MODEL,
                 device=device,
