@@ -2,7 +2,8 @@
 
 They run in the present folder, so use a clone. Arguments go on to `dvc repro`: `--single-item comparison`
 runs the stage alone. Each `comparison.seconds` and each machine, by its id, has a result of its own. A study
-that was stopped goes on with the next run; delete its result to begin anew.
+that was stopped goes on with the next run; delete its result to begin anew. A result with more than five runs
+has those of several versions, in their order.
 """
 
 from __future__ import annotations
@@ -82,6 +83,9 @@ def compared(users: int) -> dict[str, dict[str, float | None]]:
             "low": row.ratio_low,
             "high": row.ratio_high,
             "rounds": row.rounds,
+            "efficiency": row.efficiency,
+            "efficiency_low": row.efficiency_low,
+            "efficiency_high": row.efficiency_high,
         }
         for row in read_rows(COMPARISON, ComparisonRow)
         if row.users == users

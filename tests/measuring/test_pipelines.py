@@ -14,6 +14,7 @@ from servebench.benchmark.comparison import RoundRunner, compare
 from servebench.benchmark.inprocess import InProcessBaseline
 from servebench.benchmark.paused_servers import PausedServer, has_room_for_copies, paused_servers
 from servebench.benchmark.pipelines import PIPELINE_KEYS, Pipelines, running_pipelines
+from servebench.errors import ServebenchError
 from servebench.params import BaselineSettings, ComparisonSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import request_bodies
@@ -28,7 +29,7 @@ CONFIGURATIONS = {
     "batching": STOCK.model_copy(update={"max_batch_size": 4}),
     "other": STOCK.model_copy(update={"max_batch_size": 4, "preprocess": "torchvision"}),
 }
-Start = Callable[[list[PausedServer], list[int]], AbstractContextManager[Pipelines]]
+Start = Callable[[list[PausedServer], list[PausedServer], list[int]], AbstractContextManager[Pipelines]]
 WITHOUT_PIPELINE = {
     *("max_batch_size", "batch_timeout_s", "transport", "max_queue", "max_queue_mib"),
     *("worker_timeout_s", "drain_s"),
@@ -55,6 +56,11 @@ def servers(exported: ModelFolders) -> Iterator[list[PausedServer]]:
         yield running
 
 
+def started(pid: int) -> tuple[float, int]:
+    """When a process was started; of two in the same moment, the lower number was first."""
+    return psutil.Process(pid).create_time(), pid
+
+
 def test_every_key_belongs_to_the_pipeline_or_does_not() -> None:
     assert PIPELINE_KEYS.isdisjoint(WITHOUT_PIPELINE)
     assert set(ServeSettings.model_fields) == PIPELINE_KEYS | WITHOUT_PIPELINE
@@ -74,7 +80,7 @@ def test_each_pipeline_is_measured_at_a_batch_size_that_its_users_can_form(
         sizes.append(batch_size)
         return run(self, work, batch_size, seconds, busy)
 
-    with start(servers, [1, USERS]) as pipelines:
+    with start(servers, servers, [1, USERS]) as pipelines:
         assert pipelines.names == set(CONFIGURATIONS)
         hosts = descendants_mentioning(HOST)
         monkeypatch.setattr(InProcessBaseline, "run", watched)
@@ -93,15 +99,29 @@ def test_a_pipeline_that_fails_is_dropped_and_the_others_go_on(
     servers: list[PausedServer],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with start(servers, [USERS]) as pipelines:
-        first, *_ = sorted(descendants_mentioning(HOST))
-        psutil.Process(first).kill()
+    with start(servers, servers, [USERS]) as pipelines:
+        psutil.Process(min(descendants_mentioning(HOST), key=started)).kill()
         assert pipelines.rate_rps("stock", USERS) is None
         assert pipelines.names == {"other"}
         assert pipelines.rate_rps("batching", USERS) is None
         assert pipelines.rate_rps("other", USERS) > 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("no in-process rates of stock, batching in the rounds:") == 1
+
+
+def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(
+    start: Start,
+    servers: list[PausedServer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(*_: object) -> None:
+        raise ServebenchError("no more processes")
+
+    monkeypatch.setattr("servebench.benchmark.pipelines.inprocess_workers", failing)
+    with start(servers[:1], servers, [USERS]) as pipelines:
+        assert pipelines.names == set()
+    assert "no in-process rates of stock in the rounds: no more processes" in capsys.readouterr().out
 
 
 def test_a_comparison_has_their_rates_beside_the_turns(
@@ -127,7 +147,7 @@ def test_without_memory_for_the_models_there_are_none(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("servebench.benchmark.paused_servers.available_memory", lambda: 2**20)
-    with start(servers, [USERS]) as pipelines:
+    with start(servers, servers, [USERS]) as pipelines:
         assert pipelines.names == set()
         assert descendants_mentioning(HOST) == []
     assert "no in-process rates in the rounds, for want of memory" in capsys.readouterr().out

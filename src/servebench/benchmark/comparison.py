@@ -38,8 +38,10 @@ RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 
 
-StartPipelines = Callable[[Sequence[PausedServer], Sequence[int]], AbstractContextManager[Pipelines]]
-"""Runs the pipelines of servers in-process, for numbers of users; see ``pipelines.running_pipelines``."""
+StartPipelines = Callable[
+    [Sequence[PausedServer], Sequence[PausedServer], Sequence[int]], AbstractContextManager[Pipelines]
+]
+"""Runs the pipelines of some of all servers in-process; see ``pipelines.running_pipelines``."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class RoundRunner:
     Attributes:
         show: called at each turn with a text for the progress bar.
         start_pipelines: None for served rates alone.
-        starts_s: seconds that the servers took to start; the pipelines take less.
+        starts_s: seconds that the servers took to start; as much is allowed for the pipelines.
         turns_s: how long the turns of each configuration have taken, seconds.
     """
 
@@ -114,7 +116,8 @@ class RoundRunner:
         assert self.start_pipelines is not None
         left_out = {*self.comparison.dropped}.union(*(self.comparison.far_behind(count) for count in users))
         self.show("starting pipelines in-process")
-        return self.start_pipelines([server for server in group if server.name not in left_out], users)
+        chosen = [server for server in group if server.name not in left_out]
+        return self.start_pipelines(chosen, group, users)
 
     def _next_round(self, users: Sequence[int]) -> int:
         """Its number; each group of servers has rounds of its own."""
@@ -184,16 +187,18 @@ def compare(
         for part in range(parts):
             part_end = deadline - (parts - 1 - part) * budget_s / parts
             waiting = [name for name in comparison.remaining if name != settings.reference]
+            in_groups = False
             while waiting:
                 names = [settings.reference, *waiting]
                 began = monotonic()
                 with paused_servers(names, configurations, folders, device, load.timeout_s) as group:
                     share = (len(group) - 1) / len(waiting)
                     waiting = waiting[len(group) - 1 :]
+                    in_groups = in_groups or bool(waiting)
                     if waiting:
                         in_group = ", ".join(server.name for server in group)
                         print_wrapped(f"in groups, for want of memory: {in_group}")
-                    starter = start_pipelines if len(group) == len(comparison.remaining) else None
+                    starter = None if in_groups else start_pipelines
                     starts_s = monotonic() - began
                     runner = RoundRunner(comparison, generator, load, show, starter, starts_s)
                     if part == 0 and LONE_USER not in settings.users and settings.seconds >= LONE_USER_FROM_S:

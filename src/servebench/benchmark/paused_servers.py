@@ -148,7 +148,7 @@ def has_room_for_copies(
     """Whether memory has room for what ``servers`` take once more, and ``more_bytes``.
 
     Args:
-        gpu_share: of the GPU's memory in use, what they have of it; for the device "cuda".
+        gpu_share: their share of the GPU's memory that is in use; nothing on a CPU depends on it.
     """
     own_bytes = sum(memory_of(server.pid) for server in servers)
     if available_memory() < MEMORY_RESERVE * (own_bytes + more_bytes):

@@ -25,7 +25,8 @@ PIPELINE_KEYS = {
     *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
     *("workers_per_device", "threads_per_worker"),
 }
-"""Of a configuration, what its pipeline depends on: configurations that agree in them share processes."""
+"""Keys of a configuration on which its pipeline depends. Configurations that agree in all of them share
+processes."""
 
 
 class Pipeline:
@@ -46,7 +47,7 @@ class Pipeline:
         return self._rate(self._batch_size[largest])
 
     def _fastest_size(self, largest: int) -> int:
-        """By PROBES of each; the smallest size, where ``largest`` is below it."""
+        """Of the sizes up to ``largest``, the fastest in PROBES; the smallest size, if all are larger."""
         sizes = self.processes.batch_sizes
         possible = [size for size in sizes if size <= largest] or [min(sizes)]
         if len(possible) == 1:
@@ -101,15 +102,21 @@ class Pipelines:
             return action()
         except ServebenchError as error:
             names = [name for name, own in self._by_name.items() if own is pipeline]
-            print_wrapped(f"no in-process rates of {', '.join(names)} in the rounds: {error}")
+            say_without(names, error)
             for name in names:
                 del self._by_name[name]
             return None
 
 
+def say_without(names: Sequence[str], error: Exception) -> None:
+    """Say that these configurations have no pipeline any more, and why."""
+    print_wrapped(f"no in-process rates of {', '.join(names)} in the rounds: {error}")
+
+
 @contextmanager
 def running_pipelines(
     servers: Sequence[PausedServer],
+    all_servers: Sequence[PausedServer],
     users: Sequence[int],
     *,
     configurations: Mapping[str, ServeSettings],
@@ -121,8 +128,9 @@ def running_pipelines(
     """Run the pipelines of ``servers`` until the block is left; none where memory has no room for them.
 
     Args:
+        all_servers: those and all others that run.
         users: numbers of them, at which rates are asked for.
-        configurations: all whose servers run.
+        configurations: of all servers.
         photos: image files, which the pipelines take from memory.
     """
     server_of: dict[str, PausedServer] = {}
@@ -132,10 +140,12 @@ def running_pipelines(
         server_of.setdefault(keys, server)
         names_of.setdefault(keys, []).append(server.name)
     copied = list(server_of.values())
-    workers = {name: serve.workers_per_device for name, serve in configurations.items()}
-    share = sum(workers[server.name] for server in copied) / sum(workers.values())
+    workers, all_workers = (
+        sum(configurations[server.name].workers_per_device for server in some)
+        for some in (copied, all_servers)
+    )
     photo_bytes = len(copied) * sum(photo.stat().st_size for photo in photos)
-    if not has_room_for_copies(copied, photo_bytes, share, device):
+    if not has_room_for_copies(copied, photo_bytes, workers / all_workers, device):
         print_wrapped("no in-process rates in the rounds, for want of memory")
         yield Pipelines({}, configurations)
         return
@@ -143,8 +153,13 @@ def running_pipelines(
         by_name: dict[str, Pipeline] = {}
         for names in names_of.values():
             serve = configurations[names[0]]
-            processes = inprocess_workers(folders, serve, device, photos, settings)
-            by_name |= dict.fromkeys(names, Pipeline(stack.enter_context(processes)))
+            try:
+                starting = inprocess_workers(folders, serve, device, photos, settings)
+                processes = stack.enter_context(starting)
+            except (ServebenchError, OSError) as error:
+                say_without(names, error)
+            else:
+                by_name |= dict.fromkeys(names, Pipeline(processes))
         pipelines = Pipelines(by_name, configurations)
         pipelines.prepare(users)
         yield pipelines

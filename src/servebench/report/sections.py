@@ -32,7 +32,7 @@ CAUSES = (
 
 EFFICIENCY = (
     "Efficiency is the served rate over that of the same decode, preprocess and model in-process, in the "
-    "same rounds; it is not measured for those far behind."
+    "same rounds. A dash: the configuration is far behind, or there was no time or memory for its pipeline."
 )
 
 

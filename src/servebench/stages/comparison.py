@@ -106,6 +106,9 @@ def main() -> None:
         if path.stem not in signatures:
             path.unlink()
     print(comparison_table([row for row in rows if row.ratio or row.ratio_high]))
+    for row in rows:
+        if row.efficiency_low and row.efficiency_low > 1:
+            print_wrapped(f"{row.experiment}: served faster than in-process: an error of measuring")
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
