@@ -115,13 +115,6 @@ def test_a_killed_forkserver_is_replaced_with_its_workers(server: RunningServer,
     assert len({worker.parent() for worker in by_role(server.url, "worker")}) == 1
 
 
-def test_workers_share_what_was_imported_before_they_were_forked(server: RunningServer) -> None:
-    """Pages that were written to and that several processes have: without a fork there are hardly any."""
-    for worker in by_role(server.url, "worker"):
-        shared = sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True))
-        assert shared > 50 * 2**20
-
-
 def test_beyond_max_queue_requests_are_refused_before_their_body(
     server: RunningServer, photos: list[Path]
 ) -> None:

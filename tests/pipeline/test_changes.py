@@ -75,9 +75,7 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
             stderr=subprocess.DEVNULL,
             check=True,
         )
-        deadline = time.monotonic() + 240
         while not re.search("Success|Failed", status := ran.dvc("queue", "status").stdout):
-            assert time.monotonic() < deadline, status
             time.sleep(1)
         assert "Success" in status
         output = ran.dvc("queue", "logs", "queued").stdout

@@ -7,6 +7,7 @@ thread: as many at first as there are cores, the others when so many are asked f
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import multiprocessing
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from servebench.inference.libraries import modules_of
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
@@ -126,7 +128,8 @@ def main() -> None:
     settings = ServeSettings.model_validate(setup["settings"])
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
     with for_good():
-        import_libraries(settings)
+        for name in modules_of(settings):
+            importlib.import_module(name)
     arguments = (folders, setup["device"], settings, photos)
     workers, threads = start_workers(min(settings.workers_per_device, os.cpu_count() or 1), arguments)
     print(json.dumps(threads), flush=True)
@@ -163,14 +166,6 @@ def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connect
         workers.append(connection)
     threads = [receive(connection) for connection in workers]
     return workers, threads[0]
-
-
-def import_libraries(settings: ServeSettings) -> None:
-    """Import what the workers' predictor will, once for all of them."""
-    if not settings.compiled:
-        import servebench.inference.model
-    if settings.preprocess == "timm":
-        import servebench.inference.timm_preprocess  # noqa: F401
 
 
 if __name__ == "__main__":

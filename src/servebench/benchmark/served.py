@@ -26,9 +26,9 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-GIVE_UP_S, LEAST_GIVE_UP_S = 8.0, 3.0
-"""For the first answers to all users of a level. In its first run it is what is left until ``until``, between
-these two."""
+GIVE_UP_S, LEAST_GIVE_UP_S, RESERVED_S = 8.0, 3.0, 8.0
+"""For the first answers to all users of a level. In its first run it is what is left until ``until`` without
+the time reserved for the reported run and the rounds in-process around it, between the first two."""
 TESTED_S = 10.0
 """For those test photos, on which accuracy rests, that no level has answered."""
 
@@ -104,7 +104,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
-            give_up_s=GIVE_UP_S if run else min(GIVE_UP_S, max(LEAST_GIVE_UP_S, self.until - monotonic())),
+            give_up_s=GIVE_UP_S if run else self.first_give_up_s(),
         )
         missing = self.missing()
         others = [body for body in range(self.photos) if body not in set(missing)]
@@ -112,6 +112,11 @@ class LoadSession:
         rng.shuffle(missing)  # they are in the order of their classes
         rng.shuffle(others)
         return replace(plan, bodies=missing + others)
+
+    def first_give_up_s(self) -> float:
+        """How long the first run of a level waits for the first answers to all users."""
+        left_s = self.until - monotonic() - RESERVED_S
+        return min(GIVE_UP_S, max(LEAST_GIVE_UP_S, left_s))
 
     def has_time(self, seconds: float) -> bool:
         """Whether runs that take so many seconds would end by ``until``."""

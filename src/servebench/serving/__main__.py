@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from servebench.inference.libraries import modules_of
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.auth import api_key
-from servebench.serving.direct.forkserver import start_forkserver
+from servebench.serving.direct.messages import is_supported
+from servebench.serving.forkserver import start_forkserver
 from servebench.system.collector import for_good
+
+WORKER = {False: "servebench.serving.api", True: "servebench.serving.direct.worker"}
+"""What runs in a worker, by whether the transport is the direct one."""
 
 
 def main() -> None:
@@ -35,8 +40,11 @@ def main() -> None:
     options = parser.parse_args()
     settings = ServeSettings.model_validate_json(options.settings)
     signal.signal(signal.SIGTERM, _interrupt)
-    if settings.transport == "direct":
-        start_forkserver(imports=not options.null_model)
+    direct = settings.transport == "direct" and is_supported()
+    start_forkserver(
+        [WORKER[direct], *([] if options.null_model else modules_of(settings))],
+        signals_blocked=direct,  # LitServe ends its workers by SIGTERM
+    )
     try:
         with for_good():
             from servebench.serving.app import AppOptions, build_server

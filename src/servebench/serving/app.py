@@ -6,10 +6,13 @@ client.py in the working directory.
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import BaseContext
+from types import SimpleNamespace
 from typing import Any
 
 import litserve
@@ -34,6 +37,7 @@ from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.supervisor import Supervisor
 from servebench.serving.docs_page import serve_docs
 from servebench.serving.errors import invalid_body_reply
+from servebench.serving.forkserver import WORKERS
 from servebench.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from servebench.serving.openapi import extend_openapi
 from servebench.serving.page import serve_page
@@ -89,9 +93,19 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
         return direct_server(classifier, server.app, settings, options)
     if settings.transport == "direct":
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
+    fork_workers()
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
     add_auth_and_timer(server.app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
+
+
+def fork_workers() -> None:
+    """Have LitServe's workers forked by the forkserver: LitServe spawns them, and each imports torch."""
+
+    def context(method: str) -> BaseContext:
+        return WORKERS if method == "spawn" else multiprocessing.get_context(method)
+
+    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | {"get_context": context})
 
 
 def direct_server(

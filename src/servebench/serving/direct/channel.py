@@ -9,9 +9,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from servebench.serving.direct.forkserver import WORKERS
 from servebench.serving.direct.messages import receive, send, socket_pair
 from servebench.serving.direct.slots import Slots
+from servebench.serving.forkserver import WORKERS
 
 REQUEST = struct.Struct("<QB7xd")
 """Header of a request: slot, whether the body is an image file, time of arrival (monotonic, seconds)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from servebench.serving.direct.forkserver import WORKERS
+from servebench.serving.forkserver import WORKERS
 
 UNCLAIMED = 0
 """Stands for the worker of a slot that no worker has claimed."""

@@ -25,8 +25,8 @@ from starlette.types import ASGIApp
 
 from servebench.serving.direct.channel import Channel
 from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.direct.forkserver import WORKERS
 from servebench.serving.direct.worker import run_worker
+from servebench.serving.forkserver import WORKERS
 from servebench.serving.metrics import mark_process_exited
 from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
 

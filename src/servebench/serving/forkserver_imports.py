@@ -1,10 +1,13 @@
 """What every worker needs, imported by the process that workers are forked from."""
 
+import importlib
+import os
 from contextlib import suppress
 
+from servebench.serving.forkserver import MODULES
 from servebench.system.collector import for_good
 
 # What cannot be imported ends the worker that needs it, with the reason in the log.
 with suppress(Exception), for_good():
-    import servebench.inference.predictor
-    import servebench.serving.direct.worker  # noqa: F401
+    for name in os.environ[MODULES].split():
+        importlib.import_module(name)

@@ -1,0 +1,42 @@
+"""The process that workers are forked from, which has imported what they need (multiprocessing's forkserver).
+
+Importing torch and timm takes seconds of CPU time and more than 100 MiB. Forked workers have both at once
+and in common, and a worker that died is replaced without importing anything. Forking is safe there:
+importing touches no GPU, and the only threads that it starts, OpenBLAS's, end before a fork.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Sequence
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.resource_tracker import ensure_running as ensure_resource_tracker
+
+from servebench.system.signals import TERMINATION_SIGNALS
+
+WORKERS = multiprocessing.get_context("forkserver")
+"""The context that workers are started in."""
+LIFETIME = "servebench.serving.forkserver_lifetime"
+IMPORTS = "servebench.serving.forkserver_imports"
+"""Modules that it imports."""
+MODULES = "SERVEBENCH_FORKSERVER_MODULES"
+"""Environment variable with the modules that IMPORTS imports."""
+
+
+def start_forkserver(modules: Sequence[str], *, signals_blocked: bool) -> None:
+    """Start it; it imports while this process goes on.
+
+    Args:
+        modules: what workers need.
+        signals_blocked: whether workers inherit that SIGTERM and SIGINT are blocked, where the main process
+            alone decides what to do. The resource tracker would unblock them again, so it starts before.
+    """
+    WORKERS.set_forkserver_preload([LIFETIME, IMPORTS])
+    os.environ[MODULES] = " ".join(modules)
+    ensure_resource_tracker()
+    if signals_blocked:
+        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+    ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)

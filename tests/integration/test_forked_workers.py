@@ -1,0 +1,56 @@
+"""Workers are forked from a process that has imported what they need, whatever the transport."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from servebench.inference.libraries import modules_of
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+from servebench.serving.launcher import running_server
+from tests.integration.asking import wait_for
+from tests.support.server_processes import by_role, command_of, tree
+
+IMPORTED_BY_A_PREDICTOR = """
+import importlib, json, os, sys
+from pathlib import Path
+from servebench.params import ServeSettings
+from servebench.paths import ModelFolders
+modules, settings, exported, compiled = json.loads(sys.argv[1])
+for name in modules:
+    importlib.import_module(name)
+before = set(sys.modules)
+from servebench.inference.predictor import Predictor
+folders = ModelFolders(Path(exported), Path(compiled))
+Predictor(folders, "cpu", ServeSettings.model_validate(settings))
+print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
+"""
+
+
+@pytest.mark.parametrize("transport", ["litserve", "direct"])
+def test_workers_share_what_was_imported(transport: str, exported: ModelFolders) -> None:
+    """Pages that were written to and that several processes have: without a fork there are hardly any."""
+    settings = ServeSettings.model_validate({"transport": transport, "workers_per_device": 3})
+    with running_server(exported, settings, "cpu", 30.0) as server:
+        wait_for(lambda: len(by_role(server.url, "worker")) == 3)
+        workers = by_role(server.url, "worker")
+        [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}
+        assert "forkserver" in command_of(forkserver)
+        for worker in workers:
+            assert sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True)) > 50 * 2**20
+        started = tree(server)
+    assert not any(process.is_running() and process.status() != "zombie" for process in started)
+
+
+@pytest.mark.parametrize("preprocess", ["torchvision", "timm"])
+def test_a_predictor_imports_no_library_that_was_not_named(preprocess: str, exported: ModelFolders) -> None:
+    settings = ServeSettings.model_validate({"preprocess": preprocess, "compiled": False})
+    job = [modules_of(settings), settings.model_dump(), str(exported.exported), str(exported.compiled)]
+    command = [sys.executable, "-c", IMPORTED_BY_A_PREDICTOR, json.dumps(job)]
+    done = subprocess.run(command, env=os.environ, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == []
