@@ -108,7 +108,7 @@ def test_where_the_time_is_used_up_the_first_runs_choose(
     assert ("e1: no time left" in capsys.readouterr().out) is (runs < 3)
 
 
-@pytest.mark.parametrize(("left_s", "give_up_s"), [(20.0, 8.0), (5.0, 5.0), (-9.0, 3.0)])
+@pytest.mark.parametrize(("left_s", "give_up_s"), [(20.0, 8.0), (13.0, 5.0), (-9.0, 3.0)])
 def test_where_the_time_is_used_up_a_level_that_collapses_is_given_up_sooner(
     left_s: float, give_up_s: float
 ) -> None:

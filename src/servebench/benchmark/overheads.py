@@ -19,7 +19,7 @@ from servebench.stats.rates import Throughput
 from servebench.stats.stability import WINDOWS
 from servebench.system.processes import process_group
 
-MAX_S = 1.5
+MAX_S = 1.0
 """Of three windows: enough for rates of hundreds of requests per second."""
 START_S = 30.0
 

@@ -26,11 +26,13 @@ from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
 
-GIVE_UP_S, LEAST_GIVE_UP_S, RESERVED_S = 8.0, 3.0, 8.0
+LEAST_S = 3.0
+"""For what follows, however little time is left."""
+GIVE_UP_S, REPORTED_S = 8.0, 8.0
 """For the first answers to all users of a level. In its first run it is what is left until ``until`` without
-the time reserved for the reported run and the rounds in-process around it, between the first two."""
+the time of the reported run and the rounds in-process around it, if that is less."""
 TESTED_S = 10.0
-"""For those test photos, on which accuracy rests, that no level has answered."""
+"""For those test photos, on which accuracy rests, that no level has answered; or what is left, if less."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
-            give_up_s=GIVE_UP_S if run else self.first_give_up_s(),
+            give_up_s=GIVE_UP_S if run else self.left_s(GIVE_UP_S, REPORTED_S),
         )
         missing = self.missing()
         others = [body for body in range(self.photos) if body not in set(missing)]
@@ -113,10 +115,9 @@ class LoadSession:
         rng.shuffle(others)
         return replace(plan, bodies=missing + others)
 
-    def first_give_up_s(self) -> float:
-        """How long the first run of a level waits for the first answers to all users."""
-        left_s = self.until - monotonic() - RESERVED_S
-        return min(GIVE_UP_S, max(LEAST_GIVE_UP_S, left_s))
+    def left_s(self, most_s: float, reserved_s: float = 0.0) -> float:
+        """Seconds left until ``until``, without those reserved: between LEAST_S and ``most_s``."""
+        return min(most_s, max(LEAST_S, self.until - reserved_s - monotonic()))
 
     def has_time(self, seconds: float) -> bool:
         """Whether runs that take so many seconds would end by ``until``."""
@@ -235,10 +236,11 @@ def good_answers(record: LoadRecord) -> list[tuple[int, bytes]]:
 
 
 def remaining_answers(session: LoadSession, best: LevelRow) -> list[tuple[int, bytes]]:
-    """The good answers to test photos that no level has answered, sent at the best level for TESTED_S."""
+    """The good answers to test photos that no level has answered, sent at the best level."""
     plan = session.plan(best.users, 2 + REPORTED_RUNS)
     missing = set(session.missing())
-    bodies = [body for body in plan.bodies or () if body in missing][: int(best.throughput_rps * TESTED_S)]
+    fitting = int(best.throughput_rps * session.left_s(TESTED_S))
+    bodies = [body for body in plan.bodies or () if body in missing][:fitting]
     if not bodies:
         return []
     plan = replace(

@@ -18,8 +18,8 @@ from servebench.system.progress import print_wrapped
 from servebench.system.temporary import scratch
 
 LOCK_FILE = Path("dvc.lock")
-EPOCHS = 2
-COMPARISON_S = 120.0
+EPOCHS = 1
+COMPARISON_S = 100.0
 """At most, whatever params.yaml says."""
 
 
