@@ -55,7 +55,7 @@ def test_a_run_up_to_the_comparison_counts_what_dvc_runs(shortened: Params) -> N
 def test_quick_is_said_to_take_three_minutes(shortened: Params) -> None:
     assert expected_time(shortened, comparison_only=True) == (
         "this run takes about 3 minutes on two cores with the default model and photos: "
-        "1.2 to train and compile, 2.0 to compare"
+        "1.2 to train and compile, 1.7 to compare"
     )
 
 
@@ -83,7 +83,7 @@ def test_a_stage_of_quick_says_its_number_among_those_that_run(shortened: Params
         "stage 1 of 6 (machine), about 3 min to the end"
     )
     assert announcement(("comparison",), shortened, comparison_only=True) == (
-        "stage 6 of 6 (comparison), about 2 min to the end"
+        "stage 6 of 6 (comparison), about 100 s to the end"
     )
     assert announcement(("benchmark", "e7_tuned"), shortened, comparison_only=True) is None
 

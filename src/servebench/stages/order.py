@@ -11,7 +11,7 @@ COMPARISON_ONLY = "SERVEBENCH_COMPARISON_ONLY"
 """Environment variable of a run that ends with the stage ``comparison``, and has no earlier results."""
 NOT_COMPARED = ("precisions", "ceilings")
 """Stages before the comparison that it does not read."""
-EPOCH_S, BATCH_SIZE_S, BENCHMARK_S, REPORT_S = 7.5, 5.0, 30.0, 10.0
+EPOCH_S, BATCH_SIZE_S, INT8_S, BENCHMARK_S, REPORT_S = 7.5, 8.0, 18.0, 33.0, 8.0
 """With those of ``preparing_s``, seen on machines of two cores, with the default model and photos."""
 
 
@@ -23,14 +23,15 @@ def comparison_only() -> bool:
 def preparing_s(params: Params) -> dict[str, float]:
     """Seconds of each stage before anything is served, in their order."""
     sizes = params.compile.batch_sizes
+    int8_s = INT8_S if params.compile.int8_photos else 0.0
     return {
         "machine": 5.0,
         "data": 5.0,
         "train": 15.0 + (0.0 if params.model.checkpoint else EPOCH_S * params.train.epochs),
-        "export": 10.0,
-        "compile": 15.0 + BATCH_SIZE_S * len(sizes) if sizes else 0.0,
-        "precisions": 15.0,
-        "ceilings": 20.0,
+        "export": 14.0,
+        "compile": 12.0 + BATCH_SIZE_S * len(sizes) + int8_s if sizes else 0.0,
+        "precisions": 18.0,
+        "ceilings": 12.0,
     }
 
 
