@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from servebench.inference.libraries import modules_of
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.serving.launcher import running_server
+from servebench.serving.launcher import RunningServer, running_server
 from tests.integration.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
 
@@ -32,19 +35,40 @@ print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - befor
 """
 
 
-@pytest.mark.parametrize("transport", ["litserve", "direct"])
-def test_workers_share_what_was_imported(transport: str, exported: ModelFolders) -> None:
-    """Pages that were written to and that several processes have: without a fork there are hardly any."""
+@contextmanager
+def server_of(
+    folders: ModelFolders, transport: str
+) -> Iterator[tuple[RunningServer, psutil.Process, list[psutil.Process]]]:
+    """A server with three workers, the process that they were forked from, and the workers."""
     settings = ServeSettings.model_validate({"transport": transport, "workers_per_device": 3})
-    with running_server(exported, settings, "cpu", 30.0) as server:
+    with running_server(folders, settings, "cpu", 30.0) as server:
         wait_for(lambda: len(by_role(server.url, "worker")) == 3)
         workers = by_role(server.url, "worker")
         [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}
         assert "forkserver" in command_of(forkserver)
+        yield server, forkserver, workers
+
+
+@pytest.mark.parametrize("transport", ["litserve", "direct"])
+def test_workers_share_what_was_imported_and_end_with_their_server(
+    transport: str, exported: ModelFolders
+) -> None:
+    """Pages that were written to and that several processes have: without a fork there are hardly any."""
+    with server_of(exported, transport) as (server, _, workers):
         for worker in workers:
             assert sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True)) > 50 * 2**20
         started = tree(server)
-    assert not any(process.is_running() and process.status() != "zombie" for process in started)
+        server.process.terminate()
+        _, left = psutil.wait_procs(started, 20)
+        assert left == []
+
+
+@pytest.mark.parametrize("victim", ["main", "forkserver"])
+def test_workers_of_litserve_end_when_another_process_dies(victim: str, exported: ModelFolders) -> None:
+    with server_of(exported, "litserve") as (server, forkserver, workers):
+        (forkserver if victim == "forkserver" else psutil.Process(server.pid)).kill()
+        _, left = psutil.wait_procs([forkserver, *workers], 10)
+        assert left == []
 
 
 @pytest.mark.parametrize("preprocess", ["torchvision", "timm"])

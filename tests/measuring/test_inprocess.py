@@ -39,7 +39,7 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
 def test_every_other_round_has_the_reverse_order(
     exported: ModelFolders, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the CPU time of one thread is measured in the others only."""
+    """And the CPU time of one thread is measured in the first one only."""
     with inprocess_workers(exported, ServeSettings(), "cpu", photos, SETTINGS) as inprocess:
         inprocess.wait_until_ready()
         run, ran = inprocess.run, list[tuple[str, int]]()

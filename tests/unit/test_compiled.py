@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import pwd
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
+from servebench.inference.compiled import gain
 from servebench.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
 from servebench.inference.compiled.gain import Timing, reason_against, remark_on
 from servebench.inference.compiled.manifest import (
@@ -168,6 +170,19 @@ def test_a_package_that_may_be_no_faster_is_not_used() -> None:
     assert equal is not None
     assert equal.startswith("no difference resolved from timm's model: 1.00 times the rate (0.9")
     assert reason_against(Timing(eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0])) is None
+
+
+@pytest.mark.parametrize(("eager_ms", "eager_rounds"), [(25.0, 4), (10.1, 10)])
+def test_timms_model_is_timed_for_longer_where_few_rounds_resolve_nothing(
+    eager_ms: float, eager_rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(1)
+    mean_ms = {"compiled": 10.0, "eager": eager_ms}
+    monkeypatch.setattr(gain, "ROUND_S", 0.0)
+    monkeypatch.setattr(gain, "run_ms", lambda name, _: mean_ms[name] * rng.uniform(0.8, 1.2))
+    models: Any = {name: name for name in mean_ms}
+    found = gain.times_ms(models, torch.zeros(1))
+    assert [len(found[name]) for name in mean_ms] == [10, eager_rounds]
 
 
 def test_a_package_that_is_slower_than_smaller_ones_is_not_used() -> None:

@@ -55,6 +55,10 @@ LITSERVE = {
     litserve.LitServer.setup_auth: "219a94860523afcb",  # api.py: authorize stands in
     litserve.LitServer.run: "a53f4b3f53ea3e13",  # __main__.py: how it ends on Ctrl-C
     litserve.LitServer._start_worker_monitoring: "aa423155d312a88a",  # __main__.py silences what it logs then
+    litserve.LitServer._perform_graceful_shutdown: "25cc72bc2989abad",  # it ends workers by SIGTERM
+    litserve.LitServer.launch_inference_worker: "15d290e5a5ee6fa5",  # app.py forks what it spawns
+    litserve.LitServer.launch_single_inference_worker: "c2d7b5b4cdf1f0e3",
+    litserve.LitServer._init_manager: "ec955dbe647ca5b4",  # app.py forks its manager
 }
 FASTAPI = {
     fastapi.FastAPI.setup: "b1d5170e8194ac54",  # docs_page.py replaces its /docs and /redoc

@@ -27,7 +27,7 @@ MOMENT_S = 1e-6
 DRIFT_SHARE = 0.1
 """A larger change of the same rate between two runs is noted: the machine has changed."""
 ROLES = ("http", "worker", "manager")
-"""Processes of the server: HTTP, inference, and all others, which are LitServe's manager."""
+"""Processes of the server: HTTP, inference, and all others, of which LitServe's manager alone has work."""
 
 
 def level_row(

@@ -239,13 +239,11 @@ def remaining_answers(session: LoadSession, best: LevelRow) -> list[tuple[int, b
     """The good answers to test photos that no level has answered, sent at the best level."""
     plan = session.plan(best.users, 2 + REPORTED_RUNS)
     missing = set(session.missing())
-    fitting = int(best.throughput_rps * session.left_s(TESTED_S))
-    bodies = [body for body in plan.bodies or () if body in missing][:fitting]
+    left_s = session.left_s(TESTED_S)
+    bodies = [body for body in plan.bodies or () if body in missing][: int(best.throughput_rps * left_s)]
     if not bodies:
         return []
-    plan = replace(
-        plan, requests=len(bodies), warmup_s=0.0, min_s=0.0, max_s=session.load.timeout_s, bodies=bodies
-    )
+    plan = replace(plan, requests=len(bodies), warmup_s=0.0, min_s=0.0, max_s=left_s, bodies=bodies)
     record = session.generator.run(
         f"{session.server.url}/predict", plan, on_progress=lambda *_: session.server.check()
     )

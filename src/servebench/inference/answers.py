@@ -89,15 +89,11 @@ def main() -> None:
     """Read a job from standard input, and print a line for each configuration and photo."""
     job = json.loads(sys.stdin.readline())
     folders = ModelFolders(Path(job["exported"]), Path(job["compiled"]))
-    configurations = [ServeSettings.model_validate(settings) for settings in job["configurations"]]
-    predictors = [Predictor(folders, job["device"], settings) for settings in configurations]
-    for photo, path in enumerate(job["photos"]):
-        content = Path(path).read_bytes()
-        images: dict[str, Any] = {}  # by how it is preprocessed: once for all precisions
-        for number, (settings, predictor) in enumerate(zip(configurations, predictors, strict=True)):
-            if settings.preprocess not in images:
-                images[settings.preprocess] = predictor.preprocess(content)
-            [probabilities] = predictor.predict([images[settings.preprocess]]).tolist()
+    for number, settings in enumerate(job["configurations"]):
+        predictor = Predictor(folders, job["device"], ServeSettings.model_validate(settings))
+        for photo, path in enumerate(job["photos"]):
+            image = predictor.preprocess(Path(path).read_bytes())
+            [probabilities] = predictor.predict([image]).tolist()
             print(json.dumps([number, photo, probabilities]), flush=True)
 
 

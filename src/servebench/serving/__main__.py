@@ -15,7 +15,7 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.auth import api_key
 from servebench.serving.direct.messages import is_supported
-from servebench.serving.forkserver import start_forkserver
+from servebench.serving.forkserver import FORKS, start_forkserver
 from servebench.system.collector import for_good
 
 WORKER = {False: "servebench.serving.api", True: "servebench.serving.direct.worker"}
@@ -40,11 +40,9 @@ def main() -> None:
     options = parser.parse_args()
     settings = ServeSettings.model_validate_json(options.settings)
     signal.signal(signal.SIGTERM, _interrupt)
-    direct = settings.transport == "direct" and is_supported()
-    start_forkserver(
-        [WORKER[direct], *([] if options.null_model else modules_of(settings))],
-        signals_blocked=direct,  # LitServe ends its workers by SIGTERM
-    )
+    if FORKS:
+        direct = settings.transport == "direct" and is_supported()
+        start_forkserver([WORKER[direct], *([] if options.null_model else modules_of(settings))])
     try:
         with for_good():
             from servebench.serving.app import AppOptions, build_server

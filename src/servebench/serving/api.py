@@ -11,6 +11,7 @@ import litserve
 
 from servebench.serving.classifier import Classifier, Item, Output, PredictRequest
 from servebench.serving.errors import Reply
+from servebench.serving.forkserver import FORKS, become_litserve_worker
 from servebench.serving.responses import response_of
 
 
@@ -29,7 +30,9 @@ class ClassifierAPI(litserve.LitAPI):
         self.classifier = classifier
 
     def setup(self, device: str) -> None:
-        """Load the model."""
+        """Load the model; LitServe calls this in a worker."""
+        if FORKS:
+            become_litserve_worker()
         self.classifier.setup(device)
 
     def authorize(self) -> None:

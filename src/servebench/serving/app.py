@@ -37,7 +37,7 @@ from servebench.serving.direct.route import DirectRoute
 from servebench.serving.direct.supervisor import Supervisor
 from servebench.serving.docs_page import serve_docs
 from servebench.serving.errors import invalid_body_reply
-from servebench.serving.forkserver import WORKERS
+from servebench.serving.forkserver import FORKS, WORKERS
 from servebench.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from servebench.serving.openapi import extend_openapi
 from servebench.serving.page import serve_page
@@ -93,19 +93,24 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
         return direct_server(classifier, server.app, settings, options)
     if settings.transport == "direct":
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
-    fork_workers()
+    if FORKS:
+        fork_workers()
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
     add_auth_and_timer(server.app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
 
 
 def fork_workers() -> None:
-    """Have LitServe's workers forked by the forkserver: LitServe spawns them, and each imports torch."""
+    """Have LitServe's workers forked by the forkserver: LitServe spawns them, and each imports torch.
+
+    Its manager is forked by the main process on all versions of Python.
+    """
 
     def context(method: str) -> BaseContext:
         return WORKERS if method == "spawn" else multiprocessing.get_context(method)
 
-    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | {"get_context": context})
+    own = {"get_context": context, "Manager": multiprocessing.get_context("fork").Manager}
+    litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | own)
 
 
 def direct_server(

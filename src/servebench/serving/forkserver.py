@@ -2,7 +2,8 @@
 
 Importing torch and timm takes seconds of CPU time and more than 100 MiB. Forked workers have both at once
 and in common, and a worker that died is replaced without importing anything. Forking is safe there:
-importing touches no GPU, and the only threads that it starts, OpenBLAS's, end before a fork.
+importing touches no GPU, and the only threads that it starts, OpenBLAS's, end before a fork. On macOS, whose
+own libraries may not survive a fork, LitServe spawns its workers.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from multiprocessing.forkserver import ensure_running
 from multiprocessing.resource_tracker import ensure_running as ensure_resource_tracker
 
-from servebench.system.signals import TERMINATION_SIGNALS
+from servebench.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
+FORKS = sys.platform == "linux"
+"""Whether workers are forked."""
 WORKERS = multiprocessing.get_context("forkserver")
 """The context that workers are started in."""
 LIFETIME = "servebench.serving.forkserver_lifetime"
@@ -25,18 +29,24 @@ MODULES = "SERVEBENCH_FORKSERVER_MODULES"
 """Environment variable with the modules that IMPORTS imports."""
 
 
-def start_forkserver(modules: Sequence[str], *, signals_blocked: bool) -> None:
+def start_forkserver(modules: Sequence[str]) -> None:
     """Start it; it imports while this process goes on.
+
+    Workers inherit from it that SIGTERM and SIGINT are blocked, as only the main process decides what to
+    do. The resource tracker would unblock them again, so it starts before.
 
     Args:
         modules: what workers need.
-        signals_blocked: whether workers inherit that SIGTERM and SIGINT are blocked, where the main process
-            alone decides what to do. The resource tracker would unblock them again, so it starts before.
     """
     WORKERS.set_forkserver_preload([LIFETIME, IMPORTS])
     os.environ[MODULES] = " ".join(modules)
     ensure_resource_tracker()
-    if signals_blocked:
-        signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)
     ensure_running()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
+
+
+def become_litserve_worker() -> None:
+    """Called in a worker of LitServe's: it ends with the forkserver, and by SIGTERM, as LitServe has it."""
+    kill_with_parent(os.getppid())
     signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)

@@ -28,8 +28,8 @@ from servebench.stats.comparison import Ratio, ratio
 
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
-"""Of each model, in turn: a machine that slows down for longer slows down all. Timm's is two or three times
-slower than a package, which few rounds show; packages differ by less from each other."""
+"""Of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first ones
+where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Timing:
     """Wall times of a run on a batch, by round, milliseconds.
 
     Attributes:
-        eager_ms: of the model as timm builds it, in the first rounds; empty in int8, where there is none.
+        eager_ms: of the model as timm builds it, maybe in the first rounds only; empty in int8, where there
+            is none.
         compiled_ms: of the package.
         parts: batch sizes of smaller packages that make up the batch; empty where there are none.
         parts_ms: of these, one after another.
@@ -145,7 +146,7 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
         run_ms(model, example)
     for number in range(ROUNDS):
         for name in list(models) if number % 2 else reversed(models):
-            if name == "eager" and number >= EAGER_ROUNDS:
+            if name == "eager" and number >= EAGER_ROUNDS and is_resolved(medians):
                 continue
             deadline = perf_counter() + ROUND_S
             times = [run_ms(models[name], example)]
@@ -153,6 +154,11 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
                 times.append(run_ms(models[name], example))
             medians[name].append(median(times))
     return medians
+
+
+def is_resolved(medians: Mapping[str, Sequence[float]]) -> bool:
+    """Whether the rounds so far show that a package is faster, or slower, than timm's model."""
+    return gain_over(medians["compiled"], medians["eager"]).resolved
 
 
 def run_ms(model: BatchModel, example: torch.Tensor) -> float:
