@@ -55,7 +55,7 @@ def test_a_whole_run_is_estimated_from_its_configurations() -> None:
         }
     )
     assert expected_time(one).startswith("a whole run takes about 6 minutes on two cores")
-    assert "0.5 for each of 2 configurations, 2.5 to compare them" in expected_time(one)
+    assert "0.55 for each of 2 configurations, 2.5 to compare them" in expected_time(one)
 
 
 def test_the_device_is_what_the_machine_has_or_refused() -> None:
