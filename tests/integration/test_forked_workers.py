@@ -59,7 +59,7 @@ def test_workers_share_what_was_imported_and_end_with_their_server(
             assert sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True)) > 50 * 2**20
         started = tree(server)
         server.process.terminate()
-        _, left = psutil.wait_procs(started, 20)
+        _, left = psutil.wait_procs(started, 60)
         assert left == []
 
 
@@ -67,7 +67,7 @@ def test_workers_share_what_was_imported_and_end_with_their_server(
 def test_workers_of_litserve_end_when_another_process_dies(victim: str, exported: ModelFolders) -> None:
     with server_of(exported, "litserve") as (server, forkserver, workers):
         (forkserver if victim == "forkserver" else psutil.Process(server.pid)).kill()
-        _, left = psutil.wait_procs([forkserver, *workers], 10)
+        _, left = psutil.wait_procs([forkserver, *workers], 60)
         assert left == []
 
 

@@ -113,6 +113,6 @@ def test_a_server_that_dies_while_it_waits_is_an_error(exported: ModelFolders, b
         load_generator(bodies, "image/jpeg") as generator,
     ):
         psutil.Process(server.pid).kill()
-        psutil.Process(server.pid).wait(10)
+        psutil.Process(server.pid).wait(60)
         with pytest.raises(ServerError, match="direct: the server died"):
             server.take_turn(generator, LOAD, 0, USERS, 0.5)

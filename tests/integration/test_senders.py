@@ -119,7 +119,7 @@ def test_who_connects_and_says_nothing_keeps_no_sender_out(monkeypatch: pytest.M
         socket.create_connection(("127.0.0.1", port)),
         joining(port) as (friend,),
     ):
-        assert friend.wait(20) == 0
+        assert friend.wait(60) == 0
     assert "a sender without the shared key was refused" in shown
 
 
@@ -130,7 +130,7 @@ def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
         with remote_senders(("127.0.0.1", port), 2, [b"{}"], "application/json", show=shown.append) as group:
             record = group.run(stub.url, OPEN)
         log = stub.log()
-        outputs = [sender.communicate(timeout=20)[0] for sender in senders]
+        outputs = [sender.communicate(timeout=60)[0] for sender in senders]
     assert len(record.end) == len(log)
     assert record.start.max() - record.start.min() < 4
     assert record.cores > 0
@@ -153,9 +153,9 @@ def test_a_sender_with_another_key_is_refused(monkeypatch: pytest.MonkeyPatch) -
     port = free_port()
     with listening(port) as shown:
         with joining(port, key="another key, also long") as (stranger,):
-            output, _ = stranger.communicate(timeout=20)
+            output, _ = stranger.communicate(timeout=60)
         with joining(port) as (friend,):
-            assert friend.wait(20) == 0
+            assert friend.wait(60) == 0
     assert stranger.returncode == 2
     assert "has another shared key" in output
     assert "a sender without the shared key was refused" in shown

@@ -33,24 +33,24 @@ def loading_server(
     """A server as it starts its workers, all processes that it has started, and those that are workers.
 
     Args:
+        settings: with two workers or more.
         folder: of its metrics.
     """
     command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
-            main, workers, seen = psutil.Process(server.pid), [], set[psutil.Process]()
-            while not workers:
+            main, workers = psutil.Process(server.pid), []
+            # All at once: importing also forks, to run `uname`, but one process at a time.
+            while len(workers) < settings.workers_per_device:
                 assert server.poll() is None
                 time.sleep(0.01)
                 started = main.children(recursive=True)
-                forks = {child for child in started if "forkserver" in command_of(child)}
-                parents = {child.pid for child in forks}
-                # Seen twice, as importing runs `uname`, which is a fork as well until it has its own name.
-                workers = [child for child in seen & forks if parent_of(child) in parents]
-                seen = forks
+                forks = [child for child in started if "forkserver" in command_of(child)]
+                forkservers = {child.pid for child in forks if parent_of(child) == server.pid}
+                workers = [child for child in forks if parent_of(child) in forkservers]
             yield server, started, workers
-            _, left = psutil.wait_procs(started, 10)
+            _, left = psutil.wait_procs(started, 60)
             assert left == []
         finally:
             server.kill()
