@@ -33,10 +33,11 @@ class Replayed(Conversation):
         ({1: (20, 21), 2: (40, 39), 4: (80, 75)}, 4, [1, 1, 2, 2, 4, 4]),
         ({1: (20, 21), 2: (15, 14)}, 1, [1, 1, 2, 2]),
         ({1: (20, 21), 2: (30, 12), 4: (35, 36)}, 4, [1, 1, 2, 2, 4, 4]),  # slow for a moment
-        ({1: (20, 21), 2: (20, 19.5), 4: (10, 9)}, 1, [1, 1, 2, 2, 4, 4]),
+        ({1: (20, 21), 2: (20, 20.5)}, 1, [1, 1, 2, 2]),
+        ({1: (20, 21), 2: (30, 31), 4: (30, 29)}, 2, [1, 1, 2, 2, 4, 4]),
     ],
 )
-def test_the_search_goes_on_until_more_workers_are_slower(
+def test_the_search_goes_on_while_more_workers_are_faster(
     rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
 ) -> None:
     conversation = Replayed(rates)

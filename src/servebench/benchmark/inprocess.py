@@ -31,9 +31,9 @@ from servebench.system.temporary import scratch
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
-PROBE_S, PROBES, SLOWER = 0.3, 2, 0.95
+PROBE_S, PROBES = 0.3, 2
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
-cores spin in most of them; it ends where more workers do less than SLOWER of the best in all of them."""
+cores spin in most of them; it ends where more workers are not faster in any of them."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -143,12 +143,13 @@ class InProcessBaseline:
             The number, and the seconds that one of them takes for an image.
         """
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        rates: dict[int, float] = {}
+        rates, highest = dict[int, float](), 0.0
         for busy in choices:
             probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
             rates[busy] = min(probes)
-            if max(probes) < SLOWER * max(rates.values()):
+            if max(probes) <= highest:
                 break
+            highest = max(probes)
         fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]
 

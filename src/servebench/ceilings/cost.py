@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from ptflops import get_model_complexity_info
 from torch.utils.flop_counter import FlopCounterMode
 
 from servebench.errors import ModelError
+from servebench.inference.without_compiler import without_compiler
+
+with without_compiler():  # ptflops imports timm
+    from ptflops import get_model_complexity_info
 
 BACKEND = "aten"
 """ptflops' backend that counts the operators that run. Its other one, ``pytorch``, hooks modules:

@@ -6,13 +6,16 @@ import random
 from pathlib import Path
 
 from PIL import Image
-from torchvision.datasets import ImageFolder, OxfordIIITPet
 
 from servebench.data.index import Index, Photo, Split
 from servebench.errors import DataError
+from servebench.inference.without_compiler import without_compiler
 from servebench.params import DataSettings
 from servebench.paths import DOWNLOAD_FOLDER
 from servebench.system.progress import bar
+
+with without_compiler():
+    from torchvision.datasets import ImageFolder, OxfordIIITPet
 
 OXFORD_NAME = "oxford-iiit-pet"
 """Subfolder in torchvision's layout of Oxford-IIIT Pet; a folder without it has class folders."""

@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
-from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.system.conversation import Conversation
@@ -87,6 +86,8 @@ def _answers_of_share(
 
 def main() -> None:
     """Read a job from standard input, and print a line for each configuration and photo."""
+    from servebench.inference.predictor import Predictor  # imports torch, which takes seconds
+
     job = json.loads(sys.stdin.readline())
     folders = ModelFolders(Path(job["exported"]), Path(job["compiled"]))
     for number, settings in enumerate(job["configurations"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from servebench.system.files import read_json
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Of timm's, those that torch computes on bytes; models of others are not preprocessed by torchvision."""
 
 
 class ModelCard(BaseModel):
@@ -30,6 +33,11 @@ class ModelCard(BaseModel):
     test_accuracy: float = Field(description="on the test split, in full precision")
     test_images: int = Field(description="size of the test split")
     weights_sha256: str = Field(description="of the weights file that belongs to this card")
+
+    @property
+    def resized_side(self) -> int:
+        """The shorter side of a resized image, in pixels; its centre is cropped."""
+        return math.floor(self.image_size / self.crop_pct)
 
 
 def sha256(path: Path) -> str:

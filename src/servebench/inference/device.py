@@ -39,3 +39,16 @@ def dtype_name(precision: str, device: str) -> str:
     if precision == "int8":
         return "int8"
     return "bfloat16" if device.startswith("cpu") else "float16"
+
+
+def cannot_run_reason(dtype: str, device: str) -> str | None:
+    """Why packages that compute in ``dtype`` (torch's name) cannot run on this machine; None if they can.
+
+    int8 runs on every CPU, if not faster than float32 on one without instructions for it (VNNI, AMX).
+    """
+    if dtype != "bfloat16" or device != "cpu":
+        return None
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return None if "BF16" in capabilities else "this CPU has no instructions for bfloat16"

@@ -11,7 +11,6 @@ The package torchvision itself is not imported: that takes a second, and 60 MiB 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from importlib.util import find_spec
@@ -21,15 +20,13 @@ import torch
 from PIL import Image
 
 from servebench.errors import ModelError
-from servebench.inference.card import ModelCard
+from servebench.inference.card import INTERPOLATIONS, ModelCard
 from servebench.inference.image import JPEG_FORMATS, MAX_PIXELS, needed_parts, open_image, to_rgb
 
 TORCHVISION_MODES = ("RGB", "L")
 """Pillow's names of the JPEGs that torchvision decodes to the same pixels."""
 RGB = 3
 """torchvision's ImageReadMode.RGB."""
-INTERPOLATIONS = ("bilinear", "bicubic")
-"""Of timm's, those that torch computes on bytes."""
 
 
 class TorchvisionPreprocess:
@@ -48,7 +45,7 @@ class TorchvisionPreprocess:
         self._max_pixels = max_pixels
         self._decode_jpeg = jpeg_decoder()
         self.image_size = card.image_size
-        self.resized = resized_side(card)
+        self.resized = card.resized_side
         self.interpolation = card.interpolation
 
     def decode(self, content: bytes) -> torch.Tensor:
@@ -95,11 +92,6 @@ class ScaledPreprocess(TorchvisionPreprocess):
             image.draft(None, (self.resized, self.resized))  # the smallest scale that is no smaller than this
             return pixels_of(image)
         return super()._decode(content, image)
-
-
-def resized_side(card: ModelCard) -> int:
-    """The shorter side of a resized image, in pixels; its centre is cropped."""
-    return math.floor(card.image_size / card.crop_pct)
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def check_model_name(name: str) -> None:
     with suppress(ModelError):
         if read_card(MODEL.exported).architecture == name:
             return
-    import timm  # takes seconds
+    from servebench.inference.lean_timm import timm  # takes seconds
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

@@ -9,12 +9,10 @@ from pathlib import Path
 from servebench.data.index import read_index
 from servebench.errors import ModelError
 from servebench.inference.answers import answers_of
-from servebench.inference.card import ModelCard, read_card
-from servebench.inference.compiled.backends import cannot_run_reason
+from servebench.inference.card import INTERPOLATIONS, ModelCard, read_card
 from servebench.inference.compiled.manifest import packages_to_use
-from servebench.inference.device import dtype_name, precisions_on, resolve_device
+from servebench.inference.device import cannot_run_reason, dtype_name, precisions_on, resolve_device
 from servebench.inference.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageRow, precision_cells
-from servebench.inference.preprocess import INTERPOLATIONS
 from servebench.inference.reference import Reference, read_reference
 from servebench.params import ServeSettings, load_params
 from servebench.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE

@@ -13,11 +13,15 @@ from servebench.benchmark.capacity_rows import sentence
 from servebench.benchmark.telemetry import available_cores
 from servebench.data.index import read_index
 from servebench.errors import ModelError
-from servebench.inference.card import read_card
-from servebench.inference.compiled.backends import cannot_run_reason
+from servebench.inference.card import INTERPOLATIONS, read_card
 from servebench.inference.compiled.manifest import packages_to_use, read_manifest
-from servebench.inference.device import PRECISIONS, dtype_name, precisions_on, resolve_device
-from servebench.inference.preprocess import INTERPOLATIONS, resized_side
+from servebench.inference.device import (
+    PRECISIONS,
+    cannot_run_reason,
+    dtype_name,
+    precisions_on,
+    resolve_device,
+)
 from servebench.inference.reference import read_reference
 from servebench.params import Params, load_params
 from servebench.params.tune import KNOBS
@@ -102,7 +106,7 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
     preprocess = {}
     if card.interpolation not in INTERPOLATIONS:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
-    elif largest_side(photos) < 2 * resized_side(card):
+    elif largest_side(photos) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
     return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
 

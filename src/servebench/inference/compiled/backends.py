@@ -52,17 +52,6 @@ def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtyp
     path.write_bytes(compiled.export_model().getvalue())
 
 
-def cannot_run_reason(dtype: str, device: str) -> str | None:
-    """Why packages that compute in ``dtype`` (torch's name) cannot run on this machine; None if they can.
-
-    int8 runs on every CPU, if not faster than float32 on one without instructions for it (VNNI, AMX).
-    """
-    if dtype != "bfloat16" or device != "cpu":
-        return None
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return None if "BF16" in capabilities else "this CPU has no instructions for bfloat16"
-
-
 def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
     """Load the model in a package, which takes batches of the one size that it was compiled for."""
     if device.type == "cuda":

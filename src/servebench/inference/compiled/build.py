@@ -21,9 +21,8 @@ from statistics import median
 
 from servebench.errors import ServebenchError
 from servebench.inference.card import sha256
-from servebench.inference.compiled.backends import cannot_run_reason
 from servebench.inference.compiled.manifest import MANIFEST_NAME, Calibration, Manifest, Package, identity
-from servebench.inference.device import dtype_name, precisions_on
+from servebench.inference.device import cannot_run_reason, dtype_name, precisions_on
 from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
