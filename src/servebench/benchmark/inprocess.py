@@ -8,6 +8,7 @@ for the pipeline alone, in its own rounds. In between the workers sleep.
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from collections import defaultdict
@@ -197,4 +198,7 @@ def inprocess_workers(
     ):
         conversation = Conversation(process, log, "the in-process baseline", ServebenchError)
         conversation.send(job)
-        yield InProcessBaseline(conversation, serve.workers_per_device, settings)
+        workers = serve.workers_per_device
+        if device == "cpu":  # more than there are cores would only take turns
+            workers = min(workers, os.cpu_count() or 1)
+        yield InProcessBaseline(conversation, workers, settings)
