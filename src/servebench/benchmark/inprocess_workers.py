@@ -2,7 +2,7 @@
 
 Started by ``inprocess.inprocess_workers``, which writes jobs as lines of JSON and reads a line for each.
 The model's libraries are loaded once, and the workers are forked from a process in which torch starts no
-thread: as many at first as there are cores, the others when so many are asked for.
+thread: as many at first as there are cores; on a GPU, others when so many are asked for.
 """
 
 from __future__ import annotations

@@ -8,9 +8,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from servebench.errors import ModelError
-from servebench.inference.without_compiler import without_compiler
+from servebench.system.without_compiler import without_compiler
 
-with without_compiler():  # ptflops imports timm
+try:
+    with without_compiler():  # ptflops imports timm
+        from ptflops import get_model_complexity_info
+except ImportError:  # a version that needs more of it
     from ptflops import get_model_complexity_info
 
 BACKEND = "aten"

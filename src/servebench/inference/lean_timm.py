@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servebench.inference.without_compiler import without_compiler
+from servebench.system.without_compiler import without_compiler
 
 __all__ = ["timm"]
 
