@@ -138,17 +138,18 @@ def jobs_of(variants: Sequence[tuple[str, int]], device: str, cores: int) -> lis
     """Which packages are compiled by the same process.
 
     On a GPU each has its own. On a CPU all in int8 are of one graph, which takes longest and begins first;
-    the others of a batch size are of one graph, and as many processes as there are cores share the sizes,
-    as each first imports what a compiler needs.
+    the others of a batch size are of one graph, and a process for each core that is left shares the sizes, as
+    each first imports what a compiler needs.
     """
     if device == "cuda":
         return [[variant] for variant in variants]
     int8 = [variant for variant in variants if variant[0] == "int8"]
     others = [variant for variant in variants if variant[0] != "int8"]
     sizes = sorted({size for _, size in others})
+    processes = max(1, cores - 1) if int8 else cores
     jobs = [
-        [variant for size in sizes[core::cores] for variant in others if variant[1] == size]
-        for core in range(cores)
+        [variant for size in sizes[number::processes] for variant in others if variant[1] == size]
+        for number in range(processes)
     ]
     return [job for job in (int8, *jobs) if job]
 
