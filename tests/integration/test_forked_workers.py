@@ -59,7 +59,7 @@ def test_workers_share_what_was_imported_and_end_with_their_server(
             assert sum(mapping.shared_dirty for mapping in worker.memory_maps(grouped=True)) > 50 * 2**20
         started = tree(server)
         server.process.terminate()
-        _, left = psutil.wait_procs(started, 60)
+        _, left = psutil.wait_procs(started, 25)  # LitServe kills what has not ended after 30 s
         assert left == []
 
 

@@ -60,6 +60,7 @@ def test_every_other_round_has_the_reverse_order(
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     exported: ModelFolders, photos: list[Path]
 ) -> None:
+    """The search needs them on a GPU only."""
     cores = os.cpu_count() or 1
     serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
     with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:

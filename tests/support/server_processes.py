@@ -41,7 +41,7 @@ def loading_server(
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
             main, workers = psutil.Process(server.pid), []
-            # All at once: importing also forks, to run `uname`, but one process at a time.
+            # All at once: one fork may be no worker, as importing runs `uname`, but never two at a time.
             while len(workers) < settings.workers_per_device:
                 assert server.poll() is None
                 time.sleep(0.01)

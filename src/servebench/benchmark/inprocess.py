@@ -8,7 +8,7 @@ for the pipeline alone, in its own rounds. In between the workers sleep.
 from __future__ import annotations
 
 import itertools
-import os
+import math
 import subprocess
 import sys
 from collections import defaultdict
@@ -20,6 +20,7 @@ from statistics import mean
 import numpy as np
 
 from servebench.benchmark.rows import BaselineRow, RoundRow
+from servebench.benchmark.telemetry import available_cores
 from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
@@ -34,7 +35,7 @@ ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
 PROBE_S, PROBES = 0.3, 2
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
-cores spin in most of them; it ends where more workers are not faster in any of them."""
+cores spin in most of them; it ends where not even the fastest probe of more workers is faster."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -144,13 +145,12 @@ class InProcessBaseline:
             The number, and the seconds that one of them takes for an image.
         """
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
-        rates, highest = dict[int, float](), 0.0
+        rates: dict[int, float] = {}
         for busy in choices:
             probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
-            rates[busy] = min(probes)
-            if max(probes) <= highest:
+            if max(probes) <= max(rates.values(), default=0.0):
                 break
-            highest = max(probes)
+            rates[busy] = min(probes)
         fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]
 
@@ -169,9 +169,10 @@ def inprocess_workers(
     photos: Sequence[Path],
     settings: BaselineSettings,
 ) -> Iterator[InProcessBaseline]:
-    """Run up to as many processes as ``serve`` has workers, each with the model, until the block is left.
+    """Run processes with the model until the block is left: up to as many as ``serve`` has workers.
 
-    They load it meanwhile: ``wait_until_ready`` waits for them, as the first ``measure`` does.
+    On a CPU no more of them are kept busy than there are cores. They load the model meanwhile:
+    ``wait_until_ready`` waits for them, as the first ``measure`` does.
 
     Args:
         photos: image files, which the pipeline takes from memory.
@@ -200,5 +201,5 @@ def inprocess_workers(
         conversation.send(job)
         workers = serve.workers_per_device
         if device == "cpu":  # more than there are cores would only take turns
-            workers = min(workers, os.cpu_count() or 1)
+            workers = min(workers, math.ceil(available_cores()))
         yield InProcessBaseline(conversation, workers, settings)

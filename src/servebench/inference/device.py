@@ -1,4 +1,4 @@
-"""Device and number format that the model runs in; this module does not import torch."""
+"""Device and number format that the model runs in, and whether this CPU has it; torch is not imported."""
 
 from __future__ import annotations
 

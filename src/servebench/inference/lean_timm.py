@@ -1,4 +1,4 @@
-"""timm, imported without torch's compiler."""
+"""timm, imported without torch's compiler: see ``system.without_compiler``."""
 
 from __future__ import annotations
 

@@ -201,7 +201,8 @@ def _too_many_workers(result: Result, best: LevelRow) -> Cause | None:
     if worst is None:
         return None
     evidence = _oversubscription_text(result, worst)
-    if result.pipeline.workers < result.serve.workers_per_device:
+    tried = min(result.serve.workers_per_device, result.run["cores"])
+    if result.pipeline.workers < tried:
         evidence += f"; in-process it is fastest with {result.pipeline.workers} of them busy"
     return Cause(
         "too many workers",

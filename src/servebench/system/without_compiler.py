@@ -2,8 +2,7 @@
 
 timm and torchvision need it for little: timm marks functions of one architecture (naflexvit) that the
 compiler shall leave alone, torchvision marks one and asks whether an operator can be compiled. Most
-processes compile nothing by it. What exports and compiles a model imports it then, and does without these
-marks.
+processes never use it. One that exports or compiles a model imports it when it does so, without these marks.
 """
 
 from __future__ import annotations

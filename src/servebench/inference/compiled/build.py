@@ -138,8 +138,8 @@ def jobs_of(variants: Sequence[tuple[str, int]], device: str, cores: int) -> lis
     """Which packages are compiled by the same process.
 
     On a GPU each has its own. On a CPU all in int8 are of one graph, which takes longest and begins first;
-    the others of a batch size are of one graph, and a process for each core that is left shares the sizes, as
-    each first imports what a compiler needs.
+    the others of a batch size are of one graph. As many processes as there are cores share these sizes,
+    beside int8 one less, as each first imports what a compiler needs.
     """
     if device == "cuda":
         return [[variant] for variant in variants]
