@@ -155,7 +155,7 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
         (folder / WEIGHTS_NAME).open("wb"),  # opens when the server opens its end
     ):
         server.terminate()
-        assert server.wait(60) == 0
+        assert server.wait(25) == 0  # LitServe kills what has not ended after 30 s
         assert server.stderr is not None
         assert server.stderr.read() == ""
 
