@@ -23,7 +23,8 @@ from tests.support.processes import processes_mentioning
 USERS = 4
 STOCK = ServeSettings(threads_per_worker=1)
 DIRECT = ServeSettings(threads_per_worker=1, transport="direct", max_batch_size=4, preprocess="torchvision")
-CONFIGURATIONS = {"stock": STOCK, "direct": DIRECT, "twin": DIRECT}
+PAIR = {"stock": STOCK, "direct": DIRECT}
+TRIPLETS = {"one": DIRECT, "two": DIRECT, "three": DIRECT}
 LOAD = short_load(USERS)
 
 
@@ -54,7 +55,7 @@ def soon_stopped(server: PausedServer) -> bool:
 
 def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[bytes]) -> None:
     with (
-        paused_servers(["stock", "direct"], CONFIGURATIONS, exported, "cpu", 30.0) as servers,
+        paused_servers(list(PAIR), PAIR, exported, "cpu", 30.0) as servers,
         load_generator(bodies, "image/jpeg") as generator,
     ):
         assert [server.name for server in servers] == ["stock", "direct"]
@@ -71,15 +72,15 @@ def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[byt
 
 
 def test_all_are_compared_in_rounds_of_alternating_order(exported: ModelFolders, bodies: list[bytes]) -> None:
-    settings = ComparisonSettings(reference="stock", users=(USERS,), seconds=1.0)
-    comparison = compare(CONFIGURATIONS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
+    settings = ComparisonSettings(reference="one", users=(USERS,), seconds=1.0)
+    comparison = compare(TRIPLETS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
     ranked = [turn for turn in comparison.turns if turn.users == USERS]
     first, second, _ = ([turn.name for turn in ranked if turn.round == number] for number in (0, 1, 2))
-    assert sorted(first) == sorted(CONFIGURATIONS)
+    assert sorted(first) == sorted(TRIPLETS)
     assert second == first[::-1]
     assert {turn.round for turn in ranked} == {0, 1, 2}  # however small the budget
     rates = comparison.rates(USERS)
-    assert set(rates) == set(CONFIGURATIONS)
+    assert set(rates) == set(TRIPLETS)
     assert all(rate is not None and rate > 0 for own in rates.values() for rate in own)
 
 
@@ -92,11 +93,11 @@ def test_those_that_do_not_fit_are_compared_in_groups_with_the_reference(
     """Two are started anyway: the reference, and another to compare with it."""
     without_memory = partial(paused_servers, free_bytes=lambda: 2**20)
     monkeypatch.setattr("servebench.benchmark.comparison.paused_servers", without_memory)
-    settings = ComparisonSettings(reference="stock", users=(USERS,), seconds=1.0)
-    comparison = compare(CONFIGURATIONS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
+    settings = ComparisonSettings(reference="one", users=(USERS,), seconds=1.0)
+    comparison = compare(TRIPLETS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
     by_round = [{turn.name for turn in comparison.turns if turn.round == number} for number in range(6)]
-    assert by_round == [{"stock", "direct"}] * 3 + [{"stock", "twin"}] * 3
-    assert "in groups, for want of memory: stock, direct" in capsys.readouterr().out
+    assert by_round == [{"one", "two"}] * 3 + [{"one", "three"}] * 3
+    assert "in groups, for want of memory: one, two" in capsys.readouterr().out
 
 
 def test_memory_has_room_for_a_fifth_more_than_workers_take_now() -> None:
@@ -109,7 +110,7 @@ def test_memory_has_room_for_a_fifth_more_than_workers_take_now() -> None:
 
 def test_a_server_that_dies_while_it_waits_is_an_error(exported: ModelFolders, bodies: list[bytes]) -> None:
     with (
-        paused_servers(["direct"], CONFIGURATIONS, exported, "cpu", 30.0) as (server,),
+        paused_servers(["direct"], PAIR, exported, "cpu", 30.0) as (server,),
         load_generator(bodies, "image/jpeg") as generator,
     ):
         psutil.Process(server.pid).kill()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,42 +9,19 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-import trustme
 
 from servebench.cli.main import main
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
 from servebench.paths import ModelFolders
 from servebench.serving.auth import KEY_VARIABLE
 from tests.integration.asking import wait_for
-from tests.support.servers import Command, make_project, serve_command
+from tests.support.certificates import Pem
+from tests.support.servers import Command, serve_command
 
 KEY = "correct-horse/battery+staple="
 OPEN = ("/health", "/")
 ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js")
 DOCS = ("/docs", "/redoc", "/openapi.json", *(f"/docs/assets/{name}" for name in ASSETS))
 GUARDED = ("/info", "/metrics", *DOCS, "/nowhere")
-
-
-@dataclass(frozen=True)
-class Pem:
-    """PEM files of an authority and of a server that it vouches for."""
-
-    authority: Path
-    certificate: Path
-    key: Path
-
-
-@pytest.fixture(scope="module")
-def pem(tmp_path_factory: pytest.TempPathFactory) -> Pem:
-    folder = tmp_path_factory.mktemp("pem")
-    authority = trustme.CA()
-    server = authority.issue_cert("127.0.0.1")
-    files = Pem(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(files.authority)
-    for blob in server.cert_chain_pems:
-        blob.write_to_path(files.certificate, append=True)
-    server.private_key_pem.write_to_path(files.key)
-    return files
 
 
 @dataclass(frozen=True)
@@ -175,108 +150,3 @@ def test_the_api_documents_load_nothing_from_elsewhere(server: Reached, path: st
     for text in (policy, answer.text):
         assert "http:" not in text
         assert "https:" not in text
-
-
-@pytest.mark.parametrize(
-    ("options", "key", "reason"),
-    [
-        ("--host 0.0.0.0", "", f"{KEY_VARIABLE} must hold a key"),
-        ("--host ::", "", f"{KEY_VARIABLE} must hold a key"),
-        ("", "two words", "printable ASCII without spaces"),
-        ("", "schlüssel", "printable ASCII without spaces"),
-        ("--certificate {certificate}", "", "--certificate and --certificate-key belong together"),
-        ("--certificate-key {key}", "", "--certificate and --certificate-key belong together"),
-        ("--certificate {certificate} --certificate-key missing.pem", "", "missing.pem: No such file"),
-        ("--certificate {key} --certificate-key {key}", "", "not a certificate and its own key"),
-        ("--certificate {authority} --certificate-key {key}", "", "not a certificate and its own key"),
-        ("--host example.org", KEY, "invalid choice"),
-        ("--port 0", "", "expected a port from 1024 to 65535"),
-    ],
-)
-def test_contradictory_options_are_one_line_and_nothing_starts(
-    options: str,
-    key: str,
-    reason: str,
-    pem: Pem,
-    exported: ModelFolders,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(KEY_VARIABLE, key)
-    make_project(tmp_path, exported)
-    filled = [option.format(**vars(pem)) for option in options.split()]
-    try:
-        status = main(["serve", *filled])
-    except SystemExit as error:  # argparse's own way
-        status = error.code
-    error = capsys.readouterr().err
-    assert reason in error
-    assert error.count("\n") == 1
-    assert not (key and key in error)
-    assert status == 2
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"), [(None, "No such file"), ("no pem", "no certificates in PEM form")]
-)
-def test_a_file_that_holds_no_certificates_is_one_line(
-    content: str | None,
-    reason: str,
-    photos: list[Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    path = tmp_path / "ca.pem"
-    if content is not None:
-        path.write_text(content)
-    assert main(["predict", "--ca", str(path), str(photos[0])]) == 2
-    error = capsys.readouterr().err
-    assert reason in error
-    assert error.count("\n") == 1
-
-
-def test_weights_that_differ_from_their_model_card_are_refused(
-    exported: ModelFolders,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_project(tmp_path, exported)
-    weights = Path("models/exported") / WEIGHTS_NAME
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert main(["serve"]) == 1
-    error = capsys.readouterr().err
-    assert f"{WEIGHTS_NAME} is not the file that {CARD_NAME} was written for" in error
-    assert error.count("\n") == 1
-
-
-def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, photos: list[Path]) -> None:
-    """Python tells its audit hooks of each name that a pickle looks up, from whatever file."""
-    program = f"""
-import sys
-from pathlib import Path
-from servebench.params import ServeSettings
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
-from servebench.paths import ModelFolders
-from servebench.inference.predictor import Predictor
-import servebench.inference.model
-
-def refuse(event, arguments):
-    if event == "pickle.find_class":
-        raise RuntimeError(f"a pickle asks for {{arguments}}")
-
-sys.addaudithook(refuse)
-folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-classifier = Predictor(folders, "cpu", ServeSettings(preprocess="torchvision"))
-print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
-import pickle
-pickle.loads(pickle.dumps(Path))
-"""
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert ran.stdout == "torch.Size([1, 3])\n"
-    assert ran.stderr.endswith("RuntimeError: a pickle asks for ('pathlib', 'Path')\n")

@@ -70,7 +70,9 @@ def test_each_pipeline_is_measured_at_a_batch_size_that_its_users_can_form(
     start: Start,
     servers: list[PausedServer],
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And one that fails is dropped, while the others go on."""
     sizes = list[int]()
     run = InProcessBaseline.run
 
@@ -90,23 +92,15 @@ def test_each_pipeline_is_measured_at_a_batch_size_that_its_users_can_form(
         assert pipelines.rate_rps("batching", USERS) > 0
         assert sizes[2:] in ([1], [2])
         assert pipelines.rate_rps("nobody", USERS) is None
-    assert len(hosts) == 2 * 2  # two pipelines, and a worker of each
-    assert descendants_mentioning(HOST) == []
-
-
-def test_a_pipeline_that_fails_is_dropped_and_the_others_go_on(
-    start: Start,
-    servers: list[PausedServer],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with start(servers, servers, [USERS]) as pipelines:
-        psutil.Process(min(descendants_mentioning(HOST), key=started)).kill()
+        assert len(hosts) == 2 * 2  # two pipelines, and a worker of each
+        psutil.Process(min(hosts, key=started)).kill()
         assert pipelines.rate_rps("stock", USERS) is None
         assert pipelines.names == {"other"}
         assert pipelines.rate_rps("batching", USERS) is None
         assert pipelines.rate_rps("other", USERS) > 0
     printed = " ".join(capsys.readouterr().out.split())
     assert printed.count("no in-process rates of stock, batching in the rounds:") == 1
+    assert descendants_mentioning(HOST) == []
 
 
 def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(

@@ -10,7 +10,7 @@ from tests.pipeline.conftest import Clone
 def test_a_capacity_is_measured_where_it_is_asked_for(ran: Clone) -> None:
     paths = CapacityPaths("candidate")
     try:
-        ran.change({"objective": {"max_s": 40.0, "probe_requests": 100, "tolerance": 0.5}})
+        ran.change({"objective": {"max_s": 20.0, "probe_requests": 100, "tolerance": 0.5}})
         assert "capacity" not in " ".join(ran.stages_run(ran.dvc("repro", "--dry").stdout))
         done = ran.dvc("repro", "capacity/dvc.yaml")
         assert ran.stages_run(done.stdout)[-1] == "capacity/dvc.yaml:capacity@candidate"

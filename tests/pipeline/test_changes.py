@@ -76,7 +76,7 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
             check=True,
         )
         while not re.search("Success|Failed", status := ran.dvc("queue", "status").stdout):
-            time.sleep(1)
+            time.sleep(5)
         assert "Success" in status
         output = ran.dvc("queue", "logs", "queued").stdout
         assert ran.stages_run(output) == ["machine", "report"]

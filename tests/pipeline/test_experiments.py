@@ -13,7 +13,8 @@ from tests.support.tables import read_csv
 
 def test_a_new_experiment_reaches_every_table_until_it_is_removed(ran: Clone) -> None:
     try:
-        ran.change({"experiments": {**TINY["experiments"], "e8_mine": {"precision": "half"}}})
+        mine = {"precision": "half", "transport": "direct"}
+        ran.change({"experiments": {**TINY["experiments"], "e8_mine": mine}})
         assert ran.stages_run(ran.dvc("repro").stdout) == [
             "machine",
             "benchmark@e8_mine",

@@ -156,7 +156,7 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
 
 
 def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
-    ran.change({"load": {"warmup_s": 0.2}})
+    ran.change({"load": {"requests": 21}})
     try:
         with exclusive_machine():
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,11 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-BEFORE = leaves(yaml.safe_load(PARAMS.read_text()))
+def read(path: Path) -> dict[str, Any]:
+    return leaves(yaml.load(path.read_text(), yaml.CSafeLoader))
+
+
+BEFORE = read(PARAMS)
 
 
 def as_override(value: Any) -> str:
@@ -52,10 +55,10 @@ def other(value: Any) -> Any:
     return "x" if value is None else str(value)[::-1]
 
 
-def changed_lines(path: Path) -> tuple[list[str], list[str]]:
-    """Lines that went and lines that came."""
-    lines = list(difflib.ndiff(PARAMS.read_text().splitlines(), path.read_text().splitlines()))
-    return [one[2:] for one in lines if one[0] == "-"], [one[2:] for one in lines if one[0] == "+"]
+def changed_lines(before: str, after: str) -> list[tuple[str, str]]:
+    """Lines as they were, and as they are."""
+    pairs = zip(before.splitlines(), after.splitlines(), strict=True)
+    return [(old, new) for old, new in pairs if old != new]
 
 
 @pytest.fixture
@@ -68,18 +71,19 @@ def test_a_value_set_to_what_it_is_changes_nothing(copy: Path) -> None:
     assert copy.read_text() == PARAMS.read_text()
 
 
-@pytest.mark.parametrize("key", BEFORE)
-def test_an_override_changes_its_own_lines_and_is_reversible(key: str, copy: Path) -> None:
-    value = BEFORE[key]
-    new = other(value)
-    apply_overrides(copy, [f"{key}={as_override(new)}"])
-    assert leaves(yaml.safe_load(copy.read_text())) == {**BEFORE, key: new}
-    gone, come = changed_lines(copy)
-    most = len(value) if isinstance(value, list) else 1
-    assert 0 < len(gone) == len(come) <= most
-    for old_line, new_line in zip(gone, come, strict=True):
-        assert old_line.partition("#")[1:] == new_line.partition("#")[1:]
-    apply_overrides(copy, [f"{key}={as_override(value)}"])
+def test_an_override_changes_its_own_lines_and_is_reversible(copy: Path) -> None:
+    """One key after the other, and all of them back."""
+    expected = BEFORE
+    for key, value in BEFORE.items():
+        before = copy.read_text()
+        expected = {**expected, key: other(value)}
+        apply_overrides(copy, [f"{key}={as_override(expected[key])}"])
+        assert read(copy) == expected
+        changed = changed_lines(before, copy.read_text())
+        assert 0 < len(changed) <= (len(value) if isinstance(value, list) else 1), key
+        for old_line, new_line in changed:
+            assert old_line.partition("#")[1:] == new_line.partition("#")[1:]
+    apply_overrides(copy, [f"{key}={as_override(value)}" for key, value in BEFORE.items()])
     assert copy.read_text() == PARAMS.read_text()
 
 
@@ -93,7 +97,7 @@ def test_a_small_number_is_read_as_dvc_writes_it(copy: Path) -> None:
 @pytest.mark.parametrize("value", [[], [1], [1, 2, 4, 8, 16, 32]], ids=str)
 def test_a_list_may_have_any_length_for_a_while(key: str, value: list[int], copy: Path) -> None:
     apply_overrides(copy, [f"{key}={as_override(value)}"])
-    assert leaves(yaml.safe_load(copy.read_text())) == {**BEFORE, key: value}
+    assert read(copy) == {**BEFORE, key: value}
     comments = [line for line in PARAMS.read_text().splitlines() if "#" in line]
     assert [line for line in copy.read_text().splitlines() if "#" in line] == comments
     apply_overrides(copy, [f"{key}={as_override(BEFORE[key])}"])

@@ -1,0 +1,78 @@
+"""Contradictory or unreadable options of security: one line, and nothing starts.
+
+Apart from the tests of servers: LitServe's takes a core and a half even while nobody asks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from servebench.cli.main import main
+from servebench.paths import ModelFolders
+from servebench.serving.auth import KEY_VARIABLE
+from tests.support.certificates import Pem
+from tests.support.servers import make_project
+
+KEY = "correct-horse/battery+staple="
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "reason"),
+    [
+        ("--host 0.0.0.0", "", f"{KEY_VARIABLE} must hold a key"),
+        ("--host ::", "", f"{KEY_VARIABLE} must hold a key"),
+        ("", "two words", "printable ASCII without spaces"),
+        ("", "schlüssel", "printable ASCII without spaces"),
+        ("--certificate {certificate}", "", "--certificate and --certificate-key belong together"),
+        ("--certificate-key {key}", "", "--certificate and --certificate-key belong together"),
+        ("--certificate {certificate} --certificate-key missing.pem", "", "missing.pem: No such file"),
+        ("--certificate {key} --certificate-key {key}", "", "not a certificate and its own key"),
+        ("--certificate {authority} --certificate-key {key}", "", "not a certificate and its own key"),
+        ("--host example.org", KEY, "invalid choice"),
+        ("--port 0", "", "expected a port from 1024 to 65535"),
+    ],
+)
+def test_contradictory_options_are_one_line_and_nothing_starts(
+    options: str,
+    key: str,
+    reason: str,
+    pem: Pem,
+    exported: ModelFolders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    make_project(tmp_path, exported)
+    filled = [option.format(**vars(pem)) for option in options.split()]
+    try:
+        status = main(["serve", *filled])
+    except SystemExit as error:  # argparse's own way
+        status = error.code
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+    assert not (key and key in error)
+    assert status == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), ("no pem", "no certificates in PEM form")]
+)
+def test_a_file_that_holds_no_certificates_is_one_line(
+    content: str | None,
+    reason: str,
+    photos: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    assert main(["predict", "--ca", str(path), str(photos[0])]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
