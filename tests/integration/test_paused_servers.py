@@ -71,32 +71,24 @@ def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[byt
                 assert turn.latency_ms.max() < 4000
 
 
-def test_all_are_compared_in_rounds_of_alternating_order(exported: ModelFolders, bodies: list[bytes]) -> None:
-    settings = ComparisonSettings(reference="one", users=(USERS,), seconds=1.0)
-    comparison = compare(TRIPLETS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
-    ranked = [turn for turn in comparison.turns if turn.users == USERS]
-    first, second, _ = ([turn.name for turn in ranked if turn.round == number] for number in (0, 1, 2))
-    assert sorted(first) == sorted(TRIPLETS)
-    assert second == first[::-1]
-    assert {turn.round for turn in ranked} == {0, 1, 2}  # however small the budget
-    rates = comparison.rates(USERS)
-    assert set(rates) == set(TRIPLETS)
-    assert all(rate is not None and rate > 0 for own in rates.values() for rate in own)
-
-
-def test_those_that_do_not_fit_are_compared_in_groups_with_the_reference(
+def test_rounds_have_alternating_orders_and_groups_share_the_reference(
     exported: ModelFolders,
     bodies: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Two are started anyway: the reference, and another to compare with it."""
+    """Without memory for all, two are started anyway: the reference, and another to compare with it."""
     without_memory = partial(paused_servers, free_bytes=lambda: 2**20)
     monkeypatch.setattr("servebench.benchmark.comparison.paused_servers", without_memory)
     settings = ComparisonSettings(reference="one", users=(USERS,), seconds=1.0)
     comparison = compare(TRIPLETS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
-    by_round = [{turn.name for turn in comparison.turns if turn.round == number} for number in range(6)]
-    assert by_round == [{"one", "two"}] * 3 + [{"one", "three"}] * 3
+    ranked = [turn for turn in comparison.turns if turn.users == USERS]
+    orders = [[turn.name for turn in ranked if turn.round == number] for number in range(7)]
+    # Three rounds of each group, however small the budget.
+    assert [set(order) for order in orders] == [{"one", "two"}] * 3 + [{"one", "three"}] * 3 + [set()]
+    assert orders[1] == orders[0][::-1]
+    assert orders[4] == orders[3][::-1]
+    assert all(turn.rate_rps is not None and turn.rate_rps > 0 for turn in ranked)
     assert "in groups, for want of memory: one, two" in capsys.readouterr().out
 
 

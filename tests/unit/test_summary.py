@@ -115,6 +115,8 @@ def test_rows_are_in_the_order_of_the_parameters(params: Params) -> None:
     assert compared_rows(rows[::-1], params) == rows
     with pytest.raises(ReportError, match=r"has no row at 8 users of candidate; `dvc repro comparison`"):
         compared_rows(rows[:-1], params)
+    with pytest.raises(ReportError, match=r"has rows of e9_gone, which params.yaml has not; `dvc repro comp"):
+        compared_rows([*rows, compared("e9_gone", 20.0, 1)], params)
 
 
 def test_who_fails_requests_does_not_keep_to_the_objective(params: Params) -> None:

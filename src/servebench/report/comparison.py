@@ -30,9 +30,15 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[Compari
     """The rows at the first load, in the order of params.yaml.
 
     Raises:
-        ReportError: a configuration of params.yaml has no row.
+        ReportError: a configuration of params.yaml has no row, or one that it has not has rows.
     """
     users = params.comparison.users[0]
+    others = {row.experiment for row in rows} - set(params.configurations())
+    if others:
+        raise ReportError(
+            f"{COMPARISON} has rows of {', '.join(sorted(others))}, which params.yaml has not; "
+            "`dvc repro comparison` makes it anew"
+        )
     by_name = {row.experiment: row for row in rows if row.users == users}
     missing = [name for name in params.configurations() if name not in by_name]
     if missing:
