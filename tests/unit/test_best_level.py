@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.best_level import best_of, run_again
+from servebench.benchmark.best_level import best_of, run_again, run_once
 from servebench.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.served import LevelResult, LoadSession
@@ -49,6 +49,7 @@ def test_levels_are_run_again_from_the_fastest_on() -> None:
 
 
 RUN_S = 4.0
+"""Of every run that is made up."""
 
 
 class Session:
@@ -83,6 +84,16 @@ def later_runs(
     levels, best = run_again(session, results, lambda: pauses.append(1))  # type: ignore[arg-type]
     assert set(levels) == {users for users, _ in session.ran}
     return session.ran, best, len(pauses)
+
+
+@pytest.mark.parametrize(("time_s", "pauses"), [(math.inf, 2), (RUN_S, 1), (0.0, 0)])
+def test_the_workers_are_measured_between_levels_as_long_as_there_is_time(time_s: float, pauses: int) -> None:
+    called: list[int] = []
+    session = Session({1: [row_of(1, 22, 21)], 8: [row_of(8, 31, 30)]}, time_s)
+    levels = run_once(session, (1, 8), lambda: called.append(1))  # type: ignore[arg-type]
+    assert list(levels) == [1, 8]
+    assert session.ran == [(1, 0), (8, 0)]
+    assert len(called) == pauses
 
 
 def test_levels_near_the_fastest_run_twice_and_the_best_is_reported_from_a_third_run() -> None:

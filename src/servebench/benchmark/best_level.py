@@ -21,6 +21,22 @@ REPEATED_FROM = 0.8
 whether others are valid or not. Those above are run twice before one is chosen, where there is time."""
 
 
+def run_once(
+    session: LoadSession, users: Sequence[int], between: Callable[[], None]
+) -> dict[int, LevelResult]:
+    """Run the level of each number of users.
+
+    Args:
+        between: called after each of them, as long as there is time: the last runs are followed by it, too.
+    """
+    levels: dict[int, LevelResult] = {}
+    for number in users:
+        levels[number] = session.run(number, 0)
+        if session.has_time(0.0):
+            between()
+    return levels
+
+
 def run_again(
     session: LoadSession, first: Mapping[int, LevelResult], between: Callable[[], None]
 ) -> tuple[dict[int, LevelResult], LevelRow | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import requests
 
-from servebench.benchmark.best_level import REPORTED_RUNS, run_again
+from servebench.benchmark.best_level import REPORTED_RUNS, run_again, run_once
 from servebench.benchmark.levels import level_row, raw_samples
 from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.server_metrics import Scrape, ServerTimes, between, read_scrape
@@ -188,8 +188,8 @@ def measure_served(
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
         photos, tested, until: see ``LoadSession``.
-        while_paused: called before the first run, after each level's, and after the later runs, while the
-            server is stopped: an idle LitServe server polls, which takes CPU time.
+        while_paused: called before the first run, after each level's as long as there is time, and after the
+            later runs, while the server is stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
@@ -199,12 +199,13 @@ def measure_served(
         session = LoadSession(
             name, server, generator, telemetry, load, client_limit_rps, photos, tested, until
         )
-        _call_while_paused(server, while_paused)
-        levels: dict[int, LevelResult] = {}
-        for users in load.users:
-            levels[users] = session.run(users, 0)
+
+        def between() -> None:
             _call_while_paused(server, while_paused)
-        again, best = run_again(session, levels, lambda: _call_while_paused(server, while_paused))
+
+        between()
+        levels = run_once(session, load.users, between)
+        again, best = run_again(session, levels, between)
         levels |= again
         if best is not None:
             session.answers += remaining_answers(session, best)
