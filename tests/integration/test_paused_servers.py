@@ -89,6 +89,7 @@ def test_rounds_have_alternating_orders_and_groups_share_the_reference(
     assert orders[1] == orders[0][::-1]
     assert orders[4] == orders[3][::-1]
     assert all(turn.rate_rps is not None and turn.rate_rps > 0 for turn in ranked)
+    assert set(comparison.rates(USERS)) == set(TRIPLETS)
     assert "in groups, for want of memory: one, two" in capsys.readouterr().out
 
 

@@ -27,7 +27,7 @@ def run_once(
     """Run the level of each number of users.
 
     Args:
-        between: called after each of them, as long as there is time: the last runs are followed by it, too.
+        between: called after each level, unless the time is up; ``run_again`` calls it in any case.
     """
     levels: dict[int, LevelResult] = {}
     for number in users:
