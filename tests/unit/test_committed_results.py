@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
 from studies.tables import PAGES
 
+from servebench.paths import README, RESULTS_PAGE
+from servebench.report.html.revisions import READ
+from servebench.report.results_page import write_results
 from servebench.system.files import read_json
 from tests.support.project import ROOT
 
@@ -23,3 +29,15 @@ def test_the_documents_show_what_the_studies_have_kept(document: str) -> None:
     text = (ROOT / document).read_text()
     for table in PAGES[document]:
         assert table().strip() in text
+
+
+def test_the_documents_show_what_the_metrics_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the last commit, as a fresh clone has it: without a model."""
+    documents = (README, RESULTS_PAGE)
+    command = ["git", "archive", "HEAD", *READ, *map(str, documents)]
+    archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(["tar", "-x"], cwd=tmp_path, input=archive.stdout, check=True)
+    monkeypatch.chdir(tmp_path)
+    before = [document.read_text() for document in documents]
+    write_results()
+    assert [document.read_text() for document in documents] == before

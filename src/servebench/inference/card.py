@@ -65,3 +65,12 @@ def read_card(folder: Path) -> ModelCard:
     if digest != card.weights_sha256:
         raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
     return card
+
+
+def exported_weights(folder: Path) -> str | None:
+    """Hash of the weights in ``folder``; None where there is no model, as in a fresh clone.
+
+    Raises:
+        ModelError: see ``read_card``.
+    """
+    return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None

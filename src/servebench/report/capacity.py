@@ -16,8 +16,8 @@ from servebench.benchmark.capacity_rows import (
     sentence,
 )
 from servebench.benchmark.probe_validity import is_steady
-from servebench.errors import ModelError, ReportError
-from servebench.inference.card import read_card
+from servebench.errors import ReportError
+from servebench.inference.card import exported_weights
 from servebench.params import Params
 from servebench.paths import MACHINE, MODEL, CapacityPaths
 from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
@@ -30,11 +30,11 @@ SPARE_MACHINES = 1
 """One may fail, and the others still keep to the objective."""
 
 
-def provenance(params: Params, name: str) -> dict[str, str]:
-    """What a capacity holds for: machine, model and configuration."""
+def provenance(params: Params, name: str) -> dict[str, str | None]:
+    """What a capacity holds for: machine, model (None where there is none here) and configuration."""
     return {
         "machine": read_json(MACHINE)["id"],
-        "weights_sha256": read_card(MODEL.exported).weights_sha256,
+        "weights_sha256": exported_weights(MODEL.exported),
         "serve": json.dumps(params.configuration(name).model_dump(), sort_keys=True),
     }
 
@@ -46,16 +46,18 @@ def read_capacity(params: Params, name: str) -> CapacityMetrics:
         ReportError: there is none, or it is that of another machine, model, configuration or objective.
     """
     path = CapacityPaths(name).metrics
+    here = provenance(params, name)
     try:
         content: Mapping[str, Any] = read_json(path)
-        measured_for = {key: content[key] for key in provenance(params, name)}
+        measured_for = {key: content[key] for key in here}
         metrics = CapacityMetrics(**{k: v for k, v in content.items() if k not in measured_for})
     except OSError as error:
         raise ReportError(f"{path}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{path}: malformed ({error!r}); `make capacity` makes it") from error
     objective = (params.objective.slo_ms, params.objective.miss)
-    if measured_for != provenance(params, name) or (metrics.slo_ms, metrics.miss) != objective:
+    same = all(measured_for[key] == value for key, value in here.items() if value is not None)
+    if not same or (metrics.slo_ms, metrics.miss) != objective:
         what = "another machine, model, configuration or objective"
         raise ReportError(f"{path}: measured for {what}; run `make capacity`")
     return metrics
@@ -85,7 +87,7 @@ def capacities(params: Params) -> dict[str, CapacityResult]:
     """That of each configuration of the objective, where it has been measured for what there is now."""
     found = {}
     for name in params.objective.configurations:
-        with suppress(ReportError, ModelError, OSError, ValueError):  # `make capacity` is asked for by name
+        with suppress(ReportError, OSError, ValueError):  # `make capacity` is asked for by name
             found[name] = read_capacity_result(params, name)
     return found
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from servebench.errors import ModelError
-from servebench.inference.card import read_card
+from servebench.inference.card import exported_weights
 from servebench.paths import MACHINE, MODEL, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from servebench.system.files import read_json
 from servebench.system.rows import read_rows
@@ -29,11 +28,12 @@ def read_tuned() -> Tuned | None:
     try:
         metrics = read_json(TUNE_METRICS)
         rows, knobs = read_rows(TUNE_TABLE, TuneRow), read_rows(TUNE_KNOBS, KnobRow)
-        belongs = (metrics["machine"], metrics["weights_sha256"]) == (
-            read_json(MACHINE)["id"],
-            read_card(MODEL.exported).weights_sha256,
+        weights = exported_weights(MODEL.exported)
+        belongs = metrics["machine"] == read_json(MACHINE)["id"] and weights in (
+            None,
+            metrics["weights_sha256"],
         )
-    except (OSError, KeyError, ValueError, ModelError):
+    except (OSError, KeyError, ValueError):
         return None
     return Tuned(metrics, rows, knobs) if belongs else None
 
