@@ -9,14 +9,13 @@ from scipy.stats import norm
 from servebench.stats.rates import (
     SAMPLES_NEEDED,
     Throughput,
-    block_rates,
     percentile,
     percentile_interval,
     percentile_interval_of_blocks,
     throughput,
     throughput_of_rounds,
-    work_done,
 )
+from servebench.stats.windows import block_rates, work_done
 
 
 def in_batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:

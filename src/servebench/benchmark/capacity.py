@@ -32,9 +32,9 @@ from servebench.params import ObjectiveSettings
 from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe, mostly_unsteady
 from servebench.stats.intervals import wilson_interval
 from servebench.stats.objective import misses
-from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, TIMED_OUT, LoadRecord
 from servebench.stats.stability import WINDOWS
+from servebench.stats.windows import block_rates
 from servebench.system.progress import bar
 
 PEAK_GAIN = 1.03

@@ -27,7 +27,7 @@ from servebench.inference.libraries import modules_of
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import block_rates
+from servebench.stats.windows import block_rates
 from servebench.system.collector import for_good
 
 ANSWER_TIMEOUT_S = 300.0

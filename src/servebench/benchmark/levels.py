@@ -12,13 +12,9 @@ from servebench.benchmark.rows import LevelRow
 from servebench.benchmark.server_metrics import ServerTimes
 from servebench.benchmark.telemetry import Usage
 from servebench.benchmark.validity import invalid_reasons, machine_warnings
-from servebench.stats.rates import (
-    block_rates,
-    percentile,
-    percentile_interval,
-    throughput,
-)
+from servebench.stats.rates import percentile, percentile_interval, throughput
 from servebench.stats.records import FAILED, OK, STATUS_NAMES, TIMED_OUT, LoadRecord
+from servebench.stats.windows import block_rates
 from servebench.system.files import rounded
 
 PERCENTS = (50, 95, 99)

@@ -1,23 +1,19 @@
-"""Throughput and latency percentiles of a measurement window, with 95% intervals."""
+"""Throughput and latency percentiles of measurement windows, with 95% intervals."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import stdtrit
 
-Floats = npt.NDArray[np.float64]
+from servebench.stats.windows import BLOCKS, Floats
 
 SAMPLES_NEEDED: dict[float, int] = {50: 1, 95: 130, 99: 662, 99.9: 6620}
 """Fewest samples that can support a percentile: the binomial floor that MLPerf LoadGen uses
 (https://github.com/mlcommons/inference, loadgen/early_stopping.cc); for 99.9 ten times as many as for 99."""
-BLOCKS = 10
-"""Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +23,6 @@ class Throughput:
     rps: float
     low_rps: float
     high_rps: float
-
-
-def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float:
-    """Units of work (requests, batches) done in a window; one that straddles an edge counts in proportion.
-
-    The answers of a batch end together, so a count of those that ended inside the window would be off
-    by up to a batch at either edge. ``start`` and ``end`` are seconds, ``end > start``.
-    """
-    inside = np.minimum(end, closed) - np.maximum(start, opened)
-    return float(np.sum(np.clip(inside, 0.0, None) / (end - start)))
-
-
-def block_rates(start: Floats, end: Floats, opened: float, closed: float) -> Floats:
-    """Units of work per second in each of BLOCKS equal parts of a window."""
-    edges = np.linspace(opened, closed, BLOCKS + 1)
-    return np.array(
-        [work_done(start, end, low, high) / (high - low) for low, high in itertools.pairwise(edges)]
-    )
 
 
 def throughput(rates: Floats) -> Throughput:

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from servebench.stats.rates import Floats, work_done
+from servebench.stats.windows import Floats, work_done
 
 WINDOWS = 3
 """Windows that have to agree, and that are reported together."""
