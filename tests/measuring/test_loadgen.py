@@ -186,6 +186,22 @@ def test_a_server_too_slow_for_its_users_gets_no_second_request(photos: list[Pat
     assert "too slow" in row.invalid_reason
 
 
+@pytest.mark.parametrize(("requests", "max_s", "sent"), [(12, 8.0, 12), (100, 1.6, 10)])
+def test_of_a_slow_server_the_whole_load_is_measured(
+    requests: int, max_s: float, sent: int, photos: list[Path]
+) -> None:
+    """Four users, a quarter of a second each: until so many requests were sent, or the time is over."""
+    with stub(service_s=0.25, parallel=1) as server:
+        slow = dataclasses.replace(plan(4, requests=requests, max_s=max_s), give_up_s=0.5)
+        [level] = generate(server.url, request_bodies(photos, "json"), JSON, [slow])
+        log = server.log()
+    assert len(level.start) == len(log) == pytest.approx(sent, abs=1)
+    opened, closed = level.window
+    assert opened <= level.start.min()
+    assert closed >= level.end.max()
+    assert level_row(level, UNKNOWN).throughput_rps == pytest.approx(4.0, rel=0.15)
+
+
 def test_a_server_that_is_fast_enough_is_not_given_up(photos: list[Path]) -> None:
     with stub(service_s=0.02, parallel=1) as server:
         patient, hasty = generate(

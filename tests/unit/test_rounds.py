@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from servebench.benchmark import comparison as comparison_module
-from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, StartPipelines, compare
+from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, TURN_S, StartPipelines, compare
+from servebench.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
 from servebench.benchmark.pipelines import Pipelines
 from servebench.benchmark.turns import Comparison, Turn
 from servebench.params import ComparisonSettings, ServeSettings
@@ -22,7 +23,7 @@ from tests.support.load import short_load
 
 USERS = 8
 START_S = 5.0
-RATES = {"reference": 25.0, "fast": 270.0, "near": 160.0, "far": 5.0, "farther": 4.0}
+RATES = {"reference": 25.0, "fast": 270.0, "near": 160.0, "far": 5.0, "farther": 3.0}
 LOAD = short_load(USERS)
 
 
@@ -35,6 +36,13 @@ class Clock:
         self.measured: list[str] = []
 
 
+def turn_seconds(rate: float, users: int = USERS, turn_s: float = TURN_S) -> float:
+    """First answers, a window and last answers; of a slow server three requests per user."""
+    if users / rate > FIRST_ANSWERS_S:
+        return min(3 * users / rate, SLOW_TURN_S + users / rate)
+    return WARMUP_S + max(turn_s, 3 * users / rate) + 2 * users / rate
+
+
 class MadeUpServer:
     """Answers at its rate; its turn takes as long as first answers, the window and the last answers."""
 
@@ -42,12 +50,9 @@ class MadeUpServer:
         self.name = name
         self._clock = clock
 
-    def take_turn(
-        self, generator: object, load: object, number: int, users: int, turn_s: float, longest_s: float
-    ) -> Turn:
+    def take_turn(self, generator: object, load: object, number: int, users: int, turn_s: float) -> Turn:
         rate = RATES[self.name]
-        window_s = min(max(turn_s, 3 * users / rate), longest_s)
-        self._clock.now += 0.35 + window_s + 2 * users / rate
+        self._clock.now += turn_seconds(rate, users, turn_s)
         self._clock.measured.append(self.name)
         noise = float(np.exp(np.random.default_rng(len(self.name) + number).normal(0, 0.03)))
         return Turn(number, users, self.name, rate * noise, np.array([1000 * users / rate]))
@@ -103,7 +108,7 @@ class Starter:
     def start(
         self, servers: Sequence[MadeUpServer], all_servers: Sequence[MadeUpServer], users: Sequence[int]
     ) -> Iterator[Pipelines]:
-        assert set(servers) < set(all_servers)
+        assert set(servers) <= set(all_servers)
         self.started.append([server.name for server in servers])
         self.clock.now += START_S * len(servers)
         yield MadeUpPipelines(self.started[-1], self.clock)
@@ -139,14 +144,22 @@ def test_the_budget_is_kept_with_the_starts_of_the_servers(clock: Clock) -> None
     assert 300.0 < clock.now <= 330.0
 
 
-def test_those_far_behind_have_their_share_of_the_time_and_as_many_rounds_as_each_other(clock: Clock) -> None:
+def test_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
     found = compared(330.0)
     rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    assert (rounds["far"], rounds["farther"]) == (4, 4)
+    assert set(found.dropped) == {"far", "farther"}
     assert rounds["reference"] == rounds["fast"] == rounds["near"] > 20
-    assert 2 <= rounds["far"] <= 4
-    assert abs(rounds["far"] - rounds["farther"]) <= 1
-    turn_s = {name: 0.35 + 1.0 + 2 * USERS / RATES[name] for name in ("far", "farther")}
-    assert sum(rounds[name] * turn_s[name] for name in turn_s) < (FAR_SHARE + 0.1) * 330.0
+
+
+def test_in_a_short_time_those_far_behind_have_their_share_and_as_many_rounds_as_each_other(
+    clock: Clock,
+) -> None:
+    found = compared(90.0)
+    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
+    assert 1 <= rounds["far"] == rounds["farther"] < 4 < rounds["fast"]
+    in_a_round_s = turn_seconds(RATES["far"]) + turn_seconds(RATES["farther"])
+    assert (rounds["far"] - 1) * in_a_round_s < FAR_SHARE * (90.0 - START_S * len(RATES))
 
 
 def three_at_most(clock: Clock) -> Callable[..., AbstractContextManager[list[MadeUpServer]]]:
@@ -176,23 +189,16 @@ def test_in_groups_those_far_behind_wait_for_nobody_of_another_group(
 ) -> None:
     rates = {"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}
     rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
-    assert (rounds["farther"], rounds["far"]) == (1, 4)
+    assert (rounds["farther"], rounds["far"]) == (3, 4)
 
 
 def test_in_groups_those_far_behind_have_their_share_of_their_own_groups_time(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = {"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 1.0, "other": 200.0}
+    rates = {"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 0.5, "other": 200.0}
     rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
-    turn_s = 0.35 + 1.0 + 2 * USERS / RATES["farther"]
-    assert rounds["farther"] * turn_s < (FAR_SHARE + 0.1) * 330.0 / 2
-
-
-def test_with_time_enough_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
-    found = compared(590.0)
-    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
-    assert (rounds["far"], rounds["farther"]) == (4, 4)
-    assert set(found.dropped) == {"far", "farther"}
+    groups_s = 330.0 / 2
+    assert (rounds["farther"] - 1) * turn_seconds(RATES["farther"]) < FAR_SHARE * groups_s
 
 
 def test_a_lone_user_comes_first_whatever_part_of_the_time_a_change_has(clock: Clock) -> None:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
-from servebench.benchmark.paused_servers import SLOW_TURN_S, PausedServer, paused_servers
+from servebench.benchmark.paused_servers import PausedServer, paused_servers
 from servebench.benchmark.pipelines import Pipelines
 from servebench.benchmark.turns import Comparison
 from servebench.loadgen import LoadGenerator, load_generator
@@ -24,9 +24,9 @@ from servebench.system.progress import bar, print_wrapped
 
 TURN_S = 1.0
 """Short turns make more rounds, with less time between the configurations that are compared."""
-FAR_SHARE = 0.2
-"""Of the time, for all together that are far behind: their turns last longest, as the first answers do. They
-miss turns until they have had less. Measurements of TURN_S are enough to know that they are far behind."""
+FAR_SHARE = 0.35
+"""Of the turns' time, for all together that are far behind: their turns last longest, as their first and last
+answers do. They miss rounds until they have had less."""
 FEWEST_ROUNDS = 3
 """However short the time: two rounds give no useful interval."""
 LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
@@ -52,7 +52,8 @@ class RoundRunner:
         show: called at each turn with a text for the progress bar.
         start_pipelines: None for served rates alone.
         starts_s: seconds that the servers took to start; as much is allowed for the pipelines.
-        turns_s: how long the turns of each configuration have taken, seconds.
+        turns_s: how long the turns of each configuration have taken together, seconds.
+        last_s: how long its last one took, by number of users, and whether its pipeline was measured with it.
     """
 
     comparison: Comparison
@@ -62,12 +63,13 @@ class RoundRunner:
     start_pipelines: StartPipelines | None = None
     starts_s: float = 0.0
     turns_s: dict[str, float] = field(default_factory=dict)
+    last_s: dict[tuple[str, int, bool], float] = field(default_factory=dict)
 
     def run_lone_user_rounds(self, group: Sequence[PausedServer]) -> None:
         """Run LONE_USER_ROUNDS with a single user."""
         first = self._next_round([LONE_USER])
         for number in range(first, first + LONE_USER_ROUNDS):
-            self._run_round(group if number % 2 else group[::-1], number, LONE_USER, {})
+            self._run_round(group if number % 2 else group[::-1], number, LONE_USER)
 
     def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
         """Run rounds at each number of ``users`` until the time ``until``, FEWEST_ROUNDS at least.
@@ -75,39 +77,48 @@ class RoundRunner:
         Of two successive rounds, the first has a random order and the second its reverse.
         """
         rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
-        next_order, first, done = list(group), self._next_round(users), 0
+        order, first, done = list(group), self._next_round(users), 0
         pipelines: Pipelines | None = None
-        with_pipelines, round_s = False, dict[bool, float]()
+        beside: Pipelines | None = None
         with ExitStack() as stack:
-            while done < FEWEST_ROUNDS or monotonic() + round_s[with_pipelines] < until:
-                started = monotonic()
-                order = [server for server in next_order if server.name not in self.comparison.dropped]
+            while done < FEWEST_ROUNDS or monotonic() + self._round_s(order, users, beside) < until:
+                order = order[::-1]
                 if done % 2 == 0:
                     rng.shuffle(order)
-                next_order = order[::-1]
-                beside = pipelines if with_pipelines else None
                 for count in users:
-                    self._run_round(order, first + done, count, self._far_behind(order, count), beside)
+                    self._run_round(self._taking_turns(order, count), first + done, count, beside)
                 self.comparison.drop_slow(users)
-                round_s[with_pipelines] = monotonic() - started
+                order = [server for server in order if server.name not in self.comparison.dropped]
                 done += 1
-                longest_s = max(round_s.values())
-                if pipelines is None and done % PIPELINES_EVERY == 0 and self._has_time(until, longest_s):
+                if pipelines is None and done % PIPELINES_EVERY == 0 and self._has_time(until, order, users):
                     pipelines = stack.enter_context(self._pipelines(group, users))
-                with_pipelines = pipelines is not None and done % PIPELINES_EVERY < 2
-                round_s.setdefault(with_pipelines, longest_s)
+                beside = pipelines if done % PIPELINES_EVERY < 2 else None
 
-    def _has_time(self, until: float, round_s: float) -> bool:
-        """Whether pipelines can start before ``until``, with PIPELINES_EVERY rounds of ``round_s`` left."""
+    def _has_time(self, until: float, order: Sequence[PausedServer], users: Sequence[int]) -> bool:
+        """Whether pipelines can start before ``until``, with PIPELINES_EVERY rounds left."""
+        round_s = self._round_s(order, users, None)
         return (
             self.start_pipelines is not None
             and monotonic() + self.starts_s + PIPELINES_EVERY * round_s < until
         )
 
-    def _far_behind(self, order: Sequence[PausedServer], users: int) -> dict[str, int]:
-        """Those of ``order`` that are far behind, with their number of rounds."""
-        names = {server.name for server in order}
-        return {name: rounds for name, rounds in self.comparison.far_behind(users).items() if name in names}
+    def _round_s(
+        self, order: Sequence[PausedServer], users: Sequence[int], pipelines: Pipelines | None
+    ) -> float:
+        """What the next round will take, by the last turns of those that take one."""
+        turns = [(server.name, count) for count in users for server in self._taking_turns(order, count)]
+        beside = pipelines is not None
+        return sum(
+            self.last_s.get((*turn, beside), self.last_s.get((*turn, not beside), 0.0)) for turn in turns
+        )
+
+    def _taking_turns(self, order: Sequence[PausedServer], users: int) -> Sequence[PausedServer]:
+        """``order``, without those far behind while these have had their share of the time."""
+        far_behind = self.comparison.far_behind(users).keys() & {server.name for server in order}
+        had_s = sum(self.turns_s.get(name, 0.0) for name in far_behind)
+        if had_s < FAR_SHARE * sum(self.turns_s.values()):
+            return order
+        return [server for server in order if server.name not in far_behind]
 
     def _pipelines(
         self, group: Sequence[PausedServer], users: Sequence[int]
@@ -124,32 +135,20 @@ class RoundRunner:
         return 1 + max((turn.round for turn in self.comparison.turns if turn.users in users), default=-1)
 
     def _run_round(
-        self,
-        order: Sequence[PausedServer],
-        number: int,
-        users: int,
-        far_behind: Mapping[str, int],
-        pipelines: Pipelines | None = None,
+        self, order: Sequence[PausedServer], number: int, users: int, pipelines: Pipelines | None = None
     ) -> None:
         for server in order:
             name = server.name
-            if name in far_behind and not self._takes_turn(name, far_behind):
-                continue
             fastest = self.comparison.fastest_so_far(users)
             self.show(f"round {number + 1}, {users} users, now {name}{fastest}")
-            longest_s = TURN_S if name in far_behind else SLOW_TURN_S
-            before_rps = pipelines.rate_rps(name, users) if pipelines and number % 2 else None
             began = monotonic()
-            turn = server.take_turn(self.generator, self.load, number, users, TURN_S, longest_s)
-            self.turns_s[name] = self.turns_s.get(name, 0.0) + monotonic() - began
+            before_rps = pipelines.rate_rps(name, users) if pipelines and number % 2 else None
+            turn = server.take_turn(self.generator, self.load, number, users, TURN_S)
             after_rps = pipelines.rate_rps(name, users) if pipelines and not number % 2 else None
+            turn_s = monotonic() - began
+            self.last_s[name, users, pipelines is not None] = turn_s
+            self.turns_s[name] = self.turns_s.get(name, 0.0) + turn_s
             self.comparison.turns.append(replace(turn, pipeline_rps=before_rps or after_rps))
-
-    def _takes_turn(self, name: str, far_behind: Mapping[str, int]) -> bool:
-        """Whether one that is far behind takes a turn: none had fewer, and their time is not used up."""
-        spent_s = sum(self.turns_s.get(other, 0.0) for other in far_behind)
-        fewest = far_behind[name] == min(far_behind.values())
-        return fewest and spent_s < FAR_SHARE * sum(self.turns_s.values())
 
 
 def compare(

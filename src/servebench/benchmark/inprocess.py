@@ -25,7 +25,8 @@ from servebench.errors import ServebenchError
 from servebench.inference.environment import worker_environment
 from servebench.params import BaselineSettings, ServeSettings
 from servebench.paths import ModelFolders
-from servebench.stats.rates import Floats, throughput_of_rounds
+from servebench.stats.rates import throughput_of_rounds
+from servebench.stats.windows import Floats
 from servebench.system.conversation import Conversation
 from servebench.system.processes import process_group
 from servebench.system.progress import bar
@@ -36,6 +37,8 @@ ONE_THREAD = "pipeline on one thread"
 PROBE_S, PROBES = 0.3, 2
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
 cores spin in most of them; it ends where not even the fastest probe of more workers is faster."""
+HOPELESS = 0.5
+"""Nor is another probe taken where one has less than this share of the highest rate."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -147,8 +150,10 @@ class InProcessBaseline:
         choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
         rates: dict[int, float] = {}
         for busy in choices:
-            probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
-            if max(probes) <= max(rates.values(), default=0.0):
+            highest, probes = max(rates.values(), default=0.0), list[float]()
+            while len(probes) < PROBES and min(probes, default=math.inf) >= HOPELESS * highest:
+                probes.append(mean(self.run("pipeline", 1, PROBE_S, busy)[0]))
+            if max(probes) <= highest:
                 break
             rates[busy] = min(probes)
         fastest = max(rates, key=lambda busy: rates[busy])

@@ -16,21 +16,25 @@ from servebench.loadgen import LoadGenerator, LoadPlan
 from servebench.params import LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, StartingServer, starting_server
-from servebench.stats.rates import block_rates
 from servebench.stats.records import OK, LoadRecord
 from servebench.stats.stability import WINDOWS
+from servebench.stats.windows import block_rates
 from servebench.system.processes import available_memory, memory_of
 
-WARMUP_S = 0.35
+WARMUP_S = 0.15
+"""Once every user has had an answer: from then on rates keep their level."""
 SLOW_TURN_S = 8.0
 ANSWERS_PER_USER = 3
-"""A turn's measurement lasts until this many answers per user, but at most SLOW_TURN_S. A server that takes
-longer than that for its users' first answers gets no more requests in its turn."""
+"""A turn's measurement lasts until this many answers per user, but at most SLOW_TURN_S."""
+FIRST_ANSWERS_S = 2.0
+"""A server that takes longer for its users' first answers is slow: its whole turn is measured, in which each
+user sends ANSWERS_PER_USER requests, for at most SLOW_TURN_S. It would take twice as long with the load kept
+up before and after the measurement."""
 MEMORY_RESERVE = 1.2
 """Workers grow under load. So the next server starts if this times the largest worker's memory is free for
 each worker of it and of those that still start, and a fifth of it for each that is ready. Models are loaded
 once more, without servers, if this times their servers' memory is free."""
-STARTED_AT_ONCE = 3
+STARTED_AT_ONCE = 5
 """Servers, once the first one is ready: each starts its processes one after another, with a core idle. On a
 GPU one, as what is free there says nothing of a single server while others load."""
 
@@ -55,12 +59,11 @@ class PausedServer:
         number: int,
         users: int,
         turn_s: float,
-        longest_s: float = SLOW_TURN_S,
     ) -> Turn:
         """Continue the server, load it, and stop it when no request is in flight.
 
         Args:
-            turn_s, longest_s: see TURN_S and SLOW_TURN_S.
+            turn_s: seconds that are measured, at least; see SLOW_TURN_S and FIRST_ANSWERS_S.
 
         Raises:
             ServerError: the server died; LoadError: the load generator failed.
@@ -70,12 +73,12 @@ class PausedServer:
             requests=ANSWERS_PER_USER * users,
             warmup_s=WARMUP_S,
             min_s=turn_s,
-            max_s=longest_s,
+            max_s=SLOW_TURN_S,
             max_windows=WINDOWS,
             timeout_s=load.timeout_s,
             seed=load.seed,
             repeat=number,
-            give_up_s=SLOW_TURN_S,
+            give_up_s=FIRST_ANSWERS_S,
         )
         with named(self.name):
             return turn_of(self.name, number, self._record(generator, plan))

@@ -105,7 +105,7 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
     recorder = Recorder(plan.users, plan.timeout_s)
     environment = Environment(user_classes=[user_class(url, requests, plan, arrivals, recorder)])
     runner = environment.create_local_runner()
-    started = perf_counter()
+    whole = Edges(started := perf_counter())
     if plan.give_up_s is not None:
         emit("edge", plan.users, 0)  # the only window begins here, if the first answers take too long
     runner.start(plan.users, spawn_rate=plan.users)
@@ -117,7 +117,9 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
         gevent.sleep(plan.warmup_s)
         edges = measure(plan, recorder)
     else:
-        edges = Edges(started)
+        while recorder.sent < plan.requests and perf_counter() < started + plan.max_s:
+            gevent.sleep(TICK_S)
+        edges = whole
 
     arrivals.ended = True
     wait_until(lambda: min(recorder.in_flight_since) == math.inf, plan, "the last requests ended")

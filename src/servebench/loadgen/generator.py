@@ -39,8 +39,9 @@ class LoadPlan:
         due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
         repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
         bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
-        give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer,
-            nothing more is sent, and all answers so far are the only window; None: as long as ``timeout_s``.
+        give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer, the
+            load has a single window, from its first request to its last answer, and no more is sent once
+            ``requests`` have been, or ``max_s`` are over; None: as long as ``timeout_s``.
         begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
             together then open ``warmup_s`` later. None: at once, and windows by the rules above.
         sender: number of the one of several senders that runs this plan.

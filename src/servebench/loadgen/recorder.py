@@ -52,6 +52,11 @@ class Recorder:
         """Number of requests that have ended."""
         return len(self._rows)
 
+    @property
+    def sent(self) -> int:
+        """Number of requests that have ended or are in flight."""
+        return self.ended + sum(since < math.inf for since in self.in_flight_since)
+
     def arrays(self) -> dict[str, Any]:
         """The recorded requests as one array per field."""
         user, start, sent, end, status, code, size, body = (
