@@ -115,7 +115,7 @@ def test_efficiency_is_that_of_the_rounds_that_have_both_rates_whatever_the_mach
 
 
 def test_few_rounds_with_both_rates_give_an_efficiency_without_interval_and_none_no_efficiency() -> None:
-    few, none = efficiencies(range(3)), efficiencies(range(0))
+    few, none = efficiencies(range(2)), efficiencies(range(0))
     assert few.efficiency == pytest.approx(0.8)
     assert few.efficiency_low is few.efficiency_high is None
     assert none.efficiency is none.pipeline_rps is None

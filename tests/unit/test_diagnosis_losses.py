@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_a_larger_loss_that_may_be_none_is_said() -> None:
     assert found.cause == "preprocessing"
     doubt = "Whether served is slower than pipeline + transport is not resolved: "
     assert re.search(rf"{re.escape(doubt)}0\.\d\d \(0\.\d\d to 1\.\d\d\) of it\.$", found.text)
+    unknown = [replace(batch(1, 100.0, 80.0), pipeline_low_rps=0.0)]
+    found = limit(at_best(wide, baseline=unknown))
+    assert re.search(rf"{re.escape(doubt)}0\.\d\d \(0\.\d\d or more\) of it\.$", found.text)
     narrow = level(4, 75.0, low_rps=60.0, high_rps=95.0)
     assert "not resolved" not in limit(at_best(narrow, baseline=baseline)).text
 

@@ -26,7 +26,7 @@ METRICS = (
 """Columns of a row that metrics/comparison/NAME.json holds."""
 WIDEST = 10.0
 """Of an interval that is shown, as a factor: two rounds alone give one that says nothing."""
-RANKED_FROM_ROUNDS = 4
+RANKED_FROM_ROUNDS = 3
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
 fewer that have the pipeline's rate as well, its efficiency has none."""
 

@@ -25,6 +25,7 @@ Losses whose shares' intervals overlap are a tie: all of them are named.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -84,7 +85,8 @@ def _losses(bounds: Sequence[Bound], names: Sequence[str]) -> list[Loss]:
 
 def _doubt(loss: Loss) -> str:
     """A loss that may be none, with what is known of its share."""
-    share = f"{loss.share:.2f} ({loss.lowest_share:.2f} to {loss.highest_share:.2f})"
+    highest = f"to {loss.highest_share:.2f}" if math.isfinite(loss.highest_share) else "or more"
+    share = f"{loss.share:.2f} ({loss.lowest_share:.2f} {highest})"
     return f"Whether {loss.lower.name} is slower than {loss.upper.name} is not resolved: {share} of it."
 
 

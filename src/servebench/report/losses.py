@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from servebench.benchmark.rows import LevelRow
@@ -68,10 +69,10 @@ class Loss:
 
     @property
     def highest_share(self) -> float:
-        """The share's upper end."""
+        """The share's upper end; infinite where the upper bound's interval begins at 0."""
         if self.lower.share_high is not None:
             return self.lower.share_high
-        return self.lower.highest_rps / max(self.upper.lowest_rps, 1e-9)
+        return self.lower.highest_rps / self.upper.lowest_rps if self.upper.lowest_rps > 0 else math.inf
 
     def describe(self, owner: str, unit: str = "images/s") -> str:
         """Rate and share, as "50.0 images/s, 0.50 of the model's 100.0" for the owner "the model's"."""
