@@ -133,6 +133,17 @@ def test_where_the_time_is_used_up_a_level_that_collapses_is_given_up_sooner(
     assert not session.has_time(left_s + 1.0)
 
 
+@pytest.mark.parametrize(("runs", "ran"), [(0, [(8, 1)]), (1, [(8, 1)]), (2, [(8, 1), (8, 2)])])
+def test_where_the_time_is_used_up_a_run_that_is_not_valid_is_the_last(
+    runs: int, ran: list[tuple[int, int]]
+) -> None:
+    later = {8: [row_of(8, 81, 80, invalid_reason="unstable")]}
+    found, best, _ = later_runs({1: 20, 8: 80}, later, runs * RUN_S)
+    assert found == ran
+    assert best is not None
+    assert (best.users, best.valid) == (8, False)
+
+
 def test_a_level_far_above_the_others_runs_once_more() -> None:
     ran, best, pauses = later_runs({1: 50, 8: 90}, {8: [row_of(8, 70, 69)]})
     assert ran == [(8, 1)]
