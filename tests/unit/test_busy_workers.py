@@ -11,6 +11,8 @@ from servebench.benchmark.inprocess import InProcessBaseline
 from servebench.params import BaselineSettings
 from servebench.system.conversation import Conversation
 
+SETTINGS = BaselineSettings(batch_sizes=(1,), seconds=0.1)
+
 
 class Replayed(Conversation):
     """Answers each probe with the next rate of as many busy workers; ``asked`` has their numbers."""
@@ -41,7 +43,18 @@ def test_the_search_goes_on_while_more_workers_are_faster(
     rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
 ) -> None:
     conversation = Replayed(rates)
-    inprocess = InProcessBaseline(conversation, 4, BaselineSettings(batch_sizes=(1,), seconds=0.1))
+    inprocess = InProcessBaseline(conversation, 4, SETTINGS, cores=2.0)
     inprocess.wait_until_ready()
     assert inprocess.busy == busy
     assert conversation.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("cores", "fewest"), [(0.0, 1), (1.5, 1), (3.0, 1), (4.0, 2), (5.0, 2), (8.0, 4), (64.0, 4)]
+)
+def test_workers_of_two_threads_that_have_a_core_for_each_are_all_busy(cores: float, fewest: int) -> None:
+    """A GPU has no cores to run out of, and may have room for one worker alone."""
+    conversation = Replayed({1: (20, 21), 2: (20, 19), 4: (20, 19)})
+    inprocess = InProcessBaseline(conversation, 4, SETTINGS, cores)
+    inprocess.wait_until_ready()
+    assert inprocess.busy == conversation.asked[0] == fewest

@@ -39,7 +39,7 @@ class Conversation:
 def measured(threads: int) -> tuple[InProcessBaseline, Conversation]:
     conversation = Conversation(threads)
     fake: Any = conversation
-    baseline = InProcessBaseline(fake, 2, BaselineSettings(batch_sizes=(1, 4), seconds=0.1))
+    baseline = InProcessBaseline(fake, 2, BaselineSettings(batch_sizes=(1, 4), seconds=0.1), 2.0)
     for _ in range(3):
         baseline.measure()
     return baseline, conversation

@@ -37,14 +37,15 @@ ONE_THREAD = "pipeline on one thread"
 PROBE_S, PROBES = 0.3, 2
 """Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
 cores spin in most of them; it ends where not even the fastest probe of more workers is faster."""
-HOPELESS = 0.5
-"""Nor is another probe taken where one has less than this share of the highest rate."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
 
 class InProcessBaseline:
     """Measures workers that run in processes of their own, once they are ready.
+
+    Args:
+        cores: that the workers share; 0 where they compute on a GPU.
 
     Attributes:
         threads: torch's threads in each worker.
@@ -58,9 +59,12 @@ class InProcessBaseline:
     work_kinds: Sequence[str] = ()
     batch_sizes: Sequence[int] = ()
 
-    def __init__(self, conversation: Conversation, workers: int, settings: BaselineSettings) -> None:
+    def __init__(
+        self, conversation: Conversation, workers: int, settings: BaselineSettings, cores: float
+    ) -> None:
         self._conversation = conversation
         self._workers = workers
+        self._cores = cores
         self._settings = settings
         self._rates: dict[tuple[str, int], list[Floats]] = defaultdict(list)
         self._cpu_ms: dict[tuple[str, int], list[float]] = defaultdict(list)
@@ -98,7 +102,7 @@ class InProcessBaseline:
         if not self.threads:
             self.wait_until_loaded()
         self.work_kinds = ("model", "pipeline", *((ONE_THREAD,) if self.threads > 1 else ()))
-        self.busy, image_s = self._fastest_busy(self._workers)
+        self.busy, image_s = self._fastest_busy()
         smallest = min(self._settings.batch_sizes)
         self.batch_sizes = [
             size
@@ -141,19 +145,21 @@ class InProcessBaseline:
             model_ms=round(1000 * size * self.busy / model.rps, 3),
         )
 
-    def _fastest_busy(self, workers: int) -> tuple[int, float]:
-        """Of 1, 2, 4 … and all workers, the number that runs the pipeline fastest, one image at a time.
+    def _fastest_busy(self) -> tuple[int, float]:
+        """The number of workers that runs the pipeline fastest, one image at a time.
+
+        As many as have a core for each of their threads, twice as many, and so on to all: fewer are slower.
 
         Returns:
             The number, and the seconds that one of them takes for an image.
         """
-        choices = [*itertools.takewhile(lambda busy: busy < workers, (1 << k for k in range(16))), workers]
+        fewest = max(1, int(self._cores / self.threads))
+        doubled = (fewest << k for k in range(16))
+        choices = [*itertools.takewhile(lambda busy: busy < self._workers, doubled), self._workers]
         rates: dict[int, float] = {}
         for busy in choices:
-            highest, probes = max(rates.values(), default=0.0), list[float]()
-            while len(probes) < PROBES and min(probes, default=math.inf) >= HOPELESS * highest:
-                probes.append(mean(self.run("pipeline", 1, PROBE_S, busy)[0]))
-            if max(probes) <= highest:
+            probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
+            if max(probes) <= max(rates.values(), default=0.0):
                 break
             rates[busy] = min(probes)
         fastest = max(rates, key=lambda busy: rates[busy])
@@ -204,7 +210,8 @@ def inprocess_workers(
     ):
         conversation = Conversation(process, log, "the in-process baseline", ServebenchError)
         conversation.send(job)
-        workers = serve.workers_per_device
+        workers, cores = serve.workers_per_device, 0.0
         if device == "cpu":  # more than there are cores would only take turns
-            workers = min(workers, math.ceil(available_cores()))
-        yield InProcessBaseline(conversation, workers, settings)
+            cores = available_cores()
+            workers = min(workers, math.ceil(cores))
+        yield InProcessBaseline(conversation, workers, settings, cores)
