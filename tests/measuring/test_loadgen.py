@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -14,22 +13,17 @@ import psutil
 import pytest
 
 from servebench.benchmark.levels import level_row
-from servebench.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
+from servebench.benchmark.telemetry import Usage
 from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan, generate
+from servebench.loadgen import generate
 from servebench.selftest.stub import running_stub as stub
 from servebench.serving.client import CONTENT_TYPES, request_bodies
 from servebench.serving.launcher import free_port
 from servebench.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
-from servebench.system.processes import process_group
+from tests.support.load import plan
 
 JSON = CONTENT_TYPES["json"]
 UNKNOWN = Usage()
-
-
-def plan(users: int, **changes: float) -> LoadPlan:
-    given = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "timeout_s": 10.0, "seed": 1}
-    return LoadPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
 
 
 def inside(level: LoadRecord) -> np.ndarray:
@@ -265,50 +259,3 @@ def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:
 def test_nothing_to_send_is_said_at_once() -> None:
     with pytest.raises(LoadError, match="nothing to send"):
         generate("http://127.0.0.1:9", [], JSON, [plan(1)])
-
-
-def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> None:
-    with stub(service_s=0.001, parallel=8) as server, Telemetry(server.pid, interval_s=0.1) as telemetry:
-        [level] = generate(
-            server.url, request_bodies(photos, "json"), JSON, [plan(8)], on_start=telemetry.follow_client
-        )
-        usage = telemetry.usage(*level.window)
-    assert usage.cpu_percent is not None
-    assert usage.server_cores is not None
-    assert usage.client_cores is not None
-    assert 0.02 < usage.server_cores < 1.2
-    assert 0.02 < usage.client_cores < 1.2
-    assert 0 < usage.cpu_percent <= 100
-
-
-def test_unknown_usage_is_none_and_never_zero() -> None:
-    with stub(service_s=0.001, parallel=1) as server, Telemetry(server.pid) as telemetry:
-        assert telemetry.usage(0.0, 1.0) == UNKNOWN
-
-
-def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:
-    free = available_cores(tmp_path)
-    assert free == len(os.sched_getaffinity(0))
-    (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert available_cores(tmp_path) == 0.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert available_cores(tmp_path) == free
-    assert throttled_s(tmp_path) == 0.0
-    (tmp_path / "cpu.stat").write_text("usage_usec 9\nthrottled_usec 1500000\n")
-    assert throttled_s(tmp_path) == 1.5
-
-
-def test_other_load_on_the_machine_is_seen(photos: list[Path]) -> None:
-    burn = [sys.executable, "-c", "while True: pass"]
-    with (
-        stub(service_s=0.05, parallel=1) as server,
-        process_group(burn),
-        Telemetry(server.pid, interval_s=0.1) as telemetry,
-    ):
-        [level] = generate(
-            server.url, request_bodies(photos, "json"), JSON, [plan(1)], on_start=telemetry.follow_client
-        )
-        usage = telemetry.usage(*level.window)
-    assert usage.other_percent is not None
-    assert usage.other_percent > 10
-    assert "other processes used" in level_row(level, usage).warnings

@@ -1,7 +1,8 @@
-"""A load for tests."""
+"""Loads for tests."""
 
 from __future__ import annotations
 
+from servebench.loadgen import LoadPlan
 from servebench.params import LoadSettings
 
 
@@ -17,3 +18,9 @@ def short_load(users: int) -> LoadSettings:
         request_body="image",
         seed=1,
     )
+
+
+def plan(users: int, **changes: float) -> LoadPlan:
+    """Of three windows of two seconds together, in which one answer is enough."""
+    given = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "timeout_s": 10.0, "seed": 1}
+    return LoadPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
