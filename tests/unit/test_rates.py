@@ -74,14 +74,21 @@ def test_rounds_on_a_machine_that_changes_need_an_interval_over_rounds() -> None
     rng = np.random.default_rng(0)
     held = {"rounds": 0, "blocks": 0}
     for _ in range(400):
-        speeds = 100 * (1 + 0.1 * rng.normal(size=(4, 1)))
+        speeds = 100 * np.exp(0.1 * rng.normal(size=(4, 1)))
         rounds = speeds * (1 + 0.02 * rng.normal(size=(4, 10)))
         of_rounds, of_blocks = throughput_of_rounds(list(rounds)), throughput(rounds.ravel())
-        assert of_rounds.rps == pytest.approx(of_blocks.rps)
+        assert of_rounds.rps == pytest.approx(np.exp(np.log(rounds.mean(axis=1)).mean()))
         held["rounds"] += of_rounds.low_rps <= 100 <= of_rounds.high_rps
         held["blocks"] += of_blocks.low_rps <= 100 <= of_blocks.high_rps
     assert held["rounds"] > 0.93 * 400
     assert held["blocks"] < 0.6 * 400
+
+
+def test_rounds_that_differ_by_a_factor_have_an_interval_above_zero() -> None:
+    rate = throughput_of_rounds([np.full(10, rps) for rps in (5.0, 20.0, 20.0)])
+    assert rate.rps == pytest.approx((5.0 * 20.0 * 20.0) ** (1 / 3))
+    assert 0 < rate.low_rps < 5.0 < 20.0 < rate.high_rps
+    assert rate.low_rps * rate.high_rps == pytest.approx(rate.rps**2)
 
 
 def test_one_round_has_the_interval_of_its_blocks() -> None:

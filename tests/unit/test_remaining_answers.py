@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servebench.benchmark.served import LEAST_S, TESTED_S, LoadSession, remaining_answers
+from servebench.benchmark.served import LEAST_S, OVERDUE, TESTED_S, LoadSession, remaining_answers
 from servebench.loadgen import LoadPlan
 from servebench.params import load_params
 from servebench.stats.records import FAILED, OK, LoadRecord
@@ -80,9 +80,12 @@ def test_a_slow_configuration_answers_as_many_test_photos_as_it_can_in_time(rate
 
 
 def test_one_that_has_no_time_left_answers_some_test_photos() -> None:
-    own, _ = session(Generator())
+    generator = Generator()
+    own, _ = session(generator)
     own.until = 0.0
     assert len(remaining_answers(own, level(8, 4.0))) == int(4.0 * LEAST_S)
+    [plan] = generator.plans
+    assert plan.timeout_s == OVERDUE * LEAST_S
 
 
 def test_a_fast_one_answers_all_that_are_missing_and_no_others() -> None:

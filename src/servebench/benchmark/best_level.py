@@ -27,12 +27,13 @@ def run_once(
     """Run the level of each number of users.
 
     Args:
-        between: called after each level, unless the time is up; ``run_again`` calls it in any case.
+        between: called after the first level, and after each other one unless the time is up; ``run_again``
+            calls it in any case.
     """
     levels: dict[int, LevelResult] = {}
     for number in users:
         levels[number] = session.run(number, 0)
-        if session.has_time(0.0):
+        if len(levels) == 1 or session.has_time(0.0):
             between()
     return levels
 

@@ -34,9 +34,10 @@ from servebench.system.temporary import scratch
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
-PROBE_S, PROBES = 0.3, 2
-"""Of the search for the number of busy workers: the slower of PROBES counts, as threads that outnumber the
-cores spin in most of them; it ends where not even the fastest probe of more workers is faster."""
+PROBE_S, HOPELESS = 0.3, 1 / 3
+"""Of the search for the number of busy workers. Each number has two probes, of which the slower one counts,
+as threads that outnumber the cores spin in most of them; or one, below HOPELESS of the fastest rate so far.
+It ends where not even the faster probe of more workers is faster."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
 
@@ -158,12 +159,19 @@ class InProcessBaseline:
         choices = [*itertools.takewhile(lambda busy: busy < self._workers, doubled), self._workers]
         rates: dict[int, float] = {}
         for busy in choices:
-            probes = [mean(self.run("pipeline", 1, PROBE_S, busy)[0]) for _ in range(PROBES)]
-            if max(probes) <= max(rates.values(), default=0.0):
+            fastest_rps = max(rates.values(), default=0.0)
+            probes = [self._probe(busy)]
+            if len(choices) > 1 and probes[0] > HOPELESS * fastest_rps:
+                probes.append(self._probe(busy))
+            if max(probes) <= fastest_rps:
                 break
             rates[busy] = min(probes)
         fastest = max(rates, key=lambda busy: rates[busy])
         return fastest, fastest / rates[fastest]
+
+    def _probe(self, busy: int) -> float:
+        """Images per second of so many workers, one image at a time."""
+        return mean(self.run("pipeline", 1, PROBE_S, busy)[0])
 
     def run(self, work: str, batch_size: int, seconds: float, busy: int) -> tuple[list[float], float]:
         """Images per second of ``busy`` workers in the blocks of a window, and CPU ms per image."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TypeVar
 
-from servebench.benchmark.inprocess import PROBE_S, PROBES, InProcessBaseline, inprocess_workers
+from servebench.benchmark.inprocess import PROBE_S, InProcessBaseline, inprocess_workers
 from servebench.benchmark.paused_servers import PausedServer, has_room_for_copies
 from servebench.errors import ServebenchError
 from servebench.params import BaselineSettings, ServeSettings
@@ -21,6 +21,8 @@ from servebench.system.progress import print_wrapped
 
 Result = TypeVar("Result")
 
+SIZE_PROBES = 2
+"""Of each batch size, before the fastest is chosen."""
 PIPELINE_KEYS = {
     *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
     *("workers_per_device", "threads_per_worker"),
@@ -47,12 +49,12 @@ class Pipeline:
         return self._rate(self._batch_size[largest])
 
     def _fastest_size(self, largest: int) -> int:
-        """Of the sizes up to ``largest``, the fastest in PROBES; the smallest size, if all are larger."""
+        """The fastest size up to ``largest``, by SIZE_PROBES of each; the smallest, if all are larger."""
         sizes = self.processes.batch_sizes
         possible = [size for size in sizes if size <= largest] or [min(sizes)]
         if len(possible) == 1:
             return possible[0]
-        rates = {size: mean(self._rate(size) for _ in range(PROBES)) for size in possible}
+        rates = {size: mean(self._rate(size) for _ in range(SIZE_PROBES)) for size in possible}
         return max(rates, key=lambda size: rates[size])
 
     def _rate(self, batch_size: int) -> float:

@@ -29,10 +29,11 @@ from servebench.system.progress import print_wrapped
 LEAST_S = 3.0
 """For what follows, however little time is left."""
 GIVE_UP_S, REPORTED_S = 8.0, 8.0
-"""For the first answers to all users of a level. In its first run it is what is left until ``until`` without
-the time of the reported run and the rounds in-process around it, if that is less."""
-TESTED_S = 10.0
-"""For those test photos, on which accuracy rests, that no level has answered; or what is left, if less."""
+"""For the first answers to all users of a level, or what is left until ``until``, if that is less; in its
+first run without the time of the reported run and the rounds in-process around it."""
+TESTED_S, OVERDUE = 10.0, 2.0
+"""For those test photos, on which accuracy rests, that no level has answered; or what is left, if less.
+Answers that take OVERDUE times as long are not waited for."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class LoadSession:
             timeout_s=self.load.timeout_s,
             seed=self.load.seed,
             repeat=run,
-            give_up_s=GIVE_UP_S if run else self.left_s(GIVE_UP_S, REPORTED_S),
+            give_up_s=self.left_s(GIVE_UP_S, 0.0 if run else REPORTED_S),
         )
         missing = self.missing()
         others = [body for body in range(self.photos) if body not in set(missing)]
@@ -188,8 +189,8 @@ def measure_served(
         generator: sends the photos, in the form that ``load.request_body`` names.
         client_limit_rps: the load generator's rate against an echo server.
         photos, tested, until: see ``LoadSession``.
-        while_paused: called before the first run, after each level's as long as there is time, and after the
-            later runs, while the server is stopped: an idle LitServe server polls, which takes CPU time.
+        while_paused: called before the first run, between the levels (see ``run_once``), and after the later
+            runs, while the server is stopped: an idle LitServe server polls, which takes CPU time.
 
     Raises:
         ServerError: the server died; LoadError: the load generator failed.
@@ -244,7 +245,16 @@ def remaining_answers(session: LoadSession, best: LevelRow) -> list[tuple[int, b
     bodies = [body for body in plan.bodies or () if body in missing][: int(best.throughput_rps * left_s)]
     if not bodies:
         return []
-    plan = replace(plan, requests=len(bodies), warmup_s=0.0, min_s=0.0, max_s=left_s, bodies=bodies)
+    timeout_s = min(plan.timeout_s, OVERDUE * left_s)
+    plan = replace(
+        plan,
+        requests=len(bodies),
+        warmup_s=0.0,
+        min_s=0.0,
+        max_s=left_s,
+        timeout_s=timeout_s,
+        bodies=bodies,
+    )
     record = session.generator.run(
         f"{session.server.url}/predict", plan, on_progress=lambda *_: session.server.check()
     )

@@ -31,18 +31,30 @@ def throughput(rates: Floats) -> Throughput:
     The interval is that of the method of batch means, with Student's t: consecutive requests share
     batches and are not independent, whole blocks of a window nearly are.
     """
-    rps = float(rates.mean())
-    spread = float(stdtrit(len(rates) - 1, 0.975)) * float(rates.std(ddof=1)) / math.sqrt(len(rates))
+    rps, spread = float(rates.mean()), _spread(rates)
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
 def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
-    """Mean of the ``block_rates`` of several windows with other work between them, with its interval.
+    """Geometric mean of the rates of several windows with other work between them, with its interval.
 
-    Student's t over the means of the windows: a machine that changes its speed between them makes them differ
-    by more than the blocks of one window do. Of a single window, as ``throughput``.
+    Student's t over the logarithms of the windows' rates: a machine that changes its speed between them, by
+    some factor, makes them differ by more than the blocks of one window do. Of a single window, as
+    ``throughput``.
+
+    Args:
+        rounds: the ``block_rates`` of each window.
     """
-    return throughput(rounds[0] if len(rounds) == 1 else np.array([float(rates.mean()) for rates in rounds]))
+    if len(rounds) == 1:
+        return throughput(rounds[0])
+    logs = np.log([rates.mean() for rates in rounds])
+    rps, factor = math.exp(logs.mean()), math.exp(_spread(logs))
+    return Throughput(rps, rps / factor, rps * factor)
+
+
+def _spread(values: Floats) -> float:
+    """Of a mean's 95% interval to either side, by Student's t."""
+    return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def percentile(latency: Floats, percent: float) -> float | None:
@@ -75,6 +87,6 @@ def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tup
     if whole is None or len(blocks) < 2:
         return None
     shares = np.array([float((block <= whole).mean()) for block in blocks])
-    spread = float(stdtrit(len(blocks) - 1, 0.975)) * float(shares.std(ddof=1)) / math.sqrt(len(blocks))
-    low, high = np.percentile(requests, np.clip([percent - 100 * spread, percent + 100 * spread], 0, 100))
+    spread = 100 * _spread(shares)
+    low, high = np.percentile(requests, np.clip([percent - spread, percent + spread], 0, 100))
     return float(low), float(high)
