@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from servebench.errors import ModelError
+from servebench.errors import ModelError, ServebenchError
 from servebench.inference.answers import answers_of
 from servebench.inference.compiled.backends import load_package
 from servebench.inference.compiled.build import compile_model
 from servebench.inference.compiled.manifest import Manifest
 from servebench.inference.compiled.model import CompiledModel
+from servebench.inference.compiled.timing import BuildResult, time_packages
 from servebench.inference.predictor import Predictor
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
@@ -55,6 +56,16 @@ def test_int8_answers_nearly_as_the_model_and_its_calibration_is_recorded(
     images = [eager.preprocess(path.read_bytes()) for path in photos[: 2 * SIZE + 1]]
     difference = (compiled.predict(images) - eager.predict(images)).abs()
     assert 0 < difference.max() < 0.2
+
+
+def test_a_package_that_does_not_load_is_an_error_that_says_why(
+    built: tuple[ModelFolders, Manifest], tmp_path: Path
+) -> None:
+    folders, _ = built
+    path = tmp_path / "full-2.package"
+    path.write_bytes(b"no machine code")
+    with pytest.raises(ServebenchError, match="a compiled model cannot be run; its log ends:"):
+        time_packages(folders.exported, "cpu", [BuildResult("full", SIZE, path, 1.0, None)])
 
 
 def test_processes_share_the_photos_and_answer_as_the_model(

@@ -17,7 +17,7 @@ import torch
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, sha256
 from servebench.inference.compiled import gain
-from servebench.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
+from servebench.inference.compiled.build import describe, jobs_of
 from servebench.inference.compiled.gain import Timing, reason_against, remark_on
 from servebench.inference.compiled.manifest import (
     MANIFEST_NAME,
@@ -28,6 +28,7 @@ from servebench.inference.compiled.manifest import (
     verified_file,
 )
 from servebench.inference.compiled.model import CompiledModel, split
+from servebench.inference.compiled.timing import BuildResult, manifest_entry
 from servebench.paths import ModelFolders
 from servebench.stages.compile import package_rows
 from servebench.system.files import write_json

@@ -14,17 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
-from servebench.errors import ServebenchError
-from servebench.inference.card import sha256
-from servebench.inference.compiled.manifest import MANIFEST_NAME, Calibration, Manifest, Package, identity
+from servebench.inference.compiled.manifest import MANIFEST_NAME, Calibration, Manifest, identity
+from servebench.inference.compiled.timing import BuildResult, time_packages
 from servebench.inference.device import cannot_run_reason, dtype_name, precisions_on
-from servebench.inference.environment import worker_environment
-from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.system.files import atomic_folder, write_json
 from servebench.system.processes import log_tail, process_group
@@ -77,17 +72,6 @@ def calibration_of(photos: Sequence[Path]) -> Calibration:
 def cxx_compiler() -> str | None:
     """The C++ compiler that torch will find."""
     return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
-
-
-@dataclass(frozen=True)
-class BuildResult:
-    """A package that was compiled, or the ``failure`` to compile it."""
-
-    precision: str
-    batch_size: int
-    path: Path
-    seconds: float
-    failure: str | None
 
 
 def build_packages(
@@ -203,69 +187,6 @@ def build_job(
         BuildResult(*variant, path, seconds.get(variant, 0.0), None if variant in seconds else failure)
         for variant, path in paths.items()
     ]
-
-
-def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -> list[Package]:
-    """Time each compiled package against the model as timm builds it; return the manifest's entries.
-
-    Raises:
-        ServebenchError: a package cannot be run.
-    """
-    compiled = [result for result in results if result.failure is None]
-    job = {
-        "folder": str(exported),
-        "device": device,
-        "packages": [
-            {"precision": result.precision, "batch_size": result.batch_size, "path": str(result.path)}
-            for result in compiled
-        ],
-    }
-    command = [sys.executable, "-m", "servebench.inference.compiled.gain", json.dumps(job)]
-    environment = worker_environment(ServeSettings(keep_freed_memory=True))
-    with (
-        scratch() as temporary,
-        (log := temporary / "log").open("wb") as stderr,
-        process_group(
-            command, stdout=subprocess.PIPE, stderr=stderr, env=environment | {"TMPDIR": str(temporary)}
-        ) as process,
-    ):
-        assert process.stdout is not None
-        lines = [json.loads(line) for line in process.stdout]
-        if process.wait() or len(lines) != len(compiled):
-            raise ServebenchError(f"a compiled model cannot be run{log_tail(log)}")
-    timed = {
-        (one["precision"], one["batch_size"]): (one["timing"], one["reason"], one["remark"]) for one in lines
-    }
-    return [
-        manifest_entry(result, *timed.get((result.precision, result.batch_size), ({}, None, None)))
-        for result in results
-    ]
-
-
-def manifest_entry(
-    result: BuildResult, timing: Mapping[str, Sequence[float]], reason: str | None, remark: str | None
-) -> Package:
-    """The manifest's entry for a package.
-
-    Args:
-        timing: see ``gain.Timing``; empty where it was not compiled.
-        reason: why it is not used, None where it is.
-        remark: what is to be said of it where it is used, None for nothing.
-    """
-    names = ("eager_ms", "compiled_ms", "parts_ms")
-    medians = {name: round(median(timing[name]), 3) if timing.get(name) else None for name in names}
-    return Package.model_validate(
-        {
-            "precision": result.precision,
-            "batch_size": result.batch_size,
-            "file": None if result.failure else result.path.name,
-            "sha256": None if result.failure else sha256(result.path),
-            **medians,
-            "compile_s": round(result.seconds, 1),
-            "skipped_reason": result.failure or reason,
-            "remark": remark,
-        }
-    )
 
 
 def describe(manifest: Manifest) -> Iterator[str]:
