@@ -155,6 +155,19 @@ def test_a_rows_note_says_what_is_missing(row: ComparisonRow, text: str) -> None
     assert ratio_note(row) == text
 
 
+def test_the_axis_of_ratios_reaches_all_intervals_but_the_widest() -> None:
+    near, far = compared("a", 60.0, 1), compared("b", 5.0, 2)  # 3 and 0.25 times the reference
+    for ends, axis, shown in [
+        ((0.2, 0.3), (0.25 / 1.6, 3.0 * 1.6), (0.2, 0.3)),
+        ((0.1, 6.0), (0.1, 6.0), (0.1, 6.0)),
+        ((0.01, 60.0), (0.25 / 4, 3.0 * 4), (0.25 / 4, 3.0 * 4)),
+    ]:
+        chart = comparison([near, replace(far, ratio_low=ends[0], ratio_high=ends[1])], "e1")
+        assert (chart.x.low, chart.x.high) == pytest.approx(axis)
+        [mark] = [mark for mark in chart.marks if mark.kind == "range" and list(mark.y) == ["b"]]
+        assert (*mark.x, *mark.x2) == pytest.approx(shown)
+
+
 @pytest.mark.parametrize(
     ("values", "places"), [([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([5.0, 1.0], [5.0, 1.0]), ([], [])]
 )

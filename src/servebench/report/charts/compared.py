@@ -15,8 +15,9 @@ from servebench.system.tables import pluralise
 
 COMPARISON_TITLE = "Rates of all configurations, measured in turn"
 LATENCY_TITLE = "Latency over rate, measured in turn"
-BEYOND = 1.6
-"""The axis of ratios reaches this factor beyond the points: wide intervals may run out."""
+BEYOND, FARTHEST = 1.6, 4.0
+"""The axis of ratios reaches this factor beyond the points, and up to FARTHEST for the intervals: one that is
+wider runs out."""
 LABEL_GAP = 0.055
 """Of the axis, between the labels of two lines."""
 
@@ -55,7 +56,11 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
     colour_of = colours(ordered)
     points = [row for row in ordered if row.ratio]
     ratios = [row.ratio or 0.0 for row in points] or [1.0]
-    low, high = min(ratios) / BEYOND, max(ratios) * BEYOND
+    lowest, highest = min(ratios), max(ratios)
+    low = max(min([lowest / BEYOND, *(row.ratio_low for row in points if row.ratio_low)]), lowest / FARTHEST)
+    high = min(
+        max([highest * BEYOND, *(row.ratio_high for row in points if row.ratio_high)]), highest * FARTHEST
+    )
     notes = [ratio_note(row) + costs.get(row.experiment, "") for row in ordered]
     marks = [Mark("along", x=[1.0])]
     for row in points:
