@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from servebench.paths import ModelFolders
 from servebench.system.conversation import Conversation
 from servebench.system.processes import process_group
 from servebench.system.progress import bar
+from servebench.system.side_by_side import OnStart, side_by_side
 from servebench.system.temporary import scratch
 
 
@@ -37,24 +38,26 @@ def answers_of(
     """
     processes = 1 if device == "cuda" else min(os.cpu_count() or 1, len(photos))
     answers: list[list[Any]] = [[None] * len(photos) for _ in configurations]
-    with (
-        bar(len(configurations) * len(photos), "answers", "photo") as progress,
-        ThreadPoolExecutor(processes) as pool,
-    ):
+    with bar(len(configurations) * len(photos), "answers", "photo") as progress:
 
-        def run_share(first: int) -> None:
+        def run_share(first: int, on_start: OnStart) -> None:
             numbers = range(first, len(photos), processes)
             share = [photos[number] for number in numbers]
-            for position, number, probabilities in _answers_of_share(folders, device, configurations, share):
+            found = _answers_of_share(folders, device, configurations, share, on_start)
+            for position, number, probabilities in found:
                 answers[position][numbers[number]] = probabilities
                 progress.update()
 
-        list(pool.map(run_share, range(processes)))
+        side_by_side([partial(run_share, first) for first in range(processes)], processes)
     return [np.array(own, dtype=np.float64) for own in answers]
 
 
 def _answers_of_share(
-    folders: ModelFolders, device: str, configurations: Sequence[ServeSettings], photos: Sequence[Path]
+    folders: ModelFolders,
+    device: str,
+    configurations: Sequence[ServeSettings],
+    photos: Sequence[Path],
+    on_start: OnStart,
 ) -> Iterator[tuple[int, int, list[float]]]:
     """Numbers of configuration and photo, and the probabilities, as a process of its own finds them."""
     one_thread = [settings.model_copy(update={"threads_per_worker": 1}) for settings in configurations]
@@ -77,6 +80,7 @@ def _answers_of_share(
             env=worker_environment(ServeSettings(keep_freed_memory=True)) | {"TMPDIR": str(temporary)},
         ) as process,
     ):
+        on_start(process)
         conversation = Conversation(process, log, "what runs the model", ServebenchError)
         conversation.send(job)
         for _ in range(len(configurations) * len(photos)):

@@ -89,7 +89,7 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + GONE_S  # killed processes take time to end
-    while _kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
+    while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     with suppress(subprocess.TimeoutExpired):
         child.wait(max(0.0, deadline - time.monotonic()))
@@ -99,7 +99,7 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
                 pipe.close()
 
 
-def _kill_group(group: int) -> bool:
+def kill_group(group: int) -> bool:
     """Kill the processes of ``group``; False where there is none."""
     try:
         os.killpg(group, signal.SIGKILL)

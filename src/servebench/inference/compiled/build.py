@@ -7,13 +7,14 @@ that as many workers as there are cores share them without waiting for each othe
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from servebench.paths import ModelFolders
 from servebench.system.files import atomic_folder, write_json
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
+from servebench.system.side_by_side import OnStart, side_by_side
 from servebench.system.temporary import scratch
 
 
@@ -98,12 +100,9 @@ def build_packages(
     ]
     possible = {variant: path for variant, path in paths.items() if not reasons[variant[0]]}
     cores = os.cpu_count() or 1
-    with (
-        bar(len(variants), "compiling", "package") as progress,
-        ThreadPoolExecutor(cores) as pool,
-    ):
+    with bar(len(variants), "compiling", "package") as progress:
         jobs = [
-            pool.submit(
+            partial(
                 build_job,
                 exported,
                 device,
@@ -113,8 +112,7 @@ def build_packages(
             )
             for job in jobs_of(list(possible), device, cores)
         ]
-        for job in jobs:
-            results += job.result()
+        results += itertools.chain.from_iterable(side_by_side(jobs, cores))
     return sorted(results, key=lambda result: variants.index((result.precision, result.batch_size)))
 
 
@@ -144,6 +142,7 @@ def build_job(
     paths: Mapping[tuple[str, int], Path],
     calibration: Sequence[Path],
     on_done: Callable[[], object],
+    on_start: OnStart,
 ) -> list[BuildResult]:
     """Compile packages in a process of its own.
 
@@ -151,6 +150,7 @@ def build_job(
         paths: of each package, by precision and batch size.
         calibration: photos for int8.
         on_done: called when a package is done.
+        on_start: called with the process.
     """
     job = {
         "folder": str(exported),
@@ -176,6 +176,7 @@ def build_job(
                 command, stdout=subprocess.PIPE, stderr=stderr, env=os.environ | variables
             ) as process,
         ):
+            on_start(process)
             assert process.stdout is not None
             for line in process.stdout:
                 done = json.loads(line)

@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from servebench.inference.environment import worker_environment
 from servebench.params import ServeSettings
 from servebench.system.processes import log_tail, process_group
 from servebench.system.progress import bar
+from servebench.system.side_by_side import OnStart, side_by_side
 from servebench.system.temporary import scratch
 
 
@@ -47,15 +48,13 @@ def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -
     compiled = [result for result in results if result.failure is None]
     by_precision = itertools.groupby(compiled, key=attrgetter("precision"))
     processes = 1 if device == "cuda" else os.cpu_count() or 1
-    with bar(len(compiled), "timing", "package") as progress, ThreadPoolExecutor(processes) as pool:
+    with bar(len(compiled), "timing", "package") as progress:
         jobs = [
-            pool.submit(timing_job, exported, device, list(group), progress.update)
-            for _, group in by_precision
+            partial(timing_job, exported, device, list(group), progress.update) for _, group in by_precision
         ]
         timed = {
             (one["precision"], one["batch_size"]): (one["timing"], one["reason"], one["remark"])
-            for job in jobs
-            for one in job.result()
+            for one in itertools.chain.from_iterable(side_by_side(jobs, processes))
         }
     return [
         manifest_entry(result, *timed.get((result.precision, result.batch_size), ({}, None, None)))
@@ -64,12 +63,17 @@ def time_packages(exported: Path, device: str, results: Sequence[BuildResult]) -
 
 
 def timing_job(
-    exported: Path, device: str, results: Sequence[BuildResult], on_done: Callable[[], object]
+    exported: Path,
+    device: str,
+    results: Sequence[BuildResult],
+    on_done: Callable[[], object],
+    on_start: OnStart,
 ) -> list[dict[str, Any]]:
     """Time packages in a process of its own; what it says of each (see ``gain.main``).
 
     Args:
         on_done: called when a package is done.
+        on_start: called with the process.
 
     Raises:
         ServebenchError: a package cannot be run.
@@ -91,6 +95,7 @@ def timing_job(
             command, stdout=subprocess.PIPE, stderr=stderr, env=environment | {"TMPDIR": str(temporary)}
         ) as process,
     ):
+        on_start(process)
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
