@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
+import lightning
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
 from servebench.errors import ModelError
 from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
@@ -15,6 +18,7 @@ from servebench.inference.model import model_of
 from servebench.params import load_params
 from servebench.paths import ModelFolders
 from servebench.stages.export import check_equal
+from servebench.training.fit import interruptible
 from servebench.training.module import ClassifierModule, freeze_first_layers
 from tests.support.project import ROOT
 
@@ -44,6 +48,23 @@ def test_only_fresh_batch_norm_statistics_are_trained() -> None:
         module.training_step((images, labels), 0)
         moved[pretrained] = not torch.equal(before, model.bn1.running_mean)
     assert moved == {True: False, False: True}
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's, of data and versions
+def test_ctrl_c_in_the_trainer_is_no_quiet_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassifierModule, "training_step", press)
+    settings = load_params(ROOT / "params.yaml").train
+    module = ClassifierModule(timm.create_model("test_efficientnet", num_classes=2), settings, True)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, max_epochs=1)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            trainer.fit(module, DataLoader([(torch.zeros(3, 64, 64), 0)]))  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, handler)  # the trainer ignores further signals
 
 
 def test_an_export_with_other_answers_is_refused(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
@@ -49,17 +51,27 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    if settings.checkpoint:
-        checkpoint = Path(settings.checkpoint)
-        print_wrapped(f"{checkpoint}: tested, not fitted")
-        module.history = [{"epoch": 0, "train_loss": None, "val_loss": None, "val_accuracy": None}]
-    else:
-        trainer.fit(module, photos)
-        checkpoint = Path(keep_best.best_model_path)
-    load_all(model, read_state_dict(checkpoint), str(checkpoint))
-    if settings.checkpoint:
-        trainer.validate(module, photos, verbose=False)
-        for name in ("val_loss", "val_accuracy"):
-            module.history[0][name] = float(trainer.callback_metrics[name])
-    trainer.test(module, photos, verbose=False)
+    with interruptible():
+        if settings.checkpoint:
+            checkpoint = Path(settings.checkpoint)
+            print_wrapped(f"{checkpoint}: tested, not fitted")
+            module.history = [{"epoch": 0, "train_loss": None, "val_loss": None, "val_accuracy": None}]
+        else:
+            trainer.fit(module, photos)
+            checkpoint = Path(keep_best.best_model_path)
+        load_all(model, read_state_dict(checkpoint), str(checkpoint))
+        if settings.checkpoint:
+            trainer.validate(module, photos, verbose=False)
+            for name in ("val_loss", "val_accuracy"):
+                module.history[0][name] = float(trainer.callback_metrics[name])
+        trainer.test(module, photos, verbose=False)
     return module, checkpoint
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt again, which Lightning's trainer turns into an exit without a word."""
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
