@@ -61,7 +61,7 @@ check: .venv/installed-test
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
 
-# wrk and hey, which `servebench verify` compares with, load a stub server.
+# What needs programs of the system's: wrk and hey, which `servebench verify` compares with, PostgreSQL, and ip (as root).
 test-tools: .venv/installed-test
 	$(BIN)/pytest tests/tools
 

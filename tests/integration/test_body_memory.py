@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import requests
 from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.launcher import RunningServer, running_server
-from tests.integration.asking import in_flight, post_image
+from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 
 MIB = 2**20
@@ -86,6 +85,5 @@ def test_clients_that_only_announce_large_bodies_keep_nobody_out(
         for _ in range(50):
             connection = socket.create_connection((address.hostname or "", address.port or 0))
             stack.enter_context(connection).sendall(head % (15 * MIB) + b"x")
-        time.sleep(0.5)
-        assert in_flight(server.url) >= 50
+        wait_for(lambda: in_flight(server.url) >= 50)
         assert post_image(server.url, photos[0].read_bytes()).status_code == 200

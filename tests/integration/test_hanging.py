@@ -49,6 +49,11 @@ def is_alive(worker: psutil.Process) -> bool:
     return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
 
 
+def cpu_s(worker: psutil.Process) -> float:
+    times = worker.cpu_times()
+    return times.user + times.system
+
+
 def killed(server: RunningServer) -> float:
     return metric(server.url, "servebench_workers_killed_total")
 
@@ -58,9 +63,9 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
 ) -> None:
     workers = by_role(server.url, "worker")
     with ThreadPoolExecutor(1) as pool:
+        idle_s = [cpu_s(worker) for worker in workers]
         asked = pool.submit(post_image, server.url, huge)
-        wait_for(lambda: in_flight(server.url) == 1)
-        time.sleep(0.1)
+        wait_for(lambda: [cpu_s(worker) for worker in workers] != idle_s)
         for worker in workers:  # one of them has the request
             worker.send_signal(signal.SIGSTOP)
         began = time.monotonic()

@@ -22,7 +22,7 @@ from servebench.params import ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.binding import Binding
 from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
-from tests.integration.asking import post_image
+from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
@@ -42,11 +42,15 @@ def server_with_requests_waiting(
     ):
         processes = tree(server)
         waiting = [pool.submit(post_image, server.url, photo) for _ in range(WAITING)]
-        time.sleep(1.0)
+        wait_for(lambda: in_flight(server.url) == WAITING)
         yield server, workers, waiting
         _, left = psutil.wait_procs(processes, 60)
         assert left == []
         check_free(Binding(int(server.url.rsplit(":", 1)[1])))
+
+
+def is_stopping(server: RunningServer) -> bool:
+    return bool(requests.get(f"{server.url}/health", timeout=5).json()["status"] == "stopping")
 
 
 @pytest.mark.parametrize("everyone", [False, True])
@@ -59,7 +63,7 @@ def test_accepted_requests_are_finished_and_new_ones_refused(
         told = tree(server) if everyone else [psutil.Process(server.pid)]
         for process in told:
             process.send_signal(signal.SIGINT if everyone else signal.SIGTERM)
-        time.sleep(0.5)
+        wait_for(lambda: is_stopping(server))
         for _ in range(2):
             answer = requests.get(f"{server.url}/health", timeout=5)
             assert (answer.status_code, answer.json()["status"]) == (503, "stopping")
@@ -86,7 +90,7 @@ def test_requests_that_are_unfinished_in_time_get_503(exported: ModelFolders, ph
 def test_a_second_ctrl_c_ends_at_once(exported: ModelFolders, photos: list[Path]) -> None:
     with server_with_requests_waiting(exported, photos[0].read_bytes(), 300.0) as (server, _, waiting):
         server.process.send_signal(signal.SIGINT)
-        time.sleep(0.5)
+        wait_for(lambda: is_stopping(server))
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 1
         assert server.log.read_text() == "interrupted while it stopped; the server ends\n"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from servebench.system.machine_lock import exclusive_machine
@@ -143,7 +144,7 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
         while null_servers(ran):
             time.sleep(0.05)
         time.sleep(2.0)
-        [server] = [p for p in roots("servebench.serving") if in_clone(p, ran.path)]
+        [server] = roots("servebench.serving", ran.path)
         os.kill(server, signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 255
@@ -171,8 +172,7 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
     nothing_is_left(ran)
 
 
-def roots(text: str) -> list[int]:
-    """Processes mentioning ``text`` whose parent does not: the first of each tree."""
-    found = set(processes_mentioning(text))
-    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in found}
-    return [pid for pid in found if parents[pid] not in found]
+def roots(text: str, path: Path) -> list[int]:
+    """Processes of the clone at ``path`` that mention ``text``, while their parents do not."""
+    found = {pid for pid in processes_mentioning(text) if in_clone(pid, path)}
+    return [pid for pid in found if psutil.Process(pid).ppid() not in found]

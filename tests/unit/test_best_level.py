@@ -12,7 +12,7 @@ import pytest
 from servebench.benchmark.best_level import best_of, run_again, run_once
 from servebench.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
 from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.served import LevelResult, LoadSession
+from servebench.benchmark.served import LevelResult, LoadSession, ServedResult
 from servebench.params import load_params
 from tests.support.project import ROOT
 from tests.unit.test_levels import IDLE, steady_record
@@ -29,7 +29,7 @@ def test_a_level_that_differs_when_measured_again_warns() -> None:
     first, again = row_of(4, 51.0, 50.0), row_of(4, 35.3, 34.0)
     row = measured_again(first, again)
     assert (row.throughput_rps, row.first_rps, row.valid) == (35.3, 51.0, True)
-    assert row.warnings == "it did 51.0 req/s when first measured"
+    assert row.warnings == "it did 51.0 req/s before"
     assert measured_again(row_of(4, 37.0, 36.0), again).warnings == ""
 
 
@@ -169,6 +169,16 @@ def test_a_level_far_below_the_fastest_is_not_run_again() -> None:
     assert best.users == 8
 
 
+def test_where_requests_fail_as_the_fastest_runs_again_the_next_one_is_reported() -> None:
+    """However far below it is, and however late."""
+    failing = row_of(8, 88, 86, invalid_reason="1 failed", failed=1)
+    later = {1: [row_of(1, 41, 40)], 4: [failing], 8: [failing]}
+    ran, best, _ = later_runs({1: 40, 4: 60, 8: 90}, later, 0.0)
+    assert ran == [(8, 1), (4, 1), (1, 1)]
+    assert best is not None
+    assert (best.users, best.throughput_rps) == (1, 41)
+
+
 def test_one_run_that_is_not_valid_makes_no_other_level_the_best() -> None:
     later = {8: [row_of(8, 88, 86, invalid_reason="unstable"), row_of(8, 88, 86)]}
     ran, best, _ = later_runs({1: 50, 8: 90}, later)
@@ -193,3 +203,11 @@ def test_a_level_whose_requests_fail_is_never_best() -> None:
 def test_within_the_interval_fewer_users_are_best() -> None:
     rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5)]
     assert fastest_level(rows) == rows[1]
+
+
+def test_failed_requests_of_a_run_that_was_run_again_count() -> None:
+    """The level's row is that of its last run."""
+    phases = [("run 2", "failed"), ("run 2", "timed out"), ("run 3", "ok")]
+    samples = [{"phase": phase, "status": status} for phase, status in phases]
+    result = ServedResult([result_of(row_of(8, 80, 79))], None, samples, [], 1.0, 1.0, None)
+    assert result.failed == 2

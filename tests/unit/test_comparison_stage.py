@@ -130,6 +130,9 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     baseline = params.baseline.model_copy(update={"batch_sizes": (1, 2)})
     other_sizes = signatures_of(params.model_copy(update={"baseline": baseline}), "cpu", [b"photo"])
     assert other_sizes["e7_tuned"] != found[1]["e7_tuned"]  # its pipeline's rates may be of other ones
+    load = params.load.model_copy(update={"timeout_s": 1.0})
+    less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", [b"photo"])
+    assert less_patient["e7_tuned"] != found[1]["e7_tuned"]
 
 
 def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:

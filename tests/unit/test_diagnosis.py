@@ -153,7 +153,7 @@ def test_each_cause_is_named_with_its_figures(cause: str) -> None:
 def test_a_level_slower_when_measured_again_shows_drift() -> None:
     found = limit(at_best(level(4, 60.0, first_rps=90.0)))
     assert found.cause == "drift"
-    figures = "the same level served 90.0 req/s when first measured and 60.0 when measured again"
+    figures = "the same level served 90.0 req/s before and 60.0 when measured again"
     assert figures in found.text
     assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.synthetic_results import at_best, batch, level
-from tests.unit.test_diagnosis import limit
+from tests.support.synthetic_results import STAGES, at_best, batch, level
+from tests.unit.test_diagnosis import BATCHING, HALF_IDLE, limit
 
 
 def test_a_larger_loss_above_the_model_comes_first() -> None:
@@ -50,3 +50,15 @@ def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
     with_kernels = limit(both, roofline_full_rps=160.0, roofline_half_rps=150.0)
     assert with_kernels.cause == "kernels or preprocessing or unexplained"
     assert " or " not in limit(at_best(level(4, 20.0), baseline=[batch(1, 100.0, 63.0)])).cause
+
+
+def test_a_cause_of_two_losses_is_named_once() -> None:
+    """The batch window slows down the server of a model that does nothing, too."""
+    waits = {1: STAGES | {"queue": 18.0}}
+    null = {"null_rps": 60.0, "null_low_rps": 50.0, "null_high_rps": 70.0}
+    served = level(1, 36.0, low_rps=30.0, high_rps=42.0, **HALF_IDLE)
+    own = at_best(served, serve=BATCHING, stages=waits, **null)
+    found = limit(own)
+    assert found.cause == "batch window"
+    assert found.text.count("Batch window: ") == 2
+    assert "Which of these losses" not in found.text

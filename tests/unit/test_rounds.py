@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 
 from servebench.benchmark import comparison as comparison_module
-from servebench.benchmark.comparison import FAR_SHARE, LONE_USER, TURN_S, StartPipelines, compare
+from servebench.benchmark.comparison import (
+    ALONE_ROUNDS,
+    FAR_SHARE,
+    LONE_USER,
+    TURN_S,
+    StartPipelines,
+    compare,
+)
 from servebench.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
 from servebench.benchmark.pipelines import Pipelines
 from servebench.benchmark.turns import Comparison, Turn
@@ -119,8 +126,9 @@ def compared(
     budget_s: float | None = None,
     names: Sequence[str] = tuple(RATES),
     pipelines: StartPipelines | None = None,
+    reference: str = "reference",
 ) -> Comparison:
-    settings = ComparisonSettings(reference="reference", users=(USERS,), seconds=seconds)
+    settings = ComparisonSettings(reference=reference, users=(USERS,), seconds=seconds)
     configurations = dict.fromkeys(names, ServeSettings())
     folders = ModelFolders(Path("exported"), Path("compiled"))
     return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds, pipelines)
@@ -150,6 +158,18 @@ def test_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
     assert (rounds["far"], rounds["farther"]) == (4, 4)
     assert set(found.dropped) == {"far", "farther"}
     assert rounds["reference"] == rounds["fast"] == rounds["near"] > 20
+
+
+@pytest.mark.parametrize("seconds", [330.0, 600.0])
+def test_where_all_others_have_left_the_reference_goes_on_for_its_pipeline_alone(
+    clock: Clock, seconds: float
+) -> None:
+    found = compared(seconds, names=["fast", "far"], reference="fast", pipelines=Starter(clock).start)
+    assert list(found.dropped) == ["far"]
+    turns = [turn for turn in found.turns if turn.users == USERS and turn.name == "fast"]
+    assert max(turn.round for turn in turns) + 1 <= max(ALONE_ROUNDS, found.dropped["far"])
+    assert sum(turn.pipeline_rps is not None for turn in turns) >= 4
+    assert clock.now < seconds / 2
 
 
 def test_in_a_short_time_those_far_behind_have_their_share_and_as_many_rounds_as_each_other(

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import psutil
@@ -45,7 +45,8 @@ def test_results_are_in_the_order_of_the_jobs() -> None:
     assert side_by_side([first, second], 2) == [1, 2]
 
 
-def test_one_that_fails_ends_the_others_and_those_that_wait_do_not_begin() -> None:
+@pytest.mark.parametrize("place", [0, 1])
+def test_one_that_fails_ends_the_others_and_those_that_wait_do_not_begin(place: int) -> None:
     begun: list[int] = []
 
     def fail(_: OnStart) -> None:
@@ -53,14 +54,25 @@ def test_one_that_fails_ends_the_others_and_those_that_wait_do_not_begin() -> No
         raise ValueError("no such package")
 
     wait = partial(wait_for_process, begun)
+    jobs = [wait, wait, wait]
+    jobs.insert(place, fail)
     before = time.monotonic()
     with pytest.raises(ValueError, match="no such package"):
-        side_by_side([fail, wait, wait, wait], 2)
+        side_by_side(jobs, 2)
     assert time.monotonic() - before < GENEROUS_S
     assert len(begun) <= 2  # the thread of the one that failed may have begun another
     assert not any(psutil.pid_exists(pid) for pid in begun)
 
 
+@pytest.fixture
+def _heeds_ctrl_c() -> Iterator[None]:
+    """A shell has what it runs in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_ctrl_c")
 def test_ctrl_c_ends_them_at_once() -> None:
     begun: list[int] = []
 

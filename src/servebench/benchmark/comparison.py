@@ -21,6 +21,7 @@ from servebench.params import ComparisonSettings, LoadSettings, ServeSettings
 from servebench.paths import ModelFolders
 from servebench.serving.client import CONTENT_TYPES
 from servebench.system.progress import bar, print_wrapped
+from servebench.system.tables import pluralise
 
 TURN_S = 1.0
 """Short turns make more rounds, with less time between the configurations that are compared."""
@@ -34,6 +35,8 @@ LONE_USER, LONE_USER_ROUNDS, LONE_USER_FROM_S = 1, 2, 200.0
 PIPELINES_EVERY = 4
 """After so many rounds those far behind are known. From then on the first two of so many rounds measure the
 pipelines of all others as well, each beside its server's turn: before it in one, after it in the other."""
+ALONE_ROUNDS = 3 * PIPELINES_EVERY
+"""In all, where all others have left and the reference alone goes on: four of them measure its pipeline."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are restarted halfway, as processes of the same configuration differ."""
 
@@ -74,6 +77,7 @@ class RoundRunner:
     def run_rounds(self, group: Sequence[PausedServer], users: Sequence[int], until: float) -> None:
         """Run rounds at each number of ``users`` until the time ``until``, FEWEST_ROUNDS at least.
 
+        They end sooner where nobody is left to compare the reference with.
         Of two successive rounds, the first has a random order and the second its reverse.
         """
         rng = random.Random(f"{self.load.seed}/{len(self.comparison.turns)}")
@@ -90,6 +94,8 @@ class RoundRunner:
                 self.comparison.drop_slow(users)
                 order = [server for server in order if server.name not in self.comparison.dropped]
                 done += 1
+                if len(order) == 1 and done >= ALONE_ROUNDS:
+                    break
                 if pipelines is None and done % PIPELINES_EVERY == 0 and self._has_time(until, order, users):
                     pipelines = stack.enter_context(self._pipelines(group, users))
                 beside = pipelines if done % PIPELINES_EVERY < 2 else None
@@ -140,7 +146,7 @@ class RoundRunner:
         for server in order:
             name = server.name
             fastest = self.comparison.fastest_so_far(users)
-            self.show(f"round {number + 1}, {users} users, now {name}{fastest}")
+            self.show(f"round {number + 1}, {pluralise(users, 'user')}, now {name}{fastest}")
             began = monotonic()
             before_rps = pipelines.rate_rps(name, users) if pipelines and number % 2 else None
             turn = server.take_turn(self.generator, self.load, number, users, TURN_S)

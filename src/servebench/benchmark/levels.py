@@ -103,14 +103,14 @@ def level_row(
 
 
 def measured_again(first: LevelRow, again: LevelRow) -> LevelRow:
-    """The row of a level's later run, with the first run's rate.
+    """The row of a level's later run, with the rate before, ``first``'s, which may be a mean of two runs.
 
     The rate's interval is widened to contain both: that of one run knows nothing of a machine that changes
     its speed between them. A difference of more than DRIFT_SHARE is a warning.
     """
     warnings = again.warnings
     if first.throughput_rps > 0 and abs(again.throughput_rps / first.throughput_rps - 1) > DRIFT_SHARE:
-        change = f"it did {first.throughput_rps:.1f} req/s when first measured"
+        change = f"it did {first.throughput_rps:.1f} req/s before"
         warnings = "; ".join(filter(None, (warnings, change)))
     return replace(
         again,

@@ -21,10 +21,11 @@ from servebench.loadgen import LoadGenerator, LoadPlan
 from servebench.loadgen.progress import load_bar
 from servebench.params import LoadSettings
 from servebench.serving.launcher import RunningServer
-from servebench.stats.records import OK, LoadRecord
+from servebench.stats.records import OK, STATUS_NAMES, LoadRecord
 from servebench.stats.stability import WINDOWS
 from servebench.system.processes import memory_of
 from servebench.system.progress import print_wrapped
+from servebench.system.tables import pluralise
 
 LEAST_S = 3.0
 """For what follows, however little time is left."""
@@ -71,6 +72,11 @@ class ServedResult:
     def rows(self) -> list[LevelRow]:
         """The rows of all levels."""
         return [level.row for level in self.levels]
+
+    @property
+    def failed(self) -> int:
+        """Requests of all runs that failed or timed out."""
+        return sum(sample["status"] != STATUS_NAMES[OK] for sample in self.samples)
 
 
 @dataclass
@@ -281,6 +287,6 @@ def _line(row: LevelRow) -> str:
     invalid = "" if row.valid else f"; not valid: {row.invalid_reason}"
     warnings = f"; {row.warnings}" if row.warnings else ""
     return (
-        f"{row.users:>3} users: {row.throughput_rps:.1f} req/s "
+        f"{pluralise(row.users, 'user')}: {row.throughput_rps:.1f} req/s "
         f"({row.low_rps:.1f} to {row.high_rps:.1f}), p50 {p50} ms, p95 {p95} ms{invalid}{warnings}"
     )

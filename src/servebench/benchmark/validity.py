@@ -12,6 +12,7 @@ from servebench.benchmark.telemetry import Usage
 from servebench.stats.rates import Throughput
 from servebench.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from servebench.stats.stability import WINDOWS, fewest_answers, spread, steady, window_means
+from servebench.system.tables import pluralise
 
 CLIENT_BUSY_PERCENT = 90.0
 """Of one core: the load generator is a single thread, and may limit the rate above this."""
@@ -75,7 +76,8 @@ def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float) -> list
         reasons.append(f"unstable: the last {WINDOWS} windows {finding}")
     in_flight = rps * mean_ms / 1000
     if abs(in_flight / record.users - 1) > LITTLES_TOLERANCE:
-        reasons.append(f"Little's law: rate x latency is {in_flight:.2f}, not {record.users} users")
+        users = pluralise(record.users, "user")
+        reasons.append(f"Little's law: rate x latency is {in_flight:.2f}, not {users}")
     return reasons
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from servebench.loadgen.generator import LoadPlan, OnProgress
 from servebench.system.progress import bar
+from servebench.system.tables import pluralise
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def load_bar(plans: Sequence[LoadPlan], description: str) -> Iterator[OnProgress
     with bar(sum(requests.values()), description, "answer") as progress:
 
         def update(users: int, answers: int, seconds: float) -> None:
-            progress.set_postfix_str(f"{users} users")
+            progress.set_postfix_str(pluralise(users, "user"))
             progress.update(before[users] + min(answers, requests[users]) - progress.n)
 
         yield update

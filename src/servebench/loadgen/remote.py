@@ -31,6 +31,7 @@ from servebench.errors import LoadError, UsageError
 from servebench.loadgen.generator import LoadPlan, OnProgress, load_generator, read_record
 from servebench.loadgen.senders import Member, SenderGroup, clock_difference
 from servebench.stats.records import REQUEST_FIELDS, LoadRecord
+from servebench.system.tables import pluralise
 
 KEY_VARIABLE = "SERVEBENCH_SENDER_KEY"
 SHORTEST_KEY = 16
@@ -223,7 +224,8 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
             else:
                 assert generator is not None
                 plan = LoadPlan(**message["plan"])
-                show(f"load: {plan.users} users" if plan.rate_rps is None else f"load: {plan.rate_rps:.6g}/s")
+                closed_loop = plan.rate_rps is None
+                show(f"load: {pluralise(plan.users, 'user') if closed_loop else f'{plan.rate_rps:.6g}/s'}")
                 try:
                     record = generator.run(
                         message["url"],

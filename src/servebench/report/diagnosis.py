@@ -51,8 +51,9 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     """
     best = result.best
     if best is None:
-        reasons = "; ".join(f"{level.users} users: {level.invalid_reason}" for level in result.levels)
-        return Diagnosis("failed requests", None, None, f"Requests failed at every level ({reasons}).")
+        levels = [f"{pluralise(level.users, 'user')}: {level.invalid_reason}" for level in result.levels]
+        text = f"Requests failed at every level ({'; '.join(levels)})."
+        return Diagnosis("failed requests", None, None, text)
     serving = (PIPELINE, TRANSPORT, SERVED)
     serving_losses = _largest_losses(bounds, serving)
     model_losses = _largest_losses(bounds, (ROOFLINE, MODEL))[:1]
@@ -114,6 +115,7 @@ def _joined(losses: Sequence[Loss], diagnoses: Sequence[Diagnosis]) -> Diagnosis
             tied[-1].append(diagnosis.cause)
         else:
             tied.append([diagnosis.cause])
+    tied = [list(dict.fromkeys(names)) for names in tied]
     cause = ", then ".join(" or ".join(names) for names in tied)
     sentences = [diagnosis.text for diagnosis in diagnoses]
     sentences += [

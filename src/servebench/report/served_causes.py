@@ -9,7 +9,7 @@ load generator    at more than 80% of its own limit, or at 90% of a core
 other load        other processes, or the hypervisor, take more than 10% of the machine
 drift             the pipeline's rates in-process before, amid and after the load differ by over 10%, and the
                   slowest explains half of the loss; or the level did over 10% less when it was measured
-                  again, and its first rate makes up for half of the loss
+                  again, and its rate before makes up for half of the loss
 HTTP process      its CPU time per request x rate is 90% of a core
 manager process   the same
 small batches,    the pipeline in-process at the served batch size, between those measured, explains
@@ -110,7 +110,7 @@ def _drift(result: Result, best: LevelRow, loss: Loss) -> Cause | None:
         figures.append(f"in-process it did between {slowest:.1f} and {fastest:.1f} images/s")
     first_rps, again_rps = best.first_rps, best.throughput_rps
     if first_rps is not None and again_rps < (1 - DRIFT_SHARE) * first_rps and first_rps >= halfway_rps:
-        served = f"{first_rps:.1f} req/s when first measured and {again_rps:.1f} when measured again"
+        served = f"{first_rps:.1f} req/s before and {again_rps:.1f} when measured again"
         figures.append(f"the same level served {served}")
     if not figures:
         return None

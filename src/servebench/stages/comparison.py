@@ -124,6 +124,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "device": device,
         "bodies": digest(b"".join(bodies)),
         "request_body": params.load.request_body,
+        "timeout_s": params.load.timeout_s,
         "users": params.comparison.users,
         "batch_sizes": params.baseline.batch_sizes,
         "reference_name": params.comparison.reference,

@@ -164,7 +164,8 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
 
     Each group's members are compared with its fastest by paired, moderated t tests. They are two-sided, as of
     two equal ones the one with luck is the fastest. Who is faster than it in the rounds that both share (it
-    leads by others) is no slower. Holm's method holds the error of a group's tests at FAMILY_ERROR.
+    leads by others) is no slower. Bonferroni's method, step by step, holds the error of a group's tests at
+    FAMILY_ERROR: of equal ones the luckiest is compared with the least lucky, so each pair of them counts.
     """
     means = {
         name: 0.0 if name == reference else difference(rates, name, reference, reference).mean
@@ -182,12 +183,13 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
 
 
 def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: str) -> set[str]:
-    """Those of ``others`` that are slower than ``leader``, by Holm's method."""
+    """Those of ``others`` that are slower than ``leader``."""
     leads = {name: difference(rates, leader, name, reference) for name in others}
     p_values = {name: lead.p_value() if lead.mean > 0 else 1.0 for name, lead in leads.items()}
     slower: set[str] = set()
     for name in sorted(others, key=lambda name: p_values[name]):
-        if p_values[name] > FAMILY_ERROR / (len(others) - len(slower)):
+        pairs = math.comb(1 + len(others) - len(slower), 2)
+        if p_values[name] > FAMILY_ERROR / pairs:
             break
         slower.add(name)
     return slower

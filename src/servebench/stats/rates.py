@@ -26,7 +26,7 @@ class Throughput:
 
 
 def throughput(rates: Floats) -> Throughput:
-    """Mean of the ``block_rates`` of one window, or of several, with its interval.
+    """Mean of the ``block_rates`` of one window, with its interval.
 
     The interval is that of the method of batch means, with Student's t: consecutive requests share
     batches and are not independent, whole blocks of a window nearly are.

@@ -14,6 +14,8 @@ from typing import Any
 import gpustat
 import psutil
 
+from servebench.system.tables import pluralise
+
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
 CPU_FLAGS = (
     "avx2",
@@ -102,6 +104,6 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
     gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
     return (
-        f"{machine['cpu']}, {machine['cores']} cores ({' '.join(machine['cpu_flags'])}), "
+        f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
         f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
     )

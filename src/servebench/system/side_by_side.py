@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from servebench.system.processes import kill_group
@@ -24,9 +24,13 @@ def side_by_side(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list
     have not begun do not.
     """
     started: list[subprocess.Popen[bytes]] = []
+    futures: list[Future[Result]] = []
     with ThreadPoolExecutor(most) as pool:
-        futures = [pool.submit(job, started.append) for job in jobs]
         try:
+            futures.extend(pool.submit(job, started.append) for job in jobs)
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
             return [future.result() for future in futures]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ from servebench.benchmark.rows import LevelRow
 from servebench.report.bounds import Bound
 from servebench.report.charts.chart import BLUE, GREY, ORANGE, Axis, Chart, Mark
 from servebench.report.results import Result
+from servebench.system.tables import pluralise
 
 BOUNDS_TITLE = "From the hardware's peak down to the served rate"
 
@@ -139,5 +140,6 @@ def _loads(title: str, values: set[int]) -> Axis:
 
 def _level_tip(level: LevelRow) -> str:
     return (
-        f"{level.users} users: {level.throughput_rps:.1f} req/s ({level.low_rps:.1f} to {level.high_rps:.1f})"
+        f"{pluralise(level.users, 'user')}: {level.throughput_rps:.1f} req/s "
+        f"({level.low_rps:.1f} to {level.high_rps:.1f})"
     )
