@@ -39,7 +39,7 @@ def test_one_is_fastest(snapshot: Snapshot) -> None:
 
 
 def test_a_tie_is_said(snapshot: Snapshot) -> None:
-    assert answer(snapshot)[0].endswith("; whether it or 1 other is fastest is not resolved.")
+    assert answer(snapshot)[0].endswith("; whether it or `candidate` is fastest is not resolved.")
 
 
 def test_the_reference_needs_no_ratio(snapshot: Snapshot) -> None:

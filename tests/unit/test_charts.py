@@ -169,7 +169,7 @@ def test_the_axis_of_ratios_reaches_all_intervals_but_the_widest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "places"), [([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([5.0, 1.0], [5.0, 1.0]), ([], [])]
+    ("values", "places"), [([1.0, 1.0, 1.0], [0.0, 1.0, 2.0]), ([5.0, 1.0, 1.5], [5.0, 0.75, 1.75]), ([], [])]
 )
 def test_labels_are_spread(values: list[float], places: list[float]) -> None:
     assert spread(values, 1.0) == places

@@ -211,7 +211,9 @@ def test_a_compiled_model_in_half_may_be_quantised() -> None:
     half = ServeSettings(precision="half", compiled=True, preprocess="torchvision")
     found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0, roofline_int8_rps=400.0)
     assert (found.cause, found.parameter) == ("hardware", "precision")
-    assert found.text.endswith("`precision` moves it: the roofline is 400.0 in int8.")
+    assert (
+        "`precision` moves it: the roofline is 400.0 in int8. From the model in-process down to" in found.text
+    )
 
 
 def test_a_share_of_the_roofline_near_the_threshold_is_not_resolved() -> None:
@@ -240,11 +242,24 @@ def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
     assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
     assert "with fewer threads than 2 in each" in found.text
     two = ServeSettings(workers_per_device=2)
-    single = limit(
-        at_best(level(4, 49.0), baseline=[replace(baseline[0], workers=2)], serve=two, threads_per_worker=1)
-    )
+    both_busy = [replace(baseline[0], workers=2)]
+    single = limit(at_best(level(4, 49.0), baseline=both_busy, serve=two, threads_per_worker=1, cores=3))
     assert single.parameter == "workers_per_device"
     assert "fewer threads" not in single.text
+    a_core_each = limit(at_best(level(4, 49.0), baseline=both_busy, serve=two, threads_per_worker=1))
+    assert a_core_each.parameter == "preprocess"
+
+
+def test_other_load_is_said_where_it_is_not_the_cause() -> None:
+    """It may have slowed down the same work in-process as well."""
+    baseline = [batch(1, 100.0, 50.0)]
+    found = limit(at_best(level(4, 49.0, other_percent=47.0), baseline=baseline))
+    assert found.cause == "preprocessing"
+    assert "At its best level other processes took 47% of the machine: measure again." in found.text
+    no_loss = limit(at_best(level(4, 99.0, steal_percent=17.0)))
+    assert "At its best level the hypervisor took 17% of the machine: measure again." in no_loss.text
+    as_cause = limit(at_best(level(4, 60.0, other_percent=47.0)))
+    assert as_cause.text.count("took 47%") == 1
 
 
 def test_too_many_workers_are_named_beside_the_batch_window() -> None:

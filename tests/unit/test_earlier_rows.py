@@ -21,7 +21,7 @@ from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared
 
 KEPT = "e2_batching"
-SENTENCE = f"Measured in an earlier run, and kept as nothing of them has changed: {KEPT}."
+SENTENCE = f"Kept from an earlier run, as nothing that they depend on has changed: {KEPT}."
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ def test_an_absent_key_is_litserves_default() -> None:
         ({"serve.drain_s": float("inf")}, ["serve.drain_s", "finite"]),
         ({"serve.preprocess": "timm"}, ["serve: preprocess ('timm'): allowed with compiled: 'torchvision'"]),
         ({"compile.batch_sizes": [0]}, ["compile.batch_sizes.0", "got 0"]),
-        ({"load.users": []}, ["load.users", "at least 1"]),
+        ({"load.users": []}, ["load.users: got []; allowed: at least 1 item"]),
         ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
         ({"load.users": [4, 4]}, ["load", "twice"]),
         ({"load.min_s": 99.0}, ["load", "min_s (99.0) is above max_s"]),

@@ -45,7 +45,7 @@ def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
     assert section.strip().startswith(
         "`e4_half` does 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times"
     )
-    assert "whether it or 1 other is fastest is not resolved." in section
+    assert "whether it or `candidate` is fastest is not resolved." in section
     assert "](assets/results/comparison.png)" in section
 
 

@@ -83,6 +83,19 @@ def test_equals_are_named_together(params: Params) -> None:
         "Fastest at 8 users: e4_half and e5_mixed, between which no difference is resolved; "
         "e4_half serves 90.0 req/s, 4.50 times e1_baseline (4.27 to 4.73)."
     )
+    quick = [replace(row, p95_ms=300.0) for row in (equal, FAST)]
+    assert verdict([REFERENCE, *quick], params)[-1] == (
+        "Fastest with p95 below 500 ms: e4_half, 300 ms or e5_mixed, 300 ms; which of them is not resolved."
+    )
+
+
+def test_an_efficiency_above_1_is_an_error_of_measuring(params: Params) -> None:
+    above = replace(FAST, efficiency=1.12, efficiency_low=1.07, efficiency_high=1.18)
+    assert verdict([REFERENCE, above], params)[1] == (
+        "e4_half, 8 users: served faster than in-process, 1.12 (1.07 to 1.18) times: an error of measuring."
+    )
+    near = replace(above, efficiency_low=0.99)
+    assert len(verdict([REFERENCE, near], params)) == 2
 
 
 def test_an_objective_that_nobody_keeps_is_said(params: Params) -> None:

@@ -62,7 +62,9 @@ def run_again(
     run = 1
     has_time = session.has_time(sum(first[row.users].seconds for row in [*close, *close[:1]]))
     if len(close) > 1 and not has_time:
-        print_wrapped(f"{session.name}: no time left to run the levels near the fastest twice")
+        print_wrapped(
+            f"{session.name}: no time left to run the levels near the fastest again before one is chosen"
+        )
     elif len(close) > 1:
         row_of = {row.users: row for row in close}
         for users in reversed([users for users in first if users in row_of]):

@@ -235,4 +235,4 @@ def sentence(metrics: CapacityMetrics) -> str:
         return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
     if metrics.status == "slo_unreachable":
         return f"has no rate at which requests come with {objective}: {metrics.reason}"
-    return f"has a capacity with {objective} that is not resolved: {metrics.reason}"
+    return f"takes a rate of requests with {objective} that is not resolved: {metrics.reason}"

@@ -13,7 +13,7 @@ from servebench.params import ComparisonSettings
 from servebench.stats.comparison import Rates, Ratio, block_edges, ranks, ratio, ratios
 from servebench.stats.rates import percentile, percentile_interval_of_blocks
 from servebench.system.files import rounded
-from servebench.system.tables import number_cell, text_table
+from servebench.system.tables import number_cell, pluralise, text_table
 
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 """The latencies of each turn, ms, by users and configuration."""
@@ -24,8 +24,6 @@ METRICS = (
     *(*LATENCY_COLUMNS, "failed", "rounds", *EFFICIENCY_COLUMNS),
 )
 """Columns of a row that metrics/comparison/NAME.json holds."""
-WIDEST = 10.0
-"""Of an interval that is shown, as a factor: two rounds alone give one that says nothing."""
 RANKED_FROM_ROUNDS = 3
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
 fewer that have the pipeline's rate as well, its efficiency has none."""
@@ -188,13 +186,11 @@ def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
 
 
 def interval_cell(row: ComparisonRow) -> str:
-    """The interval of the ratio, or its bound; "too wide" where its ends lie a factor of WIDEST apart."""
+    """The interval of the ratio, or its bound."""
     if row.ratio_high is None:
         return "-"
     if row.ratio_low is None:
         return f"below {row.ratio_high:.2f}"
-    if row.ratio_high > WIDEST * row.ratio_low:
-        return "too wide"
     return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
 
 
@@ -202,6 +198,16 @@ def efficiency_text(row: ComparisonRow) -> str:
     """The efficiency with its interval, a dash where it is unknown."""
     low, high = row.efficiency_low, row.efficiency_high
     return number_cell(row.efficiency, 2) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
+
+
+def errors_of_measuring(rows: Sequence[ComparisonRow]) -> list[str]:
+    """A sentence for each efficiency that lies above 1 with its whole interval."""
+    return [
+        f"{row.experiment}, {pluralise(row.users, 'user')}: served faster than in-process, "
+        f"{efficiency_text(row)} times: an error of measuring."
+        for row in rows
+        if row.efficiency_low and row.efficiency_low > 1
+    ]
 
 
 def comparison_table(rows: Sequence[ComparisonRow]) -> str:

@@ -133,6 +133,8 @@ def _explain(error: ValidationError) -> str:
         return f"{key}: missing; it must be given"
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
+    if first["type"] == "too_short" and (fewest := re.search(r"at least \d+ items?", message)):
+        message = f"allowed: {fewest[0]}"
     return f"{key}: got {first['input']!r}; {message}"
 
 

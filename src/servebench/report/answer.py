@@ -14,6 +14,7 @@ from servebench.params import CANDIDATE, ServeSettings
 from servebench.report.bounds import DATASHEET, MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
 from servebench.report.capacity import EXAMPLE_RPS, SPARE_MACHINES, machines_needed
 from servebench.report.losses import Diagnosis, Loss
+from servebench.report.served_causes import other_load
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
 from servebench.stats.capacity import mostly_unsteady
@@ -72,7 +73,7 @@ def fastest_sentence(leaders: Sequence[ComparisonRow], reference: str, others: b
     if first.experiment != reference:
         rate += f", {ratio_cell(first.ratio, first.ratio_low, first.ratio_high)} times `{reference}`"
     if tied:
-        more = pluralise(len(tied), "other")
+        more = f"`{tied[0].experiment}`" if len(tied) == 1 else f"{len(tied)} others"
         return f"`{first.experiment}` does {rate}; whether it or {more} is fastest is not resolved."
     certainty = ", with 95% certainty" if others else ""
     return f"Of {compared} configurations `{first.experiment}` is fastest{certainty}: {rate}."
@@ -105,6 +106,8 @@ def finding(name: str, snapshot: Snapshot) -> str:
     loss = explained_loss(diagnosis, bounds)
     best = next(one.best for one in snapshot.results if one.name == name)
     doubt = "" if best is None or best.valid else "; its best level is not valid"
+    load = None if best is None or "other load" in diagnosis.cause else other_load(best)
+    doubt += f"; {load} meanwhile" if load else ""
     return f"`{name}`: {diagnosis.cause}" + ("" if loss is None else f"; {loss_text(loss)}") + f"{doubt}."
 
 

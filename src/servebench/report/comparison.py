@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from servebench.benchmark.comparison_rows import rates_of
+from servebench.benchmark.comparison_rows import errors_of_measuring, rates_of
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.errors import ReportError
 from servebench.params import Params
@@ -83,17 +83,17 @@ def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
     within_slo = [
         row for row in rows if row.rank and row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
     ]
-    sentences += earlier_sentences(rows)
+    sentences += [*errors_of_measuring(rows), *earlier_sentences(rows)]
     failing = [f"{row.experiment} ({row.failed})" for row in rows if row.failed]
     if failing:
         sentences.append(f"Requests failed, and count in no rate: {', '.join(failing)}.")
     if not within_slo:
         return [*sentences, f"None is known to keep its p95 below {slo_ms:g} ms."]
-    best = min(within_slo, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
-    return [
-        *sentences,
-        f"Fastest with p95 below {slo_ms:g} ms: {best.experiment}, {best.p95_ms:.0f} ms.",
-    ]
+    within_slo.sort(key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
+    tied = [row for row in within_slo if row.rank == within_slo[0].rank]
+    names = " or ".join(f"{row.experiment}, {row.p95_ms:.0f} ms" for row in tied)
+    doubt = "; which of them is not resolved" if len(tied) > 1 else ""
+    return [*sentences, f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}."]
 
 
 def fastest_sentences(rows: Sequence[ComparisonRow], reference: str) -> list[str]:
@@ -128,7 +128,7 @@ def earlier_sentences(rows: Sequence[ComparisonRow]) -> list[str]:
     kept = [row.experiment for row in rows if row.earlier]
     if not kept:
         return []
-    return [f"Measured in an earlier run, and kept as nothing of them has changed: {', '.join(kept)}."]
+    return [f"Kept from an earlier run, as nothing that they depend on has changed: {', '.join(kept)}."]
 
 
 def named(row: ComparisonRow) -> str:

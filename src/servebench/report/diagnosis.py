@@ -34,7 +34,7 @@ from servebench.benchmark.rows import LevelRow
 from servebench.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound, budget_ms
 from servebench.report.losses import CORE_BUSY, CPU_FULL_PERCENT, Diagnosis, Loss, more_workers_advice
 from servebench.report.results import Result
-from servebench.report.served_causes import diagnose_served
+from servebench.report.served_causes import diagnose_served, other_load
 from servebench.system.tables import pluralise
 
 CLOSE_TO_ROOFLINE = 0.7
@@ -61,13 +61,15 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     unresolved = [loss for loss in _losses(bounds, serving) if not loss.resolved and loss.share < least_share]
     doubts = [_doubt(min(unresolved, key=lambda loss: loss.share))] if unresolved else []
     doubts += [] if best.valid else [f"Its best level is not valid: {best.invalid_reason}."]
+    if (load := other_load(best)) and not any(loss.lower.name == SERVED for loss in serving_losses):
+        doubts.append(f"At its best level {load}: measure again.")
     if not serving_losses:
         if not model_losses:
             text = "Not resolved: no bound lies below the one above it by more than their intervals."
             return Diagnosis("not resolved", None, None, " ".join([text, *doubts]))
         model = _diagnose_loss(result, best, model_losses[0], ceilings)
         no_loss = "From the model in-process down to served, no loss is larger than the intervals."
-        return replace(model, text=" ".join([no_loss, *doubts, model.text]))
+        return replace(model, text=" ".join([model.text, no_loss, *doubts]))
     named = [
         loss
         for loss in model_losses
@@ -183,7 +185,9 @@ def _diagnose_preprocessing(result: Result, loss: Loss) -> Diagnosis:
         f"Preprocessing: with decode and preprocess the model in-process does {loss.describe('its own')}, "
         f"{extra_ms:.1f} ms more for an image, with {busy_percent:.0f}% of the CPU in use"
     )
-    if busy_percent < CPU_FULL_PERCENT and pipeline.workers == result.serve.workers_per_device:
+    a_core_each = result.run["device"] == "cpu" and pipeline.workers >= result.run["cores"]
+    all_busy = pipeline.workers == result.serve.workers_per_device
+    if busy_percent < CPU_FULL_PERCENT and all_busy and not a_core_each:
         parameter, advice = "workers_per_device", more_workers_advice(result)
     elif result.serve.preprocess == "timm":
         parameter, advice = "preprocess", "`preprocess` (torchvision) moves it"

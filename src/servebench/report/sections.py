@@ -26,7 +26,8 @@ CAUSES = (
     "the measured peak of arithmetic and of memory allows. Hardware: the model reaches at least 70% of it. "
     "Kernels: it stays below. Preprocessing: decoding and preparing photos costs the rate. Batch window: "
     "requests wait for a batch that does not fill. Too many workers: they take the cores from each other. "
-    "Drift: the same work's rate changed meanwhile. Unexplained: no rule fits. A or B: it is not "
+    "Other load: other processes or the hypervisor take more than 10% of the machine. Drift: the same work's "
+    "rate changed meanwhile. Unexplained: no rule fits. A or B: it is not "
     "resolved which."
 )
 
@@ -145,13 +146,19 @@ def configurations_table(snapshot: Snapshot) -> str:
             ratio_text(row, snapshot.reference),
             number_cell(row.rank, 0),
             number_cell(row.p95_ms, 0),
-            snapshot.explanation.diagnoses[result.name].cause,
+            cause_cell(result, snapshot),
         ]
         for result, row in zip(snapshot.results, snapshot.compared, strict=True)
     ]
     times = f"times {snapshot.reference}"
     head = ["configuration", "settings", "req/s", times, "rank", "p95 ms", "held back by"]
     return markdown_table(head, rows, text_columns=2)
+
+
+def cause_cell(result: Result, snapshot: Snapshot) -> str:
+    """What holds a configuration back, marked if its best level is not valid."""
+    doubt = " (not valid)" if result.best and not result.best.valid else ""
+    return snapshot.explanation.diagnoses[result.name].cause + doubt
 
 
 def findings(snapshot: Snapshot) -> str:
@@ -283,7 +290,7 @@ def bounds_table(snapshot: Snapshot) -> str:
         parameter = f"`{diagnosis.parameter}`" if diagnosis.parameter else "-"
         cells = [_bound_cell(bounds[name]) if name in bounds else "-" for name in BOUND_NAMES]
         null_rps = number_cell(result.run["null_rps"], 0)
-        rows.append([f"`{result.name}`", diagnosis.cause, parameter, *cells, null_rps])
+        rows.append([f"`{result.name}`", cause_cell(result, snapshot), parameter, *cells, null_rps])
     head = [
         "configuration",
         "held back by",

@@ -93,12 +93,18 @@ def _load_generator(best: LevelRow) -> Cause | None:
     return Cause("load generator", None, f"The load generator is at its limit ({', '.join(figures)})")
 
 
-def _other_load(best: LevelRow) -> Cause | None:
-    loads = (("Other processes", best.other_percent), ("The hypervisor", best.steal_percent))
+def other_load(level: LevelRow) -> str | None:
+    """Who else took more than OTHER_LOAD_PERCENT, as "the hypervisor took 17% of the machine"; else None."""
+    loads = (("other processes", level.other_percent), ("the hypervisor", level.steal_percent))
     for source, percent in loads:
         if percent is not None and percent > OTHER_LOAD_PERCENT:
-            return Cause("other load", None, f"{source} took {percent:.0f}% of the machine; measure again")
+            return f"{source} took {percent:.0f}% of the machine"
     return None
+
+
+def _other_load(best: LevelRow) -> Cause | None:
+    load = other_load(best)
+    return Cause("other load", None, f"{_capitalise(load)}; measure again") if load else None
 
 
 def _drift(result: Result, best: LevelRow, loss: Loss) -> Cause | None:

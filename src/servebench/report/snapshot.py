@@ -97,6 +97,7 @@ def _read(label: str, params: Params) -> Snapshot:
         explanation=explain(results, ceilings),
         changes=read_rows(PRECISIONS_TABLE, ChangeRow),
         packages=read_rows(COMPILED_TABLE, PackageRow),
-        capacities=capacities(params),
-        tuned=read_tuned(),
+        # They hold for the exported model, which git does not keep.
+        capacities={} if label else capacities(params),
+        tuned=None if label else read_tuned(),
     )

@@ -52,12 +52,13 @@ def tune_text(tuned: Tuned) -> str:
 
 def sentences(metrics: Mapping[str, Any], rows: Sequence[TuneRow]) -> list[str]:
     """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
-    winner = rows[0]
+    winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
     found = [
         f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
         f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}.",
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
-        f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`.",
+        f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
+        f"which was `{incumbent.name}` then.",
     ]
     for status, text in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         names = [f"`{row.name}`" for row in rows if row.status == status]

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from servebench.benchmark.comparison import compare
-from servebench.benchmark.comparison_rows import comparison_metrics, comparison_rows, comparison_table
+from servebench.benchmark.comparison_rows import (
+    comparison_metrics,
+    comparison_rows,
+    comparison_table,
+    errors_of_measuring,
+)
 from servebench.benchmark.pipelines import running_pipelines
 from servebench.benchmark.rows import ComparisonRow, TurnRow
 from servebench.data.index import read_index
@@ -106,9 +111,8 @@ def main() -> None:
         if path.stem not in signatures:
             path.unlink()
     print(comparison_table([row for row in rows if row.ratio or row.ratio_high]))
-    for row in rows:
-        if row.efficiency_low and row.efficiency_low > 1:
-            print_wrapped(f"{row.experiment}: served faster than in-process: an error of measuring")
+    for sentence in errors_of_measuring(rows):
+        print_wrapped(sentence)
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,7 +165,7 @@ def knob_rows(
                 "workers x threads" if together else changed[0],
                 f"{settings.workers_per_device}x{threads}"
                 if together
-                else str(getattr(settings, changed[0])),
+                else json.dumps(getattr(settings, changed[0])).strip('"'),
                 round(ratio, 3),
                 rounded(own.low, 3) if own else None,
                 rounded(own.high, 3) if own else None,

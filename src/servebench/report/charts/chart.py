@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal
+
+import numpy as np
+from scipy.optimize import isotonic_regression
 
 INK = "ink"
 """The colour of the page's text, whatever that is."""
@@ -98,9 +100,9 @@ class Chart:
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Places of labels: moved up as little as needed, so that each is at least ``gap`` from the next."""
-    order = sorted(range(len(values)), key=values.__getitem__)
-    moved = list(values)
-    for before, after in pairwise(order):
-        moved[after] = max(moved[after], moved[before] + gap)
-    return moved
+    """Places of labels: moved as little as needed (least squares), so that each is ``gap`` from the next."""
+    order = np.argsort(values, kind="stable")
+    gaps = gap * np.arange(len(values))
+    moved = np.empty(len(values))
+    moved[order] = isotonic_regression(np.asarray(values)[order] - gaps).x + gaps
+    return list(moved.tolist())

@@ -61,6 +61,7 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
     high = min(
         max([highest * BEYOND, *(row.ratio_high for row in points if row.ratio_high)]), highest * FARTHEST
     )
+    cut = any(low > (row.ratio_low or low) or high < (row.ratio_high or high) for row in points)
     notes = [ratio_note(row) + costs.get(row.experiment, "") for row in ordered]
     marks = [Mark("along", x=[1.0])]
     for row in points:
@@ -84,8 +85,8 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
         y=Axis("", names=tuple(row.experiment for row in ordered), notes=tuple(notes)),
         marks=marks,
         note=f"At {pluralise(rows[0].users, 'user')}, with 95% intervals. Blue: the fastest, and what cannot "
-        "be told from it. Purple: the candidate, if it is not. Orange: not ranked (far behind, or answered "
-        "in too few rounds).",
+        "be told from it. Purple: the candidate, if it is not blue. Orange: not ranked (answered in too few "
+        f"rounds).{' An interval that ends at the edge goes on beyond it.' if cut else ''}",
     )
 
 

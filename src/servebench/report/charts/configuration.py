@@ -81,7 +81,7 @@ def rates(result: Result) -> Chart:
             x=sizes,
             y=[row.pipeline_rps for row in result.baseline],
             colour=GREY,
-            name="decode + model, in-process",
+            name="pipeline (decode, preprocess, model), in-process",
             dashed=True,
         ),
         Mark("line", x=users, y=served, colour=BLUE, name="served"),

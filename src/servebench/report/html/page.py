@@ -35,7 +35,8 @@ QUESTION = (
     "Which configuration serves this model fastest on this machine, how sure is that, and what limits it?"
 )
 DOUBT = re.compile(
-    r"(<code>.*?</code>)|\b(not (?:resolved|valid|ranked|measured|tried)|no answer|drift|unexplained)\b",
+    r"(<code>.*?</code>)"
+    r"|\b(not (?:resolved|valid|ranked|measured|tried)|no answer|other load|drift|unexplained)\b",
     re.IGNORECASE,
 )
 

@@ -53,7 +53,9 @@ def resolve(name: str) -> str:
     try:
         commit: str = resolve_rev(Repo(".").scm, name)
     except (DvcException, RevError) as error:
-        raise UsageError(f"{name}: neither a revision nor an experiment ({error})") from error
+        raise UsageError(
+            f"{name}: neither a revision nor an experiment of `dvc exp list` ({error})"
+        ) from error
     return commit
 
 
