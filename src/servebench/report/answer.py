@@ -14,6 +14,7 @@ from servebench.params import CANDIDATE, ServeSettings
 from servebench.report.bounds import DATASHEET, MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound
 from servebench.report.capacity import EXAMPLE_RPS, SPARE_MACHINES, machines_needed
 from servebench.report.losses import Diagnosis, Loss
+from servebench.report.results import Result
 from servebench.report.served_causes import other_load
 from servebench.report.snapshot import Snapshot
 from servebench.report.tune import Tuned
@@ -109,6 +110,12 @@ def finding(name: str, snapshot: Snapshot) -> str:
     load = None if best is None or "other load" in diagnosis.cause else other_load(best)
     doubt += f"; {load} meanwhile" if load else ""
     return f"`{name}`: {diagnosis.cause}" + ("" if loss is None else f"; {loss_text(loss)}") + f"{doubt}."
+
+
+def cause_cell(result: Result, snapshot: Snapshot) -> str:
+    """What holds a configuration back, marked if its best level is not valid."""
+    doubt = " (not valid)" if result.best and not result.best.valid else ""
+    return snapshot.explanation.diagnoses[result.name].cause + doubt
 
 
 def explained_loss(diagnosis: Diagnosis, bounds: Sequence[Bound]) -> Loss | None:

@@ -10,7 +10,7 @@ from servebench.benchmark.comparison_rows import efficiency_text
 from servebench.benchmark.describe import describe
 from servebench.benchmark.rows import ComparisonRow, LevelRow
 from servebench.report.accuracy_tables import accuracy_table, precision_table
-from servebench.report.answer import finding
+from servebench.report.answer import cause_cell, finding
 from servebench.report.bounds import BOUND_NAMES, Bound
 from servebench.report.capacity import capacity_sentence
 from servebench.report.comparison import named, range_text, ratio_text, verdict
@@ -153,12 +153,6 @@ def configurations_table(snapshot: Snapshot) -> str:
     times = f"times {snapshot.reference}"
     head = ["configuration", "settings", "req/s", times, "rank", "p95 ms", "held back by"]
     return markdown_table(head, rows, text_columns=2)
-
-
-def cause_cell(result: Result, snapshot: Snapshot) -> str:
-    """What holds a configuration back, marked if its best level is not valid."""
-    doubt = " (not valid)" if result.best and not result.best.valid else ""
-    return snapshot.explanation.diagnoses[result.name].cause + doubt
 
 
 def findings(snapshot: Snapshot) -> str:

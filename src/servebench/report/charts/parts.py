@@ -36,7 +36,8 @@ def stages(results: Sequence[Result]) -> Chart:
         y=Axis("", names=tuple(times), notes=tuple(notes)),
         marks=_stacked(times, colour_of, "ms"),
         note="Each at the number of users at which it is fastest. The bars are shares of the times at the "
-        "right. Stock LitServe collects its batches in the queue.",
+        "right. batch_wait: for the rest of the batch to be decoded. LitServe's own transport waits for more "
+        "requests (batch_timeout_s) in the queue.",
     )
 
 
