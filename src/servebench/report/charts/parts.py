@@ -35,8 +35,8 @@ def stages(results: Sequence[Result]) -> Chart:
         x=Axis("share of a request's mean time, at the best level", low=0.0, high=1.0, percent=True),
         y=Axis("", names=tuple(times), notes=tuple(notes)),
         marks=_stacked(times, colour_of, "ms"),
-        note="Each at its fastest number of users, as shares of the times at the right. batch_wait: until all of "
-        "its batch is decoded. LitServe's own transport waits for more requests in the queue.",
+        note="Each at its fastest number of users, as shares of the times at the right. batch_wait: until "
+        "all of its batch is decoded. LitServe's own transport waits for more requests in the queue.",
     )
 
 
