@@ -10,6 +10,7 @@ import pytest
 from servebench.params import CANDIDATE
 from servebench.report.answer import next_step, tuned_price
 from servebench.report.snapshot import Snapshot
+from servebench.report.tune import sentences
 from tests.support.search import WINNER, tuned
 from tests.support.synthetic_results import compared
 
@@ -107,4 +108,20 @@ def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
 def test_without_a_search_that_is_what_to_try(snapshot: Snapshot) -> None:
     assert next_step(snapshot).startswith(
         "Try next: `make tune`, which searches for a faster `serve:` and is not tried"
+    )
+
+
+def test_the_gain_names_the_serve_section_that_it_was_measured_against() -> None:
+    metrics = {
+        "combinations": 8,
+        "raced": 2,
+        "rounds": 30,
+        "users": 8,
+        "capacity": "",
+        "model_error": 0.06,
+    }
+    incumbent = replace(WINNER, name="full direct 2x1 b4", status="slower", incumbent=True)
+    assert sentences(metrics, [WINNER, incumbent])[1] == (
+        "`int8 direct 2x1 b4` won with 310.0 req/s, 2.00 (1.90 to 2.10) times `serve:`, which was "
+        "`full direct 2x1 b4` then."
     )

@@ -97,7 +97,7 @@ def test_a_probe_at_the_lower_limit_that_missed_is_said() -> None:
         ),
         (
             {"status": "unresolved", "capacity_rps": None},
-            "takes a rate of requests with 95% of them within 100 ms that is not resolved: ",
+            "has a capacity (95% of all requests within 100 ms) that is not resolved: ",
         ),
         ({"miss": 0.001}, "takes 96.0 requests a second (93.0 to 99.0) with 99.9% of them within 100 ms"),
     ],

@@ -157,15 +157,16 @@ def test_a_rows_note_says_what_is_missing(row: ComparisonRow, text: str) -> None
 
 def test_the_axis_of_ratios_reaches_all_intervals_but_the_widest() -> None:
     near, far = compared("a", 60.0, 1), compared("b", 5.0, 2)  # 3 and 0.25 times the reference
-    for ends, axis, shown in [
-        ((0.2, 0.3), (0.25 / 1.6, 3.0 * 1.6), (0.2, 0.3)),
-        ((0.1, 6.0), (0.1, 6.0), (0.1, 6.0)),
-        ((0.01, 60.0), (0.25 / 4, 3.0 * 4), (0.25 / 4, 3.0 * 4)),
+    for ends, axis, shown, cut in [
+        ((0.2, 0.3), (0.25 / 1.6, 3.0 * 1.6), (0.2, 0.3), False),
+        ((0.1, 6.0), (0.1, 6.0), (0.1, 6.0), False),
+        ((0.01, 60.0), (0.25 / 4, 3.0 * 4), (0.25 / 4, 3.0 * 4), True),
     ]:
         chart = comparison([near, replace(far, ratio_low=ends[0], ratio_high=ends[1])], "e1")
         assert (chart.x.low, chart.x.high) == pytest.approx(axis)
         [mark] = [mark for mark in chart.marks if mark.kind == "range" and list(mark.y) == ["b"]]
         assert (*mark.x, *mark.x2) == pytest.approx(shown)
+        assert ("ends at the edge goes on" in chart.note) is cut
 
 
 @pytest.mark.parametrize(

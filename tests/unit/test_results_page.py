@@ -14,6 +14,7 @@ from servebench.params import load_params
 from servebench.paths import COMPARISON, MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
 from servebench.report import capacity
 from servebench.report.results_page import BEGIN, END, write_results
+from servebench.report.snapshot import read_snapshot
 from servebench.system.files import read_json, write_json
 from servebench.system.rows import read_rows, write_rows
 from tests.support.capacity import CAPACITY
@@ -41,6 +42,7 @@ def test_the_readmes_table_replaces_the_old_and_nothing_else() -> None:
     assert "A CPU, 2 cores, no GPU; tiny at 224 px. All configurations" in section
     assert row_of(section, "e1_baseline")[2:6] == ["20.0", "1", "3", "100"]
     assert row_of(section, "e2_batching")[2:5] == ["50.0", "2.50 (2.38 to 2.62)", "2"]
+    assert row_of(section, "e2_batching")[-1].endswith(" (not valid)")
     assert row_of(section, "e3_workers")[2:] == ["-", "-", "-", "-", "failed requests"]
     assert section.strip().startswith(
         "`e4_half` does 60.0 requests/s from 8 users, 3.00 (2.85 to 3.15) times"
@@ -107,6 +109,15 @@ def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> N
         write_results()
     assert README.read_text() == f"# title\n{kept}\n"
     assert not RESULTS_PAGE.exists()
+
+
+def test_capacities_are_those_of_the_present_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capacity, "provenance", lambda params, name: {})
+    paths = CapacityPaths("candidate")
+    write_json(paths.metrics, asdict(CAPACITY))
+    write_rows(paths.probes, ProbeRow, [])
+    assert list(read_snapshot().capacities) == ["candidate"]
+    assert read_snapshot("HEAD").capacities == {}
 
 
 def test_the_readme_says_what_the_candidate_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,8 +75,8 @@ def run_again(
         between()
     again: dict[int, LevelResult] = {}
     best = None
-    for candidates in [close, *([row] for row in others)]:
-        again |= run_best_again(session, candidates, run)
+    for choices in [close, *([row] for row in others)]:
+        again |= run_best_again(session, choices, run)
         best = best_of([level.row for level in again.values()])
         if best is not None:
             break

@@ -220,7 +220,8 @@ def _latencies_below(
 
 def sentence(metrics: CapacityMetrics) -> str:
     """The result as a sentence."""
-    objective = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
+    within = f"{100 * (1 - metrics.miss):.4g}% of {{}} within {metrics.slo_ms:g} ms"
+    objective = within.format("them")
     if metrics.capacity_rps is not None:
         assert metrics.share is not None
         text = (
@@ -235,4 +236,4 @@ def sentence(metrics: CapacityMetrics) -> str:
         return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
     if metrics.status == "slo_unreachable":
         return f"has no rate at which requests come with {objective}: {metrics.reason}"
-    return f"takes a rate of requests with {objective} that is not resolved: {metrics.reason}"
+    return f"has a capacity ({within.format('all requests')}) that is not resolved: {metrics.reason}"
