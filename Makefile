@@ -6,24 +6,24 @@ BIN := .venv/bin
 
 run: .venv/installed
 	$(BIN)/dvc repro
-	$(BIN)/servebench results
-	$(BIN)/servebench report
+	$(BIN)/litmeter results
+	$(BIN)/litmeter report
 
 # A first comparison: little training, few rounds, and nothing is kept.
 quick: .venv/installed
-	$(BIN)/servebench quick
+	$(BIN)/litmeter quick
 
 # How much traffic the configurations of `objective:` can take.
 capacity: .venv/installed
 	$(BIN)/dvc repro capacity/dvc.yaml
-	$(BIN)/servebench results
-	$(BIN)/servebench report
+	$(BIN)/litmeter results
+	$(BIN)/litmeter report
 
 # Which configuration serves most on this machine.
 tune: .venv/installed
 	$(BIN)/dvc repro tune/dvc.yaml
-	$(BIN)/servebench results
-	$(BIN)/servebench report
+	$(BIN)/litmeter results
+	$(BIN)/litmeter report
 
 # Side by side, a file per process and in the order given, as most tests wait for a while. FIRST begins at once: the
 # other tests of the pipeline copy its run, and come last, the longest ones first. They are named one by one, as
@@ -61,7 +61,7 @@ check: .venv/installed-test
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
 
-# What needs programs of the system's: wrk and hey, which `servebench verify` compares with, PostgreSQL, and ip (as root).
+# What needs programs of the system's: wrk and hey, which `litmeter verify` compares with, PostgreSQL, and ip (as root).
 test-tools: .venv/installed-test
 	$(BIN)/pytest tests/tools
 
@@ -72,7 +72,7 @@ audit: .venv/installed-audit
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement .venv/audited.txt
 
 serve: .venv/installed
-	$(BIN)/servebench serve
+	$(BIN)/litmeter serve
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

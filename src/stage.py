@@ -3,7 +3,7 @@
 DVC runs a stage with whatever ``python3`` comes first on PATH, and a queued experiment in a copy of
 the tree below ``.dvc/tmp``. This script chooses the interpreter (an active environment, else the
 nearest ``.venv`` at or above the working directory) and the code (the ``src`` that it lies in), and
-executes ``servebench.stages``. Standard library only: it may run under the system's python.
+executes ``litmeter.stages``. Standard library only: it may run under the system's python.
 """
 
 import os
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     source = str(Path(__file__).resolve().parent)
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([source, inherited] if inherited else [source])
-    # An interrupt while python starts would print a traceback: servebench.stages unblocks the signals.
+    # An interrupt while python starts would print a traceback: litmeter.stages unblocks the signals.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     python = interpreter()
-    os.execv(python, [python, "-m", "servebench.stages", *sys.argv[1:]])
+    os.execv(python, [python, "-m", "litmeter.stages", *sys.argv[1:]])

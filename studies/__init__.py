@@ -1,4 +1,4 @@
-"""Measurements of servebench itself; see README.md."""
+"""Measurements of litmeter itself; see README.md."""
 
 DEVICE = "cpu"
 TIMEOUT_S = 30

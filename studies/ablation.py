@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from servebench.params import ServeSettings
-from servebench.report.charts.chart import BLUE, INK, Axis, Chart, Mark
-from servebench.report.charts.png import save
-from servebench.system.tables import markdown_table
+from litmeter.params import ServeSettings
+from litmeter.report.charts.chart import BLUE, INK, Axis, Chart, Mark
+from litmeter.report.charts.png import save
+from litmeter.system.tables import markdown_table
 from studies.harness import Case, measure_rounds, rates, ratios, read_result, write_result
 
 STEPS: dict[str, dict[str, Any]] = {

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from statistics import median
 
-from servebench.cli.arguments import positive_int
-from servebench.system.tables import markdown_table, pluralise
+from litmeter.cli.arguments import positive_int
+from litmeter.system.tables import markdown_table, pluralise
 from studies.goals import keep
 from studies.harness import Case, Levels, measure_rounds, rates, ratios, read_result
 from studies.models import MODELS, exported, tuned
 from studies.peers import PEERS
 
-OURS = "servebench"
+OURS = "litmeter"
 TARGETS = {1: 0.97, 8: 1.3, 32: 1.3}
 """By number of users, how many times the rate of the best peer ours is to be."""
 USERS = tuple(TARGETS)

@@ -10,9 +10,9 @@ from ctypes.util import find_library
 from functools import partial
 from statistics import median
 
-from servebench.errors import ServerError
-from servebench.params import load_params
-from servebench.system.tables import markdown_table
+from litmeter.errors import ServerError
+from litmeter.params import load_params
+from litmeter.system.tables import markdown_table
 from studies.harness import Case, measure_rounds, read_result, write_result
 
 MODELS = {"eager": False, "compiled": True}

@@ -10,10 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from servebench.benchmark.accuracy import probabilities
-from servebench.inference.predictor import Predictor
-from servebench.params import ServeSettings, load_params
-from servebench.paths import MODEL
+from litmeter.benchmark.accuracy import probabilities
+from litmeter.inference.predictor import Predictor
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import MODEL
 from studies import DEVICE
 from studies.goals import keep
 from studies.harness import Case, load_plan, measure_rounds, photo_paths, run_load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from servebench.system.tables import markdown_table
+from litmeter.system.tables import markdown_table
 from studies.harness import Case, measure_rounds, rates, read_result, write_result
 from studies.models import DEFAULT, tuned, with_packages
 

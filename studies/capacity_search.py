@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe
-from servebench.system.progress import bar
-from servebench.system.tables import markdown_table
+from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
+from litmeter.system.progress import bar
+from litmeter.system.tables import markdown_table
 from studies.harness import read_result, write_result
 from studies.queues import QUEUES, Queue
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
-from servebench.benchmark.capacity import measure_capacity
-from servebench.benchmark.capacity_rows import CapacityMetrics
-from servebench.loadgen import load_generator
-from servebench.params import load_params
-from servebench.selftest.stub import BODY, running_stub
-from servebench.system.machine_lock import exclusive_machine
+from litmeter.benchmark.capacity import measure_capacity
+from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.loadgen import load_generator
+from litmeter.params import load_params
+from litmeter.selftest.stub import BODY, running_stub
+from litmeter.system.machine_lock import exclusive_machine
 from studies.harness import read_runs, write_result
 from studies.queues import MM1_RPS, Queue
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from servebench.benchmark.comparison import RESTART_FROM_S
-from servebench.benchmark.rows import ComparisonRow
-from servebench.params import load_params
-from servebench.paths import COMPARISON, COMPARISON_RUN
-from servebench.system.machine import fingerprint
-from servebench.system.rows import read_rows
+from litmeter.benchmark.comparison import RESTART_FROM_S
+from litmeter.benchmark.rows import ComparisonRow
+from litmeter.params import load_params
+from litmeter.paths import COMPARISON, COMPARISON_RUN
+from litmeter.system.machine import fingerprint
+from litmeter.system.rows import read_rows
 from studies.harness import read_runs, write_result
 
 RUNS = 5

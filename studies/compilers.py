@@ -10,15 +10,15 @@ from statistics import median
 
 import torch
 
-from servebench.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_packages, load_package
-from servebench.inference.compiled.gain import run_ms
-from servebench.inference.compiled.package import eager_model, example_batch
-from servebench.inference.device import dtype_name
-from servebench.inference.environment import worker_environment
-from servebench.params import ServeSettings
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.tables import markdown_table
-from servebench.system.temporary import scratch
+from litmeter.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_packages, load_package
+from litmeter.inference.compiled.gain import run_ms
+from litmeter.inference.compiled.package import eager_model, example_batch
+from litmeter.inference.device import dtype_name
+from litmeter.inference.environment import worker_environment
+from litmeter.params import ServeSettings
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.tables import markdown_table
+from litmeter.system.temporary import scratch
 from studies import DEVICE
 from studies.harness import measure_rounds, ratios, read_result, write_result
 from studies.models import MODELS, exported

@@ -15,15 +15,15 @@ import numpy as np
 import requests
 from PIL import Image
 
-from servebench.loadgen import LoadPlan, load_generator
-from servebench.params import load_params
-from servebench.paths import MODEL
-from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import running_server
-from servebench.stats.records import OK
-from servebench.stats.stability import WINDOWS
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.tables import markdown_table
+from litmeter.loadgen import LoadPlan, load_generator
+from litmeter.params import load_params
+from litmeter.paths import MODEL
+from litmeter.serving.client import CONTENT_TYPES
+from litmeter.serving.launcher import running_server
+from litmeter.stats.records import OK
+from litmeter.stats.stability import WINDOWS
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.tables import markdown_table
 from studies import DEVICE
 from studies.harness import photo_paths, read_result, write_result
 

@@ -6,12 +6,12 @@ import os
 from functools import partial
 from statistics import median
 
-from servebench.benchmark.inprocess import inprocess_workers
-from servebench.benchmark.served import scrape
-from servebench.benchmark.telemetry import Telemetry
-from servebench.params import BaselineSettings, ServeSettings
-from servebench.paths import ModelFolders
-from servebench.system.tables import markdown_table
+from litmeter.benchmark.inprocess import inprocess_workers
+from litmeter.benchmark.served import scrape
+from litmeter.benchmark.telemetry import Telemetry
+from litmeter.params import BaselineSettings, ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.system.tables import markdown_table
 from studies import DEVICE
 from studies.harness import (
     SAMPLE_S,

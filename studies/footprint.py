@@ -19,19 +19,19 @@ import psutil
 import requests
 import torch
 
-from servebench.benchmark.served import scrape
-from servebench.inference.compiled.backends import load_package
-from servebench.inference.compiled.manifest import read_manifest, verified_file
-from servebench.inference.compiled.package import example_batch
-from servebench.inference.device import dtype_name
-from servebench.inference.environment import worker_environment
-from servebench.inference.preprocess import jpeg_decoder
-from servebench.params import load_params
-from servebench.paths import MODEL
-from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import running_server
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.processes import process_group
+from litmeter.benchmark.served import scrape
+from litmeter.inference.compiled.backends import load_package
+from litmeter.inference.compiled.manifest import read_manifest, verified_file
+from litmeter.inference.compiled.package import example_batch
+from litmeter.inference.device import dtype_name
+from litmeter.inference.environment import worker_environment
+from litmeter.inference.preprocess import jpeg_decoder
+from litmeter.params import load_params
+from litmeter.paths import MODEL
+from litmeter.serving.client import CONTENT_TYPES
+from litmeter.serving.launcher import running_server
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.processes import process_group
 from studies import DEVICE, TIMEOUT_S
 from studies.harness import load_plan, photo_paths, run_load, write_result
 

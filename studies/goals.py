@@ -9,8 +9,8 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from servebench.system.files import read_json
-from servebench.system.tables import markdown_table
+from litmeter.system.files import read_json
+from litmeter.system.tables import markdown_table
 from studies.harness import RESULTS, write_result
 
 HEAD = ["goal", "target", "median", "spread", "95% interval", "met"]

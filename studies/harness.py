@@ -13,21 +13,21 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from servebench.benchmark.levels import level_row
-from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.telemetry import Telemetry
-from servebench.data.index import read_index
-from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan, generate
-from servebench.params import ServeSettings
-from servebench.paths import MACHINE, MODEL, ModelFolders
-from servebench.serving.client import CONTENT_TYPES, request_bodies
-from servebench.serving.launcher import RunningServer, running_server
-from servebench.stats.records import LoadRecord
-from servebench.stats.stability import WINDOWS
-from servebench.system.files import read_json, write_json
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.rows import LevelRow
+from litmeter.benchmark.telemetry import Telemetry
+from litmeter.data.index import read_index
+from litmeter.errors import LoadError
+from litmeter.loadgen import LoadPlan, generate
+from litmeter.params import ServeSettings
+from litmeter.paths import MACHINE, MODEL, ModelFolders
+from litmeter.serving.client import CONTENT_TYPES, request_bodies
+from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.stats.records import LoadRecord
+from litmeter.stats.stability import WINDOWS
+from litmeter.system.files import read_json, write_json
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import bar
 from studies import DEVICE, TIMEOUT_S
 from studies.peers.running import running_peer
 
@@ -52,8 +52,8 @@ class Case:
         users: of each level; the levels run one after another.
         seconds: a level's length; it goes on, up to LONGEST times as long, for ``requests`` answers.
         form: what users send, ``image`` or ``json``.
-        peer: the framework that serves instead of servebench. Of its answers the good ones count, where
-            servebench has to answer every request.
+        peer: the framework that serves instead of litmeter. Of its answers the good ones count, where
+            litmeter has to answer every request.
         null_model: serve a model that does nothing.
         environment: variables for the server's processes.
     """

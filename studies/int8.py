@@ -10,17 +10,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from servebench.benchmark.comparison import compare
-from servebench.data.index import read_index
-from servebench.inference.answers import answers_of
-from servebench.params import ServeSettings, load_params
-from servebench.paths import ModelFolders
-from servebench.stages.compile import calibration_photos
-from servebench.stats.change import change
-from servebench.stats.comparison import ratios
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.tables import markdown_table
-from servebench.tune.rows import ratio_cell
+from litmeter.benchmark.comparison import compare
+from litmeter.data.index import read_index
+from litmeter.inference.answers import answers_of
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import ModelFolders
+from litmeter.stages.compile import calibration_photos
+from litmeter.stats.change import change
+from litmeter.stats.comparison import ratios
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.tables import markdown_table
+from litmeter.tune.rows import ratio_cell
 from studies import DEVICE
 from studies.harness import all_bodies, photo_paths, read_result, write_result
 from studies.models import DEFAULT, MAX_BATCH_SIZES, with_packages

@@ -9,16 +9,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
-from servebench.benchmark.comparison import RoundRunner
-from servebench.benchmark.paused_servers import PausedServer
-from servebench.benchmark.turns import Comparison
-from servebench.loadgen import load_generator
-from servebench.params import load_params
-from servebench.selftest.stub import BODY, running_stub
-from servebench.serving.launcher import RunningServer
-from servebench.stats.comparison import ranks, ratios
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from litmeter.benchmark.comparison import RoundRunner
+from litmeter.benchmark.paused_servers import PausedServer
+from litmeter.benchmark.turns import Comparison
+from litmeter.loadgen import load_generator
+from litmeter.params import load_params
+from litmeter.selftest.stub import BODY, running_stub
+from litmeter.serving.launcher import RunningServer
+from litmeter.stats.comparison import ranks, ratios
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import bar
 from studies.harness import write_result
 
 TIMES = {"reference": 1.0, "5% slower": 1.05, "20% slower": 1.2}

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from servebench.params import load_params
+from litmeter.params import load_params
 from studies.goals import verdict
 from studies.harness import Case, measure_side_by_side, rates, ratios, write_result
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from servebench.errors import ModelError
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from servebench.inference.compiled.build import compile_model
-from servebench.inference.compiled.manifest import read_manifest
-from servebench.inference.model import build_model, input_config
-from servebench.params import ServeSettings, load_params
-from servebench.paths import MODEL, ModelFolders
-from servebench.system.files import write_json
-from servebench.system.machine_lock import exclusive_machine
+from litmeter.errors import ModelError
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.inference.compiled.build import compile_model
+from litmeter.inference.compiled.manifest import read_manifest
+from litmeter.inference.model import build_model, input_config
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import MODEL, ModelFolders
+from litmeter.system.files import write_json
+from litmeter.system.machine_lock import exclusive_machine
 from studies import DEVICE
 
 FOLDER = Path("models/studies")

@@ -11,9 +11,9 @@ from statistics import mean
 
 import psutil
 
-from servebench.benchmark.inprocess import inprocess_workers
-from servebench.params import BaselineSettings, ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.benchmark.inprocess import inprocess_workers
+from litmeter.params import BaselineSettings, ServeSettings
+from litmeter.paths import ModelFolders
 from studies import DEVICE
 from studies.goals import keep
 from studies.harness import Case, Levels, measure_rounds, photo_paths

@@ -11,12 +11,12 @@ from statistics import mean
 
 import numpy as np
 
-from servebench.benchmark.telemetry import Telemetry
-from servebench.params import load_params
-from servebench.stats.records import OK, LoadRecord
-from servebench.stats.stability import WINDOWS
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from litmeter.benchmark.telemetry import Telemetry
+from litmeter.params import load_params
+from litmeter.stats.records import OK, LoadRecord
+from litmeter.stats.stability import WINDOWS
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import bar
 from studies.goals import keep
 from studies.harness import Case, load_plan, run_load
 from studies.server_state import Held, held

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from servebench.benchmark.inprocess import inprocess_workers
-from servebench.benchmark.rows import BaselineRow, LevelRow
-from servebench.benchmark.served import measure_served
-from servebench.errors import LoadError
-from servebench.loadgen import load_generator
-from servebench.params import load_params
-from servebench.paths import MODEL
-from servebench.serving.client import CONTENT_TYPES
-from servebench.serving.launcher import running_server
+from litmeter.benchmark.inprocess import inprocess_workers
+from litmeter.benchmark.rows import BaselineRow, LevelRow
+from litmeter.benchmark.served import measure_served
+from litmeter.errors import LoadError
+from litmeter.loadgen import load_generator
+from litmeter.params import load_params
+from litmeter.paths import MODEL
+from litmeter.serving.client import CONTENT_TYPES
+from litmeter.serving.launcher import running_server
 from studies import DEVICE
 from studies.harness import all_bodies, measure_rounds, photo_paths, write_result
 

@@ -9,10 +9,10 @@ from statistics import mean, median
 
 import numpy as np
 
-from servebench.params import load_params
-from servebench.stats.records import OK
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.progress import bar
+from litmeter.params import load_params
+from litmeter.stats.records import OK
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import bar
 from studies.goals import keep
 from studies.harness import Case, load_plan, run_load
 from studies.server_state import Held, held

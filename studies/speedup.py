@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from servebench.benchmark.rows import ComparisonRow
-from servebench.params import load_params
-from servebench.paths import COMPARISON
-from servebench.system.rows import read_rows
+from litmeter.benchmark.rows import ComparisonRow
+from litmeter.params import load_params
+from litmeter.paths import COMPARISON
+from litmeter.system.rows import read_rows
 from studies.goals import keep
 from studies.harness import Case, measure_rounds, ratios
 

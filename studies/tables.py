@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from servebench.errors import ReportError
-from servebench.system.files import all_or_nothing, atomic_write
+from litmeter.errors import ReportError
+from litmeter.system.files import all_or_nothing, atomic_write
 from studies import (
     ablation,
     against_peers,

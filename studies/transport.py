@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servebench.benchmark.rows import LevelRow
-from servebench.params import ServeSettings
+from litmeter.benchmark.rows import LevelRow
+from litmeter.params import ServeSettings
 from studies.goals import keep
 from studies.harness import Case, measure_rounds, rates, ratios
 

@@ -12,20 +12,20 @@ from statistics import median
 from time import monotonic
 from typing import Any
 
-from servebench.benchmark.comparison import TURN_S
-from servebench.benchmark.paused_servers import paused_servers
-from servebench.inference.reference import read_reference
-from servebench.loadgen import load_generator
-from servebench.params import ServeSettings, load_params
-from servebench.paths import MODEL
-from servebench.serving.client import CONTENT_TYPES
-from servebench.stages.tune import machine_of
-from servebench.stats.comparison import ratios
-from servebench.system.machine_lock import exclusive_machine
-from servebench.system.temporary import scratch
-from servebench.tune.run import Job, search
-from servebench.tune.space import space_of
-from servebench.tune.study import Study, name_of
+from litmeter.benchmark.comparison import TURN_S
+from litmeter.benchmark.paused_servers import paused_servers
+from litmeter.inference.reference import read_reference
+from litmeter.loadgen import load_generator
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import MODEL
+from litmeter.serving.client import CONTENT_TYPES
+from litmeter.stages.tune import machine_of
+from litmeter.stats.comparison import ratios
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.temporary import scratch
+from litmeter.tune.run import Job, search
+from litmeter.tune.space import space_of
+from litmeter.tune.study import Study, name_of
 from studies import DEVICE
 from studies.harness import all_bodies, photo_paths, read_result, write_result
 

@@ -6,12 +6,12 @@ on whichever machine; delete its result to begin anew.
 
 from __future__ import annotations
 
-from servebench.benchmark.comparison import compare
-from servebench.params import load_params
-from servebench.paths import MACHINE, MODEL
-from servebench.stats.comparison import ratio
-from servebench.system.files import read_json
-from servebench.system.machine_lock import exclusive_machine
+from litmeter.benchmark.comparison import compare
+from litmeter.params import load_params
+from litmeter.paths import MACHINE, MODEL
+from litmeter.stats.comparison import ratio
+from litmeter.system.files import read_json
+from litmeter.system.machine_lock import exclusive_machine
 from studies import DEVICE
 from studies.harness import all_bodies, read_runs, write_result
 

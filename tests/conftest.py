@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.paths import ModelFolders
-from servebench.system import machine_lock
-from servebench.system.temporary import remove_stale_files
+from litmeter.paths import ModelFolders
+from litmeter.system import machine_lock
+from litmeter.system.temporary import remove_stale_files
 from tests.support.project import PHOTOS
 
 

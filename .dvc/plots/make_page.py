@@ -97,7 +97,7 @@ NOTICE
 <head>
 <meta charset="utf-8">
 {refresh_tag}
-<title>servebench: plots</title>
+<title>litmeter: plots</title>
 <style>
 body { margin: 24px; background: #fff; font-family: system-ui, sans-serif; }
 main { display: flex; flex-wrap: wrap; gap: 32px; align-items: flex-start; }

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from servebench.inference.predictor import Predictor
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.system.signals import exit_with_parent
+from litmeter.inference.predictor import Predictor
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.system.signals import exit_with_parent
 from studies import DEVICE
 
 VARIABLE = "PEER_OPTIONS"

@@ -15,13 +15,13 @@ import psutil
 import requests
 from PIL import Image
 
-from servebench.errors import ServerError
-from servebench.inference.environment import worker_environment
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.binding import Binding
-from servebench.serving.launcher import READY_S, RunningServer, check_free, free_port
-from servebench.system.processes import GONE_S, log_tail, process_group
+from litmeter.errors import ServerError
+from litmeter.inference.environment import worker_environment
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.binding import Binding
+from litmeter.serving.launcher import READY_S, RunningServer, check_free, free_port
+from litmeter.system.processes import GONE_S, log_tail, process_group
 from studies.peers.photos import VARIABLE, Options
 
 STOP_S = 15.0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, running_server
 from tests.browser.test_page import complaints, foreign, forget, text, until
 
 LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, running_server
 from tests.support.servers import serve_command
 
 SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from servebench.report.html.write import write_report
+from litmeter.report.html.write import write_report
 from tests.browser.test_plots import requested
 from tests.support.project import ROOT
 

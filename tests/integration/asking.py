@@ -22,7 +22,7 @@ def metric(url: str, name: str) -> float:
 
 def in_flight(url: str) -> float:
     """Requests that have come and not been answered."""
-    return metric(url, "servebench_requests_in_flight")
+    return metric(url, "litmeter_requests_in_flight")
 
 
 def wait_for(condition: Callable[[], bool], within_s: float = 60.0) -> None:

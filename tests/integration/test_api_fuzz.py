@@ -17,10 +17,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.client import request_bodies
-from servebench.serving.launcher import running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.client import request_bodies
+from litmeter.serving.launcher import running_server
 from tests.support.models import CLASSES
 
 CHECKS = [

@@ -16,9 +16,9 @@ import psutil
 import pytest
 import requests
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, running_server
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.capacity import measure_capacity
-from servebench.benchmark.capacity_rows import sentence
-from servebench.benchmark.target import Target
-from servebench.cli.main import main
-from servebench.errors import LoadError, ServerError
-from servebench.loadgen import load_generator
-from servebench.selftest.stub import running_stub
+from litmeter.benchmark.capacity import measure_capacity
+from litmeter.benchmark.capacity_rows import sentence
+from litmeter.benchmark.target import Target
+from litmeter.cli.main import main
+from litmeter.errors import LoadError, ServerError
+from litmeter.loadgen import load_generator
+from litmeter.selftest.stub import running_stub
 from tests.support.capacity import OBJECTIVE, capacity_of
 
 

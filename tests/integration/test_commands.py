@@ -1,4 +1,4 @@
-"""The commands `servebench serve` and `servebench predict`, as a user runs them."""
+"""The commands `litmeter serve` and `litmeter predict`, as a user runs them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import psutil
 import pytest
 import requests
 
-from servebench.cli.main import main
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, free_port, running_server
+from litmeter.cli.main import main
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, free_port, running_server
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped
@@ -53,14 +53,14 @@ def test_predict_without_a_server_is_one_line(photos: list[Path], capsys: pytest
     assert "no answer from" in capsys.readouterr().err
 
 
-COMMAND = [sys.executable, "-m", "servebench.cli.main"]
+COMMAND = [sys.executable, "-m", "litmeter.cli.main"]
 
 
 @contextmanager
 def serving(
     folder: Path, exported: ModelFolders, *options: str, **settings: object
 ) -> Iterator[subprocess.Popen[str]]:
-    """`servebench serve` of the project in ``folder``, as a shell starts it, from another folder."""
+    """`litmeter serve` of the project in ``folder``, as a shell starts it, from another folder."""
     (project := folder / "project").mkdir()
     make_project(project, exported, **settings)
     with subprocess.Popen(
@@ -180,7 +180,7 @@ def test_serve_without_its_model_names_the_stage_that_makes_it(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        f"servebench: there is no model to serve in {project}; `.venv/bin/dvc repro {stage}` makes it "
+        f"litmeter: there is no model to serve in {project}; `.venv/bin/dvc repro {stage}` makes it "
         "(another project: --project FOLDER)\n"
     )
 
@@ -190,4 +190,4 @@ def test_a_project_that_does_not_exist_is_one_line(
 ) -> None:
     missing = tmp_path / "missing"
     assert main(["--project", str(missing), "serve"]) == 2
-    assert capsys.readouterr().err == f"servebench: --project {missing}: No such file or directory\n"
+    assert capsys.readouterr().err == f"litmeter: --project {missing}: No such file or directory\n"

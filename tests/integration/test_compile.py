@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from servebench.errors import ModelError, ServebenchError
-from servebench.inference.answers import answers_of
-from servebench.inference.compiled.backends import load_package
-from servebench.inference.compiled.build import compile_model
-from servebench.inference.compiled.manifest import Manifest
-from servebench.inference.compiled.model import CompiledModel
-from servebench.inference.compiled.timing import BuildResult, time_packages
-from servebench.inference.predictor import Predictor
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.system.machine import fingerprint
+from litmeter.errors import LitmeterError, ModelError
+from litmeter.inference.answers import answers_of
+from litmeter.inference.compiled.backends import load_package
+from litmeter.inference.compiled.build import compile_model
+from litmeter.inference.compiled.manifest import Manifest
+from litmeter.inference.compiled.model import CompiledModel
+from litmeter.inference.compiled.timing import BuildResult, time_packages
+from litmeter.inference.predictor import Predictor
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.system.machine import fingerprint
 from tests.support.models import export_tiny
 
 SIZE = 2
@@ -64,7 +64,7 @@ def test_a_package_that_does_not_load_is_an_error_that_says_why(
     folders, _ = built
     path = tmp_path / "full-2.package"
     path.write_bytes(b"no machine code")
-    with pytest.raises(ServebenchError, match="a compiled model cannot be run; its log ends:"):
+    with pytest.raises(LitmeterError, match="a compiled model cannot be run; its log ends:"):
         time_packages(folders.exported, "cpu", [BuildResult("full", SIZE, path, 1.0, None)])
 
 
@@ -130,7 +130,7 @@ def test_a_package_takes_only_the_batch_size_of_its_compilation(
 @pytest.mark.parametrize("module", ["backends", "quantise"])
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path, module: str) -> None:
     """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
-    command = [sys.executable, "-c", f"import servebench.inference.compiled.{module}"]
+    command = [sys.executable, "-c", f"import litmeter.inference.compiled.{module}"]
     subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 

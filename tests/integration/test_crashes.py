@@ -16,12 +16,12 @@ import pytest
 import requests
 from PIL import Image
 
-from servebench.benchmark.server_metrics import read_scrape
-from servebench.inference.card import CARD_NAME
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.binding import Binding
-from servebench.serving.launcher import RunningServer, check_free, running_server
+from litmeter.benchmark.server_metrics import read_scrape
+from litmeter.inference.card import CARD_NAME
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.binding import Binding
+from litmeter.serving.launcher import RunningServer, check_free, running_server
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
@@ -64,7 +64,7 @@ def batched(server: RunningServer) -> float:
 
 def refusals(server: RunningServer) -> float:
     """Requests that have been answered with 503."""
-    return metric(server.url, 'servebench_request_seconds_count{code="503"}')
+    return metric(server.url, 'litmeter_request_seconds_count{code="503"}')
 
 
 def test_a_killed_worker_loses_only_its_requests_and_comes_back(server: RunningServer, heavy: bytes) -> None:

@@ -12,23 +12,23 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from servebench.inference.libraries import modules_of
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, running_server
+from litmeter.inference.libraries import modules_of
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, running_server
 from tests.integration.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
 
 IMPORTED_BY_A_PREDICTOR = """
 import importlib, json, os, sys
 from pathlib import Path
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
 modules, settings, exported, compiled = json.loads(sys.argv[1])
 for name in modules:
     importlib.import_module(name)
 before = set(sys.modules)
-from servebench.inference.predictor import Predictor
+from litmeter.inference.predictor import Predictor
 folders = ModelFolders(Path(exported), Path(compiled))
 Predictor(folders, "cpu", ServeSettings.model_validate(settings))
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))

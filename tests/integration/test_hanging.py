@@ -14,9 +14,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import RunningServer, running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import RunningServer, running_server
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.integration.test_crashes import health
 from tests.support.processes import processes_mentioning
@@ -55,7 +55,7 @@ def cpu_s(worker: psutil.Process) -> float:
 
 
 def killed(server: RunningServer) -> float:
-    return metric(server.url, "servebench_workers_killed_total")
+    return metric(server.url, "litmeter_workers_killed_total")
 
 
 def test_a_worker_that_hangs_is_killed_and_its_request_answered(
@@ -102,7 +102,7 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
 
 LOOPS = """
 import re
-from servebench.inference import structure
+from litmeter.inference import structure
 essential = structure.essential
 def looping(content):
     if content.endswith(b"loop"):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.cli.main import main
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
-from servebench.paths import ModelFolders
+from litmeter.cli.main import main
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME
+from litmeter.paths import ModelFolders
 from tests.support.servers import make_project
 
 
@@ -37,11 +37,11 @@ def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, pho
     program = f"""
 import sys
 from pathlib import Path
-from servebench.params import ServeSettings
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME
-from servebench.paths import ModelFolders
-from servebench.inference.predictor import Predictor
-import servebench.inference.model
+from litmeter.params import ServeSettings
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME
+from litmeter.paths import ModelFolders
+from litmeter.inference.predictor import Predictor
+import litmeter.inference.model
 
 def refuse(event, arguments):
     if event == "pickle.find_class":

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from servebench.system.processes import log_tail, memory_of, process_group
+from litmeter.system.processes import log_tail, memory_of, process_group
 from tests.support.processes import processes_mentioning
 from tests.support.project import ROOT
 
 LOCK_PROGRAM = """
 import sys, time
-from servebench.system.machine_lock import exclusive_machine
+from litmeter.system.machine_lock import exclusive_machine
 with exclusive_machine():
     print("have it", flush=True)
     time.sleep(float(sys.argv[1]))
@@ -43,7 +43,7 @@ def test_leaving_the_block_ends_a_group_with_its_grandchildren() -> None:
 def test_zombies_that_nobody_reaps_are_not_waited_for() -> None:
     program = """
 import ctypes, sys, time
-from servebench.system.processes import GONE_S, process_group
+from litmeter.system.processes import GONE_S, process_group
 PR_SET_CHILD_SUBREAPER = 36
 assert ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 with process_group(["/bin/sh", "-c", "sleep 60 & wait"]):
@@ -68,7 +68,7 @@ def test_a_second_ctrl_c_kills_a_group_that_is_slow() -> None:
     script = f"trap '' TERM; while :; do sleep 0.1 {mark} || :; done"
     program = f"""
 import time
-from servebench.system.processes import process_group
+from litmeter.system.processes import process_group
 with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
     print("up", flush=True)
     time.sleep(60)
@@ -112,7 +112,7 @@ def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
     stage = (
-        f"import time; from servebench.system.signals import exit_with_parent; exit_with_parent(0.1); "
+        f"import time; from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); "
         f"print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
@@ -129,7 +129,7 @@ subprocess.run(command)
 def test_kill_with_parent_ends_children_of_dead_parents_too() -> None:
     mark = f"6{time.time_ns()}"
     child = (
-        "import sys, time; from servebench.system.signals import kill_with_parent; "
+        "import sys, time; from litmeter.system.signals import kill_with_parent; "
         f"kill_with_parent(int(sys.argv[1])); print('up', flush=True); time.sleep(60); {mark}"
     )
     program = f"""
@@ -148,7 +148,7 @@ def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
     stage = (
         f"import os, time; parent = os.getppid(); print('up', flush=True)\n"
         f"while os.getppid() == parent: time.sleep(0.01)\n"
-        f"from servebench.system.signals import exit_with_parent\n"
+        f"from litmeter.system.signals import exit_with_parent\n"
         f"exit_with_parent(0.1); time.sleep(60); {mark}"
     )
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
@@ -168,7 +168,7 @@ def test_a_group_never_runs_if_its_starter_dies_early() -> None:
     mark = f"5{time.time_ns()}"
     program = f"""
 import os, signal, subprocess
-from servebench.system.processes import process_group
+from litmeter.system.processes import process_group
 start = subprocess.Popen
 def start_and_die(*arguments, **options):
     print(start(*arguments, **options).pid, flush=True)
@@ -186,7 +186,7 @@ with process_group(["sleep", "{mark}"]):
 def test_graceful_termination_is_not_interrupted_by_further_signals() -> None:
     program = """
 import time
-from servebench.system.signals import graceful_termination
+from litmeter.system.signals import graceful_termination
 with graceful_termination():
     try:
         print("up", flush=True)
@@ -222,7 +222,7 @@ def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("arguments", "status"), [([], 2), (["bananas"], 2), (["benchmark", "e9"], 2)])
 def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str], status: int) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "servebench.stages", *arguments], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "litmeter.stages", *arguments], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == status
     assert "Traceback" not in done.stderr

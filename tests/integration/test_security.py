@@ -1,4 +1,4 @@
-"""What strangers get from `servebench serve`: nothing without the key; and TLS, as a client sees it."""
+"""What strangers get from `litmeter serve`: nothing without the key; and TLS, as a client sees it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import psutil
 import pytest
 import requests
 
-from servebench.cli.main import main
-from servebench.paths import ModelFolders
-from servebench.serving.auth import KEY_VARIABLE
+from litmeter.cli.main import main
+from litmeter.paths import ModelFolders
+from litmeter.serving.auth import KEY_VARIABLE
 from tests.integration.asking import wait_for
 from tests.support.certificates import Pem
 from tests.support.servers import Command, serve_command

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.cli.main import main
-from servebench.paths import ModelFolders
-from servebench.serving.auth import KEY_VARIABLE
+from litmeter.cli.main import main
+from litmeter.paths import ModelFolders
+from litmeter.serving.auth import KEY_VARIABLE
 from tests.support.certificates import Pem
 from tests.support.servers import make_project
 

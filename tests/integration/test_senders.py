@@ -17,16 +17,16 @@ import numpy as np
 import psutil
 import pytest
 
-from servebench.benchmark.levels import level_row
-from servebench.benchmark.telemetry import Usage
-from servebench.cli.main import main
-from servebench.errors import LoadError
-from servebench.loadgen import LoadPlan, load_generator, remote
-from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
-from servebench.loadgen.senders import local_senders
-from servebench.selftest.stub import running_stub
-from servebench.serving.launcher import free_port
-from servebench.stats.records import OK
+from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.telemetry import Usage
+from litmeter.cli.main import main
+from litmeter.errors import LoadError
+from litmeter.loadgen import LoadPlan, load_generator, remote
+from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
+from litmeter.loadgen.senders import local_senders
+from litmeter.selftest.stub import running_stub
+from litmeter.serving.launcher import free_port
+from litmeter.stats.records import OK
 
 KEY = "a key that both sides know"
 PLAN = LoadPlan(
@@ -47,8 +47,8 @@ OPEN = LoadPlan(
 
 @contextmanager
 def joining(port: int, key: str = KEY, number: int = 1) -> Iterator[list[subprocess.Popen[str]]]:
-    """``servebench sender --join``, that many times."""
-    command = [sys.executable, "-m", "servebench.cli.main", "sender", "--join", f"127.0.0.1:{port}"]
+    """``litmeter sender --join``, that many times."""
+    command = [sys.executable, "-m", "litmeter.cli.main", "sender", "--join", f"127.0.0.1:{port}"]
     senders = [
         subprocess.Popen(
             command,
@@ -197,7 +197,7 @@ def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.C
         assert main([*arguments, "--url", stub.url]) in (0, 1)
     assert "| 4 " in capsys.readouterr().out
     left = psutil.Process().children(recursive=True)  # other tests' senders run beside this one
-    assert [one for one in left if "servebench.loadgen" in " ".join(one.cmdline())] == []
+    assert [one for one in left if "litmeter.loadgen" in " ".join(one.cmdline())] == []
 
 
 def test_listening_without_a_key_is_one_line(

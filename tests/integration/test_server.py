@@ -20,15 +20,15 @@ import pytest
 import requests
 from PIL import Image
 
-from servebench.benchmark.server_metrics import between, read_scrape
-from servebench.errors import ServerError
-from servebench.inference.card import CARD_NAME
-from servebench.inference.predictor import Predictor
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.client import CONTENT_TYPES, json_body, request_bodies
-from servebench.serving.launcher import RunningServer, free_port, running_server
-from servebench.serving.metrics import STAGES
+from litmeter.benchmark.server_metrics import between, read_scrape
+from litmeter.errors import ServerError
+from litmeter.inference.card import CARD_NAME
+from litmeter.inference.predictor import Predictor
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.client import CONTENT_TYPES, json_body, request_bodies
+from litmeter.serving.launcher import RunningServer, free_port, running_server
+from litmeter.serving.metrics import STAGES
 from tests.support.processes import processes_mentioning
 
 SETTINGS = {
@@ -266,9 +266,9 @@ def test_the_server_dies_with_whoever_started_it(exported: ModelFolders) -> None
     program = f"""
 import time
 from pathlib import Path
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.launcher import running_server
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.launcher import running_server
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
 with running_server(folders, ServeSettings(), "cpu", 30.0, port={port}):
     print("ready", flush=True)

@@ -17,11 +17,11 @@ import psutil
 import pytest
 import requests
 
-from servebench.inference.card import WEIGHTS_NAME
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.binding import Binding
-from servebench.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
+from litmeter.inference.card import WEIGHTS_NAME
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.binding import Binding
+from litmeter.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, stopped, tree
 

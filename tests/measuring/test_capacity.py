@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.benchmark.capacity_rows import sentence
-from servebench.selftest.stub import running_stub
+from litmeter.benchmark.capacity_rows import sentence
+from litmeter.selftest.stub import running_stub
 from tests.support.capacity import capacity_of
 
 

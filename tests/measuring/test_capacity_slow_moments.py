@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from servebench.benchmark.slow_moments import STOPPED, CoreSpeeds, Floats
-from servebench.selftest.stub import running_stub
+from litmeter.benchmark.slow_moments import STOPPED, CoreSpeeds, Floats
+from litmeter.selftest.stub import running_stub
 from tests.support.capacity import capacity_of
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.inprocess import ONE_THREAD, inprocess_workers
-from servebench.benchmark.telemetry import available_cores
-from servebench.errors import ServebenchError
-from servebench.params import BaselineSettings, ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.benchmark.inprocess import ONE_THREAD, inprocess_workers
+from litmeter.benchmark.telemetry import available_cores
+from litmeter.errors import LitmeterError
+from litmeter.params import BaselineSettings, ServeSettings
+from litmeter.paths import ModelFolders
 from tests.support.processes import descendants_mentioning
 
 SETTINGS = BaselineSettings(batch_sizes=(1, 2), seconds=0.2)
@@ -35,7 +35,7 @@ def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: li
         assert row.pipeline_cpu_ms > 0
         assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
     assert rows != once
-    assert descendants_mentioning("servebench.benchmark.inprocess_workers") == []
+    assert descendants_mentioning("litmeter.benchmark.inprocess_workers") == []
 
 
 def test_every_other_round_has_the_reverse_order(
@@ -67,9 +67,9 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
     with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
         inprocess.wait_until_loaded()
-        started = descendants_mentioning("servebench.benchmark.inprocess_workers")
+        started = descendants_mentioning("litmeter.benchmark.inprocess_workers")
         rates, _ = inprocess.run("preprocess", 1, 0.1, cores + 1)
-        assert len(descendants_mentioning("servebench.benchmark.inprocess_workers")) == len(started) + 1
+        assert len(descendants_mentioning("litmeter.benchmark.inprocess_workers")) == len(started) + 1
         assert len(started) == 1 + cores
         assert min(rates) > 0
 
@@ -77,7 +77,7 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
 def test_a_worker_that_fails_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:
     nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
     with (
-        pytest.raises(ServebenchError, match=r"baseline died \(exit status 1\); its log ends") as caught,
+        pytest.raises(LitmeterError, match=r"baseline died \(exit status 1\); its log ends") as caught,
         inprocess_workers(nowhere, ServeSettings(), "cpu", photos, SETTINGS) as inprocess,
     ):
         inprocess.measure()

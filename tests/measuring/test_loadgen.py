@@ -12,14 +12,14 @@ import numpy as np
 import psutil
 import pytest
 
-from servebench.benchmark.levels import level_row
-from servebench.benchmark.telemetry import Usage
-from servebench.errors import LoadError
-from servebench.loadgen import generate
-from servebench.selftest.stub import running_stub as stub
-from servebench.serving.client import CONTENT_TYPES, request_bodies
-from servebench.serving.launcher import free_port
-from servebench.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
+from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.telemetry import Usage
+from litmeter.errors import LoadError
+from litmeter.loadgen import generate
+from litmeter.selftest.stub import running_stub as stub
+from litmeter.serving.client import CONTENT_TYPES, request_bodies
+from litmeter.serving.launcher import free_port
+from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from tests.support.load import plan
 
 JSON = CONTENT_TYPES["json"]
@@ -247,7 +247,7 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
                 url, request_bodies(photos, "json"), JSON, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
             )
         children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-        assert not [command for command in children if "servebench.loadgen " in command]
+        assert not [command for command in children if "litmeter.loadgen " in command]
 
 
 def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:

@@ -1,4 +1,4 @@
-"""`servebench loadtest`: any server, any body, and one line for whatever is wrong with them."""
+"""`litmeter loadtest`: any server, any body, and one line for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servebench.cli.main import main
-from servebench.selftest.stub import running_stub
-from servebench.serving.launcher import free_port
+from litmeter.cli.main import main
+from litmeter.selftest.stub import running_stub
+from litmeter.serving.launcher import free_port
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]
 
@@ -179,7 +179,7 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
     with recorder(good=0) as (url, server):
         assert main([name, "--url", url, "--body-file", str(body), *QUICK]) == 1
     assert capsys.readouterr().err == (
-        f"servebench: {url} answered the first request (17 bytes of application/json, beginning with "
+        f"litmeter: {url} answered the first request (17 bytes of application/json, beginning with "
         'b\'{"text": "hello"}\') with 503: too busy\n'
     )
     assert len(server.requests) == 1

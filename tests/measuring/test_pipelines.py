@@ -10,18 +10,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from servebench.benchmark.comparison import RoundRunner, compare
-from servebench.benchmark.inprocess import InProcessBaseline
-from servebench.benchmark.paused_servers import PausedServer, has_room_for_copies, paused_servers
-from servebench.benchmark.pipelines import PIPELINE_KEYS, Pipelines, running_pipelines
-from servebench.errors import ServebenchError
-from servebench.params import BaselineSettings, ComparisonSettings, ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.client import request_bodies
+from litmeter.benchmark.comparison import RoundRunner, compare
+from litmeter.benchmark.inprocess import InProcessBaseline
+from litmeter.benchmark.paused_servers import PausedServer, has_room_for_copies, paused_servers
+from litmeter.benchmark.pipelines import PIPELINE_KEYS, Pipelines, running_pipelines
+from litmeter.errors import LitmeterError
+from litmeter.params import BaselineSettings, ComparisonSettings, ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.client import request_bodies
 from tests.support.load import short_load
 from tests.support.processes import descendants_mentioning
 
-HOST = "servebench.benchmark.inprocess_workers"
+HOST = "litmeter.benchmark.inprocess_workers"
 USERS = 8
 STOCK = ServeSettings(threads_per_worker=1, transport="direct")
 CONFIGURATIONS = {
@@ -110,9 +110,9 @@ def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def failing(*_: object) -> None:
-        raise ServebenchError("no more processes")
+        raise LitmeterError("no more processes")
 
-    monkeypatch.setattr("servebench.benchmark.pipelines.inprocess_workers", failing)
+    monkeypatch.setattr("litmeter.benchmark.pipelines.inprocess_workers", failing)
     with start(servers[:1], servers, [USERS]) as pipelines:
         assert pipelines.names == set()
     assert "no in-process rates of stock in the rounds: no more processes" in capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_a_comparison_has_their_rates_beside_the_turns(
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("servebench.benchmark.comparison.PIPELINES_EVERY", 1)
+    monkeypatch.setattr("litmeter.benchmark.comparison.PIPELINES_EVERY", 1)
     monkeypatch.setattr(RoundRunner, "_has_time", lambda *_: True)
     settings = ComparisonSettings(reference="stock", users=(USERS,), seconds=1.0)
     bodies = request_bodies(photos, "image")
@@ -140,7 +140,7 @@ def test_without_memory_for_the_models_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("servebench.benchmark.paused_servers.available_memory", lambda: 2**20)
+    monkeypatch.setattr("litmeter.benchmark.paused_servers.available_memory", lambda: 2**20)
     with start(servers, servers, [USERS]) as pipelines:
         assert pipelines.names == set()
         assert descendants_mentioning(HOST) == []
@@ -158,6 +158,6 @@ def test_on_a_gpu_its_memory_counts_as_well(
     class Query:
         gpus = (Gpu,)
 
-    monkeypatch.setattr("servebench.benchmark.paused_servers.gpustat.new_query", Query)
+    monkeypatch.setattr("litmeter.benchmark.paused_servers.gpustat.new_query", Query)
     assert has_room_for_copies([], 0, share, "cuda") is fits
     assert has_room_for_copies([], 0, share, "cpu")

@@ -6,12 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-from servebench.benchmark.levels import level_row
-from servebench.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
-from servebench.loadgen import generate
-from servebench.selftest.stub import running_stub as stub
-from servebench.serving.client import CONTENT_TYPES, request_bodies
-from servebench.system.processes import process_group
+from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
+from litmeter.loadgen import generate
+from litmeter.selftest.stub import running_stub as stub
+from litmeter.serving.client import CONTENT_TYPES, request_bodies
+from litmeter.system.processes import process_group
 from tests.support.load import plan
 
 JSON = CONTENT_TYPES["json"]

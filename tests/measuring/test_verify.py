@@ -1,7 +1,7 @@
 """The test of the instrument: it agrees where it should, and says so where it does not.
 
 No limit on timing is asserted here, as other load on the machine would break it: that is what
-`servebench verify` itself is for.
+`litmeter verify` itself is for.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 
-from servebench.cli.main import main
-from servebench.errors import VerifyError
-from servebench.selftest import run, second_tool
-from servebench.selftest.checks import against_log
-from servebench.selftest.open_loop import (
+from litmeter.cli.main import main
+from litmeter.errors import VerifyError
+from litmeter.selftest import run, second_tool
+from litmeter.selftest.checks import against_log
+from litmeter.selftest.open_loop import (
     KOLMOGOROV_99,
     OpenCase,
     check_arrivals,
@@ -29,9 +29,9 @@ from servebench.selftest.open_loop import (
     exponential_distance,
     waits,
 )
-from servebench.selftest.run import Case, check_second_tool, load
-from servebench.selftest.stub import running_stub
-from servebench.system.progress import bar
+from litmeter.selftest.run import Case, check_second_tool, load
+from litmeter.selftest.stub import running_stub
+from litmeter.system.progress import bar
 
 CASE = Case(0.02, 1, 2, 0.5)
 WRK_OUTPUT = """\
@@ -158,7 +158,7 @@ def test_a_second_tool_with_failures_has_no_rate(output: str, reason: str) -> No
 
 
 def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "servebench.cli.main", "verify"]
+    command = [sys.executable, "-m", "litmeter.cli.main", "verify"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as verify:
         process = psutil.Process(verify.pid)
         started: list[psutil.Process] = []

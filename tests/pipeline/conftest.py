@@ -205,7 +205,7 @@ def new_clone(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     """Makes fresh clones that have this environment as their .venv."""
 
     def make() -> Clone:
-        path = tmp_path_factory.mktemp("clone") / "servebench"
+        path = tmp_path_factory.mktemp("clone") / "litmeter"
         subprocess.run(["git", "clone", "-q", str(origin), str(path)], check=True)
         (path / ".venv").symlink_to(sys.prefix)
         return Clone(path)
@@ -235,7 +235,7 @@ def run_once(clone: Clone) -> None:
     ]
     assert "stage 11 of 11 (report), about 10 s to the end" in done.stdout
     for command in ("results", "report"):
-        clone.run(str(clone.path / ".venv/bin/servebench"), command)
+        clone.run(str(clone.path / ".venv/bin/litmeter"), command)
     clone.commit("results of this machine")
 
 

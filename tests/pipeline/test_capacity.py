@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servebench.paths import CapacityPaths
-from servebench.system.files import read_json
+from litmeter.paths import CapacityPaths
+from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
 
@@ -19,7 +19,7 @@ def test_a_capacity_is_measured_where_it_is_asked_for(ran: Clone) -> None:
         assert metrics["peak_rps"] > 0
         assert metrics["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
         assert (ran.path / paths.picture).stat().st_size > 10_000
-        ran.run(".venv/bin/servebench", "results")
+        ran.run(".venv/bin/litmeter", "results")
         assert "candidate " in (ran.path / "docs/results.md").read_text().partition("## How much traffic")[2]
     finally:
         ran.git("checkout", "-q", ".")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.system.files import read_json
+from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
 
@@ -56,7 +56,7 @@ def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:
     Its queue starts `dvc` by its name: the environment has to be active.
     """
     active = {**ran.environment, "PATH": f"{ran.path}/.venv/bin{os.pathsep}{ran.environment['PATH']}"}
-    source = ran.path / "src/servebench/report/comparison.py"
+    source = ran.path / "src/litmeter/report/comparison.py"
     original = source.read_text()
     try:
         # Whichever of the two it says: that depends on how busy the machine is.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from servebench.paths import BenchmarkPaths
-from servebench.system.files import read_json
+from litmeter.paths import BenchmarkPaths
+from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.tables import read_csv
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from servebench.system.machine_lock import exclusive_machine
+from litmeter.system.machine_lock import exclusive_machine
 from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.processes import processes_mentioning
 
@@ -69,7 +69,7 @@ def test_a_broken_photo_is_named(clone: Clone) -> None:
 
 def nothing_is_left(clone: Clone, within_s: float = 20.0) -> None:
     deadline = time.monotonic() + within_s
-    while left := [pid for pid in processes_mentioning("servebench") if in_clone(pid, clone.path)]:
+    while left := [pid for pid in processes_mentioning("litmeter") if in_clone(pid, clone.path)]:
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.2)
     stray = [path for path in clone.path.rglob(".*.tmp") if ".dvc" not in path.parts]
@@ -84,7 +84,7 @@ def in_clone(pid: int, path: Path) -> bool:
 
 
 def stage_pid(clone: Clone) -> int:
-    [pid] = [p for p in processes_mentioning("servebench.stages benchmark") if in_clone(p, clone.path)]
+    [pid] = [p for p in processes_mentioning("litmeter.stages benchmark") if in_clone(p, clone.path)]
     return pid
 
 
@@ -144,7 +144,7 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
         while null_servers(ran):
             time.sleep(0.05)
         time.sleep(2.0)
-        [server] = roots("servebench.serving", ran.path)
+        [server] = roots("litmeter.serving", ran.path)
         os.kill(server, signal.SIGKILL)
         output, _ = process.communicate(timeout=60)
         assert process.returncode == 255
@@ -163,7 +163,7 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
             ran.wait_for("another benchmark runs on this machine; waiting for it", process)
             time.sleep(2.0)
-            assert not [pid for pid in processes_mentioning("servebench.serving") if in_clone(pid, ran.path)]
+            assert not [pid for pid in processes_mentioning("litmeter.serving") if in_clone(pid, ran.path)]
         ran.wait_for("e1_baseline: float32", process)
     finally:
         ran.end(process)

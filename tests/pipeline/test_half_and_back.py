@@ -7,9 +7,9 @@ import re
 from html import unescape
 from pathlib import Path
 
-from servebench.paths import BenchmarkPaths
-from servebench.report.summary import significant
-from servebench.system.files import read_json
+from litmeter.paths import BenchmarkPaths
+from litmeter.report.summary import significant
+from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
 
@@ -61,7 +61,7 @@ def test_half_precision_and_back_measures_the_candidate_alone(ran: Clone) -> Non
 def check_report_of_experiment(clone: Clone) -> None:
     """An experiment beside the commit that it began from, by its name."""
     [name] = clone.dvc("exp", "list", "--name-only").stdout.split()
-    clone.run(str(clone.path / ".venv/bin/servebench"), "report", "HEAD", name)
+    clone.run(str(clone.path / ".venv/bin/litmeter"), "report", "HEAD", name)
     report = (clone.path / "report.html").read_text()
     assert "What changed since HEAD" in report
     row = re.search(

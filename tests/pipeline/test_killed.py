@@ -18,15 +18,15 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from servebench.paths import BenchmarkPaths
-from servebench.system.files import read_json
-from servebench.system.temporary import TEMPORARY_SUFFIX
+from litmeter.paths import BenchmarkPaths
+from litmeter.system.files import read_json
+from litmeter.system.temporary import TEMPORARY_SUFFIX
 from tests.pipeline.conftest import TINY, Clone
 
 pytestmark = pytest.mark.soak
 
 NAME = "e1_baseline"
-STAGE = re.compile(rf"(src/stage\.py|servebench\.stages) benchmark {NAME}")
+STAGE = re.compile(rf"(src/stage\.py|litmeter\.stages) benchmark {NAME}")
 """Its command line, before and after src/stage.py has handed over."""
 PHASES = {"start": 5.0, "warm-up": 2.0, "load": 2.0, "writing": 0.02, "stop": 4.0}
 """Seconds from where each begins, over which the moments are spread."""
@@ -163,7 +163,7 @@ def test_nothing_is_left_and_the_next_run_is_right(killed: Killed, kill: Kill) -
         assert listening(killed) == []
         for port in ports:
             assert not answers(port)
-        FileLock(killed.temporary / f"servebench-{os.getuid()}.lock").acquire(timeout=0).lock.release()
+        FileLock(killed.temporary / f"litmeter-{os.getuid()}.lock").acquire(timeout=0).lock.release()
         # All of the old results or all of the new ones.
         assert sum(a != b for a, b in zip(before, killed.generation(), strict=True)) in (0, len(before))
         left = [*killed.half_written(), *killed.strangers()]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from servebench.paths import SUMMARY
-from servebench.system.files import read_json, write_json
+from litmeter.paths import SUMMARY
+from litmeter.system.files import read_json, write_json
 from tests.pipeline.conftest import Clone
 from tests.support.project import ROOT
 

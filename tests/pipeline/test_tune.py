@@ -19,12 +19,12 @@ import psutil
 import pytest
 import yaml
 
-from servebench.params import load_params
-from servebench.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_STUDY, TUNE_TABLE
-from servebench.system.files import read_json
-from servebench.system.rows import read_rows
-from servebench.tune.rows import KnobRow, TuneRow
-from servebench.tune.study import NAME
+from litmeter.params import load_params
+from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_STUDY, TUNE_TABLE
+from litmeter.system.files import read_json
+from litmeter.system.rows import read_rows
+from litmeter.tune.rows import KnobRow, TuneRow
+from litmeter.tune.study import NAME
 from tests.pipeline.conftest import Clone
 
 TUNE = {
@@ -108,7 +108,7 @@ def check_gone_on(kept: dict[str, Any], after: dict[str, Any]) -> None:
 
 def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
     assert "tune" not in " ".join(tuned.stages_run(tuned.dvc("repro", "--dry").stdout))
-    search = tuned.start(".venv/bin/servebench", "tune")
+    search = tuned.start(".venv/bin/litmeter", "tune")
     while search.poll() is None and len(rounds_of(kept_of(tuned))) < 2:
         time.sleep(0.1)
     kill(tuned, search)
@@ -130,9 +130,9 @@ def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied
     assert all(row.rate_rps and row.rounds for row in rows)
     assert all(row.ratio for row in read_rows(tuned.path / TUNE_KNOBS, KnobRow))
     assert (tuned.path / TUNE_PICTURE).stat().st_size > 10_000
-    tuned.run(".venv/bin/servebench", "results")
+    tuned.run(".venv/bin/litmeter", "results")
     assert rows[0].name in (tuned.path / "docs/results.md").read_text()
-    tuned.run(".venv/bin/servebench", "tune", "--apply")
+    tuned.run(".venv/bin/litmeter", "tune", "--apply")
     serve = load_params(tuned.path / "params.yaml").serve
     assert {knob: getattr(serve, knob) for knob in metrics["winner"]} == metrics["winner"] != SLOW
 
@@ -141,14 +141,14 @@ def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied
 def test_a_search_that_is_killed_ten_times_goes_on_each_time(tuned: Clone) -> None:
     rng, kept = random.Random(7), {}
     for _ in range(10):
-        search = tuned.start(".venv/bin/servebench", "tune")
+        search = tuned.start(".venv/bin/litmeter", "tune")
         with suppress(subprocess.TimeoutExpired):
             search.wait(rng.uniform(2.0, 25.0))
         kill(tuned, search)
         after = kept_of(tuned)
         check_gone_on(kept, after)
         kept = after
-    tuned.run(".venv/bin/servebench", "tune")
+    tuned.run(".venv/bin/litmeter", "tune")
     check_gone_on(kept, kept_of(tuned))
     assert read_json(tuned.path / TUNE_METRICS)["rounds"] == len(rounds_of(kept_of(tuned)))
 
@@ -157,7 +157,7 @@ def test_a_wrong_value_is_one_line(tuned: Clone) -> None:
     content = yaml.safe_load((tuned.path / "params.yaml").read_text())
     content["tune"]["precision"] = ["fp8"]
     (tuned.path / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    done = tuned.run(".venv/bin/servebench", "tune", check=False)
+    done = tuned.run(".venv/bin/litmeter", "tune", check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "params.yaml: tune.precision.0: got 'fp8'; allowed: 'full', 'half' or 'int8'" in done.stderr

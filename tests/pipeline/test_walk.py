@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from servebench.params import load_params
-from servebench.paths import README, RESULTS_PAGE, BenchmarkPaths
-from servebench.report.results_page import BEGIN, END
-from servebench.system.files import read_json
+from litmeter.params import load_params
+from litmeter.paths import README, RESULTS_PAGE, BenchmarkPaths
+from litmeter.report.results_page import BEGIN, END
+from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 from tests.support.tables import read_csv
 
@@ -67,8 +67,8 @@ def test_nothing_runs_again_but_the_check(ran: Clone) -> None:
 
 
 def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None:
-    servebench = str(ran.path / ".venv/bin/servebench")
-    ran.run(servebench, "report", "HEAD~2", "HEAD", "--out", "both.html")
+    litmeter = str(ran.path / ".venv/bin/litmeter")
+    ran.run(litmeter, "report", "HEAD~2", "HEAD", "--out", "both.html")
     both = (ran.path / "both.html").read_text()
     (ran.path / "both.html").unlink()
     assert "What changed since HEAD~2" in both
@@ -76,9 +76,9 @@ def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None
     assert "Ratios cannot be compared, as these changed: " in both
     refused = (("nothing", 2, "neither a revision nor an experiment"), ("HEAD~1", 1, "metrics"))
     for revision, status, reason in refused:
-        done = ran.run(servebench, "report", revision, check=False)
+        done = ran.run(litmeter, "report", revision, check=False)
         assert done.returncode == status, done.stderr
         [line] = done.stderr.splitlines()
-        assert line.startswith(f"servebench: {revision}: ")
+        assert line.startswith(f"litmeter: {revision}: ")
         assert reason in line
     assert ran.git("status", "--porcelain") == ""

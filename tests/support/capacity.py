@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from servebench.benchmark.capacity import measure_capacity
-from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult
-from servebench.benchmark.slow_moments import CoreSpeeds
-from servebench.loadgen import load_generator
-from servebench.params import ObjectiveSettings
-from servebench.selftest.stub import RunningStub
+from litmeter.benchmark.capacity import measure_capacity
+from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult
+from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.loadgen import load_generator
+from litmeter.params import ObjectiveSettings
+from litmeter.selftest.stub import RunningStub
 
 OBJECTIVE = ObjectiveSettings(
     slo_ms=100.0,

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from servebench.serving.direct.admission import Admission, Admitted
-from servebench.serving.direct.channel import Channel, Response
-from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.errors import Reply
+from litmeter.serving.direct.admission import Admission, Admitted
+from litmeter.serving.direct.channel import Channel, Response
+from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.errors import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
 MAX_BYTES = 1_000_000

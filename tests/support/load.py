@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servebench.loadgen import LoadPlan
-from servebench.params import LoadSettings
+from litmeter.loadgen import LoadPlan
+from litmeter.params import LoadSettings
 
 
 def short_load(users: int) -> LoadSettings:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from servebench.inference.model import build_model, input_config
-from servebench.paths import ModelFolders
-from servebench.system.files import write_json
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.inference.model import build_model, input_config
+from litmeter.paths import ModelFolders
+from litmeter.system.files import write_json
 
 CLASSES = ["cat", "dog", "fox"]
 

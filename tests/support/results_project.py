@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from servebench.benchmark.rows import ComparisonRow, TurnRow
-from servebench.inference.precision_rows import ChangeRow, PackageRow
-from servebench.params import load_params
-from servebench.paths import (
+from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.inference.precision_rows import ChangeRow, PackageRow
+from litmeter.params import load_params
+from litmeter.paths import (
     CEILINGS,
     COMPARISON,
     COMPARISON_TURNS,
@@ -20,9 +20,9 @@ from servebench.paths import (
     README,
     TRAIN_METRICS,
 )
-from servebench.report.results_page import BEGIN, END
-from servebench.system.files import write_json
-from servebench.system.rows import write_rows
+from litmeter.report.results_page import BEGIN, END
+from litmeter.system.files import write_json
+from litmeter.system.rows import write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
 from tests.support.synthetic_results import compared, level, result, write_result

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from servebench.report.tune import Tuned
-from servebench.tune.rows import TuneRow
+from litmeter.report.tune import Tuned
+from litmeter.tune.rows import TuneRow
 
 WINNER = TuneRow(
     name="int8 direct 2x1 b4",

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import requests
 
-from servebench.benchmark.server_metrics import read_scrape
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.binding import Binding
-from servebench.serving.launcher import RunningServer, free_port, server_command
+from litmeter.benchmark.server_metrics import read_scrape
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.binding import Binding
+from litmeter.serving.launcher import RunningServer, free_port, server_command
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:

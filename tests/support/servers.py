@@ -1,4 +1,4 @@
-"""`servebench serve` as a user runs it."""
+"""`litmeter serve` as a user runs it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ import pytest
 import requests
 import yaml
 
-from servebench.paths import ModelFolders
-from servebench.serving.auth import KEY_VARIABLE
-from servebench.serving.launcher import free_port
+from litmeter.paths import ModelFolders
+from litmeter.serving.auth import KEY_VARIABLE
+from litmeter.serving.launcher import free_port
 from tests.support.project import ROOT
 
 
 @dataclass(frozen=True)
 class Command:
-    """A running `servebench serve`."""
+    """A running `litmeter serve`."""
 
     url: str
     process: subprocess.Popen[bytes]
@@ -48,7 +48,7 @@ def serve_command(
     trusted: Path | None = None,
     **settings: object,
 ) -> Iterator[Command]:
-    """`servebench serve` of a model in the project ``folder``, once it is healthy.
+    """`litmeter serve` of a model in the project ``folder``, once it is healthy.
 
     Args:
         folders: of the model, which is copied into the project.
@@ -58,7 +58,7 @@ def serve_command(
     """
     make_project(folder, folders, **settings)
     port, log = free_port(), folder / "log"
-    command = [sys.executable, "-m", "servebench.cli.main", "serve", "--port", str(port), *options]
+    command = [sys.executable, "-m", "litmeter.cli.main", "serve", "--port", str(port), *options]
     url = f"{'https' if trusted else 'http'}://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
     environment |= {KEY_VARIABLE: key} if key else {}

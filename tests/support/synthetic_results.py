@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, RoundRow, StageRow
-from servebench.params import ServeSettings
-from servebench.paths import BenchmarkPaths
-from servebench.report.results import Result
-from servebench.system.files import write_json
-from servebench.system.rows import write_rows
+from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, RoundRow, StageRow
+from litmeter.params import ServeSettings
+from litmeter.paths import BenchmarkPaths
+from litmeter.report.results import Result
+from litmeter.system.files import write_json
+from litmeter.system.rows import write_rows
 
 CEILINGS: dict[str, Any] = {
     "architecture": "tiny",

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import requests
 
-from servebench.loadgen import LoadPlan
-from servebench.loadgen.remote import KEY_VARIABLE, remote_senders
-from servebench.serving.launcher import free_port
-from servebench.stats.records import OK
+from litmeter.loadgen import LoadPlan
+from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
+from litmeter.serving.launcher import free_port
+from litmeter.stats.records import OK
 
 SENDERS = 3
 BRIDGE, HERE = "sbtest", "10.213.57.1"
@@ -24,7 +24,7 @@ KEY = "a key that all machines know"
 RATE_RPS = 600.0
 SERVER = """
 import sys, uvloop, asyncio
-from servebench.selftest.stub import Connection, Stub
+from litmeter.selftest.stub import Connection, Stub
 async def main():
     stub = Stub(0.0005, 4, 200, False, 0.0, False)
     loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
         assert server.stdout is not None
         url = f"http://{HERE}:{server.stdout.readline().strip()}"
         for name in names:
-            command = ("-m", "servebench.cli.main", "sender", "--join", f"{HERE}:{port}")
+            command = ("-m", "litmeter.cli.main", "sender", "--join", f"{HERE}:{port}")
             stack.enter_context(process("ip", "netns", "exec", name, sys.executable, *command))
         group = stack.enter_context(
             remote_senders((HERE, port), SENDERS, [b"{}"], "application/json", show=shown.append)

@@ -1,4 +1,4 @@
-"""The load tools that `servebench verify` compares with, for real."""
+"""The load tools that `litmeter verify` compares with, for real."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from servebench.selftest import second_tool
-from servebench.selftest.stub import BODY, running_stub
+from litmeter.selftest import second_tool
+from litmeter.selftest.stub import BODY, running_stub
 
 
 @pytest.mark.parametrize("name", ["wrk", "hey"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.params import ServeSettings
-from servebench.serving.launcher import free_port
-from servebench.tune.study import Round, Study
+from litmeter.params import ServeSettings
+from litmeter.serving.launcher import free_port
+from litmeter.tune.study import Round, Study
 
 USER = "postgres"
 ROUNDS = 20

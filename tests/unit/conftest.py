@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.report.snapshot import Snapshot, read_snapshot
+from litmeter.report.snapshot import Snapshot, read_snapshot
 from tests.support.results_project import write_project
 
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from servebench.benchmark.accuracy import compare
-from servebench.errors import ServebenchError
-from servebench.inference.reference import Reference
+from litmeter.benchmark.accuracy import compare
+from litmeter.errors import LitmeterError
+from litmeter.inference.reference import Reference
 
 CLASSES = ["cat", "dog"]
 SURE = np.array([[0.9999, 0.0001], [0.99999, 0.00001], [0.2, 0.8], [0.4, 0.6]])
@@ -56,5 +56,5 @@ def test_swapped_answers_of_one_class_are_mismatched() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"probabilities": {"cat": 1}}'])
 def test_an_answer_of_another_form_is_quoted(content: bytes) -> None:
-    with pytest.raises(ServebenchError, match="an answer without probabilities"):
+    with pytest.raises(LitmeterError, match="an answer without probabilities"):
         compare(REFERENCE, [(0, content)], "float32")

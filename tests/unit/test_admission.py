@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from servebench.serving.bodies import UNSUPPORTED_TYPE
-from servebench.serving.direct.admission import FULL, UNAUTHORISED, Admission, Admitted, Headers
-from servebench.serving.direct.dispatcher import STOPPING, Dispatcher
-from servebench.serving.direct.slots import UNCLAIMED
-from servebench.serving.errors import Reply
+from litmeter.serving.bodies import UNSUPPORTED_TYPE
+from litmeter.serving.direct.admission import FULL, UNAUTHORISED, Admission, Admitted, Headers
+from litmeter.serving.direct.dispatcher import STOPPING, Dispatcher
+from litmeter.serving.direct.slots import UNCLAIMED
+from litmeter.serving.errors import Reply
 from tests.support.direct import open_channel
 
 MAX_BYTES = 10

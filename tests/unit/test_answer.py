@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.capacity_rows import CapacityResult
-from servebench.benchmark.rows import TurnRow
-from servebench.params import CANDIDATE
-from servebench.report.answer import (
+from litmeter.benchmark.capacity_rows import CapacityResult
+from litmeter.benchmark.rows import TurnRow
+from litmeter.params import CANDIDATE
+from litmeter.report.answer import (
     MOST_WORDS,
     answer,
     capacity_finding,
@@ -19,8 +19,8 @@ from servebench.report.answer import (
     next_step,
     terms,
 )
-from servebench.report.comparison import lead_of
-from servebench.report.snapshot import Snapshot
+from litmeter.report.comparison import lead_of
+from litmeter.report.snapshot import Snapshot
 from tests.support.capacity import CAPACITY
 from tests.support.search import tuned
 from tests.support.synthetic_results import compared

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from servebench.params import CANDIDATE
-from servebench.report.answer import next_step, tuned_price
-from servebench.report.snapshot import Snapshot
-from servebench.report.tune import sentences
+from litmeter.params import CANDIDATE
+from litmeter.report.answer import next_step, tuned_price
+from litmeter.report.snapshot import Snapshot
+from litmeter.report.tune import sentences
 from tests.support.search import WINNER, tuned
 from tests.support.synthetic_results import compared
 
@@ -20,7 +20,7 @@ from tests.support.synthetic_results import compared
     [
         (
             {},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
+            "Try next: `litmeter tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
             "times the candidate's rate.",
         ),
         (
@@ -30,12 +30,12 @@ from tests.support.synthetic_results import compared
         ({"incumbent": True}, "The search found nothing faster than the candidate as it was."),
         (
             {"goal": "capacity"},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
+            "Try next: `litmeter tune --apply`, which sets `precision: int8`: with random arrivals it "
             "takes 309 requests/s (298 to 321).",
         ),
         (
             {"goal": "capacity", "capacity_status": "unresolved"},
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
+            "Try next: `litmeter tune --apply`, which sets `precision: int8`: with random arrivals it "
             "takes 309 requests/s (298 to 321), not resolved.",
         ),
         (
@@ -45,7 +45,7 @@ from tests.support.synthetic_results import compared
                 "capacity_rps": None,
                 "capacity_high_rps": None,
             },
-            "Try next: `servebench tune --apply`, which sets `precision: int8`: with random arrivals it "
+            "Try next: `litmeter tune --apply`, which sets `precision: int8`: with random arrivals it "
             "takes at least 298 requests/s.",
         ),
         (
@@ -56,7 +56,7 @@ from tests.support.synthetic_results import compared
                 "capacity_low_rps": None,
                 "capacity_high_rps": None,
             },
-            "Try next: `servebench tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
+            "Try next: `litmeter tune --apply`, which sets `precision: int8`, for 2.00 (1.90 to 2.10) "
             "times the candidate's rate.",
         ),
     ],

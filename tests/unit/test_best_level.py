@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.best_level import best_of, run_again, run_once
-from servebench.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
-from servebench.benchmark.rows import LevelRow
-from servebench.benchmark.served import LevelResult, LoadSession, ServedResult
-from servebench.params import load_params
+from litmeter.benchmark.best_level import best_of, run_again, run_once
+from litmeter.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
+from litmeter.benchmark.rows import LevelRow
+from litmeter.benchmark.served import LevelResult, LoadSession, ServedResult
+from litmeter.params import load_params
 from tests.support.project import ROOT
 from tests.unit.test_levels import IDLE, steady_record
 

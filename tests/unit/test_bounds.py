@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.report.bounds import bounds_of, measuring_errors
+from litmeter.report.bounds import bounds_of, measuring_errors
 from tests.support.synthetic_results import CEILINGS, at_best, batch, level, result
 
 

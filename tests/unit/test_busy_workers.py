@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.inprocess import InProcessBaseline
-from servebench.params import BaselineSettings
-from servebench.system.conversation import Conversation
+from litmeter.benchmark.inprocess import InProcessBaseline
+from litmeter.params import BaselineSettings
+from litmeter.system.conversation import Conversation
 
 SETTINGS = BaselineSettings(batch_sizes=(1,), seconds=0.1)
 

@@ -10,7 +10,7 @@ import pytest
 from studies.capacity_search import search, summary
 from studies.queues import QUEUES, Queue
 
-from servebench.stats.capacity import (
+from litmeter.stats.capacity import (
     BLOCKS,
     HIGHEST_LOAD,
     LOWEST_LOAD,

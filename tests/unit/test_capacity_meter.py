@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from studies.queues import QUEUES, Queue
 
-from servebench.benchmark.capacity import CONFIRMATIONS, CapacityMeter
-from servebench.benchmark.slow_moments import CoreSpeeds, Floats
-from servebench.loadgen import LoadPlan
-from servebench.loadgen.senders import OnProgress
-from servebench.stats.capacity import CapacitySearch
-from servebench.stats.records import OK, LoadRecord
-from servebench.stats.stability import WINDOWS
+from litmeter.benchmark.capacity import CONFIRMATIONS, CapacityMeter
+from litmeter.benchmark.slow_moments import CoreSpeeds, Floats
+from litmeter.loadgen import LoadPlan
+from litmeter.loadgen.senders import OnProgress
+from litmeter.stats.capacity import CapacitySearch
+from litmeter.stats.records import OK, LoadRecord
+from litmeter.stats.stability import WINDOWS
 from tests.support.capacity import OBJECTIVE
 
 QUEUE = QUEUES[1]

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servebench.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
-from servebench.errors import ReportError
-from servebench.params import Params, load_params
-from servebench.paths import MACHINE, CapacityPaths
-from servebench.report import capacity as report
-from servebench.report.charts.capacity import capacity as picture
-from servebench.report.charts.png import save
-from servebench.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
-from servebench.system.files import write_json
-from servebench.system.rows import write_rows
+from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
+from litmeter.errors import ReportError
+from litmeter.params import Params, load_params
+from litmeter.paths import MACHINE, CapacityPaths
+from litmeter.report import capacity as report
+from litmeter.report.charts.capacity import capacity as picture
+from litmeter.report.charts.png import save
+from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
+from litmeter.system.files import write_json
+from litmeter.system.rows import write_rows
 from tests.support.capacity import CAPACITY
 from tests.support.project import ROOT
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.errors import ModelError
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
-from servebench.paths import ModelFolders
+from litmeter.errors import ModelError
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.paths import ModelFolders
 
 
 def copied(exported: ModelFolders, tmp_path: Path) -> Path:

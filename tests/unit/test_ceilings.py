@@ -7,14 +7,14 @@ import timm
 import torch
 from torch import nn
 
-from servebench.ceilings import peaks
-from servebench.ceilings.cost import Cost, cost_of
-from servebench.ceilings.devices import DEVICES, find_device
-from servebench.ceilings.peaks import measured_peak_flops
-from servebench.ceilings.roofline import Traffic, roofline, traffic_of
-from servebench.inference.card import ModelCard, read_card
-from servebench.paths import ModelFolders
-from servebench.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
+from litmeter.ceilings import peaks
+from litmeter.ceilings.cost import Cost, cost_of
+from litmeter.ceilings.devices import DEVICES, find_device
+from litmeter.ceilings.peaks import measured_peak_flops
+from litmeter.ceilings.roofline import Traffic, roofline, traffic_of
+from litmeter.inference.card import ModelCard, read_card
+from litmeter.paths import ModelFolders
+from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
 
 
 class Small(nn.Sequential):

@@ -6,9 +6,9 @@ import asyncio
 import collections
 import multiprocessing
 
-from servebench.serving.direct.channel import Channel, Response
-from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.errors import Reply
+from litmeter.serving.direct.channel import Channel, Response
+from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.errors import Reply
 from tests.support.direct import ask, open_channel
 
 

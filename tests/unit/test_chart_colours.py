@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from servebench.report.charts import chart as colours
-from servebench.report.charts.parts import steps
+from litmeter.report.charts import chart as colours
+from litmeter.report.charts.parts import steps
 from tests.support.project import ROOT
 
-TEMPLATE = ROOT / "src/servebench/report/html/report.html"
+TEMPLATE = ROOT / "src/litmeter/report/html/report.html"
 
 # Linear sRGB as seen by those who lack one kind of cones (Machado, Oliveira and Fernandes, 2009), and to XYZ.
 VISION = {

@@ -15,18 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from servebench.benchmark.rows import BatchRow, ComparisonRow
-from servebench.params import ServeSettings
-from servebench.paths import PICTURES_FOLDER
-from servebench.report.charts.chart import Axis, Chart, Kind, Mark, spread
-from servebench.report.charts.compared import COMPARISON_TITLE, comparison, latency, ratio_note
-from servebench.report.charts.configuration import BOUNDS_TITLE, bounds, rates
-from servebench.report.charts.parts import BATCHES_TITLE, STAGES_TITLE, batch_sizes, stages
-from servebench.report.charts.pictures import draw_pictures
-from servebench.report.charts.png import DRAW, INK_COLOUR, draw
-from servebench.report.charts.vega import specification
-from servebench.report.explain import explain
-from servebench.report.results import Result
+from litmeter.benchmark.rows import BatchRow, ComparisonRow
+from litmeter.params import ServeSettings
+from litmeter.paths import PICTURES_FOLDER
+from litmeter.report.charts.chart import Axis, Chart, Kind, Mark, spread
+from litmeter.report.charts.compared import COMPARISON_TITLE, comparison, latency, ratio_note
+from litmeter.report.charts.configuration import BOUNDS_TITLE, bounds, rates
+from litmeter.report.charts.parts import BATCHES_TITLE, STAGES_TITLE, batch_sizes, stages
+from litmeter.report.charts.pictures import draw_pictures
+from litmeter.report.charts.png import DRAW, INK_COLOUR, draw
+from litmeter.report.charts.vega import specification
+from litmeter.report.explain import explain
+from litmeter.report.results import Result
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS, compared, level, result
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
-from servebench.serving.classifier import Classifier, PredictRequest
-from servebench.serving.direct.channel import Request
-from servebench.serving.direct.worker import answer_batch
-from servebench.serving.errors import Reply
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serving.classifier import Classifier, PredictRequest
+from litmeter.serving.direct.channel import Request
+from litmeter.serving.direct.worker import answer_batch
+from litmeter.serving.errors import Reply
 
 
 @pytest.fixture
@@ -121,10 +121,10 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
 NOT_NEEDED = ("fastapi", "litserve", "starlette", "uvicorn", "timm", "torchvision")
 WORKER_OF_A_COMPILED_MODEL = f"""
 import sys
-from servebench.serving.direct.worker import run_worker
+from litmeter.serving.direct.worker import run_worker
 assert "torch" not in sys.modules
-from servebench.inference.predictor import Predictor
-from servebench.inference.preprocess import jpeg_decoder
+from litmeter.inference.predictor import Predictor
+from litmeter.inference.preprocess import jpeg_decoder
 jpeg_decoder()
 print([name for name in {NOT_NEEDED} if name in sys.modules])
 """

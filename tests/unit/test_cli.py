@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from servebench.cli import arguments, commands
-from servebench.cli.main import main
-from servebench.cli.parser import make_parser
+from litmeter.cli import arguments, commands
+from litmeter.cli.main import main
+from litmeter.cli.parser import make_parser
 
 COMMANDS = (
     *("serve", "predict", "loadtest", "capacity", "sender", "machines", "tune", "quick", "verify"),
@@ -24,7 +24,7 @@ NAMES = (*COMMANDS, "bench")
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[object, str, str]:
-    """Exit status, stdout and stderr of ``servebench`` with these arguments."""
+    """Exit status, stdout and stderr of ``litmeter`` with these arguments."""
     try:
         status: object = main(words)
     except SystemExit as exit:
@@ -37,7 +37,7 @@ def examples_of(text: str) -> list[list[str]]:
     """The arguments of each example in a help text."""
     lines = text.partition("examples:\n")[2].replace("\\\n", "").splitlines()
     words = [shlex.split(line, comments=True) for line in lines]
-    return [line[line.index("servebench") + 1 :] for line in words if "servebench" in line]
+    return [line[line.index("litmeter") + 1 :] for line in words if "litmeter" in line]
 
 
 def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_every_example_can_be_parsed(capsys: pytest.CaptureFixture[str], name: s
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
-    assert output_of(capsys, "--version") == (0, f"servebench {version('servebench')}\n", "")
+    assert output_of(capsys, "--version") == (0, f"litmeter {version('litmeter')}\n", "")
 
 
 def test_a_missing_project_is_one_line_and_status_2(
@@ -72,7 +72,7 @@ def test_a_missing_project_is_one_line_and_status_2(
     assert output_of(capsys, "--project", str(missing), "results") == (
         2,
         "",
-        f"servebench: --project {missing}: No such file or directory\n",
+        f"litmeter: --project {missing}: No such file or directory\n",
     )
     assert Path.cwd() == here
 
@@ -84,7 +84,7 @@ def test_a_command_works_in_the_project_that_is_named(
     (tmp_path / "other").mkdir()
     (tmp_path / "other/params.yaml").write_text("[]\n")
     status, _, error = output_of(capsys, "--project", "other", "results")
-    assert (status, error) == (2, "servebench: params.yaml: expected sections, got list\n")
+    assert (status, error) == (2, "litmeter: params.yaml: expected sections, got list\n")
 
 
 @pytest.mark.parametrize(

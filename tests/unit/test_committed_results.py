@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from studies.tables import PAGES
 
-from servebench.paths import README, RESULTS_PAGE
-from servebench.report.html.revisions import READ
-from servebench.report.results_page import write_results
-from servebench.system.files import read_json
+from litmeter.paths import README, RESULTS_PAGE
+from litmeter.report.html.revisions import READ
+from litmeter.report.results_page import write_results
+from litmeter.system.files import read_json
 from tests.support.project import ROOT
 
 

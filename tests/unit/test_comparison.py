@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from servebench.stats.comparison import block_edges, block_length, difference, ranks, ratio, ratios
+from litmeter.stats.comparison import block_edges, block_length, difference, ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
 TURN_S, OVERHEAD_S = 1.0, 0.6

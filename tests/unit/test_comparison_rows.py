@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
-from servebench.benchmark.rows import ComparisonRow, TurnRow
-from servebench.params import ComparisonSettings
+from litmeter.benchmark.comparison_rows import comparison_rows, comparison_table
+from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.params import ComparisonSettings
 
 SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
 

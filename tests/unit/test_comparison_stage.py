@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.rows import ComparisonRow, TurnRow
-from servebench.inference.card import ModelCard
-from servebench.inference.compiled.manifest import MANIFEST_NAME
-from servebench.params import ComparisonSettings, ServeSettings, load_params
-from servebench.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
-from servebench.stages.comparison import (
+from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.inference.card import ModelCard
+from litmeter.inference.compiled.manifest import MANIFEST_NAME
+from litmeter.params import ComparisonSettings, ServeSettings, load_params
+from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
+from litmeter.stages.comparison import (
     names_to_measure,
     own_inputs,
     read_left,
     read_unchanged,
     signatures_of,
 )
-from servebench.system.files import write_json
-from servebench.system.rows import write_rows
-from servebench.system.signature import code_digest
+from litmeter.system.files import write_json
+from litmeter.system.rows import write_rows
+from litmeter.system.signature import code_digest
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 
@@ -48,7 +48,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measured_anew: bool) -> None:
     before = code_digest(DVC_FILE, "comparison")
-    with (project / "src/servebench" / module).open("a") as file:
+    with (project / "src/litmeter" / module).open("a") as file:
         file.write("# changed\n")
     assert (code_digest(DVC_FILE, "comparison") != before) is measured_anew
 
@@ -118,7 +118,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
             test_images=10,
             weights_sha256="the same",
         )
-        monkeypatch.setattr("servebench.stages.comparison.read_card", lambda _, card=card: card)
+        monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _, card=card: card)
         found.append(signatures_of(load_params(), "cpu", [b"photo"]))
     assert all(found[0][name] != found[1][name] for name in found[0])
     params = load_params()

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 
-from servebench.errors import ModelError
-from servebench.inference.card import CARD_NAME, sha256
-from servebench.inference.compiled import gain
-from servebench.inference.compiled.build import describe, jobs_of
-from servebench.inference.compiled.gain import Timing, reason_against, remark_on
-from servebench.inference.compiled.manifest import (
+from litmeter.errors import ModelError
+from litmeter.inference.card import CARD_NAME, sha256
+from litmeter.inference.compiled import gain
+from litmeter.inference.compiled.build import describe, jobs_of
+from litmeter.inference.compiled.gain import Timing, reason_against, remark_on
+from litmeter.inference.compiled.manifest import (
     MANIFEST_NAME,
     Package,
     identity,
@@ -27,11 +27,11 @@ from servebench.inference.compiled.manifest import (
     read_manifest,
     verified_file,
 )
-from servebench.inference.compiled.model import CompiledModel, split
-from servebench.inference.compiled.timing import BuildResult, manifest_entry
-from servebench.paths import ModelFolders
-from servebench.stages.compile import package_rows
-from servebench.system.files import write_json
+from litmeter.inference.compiled.model import CompiledModel, split
+from litmeter.inference.compiled.timing import BuildResult, manifest_entry
+from litmeter.paths import ModelFolders
+from litmeter.stages.compile import package_rows
+from litmeter.system.files import write_json
 
 CPU = torch.device("cpu")
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from servebench.params import ServeSettings
-from servebench.report.bounds import bounds_of
-from servebench.report.diagnosis import diagnose
-from servebench.report.losses import Diagnosis
-from servebench.report.results import Result
+from litmeter.params import ServeSettings
+from litmeter.report.bounds import bounds_of
+from litmeter.report.diagnosis import diagnose
+from litmeter.report.losses import Diagnosis
+from litmeter.report.results import Result
 from tests.support.synthetic_results import CEILINGS, STAGES, at_best, batch, level, result
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from servebench.serving.direct.channel import Channel, Response
-from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.errors import Reply
+from litmeter.serving.direct.channel import Channel, Response
+from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.errors import Reply
 from tests.support.direct import ask, open_channel, work
 
 spawn = multiprocessing.get_context("spawn")

@@ -16,13 +16,13 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
-from servebench.cli.parser import make_parser
-from servebench.params import Params, ServeSettings
-from servebench.paths import README, SELFTEST_PAGE
-from servebench.report import results_page
-from servebench.selftest import run as selftest
-from servebench.serving.metrics import STAGES
+from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
+from litmeter.cli.parser import make_parser
+from litmeter.params import Params, ServeSettings
+from litmeter.paths import README, SELFTEST_PAGE
+from litmeter.report import results_page
+from litmeter.selftest import run as selftest
+from litmeter.serving.metrics import STAGES
 from tests.support.project import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -34,7 +34,7 @@ SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ARROW = re.compile(r"^ *(\w+) --> (\w+)$", re.MULTILINE)
-COMMAND = re.compile(r"(?:^|[\s/])servebench +([a-z][\w-]*)(.*)")
+COMMAND = re.compile(r"(?:^|[\s/])litmeter +([a-z][\w-]*)(.*)")
 TARGET = re.compile(r"(?:^|\s)make ([a-z][\w-]*)")
 REPRO = re.compile(r"dvc repro ([a-z][\w@]*)")
 STAGE = re.compile(r"\bstages? `([\w@]+)`(?: and `([\w@]+)`)?")
@@ -197,9 +197,9 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def test_the_drawing_of_the_rooms_is_that_of_the_imports() -> None:
-    graph = grimp.build_graph("servebench", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("litmeter", exclude_type_checking_imports=True, cache_dir=None)
     imports: Edges = defaultdict(set)
-    for module in graph.modules - {"servebench"}:
+    for module in graph.modules - {"litmeter"}:
         for imported in graph.find_modules_directly_imported_by(module):
             imports[module.split(".")[1]].add(imported.split(".")[1])
     assert drawn(ROOT / "docs/architecture.md") == arrows(imports)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from servebench.benchmark.comparison_rows import comparison_rows, comparison_table
-from servebench.benchmark.rows import ComparisonRow, TurnRow
-from servebench.params import ComparisonSettings
-from servebench.paths import COMPARISON, README, RESULTS_PAGE
-from servebench.report.charts.compared import comparison
-from servebench.report.html.write import write_report
-from servebench.report.results_page import write_results
-from servebench.system.rows import read_rows, write_rows
+from litmeter.benchmark.comparison_rows import comparison_rows, comparison_table
+from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.params import ComparisonSettings
+from litmeter.paths import COMPARISON, README, RESULTS_PAGE
+from litmeter.report.charts.compared import comparison
+from litmeter.report.html.write import write_report
+from litmeter.report.results_page import write_results
+from litmeter.system.rows import read_rows, write_rows
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.benchmark.rows import pipeline_as_served
+from litmeter.benchmark.rows import pipeline_as_served
 from tests.support.synthetic_results import batch
 
 BASELINE = [batch(1, 50.0, 40.0), batch(4, 90.0, 80.0), batch(8, 100.0, 95.0)]

@@ -11,18 +11,18 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from servebench.cli import quick
-from servebench.cli.quick import shorten
-from servebench.params import Params, load_params
-from servebench.stages.__main__ import announce
-from servebench.stages.order import COMPARISON_ONLY, announcement, expected_time, place, planned_s
-from servebench.system import progress
+from litmeter.cli import quick
+from litmeter.cli.quick import shorten
+from litmeter.params import Params, load_params
+from litmeter.stages.__main__ import announce
+from litmeter.stages.order import COMPARISON_ONLY, announcement, expected_time, place, planned_s
+from litmeter.system import progress
 from tests.support.project import ROOT
 
 
 @pytest.fixture
 def shortened(tmp_path: Path) -> Params:
-    """params.yaml as `servebench quick` runs it."""
+    """params.yaml as `litmeter quick` runs it."""
     path = tmp_path / "params.yaml"
     path.write_bytes((ROOT / "params.yaml").read_bytes())
     shorten(path)

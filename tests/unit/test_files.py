@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from servebench.system.files import (
+from litmeter.system.files import (
     all_or_nothing,
     atomic_folder,
     atomic_write,

@@ -1,8 +1,8 @@
 """Turns of whole runs give the figures that they gave when they were frozen.
 
-The turns are those of plots/comparison_turns.csv in the commits of three kinds of machine: a CPU with AMX, one
-with AVX-512 and bfloat16 but no AMX, and one with AVX2 alone, which emulates bfloat16. A change of the figures is
-a change of the statistics: it is made on purpose, and said.
+The turns are those of plots/comparison_turns.csv in the commits of three kinds of machine: a CPU with AMX,
+one with AVX-512 and bfloat16 but no AMX, and one with AVX2 alone, which emulates bfloat16. A change of the
+figures is a change of the statistics: it is made on purpose, and said.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 
 import pytest
 
-from servebench.benchmark.comparison_rows import comparison_rows
-from servebench.benchmark.rows import TurnRow
-from servebench.params import ComparisonSettings
+from litmeter.benchmark.comparison_rows import comparison_rows
+from litmeter.benchmark.rows import TurnRow
+from litmeter.params import ComparisonSettings
 from tests.support.project import ROOT
 
 FIXTURES = ROOT / "tests/fixtures"

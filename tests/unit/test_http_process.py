@@ -11,8 +11,8 @@ from http.client import HTTPResponse
 
 import pytest
 
-from servebench.serving.direct.channel import Request
-from servebench.serving.metrics import RequestTimer
+from litmeter.serving.direct.channel import Request
+from litmeter.serving.metrics import RequestTimer
 from tests.support.http_process import (
     BY_THE_APP,
     PREDICT,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from servebench.inference.image import ImageError, decode
-from servebench.serving.classifier import decode_base64
+from litmeter.inference.image import ImageError, decode
+from litmeter.serving.classifier import decode_base64
 from tests.support.bad_images import isobmff
 
 

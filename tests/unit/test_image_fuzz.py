@@ -14,11 +14,11 @@ from hypothesis import given, settings, target
 from hypothesis import strategies as st
 from PIL import Image
 
-from servebench.inference.card import read_card
-from servebench.inference.image import UNSUPPORTED, ImageError, needed_parts, open_image
-from servebench.inference.preprocess import TorchvisionPreprocess
-from servebench.inference.timm_preprocess import TimmPreprocess
-from servebench.paths import ModelFolders
+from litmeter.inference.card import read_card
+from litmeter.inference.image import UNSUPPORTED, ImageError, needed_parts, open_image
+from litmeter.inference.preprocess import TorchvisionPreprocess
+from litmeter.inference.timm_preprocess import TimmPreprocess
+from litmeter.paths import ModelFolders
 from tests.support.project import PHOTOS
 
 Decoders = tuple[TimmPreprocess, TorchvisionPreprocess]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.data.index import Index, Photo
-from servebench.errors import DataError
+from litmeter.data.index import Index, Photo
+from litmeter.errors import DataError
 
 
 def test_a_split_without_a_class_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.stats.intervals import wilson_interval
+from litmeter.stats.intervals import wilson_interval
 
 
 def test_wilsons_interval_is_newcombes_table() -> None:

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from servebench.benchmark.levels import level_row
-from servebench.benchmark.loadtest import GROWS, NO_OBJECTIVE, level_cells, load_row, objective_finding
-from servebench.benchmark.telemetry import Usage
-from servebench.benchmark.validity import latency_grows
-from servebench.loadgen import LoadPlan
-from servebench.stats.records import FAILED, OK, LoadRecord
+from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.loadtest import GROWS, NO_OBJECTIVE, level_cells, load_row, objective_finding
+from litmeter.benchmark.telemetry import Usage
+from litmeter.benchmark.validity import latency_grows
+from litmeter.loadgen import LoadPlan
+from litmeter.stats.records import FAILED, OK, LoadRecord
 
 SERVICE_S = 0.01
 WARMUP_S = 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.benchmark.probe_validity import missed_by_lateness
-from servebench.stats.records import OK, LoadRecord
+from litmeter.benchmark.probe_validity import missed_by_lateness
+from litmeter.stats.records import OK, LoadRecord
 
 
 def record(sent_late_s: float, users: int) -> LoadRecord:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from servebench.errors import ModelError, UsageError
-from servebench.inference.card import WEIGHTS_NAME
-from servebench.params import ServeSettings
-from servebench.paths import MODEL, ModelFolders
-from servebench.serving.launcher import LONGEST_FOLDER, check_model, starting_server
+from litmeter.errors import ModelError, UsageError
+from litmeter.inference.card import WEIGHTS_NAME
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL, ModelFolders
+from litmeter.serving.launcher import LONGEST_FOLDER, check_model, starting_server
 from tests.support.models import export_tiny
 
 AS_IT_IS = ServeSettings()

@@ -9,14 +9,14 @@ PROGRAM = """
 import sys
 import torch
 disable = torch.compiler.disable
-import servebench.inference.model
-import servebench.inference.timm_preprocess
-from servebench.inference.model import build_model
+import litmeter.inference.model
+import litmeter.inference.timm_preprocess
+from litmeter.inference.model import build_model
 with torch.inference_mode():
     build_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))])
 
-from servebench.system.without_compiler import without_compiler
+from litmeter.system.without_compiler import without_compiler
 with without_compiler():
     from torch._dynamo.utils import is_compile_supported
     print(is_compile_supported("cpu"), sys.modules["torch._dynamo"].__file__ is not None)

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from servebench.benchmark.levels import level_row, raw_samples
-from servebench.benchmark.telemetry import Usage
-from servebench.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
+from litmeter.benchmark.levels import level_row, raw_samples
+from litmeter.benchmark.telemetry import Usage
+from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 
 IDLE = Usage(cpu_percent=50.0, server_cores=0.9, client_cores=0.1)
 

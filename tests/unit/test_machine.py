@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from servebench.errors import ParamsError
-from servebench.inference.device import check_precision, resolve_device
-from servebench.params import ServeSettings, load_params
-from servebench.stages.machine import check_params
-from servebench.stages.order import expected_time
-from servebench.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
+from litmeter.errors import ParamsError
+from litmeter.inference.device import check_precision, resolve_device
+from litmeter.params import ServeSettings, load_params
+from litmeter.stages.machine import check_params
+from litmeter.stages.order import expected_time
+from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from tests.support.project import ROOT
 
 
@@ -34,7 +34,7 @@ def test_the_fingerprint_names_hardware_and_libraries() -> None:
 
 def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     before = fingerprint()
-    monkeypatch.setattr("servebench.system.machine.platform.python_version", lambda: "3.99.0")
+    monkeypatch.setattr("litmeter.system.machine.platform.python_version", lambda: "3.99.0")
     after = fingerprint()
     assert after["python"] == "3.99.0"
     assert after["id"] != before["id"]
@@ -99,7 +99,7 @@ def test_without_a_drivers_device_torch_is_not_even_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("servebench.system.machine.DEVICES", tmp_path)
+    monkeypatch.setattr("litmeter.system.machine.DEVICES", tmp_path)
     assert not cuda_available()
     (tmp_path / "nvidia0").touch()
     assert cuda_available()

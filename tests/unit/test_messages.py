@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from servebench.serving.direct.messages import MAX_INLINE_BYTES, receive, send, socket_pair
+from litmeter.serving.direct.messages import MAX_INLINE_BYTES, receive, send, socket_pair
 
 
 @pytest.mark.parametrize("size", [1, 33_000, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 20_000_000])

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from servebench.benchmark import inprocess_workers
-from servebench.benchmark.inprocess import ONE_THREAD, InProcessBaseline
-from servebench.params import BaselineSettings, ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.benchmark import inprocess_workers
+from litmeter.benchmark.inprocess import ONE_THREAD, InProcessBaseline
+from litmeter.params import BaselineSettings, ServeSettings
+from litmeter.paths import ModelFolders
 
 CPU_MS, SPINNING_MS = 5.0, 9.0
 """Of an image on one thread, and on two that spin at their barriers."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from servebench.params import Params, load_params
-from servebench.stages.order import announcement, place, planned_s
+from litmeter.params import Params, load_params
+from litmeter.stages.order import announcement, place, planned_s
 from tests.support.project import ROOT
 
 

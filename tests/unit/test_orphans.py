@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.orphans import check_no_orphans, names_with_results
-from servebench.errors import ReportError
-from servebench.paths import BenchmarkPaths
+from litmeter.benchmark.orphans import check_no_orphans, names_with_results
+from litmeter.errors import ReportError
+from litmeter.paths import BenchmarkPaths
 
 KNOWN = ["e1_baseline", "candidate"]
 
@@ -59,8 +59,8 @@ def test_one_file_makes_an_orphan_unless_it_is_raw_samples(place: int) -> None:
 
 
 def test_half_written_results_are_no_orphans() -> None:
-    half = Path("metrics/benchmark/.e9_gone.json.servebench.tmp")
+    half = Path("metrics/benchmark/.e9_gone.json.litmeter.tmp")
     half.parent.mkdir(parents=True)
     half.touch()
-    Path("plots/benchmark/.e9_gone.servebench.tmp").mkdir(parents=True)
+    Path("plots/benchmark/.e9_gone.litmeter.tmp").mkdir(parents=True)
     check_no_orphans(KNOWN)

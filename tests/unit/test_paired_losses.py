@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from servebench.benchmark.rows import RoundRow
+from litmeter.benchmark.rows import RoundRow
 from tests.support.synthetic_results import at_best, batch, level
 from tests.unit.test_diagnosis import limit
 

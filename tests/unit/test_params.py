@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from servebench.errors import ParamsError
-from servebench.params import PARAMS_FILE, ServeSettings, load_params
+from litmeter.errors import ParamsError
+from litmeter.params import PARAMS_FILE, ServeSettings, load_params
 from tests.support.project import ROOT
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from servebench.errors import ModelError
-from servebench.inference.device import dtype_name
-from servebench.inference.model import build_model
-from servebench.inference.predictor import Predictor
-from servebench.params import ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.errors import ModelError
+from litmeter.inference.device import dtype_name
+from litmeter.inference.model import build_model
+from litmeter.inference.predictor import Predictor
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
 
 
 def test_channels_last_bytes_give_the_same_answers(exported: ModelFolders, photos: list[Path]) -> None:

@@ -14,13 +14,13 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from servebench.errors import ModelError
-from servebench.inference.card import read_card
-from servebench.inference.image import ImageError
-from servebench.inference.model import PixelModel
-from servebench.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess
-from servebench.inference.timm_preprocess import TimmPreprocess
-from servebench.paths import ModelFolders
+from litmeter.errors import ModelError
+from litmeter.inference.card import read_card
+from litmeter.inference.image import ImageError
+from litmeter.inference.model import PixelModel
+from litmeter.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess
+from litmeter.inference.timm_preprocess import TimmPreprocess
+from litmeter.paths import ModelFolders
 
 LEVEL = 1 / 255 / 0.2
 """One step of a byte after division by the smallest standard deviation that timm's models use."""

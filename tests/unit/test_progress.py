@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from servebench.system import progress
-from servebench.system.progress import WIDTH, bar, duration, print_wrapped, set_place
+from litmeter.system import progress
+from litmeter.system.progress import WIDTH, bar, duration, print_wrapped, set_place
 
 
 def test_a_long_line_is_wrapped_and_its_continuation_indented(capsys: pytest.CaptureFixture[str]) -> None:

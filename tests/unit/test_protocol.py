@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from servebench.serving.direct.protocol import LimitedProtocol
-from servebench.serving.metrics import REQUEST_SECONDS
+from litmeter.serving.direct.protocol import LimitedProtocol
+from litmeter.serving.metrics import REQUEST_SECONDS
 from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 
 

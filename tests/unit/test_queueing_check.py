@@ -1,4 +1,4 @@
-"""What `servebench verify` says of the waits in a queue, of load generators that measure well or badly."""
+"""What `litmeter verify` says of the waits in a queue, of load generators that measure well or badly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from servebench.selftest import open_loop
-from servebench.selftest.checks import Check
-from servebench.selftest.open_loop import OpenCase, check_queueing, waits
-from servebench.stats.records import FAILED, OK, LoadRecord
+from litmeter.selftest import open_loop
+from litmeter.selftest.checks import Check
+from litmeter.selftest.open_loop import OpenCase, check_queueing, waits
+from litmeter.stats.records import FAILED, OK, LoadRecord
 
 Floats = npt.NDArray[np.float64]
 CASE = OpenCase(service_s=0.02, parallel=1, rate_rps=35.0, seconds=8.0)

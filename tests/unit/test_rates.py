@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from servebench.stats.rates import (
+from litmeter.stats.rates import (
     SAMPLES_NEEDED,
     Throughput,
     percentile,
@@ -15,7 +15,7 @@ from servebench.stats.rates import (
     throughput,
     throughput_of_rounds,
 )
-from servebench.stats.windows import block_rates, work_done
+from litmeter.stats.windows import block_rates, work_done
 
 
 def in_batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:

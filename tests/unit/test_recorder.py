@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from servebench.loadgen.recorder import Recorder
+from litmeter.loadgen.recorder import Recorder
 
 
 def test_a_load_without_a_request_has_an_empty_record() -> None:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from servebench.benchmark.paused_servers import turn_of
-from servebench.loadgen import LoadPlan
-from servebench.stats.records import FAILED, OK, LoadRecord
+from litmeter.benchmark.paused_servers import turn_of
+from litmeter.loadgen import LoadPlan
+from litmeter.stats.records import FAILED, OK, LoadRecord
 
 PLAN = LoadPlan(
     users=64, requests=1, warmup_s=0.0, min_s=1.0, max_s=1.0, max_windows=3, timeout_s=30.0, seed=42

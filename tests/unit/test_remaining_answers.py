@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servebench.benchmark.served import LEAST_S, OVERDUE, TESTED_S, LoadSession, remaining_answers
-from servebench.loadgen import LoadPlan
-from servebench.params import load_params
-from servebench.stats.records import FAILED, OK, LoadRecord
+from litmeter.benchmark.served import LEAST_S, OVERDUE, TESTED_S, LoadSession, remaining_answers
+from litmeter.loadgen import LoadPlan
+from litmeter.params import load_params
+from litmeter.stats.records import FAILED, OK, LoadRecord
 from tests.support.project import ROOT
 from tests.support.synthetic_results import level
 

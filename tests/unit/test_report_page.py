@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.rows import ComparisonRow
-from servebench.errors import ReportError
-from servebench.params import CANDIDATE, load_params
-from servebench.report.html.changes import changes, flat, rate_change
-from servebench.report.html.page import QUESTION, markdown, marked, render
-from servebench.report.html.write import write_report
-from servebench.report.snapshot import Snapshot, read_snapshot
+from litmeter.benchmark.rows import ComparisonRow
+from litmeter.errors import ReportError
+from litmeter.params import CANDIDATE, load_params
+from litmeter.report.html.changes import changes, flat, rate_change
+from litmeter.report.html.page import QUESTION, markdown, marked, render
+from litmeter.report.html.write import write_report
+from litmeter.report.snapshot import Snapshot, read_snapshot
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import STAGES, compared

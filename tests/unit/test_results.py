@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from servebench.errors import ReportError
-from servebench.params import Params, ServeSettings, load_params
-from servebench.paths import BenchmarkPaths
-from servebench.report.results import Result, read_results
-from servebench.system.files import read_json, write_json
+from litmeter.errors import ReportError
+from litmeter.params import Params, ServeSettings, load_params
+from litmeter.paths import BenchmarkPaths
+from litmeter.report.results import Result, read_results
+from litmeter.system.files import read_json, write_json
 from tests.support.project import ROOT
 from tests.support.synthetic_results import batch, level, result, write_result
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from servebench.benchmark.capacity_rows import ProbeRow
-from servebench.benchmark.rows import ComparisonRow
-from servebench.errors import ReportError
-from servebench.params import load_params
-from servebench.paths import COMPARISON, MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
-from servebench.report import capacity
-from servebench.report.results_page import BEGIN, END, write_results
-from servebench.report.snapshot import read_snapshot
-from servebench.system.files import read_json, write_json
-from servebench.system.rows import read_rows, write_rows
+from litmeter.benchmark.capacity_rows import ProbeRow
+from litmeter.benchmark.rows import ComparisonRow
+from litmeter.errors import ReportError
+from litmeter.params import load_params
+from litmeter.paths import COMPARISON, MACHINE, README, RESULTS_PAGE, BenchmarkPaths, CapacityPaths
+from litmeter.report import capacity
+from litmeter.report.results_page import BEGIN, END, write_results
+from litmeter.report.snapshot import read_snapshot
+from litmeter.system.files import read_json, write_json
+from litmeter.system.rows import read_rows, write_rows
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import OWN_MACHINE, write_project
 
@@ -102,7 +102,7 @@ def test_writing_twice_changes_nothing() -> None:
     assert (README.read_text(), RESULTS_PAGE.read_text()) == before
 
 
-@pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "servebench results")])
+@pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "litmeter results")])
 def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> None:
     README.write_text(f"# title\n{kept}\n")
     with pytest.raises(ReportError, match=f"README.md: the marker .*{missing}.* is missing"):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from servebench.benchmark import comparison as comparison_module
-from servebench.benchmark.comparison import (
+from litmeter.benchmark import comparison as comparison_module
+from litmeter.benchmark.comparison import (
     ALONE_ROUNDS,
     FAR_SHARE,
     LONE_USER,
@@ -21,11 +21,11 @@ from servebench.benchmark.comparison import (
     StartPipelines,
     compare,
 )
-from servebench.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
-from servebench.benchmark.pipelines import Pipelines
-from servebench.benchmark.turns import Comparison, Turn
-from servebench.params import ComparisonSettings, ServeSettings
-from servebench.paths import ModelFolders
+from litmeter.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
+from litmeter.benchmark.pipelines import Pipelines
+from litmeter.benchmark.turns import Comparison, Turn
+from litmeter.params import ComparisonSettings, ServeSettings
+from litmeter.paths import ModelFolders
 from tests.support.load import short_load
 
 USERS = 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from servebench.serving.direct.admission import Admission
-from servebench.serving.direct.channel import Channel, Request, Response
-from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.direct.route import DirectRoute
+from litmeter.serving.direct.admission import Admission
+from litmeter.serving.direct.channel import Channel, Request, Response
+from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.direct.route import DirectRoute
 from tests.support.direct import open_channel
 
 JPEG = [(b"content-type", b"image/jpeg")]

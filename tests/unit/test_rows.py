@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from servebench.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
-from servebench.inference.precision_rows import PackageRow
-from servebench.system.rows import read_rows, write_rows
+from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
+from litmeter.inference.precision_rows import PackageRow
+from litmeter.system.rows import read_rows, write_rows
 from tests.support.synthetic_results import batch, level
 
 LEVEL = level(4, 40.5, invalid_reason="2 failed, 1 timed out", warnings='a "comma", and a\nline')

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from servebench.errors import LoadError, UsageError
-from servebench.loadgen import LoadPlan
-from servebench.loadgen.arrivals import constant_times
-from servebench.loadgen.remote import KEY_VARIABLE, shared_key
-from servebench.loadgen.senders import (
+from litmeter.errors import LoadError, UsageError
+from litmeter.loadgen import LoadPlan
+from litmeter.loadgen.arrivals import constant_times
+from litmeter.loadgen.remote import KEY_VARIABLE, shared_key
+from litmeter.loadgen.senders import (
     Member,
     SenderGroup,
     clock_difference,
@@ -21,7 +21,7 @@ from servebench.loadgen.senders import (
     on_this_clock,
     shares_of,
 )
-from servebench.stats.records import OK, LoadRecord
+from litmeter.stats.records import OK, LoadRecord
 
 PLAN = LoadPlan(
     users=8, requests=1, warmup_s=0.5, min_s=3.0, max_s=3.0, max_windows=3, timeout_s=30.0, seed=42

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
-from servebench.benchmark.server_metrics import Scrape, between, read_scrape
+from litmeter.benchmark.server_metrics import Scrape, between, read_scrape
 
 
 class Server:
@@ -13,10 +13,10 @@ class Server:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.stage = Histogram("servebench_stage_seconds", "", ["stage"], registry=self.registry)
-        self.whole = Histogram("servebench_request_seconds", "", ["code"], registry=self.registry)
-        self.batch = Histogram("servebench_batch_size", "", buckets=(1, 2, 4), registry=self.registry)
-        process = Gauge("servebench_process", "", ["role", "pid"], registry=self.registry)
+        self.stage = Histogram("litmeter_stage_seconds", "", ["stage"], registry=self.registry)
+        self.whole = Histogram("litmeter_request_seconds", "", ["code"], registry=self.registry)
+        self.batch = Histogram("litmeter_batch_size", "", buckets=(1, 2, 4), registry=self.registry)
+        process = Gauge("litmeter_process", "", ["role", "pid"], registry=self.registry)
         process.labels("http", "11").set(1)
         process.labels("worker", "12").set(1)
 

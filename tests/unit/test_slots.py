@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from servebench.serving.direct.channel import REGISTRATION
-from servebench.serving.direct.slots import UNCLAIMED, Slots
+from litmeter.serving.direct.channel import REGISTRATION
+from litmeter.serving.direct.slots import UNCLAIMED, Slots
 
 
 def test_a_slot_is_claimed_until_released_and_never_after() -> None:

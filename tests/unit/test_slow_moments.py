@@ -9,11 +9,11 @@ from time import perf_counter, sleep
 import numpy as np
 import pytest
 
-from servebench.benchmark.probe_validity import Conditions, void_reason
-from servebench.benchmark.slow_moments import MOMENT_S, STOPPED, CoreSpeeds
-from servebench.params import ObjectiveSettings
-from servebench.stats.capacity import Probe
-from servebench.stats.records import LoadRecord
+from litmeter.benchmark.probe_validity import Conditions, void_reason
+from litmeter.benchmark.slow_moments import MOMENT_S, STOPPED, CoreSpeeds
+from litmeter.params import ObjectiveSettings
+from litmeter.stats.capacity import Probe
+from litmeter.stats.records import LoadRecord
 from tests.unit.test_lateness import record
 
 OBJECTIVE = ObjectiveSettings(

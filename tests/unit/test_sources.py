@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from servebench.data.index import read_index
-from servebench.data.sources import check_readable, make_index
-from servebench.errors import DataError
-from servebench.params import DataSettings
+from litmeter.data.index import read_index
+from litmeter.data.sources import check_readable, make_index
+from litmeter.errors import DataError
+from litmeter.params import DataSettings
 from tests.support.project import PHOTOS, ROOT
 
 

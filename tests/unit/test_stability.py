@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from servebench.stats.stability import spread, steady, window_means
+from litmeter.stats.stability import spread, steady, window_means
 
 
 @pytest.mark.parametrize(

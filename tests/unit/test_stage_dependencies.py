@@ -11,20 +11,20 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = Path("src/servebench")
+SOURCE = Path("src/litmeter")
 PIPELINES = [
     yaml.safe_load((ROOT / path).read_text())["stages"]
     for path in ("dvc.yaml", "capacity/dvc.yaml", "tune/dvc.yaml")
 ]
 STAGES: dict[str, dict[str, list[str]]] = {name: stage for one in PIPELINES for name, stage in one.items()}
-STARTED = re.compile(r'"(servebench(?:\.\w+)+)"')
+STARTED = re.compile(r'"(litmeter(?:\.\w+)+)"')
 """A module's name as text: one that is started as a process of its own, by ``python -m``."""
 
 
 @cache
 def imports() -> dict[str, set[str]]:
     """Each module with those that it imports, or starts as a process."""
-    graph = grimp.build_graph("servebench", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("litmeter", exclude_type_checking_imports=True, cache_dir=None)
     found = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
     for module in found:
         for started in STARTED.findall(source_of(module).read_text()):
@@ -39,13 +39,13 @@ def source_of(module: str) -> Path:
 
 def rooms_of(stage: str) -> set[str]:
     """All that the stage's module imports, directly or not: itself, folders, and modules beside them."""
-    pending, seen = [f"servebench.stages.{stage}"], set()
+    pending, seen = [f"litmeter.stages.{stage}"], set()
     while pending:
         module = pending.pop()
         if module not in seen:
             seen.add(module)
             pending += imports()[module]
-    return {str(room_of(module)) for module in seen if module != "servebench"}
+    return {str(room_of(module)) for module in seen if module != "litmeter"}
 
 
 def room_of(module: str) -> Path:

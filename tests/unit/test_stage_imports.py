@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import importlib, sys
 for stage in sys.argv[1:]:
-    importlib.import_module(f"servebench.stages.{stage}")
+    importlib.import_module(f"litmeter.stages.{stage}")
     print(stage, *sorted({"torch", "torch._dynamo", "timm"} & set(sys.modules)))
 """
 WITHOUT_TORCH = ("machine", "compile", "precisions", "benchmark", "comparison", "report", "capacity", "tune")

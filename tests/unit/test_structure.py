@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from servebench.inference.image import ImageError, decode, needed_parts
-from servebench.inference.structure import (
+from litmeter.inference.image import ImageError, decode, needed_parts
+from litmeter.inference.structure import (
     MAX_BLOCKS,
     MAX_CHUNKS,
     MAX_JUNK,

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from servebench.errors import ReportError
-from servebench.params import Params, load_params
-from servebench.report.comparison import compared_rows, verdict
-from servebench.report.summary import rates, short_names, significant
+from litmeter.errors import ReportError
+from litmeter.params import Params, load_params
+from litmeter.report.comparison import compared_rows, verdict
+from litmeter.report.summary import rates, short_names, significant
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from servebench.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
-from servebench.report.explain import explain
-from servebench.report.results import Result
-from servebench.report.tables import batch_rows, remarks, results_table, stage_rows
-from servebench.stages.report import write_tables
-from servebench.system.tables import without_empty
+from litmeter.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
+from litmeter.report.explain import explain
+from litmeter.report.results import Result
+from litmeter.report.tables import batch_rows, remarks, results_table, stage_rows
+from litmeter.stages.report import write_tables
+from litmeter.system.tables import without_empty
 from tests.support.synthetic_results import CEILINGS, batch, level, result
 from tests.support.tables import read_csv
 

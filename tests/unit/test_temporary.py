@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from servebench.system import files, temporary
-from servebench.system.files import atomic_folder, atomic_write
-from servebench.system.temporary import (
+from litmeter.system import files, temporary
+from litmeter.system.files import atomic_folder, atomic_write
+from litmeter.system.temporary import (
     TEMPORARY_SUFFIX,
     claim,
     remove_stale_files,
@@ -26,8 +26,8 @@ from servebench.system.temporary import (
 USES_A_FOLDER_AND_WRITES = """
 import time
 from pathlib import Path
-from servebench.system.temporary import scratch
-from servebench.system.files import atomic_write
+from litmeter.system.temporary import scratch
+from litmeter.system.files import atomic_write
 with scratch() as folder, atomic_write(Path("metrics/a.json")) as temporary:
     (folder / "log").write_text("half")
     temporary.write_text("half")
@@ -67,11 +67,11 @@ def test_stale_files_are_removed_once_their_process_is_killed(
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
-    others = [tmp_path / "t/servebench-notebook", tmp_path / "t/.servebench", tmp_path / "metrics"]
+    others = [tmp_path / "t/litmeter-notebook", tmp_path / "t/.litmeter", tmp_path / "metrics"]
     for folder in others:
         folder.mkdir()
     (tmp_path / "metrics/.a.json.tmp").touch()
-    (tmp_path / "t/.servebench-abcdefgh").symlink_to(tmp_path / "metrics")
+    (tmp_path / "t/.litmeter-abcdefgh").symlink_to(tmp_path / "metrics")
     assert remove_stale_files() == []
     assert (tmp_path / "metrics/.a.json.tmp").exists()
 

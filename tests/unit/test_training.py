@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from servebench.errors import ModelError
-from servebench.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
-from servebench.inference.model import model_of
-from servebench.params import load_params
-from servebench.paths import ModelFolders
-from servebench.stages.export import check_equal
-from servebench.training.fit import interruptible
-from servebench.training.module import ClassifierModule, freeze_first_layers
+from litmeter.errors import ModelError
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.inference.model import model_of
+from litmeter.params import load_params
+from litmeter.paths import ModelFolders
+from litmeter.stages.export import check_equal
+from litmeter.training.fit import interruptible
+from litmeter.training.module import ClassifierModule, freeze_first_layers
 from tests.support.project import ROOT
 
 
@@ -73,7 +73,7 @@ def test_an_export_with_other_answers_is_refused(
     card = read_card(exported.exported)
     model = model_of(card)
     model.load_state_dict(load_file(exported.exported / WEIGHTS_NAME))
-    monkeypatch.setattr("servebench.stages.export.MODEL", ModelFolders(tmp_path, tmp_path / "compiled"))
+    monkeypatch.setattr("litmeter.stages.export.MODEL", ModelFolders(tmp_path, tmp_path / "compiled"))
     weights = load_file(exported.exported / WEIGHTS_NAME)
     save_file(weights, tmp_path / WEIGHTS_NAME)
     check_equal(model, card)

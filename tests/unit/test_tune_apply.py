@@ -1,4 +1,4 @@
-"""`servebench tune --apply`: the winner in params.yaml, and nothing else changed there."""
+"""`litmeter tune --apply`: the winner in params.yaml, and nothing else changed there."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from servebench.cli.tune import apply
-from servebench.errors import ParamsError, ReportError
-from servebench.inference.card import read_card
-from servebench.params import load_params
-from servebench.paths import MACHINE, MODEL, TUNE_METRICS, ModelFolders
-from servebench.system.files import write_json
+from litmeter.cli.tune import apply
+from litmeter.errors import ParamsError, ReportError
+from litmeter.inference.card import read_card
+from litmeter.params import load_params
+from litmeter.paths import MACHINE, MODEL, TUNE_METRICS, ModelFolders
+from litmeter.system.files import write_json
 from tests.support.project import ROOT
 
 WINNER: dict[str, Any] = {

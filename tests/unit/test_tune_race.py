@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from servebench.params import ServeSettings
-from servebench.stats import comparison
-from servebench.tune.outcome import finalists
-from servebench.tune.race import Race
-from servebench.tune.racers import Racer
+from litmeter.params import ServeSettings
+from litmeter.stats import comparison
+from litmeter.tune.outcome import finalists
+from litmeter.tune.race import Race
+from litmeter.tune.racers import Racer
 
 SEEDS = 60
 NOISE = 0.065

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from servebench.params import ServeSettings, TuneSettings, load_params
-from servebench.tune.prediction import Costs, ModelPart, predicted_rps
-from servebench.tune.racers import ranking, simplicity
-from servebench.tune.space import DUPLICATE, Machine, space_of
+from litmeter.params import ServeSettings, TuneSettings, load_params
+from litmeter.tune.prediction import Costs, ModelPart, predicted_rps
+from litmeter.tune.racers import ranking, simplicity
+from litmeter.tune.space import DUPLICATE, Machine, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)

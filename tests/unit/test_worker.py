@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from servebench.serving.direct.channel import Channel, Request
-from servebench.serving.direct.worker import collect_batch
+from litmeter.serving.direct.channel import Channel, Request
+from litmeter.serving.direct.worker import collect_batch
 from tests.support.direct import open_channel
 
 

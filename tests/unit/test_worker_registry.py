@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 
-from servebench.serving.direct.channel import Channel
-from servebench.serving.direct.dispatcher import Dispatcher
-from servebench.serving.direct.worker_registry import WorkerRegistry
-from servebench.serving.errors import Reply
+from litmeter.serving.direct.channel import Channel
+from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.direct.worker_registry import WorkerRegistry
+from litmeter.serving.errors import Reply
 from tests.support.direct import open_channel, work
 
 spawn = multiprocessing.get_context("spawn")

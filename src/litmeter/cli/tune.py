@@ -1,0 +1,68 @@
+"""``litmeter tune``: search the fastest configuration, or write the one that was found into params.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from litmeter.errors import ParamsError, ReportError
+from litmeter.inference.card import read_card
+from litmeter.params import PARAMS_FILE, ParamsLoader, load_params
+from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
+from litmeter.stages.tune import main as search
+from litmeter.system.files import read_json
+
+
+def main(options: argparse.Namespace) -> int:
+    """Search, or apply the last search's winner; return the exit status.
+
+    Raises:
+        LitmeterError: as the stage; ReportError: there is no winner to apply.
+    """
+    if options.apply:
+        apply()
+    else:
+        search(options.storage)
+    return 0
+
+
+def apply() -> None:
+    """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
+
+    Raises:
+        ReportError: nothing was searched for this model on this machine, or the result cannot be read;
+            ParamsError: params.yaml does not allow the winner.
+    """
+    serve = load_params().serve
+    try:
+        metrics = read_json(TUNE_METRICS)
+        winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
+        changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
+        here = (read_json(MACHINE)["id"], read_card(MODEL.exported).weights_sha256)
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{TUNE_METRICS}: malformed; `make tune` makes it again") from error
+    if found_for != here:
+        raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
+    before = PARAMS_FILE.read_text(encoding="utf-8")
+    section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
+    if changed:
+        apply_overrides(PARAMS_FILE, [override(key, value, key in section) for key, value in changed.items()])
+    try:
+        load_params()
+    except ParamsError:
+        PARAMS_FILE.write_text(before, encoding="utf-8")
+        raise
+    lines = [f"{key}: {getattr(serve, key)} -> {value}" for key, value in changed.items()]
+    print("\n".join(lines) or f"{PARAMS_FILE} has the winner already")
+
+
+def override(key: str, value: Any, present: bool) -> str:
+    """A key of ``serve`` with its new value, as `dvc exp run -S` takes it; JSON's words are Hydra's."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{'' if present else '+'}serve.{key}={text}"

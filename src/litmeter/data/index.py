@@ -1,0 +1,81 @@
+"""The index: path, label and split of every photograph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from litmeter.errors import DataError
+from litmeter.paths import INDEX
+from litmeter.system.files import read_json, write_json
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class Photo(BaseModel):
+    """One photograph; ``label`` is its position in the index's classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    label: int
+    split: Split
+
+
+class Index(BaseModel):
+    """All photographs and the names of their classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: list[str]
+    photos: list[Photo]
+
+    def split(self, name: Split) -> list[Photo]:
+        """The photographs of one split, in the index's order."""
+        return [photo for photo in self.photos if photo.split == name]
+
+    def check(self) -> None:
+        """Raise DataError for fewer than two classes, or a class without a photograph in some split."""
+        if len(self.classes) < 2:
+            raise DataError(f"a classifier needs two classes or more, got {self.classes}")
+        for name in SPLITS:
+            present = {photo.label for photo in self.split(name)}
+            for label, class_name in enumerate(self.classes):
+                if label not in present:
+                    raise DataError(f"class {class_name!r} has no photo in the {name} split")
+
+    def describe(self) -> str:
+        """Number of photographs per class, one line per split."""
+        lines = []
+        for name in SPLITS:
+            counts = Counter(self.classes[photo.label] for photo in self.split(name))
+            sizes = ", ".join(f"{counts[c]} {c}" for c in self.classes[:4])
+            more = f", … ({len(self.classes)} classes)" if len(self.classes) > 4 else ""
+            lines.append(f"{name:5} {sum(counts.values()):5} photos: {sizes}{more}")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """Write the index where every later stage reads it."""
+        write_json(INDEX, self.model_dump())
+
+
+def read_index() -> Index:
+    """Read the index that the stage ``data`` wrote.
+
+    Raises:
+        DataError: there is none, or a photograph that it names does not exist.
+    """
+    try:
+        index = Index.model_validate(read_json(INDEX))
+    except OSError as error:
+        raise DataError(f"{INDEX}: {error.strerror}; `dvc repro data` makes it") from error
+    except (ValueError, ValidationError) as error:
+        raise DataError(f"{INDEX}: {' '.join(str(error).split())}") from error
+    for photo in index.photos:
+        if not Path(photo.path).is_file():
+            raise DataError(f"{photo.path} is not there any more; `dvc repro --force data` looks again")
+    return index

@@ -1,0 +1,129 @@
+"""Sources of photographs: Oxford-IIIT Pet, or a folder per class, checked and split into an index."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from PIL import Image
+
+from litmeter.data.index import Index, Photo, Split
+from litmeter.errors import DataError
+from litmeter.params import DataSettings
+from litmeter.paths import DOWNLOAD_FOLDER
+from litmeter.system.progress import bar
+from litmeter.system.without_compiler import without_compiler
+
+try:
+    with without_compiler():
+        from torchvision.datasets import ImageFolder, OxfordIIITPet
+except ImportError:  # a version that needs more of it
+    from torchvision.datasets import ImageFolder, OxfordIIITPet
+
+OXFORD_NAME = "oxford-iiit-pet"
+"""Subfolder in torchvision's layout of Oxford-IIIT Pet; a folder without it has class folders."""
+
+
+def make_index(settings: DataSettings) -> Index:
+    """The index of the source that ``settings`` name.
+
+    Raises:
+        DataError: the source is not there, or has a class without a photograph in some split.
+    """
+    if settings.download:
+        index = _oxford(_download(), settings)
+    elif (Path(settings.folder) / OXFORD_NAME).is_dir():
+        index = _oxford(Path(settings.folder), settings)
+    else:
+        index = _class_folders(settings)
+    index.check()
+    return index
+
+
+def check_readable(index: Index) -> None:
+    """Decode every photograph once.
+
+    Raises:
+        DataError: naming the first file that is not a whole image.
+    """
+    with bar(len(index.photos), "checking photos", "photo") as progress:
+        for photo in index.photos:
+            try:
+                with Image.open(photo.path) as image:
+                    image.load()
+            except Exception as error:  # Pillow's plugins raise whatever their parsers hit
+                raise DataError(f"{photo.path}: not a readable image ({error})") from error
+            progress.update()
+
+
+def _download() -> Path:
+    """Folder of the whole dataset, downloaded by torchvision unless it is there already."""
+    try:
+        OxfordIIITPet(DOWNLOAD_FOLDER, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
+            "data.download to false, for the photos in data/sample"
+        ) from error
+    return DOWNLOAD_FOLDER
+
+
+def _oxford(root: Path, settings: DataSettings) -> Index:
+    """Oxford-IIIT Pet with its own test split; its trainval split is divided."""
+    classes: list[str] = []
+    items: dict[str, list[tuple[str, int]]] = {}
+    for split in ("trainval", "test"):
+        try:
+            dataset = OxfordIIITPet(root, split=split)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
+        species = settings.task == "species"
+        # The public interface yields decoded images; the paths are in these attributes only.
+        labels = dataset._bin_labels if species else dataset._labels
+        items[split] = [(str(path), label) for path, label in zip(dataset._images, labels, strict=True)]
+        if split == "trainval":
+            classes = ["cat", "dog"] if species else dataset.classes
+    rng = random.Random(settings.seed)
+    train, val = _split(items["trainval"], settings.val_fraction, rng)
+    photos = _photos(train, "train") + _photos(val, "val") + _photos(items["test"], "test")
+    return Index(classes=classes, photos=photos)
+
+
+def _class_folders(settings: DataSettings) -> Index:
+    """One folder per class (torchvision's ImageFolder), split at random."""
+    try:
+        dataset = ImageFolder(settings.folder)
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"data.folder {settings.folder}: {' '.join(str(error).split())}") from error
+    if {name.lower() for name in dataset.classes} <= {
+        "train",
+        "val",
+        "valid",
+        "validation",
+        "test",
+    }:
+        raise DataError(
+            f"data.folder {settings.folder}: holds splits {dataset.classes}; expected one folder per "
+            "class, which are split here (data.test_fraction, data.val_fraction)"
+        )
+    rng = random.Random(settings.seed)
+    rest, test = _split(dataset.samples, settings.test_fraction, rng)
+    train, val = _split(rest, settings.val_fraction, rng)
+    photos = _photos(train, "train") + _photos(val, "val") + _photos(test, "test")
+    return Index(classes=dataset.classes, photos=photos)
+
+
+def _split(
+    items: list[tuple[str, int]], fraction: float, rng: random.Random
+) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
+    """Move the share ``fraction`` of each label's ``items`` (path, label) to the second list."""
+    taken: set[str] = set()
+    for label in sorted({label for _, label in items}):
+        paths = [path for path, other in items if other == label]
+        taken.update(rng.sample(paths, max(1, round(len(paths) * fraction))))
+    rest = [item for item in items if item[0] not in taken]
+    return rest, [item for item in items if item[0] in taken]
+
+
+def _photos(items: list[tuple[str, int]], split: Split) -> list[Photo]:
+    return [Photo(path=path, label=label, split=split) for path, label in items]

@@ -1,0 +1,98 @@
+"""Errors that are shown to the user as one line, without a traceback.
+
+::
+
+    LitmeterError      exit 1
+    ├── UsageError       exit 2   options, files or environment variables that do not go together
+    ├── ParamsError      exit 2   a wrong key or value in params.yaml
+    ├── DataError                 photographs missing, unreadable, or a class without any
+    ├── ModelError                weights, checkpoint or card that do not fit
+    ├── ServerError               a server that died, or was not ready in time
+    ├── LoadError                 the load generator failed, or has nothing to send
+    ├── ReportError               results that are missing or do not belong together
+    ├── StorageError              a file that cannot be written: no space, or not allowed
+    └── VerifyError               the self-test could not be completed
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+FREE_SPACE = "free some"
+ALLOW_WRITING = "make it writable"
+OTHER_PATH = "name another path"
+REMEDIES = {
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EFBIG: "raise the limit (ulimit -f)",
+    errno.EROFS: ALLOW_WRITING,
+    errno.EACCES: ALLOW_WRITING,
+    errno.EPERM: ALLOW_WRITING,
+    errno.EISDIR: OTHER_PATH,
+    errno.ENOTDIR: OTHER_PATH,
+    errno.EEXIST: OTHER_PATH,
+}
+"""What a user can do, by the error of a failed write."""
+
+
+class LitmeterError(Exception):
+    """An error that its message explains; the process ends with ``exit_code``."""
+
+    exit_code = 1
+
+
+class UsageError(LitmeterError):
+    """Options, files or environment variables of a command that do not go together."""
+
+    exit_code = 2
+
+
+class ParamsError(LitmeterError):
+    """A wrong key or value in params.yaml."""
+
+    exit_code = 2
+
+
+class DataError(LitmeterError):
+    """Photographs that are missing or unreadable, or a class without any."""
+
+
+class ModelError(LitmeterError):
+    """Weights, a checkpoint or a model card that do not fit what was asked for."""
+
+
+class ServerError(LitmeterError):
+    """A server that died, or was not ready in time; the message holds the end of its log."""
+
+
+class LoadError(LitmeterError):
+    """The load generator failed, or has nothing to send."""
+
+
+class ReportError(LitmeterError):
+    """Results that are missing, or do not belong to the experiments in params.yaml."""
+
+
+class VerifyError(LitmeterError):
+    """The self-test could not be completed: a tool is missing, or failed."""
+
+
+class StorageError(LitmeterError):
+    """A file that cannot be written: no space is left, or writing is not allowed."""
+
+
+def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
+    """The StorageError for a failed write, with what to do about it; None for other errors.
+
+    Args:
+        path: the file, where the error does not name it.
+    """
+    if error.errno == errno.ENOENT and error.filename is None:  # tempfile found no folder
+        return StorageError(f"{error.strerror}; set TMPDIR to a folder that can be written")
+    if error.errno not in REMEDIES:
+        return None
+    target = path or error.filename or f"{Path.cwd()} or {tempfile.gettempdir()}"
+    remedy = REMEDIES[error.errno]
+    return StorageError(f"{target}: cannot be written: {error.strerror}; {remedy}, then run it again")

@@ -1,0 +1,76 @@
+"""The model card: a JSON file that describes the weights beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from litmeter.errors import ModelError
+from litmeter.system.files import read_json
+
+WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "model.json"
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Of timm's, those that torch computes on bytes; models of others are not preprocessed by torchvision."""
+
+
+class ModelCard(BaseModel):
+    """All that a server must know about a model, besides its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: str = Field(description="name in timm")
+    classes: Annotated[list[str], Field(min_length=2)] = Field(description="by output index")
+    image_size: int = Field(description="side of the square input, pixels")
+    mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
+    std: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
+    interpolation: str = Field(description="how an image is resized")
+    crop_pct: float = Field(description="share of the resized image that the centre crop keeps")
+    test_accuracy: float = Field(description="on the test split, in full precision")
+    test_images: int = Field(description="size of the test split")
+    weights_sha256: str = Field(description="of the weights file that belongs to this card")
+
+    @property
+    def resized_side(self) -> int:
+        """The shorter side of a resized image, in pixels; its centre is cropped."""
+        return math.floor(self.image_size / self.crop_pct)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of the file at ``path``."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read the card in ``folder``, and check that the weights beside it have its hash.
+
+    Raises:
+        ModelError: a file is missing or malformed, or the weights have another hash.
+    """
+    try:
+        card = ModelCard.model_validate(read_json(folder / CARD_NAME))
+        digest = sha256(folder / WEIGHTS_NAME)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro export` makes it") from error
+    except (ValueError, ValidationError) as error:
+        raise ModelError(f"{folder / CARD_NAME}: {' '.join(str(error).split())}") from error
+    if digest != card.weights_sha256:
+        raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
+    return card
+
+
+def exported_weights(folder: Path) -> str | None:
+    """Hash of the weights in ``folder``; None where there is no model, as in a fresh clone.
+
+    Raises:
+        ModelError: see ``read_card``.
+    """
+    return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None

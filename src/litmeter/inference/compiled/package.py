@@ -1,0 +1,97 @@
+"""Compile packages: ``python -m litmeter.inference.compiled.package JOB``.
+
+A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from operator import itemgetter
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from litmeter.inference.card import read_card
+from litmeter.inference.compiled.backends import compile_packages, write_package
+from litmeter.inference.device import dtype_name
+from litmeter.inference.model import PixelModel, load_model
+from litmeter.inference.preprocess import stack_images
+
+
+def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
+    """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled.
+
+    It is float32 for ``int8``, to which a compiled graph is quantised.
+    """
+    torch.set_num_threads(1)
+    card, target = read_card(folder), torch.device(device)
+    dtype = getattr(torch, dtype_name("full" if precision == "int8" else precision, device))
+    return PixelModel(load_model(folder, card, target, dtype), card, target, dtype)
+
+
+def example_batch(folder: Path, device: str, batch_size: int) -> torch.Tensor:
+    """A batch of random pixels, uint8 (batch_size, 3, size, size), the same each time."""
+    size = read_card(folder).image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
+    return stack_images(list(pixels), torch.device(device), torch.uint8)
+
+
+def main() -> None:
+    """Compile the packages of the job (JSON: folder, device, packages, calibration); print a line for each.
+
+    Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
+    All in int8 are of one graph, quantised with the photos of ``calibration``; they have a job of their own.
+    """
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    folder, device = Path(job["folder"]), job["device"]
+    compile_job = compile_int8 if job["packages"][0]["precision"] == "int8" else compile_float
+    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+        compile_job(job, folder, device)
+
+
+def compile_float(job: dict[str, Any], folder: Path, device: str) -> None:
+    """Compile packages in formats that the model itself computes in."""
+    for size, group in itertools.groupby(job["packages"], key=itemgetter("batch_size")):
+        began = perf_counter()
+        paths = {package["precision"]: Path(package["path"]) for package in group}
+        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
+        dtypes = {precision: getattr(torch, dtype_name(precision, device)) for precision in paths}
+        compile_packages(
+            model,
+            example_batch(folder, device, size),
+            {dtypes[precision]: path for precision, path in paths.items()},
+        )
+        report(list(paths), size, (perf_counter() - began) / len(paths))
+
+
+def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
+    """Quantise the model, and compile packages of it; the first one's time contains the quantisation."""
+    # NNCF takes seconds to import.
+    from litmeter.inference.compiled.quantise import pixels_of_photos, quantise
+
+    began = perf_counter()
+    pixels = pixels_of_photos(map(Path, job["calibration"]), read_card(folder))
+    graph = quantise(eager_model(folder, device, "int8"), pixels)
+    for package in job["packages"]:
+        size = package["batch_size"]
+        write_package(graph, [size, *pixels[0].shape], torch.int8, Path(package["path"]))
+        report(["int8"], size, perf_counter() - began)
+        began = perf_counter()
+
+
+def report(precisions: Sequence[str], batch_size: int, seconds: float) -> None:
+    """Print how long each of these packages took."""
+    for precision in precisions:
+        line = {"precision": precision, "batch_size": batch_size, "seconds": seconds}
+        print(json.dumps(line), file=sys.__stdout__, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What a precision costs and brings: rows of tables, and how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from litmeter.stats.change import Change
+from litmeter.system.tables import number_cell
+
+TEST, OTHER = "test", "other"
+"""Splits of a ChangeRow: photos that the model was not fitted or chosen with, and the others."""
+
+
+@dataclass(frozen=True)
+class PackageRow:
+    """A row of plots/compiled.csv: a precision and batch size, as timm builds it and compiled.
+
+    Attributes:
+        eager_ms, compiled_ms: median time of a run on a batch; timm's model does not come in int8.
+        parts_ms: the same by smaller packages that make up the batch, None where there are none.
+        skipped_reason: why the package is not used, None where it is.
+        remark: what is to be said of it where it is used, such as that smaller ones may be as fast.
+    """
+
+    precision: str
+    batch_size: int
+    eager_ms: float | None
+    compiled_ms: float | None
+    parts_ms: float | None
+    compile_s: float
+    skipped_reason: str | None
+    remark: str | None = None
+
+
+@dataclass(frozen=True)
+class ChangeRow(Change):
+    """A row of plots/precisions.csv: what changes from the reference's answers to these.
+
+    Attributes:
+        split: TEST or OTHER.
+    """
+
+    precision: str
+    preprocess: str
+    split: str
+
+
+HEAD = (
+    "precision",
+    "preprocess",
+    "ms an image",
+    "photos",
+    "same label",
+    "at least",
+    "accuracy",
+    "change",
+    "probability, mean change",
+    "largest",
+    "divergence",
+)
+
+
+def precision_cells(changes: Sequence[ChangeRow], packages: Sequence[PackageRow]) -> list[list[str]]:
+    """A row of cells for each of ``changes``, under HEAD."""
+    return [
+        [
+            row.precision,
+            row.preprocess,
+            number_cell(image_ms(packages, row.precision), 1),
+            f"{row.photos} {row.split}",
+            f"{row.agreement:.1%}",
+            f"{row.agreement_low:.1%}",
+            f"{row.accuracy:.1%}",
+            f"{100 * row.accuracy_change:+.1f}",
+            f"{row.mean_change:.4f}",
+            f"{row.largest_change:.3f}",
+            f"{row.divergence:.5f}",
+        ]
+        for row in changes
+    ]
+
+
+def image_ms(packages: Sequence[PackageRow], precision: str) -> float | None:
+    """Milliseconds of one thread for an image, at the fastest batch size; None where nothing was compiled."""
+    times = [
+        row.compiled_ms / row.batch_size
+        for row in packages
+        if row.precision == precision and row.compiled_ms is not None and row.skipped_reason is None
+    ]
+    return min(times, default=None)

@@ -1,0 +1,63 @@
+"""Reference answers: the exported model's probabilities for every photo, in full precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from litmeter.errors import ModelError
+from litmeter.system.files import read_json, write_json
+
+REFERENCE_NAME = "reference.json"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference answers, one entry per photo, in the order of the index.
+
+    Attributes:
+        labels: the photos' true classes, as indices into ``classes``.
+        splits: train, val or test.
+        probabilities: by photo and class, of the checkpoint in float32.
+    """
+
+    classes: Sequence[str]
+    labels: Sequence[int]
+    splits: Sequence[str]
+    probabilities: npt.NDArray[np.float64]
+
+
+def write_reference(folder: Path, reference: Reference) -> None:
+    """Write ``reference`` beside the exported model in ``folder``."""
+    content = {
+        "classes": list(reference.classes),
+        "labels": list(reference.labels),
+        "splits": list(reference.splits),
+        "probabilities": reference.probabilities.tolist(),
+    }
+    write_json(folder / REFERENCE_NAME, content)
+
+
+def read_reference(folder: Path) -> Reference:
+    """Read the reference that the stage ``export`` wrote.
+
+    Raises:
+        ModelError: it is missing or malformed.
+    """
+    path = folder / REFERENCE_NAME
+    try:
+        content = read_json(path)
+        return Reference(
+            content["classes"],
+            content["labels"],
+            content["splits"],
+            np.array(content["probabilities"], dtype=np.float64),
+        )
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; `dvc repro export` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"{path}: malformed ({error!r})") from error

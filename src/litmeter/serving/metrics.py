@@ -1,0 +1,118 @@
+"""The server's Prometheus metrics, collected in its HTTP process and workers.
+
+Each process writes to files in the folder PROMETHEUS_MULTIPROC_DIR, which the launcher sets before this
+module is imported. ``GET /metrics`` aggregates them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
+"""Stages of a request, in order, from when the HTTP process has received its body: wait for a worker; base64
+and image file to pixels; pixels to tensor; wait for the rest of the batch; run of the model on the batch;
+encoding of the answer. The rest of a request's time is transport: HTTP, JSON, and communication between the
+processes."""
+
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+STAGE_SECONDS = Histogram(
+    "litmeter_stage_seconds", "Time a request spends in a stage", ["stage"], buckets=BUCKETS_S
+)
+REQUEST_SECONDS = Histogram(
+    "litmeter_request_seconds",
+    "From the arrival of a request's head to the end of its answer",
+    ["code"],
+    buckets=BUCKETS_S,
+)
+BATCH_SIZE = Histogram("litmeter_batch_size", "Requests in a batch", buckets=tuple(2**k for k in range(13)))
+IN_FLIGHT = Gauge(
+    "litmeter_requests_in_flight", "Requests that have come and not been answered", multiprocess_mode="max"
+)
+KILLED_WORKERS = Counter(
+    "litmeter_workers_killed", "Workers that had a batch for too long, and were killed and replaced"
+)
+PROCESS = Gauge("litmeter_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
+
+_by_code = functools.cache(REQUEST_SECONDS.labels)
+_by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
+
+
+def observe_stage(stage: str, seconds: float) -> None:
+    """Record that a request spent ``seconds`` in ``stage``."""
+    _by_stage[stage].observe(seconds)
+
+
+def mark_process_exited(process: int | None) -> None:
+    """Remove the live gauges of a process that has died; its counters stay.
+
+    Args:
+        process: process id, None if the process never started.
+    """
+    if process is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        mark_process_dead(process)  # type: ignore[no-untyped-call]
+
+
+def exposition() -> bytes:
+    """The metrics of all processes in Prometheus' text format."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+class RequestTimer:
+    """Times all requests to ``/predict``: as ASGI middleware, or by ``begin`` and ``end``.
+
+    Attributes:
+        in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
+            as an update of the gauge at each request would double the cost of the timer.
+    """
+
+    in_flight = 0
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] != "/predict":
+            await self.app(scope, receive, send)
+            return
+        began, code = perf_counter(), 0
+        self.begin()
+
+        async def record_status(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, record_status)
+        finally:
+            self.end(code, began)
+
+    @staticmethod
+    def begin() -> None:
+        """Count the start of a request."""
+        RequestTimer.in_flight += 1
+
+    @staticmethod
+    def end(code: int, began: float) -> None:
+        """Count the end of a request.
+
+        Args:
+            code: HTTP status of its answer.
+            began: when it began (perf_counter, seconds).
+        """
+        RequestTimer.in_flight -= 1
+        _by_code(code).observe(perf_counter() - began)

@@ -1,0 +1,58 @@
+"""Stage ``capacity NAME``: the highest rate at which a configuration keeps to the objective."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from litmeter.benchmark.capacity import measure_capacity
+from litmeter.benchmark.capacity_rows import ProbeRow, sentence
+from litmeter.benchmark.describe import describe
+from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.data.index import read_index
+from litmeter.inference.card import read_card
+from litmeter.inference.device import resolve_device
+from litmeter.loadgen import load_generator
+from litmeter.params import load_params
+from litmeter.paths import MACHINE, MODEL, CapacityPaths
+from litmeter.report.capacity import provenance
+from litmeter.report.charts.capacity import capacity
+from litmeter.report.charts.png import save
+from litmeter.serving.client import CONTENT_TYPES, request_bodies
+from litmeter.serving.launcher import running_server
+from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import print_wrapped
+from litmeter.system.rows import write_rows
+
+
+def main(name: str) -> None:
+    """Search the capacity of the configuration ``name`` of params.yaml, and write it with its probes.
+
+    Raises:
+        LitmeterError: there is no such configuration or no exported model, the server or the load generator
+            failed, or results cannot be written.
+    """
+    params = load_params()
+    serve = params.configuration(name)
+    read_card(MODEL.exported)
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    photos = [Path(photo.path) for photo in read_index().photos]
+    form = params.load.request_body
+    bodies = request_bodies(photos, form)
+    paths = CapacityPaths(name)
+    check_writable(paths.files)
+    with exclusive_machine():
+        print_wrapped(f"{name}: {describe(serve, device)}; at most {params.objective.max_s:g} s")
+        with (
+            running_server(MODEL, serve, device, params.load.timeout_s) as server,
+            load_generator(bodies, CONTENT_TYPES[form]) as generator,
+            CoreSpeeds() as cores,
+        ):
+            url, timeout_s = f"{server.url}/predict", params.load.timeout_s
+            result = measure_capacity(generator, url, params.objective, timeout_s, name, server.check, cores)
+    with all_or_nothing():
+        write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
+        write_rows(paths.probes, ProbeRow, result.rows)
+        save(paths.picture, capacity(name, result))
+    print_wrapped(f"{name}: {sentence(result.metrics)}")

@@ -1,0 +1,128 @@
+"""Stage ``ceilings``: cost of the model, peaks of the device, and the rates that they allow in theory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from litmeter.benchmark.overheads import client_limit_rps
+from litmeter.ceilings.cost import BACKEND, Cost, cost_of
+from litmeter.ceilings.devices import DEVICES, find_device
+from litmeter.ceilings.peaks import measured_bandwidth, measured_peak_flops
+from litmeter.ceilings.roofline import BYTES_PER_NUMBER, Traffic, roofline, traffic_of
+from litmeter.data.index import read_index
+from litmeter.inference.card import ModelCard, read_card
+from litmeter.inference.device import dtype_name, precisions_on, resolve_device
+from litmeter.inference.model import model_of
+from litmeter.params import load_params
+from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from litmeter.serving.client import request_bodies
+from litmeter.system.files import read_json, write_csv, write_json
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import print_wrapped
+
+
+def main() -> None:
+    """Count the model's cost, measure the device's peaks, and write the theoretical rates and rooflines.
+
+    The load generator's own limit, which bounds every served rate, is measured too.
+
+    Raises:
+        LoadError: the load generator failed.
+    """
+    gpu = read_json(MACHINE)["gpu"]
+    params = load_params()
+    device = resolve_device(params.device, gpu is not None)
+    card = read_card(MODEL.exported)
+    model = model_of(card)
+    cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
+    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
+    with exclusive_machine():
+        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in precisions_on(device)}
+        bandwidth = measured_bandwidth(device)
+        client_limit = client_limit_rps(params.load, bodies)
+    write_csv(THEORETICAL, theoretical_rows(cost))
+    metrics = ceiling_metrics(card, cost, measured, gpu if device == "cuda" else None)
+    metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
+    metrics["client_limit_rps"] = client_limit
+    write_json(CEILINGS, metrics)
+    print_wrapped(
+        f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
+        f"{cost.flops / 1e9:.3f} GFLOPs an image"
+    )
+    for precision in measured:
+        unit = "TOP/s" if precision == "int8" else "TFLOP/s"
+        print_wrapped(
+            f"{precision}: {metrics[f'peak_{precision}_tflops']} {unit} ({metrics['peak_source']}) "
+            f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
+            f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
+        )
+    print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
+
+
+def theoretical_rps(peak_tflops: float, cost: Cost) -> float:
+    """Images per second at the peak FLOP/s, if nothing but arithmetic took time."""
+    return peak_tflops * 1e12 / cost.flops
+
+
+def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
+    """The theoretical throughput of this model on every device of the table."""
+    return [
+        {
+            "device": device.name,
+            "full_tflops": device.full_tflops,
+            "half_tflops": device.half_tflops,
+            "full_rps": round(theoretical_rps(device.full_tflops, cost)),
+            "half_rps": round(theoretical_rps(device.half_tflops, cost)),
+            "source": device.source,
+        }
+        for device in DEVICES
+    ]
+
+
+def ceiling_metrics(
+    card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None
+) -> dict[str, Any]:
+    """Cost, peaks and theoretical rates, by the datasheet's peak where the device has one, else the measured.
+
+    Args:
+        measured: peak FLOP/s by precision.
+    """
+    known = find_device(gpu_name)
+    peaks = {p: flops / 1e12 for p, flops in measured.items()}
+    datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
+    used = datasheet or peaks
+    return {
+        "architecture": card.architecture,
+        "parameters": cost.parameters,
+        "macs": cost.macs,
+        "flops": cost.flops,
+        "flops_by_torch": cost.torch_flops,
+        "counted_by": f"ptflops, backend {BACKEND}",
+        "peak_source": known.source if known else "measured matrix product",
+        **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
+        **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
+        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in measured},
+        **{
+            f"datasheet_{p}_rps": round(theoretical_rps(datasheet[p], cost), 1) if datasheet else None
+            for p in measured
+        },
+    }
+
+
+def roofline_metrics(
+    cost: Cost, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
+) -> dict[str, Any]:
+    """The roofline of each precision, by the measured peaks (FLOP/s) and bandwidth (bytes/s)."""
+    metrics: dict[str, Any] = {"bandwidth_gbs": round(bandwidth / 1e9, 2)}
+    for precision in measured:
+        dtype = dtype_name(precision, device)
+        bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
+        metrics |= {
+            f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
+            f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * traffic.activations,
+            f"roofline_{precision}_rps": round(bound.rps, 1),
+            f"roofline_{precision}_bound": bound.bound,
+            f"roofline_{precision}_batch": bound.batch_size,
+        }
+    return metrics

@@ -1,0 +1,44 @@
+"""Stage ``compile``: compile the exported model for this machine, in each precision and batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from litmeter.data.index import Index, read_index
+from litmeter.inference.compiled.build import compile_model, describe
+from litmeter.inference.compiled.manifest import Manifest
+from litmeter.inference.device import resolve_device
+from litmeter.inference.precision_rows import PackageRow
+from litmeter.params import load_params
+from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
+from litmeter.system.files import read_json
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import print_wrapped
+from litmeter.system.rows import write_rows
+
+
+def main() -> None:
+    """Compile the exported model for the batch sizes of params.yaml.
+
+    Raises:
+        LitmeterError: a package cannot be run.
+    """
+    params = load_params()
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    with exclusive_machine():
+        photos = calibration_photos(read_index(), params.compile.int8_photos)
+        manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
+    write_rows(COMPILED_TABLE, PackageRow, package_rows(manifest))
+    print_wrapped("\n".join(describe(manifest)))
+
+
+def package_rows(manifest: Manifest) -> list[PackageRow]:
+    """A row for each package."""
+    return [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
+
+
+def calibration_photos(index: Index, number: int) -> list[Path]:
+    """Up to ``number`` training photos, evenly over the index, which is in the order of the classes."""
+    photos = [Path(photo.path) for photo in index.split("train")]
+    number = min(number, len(photos))
+    return [photos[position * len(photos) // number] for position in range(number)]

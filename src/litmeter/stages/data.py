@@ -1,0 +1,18 @@
+"""Stage ``data``: check the photographs that params.yaml names, split them, write the index."""
+
+from __future__ import annotations
+
+from litmeter.data.sources import check_readable, make_index
+from litmeter.params import load_params
+
+
+def main() -> None:
+    """Write the index of the photographs.
+
+    Raises:
+        DataError: the source does not exist, a photo cannot be read, or a class has none in some split.
+    """
+    index = make_index(load_params().data)
+    check_readable(index)
+    index.write()
+    print(index.describe())

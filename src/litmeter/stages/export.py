@@ -1,0 +1,86 @@
+"""Stage ``export``: checkpoint -> weights as safetensors, model card and reference answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+
+from litmeter.data.index import Index, read_index
+from litmeter.errors import ModelError
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.inference.model import build_model, input_config, model_of
+from litmeter.inference.predictor import Predictor
+from litmeter.inference.reference import Reference, write_reference
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
+from litmeter.system.allocator import keep_freed_memory
+from litmeter.system.files import atomic_write, read_json, write_json
+from litmeter.system.progress import bar, print_wrapped
+from litmeter.training.weights import load_all, read_state_dict
+
+BATCH_SIZE = 8
+
+
+def main() -> None:
+    """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
+    keep_freed_memory()
+    settings = load_params().model
+    index = read_index()
+    classes = index.classes
+    model = build_model(settings.name, len(classes), settings.image_size)
+    load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
+    tested = read_json(TRAIN_METRICS)
+    with atomic_write(MODEL.exported / WEIGHTS_NAME) as temporary:
+        temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    card = ModelCard.model_validate(
+        {
+            "architecture": settings.name,
+            "classes": classes,
+            "image_size": settings.image_size,
+            **input_config(model),
+            "test_accuracy": tested["test_accuracy"],
+            "test_images": tested["test_images"],
+            "weights_sha256": sha256(MODEL.exported / WEIGHTS_NAME),
+        }
+    )
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    check_equal(model.eval(), card)
+    write_reference(MODEL.exported, reference_answers(index))
+    size_mb = (MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6
+    print_wrapped(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+
+
+def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
+    """Raise ModelError unless the exported model's outputs equal those of ``model``, bit for bit."""
+    exported = model_of(card)
+    exported.load_state_dict(load_file(MODEL.exported / WEIGHTS_NAME))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 3, card.image_size, card.image_size, generator=generator)
+    with torch.inference_mode():
+        if not torch.equal(exported(images), model(images)):
+            raise ModelError("the exported model answers otherwise than its checkpoint")
+
+
+def reference_answers(index: Index) -> Reference:
+    """The exported model's probabilities for every photo, in full precision on the CPU.
+
+    Raises:
+        ImageError: a photo cannot be read.
+    """
+    predictor = Predictor(MODEL, "cpu", ServeSettings())
+    answers: list[list[float]] = []
+    with bar(len(index.photos), "reference answers", "photo") as progress:
+        for first in range(0, len(index.photos), BATCH_SIZE):
+            photos = index.photos[first : first + BATCH_SIZE]
+            images = [predictor.preprocess(Path(photo.path).read_bytes()) for photo in photos]
+            answers += predictor.predict(images).tolist()
+            progress.update(len(photos))
+    return Reference(
+        index.classes,
+        [photo.label for photo in index.photos],
+        [photo.split for photo in index.photos],
+        np.array(answers),
+    )

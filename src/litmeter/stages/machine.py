@@ -1,0 +1,81 @@
+"""Stage ``machine``: check all of params.yaml, then write the fingerprint of hardware and libraries.
+
+It runs first in every ``dvc repro``, so that a mistake in any section is found before anything is
+trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from contextlib import suppress
+from pathlib import Path
+
+from litmeter.benchmark.orphans import check_no_orphans
+from litmeter.errors import ModelError, ParamsError
+from litmeter.inference.card import read_card
+from litmeter.inference.device import check_precision, resolve_device
+from litmeter.params import PACKAGE_MODEL, Params, load_params, section_of
+from litmeter.paths import MACHINE, MODEL
+from litmeter.stages.order import comparison_only, expected_time
+from litmeter.system.files import write_json
+from litmeter.system.machine import cuda_available, describe_machine, fingerprint
+from litmeter.system.progress import print_wrapped
+
+
+def main() -> None:
+    """Check params.yaml, then write the fingerprint.
+
+    Raises:
+        ParamsError: a wrong key or value; ReportError: there are results of removed experiments.
+    """
+    params = load_params()
+    check_no_orphans(params.configurations())
+    check_params(params)
+    machine = fingerprint()
+    write_json(MACHINE, machine)
+    print_wrapped(describe_machine(machine))
+    print_wrapped(expected_time(params, comparison_only=comparison_only()))
+
+
+def check_params(params: Params) -> None:
+    """Check the values that depend on this machine: models, folders, files, devices.
+
+    Raises:
+        ParamsError: a model, folder, file or device that does not exist.
+    """
+    check_model_name(params.model.name)
+    if not params.data.download and not Path(params.data.folder).is_dir():
+        raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
+    if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
+        raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
+    check_pretrained(params)
+    device = resolve_device(params.device, cuda_available())
+    for name, serve in params.configurations().items():
+        check_precision(serve.precision, device, f"{section_of(name)}.precision")
+
+
+def check_model_name(name: str) -> None:
+    """Raise ParamsError where timm has no such model; the one that is exported is not looked up."""
+    with suppress(ModelError):
+        if read_card(MODEL.exported).architecture == name:
+            return
+    from litmeter.inference.lean_timm import timm  # takes seconds
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ParamsError(f"model.name: got {name!r}; allowed: any model of timm {timm.__version__}{hint}")
+
+
+def check_pretrained(params: Params) -> None:
+    """Raise ParamsError where ``model.pretrained`` has no weights for the model."""
+    wanted = params.model.pretrained
+    if wanted == "package" and params.model.name != PACKAGE_MODEL:
+        raise ParamsError(
+            f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
+            f"{params.model.name}; allowed: hub, none, or the path of a state dict"
+        )
+    if wanted not in ("package", "hub", "none") and not Path(wanted).is_file():
+        raise ParamsError(
+            f"model.pretrained: got {wanted!r}; allowed: package, hub, none, or an existing file"
+        )

@@ -1,0 +1,80 @@
+"""Stage ``precisions``: what each precision, and each way to preprocess, changes in the model's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from litmeter.data.index import read_index
+from litmeter.errors import ModelError
+from litmeter.inference.answers import answers_of
+from litmeter.inference.card import INTERPOLATIONS, ModelCard, read_card
+from litmeter.inference.compiled.manifest import packages_to_use
+from litmeter.inference.device import cannot_run_reason, dtype_name, precisions_on, resolve_device
+from litmeter.inference.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageRow, precision_cells
+from litmeter.inference.reference import Reference, read_reference
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
+from litmeter.stats.change import Probabilities, change
+from litmeter.system.files import read_json
+from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.progress import print_wrapped
+from litmeter.system.rows import read_rows, write_rows
+from litmeter.system.tables import text_table
+
+
+def main() -> None:
+    """Answer all photos in each precision and preprocessing, and compare with the reference answers.
+
+    Raises:
+        LitmeterError: a model cannot be loaded or run.
+    """
+    params = load_params()
+    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    photos = [Path(photo.path) for photo in read_index().photos]
+    configurations = list(configurations_of(read_card(MODEL.exported), device))
+    with exclusive_machine():
+        answers = answers_of(MODEL, device, configurations, photos)
+    reference = read_reference(MODEL.exported)
+    rows = [
+        row
+        for settings, probabilities in zip(configurations, answers, strict=True)
+        for row in change_rows(settings, reference, probabilities)
+    ]
+    write_rows(PRECISIONS_TABLE, ChangeRow, rows)
+    print(text_table(HEAD, precision_cells(rows, read_rows(COMPILED_TABLE, PackageRow))))
+
+
+def configurations_of(card: ModelCard, device: str) -> Iterator[ServeSettings]:
+    """Each precision with torchvision's preprocessing, and full precision with the others of that kind.
+
+    Models that these cannot resize for have timm's, and are not compiled.
+    """
+    ways = ("torchvision", "scaled") if card.interpolation in INTERPOLATIONS else ("timm",)
+    for precision in precisions_on(device):
+        if reason := cannot_run_reason(dtype_name(precision, device), device):
+            print_wrapped(f"{precision}: left out, as {reason}")
+            continue
+        if precision == "int8":
+            try:
+                packages_to_use(MODEL, device, precision)
+            except ModelError as error:
+                print_wrapped(f"{precision}: left out: {error}")
+                continue
+        for way in ways if precision == "full" else ways[:1]:
+            yield ServeSettings.model_validate(
+                {"precision": precision, "preprocess": way, "compiled": way != "timm"}
+            )
+
+
+def change_rows(settings: ServeSettings, reference: Reference, answers: Probabilities) -> Iterator[ChangeRow]:
+    """A row for the test photos, and one for all others."""
+    for split in (TEST, OTHER):
+        chosen = [number for number, own in enumerate(reference.splits) if (own == TEST) == (split == TEST)]
+        labels = [reference.labels[number] for number in chosen]
+        if not chosen:
+            continue
+        found = change(reference.probabilities[chosen], answers[chosen], labels)
+        values = {name: round(value, 6) for name, value in asdict(found).items()}
+        yield ChangeRow(**values, precision=settings.precision, preprocess=settings.preprocess, split=split)

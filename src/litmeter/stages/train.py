@@ -1,0 +1,70 @@
+"""Stage ``train``: fine-tune the classifier, and test it once."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+
+import lightning
+
+from litmeter.data.index import Index, read_index
+from litmeter.params import load_params
+from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
+from litmeter.stats.intervals import wilson_interval
+from litmeter.system.allocator import keep_freed_memory
+from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
+from litmeter.system.progress import print_wrapped
+from litmeter.system.temporary import scratch
+from litmeter.training.fit import fit
+from litmeter.training.module import ClassifierModule
+
+
+def main() -> None:
+    """Fit (or take ``model.checkpoint``), test, write checkpoint, metrics and curves."""
+    keep_freed_memory()
+    params = load_params()
+    index = read_index()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    # Expected: few batches, which the main process decodes.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.` is deprecated.*")
+    lightning.seed_everything(params.train.seed, verbose=False)
+    with scratch() as folder, all_or_nothing():
+        module, checkpoint = fit(params, index, folder)
+        with atomic_write(CHECKPOINT) as temporary:
+            shutil.copyfile(checkpoint, temporary)
+        write_results(module, index)
+
+
+def write_results(module: ClassifierModule, index: Index) -> None:
+    """Write accuracy with its interval, training curves, and every test photo's class and prediction."""
+    labels = [photo.label for photo in index.split("test")]
+    pairs = list(zip(labels, module.predicted, strict=True))
+    correct = sum(actual == predicted for actual, predicted in pairs)
+    low, high = wilson_interval(correct, len(pairs))
+    best = min(module.history, key=lambda row: row["val_loss"])
+    write_json(
+        TRAIN_METRICS,
+        {
+            "test_accuracy": round(correct / len(pairs), 4),
+            "test_accuracy_low": round(low, 4),
+            "test_accuracy_high": round(high, 4),
+            "test_images": len(pairs),
+            "val_accuracy": round(best["val_accuracy"], 4),
+            "best_epoch": best["epoch"],
+        },
+    )
+    write_csv(TRAINING_CURVES, module.history)
+    write_csv(
+        CONFUSION,
+        [
+            {"actual": index.classes[actual], "predicted": index.classes[predicted]}
+            for actual, predicted in pairs
+        ],
+    )
+    print_wrapped(
+        f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "
+        f"(95% interval {low:.3f} to {high:.3f})"
+    )

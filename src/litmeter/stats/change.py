@@ -1,0 +1,69 @@
+"""How much a model's answers differ from a reference's, on the same photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from litmeter.stats.intervals import lower_bound
+
+Probabilities = npt.NDArray[np.float64]
+"""By photo and class."""
+MIN_PROBABILITY = 1e-12
+"""Smaller ones are raised to it, so that their logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What changes from the reference's answers to others. Labels alone hide it where all are certain.
+
+    Attributes:
+        photos: number of photos.
+        agreement: share of the photos whose likeliest class is the same.
+        agreement_low: with 95% certainty, the share is no less for photos like these.
+        accuracy: share of right labels among the other answers.
+        accuracy_change: from the reference's accuracy to this.
+        mean_change: of a probability, over photos and classes.
+        largest_change: of a probability.
+        divergence: of Kullback and Leibler, from the reference, mean over the photos, in nats.
+    """
+
+    photos: int
+    agreement: float
+    agreement_low: float
+    accuracy: float
+    accuracy_change: float
+    mean_change: float
+    largest_change: float
+    divergence: float
+
+
+def change(reference: Probabilities, answers: Probabilities, labels: Sequence[int]) -> Change:
+    """What changes from ``reference`` to ``answers``.
+
+    Args:
+        labels: the true class of each photo.
+
+    Raises:
+        ValueError: there are no photos.
+    """
+    if not len(labels):
+        raise ValueError("there are no photos to compare")
+    expected, found = reference.argmax(axis=1), answers.argmax(axis=1)
+    agreed = int((expected == found).sum())
+    differences = np.abs(answers - reference)
+    logs, expected_logs = (np.log(np.maximum(p, MIN_PROBABILITY)) for p in (answers, reference))
+    accuracy, accuracy_before = (float((own == np.array(labels)).mean()) for own in (found, expected))
+    return Change(
+        photos=len(labels),
+        agreement=agreed / len(labels),
+        agreement_low=lower_bound(agreed, len(labels)),
+        accuracy=accuracy,
+        accuracy_change=accuracy - accuracy_before,
+        mean_change=float(differences.mean()),
+        largest_change=float(differences.max()),
+        divergence=float((reference * (expected_logs - logs)).sum(axis=1).mean()),
+    )

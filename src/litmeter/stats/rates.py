@@ -1,0 +1,92 @@
+"""Throughput and latency percentiles of measurement windows, with 95% intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from litmeter.stats.windows import BLOCKS, Floats
+
+SAMPLES_NEEDED: dict[float, int] = {50: 1, 95: 130, 99: 662, 99.9: 6620}
+"""Fewest samples that can support a percentile: the binomial floor that MLPerf LoadGen uses
+(https://github.com/mlcommons/inference, loadgen/early_stopping.cc); for 99.9 ten times as many as for 99."""
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Requests (or images) per second, with a 95% interval."""
+
+    rps: float
+    low_rps: float
+    high_rps: float
+
+
+def throughput(rates: Floats) -> Throughput:
+    """Mean of the ``block_rates`` of one window, with its interval.
+
+    The interval is that of the method of batch means, with Student's t: consecutive requests share
+    batches and are not independent, whole blocks of a window nearly are.
+    """
+    rps, spread = float(rates.mean()), _spread(rates)
+    return Throughput(rps, max(0.0, rps - spread), rps + spread)
+
+
+def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
+    """Geometric mean of the rates of several windows with other work between them, with its interval.
+
+    Student's t over the logarithms of the windows' rates: a machine that changes its speed between them, by
+    some factor, makes them differ by more than the blocks of one window do. Of a single window, as
+    ``throughput``.
+
+    Args:
+        rounds: the ``block_rates`` of each window.
+    """
+    if len(rounds) == 1:
+        return throughput(rounds[0])
+    logs = np.log([rates.mean() for rates in rounds])
+    rps, factor = math.exp(logs.mean()), math.exp(_spread(logs))
+    return Throughput(rps, rps / factor, rps * factor)
+
+
+def _spread(values: Floats) -> float:
+    """Of a mean's 95% interval to either side, by Student's t."""
+    return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
+
+
+def percentile(latency: Floats, percent: float) -> float | None:
+    """A latency percentile, or None where there are too few samples to support it."""
+    if len(latency) < SAMPLES_NEEDED[percent]:
+        return None
+    return float(np.percentile(latency, percent))
+
+
+def percentile_interval(latency: Floats, ended: Floats, percent: int) -> tuple[float, float] | None:
+    """95% interval of a latency percentile of one window of a closed loop, None where there is none.
+
+    The requests, in the order in which they ``ended``, are split into BLOCKS: see
+    ``percentile_interval_of_blocks``.
+    """
+    return percentile_interval_of_blocks(np.array_split(latency[np.argsort(ended)], BLOCKS), percent)
+
+
+def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:
+    """95% interval of a latency percentile of all blocks together, None where there is none.
+
+    The share of requests that take no longer than the percentile varies from block to block. The ends of its
+    mean's interval, by Student's t, are read off as percentiles of all requests. Latencies of one batch
+    depend on each other, so single requests would give too narrow an interval. In simulations of batches
+    (tests/unit/test_rates.py) it holds the true p95 in 89 to 97% of runs.
+    """
+    blocks = [block for block in blocks if len(block)]
+    requests = np.concatenate([*blocks, np.array([])])
+    whole = percentile(requests, percent)
+    if whole is None or len(blocks) < 2:
+        return None
+    shares = np.array([float((block <= whole).mean()) for block in blocks])
+    spread = 100 * _spread(shares)
+    low, high = np.percentile(requests, np.clip([percent - spread, percent + spread], 0, 100))
+    return float(low), float(high)

@@ -1,0 +1,144 @@
+"""Files and folders that are written atomically; JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from litmeter.errors import storage_error
+from litmeter.system.signals import defer_signals
+from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
+
+Row = Mapping[str, Any]
+
+_transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
+    "transaction", default=None
+)
+"""Of the enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
+
+    A reader of ``path`` sees the old file or the new one, never a part.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _storage_errors(path):
+        if (transaction := _transaction.get()) is None:
+            with _temporary_file(path) as temporary:
+                yield temporary
+                os.replace(temporary, path)
+        else:
+            cleanup, written = transaction
+            temporary = cleanup.enter_context(_temporary_file(path))
+            yield temporary
+            written.append((temporary, path))
+
+
+@contextmanager
+def all_or_nothing() -> Iterator[None]:
+    """Replace all files that the block writes when it ends without an error; else none of them."""
+    with ExitStack() as cleanup:
+        written: list[tuple[Path, Path]] = []
+        token = _transaction.set((cleanup, written))
+        try:
+            yield
+        finally:
+            _transaction.reset(token)
+        with defer_signals():
+            for temporary, path in written:
+                with _storage_errors(path):
+                    os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path``, and rename it to ``path`` when the block ends without an error."""
+    with _storage_errors(path), ExitStack() as cleanup:
+        temporary = _temporary_path(path)
+        shutil.rmtree(temporary, ignore_errors=True)
+        with defer_signals():
+            temporary.mkdir(parents=True)
+            cleanup.callback(os.close, claim(temporary))
+            cleanup.callback(shutil.rmtree, temporary, ignore_errors=True)
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+
+
+def check_writable(paths: Iterable[Path]) -> None:
+    """Raise StorageError if one of ``paths`` cannot be written; called before long work."""
+    for path in paths:
+        with _storage_errors(path), _temporary_file(path):
+            pass
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[Path]:
+    """Create a locked file beside ``path``; remove it, unless it was renamed, when the block is left."""
+    temporary = _temporary_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as cleanup:
+        with defer_signals():
+            temporary.touch()
+            cleanup.callback(os.close, claim(temporary))
+            cleanup.callback(temporary.unlink, missing_ok=True)
+        yield temporary
+
+
+def _temporary_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of a failed write to ``path`` as StorageError."""
+    try:
+        yield
+    except OSError as error:
+        explained = storage_error(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content``; None becomes null, NaN and infinity are refused."""
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object, got {type(content).__name__}")
+    return content
+
+
+def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> None:
+    """Write ``rows``, which all have the keys of the first; None becomes an empty field.
+
+    Args:
+        fields: the columns, where there may be no row.
+    """
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """``value`` with ``digits`` decimals, None as it is."""
+    return None if value is None else round(value, digits)

@@ -1,0 +1,109 @@
+"""Fingerprint of the machine: its hardware and the versions of its libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gpustat
+import psutil
+
+from litmeter.system.tables import pluralise
+
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
+CPU_FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+)
+"""Instruction sets that change how fast a matrix product is."""
+DEVICES = Path("/dev")
+GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
+"""Of NVIDIA's drivers (the second and third on Jetson), of WSL's, and of AMD's, which torch calls CUDA."""
+
+
+def fingerprint() -> dict[str, Any]:
+    """Hardware, library versions and their hash as ``id``; it changes only when one of them does."""
+    machine: dict[str, Any] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "cpu_flags": _cpu_flags(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": platform.system(),
+        **_gpu(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in LIBRARIES},
+    }
+    digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
+    return {"id": digest[:12], **machine}
+
+
+def _proc_cpuinfo() -> dict[str, str]:
+    """The first processor in /proc/cpuinfo; empty where there is none (macOS)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _cpu_model() -> str:
+    return _proc_cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> list[str]:
+    info = _proc_cpuinfo()
+    present = set((info.get("flags") or info.get("Features") or "").split())
+    return [flag for flag in CPU_FLAGS if flag in present]
+
+
+def cuda_available() -> bool:
+    """Whether torch can use a GPU. It is asked only where a driver has a device: its import takes seconds."""
+    if not any(any(DEVICES.glob(pattern)) for pattern in GPU_DEVICES):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _gpu() -> dict[str, Any]:
+    """The first CUDA device; null without one."""
+    if not cuda_available():
+        return {
+            "gpu": None,
+            "gpu_count": 0,
+            "gpu_memory_gib": None,
+            "gpu_driver": None,
+            "cuda": None,
+        }
+    import torch
+
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "gpu_count": torch.cuda.device_count(),
+        "gpu_memory_gib": round(properties.total_memory / 2**30),
+        "gpu_driver": gpustat.new_query().driver_version,
+        "cuda": torch.version.cuda,
+    }
+
+
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
+    return (
+        f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
+        f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
+    )

@@ -1,0 +1,183 @@
+"""Process groups that end with the block or the process that started them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from litmeter.errors import FREE_SPACE
+from litmeter.system.signals import defer_signals
+
+LOG_TAIL_LINES = 15
+FULL_DISK_BYTES = 2**16
+"""Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
+CGROUP = Path("/sys/fs/cgroup")
+GONE_S = 10.0
+"""How long killed processes are waited for."""
+WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
+"""Shell script: execute the command after a line from the pipe; end if the pipe is closed before."""
+
+
+@contextmanager
+def process_group(
+    command: Sequence[str],
+    *,
+    stdin: int | IO[bytes] | None = subprocess.DEVNULL,
+    stdout: int | IO[bytes] | None = None,
+    stderr: int | IO[bytes] | None = None,
+    env: Mapping[str, str] | None = None,
+    stop_s: float = 10.0,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``command`` in a process group of its own; end the group when the block is left.
+
+    Its leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this
+    process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
+    and kills the group. The command starts only after the guard.
+    """
+    with ExitStack() as cleanup:
+        with defer_signals():  # until the clean-up of what has been started is registered
+            start, release = os.pipe()
+            child = subprocess.Popen(
+                ["/bin/sh", "-c", WAIT_THEN_RUN, str(start), *command],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                pass_fds=(start,),
+                start_new_session=True,
+            )
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            cleanup.callback(_dismiss, guard)
+            cleanup.callback(_stop, child, stop_s)
+            os.write(release, b"\n")
+            os.close(release)
+            os.close(start)
+        yield child
+
+
+def _dismiss(guard: subprocess.Popen[bytes]) -> None:
+    guard.kill()
+    guard.communicate()
+
+
+def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
+    """End ``child`` and its group, and close the pipes to it."""
+    try:
+        if child.poll() is None:
+            child.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(timeout=stop_s)
+    finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
+        with defer_signals():
+            _end_group(child)
+
+
+def _end_group(child: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + GONE_S  # killed processes take time to end
+    while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(max(0.0, deadline - time.monotonic()))
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+def kill_group(group: int) -> bool:
+    """Kill the processes of ``group``; False where there is none."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS's answer for a group of zombies
+        return False
+    return True
+
+
+def _is_alive(group: int) -> bool:
+    """Whether a process of ``group`` is more than a zombie: that holds nothing, and lasts until it is reaped.
+
+    One whose first thread has ended is called a zombie, too.
+    """
+    for pid in psutil.pids():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):  # another user's, on macOS
+            if os.getpgid(pid) != group:
+                continue
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
+                return True
+    return False
+
+
+def memory_of(pid: int) -> int:
+    """Memory of a process and its descendants, bytes: a shared page counts in equal parts for its users.
+
+    That is Linux's PSS; elsewhere it is what each process has to itself (USS). 0 for one that has ended.
+    """
+    try:
+        main = psutil.Process(pid)
+        processes = [main, *main.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    total = 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_full_info()
+            total += getattr(memory, "pss", memory.uss)
+    return total
+
+
+def memory_alone(pid: int) -> int:
+    """Memory of a process and its descendants, bytes, as if no other process shared any page with them.
+
+    That is what each has to itself, and the most that one of them shares.
+    """
+    try:
+        main = psutil.Process(pid)
+        processes = [main, *main.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    own, shared = 0, 0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            memory = process.memory_full_info()
+            own += memory.uss
+            shared = max(shared, memory.rss - memory.uss)
+    return own + shared
+
+
+def available_memory() -> int:
+    """Memory that is free for processes, bytes: of the machine, and of the container if it has a limit."""
+    available = psutil.virtual_memory().available
+    try:
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        reclaimable = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
+        return available
+    return min(available, limit - used + int(reclaimable.get("inactive_file", 0)))
+
+
+def log_tail(log: Path) -> str:
+    """Text to append to the error of a process that died: its log's last lines, or that the disk is full."""
+    if shutil.disk_usage(log.parent).free < FULL_DISK_BYTES:
+        return (
+            f": no space is left for temporary files ({log.parent.parent}); {FREE_SPACE}, then run it again"
+        )
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
+    return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""

