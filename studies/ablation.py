@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from litmeter.params import ServeSettings
-from litmeter.report.charts.chart import BLUE, INK, Axis, Chart, Mark
-from litmeter.report.charts.png import save
 from litmeter.system.tables import markdown_table
-from studies.harness import Case, measure_rounds, rates, ratios, read_result, write_result
+from studies.harness import Case, measure_rounds, rates, ratios, write_result
 
 STEPS: dict[str, dict[str, Any]] = {
     "stock": {},
     "2 workers of 1 thread": {"workers_per_device": 2, "threads_per_worker": 1},
     "freed memory kept": {"keep_freed_memory": True},
-    "fast preprocessing": {"preprocess": "torchvision"},
+    "torchvision preprocessing": {"preprocess": "torchvision"},
     "direct transport": {"transport": "direct"},
     "image bodies": {"form": "image"},
     "batches of 4": {"max_batch_size": 4},
@@ -28,8 +24,6 @@ STEPS: dict[str, dict[str, Any]] = {
 USERS = (1, 8)
 SECONDS = 3.0
 ROUNDS = 3
-RESULT = "ablation"
-PICTURE = Path("assets/ablation.png")
 
 
 def cases() -> dict[str, Case]:
@@ -44,53 +38,35 @@ def cases() -> dict[str, Case]:
 
 
 def main() -> None:
-    """Measure all steps, print the medians and keep all values."""
+    """Measure all steps, keep all values and print the medians."""
     found = measure_rounds("ablation", cases(), ROUNDS)
-    rows = [
-        {
-            "step": name,
-            "users": users,
-            "rps": rates(levels, users),
-            "times_stock": round(median(ratios(rates(levels, users), rates(found["stock"], users))), 2),
+    steps: dict[str, dict[str, Any]] = {
+        name: {
+            f"{users} users": {
+                "rps": rates(levels, users),
+                "times_stock": round(median(ratios(rates(levels, users), rates(found["stock"], users))), 2),
+            }
+            for users in USERS
         }
-        for users in USERS
         for name, levels in found.items()
+    }
+    write_result("ablation", {"steps": steps})
+    head = [
+        "each with those above",
+        *(f"{figure}, {u} users" for u in USERS for figure in ("req/s", "times")),
     ]
-    write_result(RESULT, {"steps": rows, "rounds": ROUNDS})
-    draw(rows)
-    print(table())
-
-
-def table() -> str:
-    """The steps as Markdown."""
-    head = ["each with those above", "users", "req/s, median", "times stock"]
     rows = [
-        [row["step"], str(row["users"]), f"{median(row['rps']):.1f}", f"{row['times_stock']:.2f}"]
-        for row in read_result(RESULT)["steps"]
+        [
+            name,
+            *(
+                cell
+                for own in step.values()
+                for cell in (f"{median(own['rps']):.1f}", f"{own['times_stock']:.2f}")
+            ),
+        ]
+        for name, step in steps.items()
     ]
-    return markdown_table(head, rows)
-
-
-def draw(rows: Sequence[dict[str, Any]]) -> None:
-    """A bar per step: how many times stock, at the larger number of users, with the single rounds."""
-    own = [row for row in rows if row["users"] == USERS[-1]]
-    names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
-    single = [
-        (ratio, name)
-        for name, row in zip(names, own, strict=True)
-        for ratio in ratios(row["rps"], own[0]["rps"])
-    ]
-    chart = Chart(
-        "What each key is worth, with those above it",
-        x=Axis(f"throughput at {USERS[-1]} users, times stock", low=0.0),
-        y=Axis("", names=tuple(names), notes=tuple(f"{row['times_stock']:.2f}" for row in own)),
-        marks=[
-            Mark("bar", x=[row["times_stock"] for row in own], y=names, colour=BLUE),
-            Mark("point", x=[ratio for ratio, _ in single], y=[name for _, name in single], colour=INK),
-        ],
-        note="Points: single rounds.",
-    )
-    save(PICTURE, [chart])
+    print(markdown_table(head, rows))
 
 
 if __name__ == "__main__":

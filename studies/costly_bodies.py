@@ -15,26 +15,19 @@ import numpy as np
 import requests
 from PIL import Image
 
-from litmeter.loadgen import LoadPlan, load_generator
 from litmeter.params import load_params
-from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
-from litmeter.serving.launcher import running_server
+from litmeter.serving.launcher import RunningServer
 from litmeter.stats.records import OK
-from litmeter.stats.stability import WINDOWS
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.tables import markdown_table
-from studies import DEVICE
-from studies.harness import photo_paths, read_result, write_result
+from studies.harness import Case, load_plan, photo_paths, run_load, write_result
 
-RESULT = "costly_bodies"
-CONFIGURATION = "candidate"
 SIZE = 19_000_000
 REPEATS = 3
 AT_ONCE = 60
-GOOD_RPS, GOOD_S = 20.0, 20.0
+GOOD_RPS, GOOD_S, CONNECTIONS = 20.0, 20.0, 64
 """Good traffic meanwhile."""
-TARGET_MS, TARGET_P99_MS = 250.0, 1000.0
 JSON, IMAGE = CONTENT_TYPES["json"], CONTENT_TYPES["image"]
 
 
@@ -137,32 +130,22 @@ def ask(url: str, content_type: str, body: bytes) -> tuple[int, float]:
     return answer.status_code, 1000 * (time.perf_counter() - started)
 
 
-def good_p99_ms(url: str, worst: tuple[str, bytes] | None) -> tuple[float, int]:
+def good_p99_ms(server: RunningServer, worst: tuple[str, bytes] | None) -> tuple[float, int]:
     """p99 of good photos at GOOD_RPS, while AT_ONCE of ``worst`` are sent at once; and how many were refused.
 
     One that is refused counts as one that takes for ever.
     """
-    plan = LoadPlan(
-        users=64,
-        requests=1,
-        warmup_s=1.0,
-        min_s=GOOD_S,
-        max_s=GOOD_S,
-        max_windows=WINDOWS,
-        timeout_s=30.0,
-        seed=0,
-        rate_rps=GOOD_RPS,
-    )
     threads: list[threading.Thread] = []
 
     def attack(users: int, index: int) -> None:
         if index == 1 and worst is not None:
+            url = f"{server.url}/predict"
             threads.extend(threading.Thread(target=ask, args=(url, *worst)) for _ in range(AT_ONCE))
             for thread in threads:
                 thread.start()
 
-    with load_generator([path.read_bytes() for path in photo_paths()], IMAGE) as generator:
-        record = generator.run(url, plan, on_edge=attack)
+    plan = load_plan(CONNECTIONS, GOOD_S, seed=0, rate_rps=GOOD_RPS)
+    [record] = run_load(server, "image", [plan], on_edge=attack)
     for thread in threads:
         thread.join()
     latency_ms = np.where(record.status == OK, 1000 * (record.end - record.start), np.inf)[record.in_window]
@@ -170,50 +153,37 @@ def good_p99_ms(url: str, worst: tuple[str, bytes] | None) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Ask with each body, attack with the worst that is refused, print and keep the times."""
-    settings = load_params().configuration(CONFIGURATION)
+    """Ask with each body, attack with the worst that is refused; keep and print the times."""
     found: dict[str, dict[str, float]] = {}
-    with exclusive_machine(), running_server(MODEL, settings, DEVICE, 60.0) as server:
-        url = f"{server.url}/predict"
+    with exclusive_machine(), Case(load_params().serve).running() as server:
         kinds = bodies()
         for name, make in kinds.items():
             content_type, body = make()
-            asked = [ask(url, content_type, body) for _ in range(REPEATS)]
+            asked = [ask(f"{server.url}/predict", content_type, body) for _ in range(REPEATS)]
             found[name] = {
                 "bytes": len(body),
                 "status": asked[0][0],
                 "ms": round(median(ms for _, ms in asked), 1),
             }
-            print(f"{name}: {found[name]}", flush=True)
         refused = {name: row for name, row in found.items() if row["status"] != 200}
         worst = max(refused, key=lambda name: refused[name]["ms"])
-        calm, _ = good_p99_ms(url, None)
-        attacked, lost = good_p99_ms(url, kinds[worst]())
-        print(f"p99 of good photos: {calm:.0f} ms, with {AT_ONCE} of {worst!r} at once {attacked:.0f} ms")
-        print(f"{lost} of {GOOD_RPS * GOOD_S:.0f} good photos were refused")
-    write_result(
-        RESULT,
-        {
-            "bodies": found,
-            "worst": worst,
-            "at_once": AT_ONCE,
-            "good_rps": GOOD_RPS,
-            "good_p99_ms": round(calm, 1),
-            "attacked_p99_ms": round(attacked, 1) if np.isfinite(attacked) else None,
-            "refused_good": lost,
-            "target_ms": TARGET_MS,
-            "target_p99_ms": TARGET_P99_MS,
-        },
-    )
-
-
-def table() -> str:
-    """Time of each body, as Markdown."""
+        calm, _ = good_p99_ms(server, None)
+        attacked, lost = good_p99_ms(server, kinds[worst]())
+    attack = {
+        "worst": worst,
+        "at_once": AT_ONCE,
+        "good_rps": GOOD_RPS,
+        "good_p99_ms": round(calm, 1),
+        "attacked_p99_ms": round(attacked, 1) if np.isfinite(attacked) else None,
+        "refused_good": lost,
+    }
+    write_result("costly_bodies", {"bodies": found, **attack})
     rows = [
         [name, f"{row['bytes'] / 1e6:.1f} MB", f"{row['status']:.0f}", f"{row['ms']:.0f} ms"]
-        for name, row in read_result(RESULT)["bodies"].items()
+        for name, row in found.items()
     ]
-    return markdown_table(["body", "size", "answer", "time alone"], rows)
+    print(markdown_table(["body", "size", "answer", "time alone"], rows))
+    print(attack)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""Cases measured in rounds: a round measures every case once, the next round in the opposite order.
+"""What studies share: servers under load, cases measured in rounds, and results that are kept.
 
-Rates drift from minute to minute, so cases are compared within a round.
+Rates drift from minute to minute, so cases are compared within a round: a round measures every case once, the
+next one in the opposite order.
 """
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
-from functools import cache, partial
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, TypeVar
+
+import psutil
+from scipy.special import stdtrit
 
 from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.rows import LevelRow
@@ -20,7 +25,7 @@ from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.loadgen import LoadPlan, generate
 from litmeter.params import ServeSettings
-from litmeter.paths import MACHINE, MODEL, ModelFolders
+from litmeter.paths import MACHINE, MODEL
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import RunningServer, running_server
 from litmeter.stats.records import LoadRecord
@@ -28,9 +33,10 @@ from litmeter.stats.stability import WINDOWS
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.progress import bar
-from studies import DEVICE, TIMEOUT_S
-from studies.peers.running import running_peer
 
+DEVICE = "cpu"
+TIMEOUT_S = 30
+"""How long a request may take, for a server and for whoever sends it."""
 WARMUP_S = 0.5
 SAMPLE_S = 0.1
 """Interval of the telemetry."""
@@ -46,28 +52,21 @@ Levels = dict[int, LevelRow]
 
 @dataclass(frozen=True)
 class Case:
-    """A server, and how it is loaded.
+    """A server of the pipeline's model, and how it is loaded.
 
     Attributes:
         users: of each level; the levels run one after another.
         seconds: a level's length; it goes on, up to LONGEST times as long, for ``requests`` answers.
         form: what users send, ``image`` or ``json``.
-        peer: the framework that serves instead of litmeter. Of its answers the good ones count, where
-            litmeter has to answer every request.
         null_model: serve a model that does nothing.
-        environment: variables for the server's processes.
     """
 
     settings: ServeSettings
-    users: tuple[int, ...]
-    seconds: float
+    users: tuple[int, ...] = ()
+    seconds: float = 0.0
     requests: int = 1
     form: str = "image"
-    folders: ModelFolders = MODEL
-    peer: str | None = None
     null_model: bool = False
-    metrics: bool = True
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, number: int) -> Levels:
         """Start the server, load it and stop it."""
@@ -77,9 +76,7 @@ class Case:
     @contextmanager
     def running(self) -> Iterator[RunningServer]:
         """The server, until the block is left."""
-        with ExitStack() as stack:
-            with environment(self.environment):
-                server = stack.enter_context(self._started())
+        with running_server(MODEL, self.settings, DEVICE, TIMEOUT_S, null_model=self.null_model) as server:
             yield server
 
     def load(self, server: RunningServer, seed: int) -> Levels:
@@ -88,59 +85,26 @@ class Case:
         Raises:
             LoadError: a request failed.
         """
+        longest_s = self.seconds * (1 if self.requests == 1 else LONGEST)
         plans = [
-            load_plan(
-                users=users,
-                seconds=self.seconds,
-                longest_s=self.seconds * (1 if self.requests == 1 else LONGEST),
-                requests=self.requests,
-                seed=seed,
-            )
+            load_plan(users, self.seconds, seed=seed, longest_s=longest_s, requests=self.requests)
             for users in self.users
         ]
         with Telemetry(server.pid, interval_s=SAMPLE_S) as telemetry:
             records = run_load(server, self.form, plans, on_start=telemetry.follow_client)
             rows = [level_row(record, telemetry.usage(*record.window)) for record in records]
         for row in rows:
-            lost = row.failed + row.timed_out
-            if lost and self.peer is None:
+            if lost := row.failed + row.timed_out:
                 raise LoadError(f"{lost} of {row.sent} requests failed with {row.users} users")
         return {row.users: row for row in rows}
-
-    def _started(self) -> AbstractContextManager[RunningServer]:
-        if self.peer is not None:
-            return running_peer(self.peer, self.folders, self.settings)
-        return running_server(
-            self.folders,
-            self.settings,
-            DEVICE,
-            TIMEOUT_S,
-            null_model=self.null_model,
-            metrics=self.metrics,
-        )
 
 
 def measure_rounds(
     what: str, cases: Mapping[Name, Callable[[int], Found]], rounds: int
 ) -> dict[Name, list[Found]]:
     """What each case returned, round by round; it is called with the number of the round, from 0 on."""
-    with exclusive_machine():
-        return _measure(what, cases, rounds)
-
-
-def measure_side_by_side(what: str, cases: Mapping[Name, Case], rounds: int) -> dict[Name, list[Levels]]:
-    """The same, with all servers up from the first round on: SIGSTOP holds those whose turn it is not."""
-    with exclusive_machine(), ExitStack() as stack:
-        servers = {name: stack.enter_context(case.running()) for name, case in cases.items()}
-        for server in servers.values():
-            server.pause()
-        loads = {name: partial(_load_awake, case, servers[name]) for name, case in cases.items()}
-        return _measure(what, loads, rounds)
-
-
-def _measure(what: str, cases: Mapping[Name, Callable[[int], Found]], rounds: int) -> dict[Name, list[Found]]:
     found: dict[Name, list[Found]] = {name: [] for name in cases}
-    with bar(rounds * len(cases), what, "case") as progress:
+    with exclusive_machine(), bar(rounds * len(cases), what, "case") as progress:
         for number in range(rounds):
             for name in list(cases)[:: -1 if number % 2 else 1]:
                 progress.set_postfix_str(str(name))
@@ -149,12 +113,22 @@ def _measure(what: str, cases: Mapping[Name, Callable[[int], Found]], rounds: in
     return found
 
 
-def _load_awake(case: Case, server: RunningServer, number: int) -> Levels:
-    server.resume()
+def keep_runs(
+    study: str, runs: int, run: Callable[[int], dict[str, Any]], **details: Any
+) -> list[dict[str, Any]]:
+    """Call ``run`` with each number below ``runs``, and keep what it returned at once, with ``details``.
+
+    A study that was stopped goes on with the next run; delete its result to begin anew.
+    """
     try:
-        return case.load(server, number)
-    finally:
-        server.pause()
+        found: list[dict[str, Any]] = read_result(study)["runs"]
+    except FileNotFoundError:
+        found = []
+    for number in range(len(found), runs):
+        found.append(run(number))
+        print(f"run {number + 1}: {found[-1]}", flush=True)
+        write_result(study, {**details, "runs": found})
+    return found
 
 
 def rates(rounds: Sequence[Levels], users: int) -> list[float]:
@@ -167,10 +141,20 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
     return [own / other for own, other in zip(ours, theirs, strict=True)]
 
 
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Geometric mean over rounds, its 95% interval (Student's t of the logarithms), and all values."""
+    logs = [math.log(value) for value in values]
+    spread = float(stdtrit(len(logs) - 1, 0.975)) * stdev(logs) / math.sqrt(len(logs))
+    found = {"mean": mean(logs), "low": mean(logs) - spread, "high": mean(logs) + spread}
+    return {key: round(math.exp(log), 4) for key, log in found.items()} | {
+        "rounds": [round(value, 4) for value in values]
+    }
+
+
 def load_plan(
-    *,
     users: int,
     seconds: float,
+    *,
     seed: int,
     longest_s: float | None = None,
     requests: int = 1,
@@ -207,34 +191,28 @@ def all_bodies(form: str) -> list[bytes]:
     return request_bodies(photo_paths(), form)
 
 
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have processes that are started in the block see ``variables``."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def process_tree(root_pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    root = psutil.Process(root_pid)
+    return [root, *root.children(recursive=True)]
 
 
-def write_result(name: str, content: Mapping[str, Any]) -> None:
+def memory_mib(root_pid: int) -> float:
+    """Resident memory of a server's whole process tree."""
+    return sum(float(own.memory_info().rss) for own in process_tree(root_pid)) / 2**20
+
+
+def write_result(study: str, content: Mapping[str, Any]) -> None:
     """Keep what a study found, with the machine that it was found on."""
     machine = read_json(MACHINE)
     own = {"machine": machine["id"], "cpu": machine["cpu"], "cpu_flags": machine["cpu_flags"]}
-    write_json(RESULTS / f"{name}.json", {**content, **own})
+    write_json(RESULTS / f"{study}.json", {**content, **own})
 
 
-def read_runs(name: str) -> list[dict[str, Any]]:
-    """The runs that a study has kept so far: one that takes hours goes on where it was stopped."""
-    try:
-        runs: list[dict[str, Any]] = read_result(name)["runs"]
-    except FileNotFoundError:
-        return []
-    return runs
+def read_result(study: str) -> dict[str, Any]:
+    """What ``write_result`` has kept.
 
-
-def read_result(name: str) -> dict[str, Any]:
-    """What ``write_result`` has kept."""
-    return read_json(RESULTS / f"{name}.json")
+    Raises:
+        FileNotFoundError: nothing.
+    """
+    return read_json(RESULTS / f"{study}.json")

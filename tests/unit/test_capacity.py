@@ -7,8 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from studies.capacity_search import search, summary
-from studies.queues import QUEUES, Queue
 
 from litmeter.stats.capacity import (
     BLOCKS,
@@ -20,6 +18,7 @@ from litmeter.stats.capacity import (
     fit,
     logit,
 )
+from tests.support.queues import QUEUES, Queue, search, summary
 
 PEAK_RPS = 100.0
 
@@ -37,7 +36,7 @@ def logistic(load: float, at: float, slope: float = 15.0) -> float:
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)
 def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
     found = summary(queue, [search(queue, seed) for seed in range(40)])
-    assert found["within"] >= 0.88  # studies.capacity_search has 300 searches of each
+    assert found["within"] >= 0.88
     assert abs(found["bias"]) <= 0.015
     assert found["held"] >= 0.85
 

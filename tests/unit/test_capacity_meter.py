@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from studies.queues import QUEUES, Queue
 
 from litmeter.benchmark.capacity import CONFIRMATIONS, CapacityMeter
 from litmeter.benchmark.slow_moments import CoreSpeeds, Floats
@@ -18,6 +17,7 @@ from litmeter.stats.capacity import CapacitySearch
 from litmeter.stats.records import OK, LoadRecord
 from litmeter.stats.stability import WINDOWS
 from tests.support.capacity import OBJECTIVE
+from tests.support.queues import QUEUES, Queue
 
 QUEUE = QUEUES[1]
 

@@ -1,4 +1,4 @@
-"""The committed results, whichever configurations they are of, and what documents quote of the studies."""
+"""The committed results, whichever configurations they are of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from studies.tables import PAGES
 
 from litmeter.paths import README, RESULTS_PAGE
 from litmeter.report.html.revisions import READ
@@ -21,14 +20,6 @@ def test_metrics_are_flat_and_have_the_same_keys() -> None:
         assert found
         assert {tuple(own) for own in found} == {tuple(found[0])}
         assert not any(isinstance(value, dict | list) for own in found for value in own.values())
-
-
-@pytest.mark.parametrize("document", PAGES, ids=str)
-def test_the_documents_show_what_the_studies_have_kept(document: str) -> None:
-    """`python -m studies.tables` writes them."""
-    text = (ROOT / document).read_text()
-    for table in PAGES[document]:
-        assert table().strip() in text
 
 
 def test_the_documents_show_what_the_metrics_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

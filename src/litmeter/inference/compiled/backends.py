@@ -1,7 +1,7 @@
 """The compilers of a model: OpenVINO on a CPU, torch's Inductor on a GPU.
 
 An OpenVINO package holds the graph with its weights; kernels (oneDNN's) are made as it is loaded, in a
-fraction of a second, and no C++ compiler is needed. `studies.compilers` compares the two on a CPU.
+fraction of a second, and no C++ compiler is needed.
 """
 
 from __future__ import annotations

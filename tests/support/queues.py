@@ -1,4 +1,4 @@
-"""Queues of known capacity, simulated: how long each request of a first-come, first-served queue takes."""
+"""Queues of known capacity, first come, first served, and searches for it in simulation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
+
 Floats = npt.NDArray[np.float64]
+
+MISS, TOLERANCE, REQUESTS = 0.05, 0.04, 1000
+PEAK_NOISE = 0.01
+"""Standard deviation of a measured peak, as a share of it."""
+MOST_PROBES = 60
+WITHIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,3 +69,32 @@ QUEUES = (
     Queue("M/D/1, 20 ms, 100 ms", 1, 0.02, False, 0.1, 34.7),
     Queue("M/D/2, 20 ms, 100 ms", 2, 0.02, False, 0.1, 83.5),
 )
+
+
+def search(queue: Queue, seed: int) -> CapacitySearch:
+    """A search on a simulated queue, whose peak is measured before and after each probe."""
+    rng = np.random.default_rng(seed)
+    found = CapacitySearch(MISS, TOLERANCE)
+    before_rps = queue.peak_rps * rng.normal(1, PEAK_NOISE)
+    while not (found.resolved or found.above_range) and len(found.probes) < MOST_PROBES:
+        rate_rps = found.next_load() * before_rps
+        warm_up = max(int(rate_rps), 50)
+        times = queue.times(rng, rate_rps, REQUESTS + warm_up)[warm_up:]
+        missed = tuple(float(block.mean()) for block in np.array_split(times > queue.objective_s, BLOCKS))
+        after_rps = queue.peak_rps * rng.normal(1, PEAK_NOISE)
+        found.probes.append(Probe(rate_rps, math.sqrt(before_rps * after_rps), missed, REQUESTS))
+        before_rps = after_rps
+    return found
+
+
+def summary(queue: Queue, searches: list[CapacitySearch]) -> dict[str, float]:
+    """How far the found capacities lie from the truth, and how often their intervals hold it."""
+    truth = math.log(queue.capacity_rps / queue.peak_rps)
+    curves = [curve for one in searches if (curve := one.curve()) is not None]
+    errors = np.array([curve.load - truth for curve in curves])
+    held = [curve.interval[0] <= truth <= curve.interval[1] for curve in curves]
+    return {
+        "within": round(float(np.mean(np.abs(np.expm1(errors)) <= WITHIN)), 3),
+        "bias": round(float(np.mean(np.expm1(errors))), 4),
+        "held": round(float(np.mean(held)), 3),
+    }
