@@ -6,6 +6,7 @@ import time
 from statistics import mean
 
 from litmeter.benchmark.inprocess import inprocess_workers
+from litmeter.errors import LoadError
 from litmeter.params import BaselineSettings, load_params
 from litmeter.paths import MODEL
 from studies.harness import DEVICE, Case, measure_rounds, photo_paths, process_tree, summary, write_result
@@ -35,14 +36,25 @@ def overhead(number: int) -> dict[str, float]:
         with lone.running() as server:
             levels = lone.load(server, number) | loaded.load(server, number)
         after = alone_rps()
-    in_process_ms, p50_ms = 1000 / mean((before, after)), levels[1].p50_ms or 0.0
-    tails = {users: (levels[users].p99_ms or 0.0) / (levels[users].p50_ms or 1.0) for users in TAIL_USERS}
+    in_process_ms, lone_user_ms = 1000 / mean((before, after)), known(levels[1].p50_ms)
+    tails = {users: known(levels[users].p99_ms) / known(levels[users].p50_ms) for users in TAIL_USERS}
     return {
         "in_process_ms": in_process_ms,
-        "lone_user_ms": p50_ms,
-        "lone_user_over_in_process": p50_ms / in_process_ms,
+        "lone_user_ms": lone_user_ms,
+        "lone_user_over_in_process": lone_user_ms / in_process_ms,
         **{f"p99_over_p50_{users}_users": tail for users, tail in tails.items()},
     }
+
+
+def known(percentile_ms: float | None) -> float:
+    """A percentile that enough requests support.
+
+    Raises:
+        LoadError: too few do.
+    """
+    if percentile_ms is None:
+        raise LoadError("too few requests for this percentile: the machine is too slow, or busy")
+    return percentile_ms
 
 
 def idle_percent() -> float:
