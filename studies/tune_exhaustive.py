@@ -1,6 +1,6 @@
 """Whether the search finds the best of a space that is measured exhaustively, and in how much of its time.
 
-First every configuration takes turns with all others; then the search runs five times, each with a study of
+First every configuration takes turns with all others; then the search runs five times, each with a record of
 its own. A study that was stopped goes on with the next run; delete its result to begin anew.
 """
 
@@ -23,9 +23,9 @@ from litmeter.stages.tune import machine_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.temporary import scratch
+from litmeter.tune.record import Record
 from litmeter.tune.run import Job, search
-from litmeter.tune.space import space_of
-from litmeter.tune.study import Study, name_of
+from litmeter.tune.space import name_of, space_of
 from studies import DEVICE
 from studies.harness import all_bodies, photo_paths, read_result, write_result
 
@@ -76,7 +76,7 @@ def main() -> None:
         )
         with scratch() as folder, exclusive_machine():
             started = monotonic()
-            outcome = search(job, Study(f"sqlite:///{folder / 'study.db'}", "study"))
+            outcome = search(job, Record(folder / "record.jsonl", "study"))
             used_s = monotonic() - started
         rates = kept["exhaustive"]["ratios"]
         best = max(rates.values())

@@ -28,15 +28,12 @@ from litmeter.params.tune import KNOBS
 from litmeter.paths import (
     MACHINE,
     MODEL,
-    TUNE_DVC_FILE,
+    ON_DEMAND_DVC_FILE,
     TUNE_KNOBS,
     TUNE_METRICS,
-    TUNE_PICTURE,
-    TUNE_STUDY,
+    TUNE_RECORD,
     TUNE_TABLE,
 )
-from litmeter.report.charts.png import save
-from litmeter.report.charts.tune import tune
 from litmeter.serving.client import request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from litmeter.system.machine_lock import exclusive_machine
@@ -44,28 +41,24 @@ from litmeter.system.progress import print_wrapped
 from litmeter.system.rows import write_rows
 from litmeter.system.signature import code_digest, digest
 from litmeter.system.tables import text_table
+from litmeter.tune.record import Record
 from litmeter.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
 from litmeter.tune.run import Job, Outcome, search
 from litmeter.tune.space import Machine
-from litmeter.tune.study import Study
 
 
-def main(storage: str | None = None) -> None:
+def main() -> None:
     """Search, and write the result.
 
-    Args:
-        storage: URL of the database that keeps the study; None: a file of SQLite's.
-
     Raises:
-        LitmeterError: no configuration can run; a model, server or load generator failed; the storage
-            cannot be reached, or results cannot be written.
+        LitmeterError: no configuration can run; a model, server or load generator failed; or a file cannot
+            be read or written.
     """
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
-    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS, TUNE_PICTURE])
-    study = Study(storage or f"sqlite:///{TUNE_STUDY}", signature_of(params, device, bodies))
+    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
     job = Job(
         params.tune,
         params.serve,
@@ -78,12 +71,11 @@ def main(storage: str | None = None) -> None:
         machine_of(device, photos),
     )
     with exclusive_machine():
-        outcome = search(job, study)
+        outcome = search(job, Record(TUNE_RECORD, signature_of(params, device, bodies)))
     with all_or_nothing():
         write_json(TUNE_METRICS, metrics_of(params, outcome))
         write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
-        save(TUNE_PICTURE, [tune(outcome.rows)])
     print(text_table(HEAD, tune_cells(outcome.rows)))
     print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
 
@@ -127,7 +119,7 @@ def signature_of(params: Params, device: str, bodies: list[bytes]) -> str:
         "machine": read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
         "packages": [one.sha256 for one in read_manifest(MODEL, device).packages],
-        "code": code_digest(TUNE_DVC_FILE, "tune", without="src/litmeter/report"),
+        "code": code_digest(ON_DEMAND_DVC_FILE, "tune"),
         "device": device,
         "bodies": digest(b"".join(bodies)),
         "load": params.load.model_dump(exclude={"users"}),

@@ -2,5 +2,5 @@
 
 What cannot run is left out (``space``); the costs of the parts, measured in-process (``costs``), predict the
 rate of every configuration (``prediction``); the best of them race in turn until what loses is known
-(``race``). A study of Optuna's keeps what was measured (``study``).
+(``race``). What was measured is kept (``record``).
 """

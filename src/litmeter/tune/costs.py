@@ -18,7 +18,7 @@ from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import running_server
 from litmeter.system.progress import bar
 from litmeter.tune.prediction import Costs, ModelPart
-from litmeter.tune.study import Study
+from litmeter.tune.record import Record
 
 SECONDS, ROUNDS = 0.15, 2
 """Of each window, and windows per batch size: the second round has the reverse order of the first."""
@@ -26,7 +26,7 @@ SECONDS, ROUNDS = 0.15, 2
 
 @dataclass(frozen=True)
 class CostMeter:
-    """Measures what the study has not kept, and keeps it.
+    """Measures what is not on record, and keeps it.
 
     Attributes:
         cores: of the CPU.
@@ -34,7 +34,7 @@ class CostMeter:
         load: with the number of users of the race.
     """
 
-    study: Study
+    record: Record
     folders: ModelFolders
     device: str
     cores: int
@@ -59,13 +59,13 @@ class CostMeter:
             if one.keep_freed_memory or one.preprocess not in by_preprocess:
                 by_preprocess[one.preprocess] = one
             transports.add(one.transport)
-        model, preprocess, request = (self.study.costs(kind) for kind in ("model", "preprocess", "request"))
+        model, preprocess, request = (self.record.costs(kind) for kind in ("model", "preprocess", "request"))
         with bar(len(by_part) + len(by_preprocess) + len(transports), "costs", "part") as progress:
 
             def measure(kind: str, key: str, run: Callable[[], Any]) -> Any:
                 progress.set_postfix_str(f"{kind}: {key}")
                 found = run()
-                self.study.keep_cost(kind, key, found)
+                self.record.keep_cost(kind, key, found)
                 return found
 
             for part, one in by_part.items():

@@ -18,7 +18,7 @@ from litmeter.tune.prediction import Costs, predicted_rps
 from litmeter.tune.race import EQUAL_WITHIN, Race, is_equal
 from litmeter.tune.racers import Racer, simplicity
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.study import name_of
+from litmeter.tune.space import name_of
 
 MEMORY_STEP_MIB = 50.0
 """Differences of memory below this are none."""

@@ -13,7 +13,8 @@ from litmeter.inference.reference import Reference
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.tune.prediction import Costs, predicted_rps
-from litmeter.tune.study import Study, name_of
+from litmeter.tune.record import Record
+from litmeter.tune.space import name_of
 
 
 @dataclass
@@ -55,7 +56,7 @@ class Agreements:
     Photos that the model was fitted to are left out: with them it agrees too well.
     """
 
-    study: Study
+    record: Record
     folders: ModelFolders
     device: str
     photos: Sequence[Path]
@@ -68,14 +69,14 @@ class Agreements:
             LitmeterError: the model cannot be run.
         """
         key = f"{settings.precision}, {settings.preprocess}, {'compiled' if settings.compiled else 'eager'}"
-        kept = self.study.costs("agreement")
+        kept = self.record.costs("agreement")
         if key not in kept:
             numbers = [number for number, split in enumerate(self.reference.splits) if split != "train"]
             chosen = [self.photos[number] for number in numbers]
             [answers] = answers_of(self.folders, self.device, [settings], chosen)
             expected = self.reference.probabilities[numbers].argmax(axis=1)
             kept[key] = float((answers.argmax(axis=1) == expected).mean())
-            self.study.keep_cost("agreement", key, kept[key])
+            self.record.keep_cost("agreement", key, kept[key])
         return float(kept[key])
 
 

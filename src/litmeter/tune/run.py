@@ -24,9 +24,9 @@ from litmeter.tune.costs import CostMeter
 from litmeter.tune.outcome import Result, fastest, knob_rows, tune_rows
 from litmeter.tune.prediction import Costs, predicted_rps
 from litmeter.tune.racers import Agreements, Racer, eligible, ranking
+from litmeter.tune.record import Record
 from litmeter.tune.rows import KnobRow, TuneRow
 from litmeter.tune.space import Machine, Space, canonical, space_of
-from litmeter.tune.study import Study
 from litmeter.tune.track import RaceTrack
 
 RACERS, MORE_RACERS = 16, 8
@@ -99,32 +99,29 @@ class Field:
     left_out: Mapping[str, int]
 
 
-def search(job: Job, study: Study) -> Outcome:
+def search(job: Job, record: Record) -> Outcome:
     """Search the configuration that reaches the goal best.
 
     Raises:
         LitmeterError: no configuration can run or keeps to the constraints, or a model, server, load
-            generator or the study's storage failed.
+            generator or the record failed.
     """
     started, tune, machine = monotonic(), job.tune, job.machine
     end = started + tune.max_s
     reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARE * tune.max_s)
     load = job.load.model_copy(update={"users": (tune.users,)})
     with load_generator(job.bodies, CONTENT_TYPES[load.request_body]) as generator:
-        field = choose_racers(job, load, study, generator)
-        track = RaceTrack(tune, load, job.folders, machine.device, generator, study, end - reserve_s)
+        field = choose_racers(job, load, record, generator)
+        track = RaceTrack(tune, load, job.folders, machine.device, generator, record, end - reserve_s)
         track.run([field.incumbent, *field.first], field.more)
         print_wrapped(f"3. after {track.race.rounds} rounds {track.standing()}")
-        capacities = measure_capacities(track, job, study, generator, end)
+        capacities = measure_capacities(track, job, record, generator, end)
     result = Result(track.race, track.racers, track.unserved, capacities, tune.goal == "capacity")
     winner = result.winner()
     if winner is None:
         broken = sorted({one.broken for one in track.racers.values() if one.broken})
         raise LitmeterError(f"tune: no configuration keeps to the constraints: {'; '.join(broken)}")
     rows = tune_rows(result)
-    for row in rows:
-        settings = track.racers[row.name].settings
-        study.keep_trial(row.name, settings, row.over_serve, status=row.status, rate_rps=row.rate_rps)
     space = field.space
     return Outcome(
         winner=track.racers[winner].settings,
@@ -140,7 +137,7 @@ def search(job: Job, study: Study) -> Outcome:
     )
 
 
-def choose_racers(job: Job, load: LoadSettings, study: Study, generator: LoadGenerator) -> Field:
+def choose_racers(job: Job, load: LoadSettings, record: Record, generator: LoadGenerator) -> Field:
     """Leave out what cannot run, measure the costs, and take the best by prediction.
 
     Raises:
@@ -155,10 +152,10 @@ def choose_racers(job: Job, load: LoadSettings, study: Study, generator: LoadGen
         f"1. {len(space.configurations)} configurations can run; left out: {reasons(space.left_out)}"
     )
     serve = canonical(job.serve.model_dump(), tune.users, machine)
-    meter = CostMeter(study, job.folders, device, cores, job.photos, generator, load)
+    meter = CostMeter(record, job.folders, device, cores, job.photos, generator, load)
     costs = meter.costs_of([*space.configurations, serve])
     ranked = ranking(space.configurations, costs, cores, tune.users)
-    agreements = Agreements(study, job.folders, device, job.photos, job.reference)
+    agreements = Agreements(record, job.folders, device, job.photos, job.reference)
     incumbent = Racer.of(serve, predicted_rps(serve, costs, cores, tune.users), agreements.of(serve))
     left_out = Counter(space.left_out)
     best = eligible(ranked, agreements, tune.min_agreement, left_out)
@@ -176,7 +173,7 @@ def choose_racers(job: Job, load: LoadSettings, study: Study, generator: LoadGen
 
 
 def measure_capacities(
-    track: RaceTrack, job: Job, study: Study, generator: LoadGenerator, end: float
+    track: RaceTrack, job: Job, record: Record, generator: LoadGenerator, end: float
 ) -> dict[str, CapacityMetrics]:
     """The capacity of the winner by rate, or of the fastest, as the goal is.
 
@@ -191,15 +188,15 @@ def measure_capacities(
         winner = Result(track.race, track.racers, track.unserved, {}, by_capacity=False).winner()
         names = [winner] if winner else []
     return {
-        name: capacity_of(track.racers[name], end, len(names) - number, job, study, generator)
+        name: capacity_of(track.racers[name], end, len(names) - number, job, record, generator)
         for number, name in enumerate(names)
     }
 
 
 def capacity_of(
-    racer: Racer, end: float, remaining: int, job: Job, study: Study, generator: LoadGenerator
+    racer: Racer, end: float, remaining: int, job: Job, record: Record, generator: LoadGenerator
 ) -> CapacityMetrics:
-    """The capacity of a finalist, unless the study has it.
+    """The capacity of a finalist, unless it is on record.
 
     Args:
         end: of the whole search, on the monotonic clock.
@@ -211,7 +208,7 @@ def capacity_of(
     objective = job.objective
     how = objective.model_dump(include={"slo_ms", "miss", "tolerance", "probe_requests", "seed"})
     key = f"{racer.name}, {how}"
-    kept = study.costs("capacity")
+    kept = record.costs("capacity")
     if key in kept:
         return CapacityMetrics(**kept[key])
     timeout_s = job.load.timeout_s
@@ -224,7 +221,7 @@ def capacity_of(
         url = f"{server.url}/predict"
         found = measure_capacity(generator, url, limited, timeout_s, racer.name, server.check, cores).metrics
     if found.status != "unresolved":
-        study.keep_cost("capacity", key, asdict(found))
+        record.keep_cost("capacity", key, asdict(found))
     return found
 
 

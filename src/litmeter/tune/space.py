@@ -105,3 +105,19 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     if machine.device == "cpu" and threads > machine.cores:
         return f"workers with more threads together than {machine.cores} cores"
     return ""
+
+
+def name_of(settings: ServeSettings) -> str:
+    """A short name that says the values of all knobs."""
+    return " ".join(
+        [
+            settings.precision,
+            "compiled" if settings.compiled else "timm's",
+            settings.preprocess,
+            settings.transport,
+            f"{settings.workers_per_device}x{settings.threads_per_worker or 'all'}",
+            f"b{settings.max_batch_size}",
+            f"{1000 * settings.batch_timeout_s:g}ms",
+            *(["keep"] if settings.keep_freed_memory else []),
+        ]
+    )

@@ -21,7 +21,7 @@ from litmeter.system.processes import memory_alone
 from litmeter.system.progress import bar, print_wrapped
 from litmeter.tune.race import Race
 from litmeter.tune.racers import Racer, too_little
-from litmeter.tune.study import Round, Study
+from litmeter.tune.record import Record, Round
 
 FEWEST_ROUNDS = 4
 """However short the time: with fewer nothing is compared."""
@@ -45,7 +45,7 @@ class RaceTrack:
     folders: ModelFolders
     device: str
     generator: LoadGenerator
-    study: Study
+    record: Record
     deadline: float
     racers: dict[str, Racer] = field(default_factory=dict)
     unserved: list[str] = field(default_factory=list)
@@ -56,13 +56,13 @@ class RaceTrack:
     def run(self, first: Sequence[Racer], more: Sequence[Racer]) -> None:
         """Race ``first``, of which the first is the reference; ``more`` join if predictions turn out bad.
 
-        Rounds that the study has kept count, and are not run again.
+        Rounds that are on record count, and are not run again.
 
         Raises:
             ServerError: a server did not start, or died, or the reference does not answer; LoadError: the
                 load generator failed.
         """
-        kept = self.study.rounds()
+        kept = self.record.rounds()
         known = {name for one in kept for name in one.rates}
         self._enter([*first, *(one for one in more if one.name in known)])
         for one in kept:
@@ -88,7 +88,7 @@ class RaceTrack:
                 order = order[::-1] if second else rng.sample(names, len(names))
                 second = not second
                 one = self._run_round([name for name in order if name in names])
-                self.study.keep_round(one)
+                self.record.keep_round(one)
                 self._count(one)
                 progress.set_postfix_str(f"round {self.race.rounds}, {self.standing()}")
                 progress.update(round(monotonic() - began) - progress.n)
