@@ -19,13 +19,12 @@ from litmeter.loadgen import load_generator
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
-from litmeter.stages.tune import machine_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.temporary import scratch
 from litmeter.tune.record import Record
-from litmeter.tune.run import Job, search
-from litmeter.tune.space import name_of, space_of
+from litmeter.tune.search import Job, search
+from litmeter.tune.space import machine_of, name_of, space_of
 from studies import DEVICE
 from studies.harness import all_bodies, photo_paths, read_result, write_result
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.prediction import Costs, ModelPart, predicted_rps
-from litmeter.tune.racers import ranking, simplicity
-from litmeter.tune.space import DUPLICATE, Machine, name_of, space_of
+from litmeter.tune.costs import Costs, ModelPart, predicted_rps, ranking
+from litmeter.tune.space import DUPLICATE, Machine, name_of, simplicity, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)

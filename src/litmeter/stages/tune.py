@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from litmeter.benchmark.capacity_rows import sentence
-from litmeter.benchmark.telemetry import available_cores
 from litmeter.data.index import read_index
-from litmeter.errors import ModelError
-from litmeter.inference.card import INTERPOLATIONS, read_card
-from litmeter.inference.compiled.manifest import packages_to_use, read_manifest
-from litmeter.inference.device import (
-    PRECISIONS,
-    cannot_run_reason,
-    dtype_name,
-    precisions_on,
-    resolve_device,
-)
+from litmeter.inference.card import read_card
+from litmeter.inference.compiled.manifest import read_manifest
+from litmeter.inference.device import resolve_device
 from litmeter.inference.reference import read_reference
 from litmeter.params import Params, load_params
 from litmeter.params.tune import KNOBS
@@ -43,8 +32,8 @@ from litmeter.system.signature import code_digest, digest
 from litmeter.system.tables import text_table
 from litmeter.tune.record import Record
 from litmeter.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
-from litmeter.tune.run import Job, Outcome, search
-from litmeter.tune.space import Machine
+from litmeter.tune.search import Job, Outcome, search
+from litmeter.tune.space import machine_of
 
 
 def main() -> None:
@@ -78,38 +67,6 @@ def main() -> None:
         write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     print(text_table(HEAD, tune_cells(outcome.rows)))
     print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
-
-
-def machine_of(device: str, photos: Sequence[Path]) -> Machine:
-    """This machine, as far as it decides what can run."""
-    card = read_card(MODEL.exported)
-    precisions = {one: "for CPUs only" for one in PRECISIONS if one not in precisions_on(device)}
-    compiled = {}
-    for precision in precisions_on(device):
-        if reason := cannot_run_reason(dtype_name(precision, device), device):
-            precisions[precision] = reason
-        try:
-            packages = packages_to_use(MODEL, device, precision)
-        except ModelError as error:
-            compiled[precision] = str(error)
-            continue
-        if not any(package.batch_size == 1 for package in packages):
-            compiled[precision] = "no package for a single image is used"
-    preprocess = {}
-    if card.interpolation not in INTERPOLATIONS:
-        preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
-    elif largest_side(photos) < 2 * card.resized_side:
-        preprocess = {"scaled": "no photo is twice as large as the model needs it"}
-    return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
-
-
-def largest_side(photos: Sequence[Path]) -> int:
-    """Of all photos' shorter sides the longest, in pixels."""
-    sides = []
-    for path in photos:
-        with Image.open(path) as photo:
-            sides.append(min(photo.size))
-    return max(sides)
 
 
 def signature_of(params: Params, device: str, bodies: list[bytes]) -> str:
