@@ -15,13 +15,13 @@ quick: .venv/installed
 
 # How much traffic the configurations of `objective:` can take.
 capacity: .venv/installed
-	$(BIN)/dvc repro capacity/dvc.yaml
+	$(BIN)/dvc repro ondemand/dvc.yaml:capacity
 	$(BIN)/litmeter results
 	$(BIN)/litmeter report
 
 # Which configuration serves most on this machine.
 tune: .venv/installed
-	$(BIN)/dvc repro tune/dvc.yaml
+	$(BIN)/dvc repro ondemand/dvc.yaml:tune
 	$(BIN)/litmeter results
 	$(BIN)/litmeter report
 
@@ -61,7 +61,7 @@ check: .venv/installed-test
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
 
-# What needs programs of the system's: wrk and hey, which `litmeter verify` compares with, PostgreSQL, and ip (as root).
+# What needs programs of the system's: wrk and hey, which `litmeter verify` compares with, and ip (as root).
 test-tools: .venv/installed-test
 	$(BIN)/pytest tests/tools
 

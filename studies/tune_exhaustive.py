@@ -18,13 +18,12 @@ from litmeter.loadgen import load_generator
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
-from litmeter.stages.tune import machine_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.temporary import scratch
-from litmeter.tune.run import Job, search
-from litmeter.tune.space import space_of
-from litmeter.tune.study import Study, name_of
+from litmeter.tune.record import Record
+from litmeter.tune.search import Job, search
+from litmeter.tune.space import machine_of, name_of, space_of
 from studies.harness import DEVICE, all_bodies, keep_runs, photo_paths, read_result
 
 STUDY = "tune_exhaustive"
@@ -89,7 +88,7 @@ def run(measured: Mapping[str, Any], number: int) -> dict[str, Any]:
     )
     with scratch() as folder, exclusive_machine():
         started = monotonic()
-        outcome = search(job, Study(f"sqlite:///{folder / 'study.db'}", "study"))
+        outcome = search(job, Record(folder / "record.jsonl", "study"))
         seconds = monotonic() - started
     winner = outcome.rows[0].name
     return {

@@ -10,7 +10,7 @@
     ├── ServerError               a server that died, or was not ready in time
     ├── LoadError                 the load generator failed, or has nothing to send
     ├── ReportError               results that are missing or do not belong together
-    ├── StorageError              a file that cannot be written: no space, or not allowed
+    ├── StorageError              a file that cannot be written (no space, or not allowed), or read again
     └── VerifyError               the self-test could not be completed
 """
 
@@ -80,7 +80,7 @@ class VerifyError(LitmeterError):
 
 
 class StorageError(LitmeterError):
-    """A file that cannot be written: no space is left, or writing is not allowed."""
+    """A file that cannot be written (no space, or not allowed), or read again."""
 
 
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:

@@ -24,6 +24,7 @@ SELFTEST = Path("metrics/verify.json")
 SELFTEST_PAGE = Path("docs/self-test.md")
 
 DVC_FILE = Path("dvc.yaml")
+ON_DEMAND_DVC_FILE = Path("ondemand/dvc.yaml")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")
@@ -49,8 +50,7 @@ TUNE_METRICS = Path("metrics/tune.json")
 TUNE_TABLE = Path("plots/tune.csv")
 TUNE_KNOBS = Path("plots/tune_knobs.csv")
 TUNE_PICTURE = Path("assets/tune.png")
-TUNE_STUDY = Path("tune/study.db")
-TUNE_DVC_FILE = Path("tune/dvc.yaml")
+TUNE_RECORD = Path("samples/tune.jsonl")
 
 SUMMARY = Path("metrics/summary.json")
 LEVELS = Path("plots/levels.csv")
@@ -165,6 +165,6 @@ class CapacityPaths:
         return Path(f"assets/capacity/{self.name}.png")
 
     @property
-    def files(self) -> list[Path]:
-        """All of them."""
-        return [self.metrics, self.probes, self.picture]
+    def outputs(self) -> list[Path]:
+        """The stage's outputs, as dvc.yaml names them."""
+        return [self.metrics, self.probes]

@@ -103,7 +103,7 @@ class Clone:
     def status(self) -> dict[str, Any]:
         """What `dvc repro` would run, and why; capacities and the search are no part of it."""
         found: dict[str, Any] = json.loads(self.dvc("status", "--json").stdout)
-        return {stage: why for stage, why in found.items() if not stage.startswith(("capacity/", "tune/"))}
+        return {stage: why for stage, why in found.items() if not stage.startswith("ondemand/")}
 
     def in_terminal(self, *command: str, columns: int) -> list[str]:
         """The lines that it writes to a terminal of so many columns, without their colours."""

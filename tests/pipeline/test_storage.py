@@ -34,39 +34,27 @@ BENCHMARK = ("benchmark", "e1_baseline")
 
 
 @pytest.mark.parametrize(
-    ("mounts", "stage", "line"),
+    ("mounts", "stage", "path", "reason"),
     [
-        (
-            full("assets/results", 4 * BLOCK),
-            ("report",),
-            "report: assets/results/{}: cannot be written: No space left on device; "
-            "free some, then run it again",
-        ),
-        (
-            READ_ONLY.format("metrics"),
-            ("report",),
-            "report: metrics/summary.json: cannot be written: Read-only file system; "
-            "make it writable, then run it again",
-        ),
+        (full("assets/results", 4 * BLOCK), ("report",), "assets/results/", "No space left on device"),
+        (READ_ONLY.format("metrics"), ("report",), "metrics/summary.json", "Read-only file system"),
         (  # before anything is measured
             READ_ONLY.format("plots/benchmark/e1_baseline"),
             BENCHMARK,
-            "benchmark: plots/benchmark/e1_baseline/levels.csv: cannot be written: Read-only file system; "
-            "make it writable, then run it again",
+            "plots/benchmark/e1_baseline/levels.csv",
+            "Read-only file system",
         ),
     ],
 )
 def test_results_that_cannot_be_written_are_one_line(
-    ran: Clone, mounts: str, stage: tuple[str, ...], line: str
+    ran: Clone, mounts: str, stage: tuple[str, ...], path: str, reason: str
 ) -> None:
     before = results_of(ran)
     done = run_stage(ran, mounts, *stage)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1, done.stderr
-    said = done.stderr.rstrip("\n")
-    head, _, tail = line.partition("{}")
-    assert said.startswith(head)
-    assert said.endswith(tail)
+    [said] = done.stderr.splitlines()
+    assert said.startswith(f"{stage[0]}: {path}")
+    assert reason in said
     assert "e1_baseline:" not in done.stdout
     assert results_of(ran) == before
 

@@ -10,12 +10,11 @@ import grimp
 import pytest
 import yaml
 
+from litmeter.paths import DVC_FILE, ON_DEMAND_DVC_FILE
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path("src/litmeter")
-PIPELINES = [
-    yaml.safe_load((ROOT / path).read_text())["stages"]
-    for path in ("dvc.yaml", "capacity/dvc.yaml", "tune/dvc.yaml")
-]
+PIPELINES = [yaml.safe_load((ROOT / path).read_text())["stages"] for path in (DVC_FILE, ON_DEMAND_DVC_FILE)]
 STAGES: dict[str, dict[str, list[str]]] = {name: stage for one in PIPELINES for name, stage in one.items()}
 STARTED = re.compile(r'"(litmeter(?:\.\w+)+)"')
 """A module's name as text: one that is started as a process of its own, by ``python -m``."""

@@ -11,9 +11,8 @@ import pytest
 
 from litmeter.params import ServeSettings
 from litmeter.stats import comparison
-from litmeter.tune.outcome import finalists
-from litmeter.tune.race import Race
-from litmeter.tune.racers import Racer
+from litmeter.tune.race import Race, Racer
+from litmeter.tune.search import finalists
 
 SEEDS = 60
 NOISE = 0.065
@@ -159,7 +158,7 @@ def rate_lost(seed: int, error: float, number: int) -> float:
 
 def race_winner(race: Race) -> list[str]:
     """The cheapest of the fastest, where all cost the same but for their names: any within 3% may win."""
-    racers = {name: Racer.of(ServeSettings(max_batch_size=1 + int(name)), 1.0, 1.0) for name in race.names}
+    racers = {name: Racer(ServeSettings(max_batch_size=1 + int(name)), 1.0, 1.0) for name in race.names}
     return finalists(race, racers)
 
 

@@ -106,14 +106,7 @@ def _add_tune(subparsers: Subparsers[Parser]) -> None:
         "  litmeter tune               # what `make tune` does; a search that was stopped goes on\n"
         "  litmeter tune --apply       # writes the winner into params.yaml",
     )
-    what = tune.add_mutually_exclusive_group()
-    what.add_argument("--apply", action="store_true", help="write the last search's winner into params.yaml")
-    what.add_argument(
-        "--storage",
-        metavar="URL",
-        help="database for what is measured, as SQLAlchemy reads it: postgresql://HOST/NAME "
-        "(default: the file tune/study.db)",
-    )
+    tune.add_argument("--apply", action="store_true", help="write the last search's winner into params.yaml")
     tune.set_defaults(run=commands.tune)
 
 

@@ -26,7 +26,7 @@ def main(options: argparse.Namespace) -> int:
     if options.apply:
         apply()
     else:
-        search(options.storage)
+        search()
     return 0
 
 

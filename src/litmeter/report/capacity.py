@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,13 +12,13 @@ from litmeter.benchmark.capacity_rows import (
     CapacityMetrics,
     CapacityResult,
     ProbeRow,
+    provenance,
     sentence,
 )
 from litmeter.benchmark.probe_validity import is_steady
 from litmeter.errors import ReportError
-from litmeter.inference.card import exported_weights
 from litmeter.params import Params
-from litmeter.paths import MACHINE, MODEL, CapacityPaths
+from litmeter.paths import CapacityPaths
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.system.files import read_json
 from litmeter.system.rows import read_rows
@@ -28,15 +27,6 @@ EXAMPLE_RPS = 1000.0
 """The rate of README's example."""
 SPARE_MACHINES = 1
 """One may fail, and the others still keep to the objective."""
-
-
-def provenance(params: Params, name: str) -> dict[str, str | None]:
-    """What a capacity holds for: machine, model (None where there is none here) and configuration."""
-    return {
-        "machine": read_json(MACHINE)["id"],
-        "weights_sha256": exported_weights(MODEL.exported),
-        "serve": json.dumps(params.configuration(name).model_dump(), sort_keys=True),
-    }
 
 
 def read_capacity(params: Params, name: str) -> CapacityMetrics:

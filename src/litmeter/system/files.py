@@ -139,6 +139,18 @@ def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> No
         writer.writerows(rows)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to the end of a file, which may be missing.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+
 def rounded(value: float | None, digits: int) -> float | None:
     """``value`` with ``digits`` decimals, None as it is."""
     return None if value is None else round(value, digits)

@@ -9,14 +9,10 @@ from pathlib import Path
 import yaml
 
 
-def code_digest(dvc_file: Path, stage: str, without: str = "") -> str:
-    """Digest of the source files that a stage depends on, by its dvc.yaml.
-
-    Args:
-        without: a dependency that no measurement depends on.
-    """
+def code_digest(dvc_file: Path, stage: str) -> str:
+    """Digest of the source files that a stage depends on, by its dvc.yaml."""
     own = yaml.safe_load(dvc_file.read_bytes())["stages"][stage]
-    rooms = [Path(path) for path in own["deps"] if path.startswith("src/") and path != without]
+    rooms = [Path(path) for path in own["deps"] if path.startswith("src/")]
     files = itertools.chain.from_iterable(
         sorted(room.rglob("*.py")) if room.is_dir() else [room] for room in rooms
     )

@@ -1,8 +1,8 @@
-"""Measures the costs of the parts of all configurations, in-process and by servers with a null model."""
+"""The costs of the parts, in-process and of servers with a null model, and the rates that they predict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +17,105 @@ from litmeter.params import BaselineSettings, LoadSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import running_server
 from litmeter.system.progress import bar
-from litmeter.tune.prediction import Costs, ModelPart
-from litmeter.tune.study import Study
+from litmeter.tune.record import Record
+from litmeter.tune.space import simplicity
 
 SECONDS, ROUNDS = 0.15, 2
 """Of each window, and windows per batch size: the second round has the reverse order of the first."""
 
 
 @dataclass(frozen=True)
+class ModelPart:
+    """What the model's cost depends on."""
+
+    precision: str
+    compiled: bool
+    threads: int | None
+    keep_freed_memory: bool
+
+    def __str__(self) -> str:
+        built = "compiled" if self.compiled else "timm's"
+        threads = f"{self.threads or 'all'} threads"
+        return (
+            f"{self.precision}, {built}, {threads}, {'keeps' if self.keep_freed_memory else 'frees'} memory"
+        )
+
+    @staticmethod
+    def of(settings: ServeSettings) -> ModelPart:
+        """The part of a configuration."""
+        return ModelPart(
+            settings.precision, settings.compiled, settings.threads_per_worker, settings.keep_freed_memory
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a configuration take on this machine.
+
+    Attributes:
+        model_s: by part, then by batch size: seconds of a worker for an image, while as many workers as have
+            a core each are busy.
+        preprocess_s: by ``preprocess``: seconds of a core for an image.
+        request_s: by ``transport``: seconds of a core for a request, the load generator's share included.
+    """
+
+    model_s: Mapping[ModelPart, Mapping[int, float]]
+    preprocess_s: Mapping[str, float]
+    request_s: Mapping[str, float]
+
+
+def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
+    """Requests per second in a closed loop of ``users``.
+
+    It is bounded by the CPU time that all parts take together, and by how fast the workers are done with a
+    batch, for which they may wait.
+    """
+    workers = settings.workers_per_device
+    by_size = costs.model_s[ModelPart.of(settings)]
+    size = formed_batch(settings, users)
+    model_s = interpolated(by_size, size)
+    preprocess_s, request_s = costs.preprocess_s[settings.preprocess], costs.request_s[settings.transport]
+    threads = settings.threads_per_worker or cores
+    cpu_s = model_s * threads + preprocess_s + request_s
+    batch_s = size * (model_s + preprocess_s) + waiting_s(settings, users)
+    return min(cores / cpu_s, workers * size / batch_s)
+
+
+def formed_batch(settings: ServeSettings, users: int) -> float:
+    """Mean number of requests in a batch; LitServe's queues give a batch of one without a timeout."""
+    if settings.transport == "litserve" and settings.batch_timeout_s == 0:
+        return 1.0
+    return max(1.0, min(float(settings.max_batch_size), users / settings.workers_per_device))
+
+
+def waiting_s(settings: ServeSettings, users: int) -> float:
+    """How long a batch waits: the whole timeout if the users cannot fill it."""
+    filled = settings.max_batch_size * settings.workers_per_device <= users
+    return 0.0 if filled else settings.batch_timeout_s
+
+
+def interpolated(by_size: Mapping[int, float], size: float) -> float:
+    """The cost at ``size``, on a line between the nearest sizes that were measured."""
+    sizes = sorted(by_size)
+    below = max((one for one in sizes if one <= size), default=sizes[0])
+    above = min((one for one in sizes if one >= size), default=sizes[-1])
+    if below == above:
+        return by_size[below]
+    share = (size - below) / (above - below)
+    return (1 - share) * by_size[below] + share * by_size[above]
+
+
+def ranking(
+    configurations: Sequence[ServeSettings], costs: Costs, cores: int, users: int
+) -> list[tuple[ServeSettings, float]]:
+    """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
+    predicted = [(one, predicted_rps(one, costs, cores, users)) for one in configurations]
+    return sorted(predicted, key=lambda pair: (-pair[1], simplicity(pair[0])))
+
+
+@dataclass(frozen=True)
 class CostMeter:
-    """Measures what the study has not kept, and keeps it.
+    """Measures what is not on record, and keeps it.
 
     Attributes:
         cores: of the CPU.
@@ -34,7 +123,7 @@ class CostMeter:
         load: with the number of users of the race.
     """
 
-    study: Study
+    record: Record
     folders: ModelFolders
     device: str
     cores: int
@@ -59,13 +148,13 @@ class CostMeter:
             if one.keep_freed_memory or one.preprocess not in by_preprocess:
                 by_preprocess[one.preprocess] = one
             transports.add(one.transport)
-        model, preprocess, request = (self.study.costs(kind) for kind in ("model", "preprocess", "request"))
+        model, preprocess, request = (self.record.costs(kind) for kind in ("model", "preprocess", "request"))
         with bar(len(by_part) + len(by_preprocess) + len(transports), "costs", "part") as progress:
 
             def measure(kind: str, key: str, run: Callable[[], Any]) -> Any:
                 progress.set_postfix_str(f"{kind}: {key}")
                 found = run()
-                self.study.keep_cost(kind, key, found)
+                self.record.keep_cost(kind, key, found)
                 return found
 
             for part, one in by_part.items():

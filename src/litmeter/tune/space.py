@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import ValidationError
 
+from litmeter.benchmark.telemetry import available_cores
+from litmeter.errors import ModelError
+from litmeter.inference.card import INTERPOLATIONS, read_card
+from litmeter.inference.compiled.manifest import packages_to_use
+from litmeter.inference.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
 from litmeter.params import ServeSettings, TuneSettings
 from litmeter.params.tune import KNOBS
+from litmeter.paths import MODEL
 
 DUPLICATE = "the same as another one"
 
@@ -33,6 +41,38 @@ class Machine:
     precisions: Mapping[str, str] = field(default_factory=dict)
     compiled: Mapping[str, str] = field(default_factory=dict)
     preprocess: Mapping[str, str] = field(default_factory=dict)
+
+
+def machine_of(device: str, photos: Sequence[Path]) -> Machine:
+    """This machine, as far as it decides what can run."""
+    card = read_card(MODEL.exported)
+    precisions = {one: "for CPUs only" for one in PRECISIONS if one not in precisions_on(device)}
+    compiled = {}
+    for precision in precisions_on(device):
+        if reason := cannot_run_reason(dtype_name(precision, device), device):
+            precisions[precision] = reason
+        try:
+            packages = packages_to_use(MODEL, device, precision)
+        except ModelError as error:
+            compiled[precision] = str(error)
+            continue
+        if not any(package.batch_size == 1 for package in packages):
+            compiled[precision] = "no package for a single image is used"
+    preprocess = {}
+    if card.interpolation not in INTERPOLATIONS:
+        preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
+    elif largest_side(photos) < 2 * card.resized_side:
+        preprocess = {"scaled": "no photo is twice as large as the model needs it"}
+    return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
+
+
+def largest_side(photos: Sequence[Path]) -> int:
+    """Of all photos' shorter sides the longest, in pixels."""
+    sides = []
+    for path in photos:
+        with Image.open(path) as photo:
+            sides.append(min(photo.size))
+    return max(sides)
 
 
 @dataclass(frozen=True)
@@ -105,3 +145,32 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     if machine.device == "cpu" and threads > machine.cores:
         return f"workers with more threads together than {machine.cores} cores"
     return ""
+
+
+def name_of(settings: ServeSettings) -> str:
+    """A short name that says the values of all knobs."""
+    return " ".join(
+        [
+            settings.precision,
+            "compiled" if settings.compiled else "timm's",
+            settings.preprocess,
+            settings.transport,
+            f"{settings.workers_per_device}x{settings.threads_per_worker or 'all'}",
+            f"b{settings.max_batch_size}",
+            f"{1000 * settings.batch_timeout_s:g}ms",
+            *(["keep"] if settings.keep_freed_memory else []),
+        ]
+    )
+
+
+def simplicity(settings: ServeSettings) -> tuple[float, ...]:
+    """What is cheaper and simpler sorts first: fewer workers, smaller batches, no waiting, stock parts."""
+    return (
+        settings.workers_per_device,
+        settings.max_batch_size,
+        settings.batch_timeout_s,
+        settings.transport != "litserve",
+        settings.compiled,
+        settings.preprocess != "timm",
+        settings.keep_freed_memory,
+    )
