@@ -7,9 +7,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from litmeter.params import ServeSettings
-from litmeter.report.charts.chart import BLUE, INK, Axis, Chart, Mark
-from litmeter.report.charts.png import save
+from litmeter.report.drawing import BLUE, INK, Chart, draw_bars, save_png
 from litmeter.system.tables import markdown_table
 from studies.harness import Case, measure_rounds, rates, ratios, read_result, write_result
 
@@ -75,22 +76,23 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     """A bar per step: how many times stock, at the larger number of users, with the single rounds."""
     own = [row for row in rows if row["users"] == USERS[-1]]
     names = [row["step"] if number == 0 else f"+ {row['step']}" for number, row in enumerate(own)]
-    single = [
-        (ratio, name)
-        for name, row in zip(names, own, strict=True)
-        for ratio in ratios(row["rps"], own[0]["rps"])
-    ]
+
+    def draw_steps(axes: Axes) -> None:
+        times = [row["times_stock"] for row in own]
+        draw_bars(axes, times, [0.0] * len(own), names, BLUE)
+        for place, row in enumerate(own):
+            single = ratios(row["rps"], own[0]["rps"])
+            axes.plot(single, [place] * len(single), "o", color=INK, markersize=6)
+        axes.set_xlabel(f"throughput at {USERS[-1]} users, times stock")
+
     chart = Chart(
         "What each key is worth, with those above it",
-        x=Axis(f"throughput at {USERS[-1]} users, times stock", low=0.0),
-        y=Axis("", names=tuple(names), notes=tuple(f"{row['times_stock']:.2f}" for row in own)),
-        marks=[
-            Mark("bar", x=[row["times_stock"] for row in own], y=names, colour=BLUE),
-            Mark("point", x=[ratio for ratio, _ in single], y=[name for _, name in single], colour=INK),
-        ],
-        note="Points: single rounds.",
+        draw_steps,
+        "Points: single rounds.",
+        names=names,
+        notes=[f"{row['times_stock']:.2f}" for row in own],
     )
-    save(PICTURE, [chart])
+    save_png(PICTURE, [chart])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from litmeter.benchmark.capacity_rows import CapacityMetrics
 from litmeter.benchmark.rows import BaselineRow
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import BenchmarkPaths
-from litmeter.report.capacity import read_capacity
+from litmeter.report.snapshot import read_capacity
 from litmeter.system.rows import read_rows
 from studies.harness import write_result
 
@@ -107,7 +107,7 @@ def main() -> None:
     params = load_params()
     result = {}
     for name in params.objective.configurations:
-        measured = read_capacity(params, name)
+        measured = read_capacity(name).metrics
         if measured.share is None:
             print(f"{name}: {measured.status}", file=sys.stderr)
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,14 @@ from typing import Literal
 
 import numpy as np
 
-from litmeter.params import ObjectiveSettings
+from litmeter.inference.card import exported_weights
+from litmeter.params import ObjectiveSettings, Params
+from litmeter.paths import MACHINE, MODEL
 from litmeter.stats.capacity import CapacitySearch, Curve, Probe
 from litmeter.stats.objective import goodput_rps
 from litmeter.stats.rates import percentile
 from litmeter.stats.records import OK, LoadRecord
-from litmeter.system.files import rounded
+from litmeter.system.files import read_json, rounded
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
 ESTIMATED: tuple[Status, ...] = ("resolved", "unresolved")
@@ -131,6 +134,15 @@ class CapacityMetrics:
     p95_ms: float | None
     p99_ms: float | None
     p999_ms: float | None
+
+
+def provenance(params: Params, name: str) -> dict[str, str | None]:
+    """What a capacity holds for: machine, model (None where there is none here) and configuration."""
+    return {
+        "machine": read_json(MACHINE)["id"],
+        "weights_sha256": exported_weights(MODEL.exported),
+        "serve": json.dumps(params.configuration(name).model_dump(), sort_keys=True),
+    }
 
 
 @dataclass

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow, sentence
+from litmeter.benchmark.capacity_rows import ProbeRow, provenance, sentence
 from litmeter.benchmark.describe import describe
 from litmeter.benchmark.slow_moments import CoreSpeeds
 from litmeter.data.index import read_index
@@ -15,9 +15,6 @@ from litmeter.inference.device import resolve_device
 from litmeter.loadgen import load_generator
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
-from litmeter.report.capacity import provenance
-from litmeter.report.charts.capacity import capacity
-from litmeter.report.charts.png import save
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
 from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json
@@ -54,5 +51,4 @@ def main(name: str) -> None:
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
         write_rows(paths.probes, ProbeRow, result.rows)
-        save(paths.picture, capacity(name, result))
     print_wrapped(f"{name}: {sentence(result.metrics)}")

@@ -31,12 +31,9 @@ from litmeter.paths import (
     TUNE_DVC_FILE,
     TUNE_KNOBS,
     TUNE_METRICS,
-    TUNE_PICTURE,
     TUNE_STUDY,
     TUNE_TABLE,
 )
-from litmeter.report.charts.png import save
-from litmeter.report.charts.tune import tune
 from litmeter.serving.client import request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from litmeter.system.machine_lock import exclusive_machine
@@ -64,7 +61,7 @@ def main(storage: str | None = None) -> None:
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
-    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS, TUNE_PICTURE])
+    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
     study = Study(storage or f"sqlite:///{TUNE_STUDY}", signature_of(params, device, bodies))
     job = Job(
         params.tune,
@@ -83,7 +80,6 @@ def main(storage: str | None = None) -> None:
         write_json(TUNE_METRICS, metrics_of(params, outcome))
         write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
-        save(TUNE_PICTURE, [tune(outcome.rows)])
     print(text_table(HEAD, tune_cells(outcome.rows)))
     print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
 
