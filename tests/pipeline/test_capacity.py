@@ -18,9 +18,8 @@ def test_a_capacity_is_measured_where_it_is_asked_for(ran: Clone) -> None:
         assert metrics["status"] in ("resolved", "unresolved", "above_range")
         assert metrics["peak_rps"] > 0
         assert metrics["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
-        assert (ran.path / paths.picture).stat().st_size > 10_000
         ran.run(".venv/bin/litmeter", "results")
-        assert "candidate " in (ran.path / "docs/results.md").read_text().partition("## How much traffic")[2]
+        assert (ran.path / paths.picture).stat().st_size > 10_000
     finally:
         ran.git("checkout", "-q", ".")
         ran.git("clean", "-fdq", "metrics", "plots", "assets", "capacity")

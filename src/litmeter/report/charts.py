@@ -269,7 +269,7 @@ def rates(result: Result) -> Chart:
         axes.set(xlabel="batch size, or users", ylabel="images/s = requests/s")
 
     title = f"{result.name}: rate by batch size, and by users"
-    return Chart(title, draw, "Orange: not valid." if bad else "", height=3.2)
+    return Chart(title, draw, "Orange: not valid." if bad else "", height=2.5)
 
 
 def usage(result: Result) -> Chart:
@@ -285,7 +285,7 @@ def usage(result: Result) -> Chart:
         set_shares(axes.yaxis, 1.05)
         axes.set(xlabel="users", ylabel="in use")
 
-    return Chart(f"{result.name}: use of the machine", draw, height=2.4)
+    return Chart(f"{result.name}: use of the machine", draw, height=2.2)
 
 
 def _set_loads(axes: Axes, values: set[int]) -> None:

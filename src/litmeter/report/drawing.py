@@ -35,8 +35,8 @@ WIDE, NARROW = 9.0, 4.2
 """Inches of a drawing; a telephone shows the narrow one."""
 PANEL, MAX_COLUMNS = 5.4, 3
 """Inches of one of several side by side, and so many at most."""
-ROW, LINE, MARGIN = 0.16, 0.16, 0.7
-"""Inches of a row, of a line of text in it, and of the axis below the rows."""
+ROW, LINE, AXIS, LEGEND_LINE = 0.16, 0.16, 0.6, 0.2
+"""Inches of a row, of a line of text in it, of the axis below the rows, and of a line of the legend."""
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
@@ -147,38 +147,43 @@ def draw(charts: Sequence[Chart], width: float, columns: int = 1, captions: bool
     lines = math.ceil(len(charts) / columns)
     rows_beside = width > NARROW
     letters = int(width / columns * LETTERS_PER_INCH)
-    height = lines * max(_height(chart, rows_beside, captions) for chart in charts)
-    figure = Figure((width, height), layout="constrained")
+    figure = Figure((width, 1.0), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False)
     for axes in list(grid.flat)[len(charts) :]:
         axes.set_visible(False)
+    heights = []
     for axes, chart in zip(grid.flat, charts, strict=False):
         chart.draw(axes)
         if chart.names:
             _set_rows(axes, chart, rows_beside)
+        heights.append(_height(chart, rows_beside))
         if captions:
-            axes.set_title(fill(chart.title, letters), loc="left", fontsize=11)
-            axes.set_xlabel(f"{axes.get_xlabel()}\n\n{fill(chart.note, letters)}".strip())
-    _add_legend(figure)
+            title, note = fill(chart.title, letters), fill(chart.note, letters)
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.set_xlabel(f"{axes.get_xlabel()}\n\n{note}".strip())
+            heights[-1] += LINE * (title.count("\n") + note.count("\n") + 4)
+    figure.set_figheight(lines * max(heights) + _add_legend(figure))
     return figure
 
 
-def _add_legend(figure: Figure) -> None:
-    """One of all panels, below them, in as many columns as fit."""
+def _add_legend(figure: Figure) -> float:
+    """One of all panels, below them, in as many columns as fit; return its inches."""
     known = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
-    if known:
-        handles, labels = zip(*known, strict=True)
-        fitting = int(figure.get_figwidth() * LETTERS_PER_INCH / (max(map(len, labels)) + 4))
-        figure.legend(handles, labels, ncols=max(1, min(len(labels), fitting)), loc="outside lower center")
+    if not known:
+        return 0.0
+    handles, labels = zip(*known, strict=True)
+    fitting = int(figure.get_figwidth() * LETTERS_PER_INCH / (max(map(len, labels)) + 4))
+    columns = max(1, min(len(labels), fitting))
+    figure.legend(handles, labels, ncols=columns, loc="outside lower center")
+    return LEGEND_LINE * (math.ceil(len(labels) / columns) + 0.5)
 
 
-def _height(chart: Chart, rows_beside: bool, captions: bool) -> float:
-    """Inches; the legend and the lines of a note need some of a chart without rows."""
-    more = 0.7 if captions else 0.0
+def _height(chart: Chart, rows_beside: bool) -> float:
+    """Inches without title, note and legend."""
     if not chart.names:
-        return chart.height + more
+        return chart.height
     lines = max((note.count("\n") + 1 for note in chart.notes), default=1) + (0 if rows_beside else 1)
-    return (ROW + LINE * lines) * len(chart.names) + MARGIN + more
+    return (ROW + LINE * lines) * len(chart.names) + AXIS
 
 
 def _set_rows(axes: Axes, chart: Chart, beside: bool) -> None:
@@ -209,7 +214,7 @@ def set_logarithmic(axis: Axis, low: float, high: float, ticks: Sequence[float] 
 def set_shares(axis: Axis, high: float = 1.0) -> None:
     """An axis of shares from 0."""
     axis.set_view_interval(0.0, high, ignore=True)
-    axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set_major_formatter(PercentFormatter(1.0))
 
 
 def round_ticks(low: float, high: float) -> list[float]:
