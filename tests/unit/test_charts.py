@@ -19,6 +19,7 @@ from litmeter.benchmark.rows import BatchRow, ComparisonRow
 from litmeter.params import ServeSettings
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts
+from litmeter.report.diagnosis import explain
 from litmeter.report.drawing import (
     INK,
     NARROW,
@@ -31,7 +32,6 @@ from litmeter.report.drawing import (
     steps,
     svg,
 )
-from litmeter.report.explain import explain
 from litmeter.report.results import Result
 from tests.support.capacity import CAPACITY
 from tests.support.project import ROOT

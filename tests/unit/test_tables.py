@@ -11,7 +11,7 @@ from litmeter.errors import ReportError
 from litmeter.params import load_params
 from litmeter.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
 from litmeter.report.claims import remarks
-from litmeter.report.explain import explain
+from litmeter.report.diagnosis import explain
 from litmeter.report.results import Result
 from litmeter.report.snapshot import compared_rows
 from litmeter.report.tables import batch_rows, rates_table, short_names, significant, stage_rows, summary

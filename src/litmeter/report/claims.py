@@ -10,9 +10,8 @@ from typing import Any
 from litmeter.benchmark.comparison_rows import errors_of_measuring
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.params import CANDIDATE, Params, ServeSettings
-from litmeter.report.losses import Loss
+from litmeter.report.diagnosis import Loss, other_load
 from litmeter.report.results import Result
-from litmeter.report.served_causes import other_load
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import number_cell, pluralise

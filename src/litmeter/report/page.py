@@ -32,7 +32,7 @@ from litmeter.report.drawing import NARROW, WIDE, Chart, svg
 from litmeter.report.results_page import code, parts
 from litmeter.report.snapshot import Snapshot, read_revision, read_snapshot
 from litmeter.report.tables import configurations_table
-from litmeter.system.documents import write_text
+from litmeter.system.files import write_text
 
 REPORT_PAGE = Path("report.html")
 QUESTION = (

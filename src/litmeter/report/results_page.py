@@ -32,8 +32,7 @@ from litmeter.report.tables import (
     rates_table,
     tuned_table,
 )
-from litmeter.system.documents import write_section, write_text
-from litmeter.system.files import all_or_nothing, read_json
+from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
 from litmeter.system.tables import pluralise
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"

@@ -36,7 +36,7 @@ from litmeter.paths import (
     TUNE_TABLE,
     CapacityPaths,
 )
-from litmeter.report.explain import Explanation, explain
+from litmeter.report.diagnosis import Explanation, explain
 from litmeter.report.results import Result, read_results
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.stats.comparison import Ratio, ratio, simultaneous

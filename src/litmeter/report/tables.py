@@ -13,7 +13,7 @@ from litmeter.inference.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
 from litmeter.report.claims import cause_cell, ratio_text
-from litmeter.report.losses import Diagnosis
+from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded

@@ -19,7 +19,7 @@ from litmeter.paths import (
 )
 from litmeter.report.charts import draw_pictures
 from litmeter.report.claims import remarks, verdict
-from litmeter.report.explain import Explanation, explain
+from litmeter.report.diagnosis import Explanation, explain
 from litmeter.report.results import Result, read_results
 from litmeter.report.snapshot import compared_rows
 from litmeter.report.tables import (
