@@ -124,7 +124,7 @@ def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> N
 def write_searches(machine: str) -> None:
     """A capacity and a search, as of another day."""
     paths = CapacityPaths("candidate")
-    write_json(paths.metrics, asdict(CAPACITY) | {"machine": machine})
+    write_json(paths.metrics, asdict(CAPACITY) | {"machine": machine, "weights_sha256": "abc"})
     write_rows(paths.probes, ProbeRow, [])
     found = tuned()
     metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from litmeter.paths import MACHINE, README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
+from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
 from litmeter.report import charts
 from litmeter.report.claims import (
     answer,
@@ -21,7 +21,7 @@ from litmeter.report.claims import (
     verdict,
 )
 from litmeter.report.drawing import save_png
-from litmeter.report.snapshot import Snapshot, read_capacity, read_snapshot
+from litmeter.report.snapshot import Snapshot, is_of_this_tree, read_capacity, read_snapshot
 from litmeter.report.tables import (
     accuracy_table,
     bounds_table,
@@ -76,13 +76,15 @@ def write_results(readme: bool = False) -> None:
 
 
 def draw_searches(snapshot: Snapshot) -> None:
-    """Draw what ``make capacity`` and ``make tune`` have measured on this machine."""
+    """Draw what ``make capacity`` and ``make tune`` have measured for this model on this machine."""
     if snapshot.tuned is not None:
         save_png(TUNE_PICTURE, [charts.tune(snapshot.tuned.rows)])
     for name in snapshot.params.objective.configurations:
         paths = CapacityPaths(name)
-        if paths.metrics.exists() and read_json(paths.metrics)["machine"] == read_json(MACHINE)["id"]:
-            save_png(paths.picture, charts.capacity(name, read_capacity(name)))
+        if paths.metrics.exists():
+            measured = read_capacity(name)
+            if is_of_this_tree(read_json(paths.metrics)):
+                save_png(paths.picture, charts.capacity(name, measured))
 
 
 def readme_section(snapshot: Snapshot) -> str:

@@ -189,13 +189,18 @@ def read_tuned() -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
         metrics = read_json(TUNE_METRICS)
-        if metrics["machine"] != read_json(MACHINE)["id"]:
-            return None
-        if exported_weights(MODEL.exported) not in (None, metrics["weights_sha256"]):
+        if not is_of_this_tree(metrics):
             return None
         return Tuned(metrics, read_rows(TUNE_TABLE, TuneRow), read_rows(TUNE_KNOBS, KnobRow))
     except (OSError, KeyError, ValueError):
         return None
+
+
+def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
+    """Whether a search was made on this machine, and for the exported model where there is one."""
+    weights = exported_weights(MODEL.exported)
+    same_machine = metrics.get("machine") == read_json(MACHINE)["id"]
+    return same_machine and weights in (None, metrics.get("weights_sha256"))
 
 
 def read_capacity(name: str) -> CapacityResult:
