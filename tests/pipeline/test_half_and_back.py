@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 from litmeter.paths import BenchmarkPaths
-from litmeter.report.summary import significant
+from litmeter.report.tables import significant
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from litmeter.params import load_params
-from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_RECORD, TUNE_TABLE
+from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_RECORD, TUNE_TABLE
 from litmeter.system.files import read_json
 from litmeter.system.rows import read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
@@ -108,6 +108,7 @@ def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied
     assert all(row.rate_rps and row.rounds for row in rows)
     assert all(row.ratio for row in read_rows(tuned.path / TUNE_KNOBS, KnobRow))
     tuned.run(".venv/bin/litmeter", "results")
+    assert (tuned.path / TUNE_PICTURE).stat().st_size > 10_000
     assert rows[0].name in (tuned.path / "docs/results.md").read_text()
     tuned.run(".venv/bin/litmeter", "tune", "--apply")
     serve = load_params(tuned.path / "params.yaml").serve

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from litmeter.report.tune import Tuned
+from litmeter.report.snapshot import Tuned
 from litmeter.tune.rows import TuneRow
 
 WINNER = TuneRow(

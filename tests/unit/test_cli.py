@@ -17,7 +17,7 @@ from litmeter.cli.main import main
 from litmeter.cli.parser import make_parser
 
 COMMANDS = (
-    *("serve", "predict", "loadtest", "capacity", "sender", "machines", "tune", "quick", "verify"),
+    *("serve", "predict", "loadtest", "capacity", "sender", "tune", "quick", "verify"),
     *("results", "report"),
 )
 NAMES = (*COMMANDS, "bench")

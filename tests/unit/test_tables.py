@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.errors import ReportError
+from litmeter.params import load_params
 from litmeter.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
-from litmeter.report.explain import explain
+from litmeter.report.claims import remarks
+from litmeter.report.diagnosis import explain
 from litmeter.report.results import Result
-from litmeter.report.tables import batch_rows, remarks, results_table, stage_rows
+from litmeter.report.snapshot import compared_rows
+from litmeter.report.tables import batch_rows, rates_table, short_names, significant, stage_rows, summary
 from litmeter.stages.report import write_tables
 from litmeter.system.tables import without_empty
-from tests.support.synthetic_results import CEILINGS, batch, level, result
+from tests.support.project import ROOT
+from tests.support.synthetic_results import CEILINGS, batch, compared, level, result
 from tests.support.tables import read_csv
 
 SLOW = level(1, 20.0, 60.0)
@@ -102,16 +107,20 @@ def test_batch_sizes_are_those_of_every_level(results: list[Result]) -> None:
 
 def test_the_terminals_table_marks_invalid_and_unknown_rates() -> None:
     unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
-    failed, valid, doubtful = results_table(
+    failed, valid, doubtful = rates_table(
         [
             result("e1_failed", [level(1, 20.0, invalid_reason="3 failed")]),
             result("e2_valid", [SLOW], best=SLOW),
             result("e3_doubtful", [unstable], best=unstable),
-        ]
-    ).splitlines()[1:]
-    assert failed.split()[:4] == ["e1_failed", "-", "-", "-"]
-    assert valid.split()[:3] == ["e2_valid", "20.0", "1"]
-    assert doubtful.split()[:3] == ["e3_doubtful", "20.0*", "1"]
+        ],
+        terminal=True,
+    ).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in (failed, valid, doubtful)]
+    assert cells == [
+        ["`e1_failed`", "-", "-"],
+        ["`e2_valid`", "20.0", "19.4 to 20.6"],
+        ["`e3_doubtful` (not valid)", "20.0", "19.4 to 20.6"],
+    ]
 
 
 def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
@@ -133,3 +142,40 @@ def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
     )
     assert head == ["name", "key", "ms"]
     assert rows == [["a", "-", "1"], ["b", "-", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["e1_a", "e2_b", "candidate"], ["e1", "e2", "candidate"]),
+        (["e1_a", "e1_b", "e2_c_d"], ["e1_a", "e1_b", "e2"]),
+        (["candidate_b", "candidate"], ["candidate_b", "candidate"]),
+    ],
+)
+def test_names_are_cut_where_they_stay_unique(names: list[str], short: list[str]) -> None:
+    assert short_names(names) == dict(zip(names, short, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"), [(1234.5, 1230.0), (512.34, 512.0), (99.96, 100.0), (0.012345, 0.0123), (0.0, 0.0)]
+)
+def test_rates_are_rounded_to_three_significant_digits(value: float, rounded: float) -> None:
+    assert significant(value) == rounded
+
+
+def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
+    silent = compared("e2_batching", None, None)
+    found = summary([compared("e1_baseline", 35.249, 1), silent, compared("candidate", 512.34, 1)])
+    assert list(found.items()) == [("candidate", 512.0), ("e1", 35.2), ("e2", 0.0)]
+
+
+def test_rows_are_in_the_order_of_the_parameters() -> None:
+    params = load_params(ROOT / "params.yaml")
+    comparison = params.comparison.model_copy(update={"users": (8,)})
+    params = params.model_copy(update={"comparison": comparison})
+    rows = [compared(name, 20.0, 1) for name in params.configurations()]
+    assert compared_rows(rows[::-1], params) == rows
+    with pytest.raises(ReportError, match=r"has no row at 8 users of candidate; `dvc repro comparison`"):
+        compared_rows(rows[:-1], params)
+    with pytest.raises(ReportError, match=r"has rows of e9_gone, which params.yaml has not; `dvc repro comp"):
+        compared_rows([*rows, compared("e9_gone", 20.0, 1)], params)

@@ -108,18 +108,6 @@ def tune(options: argparse.Namespace) -> int:
     return main(options)
 
 
-def machines(options: argparse.Namespace) -> int:
-    """Print how many machines a rate needs, by the measured capacity; return 1 where it is not known."""
-    from litmeter.params import load_params
-    from litmeter.report.capacity import capacity_sentence, machines_needed, read_capacity
-
-    params = load_params()
-    params.configuration(options.configuration)
-    capacity = read_capacity(params, options.configuration)
-    print(capacity_sentence(options.configuration, capacity, options.rate))
-    return 0 if machines_needed(capacity, options.rate) else 1
-
-
 def verify(options: argparse.Namespace) -> int:
     """Run the self-test of load generator and measurement; return the exit status."""
     from litmeter.selftest.run import main
@@ -137,10 +125,10 @@ def quick(options: argparse.Namespace) -> int:
 
 
 def results(options: argparse.Namespace) -> int:
-    """Write the pipeline's results to docs/results.md and README.md."""
+    """Write the pipeline's results to docs/results.md, or to README.md."""
     from litmeter.report.results_page import write_results
 
-    write_results()
+    write_results(options.readme)
     return 0
 
 
@@ -150,7 +138,7 @@ def report(options: argparse.Namespace) -> int:
     Raises:
         UsageError: there is no such revision; ReportError: a result is missing.
     """
-    from litmeter.report.html.write import write_report
+    from litmeter.report.page import write_report
 
     write_report(options.revisions, options.out)
     return 0

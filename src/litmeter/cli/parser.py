@@ -7,12 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from litmeter.cli import commands
-from litmeter.cli.arguments import port, rate
+from litmeter.cli.arguments import port
 from litmeter.cli.command_parser import Parser, Subparsers, add_command
 from litmeter.cli.load_parsers import add_capacity, add_loadtest, add_sender
 
 DEFAULT_PORT = 8000
-CANDIDATE = "candidate"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,7 +35,6 @@ def make_parser() -> argparse.ArgumentParser:
         add_loadtest,
         add_capacity,
         add_sender,
-        _add_machines,
         _add_tune,
         _add_quick,
         _add_verify,
@@ -86,18 +84,6 @@ def _add_predict(subparsers: Subparsers[Parser]) -> None:
     predict.set_defaults(run=commands.predict)
 
 
-def _add_machines(subparsers: Subparsers[Parser]) -> None:
-    machines = add_command(
-        subparsers,
-        "machines",
-        "how many machines a rate needs, by the capacity that `make capacity` has measured",
-        "  litmeter machines --rate 1000",
-    )
-    machines.add_argument("--rate", type=rate, required=True, metavar="R", help="requests per second")
-    machines.add_argument("--configuration", default=CANDIDATE, metavar="NAME", help="(%(default)s)")
-    machines.set_defaults(run=commands.machines)
-
-
 def _add_tune(subparsers: Subparsers[Parser]) -> None:
     tune = add_command(
         subparsers,
@@ -134,9 +120,11 @@ def _add_results(subparsers: Subparsers[Parser]) -> None:
     results = add_command(
         subparsers,
         "results",
-        "write docs/results.md and the README's table from the results of the last run",
-        "  dvc repro && litmeter results       # what `make run` does",
+        "write docs/results.md, or the README's results, from the results of the last run",
+        "  dvc repro && litmeter results       # what `make run` does\n"
+        "  litmeter results --readme           # the README's table and its picture, before a release",
     )
+    results.add_argument("--readme", action="store_true", help="write into README.md, and nothing else")
     results.set_defaults(run=commands.results)
 
 

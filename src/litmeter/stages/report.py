@@ -17,11 +17,11 @@ from litmeter.paths import (
     STAGES,
     SUMMARY,
 )
-from litmeter.report.charts.pictures import draw_pictures
-from litmeter.report.comparison import compared_rows, verdict
-from litmeter.report.explain import Explanation, explain
+from litmeter.report.charts import draw_pictures
+from litmeter.report.claims import remarks, verdict
+from litmeter.report.diagnosis import Explanation, explain
 from litmeter.report.results import Result, read_results
-from litmeter.report.summary import rates
+from litmeter.report.snapshot import compared_rows
 from litmeter.report.tables import (
     BATCH_FIELDS,
     STAGE_FIELDS,
@@ -30,9 +30,9 @@ from litmeter.report.tables import (
     diagnosis_rows,
     efficiency_rows,
     level_rows,
-    remarks,
-    results_table,
+    rates_table,
     stage_rows,
+    summary,
 )
 from litmeter.system.files import all_or_nothing, read_json, write_csv, write_json
 from litmeter.system.progress import print_wrapped
@@ -60,8 +60,8 @@ def main() -> None:
             params.comparison.reference,
             params.objective.slo_ms,
         )
-        write_json(SUMMARY, rates(compared))
-    print(results_table(results))
+        write_json(SUMMARY, summary(compared))
+    print(rates_table(results, terminal=True))
     for line in [*remarks(results), *explanation.errors]:
         print_wrapped(line)
     for name, diagnosis in explanation.diagnoses.items():

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from litmeter.errors import storage_error
+from litmeter.errors import ReportError, storage_error
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -110,6 +110,25 @@ def _storage_errors(path: Path) -> Iterator[None]:
         if explained is None:
             raise
         raise explained from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_section(path: Path, begin: str, end: str, content: str) -> None:
+    """Replace the text between the marker lines ``begin`` and ``end``.
+
+    Raises:
+        ReportError: ``path`` lacks one of the two.
+    """
+    before, found_begin, section = path.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = section.partition(end)
+    if not found_begin or not found_end:
+        raise ReportError(f"{path}: the marker {begin if not found_begin else end!r} is missing")
+    write_text(path, f"{before}{begin}\n\n{content}\n\n{end}{after}")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

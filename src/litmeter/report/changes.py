@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from litmeter.benchmark.rows import ComparisonRow
-from litmeter.report.charts.chart import BLUE, ORANGE, Axis, Chart, Mark
-from litmeter.report.comparison import ratio_text
+from litmeter.report import charts
+from litmeter.report.claims import ratio_text
+from litmeter.report.drawing import Chart
 from litmeter.report.snapshot import Snapshot
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import markdown_table, number_cell
@@ -69,7 +70,11 @@ def changes(before: Snapshot, after: Snapshot) -> Changes:
     blocks.append(markdown_table(head, rows))
     if other:
         blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
-    return Changes("\n\n".join(blocks), _chart(list(found.values())) if found else None)
+    if not found:
+        return Changes("\n\n".join(blocks), None)
+    ratios = {name: (one.ratio, one.low, one.high) for name, one in found.items()}
+    notes = [_change_cell(change) for change in found.values()]
+    return Changes("\n\n".join(blocks), charts.changes(ratios, notes))
 
 
 SAME = ("the reference", "the number of users", "the model", "the photos", "what users send")
@@ -142,31 +147,3 @@ def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _chart(found: list[RateChange]) -> Chart:
-    marks = [Mark("along", x=[1.0])]
-    for change in found:
-        colour = ORANGE if change.verdict == "not resolved" else BLUE
-        marks += [
-            Mark("range", x=[change.low], x2=[change.high], y=[change.name], colour=colour),
-            Mark(
-                "point",
-                x=[change.ratio],
-                y=[change.name],
-                texts=[f"{change.name}: {_change_cell(change)}"],
-                colour=colour,
-                hollow=colour == ORANGE,
-            ),
-        ]
-    low, high = min(change.low for change in found), max(change.high for change in found)
-    return Chart(
-        "Ratio to the reference: after over before",
-        x=Axis(
-            "after over before, logarithmic", log=True, low=min(low, 0.9) / 1.05, high=max(high, 1.1) * 1.05
-        ),
-        y=Axis("", names=tuple(one.name for one in found), notes=tuple(map(_change_cell, found))),
-        marks=marks,
-        note="95% intervals. Blue: changed beyond them. Orange: not resolved. Code that changes the "
-        "reference moves all ratios.",
-    )
