@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.best_level import best_of, run_again, run_once
 from litmeter.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
 from litmeter.benchmark.rows import LevelRow
-from litmeter.benchmark.served import LevelResult, LoadSession, ServedResult
+from litmeter.benchmark.served import LevelResult, LoadSession, ServedResult, best_of, run_again, run_once
 from litmeter.params import load_params
 from tests.support.project import ROOT
 from tests.unit.test_levels import IDLE, steady_record

@@ -197,7 +197,7 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def test_the_drawing_of_the_rooms_is_that_of_the_imports() -> None:
-    graph = grimp.build_graph("litmeter", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("litmeter", cache_dir=None)
     imports: Edges = defaultdict(set)
     for module in graph.modules - {"litmeter"}:
         for imported in graph.find_modules_directly_imported_by(module):
