@@ -35,26 +35,31 @@ def comparison_rows(
     turns: Sequence[TurnRow],
     latencies: Latencies,
     earlier_rows: Sequence[ComparisonRow],
+    earlier_turns: Sequence[TurnRow] = (),
 ) -> list[ComparisonRow]:
     """One row per load and configuration; loads that are not compared have neither ratios nor ranks.
 
     Args:
-        turns: of this run, and of earlier runs of unchanged configurations.
+        turns: of this run.
         latencies: of this run's turns.
-        earlier_rows: of unchanged configurations, whose latencies are used where this run has none.
+        earlier_rows: of configurations that this run has not measured, whose latencies are used.
+        earlier_turns: of these configurations, and of the reference in the same rounds: they are compared
+            with the others through it, while its own row is that of this run.
     """
+    all_turns = [*earlier_turns, *turns]
     earlier_row = {(row.users, row.experiment): row for row in earlier_rows}
     rows = []
-    for users in sorted({turn.users for turn in turns}):
-        turns_at_load = [turn for turn in turns if turn.users == users]
+    for users in sorted({turn.users for turn in all_turns}):
+        turns_at_load = [turn for turn in all_turns if turn.users == users]
         complete = [name for name in names if name == settings.reference or answered(name, turns_at_load)]
         rates = rates_of(turns_at_load, complete)
         compared = users in settings.users and any(rates[settings.reference])
         ratio_of = measured_ratios(rates, settings.reference) if compared else {}
         rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
         for name in names:
-            own_turns = [turn for turn in turns_at_load if turn.experiment == name]
-            known = [rate for rate in rates.get(name, ()) if rate]
+            own_turns = [turn for turn in turns if (turn.users, turn.experiment) == (users, name)]
+            own_turns = own_turns or [turn for turn in turns_at_load if turn.experiment == name]
+            known = [turn.rate_rps for turn in own_turns if turn.rate_rps] if name in complete else []
             highest = max((turn.rate_rps or turn.bound_rps or 0.0 for turn in own_turns), default=0.0)
             own = ratio_of.get(name)
             bounded = compared and name not in complete

@@ -57,9 +57,11 @@ def main() -> None:
     bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
     reference = params.comparison.reference
-    reused, earlier_turns = read_unchanged(signatures, reference)
-    names = names_to_measure(list(signatures), params.comparison, reused)
-    earlier_left = read_left({row.experiment for row in reused}.difference(names))
+    unchanged, last_turns = read_unchanged(signatures, reference)
+    names = names_to_measure(list(signatures), params.comparison, unchanged)
+    kept = [row for row in unchanged if row.experiment not in names]
+    earlier_turns = turns_of_kept(last_turns, {row.experiment for row in kept}, reference)
+    earlier_left = read_left({row.experiment for row in kept})
     full_s = params.comparison.seconds
     budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
@@ -85,7 +87,7 @@ def main() -> None:
             ),
         )
     first_round = 1 + max((turn.round for turn in earlier_turns), default=-1)
-    turns = earlier_turns + [
+    turns = [
         TurnRow(
             first_round + turn.round,
             turn.users,
@@ -99,9 +101,11 @@ def main() -> None:
         for turn in comparison.turns
     ]
     left = {name: first_round + rounds for name, rounds in comparison.dropped.items()}
-    rows = comparison_rows(params.comparison, list(signatures), turns, comparison.latencies(), reused)
+    rows = comparison_rows(
+        params.comparison, list(signatures), turns, comparison.latencies(), kept, earlier_turns
+    )
     with all_or_nothing():
-        write_rows(COMPARISON_TURNS, TurnRow, turns)
+        write_rows(COMPARISON_TURNS, TurnRow, [*earlier_turns, *turns])
         write_rows(COMPARISON, ComparisonRow, rows)
         write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": earlier_left | left})
         for row in rows:
@@ -148,7 +152,7 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
 
 
 def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:
-    """The last run's rows of configurations with the same signature, and their turns and the reference's.
+    """The last run's rows of configurations with the same signature, the reference apart, and all its turns.
 
     Neither where its files cannot be read.
     """
@@ -158,9 +162,21 @@ def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[Com
     except (OSError, KeyError, ValueError):
         return [], []
     unchanged = {name for name, signature in signatures.items() if last_signatures.get(name) == signature}
-    reused = [row for row in rows if row.experiment in unchanged - {reference}]
-    names = {row.experiment for row in reused} | {reference}
-    return reused, [turn for turn in turns if turn.experiment in names] if reused else []
+    return [row for row in rows if row.experiment in unchanged - {reference}], turns
+
+
+def turns_of_kept(turns: Sequence[TurnRow], kept: Collection[str], reference: str) -> list[TurnRow]:
+    """Those of ``kept``, and of the reference in the same rounds.
+
+    What is measured again has none: rounds that add up until a difference is resolved would find one by
+    chance.
+    """
+    rounds = {(turn.users, turn.round) for turn in turns if turn.experiment in kept}
+    return [
+        turn
+        for turn in turns
+        if turn.experiment in kept or (turn.experiment == reference and (turn.users, turn.round) in rounds)
+    ]
 
 
 def read_left(names: Collection[str]) -> dict[str, int]:
