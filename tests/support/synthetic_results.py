@@ -76,7 +76,6 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         gpu_percent=None,
         gpu_memory_mib=None,
         gpu_power_w=None,
-        gpu_clock_mhz=None,
         invalid_reason="",
         warnings="",
     )

@@ -96,7 +96,6 @@ def level_row(
         gpu_percent=rounded(usage.gpu_percent, 1),
         gpu_memory_mib=rounded(usage.gpu_memory_mib, 0),
         gpu_power_w=rounded(usage.gpu_power_w, 0),
-        gpu_clock_mhz=rounded(usage.gpu_clock_mhz, 0),
         invalid_reason="; ".join(reasons),
         warnings="; ".join(machine_warnings(usage)),
     )

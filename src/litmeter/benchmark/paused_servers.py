@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-import gpustat
 import numpy as np
 
 from litmeter.benchmark.turns import Turn
@@ -19,6 +18,7 @@ from litmeter.serving.launcher import RunningServer, StartingServer, starting_se
 from litmeter.stats.records import OK, LoadRecord
 from litmeter.stats.stability import WINDOWS
 from litmeter.stats.windows import block_rates
+from litmeter.system.machine import cuda_gpu
 from litmeter.system.processes import available_memory, memory_of
 
 WARMUP_S = 0.15
@@ -141,8 +141,9 @@ class Memory:
 
 
 def free_gpu_bytes() -> int:
-    """Memory that is free on the first GPU."""
-    return int(gpustat.new_query().gpus[0].memory_available) * 2**20
+    """Memory that is free on the first CUDA device; 0 where that is not known."""
+    gpu = cuda_gpu()
+    return 0 if gpu is None else int(gpu.memory_available) * 2**20
 
 
 def has_room_for_copies(
@@ -156,10 +157,8 @@ def has_room_for_copies(
     own_bytes = sum(memory_of(server.pid) for server in servers)
     if available_memory() < MEMORY_RESERVE * (own_bytes + more_bytes):
         return False
-    if device != "cuda":
-        return True
-    gpu = gpustat.new_query().gpus[0]
-    return bool(gpu.memory_available >= MEMORY_RESERVE * gpu_share * gpu.memory_used)
+    gpu = cuda_gpu() if device == "cuda" else None
+    return gpu is None or bool(gpu.memory_available >= MEMORY_RESERVE * gpu_share * gpu.memory_used)
 
 
 @contextmanager

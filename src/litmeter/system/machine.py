@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,30 @@ def cuda_available() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@cache
+def cuda_uuid() -> str | None:
+    """UUID of torch's first CUDA device, which CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER choose, or None."""
+    if not cuda_available():
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_properties(0).uuid)
+
+
+def cuda_gpu() -> gpustat.GPUStat | None:
+    """What gpustat reads of torch's first CUDA device now; None without one, or where it is not listed.
+
+    NVML's order is its own, and it lists GPUs that CUDA_VISIBLE_DEVICES hides.
+    """
+    uuid = cuda_uuid()
+    return None if uuid is None else gpu_of(uuid, gpustat.new_query().gpus)
+
+
+def gpu_of(uuid: str, gpus: Sequence[gpustat.GPUStat]) -> gpustat.GPUStat | None:
+    """The one of ``gpus`` with ``uuid``; torch's lacks NVML's prefix."""
+    return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid.removeprefix("GPU-")), None)
 
 
 def _gpu() -> dict[str, Any]:

@@ -30,22 +30,25 @@ def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of ``path``, an empty field of an optional column as None.
 
-    A column may be missing whose field has a default: files of earlier code have none.
+    Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: its columns are not the fields of ``kind``, or a value is not of its field's type.
+        ValueError: a column is missing, or a value is not of its field's type.
     """
     types = _field_types(kind)
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
-        if not needed <= set(reader.fieldnames or ()) <= types.keys():
+        if not needed <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: expected the columns {', '.join(types)}")
         rows = list(reader)
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
-    return [kind(**{name: _parse(text, types[name]) for name, text in row.items()}) for row in rows]
+    return [
+        kind(**{name: _parse(row[name], value_type) for name, value_type in types.items() if name in row})
+        for row in rows
+    ]
 
 
 @cache
