@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow, sentence
+from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
 from litmeter.errors import ReportError
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report import capacity as report
 from litmeter.report.charts.capacity import capacity as picture
 from litmeter.report.charts.png import save
+from litmeter.report.printed import capacity_text
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
 from litmeter.system.files import write_json
 from litmeter.system.rows import write_rows
@@ -83,7 +84,7 @@ def test_what_is_not_known_needs_no_number_of_machines() -> None:
 
 
 def test_a_probe_at_the_lower_limit_that_missed_is_said() -> None:
-    text = sentence(replace(FOUND, confirmed=False))
+    text = capacity_text(replace(FOUND, confirmed=False))
     assert text.endswith("meanwhile; a probe at the lower end of this interval missed the objective")
 
 
@@ -103,7 +104,7 @@ def test_a_probe_at_the_lower_limit_that_missed_is_said() -> None:
     ],
 )
 def test_each_status_has_its_sentence(changes: dict[str, object], beginning: str) -> None:
-    assert sentence(replace(FOUND, **changes)).startswith(beginning)  # type: ignore[arg-type]
+    assert capacity_text(replace(FOUND, **changes)).startswith(beginning)  # type: ignore[arg-type]
 
 
 def test_a_capacity_of_something_else_is_not_used(params: Params) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.comparison_rows import comparison_rows, comparison_table
+from litmeter.benchmark.comparison_rows import comparison_rows
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.params import ComparisonSettings
 from litmeter.paths import COMPARISON, README, RESULTS_PAGE
 from litmeter.report.charts.compared import comparison
 from litmeter.report.html.write import write_report
+from litmeter.report.printed import comparison_table
 from litmeter.report.results_page import write_results
 from litmeter.system.rows import read_rows, write_rows
 from tests.support.project import ROOT

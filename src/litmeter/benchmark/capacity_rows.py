@@ -216,24 +216,3 @@ def _latencies_below(
     ]
     blocks = [1000 * (r.end - r.start)[r.in_window & (r.status == OK)] for r in near]
     return np.concatenate(blocks) if blocks else np.array([])
-
-
-def sentence(metrics: CapacityMetrics) -> str:
-    """The result as a sentence."""
-    within = f"{100 * (1 - metrics.miss):.4g}% of {{}} within {metrics.slo_ms:g} ms"
-    objective = within.format("them")
-    if metrics.capacity_rps is not None:
-        assert metrics.share is not None
-        text = (
-            f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
-            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of the {metrics.peak_rps:.1f} "
-            "that a closed loop reached meanwhile"
-        )
-        if metrics.confirmed is False:
-            text += "; a probe at the lower end of this interval missed the objective"
-        return text if metrics.status == "resolved" else f"{text}; not resolved: {metrics.reason}"
-    if metrics.status == "above_range":
-        return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
-    if metrics.status == "slo_unreachable":
-        return f"has no rate at which requests come with {objective}: {metrics.reason}"
-    return f"has a capacity ({within.format('all requests')}) that is not resolved: {metrics.reason}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 
 from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow, sentence
+from litmeter.benchmark.capacity_rows import ProbeRow
 from litmeter.cli.load_options import senders, target
 from litmeter.params import ObjectiveSettings
 from litmeter.report.charts.capacity import capacity
 from litmeter.report.charts.png import save
+from litmeter.report.printed import capacity_text
 from litmeter.system.files import check_writable
 from litmeter.system.machine_lock import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -47,7 +48,7 @@ def main(options: argparse.Namespace) -> int:
         write_rows(options.out, ProbeRow, result.rows)
     if options.picture is not None:
         save(options.picture, capacity(options.url, result))
-    print_wrapped(f"{options.url} {sentence(result.metrics)}")
+    print_wrapped(f"{options.url} {capacity_text(result.metrics)}")
     return 0 if result.metrics.status in ("resolved", "above_range") else 1
 
 

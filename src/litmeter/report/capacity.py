@@ -13,13 +13,13 @@ from litmeter.benchmark.capacity_rows import (
     CapacityMetrics,
     CapacityResult,
     ProbeRow,
-    sentence,
 )
 from litmeter.benchmark.probe_validity import is_steady
 from litmeter.errors import ReportError
 from litmeter.inference.card import exported_weights
 from litmeter.params import Params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
+from litmeter.report.printed import capacity_text
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.system.files import read_json
 from litmeter.system.rows import read_rows
@@ -105,7 +105,7 @@ def machines_needed(metrics: CapacityMetrics, rate_rps: float) -> int | None:
 def capacity_sentence(name: str, metrics: CapacityMetrics, rate_rps: float = EXAMPLE_RPS) -> str:
     """The capacity, and how many machines a rate needs."""
     needed = machines_needed(metrics, rate_rps)
-    text = f"{name} {sentence(metrics)}"
+    text = f"{name} {capacity_text(metrics)}"
     if needed is None:
         return f"{text}."
     return f"{text}; {rate_rps:,.0f} a second need {needed:,} such machines, {SPARE_MACHINES} of them spare."

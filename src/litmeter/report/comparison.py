@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from litmeter.benchmark.comparison_rows import errors_of_measuring, rates_of
+from litmeter.benchmark.comparison_rows import rates_of
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.errors import ReportError
 from litmeter.params import Params
 from litmeter.paths import COMPARISON
+from litmeter.report.printed import errors_of_measuring
 from litmeter.stats.comparison import Ratio, ratio, simultaneous
 from litmeter.system.tables import pluralise
 

@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from litmeter.benchmark.comparison_rows import efficiency_text
-from litmeter.benchmark.describe import describe
 from litmeter.benchmark.rows import ComparisonRow, LevelRow
 from litmeter.report.accuracy_tables import accuracy_table, precision_table
 from litmeter.report.answer import cause_cell, finding
 from litmeter.report.bounds import BOUND_NAMES, Bound
 from litmeter.report.capacity import capacity_sentence
 from litmeter.report.comparison import named, range_text, ratio_text, verdict
+from litmeter.report.printed import describe, efficiency_text
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import remarks

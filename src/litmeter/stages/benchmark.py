@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 
 from litmeter.benchmark.accuracy import compare
-from litmeter.benchmark.describe import describe
 from litmeter.benchmark.inprocess import inprocess_workers
 from litmeter.benchmark.overheads import NullServer, measure_null_server
 from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, pipeline_as_served
@@ -23,6 +22,7 @@ from litmeter.inference.reference import read_reference
 from litmeter.loadgen import load_generator
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
+from litmeter.report.printed import describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json

@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow, sentence
-from litmeter.benchmark.describe import describe
+from litmeter.benchmark.capacity_rows import ProbeRow
 from litmeter.benchmark.slow_moments import CoreSpeeds
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
@@ -18,6 +17,7 @@ from litmeter.paths import MACHINE, MODEL, CapacityPaths
 from litmeter.report.capacity import provenance
 from litmeter.report.charts.capacity import capacity
 from litmeter.report.charts.png import save
+from litmeter.report.printed import capacity_text, describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
 from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json
@@ -55,4 +55,4 @@ def main(name: str) -> None:
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
         write_rows(paths.probes, ProbeRow, result.rows)
         save(paths.picture, capacity(name, result))
-    print_wrapped(f"{name}: {sentence(result.metrics)}")
+    print_wrapped(f"{name}: {capacity_text(result.metrics)}")

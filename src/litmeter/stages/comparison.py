@@ -12,8 +12,6 @@ from litmeter.benchmark.comparison import compare
 from litmeter.benchmark.comparison_rows import (
     comparison_metrics,
     comparison_rows,
-    comparison_table,
-    errors_of_measuring,
 )
 from litmeter.benchmark.pipelines import running_pipelines
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
@@ -32,6 +30,7 @@ from litmeter.paths import (
     MODEL,
     BenchmarkPaths,
 )
+from litmeter.report.printed import comparison_table, errors_of_measuring
 from litmeter.serving.client import request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from litmeter.system.machine_lock import exclusive_machine

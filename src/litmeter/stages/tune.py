@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image
 
-from litmeter.benchmark.capacity_rows import sentence
 from litmeter.benchmark.telemetry import available_cores
 from litmeter.data.index import read_index
 from litmeter.errors import ModelError
@@ -37,6 +36,7 @@ from litmeter.paths import (
 )
 from litmeter.report.charts.png import save
 from litmeter.report.charts.tune import tune
+from litmeter.report.printed import capacity_text
 from litmeter.serving.client import request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from litmeter.system.machine_lock import exclusive_machine
@@ -156,7 +156,7 @@ def metrics_of(params: Params, outcome: Outcome) -> dict[str, Any]:
         "capacity_rps": capacity and capacity.capacity_rps,
         "capacity_low_rps": capacity and capacity.low_rps,
         "capacity_high_rps": capacity and capacity.high_rps,
-        "capacity": capacity and sentence(capacity),
+        "capacity": capacity and capacity_text(capacity),
         "equal": sum(row.status == "equal" for row in outcome.rows),
         "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
         "model_error": rounded(outcome.model_error, 3),
