@@ -36,7 +36,7 @@ def logistic(load: float, at: float, slope: float = 15.0) -> float:
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)
 def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
-    found = summary(queue, [search(queue, seed) for seed in range(40)])
+    found = summary(queue, [search(queue, seed) for seed in range(20)])
     assert found["within"] >= 0.88  # studies.capacity_search has 300 searches of each
     assert abs(found["bias"]) <= 0.015
     assert found["held"] >= 0.85

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -24,14 +25,16 @@ QUEUE = QUEUES[1]
 
 @dataclass
 class SimulatedSender:
-    """Loads a queue in no time."""
+    """Loads a queue, on a clock of its own."""
 
     queue: Queue = QUEUE
     loads: int = 0
+    now_s: float = 0.0
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         self.loads += 1
         seconds = plan.warmup_s + plan.min_s
+        self.now_s += seconds
         if plan.rate_rps is None:
             rate_rps = min(plan.users, self.queue.slots) / self.queue.service_s
             end = np.arange(1, int(rate_rps * seconds)) / rate_rps
@@ -69,11 +72,23 @@ class SlowCores(CoreSpeeds):
         return np.array([1.0, 1.3 if self.slow(self.search) else 1.1])
 
 
-def meter_of(slow: Callable[[CapacitySearch], bool], **objective: float) -> CapacityMeter:
-    settings = {"slo_ms": 1000 * QUEUE.objective_s, "tolerance": 0.04, "probe_requests": 1000, "max_s": 300.0}
+Slow = Callable[[CapacitySearch], bool]
+NewMeter = Callable[..., CapacityMeter]
+
+
+@pytest.fixture
+def meter_of(monkeypatch: pytest.MonkeyPatch) -> NewMeter:
+    """Makes the meter of a search, by when cores are slow and what differs in the objective."""
+    return partial(new_meter, monkeypatch)
+
+
+def new_meter(monkeypatch: pytest.MonkeyPatch, slow: Slow, **objective: float) -> CapacityMeter:
+    settings = {"slo_ms": 1000 * QUEUE.objective_s, "tolerance": 0.04, "probe_requests": 1000, "max_s": 900.0}
     cores = SlowCores(slow=slow)
     own = OBJECTIVE.model_copy(update=settings | objective)
-    meter = CapacityMeter(SimulatedSender(), "http://simulated", own, 10.0, cores=cores)
+    sender = SimulatedSender()
+    monkeypatch.setattr("litmeter.benchmark.capacity.monotonic", lambda: sender.now_s)
+    meter = CapacityMeter(sender, "http://simulated", own, 10.0, cores=cores)
     cores.search = meter.search
     return meter
 
@@ -82,7 +97,7 @@ def unsteady(search: CapacitySearch) -> int:
     return sum(not probe.steady for probe in search.probes)
 
 
-def test_on_steady_cores_the_capacity_is_found_and_confirmed() -> None:
+def test_on_steady_cores_the_capacity_is_found_and_confirmed(meter_of: NewMeter) -> None:
     meter = meter_of(lambda search: False)
     found = meter.measure()
     assert found.status == "resolved"
@@ -92,7 +107,9 @@ def test_on_steady_cores_the_capacity_is_found_and_confirmed() -> None:
     assert (found.unsteady, found.void) == (0, 0)
 
 
-def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half() -> None:
+def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half(
+    meter_of: NewMeter,
+) -> None:
     meter = meter_of(lambda search: len(search.probes) % 2 == 1)
     found = meter.measure()
     assert found.status == "resolved"
@@ -103,7 +120,9 @@ def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half() ->
 
 
 @pytest.mark.parametrize("times", [1, CONFIRMATIONS])
-def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(times: int) -> None:
+def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(
+    meter_of: Callable[..., CapacityMeter], times: int
+) -> None:
     meter = meter_of(lambda search: search.resolved and unsteady(search) < times)
     found = meter.measure()
     assert found.status == "resolved"
@@ -116,9 +135,29 @@ def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(times: in
     assert found.confirmed == ((meter.log.rows[-1].missed <= OBJECTIVE.miss) if steady else None)
 
 
-def test_each_probe_is_at_the_load_that_the_search_asks_for() -> None:
+def test_each_probe_is_at_the_load_that_the_search_asks_for(meter_of: NewMeter) -> None:
     meter = meter_of(lambda search: False)
     meter.measure()
     for row, probe in zip(meter.log.rows, meter.search.probes, strict=True):
         assert row.asked_rps == pytest.approx(row.rate_rps, rel=0.15)
         assert math.exp(probe.load) == pytest.approx(row.rate_rps / QUEUE.peak_rps, rel=0.05)
+
+
+def test_cores_that_are_always_unsteady_are_the_reason_why_nothing_is_resolved(
+    meter_of: NewMeter,
+) -> None:
+    found = meter_of(lambda search: True).measure()
+    assert found.status == "unresolved", found
+    assert found.probes == found.unsteady > 0
+    assert f"in {found.unsteady} of {found.probes} probes" in found.reason
+
+
+def test_an_objective_that_every_rate_keeps_is_above_the_range(
+    meter_of: NewMeter,
+) -> None:
+    found = meter_of(lambda search: False, slo_ms=1e6).measure()
+    assert found.status == "above_range", found
+    assert found.capacity_rps is None
+    assert found.low_rps is not None
+    assert found.peak_rps is not None
+    assert found.low_rps > 0.9 * found.peak_rps

@@ -128,6 +128,8 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_gpu_is_that_of_cudas_uuid() -> None:
     assert free_gpu_bytes() == 12000 * 2**20
     assert has_room_for_copies([], 0, 1.0, "cuda")
+    assert not has_room_for_copies([], 0, 6.0, "cuda")
+    assert has_room_for_copies([], 0, 6.0, "cpu")
     with watched() as (telemetry, _, _):
         usage = usage_of_next(telemetry)
     assert (usage.gpu_percent, usage.gpu_memory_mib, usage.gpu_power_w) == (20.0, 2000.0, None)
