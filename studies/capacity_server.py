@@ -9,17 +9,14 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from litmeter.benchmark.capacity import PEAK_S, PROBE_WARMUP_S, CapacityMeter, good_rate_rps
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import PEAK_S, PROBE_WARMUP_S, CapacityMeter, CoreSpeeds, good_rate_rps
 from litmeter.loadgen import LoadGenerator, LoadPlan, load_generator
 from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import running_server
-from litmeter.stats.objective import late_share
-from litmeter.stats.records import LoadRecord
-from litmeter.stats.stability import WINDOWS
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.stats.records import WINDOWS, LoadRecord, late_share
+from litmeter.system.machine import exclusive_machine
 from studies import DEVICE
 from studies.harness import all_bodies, read_runs, write_result
 

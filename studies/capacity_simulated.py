@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics
 from litmeter.benchmark.rows import BaselineRow
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import BenchmarkPaths
 from litmeter.report.capacity import read_capacity
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_rows
 from studies.harness import write_result
 
 RESULT = "capacity_simulated"

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics, measure_capacity
 from litmeter.loadgen import load_generator
 from litmeter.params import load_params
 from litmeter.selftest.stub import BODY, running_stub
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from studies.harness import read_runs, write_result
 from studies.queues import MM1_RPS, Queue
 

@@ -22,8 +22,8 @@ from litmeter.benchmark.comparison import RESTART_FROM_S
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN
+from litmeter.system.files import read_rows
 from litmeter.system.machine import fingerprint
-from litmeter.system.rows import read_rows
 from studies.harness import read_runs, write_result
 
 RUNS = 5

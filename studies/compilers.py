@@ -16,7 +16,7 @@ from litmeter.inference.compiled.package import eager_model, example_batch
 from litmeter.inference.device import dtype_name
 from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
 from litmeter.system.temporary import scratch
 from studies import DEVICE

@@ -20,9 +20,8 @@ from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import running_server
-from litmeter.stats.records import OK
-from litmeter.stats.stability import WINDOWS
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.stats.records import OK, WINDOWS
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
 from studies import DEVICE
 from studies.harness import photo_paths, read_result, write_result

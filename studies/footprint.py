@@ -30,7 +30,7 @@ from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import running_server
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.processes import process_group
 from studies import DEVICE, TIMEOUT_S
 from studies.harness import load_plan, photo_paths, run_load, write_result

@@ -18,7 +18,7 @@ from litmeter.paths import ModelFolders
 from litmeter.stages.compile import calibration_photos
 from litmeter.stats.change import change
 from litmeter.stats.comparison import ratios
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
 from litmeter.tune.rows import ratio_cell
 from studies import DEVICE

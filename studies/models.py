@@ -17,7 +17,7 @@ from litmeter.inference.model import build_model, input_config
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL, ModelFolders
 from litmeter.system.files import write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from studies import DEVICE
 
 FOLDER = Path("models/studies")

@@ -13,9 +13,8 @@ import numpy as np
 
 from litmeter.benchmark.telemetry import Telemetry
 from litmeter.params import load_params
-from litmeter.stats.records import OK, LoadRecord
-from litmeter.stats.stability import WINDOWS
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.stats.records import OK, WINDOWS, LoadRecord
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 from studies.goals import keep
 from studies.harness import Case, load_plan, run_load

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from litmeter.benchmark.probe_validity import SLOW
-from litmeter.benchmark.slow_moments import MOMENT_S, CoreSpeeds
+from litmeter.benchmark.capacity import MOMENT_S, SLOW, CoreSpeeds
 from litmeter.params import load_params
-from litmeter.stats.objective import misses
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.stats.records import misses
+from litmeter.system.machine import exclusive_machine
 from studies.harness import Case, load_plan, run_load, write_result
 
 CONFIGURATION = "e7_tuned"

@@ -12,7 +12,7 @@ from statistics import median
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_rows
 from studies.goals import keep
 from studies.harness import Case, measure_rounds, ratios
 

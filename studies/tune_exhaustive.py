@@ -12,8 +12,7 @@ from statistics import median
 from time import monotonic
 from typing import Any
 
-from litmeter.benchmark.comparison import TURN_S
-from litmeter.benchmark.paused_servers import paused_servers
+from litmeter.benchmark.comparison import TURN_S, paused_servers
 from litmeter.inference.reference import read_reference
 from litmeter.loadgen import load_generator
 from litmeter.params import ServeSettings, load_params
@@ -21,7 +20,7 @@ from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.stages.tune import machine_of
 from litmeter.stats.comparison import ratios
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.temporary import scratch
 from litmeter.tune.run import Job, search
 from litmeter.tune.space import space_of

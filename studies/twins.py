@@ -11,7 +11,7 @@ from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL
 from litmeter.stats.comparison import ratio
 from litmeter.system.files import read_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from studies import DEVICE
 from studies.harness import all_bodies, read_runs, write_result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from litmeter.benchmark.slow_moments import STOPPED, CoreSpeeds
+from litmeter.benchmark.capacity import STOPPED, CoreSpeeds
 from litmeter.selftest.stub import running_stub
 from tests.support.capacity import capacity_of
 

@@ -10,10 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import RoundRunner, compare
-from litmeter.benchmark.inprocess import InProcessBaseline
-from litmeter.benchmark.paused_servers import PausedServer, paused_servers
-from litmeter.benchmark.pipelines import PIPELINE_KEYS, Pipelines, running_pipelines
+from litmeter.benchmark.comparison import (
+    PIPELINE_KEYS,
+    PausedServer,
+    RoundRunner,
+    compare,
+    paused_servers,
+    running_pipelines,
+)
+from litmeter.benchmark.inprocess import InProcessBaseline, Pipelines
 from litmeter.errors import LitmeterError
 from litmeter.params import BaselineSettings, ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
@@ -112,7 +117,7 @@ def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(
     def failing(*_: object) -> None:
         raise LitmeterError("no more processes")
 
-    monkeypatch.setattr("litmeter.benchmark.pipelines.inprocess_workers", failing)
+    monkeypatch.setattr("litmeter.benchmark.comparison.inprocess_workers", failing)
     with start(servers[:1], servers, [USERS]) as pipelines:
         assert pipelines.names == set()
     assert "no in-process rates of stock in the rounds: no more processes" in capsys.readouterr().out
@@ -141,7 +146,7 @@ def test_without_memory_for_the_models_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("litmeter.benchmark.paused_servers.available_memory", lambda: 2**20)
+    monkeypatch.setattr("litmeter.benchmark.comparison.available_memory", lambda: 2**20)
     with start(servers, servers, [USERS]) as pipelines:
         assert pipelines.names == set()
         assert descendants_mentioning(HOST) == []

@@ -21,8 +21,7 @@ import yaml
 
 from litmeter.params import load_params
 from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_STUDY, TUNE_TABLE
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from litmeter.tune.study import NAME
 from tests.pipeline.conftest import Clone

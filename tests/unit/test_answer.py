@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.capacity_rows import CapacityResult
+from litmeter.benchmark.capacity import CapacityResult
 from litmeter.benchmark.rows import TurnRow
 from litmeter.params import CANDIDATE
 from litmeter.report.answer import (

@@ -1,24 +1,113 @@
-"""Searches for the capacity of a simulated queue, on cores that are slow where a test has them slow."""
+"""Searches for the capacity of a simulated queue, slow moments of cores, and requests that were sent late."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter, sleep
 
 import numpy as np
 import pytest
 from studies.queues import QUEUES, Queue
 
-from litmeter.benchmark.capacity import CONFIRMATIONS, CapacityMeter
-from litmeter.benchmark.slow_moments import CoreSpeeds, Floats
+from litmeter.benchmark.capacity import (
+    CONFIRMATIONS,
+    MOMENT_S,
+    STOPPED,
+    CapacityMeter,
+    Conditions,
+    CoreSpeeds,
+    Floats,
+    missed_by_lateness,
+    void_reason,
+)
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.senders import OnProgress
-from litmeter.stats.capacity import CapacitySearch
-from litmeter.stats.records import OK, LoadRecord
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.capacity import CapacitySearch, Probe
+from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from tests.support.capacity import OBJECTIVE
+
+
+def record(sent_late_s: float, users: int) -> LoadRecord:
+    """Ten requests, each due 10 ms after the last, which take 40 ms from when they are sent."""
+    due = np.arange(10) * 0.01 + 1.0
+    sent = due + sent_late_s
+    zeros = np.zeros(10, dtype=np.int64)
+    return LoadRecord(
+        users=users,
+        rate_rps=100.0,
+        window_edges=np.array([0.0, 1.0, 1.05, 2.0]),
+        user=zeros,
+        start=due,
+        sent=sent,
+        end=sent + 0.04,
+        status=np.full(10, OK),
+        code=np.full(10, 200),
+        size=zeros,
+        body=zeros,
+        answer=np.array([b""] * 10),
+    )
+
+
+def test_lateness_counts_where_it_alone_makes_a_request_miss() -> None:
+    assert missed_by_lateness(record(0.0, users=100), slo_ms=50.0) == 0
+    assert missed_by_lateness(record(0.02, users=100), slo_ms=50.0) == 1.0
+    assert missed_by_lateness(record(0.02, users=100), slo_ms=30.0) == 0  # they miss it anyway
+    # With one connection, those after the first three were due while it was busy: they waited for the server.
+    assert missed_by_lateness(record(0.02, users=1), slo_ms=50.0) == pytest.approx(0.3)
+
+
+def test_a_moment_in_which_the_same_work_takes_longer_stands_out() -> None:
+    speeds = CoreSpeeds()
+    at = np.arange(0.0, 5.0, 0.01)
+    slow = (at >= 2.0) & (at < 2.5)
+    speeds._samples += [
+        (float(second), core, (1.0 + core) * (1.4 if late else 1.0))
+        for second, core, late in zip(at, itertools.cycle((0, 1)), slow)
+    ]
+
+    slowness = speeds.slowness(0.0, 5.0)
+
+    assert len(slowness) == round(5.0 / MOMENT_S)
+    assert slowness.argmax() == 4
+    assert slowness[4] == pytest.approx(1.4)
+    assert np.delete(slowness, 4) == pytest.approx(1.0)
+
+
+def test_all_cores_are_visited_while_the_block_runs() -> None:
+    began = perf_counter()
+    with CoreSpeeds() as speeds:
+        sleep(2.2 * MOMENT_S)
+    ended = perf_counter()
+
+    slowness = speeds.slowness(began, began + 2 * MOMENT_S)
+    assert len(slowness) == 2
+    assert (slowness < STOPPED).all()
+    assert {core for _, core, _ in speeds._samples} == os.sched_getaffinity(0)
+    assert (speeds.slowness(ended, ended + 1.0) == STOPPED).all()
+
+
+def test_a_moment_in_which_nothing_was_done_was_slow_however_many_such_there_are() -> None:
+    speeds = CoreSpeeds()
+    speeds._samples += [(float(second), 0, 1.0) for second in np.arange(0.0, 1.0, 0.01)]
+    assert speeds.slowness(0.0, 4.0).tolist() == [1.0, 1.0] + [STOPPED] * 6
+
+
+@pytest.mark.parametrize(("slowest", "steady"), [(None, True), (1.05, True), (1.3, False)])
+def test_a_slow_moment_makes_a_probe_unsteady_and_not_void(slowest: float | None, steady: bool) -> None:
+    own: LoadRecord = record(0.0, users=100)
+    opened, closed = own.window
+    assert own.rate_rps is not None
+    probe = Probe(own.rate_rps, 100.0, (0.0,) * 10, round(own.rate_rps * (closed - opened)))
+
+    under = Conditions(100.0, 100.0, slowest)
+    assert under.steady is steady
+    assert void_reason(own, probe, OBJECTIVE.model_copy(update={"slo_ms": 50.0}), under) == ""
+
 
 QUEUE = QUEUES[1]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
+from litmeter.benchmark.capacity import CapacityMetrics, CapacityResult, ProbeRow
 from litmeter.errors import ReportError
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, CapacityPaths
@@ -18,8 +18,7 @@ from litmeter.report.charts.capacity import capacity as picture
 from litmeter.report.charts.png import save
 from litmeter.report.printed import capacity_text
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
-from litmeter.system.files import write_json
-from litmeter.system.rows import write_rows
+from litmeter.system.files import write_json, write_rows
 from tests.support.capacity import CAPACITY
 from tests.support.project import ROOT
 

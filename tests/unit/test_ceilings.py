@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from litmeter.ceilings import peaks
-from litmeter.ceilings.cost import Cost, cost_of
-from litmeter.ceilings.devices import DEVICES, find_device
-from litmeter.ceilings.peaks import measured_peak_flops
-from litmeter.ceilings.roofline import Traffic, roofline, traffic_of
+from litmeter.ceilings.cost import Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.ceilings.peaks import DEVICES, find_device, measured_peak_flops
 from litmeter.inference.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from litmeter.benchmark.comparison import Comparison, Turn
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
-from litmeter.benchmark.turns import Comparison, Turn
 from litmeter.inference.card import ModelCard
 from litmeter.inference.compiled.manifest import MANIFEST_NAME
 from litmeter.params import ComparisonSettings, ServeSettings, load_params
@@ -25,9 +25,7 @@ from litmeter.stages.comparison import (
     read_unchanged,
     signatures_of,
 )
-from litmeter.system.files import write_json
-from litmeter.system.rows import read_rows, write_rows
-from litmeter.system.signature import code_digest
+from litmeter.system.files import code_digest, read_rows, write_json, write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 
@@ -43,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "measured_anew"),
     [
-        ("benchmark/turns.py", True),
+        ("benchmark/comparison.py", True),
         ("serving/direct/worker.py", True),
         ("stages/comparison.py", True),
         ("params/serve.py", True),

@@ -16,7 +16,7 @@ from litmeter.report.charts.compared import comparison
 from litmeter.report.html.write import write_report
 from litmeter.report.printed import comparison_table
 from litmeter.report.results_page import write_results
-from litmeter.system.rows import read_rows, write_rows
+from litmeter.system.files import read_rows, write_rows
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared

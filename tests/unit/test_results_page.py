@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.capacity_rows import ProbeRow
+from litmeter.benchmark.capacity import ProbeRow
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.errors import ReportError
 from litmeter.params import load_params
@@ -15,8 +15,7 @@ from litmeter.paths import COMPARISON, MACHINE, README, RESULTS_PAGE, BenchmarkP
 from litmeter.report import capacity
 from litmeter.report.results_page import BEGIN, END, write_results
 from litmeter.report.snapshot import read_snapshot
-from litmeter.system.files import read_json, write_json
-from litmeter.system.rows import read_rows, write_rows
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import OWN_MACHINE, write_project
 

@@ -16,14 +16,17 @@ from litmeter.benchmark import comparison as comparison_module
 from litmeter.benchmark.comparison import (
     ALONE_ROUNDS,
     FAR_SHARE,
+    FIRST_ANSWERS_S,
     LONE_USER,
+    SLOW_TURN_S,
     TURN_S,
+    WARMUP_S,
+    Comparison,
     StartPipelines,
+    Turn,
     compare,
 )
-from litmeter.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
-from litmeter.benchmark.pipelines import Pipelines
-from litmeter.benchmark.turns import Comparison, Turn
+from litmeter.benchmark.inprocess import Pipelines
 from litmeter.params import ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from tests.support.load import short_load

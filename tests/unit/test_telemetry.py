@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from litmeter.benchmark.paused_servers import free_gpu_bytes, has_room_for_copies
+from litmeter.benchmark.comparison import free_gpu_bytes, has_room_for_copies
 from litmeter.benchmark.telemetry import Telemetry, Usage
 from litmeter.system.processes import process_group
 

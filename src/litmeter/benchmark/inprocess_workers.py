@@ -27,7 +27,7 @@ from litmeter.inference.libraries import modules_of
 from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.stats.windows import block_rates
+from litmeter.stats.records import block_rates
 from litmeter.system.collector import for_good
 
 ANSWER_TIMEOUT_S = 300.0

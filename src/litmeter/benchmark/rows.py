@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from litmeter.errors import ReportError
+from litmeter.paths import BenchmarkPaths
 
 
 @dataclass(frozen=True)
@@ -216,3 +220,21 @@ class ComparisonRow:
     efficiency: float | None = None
     efficiency_low: float | None = None
     efficiency_high: float | None = None
+
+
+def check_no_orphans(known: Collection[str]) -> None:
+    """Raise ReportError, with the command to remove them, where there are results of unknown names."""
+    orphans = sorted(names_with_results() - set(known))
+    if orphans:
+        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
+        raise ReportError(
+            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
+            f"remove them: rm -r {' '.join(paths)}"
+        )
+
+
+def names_with_results() -> set[str]:
+    """Names of all configurations that have results in the working tree."""
+    names = {path.stem for kind in ("benchmark", "accuracy") for path in Path("metrics", kind).glob("*.json")}
+    names |= {path.name for path in Path("plots/benchmark").glob("*") if path.is_dir()}
+    return {name for name in names if not name.startswith(".")}

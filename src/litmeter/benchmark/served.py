@@ -20,8 +20,7 @@ from litmeter.loadgen import LoadGenerator, LoadPlan
 from litmeter.loadgen.progress import load_bar
 from litmeter.params import LoadSettings
 from litmeter.serving.launcher import RunningServer
-from litmeter.stats.records import OK, STATUS_NAMES, LoadRecord
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.records import OK, STATUS_NAMES, WINDOWS, LoadRecord
 from litmeter.system.processes import memory_of
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import pluralise

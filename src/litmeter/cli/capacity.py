@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow
+from litmeter.benchmark.capacity import ProbeRow, measure_capacity
 from litmeter.cli.load_options import senders, target
 from litmeter.params import ObjectiveSettings
 from litmeter.report.charts.capacity import capacity
 from litmeter.report.charts.png import save
 from litmeter.report.printed import capacity_text
-from litmeter.system.files import check_writable
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import check_writable, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 from litmeter.system.tables import text_table
 
 COLUMNS = ("probe", "asked/s", "due/s", "peak/s", "missed", "p50 ms", "p95 ms", "p99 ms", "in time/s", "")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.inference.precision_rows import TEST
 from litmeter.params import CANDIDATE, ServeSettings

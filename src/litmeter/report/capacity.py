@@ -8,21 +8,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from litmeter.benchmark.capacity_rows import (
+from litmeter.benchmark.capacity import (
     ESTIMATED,
     CapacityMetrics,
     CapacityResult,
     ProbeRow,
+    is_steady,
 )
-from litmeter.benchmark.probe_validity import is_steady
 from litmeter.errors import ReportError
 from litmeter.inference.card import exported_weights
 from litmeter.params import Params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
 from litmeter.report.printed import capacity_text
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 
 EXAMPLE_RPS = 1000.0
 """The rate of README's example."""

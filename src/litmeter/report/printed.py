@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.inference.device import dtype_name
 from litmeter.params import ServeSettings

@@ -29,9 +29,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from litmeter.benchmark.levels import DRIFT_SHARE
+from litmeter.benchmark.levels import CLIENT_LIMIT_SHARE, DRIFT_SHARE, OTHER_LOAD_PERCENT
 from litmeter.benchmark.rows import LevelRow
-from litmeter.benchmark.validity import CLIENT_LIMIT_SHARE, OTHER_LOAD_PERCENT
 from litmeter.report.losses import CORE_BUSY, Diagnosis, Loss, has_idle_hardware, more_workers_advice
 from litmeter.report.results import Result
 from litmeter.system.tables import pluralise

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litmeter.benchmark.capacity_rows import CapacityResult
+from litmeter.benchmark.capacity import CapacityResult
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.errors import ReportError
 from litmeter.inference.precision_rows import ChangeRow, PackageRow
@@ -25,8 +25,7 @@ from litmeter.report.comparison import Lead, compared_rows, lead_of
 from litmeter.report.explain import Explanation, explain
 from litmeter.report.results import Result, read_results
 from litmeter.report.tune import Tuned, read_tuned
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 
 from litmeter.inference.card import exported_weights
 from litmeter.paths import MACHINE, MODEL, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 from litmeter.system.tables import markdown_table, number_cell, pluralise
 from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
 

@@ -25,10 +25,17 @@ from litmeter.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.printed import describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    read_json,
+    rounded,
+    write_csv,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 
 LEAST_S, RUNS = 30.0, 3
 """For a benchmark, the servers' starts included, or as long as so many runs of all levels take, if that is

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import CoreSpeeds, ProbeRow, measure_capacity
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
 from litmeter.inference.device import resolve_device
@@ -20,10 +18,9 @@ from litmeter.report.charts.png import save
 from litmeter.report.printed import capacity_text, describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
-from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 
 
 def main(name: str) -> None:

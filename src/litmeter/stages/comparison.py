@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litmeter.benchmark.comparison import compare
+from litmeter.benchmark.comparison import compare, running_pipelines
 from litmeter.benchmark.comparison_rows import (
     comparison_metrics,
     comparison_rows,
 )
-from litmeter.benchmark.pipelines import running_pipelines
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
@@ -32,11 +31,19 @@ from litmeter.paths import (
 )
 from litmeter.report.printed import comparison_table, errors_of_measuring
 from litmeter.serving.client import request_bodies
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    code_digest,
+    digest,
+    read_json,
+    read_rows,
+    rounded,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import read_rows, write_rows
-from litmeter.system.signature import code_digest, digest
 
 MIN_BUDGET_S = 90.0
 """However few configurations have changed."""

@@ -38,11 +38,18 @@ from litmeter.report.charts.png import save
 from litmeter.report.charts.tune import tune
 from litmeter.report.printed import capacity_text
 from litmeter.serving.client import request_bodies
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    code_digest,
+    digest,
+    read_json,
+    rounded,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
-from litmeter.system.signature import code_digest, digest
 from litmeter.system.tables import text_table
 from litmeter.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
 from litmeter.tune.run import Job, Outcome, search

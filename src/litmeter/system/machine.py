@@ -1,4 +1,4 @@
-"""Fingerprint of the machine: its hardware and the versions of its libraries."""
+"""The machine: its hardware, libraries and GPU, and a lock that lets one benchmark run at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import gpustat
 import psutil
+from filelock import FileLock, Timeout
 
 from litmeter.system.tables import pluralise
 
@@ -132,3 +135,25 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
         f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
     )
+
+
+LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
+"""One per user, outside the working tree: other clones, and DVC's queue, benchmark on the same cores."""
+
+
+@contextmanager
+def exclusive_machine() -> Iterator[None]:
+    """Hold the machine's lock; wait, with a message, while another benchmark holds it.
+
+    The kernel frees the lock of a process that dies.
+    """
+    lock = FileLock(LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics
 from litmeter.params import ServeSettings
 from litmeter.params.tune import KNOBS
 from litmeter.stats.comparison import Ratio

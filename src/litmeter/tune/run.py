@@ -9,9 +9,7 @@ from itertools import islice
 from pathlib import Path
 from time import monotonic
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import CapacityMetrics
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import CapacityMetrics, CoreSpeeds, measure_capacity
 from litmeter.errors import LitmeterError
 from litmeter.inference.reference import Reference
 from litmeter.loadgen import LoadGenerator, load_generator

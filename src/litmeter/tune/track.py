@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 from time import monotonic
 
-from litmeter.benchmark.comparison import TURN_S
-from litmeter.benchmark.paused_servers import PausedServer, paused_servers
+from litmeter.benchmark.comparison import TURN_S, PausedServer, paused_servers
 from litmeter.errors import ServerError
 from litmeter.loadgen import LoadGenerator
 from litmeter.params import LoadSettings, TuneSettings

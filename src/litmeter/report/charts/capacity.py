@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult, ProbeRow
-from litmeter.benchmark.probe_validity import is_steady
+from litmeter.benchmark.capacity import CapacityMetrics, CapacityResult, ProbeRow, is_steady
 from litmeter.report.charts.chart import BLUE, GREY, INK, ORANGE, Axis, Chart, Mark
 from litmeter.stats.capacity import ERRORS
 
