@@ -190,13 +190,6 @@ def test_drift_over_minutes_hides_no_difference_of_a_fifth() -> None:
         assert placed["a"] == 3 or placed["a"] == placed["b"] == 2
 
 
-def test_one_after_the_other_would_have_missed_it() -> None:
-    """The same machine, each measured in one stretch: ratios are off by as much as its speeds differ."""
-    ones = work_by(np.array([0.0, 80.0]), slow_first=True, dwell_s=80.0)
-    others = work_by(np.array([80.0, 160.0]), slow_first=True, dwell_s=80.0)
-    assert (others[1] - others[0]) / (ones[1] - ones[0]) == pytest.approx(1.4)
-
-
 def test_those_who_left_are_compared_in_the_rounds_they_had() -> None:
     rates = {"a": [10.0, 10.1, 9.9, 10.0, 20.0, 20.1], "slow": [1.0, 1.01, 0.99, 1.0, None, None]}
     found = ratio(rates, "slow", "a", "a")

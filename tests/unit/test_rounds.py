@@ -292,10 +292,3 @@ def test_in_groups_there_are_no_pipelines(clock: Clock, monkeypatch: pytest.Monk
     monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
     compared(330.0, pipelines=starter.start)
     assert starter.started == []
-
-
-def test_the_fastest_so_far_are_told(clock: Clock) -> None:
-    assert Comparison("reference", list(RATES)).fastest_so_far(USERS) == ""
-    told = compared(60.0).fastest_so_far(USERS)
-    assert told.startswith("; fastest so far: fast 2")
-    assert [part.split()[0] for part in told.split(": ")[1].split(", ")] == ["fast", "near", "reference"]
