@@ -87,6 +87,8 @@ def test_all_cores_are_visited_while_the_block_runs() -> None:
     slowness = speeds.slowness(began, began + 2 * MOMENT_S)
     assert len(slowness) == 2
     assert (slowness < STOPPED).all()
+    meter = CapacityMeter(SimulatedSender(), "http://simulated", OBJECTIVE, 10.0, cores=speeds)
+    assert 1.0 <= (meter._slowest_moment(began) or 0.0) < STOPPED
     assert {core for _, core, _ in speeds._samples} == os.sched_getaffinity(0)
     assert (speeds.slowness(ended, ended + 1.0) == STOPPED).all()
 
@@ -235,7 +237,7 @@ def test_each_probe_is_at_the_load_that_the_search_asks_for(meter_of: NewMeter) 
 def test_cores_that_are_always_unsteady_are_the_reason_why_nothing_is_resolved(
     meter_of: NewMeter,
 ) -> None:
-    found = meter_of(lambda search: True).measure()
+    found = meter_of(lambda search: True, max_s=100.0).measure()
     assert found.status == "unresolved", found
     assert found.probes == found.unsteady > 0
     assert f"in {found.unsteady} of {found.probes} probes" in found.reason
