@@ -18,8 +18,8 @@ import numpy as np
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
+from litmeter.system.files import read_rows
 from litmeter.system.machine import fingerprint
-from litmeter.system.rows import read_rows
 from studies.harness import keep_runs
 
 RUNS = 5

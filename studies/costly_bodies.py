@@ -19,7 +19,7 @@ from litmeter.params import load_params
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import RunningServer
 from litmeter.stats.records import OK
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
 from studies.harness import Case, load_plan, photo_paths, run_load, write_result
 

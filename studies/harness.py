@@ -28,10 +28,9 @@ from litmeter.params import ServeSettings
 from litmeter.paths import MACHINE, MODEL
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import RunningServer, running_server
-from litmeter.stats.records import LoadRecord
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.records import WINDOWS, LoadRecord
 from litmeter.system.files import read_json, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 
 DEVICE = "cpu"

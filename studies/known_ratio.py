@@ -9,15 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
-from litmeter.benchmark.comparison import RoundRunner
-from litmeter.benchmark.paused_servers import PausedServer
-from litmeter.benchmark.turns import Comparison
+from litmeter.benchmark.comparison import Comparison, PausedServer, RoundRunner
 from litmeter.loadgen import load_generator
 from litmeter.params import load_params
 from litmeter.selftest.stub import BODY, running_stub
 from litmeter.serving.launcher import RunningServer
 from litmeter.stats.comparison import ranks, ratios
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 from studies.harness import write_result
 

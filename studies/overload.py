@@ -12,9 +12,8 @@ from statistics import mean
 import numpy as np
 
 from litmeter.params import load_params
-from litmeter.stats.records import OK, LoadRecord
-from litmeter.stats.stability import WINDOWS
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.stats.records import OK, WINDOWS, LoadRecord
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 from studies.harness import Case, load_plan, memory_mib, run_load, write_result
 

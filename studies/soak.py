@@ -11,7 +11,7 @@ import numpy as np
 
 from litmeter.params import load_params
 from litmeter.stats.records import OK
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 from studies.harness import Case, load_plan, memory_mib, process_tree, run_load, write_result
 

@@ -11,15 +11,14 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from litmeter.benchmark.comparison import TURN_S
-from litmeter.benchmark.paused_servers import paused_servers
+from litmeter.benchmark.comparison import TURN_S, paused_servers
 from litmeter.inference.reference import read_reference
 from litmeter.loadgen import load_generator
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.stats.comparison import ratios
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.temporary import scratch
 from litmeter.tune.record import Record
 from litmeter.tune.search import Job, search

@@ -11,7 +11,7 @@ from litmeter.benchmark.comparison import compare
 from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import ratio
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from studies.harness import DEVICE, all_bodies, keep_runs
 
 RUNS = 10

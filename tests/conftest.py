@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.paths import ModelFolders
-from litmeter.system import machine_lock
+from litmeter.system import machine
 from litmeter.system.temporary import remove_stale_files
 from tests.support.project import PHOTOS
 
@@ -26,7 +26,7 @@ def own_temporary_folder() -> Iterator[None]:
     ):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", None)
-        patch.setattr(machine_lock, "LOCK_FILE", Path(folder) / machine_lock.LOCK_FILE.name)
+        patch.setattr(machine, "LOCK_FILE", Path(folder) / machine.LOCK_FILE.name)
         yield
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import compare
-from litmeter.benchmark.paused_servers import Memory, PausedServer, paused_servers
+from litmeter.benchmark.comparison import Memory, PausedServer, compare, paused_servers
 from litmeter.errors import ServerError
 from litmeter.loadgen import load_generator
 from litmeter.params import ComparisonSettings, ServeSettings

@@ -17,7 +17,7 @@ from tests.support.project import ROOT
 
 LOCK_PROGRAM = """
 import sys, time
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 with exclusive_machine():
     print("have it", flush=True)
     time.sleep(float(sys.argv[1]))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
 import pytest
 
 from litmeter.benchmark.inprocess import ONE_THREAD, inprocess_workers
-from litmeter.benchmark.telemetry import available_cores
 from litmeter.errors import LitmeterError
 from litmeter.params import BaselineSettings, ServeSettings
 from litmeter.paths import ModelFolders
@@ -18,31 +16,12 @@ from tests.support.processes import descendants_mentioning
 SETTINGS = BaselineSettings(batch_sizes=(1, 2), seconds=0.2)
 
 
-def test_rates_by_batch_size_before_and_after(exported: ModelFolders, photos: list[Path]) -> None:
-    serve = ServeSettings(workers_per_device=2, threads_per_worker=1)
-    with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
-        inprocess.measure()
-        once = inprocess.rows()
-        inprocess.measure()
-        rows = inprocess.rows()
-        assert inprocess.threads == 1
-        assert inprocess.busy == min(2, math.ceil(available_cores()))
-    assert [row.batch_size for row in rows] == [1, 2]
-    for row in rows:
-        assert row.workers == inprocess.busy
-        assert row.model_low_rps <= row.model_rps <= row.model_high_rps
-        assert row.pipeline_rps > 0
-        assert row.pipeline_cpu_ms > 0
-        assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
-    assert rows != once
-    assert descendants_mentioning("litmeter.benchmark.inprocess_workers") == []
-
-
-def test_every_other_round_has_the_reverse_order(
+def test_rates_by_batch_size_in_rounds_of_which_every_other_has_the_reverse_order(
     exported: ModelFolders, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the CPU time of one thread is measured in the first one only."""
-    with inprocess_workers(exported, ServeSettings(), "cpu", photos, SETTINGS) as inprocess:
+    """The CPU time of one thread is measured in the first round only."""
+    serve = ServeSettings(workers_per_device=1, threads_per_worker=2)
+    with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
         inprocess.wait_until_ready()
         run, ran = inprocess.run, list[tuple[str, int]]()
 
@@ -52,11 +31,24 @@ def test_every_other_round_has_the_reverse_order(
 
         monkeypatch.setattr(inprocess, "run", watched)
         inprocess.measure()
-        first, ran = ran, []
+        (first, ran), once = (ran, []), inprocess.rows()
         inprocess.measure()
-        numbers = {(row.work, row.batch_size, row.round) for row in inprocess.rounds()}
+        rows = inprocess.rows()
+        assert inprocess.threads == 2
+        assert inprocess.busy == 1
+    assert {work for work, _ in first} == {"model", "pipeline", ONE_THREAD}
     assert ran == [one for one in reversed(first) if one[0] != ONE_THREAD]
+    numbers = {(row.work, row.batch_size, row.round) for row in inprocess.rounds()}
     assert numbers == {(work, size, number) for work, size in ran for number in (0, 1)}
+    assert [row.batch_size for row in rows] == inprocess.batch_sizes
+    for row in rows:
+        assert row.workers == inprocess.busy
+        assert row.model_low_rps <= row.model_rps <= row.model_high_rps
+        assert row.pipeline_rps > 0
+        assert row.pipeline_cpu_ms > 0
+        assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
+    assert rows != once
+    assert descendants_mentioning("litmeter.benchmark.inprocess_workers") == []
 
 
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(

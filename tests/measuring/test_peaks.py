@@ -46,10 +46,10 @@ def agree(measure: Callable[[], float], timed: Callable[[], float]) -> bool:
 
 
 def fastest_s(work: Callable[[], object]) -> float:
-    """Seconds of the fastest of 10 runs: the others were disturbed."""
+    """Seconds of the fastest of 4 runs: the others were disturbed."""
     work()
     seconds = []
-    for _ in range(10):
+    for _ in range(4):
         started = perf_counter()
         work()
         seconds.append(perf_counter() - started)

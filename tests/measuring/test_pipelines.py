@@ -10,10 +10,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import RoundRunner, compare
-from litmeter.benchmark.inprocess import InProcessBaseline
-from litmeter.benchmark.paused_servers import PausedServer, has_room_for_copies, paused_servers
-from litmeter.benchmark.pipelines import PIPELINE_KEYS, Pipelines, running_pipelines
+from litmeter.benchmark.comparison import (
+    PIPELINE_KEYS,
+    PausedServer,
+    RoundRunner,
+    compare,
+    paused_servers,
+    running_pipelines,
+)
+from litmeter.benchmark.inprocess import InProcessBaseline, Pipelines
 from litmeter.errors import LitmeterError
 from litmeter.params import BaselineSettings, ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
@@ -112,7 +117,7 @@ def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(
     def failing(*_: object) -> None:
         raise LitmeterError("no more processes")
 
-    monkeypatch.setattr("litmeter.benchmark.pipelines.inprocess_workers", failing)
+    monkeypatch.setattr("litmeter.benchmark.comparison.inprocess_workers", failing)
     with start(servers[:1], servers, [USERS]) as pipelines:
         assert pipelines.names == set()
     assert "no in-process rates of stock in the rounds: no more processes" in capsys.readouterr().out
@@ -128,9 +133,10 @@ def test_a_comparison_has_their_rates_beside_the_turns(
     monkeypatch.setattr(RoundRunner, "_has_time", lambda *_: True)
     settings = ComparisonSettings(reference="stock", users=(USERS,), seconds=1.0)
     bodies = request_bodies(photos, "image")
-    found = compare(CONFIGURATIONS, exported, "cpu", bodies, short_load(USERS), settings, 1.0, start)
+    pair = {name: CONFIGURATIONS[name] for name in ("stock", "batching")}
+    found = compare(pair, exported, "cpu", bodies, short_load(USERS), settings, 1.0, start)
     with_pipeline = {(turn.round, turn.name) for turn in found.turns if turn.pipeline_rps}
-    assert with_pipeline == {(number, name) for number in (1, 2) for name in CONFIGURATIONS}
+    assert with_pipeline == {(number, name) for number in (1, 2) for name in pair}
     assert descendants_mentioning(HOST) == []
 
 
@@ -140,24 +146,8 @@ def test_without_memory_for_the_models_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("litmeter.benchmark.paused_servers.available_memory", lambda: 2**20)
+    monkeypatch.setattr("litmeter.benchmark.comparison.available_memory", lambda: 2**20)
     with start(servers, servers, [USERS]) as pipelines:
         assert pipelines.names == set()
         assert descendants_mentioning(HOST) == []
     assert "no in-process rates in the rounds, for want of memory" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("used_mib", "share", "fits"), [(8000, 0.5, True), (8000, 1.0, False)])
-def test_on_a_gpu_its_memory_counts_as_well(
-    monkeypatch: pytest.MonkeyPatch, used_mib: int, share: float, fits: bool
-) -> None:
-    class Gpu:
-        memory_used = used_mib
-        memory_available = 6000
-
-    class Query:
-        gpus = (Gpu,)
-
-    monkeypatch.setattr("litmeter.benchmark.paused_servers.gpustat.new_query", Query)
-    assert has_room_for_copies([], 0, share, "cuda") is fits
-    assert has_room_for_copies([], 0, share, "cpu")

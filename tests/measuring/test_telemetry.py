@@ -28,7 +28,7 @@ def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> 
     assert usage.client_cores is not None
     assert 0.02 < usage.server_cores < 1.2
     assert 0.02 < usage.client_cores < 1.2
-    assert 0 < usage.cpu_percent <= 100
+    assert 0 < usage.cpu_percent < 100.1
 
 
 def test_unknown_usage_is_none_and_never_zero() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.processes import processes_mentioning
 

@@ -16,8 +16,7 @@ import pytest
 
 from litmeter.params import load_params
 from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_RECORD, TUNE_TABLE
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.pipeline.conftest import Clone
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import CapacityMetrics, CapacityResult, CoreSpeeds, measure_capacity
 from litmeter.loadgen import load_generator
 from litmeter.params import ObjectiveSettings
 from litmeter.selftest.stub import RunningStub

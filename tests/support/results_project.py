@@ -21,8 +21,7 @@ from litmeter.paths import (
     TRAIN_METRICS,
 )
 from litmeter.report.results_page import BEGIN, END
-from litmeter.system.files import write_json
-from litmeter.system.rows import write_rows
+from litmeter.system.files import write_json, write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
 from tests.support.synthetic_results import compared, level, result, write_result

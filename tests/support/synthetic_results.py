@@ -10,8 +10,7 @@ from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelR
 from litmeter.params import ServeSettings
 from litmeter.paths import BenchmarkPaths
 from litmeter.report.results import Result
-from litmeter.system.files import write_json
-from litmeter.system.rows import write_rows
+from litmeter.system.files import write_json, write_rows
 
 CEILINGS: dict[str, Any] = {
     "architecture": "tiny",
@@ -76,7 +75,6 @@ def level(users: int, rps: float, p95_ms: float | None = 100.0, **changes: Any) 
         gpu_percent=None,
         gpu_memory_mib=None,
         gpu_power_w=None,
-        gpu_clock_mhz=None,
         invalid_reason="",
         warnings="",
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any
 
 import pytest
 
 from litmeter.benchmark.inprocess import InProcessBaseline
+from litmeter.benchmark.inprocess_workers import measure
 from litmeter.params import BaselineSettings
 from litmeter.system.conversation import Conversation
 
@@ -67,3 +71,39 @@ def test_workers_of_two_threads_that_have_a_core_for_each_are_all_busy(cores: fl
     inprocess = InProcessBaseline(conversation, 4, SETTINGS, cores)
     inprocess.wait_until_ready()
     assert inprocess.busy == conversation.asked[0] == fewest
+
+
+def late_by(connection: Connection, late_s: Sequence[float]) -> None:
+    """A worker that begins so much later each time than it is told to, and runs until the time is over."""
+    for late in late_s:
+        connection.recv()
+        connection.send(None)
+        begin, seconds = connection.recv()
+        started = begin + late
+        ended = max(begin + seconds, started) + 0.01
+        connection.send(([(started, ended)], ended - started))
+
+
+def measured_beside(late_s: Sequence[float]) -> tuple[list[float], float]:
+    """What is measured of a punctual worker and one that is late, in windows of 0.1 s at first."""
+    pairs = [Pipe() for _ in range(2)]
+    threads = [
+        Thread(target=late_by, args=(end, own), daemon=True)
+        for (_, end), own in zip(pairs, ([0.0] * len(late_s), late_s), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    return measure([connection for connection, _ in pairs], "model", 1, 0.1)
+
+
+@pytest.mark.parametrize("late_s", [(0.12, 0.0), (0.5, 0.15, 0.15)])
+def test_a_worker_that_began_when_the_other_had_ended_is_measured_again_for_longer(
+    late_s: Sequence[float],
+) -> None:
+    rates, _ = measured_beside(late_s)
+    assert min(rates) > 0
+
+
+def test_workers_that_never_run_at_once_end_the_process_and_say_so() -> None:
+    with pytest.raises(SystemExit, match="did not run at the same time"):
+        measured_beside((9.0, 9.0, 9.0))

@@ -1,37 +1,131 @@
-"""Searches for the capacity of a simulated queue, on cores that are slow where a test has them slow."""
+"""Searches for the capacity of a simulated queue, slow moments of cores, and requests that were sent late."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter, sleep
 
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity import CONFIRMATIONS, CapacityMeter
-from litmeter.benchmark.slow_moments import CoreSpeeds, Floats
+from litmeter.benchmark.capacity import (
+    CONFIRMATIONS,
+    MOMENT_S,
+    STOPPED,
+    CapacityMeter,
+    Conditions,
+    CoreSpeeds,
+    Floats,
+    missed_by_lateness,
+    void_reason,
+)
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.senders import OnProgress
-from litmeter.stats.capacity import CapacitySearch
-from litmeter.stats.records import OK, LoadRecord
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.capacity import CapacitySearch, Probe
+from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from tests.support.capacity import OBJECTIVE
 from tests.support.queues import QUEUES, Queue
+
+
+def record(sent_late_s: float, users: int) -> LoadRecord:
+    """Ten requests, each due 10 ms after the last, which take 40 ms from when they are sent."""
+    due = np.arange(10) * 0.01 + 1.0
+    sent = due + sent_late_s
+    zeros = np.zeros(10, dtype=np.int64)
+    return LoadRecord(
+        users=users,
+        rate_rps=100.0,
+        window_edges=np.array([0.0, 1.0, 1.05, 2.0]),
+        user=zeros,
+        start=due,
+        sent=sent,
+        end=sent + 0.04,
+        status=np.full(10, OK),
+        code=np.full(10, 200),
+        size=zeros,
+        body=zeros,
+        answer=np.array([b""] * 10),
+    )
+
+
+def test_lateness_counts_where_it_alone_makes_a_request_miss() -> None:
+    assert missed_by_lateness(record(0.0, users=100), slo_ms=50.0) == 0
+    assert missed_by_lateness(record(0.02, users=100), slo_ms=50.0) == 1.0
+    assert missed_by_lateness(record(0.02, users=100), slo_ms=30.0) == 0  # they miss it anyway
+    # With one connection, those after the first three were due while it was busy: they waited for the server.
+    assert missed_by_lateness(record(0.02, users=1), slo_ms=50.0) == pytest.approx(0.3)
+
+
+def test_a_moment_in_which_the_same_work_takes_longer_stands_out() -> None:
+    speeds = CoreSpeeds()
+    at = np.arange(0.0, 5.0, 0.01)
+    slow = (at >= 2.0) & (at < 2.5)
+    speeds._samples += [
+        (float(second), core, (1.0 + core) * (1.4 if late else 1.0))
+        for second, core, late in zip(at, itertools.cycle((0, 1)), slow)
+    ]
+
+    slowness = speeds.slowness(0.0, 5.0)
+
+    assert len(slowness) == round(5.0 / MOMENT_S)
+    assert slowness.argmax() == 4
+    assert slowness[4] == pytest.approx(1.4)
+    assert np.delete(slowness, 4) == pytest.approx(1.0)
+
+
+def test_all_cores_are_visited_while_the_block_runs() -> None:
+    began = perf_counter()
+    with CoreSpeeds() as speeds:
+        sleep(2.2 * MOMENT_S)
+    ended = perf_counter()
+
+    slowness = speeds.slowness(began, began + 2 * MOMENT_S)
+    assert len(slowness) == 2
+    assert (slowness < STOPPED).all()
+    meter = CapacityMeter(SimulatedSender(), "http://simulated", OBJECTIVE, 10.0, cores=speeds)
+    assert 1.0 <= (meter._slowest_moment(began) or 0.0) < STOPPED
+    assert {core for _, core, _ in speeds._samples} == os.sched_getaffinity(0)
+    assert (speeds.slowness(ended, ended + 1.0) == STOPPED).all()
+
+
+def test_a_moment_in_which_nothing_was_done_was_slow_however_many_such_there_are() -> None:
+    speeds = CoreSpeeds()
+    speeds._samples += [(float(second), 0, 1.0) for second in np.arange(0.0, 1.0, 0.01)]
+    assert speeds.slowness(0.0, 4.0).tolist() == [1.0, 1.0] + [STOPPED] * 6
+
+
+@pytest.mark.parametrize(("slowest", "steady"), [(None, True), (1.05, True), (1.3, False)])
+def test_a_slow_moment_makes_a_probe_unsteady_and_not_void(slowest: float | None, steady: bool) -> None:
+    own: LoadRecord = record(0.0, users=100)
+    opened, closed = own.window
+    assert own.rate_rps is not None
+    probe = Probe(own.rate_rps, 100.0, (0.0,) * 10, round(own.rate_rps * (closed - opened)))
+
+    under = Conditions(100.0, 100.0, slowest)
+    assert under.steady is steady
+    assert void_reason(own, probe, OBJECTIVE.model_copy(update={"slo_ms": 50.0}), under) == ""
+
 
 QUEUE = QUEUES[1]
 
 
 @dataclass
 class SimulatedSender:
-    """Loads a queue in no time."""
+    """Loads a queue, on a clock of its own."""
 
     queue: Queue = QUEUE
     loads: int = 0
+    now_s: float = 0.0
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         self.loads += 1
         seconds = plan.warmup_s + plan.min_s
+        self.now_s += seconds
         if plan.rate_rps is None:
             rate_rps = min(plan.users, self.queue.slots) / self.queue.service_s
             end = np.arange(1, int(rate_rps * seconds)) / rate_rps
@@ -69,11 +163,23 @@ class SlowCores(CoreSpeeds):
         return np.array([1.0, 1.3 if self.slow(self.search) else 1.1])
 
 
-def meter_of(slow: Callable[[CapacitySearch], bool], **objective: float) -> CapacityMeter:
-    settings = {"slo_ms": 1000 * QUEUE.objective_s, "tolerance": 0.04, "probe_requests": 1000, "max_s": 300.0}
+Slow = Callable[[CapacitySearch], bool]
+NewMeter = Callable[..., CapacityMeter]
+
+
+@pytest.fixture
+def meter_of(monkeypatch: pytest.MonkeyPatch) -> NewMeter:
+    """Makes the meter of a search, by when cores are slow and what differs in the objective."""
+    return partial(new_meter, monkeypatch)
+
+
+def new_meter(monkeypatch: pytest.MonkeyPatch, slow: Slow, **objective: float) -> CapacityMeter:
+    settings = {"slo_ms": 1000 * QUEUE.objective_s, "tolerance": 0.04, "probe_requests": 1000, "max_s": 900.0}
     cores = SlowCores(slow=slow)
     own = OBJECTIVE.model_copy(update=settings | objective)
-    meter = CapacityMeter(SimulatedSender(), "http://simulated", own, 10.0, cores=cores)
+    sender = SimulatedSender()
+    monkeypatch.setattr("litmeter.benchmark.capacity.monotonic", lambda: sender.now_s)
+    meter = CapacityMeter(sender, "http://simulated", own, 10.0, cores=cores)
     cores.search = meter.search
     return meter
 
@@ -82,7 +188,7 @@ def unsteady(search: CapacitySearch) -> int:
     return sum(not probe.steady for probe in search.probes)
 
 
-def test_on_steady_cores_the_capacity_is_found_and_confirmed() -> None:
+def test_on_steady_cores_the_capacity_is_found_and_confirmed(meter_of: NewMeter) -> None:
     meter = meter_of(lambda search: False)
     found = meter.measure()
     assert found.status == "resolved"
@@ -92,7 +198,9 @@ def test_on_steady_cores_the_capacity_is_found_and_confirmed() -> None:
     assert (found.unsteady, found.void) == (0, 0)
 
 
-def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half() -> None:
+def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half(
+    meter_of: NewMeter,
+) -> None:
     meter = meter_of(lambda search: len(search.probes) % 2 == 1)
     found = meter.measure()
     assert found.status == "resolved"
@@ -103,7 +211,9 @@ def test_unsteady_probes_are_left_out_as_long_as_they_are_no_more_than_half() ->
 
 
 @pytest.mark.parametrize("times", [1, CONFIRMATIONS])
-def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(times: int) -> None:
+def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(
+    meter_of: Callable[..., CapacityMeter], times: int
+) -> None:
     meter = meter_of(lambda search: search.resolved and unsteady(search) < times)
     found = meter.measure()
     assert found.status == "resolved"
@@ -116,9 +226,29 @@ def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(times: in
     assert found.confirmed == ((meter.log.rows[-1].missed <= OBJECTIVE.miss) if steady else None)
 
 
-def test_each_probe_is_at_the_load_that_the_search_asks_for() -> None:
+def test_each_probe_is_at_the_load_that_the_search_asks_for(meter_of: NewMeter) -> None:
     meter = meter_of(lambda search: False)
     meter.measure()
     for row, probe in zip(meter.log.rows, meter.search.probes, strict=True):
         assert row.asked_rps == pytest.approx(row.rate_rps, rel=0.15)
         assert math.exp(probe.load) == pytest.approx(row.rate_rps / QUEUE.peak_rps, rel=0.05)
+
+
+def test_cores_that_are_always_unsteady_are_the_reason_why_nothing_is_resolved(
+    meter_of: NewMeter,
+) -> None:
+    found = meter_of(lambda search: True, max_s=100.0).measure()
+    assert found.status == "unresolved", found
+    assert found.probes == found.unsteady > 0
+    assert f"in {found.unsteady} of {found.probes} probes" in found.reason
+
+
+def test_an_objective_that_every_rate_keeps_is_above_the_range(
+    meter_of: NewMeter,
+) -> None:
+    found = meter_of(lambda search: False, slo_ms=1e6).measure()
+    assert found.status == "above_range", found
+    assert found.capacity_rps is None
+    assert found.low_rps is not None
+    assert found.peak_rps is not None
+    assert found.low_rps > 0.9 * found.peak_rps

@@ -8,10 +8,8 @@ import torch
 from torch import nn
 
 from litmeter.ceilings import peaks
-from litmeter.ceilings.cost import Cost, cost_of
-from litmeter.ceilings.devices import DEVICES, find_device
-from litmeter.ceilings.peaks import measured_peak_flops
-from litmeter.ceilings.roofline import Traffic, roofline, traffic_of
+from litmeter.ceilings.cost import Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.ceilings.peaks import DEVICES, find_device, measured_peak_flops
 from litmeter.inference.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
@@ -60,7 +58,7 @@ def test_many_activations_are_memory_bound_at_any_batch_size() -> None:
     assert found.rps == pytest.approx(1e9 / 2_000_000)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
 def test_flops_are_within_one_percent_of_torchs_counter(name: str) -> None:
     cost = cost_of(timm.create_model(name, num_classes=2), 224)
     assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
@@ -68,6 +66,7 @@ def test_flops_are_within_one_percent_of_torchs_counter(name: str) -> None:
 
 def test_the_t4_row_is_the_studys_arithmetic() -> None:
     cost = cost_of(timm.create_model("convnext_tiny", num_classes=2), 224)
+    assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
     assert cost.macs == pytest.approx(4.45e9, rel=0.01)
     [t4] = [row for row in theoretical_rows(cost) if row["device"] == "T4"]
     assert (t4["full_tflops"], t4["half_tflops"]) == (8.1, 65.0)

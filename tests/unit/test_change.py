@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from litmeter.stats.change import change
-from litmeter.stats.intervals import lower_bound
+from litmeter.stats.rates import lower_bound
 
 REFERENCE = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.5, 0.5]])
 LABELS = [0, 0, 1, 0]

@@ -14,7 +14,7 @@ import yaml
 from matplotlib.axes import Axes
 from PIL import Image
 
-from litmeter.benchmark.capacity_rows import CapacityResult, ProbeRow
+from litmeter.benchmark.capacity import CapacityResult, ProbeRow
 from litmeter.benchmark.rows import BatchRow, ComparisonRow
 from litmeter.params import ServeSettings
 from litmeter.paths import PICTURES_FOLDER

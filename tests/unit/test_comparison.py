@@ -58,13 +58,12 @@ def test_intervals_hold_the_truth_and_orders_are_right() -> None:
 SIMILAR, DIFFERENT, ONE_WILD = [0.06] * 8, [0.06, 0.06, 0.08, 0.12, 0.15, 0.2, 0.04, 0.04], [0.05] * 7 + [0.3]
 
 
-@pytest.mark.parametrize("rounds", [4, 6])
-@pytest.mark.parametrize("deviations", [SIMILAR, DIFFERENT, ONE_WILD])
+@pytest.mark.parametrize(("deviations", "rounds"), [(SIMILAR, 4), (DIFFERENT, 6), (ONE_WILD, 4)])
 def test_moderated_intervals_hold_all_truths_though_noises_differ(
     deviations: list[float], rounds: int
 ) -> None:
-    """In 95% of runs, less what 400 runs may be off; and they are narrower than Student's."""
-    rng, runs, held, narrower = np.random.default_rng(0), 400, 0, []
+    """In 95% of runs, less what 200 runs may be off; and they are narrower than Student's."""
+    rng, runs, held, narrower = np.random.default_rng(0), 200, 0, []
     for _ in range(runs):
         logs = rng.normal(0, 1, (len(deviations), rounds)) * np.array(deviations)[:, None]
         rates = {str(number): list(np.exp(own)) for number, own in enumerate(logs)}
@@ -175,8 +174,8 @@ def test_equals_share_a_rank_in_nineteen_of_twenty_runs() -> None:
 
 @pytest.mark.parametrize("count", [3, 8])
 def test_several_equals_share_a_rank_in_nineteen_of_twenty_runs(count: int) -> None:
-    """Less what 500 runs may be off; by ``count`` - 1 tests at 5%, 8% of runs would tell 8 equals apart."""
-    rng, runs, apart = np.random.default_rng(2), 500, 0
+    """Less what 250 runs may be off; by ``count`` - 1 tests at 5%, 8% of runs would tell 8 equals apart."""
+    rng, runs, apart = np.random.default_rng(2), 250, 0
     for _ in range(runs):
         logs = 0.06 * rng.normal(size=(count, 17))
         rates = {str(number): list(np.exp(own)) for number, own in enumerate(logs)}
@@ -189,13 +188,6 @@ def test_drift_over_minutes_hides_no_difference_of_a_fifth() -> None:
         placed = ranks(measured(TRUTH, seed, dwell_s=150.0), "a")
         assert placed["c"] == 1
         assert placed["a"] == 3 or placed["a"] == placed["b"] == 2
-
-
-def test_one_after_the_other_would_have_missed_it() -> None:
-    """The same machine, each measured in one stretch: ratios are off by as much as its speeds differ."""
-    ones = work_by(np.array([0.0, 80.0]), slow_first=True, dwell_s=80.0)
-    others = work_by(np.array([80.0, 160.0]), slow_first=True, dwell_s=80.0)
-    assert (others[1] - others[0]) / (ones[1] - ones[0]) == pytest.approx(1.4)
 
 
 def test_those_who_left_are_compared_in_the_rounds_they_had() -> None:

@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from litmeter.benchmark.comparison_rows import comparison_rows, comparison_table
+from litmeter.benchmark.comparison_rows import comparison_rows
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.params import ComparisonSettings
+from litmeter.report.printed import comparison_table
 
 SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
 

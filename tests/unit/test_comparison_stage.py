@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import yaml
 
+from litmeter.benchmark.comparison import Comparison, Turn
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.inference.card import ModelCard
 from litmeter.inference.compiled.manifest import MANIFEST_NAME
 from litmeter.params import ComparisonSettings, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
 from litmeter.stages.comparison import (
+    main,
     names_to_measure,
     own_inputs,
     read_left,
     read_unchanged,
     signatures_of,
 )
-from litmeter.system.files import write_json
-from litmeter.system.rows import write_rows
-from litmeter.system.signature import code_digest
+from litmeter.system.files import code_digest, read_rows, write_json, write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 
@@ -37,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "measured_anew"),
     [
-        ("benchmark/turns.py", True),
+        ("benchmark/comparison.py", True),
         ("serving/direct/worker.py", True),
         ("stages/comparison.py", True),
         ("params/serve.py", True),
@@ -78,12 +82,11 @@ def keep_results(names: list[str]) -> None:
     write_rows(COMPARISON_TURNS, TurnRow, [TurnRow(0, 8, name, 20.0, 20, 0) for name in names])
 
 
-def test_turns_of_the_reference_and_of_what_has_not_changed_are_kept(project: Path) -> None:
+def test_what_has_not_changed_is_kept(project: Path) -> None:
     keep_results(["reference", "same", "other", "gone"])
     signatures = {"reference": "new", "same": "same's", "other": "new", "added": "new"}
-    rows, turns = read_unchanged(signatures, "reference")
+    rows, _ = read_unchanged(signatures, "reference")
     assert [row.experiment for row in rows] == ["same"]
-    assert [turn.experiment for turn in turns] == ["reference", "same"]
     settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
     assert names_to_measure(list(signatures), settings, rows) == ["reference", "same", "other", "added"]
 
@@ -139,3 +142,91 @@ def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:
     write_json(COMPARISON_RUN, {"signatures": {}, "left_after_round": {"far": 4, "changed": 4}})
     assert read_left({"far", "near"}) == {"far": 4}
     assert read_left(set()) == {}
+
+
+class Measured:
+    """Stands for ``compare``: four rounds of each configuration at its rate; ``names`` has those measured."""
+
+    def __init__(self, rate_rps: float) -> None:
+        self.rate_rps = rate_rps
+        self.names: list[str] = []
+
+    def __call__(self, configurations: Mapping[str, ServeSettings], *_: object) -> Comparison:
+        self.names = list(configurations)
+        fast = ("e7_tuned", "e6_batch_cap")  # the fastest, and the next
+        return Comparison(
+            "e1_baseline",
+            self.names,
+            [
+                Turn(number, 8, name, (2 + (name in fast) + (name == fast[0])) * self.rate_rps, np.ones(20))
+                for number in range(4)
+                for name in self.names
+            ],
+        )
+
+
+@pytest.fixture
+def run_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[str]]:
+    """Runs the stage, in which all rates are a multiple of one; returns the names that are measured."""
+    shutil.copy(ROOT / "params.yaml", project)
+    write_json(MODEL.compiled / MANIFEST_NAME, {"packages": []})
+    write_json(MACHINE, {"id": "a machine", "gpu": None})
+    card = SimpleNamespace(model_dump=lambda: {"architecture": "any"})
+    monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
+    monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
+    monkeypatch.setattr("litmeter.stages.comparison.request_bodies", lambda *_: [b"photo"])
+
+    def run(rate_rps: float) -> list[str]:
+        measured = Measured(rate_rps)
+        monkeypatch.setattr("litmeter.stages.comparison.compare", measured)
+        main()
+        return measured.names
+
+    return run
+
+
+def rates_by_round() -> dict[str, list[tuple[int, float | None]]]:
+    """Round and rate of each turn at 8 users, by configuration."""
+    found: dict[str, list[tuple[int, float | None]]] = {}
+    for turn in read_rows(COMPARISON_TURNS, TurnRow):
+        found.setdefault(turn.experiment, []).append((turn.round, turn.rate_rps))
+    return found
+
+
+def test_a_repetition_replaces_what_it_measures_again(run_stage: Callable[[float], list[str]]) -> None:
+    """Who repeats until a difference is resolved would find one by chance in rounds that add up."""
+    everyone = run_stage(10.0)
+    assert run_stage(20.0) == everyone
+    assert all([number for number, _ in own] == [0, 1, 2, 3] for own in rates_by_round().values())
+    rows = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+    assert {row.rounds for row in rows.values()} == {4}
+    assert rows["e1_baseline"].rate_rps == 40.0
+    assert not any(row.earlier for row in rows.values())
+
+
+def change(name: str, **keys: object) -> None:
+    path = Path("params.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["experiments"][name] = (content["experiments"][name] or {}) | keys
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def test_beside_a_change_the_earlier_rounds_of_the_reference_stay_for_what_is_kept_alone(
+    run_stage: Callable[[float], list[str]],
+) -> None:
+    """And a machine that is twice as fast in the second run makes nothing faster that was kept."""
+    everyone = run_stage(10.0)
+    for rate_rps, batch_size in ((20.0, 3), (40.0, 5)):
+        change("e2_batching", max_batch_size=batch_size)
+        assert run_stage(rate_rps) == ["e1_baseline", "e7_tuned", "e2_batching"]
+        earlier, now = [0, 1, 2, 3], [4, 5, 6, 7]
+        rounds = {name: [number for number, _ in own] for name, own in rates_by_round().items()}
+        expected = dict.fromkeys(everyone, earlier) | dict.fromkeys(("e7_tuned", "e2_batching"), now)
+        assert rounds == expected | {"e1_baseline": earlier + now}
+        rows = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+        assert {row.rounds for row in rows.values()} == {4}
+        assert (rows["e1_baseline"].rate_rps, rows["e7_tuned"].rate_rps) == (2 * rate_rps, 4 * rate_rps)
+        kept = {name for name, row in rows.items() if row.earlier}
+        assert kept == set(everyone) - {"e1_baseline", "e7_tuned", "e2_batching"}
+        ratios = {name: row.ratio for name, row in rows.items()}
+        assert ratios == dict.fromkeys(everyone, 1.0) | {"e7_tuned": 2.0, "e6_batch_cap": 1.5}

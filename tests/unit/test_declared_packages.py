@@ -25,9 +25,7 @@ def normal(name: str) -> str:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {normal(re.split(r"[\[<>=~! ]", line)[0]) for line in project["dependencies"]}
-    graph = grimp.build_graph(
-        "litmeter", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
-    )
+    graph = grimp.build_graph("litmeter", include_external_packages=True, cache_dir=None)
     external = {m for m in graph.modules if graph.is_module_squashed(m)} - sys.stdlib_module_names
     distributions = packages_distributions()
     undeclared = {module for module in external if not {normal(d) for d in distributions[module]} & declared}

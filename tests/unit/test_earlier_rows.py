@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.comparison_rows import comparison_rows, comparison_table
+from litmeter.benchmark.comparison_rows import comparison_rows
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.params import ComparisonSettings
 from litmeter.paths import COMPARISON, README, RESULTS_PAGE
 from litmeter.report.page import REPORT_PAGE, write_report
+from litmeter.report.printed import comparison_table
 from litmeter.report.results_page import write_results
-from litmeter.system.rows import read_rows, write_rows
+from litmeter.system.files import read_rows, write_rows
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared
 

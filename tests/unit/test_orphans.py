@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.orphans import check_no_orphans, names_with_results
+from litmeter.benchmark.rows import check_no_orphans, names_with_results
 from litmeter.errors import ReportError
 from litmeter.paths import BenchmarkPaths
 

@@ -1,4 +1,4 @@
-"""Throughput and percentiles, against arithmetic."""
+"""Throughput, percentiles and proportions, against arithmetic."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from litmeter.stats.rates import (
     percentile_interval_of_blocks,
     throughput,
     throughput_of_rounds,
+    wilson_interval,
 )
-from litmeter.stats.windows import block_rates, work_done
+from litmeter.stats.records import block_rates, work_done
+
+
+def test_wilsons_interval_is_newcombes_table() -> None:
+    # Newcombe (1998), "Two-sided confidence intervals for the single proportion", table I, method 3.
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    assert wilson_interval(111, 111)[1] == 1.0
+    with pytest.raises(ValueError, match="at least one"):
+        wilson_interval(0, 0)
 
 
 def in_batches(users: int, service_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity_rows import ProbeRow, sentence
+from litmeter.benchmark.capacity import ProbeRow
 from litmeter.errors import ReportError
 from litmeter.paths import CapacityPaths
+from litmeter.report.printed import capacity_text
 from litmeter.report.snapshot import read_capacity
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
-from litmeter.system.files import write_json
-from litmeter.system.rows import write_rows
+from litmeter.system.files import write_json, write_rows
 from tests.support.capacity import CAPACITY
 
 PATHS = CapacityPaths("candidate")
@@ -39,7 +39,7 @@ def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_each_status_has_its_sentence(changes: dict[str, object], parts: tuple[str, ...]) -> None:
-    text = sentence(replace(CAPACITY, **changes))  # type: ignore[arg-type]
+    text = capacity_text(replace(CAPACITY, **changes))  # type: ignore[arg-type]
     assert all(part in text for part in parts)
 
 

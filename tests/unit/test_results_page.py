@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.capacity_rows import ProbeRow
+from litmeter.benchmark.capacity import ProbeRow
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.errors import ReportError
 from litmeter.params import load_params
@@ -27,8 +27,7 @@ from litmeter.paths import (
 )
 from litmeter.report.page import REPORT_PAGE, write_report
 from litmeter.report.results_page import BEGIN, END, README_PICTURE, write_results
-from litmeter.system.files import read_json, write_json
-from litmeter.system.rows import read_rows, write_rows
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import OWN_MACHINE, write_project

@@ -16,14 +16,17 @@ from litmeter.benchmark import comparison as comparison_module
 from litmeter.benchmark.comparison import (
     ALONE_ROUNDS,
     FAR_SHARE,
+    FIRST_ANSWERS_S,
     LONE_USER,
+    SLOW_TURN_S,
     TURN_S,
+    WARMUP_S,
+    Comparison,
     StartPipelines,
+    Turn,
     compare,
 )
-from litmeter.benchmark.paused_servers import FIRST_ANSWERS_S, SLOW_TURN_S, WARMUP_S
-from litmeter.benchmark.pipelines import Pipelines
-from litmeter.benchmark.turns import Comparison, Turn
+from litmeter.benchmark.inprocess import Pipelines
 from litmeter.params import ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from tests.support.load import short_load
@@ -289,10 +292,3 @@ def test_in_groups_there_are_no_pipelines(clock: Clock, monkeypatch: pytest.Monk
     monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
     compared(330.0, pipelines=starter.start)
     assert starter.started == []
-
-
-def test_the_fastest_so_far_are_told(clock: Clock) -> None:
-    assert Comparison("reference", list(RATES)).fastest_so_far(USERS) == ""
-    told = compared(60.0).fastest_so_far(USERS)
-    assert told.startswith("; fastest so far: fast 2")
-    assert [part.split()[0] for part in told.split(": ")[1].split(", ")] == ["fast", "near", "reference"]

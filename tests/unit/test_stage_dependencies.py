@@ -23,7 +23,7 @@ STARTED = re.compile(r'"(litmeter(?:\.\w+)+)"')
 @cache
 def imports() -> dict[str, set[str]]:
     """Each module with those that it imports, or starts as a process."""
-    graph = grimp.build_graph("litmeter", exclude_type_checking_imports=True, cache_dir=None)
+    graph = grimp.build_graph("litmeter", cache_dir=None)
     found = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
     for module in found:
         for started in STARTED.findall(source_of(module).read_text()):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity_rows import CapacityMetrics
+from litmeter.benchmark.capacity import CapacityMetrics
 from litmeter.loadgen import LoadGenerator
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from litmeter.errors import LitmeterError
 from litmeter.inference.reference import Reference
-from litmeter.stats.intervals import wilson_interval
+from litmeter.stats.rates import wilson_interval
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
 """A larger difference is no rounding error: the answer belongs to another photo.

@@ -2,40 +2,361 @@
 
 Beside every probe the peak is measured again, so that a machine that changes its speed changes both. A probe
 that is void is repeated.
+
+The CPU time of always the same work does not grow while it waits for a core. Where it grows, the core is
+called slow; a virtual core may share a physical one with other machines.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from time import monotonic, perf_counter
+from itertools import cycle
+from statistics import median
+from threading import Event, Thread
+from time import monotonic, perf_counter, thread_time
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from litmeter.benchmark.capacity_rows import (
-    ESTIMATED,
-    CapacityMetrics,
-    CapacityResult,
-    ProbeRow,
-    SearchLog,
-    Status,
-    metrics_of,
-)
-from litmeter.benchmark.probe_validity import Conditions, void_reason
-from litmeter.benchmark.slow_moments import CoreSpeeds
-from litmeter.benchmark.validity import failure_codes
+from litmeter.benchmark.levels import failure_codes
 from litmeter.errors import LoadError
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.senders import Sender
 from litmeter.params import ObjectiveSettings
-from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, mostly_unsteady
-from litmeter.stats.intervals import wilson_interval
-from litmeter.stats.objective import misses
-from litmeter.stats.records import OK, TIMED_OUT, LoadRecord
-from litmeter.stats.stability import WINDOWS
-from litmeter.stats.windows import block_rates
+from litmeter.stats.capacity import BLOCKS, CapacitySearch, Curve, Probe, mostly_unsteady
+from litmeter.stats.rates import percentile, wilson_interval
+from litmeter.stats.records import OK, TIMED_OUT, WINDOWS, LoadRecord, block_rates, goodput_rps, misses
+from litmeter.system.files import rounded
 from litmeter.system.progress import bar
+
+Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
+ESTIMATED: tuple[Status, ...] = ("resolved", "unresolved")
+"""Of these a capacity may be known."""
+JUST_BELOW = 0.1
+"""Probes at no less than this below the capacity, in ln(load), show the latencies there."""
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One probe, in plots/capacity/NAME.csv.
+
+    Attributes:
+        phase: "search", or "confirm" for the one at the interval's lower end.
+        asked_rps, rate_rps: the mean rate that was asked for, and that of the requests that were due.
+        peak_rps: of a closed loop before and after the probe, geometric mean.
+        missed, missed_error: share of the requests that missed the objective, and its standard error from
+            the spread of ten parts.
+        goodput_rps: requests per second that kept to the objective.
+        failed: requests that failed or timed out.
+        slowest_moment: how many times their median time the machine's cores needed for the same work in the
+            slowest half second; None where that is not known.
+        void_reason: why it does not count, empty where it does.
+    """
+
+    phase: str
+    asked_rps: float
+    rate_rps: float
+    peak_rps: float
+    requests: int
+    missed: float
+    missed_error: float
+    goodput_rps: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    failed: int
+    slowest_moment: float | None
+    void_reason: str
+
+    @classmethod
+    def of(
+        cls,
+        record: LoadRecord,
+        probe: Probe,
+        asked_rps: float,
+        slo_ms: float,
+        phase: str,
+        slowest_moment: float | None,
+        void_reason: str,
+    ) -> ProbeRow:
+        """The row of a probe."""
+        inside = record.in_window
+        latency_ms = 1000 * (record.end - record.start)[inside & (record.status == OK)]
+        p50_ms, p95_ms, p99_ms = (rounded(percentile(latency_ms, p), 2) for p in (50, 95, 99))
+        return cls(
+            phase=phase,
+            asked_rps=round(asked_rps, 3),
+            rate_rps=round(probe.rate_rps, 3),
+            peak_rps=round(probe.peak_rps, 3),
+            requests=probe.requests,
+            missed=round(probe.share, 5),
+            missed_error=round(math.sqrt(probe.variance), 5),
+            goodput_rps=round(goodput_rps(record, slo_ms), 3),
+            p50_ms=p50_ms,
+            p95_ms=p95_ms,
+            p99_ms=p99_ms,
+            failed=int((record.status[inside] != OK).sum()),
+            slowest_moment=slowest_moment,
+            void_reason=void_reason,
+        )
+
+
+@dataclass(frozen=True)
+class CapacityMetrics:
+    """Content of metrics/capacity/NAME.json.
+
+    Attributes:
+        status: "resolved"; "unresolved" where the time was too short, too many probes void or most unsteady;
+            "slo_unreachable" where even low rates miss the objective; "above_range" where it is held at all
+            rates below the peak.
+        reason: of a status other than "resolved".
+        capacity_rps, low_rps, high_rps: the capacity with its interval; None where unknown. Of "above_range"
+            only the low end is known.
+        share, share_low, share_high: the same over the closed loop's peak.
+        peak_rps, users: the closed loop's rate, and its number of users.
+        confirmed: whether a probe at the interval's low end, after the search, held the objective; None where
+            there was none.
+        probes, unsteady, void: probes that are not void, those of them in which the machine was slow for a
+            moment, and those that are void.
+        p50_ms, p95_ms, p99_ms, p999_ms: latencies of all steady probes just below the capacity together.
+    """
+
+    status: Status
+    reason: str
+    slo_ms: float
+    miss: float
+    capacity_rps: float | None
+    low_rps: float | None
+    high_rps: float | None
+    share: float | None
+    share_low: float | None
+    share_high: float | None
+    peak_rps: float | None
+    users: int
+    confirmed: bool | None
+    probes: int
+    unsteady: int
+    void: int
+    requests: int
+    seconds: float
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p999_ms: float | None
+
+
+@dataclass
+class SearchLog:
+    """What a search has measured so far.
+
+    Attributes:
+        users: number of users of the closed loop that reaches the peak.
+        peaks: its rate, each time it was measured.
+        confirmed: whether a probe at the low end of the present interval held the objective.
+        rows: of all probes.
+        records: of the steady probes, with their loads.
+    """
+
+    users: int = 0
+    peaks: list[float] = field(default_factory=list)
+    confirmed: bool | None = None
+    rows: list[ProbeRow] = field(default_factory=list)
+    records: list[tuple[float, LoadRecord]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CapacityResult:
+    """The capacity, the probes, and the curve that it was read from, None where there is none."""
+
+    metrics: CapacityMetrics
+    rows: list[ProbeRow]
+    curve: Curve | None
+
+
+def metrics_of(
+    status: Status,
+    reason: str,
+    search: CapacitySearch,
+    log: SearchLog,
+    objective: ObjectiveSettings,
+    seconds: float,
+) -> CapacityMetrics:
+    """Summarise a search that took ``seconds``."""
+    peak_rps = median(log.peaks) if log.peaks else None
+    share = low = high = None
+    curve = search.estimate() if status in ESTIMATED else None
+    if curve is not None:
+        share, (low, high) = math.exp(curve.load), (math.exp(load) for load in curve.interval)
+    elif status == "above_range":
+        low = math.exp(max(probe.load for probe in search.counted))
+    latencies = _latencies_below(curve, log.records)
+    return CapacityMetrics(
+        status=status,
+        reason=reason,
+        slo_ms=objective.slo_ms,
+        miss=objective.miss,
+        **{
+            f"{name}_rps": rounded(value and peak_rps and value * peak_rps, 2)
+            for name, value in (("capacity", share), ("low", low), ("high", high))
+        },
+        share=rounded(share, 4),
+        share_low=rounded(low, 4),
+        share_high=rounded(high, 4),
+        peak_rps=rounded(peak_rps, 2),
+        users=log.users,
+        confirmed=log.confirmed,
+        probes=len(search.probes),
+        unsteady=sum(not probe.steady for probe in search.probes),
+        void=sum(bool(row.void_reason) for row in log.rows),
+        requests=sum(row.requests for row in log.rows),
+        seconds=round(seconds, 1),
+        **{
+            name: rounded(percentile(latencies, percent), 2)
+            for name, percent in (("p50_ms", 50), ("p95_ms", 95), ("p99_ms", 99), ("p999_ms", 99.9))
+        },
+    )
+
+
+def _latencies_below(
+    curve: Curve | None, records: Sequence[tuple[float, LoadRecord]]
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Latencies (ms) of the good requests of the probes just below the capacity."""
+    near = [
+        record
+        for load, record in records
+        if curve is not None and curve.load - JUST_BELOW <= load <= curve.load
+    ]
+    blocks = [1000 * (r.end - r.start)[r.in_window & (r.status == OK)] for r in near]
+    return np.concatenate(blocks) if blocks else np.array([])
+
+
+EVERY_S = 0.005
+STEPS = 1500
+"""Of the work: some forty microseconds."""
+MOMENT_S = 0.5
+STOPPED = 100.0
+"""How slow a moment counts as in which no work was done."""
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class CoreSpeeds:
+    """Does the same work every EVERY_S on one core after the other, in a thread, until the block is left."""
+
+    _samples: list[tuple[float, int, float]] = field(default_factory=list)
+    _ended: Event = field(default_factory=Event)
+
+    def __enter__(self) -> CoreSpeeds:
+        self._thread = Thread(target=self._measure)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _measure(self) -> None:
+        movable = hasattr(os, "sched_setaffinity")
+        cores = cycle(os.sched_getaffinity(0) if movable else (0,))
+        while not self._ended.wait(EVERY_S):
+            core = next(cores)
+            if movable:
+                with suppress(OSError):  # the core is no longer this process's
+                    os.sched_setaffinity(0, {core})  # of this thread alone
+            began = thread_time()
+            sum(range(STEPS))
+            self._samples.append((perf_counter(), core, thread_time() - began))
+
+    def slowness(self, begin: float, end: float) -> Floats:
+        """The work's CPU time in each moment over its median, the mean of all cores; STOPPED: none was done.
+
+        What is slow for more than half of the time is the median itself, and not seen here.
+
+        Args:
+            begin, end: on the clock of ``perf_counter``; a rest of less than half a moment does not count.
+        """
+        samples = [sample for sample in self._samples if begin <= sample[0] < end]
+        moments = round((end - begin) / MOMENT_S)
+        if not samples:
+            return np.full(moments, STOPPED)
+        at, core, cpu_s = np.array(samples).T
+        for own in np.unique(core):
+            cpu_s[core == own] /= np.median(cpu_s[core == own])
+        moment = ((at - begin) / MOMENT_S).astype(int)
+        means = {number: cpu_s[moment == number].mean() for number in range(moments) if number in moment}
+        middle = np.median(list(means.values()))
+        return np.array([means[number] / middle if number in means else STOPPED for number in range(moments)])
+
+
+LATE_SHARE = 0.1
+"""Of the misses that are allowed, those that the load generator's own lateness may cause: they move the
+capacity by less than 1%."""
+BUSY_CORES = 0.8
+PEAK_MOVED = 0.12
+"""From before a probe to after it; a steady server's two rates differ by up to half of this by chance."""
+SLOW = 1.15
+"""Times a core's median time for the same work: near the peak, the queue of half a second at this speed takes
+seconds to go."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a probe was measured under.
+
+    Attributes:
+        before_rps, after_rps: the closed loop's peak.
+        slowest: how many times their median time the cores needed for the same work, in the probe's slowest
+            moment; None where that is not known.
+    """
+
+    before_rps: float
+    after_rps: float
+    slowest: float | None
+
+    @property
+    def steady(self) -> bool:
+        """See ``is_steady``."""
+        return is_steady(self.slowest)
+
+
+def is_steady(slowest: float | None) -> bool:
+    """Whether no moment is known to have been slow, by ``Conditions.slowest``."""
+    return slowest is None or slowest <= SLOW
+
+
+def void_reason(record: LoadRecord, probe: Probe, objective: ObjectiveSettings, under: Conditions) -> str:
+    """Why a probe does not count; empty if it does."""
+    late = missed_by_lateness(record, objective.slo_ms)
+    assert record.rate_rps is not None
+    off = abs(probe.rate_rps / record.rate_rps - 1)
+    if late > LATE_SHARE * objective.miss:
+        return f"the load generator was late, by which {late:.1%} of the requests missed"
+    if record.cores > BUSY_CORES:
+        return f"the load generator was busy, {record.cores:.0%} of a core"
+    if off > 3 / math.sqrt(probe.requests):
+        return f"the rate was off by {off:.0%}"
+    if abs(under.after_rps / under.before_rps - 1) > PEAK_MOVED:
+        return f"the peak moved from {under.before_rps:.1f} to {under.after_rps:.1f} req/s"
+    return ""
+
+
+def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
+    """Share of the requests that missed the objective only because the load generator sent them late.
+
+    A request that is due while all connections are busy waits for the server, not for the load generator.
+    """
+    in_flight = np.searchsorted(np.sort(record.sent), record.start)
+    in_flight -= np.searchsorted(np.sort(record.end), record.start)
+    in_time_if_sent_in_time = (record.status == OK) & (1000 * (record.end - record.sent) <= slo_ms)
+    lost = misses(record, slo_ms) & in_time_if_sent_in_time & (in_flight < record.users)
+    return float(lost[record.in_window].mean())
+
 
 PEAK_GAIN = 1.03
 """Twice as many users have to bring this, else the peak has been reached."""

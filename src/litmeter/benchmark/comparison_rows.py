@@ -13,7 +13,6 @@ from litmeter.params import ComparisonSettings
 from litmeter.stats.comparison import Rates, Ratio, block_edges, ranks, ratio, ratios
 from litmeter.stats.rates import percentile, percentile_interval_of_blocks
 from litmeter.system.files import rounded
-from litmeter.system.tables import number_cell, pluralise, text_table
 
 Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
 """The latencies of each turn, ms, by users and configuration."""
@@ -35,26 +34,31 @@ def comparison_rows(
     turns: Sequence[TurnRow],
     latencies: Latencies,
     earlier_rows: Sequence[ComparisonRow],
+    earlier_turns: Sequence[TurnRow] = (),
 ) -> list[ComparisonRow]:
     """One row per load and configuration; loads that are not compared have neither ratios nor ranks.
 
     Args:
-        turns: of this run, and of earlier runs of unchanged configurations.
+        turns: of this run.
         latencies: of this run's turns.
-        earlier_rows: of unchanged configurations, whose latencies are used where this run has none.
+        earlier_rows: of configurations that this run has not measured, whose latencies are used.
+        earlier_turns: of these configurations, and of the reference in the same rounds: they are compared
+            with the others through it, while its own row is that of this run.
     """
+    all_turns = [*earlier_turns, *turns]
     earlier_row = {(row.users, row.experiment): row for row in earlier_rows}
     rows = []
-    for users in sorted({turn.users for turn in turns}):
-        turns_at_load = [turn for turn in turns if turn.users == users]
+    for users in sorted({turn.users for turn in all_turns}):
+        turns_at_load = [turn for turn in all_turns if turn.users == users]
         complete = [name for name in names if name == settings.reference or answered(name, turns_at_load)]
         rates = rates_of(turns_at_load, complete)
         compared = users in settings.users and any(rates[settings.reference])
         ratio_of = measured_ratios(rates, settings.reference) if compared else {}
         rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
         for name in names:
-            own_turns = [turn for turn in turns_at_load if turn.experiment == name]
-            known = [rate for rate in rates.get(name, ()) if rate]
+            own_turns = [turn for turn in turns if (turn.users, turn.experiment) == (users, name)]
+            own_turns = own_turns or [turn for turn in turns_at_load if turn.experiment == name]
+            known = [turn.rate_rps for turn in own_turns if turn.rate_rps] if name in complete else []
             highest = max((turn.rate_rps or turn.bound_rps or 0.0 for turn in own_turns), default=0.0)
             own = ratio_of.get(name)
             bounded = compared and name not in complete
@@ -183,51 +187,3 @@ def earlier_latencies(row: ComparisonRow | None) -> dict[str, float | None]:
 def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
     """Content of metrics/comparison/NAME.json."""
     return {column: getattr(row, column) for column in METRICS}
-
-
-def interval_cell(row: ComparisonRow) -> str:
-    """The interval of the ratio, or its bound."""
-    if row.ratio_high is None:
-        return "-"
-    if row.ratio_low is None:
-        return f"below {row.ratio_high:.2f}"
-    return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
-
-
-def efficiency_text(row: ComparisonRow) -> str:
-    """The efficiency with its interval, a dash where it is unknown."""
-    low, high = row.efficiency_low, row.efficiency_high
-    return number_cell(row.efficiency, 2) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
-
-
-def errors_of_measuring(rows: Sequence[ComparisonRow]) -> list[str]:
-    """A sentence for each efficiency that lies above 1 with its whole interval."""
-    return [
-        f"{row.experiment}, {pluralise(row.users, 'user')}: served faster than in-process, "
-        f"{efficiency_text(row)} times: an error of measuring."
-        for row in rows
-        if row.efficiency_low and row.efficiency_low > 1
-    ]
-
-
-def comparison_table(rows: Sequence[ComparisonRow]) -> str:
-    """The comparison for a terminal, fastest first."""
-    head = [
-        *("configuration", "users", "rank", "req/s", "ratio", "95% interval"),
-        *("efficiency", "p95 ms", "rounds"),
-    ]
-    cells = [
-        [
-            row.experiment + (" (earlier)" if row.earlier else ""),
-            str(row.users),
-            number_cell(row.rank, 0),
-            number_cell(row.rate_rps, 1),
-            number_cell(row.ratio, 2),
-            interval_cell(row),
-            efficiency_text(row),
-            number_cell(row.p95_ms, 0),
-            str(row.rounds),
-        ]
-        for row in sorted(rows, key=lambda row: (row.users, row.rank or len(rows), -(row.ratio or 0.0)))
-    ]
-    return text_table(head, cells)

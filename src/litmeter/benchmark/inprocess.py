@@ -12,10 +12,11 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
 import numpy as np
 
@@ -26,11 +27,13 @@ from litmeter.inference.environment import worker_environment
 from litmeter.params import BaselineSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.rates import throughput_of_rounds
-from litmeter.stats.windows import Floats
+from litmeter.stats.records import Floats
 from litmeter.system.conversation import Conversation
 from litmeter.system.processes import process_group
-from litmeter.system.progress import bar
+from litmeter.system.progress import bar, print_wrapped
 from litmeter.system.temporary import scratch
+
+Result = TypeVar("Result")
 
 ONE_THREAD = "pipeline on one thread"
 """Measured for its CPU time: several threads spin while they wait for each other, which is no work."""
@@ -40,6 +43,8 @@ as threads that outnumber the cores spin in most of them; or one, below HOPELESS
 It ends where not even the faster probe of more workers is faster."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not measured: a slow model would take minutes for them."""
+SIZE_PROBES = 2
+"""Of each batch size, before the fastest is chosen."""
 
 
 class InProcessBaseline:
@@ -223,3 +228,87 @@ def inprocess_workers(
             cores = available_cores()
             workers = min(workers, math.ceil(cores))
         yield InProcessBaseline(conversation, workers, settings, cores)
+
+
+class Pipeline:
+    """One pipeline, in processes of its own."""
+
+    def __init__(self, processes: InProcessBaseline) -> None:
+        self.processes = processes
+        self._batch_size: dict[int, int] = {}
+
+    def rate_rps(self, largest: int) -> float:
+        """Images per second of all busy workers, in batches of the fastest size up to ``largest``.
+
+        Raises:
+            LitmeterError: a worker failed.
+        """
+        if largest not in self._batch_size:
+            self._batch_size[largest] = self._fastest_size(largest)
+        return self._rate(self._batch_size[largest])
+
+    def _fastest_size(self, largest: int) -> int:
+        """The fastest size up to ``largest``, by SIZE_PROBES of each; the smallest, if all are larger."""
+        sizes = self.processes.batch_sizes
+        possible = [size for size in sizes if size <= largest] or [min(sizes)]
+        if len(possible) == 1:
+            return possible[0]
+        rates = {size: mean(self._rate(size) for _ in range(SIZE_PROBES)) for size in possible}
+        return max(rates, key=lambda size: rates[size])
+
+    def _rate(self, batch_size: int) -> float:
+        rates, _ = self.processes.run("pipeline", batch_size, PROBE_S, self.processes.busy)
+        return mean(rates)
+
+
+class Pipelines:
+    """The pipelines of configurations, by their names; the processes sleep while nobody asks for a rate.
+
+    One that fails is dropped, which is said: it costs no served rate.
+    """
+
+    def __init__(self, by_name: Mapping[str, Pipeline], configurations: Mapping[str, ServeSettings]) -> None:
+        self._by_name = dict(by_name)
+        self._configurations = configurations
+
+    @property
+    def names(self) -> set[str]:
+        """The configurations whose pipelines run."""
+        return set(self._by_name)
+
+    def prepare(self, users: Sequence[int]) -> None:
+        """Wait until the models are loaded; find the numbers of busy workers and the batch sizes."""
+        for pipeline in self._all():
+            self._try(pipeline, pipeline.processes.wait_until_loaded)
+        for pipeline in self._all():  # one by one, once nothing loads any more
+            self._try(pipeline, pipeline.processes.wait_until_ready)
+        for name in self.names:
+            for count in users:
+                self.rate_rps(name, count)
+
+    def rate_rps(self, name: str, users: int) -> float | None:
+        """Images per second, in batches that ``users`` can form; None where no such pipeline runs."""
+        pipeline = self._by_name.get(name)
+        if pipeline is None:
+            return None
+        largest = min(self._configurations[name].max_batch_size, users)
+        return self._try(pipeline, lambda: pipeline.rate_rps(largest))
+
+    def _all(self) -> list[Pipeline]:
+        """Each once."""
+        return list(dict.fromkeys(self._by_name.values()))
+
+    def _try(self, pipeline: Pipeline, action: Callable[[], Result]) -> Result | None:
+        try:
+            return action()
+        except LitmeterError as error:
+            names = [name for name, own in self._by_name.items() if own is pipeline]
+            say_without(names, error)
+            for name in names:
+                del self._by_name[name]
+            return None
+
+
+def say_without(names: Sequence[str], error: Exception) -> None:
+    """Say that these configurations have no pipeline any more, and why."""
+    print_wrapped(f"no in-process rates of {', '.join(names)} in the rounds: {error}")

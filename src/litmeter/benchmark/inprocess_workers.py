@@ -27,7 +27,7 @@ from litmeter.inference.libraries import modules_of
 from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.stats.windows import block_rates
+from litmeter.stats.records import block_rates
 from litmeter.system.collector import for_good
 
 ANSWER_TIMEOUT_S = 300.0
@@ -90,7 +90,8 @@ def measure(
 ) -> tuple[list[float], float]:
     """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image.
 
-    Measured again where that window is short, as one of them was kept from running.
+    Measured again, for twice as long, where that window is short, as one of them was kept from running. Where
+    there is none at last, exit with the reason.
     """
     for connection in workers:
         connection.send((work, batch_size))
@@ -105,7 +106,9 @@ def measure(
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
     if closed - opened < COMMON_SHARE * seconds and tries > 1:
-        return measure(workers, work, batch_size, seconds, tries - 1)
+        return measure(workers, work, batch_size, 2 * seconds, tries - 1)
+    if closed <= opened:
+        sys.exit(f"{len(workers)} workers did not run at the same time in {seconds:g} s: the cores are busy")
     start, end = np.array(list(itertools.chain.from_iterable(batches_by_worker))).T
     rates = [batch_size * float(rate) for rate in block_rates(start, end, opened, closed)]
     return rates, 1000 * cpu_s / (batch_size * len(start))

@@ -7,19 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from litmeter.benchmark.levels import level_row
+from litmeter.benchmark.levels import latency_grows, level_row
 from litmeter.benchmark.rows import LevelRow
 from litmeter.benchmark.target import Target
 from litmeter.benchmark.telemetry import Usage
-from litmeter.benchmark.validity import latency_grows
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.progress import load_bar
 from litmeter.loadgen.senders import Sender
-from litmeter.stats.objective import ALLOWED_LATE, goodput_rps, late_share
-from litmeter.stats.records import LoadRecord
-from litmeter.system.files import check_writable
-from litmeter.system.machine_lock import exclusive_machine
-from litmeter.system.rows import write_rows
+from litmeter.stats.records import ALLOWED_LATE, LoadRecord, goodput_rps, late_share
+from litmeter.system.files import check_writable, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import text_table
 
 COLUMNS = (

@@ -16,7 +16,7 @@ from litmeter.params import LoadSettings
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import RunningServer, free_port
 from litmeter.stats.rates import Throughput
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.records import WINDOWS
 from litmeter.system.processes import process_group
 
 MAX_S = 1.0

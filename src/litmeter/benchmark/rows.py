@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from litmeter.errors import ReportError
+from litmeter.paths import BenchmarkPaths
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,14 @@ class LevelRow:
         windows, window_s: number of all windows, and seconds of those that are reported.
         sent, ok, failed, timed_out: requests of the whole level: sent = ok + failed + timed_out.
         batch_size: mean number of requests in a batch.
-        cpu_percent, gpu_percent: of the machine's cores, and of its first GPU.
+        cpu_percent, gpu_percent: of the machine's cores, and of the first CUDA device.
         server_cores, client_cores: CPU seconds per second of the server's and the load generator's processes.
         http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per request by process.
         client_late_ms: 99th percentile of the delay from when a request was due until it was sent.
         client_limit_share: throughput over the load generator's rate against an echo server.
         other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
         cpu_mhz: mean frequency of the cores.
-        gpu_memory_mib, gpu_power_w, gpu_clock_mhz: of the first GPU: highest, mean, mean.
+        gpu_memory_mib, gpu_power_w: of the first CUDA device: highest, and mean.
         invalid_reason: why the level is not valid, empty where it is.
         warnings: what else the machine did meanwhile.
     """
@@ -68,7 +72,6 @@ class LevelRow:
     gpu_percent: float | None
     gpu_memory_mib: float | None
     gpu_power_w: float | None
-    gpu_clock_mhz: float | None
     invalid_reason: str
     warnings: str
 
@@ -217,3 +220,21 @@ class ComparisonRow:
     efficiency: float | None = None
     efficiency_low: float | None = None
     efficiency_high: float | None = None
+
+
+def check_no_orphans(known: Collection[str]) -> None:
+    """Raise ReportError, with the command to remove them, where there are results of unknown names."""
+    orphans = sorted(names_with_results() - set(known))
+    if orphans:
+        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
+        raise ReportError(
+            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
+            f"remove them: rm -r {' '.join(paths)}"
+        )
+
+
+def names_with_results() -> set[str]:
+    """Names of all configurations that have results in the working tree."""
+    names = {path.stem for kind in ("benchmark", "accuracy") for path in Path("metrics", kind).glob("*.json")}
+    names |= {path.name for path in Path("plots/benchmark").glob("*") if path.is_dir()}
+    return {name for name in names if not name.startswith(".")}

@@ -1,4 +1,7 @@
-"""CPU and GPU usage, sampled while the load runs. Unknown values are None, never 0."""
+"""CPU and GPU usage, sampled while the load runs. Unknown values are None, never 0.
+
+A reading that fails leaves a gap in its own values: the others go on, and it is said once.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TypeVar
 
-import gpustat
 import numpy as np
 import psutil
-import pynvml
 
+from litmeter.system.machine import cuda_gpu
 from litmeter.system.processes import CGROUP
+from litmeter.system.progress import print_wrapped
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class Usage:
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, fewest and most during the window.
         mhz, best_mhz: mean frequency of the cores, in the window and the highest so far.
-        gpu_percent: utilisation of the first GPU, mean of the samples.
-        gpu_memory_mib: memory in use on the first GPU, highest sample.
-        gpu_power_w, gpu_clock_mhz: of the first GPU, mean of the samples.
+        gpu_percent: utilisation of the first CUDA device, mean of the samples.
+        gpu_memory_mib: memory in use on it, highest sample.
+        gpu_power_w: mean of the samples.
     """
 
     cpu_percent: float | None = None
@@ -49,34 +54,38 @@ class Usage:
     gpu_percent: float | None = None
     gpu_memory_mib: float | None = None
     gpu_power_w: float | None = None
-    gpu_clock_mhz: float | None = None
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One reading of the first GPU; values that it does not report are None."""
+    """One reading of the first CUDA device; values that it does not report are None."""
 
     percent: float | None = None
     memory_mib: float | None = None
     power_w: float | None = None
-    clock_mhz: float | None = None
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """CPU seconds of all cores since the machine's start."""
+
+    busy_s: float
+    total_s: float
+    steal_s: float
 
 
 @dataclass(frozen=True)
 class _Sample:
-    """One reading; CPU times are cumulative."""
+    """One reading; CPU times are cumulative, and what could not be read is None."""
 
     time: float
-    machine_busy_s: float
-    machine_total_s: float
-    machine_steal_s: float
-    throttled_s: float
-    cores: float
+    machine: _Machine | None
+    throttled_s: float | None
+    cores: float | None
     mhz: float | None
-    server_cpu_s: float
-    process_cpu_s: Mapping[int, float]
-    client_cpu_s: float | None
-    own_cpu_s: float
+    server_s: Mapping[int, float] | None
+    client_s: Mapping[int, float] | None
+    own_s: float | None
     gpu: Gpu
 
 
@@ -91,8 +100,8 @@ class _ProcessTree:
     root: psutil.Process
     cpu_s: dict[int, float] = field(default_factory=dict)
 
-    def read(self) -> float:
-        """CPU seconds used so far."""
+    def read(self) -> dict[int, float]:
+        """CPU seconds used so far, by process id."""
         try:
             processes = [self.root, *self.root.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -103,7 +112,7 @@ class _ProcessTree:
             except psutil.NoSuchProcess:
                 continue
             self.cpu_s[process.pid] = times.user + times.system
-        return sum(self.cpu_s.values())
+        return dict(self.cpu_s)
 
 
 class Telemetry:
@@ -114,7 +123,7 @@ class Telemetry:
         self._server = _ProcessTree(psutil.Process(server_pid))
         self._client: _ProcessTree | None = None
         self._samples: list[_Sample] = []
-        self._gpu = gpu_reader()
+        self._failed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
@@ -136,51 +145,62 @@ class Telemetry:
         Cumulative CPU times are interpolated at both edges of the window; frequencies and GPU values
         are those of the samples inside.
         """
-        samples = [s for s in self._samples if s.client_cpu_s is not None]
+        samples = list(self._samples)  # the thread goes on
         inside = [s for s in samples if opened <= s.time <= closed]
         if len(inside) < 2:
             return Usage()
         seconds = closed - opened
-        times = [s.time for s in samples]
 
-        def growth(values: Sequence[float]) -> float:
-            at_edges = np.interp([opened, closed], times, values)
-            return float(at_edges[1] - at_edges[0])
+        def known(values: Iterable[float | None]) -> list[float]:
+            return [value for value in values if value is not None]
 
-        def used(name: str) -> float:
-            return growth([getattr(s, name) for s in samples])
+        def growth(values: Sequence[float | None]) -> float | None:
+            """Of a cumulative value; None with fewer than two readings inside."""
+            readings = [
+                (s.time, value) for s, value in zip(samples, values, strict=True) if value is not None
+            ]
+            if sum(opened <= time <= closed for time, _ in readings) < 2:
+                return None
+            at_open, at_close = np.interp([opened, closed], *np.array(readings).T)
+            return float(at_close - at_open)
 
-        def mean_of_known(values: Iterable[float | None]) -> float | None:
-            known = [value for value in values if value is not None]
-            return sum(known) / len(known) if known else None
+        def of_machine(name: str) -> float | None:
+            return growth([None if s.machine is None else getattr(s.machine, name) for s in samples])
 
-        total = used("machine_total_s")
-        busy, server, client = used("machine_busy_s"), used("server_cpu_s"), used("client_cpu_s")
-        other = max(0.0, busy - server - client - used("own_cpu_s"))
-        memory = [s.gpu.memory_mib for s in inside if s.gpu.memory_mib is not None]
+        def percent(part_s: float | None) -> float | None:
+            return 100 * part_s / total_s if part_s is not None and total_s else None
+
+        total_s, busy_s = of_machine("total_s"), of_machine("busy_s")
+        server_s = growth([None if s.server_s is None else sum(s.server_s.values()) for s in samples])
+        client_s = growth([None if s.client_s is None else sum(s.client_s.values()) for s in samples])
+        not_others_s = known([server_s, client_s, growth([s.own_s for s in samples])])
+        others_s = (
+            max(0.0, busy_s - sum(not_others_s)) if busy_s is not None and len(not_others_s) == 3 else None
+        )
+        of_process = {
+            pid: growth([None if s.server_s is None else s.server_s.get(pid, 0.0) for s in samples])
+            for pid in next((s.server_s for s in reversed(inside) if s.server_s is not None), {})
+        }
+        cores = known(s.cores for s in inside)
         return Usage(
-            cpu_percent=100 * busy / total if total > 0 else None,
-            server_cores=server / seconds,
-            client_cores=client / seconds,
-            process_cores={
-                pid: growth([s.process_cpu_s.get(pid, 0.0) for s in samples]) / seconds
-                for pid in inside[-1].process_cpu_s
-            },
-            other_percent=100 * other / total if total > 0 else None,
-            steal_percent=100 * used("machine_steal_s") / total if total > 0 else None,
-            throttled_s=used("throttled_s"),
-            cores=(min(s.cores for s in inside), max(s.cores for s in inside)),
-            mhz=mean_of_known(s.mhz for s in inside),
-            best_mhz=max((s.mhz for s in samples if s.mhz), default=None),
-            gpu_percent=mean_of_known(s.gpu.percent for s in inside),
-            gpu_memory_mib=max(memory, default=None),
-            gpu_power_w=mean_of_known(s.gpu.power_w for s in inside),
-            gpu_clock_mhz=mean_of_known(s.gpu.clock_mhz for s in inside),
+            cpu_percent=percent(busy_s),
+            server_cores=None if server_s is None else server_s / seconds,
+            client_cores=None if client_s is None else client_s / seconds,
+            process_cores={pid: used / seconds for pid, used in of_process.items() if used is not None},
+            other_percent=percent(others_s),
+            steal_percent=percent(of_machine("steal_s")),
+            throttled_s=growth([s.throttled_s for s in samples]),
+            cores=(min(cores), max(cores)) if cores else None,
+            mhz=_mean(known(s.mhz for s in inside)),
+            best_mhz=max(known(s.mhz for s in samples), default=None),
+            gpu_percent=_mean(known(s.gpu.percent for s in inside)),
+            gpu_memory_mib=max(known(s.gpu.memory_mib for s in inside), default=None),
+            gpu_power_w=_mean(known(s.gpu.power_w for s in inside)),
         )
 
     @property
     def peak_gpu_memory_mib(self) -> float | None:
-        """Highest memory in use on the first GPU, None without one."""
+        """Highest memory in use on the first CUDA device, None without one."""
         return max((s.gpu.memory_mib for s in self._samples if s.gpu.memory_mib), default=None)
 
     def _run(self) -> None:
@@ -188,27 +208,49 @@ class Telemetry:
             self._samples.append(self._sample())
 
     def _sample(self) -> _Sample:
-        machine = psutil.cpu_times()
-        # Linux includes the time of guests in that of user and nice.
-        total = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0.0)
-        steal = getattr(machine, "steal", 0.0)
-        idle = machine.idle + getattr(machine, "iowait", 0.0) + steal
-        server_cpu_s = self._server.read()
-        this_process = psutil.Process().cpu_times()
         return _Sample(
             time=perf_counter(),
-            machine_busy_s=total - idle,
-            machine_total_s=total,
-            machine_steal_s=steal,
-            throttled_s=throttled_s(),
-            cores=available_cores(),
-            mhz=_mhz(),
-            server_cpu_s=server_cpu_s,
-            process_cpu_s=dict(self._server.cpu_s),
-            client_cpu_s=self._client.read() if self._client else None,
-            own_cpu_s=this_process.user + this_process.system,
-            gpu=self._gpu() if self._gpu else Gpu(),
+            machine=self._read("the machine's CPU times", _machine),
+            throttled_s=self._read("the CPU quota", throttled_s),
+            cores=self._read("the number of cores", available_cores),
+            mhz=self._read("the CPU's frequency", _mhz),
+            server_s=self._read("the server's CPU times", self._server.read),
+            client_s=self._read("the load generator's CPU times", self._client.read)
+            if self._client
+            else None,
+            own_s=self._read("this process's CPU times", _own_cpu_s),
+            gpu=self._read("the GPU", _gpu) or Gpu(),
         )
+
+    def _read(self, what: str, reader: Callable[[], Value]) -> Value | None:
+        """The reader's value; None, which is said the first time, where it fails."""
+        try:
+            return reader()
+        except Exception as error:  # psutil's, NVML's, the system's: none is worth the other values
+            if what not in self._failed:
+                self._failed.add(what)
+                print_wrapped(
+                    f"telemetry has gaps: {what} could not be read ({error or type(error).__name__})"
+                )
+            return None
+
+
+def _machine() -> _Machine:
+    times = psutil.cpu_times()
+    # Linux includes the time of guests in that of user and nice.
+    total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+    steal_s = getattr(times, "steal", 0.0)
+    idle_s = times.idle + getattr(times, "iowait", 0.0) + steal_s
+    return _Machine(total_s - idle_s, total_s, steal_s)
+
+
+def _own_cpu_s() -> float:
+    own = psutil.Process().cpu_times()
+    return own.user + own.system
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def available_cores(root: Path = CGROUP) -> float:
@@ -239,27 +281,6 @@ def throttled_s(root: Path = CGROUP) -> float:
     return float(stat.get("throttled_usec", 0)) / 1e6
 
 
-def gpu_reader() -> Callable[[], Gpu] | None:
-    """A function that reads the first NVIDIA GPU; None on a machine without one."""
-    try:
-        pynvml.nvmlInit()  # once more than gpustat, which shuts its own use down after each query
-        if not gpustat.new_query().gpus:
-            return None
-    except pynvml.NVMLError:
-        return None
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-
-    def read() -> Gpu:
-        gpu: Any = gpustat.new_query().gpus[0]
-        try:
-            clock = float(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM))
-        except pynvml.NVMLError:
-            clock = None
-        return Gpu(_number(gpu.utilization), _number(gpu.memory_used), _number(gpu.power_draw), clock)
-
-    return read
-
-
-def _number(value: Any) -> float | None:
-    """NVML's value, None where the GPU does not report it."""
-    return float(value) if isinstance(value, (int, float)) else None
+def _gpu() -> Gpu:
+    gpu = cuda_gpu()
+    return Gpu() if gpu is None else Gpu(gpu.utilization, gpu.memory_used, gpu.power_draw)

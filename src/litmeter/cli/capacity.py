@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow, sentence
+from litmeter.benchmark.capacity import ProbeRow, measure_capacity
 from litmeter.cli.load_options import senders, target
 from litmeter.params import ObjectiveSettings
 from litmeter.report.charts import capacity
 from litmeter.report.drawing import save_png
-from litmeter.system.files import check_writable
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.report.printed import capacity_text
+from litmeter.system.files import check_writable, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 from litmeter.system.tables import text_table
 
 COLUMNS = ("probe", "asked/s", "due/s", "peak/s", "missed", "p50 ms", "p95 ms", "p99 ms", "in time/s", "")
@@ -47,7 +46,7 @@ def main(options: argparse.Namespace) -> int:
         write_rows(options.out, ProbeRow, result.rows)
     if options.picture is not None:
         save_png(options.picture, capacity(options.url, result))
-    print_wrapped(f"{options.url} {sentence(result.metrics)}")
+    print_wrapped(f"{options.url} {capacity_text(result.metrics)}")
     return 0 if result.metrics.status in ("resolved", "above_range") else 1
 
 

@@ -32,7 +32,7 @@ from litmeter.loadgen.arrivals import (
 from litmeter.loadgen.connection import Connection, post_head
 from litmeter.loadgen.generator import LoadPlan
 from litmeter.loadgen.recorder import Recorder
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.records import WINDOWS
 
 TICK_S = 0.05
 GRACE_S = 10.0

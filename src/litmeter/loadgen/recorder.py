@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.stats.records import FAILED, OK, TIMED_OUT
-from litmeter.stats.stability import fewest_answers, steady, window_means
+from litmeter.stats.records import FAILED, OK, TIMED_OUT, fewest_answers, steady, window_means
 
 MAX_ANSWER_BYTES = 65_536
 """Longer answers are counted, but not stored."""

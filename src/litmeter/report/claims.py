@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litmeter.benchmark.comparison_rows import errors_of_measuring
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report.diagnosis import Loss, other_load
+from litmeter.report.printed import errors_of_measuring
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.machine import describe_machine

@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.orphans import check_no_orphans
-from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow
+from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, check_no_orphans
 from litmeter.errors import ReportError
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import BenchmarkPaths
 from litmeter.stats.comparison import Ratio, ratio
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 
 METRICS_KEYS = (
     *("throughput_rps", "users", "p50_ms", "p95_ms", "p99_ms"),

@@ -14,9 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from litmeter.benchmark.capacity_rows import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow
+from litmeter.benchmark.capacity import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow, is_steady
 from litmeter.benchmark.comparison_rows import rates_of
-from litmeter.benchmark.probe_validity import is_steady
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.inference.card import exported_weights
@@ -40,8 +39,7 @@ from litmeter.report.diagnosis import Explanation, explain
 from litmeter.report.results import Result, read_results
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.stats.comparison import Ratio, ratio, simultaneous
-from litmeter.system.files import read_json
-from litmeter.system.rows import read_rows
+from litmeter.system.files import read_json, read_rows
 from litmeter.system.tables import pluralise
 from litmeter.tune.rows import KnobRow, TuneRow
 

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from litmeter.benchmark.comparison_rows import efficiency_text
-from litmeter.benchmark.describe import describe
 from litmeter.benchmark.rows import ComparisonRow
 from litmeter.inference.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
 from litmeter.report.claims import cause_cell, ratio_text
 from litmeter.report.diagnosis import Diagnosis
+from litmeter.report.printed import describe, efficiency_text
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded

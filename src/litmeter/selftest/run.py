@@ -20,7 +20,7 @@ from litmeter.selftest.stub import BODY, running_stub
 from litmeter.selftest.stub_load import load_stub
 from litmeter.stats.records import LoadRecord
 from litmeter.system.files import read_json, write_json, write_section
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar
 from litmeter.system.tables import text_table
 

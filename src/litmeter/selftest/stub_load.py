@@ -5,8 +5,7 @@ from __future__ import annotations
 from litmeter.loadgen import LoadPlan, generate
 from litmeter.loadgen.generator import OnEdge
 from litmeter.selftest.stub import BODY
-from litmeter.stats.records import LoadRecord
-from litmeter.stats.stability import WINDOWS
+from litmeter.stats.records import WINDOWS, LoadRecord
 
 WARMUP_S = 0.3
 TIMEOUT_S = 10.0

@@ -10,7 +10,6 @@ from time import monotonic
 from typing import Any
 
 from litmeter.benchmark.accuracy import compare
-from litmeter.benchmark.describe import describe
 from litmeter.benchmark.inprocess import inprocess_workers
 from litmeter.benchmark.overheads import NullServer, measure_null_server
 from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, pipeline_as_served
@@ -23,12 +22,20 @@ from litmeter.inference.reference import read_reference
 from litmeter.loadgen import load_generator
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
+from litmeter.report.printed import describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_csv, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    read_json,
+    rounded,
+    write_csv,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 
 LEAST_S, RUNS = 30.0, 3
 """For a benchmark, the servers' starts included, or as long as so many runs of all levels take, if that is

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import ProbeRow, provenance, sentence
-from litmeter.benchmark.describe import describe
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import CoreSpeeds, ProbeRow, measure_capacity
 from litmeter.data.index import read_index
-from litmeter.inference.card import read_card
+from litmeter.inference.card import exported_weights, read_card
 from litmeter.inference.device import resolve_device
 from litmeter.loadgen import load_generator
-from litmeter.params import load_params
+from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
+from litmeter.report.printed import capacity_text, describe
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import running_server
-from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 
 
 def main(name: str) -> None:
@@ -51,4 +49,13 @@ def main(name: str) -> None:
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(result.metrics) | provenance(params, name))
         write_rows(paths.probes, ProbeRow, result.rows)
-    print_wrapped(f"{name}: {sentence(result.metrics)}")
+    print_wrapped(f"{name}: {capacity_text(result.metrics)}")
+
+
+def provenance(params: Params, name: str) -> dict[str, str | None]:
+    """What a capacity holds for: machine, model (None where there is none here) and configuration."""
+    return {
+        "machine": read_json(MACHINE)["id"],
+        "weights_sha256": exported_weights(MODEL.exported),
+        "serve": json.dumps(params.configuration(name).model_dump(), sort_keys=True),
+    }

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from litmeter.benchmark.overheads import client_limit_rps
-from litmeter.ceilings.cost import BACKEND, Cost, cost_of
-from litmeter.ceilings.devices import DEVICES, find_device
-from litmeter.ceilings.peaks import measured_bandwidth, measured_peak_flops
-from litmeter.ceilings.roofline import BYTES_PER_NUMBER, Traffic, roofline, traffic_of
+from litmeter.ceilings.cost import BACKEND, BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.ceilings.peaks import DEVICES, find_device, measured_bandwidth, measured_peak_flops
 from litmeter.data.index import read_index
 from litmeter.inference.card import ModelCard, read_card
 from litmeter.inference.device import dtype_name, precisions_on, resolve_device
@@ -18,7 +16,7 @@ from litmeter.params import load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.serving.client import request_bodies
 from litmeter.system.files import read_json, write_csv, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 

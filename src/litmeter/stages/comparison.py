@@ -8,14 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litmeter.benchmark.comparison import compare
+from litmeter.benchmark.comparison import compare, running_pipelines
 from litmeter.benchmark.comparison_rows import (
     comparison_metrics,
     comparison_rows,
-    comparison_table,
-    errors_of_measuring,
 )
-from litmeter.benchmark.pipelines import running_pipelines
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
@@ -32,12 +29,21 @@ from litmeter.paths import (
     MODEL,
     BenchmarkPaths,
 )
+from litmeter.report.printed import comparison_table, errors_of_measuring
 from litmeter.serving.client import request_bodies
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    code_digest,
+    digest,
+    read_json,
+    read_rows,
+    rounded,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import read_rows, write_rows
-from litmeter.system.signature import code_digest, digest
 
 MIN_BUDGET_S = 90.0
 """However few configurations have changed."""
@@ -57,9 +63,11 @@ def main() -> None:
     bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
     reference = params.comparison.reference
-    reused, earlier_turns = read_unchanged(signatures, reference)
-    names = names_to_measure(list(signatures), params.comparison, reused)
-    earlier_left = read_left({row.experiment for row in reused}.difference(names))
+    unchanged, last_turns = read_unchanged(signatures, reference)
+    names = names_to_measure(list(signatures), params.comparison, unchanged)
+    kept = [row for row in unchanged if row.experiment not in names]
+    earlier_turns = turns_of_kept(last_turns, {row.experiment for row in kept}, reference)
+    earlier_left = read_left({row.experiment for row in kept})
     full_s = params.comparison.seconds
     budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
@@ -85,7 +93,7 @@ def main() -> None:
             ),
         )
     first_round = 1 + max((turn.round for turn in earlier_turns), default=-1)
-    turns = earlier_turns + [
+    turns = [
         TurnRow(
             first_round + turn.round,
             turn.users,
@@ -99,9 +107,11 @@ def main() -> None:
         for turn in comparison.turns
     ]
     left = {name: first_round + rounds for name, rounds in comparison.dropped.items()}
-    rows = comparison_rows(params.comparison, list(signatures), turns, comparison.latencies(), reused)
+    rows = comparison_rows(
+        params.comparison, list(signatures), turns, comparison.latencies(), kept, earlier_turns
+    )
     with all_or_nothing():
-        write_rows(COMPARISON_TURNS, TurnRow, turns)
+        write_rows(COMPARISON_TURNS, TurnRow, [*earlier_turns, *turns])
         write_rows(COMPARISON, ComparisonRow, rows)
         write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": earlier_left | left})
         for row in rows:
@@ -148,7 +158,7 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
 
 
 def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:
-    """The last run's rows of configurations with the same signature, and their turns and the reference's.
+    """The last run's rows of configurations with the same signature, the reference apart, and all its turns.
 
     Neither where its files cannot be read.
     """
@@ -158,9 +168,21 @@ def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[Com
     except (OSError, KeyError, ValueError):
         return [], []
     unchanged = {name for name, signature in signatures.items() if last_signatures.get(name) == signature}
-    reused = [row for row in rows if row.experiment in unchanged - {reference}]
-    names = {row.experiment for row in reused} | {reference}
-    return reused, [turn for turn in turns if turn.experiment in names] if reused else []
+    return [row for row in rows if row.experiment in unchanged - {reference}], turns
+
+
+def turns_of_kept(turns: Sequence[TurnRow], kept: Collection[str], reference: str) -> list[TurnRow]:
+    """Those of ``kept``, and of the reference in the same rounds.
+
+    What is measured again has none: rounds that add up until a difference is resolved would find one by
+    chance.
+    """
+    rounds = {(turn.users, turn.round) for turn in turns if turn.experiment in kept}
+    return [
+        turn
+        for turn in turns
+        if turn.experiment in kept or (turn.experiment == reference and (turn.users, turn.round) in rounds)
+    ]
 
 
 def read_left(names: Collection[str]) -> dict[str, int]:

@@ -11,10 +11,9 @@ from litmeter.inference.device import resolve_device
 from litmeter.inference.precision_rows import PackageRow
 from litmeter.params import load_params
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
-from litmeter.system.files import read_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import read_json, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import difflib
 from contextlib import suppress
 from pathlib import Path
 
-from litmeter.benchmark.orphans import check_no_orphans
+from litmeter.benchmark.rows import check_no_orphans
 from litmeter.errors import ModelError, ParamsError
 from litmeter.inference.card import read_card
 from litmeter.inference.device import check_precision, resolve_device

@@ -17,10 +17,9 @@ from litmeter.inference.reference import Reference, read_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.stats.change import Probabilities, change
-from litmeter.system.files import read_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import read_json, read_rows, write_rows
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import read_rows, write_rows
 from litmeter.system.tables import text_table
 
 

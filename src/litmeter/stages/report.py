@@ -34,9 +34,8 @@ from litmeter.report.tables import (
     stage_rows,
     summary,
 )
-from litmeter.system.files import all_or_nothing, read_json, write_csv, write_json
+from litmeter.system.files import all_or_nothing, read_json, read_rows, write_csv, write_json
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import read_rows
 
 
 def main() -> None:

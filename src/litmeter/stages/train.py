@@ -11,7 +11,7 @@ import lightning
 from litmeter.data.index import Index, read_index
 from litmeter.params import load_params
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
-from litmeter.stats.intervals import wilson_interval
+from litmeter.stats.rates import wilson_interval
 from litmeter.system.allocator import keep_freed_memory
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from litmeter.system.progress import print_wrapped

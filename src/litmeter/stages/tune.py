@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from litmeter.benchmark.capacity_rows import sentence
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
 from litmeter.inference.compiled.manifest import read_manifest
@@ -23,12 +22,20 @@ from litmeter.paths import (
     TUNE_RECORD,
     TUNE_TABLE,
 )
+from litmeter.report.printed import capacity_text
 from litmeter.serving.client import request_bodies
-from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.machine_lock import exclusive_machine
+from litmeter.system.files import (
+    all_or_nothing,
+    check_writable,
+    code_digest,
+    digest,
+    read_json,
+    rounded,
+    write_json,
+    write_rows,
+)
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.rows import write_rows
-from litmeter.system.signature import code_digest, digest
 from litmeter.system.tables import text_table
 from litmeter.tune.record import Record
 from litmeter.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
@@ -105,7 +112,7 @@ def metrics_of(params: Params, outcome: Outcome) -> dict[str, Any]:
         "capacity_rps": capacity and capacity.capacity_rps,
         "capacity_low_rps": capacity and capacity.low_rps,
         "capacity_high_rps": capacity and capacity.high_rps,
-        "capacity": capacity and sentence(capacity),
+        "capacity": capacity and capacity_text(capacity),
         "equal": sum(row.status == "equal" for row in outcome.rows),
         "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
         "model_error": rounded(outcome.model_error, 3),

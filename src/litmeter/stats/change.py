@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from litmeter.stats.intervals import lower_bound
+from litmeter.stats.rates import lower_bound
 
 Probabilities = npt.NDArray[np.float64]
 """By photo and class."""

@@ -1,13 +1,84 @@
-"""The record of one load: every request, and the edges of the measurement windows."""
+"""The record of one load: its windows, when they agree, and the objective; without scipy, to start quickly.
+
+A level ends when its last windows agree, by the rule of Triton's perf_analyzer
+(docs/inference_load_modes and measurement stabilisation): over the last three windows, throughput and latency
+each stay within 10% of their mean. Windows of fewer than 100 answers differ by more than that even if the
+server is steady, so they may: by the share that one standard deviation of a Poisson count is of it.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from litmeter.stats.stability import WINDOWS
+Floats = npt.NDArray[np.float64]
+
+BLOCKS = 10
+"""Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
+
+
+def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float:
+    """Units of work (requests, batches) done in a window; one that straddles an edge counts in proportion.
+
+    The answers of a batch end together, so a count of those that ended inside the window would be off
+    by up to a batch at either edge. ``start`` and ``end`` are seconds, ``end > start``.
+    """
+    inside = np.minimum(end, closed) - np.maximum(start, opened)
+    return float(np.sum(np.clip(inside, 0.0, None) / (end - start)))
+
+
+def block_rates(start: Floats, end: Floats, opened: float, closed: float) -> Floats:
+    """Units of work per second in each of BLOCKS equal parts of a window."""
+    edges = np.linspace(opened, closed, BLOCKS + 1)
+    return np.array(
+        [work_done(start, end, low, high) / (high - low) for low, high in itertools.pairwise(edges)]
+    )
+
+
+WINDOWS = 3
+"""Windows that have to agree, and that are reported together."""
+TOLERANCE = 0.1
+"""Largest deviation from the mean, as a share of it, in windows of 100 answers or more."""
+
+
+def steady(rates: Floats, latencies: Floats, answers: int) -> bool:
+    """Whether each window is near the mean of all, in rate and in mean latency.
+
+    Args:
+        answers: in the window with the fewest.
+    """
+    tolerance = max(TOLERANCE, 1 / math.sqrt(max(answers, 1)))
+    return bool(all(spread(values) <= tolerance for values in (rates, latencies)))
+
+
+def fewest_answers(end: Floats, edges: Floats) -> int:
+    """Number of requests that ended in the window with the fewest of those between ``edges``."""
+    return int(np.histogram(end, edges)[0].min())
+
+
+def spread(values: Floats) -> float:
+    """Largest deviation from the mean, as a share of it; infinite where a window has no value."""
+    mean = float(values.mean())
+    if not np.isfinite(mean) or mean <= 0:
+        return float("inf")
+    return float(np.abs(values - mean).max()) / mean
+
+
+def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Floats]:
+    """Rate (1/s) and mean latency (s) in each window between ``edges``, of good requests.
+
+    A window in which nothing ended has no latency (NaN).
+    """
+    pairs = list(itertools.pairwise(edges))
+    rates = [work_done(start, end, low, high) / (high - low) for low, high in pairs]
+    ended = [(end > low) & (end <= high) for low, high in pairs]
+    latencies = [(end[mask] - start[mask]).mean() if mask.any() else float("nan") for mask in ended]
+    return np.array(rates), np.array(latencies)
+
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
 """Outcome of a request: answered with 200, answered otherwise or cut off, not answered in time."""
@@ -70,3 +141,25 @@ class LoadRecord:
         time = self.end if self.rate_rps is None else self.start
         inside: npt.NDArray[np.bool_] = (time > opened) & (time <= closed)
         return inside
+
+
+ALLOWED_LATE = 0.05
+"""Share of the requests."""
+
+
+def misses(record: LoadRecord, slo_ms: float) -> npt.NDArray[np.bool_]:
+    """Which requests failed, timed out or took longer than ``slo_ms``."""
+    missed: npt.NDArray[np.bool_] = (record.status != OK) | (1000 * (record.end - record.start) > slo_ms)
+    return missed
+
+
+def late_share(record: LoadRecord, slo_ms: float) -> float | None:
+    """Share of the requests of the reported windows that failed or took longer; None where there are none."""
+    inside = record.in_window
+    return float(misses(record, slo_ms)[inside].mean()) if inside.any() else None
+
+
+def goodput_rps(record: LoadRecord, slo_ms: float) -> float:
+    """Requests per second of the reported windows that were answered well and in time."""
+    opened, closed = record.window
+    return float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)

@@ -1,22 +1,30 @@
-"""Files and folders that are written atomically; JSON and CSV."""
+"""Files and folders that are written atomically: JSON, and CSV whose columns are the fields of a dataclass.
+
+By hashes of code and content a stage knows that an earlier measurement still holds.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import MISSING, Field, asdict, fields
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+
+import yaml
 
 from litmeter.errors import ReportError, storage_error
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
-
-Row = Mapping[str, Any]
 
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
@@ -146,7 +154,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_csv(path: Path, rows: Sequence[Row], fields: Sequence[str] = ()) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
     """Write ``rows``, which all have the keys of the first; None becomes an empty field.
 
     Args:
@@ -173,3 +181,75 @@ def append_line(path: Path, line: str) -> None:
 def rounded(value: float | None, digits: int) -> float | None:
     """``value`` with ``digits`` decimals, None as it is."""
     return None if value is None else round(value, digits)
+
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Row = TypeVar("Row", bound=Dataclass)
+
+
+def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
+    """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field."""
+    write_csv(path, [asdict(row) for row in rows], [field.name for field in fields(kind)])
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of ``path``, an empty field of an optional column as None.
+
+    Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a column is missing, or a value is not of its field's type.
+    """
+    types = _field_types(kind)
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if not needed <= set(reader.fieldnames or ()):
+            raise ValueError(f"{path}: expected the columns {', '.join(types)}")
+        rows = list(reader)
+    if any(None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
+    return [
+        kind(**{name: _parse(row[name], value_type) for name, value_type in types.items() if name in row})
+        for row in rows
+    ]
+
+
+@cache
+def _field_types(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """``text`` as a value of ``kind``: str, int, float or bool, or one of these or None."""
+    options = get_args(kind) or (kind,)
+    if NoneType in options and text == "":
+        return None
+    [value_type] = [option for option in options if option is not NoneType]
+    if value_type is bool:
+        if text not in ("True", "False"):
+            raise ValueError(f"expected True or False, got {text!r}")
+        return text == "True"
+    return value_type(text)
+
+
+def code_digest(dvc_file: Path, stage: str) -> str:
+    """Digest of the source files that a stage depends on, by its dvc.yaml."""
+    own = yaml.safe_load(dvc_file.read_bytes())["stages"][stage]
+    rooms = [Path(path) for path in own["deps"] if path.startswith("src/")]
+    files = itertools.chain.from_iterable(
+        sorted(room.rglob("*.py")) if room.is_dir() else [room] for room in rooms
+    )
+    return digest(b"".join(file.read_bytes() for file in files))
+
+
+def digest(content: bytes) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 hash."""
+    return hashlib.sha256(content).hexdigest()[:16]

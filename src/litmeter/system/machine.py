@@ -1,4 +1,4 @@
-"""Fingerprint of the machine: its hardware and the versions of its libraries."""
+"""The machine: its hardware, libraries and GPU, and a lock that lets one benchmark run at a time."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import gpustat
 import psutil
+from filelock import FileLock, Timeout
 
 from litmeter.system.tables import pluralise
 
@@ -78,6 +82,30 @@ def cuda_available() -> bool:
     return torch.cuda.is_available()
 
 
+@cache
+def cuda_uuid() -> str | None:
+    """UUID of torch's first CUDA device, which CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER choose, or None."""
+    if not cuda_available():
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_properties(0).uuid)
+
+
+def cuda_gpu() -> gpustat.GPUStat | None:
+    """What gpustat reads of torch's first CUDA device now; None without one, or where it is not listed.
+
+    NVML's order is its own, and it lists GPUs that CUDA_VISIBLE_DEVICES hides.
+    """
+    uuid = cuda_uuid()
+    return None if uuid is None else gpu_of(uuid, gpustat.new_query().gpus)
+
+
+def gpu_of(uuid: str, gpus: Sequence[gpustat.GPUStat]) -> gpustat.GPUStat | None:
+    """The one of ``gpus`` with ``uuid``; torch's lacks NVML's prefix."""
+    return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid.removeprefix("GPU-")), None)
+
+
 def _gpu() -> dict[str, Any]:
     """The first CUDA device; null without one."""
     if not cuda_available():
@@ -107,3 +135,25 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
         f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
     )
+
+
+LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
+"""One per user, outside the working tree: other clones, and DVC's queue, benchmark on the same cores."""
+
+
+@contextmanager
+def exclusive_machine() -> Iterator[None]:
+    """Hold the machine's lock; wait, with a message, while another benchmark holds it.
+
+    The kernel frees the lock of a process that dies.
+    """
+    lock = FileLock(LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

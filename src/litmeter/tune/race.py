@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median, pstdev
 from time import monotonic
 
-from litmeter.benchmark.comparison import TURN_S
-from litmeter.benchmark.paused_servers import PausedServer, paused_servers
+from litmeter.benchmark.comparison import TURN_S, PausedServer, paused_servers
 from litmeter.errors import ServerError
 from litmeter.loadgen import LoadGenerator
 from litmeter.params import LoadSettings, ServeSettings, TuneSettings

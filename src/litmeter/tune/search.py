@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.capacity_rows import CapacityMetrics
-from litmeter.benchmark.slow_moments import CoreSpeeds
+from litmeter.benchmark.capacity import CapacityMetrics, CoreSpeeds, measure_capacity
 from litmeter.errors import LitmeterError
 from litmeter.inference.answers import answers_of
 from litmeter.inference.reference import Reference
