@@ -13,8 +13,8 @@ from litmeter.benchmark.comparison import RoundRunner
 from litmeter.benchmark.paused_servers import PausedServer
 from litmeter.benchmark.turns import Comparison
 from litmeter.loadgen import load_generator
+from litmeter.loadgen.stub import BODY, running_stub
 from litmeter.params import load_params
-from litmeter.selftest.stub import BODY, running_stub
 from litmeter.serving.launcher import RunningServer
 from litmeter.stats.comparison import ranks, ratios
 from litmeter.system.machine_lock import exclusive_machine

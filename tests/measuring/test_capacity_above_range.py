@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.stub import running_stub
 from tests.support.capacity import capacity_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from litmeter.benchmark.slow_moments import STOPPED, CoreSpeeds, Floats
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.stub import running_stub
 from tests.support.capacity import capacity_of
 
 

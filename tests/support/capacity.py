@@ -6,8 +6,8 @@ from litmeter.benchmark.capacity import measure_capacity
 from litmeter.benchmark.capacity_rows import CapacityMetrics, CapacityResult
 from litmeter.benchmark.slow_moments import CoreSpeeds
 from litmeter.loadgen import load_generator
+from litmeter.loadgen.stub import RunningStub
 from litmeter.params import ObjectiveSettings
-from litmeter.selftest.stub import RunningStub
 
 OBJECTIVE = ObjectiveSettings(
     slo_ms=100.0,

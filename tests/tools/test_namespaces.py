@@ -24,7 +24,7 @@ KEY = "a key that all machines know"
 RATE_RPS = 600.0
 SERVER = """
 import sys, uvloop, asyncio
-from litmeter.selftest.stub import Connection, Stub
+from litmeter.loadgen.stub import Connection, Stub
 async def main():
     stub = Stub(0.0005, 4, 200, False, 0.0, False)
     loop = asyncio.get_running_loop()
