@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from litmeter.cli.main import main
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.stub import running_stub
 from litmeter.serving.launcher import free_port
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]

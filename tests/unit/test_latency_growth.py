@@ -12,7 +12,8 @@ from litmeter.benchmark.loadtest import GROWS, NO_OBJECTIVE, level_cells, load_r
 from litmeter.benchmark.telemetry import Usage
 from litmeter.benchmark.validity import latency_grows
 from litmeter.loadgen import LoadPlan
-from litmeter.stats.records import FAILED, OK, LoadRecord
+from litmeter.stats.records import FAILED, LoadRecord
+from tests.support.load import record
 
 SERVICE_S = 0.01
 WARMUP_S = 1.0
@@ -35,20 +36,8 @@ def queue(load: float, requests: int, rng: np.random.Generator, *, random: bool 
     service_s = rng.exponential(SERVICE_S, count) if random else np.full(count, SERVICE_S)
     served = np.cumsum(service_s)
     end = served + np.maximum.accumulate(due - (served - service_s))
-    return LoadRecord(
-        users=256,
-        rate_rps=rate_rps,
-        window_edges=np.linspace(WARMUP_S, WARMUP_S + seconds, 4),
-        user=np.arange(count),
-        start=due,
-        sent=due,
-        end=end,
-        status=np.full(count, OK),
-        code=np.full(count, 200),
-        size=np.full(count, 80),
-        body=np.zeros(count, dtype=np.int64),
-        answer=np.full(count, b"{}"),
-    )
+    edges = np.linspace(WARMUP_S, WARMUP_S + seconds, 4)
+    return record(due, end, users=256, rate_rps=rate_rps, edges=edges)
 
 
 def warned_share(load: float, requests: int, *, random: bool = False) -> float:
@@ -71,11 +60,11 @@ def test_growing_latencies_are_noticed(load: float, requests: int, least: float)
     assert warned_share(load, requests) >= least
 
 
-def verdict(record: LoadRecord, slo_ms: float | None) -> str:
+def verdict(found: LoadRecord, slo_ms: float | None) -> str:
     """The last cell of the printed row."""
-    finding, _ = objective_finding(record, slo_ms)
-    plan = LoadPlan(256, 662, 1.0, 1.0, 10.0, 3, 30.0, 0, rate_rps=record.rate_rps)
-    return level_cells(load_row(record), plan, finding)[-1]
+    finding, _ = objective_finding(found, slo_ms)
+    plan = LoadPlan(256, 662, 1.0, 1.0, 10.0, 3, 30.0, 0, rate_rps=found.rate_rps)
+    return level_cells(load_row(found), plan, finding)[-1]
 
 
 def first_that(grows: bool, load: float) -> LoadRecord:
@@ -91,17 +80,17 @@ def test_without_an_objective_an_open_loop_is_not_just_valid(load: float) -> Non
 
 
 def test_a_load_that_passes_for_valid_while_latency_grows_says_so() -> None:
-    record = first_that(grows=True, load=0.98)
-    assert verdict(record, None) == f"valid; {NO_OBJECTIVE}; {GROWS}"
-    assert verdict(record, 10_000.0).endswith(f"req/s within 10000 ms; {GROWS}")
-    assert load_row(record).warnings == GROWS
+    growing = first_that(grows=True, load=0.98)
+    assert verdict(growing, None) == f"valid; {NO_OBJECTIVE}; {GROWS}"
+    assert verdict(growing, 10_000.0).endswith(f"req/s within 10000 ms; {GROWS}")
+    assert load_row(growing).warnings == GROWS
 
 
 def test_an_overloaded_server_is_called_that_and_no_more() -> None:
-    record = queue(1.3, 3000, np.random.default_rng(15))
-    assert latency_grows(record)
-    assert "overloaded: " in verdict(record, None)
-    assert load_row(record).warnings == ""
+    overloaded = queue(1.3, 3000, np.random.default_rng(15))
+    assert latency_grows(overloaded)
+    assert "overloaded: " in verdict(overloaded, None)
+    assert load_row(overloaded).warnings == ""
 
 
 def test_at_103_percent_no_load_passes_without_a_word() -> None:
@@ -112,12 +101,12 @@ def test_at_103_percent_no_load_passes_without_a_word() -> None:
 
 
 def test_a_closed_loop_needs_no_objective() -> None:
-    record = dataclasses.replace(queue(0.7, 662, np.random.default_rng(15)), rate_rps=None)
-    assert objective_finding(record, None) == ("", True)
+    closed = dataclasses.replace(queue(0.7, 662, np.random.default_rng(15)), rate_rps=None)
+    assert objective_finding(closed, None) == ("", True)
 
 
 def test_too_few_answers_say_nothing() -> None:
-    record = queue(1.3, 30, np.random.default_rng(15))
-    assert not latency_grows(record)
-    failed = dataclasses.replace(record, status=np.full(len(record.start), FAILED))
+    few = queue(1.3, 30, np.random.default_rng(15))
+    assert not latency_grows(few)
+    failed = dataclasses.replace(few, status=np.full(len(few.start), FAILED))
     assert not latency_grows(failed)

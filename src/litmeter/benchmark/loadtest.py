@@ -13,7 +13,7 @@ from litmeter.benchmark.target import Target
 from litmeter.benchmark.telemetry import Usage
 from litmeter.benchmark.validity import latency_grows
 from litmeter.loadgen import LoadPlan
-from litmeter.loadgen.progress import load_bar
+from litmeter.loadgen.generator import load_bar
 from litmeter.loadgen.senders import Sender
 from litmeter.stats.objective import ALLOWED_LATE, goodput_rps, late_share
 from litmeter.stats.records import LoadRecord

@@ -33,7 +33,7 @@ from litmeter.system.rows import write_rows
 LEAST_S, RUNS = 30.0, 3
 """For a benchmark, the servers' starts included, or as long as so many runs of all levels take, if that is
 more. Where starts take long, levels run fewer times."""
-RECORDED_VERSIONS = ("python", "torch", "timm", "litserve", "locust")
+RECORDED_VERSIONS = ("python", "torch", "timm", "litserve")
 
 
 @dataclass(frozen=True)

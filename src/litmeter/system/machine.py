@@ -16,7 +16,7 @@ import psutil
 
 from litmeter.system.tables import pluralise
 
-LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
 CPU_FLAGS = (
     "avx2",
     "avx512f",
