@@ -61,7 +61,7 @@ check: .venv/installed-test
 test-browser: .venv/installed-browser
 	$(BIN)/pytest tests/browser
 
-# What needs programs of the system's: wrk and hey, which `litmeter verify` compares with, and ip (as root).
+# What needs programs of the system's: wrk, which `litmeter verify` compares with, and ip (as root).
 test-tools: .venv/installed-test
 	$(BIN)/pytest tests/tools
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from litmeter.benchmark.capacity import measure_capacity
 from litmeter.loadgen import load_generator
+from litmeter.loadgen.stub import BODY, running_stub
 from litmeter.params import load_params
-from litmeter.selftest.stub import BODY, running_stub
 from litmeter.system.machine import exclusive_machine
 from studies.harness import TIMEOUT_S, keep_runs
 

@@ -11,8 +11,8 @@ from time import monotonic
 
 from litmeter.benchmark.comparison import Comparison, PausedServer, RoundRunner
 from litmeter.loadgen import load_generator
+from litmeter.loadgen.stub import BODY, running_stub
 from litmeter.params import load_params
-from litmeter.selftest.stub import BODY, running_stub
 from litmeter.serving.launcher import RunningServer
 from litmeter.stats.comparison import ranks, ratios
 from litmeter.system.machine import exclusive_machine

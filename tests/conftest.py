@@ -25,6 +25,9 @@ def own_temporary_folder() -> Iterator[None]:
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("TMPDIR", folder)
+        for name in ("http_proxy", "https_proxy", "all_proxy"):  # the tests' own requests go straight, too
+            patch.delenv(name, raising=False)
+            patch.delenv(name.upper(), raising=False)
         patch.setattr(tempfile, "tempdir", None)
         patch.setattr(machine, "LOCK_FILE", Path(folder) / machine.LOCK_FILE.name)
         yield

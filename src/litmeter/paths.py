@@ -21,7 +21,6 @@ class ModelFolders:
 
 MACHINE = Path("metrics/machine.json")
 SELFTEST = Path("metrics/verify.json")
-SELFTEST_PAGE = Path("docs/self-test.md")
 
 DVC_FILE = Path("dvc.yaml")
 ON_DEMAND_DVC_FILE = Path("ondemand/dvc.yaml")

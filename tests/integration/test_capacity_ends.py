@@ -15,7 +15,7 @@ from litmeter.benchmark.target import Target
 from litmeter.cli.main import main
 from litmeter.errors import LoadError, ServerError
 from litmeter.loadgen import load_generator
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.stub import running_stub
 from tests.support.capacity import OBJECTIVE, capacity_of
 
 

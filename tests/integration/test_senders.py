@@ -23,8 +23,8 @@ from litmeter.cli.main import main
 from litmeter.errors import LoadError
 from litmeter.loadgen import LoadPlan, load_generator, remote
 from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
-from litmeter.loadgen.senders import local_senders
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.senders import SenderGroup, local_senders
+from litmeter.loadgen.stub import RunningStub, running_stub
 from litmeter.serving.launcher import free_port
 from litmeter.stats.records import OK
 
@@ -99,15 +99,6 @@ def test_senders_on_this_machine_send_every_request_once() -> None:
     assert level_row(closed, Usage()).throughput_rps == pytest.approx(logged / (ended - begun), rel=0.1)
     came = opened.in_window.sum() / (opened.window[1] - opened.window[0])
     assert abs(came - 150) < 4 * np.sqrt(150 / 2)
-
-
-def test_an_overloaded_server_is_waited_for_as_long_as_it_answers() -> None:
-    """Longer than a request's timeout and the grace beside it, as most requests wait to be sent."""
-    plan = replace(OPEN, users=2, rate_rps=150.0, timeout_s=1.0)
-    with running_stub(0.1, 2) as stub, local_senders(2, [b"{}"], "application/json") as group:
-        record = group.run(stub.url, plan)
-    assert (record.status == OK).all()
-    assert record.end.max() - record.window[1] > 11
 
 
 def test_who_connects_and_says_nothing_keeps_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +189,47 @@ def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.C
     assert "| 4 " in capsys.readouterr().out
     left = psutil.Process().children(recursive=True)  # other tests' senders run beside this one
     assert [one for one in left if "litmeter.loadgen" in " ".join(one.cmdline())] == []
+
+
+class EnoughError(Exception):
+    """Raised by a callback."""
+
+
+def end_first_load(group: SenderGroup, slow: RunningStub, fast: RunningStub) -> float:
+    """End a load on ``slow`` from outside; return the median latency of the next one, on ``fast``, ms."""
+
+    def end(users: int, answers: int, seconds: float) -> None:
+        raise EnoughError
+
+    with pytest.raises(EnoughError):
+        group.run(slow.url, PLAN, on_progress=end)
+    record = group.run(fast.url, PLAN)
+    assert (record.status == OK).all()
+    return float(1000 * np.median(record.end - record.start))
+
+
+def test_a_load_that_was_ended_leaves_nothing_to_the_next() -> None:
+    with (
+        running_stub(0.3, 8) as slow,
+        running_stub(0.005, 8) as fast,
+        local_senders(2, [b"{}"], "application/json") as group,
+    ):
+        assert end_first_load(group, slow, fast) < 100
+
+
+def test_a_load_that_was_ended_leaves_nothing_to_the_next_of_joined_senders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    port = free_port()
+    with (
+        running_stub(0.3, 8) as slow,
+        running_stub(0.005, 8) as fast,
+        joining(port, number=2) as senders,
+    ):
+        with remote_senders(("127.0.0.1", port), 2, [b"{}"], "application/json") as group:
+            assert end_first_load(group, slow, fast) < 100
+        assert [sender.wait(60) for sender in senders] == [0, 0]
 
 
 def test_listening_without_a_key_is_one_line(

@@ -15,8 +15,8 @@ import pytest
 from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.telemetry import Usage
 from litmeter.errors import LoadError
-from litmeter.loadgen import generate
-from litmeter.selftest.stub import running_stub as stub
+from litmeter.loadgen import generate, load_generator
+from litmeter.loadgen.stub import running_stub as stub
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.serving.launcher import free_port
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
@@ -247,13 +247,42 @@ def test_an_error_while_it_runs_stops_the_generator(photos: list[Path]) -> None:
                 url, request_bodies(photos, "json"), JSON, [plan(2, max_s=60.0, min_s=60.0)], on_progress=stop
             )
         children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-        assert not [command for command in children if "litmeter.loadgen " in command]
+        assert not [command for command in children if "litmeter.loadgen.process" in command]
+
+
+@pytest.mark.parametrize("callback", ["on_progress", "on_edge"])
+@pytest.mark.parametrize("error", [LoadError("enough"), KeyboardInterrupt()], ids=["error", "Ctrl-C"])
+def test_a_load_that_was_ended_leaves_nothing_to_the_next(callback: str, error: BaseException) -> None:
+    def end(*_: object) -> None:
+        raise error
+
+    short = plan(1, warmup_s=0.2, min_s=0.6, max_s=0.6)
+    with (
+        stub(service_s=0.05) as slow,
+        stub(service_s=0.005) as fast,
+        load_generator([b"{}"], JSON) as generator,
+    ):
+        with pytest.raises(type(error)):
+            generator.run(slow.url, short, **{callback: end})
+        medians_ms = [
+            1000 * np.median(level.end - level.start)
+            for level in (generator.run(server.url, short) for server in (fast, slow))
+        ]
+        assert psutil.Process(generator.pid).is_running()
+    assert medians_ms[0] < 30 < medians_ms[1]
 
 
 def test_a_generator_that_fails_shows_the_end_of_its_log() -> None:
     with pytest.raises(LoadError, match=r"exit status 1.*its log ends") as caught:
         generate("http://127.0.0.1:9", [b"{}"], JSON, [plan(0)])
     assert "Error" in str(caught.value)
+
+
+def test_an_error_in_a_user_ends_the_load() -> None:
+    """A name that cannot be encoded is no OSError; a user that failed in silence would be waited for."""
+    with pytest.raises(LoadError, match=r"exit status 1.*its log ends[\s\S]*UnicodeError") as caught:
+        generate("http://a..b:9", [b"{}"], JSON, [plan(2)])
+    assert "label" in str(caught.value)
 
 
 def test_nothing_to_send_is_said_at_once() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from litmeter.cli.main import main
-from litmeter.selftest.stub import running_stub
+from litmeter.loadgen.stub import running_stub
 from litmeter.serving.launcher import free_port
 
 QUICK = ["--users", "1,2", "--requests", "5", "--seconds", "0.3", "2", "--warmup-s", "0.1"]
@@ -211,7 +211,9 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
         (2, ["--body-file", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
         (1, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
         (1, ["--body-file", "BODY"], "cannot be reached (Connection refused)"),
-        (1, ["--body-file", "BODY", "--url", "localhost:8000"], "No connection adapters"),
+        (2, ["--body-file", "BODY", "--url", "10.0.0.7/v1"], "expected a URL like http://127.0.0.1:8000/"),
+        (2, ["--body-file", "BODY", "--url", "localhost:8000"], "expected a URL like http://127.0.0.1:8000/"),
+        (2, ["--body-file", "BODY", "--url", "http://localhost:80000"], "got 'http://localhost:80000'"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -228,6 +230,19 @@ def test_a_mistake_is_one_line(
     assert main(["loadtest", "--url", url, *given]) == status
     [line] = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["capacity", "--body-file", "BODY", "--slo-ms", "50", "--url"], ["predict", "BODY", "--url"]],
+)
+def test_what_is_no_url_is_one_line_of_other_commands(
+    arguments: list[str], body: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(body) if argument == "BODY" else argument for argument in arguments]
+    assert main([*given, "10.0.0.7/v1"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "expected a URL like http://127.0.0.1:8000/predict, got '10.0.0.7/v1'" in line
 
 
 @pytest.mark.parametrize(

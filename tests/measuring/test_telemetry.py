@@ -9,7 +9,7 @@ from pathlib import Path
 from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
 from litmeter.loadgen import generate
-from litmeter.selftest.stub import running_stub as stub
+from litmeter.loadgen.stub import running_stub as stub
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.system.processes import process_group
 from tests.support.load import plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from litmeter.benchmark.capacity import CapacityMetrics, CapacityResult, CoreSpeeds, measure_capacity
 from litmeter.loadgen import load_generator
+from litmeter.loadgen.stub import RunningStub
 from litmeter.params import ObjectiveSettings
-from litmeter.selftest.stub import RunningStub
 
 OBJECTIVE = ObjectiveSettings(
     slo_ms=100.0,

@@ -23,15 +23,9 @@ BRIDGE, HERE = "sbtest", "10.213.57.1"
 KEY = "a key that all machines know"
 RATE_RPS = 600.0
 SERVER = """
-import sys, uvloop, asyncio
-from litmeter.selftest.stub import Connection, Stub
-async def main():
-    stub = Stub(0.0005, 4, 200, False, 0.0, False)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(stub), sys.argv[1], 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
-uvloop.run(main())
+import sys, uvloop
+from litmeter.loadgen.stub import Stub, serve
+uvloop.run(serve(Stub(0.0005, 4, 200, False, 0.0, False), sys.argv[1]))
 """
 
 

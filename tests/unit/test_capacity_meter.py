@@ -21,7 +21,6 @@ from litmeter.benchmark.capacity import (
     Conditions,
     CoreSpeeds,
     Floats,
-    missed_by_lateness,
     void_reason,
 )
 from litmeter.loadgen import LoadPlan
@@ -29,36 +28,8 @@ from litmeter.loadgen.senders import OnProgress
 from litmeter.stats.capacity import CapacitySearch, Probe
 from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from tests.support.capacity import OBJECTIVE
+from tests.support.load import record
 from tests.support.queues import QUEUES, Queue
-
-
-def record(sent_late_s: float, users: int) -> LoadRecord:
-    """Ten requests, each due 10 ms after the last, which take 40 ms from when they are sent."""
-    due = np.arange(10) * 0.01 + 1.0
-    sent = due + sent_late_s
-    zeros = np.zeros(10, dtype=np.int64)
-    return LoadRecord(
-        users=users,
-        rate_rps=100.0,
-        window_edges=np.array([0.0, 1.0, 1.05, 2.0]),
-        user=zeros,
-        start=due,
-        sent=sent,
-        end=sent + 0.04,
-        status=np.full(10, OK),
-        code=np.full(10, 200),
-        size=zeros,
-        body=zeros,
-        answer=np.array([b""] * 10),
-    )
-
-
-def test_lateness_counts_where_it_alone_makes_a_request_miss() -> None:
-    assert missed_by_lateness(record(0.0, users=100), slo_ms=50.0) == 0
-    assert missed_by_lateness(record(0.02, users=100), slo_ms=50.0) == 1.0
-    assert missed_by_lateness(record(0.02, users=100), slo_ms=30.0) == 0  # they miss it anyway
-    # With one connection, those after the first three were due while it was busy: they waited for the server.
-    assert missed_by_lateness(record(0.02, users=1), slo_ms=50.0) == pytest.approx(0.3)
 
 
 def test_a_moment_in_which_the_same_work_takes_longer_stands_out() -> None:
@@ -101,7 +72,8 @@ def test_a_moment_in_which_nothing_was_done_was_slow_however_many_such_there_are
 
 @pytest.mark.parametrize(("slowest", "steady"), [(None, True), (1.05, True), (1.3, False)])
 def test_a_slow_moment_makes_a_probe_unsteady_and_not_void(slowest: float | None, steady: bool) -> None:
-    own: LoadRecord = record(0.0, users=100)
+    due = np.arange(10) * 0.01 + 1.0
+    own: LoadRecord = record(due, due + 0.04, users=100, rate_rps=100.0, edges=(0.0, 1.0, 1.05, 2.0))
     opened, closed = own.window
     assert own.rate_rps is not None
     probe = Probe(own.rate_rps, 100.0, (0.0,) * 10, round(own.rate_rps * (closed - opened)))

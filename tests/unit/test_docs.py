@@ -21,9 +21,8 @@ from pydantic import BaseModel
 
 from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
 from litmeter.params import Params, ServeSettings
-from litmeter.paths import README, SELFTEST_PAGE
+from litmeter.paths import README
 from litmeter.report import results_page
-from litmeter.selftest import run as selftest
 from litmeter.serving.metrics import STAGES
 from tests.support.project import ROOT
 
@@ -238,15 +237,8 @@ def arrows(edges: Edges) -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    ("page", "markers"),
-    [
-        (README, (results_page.BEGIN, results_page.END)),
-        (SELFTEST_PAGE, (selftest.BEGIN, selftest.END)),
-    ],
-    ids=str,
-)
-def test_generated_sections_have_both_markers_once(page: Path, markers: tuple[str, str]) -> None:
-    text = (ROOT / page).read_text()
+def test_the_generated_section_has_both_markers_once() -> None:
+    markers = (results_page.BEGIN, results_page.END)
+    text = (ROOT / README).read_text()
     assert [text.count(marker) for marker in markers] == [1, 1]
     assert all(text.index(first) < text.index(second) for first, second in pairwise(markers))

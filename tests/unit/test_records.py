@@ -1,4 +1,4 @@
-"""Records of loads: every request counted, and when windows agree."""
+"""How requests are recorded, which of them are reported, and that loads differ in their arrivals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from litmeter.benchmark.capacity import missed_by_lateness
 from litmeter.benchmark.comparison import turn_of
-from litmeter.loadgen import LoadPlan
-from litmeter.stats.records import FAILED, OK, LoadRecord, spread, steady, window_means
+from litmeter.loadgen.process import Recorder
+from litmeter.stats.records import FAILED, OK, spread, steady, window_means
+from tests.support.load import plan, record
 
 
 @pytest.mark.parametrize(
@@ -42,58 +44,71 @@ def test_requests_count_in_the_window_that_they_fall_into() -> None:
     assert np.isnan(latencies[2])
 
 
-PLAN = LoadPlan(
-    users=64, requests=1, warmup_s=0.0, min_s=1.0, max_s=1.0, max_windows=3, timeout_s=30.0, seed=42
-)
+def test_a_load_without_a_request_has_an_empty_record() -> None:
+    arrays = Recorder(users=2, timeout_s=1.0).arrays()
+    assert {len(values) for values in arrays.values()} == {0}
 
 
-def record(start: list[float], end: list[float], rate_rps: float | None) -> LoadRecord:
-    """Good requests around three windows between 1 s and 4 s."""
-    count = len(start)
-    zeros = np.zeros(count, dtype=np.int64)
-    return LoadRecord(
-        users=1,
-        rate_rps=rate_rps,
-        window_edges=np.array([1.0, 2.0, 3.0, 4.0]),
-        user=zeros,
-        start=np.array(start),
-        sent=np.array(start),
-        end=np.array(end),
-        status=np.full(count, OK),
-        code=np.full(count, 200),
-        size=zeros,
-        body=zeros,
-        answer=np.full(count, b""),
-    )
+def test_each_request_is_a_row() -> None:
+    recorder = Recorder(users=2, timeout_s=1.0)
+    assert recorder.add(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
+    assert not recorder.add(1, 4, 1.0, 1.1, 2.2, 0, b"")
+    arrays = recorder.arrays()
+    assert recorder.sent == 2
+    assert arrays["body"].tolist() == [3, 4]
+    assert arrays["end"].tolist() == [1.5, 2.2]
+    assert arrays["status"].tolist() == [0, 2]
 
 
 def test_a_closed_loop_reports_what_ended_in_the_windows() -> None:
-    found = record(start=[0.5, 2.0, 3.9, 3.5], end=[1.5, 2.5, 6.0, 4.0], rate_rps=None)
+    found = record([0.5, 2.0, 3.9, 3.5], [1.5, 2.5, 6.0, 4.0])
     assert found.in_window.tolist() == [True, True, False, True]
 
 
 def test_an_open_loop_reports_what_was_due_in_the_windows() -> None:
     """The slowest, due in the last window and answered after it, is not left out."""
-    found = record(start=[0.5, 2.0, 3.9, 3.5], end=[1.5, 2.5, 6.0, 4.0], rate_rps=1.0)
+    found = record([0.5, 2.0, 3.9, 3.5], [1.5, 2.5, 6.0, 4.0], rate_rps=1.0)
     assert found.in_window.tolist() == [False, True, True, True]
 
 
 def test_each_load_has_random_numbers_of_its_own() -> None:
+    one = plan(64)
     loads = [
-        PLAN,
-        replace(PLAN, rate_rps=100.0),
-        replace(PLAN, rate_rps=200.0),
-        replace(PLAN, rate_rps=200.0, repeat=1),
-        replace(PLAN, users=8),
-        replace(PLAN, seed=43),
+        one,
+        replace(one, rate_rps=100.0),
+        replace(one, rate_rps=200.0),
+        replace(one, rate_rps=200.0, repeat=1),
+        replace(one, users=8),
+        replace(one, seed=43),
     ]
     assert len({load.random_seed for load in loads}) == len(loads)
-    assert PLAN.random_seed == replace(PLAN, max_s=9.0).random_seed
+    assert one.random_seed == replace(one, max_s=9.0).random_seed
 
 
 def test_a_turn_without_a_good_answer_in_its_window_is_bounded_by_those_before() -> None:
     """Nine in the warm-up of a second, then failures alone, for four seconds in all."""
-    found = record(start=[0.0, *[0.1] * 8, 1.0], end=[*[0.9] * 9, 4.0], rate_rps=None)
+    found = record([0.0, *[0.1] * 8, 1.0], [*[0.9] * 9, 4.0])
     turn = turn_of("any", 0, replace(found, status=np.array([*[OK] * 9, FAILED])))
     assert (turn.rate_rps, turn.failed, turn.bound_rps) == (None, 1, 2.5)
     assert turn.bound_rps > 9 / 4
+
+
+@pytest.mark.parametrize(
+    ("late_s", "users", "slo_ms", "share"),
+    [
+        (0.0, 100, 50.0, 0.0),
+        (0.02, 100, 50.0, 1.0),
+        (0.02, 100, 30.0, 0.0),  # they miss it anyway
+        # Those after the first three were due while the only connection was busy: they waited for the server.
+        (0.02, 1, 50.0, 0.3),
+    ],
+)
+def test_lateness_counts_where_it_alone_makes_a_request_miss(
+    late_s: float, users: int, slo_ms: float, share: float
+) -> None:
+    """Ten requests, each due 10 ms after the last, which take 40 ms from when they are sent."""
+    due = np.arange(10) * 0.01 + 1.0
+    found = record(
+        due, due + late_s + 0.04, sent=due + late_s, users=users, rate_rps=100.0, edges=(0.0, 1.0, 1.05, 2.0)
+    )
+    assert missed_by_lateness(found, slo_ms=slo_ms) == pytest.approx(share)

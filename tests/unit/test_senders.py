@@ -11,7 +11,7 @@ import pytest
 
 from litmeter.errors import LoadError, UsageError
 from litmeter.loadgen import LoadPlan
-from litmeter.loadgen.arrivals import constant_times
+from litmeter.loadgen.process import constant_times
 from litmeter.loadgen.remote import KEY_VARIABLE, shared_key
 from litmeter.loadgen.senders import (
     Member,
@@ -21,32 +21,15 @@ from litmeter.loadgen.senders import (
     on_this_clock,
     shares_of,
 )
-from litmeter.stats.records import OK, LoadRecord
+from litmeter.stats.records import LoadRecord
+from tests.support.load import plan, record
 
-PLAN = LoadPlan(
-    users=8, requests=1, warmup_s=0.5, min_s=3.0, max_s=3.0, max_windows=3, timeout_s=30.0, seed=42
-)
+PLAN = plan(8)
 
 
-def record(end: list[float], users: int = 1, cores: float = 0.1) -> LoadRecord:
-    """Good requests that take a second each, of users in turn."""
-    ends = np.array(end)
-    zeros = np.zeros(len(end), dtype=np.int64)
-    return LoadRecord(
-        users=users,
-        rate_rps=None,
-        window_edges=np.array([1.0, 2.0, 3.0, 4.0]),
-        user=np.arange(len(end)) % users,
-        start=ends - 1.0,
-        sent=ends - 1.0,
-        end=ends,
-        status=np.full(len(end), OK),
-        code=np.full(len(end), 200),
-        size=zeros,
-        body=zeros,
-        answer=np.full(len(end), b"x"),
-        cores=cores,
-    )
+def ended(end: list[float], users: int = 1, cores: float = 0.1) -> LoadRecord:
+    """Good requests that take a second each."""
+    return replace(record(np.array(end) - 1.0, end, users=users), cores=cores)
 
 
 def test_users_are_shared_and_a_sender_without_any_has_no_part() -> None:
@@ -68,13 +51,13 @@ def test_constant_arrivals_of_all_senders_keep_their_distance() -> None:
 
 
 def test_a_trace_is_shared_request_by_request() -> None:
-    plan = replace(PLAN, rate_rps=2.5, due_s=(0.2, 0.3, 0.9, 1.4))
-    assert [share and share.due_s for share in shares_of(plan, 3)] == [(0.2, 1.4), (0.3,), (0.9,)]
-    assert shares_of(replace(plan, due_s=(0.2,)), 2)[1] is None
+    trace = replace(PLAN, rate_rps=2.5, due_s=(0.2, 0.3, 0.9, 1.4))
+    assert [share and share.due_s for share in shares_of(trace, 3)] == [(0.2, 1.4), (0.3,), (0.9,)]
+    assert shares_of(replace(trace, due_s=(0.2,)), 2)[1] is None
 
 
 def test_records_come_together_with_every_request_once() -> None:
-    together = merged([record([1.5, 3.5], users=2), record([2.5, 4.5, 5.5], cores=0.7)], PLAN)
+    together = merged([ended([1.5, 3.5], users=2), ended([2.5, 4.5, 5.5], cores=0.7)], PLAN)
     assert together.users == 3
     assert together.end.tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
     assert together.user.tolist() == [0, 2, 1, 2, 2]
@@ -83,7 +66,7 @@ def test_records_come_together_with_every_request_once() -> None:
 
 
 def test_times_are_those_of_this_machines_clock() -> None:
-    ahead = record([101.5, 103.5])
+    ahead = ended([101.5, 103.5])
     ahead = replace(ahead, window_edges=ahead.window_edges + 100)
     here = on_this_clock(ahead, clock_s=100.0)
     assert here.end == pytest.approx([1.5, 3.5])
@@ -123,7 +106,7 @@ class FakeSender:
 
 
 def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
-    senders = [FakeSender(record([1.5])), FakeSender(record([7.5]))]
+    senders = [FakeSender(ended([1.5])), FakeSender(ended([7.5]))]
     told: list[int] = []
     with SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)]) as group:
         together = group.run(
@@ -139,7 +122,7 @@ def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
 def test_a_sender_that_dies_makes_the_load_void() -> None:
     with (
         SenderGroup(
-            [Member("1", FakeSender(record([1.5]))), Member("2", FakeSender(LoadError("gone")))]
+            [Member("1", FakeSender(ended([1.5]))), Member("2", FakeSender(LoadError("gone")))]
         ) as group,
         pytest.raises(LoadError, match="sender 2: gone; this load is void"),
     ):
@@ -151,7 +134,7 @@ def test_a_sender_that_cannot_get_ready_is_named() -> None:
         def wait_until_ready(self) -> None:
             raise LoadError("gone")
 
-    group = SenderGroup([Member("1", FakeSender(record([1.5]))), Member("2", Gone(record([1.5])))])
+    group = SenderGroup([Member("1", FakeSender(ended([1.5]))), Member("2", Gone(ended([1.5])))])
     with group, pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
 

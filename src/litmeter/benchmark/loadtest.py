@@ -12,7 +12,7 @@ from litmeter.benchmark.rows import LevelRow
 from litmeter.benchmark.target import Target
 from litmeter.benchmark.telemetry import Usage
 from litmeter.loadgen import LoadPlan
-from litmeter.loadgen.progress import load_bar
+from litmeter.loadgen.generator import load_bar
 from litmeter.loadgen.senders import Sender
 from litmeter.stats.records import ALLOWED_LATE, LoadRecord, goodput_rps, late_share
 from litmeter.system.files import check_writable, write_rows

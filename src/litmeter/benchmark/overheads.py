@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,16 +9,15 @@ from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.telemetry import Telemetry, Usage
 from litmeter.errors import LoadError
 from litmeter.loadgen import LoadGenerator, LoadPlan, generate
+from litmeter.loadgen.stub import running_stub
 from litmeter.params import LoadSettings
 from litmeter.serving.client import CONTENT_TYPES
-from litmeter.serving.launcher import RunningServer, free_port
+from litmeter.serving.launcher import RunningServer
 from litmeter.stats.rates import Throughput
 from litmeter.stats.records import WINDOWS
-from litmeter.system.processes import process_group
 
 MAX_S = 1.0
 """Of three windows: enough for rates of hundreds of requests per second."""
-START_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -39,20 +35,16 @@ class NullServer:
 
 
 def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
-    """Requests per second of the load generator against an echo server.
+    """Requests per second of the load generator against a stub server that answers at once.
 
     Raises:
-        LoadError: the echo server did not start, or did not answer every request.
+        LoadError: the stub did not start, or did not answer every request.
     """
-    port = free_port()
-    with process_group([sys.executable, "-m", "litmeter.loadgen.echo", str(port)], stop_s=0.0):
-        _wait_until_listening(port)
-        [record] = generate(
-            f"http://127.0.0.1:{port}/", bodies, CONTENT_TYPES[load.request_body], [_plan(load)]
-        )
+    with running_stub(service_s=0.0) as stub:
+        [record] = generate(stub.url, bodies, CONTENT_TYPES[load.request_body], [_plan(load)])
     row = level_row(record, Usage())
     if row.failed or row.timed_out:
-        raise LoadError(f"the echo server did not answer every request: {row.invalid_reason}")
+        raise LoadError(f"the stub server did not answer every request: {row.invalid_reason}")
     return row.throughput_rps
 
 
@@ -92,13 +84,3 @@ def _plan(load: LoadSettings) -> LoadPlan:
         timeout_s=load.timeout_s,
         seed=load.seed,
     )
-
-
-def _wait_until_listening(port: int) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise LoadError(f"the echo server did not start within {START_S:.0f} s")

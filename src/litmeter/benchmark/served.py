@@ -17,10 +17,11 @@ from litmeter.benchmark.server_metrics import Scrape, ServerTimes, between, read
 from litmeter.benchmark.telemetry import Telemetry
 from litmeter.errors import LoadError, ServerError
 from litmeter.loadgen import LoadGenerator, LoadPlan
-from litmeter.loadgen.progress import load_bar
+from litmeter.loadgen.generator import load_bar
 from litmeter.params import LoadSettings
 from litmeter.serving.launcher import RunningServer
 from litmeter.stats.records import OK, STATUS_NAMES, WINDOWS, LoadRecord
+from litmeter.system.http import direct_session
 from litmeter.system.processes import memory_of
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import pluralise
@@ -376,7 +377,8 @@ def scrape(server: RunningServer) -> Scrape:
         ServerError: it does not answer.
     """
     try:
-        answer = requests.get(f"{server.url}/metrics", timeout=10)
+        with direct_session() as session:
+            answer = session.get(f"{server.url}/metrics", timeout=10)
         answer.raise_for_status()
     except requests.RequestException as error:
         server.check()

@@ -13,6 +13,7 @@ from pathlib import Path
 import requests
 
 from litmeter.errors import LoadError, ServerError, UsageError
+from litmeter.system.http import check_url, direct_session
 
 IMAGE_TOKEN = "{image}"
 DEFAULT_TEMPLATE = '{"image": "{image}"}'
@@ -30,12 +31,18 @@ class Target:
 
     Attributes:
         headers: sent besides the content type.
+
+    Raises:
+        UsageError: the URL is none of HTTP.
     """
 
     url: str
     bodies: Sequence[bytes]
     content_type: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_url(self.url)
 
     def check_first_request(self, timeout_s: float) -> None:
         """Send one request before the load starts, so that a wrong URL or body is reported at once.
@@ -45,8 +52,7 @@ class Target:
         """
         url, body = self.url, self.bodies[0]
         headers = {**self.headers, "Content-Type": self.content_type}
-        with requests.Session() as session:
-            session.trust_env = False  # no proxy and no netrc: the load generator uses neither
+        with direct_session() as session:
             session.verify = os.environ.get(CA_VARIABLE, True)
             try:
                 answer = session.post(url, data=body, headers=headers, timeout=timeout_s)

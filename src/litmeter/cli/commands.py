@@ -110,7 +110,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Run the self-test of load generator and measurement; return the exit status."""
-    from litmeter.selftest.run import main
+    from litmeter.selftest import main
 
     _exit_on_sigterm()
     return main()

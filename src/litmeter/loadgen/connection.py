@@ -1,7 +1,6 @@
 """HTTP connection of one user: requests are prepared as bytes, responses are parsed by llhttp.
 
-Locust's own FastHttpUser takes three times the CPU per request (it builds every request anew and keeps
-statistics of it), on the same cores as the server that is measured.
+It shares cores with the server that is measured, so a request costs as little CPU time as can be.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 import gevent
 import gevent.socket
 import gevent.ssl
-from geventhttpclient.response import HTTPParseError, HTTPResponse
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 IDLE_S = 1.0
 """A connection that has been idle for longer is opened anew: the server may have closed it."""
@@ -30,15 +29,52 @@ def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
     return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1")
 
 
-class ResponseParser(HTTPResponse):
-    """Parses a response as it is received, and collects its body."""
+class Responses:
+    """The responses of one TCP connection, one after another; most methods are httptools' callbacks.
+
+    Attributes:
+        content: body of the present response.
+        complete: the whole of it has been received, after any 1xx.
+        closes: the server closes the connection after it.
+    """
 
     def __init__(self) -> None:
-        super().__init__("POST")
-        self.content = b""
+        self.parser = HttpResponseParser(self)
+        self.begin()
 
-    def _on_body(self, data: bytearray) -> None:
+    def begin(self) -> None:
+        """Expect the next response."""
+        self.content = b""
+        self.complete = self.closes = False
+        self._head_ended = self._says_its_end = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note whether a header says where the body ends."""
+        self._says_its_end |= name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        """Note the end of the head."""
+        self._head_ended = True
+
+    def on_body(self, data: bytes) -> None:
+        """Keep a part of the body."""
         self.content += data
+
+    def on_message_complete(self) -> None:
+        """Note the end, unless of a 1xx, which the answer follows."""
+        self.complete = self.parser.get_status_code() >= 200
+        self._head_ended = self.complete
+        self.closes = not self.parser.should_keep_alive()
+
+    def end(self) -> None:
+        """The connection has been closed, which ends a body without a length.
+
+        Raises:
+            ConnectionResetError: the response is cut off.
+        """
+        if not self._head_ended or self._says_its_end:
+            raise ConnectionResetError("closed before the response was complete")
+        self.complete = self.closes = True
 
 
 class Connection:
@@ -58,6 +94,7 @@ class Connection:
             self._tls.load_default_certs()
         self._timeout_s = timeout_s
         self._socket: gevent.socket.socket | None = None
+        self._response = Responses()
         self._last_used = 0.0
 
     def send(self, request: bytes) -> tuple[int, bytes]:
@@ -65,7 +102,7 @@ class Connection:
         try:
             with gevent.Timeout(self._timeout_s):
                 return self._exchange(request)
-        except (OSError, HTTPParseError, gevent.Timeout):
+        except (OSError, HttpParserError, HttpParserUpgrade, gevent.Timeout):
             self.close()
             return 0, b""
 
@@ -80,19 +117,21 @@ class Connection:
             self.close()
         if self._socket is None:
             self._socket = self._open()
+            self._response = Responses()
         # A server may answer before it has read the whole request, and close: the response can be read.
         with suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(request)
-        response = ResponseParser()
-        while not response.message_complete or response.get_code() < 200:
-            data = self._socket.recv(READ_BYTES)
-            response.feed(data)
-            if not data and not response.message_complete:
-                raise ConnectionResetError("closed before the response was complete")
-        if response.should_close():
+        response = self._response
+        response.begin()
+        while not response.complete:
+            if data := self._socket.recv(READ_BYTES):
+                response.parser.feed_data(data)
+            else:
+                response.end()
+        if response.closes:
             self.close()
         self._last_used = perf_counter()
-        return response.get_code(), response.content
+        return response.parser.get_status_code(), response.content
 
     def _open(self) -> gevent.socket.socket:
         opened = gevent.socket.create_connection((self._host, self._port))

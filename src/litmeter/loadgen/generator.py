@@ -1,4 +1,4 @@
-"""Start the load generator's process, report its events, and read its records."""
+"""The load generator as others use it: what it is to send, its process, its events and its records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -18,6 +18,8 @@ from litmeter.errors import LoadError
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
 from litmeter.system.conversation import Conversation
 from litmeter.system.processes import process_group
+from litmeter.system.progress import bar
+from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
 
@@ -82,20 +84,34 @@ for the first one twice, as the window begins later where the first answers come
 class LoadGenerator:
     """The load generator's process, which runs one load after another.
 
-    Attributes:
-        pid: of the process.
+    A load that ends with an exception ends the process, so that nothing of it is sent or read any more; the
+    next one is run by another process.
     """
 
-    def __init__(self, conversation: Conversation, folder: Path) -> None:
-        self.pid = conversation.pid
-        self._conversation = conversation
+    def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Args:
+            folder: with the request bodies, and for what the process writes.
+            headers: sent with every request.
+        """
         self._folder = folder
+        self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})
+        self._process = ExitStack()
+        self._conversation: Conversation | None = None
         self._ready = False
+        self._running()
+
+    @property
+    def pid(self) -> int:
+        """Of the process; it is another one after a load that ended with an exception."""
+        return self._running().pid
 
     def wait_until_ready(self) -> None:
         """Wait until the process has started; raise LoadError if it has failed."""
         if not self._ready:
-            assert self._conversation.answer() == ["ready"]
+            with self._ending_on_error():
+                assert self._running().answer() == ["ready"]
             self._ready = True
 
     def run(
@@ -106,10 +122,11 @@ class LoadGenerator:
         on_progress: OnProgress = lambda users, answers, seconds: None,
         on_edge: OnEdge = lambda users, index: None,
     ) -> LoadRecord:
-        """Run one load against ``url`` by POST; when this returns, no request is in flight.
+        """Run one load against ``url`` by POST; when this returns or raises, no request is in flight.
 
         Args:
-            on_progress: called a few times a second; an exception that it raises stops the load.
+            on_progress: called a few times a second from the first to the last; an exception that it raises
+                ends the load.
             on_edge: called at every edge of a window.
 
         Raises:
@@ -117,14 +134,44 @@ class LoadGenerator:
         """
         self.wait_until_ready()
         path = self._folder / "record.npz"
-        self._conversation.send({"url": url, "plan": asdict(plan), "path": str(path)})
-        for event, *values in self._conversation.answers():
-            if event == "done":
-                break
-            if event == "late":
-                raise LoadError(f"it began to send {values[0]:g} s too late")
-            (on_edge if event == "edge" else on_progress)(*values)
+        with self._ending_on_error():
+            self._running().send({"url": url, "plan": asdict(plan), "path": str(path)})
+            for event, *values in self._running().answers():
+                if event in ("done", "late"):
+                    break
+                (on_edge if event == "edge" else on_progress)(*values)
+        if event == "late":
+            raise LoadError(f"it began to send {values[0]:g} s too late")
         return read_record(path, plan)
+
+    def close(self) -> None:
+        """End the process."""
+        self._conversation, self._ready = None, False
+        self._process.close()
+
+    def _running(self) -> Conversation:
+        if self._conversation is None:
+            log = self._folder / "client.log"
+            process = self._process.enter_context(
+                process_group(
+                    [sys.executable, "-m", "litmeter.loadgen.process", self._settings],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._process.enter_context(log.open("wb")),
+                    env=os.environ | {"TMPDIR": str(self._folder)},
+                    stop_s=0.0,
+                )
+            )
+            self._conversation = Conversation(process, log, "the load generator", LoadError)
+        return self._conversation
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 @contextmanager
@@ -144,20 +191,8 @@ def load_generator(
     with scratch() as folder:
         for number, body in enumerate(bodies):
             (folder / f"{number:06}.body").write_bytes(body)
-        settings = {"headers": {"Content-Type": content_type, **(headers or {})}, "folder": str(folder)}
-        log = folder / "client.log"
-        with (
-            log.open("wb") as stderr,
-            process_group(
-                [sys.executable, "-m", "litmeter.loadgen", json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=os.environ | {"TMPDIR": str(folder)},
-                stop_s=0.0,
-            ) as process,
-        ):
-            yield LoadGenerator(Conversation(process, log, "the load generator", LoadError), folder)
+        with closing(LoadGenerator(folder, {"Content-Type": content_type, **(headers or {})})) as generator:
+            yield generator
 
 
 def generate(
@@ -197,3 +232,17 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
             cores=float(stored["cores"]),
             **arrays,
         )
+
+
+@contextmanager
+def load_bar(plans: Sequence[LoadPlan], description: str) -> Iterator[OnProgress]:
+    """Show a bar of the answers that ``plans`` measure; yield the ``on_progress`` that moves it."""
+    before = {plan.users: sum(p.requests for p in plans[:index]) for index, plan in enumerate(plans)}
+    requests = {plan.users: plan.requests for plan in plans}
+    with bar(sum(requests.values()), description, "answer") as progress:
+
+        def update(users: int, answers: int, seconds: float) -> None:
+            progress.set_postfix_str(pluralise(users, "user"))
+            progress.update(before[users] + min(answers, requests[users]) - progress.n)
+
+        yield update

@@ -90,11 +90,24 @@ class RemoteSender:
             LoadError: it failed, or its machine has gone.
         """
         self._send({"do": "run", "url": url, "plan": asdict(plan)})
-        while (answer := self._receive())["event"] == "progress":
-            on_progress(*answer["values"])
+        try:
+            while (answer := self._receive())["event"] == "progress":
+                on_progress(*answer["values"])
+        except BaseException:
+            with suppress(LoadError):  # its connection has ended, and so has the load
+                self._stop()
+            raise
         if answer["event"] == "failed":
             raise LoadError(answer["reason"])
         return read_record(io.BytesIO(self._receive_bytes()), plan)
+
+    def _stop(self) -> None:
+        """End the load there, and read all that it has answered."""
+        self._send({"do": "stop"})
+        while (event := self._receive()["event"]) == "progress":
+            pass
+        if event == "done":
+            self._receive_bytes()
 
     def _send(self, message: Mapping[str, Any]) -> None:
         self._send_bytes(json.dumps(message).encode())
@@ -221,7 +234,7 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
                 generator = stack.enter_context(load_generator(bodies, message["type"], message["headers"]))
                 generator.wait_until_ready()
                 _answer(connection)
-            else:
+            elif message["do"] == "run":
                 assert generator is not None
                 plan = LoadPlan(**message["plan"])
                 closed_loop = plan.rate_rps is None
@@ -230,9 +243,10 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
                     record = generator.run(
                         message["url"],
                         plan,
-                        on_progress=lambda *values: _answer(connection, event="progress", values=values),
+                        on_progress=lambda *values: _tell(connection, values),
                     )
                 except LoadError as error:
+                    generator.wait_until_ready()  # for the next load
                     _answer(connection, event="failed", reason=str(error))
                     continue
                 _answer(connection, event="done")
@@ -258,6 +272,13 @@ def _try_to_connect(address: tuple[str, int], key: bytes, *, last: bool) -> Conn
         if last:
             raise LoadError(f"{address[0]}:{address[1]} cannot be reached ({error.strerror})") from error
         return None
+
+
+def _tell(connection: Connection, progress: Sequence[float]) -> None:
+    """Tell the other side how far a load is; raise LoadError if it stops the load, or has gone."""
+    if connection.poll():
+        raise LoadError("stopped")
+    _answer(connection, event="progress", values=progress)
 
 
 def _answer(connection: Connection, **values: Any) -> None:

@@ -8,6 +8,7 @@ their records are brought together, request by request, on this machine's clock.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -30,7 +31,7 @@ class Sender(Protocol):
     """What runs loads."""
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
-        """Run one load; when this returns, no request is in flight."""
+        """Run one load; when this returns or raises, no request is in flight."""
 
 
 class SharingSender(Sender, Protocol):
@@ -63,10 +64,11 @@ class SenderGroup:
     def run(
         self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda users, answers, seconds: None
     ) -> LoadRecord:
-        """Run one load, shared by all; when this returns, no request is in flight.
+        """Run one load, shared by all; when this returns or raises, no request is in flight.
 
         Args:
-            on_progress: called a few times a second with the sum over all senders.
+            on_progress: called a few times a second with the sum over all senders; an exception that it
+                raises ends the load.
 
         Raises:
             LoadError: a sender failed; what the others measured is void.
@@ -75,11 +77,28 @@ class SenderGroup:
             _wait_until_ready(member)
         begin_at = time.perf_counter() + START_S
         answers: dict[str, tuple[int, float]] = {}
+        stopped = threading.Event()
         futures: dict[Future[LoadRecord], Member] = {}
         for member, share in zip(self.members, shares_of(plan, len(self.members)), strict=True):
             if share is not None:
                 own = replace(share, begin_at=begin_at + member.clock_s)
-                futures[self._threads.submit(_run_share, member, url, own, answers)] = member
+                futures[self._threads.submit(_run_share, member, url, own, answers, stopped)] = member
+        try:
+            self._follow(futures, plan, answers, on_progress)
+        except BaseException:
+            stopped.set()
+            wait(futures)
+            raise
+        records = [on_this_clock(future.result(), member.clock_s) for future, member in futures.items()]
+        return merged(records, plan)
+
+    def _follow(
+        self,
+        futures: Mapping[Future[LoadRecord], Member],
+        plan: LoadPlan,
+        answers: Mapping[str, tuple[int, float]],
+        on_progress: OnProgress,
+    ) -> None:
         pending = set(futures)
         while pending:
             done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
@@ -89,8 +108,6 @@ class SenderGroup:
             counts = list(answers.values())
             seconds = max((seconds for _, seconds in counts), default=0.0)
             on_progress(plan.users, sum(count for count, _ in counts), seconds)
-        records = [on_this_clock(future.result(), member.clock_s) for future, member in futures.items()]
-        return merged(records, plan)
 
     def __enter__(self) -> SenderGroup:
         return self
@@ -111,8 +128,16 @@ def _wait_until_ready(member: Member) -> None:
         raise _void(member, error) from error
 
 
-def _run_share(member: Member, url: str, plan: LoadPlan, answers: dict[str, tuple[int, float]]) -> LoadRecord:
+def _run_share(
+    member: Member,
+    url: str,
+    plan: LoadPlan,
+    answers: dict[str, tuple[int, float]],
+    stopped: threading.Event,
+) -> LoadRecord:
     def on_progress(users: int, count: int, seconds: float) -> None:
+        if stopped.is_set():
+            raise LoadError("stopped")
         answers[member.name] = (count, seconds)
 
     return member.sender.run(url, plan, on_progress=on_progress)

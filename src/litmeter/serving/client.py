@@ -13,6 +13,7 @@ import requests
 from litmeter.errors import ServerError
 from litmeter.serving.auth import KEY_HEADER, api_key
 from litmeter.serving.binding import check_ca_file
+from litmeter.system.http import check_url, direct_session
 
 CONTENT_TYPES = {"json": "application/json", "image": "image/jpeg"}
 """Content type by form of the body; the server determines an image's format by its content."""
@@ -37,14 +38,14 @@ class Client:
         ca_file: PEM file with the CA certificates to trust with HTTPS; None for the system's.
 
     Raises:
-        UsageError: the API key or ``ca_file`` cannot be used.
+        UsageError: the URL, the API key or ``ca_file`` cannot be used.
     """
 
     def __init__(self, url: str, ca_file: Path | None = None) -> None:
         if ca_file is not None:
             check_ca_file(ca_file)
         key = api_key()
-        self._url = url
+        self._url = check_url(url)
         self._headers = {"Content-Type": CONTENT_TYPES["image"]} | ({KEY_HEADER: key} if key else {})
         self._verify = True if ca_file is None else str(ca_file)
 
@@ -55,13 +56,14 @@ class Client:
             ServerError: there is no answer, or the server's certificate is not trusted.
         """
         try:
-            answer = requests.post(
-                f"{self._url}/predict",
-                data=image,
-                headers=self._headers,
-                timeout=TIMEOUT_S,
-                verify=self._verify,
-            )
+            with direct_session() as session:
+                answer = session.post(
+                    f"{self._url}/predict",
+                    data=image,
+                    headers=self._headers,
+                    timeout=TIMEOUT_S,
+                    verify=self._verify,
+                )
         except requests.exceptions.SSLError as error:
             raise ServerError(
                 f"{self._url} cannot be trusted ({error}); --ca names the CA certificates to trust"

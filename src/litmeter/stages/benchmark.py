@@ -40,7 +40,7 @@ from litmeter.system.progress import print_wrapped
 LEAST_S, RUNS = 30.0, 3
 """For a benchmark, the servers' starts included, or as long as so many runs of all levels take, if that is
 more. Where starts take long, levels run fewer times."""
-RECORDED_VERSIONS = ("python", "torch", "timm", "litserve", "locust")
+RECORDED_VERSIONS = ("python", "torch", "timm", "litserve")
 
 
 @dataclass(frozen=True)

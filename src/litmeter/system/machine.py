@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from litmeter.system.tables import pluralise
 
-LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "locust")
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
 CPU_FLAGS = (
     "avx2",
     "avx512f",

@@ -1,7 +1,8 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
-``python -m litmeter.selftest.stub SERVICE_S PARALLEL STATUS IN_STEP SLOW_EVERY_S RANDOM`` prints its port
-once it listens. Any POST is a request; ``GET /log`` answers with the log so far.
+``python -m litmeter.loadgen.stub SETTINGS`` prints its port once it listens. Any POST is a request;
+``GET /log`` answers with the log so far. Bodies are read to their end, and not kept. Without a service time
+it answers at once, faster than the load generator: the rate against it is the load generator's own limit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy.typing as npt
 import requests
 import uvloop
 
-from litmeter.errors import VerifyError
+from litmeter.errors import LoadError
+from litmeter.system.http import direct_session
 from litmeter.system.processes import log_tail, process_group
 from litmeter.system.temporary import scratch
 
@@ -54,19 +56,20 @@ class RunningStub(NamedTuple):
         Times are seconds of the machine's monotonic clock, which the load generator uses as well.
 
         Raises:
-            VerifyError: the stub does not answer.
+            LoadError: the stub does not answer.
         """
         try:
-            answer = requests.get(f"{self.url}/log", timeout=30)
+            with direct_session() as session:
+                answer = session.get(f"{self.url}/log", timeout=30)
         except requests.RequestException as error:
-            raise VerifyError(f"the stub server does not answer ({type(error).__name__})") from error
+            raise LoadError(f"the stub server does not answer ({type(error).__name__})") from error
         return np.array(answer.json(), dtype=np.float64).reshape(-1, 2)
 
 
 @contextmanager
 def running_stub(
     service_s: float,
-    parallel: int,
+    parallel: int = 1,
     answer_status: int = 200,
     in_step: bool = False,
     slow_every_s: float = 0.0,
@@ -75,7 +78,7 @@ def running_stub(
     """Run a stub server on a free port of 127.0.0.1 until the block is left.
 
     Args:
-        service_s: how long a request occupies one of the slots.
+        service_s: how long a request occupies one of the slots; 0: it is answered at once, and not logged.
         parallel: number of slots.
         answer_status: the HTTP status of all answers.
         in_step: all slots answer at the same time, as a batch does; else evenly spaced.
@@ -84,27 +87,24 @@ def running_stub(
         random: times of service are exponential, with a mean of ``service_s``; else all are equal.
 
     Raises:
-        VerifyError: the stub ended before it listened.
+        LoadError: the stub ended before it listened.
     """
-    arguments = [
-        str(service_s),
-        str(parallel),
-        str(answer_status),
-        str(int(in_step)),
-        str(slow_every_s),
-        str(int(random)),
-    ]
-    command = [sys.executable, "-m", "litmeter.selftest.stub", *arguments]
+    settings = json.dumps([service_s, parallel, answer_status, in_step, slow_every_s, random])
     with (
         scratch() as folder,
         (log := folder / "log").open("wb") as stderr,
-        process_group(command, stdout=subprocess.PIPE, stderr=stderr) as process,
+        process_group(
+            [sys.executable, "-m", "litmeter.loadgen.stub", settings],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stop_s=0.0,
+        ) as process,
     ):
         assert process.stdout is not None
         port = process.stdout.readline().decode().strip()
         if not port:
             status = process.wait()
-            raise VerifyError(f"the stub server did not start (exit status {status}){log_tail(log)}")
+            raise LoadError(f"the stub server did not start (exit status {status}){log_tail(log)}")
         yield RunningStub(f"http://127.0.0.1:{port}", process)
 
 
@@ -116,7 +116,7 @@ class Stub:
     ) -> None:
         self.service_s = service_s
         self.slow_every_s = slow_every_s
-        self.status = status
+        self.answer = response(status, b'{"label": "cat"}')
         self.rng = Random(0) if random else None
         self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
         self.free_at: list[float] = []
@@ -137,14 +137,18 @@ class Stub:
         return finish
 
 
+def response(status: int, content: bytes) -> bytes:
+    """An HTTP response."""
+    return b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
+
+
 class Connection(asyncio.Protocol):
     """One connection, which sends one request at a time."""
 
-    transport: asyncio.Transport
-
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
-        self.received = bytearray()
+        self.head = b""
+        self.unread = 0
         self.arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -153,58 +157,51 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Serve the request once it is complete; its arrival is that of its first byte."""
-        now = perf_counter()
-        if not self.received:
-            self.arrived = now
-        self.received += data
-        head_bytes = self.received.find(HEAD_END) + len(HEAD_END)
-        if head_bytes < len(HEAD_END):
-            return
-        length = CONTENT_LENGTH.search(self.received, 0, head_bytes)
-        if len(self.received) < head_bytes + (int(length[1]) if length else 0):
-            return
-        wants_log = self.received.startswith(b"GET /log")
-        self.received.clear()
-        if wants_log:
-            self.answer(200, json.dumps(self.stub.log).encode())
+        if self.unread:
+            self.unread -= len(data)
         else:
-            wait_s = self.stub.finish_time(now) - now
+            if not self.head:
+                self.arrived = perf_counter()
+            self.head += data
+            head_bytes = self.head.find(HEAD_END) + len(HEAD_END)
+            if head_bytes < len(HEAD_END):
+                return
+            length = CONTENT_LENGTH.search(self.head, 0, head_bytes)
+            self.unread = (int(length[1]) if length else 0) - (len(self.head) - head_bytes)
+        if self.unread <= 0:
+            self.unread = 0
+            self.serve()
+
+    def serve(self) -> None:
+        """Answer a request that has been read whole, once its service has ended."""
+        wants_log = self.head.startswith(b"GET /log")
+        self.head = b""
+        if wants_log:
+            self.send(response(200, json.dumps(self.stub.log).encode()))
+        elif not self.stub.service_s:
+            self.send(self.stub.answer)
+        else:
+            wait_s = self.stub.finish_time(now := perf_counter()) - now
             asyncio.get_running_loop().call_later(wait_s, self.finish, self.arrived)
 
     def finish(self, arrived: float) -> None:
         """Log the request and answer it."""
         self.stub.log.append((arrived, perf_counter()))
-        self.answer(self.stub.status, b'{"label": "cat"}')
+        self.send(self.stub.answer)
 
-    def answer(self, status: int, content: bytes) -> None:
+    def send(self, answer: bytes) -> None:
         """Send an answer, unless the client has closed the connection."""
         if not self.transport.is_closing():
-            self.transport.write(
-                b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
-            )
+            self.transport.write(answer)
 
 
-async def serve(stub: Stub) -> None:
+async def serve(stub: Stub, host: str = "127.0.0.1") -> None:
     """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(stub), "127.0.0.1", 0, backlog=BACKLOG)
+    server = await loop.create_server(lambda: Connection(stub), host, 0, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
-def main() -> None:
-    """Serve with the parameters of the command line."""
-    service_s, parallel, status, in_step, slow_every_s, random = sys.argv[1:]
-    stub = Stub(
-        float(service_s),
-        int(parallel),
-        int(status),
-        bool(int(in_step)),
-        float(slow_every_s),
-        bool(int(random)),
-    )
-    uvloop.run(serve(stub))
-
-
 if __name__ == "__main__":
-    main()
+    uvloop.run(serve(Stub(*json.loads(sys.argv[1]))))

@@ -1,0 +1,60 @@
+"""Requests to a server that is measured go straight to it, whatever proxy the environment names."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from litmeter.benchmark.served import scrape
+from litmeter.cli.main import main
+from litmeter.loadgen.stub import running_stub
+from litmeter.serving.client import Client
+from litmeter.serving.launcher import RunningServer, free_port
+
+METRICS = b'# TYPE litmeter_process gauge\nlitmeter_process{pid="7",role="http"} 1.0\n'
+
+
+class Metrics(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(METRICS)))
+        self.end_headers()
+        self.wfile.write(METRICS)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that refuses connections, by all names."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+
+
+def test_a_load_and_its_first_request(tmp_path: Path) -> None:
+    (body := tmp_path / "body.json").write_text("{}")
+    arguments = ["--body-file", str(body), "--users", "1", "--requests", "1", "--seconds", "0.3", "0.3"]
+    with running_stub(0.01) as stub:
+        assert main(["loadtest", "--url", stub.url, *arguments]) in (
+            0,
+            1,
+        )  # valid or not
+        assert len(stub.log()) > 3
+
+
+def test_a_prediction() -> None:
+    with running_stub(0.01) as stub:
+        assert Client(stub.url).predict(b"") == (200, {"label": "cat"})
+
+
+def test_the_metrics_of_a_benchmarked_server() -> None:
+    with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        threading.Thread(target=server.handle_request).start()
+        assert scrape(RunningServer(url, stub.process, 0.0, Path("/dev/null"))).roles == {7: "http"}
