@@ -53,7 +53,7 @@ class Kill:
         return f"{self.victim} by {self.signal.name} {self.delay_s:.3f} s into {self.phase}"
 
 
-def ctrl_c_and_losses() -> list[Kill]:
+def typical() -> list[Kill]:
     """DVC alone while the model is loaded; the stage alone, or both by Ctrl-C, under load."""
     return [
         Kill("loading", "dvc", signal.SIGKILL, 1.0),
@@ -123,7 +123,7 @@ def kill_benchmark(clone: Killed, kill: Kill) -> list[Path]:
     return left
 
 
-@pytest.mark.parametrize("kill", ctrl_c_and_losses(), ids=str)
+@pytest.mark.parametrize("kill", typical(), ids=str)
 def test_the_last_result_is_left_and_nothing_else(killed: Killed, kill: Kill) -> None:
     before = results_of(killed)
     kill_benchmark(killed, kill)
@@ -134,6 +134,7 @@ def test_the_last_result_is_left_and_nothing_else(killed: Killed, kill: Kill) ->
 @pytest.mark.parametrize("kill", list(anywhere()), ids=str)
 def test_the_next_run_is_right(killed: Killed, kill: Kill) -> None:
     left = kill_benchmark(killed, kill)
+    killed.git("checkout", "-q", "params.yaml")
     killed.change({"experiments": {NAME: {"precision": "full", "batch_timeout_s": 0.03}}})
     done = killed.dvc("repro", STAGE)
     assert ("removed what a killed run has left" in done.stderr) == bool(left), done.stderr
