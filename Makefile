@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run quick capacity tune test soak test-unit test-integration test-pipeline test-browser test-tools check audit serve
+.PHONY: run quick capacity tune test soak test-unit test-integration test-pipeline test-system check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -35,15 +35,15 @@ tune: .venv/installed
 SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder -n
 BUSY := OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest $(SIDE_BY_SIDE)
 FIRST := tests/pipeline/test_walk.py
-LONG := $(patsubst %,tests/pipeline/test_%.py,experiments failing half_and_back tune changes)
+LONG := $(patsubst %,tests/pipeline/test_%.py,experiments tune changes failing)
 PIPELINE := $(LONG) $(filter-out $(FIRST) $(LONG),$(wildcard tests/pipeline/test_*.py))
-CAPACITY := $(addprefix tests/measuring/,test_capacity.py test_capacity_above_range.py)
+CAPACITY := tests/measuring/test_capacity.py
 
 test: .venv/installed-test
 	$(MAKE) --no-print-directory --jobs 2 check test-unit
 	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
-	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring $(addprefix --ignore ,$(CAPACITY))
-	$(BIN)/pytest $(SIDE_BY_SIDE) 2 $(CAPACITY)
+	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
+	$(BIN)/pytest $(CAPACITY)
 
 test-unit test-integration test-pipeline: .venv/installed-test
 	$(BUSY) 2 tests/$(@:test-%=%)
@@ -57,13 +57,10 @@ check: .venv/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-# A real Chromium looks at the server's pages, and at DVC's.
-test-browser: .venv/installed-browser
-	$(BIN)/pytest tests/browser
-
-# What needs programs of the system's: wrk, which `litmeter verify` compares with, and ip (as root).
-test-tools: .venv/installed-test
-	$(BIN)/pytest tests/tools
+# What needs programs of the system's: a Chromium, which looks at the pages; wrk, which `litmeter verify` compares
+# with; and ip (as root).
+test-system: .venv/installed-test
+	$(BIN)/pytest tests/browser tests/tools
 
 # Asks PyPI about each installed release; one that it knows nothing of fails, too. A local build (torch's
 # "+cpu") is looked up as the release that it was made from.
@@ -81,10 +78,6 @@ serve: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
-	@touch $@
-
-.venv/installed-browser: .venv/installed-test
-	$(BIN)/pip install --disable-pip-version-check -e '.[browser]'
 	@touch $@
 
 .venv/installed-audit: .venv/installed

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 WHAT_IS_NEEDED = (
-    "these tests drive a real browser: `make test-browser` installs selenium, and "
+    "these tests drive a real browser: `make test-system` installs selenium, and "
     "`apt-get install --no-install-recommends chromium chromium-driver` the browser"
 )
 

@@ -1,71 +1,114 @@
-"""An experiment that is added, edited and removed."""
+"""An experiment of DVC's, a configuration that is added, and the way back."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import re
 import shutil
+from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
+
+import pytest
+from litmeter.report.summary import significant
 
 from litmeter.paths import BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.tables import read_csv
 
-
-def test_a_new_experiment_reaches_every_table_until_it_is_removed(ran: Clone) -> None:
-    try:
-        mine = {"precision": "half", "transport": "direct"}
-        ran.change({"experiments": {**TINY["experiments"], "e8_mine": mine}})
-        assert ran.stages_run(ran.dvc("repro").stdout) == [
-            "machine",
-            "benchmark@e8_mine",
-            "comparison",
-            "report",
-        ]
-        assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
-        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
-            rows = read_csv(ran.path / f"plots/{table}.csv")
-            assert {row["experiment"] for row in rows} == {"e1_baseline", "e8_mine", "candidate"}, table
-        assert (ran.path / "assets/results/e8_mine.png").exists()
-        assert "e8_mine.json" in ran.dvc("metrics", "show", "metrics/benchmark").stdout
-        page = Path(ran.dvc("plots", "show").stdout.strip().removeprefix("file://"))
-        assert page.read_text().count("e8_mine") >= 4
-        run_removal(ran)
-        for table in ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches"):
-            assert "e8_mine" not in (ran.path / f"plots/{table}.csv").read_text()
-        assert not (ran.path / "assets/results/e8_mine.png").exists()
-        status = ran.git("status", "--porcelain", "metrics", "plots", "assets", "samples")
-        assert not [line for line in status.splitlines() if line.startswith("??")]
-    finally:
-        ran.git("checkout", "-q", ".")
-        ran.git("clean", "-fdq", "metrics", "plots", "assets")
-        ran.dvc("checkout", "-q", "--force")
+CANDIDATE, NEW, OTHER = (BenchmarkPaths(name) for name in ("candidate", "e8_mine", "e9_gone"))
+TABLES = ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches")
 
 
-def run_removal(ran: Clone) -> None:
-    """Take e8_mine out again, and another: the check names both, and the command that removes them."""
-    other = BenchmarkPaths("e9_gone")
-    shutil.copy(ran.path / BenchmarkPaths("e8_mine").metrics, ran.path / other.metrics)
-    shutil.copytree(ran.path / BenchmarkPaths("e8_mine").folder, ran.path / other.folder)
-    ran.change({"experiments": TINY["experiments"], "train": {"epochs": 2}})
-    refused = ran.dvc("repro", check=False)
+@pytest.fixture
+def restored(ran: Clone) -> Iterator[Clone]:
+    yield ran
+    ran.restore()
+
+
+def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> None:
+    """What `-S serve.…` runs without a new one, test_changes.py shows."""
+    clone = restored
+    before = read_json(clone.path / CANDIDATE.metrics)
+    run_half(clone)
+    check_tables(clone)
+    check_differences(clone)
+    check_report(clone)
+    refuse_results_of_nobody(clone)
+    done = clone.dvc("repro")
+    # DVC's run cache would replay the candidate's old measurement; `persist` keeps it out.
+    assert clone.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
+    assert read_json(clone.path / CANDIDATE.metrics) != before
+    assert read_json(clone.path / CANDIDATE.run)["dtype"] == "float32"
+    for table in TABLES:
+        assert NEW.name not in (clone.path / f"plots/{table}.csv").read_text()
+    assert not (clone.path / f"assets/results/{NEW.name}.png").exists()
+    assert "??" not in clone.git("status", "--porcelain", "metrics", "plots", "assets", "samples")
+
+
+def run_half(clone: Clone) -> None:
+    """As the README does it, with one entry more in params.yaml."""
+    mine = {"precision": "half", "transport": "direct"}
+    clone.change({"experiments": {**TINY["experiments"], NEW.name: mine}})
+    done = clone.dvc("exp", "run", "-S", "serve.precision=half")
+    stages = ["machine", f"benchmark@{NEW.name}", "candidate", "comparison", "report"]
+    assert clone.stages_run(done.stdout) == stages
+    assert read_json(clone.path / CANDIDATE.run)["dtype"] == "bfloat16"
+
+
+def check_tables(clone: Clone) -> None:
+    assert list(read_json(clone.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
+    for table in TABLES:
+        rows = read_csv(clone.path / f"plots/{table}.csv")
+        assert {row["experiment"] for row in rows} == {"e1_baseline", NEW.name, "candidate"}, table
+    assert (clone.path / f"assets/results/{NEW.name}.png").exists()
+    assert f"{NEW.name}.json" in clone.dvc("metrics", "show", "metrics/benchmark").stdout
+    page = Path(clone.dvc("plots", "show").stdout.strip().removeprefix("file://")).read_text()
+    for name in ("e1_baseline", NEW.name, "candidate"):
+        assert page.count(name) >= 4
+
+
+def check_differences(clone: Clone) -> None:
+    """To the last commit."""
+    diff = json.loads(clone.dvc("metrics", "diff", "--all", "--json").stdout)
+    assert set(diff) == {"metrics/summary.json"}
+    old = json.loads(clone.git("show", f"HEAD:{CANDIDATE.comparison}"))
+    new = read_json(clone.path / CANDIDATE.comparison)
+    assert old != new
+    changed = diff["metrics/summary.json"]["candidate"]
+    assert changed["old"] == significant(old["rate_rps"])
+    assert changed["new"] == significant(new["rate_rps"])
+    shown = clone.dvc("exp", "show", "--only-changed", "--csv").stdout
+    settings = [row["serve.precision"] for row in csv.DictReader(io.StringIO(shown))]
+    assert settings == ["half", "full", "half"]  # in the tree, in HEAD, and as the experiment
+
+
+def check_report(clone: Clone) -> None:
+    """Of an experiment beside the commit that it began from, by its name."""
+    [name] = clone.dvc("exp", "list", "--name-only").stdout.split()
+    clone.run(str(clone.path / ".venv/bin/litmeter"), "report", "HEAD", name)
+    text = text_of((clone.path / "report.html").read_text())
+    assert re.search(r'serve\.precision\s+"full"\s+"half"', text)
+
+
+def text_of(html: str) -> str:
+    """What stands between the tags."""
+    return unescape(re.sub("<[^>]*>", " ", html))
+
+
+def refuse_results_of_nobody(clone: Clone) -> None:
+    """Take the new entry out again, and another: the check names both, and the command that removes them."""
+    shutil.copy(clone.path / NEW.metrics, clone.path / OTHER.metrics)
+    shutil.copytree(clone.path / NEW.folder, clone.path / OTHER.folder)
+    clone.git("checkout", "-q", "params.yaml")
+    refused = clone.dvc("repro", check=False)
     assert refused.returncode == 255
-    assert ran.stages_run(refused.stdout) == ["machine"]
+    assert clone.stages_run(refused.stdout) == ["machine"]
     [said] = [line for line in refused.stderr.splitlines() if line.startswith("machine: ")]
     explained, _, command = said.partition("; remove them: ")
-    assert explained == (
-        "machine: there are results of e8_mine, e9_gone, but params.yaml has only e1_baseline, candidate"
-    )
+    assert f"{NEW.name}, {OTHER.name}" in explained
     assert command.startswith("rm -r ")
-    ran.run("sh", "-c", command)
-    ran.change({"train": {"epochs": 1}})
-    assert ran.stages_run(ran.dvc("repro").stdout) == ["machine", "comparison", "report"]
-
-
-def test_editing_one_experiment_measures_that_one(ran: Clone) -> None:
-    try:
-        edited = {**TINY["experiments"], "e1_baseline": {"precision": "half"}}
-        ran.change({"experiments": edited})
-        status = ran.status()
-        assert set(status) == {"machine", "benchmark@e1_baseline", "comparison", "report"}
-    finally:
-        ran.git("checkout", "-q", ".")
+    clone.run("sh", "-c", command)

@@ -1,15 +1,14 @@
-"""Killed at any moment, a benchmark leaves nothing, and the next ``dvc repro`` is right."""
+"""Killed at any moment, a benchmark leaves its last result and nothing else."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import random
-import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,114 +20,144 @@ from filelock import FileLock
 from litmeter.paths import BenchmarkPaths
 from litmeter.system.files import read_json
 from litmeter.system.temporary import TEMPORARY_SUFFIX
-from tests.pipeline.conftest import TINY, Clone
-
-pytestmark = pytest.mark.soak
+from tests.pipeline.conftest import Clone, results_of
 
 NAME = "e1_baseline"
-STAGE = re.compile(rf"(src/stage\.py|litmeter\.stages) benchmark {NAME}")
-"""Its command line, before and after src/stage.py has handed over."""
-PHASES = {"start": 5.0, "warm-up": 2.0, "load": 2.0, "writing": 0.02, "stop": 4.0}
+STAGE = f"benchmark@{NAME}"
+COMMANDS = (f"src/stage.py benchmark {NAME}", f"litmeter.stages benchmark {NAME}")
+"""Of the stage, before and after src/stage.py has handed over."""
+LINES = {
+    "start": f"Running stage '{STAGE}'",
+    "loading": f"{NAME}: float32",
+    "ready": "server ready",
+    "load": "server ready",
+    "writing": "photos served: ",
+    "stop": f"{NAME}: run 2: ",
+}
+"""What is said as each phase begins, or the one before."""
+PHASES = {"start": 5.0, "ready": 2.0, "load": 2.0, "writing": 0.02, "stop": 4.0}
 """Seconds from where each begins, over which the moments are spread."""
-LOAD = {"warmup_s": 1.0, "max_s": 2.0}
-LONG_S = 120.0
+LOAD = {"requests": 1_000_000, "max_s": 2.0}
 
 
 @dataclass(frozen=True)
 class Kill:
     """Who gets which signal, and when."""
 
-    number: int
     phase: str
     victim: str
     signal: signal.Signals
     delay_s: float
 
     def __str__(self) -> str:
-        return f"m{self.number:02} {self.victim} by {self.signal.name} {self.delay_s:.3f} s into {self.phase}"
+        return f"{self.victim} by {self.signal.name} {self.delay_s:.3f} s into {self.phase}"
 
 
-def kills() -> Iterator[Kill]:
+def typical() -> list[Kill]:
+    """DVC alone while the model is loaded; the stage alone, or both by Ctrl-C, under load."""
+    return [
+        Kill("loading", "dvc", signal.SIGKILL, 1.0),
+        Kill("ready", "stage", signal.SIGKILL, 1.0),
+        Kill("ready", "group", signal.SIGINT, 1.0),
+    ]
+
+
+def anywhere() -> Iterator[Kill]:
     """Twenty moments, four in each phase; every pair of victim and signal at least twice."""
     rng = random.Random(5)
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
     pairs = list(itertools.product(("dvc", "stage", "group"), signals))
     drawn = [pair for _ in range(3) for pair in rng.sample(pairs, len(pairs))]
-    phases = list(PHASES) * 4
-    for number, (phase, (victim, told)) in enumerate(zip(phases, drawn[: len(phases)], strict=True)):
-        yield Kill(number, phase, victim, told, rng.uniform(0.0, PHASES[phase]))
+    for phase, (victim, told) in zip(list(PHASES) * 4, drawn[:20], strict=True):
+        yield Kill(phase, victim, told, rng.uniform(0.0, PHASES[phase]))
 
 
 @dataclass(frozen=True)
 class Killed(Clone):
     """A clone with a folder for temporary files of its own."""
 
-    temporary: Path = Path()
+    temporary: Path
 
     @property
     def environment(self) -> dict[str, str]:
         return super().environment | {"TMPDIR": str(self.temporary)}
 
-    def processes(self) -> list[psutil.Process]:
-        """Whoever works in the clone, or was started by one who does."""
-        return [process for process in psutil.process_iter() if self.owns(process)]
-
-    def owns(self, process: psutil.Process) -> bool:
-        with suppress(psutil.Error):
-            ours = process.environ().get("TMPDIR", "").startswith(str(self.temporary))
-            return ours or Path(process.cwd()).is_relative_to(self.path)
-        return False
-
-    def stage(self) -> int | None:
-        found = [process.pid for process in self.processes() if STAGE.search(" ".join(process.cmdline()))]
-        return min(found, default=None)
-
-    def half_written(self) -> list[Path]:
-        return [path for path in self.path.rglob(f"*{TEMPORARY_SUFFIX}") if ".venv" not in path.parts]
-
-    def strangers(self) -> list[str]:
-        """What lies in the folder for temporary files, besides the lock."""
-        return [name for name in os.listdir(self.temporary) if not name.endswith(".lock")]
+    def left(self) -> list[Path]:
+        """Half-written results, and temporary files besides the lock."""
+        half_written = [path for path in self.path.rglob(f"*{TEMPORARY_SUFFIX}") if ".venv" not in path.parts]
+        return half_written + [path for path in self.temporary.iterdir() if path.suffix != ".lock"]
 
     def generation(self) -> list[int]:
         """When each file of the experiment's results was written."""
         return [(self.path / path).stat().st_mtime_ns for path in BenchmarkPaths(NAME).files]
 
 
-@pytest.fixture(scope="module")
-def killed(new_clone: Callable[[], Clone], tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    return prepared(new_clone().path, tmp_path_factory.mktemp("t"))
+@pytest.fixture
+def killed(ran: Clone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
+    yield Killed(ran.path, tmp_path_factory.mktemp("t"))
+    ran.restore()
 
 
-def prepared(path: Path, temporary: Path) -> Killed:
-    """The clone at ``path``, with results of a small configuration."""
-    clone = Killed(path, temporary)
-    clone.forget_results()
-    clone.change(TINY)
-    clone.change({"load": LOAD})
-    clone.keep_few_photos()
-    clone.dvc("repro")
-    clone.commit("results of this machine")
-    return clone
+def kill_benchmark(clone: Killed, kill: Kill) -> list[Path]:
+    """Kill it; return the temporary files that are left: none, unless the stage could not help it."""
+    before = clone.generation()
+    clone.change({"experiments": {NAME: {"precision": "full", "batch_timeout_s": 0.02}}, "load": LOAD})
+    process = clone.start(clone.dvc_path, "repro", STAGE)
+    try:
+        wait_for_moment(clone, process, kill)
+        ports = listening(clone.processes())
+        strike(clone, process, kill)
+        output, _ = process.communicate()
+        assert "Traceback" not in output, output
+        clone.wait_until_alone()
+        assert not ports & listening()
+        FileLock(clone.temporary / f"litmeter-{os.getuid()}.lock").acquire(timeout=0).lock.release()
+        left = clone.left()
+        print(f"exit status {process.returncode}; {len(ports)} ports; left: {left}; {output[-300:]!r}")
+        assert left == [] or (kill.signal == signal.SIGKILL and kill.victim != "dvc"), left
+    finally:
+        clone.end(process)
+    replaced = sum(a != b for a, b in zip(before, clone.generation(), strict=True))
+    assert replaced in (0, len(before))  # all of the old results or all of the new ones
+    assert replaced or STAGE in clone.status()  # nothing is taken for done
+    return left
+
+
+@pytest.mark.parametrize("kill", typical(), ids=str)
+def test_the_last_result_is_left_and_nothing_else(killed: Killed, kill: Kill) -> None:
+    before = results_of(killed)
+    kill_benchmark(killed, kill)
+    assert results_of(killed) == before
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kill", list(anywhere()), ids=str)
+def test_the_next_run_is_right(killed: Killed, kill: Kill) -> None:
+    left = kill_benchmark(killed, kill)
+    killed.git("checkout", "-q", "params.yaml")
+    killed.change({"experiments": {NAME: {"precision": "full", "batch_timeout_s": 0.03}}})
+    done = killed.dvc("repro", STAGE)
+    assert ("removed what a killed run has left" in done.stderr) == bool(left), done.stderr
+    assert killed.left() == []
+    assert STAGE not in killed.status()
+    assert read_json(killed.path / BenchmarkPaths(NAME).run)["serve"]["batch_timeout_s"] == 0.03
+    metrics = read_json(killed.path / BenchmarkPaths(NAME).metrics)
+    assert metrics["throughput_rps"] > 0
+    assert metrics["failed"] == 0
+    assert "??" not in killed.git("status", "--porcelain")
 
 
 def wait_for_moment(clone: Killed, process: subprocess.Popen[str], kill: Kill) -> None:
     """Until the phase has begun, and then for the delay."""
-    if kill.phase == "start":
-        if kill.victim == "stage":
-            clone.wait_for(f"Running stage 'benchmark@{NAME}'", process)
-    elif kill.phase in ("warm-up", "load"):
-        clone.wait_for("server ready", process)
-        if kill.phase == "load":
-            time.sleep(PHASES["warm-up"])
-    elif kill.phase == "stop":
-        clone.wait_for(f"{NAME}: run 2: ", process)
-    else:
-        clone.wait_for("photos served: ", process)
+    if kill.phase == "writing":
+        clone.wait_for(LINES["writing"], process)
         first = clone.path / f"samples/.{NAME}.csv{TEMPORARY_SUFFIX}"
         before = clone.generation()
         while not first.exists() and clone.generation() == before and process.poll() is None:
             time.sleep(0.0002)
+    elif kill.phase != "start" or kill.victim == "stage":
+        clone.wait_for(LINES[kill.phase], process)
+        time.sleep(PHASES["ready"] if kill.phase == "load" else 0.0)
     time.sleep(kill.delay_s)
 
 
@@ -139,72 +168,19 @@ def strike(clone: Killed, process: subprocess.Popen[str], kill: Kill) -> None:
         os.killpg(process.pid, kill.signal)
     else:
         deadline = time.monotonic() + 10
-        while (pid := clone.stage()) is None and process.poll() is None and time.monotonic() < deadline:
+        while process.poll() is None and time.monotonic() < deadline:
+            if pids := [one.pid for text in COMMANDS for one in clone.processes(text)]:
+                os.kill(min(pids), kill.signal)
+                return
             time.sleep(0.01)
-        if pid is not None:
-            os.kill(pid, kill.signal)
-        else:  # over already, or never found
-            assert kill.phase in ("writing", "stop")
+        assert kill.phase in ("writing", "stop")  # over already, or never found
 
 
-@pytest.mark.parametrize("kill", list(kills()), ids=str)
-def test_nothing_is_left_and_the_next_run_is_right(killed: Killed, kill: Kill) -> None:
-    before = killed.generation()
-    timeout_s = 0.01 + 0.001 * (1 + kill.number)
-    killed.change({"experiments": {NAME: {"precision": "full", "batch_timeout_s": timeout_s}}})
-    process = killed.start(killed.dvc_path, "repro")
-    try:
-        wait_for_moment(killed, process, kill)
-        ports = listening(killed)
-        strike(killed, process, kill)
-        output, _ = process.communicate(timeout=LONG_S)
-        assert "Traceback" not in output, output
-        wait_until_alone(killed)
-        assert listening(killed) == []
-        for port in ports:
-            assert not answers(port)
-        FileLock(killed.temporary / f"litmeter-{os.getuid()}.lock").acquire(timeout=0).lock.release()
-        # All of the old results or all of the new ones.
-        assert sum(a != b for a, b in zip(before, killed.generation(), strict=True)) in (0, len(before))
-        left = [*killed.half_written(), *killed.strangers()]
-        print(
-            f"{kill}: exit status {process.returncode}; {len(ports)} ports; left: {left}; {output[-300:]!r}"
-        )
-        assert left == [] or (kill.signal == signal.SIGKILL and kill.victim != "dvc"), left
-    finally:
-        killed.end(process)
-
-    done = killed.dvc("repro")
-    assert ("removed what a killed run has left" in done.stderr) == bool(left), done.stderr
-    assert [*killed.half_written(), *killed.strangers()] == []
-    assert killed.status() == {"machine": ["always changed"]}
-    run = read_json(killed.path / BenchmarkPaths(NAME).run)
-    assert run["serve"]["batch_timeout_s"] == pytest.approx(timeout_s)
-    metrics = read_json(killed.path / BenchmarkPaths(NAME).metrics)
-    assert metrics["throughput_rps"] > 0
-    assert metrics["failed"] == 0
-    assert not [line for line in killed.git("status", "--porcelain").splitlines() if line.startswith("??")]
-    killed.commit("the results of the run after")
-
-
-def listening(clone: Killed) -> list[int]:
-    """The ports on which processes of the clone listen."""
-    found: list[int] = []
-    for process in clone.processes():
+def listening(processes: Iterable[psutil.Process] | None = None) -> set[int]:
+    """The ports on which these processes listen, or any."""
+    found = set()
+    for process in psutil.process_iter() if processes is None else processes:
         with suppress(psutil.Error):
             connections = process.net_connections("tcp")
-            found += [one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN]
+            found |= {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
     return found
-
-
-def answers(port: int) -> bool:
-    return any(
-        one.laddr.port == port and one.status == psutil.CONN_LISTEN for one in psutil.net_connections("tcp")
-    )
-
-
-def wait_until_alone(clone: Killed, within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while left := clone.processes():
-        assert time.monotonic() < deadline, [(p.pid, p.cmdline()) for p in left if p.is_running()]
-        time.sleep(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -35,31 +34,26 @@ def documented() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def eight(new_clone: Callable[[], Clone]) -> Clone:
-    """A fresh clone, in which nothing has run, with the committed rates of eight configurations."""
-    clone = new_clone()
-    write_json(clone.path / SUMMARY, RATES)
-    clone.commit("eight configurations")
-    return clone
-
-
-@pytest.fixture
-def measured(eight: Clone) -> Iterator[Clone]:
-    """The same with other rates in the working tree."""
-    write_json(eight.path / SUMMARY, OTHERS)
-    yield eight
-    eight.git("checkout", "-q", ".")
+def eight(ran: Clone) -> Iterator[Clone]:
+    """Rates of eight configurations in the last commit, others in the tree and in an experiment."""
+    write_json(ran.path / SUMMARY, RATES)
+    ran.commit("eight configurations")
+    write_json(ran.path / SUMMARY, OTHERS)
+    ran.dvc("exp", "save")
+    yield ran
+    ran.git("reset", "-q", "--hard", "HEAD~1")
+    ran.restore()
 
 
 def test_metrics_show_has_a_column_per_configuration(eight: Clone) -> None:
     lines = eight.in_terminal(eight.dvc_path, "metrics", "show", columns=WIDTH)
     assert lines[0].split() == ["Path", *RATES]
-    assert lines[1].split() == [str(SUMMARY), *map(str, RATES.values())]
+    assert lines[1].split() == [str(SUMMARY), *map(str, OTHERS.values())]
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_metrics_diff_has_a_row_per_configuration(measured: Clone) -> None:
-    lines = measured.in_terminal(measured.dvc_path, "metrics", "diff", columns=WIDTH)
+def test_metrics_diff_has_a_row_per_configuration(eight: Clone) -> None:
+    lines = eight.in_terminal(eight.dvc_path, "metrics", "diff", columns=WIDTH)
     rows = [line.split() for line in lines[1:] if line]
     assert [row[:2] for row in rows] == [[str(SUMMARY), name] for name in RATES]
     assert [[float(cell) for cell in row[2:4]] for row in rows] == [
@@ -68,34 +62,10 @@ def test_metrics_diff_has_a_row_per_configuration(measured: Clone) -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
-def test_metrics_diff_all_has_unchanged_rows_too(eight: Clone) -> None:
-    assert json.loads(eight.dvc("metrics", "diff", "--json").stdout) == {}
-    lines = eight.in_terminal(eight.dvc_path, "metrics", "diff", "--all", columns=WIDTH)
-    rows = [line.split() for line in lines[1:] if line]
-    assert [(row[1], float(row[-1])) for row in rows] == [(name, 0.0) for name in RATES]
-
-
 @pytest.mark.parametrize("command", sorted({"dvc exp show", "dvc exp show --only-changed", *documented()}))
-def test_exp_show_has_every_configuration_in_120_columns(measured: Clone, command: str) -> None:
-    lines = measured.in_terminal(measured.dvc_path, *shlex.split(command)[1:], columns=WIDTH)
-    assert_shown(lines, {"workspace": OTHERS, "main": RATES})
-
-
-def test_an_experiments_own_row_leaves_the_columns_visible(ran: Clone) -> None:
-    """Its name, as DVC makes it, is the widest of the first column."""
-    write_json(ran.path / SUMMARY, OTHERS)
-    try:
-        ran.dvc("exp", "save")
-        lines = ran.in_terminal(ran.dvc_path, "exp", "show", "--only-changed", columns=WIDTH)
-        assert_shown(lines, {"workspace": OTHERS, "└──": OTHERS})
-        assert re.search(r"[0-9a-f]{7} \[[a-z]{5}-[a-z]{4}\]", "\n".join(lines))
-    finally:
-        ran.dvc("exp", "remove", "-A")
-        ran.git("checkout", "-q", ".")
-
-
-def assert_shown(lines: list[str], rows: dict[str, dict[str, float]]) -> None:
-    """The named rows have these rates below their names, within the terminal and none shortened."""
+def test_exp_show_has_every_configuration_in_120_columns(eight: Clone, command: str) -> None:
+    """An experiment's own row has the widest name of the first column, as DVC makes it."""
+    lines = eight.in_terminal(eight.dvc_path, *shlex.split(command)[1:], columns=WIDTH)
     [head] = [line[:WIDTH] for line in lines if line.split()[:1] == ["Experiment"]]
     ends = {}
     for name in RATES:
@@ -104,9 +74,10 @@ def assert_shown(lines: list[str], rows: dict[str, dict[str, float]]) -> None:
         ends[name] = found.end()
     assert list(ends) == sorted(ends, key=lambda name: ends[name])
     assert not any("…" in line[:WIDTH] for line in lines)
-    for first, rates in rows.items():
+    for first, rates in {"workspace": OTHERS, "main": RATES, "└──": OTHERS}.items():
         [row] = [line for line in lines if line.split()[:1] == [first]]
         assert {name: float(row[: ends[name]].split()[-1]) for name in RATES} == rates
+    assert re.search(r"[0-9a-f]{7} \[[a-z]{5}-[a-z]{4}\]", "\n".join(lines))
 
 
 def test_the_committed_results_are_shown_a_row_each(new_clone: Callable[[], Clone]) -> None:
