@@ -1,6 +1,14 @@
 """params.yaml, one section per settings class: typed, frozen, an unknown key is an error."""
 
-from litmeter.params.file import CANDIDATE, PARAMS_FILE, Params, ParamsLoader, load_params, section_of
+from litmeter.params.file import (
+    CANDIDATE,
+    PARAMS_FILE,
+    Params,
+    ParamsLoader,
+    explain,
+    load_params,
+    section_of,
+)
 from litmeter.params.sections import (
     PACKAGE_MODEL,
     BaselineSettings,
@@ -14,6 +22,7 @@ from litmeter.params.sections import (
 )
 from litmeter.params.serve import ServeSettings
 from litmeter.params.tune import TuneSettings
+from litmeter.params.types import Count, Positive, Section, Timeout
 
 __all__ = [
     "CANDIDATE",
@@ -22,15 +31,20 @@ __all__ = [
     "BaselineSettings",
     "ComparisonSettings",
     "CompileSettings",
+    "Count",
     "DataSettings",
     "LoadSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "Params",
     "ParamsLoader",
+    "Positive",
+    "Section",
     "ServeSettings",
+    "Timeout",
     "TrainSettings",
     "TuneSettings",
+    "explain",
     "load_params",
     "section_of",
 ]

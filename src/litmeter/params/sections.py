@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from litmeter.params.types import Count, Counts, Fraction, Positive, Seconds, Section, Seed
+from litmeter.params.types import Count, Counts, Fraction, Positive, Seconds, Section, Seed, Timeout
 
 
 class DataSettings(Section):
@@ -67,7 +67,7 @@ class LoadSettings(Section):
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
-    timeout_s: Positive = Field(description="a request without an answer by then has timed out")
+    timeout_s: Timeout
     request_body: Literal["json", "image"] = Field(
         description="what every user sends, image files or base64 in JSON; servers take both"
     )

@@ -17,17 +17,18 @@ BEGIN = "<!-- results: written by `litmeter results` -->"
 END = "<!-- end of results -->"
 
 
-def write_results() -> None:
-    """Write the page, and replace what stands between the markers in README.md.
+def write_results(*, readme: bool = False) -> None:
+    """Write the page; with ``readme`` also replace what stands between the markers in README.md.
 
     Raises:
         ReportError: README.md lacks a marker, or a result is missing.
     """
     snapshot = read_snapshot()
     with all_or_nothing():
-        write_section(README, BEGIN, END, readme_section(snapshot))
+        if readme:
+            write_section(README, BEGIN, END, readme_section(snapshot))
         write_text(RESULTS_PAGE, page(snapshot))
-    print(f"{README}, {RESULTS_PAGE}: results written")
+    print(f"{RESULTS_PAGE}{f', {README}' if readme else ''}: results written")
 
 
 def readme_section(snapshot: Snapshot) -> str:
