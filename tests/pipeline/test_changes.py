@@ -10,27 +10,56 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from litmeter.serving.launcher import free_port
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
 
 def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
+    """Again where its content has changed, which its path does not show."""
     before = read_json(ran.path / "metrics/train.json")
-    shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt")
+    own = Path(shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt"))
     try:
         ran.change({"model": {"checkpoint": "own.ckpt"}})
         done = ran.dvc("repro", "export")
-        assert ran.stages_run(done.stdout) == ["train", "export"]
+        assert ran.stages_run(done.stdout) == ["machine", "train", "export"]
         assert "own.ckpt: tested, not fitted" in done.stdout
         assert "epoch" not in done.stdout
         after = read_json(ran.path / "metrics/train.json")
         assert after["test_accuracy"] == before["test_accuracy"]
         assert after["best_epoch"] == 0
+
+        own.touch()
+        assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine"]
+
+        weights = torch.load(own, weights_only=True)["state_dict"]
+        torch.save({"state_dict": {name: 2 * tensor for name, tensor in weights.items()}}, own)
+        assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine", "train", "export"]
+        assert b"is not the model of dvc.lock" not in served(ran)  # dvc.lock has it
+
+        # As a run that was interrupted would leave it, with the parameters and the lock of the last commit.
+        ran.git("checkout", "-q", ".")
+        assert b"models/exported is not the model of dvc.lock, but test_efficientnet" in served(ran)
+        ran.dvc("checkout", "-q", "--force")
+        assert b"is not the model of dvc.lock" not in served(ran)
     finally:
-        (ran.path / "own.ckpt").unlink()
+        own.unlink()
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
+
+
+def served(clone: Clone) -> bytes:
+    """What `litmeter serve` says before it loads the model."""
+    command = [str(clone.path / ".venv/bin/litmeter"), "serve", "--port", str(free_port())]
+    with subprocess.Popen(
+        command, cwd=clone.path, env=clone.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as server:
+        assert server.stdout is not None
+        said = b"".join(iter(lambda: server.stdout.readline(), b"loading the model ...\n"))  # type: ignore
+        server.terminate()
+    return said
 
 
 @pytest.mark.parametrize(

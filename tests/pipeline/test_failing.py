@@ -49,6 +49,18 @@ def test_a_mistake_is_found_before_anything_is_trained(
     assert clone.stages_run(done.stdout) == ["machine"]
 
 
+def test_a_refused_value_is_said_to_be_still_there(new_clone: Callable[[], Clone]) -> None:
+    """DVC writes it into params.yaml before any stage runs, and the next run would find it there."""
+    clone = new_clone()
+    for setting in ("serve.max_batch_size=0", "serve.drain_s=-1"):
+        done = clone.dvc("exp", "run", "-S", setting, check=False)
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("machine: ")]
+        assert setting.partition("=")[0] in line
+        assert line.endswith("params.yaml still has it: git checkout params.yaml")
+        clone.git(*line.rpartition("git ")[2].split())
+    assert clone.git("status", "--porcelain") == ""
+
+
 def test_dvc_itself_refuses_a_key_that_is_not_there(clone: Clone) -> None:
     done = clone.dvc("exp", "run", "-S", "serve.typo=1", check=False)
     assert done.returncode != 0
@@ -119,6 +131,7 @@ def test_killed_it_leaves_the_last_result_and_nothing_else(ran: Clone, victim: s
         output, _ = process.communicate(timeout=60)
         assert process.returncode != 0
         assert "Traceback" not in output
+        assert ("`git checkout -- . && dvc checkout`" in output) == (victim == "Ctrl-C")
         nothing_is_left(ran)
         assert results_of(ran) == before
     finally:

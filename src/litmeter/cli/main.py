@@ -5,6 +5,8 @@ A subcommand imports its packages when it runs, so that ``predict`` does not loa
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import signal
@@ -157,11 +159,47 @@ def serve(
     params = load_params()
     device = resolve_device(params.device, cuda_available())
     check_precision(params.serve.precision, device)
+    if said := other_model(MODEL.exported):
+        print(said, flush=True)
     check_model(MODEL, params.serve)
     if params.serve.compiled:  # fails here with one line instead of in the log of each worker
         packages_to_use(MODEL, device, params.serve.precision)
     exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
+
+
+def other_model(folder: Path) -> str | None:
+    """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
+    import yaml
+
+    from litmeter.inference.card import read_card
+    from litmeter.paths import DVC_LOCK
+
+    try:
+        with DVC_LOCK.open("rb") as file:
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            outs = yaml.load(file, loader)["stages"]["export"]["outs"]  # noqa: S506
+        [locked] = [out["md5"] for out in outs if out["path"] == str(folder)]
+        card = read_card(folder)
+        if folder_md5(folder) == locked:
+            return None
+    except (OSError, LitmeterError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None  # there is no lock, or no model, which is said where it is needed
+    return (
+        f"{folder} is not the model of {DVC_LOCK}, but {card.architecture}, test accuracy "
+        f"{card.test_accuracy:.3f}, weights {card.weights_sha256[:12]}; `dvc checkout` brings that one back"
+    )
+
+
+def folder_md5(folder: Path) -> str:
+    """The hash of a folder as DVC computes it: of its files' names and hashes, as JSON."""
+
+    def md5(content: bytes) -> str:
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = [{"md5": md5(file.read_bytes()), "relpath": str(file.relative_to(folder))} for file in files]
+    return f"{md5(json.dumps(listed, sort_keys=True).encode())}.dir"
 
 
 @app.command(
