@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from litmeter.serving.launcher import free_port
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
@@ -37,29 +36,10 @@ def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
         weights = torch.load(own, weights_only=True)["state_dict"]
         torch.save({"state_dict": {name: 2 * tensor for name, tensor in weights.items()}}, own)
         assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine", "train", "export"]
-        assert b"is not the model of dvc.lock" not in served(ran)  # dvc.lock has it
-
-        # As a run that was interrupted would leave it, with the parameters and the lock of the last commit.
-        ran.git("checkout", "-q", ".")
-        assert b"models/exported is not the model of dvc.lock, but test_efficientnet" in served(ran)
-        ran.dvc("checkout", "-q", "--force")
-        assert b"is not the model of dvc.lock" not in served(ran)
     finally:
         own.unlink()
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
-
-
-def served(clone: Clone) -> bytes:
-    """What `litmeter serve` says before it loads the model."""
-    command = [str(clone.path / ".venv/bin/litmeter"), "serve", "--port", str(free_port())]
-    with subprocess.Popen(
-        command, cwd=clone.path, env=clone.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as server:
-        assert server.stdout is not None
-        said = b"".join(iter(lambda: server.stdout.readline(), b"loading the model ...\n"))  # type: ignore
-        server.terminate()
-    return said
 
 
 @pytest.mark.parametrize(
