@@ -19,8 +19,7 @@ from litmeter.inference.model import model_of
 from litmeter.params import PACKAGE_MODEL, ModelSettings, load_params
 from litmeter.paths import ModelFolders
 from litmeter.stages.export import check_equal
-from litmeter.training.fit import interruptible
-from litmeter.training.module import ClassifierModule, freeze_first_layers
+from litmeter.training.fit import ClassifierModule, freeze_first_layers, interruptible
 from litmeter.training.weights import (
     classifier_parameters,
     load_all,

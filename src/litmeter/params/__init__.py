@@ -10,22 +10,30 @@ from litmeter.params.file import (
     section_of,
 )
 from litmeter.params.sections import (
+    KNOBS,
     PACKAGE_MODEL,
     BaselineSettings,
     ComparisonSettings,
     CompileSettings,
+    Count,
     DataSettings,
     LoadSettings,
     ModelSettings,
     ObjectiveSettings,
+    Positive,
+    Precision,
+    Preprocess,
+    Section,
+    ServeSettings,
+    Timeout,
     TrainSettings,
+    Transport,
+    TuneSettings,
 )
-from litmeter.params.serve import ServeSettings
-from litmeter.params.tune import TuneSettings
-from litmeter.params.types import Count, Positive, Section, Timeout
 
 __all__ = [
     "CANDIDATE",
+    "KNOBS",
     "PACKAGE_MODEL",
     "PARAMS_FILE",
     "BaselineSettings",
@@ -39,10 +47,13 @@ __all__ = [
     "Params",
     "ParamsLoader",
     "Positive",
+    "Precision",
+    "Preprocess",
     "Section",
     "ServeSettings",
     "Timeout",
     "TrainSettings",
+    "Transport",
     "TuneSettings",
     "explain",
     "load_params",

@@ -18,11 +18,11 @@ from litmeter.params.sections import (
     LoadSettings,
     ModelSettings,
     ObjectiveSettings,
+    Section,
+    ServeSettings,
     TrainSettings,
+    TuneSettings,
 )
-from litmeter.params.serve import ServeSettings
-from litmeter.params.tune import TuneSettings
-from litmeter.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
 CANDIDATE = "candidate"

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from litmeter.benchmark.capacity_rows import CapacityMetrics
-from litmeter.params import ServeSettings
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, ServeSettings
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.tune.prediction import Costs, predicted_rps

@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from litmeter.params import ServeSettings, TuneSettings
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, ServeSettings, TuneSettings
 
 DUPLICATE = "the same as another one"
 

@@ -25,8 +25,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from litmeter.errors import StorageError
-from litmeter.params import ServeSettings
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, ServeSettings
 
 NAME = "litmeter"
 DISTRIBUTIONS: Mapping[str, BaseDistribution] = {
