@@ -1,9 +1,11 @@
 """Start one stage of the pipeline: ``python3 src/stage.py NAME [ARGUMENT]``, as dvc.yaml does.
 
 DVC runs a stage with whatever ``python3`` comes first on PATH, and a queued experiment in a copy of
-the tree below ``.dvc/tmp``. This script chooses the interpreter (an active environment, else the
-nearest ``.venv`` at or above the working directory) and the code (the ``src`` that it lies in), and
-executes ``litmeter.stages``. Standard library only: it may run under the system's python.
+the tree below ``.dvc/tmp``. This script chooses the interpreter (that of an active virtual environment,
+else of the nearest ``.venv`` at or above the working directory, else its own) and the code (the ``src``
+that it lies in), and executes ``litmeter.stages``. An active conda environment is no reason to use its
+python, as it need not have the project's packages. Standard library only: it may run under the system's
+python.
 """
 
 import os
@@ -14,7 +16,7 @@ from pathlib import Path
 
 def interpreter() -> str:
     """Path of the python that has the project's packages."""
-    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX"):
+    if sys.prefix != sys.base_prefix:
         return sys.executable
     here = Path.cwd()
     for folder in (here, *here.parents):

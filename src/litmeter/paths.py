@@ -20,10 +20,13 @@ class ModelFolders:
 
 
 MACHINE = Path("metrics/machine.json")
+WEIGHTS = Path("metrics/weights.json")
+SECONDS = Path("metrics/seconds")
 SELFTEST = Path("metrics/verify.json")
 
 DVC_FILE = Path("dvc.yaml")
 ON_DEMAND_DVC_FILE = Path("ondemand/dvc.yaml")
+DVC_LOCK = Path("dvc.lock")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")
@@ -131,7 +134,8 @@ class BenchmarkPaths:
     @property
     def outputs(self) -> list[Path]:
         """The stage's outputs, as dvc.yaml names them."""
-        return [self.metrics, self.accuracy, self.folder, self.samples]
+        seconds = SECONDS / f"benchmark/{self.name}.json"
+        return [self.metrics, self.accuracy, self.folder, self.samples, seconds]
 
     @property
     def files(self) -> list[Path]:

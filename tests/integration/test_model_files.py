@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from litmeter.cli.main import main
-from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME
-from litmeter.paths import ModelFolders
+from litmeter.cli.main import main, other_model
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.paths import MODEL, ModelFolders
+from litmeter.system.files import write_json
 from tests.support.servers import make_project
 
 
@@ -30,6 +33,29 @@ def test_weights_that_differ_from_their_model_card_are_refused(
     error = capsys.readouterr().err
     assert f"{WEIGHTS_NAME} is not the file that {CARD_NAME} was written for" in error
     assert error.count("\n") == 1
+
+
+def test_a_model_that_dvc_lock_does_not_have_is_named(
+    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that was interrupted leaves it; the lock is DVC's own."""
+    monkeypatch.chdir(tmp_path)
+    assert other_model(MODEL.exported) is None  # there is neither a model nor a lock
+    shutil.copytree(exported.exported, "made")
+    stage = {"cmd": f"mkdir -p models; cp -r made {MODEL.exported}", "outs": [str(MODEL.exported)]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"export": stage}}))
+    for command in ("init -q --no-scm", "repro -q"):
+        subprocess.run([Path(sys.executable).with_name("dvc"), *command.split()], check=True)
+    assert other_model(MODEL.exported) is None
+    card = read_card(MODEL.exported).model_copy(update={"test_accuracy": 0.125})
+    (MODEL.exported / CARD_NAME).unlink()  # DVC may have linked it
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    said = other_model(MODEL.exported)
+    assert said is not None
+    assert said.startswith(f"models/exported is not the model of dvc.lock, but {card.architecture}, ")
+    assert "0.125" in said
+    subprocess.run([Path(sys.executable).with_name("dvc"), "checkout", "-q", "--force"], check=True)
+    assert other_model(MODEL.exported) is None
 
 
 def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, photos: list[Path]) -> None:

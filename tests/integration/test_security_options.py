@@ -30,8 +30,8 @@ KEY = "correct-horse/battery+staple="
         ("--certificate {certificate} --certificate-key missing.pem", "", "missing.pem: No such file"),
         ("--certificate {key} --certificate-key {key}", "", "not a certificate and its own key"),
         ("--certificate {authority} --certificate-key {key}", "", "not a certificate and its own key"),
-        ("--host example.org", KEY, "invalid choice"),
-        ("--port 0", "", "expected a port from 1024 to 65535"),
+        ("--host example.org", KEY, '"example.org" for --host'),
+        ("--port 0", "", '"0" for --port'),
     ],
 )
 def test_contradictory_options_are_one_line_and_nothing_starts(
@@ -48,10 +48,7 @@ def test_contradictory_options_are_one_line_and_nothing_starts(
     monkeypatch.setenv(KEY_VARIABLE, key)
     make_project(tmp_path, exported)
     filled = [option.format(**vars(pem)) for option in options.split()]
-    try:
-        status = main(["serve", *filled])
-    except SystemExit as error:  # argparse's own way
-        status = error.code
+    status = main(["serve", *filled])
     error = capsys.readouterr().err
     assert reason in error
     assert error.count("\n") == 1

@@ -259,6 +259,7 @@ def run_once(clone: Clone) -> None:
         "comparison",
         "report",
     ]
+    assert "stage 11 of 11 (report)" in done.stdout
     for command in ("results", "report"):
         clone.run(str(clone.path / ".venv/bin/litmeter"), command)
     clone.commit("results of this machine")

@@ -9,24 +9,34 @@ import subprocess
 import time
 from pathlib import Path
 
+import torch
+
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
 
 def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
+    """Again where its content has changed, which its path does not show."""
     before = read_json(ran.path / "metrics/train.json")
-    shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt")
+    own = Path(shutil.copy(ran.path / "models/checkpoint/best.ckpt", ran.path / "own.ckpt"))
     try:
         ran.change({"model": {"checkpoint": "own.ckpt"}})
         done = ran.dvc("repro", "export")
-        assert ran.stages_run(done.stdout) == ["train", "export"]
+        assert ran.stages_run(done.stdout) == ["machine", "train", "export"]
         assert "own.ckpt: tested, not fitted" in done.stdout
         assert "epoch" not in done.stdout
         after = read_json(ran.path / "metrics/train.json")
         assert after["test_accuracy"] == before["test_accuracy"]
         assert after["best_epoch"] == 0
+
+        own.touch()
+        assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine"]
+
+        weights = torch.load(own, weights_only=True)["state_dict"]
+        torch.save({"state_dict": {name: 2 * tensor for name, tensor in weights.items()}}, own)
+        assert ran.stages_run(ran.dvc("repro", "export").stdout) == ["machine", "train", "export"]
     finally:
-        (ran.path / "own.ckpt").unlink()
+        own.unlink()
         ran.git("checkout", "-q", ".")
         ran.dvc("checkout", "-q", "--force")
 

@@ -23,6 +23,17 @@ def test_a_mistake_is_found_before_anything_is_trained(ran: Clone) -> None:
     assert ran.stages_run(done.stdout) == ["machine"]
 
 
+def test_a_refused_value_is_said_to_be_still_there(ran: Clone) -> None:
+    """DVC writes it into params.yaml before any stage runs, and the next run would find it there."""
+    for setting in ("serve.max_batch_size=0", "serve.drain_s=-1"):
+        done = ran.dvc("exp", "run", "-S", setting, check=False)
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("machine: ")]
+        assert setting.partition("=")[0] in line
+        assert line.endswith("params.yaml still has it: git checkout params.yaml")
+        ran.git(*line.rpartition("git ")[2].split())
+    assert ran.git("status", "--porcelain") == ""
+
+
 def test_dvc_itself_refuses_a_key_that_is_not_there(ran: Clone) -> None:
     done = ran.dvc("exp", "run", "-S", "serve.typo=1", check=False)
     assert done.returncode != 0

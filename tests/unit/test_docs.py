@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from dataclasses import fields
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import UnionType
@@ -20,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
+from litmeter.cli.main import app
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import README
 from litmeter.report import results_page
@@ -105,18 +102,9 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
 def test_commands_and_their_options_exist(page: Path) -> None:
     for fragment in code(page):
         for name, rest in COMMAND.findall(fragment):
-            used = set(OPTION.findall(rest.partition("#")[0]))
-            assert used <= options(name), fragment
-
-
-@cache
-def options(command: str) -> frozenset[str]:
-    """Of a command of litmeter's, as its help names them."""
-    program = Path(sys.executable).with_name("litmeter")
-    wide = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-    shown = subprocess.run([program, command, "--help"], env=wide, capture_output=True, text=True)
-    assert shown.returncode == 0, f"litmeter {command}: {shown.stderr}"
-    return frozenset(OPTION.findall(shown.stdout))
+            assert name in app, fragment
+            known = {known for one in app[name].assemble_argument_collection() for known in one.names}
+            assert set(re.findall(r"--[a-z-]+", rest.partition("#")[0])) <= known, fragment
 
 
 @each_page

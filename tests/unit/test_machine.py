@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +13,8 @@ import pytest
 
 from litmeter.errors import ParamsError
 from litmeter.inference.device import check_precision, resolve_device
-from litmeter.params import ServeSettings, load_params
-from litmeter.stages.machine import check_params
-from litmeter.stages.order import expected_time
+from litmeter.params import load_params
+from litmeter.stages.machine import check_params, given_weights
 from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from tests.support.project import ROOT
 
@@ -46,16 +47,18 @@ def test_a_machine_is_described_with_its_gpu() -> None:
     assert "Tesla T4" in describe_machine({**found, "gpu": "Tesla T4"})
 
 
-def test_a_whole_run_is_estimated_from_its_configurations() -> None:
-    params = load_params(ROOT / "params.yaml")
-    one = params.model_copy(
-        update={
-            "experiments": {"e1_baseline": ServeSettings()},
-            "comparison": params.comparison.model_copy(update={"seconds": 150.0}),
-        }
-    )
-    assert expected_time(one).startswith("a whole run takes about 6 minutes on two cores")
-    assert "0.55 for each of 2 configurations, 2.5 to compare them" in expected_time(one)
+def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) -> None:
+    """Of their contents: not of when they were written."""
+    (given := tmp_path / "my.ckpt").write_bytes(b"one")
+    model = load_params(ROOT / "params.yaml").model.model_copy(update={"checkpoint": str(given)})
+    first = given_weights(model)
+    assert first == {"checkpoint": hashlib.sha256(b"one").hexdigest(), "pretrained": None}
+    os.utime(given, (0, 0))
+    assert given_weights(model) == first
+    given.write_bytes(b"two")
+    assert given_weights(model) != first
+    state_dict = model.model_copy(update={"checkpoint": None, "pretrained": str(given)})
+    assert given_weights(state_dict) == {"checkpoint": None, "pretrained": hashlib.sha256(b"two").hexdigest()}
 
 
 def test_the_device_is_what_the_machine_has_or_refused() -> None:

@@ -1,44 +1,128 @@
-"""Where a run stands."""
+"""Where a run stands, and how long it takes by what each stage has recorded."""
 
 from __future__ import annotations
 
-import pytest
-import yaml
+import shutil
+from pathlib import Path
 
+import pytest
+
+from litmeter.cli.quick import shorten
 from litmeter.params import Params, load_params
-from litmeter.stages.order import announcement, place, planned_s
+from litmeter.paths import MACHINE
+from litmeter.stages import order
+from litmeter.stages.__main__ import announce
+from litmeter.stages.order import (
+    COMPARISON_ONLY,
+    UNRECORDED,
+    announcement,
+    expected,
+    planned,
+    record_seconds,
+    seconds_file,
+    whole_run,
+)
+from litmeter.system import progress
+from litmeter.system.files import read_json, write_json
 from tests.support.project import ROOT
 
 
-@pytest.fixture(scope="module")
-def params() -> Params:
-    return load_params(ROOT / "params.yaml")
+@pytest.fixture
+def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Of a project without results, in the working directory."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(COMPARISON_ONLY, raising=False)
+    write_json(MACHINE, {"id": "here"})
+    return load_params()
 
 
-def test_the_order_is_that_of_the_pipeline(params: Params) -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    expected: list[tuple[str, ...]] = []
-    for name in stages:
-        if name == "benchmark":
-            expected += [("benchmark", experiment) for experiment in params.experiments]
-        else:
-            expected.append(("benchmark", "candidate") if name == "candidate" else (name,))
-    assert list(planned_s(params)) == expected
+def record_all(params: Params, seconds: float = 60.0, **others: str) -> None:
+    for stage in planned(params):
+        if stage not in UNRECORDED:
+            record_seconds(stage, seconds)
+            write_json(seconds_file(stage), read_json(seconds_file(stage)) | others)
 
 
-def test_a_stage_says_its_number_and_what_is_left(params: Params) -> None:
-    count = len(planned_s(params))
-    assert place(("machine",), params) == (1, count)
-    assert place(("report",), params) == (count, count)
-    assert announcement(("report",), params) == (
-        f"stage {count} of {count} (report), about 10 s to the end, less what has not changed"
+def test_what_is_recorded_is_what_the_pipeline_declares(params: Params) -> None:
+    """DVC ends a stage that has not written one of its outputs."""
+    record_all(params)
+    text = Path("dvc.yaml").read_text().replace("${key}", "{}")
+    for stage in planned(params):
+        path = str(seconds_file(stage))
+        declared = f"- {path}:" in text or f"- {path.replace(stage[-1], '{}')}:" in text
+        assert declared == seconds_file(stage).exists() == (stage not in UNRECORDED)
+    record_seconds(("capacity", "candidate"), 1.0)
+    assert not seconds_file(("capacity", "candidate")).exists()
+
+
+def test_a_run_that_ends_with_the_comparison_has_what_that_needs(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMPARISON_ONLY, "1")
+    names = [name for (name, *_) in planned(params)]
+    assert names == ["machine", "data", "train", "export", "compile", "comparison"]
+
+
+def test_before_the_first_run_no_time_is_said(params: Params) -> None:
+    assert whole_run(params) is None
+    assert announcement(("train",), params) == ("3/17", "stage 3 of 17 (train)")
+
+
+def test_the_time_is_what_the_stages_took_and_the_comparison_may_take(params: Params) -> None:
+    record_all(params, 60.0)
+    recorded = len(planned(params)) - len(UNRECORDED)
+    total = recorded + round(params.comparison.seconds / 60)
+    assert whole_run(params) == f"a whole run takes about {total} min; what has not changed is left out"
+    assert announcement(("benchmark", "candidate"), params) == (
+        "15/17",
+        f"stage 15 of 17 (candidate), about {1 + 5.5:.0f} min to the end, less what has not changed",
     )
-    candidate = announcement(("benchmark", "candidate"), params)
-    assert candidate is not None
-    assert candidate.startswith(f"stage {count - 2} of {count} (candidate), about 6 min to the end")
+    assert announcement(("report",), params) == ("17/17", "stage 17 of 17 (report)")
+
+
+def test_a_new_experiment_takes_longer_nobody_knows_how_much(params: Params) -> None:
+    record_all(params)
+    seconds_file(("benchmark", "e1_baseline")).unlink()
+    seconds_file(("benchmark", "e2_batching")).write_text("{}")
+    assert expected([("data",), ("benchmark", "e1_baseline")], params) == "at least 60 s"
+    assert expected([("data",), ("benchmark", "e2_batching")], params) == "at least 60 s"
+
+
+@pytest.mark.parametrize("others", [{"machine": "there"}, {"model": "resnet18"}])
+def test_the_time_of_another_machine_or_model_is_called_that(params: Params, others: dict[str, str]) -> None:
+    record_all(params, **others)
+    assert expected([("data",)], params) == f"about 60 s{order.ELSEWHERE}"
+    record_seconds(("data",), 7.0)  # it has run here
+    assert expected([("data",)], params) == "about 7 s"
 
 
 @pytest.mark.parametrize("stage", [("capacity", "candidate"), ("tune",), ("benchmark", "unknown")])
 def test_a_stage_that_stands_alone_says_nothing(stage: tuple[str, ...], params: Params) -> None:
-    assert place(stage, params) is None
     assert announcement(stage, params) is None
+
+
+@pytest.mark.parametrize(("variable", "place"), [(None, "2/17"), ("1", "2/6")])
+def test_a_stage_knows_of_which_run_it_is(
+    variable: str | None,
+    place: str,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "_place", "")
+    if variable:
+        monkeypatch.setenv(COMPARISON_ONLY, variable)
+    announce(("data",))
+    assert capsys.readouterr().out == f"stage {place.replace('/', ' of ')} (data)\n"
+    assert progress._place == place
+
+
+def test_a_quick_comparison_trains_compiles_and_compares_less(params: Params) -> None:
+    shorten(Path("params.yaml"))
+    quick = load_params()
+    assert quick.train.epochs < params.train.epochs
+    assert set(quick.compile.batch_sizes) == {1, max(params.compile.batch_sizes)}
+    assert quick.comparison.seconds < params.comparison.seconds
+    assert quick.configurations() == params.configurations()

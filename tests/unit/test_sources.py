@@ -1,4 +1,4 @@
-"""Sources of photographs: the shipped ones, class folders, and those that are refused."""
+"""Sources of photographs, and the index: what is accepted, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from litmeter.data.index import read_index
+from litmeter.data.index import Index, Photo, read_index
 from litmeter.data.sources import check_readable, make_index
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
@@ -150,3 +150,9 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", nowhere)
     with pytest.raises(DataError, match=r"cannot be downloaded .* set data\.download to false"):
         make_index(settings(download=True))
+
+
+def test_a_split_without_a_class_is_refused() -> None:
+    photos = [Photo(path="a", label=0, split="train"), Photo(path="b", label=1, split="train")]
+    with pytest.raises(DataError, match="class 'cat' has no photo in the val split"):
+        Index(classes=["cat", "dog"], photos=photos).check()

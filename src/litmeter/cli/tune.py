@@ -1,8 +1,7 @@
-"""``litmeter tune``: search the fastest configuration, or write the one that was found into params.yaml."""
+"""``litmeter tune --apply``: write the configuration that was found into params.yaml."""
 
 from __future__ import annotations
 
-import argparse
 import json
 from typing import Any
 
@@ -13,21 +12,7 @@ from litmeter.errors import ParamsError, ReportError
 from litmeter.inference.card import read_card
 from litmeter.params import PARAMS_FILE, ParamsLoader, load_params
 from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
-from litmeter.stages.tune import main as search
 from litmeter.system.files import read_json
-
-
-def main(options: argparse.Namespace) -> int:
-    """Search, or apply the last search's winner; return the exit status.
-
-    Raises:
-        LitmeterError: as the stage; ReportError: there is no winner to apply.
-    """
-    if options.apply:
-        apply()
-    else:
-        search()
-    return 0
 
 
 def apply() -> None:

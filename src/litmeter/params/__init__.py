@@ -1,36 +1,61 @@
 """params.yaml, one section per settings class: typed, frozen, an unknown key is an error."""
 
-from litmeter.params.file import CANDIDATE, PARAMS_FILE, Params, ParamsLoader, load_params, section_of
+from litmeter.params.file import (
+    CANDIDATE,
+    PARAMS_FILE,
+    Params,
+    ParamsLoader,
+    explain,
+    load_params,
+    section_of,
+)
 from litmeter.params.sections import (
+    KNOBS,
     PACKAGE_MODEL,
     BaselineSettings,
     ComparisonSettings,
     CompileSettings,
+    Count,
     DataSettings,
     LoadSettings,
     ModelSettings,
     ObjectiveSettings,
+    Positive,
+    Precision,
+    Preprocess,
+    Section,
+    ServeSettings,
+    Timeout,
     TrainSettings,
+    Transport,
+    TuneSettings,
 )
-from litmeter.params.serve import ServeSettings
-from litmeter.params.tune import TuneSettings
 
 __all__ = [
     "CANDIDATE",
+    "KNOBS",
     "PACKAGE_MODEL",
     "PARAMS_FILE",
     "BaselineSettings",
     "ComparisonSettings",
     "CompileSettings",
+    "Count",
     "DataSettings",
     "LoadSettings",
     "ModelSettings",
     "ObjectiveSettings",
     "Params",
     "ParamsLoader",
+    "Positive",
+    "Precision",
+    "Preprocess",
+    "Section",
     "ServeSettings",
+    "Timeout",
     "TrainSettings",
+    "Transport",
     "TuneSettings",
+    "explain",
     "load_params",
     "section_of",
 ]

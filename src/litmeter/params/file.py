@@ -18,11 +18,11 @@ from litmeter.params.sections import (
     LoadSettings,
     ModelSettings,
     ObjectiveSettings,
+    Section,
+    ServeSettings,
     TrainSettings,
+    TuneSettings,
 )
-from litmeter.params.serve import ServeSettings
-from litmeter.params.tune import TuneSettings
-from litmeter.params.types import Section
 
 PARAMS_FILE = Path("params.yaml")
 CANDIDATE = "candidate"
@@ -117,10 +117,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise ParamsError(f"{path}: {_explain(error)}") from None
+        raise ParamsError(f"{path}: {explain(error)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: key, value, and what is allowed."""
     first = error.errors(include_url=False)[0]
     names = [str(name) for name in first["loc"] if name != "[key]"]

@@ -1,12 +1,84 @@
-"""The other sections of params.yaml, a class for each."""
+"""The sections of params.yaml, a class for each."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from litmeter.params.types import Count, Counts, Fraction, Positive, Seconds, Section, Seed
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(min_length=1, strict=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Precision = Literal["full", "half", "int8"]
+Preprocess = Literal["timm", "torchvision", "scaled"]
+Transport = Literal["litserve", "direct"]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, types are not converted, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ServeSettings(Section):
+    """One serving configuration: ``serve``, and each experiment. The defaults are LitServe's own."""
+
+    precision: Precision = Field(
+        "full", description="float32; float16 on a GPU and bfloat16 on a CPU; quantised to int8 (CPU only)"
+    )
+    max_batch_size: Count = Field(1, description="requests that one batch may hold")
+    batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
+    workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
+    threads_per_worker: Count | None = Field(
+        None, description="torch's threads on a CPU; absent: as many as there are cores"
+    )
+    transport: Transport = Field(
+        "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
+    )
+    preprocess: Preprocess = Field(
+        "timm",
+        description="timm's transform on PIL images; JPEGs decoded and resized by torchvision; the same, "
+        "with large ones decoded at a reduced scale",
+    )
+    compiled: bool = Field(
+        False, description="the model compiled for this machine (stage compile) instead of timm's modules"
+    )
+    keep_freed_memory: bool = Field(
+        False, description="glibc keeps freed memory for reuse instead of returning it to the kernel"
+    )
+    max_queue: Count = Field(
+        1024, description="requests in flight beyond which the direct transport refuses more"
+    )
+    max_queue_mib: Count = Field(
+        128, description="bytes of their bodies together, beyond which the direct transport refuses more"
+    )
+    max_megapixels: Annotated[int, Field(ge=1, le=500)] = Field(
+        50, description="pixels of an image, above which it is refused before it is decoded"
+    )
+    worker_timeout_s: Positive = Field(
+        30.0, description="a worker that has had a batch for longer hangs: it is killed and replaced (direct)"
+    )
+    drain_s: Seconds = Field(
+        10.0, description="how long a server that is told to stop may take to finish what it has accepted"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ServeSettings:
+        if self.precision == "int8" and not self.compiled:
+            raise ValueError("precision ('int8'): allowed without compiled: full or half")
+        if self.compiled and self.threads_per_worker not in (None, 1):
+            raise ValueError(
+                f"threads_per_worker ({self.threads_per_worker}): allowed with compiled: 1, on which it runs"
+            )
+        if self.compiled and self.preprocess == "timm":
+            raise ValueError(
+                "preprocess ('timm'): allowed with compiled: 'torchvision' or 'scaled', whose pixels it takes"
+            )
+        return self
 
 
 class DataSettings(Section):
@@ -67,7 +139,7 @@ class LoadSettings(Section):
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
-    timeout_s: Positive = Field(description="a request without an answer by then has timed out")
+    timeout_s: Timeout
     request_body: Literal["json", "image"] = Field(
         description="what every user sends, image files or base64 in JSON; servers take both"
     )
@@ -113,3 +185,45 @@ class BaselineSettings(Section):
 
     batch_sizes: Counts = Field(description="images per forward pass")
     seconds: Positive = Field(description="measured per batch size")
+
+
+KNOBS = (
+    "precision",
+    "compiled",
+    "preprocess",
+    "transport",
+    "workers_per_device",
+    "threads_per_worker",
+    "max_batch_size",
+    "batch_timeout_s",
+    "keep_freed_memory",
+)
+"""The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
+
+AtLeastOne = Field(min_length=1, strict=False)
+StrictCount = Annotated[int, Field(ge=1, strict=True)]
+
+
+class TuneSettings(Section):
+    """The values of each knob, what is sought, and what the winner has to keep to."""
+
+    precision: Annotated[tuple[Precision, ...], AtLeastOne]
+    compiled: Annotated[tuple[bool, ...], AtLeastOne]
+    preprocess: Annotated[tuple[Preprocess, ...], AtLeastOne]
+    transport: Annotated[tuple[Transport, ...], AtLeastOne]
+    workers_per_device: Annotated[tuple[StrictCount, ...], AtLeastOne]
+    threads_per_worker: Annotated[tuple[StrictCount, ...], AtLeastOne]
+    max_batch_size: Annotated[tuple[StrictCount, ...], AtLeastOne]
+    batch_timeout_s: Annotated[tuple[Seconds, ...], AtLeastOne]
+    keep_freed_memory: Annotated[tuple[bool, ...], AtLeastOne]
+    goal: Literal["throughput", "capacity"] = Field(
+        description="rate of a closed loop of ``users``, or the capacity under ``objective``"
+    )
+    users: Count = Field(description="requests in flight at once while configurations race")
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
+        description="share of the photos that must have the label of full precision"
+    )
+    max_memory_mib: Positive | None = Field(description="of the server's processes together")
+    max_p95_ms: Positive | None = Field(description="latency in the closed loop")
+    max_s: Positive = Field(description="budget in seconds; about a third is for costs and starts")
+    seed: Seed = Field(description="seed of the order in which configurations take turns")

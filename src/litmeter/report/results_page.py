@@ -57,7 +57,7 @@ class Part:
     reasons: str = ""
 
 
-def write_results(readme: bool = False) -> None:
+def write_results(*, readme: bool = False) -> None:
     """Write docs/results.md and the pictures of searches; or replace README.md's results and its picture.
 
     Raises:

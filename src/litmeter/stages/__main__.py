@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import gc
 import importlib
+import os
 import signal
+import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
+from time import monotonic
 
 from litmeter.errors import LitmeterError, ParamsError, storage_error
-from litmeter.params import load_params
-from litmeter.stages.order import announcement, comparison_only, place
+from litmeter.params import PARAMS_FILE, load_params
+from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
 from litmeter.system.collector import for_good
 from litmeter.system.progress import print_wrapped, set_place
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
@@ -26,6 +30,9 @@ STAGES = (
     *("benchmark", "comparison", "report", "capacity", "tune"),
 )
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
+ON_DEMAND = ("capacity", "tune")
+"""Stages that leave parameters and model as they are; a search that was stopped goes on."""
+RESTORE = "; `git checkout -- . && dvc checkout` brings back parameters, results and model of the last commit"
 
 
 def main(arguments: list[str]) -> int:
@@ -34,6 +41,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m litmeter.stages {{{'|'.join(STAGES)}}}", file=sys.stderr)
         return 2
     name, *rest = arguments
+    began = monotonic()
     try:
         with graceful_termination():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py blocks them
@@ -43,6 +51,9 @@ def main(arguments: list[str]) -> int:
             with for_good():
                 stage = importlib.import_module(f"litmeter.stages.{name}")
             stage.main(*rest)
+            record_seconds((name, *rest), monotonic() - began)
+    except ParamsError as error:
+        return _fail(name, f"{error}{still_there()}", error.exit_code)
     except LitmeterError as error:
         return _fail(name, str(error), error.exit_code)
     except OSError as error:
@@ -51,9 +62,9 @@ def main(arguments: list[str]) -> int:
             raise
         return _fail(name, str(explained), explained.exit_code)
     except KeyboardInterrupt:
-        return _fail(name, "interrupted", 128 + signal.SIGINT)
+        return _fail(name, f"interrupted{restore(name)}", 128 + signal.SIGINT)
     except Terminated:
-        return _fail(name, "terminated", 128 + signal.SIGTERM)
+        return _fail(name, f"terminated{restore(name)}", 128 + signal.SIGTERM)
     gc.freeze()  # what the stage itself has imported is not walked through at exit
     return 0
 
@@ -61,11 +72,33 @@ def main(arguments: list[str]) -> int:
 def announce(stage: tuple[str, ...]) -> None:
     """Say where the run stands; not where params.yaml has a mistake, which the stage itself reports."""
     with suppress(ParamsError):
-        params, alone = load_params(), comparison_only()
-        if found := place(stage, params, comparison_only=alone):
-            set_place("/".join(map(str, found)))
-        if text := announcement(stage, params, comparison_only=alone):
+        if found := announcement(stage, load_params()):
+            place, text = found
+            set_place(place)
             print_wrapped(text)
+
+
+def still_there() -> str:
+    """What to do about a value that was refused: `dvc exp run -S` has written it before any stage runs.
+
+    Nothing where git does not say that params.yaml differs from the last commit.
+    """
+    command = ["git", "status", "--porcelain", "--untracked-files=no", "--", str(PARAMS_FILE)]
+    with suppress(OSError):
+        changed = subprocess.run(command, capture_output=True, check=False).stdout
+        if changed and not in_copy():
+            return f"; {PARAMS_FILE} still has it: git checkout {PARAMS_FILE}"
+    return ""
+
+
+def restore(name: str) -> str:
+    """How to undo what a stopped run has left behind: another model, or none, and its parameters."""
+    return "" if name in ON_DEMAND or in_copy() else RESTORE
+
+
+def in_copy() -> bool:
+    """Whether the tree is one that is thrown away: `litmeter quick`'s, or DVC's for a queued experiment."""
+    return COMPARISON_ONLY in os.environ or ".dvc" in Path.cwd().parts
 
 
 def _fail(name: str, message: str, status: int) -> int:

@@ -1,7 +1,9 @@
-"""Stage ``machine``: check all of params.yaml, then write the fingerprint of hardware and libraries.
+"""Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
 It runs first in every ``dvc repro``, so that a mistake in any section is found before anything is
-trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again.
+trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again. The
+hashes are those of files that params.yaml names, which may be anywhere or nowhere, so that dvc.yaml cannot
+name them; where a content changes, the model is trained again.
 """
 
 from __future__ import annotations
@@ -12,18 +14,18 @@ from pathlib import Path
 
 from litmeter.benchmark.rows import check_no_orphans
 from litmeter.errors import ModelError, ParamsError
-from litmeter.inference.card import read_card
+from litmeter.inference.card import read_card, sha256
 from litmeter.inference.device import check_precision, resolve_device
-from litmeter.params import PACKAGE_MODEL, Params, load_params, section_of
-from litmeter.paths import MACHINE, MODEL
-from litmeter.stages.order import comparison_only, expected_time
+from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
+from litmeter.paths import MACHINE, MODEL, WEIGHTS
+from litmeter.stages.order import whole_run
 from litmeter.system.files import write_json
 from litmeter.system.machine import cuda_available, describe_machine, fingerprint
 from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Check params.yaml, then write the fingerprint.
+    """Check params.yaml, then write the fingerprint and the hashes.
 
     Raises:
         ParamsError: a wrong key or value; ReportError: there are results of removed experiments.
@@ -33,8 +35,17 @@ def main() -> None:
     check_params(params)
     machine = fingerprint()
     write_json(MACHINE, machine)
+    write_json(WEIGHTS, given_weights(params.model))
     print_wrapped(describe_machine(machine))
-    print_wrapped(expected_time(params, comparison_only=comparison_only()))
+    if sentence := whole_run(params):
+        print_wrapped(sentence)
+
+
+def given_weights(model: ModelSettings) -> dict[str, str | None]:
+    """SHA-256 of the files that ``model`` names, by key; None where it names none."""
+    pretrained = None if model.pretrained in ("package", "hub", "none") else model.pretrained
+    files = {"checkpoint": model.checkpoint, "pretrained": pretrained}
+    return {key: sha256(Path(file)) if file else None for key, file in files.items()}
 
 
 def check_params(params: Params) -> None:

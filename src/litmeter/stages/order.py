@@ -1,83 +1,111 @@
-"""In which order the stages run, and how long they take."""
+"""In which order the stages run, and how long they take, by how long each took when it last ran."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from litmeter.params import CANDIDATE, Params
+import yaml
+
+from litmeter.params import CANDIDATE, Params, load_params
+from litmeter.paths import DVC_FILE, MACHINE, SECONDS
+from litmeter.system.files import read_json, write_json
 from litmeter.system.progress import duration
 
+Stage = tuple[str, ...]
+"""What stands behind ``src/stage.py``: a module of this package, and its argument."""
 COMPARISON_ONLY = "LITMETER_COMPARISON_ONLY"
-"""Environment variable of a run that ends with the stage ``comparison``, and has no earlier results."""
-NOT_COMPARED = ("precisions", "ceilings")
-"""Stages before the comparison that it does not read."""
-EPOCH_S, BATCH_SIZE_S, INT8_S, BENCHMARK_S, REPORT_S = 7.5, 8.0, 18.0, 33.0, 10.0
-"""With those of ``preparing_s``, seen on machines of two cores, with the default model and photos."""
+"""Environment variable of a run that ends with the stage ``comparison``."""
+COMPARISON: Stage = ("comparison",)
+UNRECORDED: tuple[Stage, ...] = (("machine",), COMPARISON, ("report",))
+"""The first and the last take a few seconds, and params.yaml has those of the comparison."""
+ELSEWHERE = " on the machine and with the model of the committed results"
 
 
-def comparison_only() -> bool:
-    """Whether this stage belongs to a run that ends with the stage ``comparison``."""
-    return COMPARISON_ONLY in os.environ
+def planned(params: Params) -> list[Stage]:
+    """The stages in the order in which `dvc repro` (or, in such a run, `dvc repro comparison`) runs them."""
+    with DVC_FILE.open("rb") as file:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes 2 ms instead of 50
+        entries: dict[str, Any] = yaml.load(file, loader)["stages"]  # noqa: S506
+    wanted = needed(["comparison"], entries) if COMPARISON_ONLY in os.environ else set(entries)
+    commands = [
+        entry.get("do", entry)["cmd"].replace("${key}", key)
+        for name, entry in entries.items()
+        if name in wanted
+        for key in (params.experiments if "foreach" in entry else [""])
+    ]
+    return [tuple(command.split()[2:]) for command in commands]
 
 
-def preparing_s(params: Params) -> dict[str, float]:
-    """Seconds of each stage before anything is served, in their order."""
-    sizes = params.compile.batch_sizes
-    int8_s = INT8_S if params.compile.int8_photos else 0.0
-    return {
-        "machine": 5.0,
-        "data": 5.0,
-        "train": 15.0 + (0.0 if params.model.checkpoint else EPOCH_S * params.train.epochs),
-        "export": 14.0,
-        "compile": 12.0 + BATCH_SIZE_S * len(sizes) + int8_s if sizes else 0.0,
-        "precisions": 18.0,
-        "ceilings": 12.0,
-    }
+def needed(names: Sequence[str], entries: dict[str, Any]) -> set[str]:
+    """The stages ``names`` of dvc.yaml, and all whose outputs they read, directly or not."""
+    writers = {out: name for name, entry in entries.items() for out in outputs(entry)}
+    read = {path for name in names for path in entries[name].get("deps", [])}
+    found = {*names, *(writers[path] for path in read & writers.keys())}
+    return found if found == set(names) else needed(sorted(found), entries)
 
 
-def planned_s(params: Params, *, comparison_only: bool = False) -> dict[tuple[str, ...], float]:
-    """Seconds of each stage in the order in which `dvc repro` runs them, by module and argument.
-
-    Args:
-        comparison_only: leave out what `dvc repro comparison` does not run.
-    """
-    planned: dict[tuple[str, ...], float] = {(name,): s for name, s in preparing_s(params).items()}
-    comparison: dict[tuple[str, ...], float] = {("comparison",): params.comparison.seconds}
-    if comparison_only:
-        return {stage: s for stage, s in planned.items() if stage[0] not in NOT_COMPARED} | comparison
-    planned |= {("benchmark", name): BENCHMARK_S for name in params.configurations()}
-    return planned | comparison | {("report",): REPORT_S}
+def outputs(entry: dict[str, Any]) -> set[str]:
+    """The paths that a stage of dvc.yaml writes; with ``${key}`` where it is one per experiment."""
+    listed = entry.get("do", entry)
+    return {path for out in listed.get("outs", []) for path in ([out] if isinstance(out, str) else out)}
 
 
-def place(stage: tuple[str, ...], params: Params, *, comparison_only: bool = False) -> tuple[int, int] | None:
-    """The number of a stage, from 1, and of all; None for one that `dvc repro` leaves alone."""
-    stages = list(planned_s(params, comparison_only=comparison_only))
-    return (stages.index(stage) + 1, len(stages)) if stage in stages else None
+def seconds_file(stage: Stage) -> Path:
+    """Where it stands how long ``stage`` took."""
+    return SECONDS / f"{'/'.join(stage)}.json"
 
 
-def announcement(stage: tuple[str, ...], params: Params, *, comparison_only: bool = False) -> str | None:
-    """Where a run stands as a stage begins; None for a stage that stands alone."""
-    found = place(stage, params, comparison_only=comparison_only)
-    if found is None:
+def record_seconds(stage: Stage, seconds: float) -> None:
+    """Write how long ``stage`` took, if it is one of those that `dvc repro` runs; params.yaml is right."""
+    params = load_params()
+    if stage in planned(params) and stage not in UNRECORDED:
+        write_json(seconds_file(stage), {"seconds": round(seconds, 1), **circumstances(params)})
+
+
+def circumstances(params: Params) -> dict[str, Any]:
+    """What the seconds of a stage hold for."""
+    return {"machine": read_json(MACHINE)["id"] if MACHINE.exists() else None, "model": params.model.name}
+
+
+def expected(stages: Sequence[Stage], params: Params, what: str = "") -> str | None:
+    """How long ``stages`` take together, as "about 9 min" and ``what``; None where that is not recorded."""
+    total_s, known, missing, elsewhere = 0.0, False, False, False
+    for stage in stages:
+        if stage == COMPARISON:
+            total_s += params.comparison.seconds
+        elif stage not in UNRECORDED:
+            try:
+                took = read_json(seconds_file(stage))
+                total_s += took.pop("seconds")
+            except (OSError, ValueError, KeyError):
+                missing = True
+            else:
+                known = True
+                elsewhere = elsewhere or took != circumstances(params)
+    if not total_s or (missing and not known):
         return None
-    number, count = found
-    left_s = sum(list(planned_s(params, comparison_only=comparison_only).values())[number - 1 :])
-    name = CANDIDATE if stage[-1] == CANDIDATE else " ".join(stage)
-    less = "" if comparison_only else ", less what has not changed"
-    return f"stage {number} of {count} ({name}), about {duration(left_s)} to the end{less}"
+    return f"{'at least' if missing else 'about'} {duration(total_s)}{what}{ELSEWHERE if elsewhere else ''}"
 
 
-def expected_time(params: Params, *, comparison_only: bool = False) -> str:
-    """How long a run takes with the default model and photos, as a sentence."""
-    planned = planned_s(params, comparison_only=comparison_only)
-    first_s = sum(seconds for (name, *_), seconds in planned.items() if name in preparing_s(params))
-    total = f"about {sum(planned.values()) / 60:.0f} minutes on two cores with the default model and photos"
-    training = f"{first_s / 60:.2g} to train and compile"
-    comparing = f"{params.comparison.seconds / 60:.1f} to compare"
-    if comparison_only:
-        return f"this run takes {total}: {training}, {comparing}"
-    benchmarks = f"{BENCHMARK_S / 60:.2g} for each of {len(params.configurations())} configurations"
-    return (
-        f"a whole run takes {total}: {training}, {benchmarks}, {comparing} them; "
-        "what has not changed is left out"
-    )
+def announcement(stage: Stage, params: Params) -> tuple[str, str] | None:
+    """Where a run stands as ``stage`` begins, short and long; None for one that `dvc repro` does not run."""
+    stages = planned(params)
+    if stage not in stages:
+        return None
+    number = stages.index(stage) + 1
+    name = stage[-1] if stage[-1] == CANDIDATE else " ".join(stage)
+    text = f"stage {number} of {len(stages)} ({name})"
+    # The first one finds out on which machine this is, and then says how long the whole takes.
+    left = expected(stages[number - 1 :], params, " to the end") if number > 1 else None
+    less = "" if COMPARISON_ONLY in os.environ else ", less what has not changed"
+    return f"{number}/{len(stages)}", text + (f", {left}{less}" if left else "")
+
+
+def whole_run(params: Params) -> str | None:
+    """How long the whole run takes, as a sentence; None where that is not recorded."""
+    left = expected(planned(params), params)
+    less = "" if COMPARISON_ONLY in os.environ else "; what has not changed is left out"
+    return left and f"a whole run takes {left}{less}"

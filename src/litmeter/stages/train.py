@@ -16,8 +16,7 @@ from litmeter.system.allocator import keep_freed_memory
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
-from litmeter.training.fit import fit
-from litmeter.training.module import ClassifierModule
+from litmeter.training.fit import ClassifierModule, fit
 
 
 def main() -> None:

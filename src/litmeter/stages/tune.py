@@ -11,8 +11,7 @@ from litmeter.inference.card import read_card
 from litmeter.inference.compiled.manifest import read_manifest
 from litmeter.inference.device import resolve_device
 from litmeter.inference.reference import read_reference
-from litmeter.params import Params, load_params
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, Params, load_params
 from litmeter.paths import (
     MACHINE,
     MODEL,

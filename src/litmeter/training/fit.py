@@ -1,4 +1,4 @@
-"""Fit the classifier, keep the best epoch, and test it once."""
+"""Fine-tune the classifier, keep the best epoch, and test it once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,178 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from timm.data import create_transform
+from timm.models import group_parameters
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
 
-from litmeter.data.index import Index
+from litmeter.data.index import Index, Photo
 from litmeter.inference.device import resolve_device
 from litmeter.inference.model import build_model, input_config
-from litmeter.params import Params
+from litmeter.params import Params, TrainSettings
 from litmeter.system.progress import print_wrapped
-from litmeter.training.datamodule import PhotoDataModule
-from litmeter.training.module import ClassifierModule
-from litmeter.training.weights import load_all, pretrained_model, read_state_dict
+from litmeter.training.weights import classifier_parameters, load_all, pretrained_model, read_state_dict
+
+Item = tuple[torch.Tensor, int]
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class PhotoDataset(Dataset[Item]):
+    """Decodes photographs on access: (3, size, size) float tensor and label."""
+
+    def __init__(self, photos: list[Photo], transform: Any) -> None:
+        self.photos = photos
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, position: int) -> Item:
+        photo = self.photos[position]
+        with Image.open(photo.path) as image:
+            return self.transform(image.convert("RGB")), photo.label
+
+
+class PhotoDataModule(lightning.LightningDataModule):
+    """The three splits: training photos shuffled and lightly augmented, the others transformed as served."""
+
+    def __init__(
+        self, index: Index, settings: TrainSettings, image_size: int, config: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.index = index
+        self.settings = settings
+        shape = {"input_size": (3, image_size, image_size), **config}
+        self.evaluation = create_transform(**shape, is_training=False)
+        # Crops that keep most of the animal, and a mirror: enough for a few epochs of fine-tuning.
+        shape.pop("crop_pct")
+        self.augmentation = create_transform(
+            **shape, is_training=True, scale=(0.5, 1.0), color_jitter=None, re_prob=0.0
+        )
+
+    def _loader(self, photos: list[Photo], transform: Any, shuffle: bool) -> DataLoader[Item]:
+        return DataLoader(
+            PhotoDataset(photos, transform),
+            batch_size=self.settings.batch_size,
+            shuffle=shuffle,
+            num_workers=self.settings.num_workers,
+            persistent_workers=self.settings.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Training photos, shuffled and augmented."""
+        return self._loader(self.index.split("train"), self.augmentation, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """Validation photos in the index's order, transformed as served."""
+        return self._loader(self.index.split("val"), self.evaluation, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """Test photos in the index's order, transformed as served."""
+        return self._loader(self.index.split("test"), self.evaluation, shuffle=False)
+
+
+class ClassifierModule(lightning.LightningModule):
+    """Cross-entropy with AdamW; the classifier layer learns faster than the backbone.
+
+    With pretrained weights, the first layers (edges, colours) and all batch-norm statistics are frozen:
+    a few hundred photos are too few to estimate new statistics.
+    """
+
+    def __init__(self, model: Any, settings: TrainSettings, pretrained: bool) -> None:
+        super().__init__()
+        # On CPUs and GPUs alike, convolutions run faster with the channels innermost.
+        self.model = model.to(memory_format=torch.channels_last)
+        self.settings = settings
+        self.freeze_statistics = pretrained
+        if pretrained:
+            freeze_first_layers(model, settings.frozen_share)
+        self.history: list[dict[str, Any]] = []
+        self.predicted: list[int] = []
+        self._losses: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, 3, H, W)."""
+        logits: torch.Tensor = self.model(images.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def on_train_epoch_start(self) -> None:
+        """Put frozen batch-norm layers back into evaluation mode; Lightning puts all into training mode."""
+        self._losses.clear()
+        if self.freeze_statistics:
+            for layer in self.model.modules():
+                if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Cross-entropy of one batch."""
+        images, labels = batch
+        loss = functional.cross_entropy(self(images), labels)
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy, averaged over the split by Lightning."""
+        images, labels = batch
+        logits = self(images)
+        loss = functional.cross_entropy(logits, labels)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        for name, value in (("val_loss", loss), ("val_accuracy", accuracy)):
+            self.log(name, value, on_epoch=True, prog_bar=True, batch_size=len(labels))
+
+    def on_train_epoch_end(self) -> None:
+        """Append the epoch's row to the training curves; print it where there is no progress bar."""
+        metrics = self.trainer.callback_metrics
+        row = {
+            "epoch": self.current_epoch + 1,
+            "train_loss": float(torch.stack(self._losses).mean()),
+            "val_loss": float(metrics["val_loss"]),
+            "val_accuracy": float(metrics["val_accuracy"]),
+        }
+        self.history.append(row)
+        if self.trainer.progress_bar_callback is None:
+            values = ", ".join(f"{name} {row[name]:.3f}" for name in list(row)[1:])
+            print(f"epoch {row['epoch']}/{self.trainer.max_epochs}: {values}", flush=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Append the predicted labels, in the order of the photographs."""
+        images, _ = batch
+        self.predicted += self(images).argmax(dim=1).tolist()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with two groups, and one cycle of the learning rate over the whole fit."""
+        head = classifier_parameters(self.model)
+        in_head = {id(parameter) for parameter in head}
+        backbone = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_head]
+        rate = self.settings.learning_rate
+        head_rate = rate * self.settings.head_learning_rate_factor
+        optimizer = torch.optim.AdamW(
+            [{"params": backbone, "lr": rate}, {"params": head, "lr": head_rate}],
+            weight_decay=self.settings.weight_decay,
+        )
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            max_lr=[rate, head_rate],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def freeze_first_layers(model: Any, share: float) -> None:
+    """Freeze the first ``share`` of the layers, as timm groups them."""
+    layer_of = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    last = max(layer_of.values())
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = layer_of[name] >= share * last
 
 
 def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:

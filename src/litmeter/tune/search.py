@@ -18,8 +18,7 @@ from litmeter.errors import LitmeterError
 from litmeter.inference.answers import answers_of
 from litmeter.inference.reference import Reference
 from litmeter.loadgen import LoadGenerator, load_generator
-from litmeter.params import LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.client import CONTENT_TYPES
 from litmeter.serving.launcher import running_server

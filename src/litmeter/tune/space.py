@@ -17,8 +17,7 @@ from litmeter.errors import ModelError
 from litmeter.inference.card import INTERPOLATIONS, read_card
 from litmeter.inference.compiled.manifest import packages_to_use
 from litmeter.inference.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
-from litmeter.params import ServeSettings, TuneSettings
-from litmeter.params.tune import KNOBS
+from litmeter.params import KNOBS, ServeSettings, TuneSettings
 from litmeter.paths import MODEL
 
 DUPLICATE = "the same as another one"

@@ -1,0 +1,305 @@
+"""``litmeter loadtest``, ``capacity`` and ``sender``: load a server at any URL.
+
+They read no params.yaml. An option that is a key of it has the key's type, limits and description.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from litmeter.benchmark.target import CA_VARIABLE, Target, read_bodies, request_headers
+from litmeter.cli.main import exit_on_sigterm
+from litmeter.errors import LoadError, UsageError
+from litmeter.loadgen import LoadPlan, load_generator
+from litmeter.loadgen.remote import join as join_machine
+from litmeter.loadgen.remote import remote_senders
+from litmeter.loadgen.senders import Sender, local_senders
+from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
+from litmeter.serving.binding import check_ca_file
+from litmeter.system.progress import print_wrapped
+
+JSON = "application/json"
+CONNECTIONS = 256
+TRACE_EDGE_S = 0.2
+"""Before the first and after the last request of a trace, so that all belong to its window."""
+
+S = TypeVar("S", bound=Section)
+
+
+def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
+    """Make a section of params.yaml options of the command line, with ``defaults``; not those ``hidden``."""
+
+    def decorate(section: type[S]) -> type[S]:
+        fields: dict[str, Any] = {}
+        for name, default in defaults.items():
+            field = section.model_fields[name]
+            annotation: Any = field.rebuild_annotation()
+            fields[name] = (
+                Annotated[annotation, BeforeValidator(items), Parameter(parse=name not in hidden)],
+                Field(default, description=field.description),
+            )
+        made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
+        return Parameter(name="*")(made)
+
+    return decorate
+
+
+def items(given: Any) -> Any:
+    """The items of a list as it is typed, ``1,8``; other values as they are."""
+    if not isinstance(given, list):
+        return given
+    parts = [part.strip() for text in given for part in str(text).split(",")]
+    return [int(part) if part.isdecimal() else part for part in parts]
+
+
+@options(
+    *("timeout_s", "request_body"),
+    **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
+    **{"timeout_s": 30.0, "request_body": "json"},
+)
+class LoadOptions(LoadSettings):
+    """What is sent how often."""
+
+    model_config = ConfigDict(strict=False)
+
+
+@options(
+    "configurations",
+    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.04, "probe_requests": 1000, "max_s": 120.0, "seed": 42},
+    configurations=("any",),
+)
+class ObjectiveOptions(ObjectiveSettings):
+    """What users must get, and how the highest rate is searched at which they do."""
+
+    model_config = ConfigDict(strict=False)
+
+
+LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validate({})
+
+
+@Parameter(name="*")
+class Requests(BaseModel):
+    """Where what is sent, and by whom."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    url: str
+    """URL to which each body is sent by POST; status 200 is a good answer"""
+    body_file: list[Path] = []
+    """file with a request body; repeatable"""
+    images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
+    """images, or folders of them: a body each, the file itself where the content type is an image's"""
+    template: str | None = None
+    """body of an image otherwise, JSON; {image} is replaced by its base64 (default: {"image": "{image}"})"""
+    content_type: str = JSON
+    """of all bodies"""
+    header: list[str] = []
+    """'NAME: VALUE', a request header; repeatable"""
+    ca: Path | None = None
+    """CA certificates to trust with HTTPS (PEM)"""
+    senders: Count | None = None
+    """that many processes send the requests, each its share (default: 1); with --listen: on other machines"""
+    listen: str | None = None
+    """HOST:PORT, to wait there for the senders, which `litmeter sender --join HOST:PORT` starts"""
+    timeout_s: Timeout = 30.0
+
+    def target(self) -> Target:
+        """The server and the requests; ``--ca`` is put into the environment, for the load generator.
+
+        Raises:
+            UsageError: an option that cannot be used; LoadError: there is nothing to send.
+        """
+        if self.ca is not None:
+            check_ca_file(self.ca)
+            os.environ[CA_VARIABLE] = str(self.ca.resolve())
+        bodies = read_bodies(self.body_file, self.images, self.content_type, self.template)
+        return Target(self.url, bodies, self.content_type, request_headers(self.header))
+
+    def started(self, server: Target) -> AbstractContextManager[Sender]:
+        """What sends the requests: one load generator, several on this machine, or those that join it."""
+        sent = (server.bodies, server.content_type, server.headers)
+        if self.listen is not None:
+            return remote_senders(address("--listen", self.listen), self.senders or 1, *sent, print_wrapped)
+        return load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
+
+
+def loadtest(
+    *,
+    requests: Requests,
+    load: LoadOptions = LOAD,
+    rate: Positive | None = None,
+    arrivals: Literal["poisson", "constant"] | None = None,
+    trace: Path | None = None,
+    trace_scale: Positive | None = None,
+    connections: Count | None = None,
+    slo_ms: Positive | None = None,
+    max_windows: Count = 5,
+    out: Path | None = None,
+) -> int:
+    """Load-test a server at any URL, and print a row per level.
+
+    A closed loop of --users, or with --rate or --trace an open one. The exit status is 1 if a level is not
+    valid or misses the objective.
+
+    Args:
+        rate: open loop: R requests/s, whatever is answered
+        arrivals: with --rate: at random times (poisson, the default) or at equal distances
+        trace: open loop: requests at the times in this file, a time stamp in seconds a line
+        trace_scale: with --trace: X times as many requests a second
+        connections: open loop: connections; requests due while all are busy are sent late (default: 256)
+        slo_ms: objective: at most 5% of the requests may fail or take longer
+        max_windows: windows per level, at most; a level is unstable if its last three differ
+        out: a CSV file for the table
+    """
+    from litmeter.benchmark.loadtest import loadtest as measure
+
+    check_together(
+        {"--rate": rate, "--trace": trace},
+        {"--users": load.users if "users" in load.model_fields_set else None, "--arrivals": arrivals}
+        | {"--trace-scale": trace_scale, "--connections": connections},
+    )
+    plan = LoadPlan(
+        users=connections or CONNECTIONS,
+        requests=load.requests,
+        warmup_s=load.warmup_s,
+        min_s=load.min_s,
+        max_s=load.max_s,
+        max_windows=max_windows,
+        timeout_s=requests.timeout_s,
+        seed=load.seed,
+        rate_rps=rate,
+    )
+    plans = [plan]
+    if trace is not None:
+        due_s = read_trace(trace, trace_scale or 1.0)
+        seconds = due_s[-1] + TRACE_EDGE_S
+        plan = replace(plan, requests=1, warmup_s=0.0, min_s=seconds, max_s=seconds)
+        plans = [replace(plan, rate_rps=len(due_s) / seconds, due_s=due_s)]
+    elif rate is None:
+        plans = [replace(plan, users=users) for users in load.users]
+    elif arrivals is not None:
+        plans = [replace(plan, arrivals=arrivals)]
+    server = requests.target()
+    exit_on_sigterm()
+    return measure(server, plans, slo_ms, out, requests.started(server))
+
+
+def check_together(loops: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raise UsageError for options of which one would be ignored; None is an option that was not given."""
+    present = {name for name, value in {**loops, **given}.items() if value is not None}
+    for name, others in (("--users", loops), ("--trace", {"--rate"}), ("--arrivals", {"--trace"})):
+        if name in present and present & set(others):
+            raise UsageError(f"{name}: not together with {' or '.join(others)}")
+    for name, others in (
+        ("--connections", loops),
+        ("--arrivals", {"--rate"}),
+        ("--trace-scale", {"--trace"}),
+    ):
+        if name in present and not present & set(others):
+            raise UsageError(f"{name}: only together with {' or '.join(others)}")
+
+
+def read_trace(path: Path, scale: float) -> tuple[float, ...]:
+    """When requests are due, seconds from the begin of a load, by a file with a time stamp (s) in each line.
+
+    Args:
+        scale: rates are multiplied by this, and times divided.
+
+    Raises:
+        LoadError: the file cannot be read, holds something else, is not ascending, or has no length.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
+    stamps: list[float] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            stamps.append(float(line))
+        except ValueError:
+            raise LoadError(f"{path}: line {number}: expected seconds, got {line[:40]!r}") from None
+        if not stamps[0] <= stamps[-1] < float("inf") or stamps[-1] < max(stamps[-2:]):
+            raise LoadError(f"{path}: line {number}: expected a time that is not before the last one")
+    if len(stamps) < 2 or stamps[-1] == stamps[0]:
+        raise LoadError(f"{path}: expected time stamps that differ, a line each")
+    return tuple(TRACE_EDGE_S + (stamp - stamps[0]) / scale for stamp in stamps)
+
+
+def capacity(
+    *,
+    requests: Requests,
+    objective: ObjectiveOptions = OBJECTIVE,
+    out: Path | None = None,
+    picture: Path | None = None,
+) -> int:
+    """Search the highest rate at which a server at any URL keeps to an objective.
+
+    The exit status is 0 where it is resolved, or the objective held at all rates, else 1.
+
+    Args:
+        out: a CSV file for the probes
+        picture: a PNG file for a picture of the probes and the capacity
+    """
+    from litmeter.benchmark.capacity import ProbeRow, measure_capacity
+    from litmeter.report.charts import capacity as chart
+    from litmeter.report.drawing import save_png
+    from litmeter.report.printed import capacity_text
+    from litmeter.system.files import check_writable, write_rows
+    from litmeter.system.machine import exclusive_machine
+    from litmeter.system.tables import text_table
+
+    def cells(number: int, row: ProbeRow) -> list[str]:
+        latencies = ("-" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms))
+        rates = (f"{rate:.1f}" for rate in (row.asked_rps, row.rate_rps, row.peak_rps))
+        remark = f"void: {row.void_reason}" if row.void_reason else row.phase
+        return [str(number), *rates, f"{row.missed:.1%}", *latencies, f"{row.goodput_rps:.1f}", remark]
+
+    exit_on_sigterm()
+    server = requests.target()
+    check_writable([path for path in (out, picture) if path is not None])
+    with exclusive_machine():
+        server.check_first_request(requests.timeout_s)
+        with requests.started(server) as sender:
+            result = measure_capacity(sender, server.url, objective, requests.timeout_s, "search")
+    heads = ("asked/s", "due/s", "peak/s", "missed", "p50 ms", "p95 ms", "p99 ms", "in time/s", "")
+    print(text_table(("probe", *heads), [cells(number, row) for number, row in enumerate(result.rows, 1)]))
+    if out is not None:
+        write_rows(out, ProbeRow, result.rows)
+    if picture is not None:
+        save_png(picture, chart(server.url, result))
+    found = re.sub(
+        r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", capacity_text(result.metrics)
+    )
+    print_wrapped(f"{server.url} {found}")
+    return 0 if result.metrics.status in ("resolved", "above_range") else 1
+
+
+def sender(*, join: str) -> None:
+    """Send shares of the loads of another machine until it is done.
+
+    Args:
+        join: HOST:PORT where it listens
+    """
+    exit_on_sigterm()
+    join_machine(address("--join", join), lambda text: print(text, flush=True))
+
+
+def address(option: str, text: str) -> tuple[str, int]:
+    """The host and port in ``HOST:PORT``.
+
+    Raises:
+        UsageError: it has another form.
+    """
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
+        raise UsageError(f"{option}: expected HOST:PORT, the port from 1024 to 65535, got {text!r}")
+    return host.strip("[]"), int(port)
