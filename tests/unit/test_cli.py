@@ -109,8 +109,6 @@ def test_a_list_is_typed_with_commas() -> None:
         ("capacity URL --seed -1", "--seed: got '-1'"),
         ("capacity URL --max-s", "--max-s"),
         ("capacity URL --configurations candidate", "--configurations"),
-        ("machines --rate 0", "--rate"),
-        ("machines --rate inf", "--rate"),
         ("verify --unknown", "--unknown"),
         ("verify more", "more"),
     ],

@@ -107,7 +107,7 @@ def test_emulated_half_precision_is_told(flags: list[str], told: bool) -> None:
     write_json(run, read_json(run) | {"dtype": "bfloat16"})
     write_json(MACHINE, OWN_MACHINE | {"cpu_flags": flags})
     for page, readme in ((README, True), (RESULTS_PAGE, False)):
-        write_results(readme)
+        write_results(readme=readme)
         assert ("no instructions for bfloat16" in page.read_text()) is told
 
 
