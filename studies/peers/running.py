@@ -20,7 +20,7 @@ from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import READY_S, RunningServer, check_free, free_port
+from litmeter.serving.launcher import READY_S, RunningServer, bound_socket, free_port
 from litmeter.system.processes import GONE_S, log_tail, process_group
 from studies.peers.photos import VARIABLE, Options
 
@@ -38,7 +38,7 @@ def running_peer(
         ServerError: the port is taken, the peer died, or it was not ready in time.
     """
     port = free_port() if port is None else port
-    check_free(Binding(port))
+    bound_socket(Binding(port)).close()
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch:
         absolute = ModelFolders(folders.exported.absolute(), folders.compiled.absolute())
         options = Options(folders=absolute, settings=settings, port=port, scratch=Path(scratch))

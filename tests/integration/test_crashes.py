@@ -21,7 +21,7 @@ from litmeter.inference.card import CARD_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, check_free, running_server
+from litmeter.serving.launcher import RunningServer, bound_socket, running_server
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
@@ -219,7 +219,7 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
         server.process.wait(60)
         _, left = psutil.wait_procs(processes, 60)
         assert left == []
-        check_free(Binding(int(server.url.rsplit(":", 1)[1])))
+        bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
         if reason is None:
             assert server.process.returncode == -signal.SIGKILL
         else:

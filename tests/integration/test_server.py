@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,7 +28,7 @@ from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.client import CONTENT_TYPES, json_body, request_bodies
-from litmeter.serving.launcher import RunningServer, free_port, running_server
+from litmeter.serving.launcher import RunningServer, free_port, running_server, starting_server
 from litmeter.serving.metrics import STAGES
 from tests.support.processes import processes_mentioning
 
@@ -248,6 +249,21 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
             running_server(exported, ServeSettings(), "cpu", 30.0, port=port),
         ):
             pytest.fail("somebody else listens there")
+
+
+@pytest.mark.parametrize("transport", ["direct", "litserve"])
+def test_nobody_takes_the_port_of_a_server_that_starts(transport: str, exported: ModelFolders) -> None:
+    """Other servers that start at once, for example, each choose a free port."""
+    settings = ServeSettings.model_validate({"transport": transport})
+    with (
+        starting_server(exported, settings, "cpu", 30.0, null_model=True) as starting,
+        socket.socket() as other,
+    ):
+        with suppress(OSError):
+            other.bind(("127.0.0.1", starting.binding.port))
+            other.listen()
+        server = starting.ready()
+        assert requests.get(f"{server.url}/info", timeout=5).json()["model"]["transport"] == transport
 
 
 def test_a_server_that_dies_is_noticed_and_leaves_no_process(exported: ModelFolders) -> None:

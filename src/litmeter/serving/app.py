@@ -7,6 +7,7 @@ client.py in the working directory.
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import litserve
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -98,6 +100,14 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
     add_auth_and_timer(server.app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
+
+
+def listen_on(listener: socket.socket) -> None:
+    """Have uvicorn serve on a socket that is bound already, for which LitServe has no option.
+
+    Uvicorn's own, ``fd``, takes the socket for a Unix one.
+    """
+    uvicorn.Config.bind_socket = lambda config: listener  # type: ignore[method-assign]
 
 
 def fork_workers() -> None:
