@@ -38,7 +38,7 @@ def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
         request = channel.wait_for_request(number)
         if kind == "drops":
             os._exit(1)
-        if not channel.slots.claim(request.slot, os.getpid()):
+        if not channel.slots.claim(request.slot, number, os.getpid()):
             continue
         time.sleep(seconds)
         if kind == "dies":

@@ -112,7 +112,7 @@ def work(process: HttpProcess) -> None:
         process.at_work.wait()
         if request == STOP:
             return
-        if process.channel.slots.claim(request.slot, 1):
+        if process.channel.slots.claim(request.slot, 0, 1):
             process.taken.append(request.body)
             said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
             process.channel.send_responses([Response(request.slot, 200, said)])

@@ -105,7 +105,7 @@ def test_a_request_given_up_frees_its_slot_unworked() -> None:
         def serve() -> None:
             for _ in range(2):
                 request = channel.wait_for_request(0)
-                if channel.slots.claim(request.slot, 1):
+                if channel.slots.claim(request.slot, 0, 1):
                     claimed.append(request.body)
                     channel.send_responses([Response(request.slot, 200, request.body)])
 

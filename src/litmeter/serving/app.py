@@ -107,7 +107,7 @@ def listen_on(listener: socket.socket) -> None:
 
     Uvicorn's own, ``fd``, takes the socket for a Unix one.
     """
-    uvicorn.Config.bind_socket = lambda config: listener  # type: ignore[method-assign]
+    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
 
 
 def fork_workers() -> None:

@@ -56,7 +56,7 @@ class Channel:
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
-        self.slots = Slots(capacity)
+        self.slots = Slots(capacity, workers)
         self._idle = WORKERS.RawArray("B", workers)
         self.request_sender, self._request_receiver = socket_pair()
         self._response_sender, self.response_receiver = socket_pair()
