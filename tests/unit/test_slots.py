@@ -67,7 +67,7 @@ def test_a_claim_that_a_release_overtakes_is_none_of_the_next_request() -> None:
 
 
 def before_instruction(number: int, act: Callable[[], object], function: Callable[[], bool]) -> bool:
-    """Call ``function``; ``act`` before the instruction of this number in ``Slots.claim``, if it has so many."""
+    """Call ``function``, and ``act`` before this instruction of ``Slots.claim``, if there are so many."""
     count = -1
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
