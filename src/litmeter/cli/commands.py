@@ -9,7 +9,7 @@ import sys
 
 def serve(options: argparse.Namespace) -> int:
     """Serve the exported model until SIGTERM or Ctrl-C; return the exit status."""
-    from litmeter.inference.compiled.manifest import packages_to_use
+    from litmeter.inference.compiled.manifest import split_note
     from litmeter.inference.device import check_precision, resolve_device
     from litmeter.params import load_params
     from litmeter.paths import MODEL
@@ -30,8 +30,8 @@ def serve(options: argparse.Namespace) -> int:
     device = resolve_device(params.device, cuda_available())
     check_precision(params.serve.precision, device)
     check_model(MODEL, params.serve)
-    if params.serve.compiled:  # fails here with one line instead of in the log of each worker
-        packages_to_use(MODEL, device, params.serve.precision)
+    if note := split_note(MODEL, device, params.serve):  # fails here instead of in the log of each worker
+        print(note)
     _exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 
