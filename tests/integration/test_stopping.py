@@ -161,8 +161,7 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
         assert server.stderr.read() == ""
 
 
-@pytest.mark.parametrize("everyone", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "everyone"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_server_whose_workers_still_load_stops_at_once(
     number: signal.Signals, everyone: bool, exported: ModelFolders, tmp_path: Path
 ) -> None:
