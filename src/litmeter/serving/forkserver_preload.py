@@ -1,4 +1,4 @@
-"""Imported by the process that workers are forked from: it ends with the main process, and its workers with it.
+"""Imported by the process that workers are forked from: it ends with the main process, and they end with it.
 
 Of its own accord it would stay until its last worker has ended.
 """
