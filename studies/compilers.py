@@ -10,9 +10,9 @@ from statistics import median
 
 import torch
 
-from litmeter.inference.compiled.backends import INDUCTOR_CONFIG, BatchModel, compile_packages, load_package
 from litmeter.inference.compiled.gain import run_ms
-from litmeter.inference.compiled.package import eager_model, example_batch
+from litmeter.inference.compiled.model import BatchModel, load_package
+from litmeter.inference.compiled.package import INDUCTOR_CONFIG, compile_packages, eager_model, example_batch
 from litmeter.inference.device import dtype_name
 from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings

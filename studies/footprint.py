@@ -20,8 +20,8 @@ import requests
 import torch
 
 from litmeter.benchmark.served import scrape
-from litmeter.inference.compiled.backends import load_package
 from litmeter.inference.compiled.manifest import read_manifest, verified_file
+from litmeter.inference.compiled.model import load_package
 from litmeter.inference.compiled.package import example_batch
 from litmeter.inference.device import dtype_name
 from litmeter.inference.environment import worker_environment

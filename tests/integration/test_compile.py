@@ -16,11 +16,9 @@ import torch
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
 from litmeter.inference.answers import answers_of
-from litmeter.inference.compiled.backends import load_package
-from litmeter.inference.compiled.build import compile_model
+from litmeter.inference.compiled.build import BuildResult, compile_model, time_packages
 from litmeter.inference.compiled.manifest import Manifest
-from litmeter.inference.compiled.model import CompiledModel
-from litmeter.inference.compiled.timing import BuildResult, time_packages
+from litmeter.inference.compiled.model import CompiledModel, load_package
 from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -150,7 +148,7 @@ def test_serve_says_that_batches_above_the_compiled_ones_are_split(
     assert {str(SIZE), str(4 * SIZE)} <= set(re.findall(r"\d+", line))
 
 
-@pytest.mark.parametrize("module", ["backends", "quantise"])
+@pytest.mark.parametrize("module", ["model", "package, nncf"])
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path, module: str) -> None:
     """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
     command = [sys.executable, "-c", f"import litmeter.inference.compiled.{module}"]

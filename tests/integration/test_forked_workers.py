@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from litmeter.inference.libraries import modules_of
+from litmeter.inference.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import RunningServer, running_server

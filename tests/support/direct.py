@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from litmeter.serving.direct.admission import Admission, Admitted
 from litmeter.serving.direct.channel import Channel, Response
 from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.direct.route import Admission, Admitted
 from litmeter.serving.errors import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]

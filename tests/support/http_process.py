@@ -15,11 +15,10 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from litmeter.serving.direct.admission import Admission
 from litmeter.serving.direct.channel import Channel, Request, Response
 from litmeter.serving.direct.dispatcher import Dispatcher
 from litmeter.serving.direct.protocol import LimitedProtocol
-from litmeter.serving.direct.route import DirectRoute
+from litmeter.serving.direct.route import Admission, DirectRoute
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3

@@ -18,7 +18,7 @@ import torch
 from litmeter.errors import ModelError
 from litmeter.inference.card import CARD_NAME, sha256
 from litmeter.inference.compiled import gain
-from litmeter.inference.compiled.build import describe, jobs_of
+from litmeter.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
 from litmeter.inference.compiled.gain import Timing, reason_against, remark_on
 from litmeter.inference.compiled.manifest import (
     MANIFEST_NAME,
@@ -30,7 +30,6 @@ from litmeter.inference.compiled.manifest import (
     verified_file,
 )
 from litmeter.inference.compiled.model import CompiledModel, split
-from litmeter.inference.compiled.timing import BuildResult, manifest_entry
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows

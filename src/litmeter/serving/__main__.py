@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from litmeter.inference.libraries import modules_of
+from litmeter.inference.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import api_key
-from litmeter.serving.direct.messages import is_supported
+from litmeter.serving.binding import api_key
+from litmeter.serving.direct.channel import is_supported
 from litmeter.serving.forkserver import FORKS, start_forkserver
 from litmeter.system.collector import for_good
 

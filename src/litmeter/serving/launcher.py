@@ -20,8 +20,7 @@ from litmeter.inference.card import read_card
 from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import KEY_VARIABLE
-from litmeter.serving.binding import Binding
+from litmeter.serving.binding import KEY_VARIABLE, Binding
 from litmeter.system.processes import log_tail, process_group
 from litmeter.system.temporary import scratch
 
