@@ -31,10 +31,21 @@ from litmeter.serving.metrics import STAGES
 from tests.support.processes import processes_mentioning
 
 SETTINGS = {
-    "single": ServeSettings(),
-    "batched": ServeSettings(precision="half", max_batch_size=8, batch_timeout_s=0.05, workers_per_device=2),
+    "single": ServeSettings(threads_per_worker=1),
+    "batched": ServeSettings(
+        precision="half",
+        max_batch_size=8,
+        batch_timeout_s=0.05,
+        workers_per_device=2,
+        threads_per_worker=1,
+    ),
     "direct": ServeSettings(
-        precision="half", max_batch_size=4, workers_per_device=2, preprocess="torchvision", transport="direct"
+        precision="half",
+        max_batch_size=4,
+        workers_per_device=2,
+        threads_per_worker=1,
+        preprocess="torchvision",
+        transport="direct",
     ),
 }
 
@@ -56,7 +67,7 @@ def post(server: RunningServer, body: bytes, content_type: str = CONTENT_TYPES["
 
 def bomb() -> bytes:
     buffer = io.BytesIO()
-    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    Image.new("1", (11_000, 11_000)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
