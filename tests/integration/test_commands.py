@@ -15,11 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import yaml
 
-from litmeter.cli.main import main
+from litmeter.cli.main import main, other_model
+from litmeter.inference.card import CARD_NAME, read_card
 from litmeter.params import ServeSettings
-from litmeter.paths import ModelFolders
+from litmeter.paths import MODEL, ModelFolders
 from litmeter.serving.launcher import RunningServer, free_port, running_server
+from litmeter.system.files import write_json
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped
@@ -191,3 +194,26 @@ def test_a_project_that_does_not_exist_is_one_line(
     missing = tmp_path / "missing"
     assert main(["--project", str(missing), "serve"]) == 2
     assert capsys.readouterr().err == f"litmeter: --project {missing}: No such file or directory\n"
+
+
+def test_a_model_that_dvc_lock_does_not_have_is_named(
+    exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run that was interrupted leaves it; the lock is DVC's own."""
+    monkeypatch.chdir(tmp_path)
+    assert other_model(MODEL.exported) is None  # there is neither a model nor a lock
+    shutil.copytree(exported.exported, "made")
+    stage = {"cmd": f"mkdir -p models; cp -r made {MODEL.exported}", "outs": [str(MODEL.exported)]}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"export": stage}}))
+    for command in ("init -q --no-scm", "repro -q"):
+        subprocess.run([Path(sys.executable).with_name("dvc"), *command.split()], check=True)
+    assert other_model(MODEL.exported) is None
+    card = read_card(MODEL.exported).model_copy(update={"test_accuracy": 0.125})
+    (MODEL.exported / CARD_NAME).unlink()  # DVC may have linked it
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    said = other_model(MODEL.exported)
+    assert said is not None
+    assert said.startswith(f"models/exported is not the model of dvc.lock, but {card.architecture}, ")
+    assert "0.125" in said
+    subprocess.run([Path(sys.executable).with_name("dvc"), "checkout", "-q", "--force"], check=True)
+    assert other_model(MODEL.exported) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
 from litmeter.inference.answers import answers_of
-from litmeter.inference.compiled.backends import load_package
-from litmeter.inference.compiled.build import compile_model
+from litmeter.inference.compiled.build import BuildResult, compile_model, time_packages
 from litmeter.inference.compiled.manifest import Manifest
-from litmeter.inference.compiled.model import CompiledModel
-from litmeter.inference.compiled.timing import BuildResult, time_packages
+from litmeter.inference.compiled.model import CompiledModel, load_package
 from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.machine import fingerprint
 from tests.support.models import export_tiny
+from tests.support.servers import make_project
 
 SIZE = 2
 
@@ -127,7 +129,26 @@ def test_a_package_takes_only_the_batch_size_of_its_compilation(
         run(torch.cat([batch, batch]))
 
 
-@pytest.mark.parametrize("module", ["backends", "quantise"])
+def test_serve_says_that_batches_above_the_compiled_ones_are_split(
+    built: tuple[ModelFolders, Manifest],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On a port that is taken, so that nothing is served."""
+    folders, manifest = built
+    if manifest.packages[0].skipped_reason:
+        pytest.skip("the package was no faster")
+    monkeypatch.chdir(tmp_path)
+    make_project(tmp_path, folders, compiled=True, precision="full", max_batch_size=4 * SIZE)
+    shutil.copytree(folders.compiled, "models/compiled")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert main(["serve", "--port", str(taken.getsockname()[1])]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert {str(SIZE), str(4 * SIZE)} <= set(re.findall(r"\d+", line))
+
+
+@pytest.mark.parametrize("module", ["model", "package, nncf"])
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path, module: str) -> None:
     """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
     command = [sys.executable, "-c", f"import litmeter.inference.compiled.{module}"]

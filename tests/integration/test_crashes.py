@@ -21,7 +21,7 @@ from litmeter.inference.card import CARD_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, check_free, running_server
+from litmeter.serving.launcher import RunningServer, bound_socket, running_server
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
@@ -201,6 +201,21 @@ def test_no_worker_works_for_a_client_that_went_away(
     assert batched(server) - before == 1
 
 
+def test_a_worker_that_dies_right_after_each_start_is_started_after_ever_longer_pauses(
+    exported: ModelFolders,
+) -> None:
+    """A start alone takes a fraction of a second."""
+    settings = SETTINGS.model_copy(update={"workers_per_device": 1})
+    with running_server(exported, settings, "cpu", 30.0, null_model=True) as server:
+        for pause_s in (1.0, 2.0):
+            [worker] = by_role(server.url, "worker")
+            worker.kill()
+            died = time.monotonic()
+            wait_for(lambda: health(server) == (503, "down"))
+            wait_for(lambda: health(server) == (200, "ok"))
+            assert time.monotonic() - died >= pause_s
+
+
 @pytest.mark.parametrize(
     ("role", "reason"),
     [
@@ -219,7 +234,7 @@ def test_the_server_ends_when_its_http_or_main_process_dies(
         server.process.wait(60)
         _, left = psutil.wait_procs(processes, 60)
         assert left == []
-        check_free(Binding(int(server.url.rsplit(":", 1)[1])))
+        bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
         if reason is None:
             assert server.process.returncode == -signal.SIGKILL
         else:
@@ -250,5 +265,5 @@ def test_the_server_ends_after_three_failed_starts_of_a_worker(
         _, left = psutil.wait_procs(processes, 60)
         assert left == []
         log = server.log.read_text()
-    assert log.count("another is started in") == 2
+    assert log.count("before it was ready") == 3
     assert "before it was ready, 3 in a row; the server ends" in log.splitlines()[-1]

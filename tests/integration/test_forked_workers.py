@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from litmeter.inference.libraries import modules_of
+from litmeter.inference.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import RunningServer, running_server
@@ -61,6 +61,7 @@ def test_workers_share_what_was_imported_and_end_with_their_server(
         server.process.terminate()
         _, left = psutil.wait_procs(started, 25)  # LitServe kills what has not ended after 30 s
         assert left == []
+        assert server.log.read_text() == ""  # LitServe's monitor would call them dead
 
 
 @pytest.mark.parametrize("victim", ["main", "forkserver"])

@@ -102,13 +102,13 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
 
 LOOPS = """
 import re
-from litmeter.inference import structure
-essential = structure.essential
+from litmeter.inference import image
+needed_parts = image.needed_parts
 def looping(content):
     if content.endswith(b"loop"):
         re.fullmatch("(a|aa)+b", 100 * "a")  # for ever, and it never lets another thread run
-    return essential(content)
-structure.essential = looping
+    return needed_parts(content)
+image.needed_parts = looping
 """
 """A sitecustomize.py, which Python runs at each start: a decoder that does not return from some files."""
 

@@ -12,7 +12,7 @@ import requests
 
 from litmeter.cli.main import main
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import KEY_VARIABLE
+from litmeter.serving.binding import KEY_VARIABLE
 from tests.integration.asking import wait_for
 from tests.support.certificates import Pem
 from tests.support.servers import Command, serve_command

@@ -11,7 +11,7 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import KEY_VARIABLE
+from litmeter.serving.binding import KEY_VARIABLE
 from tests.support.certificates import Pem
 from tests.support.servers import make_project
 

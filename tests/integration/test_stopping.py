@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +20,9 @@ from litmeter.inference.card import WEIGHTS_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, check_free, free_port, running_server, server_command
+from litmeter.serving.launcher import RunningServer, bound_socket, running_server
 from tests.integration.asking import in_flight, post_image, wait_for
-from tests.support.server_processes import by_role, loading_server, stopped, tree
+from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10
@@ -46,7 +45,7 @@ def server_with_requests_waiting(
         yield server, workers, waiting
         _, left = psutil.wait_procs(processes, 60)
         assert left == []
-        check_free(Binding(int(server.url.rsplit(":", 1)[1])))
+        bound_socket(Binding(int(server.url.rsplit(":", 1)[1]))).close()
 
 
 def is_stopping(server: RunningServer) -> bool:
@@ -152,10 +151,8 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
     os.mkfifo(folder / WEIGHTS_NAME)
     folders = ModelFolders(folder, exported.compiled)
     settings = SETTINGS.model_copy(update={"transport": transport})
-    command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     with (
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server,
+        started_server(folders, settings, tmp_path) as server,
         (folder / WEIGHTS_NAME).open("wb"),  # opens when the server opens its end
     ):
         server.terminate()
@@ -164,8 +161,7 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
         assert server.stderr.read() == ""
 
 
-@pytest.mark.parametrize("everyone", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("number", "everyone"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
 def test_a_server_whose_workers_still_load_stops_at_once(
     number: signal.Signals, everyone: bool, exported: ModelFolders, tmp_path: Path
 ) -> None:

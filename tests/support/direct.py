@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from litmeter.serving.direct.admission import Admission, Admitted
 from litmeter.serving.direct.channel import Channel, Response
 from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.direct.route import Admission, Admitted
 from litmeter.serving.errors import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
@@ -38,7 +38,7 @@ def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
         request = channel.wait_for_request(number)
         if kind == "drops":
             os._exit(1)
-        if not channel.slots.claim(request.slot, os.getpid()):
+        if not channel.slots.claim(request.slot, number, os.getpid()):
             continue
         time.sleep(seconds)
         if kind == "dies":

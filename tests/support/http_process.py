@@ -15,11 +15,10 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from litmeter.serving.direct.admission import Admission
 from litmeter.serving.direct.channel import Channel, Request, Response
 from litmeter.serving.direct.dispatcher import Dispatcher
 from litmeter.serving.direct.protocol import LimitedProtocol
-from litmeter.serving.direct.route import DirectRoute
+from litmeter.serving.direct.route import Admission, DirectRoute
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
@@ -112,7 +111,7 @@ def work(process: HttpProcess) -> None:
         process.at_work.wait()
         if request == STOP:
             return
-        if process.channel.slots.claim(request.slot, 1):
+        if process.channel.slots.claim(request.slot, 0, 1):
             process.taken.append(request.body)
             said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
             process.channel.send_responses([Response(request.slot, 200, said)])

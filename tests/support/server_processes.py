@@ -17,13 +17,29 @@ from litmeter.benchmark.server_metrics import read_scrape
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, free_port, server_command
+from litmeter.serving.launcher import ANY_PORT, RunningServer, bound_socket, server_command
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:
     """The main process and all that it started."""
     main = psutil.Process(server.pid)
     return [main, *main.children(recursive=True)]
+
+
+def started_server(folders: ModelFolders, settings: ServeSettings, folder: Path) -> subprocess.Popen[str]:
+    """A server's main process, which nobody guards, with its log in a pipe.
+
+    Args:
+        folder: of its metrics.
+    """
+    with bound_socket(binding := Binding(ANY_PORT)) as listener:
+        return subprocess.Popen(
+            server_command(folders, settings, "cpu", 30.0, binding, listener),
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
+            pass_fds=(listener.fileno(),),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 @contextmanager
@@ -36,9 +52,7 @@ def loading_server(
         settings: with two workers or more.
         folder: of its metrics.
     """
-    command = server_command(folders, settings, "cpu", 30.0, Binding(free_port()))
-    environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as server:
+    with started_server(folders, settings, folder) as server:
         try:
             main, workers = psutil.Process(server.pid), []
             # All at once: one fork may be no worker, as importing runs `uname`, but never two at a time.

@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import KEY_VARIABLE
+from litmeter.serving.binding import KEY_VARIABLE
 from litmeter.serving.launcher import free_port
 from tests.support.project import ROOT
 

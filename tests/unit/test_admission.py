@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from litmeter.serving.bodies import UNSUPPORTED_TYPE
-from litmeter.serving.direct.admission import FULL, UNAUTHORISED, Admission, Admitted, Headers
+from litmeter.serving.direct.channel import UNCLAIMED
 from litmeter.serving.direct.dispatcher import STOPPING, Dispatcher
-from litmeter.serving.direct.slots import UNCLAIMED
+from litmeter.serving.direct.route import FULL, Admission, Admitted, Headers
 from litmeter.serving.errors import Reply
+from litmeter.serving.middleware import UNAUTHORISED, UNSUPPORTED_TYPE
 from tests.support.direct import open_channel
 
 MAX_BYTES = 10

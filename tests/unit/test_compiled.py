@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import random
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from litmeter.errors import ModelError
 from litmeter.inference.card import CARD_NAME, sha256
 from litmeter.inference.compiled import gain
-from litmeter.inference.compiled.build import describe, jobs_of
+from litmeter.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
 from litmeter.inference.compiled.gain import Timing, reason_against, remark_on
 from litmeter.inference.compiled.manifest import (
     MANIFEST_NAME,
@@ -25,10 +26,11 @@ from litmeter.inference.compiled.manifest import (
     identity,
     packages_to_use,
     read_manifest,
+    split_note,
     verified_file,
 )
 from litmeter.inference.compiled.model import CompiledModel, split
-from litmeter.inference.compiled.timing import BuildResult, manifest_entry
+from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
 from litmeter.system.files import write_json
@@ -219,6 +221,23 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
     assert line.endswith(f"9.9 ms by smaller packages; used, {remark}")
     [row] = package_rows(manifest)
     assert (row.skipped_reason, row.remark) == (None, remark)
+
+
+@pytest.mark.parametrize(
+    ("max_batch_size", "compiled", "said"), [(4, True, True), (1, True, False), (4, False, False)]
+)
+def test_batches_above_the_compiled_ones_are_said(
+    max_batch_size: int, compiled: bool, said: bool, folders: ModelFolders
+) -> None:
+    _, package = faster_package(folders.compiled)
+    write_manifest(folders, packages=[json.loads(package.model_dump_json())])
+    settings = ServeSettings.model_validate(
+        {"max_batch_size": max_batch_size, "compiled": compiled, "preprocess": "torchvision"}
+    )
+    note = split_note(folders, "cpu", settings)
+    assert (note is not None) == said
+    if note is not None:
+        assert {"4", "1"} <= set(re.findall(r"\d+", note))
 
 
 def test_a_manifest_of_earlier_code_is_read(folders: ModelFolders) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP process's side: every request gets its answer, from workers in real processes."""
+"""The HTTP process's side: every request gets its answer from workers, which are watched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from litmeter.serving.direct.channel import Channel, Response
-from litmeter.serving.direct.dispatcher import Dispatcher
+from litmeter.serving.direct.dispatcher import Dispatcher, WorkerRegistry
 from litmeter.serving.errors import Reply
 from tests.support.direct import ask, open_channel, work
 
@@ -105,7 +105,7 @@ def test_a_request_given_up_frees_its_slot_unworked() -> None:
         def serve() -> None:
             for _ in range(2):
                 request = channel.wait_for_request(0)
-                if channel.slots.claim(request.slot, 1):
+                if channel.slots.claim(request.slot, 0, 1):
                     claimed.append(request.body)
                     channel.send_responses([Response(request.slot, 200, request.body)])
 
@@ -161,3 +161,48 @@ def test_a_drain_finishes_admitted_requests_and_admits_no_more() -> None:
 
     with open_channel(4) as channel:
         asyncio.run(drain(channel))
+
+
+def test_health_follows_the_workers() -> None:
+    async def follow(channel: Channel) -> list[Reply]:
+        dispatcher = Dispatcher(channel, 10.0, 2)
+        dispatcher.start()
+        seen = [dispatcher.health()]
+
+        async def next_health() -> None:
+            last = seen[-1]
+            while dispatcher.health() == last:
+                await asyncio.sleep(0.01)
+            seen.append(dispatcher.health())
+
+        workers = []
+        for number in range(2):
+            workers.append(spawn.Process(target=work, args=(channel, number, 0.0, "works"), daemon=True))
+            workers[-1].start()
+            await next_health()
+        for worker in workers:
+            worker.kill()
+            await next_health()
+        await dispatcher.drain(0.0)
+        return [*seen, dispatcher.health()]
+
+    with open_channel(4) as channel:
+        seen = asyncio.run(follow(channel))
+    assert seen == [
+        (503, b'{"status": "starting", "workers": 0, "expected": 2}'),
+        (503, b'{"status": "starting", "workers": 1, "expected": 2}'),
+        (200, b'{"status": "ok", "workers": 2, "expected": 2}'),
+        (200, b'{"status": "degraded", "workers": 1, "expected": 2}'),
+        (503, b'{"status": "down", "workers": 0, "expected": 2}'),
+        (503, b'{"status": "stopping", "workers": 0, "expected": 2}'),
+    ]
+
+
+def test_a_worker_gone_before_it_is_watched_is_dead() -> None:
+    gone = spawn.Process(target=int)
+    gone.start()
+    gone.join()
+    assert gone.pid is not None
+    dead: list[int] = []
+    WorkerRegistry(1, dead.append).register_worker(gone.pid)
+    assert dead == [gone.pid]

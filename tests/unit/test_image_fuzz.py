@@ -16,8 +16,7 @@ from PIL import Image
 
 from litmeter.inference.card import read_card
 from litmeter.inference.image import UNSUPPORTED, ImageError, needed_parts, open_image
-from litmeter.inference.preprocess import TorchvisionPreprocess
-from litmeter.inference.timm_preprocess import TimmPreprocess
+from litmeter.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
 from tests.support.project import PHOTOS
 

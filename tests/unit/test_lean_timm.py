@@ -10,7 +10,7 @@ import sys
 import torch
 disable = torch.compiler.disable
 import litmeter.inference.model
-import litmeter.inference.timm_preprocess
+import litmeter.inference.preprocess
 from litmeter.inference.model import build_model
 with torch.inference_mode():
     build_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,30 @@ def test_a_model_that_timm_lacks_is_one_line() -> None:
     with pytest.raises(ModelError, match="timm cannot build no_such_model at 96 px") as caught:
         build_model("no_such_model", 2, 96)
     assert "\n" not in str(caught.value)
+
+
+def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, photos: list[Path]) -> None:
+    """Python tells its audit hooks of each name that a pickle looks up, from whatever file."""
+    program = f"""
+import sys
+from pathlib import Path
+from litmeter.params import ServeSettings
+from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME
+from litmeter.paths import ModelFolders
+from litmeter.inference.predictor import Predictor
+import litmeter.inference.model
+
+def refuse(event, arguments):
+    if event == "pickle.find_class":
+        raise RuntimeError(f"a pickle asks for {{arguments}}")
+
+sys.addaudithook(refuse)
+folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
+classifier = Predictor(folders, "cpu", ServeSettings(preprocess="torchvision"))
+print(classifier.predict([classifier.preprocess(Path({str(photos[0])!r}).read_bytes())]).shape)
+import pickle
+pickle.loads(pickle.dumps(Path))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.stdout == "torch.Size([1, 3])\n"
+    assert ran.stderr.endswith("RuntimeError: a pickle asks for ('pathlib', 'Path')\n")

@@ -18,8 +18,7 @@ from litmeter.errors import ModelError
 from litmeter.inference.card import read_card
 from litmeter.inference.image import ImageError
 from litmeter.inference.model import PixelModel
-from litmeter.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess
-from litmeter.inference.timm_preprocess import TimmPreprocess
+from litmeter.inference.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
 
 LEVEL = 1 / 255 / 0.2

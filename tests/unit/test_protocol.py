@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from litmeter.serving.direct.protocol import LimitedProtocol
 from litmeter.serving.metrics import REQUEST_SECONDS
@@ -18,6 +20,33 @@ from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 def address() -> Iterator[tuple[str, int]]:
     with http_process() as process:
         yield process.address
+
+
+def test_uvicorn_calls_every_method_that_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most are none of its documented interface, and could have another name in its next version."""
+    overridden = {name for name in vars(LimitedProtocol) if hasattr(HttpToolsProtocol, name)}
+    overridden = {
+        name for name in overridden if callable(getattr(LimitedProtocol, name)) and name[:2] != "__"
+    }
+    called: set[str] = set()
+
+    def recorded(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            called.add(name)
+            return method(*arguments)
+
+        return call
+
+    for name in overridden:
+        monkeypatch.setattr(LimitedProtocol, name, recorded(name, getattr(LimitedProtocol, name)))
+    with http_process() as process:
+        for sent in (PREDICT + b"12345", b"hello\r\n\r\n"):
+            with socket.create_connection(process.address, timeout=30) as connection:
+                connection.sendall(sent)
+                answer(connection)
+                assert connection.recv(1) == b""  # idle for too long, or refused
+    assert called == overridden
+    assert len(called) >= 10
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from litmeter.inference.libraries import modules_of
+from litmeter.inference.environment import modules_of
 from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders

@@ -145,7 +145,7 @@ def serve(
         metrics: serve /metrics, or not
         docs: serve /docs, /redoc and /openapi.json, or not
     """
-    from litmeter.inference.compiled.manifest import packages_to_use
+    from litmeter.inference.compiled.manifest import split_note
     from litmeter.inference.device import check_precision, resolve_device
     from litmeter.params import load_params
     from litmeter.paths import MODEL
@@ -161,8 +161,8 @@ def serve(
     if said := other_model(MODEL.exported):
         print(said, flush=True)
     check_model(MODEL, params.serve)
-    if params.serve.compiled:  # fails here with one line instead of in the log of each worker
-        packages_to_use(MODEL, device, params.serve.precision)
+    if note := split_note(MODEL, device, params.serve):  # fails here instead of in the log of each worker
+        print(note, flush=True)
     exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 

@@ -1,4 +1,4 @@
-"""Environment variables of a worker process."""
+"""What a worker process is started with: environment variables, and modules that it will need."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def worker_environment(settings: ServeSettings) -> dict[str, str]:
         return dict(os.environ)
     thresholds = {f"MALLOC_{name}_THRESHOLD_": str(THRESHOLD_BYTES) for name in ("TRIM", "MMAP")}
     return os.environ | thresholds
+
+
+def modules_of(settings: ServeSettings) -> list[str]:
+    """The modules that a predictor with these settings imports; their libraries take seconds.
+
+    Processes that are forked can have them imported before.
+    """
+    return [
+        "litmeter.inference.predictor",
+        *([] if settings.compiled else ["litmeter.inference.model"]),
+        *(["litmeter.inference.lean_timm"] if settings.preprocess == "timm" else []),
+    ]

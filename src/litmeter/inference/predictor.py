@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from litmeter.inference.card import read_card
-from litmeter.inference.compiled.backends import BatchModel
-from litmeter.inference.compiled.model import CompiledModel
+from litmeter.inference.compiled.model import BatchModel, CompiledModel
 from litmeter.inference.device import dtype_name
-from litmeter.inference.preprocess import ScaledPreprocess, TorchvisionPreprocess, stack_images
+from litmeter.inference.preprocess import (
+    ScaledPreprocess,
+    TimmPreprocess,
+    TorchvisionPreprocess,
+    stack_images,
+)
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-
-if TYPE_CHECKING:
-    from litmeter.inference.timm_preprocess import TimmPreprocess
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
@@ -54,20 +55,16 @@ class Predictor:
             else self._eager_model(folders, settings)
         )
 
-    # timm takes a second to import, and nobody needs it whose model and preprocessing are not timm's.
-
     def _new_preprocess(self, settings: ServeSettings) -> TimmPreprocess | TorchvisionPreprocess:
         max_pixels = settings.max_megapixels * 1_000_000
         if settings.preprocess != "timm":
             kind = ScaledPreprocess if settings.preprocess == "scaled" else TorchvisionPreprocess
             return kind(self.card, max_pixels)
-        from litmeter.inference.timm_preprocess import TimmPreprocess
-
         return TimmPreprocess(self.card, max_pixels)
 
     def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
         """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
-        from litmeter.inference.model import PixelModel, load_model
+        from litmeter.inference.model import PixelModel, load_model  # imports timm, which takes a second
 
         model = load_model(folders.exported, self.card, self.device, self.dtype)
         if settings.preprocess != "timm":

@@ -1,11 +1,12 @@
-"""Image file -> one input of the model: torchvision's JPEG decoder, and torch's resize on bytes.
+"""Image file -> one input of the model: by torch on bytes, or by timm's evaluation transform on PIL images.
 
-libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
+On bytes, libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
 antialiasing). Batches are stacked and copied to the device as uint8, and normalised there by one
 multiplication and addition (``PixelModel``). Files that torchvision does not decode to the same pixels as
 Pillow (other formats, CMYK, damaged files) are decoded by Pillow.
 
-The package torchvision itself is not imported: that takes a second, and 60 MiB in each worker.
+The package torchvision itself is not imported: that takes a second, and 60 MiB in each worker. Nor is timm
+where it is not used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,38 @@ from PIL import Image
 
 from litmeter.errors import ModelError
 from litmeter.inference.card import INTERPOLATIONS, ModelCard
-from litmeter.inference.image import JPEG_FORMATS, MAX_PIXELS, needed_parts, open_image, to_rgb
+from litmeter.inference.image import JPEG_FORMATS, MAX_PIXELS, decode, needed_parts, open_image, to_rgb
+
+
+class TimmPreprocess:
+    """Decodes by Pillow; resizes, crops and normalises as timm does."""
+
+    def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
+        from litmeter.inference.lean_timm import timm  # takes a second
+
+        self._max_pixels = max_pixels
+        self._transform = timm.data.create_transform(
+            input_size=(3, card.image_size, card.image_size),
+            interpolation=card.interpolation,
+            mean=card.mean,
+            std=card.std,
+            crop_pct=card.crop_pct,
+            is_training=False,
+        )
+
+    def decode(self, content: bytes) -> Image.Image:
+        """Decode an image file to RGB.
+
+        Raises:
+            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
+        """
+        return decode(content, self._max_pixels)
+
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        """Resize, crop, normalise: float32 (3, size, size)."""
+        tensor: torch.Tensor = self._transform(image)
+        return tensor
+
 
 TORCHVISION_MODES = ("RGB", "L")
 """Pillow's names of the JPEGs that torchvision decodes to the same pixels."""

@@ -6,15 +6,16 @@ import argparse
 import logging
 import multiprocessing
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
 
-from litmeter.inference.libraries import modules_of
+from litmeter.inference.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import api_key
-from litmeter.serving.direct.messages import is_supported
+from litmeter.serving.binding import api_key
+from litmeter.serving.direct.channel import is_supported
 from litmeter.serving.forkserver import FORKS, start_forkserver
 from litmeter.system.collector import for_good
 
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--listener", type=int, required=True, help="descriptor of a socket bound to them")
     parser.add_argument("--certificate", help="PEM file; with --certificate-key, for HTTPS")
     parser.add_argument("--certificate-key", help="PEM file")
     parser.add_argument("--null-model", action="store_true", help="a model that does nothing")
@@ -45,7 +47,8 @@ def main() -> None:
         start_forkserver([WORKER[direct], *([] if options.null_model else modules_of(settings))])
     try:
         with for_good():
-            from litmeter.serving.app import AppOptions, build_server
+            from litmeter.serving.app import AppOptions, build_server, listen_on
+        listen_on(socket.socket(fileno=options.listener))
         serve = build_server(
             ModelFolders(options.exported, options.compiled),
             settings,

@@ -12,7 +12,7 @@ import litserve
 from litmeter.serving.classifier import Classifier, Item, Output, PredictRequest
 from litmeter.serving.errors import Reply
 from litmeter.serving.forkserver import FORKS, become_litserve_worker
-from litmeter.serving.responses import response_of
+from litmeter.serving.middleware import response_of
 
 
 class ClassifierAPI(litserve.LitAPI):

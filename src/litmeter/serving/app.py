@@ -7,6 +7,7 @@ client.py in the working directory.
 from __future__ import annotations
 
 import multiprocessing
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import litserve
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -25,23 +27,17 @@ from litmeter.inference.card import read_card
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.api import ClassifierAPI
-from litmeter.serving.auth import ApiKey
-from litmeter.serving.bodies import ImageBodies
 from litmeter.serving.classifier import Classifier, PredictRequest
-from litmeter.serving.direct.admission import Admission
-from litmeter.serving.direct.channel import Channel
+from litmeter.serving.direct.channel import Channel, is_supported
 from litmeter.serving.direct.dispatcher import Dispatcher
-from litmeter.serving.direct.messages import is_supported
 from litmeter.serving.direct.protocol import LimitedProtocol
-from litmeter.serving.direct.route import DirectRoute
+from litmeter.serving.direct.route import Admission, DirectRoute
 from litmeter.serving.direct.supervisor import Supervisor
-from litmeter.serving.docs_page import serve_docs
 from litmeter.serving.errors import invalid_body_reply
 from litmeter.serving.forkserver import FORKS, WORKERS
 from litmeter.serving.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
-from litmeter.serving.openapi import extend_openapi
-from litmeter.serving.page import serve_page
-from litmeter.serving.responses import response_of
+from litmeter.serving.middleware import ApiKey, ImageBodies, response_of
+from litmeter.serving.pages import extend_openapi, serve_docs, serve_page
 
 MAX_BODY_BYTES = 20_000_000
 """Maximum size of a request body: an image file of 15 MB as base64."""
@@ -98,6 +94,14 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
     server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
     add_auth_and_timer(server.app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
+
+
+def listen_on(listener: socket.socket) -> None:
+    """Have uvicorn serve on a socket that is bound already, for which LitServe has no option.
+
+    Uvicorn's own, ``fd``, takes the socket for a Unix one.
+    """
+    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
 
 
 def fork_workers() -> None:

@@ -1,13 +1,43 @@
-"""The address and certificate of a server, and the endpoints that it serves there."""
+"""The address, certificate and API key of a server, and the endpoints that it serves there."""
 
 from __future__ import annotations
 
+import hmac
+import os
 import ssl
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from litmeter.errors import UsageError
-from litmeter.serving.auth import KEY_VARIABLE, api_key
+
+KEY_VARIABLE = "LIT_SERVER_API_KEY"
+"""Environment variable that holds the key, the same as LitServe's."""
+KEY_HEADER = "X-API-Key"
+_HEADER_NAME = KEY_HEADER.lower().encode()
+
+
+def api_key() -> str | None:
+    """The key in the environment, None if there is none.
+
+    Raises:
+        UsageError: the key cannot be sent in a header.
+    """
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(f"{KEY_VARIABLE}: expected printable ASCII without spaces")
+    return key or None
+
+
+def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
+    """Whether a request has the key, compared in constant time.
+
+    Args:
+        headers: pairs of a name in lower case and a value.
+    """
+    given = next((value for name, value in headers if name == _HEADER_NAME), b"")
+    return hmac.compare_digest(given, key.encode())
+
 
 LOOPBACK = "127.0.0.1"
 

@@ -10,13 +10,16 @@ import base64
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
+from litmeter.inference.card import read_card
 from litmeter.inference.image import ImageError
-from litmeter.inference.null import NullPredictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.errors import Reply, error_reply, invalid_body_reply
@@ -69,6 +72,26 @@ class Output:
 
     content: Prediction | Reply
     predicted: float
+
+
+class NullPredictor:
+    """The null model: a ``Predictor`` that computes nothing; a request costs what the server itself costs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.card = read_card(folder)
+
+    def decode(self, content: bytes) -> bytes:
+        """``content``, unchanged."""
+        return content
+
+    def transform(self, content: bytes) -> bytes:
+        """``content``, unchanged."""
+        return content
+
+    def predict(self, images: Sequence[bytes]) -> npt.NDArray[np.float64]:
+        """The same probability for every class, (N, classes)."""
+        classes = len(self.card.classes)
+        return np.full((len(images), classes), 1 / classes)
 
 
 class Classifier:

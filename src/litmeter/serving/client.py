@@ -11,8 +11,7 @@ from typing import Any
 import requests
 
 from litmeter.errors import ServerError
-from litmeter.serving.auth import KEY_HEADER, api_key
-from litmeter.serving.binding import check_ca_file
+from litmeter.serving.binding import KEY_HEADER, api_key, check_ca_file
 from litmeter.system.http import check_url, direct_session
 
 CONTENT_TYPES = {"json": "application/json", "image": "image/jpeg"}

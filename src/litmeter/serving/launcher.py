@@ -20,14 +20,15 @@ from litmeter.inference.card import read_card
 from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.auth import KEY_VARIABLE
-from litmeter.serving.binding import Binding
+from litmeter.serving.binding import KEY_VARIABLE, Binding
 from litmeter.system.processes import log_tail, process_group
 from litmeter.system.temporary import scratch
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
 READY_POLL_S = 0.05
+ANY_PORT = 0
+"""The kernel chooses a free one."""
 LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 """Bytes of a temporary folder's path: LitServe's multiprocessing manager makes a socket in it (unix(7))."""
 EXIT_GRACE_S = 15.0
@@ -150,17 +151,25 @@ def starting_server(
     metrics: bool = True,
 ) -> Iterator[StartingServer]:
     """Start a server, which runs until the block is left, without waiting for it; as ``running_server``."""
-    binding = Binding(free_port() if port is None else port, metrics=metrics)
-    check_free(binding)
-    command = [
-        *server_command(folders, settings, device, timeout_s, binding),
-        *(["--null-model"] if null_model else []),
-    ]
-    with _server_environment(settings) as (environment, log), log.open("wb") as output:
+    binding = Binding(ANY_PORT if port is None else port, metrics=metrics)
+    with (
+        bound_socket(binding) as listener,
+        _server_environment(settings) as (environment, log),
+        log.open("wb") as output,
+    ):
+        binding = replace(binding, port=listener.getsockname()[1])
+        command = server_command(folders, settings, device, timeout_s, binding, listener)
         environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
         started = time.perf_counter()
-        # Killed at once, as no client waits for an answer.
-        with process_group(command, stdout=output, stderr=output, env=environment, stop_s=0.0) as process:
+        with process_group(
+            [*command, *(["--null-model"] if null_model else [])],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            stop_s=0.0,  # killed at once, as no client waits for an answer
+            pass_fds=(listener.fileno(),),
+        ) as process:
+            listener.close()  # else clients of a server that has died would wait
             yield StartingServer(RunningServer(binding.url, process, 0.0, log), binding, started, ready_s)
 
 
@@ -211,15 +220,20 @@ def serve_in_foreground(
         ServerError: the port is taken, or the server was killed.
     """
     binding.check()
-    check_free(binding)
     read_card(folders.exported)
-    print("loading the model ...", flush=True)
-    command = server_command(folders, settings, device, timeout_s, binding)
     started = time.perf_counter()
     with (
+        bound_socket(binding) as listener,
         _server_environment(settings) as (environment, _),
-        process_group(command, env=environment, stop_s=0.0) as process,
+        process_group(
+            server_command(folders, settings, device, timeout_s, binding, listener),
+            env=environment,
+            stop_s=0.0,
+            pass_fds=(listener.fileno(),),
+        ) as process,
     ):
+        listener.close()
+        print("loading the model ...", flush=True)
         try:
             while process.poll() is None and not is_healthy(binding):
                 time.sleep(READY_POLL_S)
@@ -243,9 +257,14 @@ def serve_in_foreground(
 
 
 def server_command(
-    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    binding: Binding,
+    listener: socket.socket,
 ) -> list[str]:
-    """The command line of ``python -m litmeter.serving``."""
+    """The command line of ``python -m litmeter.serving``, which inherits ``listener``."""
     return [
         *(sys.executable, "-m", "litmeter.serving"),
         *("--exported", str(folders.exported)),
@@ -253,6 +272,7 @@ def server_command(
         *("--settings", settings.model_dump_json()),
         *("--device", device),
         *("--timeout-s", str(timeout_s)),
+        *("--listener", str(listener.fileno())),
         *binding.arguments(),
     ]
 
@@ -277,20 +297,27 @@ def is_healthy(binding: Binding) -> bool:
         connection.close()
 
 
+def bound_socket(binding: Binding) -> socket.socket:
+    """A socket that is bound to the address of ``binding``, on which a server may listen.
+
+    The server inherits it, so that nobody else can take the port while the server starts.
+
+    Raises:
+        ServerError: the port is not free.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((binding.host, binding.port))
+    except OSError as error:
+        listener.close()
+        where = f"port {binding.port} of {binding.host}"
+        raise ServerError(f"{where} is not free ({error.strerror})") from error
+    return listener
+
+
 def free_port() -> int:
-    """A free TCP port of 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    """A TCP port of 127.0.0.1 that nobody has at this moment."""
+    with bound_socket(Binding(ANY_PORT)) as probe:
         port: int = probe.getsockname()[1]
         return port
-
-
-def check_free(binding: Binding) -> None:
-    """Raise ServerError if the port of ``binding`` is not free."""
-    with socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((binding.host, binding.port))
-        except OSError as error:
-            where = f"port {binding.port} of {binding.host}"
-            raise ServerError(f"{where} is not free ({error.strerror})") from error

@@ -17,6 +17,7 @@ from litmeter.benchmark.served import LevelResult, ServedResult, measure_served
 from litmeter.benchmark.telemetry import available_cores
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
+from litmeter.inference.compiled.manifest import split_note
 from litmeter.inference.device import dtype_name, resolve_device
 from litmeter.inference.reference import read_reference
 from litmeter.loadgen import load_generator
@@ -81,6 +82,8 @@ def main(name: str) -> None:
     check_writable(BenchmarkPaths(name).files)
     with exclusive_machine():
         print_wrapped(f"{name}: {describe(serve, device)}")
+        if note := split_note(MODEL, device, serve):
+            print_wrapped(f"{name}: {note}")
         measurement = measure(name, params, serve, device)
     with all_or_nothing():
         write_results(measurement)

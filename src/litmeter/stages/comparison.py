@@ -16,7 +16,7 @@ from litmeter.benchmark.comparison_rows import (
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.data.index import read_index
 from litmeter.inference.card import read_card
-from litmeter.inference.compiled.manifest import MANIFEST_NAME
+from litmeter.inference.compiled.manifest import MANIFEST_NAME, split_note
 from litmeter.inference.device import resolve_device
 from litmeter.params import ComparisonSettings, Params, ServeSettings, load_params
 from litmeter.paths import (
@@ -75,6 +75,9 @@ def main() -> None:
     print_wrapped(f"comparison: {', '.join(names)} in turn, {budget_s:.0f} s")
     with exclusive_machine():
         configurations = {name: params.configuration(name) for name in names}
+        for name, serve in configurations.items():
+            if note := split_note(MODEL, device, serve):
+                print_wrapped(f"{name}: {note}")
         comparison = compare(
             configurations,
             MODEL,

@@ -36,12 +36,13 @@ def process_group(
     stderr: int | IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
     stop_s: float = 10.0,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` in a process group of its own; end the group when the block is left.
 
     Its leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this
     process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
-    and kills the group. The command starts only after the guard.
+    and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``.
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the clean-up of what has been started is registered
@@ -52,7 +53,7 @@ def process_group(
                 stdout=stdout,
                 stderr=stderr,
                 env=env,
-                pass_fds=(start,),
+                pass_fds=(start, *pass_fds),
                 start_new_session=True,
             )
             guard = subprocess.Popen(

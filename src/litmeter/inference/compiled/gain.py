@@ -20,8 +20,7 @@ from typing import Any
 
 import torch
 
-from litmeter.inference.compiled.backends import BatchModel, load_package
-from litmeter.inference.compiled.model import run_in_parts, split
+from litmeter.inference.compiled.model import BatchModel, load_package, run_in_parts, split
 from litmeter.inference.compiled.package import eager_model, example_batch
 from litmeter.inference.device import dtype_name
 from litmeter.stats.comparison import Ratio, ratio

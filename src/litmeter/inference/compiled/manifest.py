@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litmeter.errors import ModelError
 from litmeter.inference.card import CARD_NAME, sha256
+from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import read_json
 from litmeter.system.machine import fingerprint
@@ -106,6 +107,24 @@ def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[
         reason = next(iter([*reasons, manifest.skipped_reason]), None) or "compile.int8_photos was 0"
         raise ModelError(f"serve.precision: 'int8' has no package for a single image: {reason}")
     return used
+
+
+def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> str | None:
+    """What to say where ``settings`` allow larger batches than were compiled; None where they do not.
+
+    Raises:
+        ModelError: see ``packages_to_use``.
+    """
+    if not settings.compiled:
+        return None
+    used = packages_to_use(folders, device, settings.precision)
+    largest = max((package.batch_size for package in used), default=settings.max_batch_size)
+    if settings.max_batch_size <= largest:
+        return None
+    return (
+        f"max_batch_size is {settings.max_batch_size}, and no batch above {largest} has a compiled package: "
+        "larger ones are split, and run one part after another"
+    )
 
 
 def verified_file(folder: Path, package: Package) -> Path:

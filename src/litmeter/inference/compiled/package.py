@@ -1,5 +1,8 @@
 """Compile packages: ``python -m litmeter.inference.compiled.package JOB``.
 
+By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
+post-training quantisation for OpenVINO.
+
 A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
 """
 
@@ -8,20 +11,85 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import openvino
 import torch
 
-from litmeter.inference.card import read_card
-from litmeter.inference.compiled.backends import compile_packages, write_package
+from litmeter.inference.card import ModelCard, read_card
+from litmeter.inference.compiled.model import openvino_options
 from litmeter.inference.device import dtype_name
 from litmeter.inference.model import PixelModel, load_model
-from litmeter.inference.preprocess import stack_images
+from litmeter.inference.preprocess import TorchvisionPreprocess, stack_images
+
+INDUCTOR_CONFIG = {"freezing": True}
+"""Weights become constants: folded, packed, and part of the package."""
+
+
+def compile_packages(
+    model: torch.nn.Module, example: torch.Tensor, paths: Mapping[torch.dtype, Path]
+) -> None:
+    """Write a package of ``model`` for batches like ``example`` for each number format that it computes in.
+
+    Args:
+        model: on a GPU in the one format of ``paths``; on a CPU in float32, which OpenVINO casts itself.
+    """
+    with torch.no_grad():
+        exported = torch.export.export(model, (example,))
+        if example.is_cuda:
+            [path] = paths.values()
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(path), inductor_configs=INDUCTOR_CONFIG
+            )
+            return
+    converted = openvino.convert_model(exported)
+    for dtype, path in paths.items():
+        write_package(converted, example.shape, dtype, path)
+
+
+def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: Path) -> None:
+    """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
+    graph.reshape(list(shape))  # static: the conversion leaves the batch size open
+    compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
+    if compiled.output(0).shape[0] != shape[0]:
+        raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
+    path.write_bytes(compiled.export_model().getvalue())
+
+
+def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino.Model:
+    """The graph of ``model`` with weights and activations in int8, where an operator has such a kernel.
+
+    It takes batches of any size.
+
+    Ranges of activations are those that ``pixels`` cause.
+
+    Args:
+        model: in float32, for pixels, uint8 (N, 3, size, size).
+        pixels: of each calibration photo, uint8 (3, size, size).
+    """
+    import nncf  # takes seconds
+
+    images = [image.unsqueeze(0) for image in pixels]
+    with torch.no_grad():  # of two images, as torch takes a size of one for a constant
+        any_batch = ({0: torch.export.Dim.AUTO},)
+        exported = torch.export.export(model, (torch.cat([images[0]] * 2),), dynamic_shapes=any_batch)
+        graph = openvino.convert_model(exported)
+    dataset = nncf.Dataset([image.contiguous().numpy() for image in images])
+    # Weights symmetric, activations asymmetric: as fast as symmetric ones, and closer to the model's answers.
+    mixed = nncf.QuantizationPreset.MIXED
+    quantised: openvino.Model = nncf.quantize(graph, dataset, preset=mixed, subset_size=len(images))
+    return quantised
+
+
+def pixels_of_photos(paths: Iterable[Path], card: ModelCard) -> list[torch.Tensor]:
+    """The photos as a server with ``preprocess: torchvision`` sees them: uint8 (3, size, size) each."""
+    preprocess = TorchvisionPreprocess(card)
+    return [preprocess.transform(preprocess.decode(path.read_bytes())) for path in paths]
 
 
 def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
@@ -73,9 +141,6 @@ def compile_float(job: dict[str, Any], folder: Path, device: str) -> None:
 
 def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
     """Quantise the model, and compile packages of it; the first one's time contains the quantisation."""
-    # NNCF takes seconds to import.
-    from litmeter.inference.compiled.quantise import pixels_of_photos, quantise
-
     began = perf_counter()
     pixels = pixels_of_photos(map(Path, job["calibration"]), read_card(folder))
     graph = quantise(eager_model(folder, device, "int8"), pixels)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from litmeter.serving.direct.admission import FULL, REFUSED_STATUS, Admission
+from litmeter.serving.direct.route import FULL, REFUSED_STATUS, Admission
 from litmeter.serving.errors import Reply, error_reply
 
 if TYPE_CHECKING:

@@ -1,25 +1,106 @@
-"""The ASGI route of the direct transport, in front of FastAPI: workers get the body as it was received.
+"""The way of a request through the HTTP process: admission by its head, and the ASGI route before FastAPI.
 
-LitServe's own route stays behind it for the OpenAPI document only, as FastAPI's routing and validation cost
-more CPU time than the whole of this route.
+Workers get the body as it was received. LitServe's own route stays behind this one for the OpenAPI document
+only, as FastAPI's routing and validation cost more CPU time than the whole of it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from litmeter.serving.bodies import read_body
-from litmeter.serving.direct.admission import (
-    FULL,
-    FULL_REASON,
-    REFUSED_STATUS,
-    Admission,
-    Admitted,
-)
-from litmeter.serving.direct.draining import drain_on_sigterm
+from litmeter.serving.binding import has_key
+from litmeter.serving.direct.dispatcher import STOPPING, Dispatcher
 from litmeter.serving.errors import Reply, RequestError, error_reply
+from litmeter.serving.metrics import RequestTimer
+from litmeter.serving.middleware import UNAUTHORISED, check_head, read_body
+
+FULL_REASON = "the server is full; try again later"
+FULL = error_reply(503, FULL_REASON)
+
+REFUSED_STATUS = "litmeter.refused_status"
+"""Key of an ASGI scope with the status that the protocol has answered, as the body did not arrive."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+"""Pairs of a name in lower case and a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An admitted request, whose body is to be read and submitted to the dispatcher.
+
+    Attributes:
+        slot: the slot it holds; the caller releases it once.
+        is_image: whether the body is an image file; otherwise it is JSON.
+    """
+
+    slot: int
+    is_image: bool
+
+
+class Admission:
+    """Admits or refuses requests, and times them.
+
+    Args:
+        max_bytes: maximum size of a body; one with a larger Content-Length is refused unread.
+        key: API key that requests must send, None if they need none.
+        timed: whether requests are counted in the metrics.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, max_bytes: int, key: str | None, timed: bool) -> None:
+        self.dispatcher = dispatcher
+        self.max_bytes = max_bytes
+        self._key = key
+        self._timed = timed
+
+    def decide(self, headers: Headers) -> Admitted | Reply:
+        """Admit a request, or return its refusal.
+
+        A full server makes no further checks, so that refusing costs little CPU time under overload.
+        """
+        if self.dispatcher.stopping:
+            return STOPPING
+        if self.dispatcher.full:
+            return FULL
+        if self._key is not None and not has_key(headers, self._key):
+            return UNAUTHORISED
+        try:
+            is_image, body_bytes = check_head(dict(headers), self.max_bytes)
+        except RequestError as error:
+            return error_reply(error.status, str(error))
+        slot = self.dispatcher.acquire() if self.dispatcher.has_room(body_bytes) else None
+        return FULL if slot is None else Admitted(slot, is_image)
+
+    def response_headers(self, status: int, *, close: bool) -> list[tuple[bytes, bytes]]:
+        """Headers of an answer: content type, Retry-After with 503, and Connection where it is closed.
+
+        Args:
+            close: whether the connection is closed after the answer; while the server drains, all are.
+        """
+        headers = [(b"content-type", b"application/json")]
+        if status == 503:
+            headers.append((b"retry-after", b"1"))
+        if close or self.dispatcher.stopping:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def begin(self) -> float:
+        """Count the start of a request; return its time (monotonic clock, seconds)."""
+        if self._timed:
+            RequestTimer.begin()
+        return perf_counter()
+
+    def end(self, status: int, began: float) -> None:
+        """Count the end of the request that began at ``began``."""
+        if self._timed:
+            RequestTimer.end(status, began)
 
 
 class DirectRoute:
@@ -89,3 +170,33 @@ class DirectRoute:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+logger = logging.getLogger(__name__)
+
+
+def drain_on_sigterm(dispatcher: Dispatcher, drain_s: float) -> None:
+    """Make SIGTERM drain ``dispatcher`` before uvicorn shuts down; called in uvicorn's event loop.
+
+    Uvicorn alone would close its listening socket at once: a load balancer could not read ``stopping`` from
+    ``/health``, and further requests on open connections would get no answer.
+
+    Args:
+        drain_s: how long draining may take.
+    """
+    stop_uvicorn = signal.getsignal(signal.SIGTERM)
+    assert callable(stop_uvicorn)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def drain() -> None:
+        await dispatcher.drain(drain_s)
+        if dispatcher.unfinished:
+            logger.error("%d requests were not finished within %g s", dispatcher.unfinished, drain_s)
+        stop_uvicorn(signal.SIGTERM, None)
+
+    def begin() -> None:
+        if not tasks:
+            tasks.add(asyncio.get_running_loop().create_task(drain()))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, begin)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # blocked since before the fork

@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
 """Consecutive failures of a worker before it is ready, after which the server ends."""
+SOUND_S = 5.0
+"""A worker that dies sooner after it was ready is started again after a pause."""
+MAX_PAUSE_S = 8.0
+"""Before a worker is started again."""
 GRACEFUL_SHUTDOWN_S = 5
 """How long uvicorn waits for clients to read their answers when the server stops."""
 EXIT_UNFINISHED = 3
@@ -51,12 +55,12 @@ class Worker:
 
     Attributes:
         ready: connection on which it reports that it has loaded the model.
-        is_ready: whether it has reported so.
+        ready_at: when it has reported so (monotonic clock, seconds), None before.
     """
 
     process: BaseProcess
     ready: Connection
-    is_ready: bool = False
+    ready_at: float | None = None
 
 
 class Supervisor:
@@ -93,6 +97,7 @@ class Supervisor:
         self._http: BaseProcess | None = None
         self._stop_requested: float | None = None
         self._failed_starts = [0] * len(devices)
+        self._early_deaths = [0] * len(devices)
         self._restarts: dict[int, float] = {}
 
     def run(self, **options: Any) -> NoReturn:
@@ -117,7 +122,7 @@ class Supervisor:
         try:
             for index in range(len(self._devices)):
                 self._start_worker(index)
-            while not any(worker.is_ready for worker in self._workers.values()):
+            while not any(worker.ready_at for worker in self._workers.values()):
                 self._handle_next_event()
             self._http = self._start_http(config, listener)
             listener.close()  # the HTTP process has a copy
@@ -158,7 +163,7 @@ class Supervisor:
         self._restart_due_workers()
         running = {index: worker for index, worker in self._workers.items() if index not in self._restarts}
         exits = {worker.process.sentinel: index for index, worker in running.items()}
-        starts = {worker.ready: worker for worker in running.values() if not worker.is_ready}
+        starts = {worker.ready: worker for worker in running.values() if worker.ready_at is None}
         watched: list[Connection | int] = [self._signal_received, *exits, *starts]
         if self._http is not None:
             watched.append(self._http.sentinel)
@@ -169,7 +174,7 @@ class Supervisor:
             self._on_http_exit(self._http)
         for event in events:
             if event in starts:
-                starts[event].is_ready = _reports_ready(starts[event].ready)
+                starts[event].ready_at = monotonic() if _reports_ready(starts[event].ready) else None
         for event in events:
             if event in exits:
                 self._on_worker_exit(exits[event])
@@ -204,28 +209,33 @@ class Supervisor:
         sys.exit(0 if process.exitcode == 0 else 1)
 
     def _on_worker_exit(self, index: int) -> None:
-        """Schedule the restart of a worker that has died, after a pause if it failed to start."""
+        """Schedule the restart of a worker that has died, after a pause if that was soon after its start."""
         worker = self._workers[index]
         worker.process.join()
         worker.ready.close()
         mark_process_exited(worker.process.pid)
         self._channel.on_worker_exit(index)
         ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
-        if worker.is_ready:
-            self._failed_starts[index] = 0
-            self._restarts[index] = monotonic()
-            logger.error("%s; another is started", ended)
+        if worker.ready_at is None:
+            self._on_failed_start(index, f"{ended} before it was ready")
             return
-        self._on_failed_start(index, f"{ended} before it was ready")
+        self._failed_starts[index] = 0
+        is_early = monotonic() - worker.ready_at < SOUND_S
+        self._early_deaths[index] = self._early_deaths[index] + 1 if is_early else 0
+        self._restart_later(index, self._early_deaths[index], ended)
 
     def _on_failed_start(self, index: int, reason: str) -> None:
         """Schedule another start after a pause; end the server if none succeeds."""
         self._failed_starts[index] += 1
         if self._http is None or self._failed_starts[index] >= MAX_FAILED_STARTS:
             self._fail(f"{reason}, {self._failed_starts[index]} in a row")
-        pause_s = 2.0 ** (self._failed_starts[index] - 1)
+        self._restart_later(index, self._failed_starts[index], reason)
+
+    def _restart_later(self, index: int, failures: int, reason: str) -> None:
+        """Schedule another start, after a pause that doubles with each of its consecutive ``failures``."""
+        pause_s = min(MAX_PAUSE_S, 2.0 ** (failures - 1)) if failures else 0.0
         self._restarts[index] = monotonic() + pause_s
-        logger.error("%s; another is started in %g s", reason, pause_s)
+        logger.error("%s; another is started%s", reason, f" in {pause_s:g} s" if pause_s else "")
 
     def _restart_due_workers(self) -> None:
         for index, due in list(self._restarts.items()):

@@ -50,13 +50,13 @@ def collect_batch(
     join the batch. With a timeout of 0, requests are left to another worker if one is idle. Requests whose
     slot has been released are skipped.
     """
-    worker, claim = os.getpid(), channel.slots.claim
+    process, claim = os.getpid(), channel.slots.claim
     first = channel.wait_for_request(index)
     deadline = first.received + batch_timeout_s
     request: Request | None = first
     size = 0
     while True:
-        if request is not None and claim(request.slot, worker):
+        if request is not None and claim(request.slot, index, process):
             yield request
             size += 1
         if size >= max_batch_size or (size and batch_timeout_s == 0 and channel.has_idle_worker()):

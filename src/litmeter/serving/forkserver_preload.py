@@ -1,4 +1,7 @@
-"""What every worker needs, imported by the process that workers are forked from."""
+"""Imported by the process that workers are forked from: it ends with the main process, and they end with it.
+
+Of its own accord it would stay until its last worker has ended.
+"""
 
 import importlib
 import os
@@ -6,7 +9,9 @@ from contextlib import suppress
 
 from litmeter.serving.forkserver import MODULES
 from litmeter.system.collector import for_good
+from litmeter.system.signals import kill_with_parent
 
+kill_with_parent(os.getppid())
 # What cannot be imported ends the worker that needs it, with the reason in the log.
 with suppress(Exception), for_good():
     for name in os.environ[MODULES].split():
