@@ -12,9 +12,9 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from litmeter.report.summary import significant
 
 from litmeter.paths import BenchmarkPaths
+from litmeter.report.tables import significant
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.tables import read_csv
