@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -14,15 +15,19 @@ from litmeter.report.printed import comparison_table
 SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
 
 
-def test_a_round_without_an_answer_leaves_a_bound() -> None:
-    """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
-    rates = {"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4}
+def rows_of(rates: Mapping[str, Sequence[float | None]]) -> dict[str, ComparisonRow]:
+    """By configuration, of its rates in rounds; without one it did at most 4.0."""
     turns = [
         TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
         for name, own in rates.items()
         for number, rate in enumerate(own)
     ]
-    rows = {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
+    return {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
+
+
+def test_a_round_without_an_answer_leaves_a_bound() -> None:
+    """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
+    rows = rows_of({"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4})
     for name, bound in (("mute", 0.2), ("silent", 0.4)):
         row = rows[name]
         assert (row.rate_rps, row.lowest_rps, row.highest_rps) == (None, None, 4.0)
@@ -31,28 +36,13 @@ def test_a_round_without_an_answer_leaves_a_bound() -> None:
 
 
 def test_who_was_fast_but_did_not_always_answer_takes_nobodys_rank() -> None:
-    rates = {"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]}
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    rows = comparison_rows(SETTINGS, list(rates), turns, {}, [])
-    assert {row.experiment: row.rank for row in rows} == {"reference": 2, "steady": 1, "fitful": None}
+    rows = rows_of({"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]})
+    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "steady": 1, "fitful": None}
 
 
 def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
-    rates = {
-        "reference": [10.0, 11.0, 10.0, 9.0, 10.0],
-        "fast": [100.0, 101.0, 99.0, 98.0, 100.0],
-        "far": [1.0, 5.0],
-    }
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    rows = {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
+    reference, fast = [10.0, 11.0, 10.0, 9.0, 10.0], [100.0, 101.0, 99.0, 98.0, 100.0]
+    rows = rows_of({"reference": reference, "fast": fast, "far": [1.0, 5.0]})
     far = rows.pop("far")
     assert far.rank is far.ratio_low is far.ratio_high is None
     assert far.ratio == pytest.approx(math.sqrt(1 / 10 * 5 / 11), abs=1e-4)
@@ -63,13 +53,7 @@ def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
 
 
 def test_two_rounds_of_all_are_ranked() -> None:
-    rates = {"reference": [10.0, 11.0], "other": [20.0, 22.0]}
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
-    ]
-    assert all(row.rank for row in comparison_rows(SETTINGS, list(rates), turns, {}, []))
+    assert all(row.rank for row in rows_of({"reference": [10.0, 11.0], "other": [20.0, 22.0]}).values())
 
 
 def test_failed_requests_of_all_turns_are_added_up_and_nothing_is_earlier_that_was_never_measured() -> None:
@@ -93,14 +77,7 @@ def efficiencies(measured_in: range) -> ComparisonRow:
     """
     turns = [
         TurnRow(
-            number,
-            8,
-            "reference",
-            80.0 * speed,
-            20,
-            0,
-            None,
-            100.0 * speed if number in measured_in else None,
+            number, 8, "reference", 80 * speed, 20, 0, None, 100 * speed if number in measured_in else None
         )
         for number, speed in enumerate(SPEEDS)
     ]
