@@ -53,13 +53,6 @@ def test_the_search_goes_on_while_more_workers_are_faster(
     assert conversation.asked == asked
 
 
-def test_a_number_without_a_choice_has_one_probe() -> None:
-    conversation = Replayed({1: (20,)})
-    inprocess = InProcessBaseline(conversation, 1, SETTINGS, cores=2.0)
-    inprocess.wait_until_ready()
-    assert (inprocess.busy, conversation.asked) == (1, [1])
-
-
 @pytest.mark.parametrize(("cores", "fewest"), [(0.0, 1), (3.0, 1), (4.0, 2), (64.0, 4)])
 def test_workers_of_two_threads_that_have_a_core_for_each_are_all_busy(cores: float, fewest: int) -> None:
     """A GPU has no cores to run out of, and may have room for one worker alone."""

@@ -85,14 +85,6 @@ def test_an_svg_is_text_in_the_pages_colours_and_needs_nothing_else() -> None:
         assert {one or other for one, other in references} <= set(re.findall(r'id="([^"]+)"', drawn))
 
 
-def test_ids_of_one_page_differ_and_the_same_name_gives_the_same_svg() -> None:
-    chart = next(every_chart())
-    ids = [set(re.findall(r' id="([^"]+)"', svg(chart, name))) for name in ("one", "other")]
-    assert ids[0]
-    assert not ids[0] & ids[1]
-    assert svg(chart, "one") == svg(chart, "one")
-
-
 def test_what_is_pointed_at_says_its_value() -> None:
     drawn = svg(charts.latency(TURNS, TURNS, 100.0), "one")
     [title] = re.findall(r"<title>([^<]*)</title>", drawn)

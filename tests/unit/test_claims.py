@@ -95,12 +95,9 @@ def test_who_fails_or_is_late_does_not_keep_to_the_objective(params: Params, row
 def test_what_else_must_be_known_is_said(row: ComparisonRow, parts: tuple[str, ...]) -> None:
     [sentence] = caveats([REFERENCE, row])
     assert says(sentence, *parts)
-
-
-def test_few_rounds_are_pointed_out() -> None:
     assert caveats([REFERENCE]) == []
-    [sentence] = caveats([replace(REFERENCE, rounds=3)])
-    assert says(sentence, "3 rounds")
+    [few] = caveats([replace(REFERENCE, rounds=3)])
+    assert says(few, "3 rounds")
 
 
 def test_names_are_explained_and_what_the_fastest_costs(snapshot: Snapshot) -> None:

@@ -177,13 +177,6 @@ def test_drift_over_minutes_hides_no_difference_of_a_fifth() -> None:
         assert placed["a"] == 3 or placed["a"] == placed["b"] == 2
 
 
-def test_those_who_left_are_compared_in_the_rounds_they_had() -> None:
-    rates = {"a": [10.0, 10.1, 9.9, 10.0, 20.0, 20.1], "slow": [1.0, 1.01, 0.99, 1.0, None, None]}
-    found = ratio(rates, "slow", "a", "a")
-    assert found.ratio == pytest.approx(0.1, rel=0.01)
-    assert found.resolved
-
-
 def test_without_common_rounds_the_reference_stands_between() -> None:
     """Measured in different runs, on a machine that was twice as fast in the second."""
     rng = np.random.default_rng(0)

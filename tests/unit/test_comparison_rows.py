@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from litmeter.benchmark.comparison_rows import comparison_rows
 from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.params import ComparisonSettings
 from litmeter.report.printed import comparison_table
+from tests.support.synthetic_results import compared
 
 SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
 
@@ -105,3 +107,14 @@ def test_a_turn_without_an_answer_leaves_no_efficiency() -> None:
     turns.append(TurnRow(5, 8, "reference", None, 0, 0, 1.0, 100.0))
     [row] = comparison_rows(SETTINGS, ["reference"], turns, {}, [])
     assert row.efficiency is row.efficiency_low is row.pipeline_rps is None
+
+
+def test_a_row_without_a_turn_of_this_run_is_earlier() -> None:
+    names = ["reference", "changed", "kept"]
+    turns = [TurnRow(number, 8, name, 10.0, 20, 0) for name in names for number in range(4)]
+    measured_now = {(8, name): [np.full(20, 50.0)] * 4 for name in ("reference", "changed")}
+    before = [compared(name, 40.0, 1) for name in names if name != "changed"]
+    rows = {row.experiment: row for row in comparison_rows(SETTINGS, names, turns, measured_now, before)}
+    assert {name for name, row in rows.items() if row.earlier} == {"kept"}
+    assert rows["kept"].p95_ms == before[1].p95_ms
+    assert "kept (earlier)" in comparison_table(list(rows.values()))

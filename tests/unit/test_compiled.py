@@ -80,11 +80,15 @@ def test_a_missing_or_broken_manifest_says_what_makes_it(folders: ModelFolders) 
         read_manifest(folders, "cpu")
 
 
-def test_a_changed_package_is_refused(tmp_path: Path) -> None:
+def test_a_package_that_is_another_or_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path, package = faster_package(tmp_path)
     assert package.sha256 == sha256(path)
     assert package.skipped_reason is None
     assert verified_file(tmp_path, package) == path
+    path.chmod(0o646)
+    with pytest.raises(ModelError, match="others may write it"):
+        verified_file(tmp_path, package)
+    path.chmod(0o644)
     path.write_bytes(b"other code")
     with pytest.raises(ModelError, match="is not the file"):
         verified_file(tmp_path, package)
@@ -96,13 +100,6 @@ def test_a_manifest_that_others_may_write_is_refused(folders: ModelFolders, name
     (folders.compiled / name).chmod(0o757)
     with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
         read_manifest(folders, "cpu")
-
-
-def test_a_package_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    path, package = faster_package(tmp_path)
-    path.chmod(0o646)
-    with pytest.raises(ModelError, match="others may write it"):
-        verified_file(tmp_path, package)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from litmeter.benchmark.rows import BatchRow, LevelRow, StageRow
-from litmeter.inference.precision_rows import PackageRow
 from litmeter.system.files import (
     all_or_nothing,
     atomic_folder,
@@ -43,14 +42,6 @@ def test_a_row_comes_back_equal_and_of_the_same_types(tmp_path: Path, row: Any) 
     assert [type(value) for value in asdict(back[0]).values()] == [
         type(value) for value in asdict(row).values()
     ]
-
-
-def test_a_column_with_a_default_may_be_missing(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(
-        "precision,batch_size,eager_ms,compiled_ms,parts_ms,compile_s,skipped_reason\nhalf,1,,,,3.0,\n"
-    )
-    assert read_rows(path, PackageRow) == [PackageRow("half", 1, None, None, None, 3.0, None, remark=None)]
 
 
 def test_a_column_that_is_no_field_any_more_is_ignored(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from tests.support.http_process import (
 )
 
 ANSWERED = 200, b"12345, image"
-STOPPING = 503, b'{"detail":"the server is stopping"}'
 
 
 @pytest.fixture(scope="module")

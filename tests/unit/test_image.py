@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from collections.abc import Callable
 from functools import cache
 
@@ -17,6 +16,7 @@ from litmeter.inference.image import (
     decode,
     needed_parts,
 )
+from tests.support.bad_images import chunk, saved
 from tests.support.project import PHOTOS
 from tests.unit.test_image_fuzz import FILES
 
@@ -35,10 +35,6 @@ def pixels(content: bytes) -> np.ndarray:
 
 def segment(marker: int, data: bytes) -> bytes:
     return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
 
 def after_start(*parts: bytes) -> bytes:
@@ -69,8 +65,7 @@ def test_what_cameras_write_besides_is_left_out() -> None:
 
 def test_adobes_segment_is_kept_as_colours_depend_on_it() -> None:
     with Image.open(io.BytesIO(photo())) as image:
-        image.convert("CMYK").save(buffer := io.BytesIO(), "JPEG")
-    content = buffer.getvalue()
+        content = saved(image.convert("CMYK"), "JPEG")
     assert b"Adobe" in needed_parts(content)
     assert (pixels(needed_parts(content)) == pixels(content)).all()
 
@@ -103,8 +98,7 @@ def test_fill_bytes_within_a_scan_are_few_and_the_pixels_the_same() -> None:
 
 def test_restart_markers_are_no_parts() -> None:
     with Image.open(io.BytesIO(photo())) as image:
-        image.resize((1000, 1000)).save(buffer := io.BytesIO(), "JPEG", restart_marker_blocks=1)
-    content = buffer.getvalue()
+        content = saved(image.resize((1000, 1000)), "JPEG", restart_marker_blocks=1)
     assert content.count(b"\xff\xd3") > 100
     assert (pixels(needed_parts(content)) == pixels(content)).all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from litmeter.inference.card import read_card
 from litmeter.inference.image import ImageError, needed_parts, open_image
 from litmeter.inference.preprocess import TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
+from tests.support.bad_images import saved
 from tests.support.project import PHOTOS
 
 Decoders = tuple[TimmPreprocess, TorchvisionPreprocess]
@@ -43,12 +43,10 @@ def files() -> list[bytes]:
         ("RGBA", "WEBP", {"lossless": True, "save_all": True, "append_images": [image]}),
         ("P", "GIF", {"save_all": True, "append_images": [image]}),
     ]
-    contents = []
-    for mode, form, options in kinds:
-        buffer = io.BytesIO()
-        image.convert("L" if mode == "I;16" else mode).convert(mode).save(buffer, form, **options)
-        contents.append(buffer.getvalue())
-    return contents
+    return [
+        saved(image.convert("L" if mode == "I;16" else mode).convert(mode), form, **options)
+        for mode, form, options in kinds
+    ]
 
 
 FILES = files()
