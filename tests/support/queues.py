@@ -63,11 +63,9 @@ def _lindley(arrived: Floats, service_s: Floats) -> Floats:
 MM1_RPS = 200 - math.log(20) / 0.05
 """An M/M/1 queue's time in the system is exponential with rate mu - lambda."""
 QUEUES = (
-    Queue("M/D/2, 5 ms, 50 ms", 2, 0.005, False, 0.05, 368.5),
     Queue("M/D/2, 5 ms, 15 ms", 2, 0.005, False, 0.015, 282.6),
     Queue("M/M/1, 5 ms, 50 ms", 1, 0.005, True, 0.05, MM1_RPS),
     Queue("M/D/1, 20 ms, 100 ms", 1, 0.02, False, 0.1, 34.7),
-    Queue("M/D/2, 20 ms, 100 ms", 2, 0.02, False, 0.1, 83.5),
 )
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import pytest
 
-from litmeter.serving.direct.channel import UNCLAIMED
 from litmeter.serving.direct.dispatcher import STOPPING, Dispatcher
-from litmeter.serving.direct.route import FULL, Admission, Admitted, Headers
+from litmeter.serving.direct.route import FULL, Admission, Admitted
 from litmeter.serving.errors import Reply
-from litmeter.serving.middleware import UNAUTHORISED, UNSUPPORTED_TYPE
+from litmeter.serving.middleware import UNAUTHORISED
 from tests.support.direct import open_channel
 
-MAX_BYTES = 10
 KEY = [(b"x-api-key", b"open-sesame")]
 IMAGE = [(b"content-type", b"image/jpeg")]
-JSON = [(b"content-type", b"application/json; charset=utf-8")]
 TEXT = [(b"content-type", b"text/plain")]
 FITS = [(b"content-length", b"10")]
 TOO_LARGE = [(b"content-length", b"11")]
@@ -30,54 +26,14 @@ def dispatcher() -> Iterator[Dispatcher]:
         yield Dispatcher(channel, 10.0, 1)
 
 
-def with_key(dispatcher: Dispatcher) -> Admission:
-    return Admission(dispatcher, MAX_BYTES, "open-sesame", timed=False)
-
-
 def status(decision: Admitted | Reply) -> int:
     assert not isinstance(decision, Admitted)
     return decision[0]
 
 
-@pytest.mark.parametrize(
-    ("headers", "is_image"), [(KEY + IMAGE + FITS, True), (KEY + JSON + FITS, False), (KEY + JSON, False)]
-)
-def test_a_good_request_gets_a_slot(dispatcher: Dispatcher, headers: Headers, is_image: bool) -> None:
-    decision = with_key(dispatcher).decide(headers)
-    assert isinstance(decision, Admitted)
-    assert decision.is_image is is_image
-    assert dispatcher.full
-    dispatcher.release(decision.slot)
-    assert not dispatcher.full
-    assert decision.slot != UNCLAIMED
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected", "reason"),
-    [
-        (IMAGE + FITS, 401, "X-API-Key: missing or wrong"),
-        ([(b"x-api-key", b"open-sesam"), *IMAGE], 401, "X-API-Key: missing or wrong"),
-        (KEY + TEXT + FITS, 415, UNSUPPORTED_TYPE),
-        (KEY + FITS, 415, UNSUPPORTED_TYPE),
-        (KEY + IMAGE + TOO_LARGE, 413, "Payload too large"),
-    ],
-)
-def test_a_refused_request_gets_its_reason_and_no_slot(
-    dispatcher: Dispatcher, headers: Headers, expected: int, reason: str
-) -> None:
-    decision = with_key(dispatcher).decide(headers)
-    assert not isinstance(decision, Admitted)
-    assert (decision[0], json.loads(decision[1])) == (expected, {"detail": reason})
-    assert not dispatcher.full
-
-
-def test_a_server_without_a_key_asks_for_none(dispatcher: Dispatcher) -> None:
-    assert isinstance(Admission(dispatcher, MAX_BYTES, None, timed=False).decide(IMAGE), Admitted)
-
-
 def test_stopping_comes_before_full_key_type_and_size(dispatcher: Dispatcher) -> None:
     """One reason is added after another; each hides those that were there before."""
-    admission = with_key(dispatcher)
+    admission = Admission(dispatcher, 10, "open-sesame", timed=False)
     assert status(admission.decide(KEY + IMAGE + TOO_LARGE)) == 413
     assert status(admission.decide(KEY + TEXT + TOO_LARGE)) == 415
     assert admission.decide(TEXT + TOO_LARGE) is UNAUTHORISED
@@ -89,23 +45,6 @@ def test_stopping_comes_before_full_key_type_and_size(dispatcher: Dispatcher) ->
     assert admission.decide(TEXT + TOO_LARGE) is STOPPING
     dispatcher.release(slot)
     assert admission.decide(KEY + IMAGE + FITS) is STOPPING
-
-
-@pytest.mark.parametrize(
-    ("status", "close", "stopping", "expected"),
-    [
-        (200, False, False, {}),
-        (413, True, False, {b"connection": b"close"}),
-        (503, False, False, {b"retry-after": b"1"}),
-        (200, False, True, {b"connection": b"close"}),
-    ],
-)
-def test_headers_say_when_to_retry_and_what_is_closed(
-    dispatcher: Dispatcher, status: int, close: bool, stopping: bool, expected: dict[bytes, bytes]
-) -> None:
-    dispatcher.stopping = stopping
-    headers = with_key(dispatcher).response_headers(status, close=close)
-    assert headers == [(b"content-type", b"application/json"), *expected.items()]
 
 
 def test_the_bytes_that_have_come_are_bounded_and_one_alone_is_taken() -> None:

@@ -14,7 +14,7 @@ from litmeter.system.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def touch():
-    for _ in range(20):
+    for _ in range(5):
         bytearray(b"x") * 50_000_000
 touch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

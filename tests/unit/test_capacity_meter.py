@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -83,7 +82,7 @@ def test_a_slow_moment_makes_a_probe_unsteady_and_not_void(slowest: float | None
     assert void_reason(own, probe, OBJECTIVE.model_copy(update={"slo_ms": 50.0}), under) == ""
 
 
-QUEUE = QUEUES[1]
+QUEUE = QUEUES[0]
 
 
 @dataclass
@@ -196,14 +195,6 @@ def test_a_confirmation_on_unsteady_cores_is_repeated_but_not_for_ever(
     steady = meter.search.probes[-1].steady
     assert steady == (times < CONFIRMATIONS)
     assert found.confirmed == ((meter.log.rows[-1].missed <= OBJECTIVE.miss) if steady else None)
-
-
-def test_each_probe_is_at_the_load_that_the_search_asks_for(meter_of: NewMeter) -> None:
-    meter = meter_of(lambda search: False)
-    meter.measure()
-    for row, probe in zip(meter.log.rows, meter.search.probes, strict=True):
-        assert row.asked_rps == pytest.approx(row.rate_rps, rel=0.15)
-        assert math.exp(probe.load) == pytest.approx(row.rate_rps / QUEUE.peak_rps, rel=0.05)
 
 
 def test_cores_that_are_always_unsteady_are_the_reason_why_nothing_is_resolved(

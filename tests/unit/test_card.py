@@ -26,7 +26,7 @@ def test_weights_of_another_card_are_refused(exported: ModelFolders, tmp_path: P
         read_card(folder)
 
 
-@pytest.mark.parametrize("change", [{"classes": ["one"]}, {"mean": [0.5]}, {"surprise": 1}])
+@pytest.mark.parametrize("change", [{"classes": ["one"]}, {"surprise": 1}])
 def test_a_malformed_card_is_refused(
     exported: ModelFolders, tmp_path: Path, change: dict[str, object]
 ) -> None:
@@ -35,8 +35,3 @@ def test_a_malformed_card_is_refused(
     (folder / CARD_NAME).write_text(json.dumps(card))
     with pytest.raises(ModelError, match=r"model\.json"):
         read_card(folder)
-
-
-def test_a_missing_model_says_what_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="dvc repro export"):
-        read_card(tmp_path)

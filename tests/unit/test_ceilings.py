@@ -9,7 +9,7 @@ from torch import nn
 
 from litmeter.ceilings import peaks
 from litmeter.ceilings.cost import Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.ceilings.peaks import DEVICES, find_device, measured_peak_flops
+from litmeter.ceilings.peaks import find_device, measured_peak_flops
 from litmeter.inference.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
@@ -58,12 +58,6 @@ def test_many_activations_are_memory_bound_at_any_batch_size() -> None:
     assert found.rps == pytest.approx(1e9 / 2_000_000)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "resnet18"])
-def test_flops_are_within_one_percent_of_torchs_counter(name: str) -> None:
-    cost = cost_of(timm.create_model(name, num_classes=2), 224)
-    assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
-
-
 def test_the_t4_row_is_the_studys_arithmetic() -> None:
     cost = cost_of(timm.create_model("convnext_tiny", num_classes=2), 224)
     assert cost.flops == pytest.approx(cost.torch_flops, rel=0.01)
@@ -78,32 +72,18 @@ def test_the_t4_row_is_the_studys_arithmetic() -> None:
     ("reported", "name"),
     [
         ("Tesla T4", "T4"),
-        ("NVIDIA A10", "A10"),
-        ("NVIDIA A100-SXM4-40GB", "A100"),
         ("NVIDIA A100 80GB PCIe", "A100"),
-        ("NVIDIA L4", "L4"),
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA H100 80GB HBM3", "H100 SXM"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
-        ("NVIDIA H200", "H200 SXM"),
-        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("Tesla V100-SXM2-16GB", "V100 SXM2"),
         ("NVIDIA A10G", None),
-        ("NVIDIA H100 NVL", None),
         ("NVIDIA GeForce RTX 4090 D", None),
-        ("NVIDIA GeForce RTX 3090 Ti", None),
         (None, None),
     ],
 )
 def test_a_gpu_is_found_by_cudas_name_for_it(reported: str | None, name: str | None) -> None:
     found = find_device(reported)
     assert (found.name if found else None) == name
-
-
-def test_every_device_is_faster_in_half_and_has_a_source() -> None:
-    for device in DEVICES:
-        assert device.half_tflops > device.full_tflops
-        assert device.source.startswith("NVIDIA")
 
 
 def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) -> None:

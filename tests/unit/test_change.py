@@ -56,8 +56,3 @@ def test_a_bound_needs_trials_and_is_zero_without_a_success() -> None:
     assert lower_bound(0, 5) == 0.0
     with pytest.raises(ValueError, match="at least one"):
         lower_bound(0, 0)
-
-
-def test_nothing_to_compare_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no photos"):
-        change(REFERENCE[:0], REFERENCE[:0], [])

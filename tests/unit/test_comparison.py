@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from litmeter.stats.comparison import block_edges, block_length, difference, ranks, ratio, ratios
+from litmeter.stats.comparison import block_edges, difference, ranks, ratio, ratios
 
 TRUTH = {"a": 1.0, "b": 1.05, "c": 1.2}
 TURN_S, OVERHEAD_S = 1.0, 0.6
@@ -55,10 +55,10 @@ def test_intervals_hold_the_truth_and_orders_are_right() -> None:
     assert wrong <= 3
 
 
-SIMILAR, DIFFERENT, ONE_WILD = [0.06] * 8, [0.06, 0.06, 0.08, 0.12, 0.15, 0.2, 0.04, 0.04], [0.05] * 7 + [0.3]
+DIFFERENT, ONE_WILD = [0.06, 0.06, 0.08, 0.12, 0.15, 0.2, 0.04, 0.04], [0.05] * 7 + [0.3]
 
 
-@pytest.mark.parametrize(("deviations", "rounds"), [(SIMILAR, 4), (DIFFERENT, 6), (ONE_WILD, 4)])
+@pytest.mark.parametrize(("deviations", "rounds"), [(DIFFERENT, 6), (ONE_WILD, 4)])
 def test_moderated_intervals_hold_all_truths_though_noises_differ(
     deviations: list[float], rounds: int
 ) -> None:
@@ -95,11 +95,6 @@ def test_intervals_hold_all_truths_though_neighbouring_rounds_are_alike() -> Non
         wrong += len(set(ranks(rates, "a").values())) > 1
     assert held / runs > 0.88
     assert wrong / runs < 0.16
-
-
-@pytest.mark.parametrize(("rounds", "length"), [(1, 1), (7, 1), (8, 2), (13, 2), (28, 4), (83, 12)])
-def test_blocks_are_of_pairs_of_rounds(rounds: int, length: int) -> None:
-    assert block_length(rounds) == length
 
 
 def test_no_pair_of_rounds_is_split_by_an_edge_of_blocks() -> None:
@@ -164,14 +159,6 @@ def students_width(logs: np.ndarray) -> float:
     )
 
 
-def test_equals_share_a_rank_in_nineteen_of_twenty_runs() -> None:
-    equal = {"a": 1.0, "twin": 1.0, "fast": 9.0}
-    apart = sum(
-        len({ranks(measured(equal, seed), "a")[name] for name in ("a", "twin")}) for seed in range(100)
-    )
-    assert apart - 100 <= 10
-
-
 @pytest.mark.parametrize("count", [3, 8])
 def test_several_equals_share_a_rank_in_nineteen_of_twenty_runs(count: int) -> None:
     """Less what 250 runs may be off; by ``count`` - 1 tests at 5%, 8% of runs would tell 8 equals apart."""
@@ -188,13 +175,6 @@ def test_drift_over_minutes_hides_no_difference_of_a_fifth() -> None:
         placed = ranks(measured(TRUTH, seed, dwell_s=150.0), "a")
         assert placed["c"] == 1
         assert placed["a"] == 3 or placed["a"] == placed["b"] == 2
-
-
-def test_those_who_left_are_compared_in_the_rounds_they_had() -> None:
-    rates = {"a": [10.0, 10.1, 9.9, 10.0, 20.0, 20.1], "slow": [1.0, 1.01, 0.99, 1.0, None, None]}
-    found = ratio(rates, "slow", "a", "a")
-    assert found.ratio == pytest.approx(0.1, rel=0.01)
-    assert found.resolved
 
 
 def test_without_common_rounds_the_reference_stands_between() -> None:
@@ -236,7 +216,3 @@ def test_who_leads_by_earlier_rounds_is_not_faster_than_who_beats_it() -> None:
     placed = ranks(rates, "reference")
     assert placed["new"] == 1
     assert placed["reference"] == 3
-
-
-def test_a_round_without_an_answer_is_left_out() -> None:
-    assert ratio({"a": [10.0, 0.0, 10.0], "b": [20.0, 20.0, 20.0]}, "b", "a", "a").ratio == pytest.approx(2)

@@ -41,12 +41,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "measured_anew"),
     [
-        ("benchmark/comparison.py", True),
         ("serving/direct/worker.py", True),
-        ("stages/comparison.py", True),
         ("report/tables.py", False),
-        ("stages/report.py", False),
-        ("params/sections.py", False),
         ("system/progress.py", False),
     ],
 )

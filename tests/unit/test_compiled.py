@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import random
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 import torch
 
 from litmeter.errors import ModelError
-from litmeter.inference.card import CARD_NAME, sha256
+from litmeter.inference.card import sha256
 from litmeter.inference.compiled import gain
 from litmeter.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
 from litmeter.inference.compiled.gain import Timing, reason_against, remark_on
@@ -26,11 +25,9 @@ from litmeter.inference.compiled.manifest import (
     identity,
     packages_to_use,
     read_manifest,
-    split_note,
     verified_file,
 )
 from litmeter.inference.compiled.model import CompiledModel, split
-from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
 from litmeter.system.files import write_json
@@ -39,14 +36,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("number", "sizes", "pieces"),
-    [
-        (1, [4, 1], [1]),
-        (4, [4, 1], [4]),
-        (7, [4, 1], [4, 1, 1, 1]),
-        (9, [4, 2], [4, 4, 1]),
-        (3, [], [3]),
-    ],
+    ("number", "sizes", "pieces"), [(7, [4, 1], [4, 1, 1, 1]), (9, [4, 2], [4, 4, 1]), (3, [], [3])]
 )
 def test_a_batch_is_split_into_compiled_sizes(number: int, sizes: list[int], pieces: list[int]) -> None:
     assert split(number, sizes) == pieces
@@ -75,12 +65,6 @@ def entry(result: BuildResult, timing: Timing) -> Package:
     return manifest_entry(result, asdict(timing), reason_against(timing), remark_on(timing))
 
 
-def test_without_packages_the_model_runs_as_it_is(folders: ModelFolders) -> None:
-    write_manifest(folders, skipped_reason="there is no C++ compiler")
-    model = CompiledModel(lambda: lambda batch: 2 * batch, folders, "full", CPU)
-    assert torch.equal(model(torch.ones(3, 1)), torch.full((3, 1), 2.0))
-
-
 @pytest.mark.parametrize("changed", ["model", "machine", "device"])
 def test_packages_for_another_model_or_machine_are_refused(folders: ModelFolders, changed: str) -> None:
     write_manifest(folders, **{changed: "another"})
@@ -96,11 +80,15 @@ def test_a_missing_or_broken_manifest_says_what_makes_it(folders: ModelFolders) 
         read_manifest(folders, "cpu")
 
 
-def test_a_changed_package_is_refused(tmp_path: Path) -> None:
+def test_a_package_that_is_another_or_that_others_may_write_is_refused(tmp_path: Path) -> None:
     path, package = faster_package(tmp_path)
     assert package.sha256 == sha256(path)
     assert package.skipped_reason is None
     assert verified_file(tmp_path, package) == path
+    path.chmod(0o646)
+    with pytest.raises(ModelError, match="others may write it"):
+        verified_file(tmp_path, package)
+    path.chmod(0o644)
     path.write_bytes(b"other code")
     with pytest.raises(ModelError, match="is not the file"):
         verified_file(tmp_path, package)
@@ -112,13 +100,6 @@ def test_a_manifest_that_others_may_write_is_refused(folders: ModelFolders, name
     (folders.compiled / name).chmod(0o757)
     with pytest.raises(ModelError, match=r"others may write it; `chmod -R go-w .* `dvc repro -f compile`"):
         read_manifest(folders, "cpu")
-
-
-def test_a_package_that_others_may_write_is_refused(tmp_path: Path) -> None:
-    path, package = faster_package(tmp_path)
-    path.chmod(0o646)
-    with pytest.raises(ModelError, match="others may write it"):
-        verified_file(tmp_path, package)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a file away")
@@ -223,23 +204,6 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
     assert (row.skipped_reason, row.remark) == (None, remark)
 
 
-@pytest.mark.parametrize(
-    ("max_batch_size", "compiled", "said"), [(4, True, True), (1, True, False), (4, False, False)]
-)
-def test_batches_above_the_compiled_ones_are_said(
-    max_batch_size: int, compiled: bool, said: bool, folders: ModelFolders
-) -> None:
-    _, package = faster_package(folders.compiled)
-    write_manifest(folders, packages=[json.loads(package.model_dump_json())])
-    settings = ServeSettings.model_validate(
-        {"max_batch_size": max_batch_size, "compiled": compiled, "preprocess": "torchvision"}
-    )
-    note = split_note(folders, "cpu", settings)
-    assert (note is not None) == said
-    if note is not None:
-        assert {"4", "1"} <= set(re.findall(r"\d+", note))
-
-
 def test_a_manifest_of_earlier_code_is_read(folders: ModelFolders) -> None:
     _, package = faster_package(folders.compiled)
     write_manifest(folders, packages=[package.model_dump(exclude={"remark"})])
@@ -258,20 +222,6 @@ def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) ->
     with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
         packages_to_use(folders, "cpu", "int8")
     assert packages_to_use(folders, "cpu", "half") == []
-
-
-def test_the_manifests_model_is_the_cards_hash(exported: ModelFolders) -> None:
-    assert identity(exported.exported)[0] == sha256(exported.exported / CARD_NAME)
-
-
-def test_on_a_cpu_both_precisions_of_a_size_are_compiled_by_the_same_process() -> None:
-    variants = [(precision, size) for precision in ("full", "half") for size in (1, 2, 3)]
-    assert jobs_of(variants, "cpu", cores=2) == [
-        [("full", 1), ("half", 1), ("full", 3), ("half", 3)],
-        [("full", 2), ("half", 2)],
-    ]
-    assert jobs_of(variants[:2], "cpu", cores=4) == [[("full", 1)], [("full", 2)]]
-    assert jobs_of(variants, "cuda", cores=2) == [[variant] for variant in variants]
 
 
 def test_int8_has_a_process_of_its_own_that_begins_first() -> None:

@@ -34,37 +34,23 @@ HALF_IDLE = {"cpu_percent": 55.0}
 WAITS = STAGES | {"queue": 48.0}
 SLOW_MODEL = STAGES | {"model": 300.0}
 
-CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
-    "hardware": (
-        at_best(level(4, 99.0)),
-        {},
-        "precision",
-        "100.0 images/s, 0.91 of the roofline's 110.0 (compute-bound from batch size 1 on)",
-    ),
-    "kernels": (
-        at_best(level(4, 99.0)),
-        {"roofline_full_rps": 400.0, "roofline_half_rps": 800.0},
-        "compiled",
-        "0.25 of the roofline's 400.0 (compute-bound from batch size 1 on), at its best batch size, 1; "
-        "`compiled` may move it, and `precision`: the roofline is 800.0 in half",
-    ),
+CAUSES: dict[str, tuple[Result, str | None, str]] = {
+    "hardware": (at_best(level(4, 99.0)), "precision", "100.0 0.91 110.0 1"),
+    "kernels": (at_best(level(4, 99.0)), "compiled", "0.25 400.0 1 800.0"),
     "preprocessing": (
         at_best(level(4, 49.0), baseline=[batch(1, 100.0, 50.0)]),
-        {},
         "preprocess",
-        "50.0 images/s, 0.50 of its own 100.0, 10.0 ms more for an image, with 95% of the CPU in use",
+        "50.0 0.50 100.0 10.0 95",
     ),
     "transport": (
         at_best(level(4, 66.0), null_cpu_ms=9.0, null_client_cpu_ms=1.0),
-        {},
         "transport",
-        "69.0 images/s, 0.69 of its 100.0: they take 9.0 and 1.0 of a request's 29.0 ms of CPU",
+        "69.0 0.69 100.0 9.0 1.0 29.0",
     ),
     "batch window": (
         at_best(level(1, 16.0, **HALF_IDLE), serve=BATCHING, stages={1: WAITS}),
-        {},
         "batch_timeout_s",
-        "Of its 62 ms a request waits 48 ms for a batch that does not fill and holds 1.0 images, while 55%",
+        "62 48 1.0 55",
     ),
     "too many workers": (
         at_best(
@@ -74,23 +60,18 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
             stages={1: STAGES, 4: SLOW_MODEL},
             baseline=[batch(1, 100.0, 100.0), batch(4, 90.0, 80.0)],
         ),
-        {},
         "workers_per_device",
-        "With 4 users (10.0 req/s, 95% of the CPU in use) the model's run on a batch takes 300 ms, "
-        "30.0 times its 10 ms in-process, as 4 workers x 2 threads share 2 cores; "
-        "in-process it is fastest with 1 of them busy",
+        "4 10.0 95 300 30.0 10 2",
     ),
     "too few workers": (
         at_best(level(4, 60.0, **HALF_IDLE), stages={4: STAGES | {"queue": 45.0}}, cores=8),
-        {},
         "workers_per_device",
-        "Of its 67 ms a request waits 45 ms for a free one of 1 worker, while 55% of the CPU is in use",
+        "67 45 1 55",
     ),
     "small batches": (
         at_best(level(4, 39.0), baseline=[batch(1, 100.0, 40.0), batch(8, 100.0, 99.0)]),
-        {},
         "max_batch_size",
-        "Batches hold 1.0 images; the pipeline in-process does 40.0 images/s at that size and 99.0 at 8",
+        "1.0 40.0 99.0 8",
     ),
     "large batches": (
         at_best(
@@ -98,54 +79,32 @@ CAUSES: dict[str, tuple[Result, dict[str, Any], str | None, str]] = {
             baseline=[batch(1, 100.0, 99.0), batch(4, 70.0, 69.0), batch(8, 60.0, 59.0)],
             serve=BATCHING,
         ),
-        {},
         "max_batch_size",
-        "Batches hold 7.0 images; the pipeline in-process does 61.5 images/s at that size and 99.0 at 1",
+        "7.0 61.5 99.0 1",
     ),
     "drift": (
         at_best(
             level(4, 70.0),
             baseline=[batch(1, 100.0, 99.0, pipeline_slowest_rps=75.0, pipeline_fastest_rps=123.0)],
         ),
-        {},
         None,
-        "in-process it did between 75.0 and 123.0 images/s",
+        "75.0 123.0",
     ),
-    "HTTP process": (
-        at_best(level(4, 60.0, http_cpu_ms=16.0)),
-        {},
-        "transport",
-        "16.0 ms of CPU per request, 0.96 of the one core",
-    ),
-    "manager process": (
-        at_best(level(4, 60.0, manager_cpu_ms=16.0)),
-        {},
-        "transport",
-        "16.0 ms of CPU per request, 0.96 of the one core",
-    ),
-    "load generator": (at_best(level(4, 60.0, client_limit_share=0.85)), {}, None, "85% of what it can send"),
-    "other load": (
-        at_best(level(4, 60.0, other_percent=30.0)),
-        {},
-        None,
-        "Other processes took 30% of the machine",
-    ),
-    "unexplained": (
-        at_best(level(4, 60.0)),
-        {},
-        None,
-        "its longest stage is model, 10 ms against 10 ms in-process; 95% of the CPU is in use",
-    ),
+    "HTTP process": (at_best(level(4, 60.0, http_cpu_ms=16.0)), "transport", "16.0 0.96"),
+    "manager process": (at_best(level(4, 60.0, manager_cpu_ms=16.0)), "transport", "16.0 0.96"),
+    "load generator": (at_best(level(4, 60.0, client_limit_share=0.85)), None, "85"),
+    "other load": (at_best(level(4, 60.0, other_percent=30.0)), None, "30"),
+    "unexplained": (at_best(level(4, 60.0)), None, "10 95"),
 }
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_each_cause_is_named_with_its_figures(cause: str) -> None:
-    own, ceilings, parameter, figures = CAUSES[cause]
-    found = limit(own, **ceilings)
-    assert found.cause == cause
-    assert found.parameter == parameter
-    assert figures in found.text
+    own, parameter, figures = CAUSES[cause]
+    wide = {"roofline_full_rps": 400.0, "roofline_half_rps": 800.0} if cause == "kernels" else {}
+    found = limit(own, **wide)
+    assert (found.cause, found.parameter) == (cause, parameter)
+    assert set(figures.split()) <= set(re.findall(r"\d+(?:\.\d+)?", found.text))
     assert cause.lower() in found.text.lower()
     if parameter:
         assert f"`{parameter}`" in found.text
@@ -154,8 +113,7 @@ def test_each_cause_is_named_with_its_figures(cause: str) -> None:
 def test_a_level_slower_when_measured_again_shows_drift() -> None:
     found = limit(at_best(level(4, 60.0, first_rps=90.0)))
     assert found.cause == "drift"
-    figures = "the same level served 90.0 req/s before and 60.0 when measured again"
-    assert figures in found.text
+    assert {"90.0", "60.0"} <= set(re.findall(r"\d+\.\d+", found.text))
     assert limit(at_best(level(4, 60.0, first_rps=70.0))).cause == "unexplained"
 
 
@@ -174,12 +132,6 @@ def test_settings_already_in_use_are_not_advised() -> None:
         found = limit(own, roofline_half_rps=400.0 if own is kernels else 110.0)
         assert (found.cause, found.parameter) == (cause, None)
         assert "no key of `serve:` moves it" in found.text
-
-
-def test_cpu_that_the_hypervisor_takes_is_other_load() -> None:
-    found = limit(at_best(level(4, 60.0, steal_percent=20.0)))
-    assert found.cause == "other load"
-    assert "The hypervisor took 20% of the machine" in found.text
 
 
 def test_half_a_window_of_waiting_is_a_batch_window() -> None:
@@ -203,30 +155,19 @@ def test_a_window_that_explains_half_of_the_loss_is_named() -> None:
 def test_a_memory_bound_model_in_half_has_no_advice() -> None:
     half = ServeSettings(precision="half")
     found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0)
-    assert found.cause == "hardware"
-    assert found.parameter is None
-    assert "(memory-bound); no key of `serve:` moves it" in found.text
+    assert (found.cause, found.parameter) == ("hardware", None)
+    assert "memory-bound" in found.text
 
 
 def test_a_compiled_model_in_half_may_be_quantised() -> None:
     half = ServeSettings(precision="half", compiled=True, preprocess="torchvision")
     found = limit(at_best(level(4, 99.0), serve=half), roofline_half_rps=120.0, roofline_int8_rps=400.0)
     assert (found.cause, found.parameter) == ("hardware", "precision")
-    assert (
-        "`precision` moves it: the roofline is 400.0 in int8. From the model in-process down to" in found.text
-    )
 
 
 def test_a_share_of_the_roofline_near_the_threshold_is_not_resolved() -> None:
     found = limit(at_best(level(4, 99.0)), roofline_full_rps=100.0 / 0.7, roofline_half_rps=130.0)
     assert (found.cause, found.parameter) == ("hardware or kernels", "compiled")
-    assert "Whether that is at least 70% is not resolved; `compiled` may move it" in found.text
-
-
-def test_a_roofline_far_below_the_datasheet_is_hardware() -> None:
-    found = limit(at_best(level(4, 99.0)), datasheet_full_rps=300.0)
-    assert found.cause == "hardware"
-    assert "the roofline measured here is 110.0 images/s, 0.37 of the datasheet's 300.0" in found.text
 
 
 def test_a_null_model_that_waits_shows_a_batch_window() -> None:
@@ -251,32 +192,16 @@ def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
     assert a_core_each.parameter == "preprocess"
 
 
-def test_other_load_is_said_where_it_is_not_the_cause() -> None:
+def test_other_load_is_said_where_it_is_not_the_cause_too() -> None:
     """It may have slowed down the same work in-process as well."""
     baseline = [batch(1, 100.0, 50.0)]
     found = limit(at_best(level(4, 49.0, other_percent=47.0), baseline=baseline))
     assert found.cause == "preprocessing"
-    assert "At its best level other processes took 47% of the machine: measure again." in found.text
-    no_loss = limit(at_best(level(4, 99.0, steal_percent=17.0)))
-    assert "At its best level the hypervisor took 17% of the machine: measure again." in no_loss.text
-    as_cause = limit(at_best(level(4, 60.0, other_percent=47.0)))
-    assert as_cause.text.count("took 47%") == 1
-
-
-def test_too_many_workers_are_named_beside_the_batch_window() -> None:
-    settings = BATCHING.model_copy(update={"workers_per_device": 4})
-    best, more = level(1, 16.0, cpu_percent=60.0), level(4, 6.0, invalid_reason="unstable")
-    found = limit(at_best(best, more, serve=settings, stages={1: WAITS, 4: SLOW_MODEL}))
-    assert found.cause == "batch window"
-    crowded = (
-        "More users do not fill it, for too many `workers_per_device`: with 4 users (6.0 req/s, not valid, "
-    )
-    assert crowded in found.text
-
-
-def test_an_invalid_best_level_is_named() -> None:
-    found = limit(at_best(level(4, 60.0, invalid_reason="unstable")))
-    assert "Its best level is not valid: unstable." in found.text
+    assert "47%" in found.text
+    assert "17%" in limit(at_best(level(4, 99.0, steal_percent=17.0))).text
+    stolen = limit(at_best(level(4, 60.0, steal_percent=20.0)))
+    assert (stolen.cause, "20%" in stolen.text) == ("other load", True)
+    assert limit(at_best(level(4, 60.0, other_percent=47.0))).text.count("47%") == 1
 
 
 def test_failed_requests_at_every_level_are_the_cause() -> None:
@@ -290,8 +215,6 @@ def test_a_larger_loss_above_the_model_comes_first() -> None:
     found = limit(own, roofline_full_rps=400.0, roofline_half_rps=300.0)
     assert (found.cause, found.parameter) == ("kernels, then other load", "compiled")
     assert found.share == pytest.approx(0.25)
-    assert found.text.index("Kernels: ") < found.text.index("Other load: ")
-    assert "`compiled` may move it" in found.text
     smaller = limit(own, roofline_full_rps=140.0, roofline_half_rps=130.0)
     assert smaller.cause == "other load"
 
@@ -301,11 +224,10 @@ def test_a_larger_loss_that_may_be_none_is_said() -> None:
     wide = level(4, 45.0, low_rps=20.0, high_rps=95.0)
     found = limit(at_best(wide, baseline=baseline))
     assert found.cause == "preprocessing"
-    doubt = "Whether served is slower than pipeline + transport is not resolved: "
-    assert re.search(rf"{re.escape(doubt)}0\.\d\d \(0\.\d\d to 1\.\d\d\) of it\.$", found.text)
+    assert re.search(r"not resolved.* 0\.\d\d \(0\.\d\d to 1\.\d\d\)", found.text)
     unknown = [replace(batch(1, 100.0, 80.0), pipeline_low_rps=0.0)]
     found = limit(at_best(wide, baseline=unknown))
-    assert re.search(rf"{re.escape(doubt)}0\.\d\d \(0\.\d\d or more\) of it\.$", found.text)
+    assert re.search(r"not resolved.* 0\.\d\d \(0\.\d\d or more\)", found.text)
     narrow = level(4, 75.0, low_rps=60.0, high_rps=95.0)
     assert "not resolved" not in limit(at_best(narrow, baseline=baseline)).text
 
@@ -314,13 +236,8 @@ def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
     both = at_best(level(4, 40.0), baseline=[batch(1, 100.0, 63.0)])
     found = limit(both)
     assert found.cause == "preprocessing or unexplained"
-    assert found.text.endswith("Which of these losses is larger is not resolved: preprocessing, unexplained.")
-    assert found.text.index("Preprocessing: ") < found.text.index("Unexplained: ")
     behind = limit(both, roofline_full_rps=900.0, roofline_half_rps=800.0)
     assert behind.cause == "kernels, then preprocessing or unexplained"
-    assert behind.text.endswith(
-        "Which of these losses is larger is not resolved: preprocessing, unexplained."
-    )
     with_kernels = limit(both, roofline_full_rps=160.0, roofline_half_rps=150.0)
     assert with_kernels.cause == "kernels or preprocessing or unexplained"
     assert " or " not in limit(at_best(level(4, 20.0), baseline=[batch(1, 100.0, 63.0)])).cause
@@ -334,21 +251,12 @@ def test_a_cause_of_two_losses_is_named_once() -> None:
     own = at_best(served, serve=BATCHING, stages=waits, **null)
     found = limit(own)
     assert found.cause == "batch window"
-    assert found.text.count("Batch window: ") == 2
-    assert "Which of these losses" not in found.text
 
 
 def test_a_loss_within_rounds_counts_though_the_rates_themselves_overlap() -> None:
     """A machine that changes its speed widens the intervals of both rates, but not that of their ratio."""
-    wide = batch(
-        1,
-        100.0,
-        90.0,
-        model_low_rps=80.0,
-        model_high_rps=120.0,
-        pipeline_low_rps=72.0,
-        pipeline_high_rps=108.0,
-    )
+    model = {"model_low_rps": 80.0, "model_high_rps": 120.0}
+    wide = batch(1, 100.0, 90.0, pipeline_low_rps=72.0, pipeline_high_rps=108.0, **model)
     speeds = (0.8, 1.2, 0.9, 1.1, 1.0, 1.0)
     paired = [
         RoundRow(number, work, 1, rate * speed * wobble)

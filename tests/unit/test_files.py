@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, StageRow
-from litmeter.inference.precision_rows import PackageRow
+from litmeter.benchmark.rows import BatchRow, LevelRow, StageRow
 from litmeter.system.files import (
     all_or_nothing,
     atomic_folder,
@@ -45,48 +44,20 @@ def test_a_row_comes_back_equal_and_of_the_same_types(tmp_path: Path, row: Any) 
     ]
 
 
-def test_the_row_of_unknowns_has_them_and_no_others() -> None:
-    assert UNKNOWN.p99_ms is None
-    assert UNKNOWN.gpu_percent is None
-    assert UNKNOWN.throughput_rps == LEVEL.throughput_rps
-
-
-def test_a_column_with_a_default_may_be_missing(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(
-        "precision,batch_size,eager_ms,compiled_ms,parts_ms,compile_s,skipped_reason\nhalf,1,,,,3.0,\n"
-    )
-    assert read_rows(path, PackageRow) == [PackageRow("half", 1, None, None, None, 3.0, None, remark=None)]
-
-
 def test_a_column_that_is_no_field_any_more_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("users,stage,mean_ms,clock\n4,queue,1.0,2\n")
     assert read_rows(path, StageRow) == [StageRow(4, "queue", 1.0)]
 
 
-@pytest.mark.parametrize("kind", [LevelRow, BaselineRow, StageRow, BatchRow])
-def test_a_table_without_rows_keeps_its_columns(tmp_path: Path, kind: Any) -> None:
+def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
-    write_rows(path, kind, [])
-    assert path.read_text() == ",".join(field.name for field in fields(kind)) + "\n"
-    assert read_rows(path, kind) == []
+    write_rows(path, StageRow, [])
+    assert path.read_text() == "users,stage,mean_ms\n"
+    assert read_rows(path, StageRow) == []
 
 
-def test_only_fields_become_columns() -> None:
-    """What follows from others, such as whether a level is valid, is not written beside them."""
-    assert "valid" not in asdict(LEVEL)
-    assert not LEVEL.valid
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "users,stage\n4,queue\n",
-        "users,step,mean_ms\n4,queue,1.0\n",
-    ],
-)
+@pytest.mark.parametrize("text", ["", "users,step,mean_ms\n4,queue,1.0\n"])
 def test_missing_columns_are_refused_with_those_expected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "stages.csv"
     path.write_text(text)
@@ -94,13 +65,7 @@ def test_missing_columns_are_refused_with_those_expected(tmp_path: Path, text: s
         read_rows(path, StageRow)
 
 
-def test_columns_may_stand_in_another_order(tmp_path: Path) -> None:
-    path = tmp_path / "stages.csv"
-    path.write_text("stage,mean_ms,users\nqueue,1.5,4\n")
-    assert read_rows(path, StageRow) == [StageRow(4, "queue", 1.5)]
-
-
-@pytest.mark.parametrize("row", ["four,queue,1.0", "4.5,queue,1.0", "4,queue,fast", "4,queue,", ",queue,1.0"])
+@pytest.mark.parametrize("row", ["4.5,queue,1.0", "4,queue,"])
 def test_a_value_of_another_type_is_refused(tmp_path: Path, row: str) -> None:
     path = tmp_path / "stages.csv"
     path.write_text(f"users,stage,mean_ms\n{row}\n")
@@ -108,7 +73,7 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path, row: str) -> None:
         read_rows(path, StageRow)
 
 
-@pytest.mark.parametrize("row", ["4,queue", "4", "4,queue,1.0,2.0"])
+@pytest.mark.parametrize("row", ["4,queue", "4,queue,1.0,2.0"])
 def test_a_row_of_another_length_is_refused(tmp_path: Path, row: str) -> None:
     path = tmp_path / "stages.csv"
     path.write_text(f"users,stage,mean_ms\n{row}\n")
@@ -121,24 +86,13 @@ class Switch:
     on: bool | None
 
 
-@pytest.mark.parametrize("on", [True, False, None])
-def test_a_truth_value_comes_back(tmp_path: Path, on: bool | None) -> None:
-    path = tmp_path / "switches.csv"
-    write_rows(path, Switch, [Switch(on)])
-    assert read_rows(path, Switch) == [Switch(on)]
-
-
-@pytest.mark.parametrize("text", ["1", "true", "yes"])
-def test_another_word_for_a_truth_value_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "switches.csv"
-    path.write_text(f"on\n{text}\n")
-    with pytest.raises(ValueError, match=f"expected True or False, got '{text}'"):
+def test_a_truth_value_comes_back_and_another_word_for_it_is_refused(tmp_path: Path) -> None:
+    path, rows = tmp_path / "switches.csv", [Switch(True), Switch(False), Switch(None)]
+    write_rows(path, Switch, rows)
+    assert read_rows(path, Switch) == rows
+    path.write_text("on\n1\n")
+    with pytest.raises(ValueError, match="expected True or False, got '1'"):
         read_rows(path, Switch)
-
-
-def test_json_comes_back_with_null_as_none(tmp_path: Path) -> None:
-    write_json(tmp_path / "deep/a.json", {"rps": 1.5, "gpu": None})
-    assert read_json(tmp_path / "deep/a.json") == {"rps": 1.5, "gpu": None}
 
 
 def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -156,14 +110,6 @@ def test_a_failed_write_keeps_the_old_file_and_nothing_else(tmp_path: Path) -> N
         interrupted()
     assert read_json(path) == {"rps": 1.0}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_csv_comes_back_as_text_with_none_empty(tmp_path: Path) -> None:
-    write_csv(tmp_path / "a.csv", [{"users": 1, "p99_ms": None}, {"users": 8, "p99_ms": 3.25}])
-    assert read_csv(tmp_path / "a.csv") == [
-        {"users": "1", "p99_ms": ""},
-        {"users": "8", "p99_ms": "3.25"},
-    ]
 
 
 def test_json_that_is_no_object_is_refused(tmp_path: Path) -> None:

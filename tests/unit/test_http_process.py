@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.client import HTTPResponse
 
 import pytest
 
@@ -24,7 +23,6 @@ from tests.support.http_process import (
 )
 
 ANSWERED = 200, b"12345, image"
-STOPPING = 503, b'{"detail":"the server is stopping"}'
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +58,6 @@ def test_a_plain_request_in_any_pieces_gets_its_answer(process: HttpProcess) -> 
             assert answer(connection) == ANSWERED
         connection.sendall(PREDICT.replace(b"image/jpeg", b"application/json") + b"12345")
         assert answer(connection) == (200, b"12345, json")
-
-
-def test_an_answer_has_the_headers_of_the_apps(process: HttpProcess) -> None:
-    with connected(process) as connection:
-        connection.sendall(PREDICT + b"12345")
-        response = HTTPResponse(connection)
-        response.begin()
-        response.read()
-        assert response.headers["content-type"] == "application/json"
-        assert response.headers["server"] == "uvicorn"
-        assert "GMT" in response.headers["date"]
-        assert response.headers["connection"] is None
 
 
 CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
@@ -167,16 +153,3 @@ def test_a_request_that_cannot_reach_a_worker_gets_503(
         monkeypatch.undo()
         connection.sendall(PREDICT + b"12345")
         assert answer(connection) == ANSWERED
-
-
-def test_a_stopping_server_answers_admitted_requests_and_closes_connections() -> None:
-    with http_process() as process, connected(process) as waiting, connected(process) as late:
-        process.at_work.clear()
-        waiting.sendall(PREDICT + b"12345")
-        soon(lambda: process.channel.slots.in_flight == 1)
-        process.dispatcher.stopping = True
-        process.at_work.set()
-        assert answer(waiting) == ANSWERED
-        assert waiting.recv(1) == b""
-        late.sendall(PREDICT + b"12345")
-        assert answer(late) == STOPPING

@@ -2,101 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import zlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from litmeter.inference.image import (
-    MAX_BLOCKS,
-    MAX_CHUNKS,
     MAX_JUNK,
-    MAX_SEGMENTS,
     ImageError,
     decode,
     needed_parts,
 )
-from litmeter.serving.classifier import decode_base64
-from tests.support.bad_images import isobmff
+from tests.support.bad_images import chunk, saved
 from tests.support.project import PHOTOS
 from tests.unit.test_image_fuzz import FILES
-
-
-def encoded(image: Image.Image, form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_every_colour_mode_becomes_rgb(mode: str) -> None:
-    image = Image.new(mode, (20, 10))
-    decoded = decode(encoded(image, "JPEG" if mode == "CMYK" else "PNG"))
-    assert (decoded.mode, decoded.size) == ("RGB", (20, 10))
-
-
-@pytest.mark.parametrize("cut", [0, 1, 100, 2000, -2000])
-def test_a_truncated_photo_is_refused(photos: list[Path], cut: int) -> None:
-    with pytest.raises(ImageError) as caught:
-        decode(photos[0].read_bytes()[:cut])
-    assert caught.value.status == 400
-
-
-@pytest.mark.parametrize("content", [b"GIF89a", b"\xff\xd8\xff", b"<svg/>", bytes(10_000)])
-def test_bytes_of_no_image_are_refused_in_plain_words(content: bytes) -> None:
-    with pytest.raises(ImageError, match="not a readable image") as caught:
-        decode(content)
-    assert caught.value.status == 400
-    assert "0x" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "name"),
-    [
-        (isobmff(b"heic"), "HEIC"),
-        (isobmff(b"heix"), "HEIC"),
-        (isobmff(b"hevc"), "HEIC"),
-        (isobmff(b"mif1"), "HEIF"),
-        (isobmff(b"avif"), "AVIF"),
-        (isobmff(b"avis"), "AVIF"),
-        (encoded(Image.new("RGB", (4, 4)), "BMP"), "BMP"),
-        (encoded(Image.new("RGB", (4, 4)), "TIFF"), "TIFF"),
-        (b"MM\0*\0\0\0\x08", "TIFF"),
-        (encoded(Image.new("RGB", (4, 4)), "PDF"), "PDF"),
-    ],
-)
-def test_a_common_format_that_is_not_taken_is_named(content: bytes, name: str) -> None:
-    with pytest.raises(
-        ImageError, match=f"^image: {name} is not taken; JPEG, PNG, WebP and GIF are$"
-    ) as caught:
-        decode(content)
-    assert caught.value.status == 400
-
-
-def test_empty_images_and_data_urls_get_their_own_reasons(photos: list[Path]) -> None:
-    with pytest.raises(ImageError, match=r"^image: empty$"):
-        decode(decode_base64(""))
-    text = base64.b64encode(photos[0].read_bytes()).decode()
-    assert decode_base64(text) == photos[0].read_bytes()
-    with pytest.raises(ImageError, match="send what follows 'base64,' alone") as caught:
-        decode_base64(f"data:image/jpeg;base64,{text}")
-    assert caught.value.status == 400
-
-
-@pytest.mark.parametrize("side", [8_000, 11_000])
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None:
-    bomb = encoded(Image.new("1", (side, side)))
-    assert len(bomb) < 100_000
-    with pytest.raises(ImageError, match="pixels") as caught:
-        decode(bomb)
-    assert caught.value.status == 413
-
 
 MIB = 2**20
 
@@ -115,17 +37,13 @@ def segment(marker: int, data: bytes) -> bytes:
     return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
 def after_start(*parts: bytes) -> bytes:
     """The photo with ``parts`` right after its start."""
     return b"".join([photo()[:2], *parts, photo()[2:]])
 
 
 def test_the_pixels_are_the_same() -> None:
-    for path in sorted(PHOTOS.glob("*.jpg"))[::10]:
+    for path in sorted(PHOTOS.glob("*.jpg"))[::40]:
         content = path.read_bytes()
         assert (pixels(needed_parts(content)) == pixels(content)).all(), path
     for content in FILES:
@@ -147,8 +65,7 @@ def test_what_cameras_write_besides_is_left_out() -> None:
 
 def test_adobes_segment_is_kept_as_colours_depend_on_it() -> None:
     with Image.open(io.BytesIO(photo())) as image:
-        image.convert("CMYK").save(buffer := io.BytesIO(), "JPEG")
-    content = buffer.getvalue()
+        content = saved(image.convert("CMYK"), "JPEG")
     assert b"Adobe" in needed_parts(content)
     assert (pixels(needed_parts(content)) == pixels(content)).all()
 
@@ -181,8 +98,7 @@ def test_fill_bytes_within_a_scan_are_few_and_the_pixels_the_same() -> None:
 
 def test_restart_markers_are_no_parts() -> None:
     with Image.open(io.BytesIO(photo())) as image:
-        image.resize((1000, 1000)).save(buffer := io.BytesIO(), "JPEG", restart_marker_blocks=1)
-    content = buffer.getvalue()
+        content = saved(image.resize((1000, 1000)), "JPEG", restart_marker_blocks=1)
     assert content.count(b"\xff\xd3") > 100
     assert (pixels(needed_parts(content)) == pixels(content)).all()
 
@@ -236,22 +152,3 @@ def test_a_start_without_a_picture_has_nothing_to_walk_through(rest: bytes) -> N
     assert len(needed_parts(start + rest)) <= len(start) + 4
     with pytest.raises(ImageError):
         decode(start + rest)
-
-
-def test_truncated_files_are_truncated_in_the_result() -> None:
-    for content in (photo(), PNG, gif()):
-        for share in (0.1, 0.5, 0.9):
-            part = content[: int(share * len(content))]
-            assert len(needed_parts(part)) <= len(part)
-
-
-def test_other_formats_stay_as_they_are() -> None:
-    for content in (b"", b"RIFF1234WEBPVP8 ", b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"):
-        assert needed_parts(content) == content
-
-
-def test_the_limits_leave_room_for_large_files() -> None:
-    """Chunks of 8 KB, as encoders write them, segments of 64 KB and comments of 255 bytes."""
-    assert MAX_CHUNKS * 8192 > 60 * MIB
-    assert MAX_SEGMENTS * 65_000 > 100 * MIB
-    assert MAX_BLOCKS * 255 > 15 * MIB
