@@ -54,10 +54,6 @@ def test_a_request_counts_by_its_part_inside_the_window() -> None:
     assert work_done(start, end, 1.0, 10.0) == pytest.approx(0.5 + 1.0 + 0.25)
 
 
-def test_a_request_longer_than_the_window_counts_too() -> None:
-    assert work_done(np.array([0.0]), np.array([100.0]), 10.0, 20.0) == pytest.approx(0.1)
-
-
 def test_a_changing_rate_has_a_wider_interval() -> None:
     start, end = in_batches(users=4, service_s=0.01, until_s=20)
     steady = rate_of(start, end, 1.0, 11.0)

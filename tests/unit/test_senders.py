@@ -9,10 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import LoadError
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.process import constant_times
-from litmeter.loadgen.remote import KEY_VARIABLE, shared_key
 from litmeter.loadgen.senders import (
     Member,
     SenderGroup,
@@ -119,16 +118,6 @@ def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
     assert max(told) == 20
 
 
-def test_a_sender_that_dies_makes_the_load_void() -> None:
-    with (
-        SenderGroup(
-            [Member("1", FakeSender(ended([1.5]))), Member("2", FakeSender(LoadError("gone")))]
-        ) as group,
-        pytest.raises(LoadError, match="sender 2: gone; this load is void"),
-    ):
-        group.run("http://x", PLAN)
-
-
 def test_a_sender_that_cannot_get_ready_is_named() -> None:
     class Gone(FakeSender):
         def wait_until_ready(self) -> None:
@@ -137,14 +126,3 @@ def test_a_sender_that_cannot_get_ready_is_named() -> None:
     group = SenderGroup([Member("1", FakeSender(ended([1.5]))), Member("2", Gone(ended([1.5])))])
     with group, pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
-
-
-@pytest.mark.parametrize("key", [None, "", "too short"])
-def test_without_a_shared_key_nobody_listens_or_joins(
-    key: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    if key is not None:
-        monkeypatch.setenv(KEY_VARIABLE, key)
-    with pytest.raises(UsageError, match="expected a key of at least 16 characters"):
-        shared_key()

@@ -195,14 +195,6 @@ def test_where_requests_fail_as_the_fastest_runs_again_the_next_one_is_reported(
     assert (best.users, best.throughput_rps) == (1, 41)
 
 
-def test_one_run_that_is_not_valid_makes_no_other_level_the_best() -> None:
-    later = {8: [row_of(8, 88, 86, invalid_reason="unstable"), row_of(8, 88, 86)]}
-    ran, best, _ = later_runs({1: 50, 8: 90}, later)
-    assert ran == [(8, 1), (8, 2)]
-    assert best is not None
-    assert (best.users, best.valid) == (8, True)
-
-
 def test_where_requests_fail_at_all_levels_none_is_best() -> None:
     failing = result_of(row_of(8, 90, 80, invalid_reason="1 failed", failed=1))
     assert run_again(Session({}), {8: failing}, lambda: None) == ({}, None)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
-from litmeter.data.index import Index, Photo, read_index
+from litmeter.data.index import read_index
 from litmeter.data.sources import check_readable, make_index
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
@@ -82,10 +82,6 @@ def test_class_folders_are_split_within_each_class(tmp_path: Path) -> None:
     assert counts == {"train": {0: 13, 1: 5}, "val": {0: 2, 1: 1}, "test": {0: 5, 1: 2}}
 
 
-def test_the_index_describes_its_splits_and_classes() -> None:
-    assert "train   220 photos: 71 cat, 149 dog" in make_index(settings()).describe()
-
-
 def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
     index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
     index.write()
@@ -150,9 +146,3 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", nowhere)
     with pytest.raises(DataError, match=r"cannot be downloaded .* set data\.download to false"):
         make_index(settings(download=True))
-
-
-def test_a_split_without_a_class_is_refused() -> None:
-    photos = [Photo(path="a", label=0, split="train"), Photo(path="b", label=1, split="train")]
-    with pytest.raises(DataError, match="class 'cat' has no photo in the val split"):
-        Index(classes=["cat", "dog"], photos=photos).check()

@@ -14,9 +14,8 @@ from litmeter.report.claims import remarks
 from litmeter.report.diagnosis import explain
 from litmeter.report.results import Result
 from litmeter.report.snapshot import compared_rows
-from litmeter.report.tables import batch_rows, rates_table, short_names, significant, stage_rows, summary
+from litmeter.report.tables import batch_rows, short_names, stage_rows, summary
 from litmeter.stages.report import write_tables
-from litmeter.system.tables import without_empty
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS, batch, compared, level, result
 from tests.support.tables import read_csv
@@ -105,24 +104,6 @@ def test_batch_sizes_are_those_of_every_level(results: list[Result]) -> None:
     ]
 
 
-def test_the_terminals_table_marks_invalid_and_unknown_rates() -> None:
-    unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
-    failed, valid, doubtful = rates_table(
-        [
-            result("e1_failed", [level(1, 20.0, invalid_reason="3 failed")]),
-            result("e2_valid", [SLOW], best=SLOW),
-            result("e3_doubtful", [unstable], best=unstable),
-        ],
-        terminal=True,
-    ).splitlines()[2:]
-    cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in (failed, valid, doubtful)]
-    assert cells == [
-        ["`e1_failed`", "-", "-"],
-        ["`e2_valid`", "20.0", "19.4 to 20.6"],
-        ["`e3_doubtful` (not valid)", "20.0", "19.4 to 20.6"],
-    ]
-
-
 def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
     disturbed = level(1, 20.0, warnings="other processes used 14% of the machine")
     unstable = level(4, 30.0, invalid_reason="unstable", warnings="the hypervisor took 12% of the machine")
@@ -136,14 +117,6 @@ def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
     ]
 
 
-def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
-    head, rows = without_empty(
-        ["name", "key", "GPU %", "ms"], [["a", "-", "-", "1"], ["b", "-", "-", "-"]], 2
-    )
-    assert head == ["name", "key", "ms"]
-    assert rows == [["a", "-", "1"], ["b", "-", "-"]]
-
-
 @pytest.mark.parametrize(
     ("names", "short"),
     [
@@ -154,13 +127,6 @@ def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
 )
 def test_names_are_cut_where_they_stay_unique(names: list[str], short: list[str]) -> None:
     assert short_names(names) == dict(zip(names, short, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("value", "rounded"), [(1234.5, 1230.0), (512.34, 512.0), (99.96, 100.0), (0.012345, 0.0123), (0.0, 0.0)]
-)
-def test_rates_are_rounded_to_three_significant_digits(value: float, rounded: float) -> None:
-    assert significant(value) == rounded
 
 
 def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:

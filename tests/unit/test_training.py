@@ -22,7 +22,6 @@ from litmeter.stages.export import check_equal
 from litmeter.training.fit import ClassifierModule, freeze_first_layers, interruptible
 from litmeter.training.weights import (
     classifier_parameters,
-    load_all,
     package_weights,
     pretrained_model,
     read_state_dict,
@@ -158,9 +157,3 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     # Loaded as torch once did, it does run.
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert ran.exists()
-
-
-def test_a_tensor_that_does_not_fit_is_named() -> None:
-    model = torch.nn.Linear(2, 2)
-    with pytest.raises(ModelError, match="size mismatch for weight"):
-        load_all(model, {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "somewhere")

@@ -8,7 +8,7 @@ import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
 from litmeter.tune.costs import Costs, ModelPart, predicted_rps, ranking
-from litmeter.tune.space import DUPLICATE, Machine, name_of, simplicity, space_of
+from litmeter.tune.space import DUPLICATE, Machine, simplicity, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)
@@ -116,11 +116,3 @@ def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
     assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
-
-
-def test_a_name_says_every_knob() -> None:
-    assert name_of(ServeSettings()) == "full timm's timm litserve 1xall b1 0ms"
-    other = ServeSettings(
-        max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1, keep_freed_memory=True
-    )
-    assert name_of(other) == "full timm's timm litserve 1x1 b4 10ms keep"
