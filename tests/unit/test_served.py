@@ -29,6 +29,7 @@ from litmeter.benchmark.served import (
 from litmeter.loadgen import LoadPlan
 from litmeter.params import load_params
 from litmeter.stats.records import FAILED, OK, LoadRecord
+from tests.support.load import record
 from tests.support.project import ROOT
 from tests.support.synthetic_results import level
 from tests.unit.test_levels import IDLE, steady_record
@@ -240,20 +241,8 @@ class Generator:
         bodies = np.array(plan.bodies)
         count = len(bodies)
         start = np.arange(count, dtype=float)
-        return LoadRecord(
-            users=plan.users,
-            rate_rps=None,
-            window_edges=np.array([0.0, float(count)]),
-            user=np.zeros(count, dtype=np.int64),
-            start=start,
-            sent=start,
-            end=start + 0.5,
-            status=np.where(np.isin(bodies, self._failing), FAILED, OK),
-            code=np.full(count, 200),
-            size=np.full(count, 2),
-            body=bodies,
-            answer=np.full(count, b"{}"),
-        )
+        good = record(start, start + 0.5, users=plan.users, edges=(0.0, float(count)))
+        return replace(good, status=np.where(np.isin(bodies, self._failing), FAILED, OK), body=bodies)
 
 
 def session(generator: Generator, answered: Sequence[int] = ()) -> tuple[LoadSession, list[None]]:

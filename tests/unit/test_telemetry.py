@@ -33,7 +33,7 @@ def watched() -> Iterator[tuple[Telemetry, subprocess.Popen[bytes], subprocess.P
         yield telemetry, server, client
 
 
-def usage_of_next(telemetry: Telemetry, seconds: float = 0.4) -> Usage:
+def usage_of_next(telemetry: Telemetry, seconds: float = 0.25) -> Usage:
     opened = perf_counter()
     sleep(seconds)
     return telemetry.usage(opened, perf_counter())

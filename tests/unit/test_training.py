@@ -29,7 +29,7 @@ from litmeter.training.weights import (
 from tests.support.project import ROOT
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18", "test_vit"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
 def test_the_first_layers_are_frozen_the_classifier_never(name: str) -> None:
     model = timm.create_model(name, num_classes=2)
     freeze_first_layers(model, 0.5)
@@ -134,7 +134,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("content", [b"no weights at all", b"PK\x03\x04broken"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pth"
     path.write_bytes(content)
