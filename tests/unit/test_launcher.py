@@ -10,11 +10,35 @@ import pytest
 from litmeter.errors import ModelError, UsageError
 from litmeter.inference.card import WEIGHTS_NAME
 from litmeter.params import ServeSettings
-from litmeter.paths import MODEL
+from litmeter.paths import MODEL, ModelFolders
 from litmeter.serving.launcher import LONGEST_FOLDER, check_model, starting_server
 from tests.support.models import export_tiny
 
 AS_IT_IS = ServeSettings()
+COMPILED = ServeSettings(compiled=True, preprocess="torchvision")
+
+
+@pytest.mark.parametrize(
+    ("made", "settings", "stage"),
+    [
+        (("compiled",), AS_IT_IS, "export"),
+        (("exported",), COMPILED, "compile"),
+        (("compiled",), COMPILED, "compile"),  # which makes what it needs
+    ],
+)
+def test_a_missing_model_names_the_stage_that_makes_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    made: tuple[str, ...],
+    settings: ServeSettings,
+    stage: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in made:
+        (tmp_path / name).mkdir()
+    with pytest.raises(ModelError) as caught:
+        check_model(ModelFolders(tmp_path / "exported", tmp_path / "compiled"), settings)
+    assert f"{tmp_path}; `.venv/bin/dvc repro {stage}` makes it" in str(caught.value)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_one_round_has_the_interval_of_its_blocks() -> None:
 
 
 @pytest.mark.parametrize("percent", [50, 95])
-@pytest.mark.parametrize(("batches", "size"), [(50, 4), (500, 1), (100, 8)])
+@pytest.mark.parametrize(("batches", "size"), [(50, 4), (200, 4), (500, 1), (100, 8)])
 def test_the_interval_of_a_percentile_covers_it(batches: int, size: int, percent: int) -> None:
     """Batches whose times vary, their requests alike, in 300 runs."""
     rng, held = np.random.default_rng(3), 0

@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.errors import LoadError
+from litmeter.errors import LoadError, UsageError
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.process import constant_times
+from litmeter.loadgen.remote import KEY_VARIABLE, shared_key
 from litmeter.loadgen.senders import (
     Member,
     SenderGroup,
@@ -126,3 +127,14 @@ def test_a_sender_that_cannot_get_ready_is_named() -> None:
     group = SenderGroup([Member("1", FakeSender(ended([1.5]))), Member("2", Gone(ended([1.5])))])
     with group, pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
+
+
+@pytest.mark.parametrize("key", [None, "too short"])
+def test_without_a_shared_key_nobody_listens_or_joins(
+    key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    if key is not None:
+        monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(UsageError, match="expected a key of at least 16 characters"):
+        shared_key()
