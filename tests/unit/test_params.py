@@ -44,12 +44,6 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
     ]
 
 
-def test_an_absent_key_is_litserves_default() -> None:
-    assert ServeSettings() == ServeSettings(
-        precision="full", max_batch_size=1, batch_timeout_s=0.0, workers_per_device=1
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [

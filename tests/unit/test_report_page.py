@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from litmeter.benchmark.rows import ComparisonRow
-from litmeter.params import CANDIDATE
+from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.changes import changes, rate_change
 from litmeter.report.page import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
@@ -136,26 +136,10 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert found.chart is not None
 
 
-def test_other_references_and_other_machines_are_said(snapshot: Snapshot) -> None:
-    params = snapshot.params
-    experiments = params.experiments | {
-        "e1_baseline": params.experiments["e1_baseline"].model_copy(update={"max_batch_size": 2})
-    }
-    other = replace(
-        snapshot,
-        params=params.model_copy(update={"experiments": experiments}),
-        machine={**snapshot.machine, "id": "4567", "cpu": "Another CPU"},
-    )
-    found = changes(other, snapshot)
-    assert found.chart is None
-    assert "Ratios cannot be compared, as these changed: the reference." in found.text
-    assert "Another machine: " in found.text
-    assert "Another CPU" in found.text
-
-
 @pytest.mark.parametrize(
     ("section", "update", "named"),
     [
+        ("experiments", {"e1_baseline": ServeSettings(max_batch_size=2)}, "the reference"),
         ("comparison", {"users": (4,)}, "the number of users"),
         ("model", {"name": "other"}, "the model"),
         ("data", {"task": "breed"}, "the photos"),
@@ -165,11 +149,15 @@ def test_other_references_and_other_machines_are_said(snapshot: Snapshot) -> Non
 def test_ratios_of_other_work_are_not_compared(
     snapshot: Snapshot, section: str, update: dict[str, object], named: str
 ) -> None:
-    changed = getattr(snapshot.params, section).model_copy(update=update)
-    other = replace(snapshot, params=snapshot.params.model_copy(update={section: changed}))
-    found = changes(other, snapshot)
+    own = getattr(snapshot.params, section)
+    changed = own | update if isinstance(own, dict) else own.model_copy(update=update)
+    machine = {**snapshot.machine, "id": "4567", "cpu": "Another CPU"}
+    params = snapshot.params.model_copy(update={section: changed})
+    found = changes(replace(snapshot, params=params, machine=machine), snapshot)
     assert found.chart is None
     assert f"Ratios cannot be compared, as these changed: {named}." in found.text
+    assert "Another machine: " in found.text
+    assert "Another CPU" in found.text
 
 
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:

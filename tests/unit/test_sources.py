@@ -90,26 +90,18 @@ def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
         read_index()
 
 
-def test_a_class_without_photos_is_named(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "mine", apple=8, pear=0)
-    with pytest.raises(DataError, match="pear"):
-        make_index(settings(folder=folder))
-
-
-def test_a_class_too_small_to_split_is_named(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "mine", apple=8, pear=1)
-    with pytest.raises(DataError, match="class 'pear' has no photo in the train split"):
-        make_index(settings(folder=folder))
-
-
-def test_a_single_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="two classes or more"):
-        make_index(settings(folder=class_folders(tmp_path / "mine", apple=8)))
-
-
-def test_folders_of_splits_are_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected one folder per class"):
-        make_index(settings(folder=class_folders(tmp_path / "mine", train=4, test=4)))
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        ({"apple": 8, "pear": 0}, "pear"),
+        ({"apple": 8, "pear": 1}, "class 'pear' has no photo in the train split"),
+        ({"apple": 8}, "two classes or more"),
+        ({"train": 4, "test": 4}, "expected one folder per class"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path: Path, counts: dict[str, int], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        make_index(settings(folder=class_folders(tmp_path / "mine", **counts)))
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
