@@ -15,9 +15,7 @@ from litmeter.params import load_params
 from litmeter.paths import (
     COMPARISON,
     MACHINE,
-    PICTURES_FOLDER,
     README,
-    RESULTS_PAGE,
     TUNE_KNOBS,
     TUNE_METRICS,
     TUNE_PICTURE,
@@ -57,15 +55,6 @@ def test_the_readmes_results_replace_the_old_and_nothing_else() -> None:
     assert row_of(section, "e3_workers")[2:] == ["-", "-", "-", "-", "failed requests"]
     assert f"]({README_PICTURE})" in section
     assert README_PICTURE.stat().st_size > 5000
-
-
-def test_a_run_writes_neither_the_readme_nor_its_picture() -> None:
-    before = README.read_text()
-    write_results()
-    assert README.read_text() == before
-    assert not README_PICTURE.exists()
-    assert RESULTS_PAGE.exists()
-    assert not README_PICTURE.is_relative_to(PICTURES_FOLDER)
 
 
 def test_efficiency_has_a_column_and_an_explanation_where_it_was_measured() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from litmeter.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
+from litmeter.benchmark.levels import fastest_level, level_row, measured_again
 from litmeter.benchmark.rows import LevelRow
 from litmeter.benchmark.served import (
     LEAST_S,
@@ -21,7 +21,6 @@ from litmeter.benchmark.served import (
     LevelResult,
     LoadSession,
     ServedResult,
-    best_of,
     remaining_answers,
     run_again,
     run_once,
@@ -56,13 +55,6 @@ def test_the_interval_contains_the_first_rate() -> None:
     assert (higher.low_rps, higher.high_rps) == (34.0, 51.0)
     lower = measured_again(row_of(4, 30.0, 29.0), again)
     assert (lower.low_rps, lower.high_rps) == (30.0, 36.0)
-
-
-def test_levels_are_run_again_from_the_fastest_on() -> None:
-    one, eight, many = row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5, invalid_reason="unstable")
-    failing = row_of(64, 90, 80, invalid_reason="1 failed", failed=1)
-    assert fastest_first([one, eight, many, failing]) == [eight, many, one]
-    assert fastest_first([failing]) == []
 
 
 RUN_S = 4.0
@@ -201,14 +193,6 @@ def test_where_requests_fail_at_all_levels_none_is_best() -> None:
     assert run_again(Session({}), {8: failing}, lambda: None) == ({}, None)  # type: ignore[arg-type]
 
 
-def test_a_level_whose_requests_fail_is_never_best() -> None:
-    unstable = row_of(8, 60, 58, invalid_reason="unstable")
-    failing = row_of(32, 60, 58, invalid_reason="1 failed", failed=1)
-    assert best_of([failing, unstable]) == unstable
-    assert best_of([failing]) is None
-    assert best_of([]) is None
-
-
 def test_within_the_interval_fewer_users_are_best() -> None:
     rows = [row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5)]
     assert fastest_level(rows) == rows[1]
@@ -289,17 +273,13 @@ def test_a_fast_one_answers_all_that_are_missing_and_no_others() -> None:
     assert sorted(body for body, _ in found) == list(range(20, PHOTOS, 2))
 
 
-def test_nothing_is_sent_where_none_is_missing() -> None:
+@pytest.mark.parametrize(("answered", "rate_rps"), [(TESTED, 100.0), ((), 0.9 / TESTED_S)])
+def test_nothing_is_sent_where_none_is_missing_or_would_be_answered_in_time(
+    answered: Sequence[int], rate_rps: float
+) -> None:
     generator = Generator()
-    own, _ = session(generator, answered=TESTED)
-    assert remaining_answers(own, level(8, 100.0)) == []
-    assert generator.plans == []
-
-
-def test_nothing_is_sent_to_one_that_would_not_answer_in_time() -> None:
-    generator = Generator()
-    own, _ = session(generator)
-    assert remaining_answers(own, level(8, 0.9 / TESTED_S)) == []
+    own, _ = session(generator, answered)
+    assert remaining_answers(own, level(8, rate_rps)) == []
     assert generator.plans == []
 
 
