@@ -21,12 +21,12 @@ from litmeter.cli.main import main, other_model
 from litmeter.inference.card import CARD_NAME, read_card
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.serving.launcher import RunningServer, free_port, running_server
+from litmeter.serving.launcher import RunningServer, running_server
 from litmeter.system.files import write_json
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped
-from tests.support.servers import healthy, make_project
+from tests.support.servers import free_port, healthy, make_project
 
 
 @pytest.fixture(scope="module")

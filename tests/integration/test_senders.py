@@ -25,8 +25,8 @@ from litmeter.loadgen import LoadPlan, load_generator, remote
 from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
 from litmeter.loadgen.senders import SenderGroup, local_senders
 from litmeter.loadgen.stub import RunningStub, running_stub
-from litmeter.serving.launcher import free_port
 from litmeter.stats.records import OK
+from tests.support.servers import free_port
 
 KEY = "a key that both sides know"
 PLAN = LoadPlan(

@@ -26,9 +26,10 @@ from litmeter.inference.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.client import CONTENT_TYPES, json_body, request_bodies
-from litmeter.serving.launcher import RunningServer, free_port, running_server, starting_server
+from litmeter.serving.launcher import RunningServer, running_server, starting_server
 from litmeter.serving.metrics import STAGES
 from tests.support.processes import processes_mentioning
+from tests.support.servers import free_port
 
 SETTINGS = {
     "single": ServeSettings(threads_per_worker=1),

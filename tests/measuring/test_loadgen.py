@@ -18,9 +18,9 @@ from litmeter.errors import LoadError
 from litmeter.loadgen import generate, load_generator
 from litmeter.loadgen.stub import running_stub as stub
 from litmeter.serving.client import CONTENT_TYPES, request_bodies
-from litmeter.serving.launcher import free_port
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from tests.support.load import plan
+from tests.support.servers import free_port
 
 JSON = CONTENT_TYPES["json"]
 UNKNOWN = Usage()

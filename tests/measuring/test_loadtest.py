@@ -17,7 +17,7 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.loadgen.stub import running_stub
-from litmeter.serving.launcher import free_port
+from tests.support.servers import free_port
 
 SHORT = ["--requests", "5", "--warmup-s", "0.1"]
 QUICK = ["--users", "1,2", *SHORT, "--min-s", "0.3", "--max-s", "2"]

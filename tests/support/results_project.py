@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ from litmeter.paths import (
     TRAIN_METRICS,
 )
 from litmeter.report.results_page import BEGIN, END
+from litmeter.report.snapshot import Tuned
 from litmeter.system.files import write_json, write_rows
+from litmeter.tune.rows import KnobRow
 from tests.support.project import ROOT
+from tests.support.search import tuned
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
 from tests.support.synthetic_results import compared, level, result, write_result
 
@@ -88,3 +92,11 @@ def write_project() -> None:
         ChangeRow(111, 0.991, 0.958, 0.982, -0.009, 0.002, 0.11, 0.0009, "int8", "torchvision", "test")
     ]
     write_rows(PRECISIONS_TABLE, ChangeRow, changes)
+
+
+def searched() -> Tuned:
+    """A search whose winner is what is served."""
+    found = tuned(incumbent=True)
+    metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}
+    knobs = [KnobRow("precision", "half", 0.9, None, None, "predicted")]
+    return replace(found, metrics=found.metrics | metrics, knobs=knobs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,6 @@ import yaml
 
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import KEY_VARIABLE
-from litmeter.serving.launcher import free_port
 from tests.support.project import ROOT
 
 
@@ -76,6 +76,13 @@ def serve_command(
             yield Command(url, process, log)
         finally:
             process.terminate()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has at this moment."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def healthy(url: str, verify: str | bool = True) -> bool:

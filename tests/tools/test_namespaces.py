@@ -15,8 +15,8 @@ import requests
 
 from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
-from litmeter.serving.launcher import free_port
 from litmeter.stats.records import OK
+from tests.support.servers import free_port
 
 SENDERS = 3
 BRIDGE, HERE = "sbtest", "10.213.57.1"

@@ -15,12 +15,8 @@ from litmeter.errors import ParamsError
 from litmeter.inference.device import check_precision, resolve_device
 from litmeter.params import load_params
 from litmeter.stages.machine import check_params, given_weights
-from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, cuda_available, fingerprint
 from tests.support.project import ROOT
-
-
-def test_the_fingerprint_is_the_same_twice() -> None:
-    assert fingerprint() == fingerprint()
 
 
 def test_the_fingerprint_names_hardware_and_libraries() -> None:
@@ -39,12 +35,6 @@ def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPa
     after = fingerprint()
     assert after["python"] == "3.99.0"
     assert after["id"] != before["id"]
-
-
-def test_a_machine_is_described_with_its_gpu() -> None:
-    found = fingerprint()
-    assert "no GPU" in describe_machine({**found, "gpu": None})
-    assert "Tesla T4" in describe_machine({**found, "gpu": "Tesla T4"})
 
 
 def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) -> None:

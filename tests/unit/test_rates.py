@@ -52,9 +52,6 @@ def test_the_rate_of_batches_does_not_depend_on_the_window(offset: float) -> Non
 def test_a_request_counts_by_its_part_inside_the_window() -> None:
     start, end = np.array([0.0, 1.0, 9.0, 20.0]), np.array([2.0, 2.0, 13.0, 21.0])
     assert work_done(start, end, 1.0, 10.0) == pytest.approx(0.5 + 1.0 + 0.25)
-
-
-def test_a_request_longer_than_the_window_counts_too() -> None:
     assert work_done(np.array([0.0]), np.array([100.0]), 10.0, 20.0) == pytest.approx(0.1)
 
 

@@ -10,7 +10,7 @@ import pytest
 from litmeter.benchmark.capacity import missed_by_lateness
 from litmeter.benchmark.comparison import turn_of
 from litmeter.loadgen.process import Recorder
-from litmeter.stats.records import FAILED, OK, spread, steady, window_means
+from litmeter.stats.records import FAILED, OK, steady, window_means
 from tests.support.load import plan, record
 
 
@@ -30,10 +30,6 @@ def test_steady_needs_rate_and_latency_near_their_means(
     rates: list[float], latencies: list[float], answers: int, expected: bool
 ) -> None:
     assert steady(np.array(rates), np.array(latencies), answers) is expected
-
-
-def test_spread_is_the_largest_distance_from_the_mean() -> None:
-    assert spread(np.array([8.0, 10.0, 12.0])) == pytest.approx(0.2)
 
 
 def test_requests_count_in_the_window_that_they_fall_into() -> None:

@@ -6,15 +6,16 @@ import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
 from litmeter.benchmark.rows import ComparisonRow
-from litmeter.params import CANDIDATE, load_params
-from litmeter.report.changes import changes, flat, rate_change
-from litmeter.report.page import markdown, marked, render, write_report
+from litmeter.params import CANDIDATE, ServeSettings
+from litmeter.report.changes import changes, rate_change
+from litmeter.report.page import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
+from tests.support.results_project import searched
+from tests.support.search import WINNER
 from tests.support.synthetic_results import STAGES, compared
 
 VOID = {"meta", "link", "br", "hr", "img"}
@@ -43,27 +44,40 @@ class Nesting(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_no_script_and_no_other_file(snapshot: Snapshot) -> None:
-    write_report([])
-    text = Path("report.html").read_text()
-    page = Nesting(text)
-    assert [link for link in page.links if not link.startswith("#")] == ["data:,"]
-    assert page.tags["script"] == 0
-    assert "://" not in text
-    assert len(page.ids) == len(set(page.ids))
+@pytest.fixture(scope="module")
+def page(snapshot: Snapshot) -> str:
+    """Of two revisions, of which the second is faster, and of a search; drawing it takes seconds."""
+    after = replace(snapshot, compared=faster(snapshot), tuned=searched(), label="HEAD")
+    return render([replace(snapshot, label="HEAD~1"), after])
+
+
+def faster(snapshot: Snapshot) -> list[ComparisonRow]:
+    return [with_ratio(row, 6.0, 5.8, 6.2) if row.ratio == 3 else row for row in snapshot.compared]
+
+
+def with_ratio(row: ComparisonRow, ratio: float, low: float, high: float) -> ComparisonRow:
+    return replace(row, ratio=ratio, ratio_low=low, ratio_high=high)
+
+
+def test_the_page_is_whole_and_needs_no_script_and_no_other_file(page: str, snapshot: Snapshot) -> None:
+    nesting = Nesting(page)
+    assert [link for link in nesting.links if not link.startswith("#")] == ["data:,"]
+    assert nesting.tags["script"] == 0
+    assert "://" not in page
+    assert len(nesting.ids) == len(set(nesting.ids))
     # Bounds, rates and use of each; without a served answer there is no share of its time.
-    configurations = load_params().configurations()
-    assert page.tags["figure"] >= 3 * len(configurations)
-    assert page.tags["svg"] > page.tags["figure"]
+    configurations = snapshot.params.configurations()
+    assert nesting.tags["figure"] >= 3 * len(configurations)
+    assert nesting.tags["svg"] > nesting.tags["figure"]
     for name in configurations:
-        assert f"<code>{name}</code>" in text
+        assert f"<code>{name}</code>" in page
     for stage in STAGES:
-        assert re.search(rf"<text[^>]*>{stage}</text>", text)
+        assert re.search(rf"<text[^>]*>{stage}</text>", page)
 
 
-def test_the_answer_comes_first_and_the_rest_is_folded(snapshot: Snapshot) -> None:
-    page = render([snapshot])
-    order = ["<h1>", 'class="answer"', "How they compare", "What limits each", "All the rest", "all figures"]
+def test_the_answer_comes_first_and_the_rest_is_folded(page: str) -> None:
+    order = ["<h1>", 'class="answer"', "What changed since HEAD~1", "How they compare", "What limits each"]
+    order += ["What the search found", "All the rest", "all figures"]
     assert sorted(order, key=page.index) == order
     opened = re.findall(r"<details open><summary><code>(\w+)</code>", page)
     assert opened == ["e4_half", CANDIDATE]  # the fastest, and what is shipped
@@ -72,20 +86,17 @@ def test_the_answer_comes_first_and_the_rest_is_folded(snapshot: Snapshot) -> No
     assert "<table" not in re.sub(r"<details>.*?</details>", "", rest, flags=re.DOTALL)
 
 
+def test_what_was_searched_is_told_and_no_capacity_is_quoted(page: str) -> None:
+    assert WINNER.name in page
+    assert not re.search(r"\b309\b", page)
+
+
 def test_doubts_have_a_colour_of_their_own() -> None:
     assert marked("a `b_c` is not resolved & 1 < 2") == (
         'a <code>b_c</code> is <span class="doubt">not resolved</span> &amp; 1 &lt; 2'
     )
     assert marked("Not resolved: `drift`") == '<span class="doubt">Not resolved</span>: <code>drift</code>'
     assert '<span class="doubt">not valid</span>' in markdown("| a |\n| --- |\n| not valid |")
-
-
-def test_links_to_files_that_are_not_sent_are_text() -> None:
-    assert markdown("see [tuning.md](tuning.md#int8).") == "<p>see tuning.md.</p>\n"
-
-
-def with_ratio(row: ComparisonRow, ratio: float, low: float, high: float) -> ComparisonRow:
-    return replace(row, ratio=ratio, ratio_low=low, ratio_high=high)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +123,10 @@ def test_what_has_no_interval_is_not_compared() -> None:
 
 
 def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
-    faster = [with_ratio(row, 6.0, 5.8, 6.2) if row.ratio == 3 else row for row in snapshot.compared]
     params = snapshot.params.model_copy(
         update={"serve": snapshot.params.serve.model_copy(update={"max_batch_size": 16})}
     )
-    after = replace(snapshot, compared=faster, params=params, label="HEAD")
+    after = replace(snapshot, compared=faster(snapshot), params=params, label="HEAD")
     found = changes(replace(snapshot, label="HEAD~1"), after)
     assert f"| `serve.max_batch_size` | {snapshot.params.serve.max_batch_size} | 16 |" in found.text
     assert found.text.count("`serve.") == 1
@@ -124,34 +134,12 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert "faster |" in found.text
     assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | - |" in found.text
     assert found.chart is not None
-    page = render([replace(snapshot, label="HEAD~1"), after])
-    assert page.index("What changed since HEAD~1") < page.index("How they compare")
-
-
-def test_other_references_and_other_machines_are_said(snapshot: Snapshot) -> None:
-    params = snapshot.params
-    experiments = params.experiments | {
-        "e1_baseline": params.experiments["e1_baseline"].model_copy(update={"max_batch_size": 2})
-    }
-    other = replace(
-        snapshot,
-        params=params.model_copy(update={"experiments": experiments}),
-        machine={**snapshot.machine, "id": "4567", "cpu": "Another CPU"},
-    )
-    found = changes(other, snapshot)
-    assert found.chart is None
-    assert "Ratios cannot be compared, as these changed: the reference." in found.text
-    assert "Another machine: " in found.text
-    assert "Another CPU" in found.text
-
-
-def test_keys_are_written_with_dots() -> None:
-    assert dict(flat({"a": 1, "b": {"c": [2], "d": {"e": None}}})) == {"a": 1, "b.c": [2], "b.d.e": None}
 
 
 @pytest.mark.parametrize(
     ("section", "update", "named"),
     [
+        ("experiments", {"e1_baseline": ServeSettings(max_batch_size=2)}, "the reference"),
         ("comparison", {"users": (4,)}, "the number of users"),
         ("model", {"name": "other"}, "the model"),
         ("data", {"task": "breed"}, "the photos"),
@@ -161,11 +149,15 @@ def test_keys_are_written_with_dots() -> None:
 def test_ratios_of_other_work_are_not_compared(
     snapshot: Snapshot, section: str, update: dict[str, object], named: str
 ) -> None:
-    changed = getattr(snapshot.params, section).model_copy(update=update)
-    other = replace(snapshot, params=snapshot.params.model_copy(update={section: changed}))
-    found = changes(other, snapshot)
+    own = getattr(snapshot.params, section)
+    changed = own | update if isinstance(own, dict) else own.model_copy(update=update)
+    machine = {**snapshot.machine, "id": "4567", "cpu": "Another CPU"}
+    params = snapshot.params.model_copy(update={section: changed})
+    found = changes(replace(snapshot, params=params, machine=machine), snapshot)
     assert found.chart is None
     assert f"Ratios cannot be compared, as these changed: {named}." in found.text
+    assert "Another machine: " in found.text
+    assert "Another CPU" in found.text
 
 
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:

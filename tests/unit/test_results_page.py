@@ -15,9 +15,7 @@ from litmeter.params import load_params
 from litmeter.paths import (
     COMPARISON,
     MACHINE,
-    PICTURES_FOLDER,
     README,
-    RESULTS_PAGE,
     TUNE_KNOBS,
     TUNE_METRICS,
     TUNE_PICTURE,
@@ -25,13 +23,12 @@ from litmeter.paths import (
     BenchmarkPaths,
     CapacityPaths,
 )
-from litmeter.report.page import REPORT_PAGE, write_report
-from litmeter.report.results_page import BEGIN, END, README_PICTURE, write_results
+from litmeter.report.results_page import BEGIN, END, README_PICTURE, page, readme_section, write_results
+from litmeter.report.snapshot import read_snapshot
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.support.capacity import CAPACITY
-from tests.support.results_project import OWN_MACHINE, write_project
-from tests.support.search import WINNER, tuned
+from tests.support.results_project import OWN_MACHINE, searched, write_project
 
 
 @pytest.fixture(autouse=True)
@@ -60,19 +57,9 @@ def test_the_readmes_results_replace_the_old_and_nothing_else() -> None:
     assert README_PICTURE.stat().st_size > 5000
 
 
-def test_a_run_writes_neither_the_readme_nor_its_picture() -> None:
-    before = README.read_text()
-    write_results()
-    assert README.read_text() == before
-    assert not README_PICTURE.exists()
-    assert RESULTS_PAGE.exists()
-    assert not README_PICTURE.is_relative_to(PICTURES_FOLDER)
-
-
 def test_efficiency_has_a_column_and_an_explanation_where_it_was_measured() -> None:
     def table() -> str:
-        write_results()
-        return RESULTS_PAGE.read_text().split("## Compared in turn")[1].split("##")[0]
+        return page(read_snapshot()).split("## Compared in turn")[1].split("##")[0]
 
     assert "fficiency" not in table()
     first, *others = read_rows(COMPARISON, ComparisonRow)
@@ -83,22 +70,21 @@ def test_efficiency_has_a_column_and_an_explanation_where_it_was_measured() -> N
 
 
 def test_the_page_tells_rates_accuracy_bounds_and_doubts() -> None:
-    write_results()
-    page = RESULTS_PAGE.read_text()
+    text = page(read_snapshot())
     for figure in ("0.384 GMACs", "0.768 GFLOPs", "0.991 on 111", "0.951 to 0.998"):
-        assert figure in page
-    assert row_of(page, "e1_baseline")[1:4] == ["3", "20.0", "18.0 to 22.0"]
-    assert row_of(page, "e1_baseline", 1)[1:5] == ["20.0", "19.4 to 20.6", "1", "10"]
-    assert row_of(page, "e2_batching", 1)[0] == "`e2_batching` (not valid)"
-    assert row_of(page, "e1_baseline", 2)[1] == "0.997 (0.985 to 1.000)"
-    assert row_of(page, "e3_workers", 3)[-2] == "-"  # no served rate
-    assert "- e1_baseline at 1 user: other processes used 14% of the machine" in page
-    assert "- e2_batching at 8 users: not valid: unstable" in page
+        assert figure in text
+    assert row_of(text, "e1_baseline")[1:4] == ["3", "20.0", "18.0 to 22.0"]
+    assert row_of(text, "e1_baseline", 1)[1:5] == ["20.0", "19.4 to 20.6", "1", "10"]
+    assert row_of(text, "e2_batching", 1)[0] == "`e2_batching` (not valid)"
+    assert row_of(text, "e1_baseline", 2)[1] == "0.997 (0.985 to 1.000)"
+    assert row_of(text, "e3_workers", 3)[-2] == "-"  # no served rate
+    assert "- e1_baseline at 1 user: other processes used 14% of the machine" in text
+    assert "- e2_batching at 8 users: not valid: unstable" in text
     cells = ["int8", "torchvision", "4.5", "111 test", "99.1%", "95.8%", "98.2%", "-0.9"]
-    assert f"| {' | '.join(cells)} |" in page
+    assert f"| {' | '.join(cells)} |" in text
     for name in load_params().configurations():
-        assert f"](../assets/results/{name}.png)" in page
-        assert f"<details><summary><code>{name}</code>: " in page
+        assert f"](../assets/results/{name}.png)" in text
+        assert f"<details><summary><code>{name}</code>: " in text
 
 
 @pytest.mark.parametrize(("flags", "told"), [(["avx2"], True), (["avx2", "avx512_bf16"], False)])
@@ -106,9 +92,9 @@ def test_emulated_half_precision_is_told(flags: list[str], told: bool) -> None:
     run = BenchmarkPaths("e4_half").run
     write_json(run, read_json(run) | {"dtype": "bfloat16"})
     write_json(MACHINE, OWN_MACHINE | {"cpu_flags": flags})
-    for page, readme in ((README, True), (RESULTS_PAGE, False)):
-        write_results(readme=readme)
-        assert ("no instructions for bfloat16" in page.read_text()) is told
+    snapshot = read_snapshot()
+    for text in (readme_section(snapshot), page(snapshot)):
+        assert ("no instructions for bfloat16" in text) is told
 
 
 @pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "litmeter results")])
@@ -125,23 +111,20 @@ def write_searches(machine: str) -> None:
     paths = CapacityPaths("candidate")
     write_json(paths.metrics, asdict(CAPACITY) | {"machine": machine, "weights_sha256": "abc"})
     write_rows(paths.probes, ProbeRow, [])
-    found = tuned()
-    metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}
-    write_json(TUNE_METRICS, found.metrics | metrics | {"machine": machine, "weights_sha256": "abc"})
-    write_rows(TUNE_TABLE, TuneRow, [replace(WINNER, incumbent=True)])
-    write_rows(TUNE_KNOBS, KnobRow, [KnobRow("precision", "half", 0.9, None, None, "predicted")])
+    found = searched()
+    write_json(TUNE_METRICS, {**found.metrics, "machine": machine, "weights_sha256": "abc"})
+    write_rows(TUNE_TABLE, TuneRow, found.rows)
+    write_rows(TUNE_KNOBS, KnobRow, found.knobs)
 
 
 def test_what_was_searched_on_this_machine_is_drawn_and_no_capacity_is_quoted() -> None:
     write_searches(OWN_MACHINE["id"])
-    write_results(readme=True)
     write_results()
     for picture in (TUNE_PICTURE, CapacityPaths("candidate").picture):
         assert picture.stat().st_size > 5000
-    write_report([])
-    for page in (README, RESULTS_PAGE, REPORT_PAGE):
-        text = page.read_text()
-        assert ("int8 direct 2x1 b4" in text) is (page != README)
+    snapshot = read_snapshot()
+    for text, told in ((readme_section(snapshot), False), (page(snapshot), True)):
+        assert ("int8 direct 2x1 b4" in text) is told
         assert not re.search(r"\b300(\.0)? requests|\b309\b", text)
 
 

@@ -150,29 +150,22 @@ def test_orders_are_random_and_every_second_one_is_the_reverse(clock: Clock) -> 
     assert len({tuple(names) for names in lasting[::2]}) > 2
 
 
-def test_the_budget_is_kept_with_the_starts_of_the_servers(clock: Clock) -> None:
-    compared(330.0)
-    assert 300.0 < clock.now <= 330.0
-
-
-def test_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
+def test_the_budget_is_kept_and_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
     found = compared(330.0)
+    assert 300.0 < clock.now <= 330.0  # with the starts of the servers
     rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
     assert (rounds["far"], rounds["farther"]) == (4, 4)
     assert set(found.dropped) == {"far", "farther"}
     assert rounds["reference"] == rounds["fast"] == rounds["near"] > 20
 
 
-@pytest.mark.parametrize("seconds", [330.0, 600.0])
-def test_where_all_others_have_left_the_reference_goes_on_for_its_pipeline_alone(
-    clock: Clock, seconds: float
-) -> None:
-    found = compared(seconds, names=["fast", "far"], reference="fast", pipelines=Starter(clock).start)
+def test_where_all_others_have_left_the_reference_goes_on_for_its_pipeline_alone(clock: Clock) -> None:
+    found = compared(330.0, names=["fast", "far"], reference="fast", pipelines=Starter(clock).start)
     assert list(found.dropped) == ["far"]
     turns = [turn for turn in found.turns if turn.users == USERS and turn.name == "fast"]
     assert max(turn.round for turn in turns) + 1 <= max(ALONE_ROUNDS, found.dropped["far"])
     assert sum(turn.pipeline_rps is not None for turn in turns) >= 4
-    assert clock.now < seconds / 2
+    assert clock.now < 330.0 / 2
 
 
 def test_in_a_short_time_those_far_behind_have_their_share_and_as_many_rounds_as_each_other(
@@ -196,32 +189,23 @@ def three_at_most(clock: Clock) -> Callable[..., AbstractContextManager[list[Mad
     return servers
 
 
-def rounds_in_groups_of_three(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float]
-) -> Counter[str]:
-    """Rounds of each, if memory has room for three servers at once."""
+@pytest.mark.parametrize(
+    ("rates", "rounds"),
+    [
+        # In the second group, one that is far behind waits for nobody of the first.
+        ({"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}, (3, 4)),
+        # And has its share of its own group's time.
+        ({"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 0.5, "other": 200.0}, (1, 0)),
+    ],
+)
+def test_in_groups_those_far_behind_have_rounds_of_their_own(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float], rounds: tuple[int, int]
+) -> None:
     monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
     for name, rate in rates.items():
         monkeypatch.setitem(RATES, name, rate)
-    found = compared(330.0, names=list(rates))
-    return Counter(turn.name for turn in found.turns if turn.users == USERS)
-
-
-def test_in_groups_those_far_behind_wait_for_nobody_of_another_group(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates = {"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}
-    rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
-    assert (rounds["farther"], rounds["far"]) == (3, 4)
-
-
-def test_in_groups_those_far_behind_have_their_share_of_their_own_groups_time(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates = {"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 0.5, "other": 200.0}
-    rounds = rounds_in_groups_of_three(clock, monkeypatch, rates)
-    groups_s = 330.0 / 2
-    assert (rounds["farther"] - 1) * turn_seconds(RATES["farther"]) < FAR_SHARE * groups_s
+    found = Counter(turn.name for turn in compared(330.0, names=list(rates)).turns if turn.users == USERS)
+    assert (found["farther"], found["far"]) == rounds
 
 
 def test_a_lone_user_comes_first_whatever_part_of_the_time_a_change_has(clock: Clock) -> None:
@@ -230,15 +214,21 @@ def test_a_lone_user_comes_first_whatever_part_of_the_time_a_change_has(clock: C
     assert not [turn for turn in compared(199.0).turns if turn.users == LONE_USER]
 
 
-def test_from_ten_minutes_on_all_servers_are_started_anew_halfway(clock: Clock) -> None:
-    found = compared(600.0)
+def test_from_ten_minutes_on_servers_and_pipelines_are_started_anew_halfway(clock: Clock) -> None:
+    starter = Starter(clock)
+    found = compared(600.0, pipelines=starter.start)
     [first, second] = clock.starts
     assert first == (0.0, list(RATES))
     assert 280.0 < second[0] <= 300.0
     assert set(second[1]) == set(RATES) - set(found.dropped)
+    assert len(starter.started) == 2
     assert clock.now <= 600.0
-    later = {turn.round for turn in found.turns if turn.users == USERS}
-    assert later == set(range(len(later)))
+    turns = [turn for turn in found.turns if turn.users == USERS]
+    last = max(turn.round for turn in turns)
+    assert {turn.round for turn in turns} == set(range(last + 1))
+    rounds = [turn.round for turn in turns if turn.name == "fast" and turn.pipeline_rps]
+    assert min(rounds) < 10
+    assert max(rounds) > 30
 
 
 def test_pipelines_of_all_that_are_not_far_behind_are_members_of_two_of_every_four_rounds(
@@ -274,16 +264,6 @@ def test_pipelines_are_not_started_without_time_for_four_rounds_with_them(clock:
     assert starter.started == []
     compared(160.0, pipelines=starter.start)
     assert len(starter.started) == 1
-
-
-def test_pipelines_are_started_anew_with_the_servers(clock: Clock) -> None:
-    starter = Starter(clock)
-    found = compared(600.0, pipelines=starter.start)
-    assert len(starter.started) == 2
-    assert clock.now <= 600.0
-    rounds = [turn.round for turn in found.turns if turn.name == "fast" and turn.pipeline_rps]
-    assert min(rounds) < 10
-    assert max(rounds) > 30
 
 
 def test_in_groups_there_are_no_pipelines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,28 +43,25 @@ def test_true_latencies_pass() -> None:
     assert 20 < p50.measured < p95.measured
 
 
-def test_a_client_of_a_millisecond_passes() -> None:
-    assert all(one.passed for one in checked(lambda due, true_s: true_s + 0.001))
-
-
 def test_failed_requests_do_not_count() -> None:
     assert all(one.passed for one in checked(lambda due, true_s: true_s, failed=True))
 
 
-def test_latencies_without_the_time_in_the_queue_fail() -> None:
-    """As of a generator that counts from when it could send (coordinated omission)."""
-    found = checked(lambda due, true_s: np.full(len(due), CASE.service_s))
-    assert [one.passed for one in found] == [False, False]
-
-
-def test_a_tail_that_is_cut_off_fails() -> None:
-    p50, p95 = checked(lambda due, true_s: np.minimum(true_s, np.percentile(true_s, 85)))
-    assert p50.passed
-    assert not p95.passed
-
-
-def test_ten_percent_too_much_fail() -> None:
-    assert not any(one.passed for one in checked(lambda due, true_s: 1.1 * true_s))
+@pytest.mark.parametrize(
+    ("measured", "passed"),
+    [
+        (lambda due, true_s: true_s + 0.001, [True, True]),
+        (lambda due, true_s: 1.1 * true_s, [False, False]),
+        # As of a generator that counts from when it could send (coordinated omission).
+        (lambda due, true_s: np.full(len(due), CASE.service_s), [False, False]),
+        (lambda due, true_s: np.minimum(true_s, np.percentile(true_s, 85)), [True, False]),
+    ],
+    ids=["a client of a millisecond", "ten percent too much", "without the queue", "a tail that is cut off"],
+)
+def test_latencies_that_are_off_fail(
+    measured: Callable[[Floats, Floats], Floats], passed: list[bool]
+) -> None:
+    assert [one.passed for one in checked(measured)] == passed
 
 
 def against_log(log: Floats) -> list[bool]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from litmeter.benchmark.levels import fastest_first, fastest_level, level_row, measured_again
+from litmeter.benchmark.levels import fastest_level, level_row, measured_again
 from litmeter.benchmark.rows import LevelRow
 from litmeter.benchmark.served import (
     LEAST_S,
@@ -21,7 +21,6 @@ from litmeter.benchmark.served import (
     LevelResult,
     LoadSession,
     ServedResult,
-    best_of,
     remaining_answers,
     run_again,
     run_once,
@@ -29,6 +28,7 @@ from litmeter.benchmark.served import (
 from litmeter.loadgen import LoadPlan
 from litmeter.params import load_params
 from litmeter.stats.records import FAILED, OK, LoadRecord
+from tests.support.load import record
 from tests.support.project import ROOT
 from tests.support.synthetic_results import level
 from tests.unit.test_levels import IDLE, steady_record
@@ -55,13 +55,6 @@ def test_the_interval_contains_the_first_rate() -> None:
     assert (higher.low_rps, higher.high_rps) == (34.0, 51.0)
     lower = measured_again(row_of(4, 30.0, 29.0), again)
     assert (lower.low_rps, lower.high_rps) == (30.0, 36.0)
-
-
-def test_levels_are_run_again_from_the_fastest_on() -> None:
-    one, eight, many = row_of(1, 20, 19), row_of(8, 60, 58), row_of(32, 61, 59.5, invalid_reason="unstable")
-    failing = row_of(64, 90, 80, invalid_reason="1 failed", failed=1)
-    assert fastest_first([one, eight, many, failing]) == [eight, many, one]
-    assert fastest_first([failing]) == []
 
 
 RUN_S = 4.0
@@ -195,25 +188,9 @@ def test_where_requests_fail_as_the_fastest_runs_again_the_next_one_is_reported(
     assert (best.users, best.throughput_rps) == (1, 41)
 
 
-def test_one_run_that_is_not_valid_makes_no_other_level_the_best() -> None:
-    later = {8: [row_of(8, 88, 86, invalid_reason="unstable"), row_of(8, 88, 86)]}
-    ran, best, _ = later_runs({1: 50, 8: 90}, later)
-    assert ran == [(8, 1), (8, 2)]
-    assert best is not None
-    assert (best.users, best.valid) == (8, True)
-
-
 def test_where_requests_fail_at_all_levels_none_is_best() -> None:
     failing = result_of(row_of(8, 90, 80, invalid_reason="1 failed", failed=1))
     assert run_again(Session({}), {8: failing}, lambda: None) == ({}, None)  # type: ignore[arg-type]
-
-
-def test_a_level_whose_requests_fail_is_never_best() -> None:
-    unstable = row_of(8, 60, 58, invalid_reason="unstable")
-    failing = row_of(32, 60, 58, invalid_reason="1 failed", failed=1)
-    assert best_of([failing, unstable]) == unstable
-    assert best_of([failing]) is None
-    assert best_of([]) is None
 
 
 def test_within_the_interval_fewer_users_are_best() -> None:
@@ -248,20 +225,8 @@ class Generator:
         bodies = np.array(plan.bodies)
         count = len(bodies)
         start = np.arange(count, dtype=float)
-        return LoadRecord(
-            users=plan.users,
-            rate_rps=None,
-            window_edges=np.array([0.0, float(count)]),
-            user=np.zeros(count, dtype=np.int64),
-            start=start,
-            sent=start,
-            end=start + 0.5,
-            status=np.where(np.isin(bodies, self._failing), FAILED, OK),
-            code=np.full(count, 200),
-            size=np.full(count, 2),
-            body=bodies,
-            answer=np.full(count, b"{}"),
-        )
+        good = record(start, start + 0.5, users=plan.users, edges=(0.0, float(count)))
+        return replace(good, status=np.where(np.isin(bodies, self._failing), FAILED, OK), body=bodies)
 
 
 def session(generator: Generator, answered: Sequence[int] = ()) -> tuple[LoadSession, list[None]]:
@@ -308,17 +273,13 @@ def test_a_fast_one_answers_all_that_are_missing_and_no_others() -> None:
     assert sorted(body for body, _ in found) == list(range(20, PHOTOS, 2))
 
 
-def test_nothing_is_sent_where_none_is_missing() -> None:
+@pytest.mark.parametrize(("answered", "rate_rps"), [(TESTED, 100.0), ((), 0.9 / TESTED_S)])
+def test_nothing_is_sent_where_none_is_missing_or_would_be_answered_in_time(
+    answered: Sequence[int], rate_rps: float
+) -> None:
     generator = Generator()
-    own, _ = session(generator, answered=TESTED)
-    assert remaining_answers(own, level(8, 100.0)) == []
-    assert generator.plans == []
-
-
-def test_nothing_is_sent_to_one_that_would_not_answer_in_time() -> None:
-    generator = Generator()
-    own, _ = session(generator)
-    assert remaining_answers(own, level(8, 0.9 / TESTED_S)) == []
+    own, _ = session(generator, answered)
+    assert remaining_answers(own, level(8, rate_rps)) == []
     assert generator.plans == []
 
 

@@ -9,14 +9,13 @@ import pytest
 
 from litmeter.errors import ReportError
 from litmeter.params import load_params
-from litmeter.paths import BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS
+from litmeter.paths import BATCHES, BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS, STAGES
 from litmeter.report.claims import remarks
 from litmeter.report.diagnosis import explain
 from litmeter.report.results import Result
 from litmeter.report.snapshot import compared_rows
-from litmeter.report.tables import batch_rows, rates_table, short_names, significant, stage_rows, summary
+from litmeter.report.tables import short_names, summary
 from litmeter.stages.report import write_tables
-from litmeter.system.tables import without_empty
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS, batch, compared, level, result
 from tests.support.tables import read_csv
@@ -43,83 +42,28 @@ def test_the_plots_tables_hold_every_configuration(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_tables(results, explain(results, CEILINGS))
-    levels = read_csv(LEVELS)
-    assert [(row["experiment"], row["users"], row["throughput_rps"], row["valid"]) for row in levels] == [
+
+    def cells(path: Path, *columns: str) -> list[tuple[str, ...]]:
+        return [tuple(row[column] for column in columns) for row in read_csv(path)]
+
+    assert cells(LEVELS, "experiment", "users", "throughput_rps", "valid") == [
         ("e1_base", "1", "20.0", "True"),
         ("e1_base", "8", "60.0", "True"),
         ("e2_none", "1", "1.0", "False"),
     ]
-    assert read_csv(EFFICIENCY) == [
-        {"experiment": "e1_base", "efficiency": "0.8"},
-        {"experiment": "e2_none", "efficiency": ""},
+    assert cells(EFFICIENCY, "experiment", "efficiency") == [("e1_base", "0.8"), ("e2_none", "")]
+    assert cells(DIAGNOSIS, "cause") == [("hardware, then unexplained",), ("failed requests",)]
+    assert cells(STAGES, "experiment", "stage", "mean_ms") == [
+        ("e1_base", "queue", "1.0"),  # of the best level
+        ("e1_base", "model", "12.0"),
     ]
-    assert [row["cause"] for row in read_csv(DIAGNOSIS)] == [
-        "hardware, then unexplained",
-        "failed requests",
-    ]
-
-
-def test_the_table_of_bounds_has_rates_intervals_and_shares(
-    results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_tables(results, explain(results, CEILINGS))
-    rows = read_csv(BOUNDS)
-    served = [row for row in rows if row["experiment"] == "e1_base"]
-    assert served[0] == {
-        "experiment": "e1_base",
-        "bound": "roofline",
-        "rate_rps": "110.0",
-        "low_rps": "",
-        "high_rps": "",
-        "share": "",
-    }
-    assert served[-1] == {
-        "experiment": "e1_base",
-        "bound": "served",
-        "rate_rps": "60.0",
-        "low_rps": "58.2",
-        "high_rps": "61.8",
-        "share": "0.8",
-    }
-    assert [row["bound"] for row in rows if row["experiment"] == "e2_none"] == [
-        "roofline",
-        "model",
-        "pipeline",
-        "pipeline + transport",
-    ]
-
-
-def test_stages_are_those_of_the_best_level(results: list[Result]) -> None:
-    assert stage_rows(results) == [
-        {"experiment": "e1_base", "stage": "queue", "mean_ms": 1.0},
-        {"experiment": "e1_base", "stage": "model", "mean_ms": 12.0},
-    ]
-
-
-def test_batch_sizes_are_those_of_every_level(results: list[Result]) -> None:
-    assert [(row["experiment"], row["users"]) for row in batch_rows(results)] == [
-        ("e1_base", 1),
-        ("e1_base", 8),
-        ("e2_none", 1),
-    ]
-
-
-def test_the_terminals_table_marks_invalid_and_unknown_rates() -> None:
-    unstable = level(1, 20.0, 60.0, invalid_reason="unstable")
-    failed, valid, doubtful = rates_table(
-        [
-            result("e1_failed", [level(1, 20.0, invalid_reason="3 failed")]),
-            result("e2_valid", [SLOW], best=SLOW),
-            result("e3_doubtful", [unstable], best=unstable),
-        ],
-        terminal=True,
-    ).splitlines()[2:]
-    cells = [[cell.strip() for cell in line.split("|")[1:4]] for line in (failed, valid, doubtful)]
-    assert cells == [
-        ["`e1_failed`", "-", "-"],
-        ["`e2_valid`", "20.0", "19.4 to 20.6"],
-        ["`e3_doubtful` (not valid)", "20.0", "19.4 to 20.6"],
+    assert cells(BATCHES, "experiment", "users") == [("e1_base", "1"), ("e1_base", "8"), ("e2_none", "1")]
+    bounds = cells(BOUNDS, "experiment", "bound", "rate_rps", "low_rps", "high_rps", "share")
+    served = [row[1:] for row in bounds if row[0] == "e1_base"]
+    assert served[0] == ("roofline", "110.0", "", "", "")
+    assert served[-1] == ("served", "60.0", "58.2", "61.8", "0.8")
+    assert [row[1] for row in bounds if row[0] == "e2_none"] == [
+        *("roofline", "model", "pipeline", "pipeline + transport"),
     ]
 
 
@@ -136,14 +80,6 @@ def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
     ]
 
 
-def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
-    head, rows = without_empty(
-        ["name", "key", "GPU %", "ms"], [["a", "-", "-", "1"], ["b", "-", "-", "-"]], 2
-    )
-    assert head == ["name", "key", "ms"]
-    assert rows == [["a", "-", "1"], ["b", "-", "-"]]
-
-
 @pytest.mark.parametrize(
     ("names", "short"),
     [
@@ -154,13 +90,6 @@ def test_columns_of_dashes_are_left_out_behind_those_of_text() -> None:
 )
 def test_names_are_cut_where_they_stay_unique(names: list[str], short: list[str]) -> None:
     assert short_names(names) == dict(zip(names, short, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("value", "rounded"), [(1234.5, 1230.0), (512.34, 512.0), (99.96, 100.0), (0.012345, 0.0123), (0.0, 0.0)]
-)
-def test_rates_are_rounded_to_three_significant_digits(value: float, rounded: float) -> None:
-    assert significant(value) == rounded
 
 
 def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:

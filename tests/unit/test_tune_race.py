@@ -14,7 +14,7 @@ from litmeter.stats import comparison
 from litmeter.tune.race import Race, Racer
 from litmeter.tune.search import finalists
 
-SEEDS = 60
+SEEDS = 20
 NOISE = 0.065
 """Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""
 

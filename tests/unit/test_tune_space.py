@@ -8,7 +8,7 @@ import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
 from litmeter.tune.costs import Costs, ModelPart, predicted_rps, ranking
-from litmeter.tune.space import DUPLICATE, Machine, name_of, simplicity, space_of
+from litmeter.tune.space import DUPLICATE, Machine, simplicity, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)
@@ -84,29 +84,33 @@ def costs(settings: ServeSettings, model_s: dict[int, float], request_s: float =
     )
 
 
-def test_the_cores_bound_the_rate_where_the_workers_keep_them_busy() -> None:
-    [settings] = spaces(workers_per_device=(2,))[0]
-    assert predicted_rps(settings, costs(settings, {4: 0.008}), 2, 8) == pytest.approx(2 / 0.010)
-    assert predicted_rps(settings, costs(settings, {4: 0.008}, 0.002), 2, 8) == pytest.approx(2 / 0.012)
-
-
-def test_one_worker_leaves_a_core_idle() -> None:
-    [settings] = spaces()[0]
-    assert predicted_rps(settings, costs(settings, {4: 0.008}), 2, 8) == pytest.approx(1 / 0.010)
-
-
-def test_a_batch_that_users_cannot_fill_waits_for_its_whole_timeout() -> None:
-    [settings] = spaces(max_batch_size=(8,), batch_timeout_s=(0.04,), workers_per_device=(2,))[0]
-    # 8 users give each of 2 workers 4 requests: 4 x 10 ms of work, and 40 ms of waiting
-    rate = predicted_rps(settings, costs(settings, {4: 0.008, 8: 0.004}), 2, 8)
-    assert rate == pytest.approx(2 * 4 / 0.080)
-
-
-def test_costs_between_measured_batch_sizes_are_interpolated() -> None:
-    [settings] = spaces(workers_per_device=(2,), max_batch_size=(3,))[0]
-    assert predicted_rps(settings, costs(settings, {1: 0.02, 2: 0.012, 4: 0.008}), 2, 8) == pytest.approx(
-        2 / 0.012
-    )
+@pytest.mark.parametrize(
+    ("knobs", "model_s", "request_s", "rps"),
+    [
+        # Workers that keep the cores busy bound the rate, and what a request costs besides.
+        ({"workers_per_device": (2,)}, {4: 0.008}, 0.0, 2 / 0.010),
+        ({"workers_per_device": (2,)}, {4: 0.008}, 0.002, 2 / 0.012),
+        # One worker leaves a core idle.
+        ({}, {4: 0.008}, 0.0, 1 / 0.010),
+        # 8 users give each of 2 workers 4 requests: 4 x 10 ms of work, and 40 ms of waiting for the batch.
+        (
+            {"max_batch_size": (8,), "batch_timeout_s": (0.04,), "workers_per_device": (2,)},
+            {4: 0.008, 8: 0.004},
+            *(0.0, 2 * 4 / 0.080),
+        ),
+        # Costs between measured batch sizes are interpolated.
+        (
+            {"workers_per_device": (2,), "max_batch_size": (3,)},
+            {1: 0.02, 2: 0.012, 4: 0.008},
+            *(0.0, 2 / 0.012),
+        ),
+    ],
+)
+def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
+    knobs: dict[str, Any], model_s: dict[int, float], request_s: float, rps: float
+) -> None:
+    [settings] = spaces(**knobs)[0]
+    assert predicted_rps(settings, costs(settings, model_s, request_s), 2, 8) == pytest.approx(rps)
 
 
 def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
@@ -116,11 +120,3 @@ def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
     assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
-
-
-def test_a_name_says_every_knob() -> None:
-    assert name_of(ServeSettings()) == "full timm's timm litserve 1xall b1 0ms"
-    other = ServeSettings(
-        max_batch_size=4, batch_timeout_s=0.01, threads_per_worker=1, keep_freed_memory=True
-    )
-    assert name_of(other) == "full timm's timm litserve 1x1 b4 10ms keep"

@@ -314,10 +314,3 @@ def bound_socket(binding: Binding) -> socket.socket:
         where = f"port {binding.port} of {binding.host}"
         raise ServerError(f"{where} is not free ({error.strerror})") from error
     return listener
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody has at this moment."""
-    with bound_socket(Binding(ANY_PORT)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
