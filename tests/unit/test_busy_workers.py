@@ -13,7 +13,7 @@ import pytest
 from litmeter.benchmark.inprocess import InProcessBaseline
 from litmeter.benchmark.inprocess_workers import measure
 from litmeter.params import BaselineSettings
-from litmeter.system.conversation import Conversation
+from litmeter.system.processes import Conversation
 
 SETTINGS = BaselineSettings(batch_sizes=(1,), seconds=0.1)
 

@@ -12,8 +12,7 @@ from functools import partial
 import psutil
 import pytest
 
-from litmeter.system.processes import process_group
-from litmeter.system.side_by_side import OnStart, side_by_side
+from litmeter.system.processes import OnStart, process_group, side_by_side
 
 GENEROUS_S = 30.0
 """Of the 600 s that the processes would run."""

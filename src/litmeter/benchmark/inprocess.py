@@ -28,8 +28,7 @@ from litmeter.params import BaselineSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.rates import throughput_of_rounds
 from litmeter.stats.records import Floats
-from litmeter.system.conversation import Conversation
-from litmeter.system.processes import process_group
+from litmeter.system.processes import Conversation, process_group
 from litmeter.system.progress import bar, print_wrapped
 from litmeter.system.temporary import scratch
 

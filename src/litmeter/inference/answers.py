@@ -21,10 +21,8 @@ from litmeter.errors import LitmeterError
 from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.system.conversation import Conversation
-from litmeter.system.processes import process_group
+from litmeter.system.processes import Conversation, OnStart, process_group, side_by_side
 from litmeter.system.progress import bar
-from litmeter.system.side_by_side import OnStart, side_by_side
 from litmeter.system.temporary import scratch
 
 

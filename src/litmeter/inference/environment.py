@@ -1,17 +1,21 @@
-"""What a worker process is started with: environment variables, and modules that it will need."""
+"""What a worker starts with: environment variables, what malloc does with freed memory, modules that it needs."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 from litmeter.params import ServeSettings
-from litmeter.system.allocator import THRESHOLD_BYTES
+
+THRESHOLD_BYTES = 2**30
+"""Smaller blocks are not mapped one by one, and no less freed memory is given back."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def worker_environment(settings: ServeSettings) -> dict[str, str]:
     """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised.
 
-    The two variables do what ``system.allocator.keep_freed_memory`` does, from the process's start on. Other
+    The two variables do what ``keep_freed_memory`` does, from the process's start on. Other
     C libraries than glibc ignore them.
     """
     if not settings.keep_freed_memory:
@@ -30,3 +34,15 @@ def modules_of(settings: ServeSettings) -> list[str]:
         *([] if settings.compiled else ["litmeter.inference.model"]),
         *(["litmeter.inference.lean_timm"] if settings.preprocess == "timm" else []),
     ]
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of giving it back to the system.
+
+    By default glibc maps memory for each large tensor and unmaps it when the tensor is freed, so that
+    every activation of every image costs page faults (mallopt(3)). Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
+        mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)

@@ -16,8 +16,7 @@ import numpy as np
 
 from litmeter.errors import LoadError
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
-from litmeter.system.conversation import Conversation
-from litmeter.system.processes import process_group
+from litmeter.system.processes import Conversation, process_group
 from litmeter.system.progress import bar
 from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch

@@ -1,20 +1,22 @@
-"""Process groups that end with the block or the process that started them."""
+"""Process groups that end with the block or with who started them, and jobs for one or several of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 import psutil
 
-from litmeter.errors import FREE_SPACE
+from litmeter.errors import FREE_SPACE, LitmeterError
 from litmeter.system.signals import defer_signals
 
 LOG_TAIL_LINES = 15
@@ -182,3 +184,84 @@ def log_tail(log: Path) -> str:
         )
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:]
     return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""
+
+
+class Conversation:
+    """The jobs to one process, and its answers.
+
+    Attributes:
+        pid: of the process.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, name: str, error: type[LitmeterError]
+    ) -> None:
+        """Talk to ``process``.
+
+        Args:
+            process: started with pipes as its standard input and output.
+            log: its standard error.
+            name: what it is called in messages.
+            error: raised when it has died.
+        """
+        self.pid = process.pid
+        self._process = process
+        self._log = log
+        self._name = name
+        self._error = error
+
+    def send(self, job: Any) -> None:
+        """Send one job; raise ``error`` if the process has died."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(job).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def answers(self) -> Iterator[Any]:
+        """Yield answers as they come; raise ``error``, with the end of the log, when the process has died."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            yield json.loads(line)
+        raise self._failure()
+
+    def answer(self) -> Any:
+        """The next answer; raise ``error``, with the end of the log, if the process has died."""
+        return next(self.answers())
+
+    def _failure(self) -> LitmeterError:
+        status = self._process.wait()
+        return self._error(f"{self._name} died (exit status {status}){log_tail(self._log)}")
+
+
+Result = TypeVar("Result")
+OnStart = Callable[["subprocess.Popen[bytes]"], object]
+"""A job calls it with each process group that it has started."""
+
+POLL_S = 0.05
+
+
+def side_by_side(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
+    """Run ``jobs``, up to ``most`` at a time; return their results in the same order.
+
+    If one fails, or this process is interrupted, the process groups of the others are killed, and those that
+    have not begun do not.
+    """
+    started: list[subprocess.Popen[bytes]] = []
+    futures: list[Future[Result]] = []
+    with ThreadPoolExecutor(most) as pool:
+        try:
+            futures.extend(pool.submit(job, started.append) for job in jobs)
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):
+                for process in started:
+                    if process.poll() is None:
+                        kill_group(process.pid)
+                time.sleep(POLL_S)
+            raise

@@ -31,9 +31,8 @@ from litmeter.inference.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import atomic_folder, write_json
-from litmeter.system.processes import log_tail, process_group
+from litmeter.system.processes import OnStart, log_tail, process_group, side_by_side
 from litmeter.system.progress import bar
-from litmeter.system.side_by_side import OnStart, side_by_side
 from litmeter.system.temporary import scratch
 
 
