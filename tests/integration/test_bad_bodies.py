@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import requests
 
@@ -54,7 +55,7 @@ class Traffic:
     server: RunningServer
     photos: list[bytes]
     quiet: list[dict[str, Any]]
-    processes: set[int]
+    processes: set[psutil.Process]
     answered: int = 0
     wrong: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -92,9 +93,7 @@ def traffic(request: pytest.FixtureRequest, exported: ModelFolders, photos: list
         requests.Session() as session,
     ):
         quiet = [predict(session, server, photo).json() for photo in contents]
-        traffic = Traffic(
-            request.param, server, contents, quiet, {process.pid for process in tree(server)[1:]}
-        )
+        traffic = Traffic(request.param, server, contents, quiet, set(tree(server)))
         clients = [threading.Thread(target=traffic.run, args=(6 * number,)) for number in range(2)]
         for client in clients:
             client.start()
@@ -185,7 +184,7 @@ def test_good_requests_and_processes_were_not_harmed(traffic: Traffic) -> None:
     traffic.over.set()
     assert traffic.wrong == []
     assert traffic.answered > 20
-    assert {process.pid for process in tree(traffic.server)[1:]} == traffic.processes
+    assert set(tree(traffic.server)) == traffic.processes
     assert requests.get(f"{traffic.server.url}/health", timeout=10).status_code == 200
     wait_for(lambda: in_flight(traffic.server.url) == 0)
     assert all(len(line) < 160 for line in traffic.server.log.read_text().splitlines())
