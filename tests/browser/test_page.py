@@ -1,4 +1,4 @@
-"""The page to try the server, in a real Chromium, on the real server."""
+"""The page to try the server, and those that describe its API, in a real Chromium, on the real server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import RunningServer, running_server
+from tests.integration.asking import post_image
 from tests.support.servers import serve_command
 
 SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60
+LOGO = "https://cdn.redoc.ly/redoc/logo-mini.svg"
+"""Of ReDoc's maker: ReDoc asks for it, the page's policy forbids it, and nothing is missing without."""
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,7 @@ def choose(chromium: Any, path: Path) -> None:
 def test_a_photo_gets_label_probabilities_and_time(
     page: Any, server: RunningServer, photos: list[Path]
 ) -> None:
-    expected = requests.post(
-        f"{server.url}/predict",
-        data=photos[0].read_bytes(),
-        headers={"Content-Type": "image/jpeg"},
-        timeout=30,
-    ).json()
+    expected = post_image(server.url, photos[0].read_bytes()).json()
     choose(page, photos[0])
     until(page, lambda _: "there and back" in text(page, "#outcome"))
     assert text(page, ".verdict strong") == expected["label"]
@@ -115,7 +112,6 @@ def test_the_live_picture_moves_under_load(page: Any, server: RunningServer, pho
         until(page, lambda _: float(text(page, "#throughput b").split()[0].replace("–", "0")) > 0)
         until(page, lambda _: float(text(page, "#queue b").split()[0].replace("–", "0")) > 0)
         until(page, lambda _: float(text(page, "#batch b").split()[0].replace("–", "0")) >= 1)
-        until(page, lambda _: "until a worker took a request" in text(page, "#queue"))
         line = "return document.querySelector('#throughput .line').getAttribute('d')"
         before = page.execute_script(line)
         until(page, lambda _: page.execute_script(line) != before)
@@ -129,9 +125,8 @@ def load(url: str, photos: list[Path]) -> Iterator[None]:
     body = photos[0].read_bytes()
 
     def ask() -> None:
-        with requests.Session() as session:
-            while not done.is_set():
-                session.post(f"{url}/predict", data=body, headers={"Content-Type": "image/jpeg"}, timeout=30)
+        while not done.is_set():
+            post_image(url, body)
 
     users = [threading.Thread(target=ask) for _ in range(8)]
     for user in users:
@@ -144,23 +139,34 @@ def load(url: str, photos: list[Path]) -> Iterator[None]:
             user.join()
 
 
-def test_the_keyboard_reaches_the_file_field_with_a_visible_focus(page: Any) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    page.find_element("tag name", "body").send_keys(Keys.TAB)
-    assert page.switch_to.active_element.get_attribute("id") == "file"
-    outline = "return getComputedStyle(document.getElementById('drop')).outlineStyle"
-    assert page.execute_script(outline) == "solid"
-
-
-@pytest.mark.parametrize("width", [360, 1100])
-def test_nothing_is_wider_than_the_screen(page: Any, width: int, photos: list[Path]) -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+def test_nothing_is_wider_than_a_phones_screen(page: Any, photos: list[Path]) -> None:
+    width = 360
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     choose(page, photos[0])
     until(page, lambda _: "there and back" in text(page, "#outcome"))
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_swagger_ui_shows_predict_and_sends_it_a_request(chromium: Any, server: RunningServer) -> None:
+    forget(chromium)
+    chromium.get(f"{server.url}/docs")
+    for part in (".opblock-post .opblock-summary-control", ".try-out__btn", ".execute"):
+        until(chromium, lambda _, part=part: chromium.find_elements("css selector", part))
+        chromium.find_element("css selector", part).click()
+    # The example that it makes up is no image: the server says so.
+    until(chromium, lambda _: "image: not base64" in text(chromium, ".opblock-post"))
+    assert complaints(chromium) == []
+    assert foreign(chromium, server.url) == []
+
+
+def test_redoc_shows_predict(chromium: Any, server: RunningServer) -> None:
+    forget(chromium)
+    chromium.get(f"{server.url}/redoc")
+    until(chromium, lambda _: "/predict" in text(chromium, "body"))
+    assert [message for message in complaints(chromium) if LOGO not in message] == []
+    assert set(foreign(chromium, server.url)) <= {LOGO}
 
 
 def test_key_closed_metrics_and_a_stopped_server_are_explained(

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import yaml
 from dvc_render.base import Renderer
-from dvc_render.html import PAGE_HTML
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -52,9 +51,9 @@ def offline(chromium: Any) -> Iterator[Any]:
     chromium.get("about:blank")
 
 
-def plots_page(out: Path, *options: str) -> str:
+def plots_page(out: Path) -> str:
     """The address of the page as `dvc plots show` writes it for the results in this tree."""
-    command = [sys.executable, "-m", "dvc", "plots", "show", "--out", str(out), *options]
+    command = [sys.executable, "-m", "dvc", "plots", "show", "--out", str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     page = out / "index.html"
     assert page.exists(), done.stderr  # DVC exits with 0 where it could not read dvc.yaml
@@ -94,12 +93,3 @@ def test_every_plot_is_drawn_without_a_network(offline: Any, tmp_path: Path) -> 
         assert look["marks"] > 0, f"{place}: {look}"
     assert [entry["message"] for entry in offline.get_log("browser") if entry["level"] == "SEVERE"] == []
     assert requested(offline) == []
-
-
-def test_dvcs_own_page_would_stay_empty(offline: Any, tmp_path: Path) -> None:
-    """So the test above sees what it is for."""
-    template = tmp_path / "page.html"
-    template.write_text(PAGE_HTML)
-    offline.get(plots_page(tmp_path / "plots", "--html-template", str(template)))
-    assert set(looks(offline).values()) == {None}
-    assert any("vega" in url for url in requested(offline))

@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import requests
 
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+"""Of a prediction; with the length of the photo that follows."""
+
 
 def post_image(url: str, photo: bytes) -> requests.Response:
     """The answer to an image file, sent as it is."""

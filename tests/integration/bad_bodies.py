@@ -74,27 +74,15 @@ NO_IMAGE, UNKNOWN = "not a readable image", "no JPEG, PNG, WebP or GIF"
 
 JSON_CASES = [
     of_json("empty", b"", 422, "body: Field required"),
-    of_json("white space", b"  \r\n ", 400, NOT_JSON),
     of_json("half an object", b'{"image": "aGVs', 400, NOT_JSON),
     of_json("not UTF-8", b'{"image": "\xff\xfe"}', 400, ""),
-    of_json("UTF-16", '{"image": "aGVsbG8="}'.encode("utf-16"), 400, ""),
-    of_json("byte order mark", b"\xef\xbb\xbf" + b'{"image": "aGVsbG8="}', 400, ""),
     of_json("single quotes", "{'image': 'aGVsbG8='}", 400, NOT_JSON),
-    of_json("trailing comma", '{"image": "aGVsbG8=",}', 400, NOT_JSON),
-    of_json("two documents", '{"image": "aGVsbG8="}{"image": "aGVsbG8="}', 400, NOT_JSON),
     of_json("null", "null", 422, "body"),
     of_json("a list", "[]", 422, NOT_OBJECT),
-    of_json("a string", '"aGVsbG8="', 422, NOT_OBJECT),
-    of_json("a number", "3", 422, NOT_OBJECT),
     of_json("no keys", "{}", 422, "image: Field required"),
     of_json("another key", '{"picture": "aGVsbG8="}', 422, "image: Field required"),
-    of_json("image null", '{"image": null}', 422, NOT_STRING),
     of_json("image a number", '{"image": 3}', 422, NOT_STRING),
-    of_json("image true", '{"image": true}', 422, NOT_STRING),
-    of_json("image a list", '{"image": ["aGVsbG8="]}', 422, NOT_STRING),
     of_json("image an object", '{"image": {"image": "aGVsbG8="}}', 422, NOT_STRING),
-    of_json("NaN", '{"image": NaN}', 422, NOT_STRING),
-    of_json("infinite number", '{"image": 1e999999}', 422, NOT_STRING),
     of_json("number of 100,000 digits", '{"image": ' + "9" * 100_000 + "}", 400, ""),
     of_json("100,000 lists in each other", '{"image": ' + "[" * 100_000 + "]" * 100_000 + "}", 400, ""),
     of_json("100,000 objects, unclosed", '{"image":' * 100_000, 400, ""),
@@ -104,7 +92,6 @@ JSON_CASES = [
     of_json("not base64", '{"image": "#not base64#"}', 400, "not base64"),
     of_json("base64 without padding", '{"image": "aGVsbG8"}', 400, "not base64"),
     of_json("URL-safe base64", '{"image": "_-_-"}', 400, "not base64"),
-    of_json("beyond ASCII", '{"image": "ü"}', 400, "not base64"),
     of_json("base64 of text", wrapped(b"hello"), 400, UNKNOWN),
     Case("base64 in lines", lambda photo: base64.encodebytes(photo).join((b'{"image":"', b'"}')), 400, ""),
     Case(
@@ -155,7 +142,6 @@ IMAGE_CASES = [
     of_image("PNG bomb", lambda photo: images.saved(Image.new("1", (11_000, 11_000)), "PNG"), 413, "pixels"),
     of_image("PNG strip", text(images.png(40_000_000, 1, 1, 0, bytes(5_000_001))), 413, "times"),
     of_image("PNG that claims 2³¹", text(images.png(2**31 - 1, 2**31 - 1, 8, 2, b"")), 413, "pixels"),
-    of_image("PNG of no width", text(images.png(0, 5, 8, 2, b"")), 400, UNKNOWN),
     of_image("PNG without pixels", text(images.png(50, 50, 8, 2, b"")), 400, "truncated"),
     of_image("PNG cut off", small("PNG", cut=5000), 400, NO_IMAGE),
     of_image(
@@ -167,19 +153,14 @@ IMAGE_CASES = [
     of_image("GIF and script", text(b"GIF89a/*" + bytes(9) + b"*/=1;alert(1)//"), 400, NO_IMAGE),
     of_image("WebP that claims 16383²", text(images.webp_of(16_383, 16_383)), 413, "pixels"),
     of_image("WebP cut off", small("WEBP", cut=900), 400, NO_IMAGE),
-    of_image("RIFF of another kind", text(b"RIFF\x24\0\0\0WAVEfmt " + bytes(40)), 400, UNKNOWN),
     of_image("ZIP", text(images.with_zip(b"")), 400, UNKNOWN),
-    of_image("SVG", text('<svg xmlns="http://www.w3.org/2000/svg"/>'), 400, UNKNOWN),
     of_image("PostScript", text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), 400, UNKNOWN),
-    of_image("Photoshop", text(b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\1\0\0\0\1\0\x08\0\3"), 400, UNKNOWN),
-    of_image("FITS", text(b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800)), 400, UNKNOWN),
-    *(of_image(form, small(form), 400, UNKNOWN) for form in ("ICO", "PPM", "TGA")),
+    *(of_image(form, small(form), 400, UNKNOWN) for form in ("ICO", "PPM")),
     *(of_image(form, small(form), 400, f"{form} is not taken") for form in ("BMP", "TIFF", "PDF")),
     *(
         of_image(f"{form} ({brand})", text(images.isobmff(brand.encode())), 400, f"{form} is not taken")
-        for form, brand in (("HEIC", "heic"), ("HEIC", "hevx"), ("HEIF", "mif1"), ("AVIF", "avif"))
+        for form, brand in (("HEIC", "heic"), ("HEIF", "mif1"), ("AVIF", "avif"))
     ),
-    of_image("MP4", text(images.isobmff(b"isom")), 400, UNKNOWN),
     of_image("BMP of 14 MB", text(b"BM" + bytes(14_000_000)), 400, "BMP is not taken"),
     # Unusual, and taken; of several images the first.
     of_image("one pixel", text(images.saved(Image.new("RGB", (1, 1)), "PNG")), 200),
@@ -188,8 +169,8 @@ IMAGE_CASES = [
     of_image("palette", small("PNG", "P"), 200),
     of_image("transparent", small("PNG", "RGBA"), 200, like=small("PNG")),
     of_image("CMYK", small("JPEG", "CMYK"), 200),
-    of_image("16-bit grey", images.grey_16_bit, 200, like=small("PNG", "L")),
-    of_image("16-bit colour", images.rgb_16_bit, 200, like=small("PNG")),
+    of_image("16-bit grey", lambda photo: images.with_16_bits(photo, "L"), 200, like=small("PNG", "L")),
+    of_image("16-bit colour", lambda photo: images.with_16_bits(photo, "RGB"), 200, like=small("PNG")),
     of_image("animated GIF", lambda photo: images.animated(photo, "GIF"), 200, like=small("GIF")),
     of_image("animated PNG", lambda photo: images.animated(photo, "PNG"), 200, like=small("PNG")),
     of_image(
@@ -224,17 +205,12 @@ TYPE_CASES = [
             None,
             "",
             "text/plain",
-            "application/octet-stream",
-            "application/x-www-form-urlencoded",
-            "multipart/form-data; boundary=x",
             "application/jsonx",
-            "json",
             "image",
         )
     ),
     Case("JPEG in a form", in_a_form, 415, AS_IT_IS, "multipart/form-data; boundary=x"),
     Case("JPEG of which curl says nothing", same, 415, AS_IT_IS, "application/x-www-form-urlencoded"),
-    Case("JPEG as JSON", same, 400, ""),
     Case("a character set", wrapped, 200, content_type="Application/JSON; charset=utf-8", like=same),
     Case("another case", same, 200, content_type="IMAGE/JPEG", like=same),
     Case("packed JSON", lambda photo: gzip.compress(wrapped(photo)), 400, "", encoding="gzip"),
@@ -244,11 +220,11 @@ TYPE_CASES = [
 ELSEWHERE_CASES = [
     *(
         Case(f"{method} /predict", wrapped, 405, "", method=method)
-        for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+        for method in ("GET", "HEAD", "PUT", "OPTIONS")
     ),
     *(
         Case(f"POST {path}", wrapped, 404, "", path=path)
-        for path in ("/predictions", "/PREDICT", "//predict", "/predict%00", "/predict/..%2f..%2fetc/passwd")
+        for path in ("/PREDICT", "//predict", "/predict%00", "/predict/..%2f..%2fetc/passwd")
     ),
-    *(Case(f"POST {path}", wrapped, 405, "", path=path) for path in ("/", "/health", "/info")),
+    *(Case(f"POST {path}", wrapped, 405, "", path=path) for path in ("/", "/health")),
 ]

@@ -44,32 +44,25 @@ def test_the_document_describes_both_bodies_and_every_answer(api: schemathesis.B
     assert predict["requestBody"]["required"]
     assert bodies["application/json"]["schema"]["required"] == ["image"]
     assert bodies["image/*"]["schema"]["format"] == "binary"
-    refused = {"400", "401", "408", "413", "415", "422", "431", "503", "504"}
-    assert set(predict["responses"]) == {"200", *refused}
-    schemas = {
-        status: answer["content"]["application/json"]["schema"]
+    answers = {
+        int(status): answer["content"]["application/json"]["schema"]
         for status, answer in predict["responses"].items()
     }
-    assert all(schemas[status]["required"] == ["detail"] for status in refused)
-    assert schemas["200"]["required"] == ["label", "probability", "probabilities"]
-    assert schemas["200"]["properties"]["label"]["enum"] == CLASSES
+    assert set(answers) == {200, 400, 401, 408, 413, 415, 422, 431, 503, 504}
+    assert answers.pop(200)["properties"]["label"]["enum"] == CLASSES
+    assert all(refusal["required"] == ["detail"] for refusal in answers.values())
     assert set(api.raw_schema["paths"]["/health"]["get"]["responses"]) == {"200", "503"}
-    metrics = api.raw_schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
-    assert list(metrics) == ["text/plain"]
 
 
 def test_a_prediction_is_as_documented(api: schemathesis.BaseSchema, photos: list[Path]) -> None:
-    operation = api["/predict"]["POST"]
     for content_type, body in (
         ("image/jpeg", photos[0].read_bytes()),
         ("application/json", request_bodies(photos[:1], "json")[0]),
     ):
-        headers = {"Content-Type": content_type}
-        answer = requests.post(
-            f"{api.get_base_url().rstrip('/')}/predict", data=body, headers=headers, timeout=30
-        )
+        url = f"{api.get_base_url().rstrip('/')}/predict"
+        answer = requests.post(url, data=body, headers={"Content-Type": content_type}, timeout=30)
         assert answer.status_code == 200
-        operation.validate_response(answer)
+        api["/predict"]["POST"].validate_response(answer)
 
 
 def test_every_answer_is_in_the_document(api: schemathesis.BaseSchema) -> None:
@@ -88,7 +81,7 @@ def fuzz(
     operation: schemathesis.APIOperation, mode: GenerationMode, sent: set[tuple[str, str | None]]
 ) -> None:
     @settings(
-        max_examples=100,
+        max_examples=30,
         deadline=None,
         derandomize=True,
         database=None,

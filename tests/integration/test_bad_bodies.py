@@ -25,8 +25,9 @@ from litmeter.serving.launcher import RunningServer, running_server
 from tests.integration.asking import in_flight, wait_for
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES
+from tests.support.server_processes import tree
 
-CASES = [*JSON_CASES, *IMAGE_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
+CASES = [*JSON_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
 
 SETTINGS = {
     "direct": ServeSettings(
@@ -50,10 +51,11 @@ class Traffic:
         wrong: what they got that was not right.
     """
 
+    transport: str
     server: RunningServer
     photos: list[bytes]
     quiet: list[dict[str, Any]]
-    processes: set[int]
+    processes: set[psutil.Process]
     answered: int = 0
     wrong: list[str] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
@@ -83,10 +85,6 @@ def alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
-def tree(server: RunningServer) -> set[int]:
-    return {process.pid for process in psutil.Process(server.pid).children(recursive=True)}
-
-
 @pytest.fixture(scope="module", params=list(SETTINGS))
 def traffic(request: pytest.FixtureRequest, exported: ModelFolders, photos: list[Path]) -> Iterator[Traffic]:
     contents = [path.read_bytes() for path in photos]
@@ -95,7 +93,7 @@ def traffic(request: pytest.FixtureRequest, exported: ModelFolders, photos: list
         requests.Session() as session,
     ):
         quiet = [predict(session, server, photo).json() for photo in contents]
-        traffic = Traffic(server, contents, quiet, tree(server))
+        traffic = Traffic(request.param, server, contents, quiet, set(tree(server)))
         clients = [threading.Thread(target=traffic.run, args=(6 * number,)) for number in range(2)]
         for client in clients:
             client.start()
@@ -105,11 +103,6 @@ def traffic(request: pytest.FixtureRequest, exported: ModelFolders, photos: list
             traffic.over.set()
             for client in clients:
                 client.join()
-
-
-@pytest.fixture
-def direct(traffic: Traffic, request: pytest.FixtureRequest) -> bool:
-    return "direct" in request.node.callspec.id
 
 
 @dataclass(frozen=True)
@@ -156,8 +149,9 @@ def ask_raw(address: tuple[str, int], message: bytes, *, ends: bool) -> Reply:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_bad_request_gets_its_status_and_a_reason(traffic: Traffic, direct: bool, case: Case) -> None:
+def test_a_bad_request_gets_its_status_and_a_reason(traffic: Traffic, case: Case) -> None:
     photo = traffic.photos[0]
+    direct = traffic.transport == "direct"
     expected = case.status if direct or case.stock is None else case.stock
     reply = ask(traffic.server, case, photo, expected)
     assert reply.status == expected, reply.body[:300]
@@ -178,12 +172,19 @@ def test_a_bad_request_gets_its_status_and_a_reason(traffic: Traffic, direct: bo
     assert LEAK.search(detail) is None
 
 
+@pytest.mark.parametrize("traffic", ["direct"], indirect=True)
+@pytest.mark.parametrize("case", IMAGE_CASES, ids=lambda case: case.name)
+def test_a_bad_image_gets_its_status_and_a_reason(traffic: Traffic, case: Case) -> None:
+    """By the same decoder, whatever the transport."""
+    test_a_bad_request_gets_its_status_and_a_reason(traffic, case)
+
+
 def test_good_requests_and_processes_were_not_harmed(traffic: Traffic) -> None:
     """After the whole table: every good answer right, the same processes, and no request unfinished."""
     traffic.over.set()
     assert traffic.wrong == []
     assert traffic.answered > 20
-    assert tree(traffic.server) == traffic.processes
+    assert set(tree(traffic.server)) == traffic.processes
     assert requests.get(f"{traffic.server.url}/health", timeout=10).status_code == 200
     wait_for(lambda: in_flight(traffic.server.url) == 0)
     assert all(len(line) < 160 for line in traffic.server.log.read_text().splitlines())

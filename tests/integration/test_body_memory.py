@@ -19,12 +19,12 @@ import requests
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.launcher import RunningServer, running_server
-from tests.integration.asking import in_flight, post_image, wait_for
+from tests.integration.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 
 MIB = 2**20
 LIMIT_MIB = 64
-CLIENTS = 60
+CLIENTS = 30
 BODY = os.urandom(15 * MIB)
 SETTINGS = ServeSettings(
     workers_per_device=1, threads_per_worker=1, transport="direct", max_queue_mib=LIMIT_MIB
@@ -40,7 +40,7 @@ def server(exported: ModelFolders) -> Iterator[RunningServer]:
 
 
 def test_bodies_at_once_take_no_more_memory_than_they_may(server: RunningServer, photos: list[Path]) -> None:
-    """900 MiB are offered. What is refused may be cut off while it is sent; small photos are answered."""
+    """450 MiB are offered. What is refused may be cut off while it is sent; small photos are answered."""
     [http] = by_role(server.url, "http")
     before, peak, done = http.memory_info().rss, [0], threading.Event()
 
@@ -80,10 +80,9 @@ def test_clients_that_only_announce_large_bodies_keep_nobody_out(
     server: RunningServer, photos: list[Path]
 ) -> None:
     address = urlsplit(server.url)
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     with ExitStack() as stack:
         for _ in range(50):
             connection = socket.create_connection((address.hostname or "", address.port or 0))
-            stack.enter_context(connection).sendall(head % (15 * MIB) + b"x")
+            stack.enter_context(connection).sendall(HEAD % (15 * MIB) + b"x")
         wait_for(lambda: in_flight(server.url) >= 50)
         assert post_image(server.url, photos[0].read_bytes()).status_code == 200

@@ -27,13 +27,6 @@ def test_a_service_that_takes_longer_than_the_objective_is_said_soon() -> None:
     assert (found.status, found.capacity_rps) == ("slo_unreachable", None)
 
 
-def test_a_server_that_is_too_slow_for_many_users_is_unreachable_too() -> None:
-    """One user waits 0.9 s; of eight, most would wait longer than anybody does (2 s)."""
-    with running_stub(0.9, 1) as stub:
-        found = capacity_of(stub).metrics
-    assert found.status == "slo_unreachable", found
-
-
 def test_the_time_is_kept_though_the_server_hangs() -> None:
     with running_stub(0.01, 2) as stub:
 
@@ -69,7 +62,7 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     (body := tmp_path / "body.json").write_text("{}")
     out, picture = tmp_path / "probes.csv", tmp_path / "capacity.png"
     arguments = ["capacity", "--body-file", str(body), "--out", str(out), "--picture", str(picture)]
-    arguments += ["--slo-ms", "50", "--probe-requests", "200", "--max-s", "25"]
+    arguments += ["--slo-ms", "50", "--probe-requests", "200", "--max-s", "12"]
     with running_stub(0.01, 2) as stub:
         status = main([*arguments, "--url", stub.url])
     text = capsys.readouterr().out
@@ -78,5 +71,5 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     assert status == 1, text  # the time is too short for its tolerance
     assert len(rows) >= 1
     assert f"| {len(rows)} " in text
-    assert "after 25 s" in " ".join(text.split())  # wherever a line ends
+    assert "after 12 s" in " ".join(text.split())  # wherever a line ends
     assert picture.read_bytes().startswith(b"\x89PNG")

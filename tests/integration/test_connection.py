@@ -5,6 +5,7 @@ In a process of its own, as the load generator's: gevent patches what it runs in
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import subprocess
@@ -51,22 +52,13 @@ class Scripted:
                 return
             self.connections += 1
             with peer, peer.makefile("rb") as incoming:
-                while head := self._head(incoming):
+                while head := b"".join(itertools.takewhile(lambda line: line != b"\r\n", incoming)):
                     self.heads.append(head)
                     if self.read:
                         incoming.read(100_000)
                     peer.sendall(self.answer)
                     if self.close:
                         break
-
-    def _head(self, incoming: object) -> bytes:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = incoming.readline()  # type: ignore[attr-defined]
-            if not line:
-                return b""
-            head += line
-        return head
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.binding import Binding
 from litmeter.serving.launcher import RunningServer, bound_socket, running_server
-from tests.integration.asking import in_flight, metric, post_image, wait_for
+from tests.integration.asking import HEAD, in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, loading_server, stopped, tree
@@ -119,16 +119,15 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
     server: RunningServer, photos: list[Path]
 ) -> None:
     photo = photos[0].read_bytes()
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     refused_before = refusals(server)
     with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(MAX_QUEUE) as pool:
         slow = [connection(server) for _ in range(2)]
         for sender in slow:
-            sender.sendall(head % len(photo) + photo[:100])
+            sender.sendall(HEAD % len(photo) + photo[:100])
         waiting = [pool.submit(post_image, server.url, photo) for _ in range(MAX_QUEUE - len(slow))]
         wait_for(lambda: in_flight(server.url) == MAX_QUEUE)
         with connection(server) as refused:
-            refused.sendall(head % len(photo))
+            refused.sendall(HEAD % len(photo))
             first = received(refused, b"full")
             assert first.startswith(b"HTTP/1.1 503")
             assert b"retry-after: 1" in first
@@ -138,7 +137,7 @@ def test_beyond_max_queue_requests_are_refused_before_their_body(
             # A sender that goes away leaves its place to others.
             slow.pop().close()
             wait_for(lambda: in_flight(server.url) == MAX_QUEUE - 1)
-            refused.sendall(head % len(photo) + photo)
+            refused.sendall(HEAD % len(photo) + photo)
             slow.pop().close()
             for process in by_role(server.url, "worker"):
                 process.send_signal(signal.SIGCONT)
@@ -164,13 +163,12 @@ def connection(server: RunningServer) -> socket.socket:
 
 def test_an_upgrade_to_websocket_disturbs_no_other_answer(server: RunningServer, photos: list[Path]) -> None:
     photo = photos[0].read_bytes()
-    predict = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b"
     upgrade = (
         b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
     )
     with connection(server) as client, client.makefile("rb") as stream:
-        client.sendall(predict % (len(photo), photo) + upgrade)
+        client.sendall(HEAD % len(photo) + photo + upgrade)
         (first, answer), (second, health) = next_answer(stream), next_answer(stream)
     assert (first, second) == (200, 200)
     assert b"probabilities" in answer
@@ -183,13 +181,12 @@ def test_no_worker_works_for_a_client_that_went_away(
 ) -> None:
     """Its request is its only one, or the second of three that came at once."""
     photo = photos[0].read_bytes()
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     health = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     before = batched(server)
     with stopped(by_role(server.url, "worker")), ThreadPoolExecutor(2) as pool:
         for _ in range(5):
             with connection(server) as client:
-                request = head % len(photo) + photo
+                request = HEAD % len(photo) + photo
                 client.sendall(health + 2 * request if pipelined else request)
                 wait_for(lambda: in_flight(server.url) == 1)
             wait_for(lambda: in_flight(server.url) == 0, 5)

@@ -39,10 +39,10 @@ print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - befor
 def server_of(
     folders: ModelFolders, transport: str
 ) -> Iterator[tuple[RunningServer, psutil.Process, list[psutil.Process]]]:
-    """A server with three workers, the process that they were forked from, and the workers."""
-    settings = ServeSettings.model_validate({"transport": transport, "workers_per_device": 3})
+    """A server without time to drain, the process that its two workers were forked from, and these."""
+    settings = ServeSettings.model_validate({"transport": transport, "workers_per_device": 2, "drain_s": 0.0})
     with running_server(folders, settings, "cpu", 30.0) as server:
-        wait_for(lambda: len(by_role(server.url, "worker")) == 3)
+        wait_for(lambda: len(by_role(server.url, "worker")) == 2)
         workers = by_role(server.url, "worker")
         [forkserver] = {parent for worker in workers if (parent := worker.parent()) is not None}
         assert "forkserver" in command_of(forkserver)
@@ -61,6 +61,7 @@ def test_workers_share_what_was_imported_and_end_with_their_server(
         server.process.terminate()
         _, left = psutil.wait_procs(started, 25)  # LitServe kills what has not ended after 30 s
         assert left == []
+        assert server.process.wait() == 0
         assert server.log.read_text() == ""  # LitServe's monitor would call them dead
 
 

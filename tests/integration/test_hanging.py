@@ -45,8 +45,8 @@ def server(exported: ModelFolders) -> Iterator[RunningServer]:
     assert processes_mentioning(str(exported.exported)) == []
 
 
-def is_alive(worker: psutil.Process) -> bool:
-    return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+def alive(workers: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in workers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def cpu_s(worker: psutil.Process) -> float:
@@ -71,10 +71,10 @@ def test_a_worker_that_hangs_is_killed_and_its_request_answered(
         began = time.monotonic()
         assert not asked.done()
         wait_for(lambda: health(server) == (200, "degraded"), 2 * TIMEOUT_S + 2)
-        wait_for(lambda: sum(map(is_alive, workers)) == 1)
+        wait_for(lambda: len(alive(workers)) == 1)
         answer = asked.result()
         assert time.monotonic() - began > TIMEOUT_S - 0.5
-        [other] = filter(is_alive, workers)
+        [other] = alive(workers)
         other.send_signal(signal.SIGCONT)
     assert answer.status_code == 503
     assert answer.headers["Retry-After"] == "1"

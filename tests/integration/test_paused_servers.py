@@ -16,6 +16,7 @@ from litmeter.loadgen import load_generator
 from litmeter.params import ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serving.client import request_bodies
+from tests.integration.asking import wait_for
 from tests.support.load import short_load
 from tests.support.processes import processes_mentioning
 
@@ -43,16 +44,8 @@ def statuses(server: PausedServer) -> set[str]:
     return {process.status() for process in (main, *main.children(recursive=True))}
 
 
-def soon_stopped(server: PausedServer) -> bool:
-    deadline = time.monotonic() + 5
-    while statuses(server) != {psutil.STATUS_STOPPED}:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
 def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[bytes]) -> None:
+    """And one that dies while it waits is an error."""
     with (
         paused_servers(list(PAIR), PAIR, exported, "cpu", 30.0) as servers,
         load_generator(bodies, "image/jpeg") as generator,
@@ -60,7 +53,7 @@ def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[byt
         assert [server.name for server in servers] == ["stock", "direct"]
         for _ in range(2):
             for server in servers:
-                assert all(soon_stopped(one) for one in servers)
+                wait_for(lambda: set.union(*map(statuses, servers)) == {psutil.STATUS_STOPPED}, 5)
                 time.sleep(2.0)
                 turn = server.take_turn(generator, LOAD, 0, USERS, 0.5)
                 assert turn.rate_rps is not None
@@ -68,6 +61,10 @@ def test_servers_run_in_their_turn_only(exported: ModelFolders, bodies: list[byt
                 assert len(turn.latency_ms) >= 3 * USERS
                 # A request that had been stopped on its way would have waited through both turns.
                 assert turn.latency_ms.max() < 4000
+        psutil.Process(servers[1].pid).kill()
+        psutil.Process(servers[1].pid).wait(60)
+        with pytest.raises(ServerError, match="direct: the server died"):
+            servers[1].take_turn(generator, LOAD, 0, USERS, 0.5)
 
 
 def test_rounds_have_alternating_orders_and_groups_share_the_reference(
@@ -98,14 +95,3 @@ def test_memory_has_room_for_a_fifth_more_than_workers_take_now() -> None:
     memory.worker_bytes = 100.0
     assert memory.fits(new=2, ready=2)  # 240 for the new ones, 40 for those that still grow
     assert not memory.fits(new=2, ready=4)
-
-
-def test_a_server_that_dies_while_it_waits_is_an_error(exported: ModelFolders, bodies: list[bytes]) -> None:
-    with (
-        paused_servers(["direct"], PAIR, exported, "cpu", 30.0) as (server,),
-        load_generator(bodies, "image/jpeg") as generator,
-    ):
-        psutil.Process(server.pid).kill()
-        psutil.Process(server.pid).wait(60)
-        with pytest.raises(ServerError, match="direct: the server died"):
-            server.take_turn(generator, LOAD, 0, USERS, 0.5)

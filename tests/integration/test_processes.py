@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from litmeter.system.processes import log_tail, memory_of, process_group
+from litmeter.system.processes import memory_of, process_group
+from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.project import ROOT
 
@@ -22,13 +24,6 @@ with exclusive_machine():
     print("have it", flush=True)
     time.sleep(float(sys.argv[1]))
 """
-
-
-def wait_until_gone(text: str, within_s: float = 15.0) -> None:
-    deadline = time.monotonic() + within_s
-    while processes_mentioning(text):
-        assert time.monotonic() < deadline, f"still there: {text}"
-        time.sleep(0.1)
 
 
 def test_leaving_the_block_ends_a_group_with_its_grandchildren() -> None:
@@ -88,42 +83,25 @@ with process_group(["/bin/sh", "-c", {script!r}], stop_s=60):
     assert processes_mentioning(mark) == []
 
 
-def test_the_log_of_a_group_is_quoted_from_its_end(tmp_path: Path) -> None:
-    log = tmp_path / "a.log"
-    log.write_text("\n".join(f"line {number}" for number in range(100)))
-    tail = log_tail(log)
-    assert tail.startswith("; its log ends:\n    line 85")
-    assert tail.endswith("    line 99")
-    log.write_text("")
-    assert log_tail(log) == ""
-
-
-def kill_once_up(program: str) -> None:
+def kill_once_up(program: str, **options: Any) -> None:
     """Start a Python program, and kill it when what it has started says that it is up."""
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as starter:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, **options) as starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == b"up\n"
         starter.send_signal(signal.SIGKILL)
         starter.stdout.close()
 
 
-@pytest.mark.parametrize("shell", ["", "sh -c "])
-def test_a_stage_ends_when_its_dvc_is_killed(shell: str, tmp_path: Path) -> None:
+def test_a_stage_ends_when_its_dvc_is_killed() -> None:
     """A program that stands for DVC starts a waiting stage, by a shell that stays, and is killed."""
     mark = f"7{time.time_ns()}"
     stage = (
         f"import time; from litmeter.system.signals import exit_with_parent; exit_with_parent(0.1); "
         f"print('up', flush=True); time.sleep(60); {mark}"
     )
-    program = f"""
-import subprocess, sys
-command = [sys.executable, "-c", {stage!r}]
-if {bool(shell)}:
-    command = ["/bin/sh", "-c", '"$@"; :', "sh", *command]
-subprocess.run(command)
-"""
-    kill_once_up(program)
-    wait_until_gone(mark)
+    by_shell = ["/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", stage]
+    kill_once_up(f"import subprocess; subprocess.run({by_shell!r})")
+    wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
 def test_kill_with_parent_ends_children_of_dead_parents_too() -> None:
@@ -137,7 +115,7 @@ import os, subprocess, sys
 subprocess.run([sys.executable, "-c", {child!r}, str(os.getpid())])
 """
     kill_once_up(program)
-    wait_until_gone(mark)
+    wait_for(lambda: processes_mentioning(mark) == [], 15)
     nobody = str(os.getpid() + 1)
     late = subprocess.run([sys.executable, "-c", child, nobody], capture_output=True)
     assert (late.returncode, late.stdout) == (1, b"")
@@ -151,17 +129,10 @@ def test_a_stage_ends_whose_dvc_was_killed_before_its_start() -> None:
         f"from litmeter.system.signals import exit_with_parent\n"
         f"exit_with_parent(0.1); time.sleep(60); {mark}"
     )
+    environment = os.environ | {"DVC_STAGE": "benchmark"}
     program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage!r}])"
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "DVC_STAGE": "benchmark"},
-        start_new_session=True,
-    ) as starter:
-        assert starter.stdout is not None
-        assert starter.stdout.readline() == b"up\n"
-        starter.kill()
-    wait_until_gone(mark)
+    kill_once_up(program, env=environment, start_new_session=True)
+    wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
 def test_a_group_never_runs_if_its_starter_dies_early() -> None:
@@ -180,7 +151,7 @@ with process_group(["sleep", "{mark}"]):
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE)
     assert done.returncode == -signal.SIGKILL
     assert int(done.stdout) > 0
-    wait_until_gone(mark)
+    wait_for(lambda: processes_mentioning(mark) == [], 15)
 
 
 def test_graceful_termination_is_not_interrupted_by_further_signals() -> None:
@@ -219,12 +190,12 @@ def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
             assert second.stdout.readline() == "have it\n"
 
 
-@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["bananas"], 2), (["benchmark", "e9"], 2)])
-def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str], status: int) -> None:
+@pytest.mark.parametrize("arguments", [[], ["bananas"], ["benchmark", "e9"]])
+def test_a_stage_that_does_not_exist_is_one_line(arguments: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "litmeter.stages", *arguments], capture_output=True, text=True, cwd=ROOT
     )
-    assert done.returncode == status
+    assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

@@ -21,28 +21,18 @@ from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.telemetry import Usage
 from litmeter.cli.main import main
 from litmeter.errors import LoadError
-from litmeter.loadgen import LoadPlan, load_generator, remote
+from litmeter.loadgen import load_generator, remote
 from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
-from litmeter.loadgen.senders import SenderGroup, local_senders
-from litmeter.loadgen.stub import RunningStub, running_stub
+from litmeter.loadgen.senders import local_senders
+from litmeter.loadgen.stub import running_stub
 from litmeter.stats.records import OK
+from tests.integration.asking import wait_for
+from tests.support.load import plan
 from tests.support.servers import free_port
 
 KEY = "a key that both sides know"
-PLAN = LoadPlan(
-    users=6, requests=1, warmup_s=0.5, min_s=1.5, max_s=1.5, max_windows=3, timeout_s=10.0, seed=1
-)
-OPEN = LoadPlan(
-    users=64,
-    requests=1,
-    warmup_s=0.5,
-    min_s=2.0,
-    max_s=2.0,
-    max_windows=3,
-    timeout_s=10.0,
-    seed=1,
-    rate_rps=150.0,
-)
+PLAN = plan(6, warmup_s=0.5, min_s=1.5, max_s=1.5)
+OPEN = plan(64, warmup_s=0.5, rate_rps=150.0)
 
 
 @contextmanager
@@ -67,24 +57,6 @@ def joining(port: int, key: str = KEY, number: int = 1) -> Iterator[list[subproc
             sender.communicate()
 
 
-@contextmanager
-def listening(port: int) -> Iterator[list[str]]:
-    """Wait for one sender, in a thread, which has joined when the block is left; what is shown meanwhile."""
-    shown = list[str]()
-
-    def listen() -> None:
-        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
-            pass
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    while not shown:
-        time.sleep(0.01)
-    yield shown
-    thread.join(20)
-    assert not thread.is_alive()
-
-
 def test_senders_on_this_machine_send_every_request_once() -> None:
     with running_stub(0.01, 4) as stub, local_senders(3, [b"{}"], "application/json") as group:
         closed, opened = (group.run(stub.url, plan) for plan in (PLAN, OPEN))
@@ -101,17 +73,29 @@ def test_senders_on_this_machine_send_every_request_once() -> None:
     assert abs(came - 150) < 4 * np.sqrt(150 / 2)
 
 
-def test_who_connects_and_says_nothing_keeps_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strangers_are_refused_and_keep_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that connects and says nothing, and one with another key."""
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     monkeypatch.setattr(remote, "AUTHENTICATION_S", 1)
-    port = free_port()
-    with (
-        listening(port) as shown,
-        socket.create_connection(("127.0.0.1", port)),
-        joining(port) as (friend,),
-    ):
-        assert friend.wait(60) == 0
-    assert "a sender without the shared key was refused" in shown
+    port, shown = free_port(), list[str]()
+
+    def listen() -> None:
+        with remote_senders(("127.0.0.1", port), 1, [b"{}"], "application/json", show=shown.append):
+            pass
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    wait_for(lambda: len(shown) > 0)
+    with socket.create_connection(("127.0.0.1", port)):
+        with joining(port, key="another key, also long") as (stranger,):
+            output, _ = stranger.communicate(timeout=60)
+        with joining(port) as (friend,):
+            assert friend.wait(60) == 0
+    listening.join(20)
+    assert not listening.is_alive()
+    assert stranger.returncode == 2
+    assert "has another shared key" in output
+    assert shown.count("a sender without the shared key was refused") == 2
 
 
 def test_joined_senders_run_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,19 +123,6 @@ def test_a_load_that_begins_too_late_is_no_load() -> None:
         assert len(begun.end) == len(stub.log())
 
 
-def test_a_sender_with_another_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    port = free_port()
-    with listening(port) as shown:
-        with joining(port, key="another key, also long") as (stranger,):
-            output, _ = stranger.communicate(timeout=60)
-        with joining(port) as (friend,):
-            assert friend.wait(60) == 0
-    assert stranger.returncode == 2
-    assert "has another shared key" in output
-    assert "a sender without the shared key was refused" in shown
-
-
 def test_a_sender_that_dies_makes_the_load_void(monkeypatch: pytest.MonkeyPatch) -> None:
     void = r"sender \d \(127\.0\.0\.1\): its connection has ended; this load is void"
     monkeypatch.setenv(KEY_VARIABLE, KEY)
@@ -172,19 +143,8 @@ def test_a_sender_that_dies_makes_the_load_void(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (body := tmp_path / "body.json").write_text("{}")
-    arguments = [
-        "loadtest",
-        "--body-file",
-        str(body),
-        "--users",
-        "4",
-        "--min-s",
-        "1",
-        "--max-s",
-        "1",
-        "--senders",
-        "2",
-    ]
+    arguments = ["loadtest", "--body-file", str(body), "--users", "4", "--senders", "2"]
+    arguments += ["--min-s", "1", "--max-s", "1"]
     with running_stub(0.01, 2) as stub:
         assert main([*arguments, "--url", stub.url]) in (0, 1)
     assert "| 4 " in capsys.readouterr().out
@@ -196,49 +156,24 @@ class EnoughError(Exception):
     """Raised by a callback."""
 
 
-def end_first_load(group: SenderGroup, slow: RunningStub, fast: RunningStub) -> float:
-    """End a load on ``slow`` from outside; return the median latency of the next one, on ``fast``, ms."""
-
-    def end(users: int, answers: int, seconds: float) -> None:
-        raise EnoughError
-
-    with pytest.raises(EnoughError):
-        group.run(slow.url, PLAN, on_progress=end)
-    record = group.run(fast.url, PLAN)
-    assert (record.status == OK).all()
-    return float(1000 * np.median(record.end - record.start))
-
-
-def test_a_load_that_was_ended_leaves_nothing_to_the_next() -> None:
-    with (
-        running_stub(0.3, 8) as slow,
-        running_stub(0.005, 8) as fast,
-        local_senders(2, [b"{}"], "application/json") as group,
-    ):
-        assert end_first_load(group, slow, fast) < 100
-
-
 def test_a_load_that_was_ended_leaves_nothing_to_the_next_of_joined_senders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     port = free_port()
+
+    def end(users: int, answers: int, seconds: float) -> None:
+        raise EnoughError
+
     with (
         running_stub(0.3, 8) as slow,
         running_stub(0.005, 8) as fast,
         joining(port, number=2) as senders,
     ):
         with remote_senders(("127.0.0.1", port), 2, [b"{}"], "application/json") as group:
-            assert end_first_load(group, slow, fast) < 100
+            with pytest.raises(EnoughError):
+                group.run(slow.url, PLAN, on_progress=end)
+            record = group.run(fast.url, PLAN)
+        assert (record.status == OK).all()
+        assert np.median(record.end - record.start) < 0.1
         assert [sender.wait(60) for sender in senders] == [0, 0]
-
-
-def test_listening_without_a_key_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    (body := tmp_path / "body.json").write_text("{}")
-    with running_stub(0.01, 2) as stub:
-        arguments = ["loadtest", "--url", stub.url, "--body-file", str(body), "--listen", "127.0.0.1:9999"]
-        assert main(arguments) == 2
-    assert f"{KEY_VARIABLE}: expected a key" in capsys.readouterr().err

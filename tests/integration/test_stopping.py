@@ -86,16 +86,6 @@ def test_requests_that_are_unfinished_in_time_get_503(exported: ModelFolders, ph
         assert server.log.read_text() == f"{WAITING} requests were not finished within 0.5 s\n"
 
 
-def test_a_second_ctrl_c_ends_at_once(exported: ModelFolders, photos: list[Path]) -> None:
-    with server_with_requests_waiting(exported, photos[0].read_bytes(), 300.0) as (server, _, waiting):
-        server.process.send_signal(signal.SIGINT)
-        wait_for(lambda: is_stopping(server))
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 1
-        assert server.log.read_text() == "interrupted while it stopped; the server ends\n"
-        assert all(isinstance(answer.exception(), requests.ConnectionError) for answer in waiting)
-
-
 def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: list[Path]) -> None:
     """Users that ask without pause until they are refused: whatever was sent before has its answer."""
     photo = photos[0].read_bytes()
@@ -133,14 +123,6 @@ def test_under_load_no_accepted_request_is_lost(exported: ModelFolders, photos: 
     assert set(statuses) <= {200, 503}
 
 
-def test_without_time_to_drain_an_idle_server_still_ends_well(exported: ModelFolders) -> None:
-    settings = SETTINGS.model_copy(update={"drain_s": 0.0})
-    with running_server(exported, settings, "cpu", 30.0, null_model=True) as server:
-        server.process.terminate()
-        assert server.process.wait(60) == 0
-        assert server.log.read_text() == ""
-
-
 @pytest.mark.parametrize("transport", ["direct", "litserve"])
 def test_a_server_that_still_reads_its_model_stops_at_once(
     transport: str, exported: ModelFolders, tmp_path: Path
@@ -161,17 +143,13 @@ def test_a_server_that_still_reads_its_model_stops_at_once(
         assert server.stderr.read() == ""
 
 
-@pytest.mark.parametrize(("number", "everyone"), [(signal.SIGTERM, False), (signal.SIGINT, True)])
-def test_a_server_whose_workers_still_load_stops_at_once(
-    number: signal.Signals, everyone: bool, exported: ModelFolders, tmp_path: Path
-) -> None:
-    """The signal comes to the main process, or to every process, to that one last."""
+def test_a_server_whose_workers_still_load_stops_at_once(exported: ModelFolders, tmp_path: Path) -> None:
+    """Every process is told, the main one last."""
     with loading_server(exported, SETTINGS, tmp_path) as (server, started, _):
-        if everyone:
-            for process in started:
-                process.send_signal(number)
-            assert len(psutil.wait_procs(started, 0.5)[1]) == len(started)
-        server.send_signal(number)
+        for process in started:
+            process.send_signal(signal.SIGINT)
+        assert len(psutil.wait_procs(started, 0.5)[1]) == len(started)
+        server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
         assert server.stderr is not None
         assert server.stderr.read() == ""

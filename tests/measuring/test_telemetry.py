@@ -10,25 +10,29 @@ from litmeter.benchmark.levels import level_row
 from litmeter.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
 from litmeter.loadgen import generate
 from litmeter.loadgen.stub import running_stub as stub
-from litmeter.serving.client import CONTENT_TYPES, request_bodies
 from litmeter.system.processes import process_group
 from tests.support.load import plan
 
-JSON = CONTENT_TYPES["json"]
 
-
-def test_telemetry_tells_server_client_and_machine_apart(photos: list[Path]) -> None:
-    with stub(service_s=0.001, parallel=8) as server, Telemetry(server.pid, interval_s=0.1) as telemetry:
+def test_telemetry_tells_server_client_and_machine_apart() -> None:
+    burn = [sys.executable, "-c", "while True: pass"]
+    with (
+        stub(service_s=0.001, parallel=8) as server,
+        process_group(burn),
+        Telemetry(server.pid, interval_s=0.1) as telemetry,
+    ):
         [level] = generate(
-            server.url, request_bodies(photos, "json"), JSON, [plan(8)], on_start=telemetry.follow_client
+            server.url, [b"{}"], "application/json", [plan(8)], on_start=telemetry.follow_client
         )
         usage = telemetry.usage(*level.window)
     assert usage.cpu_percent is not None
     assert usage.server_cores is not None
     assert usage.client_cores is not None
+    assert usage.other_percent is not None
     assert 0.02 < usage.server_cores < 1.2
     assert 0.02 < usage.client_cores < 1.2
-    assert 0 < usage.cpu_percent < 100.1
+    assert 10 < usage.other_percent < usage.cpu_percent < 100.1
+    assert "other processes used" in level_row(level, usage).warnings
 
 
 def test_unknown_usage_is_none_and_never_zero() -> None:
@@ -46,19 +50,3 @@ def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:
     assert throttled_s(tmp_path) == 0.0
     (tmp_path / "cpu.stat").write_text("usage_usec 9\nthrottled_usec 1500000\n")
     assert throttled_s(tmp_path) == 1.5
-
-
-def test_other_load_on_the_machine_is_seen(photos: list[Path]) -> None:
-    burn = [sys.executable, "-c", "while True: pass"]
-    with (
-        stub(service_s=0.05, parallel=1) as server,
-        process_group(burn),
-        Telemetry(server.pid, interval_s=0.1) as telemetry,
-    ):
-        [level] = generate(
-            server.url, request_bodies(photos, "json"), JSON, [plan(1)], on_start=telemetry.follow_client
-        )
-        usage = telemetry.usage(*level.window)
-    assert usage.other_percent is not None
-    assert usage.other_percent > 10
-    assert "other processes used" in level_row(level, usage).warnings

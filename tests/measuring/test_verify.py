@@ -13,16 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
 from litmeter import selftest
 from litmeter.errors import VerifyError
-from litmeter.loadgen import generate
-from litmeter.loadgen.stub import running_stub
 from litmeter.selftest import CLOSED, POISSON, STOP, WRK, Case, check, main, rate_by_wrk, run_case
-from tests.support.load import plan
 
 WRK_OUTPUT = """\
 Running 2s test @ http://127.0.0.1:38735
@@ -84,15 +80,6 @@ def test_a_wrk_with_failures_has_no_rate(
     fake_wrk(tmp_path, output, monkeypatch)
     with pytest.raises(VerifyError, match=reason):
         rate_by_wrk("http://127.0.0.1:9", b"{}", 1, 1)
-
-
-def test_the_stub_keeps_its_places_and_its_order() -> None:
-    with running_stub(0.02, 2) as stub:
-        generate(stub.url, [b"{}"], "application/json", [plan(6, min_s=0.5, max_s=0.5)])
-        log = stub.log()
-    assert np.all(np.diff(log[:, 1]) >= 0)
-    assert np.all(log[:, 1] - log[:, 0] > 0.018)  # a timer may be a millisecond early
-    assert np.mean(log[2:, 1] - log[:-2, 1]) > 0.019  # two places: every other departure
 
 
 def test_sigterm_stops_everything_that_was_started(tmp_path: Path) -> None:

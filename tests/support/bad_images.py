@@ -36,21 +36,15 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: by
     return PNG_HEAD + head + b"".join(more) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def grey_16_bit(photo: bytes) -> bytes:
-    grey = picture(photo, "L")
-    pixels = grey.tobytes()
-    rows = (pixels[start : start + grey.width] for start in range(0, len(pixels), grey.width))
+def with_16_bits(photo: bytes, mode: str) -> bytes:
+    """The photo, grey ("L") or in colour ("RGB"), as a PNG with two bytes for each value."""
+    image = picture(photo, mode)
+    pixels = image.tobytes()
+    line = len(pixels) // image.height
+    rows = (pixels[start : start + line] for start in range(0, len(pixels), line))
     # The low byte of each value repeats the high one.
     wide = b"".join(b"\0" + bytes(byte for byte in row for _ in range(2)) for row in rows)
-    return png(grey.width, grey.height, 16, 0, wide)
-
-
-def rgb_16_bit(photo: bytes) -> bytes:
-    image = picture(photo)
-    pixels, line = image.tobytes(), 3 * image.width
-    rows = (pixels[start : start + line] for start in range(0, len(pixels), line))
-    wide = b"".join(b"\0" + bytes(byte for byte in row for _ in range(2)) for row in rows)
-    return png(image.width, image.height, 16, 2, wide)
+    return png(image.width, image.height, 16, 0 if mode == "L" else 2, wide)
 
 
 def animated(photo: bytes, form: str, **options: object) -> bytes:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import requests
 
-from litmeter.loadgen import LoadPlan
 from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
 from litmeter.stats.records import OK
+from tests.support.load import plan
 from tests.support.servers import free_port
 
 SENDERS = 3
@@ -70,17 +70,6 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
     assert os.geteuid() == 0, "this test makes network namespaces, which needs root"
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     port, shown = free_port(), list[str]()
-    plan = LoadPlan(
-        users=96,
-        requests=1,
-        warmup_s=0.5,
-        min_s=3.0,
-        max_s=3.0,
-        max_windows=3,
-        timeout_s=10.0,
-        seed=1,
-        rate_rps=RATE_RPS,
-    )
     with ExitStack() as stack:
         names = stack.enter_context(namespaces())
         server = stack.enter_context(process(sys.executable, "-c", SERVER, HERE))
@@ -92,7 +81,7 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
         group = stack.enter_context(
             remote_senders((HERE, port), SENDERS, [b"{}"], "application/json", show=shown.append)
         )
-        record = group.run(url, plan)
+        record = group.run(url, plan(96, warmup_s=0.5, min_s=3.0, max_s=3.0, rate_rps=RATE_RPS))
         log = requests.get(f"{url}/log", timeout=10).json()
     assert (record.status == OK).all()
     assert len(record.end) == len(log)  # every request once

@@ -1,4 +1,4 @@
-"""What a worker starts with: environment variables, what malloc does with freed memory, modules that it needs."""
+"""What a worker starts with: environment variables, malloc's way with freed memory, modules that it needs."""
 
 from __future__ import annotations
 
