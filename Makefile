@@ -41,7 +41,7 @@ CAPACITY := tests/measuring/test_capacity.py
 
 test: .venv/installed-test
 	$(MAKE) --no-print-directory --jobs 2 check test-unit
-	$(BUSY) 4 $(FIRST) tests/integration $(PIPELINE)
+	$(BUSY) 5 $(FIRST) tests/integration $(PIPELINE)
 	$(BIN)/pytest $(SIDE_BY_SIDE) 3 tests/measuring --ignore $(CAPACITY)
 	$(BIN)/pytest $(CAPACITY)
 
