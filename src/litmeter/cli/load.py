@@ -88,7 +88,7 @@ LOAD, OBJECTIVE = LoadOptions.model_validate({}), ObjectiveOptions.model_validat
 
 @Parameter(name="*")
 class Requests(BaseModel):
-    """Where what is sent, and by whom."""
+    """The server, what it is sent, and who sends it."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
