@@ -178,7 +178,7 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=0) as (url, server):
-        assert main(["bench", "--url", url, "--body-file", str(body), *QUICK]) == 1
+        assert main(["loadtest", "--url", url, "--body-file", str(body), *QUICK]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert f"{url} answered the first request" in line
     assert "503: too busy" in line

@@ -17,7 +17,7 @@ from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_param
 from tests.support.project import ROOT
 
 COMMANDS = {
-    *("serve", "predict", "loadtest", "bench", "capacity", "sender"),
+    *("serve", "predict", "loadtest", "capacity", "sender"),
     *("tune", "quick", "verify", "results", "report"),
 }
 URL = ("--url", "http://127.0.0.1:9/")
@@ -53,7 +53,7 @@ def test_the_help_of_every_command_has_examples_that_can_be_parsed(
     assert examples_of(text)
     for words in examples_of(text):
         command, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-        assert command.__name__ == ("loadtest" if name == "bench" else name)
+        assert command.__name__ == name
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,6 @@ def predict(
 
 app.command(
     "litmeter.cli.load:loadtest",
-    alias="bench",
     help="Load-test a server at any URL with the pipeline's load generator.",
     help_epilogue="""examples:
   litmeter loadtest --url http://127.0.0.1:8000/predict --images . \\
