@@ -71,7 +71,7 @@ def test_a_request_that_arrives_too_slowly_gets_408(address: tuple[str, int], se
         assert json.loads(body) == {"detail": "the request did not arrive within 0.3 s"}
         assert connection.recv(1) == b""
     if sent.startswith(PREDICT):  # counted after it was answered
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + 5
         while count_of("408") == counted and time.monotonic() < deadline:
             time.sleep(0.01)
         assert count_of("408") == counted + 1
