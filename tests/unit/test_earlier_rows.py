@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,15 @@ from litmeter.paths import COMPARISON, README, RESULTS_PAGE
 from litmeter.report.page import REPORT_PAGE, write_report
 from litmeter.report.results_page import write_results
 from litmeter.system.files import read_rows, write_rows
+from tests.support.results_project import write_project
 
 KEPT = "e2_batching"
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_project()
 
 
 def keep(name: str) -> None:
@@ -22,7 +30,6 @@ def keep(name: str) -> None:
     write_rows(COMPARISON, ComparisonRow, [replace(row, earlier=row.experiment == name) for row in rows])
 
 
-@pytest.mark.usefixtures("snapshot")
 def test_the_pages_mark_it_and_say_nothing_where_all_was_measured_together() -> None:
     for kept in (KEPT, "none"):
         keep(kept)
@@ -34,7 +41,6 @@ def test_the_pages_mark_it_and_say_nothing_where_all_was_measured_together() -> 
             assert bool(re.search(rf"earlier run\b.*: {KEPT}\.", text)) is (kept == KEPT)
 
 
-@pytest.mark.usefixtures("snapshot")
 def test_report_html_marks_it() -> None:
     keep(KEPT)
     write_report([])

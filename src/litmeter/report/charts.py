@@ -131,7 +131,7 @@ def comparison(rows: Sequence[ComparisonRow], reference: str, results: Sequence[
             tip = f"{row.experiment}: {row.rate_rps:.1f} req/s in {pluralise(row.rounds, 'round')}"
             draw_point(axes, row.ratio, place, colour, tip, hollow=row.rank is None)
         set_logarithmic(axes.xaxis, low, high)
-        axes.set_xlabel(f"times the rate of {reference}, logarithmic")
+        axes.set_xlabel(f"times {reference}, logarithmic")
 
     cut = any(end < low or end > high for end in ends)
     return Chart(
