@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.accuracy import probabilities
-from litmeter.inference.predictor import Predictor
+from litmeter.measure.accuracy import probabilities
+from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
 from studies.harness import DEVICE, Case, load_plan, measure_rounds, photo_paths, run_load, write_result

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.loadgen import load_generator
-from litmeter.loadgen.stub import BODY, running_stub
+from litmeter.load import load_generator
+from litmeter.load.stub import BODY, running_stub
+from litmeter.measure.capacity import measure_capacity
 from litmeter.params import load_params
 from litmeter.system.machine import exclusive_machine
 from studies.harness import TIMEOUT_S, keep_runs

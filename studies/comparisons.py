@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
 from litmeter.system.files import read_rows

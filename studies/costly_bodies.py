@@ -16,8 +16,8 @@ import requests
 from PIL import Image
 
 from litmeter.params import load_params
-from litmeter.serving.client import CONTENT_TYPES
-from litmeter.serving.launcher import RunningServer
+from litmeter.serve.client import CONTENT_TYPES
+from litmeter.serve.launcher import RunningServer
 from litmeter.stats.records import OK
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table

@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 import psutil
 from scipy.special import stdtrit
 
-from litmeter.benchmark.levels import level_row
-from litmeter.benchmark.rows import LevelRow
-from litmeter.benchmark.telemetry import Telemetry
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
-from litmeter.loadgen import LoadPlan, generate
+from litmeter.load import LoadPlan, generate
+from litmeter.measure.levels import level_row
+from litmeter.measure.rows import LevelRow
+from litmeter.measure.telemetry import Telemetry
 from litmeter.params import ServeSettings
 from litmeter.paths import MACHINE, MODEL
-from litmeter.serving.client import CONTENT_TYPES, request_bodies
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.client import CONTENT_TYPES, request_bodies
+from litmeter.serve.launcher import RunningServer, running_server
 from litmeter.stats.records import WINDOWS, LoadRecord
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import exclusive_machine

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
-from litmeter.benchmark.comparison import Comparison, PausedServer, RoundRunner
-from litmeter.loadgen import load_generator
-from litmeter.loadgen.stub import BODY, running_stub
+from litmeter.load import load_generator
+from litmeter.load.stub import BODY, running_stub
+from litmeter.measure.comparison import Comparison, PausedServer, RoundRunner
 from litmeter.params import load_params
-from litmeter.serving.launcher import RunningServer
+from litmeter.serve.launcher import RunningServer
 from litmeter.stats.comparison import ranks, ratios
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import bar

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from statistics import mean
 
-from litmeter.benchmark.inprocess import inprocess_workers
 from litmeter.errors import LoadError
+from litmeter.measure.inprocess import inprocess_workers
 from litmeter.params import BaselineSettings, load_params
 from litmeter.paths import MODEL
 from studies.harness import DEVICE, Case, measure_rounds, photo_paths, process_tree, summary, write_result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litmeter.benchmark.rows import LevelRow
+from litmeter.measure.rows import LevelRow
 from litmeter.params import ServeSettings
 from studies.harness import Case, measure_rounds, rates, ratios, summary, write_result
 

@@ -11,12 +11,12 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from litmeter.benchmark.comparison import TURN_S, paused_servers
-from litmeter.inference.reference import read_reference
-from litmeter.loadgen import load_generator
+from litmeter.load import load_generator
+from litmeter.measure.comparison import TURN_S, paused_servers
+from litmeter.model.reference import read_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
-from litmeter.serving.client import CONTENT_TYPES
+from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.temporary import scratch

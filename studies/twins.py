@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litmeter.benchmark.comparison import compare
+from litmeter.measure.comparison import compare
 from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import ratio

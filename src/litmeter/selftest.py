@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from litmeter.benchmark.levels import level_row
-from litmeter.benchmark.telemetry import Usage
 from litmeter.errors import VerifyError
-from litmeter.loadgen import LoadPlan, generate
-from litmeter.loadgen.stub import BODY, running_stub
+from litmeter.load import LoadPlan, generate
+from litmeter.load.stub import BODY, running_stub
+from litmeter.measure.levels import level_row
+from litmeter.measure.telemetry import Usage
 from litmeter.paths import MACHINE, SELFTEST
 from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from litmeter.system.files import read_json, rounded, write_json

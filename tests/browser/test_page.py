@@ -13,7 +13,7 @@ import pytest
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from tests.integration.asking import post_image
 from tests.support.servers import serve_command
 

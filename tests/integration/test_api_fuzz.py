@@ -19,8 +19,8 @@ from schemathesis.specs.openapi.checks import (
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.client import request_bodies
-from litmeter.serving.launcher import running_server
+from litmeter.serve.client import request_bodies
+from litmeter.serve.launcher import running_server
 from tests.support.models import CLASSES
 
 CHECKS = [

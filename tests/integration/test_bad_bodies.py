@@ -21,7 +21,7 @@ import requests
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from tests.integration.asking import in_flight, wait_for
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES

@@ -18,7 +18,7 @@ import requests
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from tests.integration.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.capacity import measure_capacity
-from litmeter.benchmark.target import Target
 from litmeter.cli.main import main
 from litmeter.errors import LoadError, ServerError
-from litmeter.loadgen import load_generator
-from litmeter.loadgen.stub import running_stub
+from litmeter.load import load_generator
+from litmeter.load.stub import running_stub
+from litmeter.measure.capacity import measure_capacity
+from litmeter.measure.target import Target
 from tests.support.capacity import OBJECTIVE, capacity_of
 
 

@@ -18,11 +18,11 @@ import requests
 import yaml
 
 from litmeter.cli.main import main, other_model
-from litmeter.inference.card import CARD_NAME, read_card
-from litmeter.inference.predictor import Predictor
+from litmeter.model.card import CARD_NAME, read_card
+from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from litmeter.system.files import write_json
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.models import CLASSES

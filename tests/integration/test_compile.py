@@ -15,11 +15,11 @@ import torch
 
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
-from litmeter.inference.answers import answers_of
-from litmeter.inference.compiled.build import BuildResult, compile_model, time_packages
-from litmeter.inference.compiled.manifest import MANIFEST_NAME, Manifest
-from litmeter.inference.compiled.model import CompiledModel, load_package
-from litmeter.inference.predictor import Predictor
+from litmeter.model.answers import answers_of
+from litmeter.model.compiled.build import BuildResult, compile_model, time_packages
+from litmeter.model.compiled.manifest import MANIFEST_NAME, Manifest
+from litmeter.model.compiled.model import CompiledModel, load_package
+from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
@@ -150,7 +150,7 @@ def test_serve_says_that_batches_above_the_compiled_ones_are_split(
 
 def test_nothing_is_reported_to_the_compilers_maker(tmp_path: Path) -> None:
     """OpenVINO and NNCF would, and leave an id of the user in the home folder."""
-    command = [sys.executable, "-c", "import litmeter.inference.compiled.package, nncf, openvino"]
+    command = [sys.executable, "-c", "import litmeter.model.compiled.package, nncf, openvino"]
     subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 

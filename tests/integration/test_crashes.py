@@ -16,12 +16,12 @@ import pytest
 import requests
 from PIL import Image
 
-from litmeter.benchmark.server_metrics import read_scrape
-from litmeter.inference.card import CARD_NAME
+from litmeter.measure.server_metrics import read_scrape
+from litmeter.model.card import CARD_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, bound_socket, running_server
+from litmeter.serve.binding import Binding
+from litmeter.serve.launcher import RunningServer, bound_socket, running_server
 from tests.integration.asking import HEAD, in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning

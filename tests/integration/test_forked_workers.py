@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from litmeter.inference.environment import modules_of
+from litmeter.model.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from tests.integration.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
 
@@ -28,7 +28,7 @@ modules, settings, exported, compiled = json.loads(sys.argv[1])
 for name in modules:
     importlib.import_module(name)
 before = set(sys.modules)
-from litmeter.inference.predictor import Predictor
+from litmeter.model.predictor import Predictor
 folders = ModelFolders(Path(exported), Path(compiled))
 Predictor(folders, "cpu", ServeSettings.model_validate(settings))
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))

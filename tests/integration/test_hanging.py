@@ -16,7 +16,7 @@ from PIL import Image
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, running_server
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.integration.test_crashes import health
 from tests.support.processes import processes_mentioning
@@ -102,7 +102,7 @@ def test_a_server_that_was_stopped_and_continued_kills_nobody(server: RunningSer
 
 LOOPS = """
 import re
-from litmeter.inference import image
+from litmeter.model import image
 needed_parts = image.needed_parts
 def looping(content):
     if content.endswith(b"loop"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import Memory, PausedServer, compare, paused_servers
 from litmeter.errors import ServerError
-from litmeter.loadgen import load_generator
+from litmeter.load import load_generator
+from litmeter.measure.comparison import Memory, PausedServer, compare, paused_servers
 from litmeter.params import ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from tests.integration.asking import wait_for
 from tests.support.load import short_load
 from tests.support.processes import processes_mentioning
@@ -75,7 +75,7 @@ def test_rounds_have_alternating_orders_and_groups_share_the_reference(
 ) -> None:
     """Without memory for all, two are started anyway: the reference, and another to compare with it."""
     without_memory = partial(paused_servers, free_bytes=lambda: 2**20)
-    monkeypatch.setattr("litmeter.benchmark.comparison.paused_servers", without_memory)
+    monkeypatch.setattr("litmeter.measure.comparison.paused_servers", without_memory)
     settings = ComparisonSettings(reference="one", users=(USERS,), seconds=1.0)
     comparison = compare(TRIPLETS, exported, "cpu", bodies, LOAD, settings, budget_s=1.0)
     ranked = [turn for turn in comparison.turns if turn.users == USERS]

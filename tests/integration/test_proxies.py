@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.served import scrape
 from litmeter.cli.main import main
-from litmeter.loadgen.stub import running_stub
-from litmeter.serving.client import Client
-from litmeter.serving.launcher import RunningServer
+from litmeter.load.stub import running_stub
+from litmeter.measure.served import scrape
+from litmeter.serve.client import Client
+from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port
 
 METRICS = b'# TYPE litmeter_process gauge\nlitmeter_process{pid="7",role="http"} 1.0\n'

@@ -11,7 +11,7 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.paths import ModelFolders
-from litmeter.serving.binding import KEY_VARIABLE
+from litmeter.serve.binding import KEY_VARIABLE
 from tests.integration.conftest import Pem
 from tests.support.servers import make_project
 

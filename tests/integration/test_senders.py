@@ -17,14 +17,14 @@ import numpy as np
 import psutil
 import pytest
 
-from litmeter.benchmark.levels import level_row
-from litmeter.benchmark.telemetry import Usage
 from litmeter.cli.main import main
 from litmeter.errors import LoadError
-from litmeter.loadgen import load_generator, remote
-from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
-from litmeter.loadgen.senders import local_senders
-from litmeter.loadgen.stub import running_stub
+from litmeter.load import load_generator, remote
+from litmeter.load.remote import KEY_VARIABLE, remote_senders
+from litmeter.load.senders import local_senders
+from litmeter.load.stub import running_stub
+from litmeter.measure.levels import level_row
+from litmeter.measure.telemetry import Usage
 from litmeter.stats.records import OK
 from tests.integration.asking import wait_for
 from tests.support.load import plan
@@ -149,7 +149,7 @@ def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.C
         assert main([*arguments, "--url", stub.url]) in (0, 1)
     assert "| 4 " in capsys.readouterr().out
     left = psutil.Process().children(recursive=True)  # other tests' senders run beside this one
-    assert [one for one in left if "litmeter.loadgen" in " ".join(one.cmdline())] == []
+    assert [one for one in left if "litmeter.load" in " ".join(one.cmdline())] == []
 
 
 class EnoughError(Exception):

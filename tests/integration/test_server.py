@@ -17,15 +17,15 @@ import pytest
 import requests
 from PIL import Image
 
-from litmeter.benchmark.server_metrics import between, read_scrape
 from litmeter.errors import ServerError
-from litmeter.inference.card import CARD_NAME
-from litmeter.inference.predictor import Predictor
+from litmeter.measure.server_metrics import between, read_scrape
+from litmeter.model.card import CARD_NAME
+from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.client import CONTENT_TYPES, json_body, request_bodies
-from litmeter.serving.launcher import RunningServer, running_server, starting_server
-from litmeter.serving.metrics import STAGES
+from litmeter.serve.client import CONTENT_TYPES, json_body, request_bodies
+from litmeter.serve.launcher import RunningServer, running_server, starting_server
+from litmeter.serve.metrics import STAGES
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
@@ -191,7 +191,7 @@ import time
 from pathlib import Path
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import running_server
+from litmeter.serve.launcher import running_server
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
 with running_server(folders, ServeSettings(), "cpu", 30.0, port={port}, null_model=True):
     print("ready", flush=True)

@@ -16,11 +16,11 @@ import psutil
 import pytest
 import requests
 
-from litmeter.inference.card import WEIGHTS_NAME
+from litmeter.model.card import WEIGHTS_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import RunningServer, bound_socket, running_server
+from litmeter.serve.binding import Binding
+from litmeter.serve.launcher import RunningServer, bound_socket, running_server
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from litmeter.loadgen.stub import running_stub
+from litmeter.load.stub import running_stub
 from tests.support.capacity import capacity_of
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.inprocess import ONE_THREAD, inprocess_workers
 from litmeter.errors import LitmeterError
+from litmeter.measure.inprocess import ONE_THREAD, inprocess_workers
 from litmeter.params import BaselineSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from tests.support.processes import descendants_mentioning
@@ -48,7 +48,7 @@ def test_rates_by_batch_size_in_rounds_of_which_every_other_has_the_reverse_orde
         assert row.pipeline_cpu_ms > 0
         assert row.pipeline_slowest_rps <= row.pipeline_rps <= row.pipeline_fastest_rps
     assert rows != once
-    assert descendants_mentioning("litmeter.benchmark.inprocess_workers") == []
+    assert descendants_mentioning("litmeter.measure.inprocess_workers") == []
 
 
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(
@@ -59,9 +59,9 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
     with inprocess_workers(exported, serve, "cpu", photos, SETTINGS) as inprocess:
         inprocess.wait_until_loaded()
-        started = descendants_mentioning("litmeter.benchmark.inprocess_workers")
+        started = descendants_mentioning("litmeter.measure.inprocess_workers")
         rates, _ = inprocess.run("preprocess", 1, 0.1, cores + 1)
-        assert len(descendants_mentioning("litmeter.benchmark.inprocess_workers")) == len(started) + 1
+        assert len(descendants_mentioning("litmeter.measure.inprocess_workers")) == len(started) + 1
         assert len(started) == 1 + cores
         assert min(rates) > 0
 

@@ -12,12 +12,12 @@ import numpy as np
 import psutil
 import pytest
 
-from litmeter.benchmark.levels import level_row
-from litmeter.benchmark.telemetry import Usage
 from litmeter.errors import LoadError
-from litmeter.loadgen import LoadPlan, generate, load_generator
-from litmeter.loadgen.stub import running_stub as stub
-from litmeter.serving.client import CONTENT_TYPES
+from litmeter.load import LoadPlan, generate, load_generator
+from litmeter.load.stub import running_stub as stub
+from litmeter.measure.levels import level_row
+from litmeter.measure.telemetry import Usage
+from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from tests.support.load import plan
 from tests.support.servers import free_port
@@ -200,7 +200,7 @@ def test_an_error_while_it_runs_stops_the_generator() -> None:
         with pytest.raises(LoadError, match="enough"):
             load(url, plan(2, max_s=60.0, min_s=60.0), on_progress=stop)
         children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
-        assert not [command for command in children if "litmeter.loadgen.process" in command]
+        assert not [command for command in children if "litmeter.load.process" in command]
 
 
 @pytest.mark.parametrize(

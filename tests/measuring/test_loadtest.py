@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from litmeter.cli.main import main
-from litmeter.loadgen.stub import running_stub
+from litmeter.load.stub import running_stub
 from tests.support.servers import free_port
 
 SHORT = ["--requests", "5", "--warmup-s", "0.1"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import (
+from litmeter.errors import LitmeterError
+from litmeter.measure.comparison import (
     PIPELINE_KEYS,
     PausedServer,
     RoundRunner,
@@ -18,15 +19,14 @@ from litmeter.benchmark.comparison import (
     paused_servers,
     running_pipelines,
 )
-from litmeter.benchmark.inprocess import InProcessBaseline, Pipelines
-from litmeter.errors import LitmeterError
+from litmeter.measure.inprocess import InProcessBaseline, Pipelines
 from litmeter.params import BaselineSettings, ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from tests.support.load import short_load
 from tests.support.processes import descendants_mentioning
 
-HOST = "litmeter.benchmark.inprocess_workers"
+HOST = "litmeter.measure.inprocess_workers"
 USERS = 8
 STOCK = ServeSettings(threads_per_worker=1, transport="direct")
 CONFIGURATIONS = {
@@ -117,7 +117,7 @@ def test_a_pipeline_that_cannot_be_started_costs_no_served_rate(
     def failing(*_: object) -> None:
         raise LitmeterError("no more processes")
 
-    monkeypatch.setattr("litmeter.benchmark.comparison.inprocess_workers", failing)
+    monkeypatch.setattr("litmeter.measure.comparison.inprocess_workers", failing)
     with start(servers[:1], servers, [USERS]) as pipelines:
         assert pipelines.names == set()
     assert "no in-process rates of stock in the rounds: no more processes" in capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_a_comparison_has_their_rates_beside_the_turns(
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("litmeter.benchmark.comparison.PIPELINES_EVERY", 1)
+    monkeypatch.setattr("litmeter.measure.comparison.PIPELINES_EVERY", 1)
     monkeypatch.setattr(RoundRunner, "_has_time", lambda *_: True)
     settings = ComparisonSettings(reference="stock", users=(USERS,), seconds=1.0)
     bodies = request_bodies(photos, "image")
@@ -146,7 +146,7 @@ def test_without_memory_for_the_models_there_are_none(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("litmeter.benchmark.comparison.available_memory", lambda: 2**20)
+    monkeypatch.setattr("litmeter.measure.comparison.available_memory", lambda: 2**20)
     with start(servers, servers, [USERS]) as pipelines:
         assert pipelines.names == set()
         assert descendants_mentioning(HOST) == []

@@ -6,10 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from litmeter.benchmark.levels import level_row
-from litmeter.benchmark.telemetry import Telemetry, Usage, available_cores, throttled_s
-from litmeter.loadgen import generate
-from litmeter.loadgen.stub import running_stub as stub
+from litmeter.load import generate
+from litmeter.load.stub import running_stub as stub
+from litmeter.measure.levels import level_row
+from litmeter.measure.telemetry import Telemetry, Usage, available_cores, throttled_s
 from litmeter.system.processes import process_group
 from tests.support.load import plan
 

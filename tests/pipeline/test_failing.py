@@ -51,7 +51,7 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
         while ran.processes("--null-model"):
             time.sleep(0.05)
         time.sleep(1.0)
-        servers = {server.pid: server for server in ran.processes("litmeter.serving")}
+        servers = {server.pid: server for server in ran.processes("litmeter.serve")}
         [main] = [pid for pid, server in servers.items() if server.ppid() not in servers]
         os.kill(main, signal.SIGKILL)
         output, _ = process.communicate()
@@ -71,7 +71,7 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
             ran.wait_for("another benchmark runs on this machine; waiting for it", process)
             time.sleep(1.0)
-            assert not ran.processes("litmeter.serving")
+            assert not ran.processes("litmeter.serve")
         ran.wait_for("e1_baseline: float32", process)
     finally:
         ran.end(process)

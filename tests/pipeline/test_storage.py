@@ -11,7 +11,7 @@ import tempfile
 import pytest
 
 from litmeter.params import load_params
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from tests.pipeline.conftest import PET, Clone, results_of
 
 BLOCK = 4096

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from litmeter.benchmark.capacity import CapacityMetrics, CapacityResult, CoreSpeeds, measure_capacity
-from litmeter.loadgen import load_generator
-from litmeter.loadgen.stub import RunningStub
+from litmeter.load import load_generator
+from litmeter.load.stub import RunningStub
+from litmeter.measure.capacity import CapacityMetrics, CapacityResult, CoreSpeeds, measure_capacity
 from litmeter.params import ObjectiveSettings
 
 OBJECTIVE = ObjectiveSettings(

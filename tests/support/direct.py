@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from litmeter.serving.direct.channel import Channel, Response
-from litmeter.serving.direct.dispatcher import Dispatcher
-from litmeter.serving.direct.route import Admission, Admitted
-from litmeter.serving.errors import Reply
+from litmeter.serve.direct.channel import Channel, Response
+from litmeter.serve.direct.dispatcher import Dispatcher
+from litmeter.serve.direct.route import Admission, Admitted
+from litmeter.serve.errors import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
 MAX_BYTES = 1_000_000

@@ -15,10 +15,10 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from litmeter.serving.direct.channel import Channel, Request, Response
-from litmeter.serving.direct.dispatcher import Dispatcher
-from litmeter.serving.direct.protocol import LimitedProtocol
-from litmeter.serving.direct.route import Admission, DirectRoute
+from litmeter.serve.direct.channel import Channel, Request, Response
+from litmeter.serve.direct.dispatcher import Dispatcher
+from litmeter.serve.direct.protocol import LimitedProtocol
+from litmeter.serve.direct.route import Admission, DirectRoute
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from litmeter.loadgen import LoadPlan
+from litmeter.load import LoadPlan
 from litmeter.params import LoadSettings
 from litmeter.stats.records import OK, LoadRecord
 

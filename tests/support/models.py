@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
-from litmeter.inference.model import build_model, input_config
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.model.model import build_model, input_config
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
-from litmeter.inference.precision_rows import ChangeRow, PackageRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import load_params
 from litmeter.paths import (
     CEILINGS,

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import requests
 
-from litmeter.benchmark.server_metrics import read_scrape
+from litmeter.measure.server_metrics import read_scrape
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.binding import Binding
-from litmeter.serving.launcher import ANY_PORT, RunningServer, bound_socket, server_command
+from litmeter.serve.binding import Binding
+from litmeter.serve.launcher import ANY_PORT, RunningServer, bound_socket, server_command
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:

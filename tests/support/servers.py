@@ -18,7 +18,7 @@ import requests
 import yaml
 
 from litmeter.paths import ModelFolders
-from litmeter.serving.binding import KEY_VARIABLE
+from litmeter.serve.binding import KEY_VARIABLE
 from tests.support.project import ROOT
 
 

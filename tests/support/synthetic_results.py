@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, RoundRow, StageRow
+from litmeter.measure.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, RoundRow, StageRow
 from litmeter.params import ServeSettings
 from litmeter.paths import BenchmarkPaths
 from litmeter.report.results import Result

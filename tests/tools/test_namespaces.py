@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from litmeter.loadgen.remote import KEY_VARIABLE, remote_senders
+from litmeter.load.remote import KEY_VARIABLE, remote_senders
 from litmeter.stats.records import OK
 from tests.support.load import plan
 from tests.support.servers import free_port
@@ -24,7 +24,7 @@ KEY = "a key that all machines know"
 RATE_RPS = 600.0
 SERVER = """
 import sys, uvloop
-from litmeter.loadgen.stub import Stub, serve
+from litmeter.load.stub import Stub, serve
 uvloop.run(serve(Stub(0.0005, 4, 200, False, 0.0, False), sys.argv[1]))
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from litmeter.loadgen.stub import BODY, running_stub
+from litmeter.load.stub import BODY, running_stub
 from litmeter.selftest import rate_by_wrk
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from litmeter.serving.direct.dispatcher import STOPPING, Dispatcher
-from litmeter.serving.direct.route import FULL, Admission, Admitted
-from litmeter.serving.errors import Reply
-from litmeter.serving.middleware import UNAUTHORISED
+from litmeter.serve.direct.dispatcher import STOPPING, Dispatcher
+from litmeter.serve.direct.route import FULL, Admission, Admitted
+from litmeter.serve.errors import Reply
+from litmeter.serve.middleware import UNAUTHORISED
 from tests.support.direct import open_channel
 
 KEY = [(b"x-api-key", b"open-sesame")]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.inprocess import InProcessBaseline
-from litmeter.benchmark.inprocess_workers import measure
+from litmeter.measure.inprocess import InProcessBaseline
+from litmeter.measure.inprocess_workers import measure
 from litmeter.params import BaselineSettings
-from litmeter.system.processes import Conversation
+from litmeter.system.processes import JsonLinesProcess
 
 SETTINGS = BaselineSettings(batch_sizes=(1,), seconds=0.1)
 
 
-class Replayed(Conversation):
+class Replayed(JsonLinesProcess):
     """Answers each probe with the next rate of as many busy workers; ``asked`` has their numbers."""
 
     def __init__(self, rates: Mapping[int, Sequence[float]]) -> None:

@@ -12,7 +12,9 @@ from time import perf_counter, sleep
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity import (
+from litmeter.load import LoadPlan
+from litmeter.load.senders import OnProgress
+from litmeter.measure.capacity import (
     CONFIRMATIONS,
     MOMENT_S,
     STOPPED,
@@ -22,8 +24,6 @@ from litmeter.benchmark.capacity import (
     Floats,
     void_reason,
 )
-from litmeter.loadgen import LoadPlan
-from litmeter.loadgen.senders import OnProgress
 from litmeter.stats.capacity import CapacitySearch, Probe
 from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from tests.support.capacity import OBJECTIVE
@@ -149,7 +149,7 @@ def new_meter(monkeypatch: pytest.MonkeyPatch, slow: Slow, **objective: float) -
     cores = SlowCores(slow=slow)
     own = OBJECTIVE.model_copy(update=settings | objective)
     sender = SimulatedSender()
-    monkeypatch.setattr("litmeter.benchmark.capacity.monotonic", lambda: sender.now_s)
+    monkeypatch.setattr("litmeter.measure.capacity.monotonic", lambda: sender.now_s)
     meter = CapacityMeter(sender, "http://simulated", own, 10.0, cores=cores)
     cores.search = meter.search
     return meter

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.errors import ModelError
-from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, read_card
 from litmeter.paths import ModelFolders
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from litmeter.ceilings import peaks
 from litmeter.ceilings.cost import Cost, Traffic, cost_of, roofline, traffic_of
 from litmeter.ceilings.peaks import find_device, measured_peak_flops
-from litmeter.inference.card import ModelCard, read_card
+from litmeter.model.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
 

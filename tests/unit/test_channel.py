@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.serving.direct.channel import (
+from litmeter.serve.direct.channel import (
     MAX_INLINE_BYTES,
     REGISTRATION,
     UNCLAIMED,
@@ -26,8 +26,8 @@ from litmeter.serving.direct.channel import (
     send,
     socket_pair,
 )
-from litmeter.serving.direct.dispatcher import Dispatcher
-from litmeter.serving.errors import Reply
+from litmeter.serve.direct.dispatcher import Dispatcher
+from litmeter.serve.errors import Reply
 from tests.support.direct import ask, open_channel
 
 

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from litmeter.benchmark.capacity import CapacityResult, ProbeRow
-from litmeter.benchmark.rows import BatchRow, ComparisonRow
+from litmeter.measure.capacity import CapacityResult, ProbeRow
+from litmeter.measure.rows import BatchRow, ComparisonRow
 from litmeter.params import ServeSettings
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts

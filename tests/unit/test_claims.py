@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import CANDIDATE, Params, load_params
 from litmeter.report.claims import answer, caveats, finding, next_step, terms, verdict
 from litmeter.report.snapshot import Snapshot, lead_of

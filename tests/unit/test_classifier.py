@@ -14,10 +14,10 @@ import torch
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.classifier import Classifier, PredictRequest
-from litmeter.serving.direct.channel import Request
-from litmeter.serving.direct.worker import answer_batch
-from litmeter.serving.errors import Reply
+from litmeter.serve.classifier import Classifier, PredictRequest
+from litmeter.serve.direct.channel import Request
+from litmeter.serve.direct.worker import answer_batch
+from litmeter.serve.errors import Reply
 
 
 @pytest.fixture
@@ -106,10 +106,10 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
 NOT_NEEDED = ("fastapi", "litserve", "starlette", "uvicorn", "timm", "torchvision")
 WORKER_OF_A_COMPILED_MODEL = f"""
 import sys
-from litmeter.serving.direct.worker import run_worker
+from litmeter.serve.direct.worker import run_worker
 assert "torch" not in sys.modules
-from litmeter.inference.predictor import Predictor
-from litmeter.inference.preprocess import jpeg_decoder
+from litmeter.model.predictor import Predictor
+from litmeter.model.preprocess import jpeg_decoder
 jpeg_decoder()
 print([name for name in {NOT_NEEDED} if name in sys.modules])
 """

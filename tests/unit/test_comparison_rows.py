@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from litmeter.benchmark.comparison_rows import comparison_rows
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
+from litmeter.measure.comparison_rows import comparison_rows
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import ComparisonSettings
 from litmeter.report.printed import comparison_table
 from tests.support.synthetic_results import compared

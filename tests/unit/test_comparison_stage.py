@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from litmeter.benchmark.comparison import Comparison, Turn
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
-from litmeter.inference.card import ModelCard
-from litmeter.inference.compiled.manifest import MANIFEST_NAME
+from litmeter.measure.comparison import Comparison, Turn
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.model.card import ModelCard
+from litmeter.model.compiled.manifest import MANIFEST_NAME
 from litmeter.params import ComparisonSettings, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
 from litmeter.stages.comparison import (
@@ -41,7 +41,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("module", "measured_anew"),
     [
-        ("serving/direct/worker.py", True),
+        ("serve/direct/worker.py", True),
         ("report/tables.py", False),
         ("system/progress.py", False),
     ],

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from litmeter.errors import ModelError
-from litmeter.inference.card import sha256
-from litmeter.inference.compiled import gain
-from litmeter.inference.compiled.build import BuildResult, describe, jobs_of, manifest_entry
-from litmeter.inference.compiled.gain import Timing, reason_against, remark_on
-from litmeter.inference.compiled.manifest import (
+from litmeter.model.card import sha256
+from litmeter.model.compiled import gain
+from litmeter.model.compiled.build import BuildResult, describe, jobs_of, manifest_entry
+from litmeter.model.compiled.gain import Timing, reason_against, remark_on
+from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
     identity,
@@ -27,7 +27,7 @@ from litmeter.inference.compiled.manifest import (
     read_manifest,
     verified_file,
 )
-from litmeter.inference.compiled.model import CompiledModel, split
+from litmeter.model.compiled.model import CompiledModel, split
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
 from litmeter.system.files import write_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.rows import RoundRow
+from litmeter.measure.rows import RoundRow
 from litmeter.params import ServeSettings
 from litmeter.report.bounds import bounds_of
 from litmeter.report.diagnosis import Diagnosis, diagnose

@@ -6,9 +6,9 @@ import asyncio
 import multiprocessing
 from collections.abc import Callable
 
-from litmeter.serving.direct.channel import Channel
-from litmeter.serving.direct.dispatcher import Dispatcher, WorkerRegistry
-from litmeter.serving.errors import Reply
+from litmeter.serve.direct.channel import Channel
+from litmeter.serve.direct.dispatcher import Dispatcher, WorkerRegistry
+from litmeter.serve.errors import Reply
 from tests.support.direct import ask, open_channel, work
 
 spawn = multiprocessing.get_context("spawn")

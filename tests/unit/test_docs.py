@@ -15,12 +15,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from litmeter.benchmark.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
 from litmeter.cli.main import app
+from litmeter.measure.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import README, SECONDS
 from litmeter.report import results_page
-from litmeter.serving.metrics import STAGES
+from litmeter.serve.metrics import STAGES
 from tests.support.project import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.paths import COMPARISON, README, RESULTS_PAGE
 from litmeter.report.page import REPORT_PAGE, write_report
 from litmeter.report.results_page import write_results

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.benchmark.rows import BatchRow, LevelRow, StageRow
+from litmeter.measure.rows import BatchRow, LevelRow, StageRow
 from litmeter.system.files import (
     all_or_nothing,
     atomic_folder,

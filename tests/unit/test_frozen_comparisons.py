@@ -12,8 +12,8 @@ import json
 
 import pytest
 
-from litmeter.benchmark.comparison_rows import comparison_rows
-from litmeter.benchmark.rows import TurnRow
+from litmeter.measure.comparison_rows import comparison_rows
+from litmeter.measure.rows import TurnRow
 from litmeter.params import ComparisonSettings
 from tests.support.project import ROOT
 

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from litmeter.serving.direct.channel import Request
-from litmeter.serving.metrics import RequestTimer
+from litmeter.serve.direct.channel import Request
+from litmeter.serve.metrics import RequestTimer
 from tests.support.http_process import (
     BY_THE_APP,
     PREDICT,

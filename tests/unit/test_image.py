@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litmeter.inference.image import (
+from litmeter.model.image import (
     MAX_JUNK,
     ImageError,
     decode,

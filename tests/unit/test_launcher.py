@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from litmeter.errors import ModelError, UsageError
-from litmeter.inference.card import WEIGHTS_NAME
+from litmeter.model.card import WEIGHTS_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.serving.launcher import LONGEST_FOLDER, check_model, starting_server
+from litmeter.serve.launcher import LONGEST_FOLDER, check_model, starting_server
 from tests.support.models import export_tiny
 
 AS_IT_IS = ServeSettings()

@@ -9,9 +9,9 @@ PROGRAM = """
 import sys
 import torch
 disable = torch.compiler.disable
-import litmeter.inference.model
-import litmeter.inference.preprocess
-from litmeter.inference.model import build_model
+import litmeter.model.model
+import litmeter.model.preprocess
+from litmeter.model.model import build_model
 with torch.inference_mode():
     build_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))])

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from litmeter.benchmark.levels import latency_grows, level_row, raw_samples
-from litmeter.benchmark.loadtest import GROWS, NO_OBJECTIVE, level_cells, load_row, objective_finding
-from litmeter.benchmark.rows import pipeline_as_served
-from litmeter.benchmark.telemetry import Usage
-from litmeter.loadgen import LoadPlan
+from litmeter.load import LoadPlan
+from litmeter.measure.levels import latency_grows, level_row, raw_samples
+from litmeter.measure.loadtest import GROWS, NO_OBJECTIVE, level_cells, load_row, objective_finding
+from litmeter.measure.rows import pipeline_as_served
+from litmeter.measure.telemetry import Usage
 from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, LoadRecord
 from tests.support.load import record
 from tests.support.synthetic_results import batch

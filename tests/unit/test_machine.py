@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.errors import ParamsError
-from litmeter.inference.device import check_precision, resolve_device
+from litmeter.model.device import check_precision, resolve_device
 from litmeter.params import load_params
 from litmeter.stages.machine import check_params, given_weights
 from litmeter.system.machine import LIBRARIES, cuda_available, fingerprint

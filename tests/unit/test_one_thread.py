@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from litmeter.benchmark import inprocess_workers
-from litmeter.benchmark.inprocess import ONE_THREAD, InProcessBaseline
+from litmeter.measure import inprocess_workers
+from litmeter.measure.inprocess import ONE_THREAD, InProcessBaseline
 from litmeter.params import BaselineSettings, ServeSettings
 from litmeter.paths import ModelFolders
 
@@ -18,7 +18,7 @@ CPU_MS, SPINNING_MS = 5.0, 9.0
 """Of an image on one thread, and on two that spin at their barriers."""
 
 
-class Conversation:
+class JsonLinesProcess:
     """Workers with ``threads``: two are faster than one, and take more CPU time for the same."""
 
     def __init__(self, threads: int) -> None:
@@ -36,8 +36,8 @@ class Conversation:
         return self._answers.pop(0)
 
 
-def measured(threads: int) -> tuple[InProcessBaseline, Conversation]:
-    conversation = Conversation(threads)
+def measured(threads: int) -> tuple[InProcessBaseline, JsonLinesProcess]:
+    conversation = JsonLinesProcess(threads)
     fake: Any = conversation
     baseline = InProcessBaseline(fake, 2, BaselineSettings(batch_sizes=(1, 4), seconds=0.1), 2.0)
     for _ in range(3):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.rows import check_no_orphans, names_with_results
 from litmeter.errors import ReportError
+from litmeter.measure.rows import check_no_orphans, names_with_results
 from litmeter.paths import BenchmarkPaths
 
 KNOWN = ["e1_baseline", "candidate"]

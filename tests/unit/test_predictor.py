@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from litmeter.errors import ModelError
-from litmeter.inference.device import dtype_name
-from litmeter.inference.model import build_model
-from litmeter.inference.predictor import Predictor
+from litmeter.model.device import dtype_name
+from litmeter.model.model import build_model
+from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 
@@ -82,10 +82,10 @@ def test_loading_and_running_a_model_reads_no_pickle(exported: ModelFolders, pho
 import sys
 from pathlib import Path
 from litmeter.params import ServeSettings
-from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME
 from litmeter.paths import ModelFolders
-from litmeter.inference.predictor import Predictor
-import litmeter.inference.model
+from litmeter.model.predictor import Predictor
+import litmeter.model.model
 
 def refuse(event, arguments):
     if event == "pickle.find_class":

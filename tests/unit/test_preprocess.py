@@ -15,10 +15,10 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from litmeter.errors import ModelError
-from litmeter.inference.card import read_card
-from litmeter.inference.image import ImageError
-from litmeter.inference.model import PixelModel
-from litmeter.inference.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
+from litmeter.model.card import read_card
+from litmeter.model.image import ImageError
+from litmeter.model.model import PixelModel
+from litmeter.model.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
 
 LEVEL = 1 / 255 / 0.2

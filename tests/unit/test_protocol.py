@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from litmeter.serving.direct.protocol import LimitedProtocol
-from litmeter.serving.metrics import REQUEST_SECONDS
+from litmeter.serve.direct.protocol import LimitedProtocol
+from litmeter.serve.metrics import REQUEST_SECONDS
 from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity import ProbeRow
 from litmeter.errors import ReportError
+from litmeter.measure.capacity import ProbeRow
 from litmeter.paths import CapacityPaths
 from litmeter.report.printed import capacity_text
 from litmeter.report.snapshot import read_capacity

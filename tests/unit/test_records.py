@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity import missed_by_lateness
-from litmeter.benchmark.comparison import turn_of
-from litmeter.loadgen.process import Recorder
+from litmeter.load.process import Recorder
+from litmeter.measure.capacity import missed_by_lateness
+from litmeter.measure.comparison import turn_of
 from litmeter.stats.records import FAILED, OK, steady, window_means
 from tests.support.load import plan, record
 

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.changes import changes, rate_change
 from litmeter.report.page import markdown, marked, render

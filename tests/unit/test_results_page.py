@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.benchmark.capacity import ProbeRow
-from litmeter.benchmark.rows import ComparisonRow
 from litmeter.errors import ReportError
+from litmeter.measure.capacity import ProbeRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import (
     COMPARISON,

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from litmeter.benchmark import comparison as comparison_module
-from litmeter.benchmark.comparison import (
+from litmeter.measure import comparison as comparison_module
+from litmeter.measure.comparison import (
     ALONE_ROUNDS,
     FAR_SHARE,
     FIRST_ANSWERS_S,
@@ -26,7 +26,7 @@ from litmeter.benchmark.comparison import (
     Turn,
     compare,
 )
-from litmeter.benchmark.inprocess import Pipelines
+from litmeter.measure.inprocess import Pipelines
 from litmeter.params import ComparisonSettings, ServeSettings
 from litmeter.paths import ModelFolders
 from tests.support.load import short_load

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from litmeter.errors import LoadError, UsageError
-from litmeter.loadgen import LoadPlan
-from litmeter.loadgen.process import constant_times
-from litmeter.loadgen.remote import KEY_VARIABLE, shared_key
-from litmeter.loadgen.senders import (
+from litmeter.load import LoadPlan
+from litmeter.load.process import constant_times
+from litmeter.load.remote import KEY_VARIABLE, shared_key
+from litmeter.load.senders import (
     Member,
     SenderGroup,
     clock_difference,

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from litmeter.benchmark.levels import fastest_level, level_row, measured_again
-from litmeter.benchmark.rows import LevelRow
-from litmeter.benchmark.served import (
+from litmeter.load import LoadPlan
+from litmeter.measure.levels import fastest_level, level_row, measured_again
+from litmeter.measure.rows import LevelRow
+from litmeter.measure.served import (
     LEAST_S,
     OVERDUE,
     TESTED_S,
@@ -25,7 +26,6 @@ from litmeter.benchmark.served import (
     run_again,
     run_once,
 )
-from litmeter.loadgen import LoadPlan
 from litmeter.params import load_params
 from litmeter.stats.records import FAILED, OK, LoadRecord
 from tests.support.load import record

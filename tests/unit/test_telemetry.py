@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from litmeter.benchmark.comparison import free_gpu_bytes, has_room_for_copies
-from litmeter.benchmark.telemetry import Telemetry, Usage
+from litmeter.measure.comparison import free_gpu_bytes, has_room_for_copies
+from litmeter.measure.telemetry import Telemetry, Usage
 from litmeter.system.processes import process_group
 
 BURN = [sys.executable, "-c", "while True: pass"]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 from litmeter.errors import ModelError
-from litmeter.inference.card import CARD_NAME, WEIGHTS_NAME, read_card
-from litmeter.inference.model import model_of
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, read_card
+from litmeter.model.model import model_of
 from litmeter.params import PACKAGE_MODEL, ModelSettings, load_params
 from litmeter.paths import ModelFolders
 from litmeter.stages.export import check_equal

@@ -11,7 +11,7 @@ import yaml
 
 from litmeter.cli.tune import apply
 from litmeter.errors import ParamsError, ReportError
-from litmeter.inference.card import read_card
+from litmeter.model.card import read_card
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, TUNE_METRICS, ModelFolders
 from litmeter.system.files import write_json

@@ -10,11 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from litmeter.benchmark.capacity import CapacityMetrics
-from litmeter.loadgen import LoadGenerator
+from litmeter.load import LoadGenerator
+from litmeter.measure.capacity import CapacityMetrics
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
-from litmeter.tune.costs import Costs, ModelPart
+from litmeter.tune.costs import Costs, ModelVariant
 from litmeter.tune.race import Racer, RaceTrack
 from litmeter.tune.record import Record, Round
 from litmeter.tune.search import FinishedRace, knob_rows, tune_rows
@@ -94,7 +94,7 @@ def test_a_knob_is_worth_what_was_measured_and_else_what_was_predicted(tmp_path:
     result = FinishedRace(track_of(tmp_path, max_memory_mib=600.0), {}, by_capacity=False)
     other = ServeSettings(max_batch_size=2, transport="direct")
     twice = ServeSettings(max_batch_size=2, workers_per_device=2, threads_per_worker=1)
-    parts = {ModelPart.of(one): {1: 0.010, 8: 0.010} for one in (other, twice)}
+    parts = {ModelVariant.of(one): {1: 0.010, 8: 0.010} for one in (other, twice)}
     costs = Costs(parts, {"timm": 0.0}, {"litserve": 0.010, "direct": 0.0})
     rows = knob_rows([*SETTINGS.values(), other, twice], result, costs, cores=1, users=8)
     worth = {(row.knob, row.value): (row.ratio, row.source) for row in rows}

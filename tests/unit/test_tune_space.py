@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.costs import Costs, ModelPart, predicted_rps, ranking
+from litmeter.tune.costs import Costs, ModelVariant, predicted_rps, ranking
 from litmeter.tune.space import DUPLICATE, Machine, simplicity, space_of
 from tests.support.project import ROOT
 
@@ -78,7 +78,7 @@ def test_duplicates_are_left_out(knobs: dict[str, Any]) -> None:
 
 def costs(settings: ServeSettings, model_s: dict[int, float], request_s: float = 0.0) -> Costs:
     return Costs(
-        {ModelPart.of(settings): model_s},
+        {ModelVariant.of(settings): model_s},
         {"torchvision": 0.002},
         dict.fromkeys(("direct", "litserve"), request_s),
     )
@@ -115,7 +115,7 @@ def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
 
 def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
-    by_part = {ModelPart.of(one): {1: 0.010, 4: 0.006} for one in found}
+    by_part = {ModelVariant.of(one): {1: 0.010, 4: 0.006} for one in found}
     ranked = ranking(found, Costs(by_part, {"torchvision": 0.0}, {"direct": 0.0}), 2, 8)
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]

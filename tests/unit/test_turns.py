@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from litmeter.benchmark.comparison import Comparison, Turn
+from litmeter.measure.comparison import Comparison, Turn
 
 USERS = 4
 

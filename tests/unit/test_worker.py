@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from litmeter.serving.direct.channel import Channel, Request
-from litmeter.serving.direct.worker import collect_batch
+from litmeter.serve.direct.channel import Channel, Request
+from litmeter.serve.direct.worker import collect_batch
 from tests.support.direct import open_channel
 
 

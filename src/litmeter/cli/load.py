@@ -16,15 +16,15 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from litmeter.benchmark.target import CA_VARIABLE, Target, read_bodies, request_headers
 from litmeter.cli.main import exit_on_sigterm
 from litmeter.errors import LoadError, UsageError
-from litmeter.loadgen import LoadPlan, load_generator
-from litmeter.loadgen.remote import join as join_machine
-from litmeter.loadgen.remote import remote_senders
-from litmeter.loadgen.senders import Sender, local_senders
+from litmeter.load import LoadPlan, load_generator
+from litmeter.load.remote import join as join_machine
+from litmeter.load.remote import remote_senders
+from litmeter.load.senders import Sender, local_senders
+from litmeter.measure.target import CA_VARIABLE, Target, read_bodies, request_headers
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
-from litmeter.serving.binding import check_ca_file
+from litmeter.serve.binding import check_ca_file
 from litmeter.system.progress import print_wrapped
 
 JSON = "application/json"
@@ -160,7 +160,7 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    from litmeter.benchmark.loadtest import loadtest as measure
+    from litmeter.measure.loadtest import loadtest as measure
 
     check_together(
         {"--rate": rate, "--trace": trace},
@@ -249,7 +249,7 @@ def capacity(
         out: a CSV file for the probes
         picture: a PNG file for a picture of the probes and the capacity
     """
-    from litmeter.benchmark.capacity import ProbeRow, measure_capacity
+    from litmeter.measure.capacity import ProbeRow, measure_capacity
     from litmeter.report.charts import capacity as chart
     from litmeter.report.drawing import save_png
     from litmeter.report.printed import capacity_text

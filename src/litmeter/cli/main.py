@@ -145,12 +145,12 @@ def serve(
         metrics: serve /metrics, or not
         docs: serve /docs, /redoc and /openapi.json, or not
     """
-    from litmeter.inference.compiled.manifest import split_note
-    from litmeter.inference.device import check_precision, resolve_device
+    from litmeter.model.compiled.manifest import split_note
+    from litmeter.model.device import check_precision, resolve_device
     from litmeter.params import load_params
     from litmeter.paths import MODEL
-    from litmeter.serving.binding import Binding
-    from litmeter.serving.launcher import check_model, serve_in_foreground
+    from litmeter.serve.binding import Binding
+    from litmeter.serve.launcher import check_model, serve_in_foreground
     from litmeter.system.machine import cuda_available
 
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
@@ -171,7 +171,7 @@ def other_model(folder: Path) -> str | None:
     """Which model ``folder`` has where it is not that of dvc.lock, as after an interrupted run; else None."""
     import yaml
 
-    from litmeter.inference.card import read_card
+    from litmeter.model.card import read_card
     from litmeter.paths import DVC_LOCK
 
     try:
@@ -222,7 +222,7 @@ def predict(
         url: the server's
         ca: CA certificates to trust with HTTPS (PEM)
     """
-    from litmeter.serving.client import Client
+    from litmeter.serve.client import Client
 
     client = Client(url, ca)
     failed = 0

@@ -9,7 +9,7 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 
 from litmeter.errors import ParamsError, ReportError
-from litmeter.inference.card import read_card
+from litmeter.model.card import read_card
 from litmeter.params import PARAMS_FILE, ParamsLoader, load_params
 from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
 from litmeter.system.files import read_json

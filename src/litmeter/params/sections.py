@@ -200,22 +200,22 @@ KNOBS = (
 )
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
 
-AtLeastOne = Field(min_length=1, strict=False)
+NonEmpty = Field(min_length=1, strict=False)
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
 
 
 class TuneSettings(Section):
     """The values of each knob, what is sought, and what the winner has to keep to."""
 
-    precision: Annotated[tuple[Precision, ...], AtLeastOne]
-    compiled: Annotated[tuple[bool, ...], AtLeastOne]
-    preprocess: Annotated[tuple[Preprocess, ...], AtLeastOne]
-    transport: Annotated[tuple[Transport, ...], AtLeastOne]
-    workers_per_device: Annotated[tuple[StrictCount, ...], AtLeastOne]
-    threads_per_worker: Annotated[tuple[StrictCount, ...], AtLeastOne]
-    max_batch_size: Annotated[tuple[StrictCount, ...], AtLeastOne]
-    batch_timeout_s: Annotated[tuple[Seconds, ...], AtLeastOne]
-    keep_freed_memory: Annotated[tuple[bool, ...], AtLeastOne]
+    precision: Annotated[tuple[Precision, ...], NonEmpty]
+    compiled: Annotated[tuple[bool, ...], NonEmpty]
+    preprocess: Annotated[tuple[Preprocess, ...], NonEmpty]
+    transport: Annotated[tuple[Transport, ...], NonEmpty]
+    workers_per_device: Annotated[tuple[StrictCount, ...], NonEmpty]
+    threads_per_worker: Annotated[tuple[StrictCount, ...], NonEmpty]
+    max_batch_size: Annotated[tuple[StrictCount, ...], NonEmpty]
+    batch_timeout_s: Annotated[tuple[Seconds, ...], NonEmpty]
+    keep_freed_memory: Annotated[tuple[bool, ...], NonEmpty]
     goal: Literal["throughput", "capacity"] = Field(
         description="rate of a closed loop of ``users``, or the capacity under ``objective``"
     )

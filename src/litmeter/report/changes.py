@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.report import charts
 from litmeter.report.claims import ratio_text
 from litmeter.report.drawing import Chart

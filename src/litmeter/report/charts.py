@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from litmeter.benchmark.capacity import CapacityResult, ProbeRow, is_steady
-from litmeter.benchmark.rows import BatchRow, ComparisonRow
+from litmeter.measure.capacity import CapacityResult, ProbeRow, is_steady
+from litmeter.measure.rows import BatchRow, ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.bounds import Bound

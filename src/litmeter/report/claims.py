@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report.diagnosis import Loss, other_load
 from litmeter.report.printed import errors_of_measuring

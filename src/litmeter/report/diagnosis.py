@@ -54,8 +54,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from litmeter.benchmark.levels import CLIENT_LIMIT_SHARE, DRIFT_SHARE, OTHER_LOAD_PERCENT
-from litmeter.benchmark.rows import LevelRow
+from litmeter.measure.levels import CLIENT_LIMIT_SHARE, DRIFT_SHARE, OTHER_LOAD_PERCENT
+from litmeter.measure.rows import LevelRow
 from litmeter.report.bounds import (
     MODEL,
     PIPELINE,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litmeter.benchmark.capacity import CapacityMetrics
-from litmeter.benchmark.rows import ComparisonRow
-from litmeter.inference.device import dtype_name
+from litmeter.measure.capacity import CapacityMetrics
+from litmeter.measure.rows import ComparisonRow
+from litmeter.model.device import dtype_name
 from litmeter.params import ServeSettings
 from litmeter.system.tables import number_cell, pluralise, text_table
 

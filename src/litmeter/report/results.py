@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, check_no_orphans
 from litmeter.errors import ReportError
+from litmeter.measure.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, check_no_orphans
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import BenchmarkPaths
 from litmeter.stats.comparison import Ratio, ratio

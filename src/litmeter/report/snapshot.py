@@ -14,12 +14,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from litmeter.benchmark.capacity import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow, is_steady
-from litmeter.benchmark.comparison_rows import rates_of
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
 from litmeter.errors import LitmeterError, ReportError, UsageError
-from litmeter.inference.card import exported_weights
-from litmeter.inference.precision_rows import ChangeRow, PackageRow
+from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow, is_steady
+from litmeter.measure.comparison_rows import rates_of
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.model.card import exported_weights
+from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import Params, load_params
 from litmeter.paths import (
     CEILINGS,

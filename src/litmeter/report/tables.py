@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from litmeter.benchmark.rows import ComparisonRow
-from litmeter.inference.precision_rows import HEAD, precision_cells
+from litmeter.measure.rows import ComparisonRow
+from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
 from litmeter.report.claims import cause_cell, ratio_text

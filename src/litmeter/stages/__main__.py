@@ -20,7 +20,7 @@ from time import monotonic
 from litmeter.errors import LitmeterError, ParamsError, storage_error
 from litmeter.params import PARAMS_FILE, load_params
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
-from litmeter.system.collector import for_good
+from litmeter.system.collector import freeze_gc_after
 from litmeter.system.progress import print_wrapped, set_place
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from litmeter.system.temporary import report_stale_files
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
             exit_with_parent()
             report_stale_files(name)
             announce((name, *rest))
-            with for_good():
+            with freeze_gc_after():
                 stage = importlib.import_module(f"litmeter.stages.{name}")
             stage.main(*rest)
             record_seconds((name, *rest), monotonic() - began)

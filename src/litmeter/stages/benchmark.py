@@ -9,23 +9,23 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from litmeter.benchmark.accuracy import compare
-from litmeter.benchmark.inprocess import inprocess_workers
-from litmeter.benchmark.overheads import NullServer, measure_null_server
-from litmeter.benchmark.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, pipeline_as_served
-from litmeter.benchmark.served import LevelResult, ServedResult, measure_served
-from litmeter.benchmark.telemetry import available_cores
 from litmeter.data.index import read_index
-from litmeter.inference.card import read_card
-from litmeter.inference.compiled.manifest import split_note
-from litmeter.inference.device import dtype_name, resolve_device
-from litmeter.inference.reference import read_reference
-from litmeter.loadgen import load_generator
+from litmeter.load import load_generator
+from litmeter.measure.accuracy import compare
+from litmeter.measure.inprocess import inprocess_workers
+from litmeter.measure.overheads import NullServer, measure_null_server
+from litmeter.measure.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, pipeline_as_served
+from litmeter.measure.served import LevelResult, ServedResult, measure_served
+from litmeter.measure.telemetry import available_cores
+from litmeter.model.card import read_card
+from litmeter.model.compiled.manifest import split_note
+from litmeter.model.device import dtype_name, resolve_device
+from litmeter.model.reference import read_reference
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.printed import describe
-from litmeter.serving.client import CONTENT_TYPES, request_bodies
-from litmeter.serving.launcher import running_server
+from litmeter.serve.client import CONTENT_TYPES, request_bodies
+from litmeter.serve.launcher import running_server
 from litmeter.system.files import (
     all_or_nothing,
     check_writable,

@@ -6,16 +6,16 @@ import dataclasses
 import json
 from pathlib import Path
 
-from litmeter.benchmark.capacity import CoreSpeeds, ProbeRow, measure_capacity
 from litmeter.data.index import read_index
-from litmeter.inference.card import exported_weights, read_card
-from litmeter.inference.device import resolve_device
-from litmeter.loadgen import load_generator
+from litmeter.load import load_generator
+from litmeter.measure.capacity import CoreSpeeds, ProbeRow, measure_capacity
+from litmeter.model.card import exported_weights, read_card
+from litmeter.model.device import resolve_device
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
 from litmeter.report.printed import capacity_text, describe
-from litmeter.serving.client import CONTENT_TYPES, request_bodies
-from litmeter.serving.launcher import running_server
+from litmeter.serve.client import CONTENT_TYPES, request_bodies
+from litmeter.serve.launcher import running_server
 from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json, write_rows
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from litmeter.benchmark.overheads import client_limit_rps
 from litmeter.ceilings.cost import BACKEND, BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
 from litmeter.ceilings.peaks import DEVICES, find_device, measured_bandwidth, measured_peak_flops
 from litmeter.data.index import read_index
-from litmeter.inference.card import ModelCard, read_card
-from litmeter.inference.device import dtype_name, precisions_on, resolve_device
-from litmeter.inference.model import model_of
+from litmeter.measure.overheads import client_limit_rps
+from litmeter.model.card import ModelCard, read_card
+from litmeter.model.device import dtype_name, precisions_on, resolve_device
+from litmeter.model.model import model_of
 from litmeter.params import load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from litmeter.system.files import read_json, write_csv, write_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped

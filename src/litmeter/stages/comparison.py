@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from litmeter.benchmark.comparison import compare, running_pipelines
-from litmeter.benchmark.comparison_rows import (
+from litmeter.data.index import read_index
+from litmeter.measure.comparison import compare, running_pipelines
+from litmeter.measure.comparison_rows import (
     comparison_metrics,
     comparison_rows,
 )
-from litmeter.benchmark.rows import ComparisonRow, TurnRow
-from litmeter.data.index import read_index
-from litmeter.inference.card import read_card
-from litmeter.inference.compiled.manifest import MANIFEST_NAME, split_note
-from litmeter.inference.device import resolve_device
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.model.card import read_card
+from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
+from litmeter.model.device import resolve_device
 from litmeter.params import ComparisonSettings, Params, ServeSettings, load_params
 from litmeter.paths import (
     COMPARISON,
@@ -30,7 +30,7 @@ from litmeter.paths import (
     BenchmarkPaths,
 )
 from litmeter.report.printed import comparison_table, errors_of_measuring
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from litmeter.system.files import (
     all_or_nothing,
     check_writable,

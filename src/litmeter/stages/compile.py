@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from litmeter.data.index import Index, read_index
-from litmeter.inference.compiled.build import compile_model, describe
-from litmeter.inference.compiled.manifest import Manifest
-from litmeter.inference.device import resolve_device
-from litmeter.inference.precision_rows import PackageRow
+from litmeter.model.compiled.build import compile_model, describe
+from litmeter.model.compiled.manifest import Manifest
+from litmeter.model.device import resolve_device
+from litmeter.model.precision_rows import PackageRow
 from litmeter.params import load_params
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
 from litmeter.system.files import read_json, write_rows

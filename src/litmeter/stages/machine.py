@@ -12,10 +12,10 @@ import difflib
 from contextlib import suppress
 from pathlib import Path
 
-from litmeter.benchmark.rows import check_no_orphans
 from litmeter.errors import ModelError, ParamsError
-from litmeter.inference.card import read_card, sha256
-from litmeter.inference.device import check_precision, resolve_device
+from litmeter.measure.rows import check_no_orphans
+from litmeter.model.card import read_card, sha256
+from litmeter.model.device import check_precision, resolve_device
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS
 from litmeter.stages.order import whole_run
@@ -70,7 +70,7 @@ def check_model_name(name: str) -> None:
     with suppress(ModelError):
         if read_card(MODEL.exported).architecture == name:
             return
-    from litmeter.inference.lean_timm import timm  # takes seconds
+    from litmeter.model.lean_timm import timm  # takes seconds
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

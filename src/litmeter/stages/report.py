@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litmeter.benchmark.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import (
     BATCHES,

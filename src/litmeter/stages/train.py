@@ -9,7 +9,7 @@ import warnings
 import lightning
 
 from litmeter.data.index import Index, read_index
-from litmeter.inference.environment import keep_freed_memory
+from litmeter.model.environment import keep_freed_memory
 from litmeter.params import load_params
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from litmeter.stats.rates import wilson_interval

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from litmeter.data.index import read_index
-from litmeter.inference.card import read_card
-from litmeter.inference.compiled.manifest import read_manifest
-from litmeter.inference.device import resolve_device
-from litmeter.inference.reference import read_reference
+from litmeter.model.card import read_card
+from litmeter.model.compiled.manifest import read_manifest
+from litmeter.model.device import resolve_device
+from litmeter.model.reference import read_reference
 from litmeter.params import KNOBS, Params, load_params
 from litmeter.paths import (
     MACHINE,
@@ -22,7 +22,7 @@ from litmeter.paths import (
     TUNE_TABLE,
 )
 from litmeter.report.printed import capacity_text
-from litmeter.serving.client import request_bodies
+from litmeter.serve.client import request_bodies
 from litmeter.system.files import (
     all_or_nothing,
     check_writable,

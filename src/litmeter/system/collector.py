@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def for_good() -> Iterator[None]:
+def freeze_gc_after() -> Iterator[None]:
     """What is created within is never looked at by the collector."""
     gc.disable()
     try:

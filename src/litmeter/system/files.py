@@ -243,9 +243,9 @@ def _parse(text: str, kind: Any) -> Any:
 def code_digest(dvc_file: Path, stage: str) -> str:
     """Digest of the source files that a stage depends on, by its dvc.yaml."""
     own = yaml.safe_load(dvc_file.read_bytes())["stages"][stage]
-    rooms = [Path(path) for path in own["deps"] if path.startswith("src/")]
+    paths = [Path(path) for path in own["deps"] if path.startswith("src/")]
     files = itertools.chain.from_iterable(
-        sorted(room.rglob("*.py")) if room.is_dir() else [room] for room in rooms
+        sorted(path.rglob("*.py")) if path.is_dir() else [path] for path in paths
     )
     return digest(b"".join(file.read_bytes() for file in files))
 

@@ -186,7 +186,7 @@ def log_tail(log: Path) -> str:
     return "; its log ends:" + "".join(f"\n    {line}" for line in lines) if lines else ""
 
 
-class Conversation:
+class JsonLinesProcess:
     """The jobs to one process, and its answers.
 
     Attributes:
@@ -242,7 +242,7 @@ OnStart = Callable[["subprocess.Popen[bytes]"], object]
 POLL_S = 0.05
 
 
-def side_by_side(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
+def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
     """Run ``jobs``, up to ``most`` at a time; return their results in the same order.
 
     If one fails, or this process is interrupted, the process groups of the others are killed, and those that

@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from litmeter.data.index import Index, Photo
-from litmeter.inference.device import resolve_device
-from litmeter.inference.model import build_model, input_config
+from litmeter.model.device import resolve_device
+from litmeter.model.model import build_model, input_config
 from litmeter.params import Params, TrainSettings
 from litmeter.system.progress import print_wrapped
 from litmeter.training.weights import classifier_parameters, load_all, pretrained_model, read_state_dict

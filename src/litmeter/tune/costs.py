@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from litmeter.benchmark.inprocess import InProcessBaseline, inprocess_workers
-from litmeter.benchmark.overheads import measure_null_server
 from litmeter.errors import LoadError
-from litmeter.loadgen import LoadGenerator
+from litmeter.load import LoadGenerator
+from litmeter.measure.inprocess import InProcessBaseline, inprocess_workers
+from litmeter.measure.overheads import measure_null_server
 from litmeter.params import BaselineSettings, LoadSettings, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.launcher import running_server
+from litmeter.serve.launcher import running_server
 from litmeter.system.progress import bar
 from litmeter.tune.record import Record
 from litmeter.tune.space import simplicity
@@ -25,7 +25,7 @@ SECONDS, ROUNDS = 0.15, 2
 
 
 @dataclass(frozen=True)
-class ModelPart:
+class ModelVariant:
     """What the model's cost depends on."""
 
     precision: str
@@ -41,9 +41,9 @@ class ModelPart:
         )
 
     @staticmethod
-    def of(settings: ServeSettings) -> ModelPart:
+    def of(settings: ServeSettings) -> ModelVariant:
         """The part of a configuration."""
-        return ModelPart(
+        return ModelVariant(
             settings.precision, settings.compiled, settings.threads_per_worker, settings.keep_freed_memory
         )
 
@@ -59,7 +59,7 @@ class Costs:
         request_s: by ``transport``: seconds of a core for a request, the load generator's share included.
     """
 
-    model_s: Mapping[ModelPart, Mapping[int, float]]
+    model_s: Mapping[ModelVariant, Mapping[int, float]]
     preprocess_s: Mapping[str, float]
     request_s: Mapping[str, float]
 
@@ -71,7 +71,7 @@ def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int)
     batch, for which they may wait.
     """
     workers = settings.workers_per_device
-    by_size = costs.model_s[ModelPart.of(settings)]
+    by_size = costs.model_s[ModelVariant.of(settings)]
     size = formed_batch(settings, users)
     model_s = interpolated(by_size, size)
     preprocess_s, request_s = costs.preprocess_s[settings.preprocess], costs.request_s[settings.transport]
@@ -137,12 +137,12 @@ class CostMeter:
         Raises:
             LitmeterError: a model cannot be run, or a server with a null model did not answer.
         """
-        sizes: dict[ModelPart, set[int]] = {}
-        by_part: dict[ModelPart, ServeSettings] = {}
+        sizes: dict[ModelVariant, set[int]] = {}
+        by_part: dict[ModelVariant, ServeSettings] = {}
         by_preprocess: dict[str, ServeSettings] = {}
         transports = set()
         for one in configurations:
-            part = ModelPart.of(one)
+            part = ModelVariant.of(one)
             sizes.setdefault(part, {1}).add(one.max_batch_size)
             by_part.setdefault(part, one)
             if one.keep_freed_memory or one.preprocess not in by_preprocess:

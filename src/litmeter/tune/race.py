@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from statistics import fmean, median, pstdev
 from time import monotonic
 
-from litmeter.benchmark.comparison import TURN_S, PausedServer, paused_servers
 from litmeter.errors import ServerError
-from litmeter.loadgen import LoadGenerator
+from litmeter.load import LoadGenerator
+from litmeter.measure.comparison import TURN_S, PausedServer, paused_servers
 from litmeter.params import LoadSettings, ServeSettings, TuneSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from litmeter.benchmark.capacity import CapacityMetrics, CoreSpeeds, measure_capacity
 from litmeter.errors import LitmeterError
-from litmeter.inference.answers import answers_of
-from litmeter.inference.reference import Reference
-from litmeter.loadgen import LoadGenerator, load_generator
+from litmeter.load import LoadGenerator, load_generator
+from litmeter.measure.capacity import CapacityMetrics, CoreSpeeds, measure_capacity
+from litmeter.model.answers import answers_of
+from litmeter.model.reference import Reference
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
 from litmeter.paths import ModelFolders
-from litmeter.serving.client import CONTENT_TYPES
-from litmeter.serving.launcher import running_server
+from litmeter.serve.client import CONTENT_TYPES
+from litmeter.serve.launcher import running_server
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped

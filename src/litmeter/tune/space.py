@@ -12,11 +12,11 @@ from typing import Any
 from PIL import Image
 from pydantic import ValidationError
 
-from litmeter.benchmark.telemetry import available_cores
 from litmeter.errors import ModelError
-from litmeter.inference.card import INTERPOLATIONS, read_card
-from litmeter.inference.compiled.manifest import packages_to_use
-from litmeter.inference.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
+from litmeter.measure.telemetry import available_cores
+from litmeter.model.card import INTERPOLATIONS, read_card
+from litmeter.model.compiled.manifest import packages_to_use
+from litmeter.model.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
 from litmeter.params import KNOBS, ServeSettings, TuneSettings
 from litmeter.paths import MODEL
 

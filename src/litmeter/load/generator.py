@@ -1,0 +1,247 @@
+"""The load generator as others use it: what it is to send, its process, its events and its records."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from litmeter.errors import LoadError
+from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
+from litmeter.system.processes import JsonLinesProcess, process_group
+from litmeter.system.progress import bar
+from litmeter.system.tables import pluralise
+from litmeter.system.temporary import scratch
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How one concurrency level is run.
+
+    Attributes:
+        users: requests in flight at once; with a rate, at most.
+        requests: good answers to measure in three windows, at least.
+        warmup_s: seconds of load before the first window, once every user has had an answer.
+        min_s, max_s: bounds of three windows' length, seconds.
+        max_windows: windows to measure at most, until the last three agree.
+        timeout_s: how long a user waits for an answer.
+        seed: of the order in which the bodies are sent, and of the arrivals.
+        rate_rps: mean rate of an open loop; None is a closed loop, in which each user sends its next request
+            when the last one has been answered.
+        arrivals: of an open loop: "poisson" (at random times) or "constant" (at equal distances).
+        due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
+        repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
+        bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
+        give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer, the
+            load has a single window, from its first request to its last answer, and no more is sent once
+            ``requests`` have been, or ``max_s`` are over; None: as long as ``timeout_s``.
+        begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
+            together then open ``warmup_s`` later. None: at once, and windows by the rules above.
+        sender: number of the one of several senders that runs this plan.
+        phase: of constant arrivals, when the first request is due, as a share of their distance.
+    """
+
+    users: int
+    requests: int
+    warmup_s: float
+    min_s: float
+    max_s: float
+    max_windows: int
+    timeout_s: float
+    seed: int
+    rate_rps: float | None = None
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    due_s: Sequence[float] | None = None
+    repeat: int = 0
+    give_up_s: float | None = None
+    bodies: Sequence[int] | None = None
+    begin_at: float | None = None
+    sender: int = 0
+    phase: float = 0.0
+
+    @property
+    def random_seed(self) -> str:
+        """Seed of this load's order of bodies and arrivals, the same from run to run."""
+        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}/{self.sender}"
+
+
+OnProgress = Callable[[int, int, float], None]
+"""Called while a level runs: users, good answers measured so far, seconds measured so far."""
+OnEdge = Callable[[int, int], None]
+"""Called at each edge of a window: users, index of the edge within the level. With ``give_up_s`` it is called
+for the first one twice, as the window begins later where the first answers come in time."""
+
+
+class LoadGenerator:
+    """The load generator's process, which runs one load after another.
+
+    A load that ends with an exception ends the process, so that nothing of it is sent or read any more; the
+    next one is run by another process.
+    """
+
+    def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
+        """Start the process.
+
+        Args:
+            folder: with the request bodies, and for what the process writes.
+            headers: sent with every request.
+        """
+        self._folder = folder
+        self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})
+        self._process = ExitStack()
+        self._conversation: JsonLinesProcess | None = None
+        self._ready = False
+        self._running()
+
+    @property
+    def pid(self) -> int:
+        """Of the process; it is another one after a load that ended with an exception."""
+        return self._running().pid
+
+    def wait_until_ready(self) -> None:
+        """Wait until the process has started; raise LoadError if it has failed."""
+        if not self._ready:
+            with self._ending_on_error():
+                assert self._running().answer() == ["ready"]
+            self._ready = True
+
+    def run(
+        self,
+        url: str,
+        plan: LoadPlan,
+        *,
+        on_progress: OnProgress = lambda users, answers, seconds: None,
+        on_edge: OnEdge = lambda users, index: None,
+    ) -> LoadRecord:
+        """Run one load against ``url`` by POST; when this returns or raises, no request is in flight.
+
+        Args:
+            on_progress: called a few times a second from the first to the last; an exception that it raises
+                ends the load.
+            on_edge: called at every edge of a window.
+
+        Raises:
+            LoadError: the process failed, or could not begin at the time of ``plan``.
+        """
+        self.wait_until_ready()
+        path = self._folder / "record.npz"
+        with self._ending_on_error():
+            self._running().send({"url": url, "plan": asdict(plan), "path": str(path)})
+            for event, *values in self._running().answers():
+                if event in ("done", "late"):
+                    break
+                (on_edge if event == "edge" else on_progress)(*values)
+        if event == "late":
+            raise LoadError(f"it began to send {values[0]:g} s too late")
+        return read_record(path, plan)
+
+    def close(self) -> None:
+        """End the process."""
+        self._conversation, self._ready = None, False
+        self._process.close()
+
+    def _running(self) -> JsonLinesProcess:
+        if self._conversation is None:
+            log = self._folder / "client.log"
+            process = self._process.enter_context(
+                process_group(
+                    [sys.executable, "-m", "litmeter.load.process", self._settings],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._process.enter_context(log.open("wb")),
+                    env=os.environ | {"TMPDIR": str(self._folder)},
+                    stop_s=0.0,
+                )
+            )
+            self._conversation = JsonLinesProcess(process, log, "the load generator", LoadError)
+        return self._conversation
+
+    @contextmanager
+    def _ending_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+@contextmanager
+def load_generator(
+    bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str] | None = None
+) -> Iterator[LoadGenerator]:
+    """Start the load generator's process, which sends ``bodies``; end it when the block is left.
+
+    Args:
+        headers: sent with every request, besides the content type.
+
+    Raises:
+        LoadError: there are no bodies.
+    """
+    if not bodies:
+        raise LoadError("there is nothing to send: no request body")
+    with scratch() as folder:
+        for number, body in enumerate(bodies):
+            (folder / f"{number:06}.body").write_bytes(body)
+        with closing(LoadGenerator(folder, {"Content-Type": content_type, **(headers or {})})) as generator:
+            yield generator
+
+
+def generate(
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    plans: Sequence[LoadPlan],
+    *,
+    headers: Mapping[str, str] | None = None,
+    on_start: Callable[[int], None] = lambda pid: None,
+    on_progress: OnProgress = lambda users, answers, seconds: None,
+    on_edge: OnEdge = lambda users, index: None,
+) -> list[LoadRecord]:
+    """Run the loads of ``plans`` one after another: send ``bodies`` to ``url`` by POST.
+
+    Args:
+        headers: sent with every request, besides the content type.
+        on_start: called with the process id of the load generator.
+        on_progress, on_edge: see ``LoadGenerator.run``.
+
+    Raises:
+        LoadError: there are no bodies, or the generator's process failed.
+    """
+    with load_generator(bodies, content_type, headers) as generator:
+        on_start(generator.pid)
+        return [generator.run(url, plan, on_progress=on_progress, on_edge=on_edge) for plan in plans]
+
+
+def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
+    """The record that a load generator's process has written of ``plan``."""
+    with np.load(source, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in REQUEST_FIELDS}
+        return LoadRecord(
+            users=plan.users,
+            rate_rps=plan.rate_rps,
+            window_edges=stored["window_edges"],
+            cores=float(stored["cores"]),
+            **arrays,
+        )
+
+
+@contextmanager
+def load_bar(plans: Sequence[LoadPlan], description: str) -> Iterator[OnProgress]:
+    """Show a bar of the answers that ``plans`` measure; yield the ``on_progress`` that moves it."""
+    before = {plan.users: sum(p.requests for p in plans[:index]) for index, plan in enumerate(plans)}
+    requests = {plan.users: plan.requests for plan in plans}
+    with bar(sum(requests.values()), description, "answer") as progress:
+
+        def update(users: int, answers: int, seconds: float) -> None:
+            progress.set_postfix_str(pluralise(users, "user"))
+            progress.update(before[users] + min(answers, requests[users]) - progress.n)
+
+        yield update

@@ -1,0 +1,207 @@
+"""A stub server of known service time and parallelism that logs arrival and departure of each request.
+
+``python -m litmeter.load.stub SETTINGS`` prints its port once it listens. Any POST is a request;
+``GET /log`` answers with the log so far. Bodies are read to their end, and not kept. Without a service time
+it answers at once, faster than the load generator: the rate against it is the load generator's own limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from random import Random
+from time import perf_counter
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import requests
+import uvloop
+
+from litmeter.errors import LoadError
+from litmeter.system.http import direct_session
+from litmeter.system.processes import log_tail, process_group
+from litmeter.system.temporary import scratch
+
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+HEAD_END = b"\r\n\r\n"
+SLOWDOWN = 1.4
+"""As far as the speeds of real machines were seen to lie apart within minutes."""
+BACKLOG = 1024
+"""Connections that are accepted while the process is stopped."""
+BODY = b'{"image": "%s"}' % (b"A" * 45_000)
+"""What the stub is sent: as large as a photograph of the data set in base64."""
+
+
+class RunningStub(NamedTuple):
+    """A stub server that is listening."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self.process.pid
+
+    def log(self) -> npt.NDArray[np.float64]:
+        """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
+
+        Times are seconds of the machine's monotonic clock, which the load generator uses as well.
+
+        Raises:
+            LoadError: the stub does not answer.
+        """
+        try:
+            with direct_session() as session:
+                answer = session.get(f"{self.url}/log", timeout=30)
+        except requests.RequestException as error:
+            raise LoadError(f"the stub server does not answer ({type(error).__name__})") from error
+        return np.array(answer.json(), dtype=np.float64).reshape(-1, 2)
+
+
+@contextmanager
+def running_stub(
+    service_s: float,
+    parallel: int = 1,
+    answer_status: int = 200,
+    in_step: bool = False,
+    slow_every_s: float = 0.0,
+    random: bool = False,
+) -> Iterator[RunningStub]:
+    """Run a stub server on a free port of 127.0.0.1 until the block is left.
+
+    Args:
+        service_s: how long a request occupies one of the slots; 0: it is answered at once, and not logged.
+        parallel: number of slots.
+        answer_status: the HTTP status of all answers.
+        in_step: all slots answer at the same time, as a batch does; else evenly spaced.
+        slow_every_s: every other time of this length, all stubs' service takes SLOWDOWN times as long; 0 for
+            never.
+        random: times of service are exponential, with a mean of ``service_s``; else all are equal.
+
+    Raises:
+        LoadError: the stub ended before it listened.
+    """
+    settings = json.dumps([service_s, parallel, answer_status, in_step, slow_every_s, random])
+    with (
+        scratch() as folder,
+        (log := folder / "log").open("wb") as stderr,
+        process_group(
+            [sys.executable, "-m", "litmeter.load.stub", settings],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            stop_s=0.0,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        port = process.stdout.readline().decode().strip()
+        if not port:
+            status = process.wait()
+            raise LoadError(f"the stub server did not start (exit status {status}){log_tail(log)}")
+        yield RunningStub(f"http://127.0.0.1:{port}", process)
+
+
+class Stub:
+    """A queue with ``parallel`` slots of known service time, and the log; shared by all connections."""
+
+    def __init__(
+        self, service_s: float, parallel: int, status: int, in_step: bool, slow_every_s: float, random: bool
+    ) -> None:
+        self.service_s = service_s
+        self.slow_every_s = slow_every_s
+        self.answer = response(status, b'{"label": "cat"}')
+        self.rng = Random(0) if random else None
+        self.offsets_s = [0.0 if in_step else slot * service_s / parallel for slot in range(parallel)]
+        self.free_at: list[float] = []
+        self.log: list[tuple[float, float]] = []
+
+    def finish_time(self, now: float) -> float:
+        """When the service of a request that arrives at ``now`` ends: first come, first served.
+
+        A slot is free again at its scheduled time, not when a late timer fires. So the errors of timers,
+        about a millisecond, do not add up, and a server that never idles serves ``parallel / service_s``.
+        """
+        if not self.free_at:  # the first request starts the slots
+            self.free_at = [now + offset_s for offset_s in self.offsets_s]
+        slow = self.slow_every_s and now % (2 * self.slow_every_s) >= self.slow_every_s
+        service_s = self.rng.expovariate(1 / self.service_s) if self.rng else self.service_s
+        finish = max(now, self.free_at[0]) + service_s * (SLOWDOWN if slow else 1.0)
+        heapq.heapreplace(self.free_at, finish)
+        return finish
+
+
+def response(status: int, content: bytes) -> bytes:
+    """An HTTP response."""
+    return b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, which sends one request at a time."""
+
+    def __init__(self, stub: Stub) -> None:
+        self.stub = stub
+        self.head = b""
+        self.unread = 0
+        self.arrived = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Store the transport, on which responses are sent."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Serve the request once it is complete; its arrival is that of its first byte."""
+        if self.unread:
+            self.unread -= len(data)
+        else:
+            if not self.head:
+                self.arrived = perf_counter()
+            self.head += data
+            head_bytes = self.head.find(HEAD_END) + len(HEAD_END)
+            if head_bytes < len(HEAD_END):
+                return
+            length = CONTENT_LENGTH.search(self.head, 0, head_bytes)
+            self.unread = (int(length[1]) if length else 0) - (len(self.head) - head_bytes)
+        if self.unread <= 0:
+            self.unread = 0
+            self.serve()
+
+    def serve(self) -> None:
+        """Answer a request that has been read whole, once its service has ended."""
+        wants_log = self.head.startswith(b"GET /log")
+        self.head = b""
+        if wants_log:
+            self.send(response(200, json.dumps(self.stub.log).encode()))
+        elif not self.stub.service_s:
+            self.send(self.stub.answer)
+        else:
+            wait_s = self.stub.finish_time(now := perf_counter()) - now
+            asyncio.get_running_loop().call_later(wait_s, self.finish, self.arrived)
+
+    def finish(self, arrived: float) -> None:
+        """Log the request and answer it."""
+        self.stub.log.append((arrived, perf_counter()))
+        self.send(self.stub.answer)
+
+    def send(self, answer: bytes) -> None:
+        """Send an answer, unless the client has closed the connection."""
+        if not self.transport.is_closing():
+            self.transport.write(answer)
+
+
+async def serve(stub: Stub, host: str = "127.0.0.1") -> None:
+    """Serve until the process is killed."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(stub), host, 0, backlog=BACKLOG)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Stub(*json.loads(sys.argv[1]))))

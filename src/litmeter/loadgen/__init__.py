@@ -1,5 +1,0 @@
-"""The load generator: a process of its own that sends the requests of N users, or of a rate, to any URL."""
-
-from litmeter.loadgen.generator import LoadGenerator, LoadPlan, generate, load_generator
-
-__all__ = ["LoadGenerator", "LoadPlan", "generate", "load_generator"]

@@ -1,0 +1,92 @@
+"""Accuracy of the served answers, compared with the reference answers in full precision."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from litmeter.errors import LitmeterError
+from litmeter.model.reference import Reference
+from litmeter.stats.rates import wilson_interval
+
+MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
+"""A larger difference is no rounding error: the answer belongs to another photo.
+
+Log-odds, as probabilities near 0 and 1 are alike for all photos of a class."""
+PIXELS_DIFFERENCE = {"torchvision": 0.25, "scaled": 1.2}
+"""Added for pixels that differ from timm's: twice the largest difference on 370 photos, three of which
+were large enough to be scaled."""
+MIN_PROBABILITY = 1e-12
+"""Smaller ones are raised to it, so that their logarithm is finite."""
+
+
+def compare(
+    reference: Reference, answers: Sequence[tuple[int, bytes]], dtype: str, preprocess: str = "timm"
+) -> dict[str, float | int | None]:
+    """Agreement with the reference, accuracy on the test photos, and number of mismatched answers.
+
+    A photo that was answered several times counts only if all its answers name the same label.
+
+    Args:
+        answers: index of the photo in ``reference``, and the body of the answer of status 200.
+        dtype: torch's name of the format that the server computed in.
+        preprocess: the configuration's ``preprocess``.
+
+    Raises:
+        LitmeterError: an answer is not of the form that the server documents.
+    """
+    labels: dict[int, set[int]] = defaultdict(set)
+    tolerance = MAX_LOG_ODDS_DIFFERENCE[dtype]
+    if preprocess != "timm":
+        tolerance += PIXELS_DIFFERENCE[preprocess]
+    largest, mismatched = 0.0, 0
+    for photo, content in answers:
+        answer = probabilities(content, reference.classes)
+        expected = reference.probabilities[photo]
+        labels[photo].add(int(answer.argmax()))
+        largest = max(largest, float(np.abs(answer - expected).max()))
+        mismatched += log_odds_difference(answer, expected) > tolerance
+    agreed = sum(labels[photo] == {int(reference.probabilities[photo].argmax())} for photo in labels)
+    tested = [photo for photo in labels if reference.splits[photo] == "test"]
+    correct = sum(labels[photo] == {reference.labels[photo]} for photo in tested)
+    return {
+        "photos": len(labels),
+        "answers": len(answers),
+        **_share("agreement", agreed, len(labels)),
+        **_share("accuracy", correct, len(tested)),
+        "largest_difference": round(largest, 6),
+        "mismatched": mismatched,
+    }
+
+
+def probabilities(content: bytes, classes: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The probabilities in an answer, in the order of ``classes``."""
+    try:
+        by_class = json.loads(content)["probabilities"]
+        return np.array([float(by_class[name]) for name in classes])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LitmeterError(f"an answer without probabilities: {content[:200]!r}") from error
+
+
+def log_odds_difference(answer: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> float:
+    """Largest difference of log-odds among the three likeliest classes, relative to the likeliest."""
+    likeliest = np.argsort(expected)[-3:]
+    logs, expected_logs = (np.log(np.maximum(p[likeliest], MIN_PROBABILITY)) for p in (answer, expected))
+    return float(np.abs((logs - logs[-1]) - (expected_logs - expected_logs[-1])).max())
+
+
+def _share(name: str, successes: int, trials: int) -> dict[str, Any]:
+    """A proportion with its 95% interval, as metrics."""
+    if trials == 0:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    low, high = wilson_interval(successes, trials)
+    return {
+        name: round(successes / trials, 4),
+        f"{name}_low": round(low, 4),
+        f"{name}_high": round(high, 4),
+    }

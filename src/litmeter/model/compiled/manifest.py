@@ -1,0 +1,165 @@
+"""The manifest of the compiled packages: the model, machine and device that they belong to, and their hashes.
+
+To load a package is to run its code, so the manifest is checked before: a package is loaded only for
+the model, machine and device it was compiled for, and only if no other user may have written it.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from litmeter.errors import ModelError
+from litmeter.model.card import CARD_NAME, sha256
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.system.files import read_json
+from litmeter.system.machine import fingerprint
+
+MANIFEST_NAME = "manifest.json"
+
+
+class Package(BaseModel):
+    """The package of one precision and batch size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    precision: Literal["full", "half", "int8"]
+    batch_size: int
+    file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
+    sha256: str | None = Field(description="of the file")
+    eager_ms: float | None = Field(
+        description="median time of a run on a batch, as timm builds the model, which it does not in int8"
+    )
+    compiled_ms: float | None = Field(description="the same, compiled")
+    parts_ms: float | None = Field(description="the same, by smaller packages, null where there are none")
+    compile_s: float = Field(description="how long compiling took")
+    skipped_reason: str | None = Field(description="why the package is not used, null where it is")
+    remark: str | None = Field(None, description="what is to be said of it where it is used")
+
+
+class Calibration(BaseModel):
+    """What the quantisation to int8 depends on besides the model; the packages' hashes bind its result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    photos: int
+    sha256: str = Field(description="of the photos' own hashes")
+    nncf: str = Field(description="its version")
+
+
+class Manifest(BaseModel):
+    """All packages, and the model, machine and device they belong to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(description="hash of the model card, which has the weights' own")
+    machine: str = Field(description="id of the machine")
+    device: str
+    skipped_reason: str | None = Field(description="why there are no packages, null where there are")
+    calibration: Calibration | None = Field(None, description="null where nothing was quantised")
+    packages: list[Package]
+
+
+def identity(exported: Path) -> tuple[str, str]:
+    """Hash of the model card in ``exported``, and id of this machine with its libraries."""
+    return sha256(exported / CARD_NAME), str(fingerprint()["id"])
+
+
+def read_manifest(folders: ModelFolders, device: str) -> Manifest:
+    """Read the manifest, and check that it belongs to the exported model, this machine and ``device``.
+
+    Raises:
+        ModelError: there is none, it belongs to others, or others may have written it.
+    """
+    folder, remedy = folders.compiled, "`dvc repro compile` makes it"
+    try:
+        check_ownership(folder)
+        check_ownership(folder / MANIFEST_NAME)
+        manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; {remedy}") from error
+    except (ValueError, ValidationError) as error:
+        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {remedy}") from error
+    if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device):
+        raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
+    return manifest
+
+
+def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[Package]:
+    """The packages of ``precision`` that are not skipped; timm's model runs what they do not make up.
+
+    Raises:
+        ModelError: as ``read_manifest``; or for int8, in which timm's model does not come, there is none for
+            a single image.
+    """
+    manifest = read_manifest(folders, device)
+    packages = [one for one in manifest.packages if one.precision == precision]
+    used = [one for one in packages if one.skipped_reason is None]
+    if precision == "int8" and not any(one.batch_size == 1 for one in used):
+        reasons = [one.skipped_reason for one in packages if one.batch_size == 1 and one.skipped_reason]
+        reason = next(iter([*reasons, manifest.skipped_reason]), None) or "compile.int8_photos was 0"
+        raise ModelError(f"serve.precision: 'int8' has no package for a single image: {reason}")
+    return used
+
+
+def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> str | None:
+    """What to say where ``settings`` allow larger batches than were compiled; None where they do not.
+
+    Raises:
+        ModelError: see ``packages_to_use``.
+    """
+    if not settings.compiled:
+        return None
+    used = packages_to_use(folders, device, settings.precision)
+    largest = max((package.batch_size for package in used), default=settings.max_batch_size)
+    if settings.max_batch_size <= largest:
+        return None
+    return (
+        f"max_batch_size is {settings.max_batch_size}, and no batch above {largest} has a compiled package: "
+        "larger ones are split, and run one part after another"
+    )
+
+
+def verified_file(folder: Path, package: Package) -> Path:
+    """Path of the package's file, after a check of its hash and ownership.
+
+    Raises:
+        ModelError: it is not the file that was compiled, or others may have written it.
+    """
+    path = folder / str(package.file)
+    try:
+        check_ownership(path)
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
+    if digest != package.sha256:
+        raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
+    return path
+
+
+def check_ownership(path: Path) -> None:
+    """Raise ModelError where users other than this one and root may write ``path``, whose code is run."""
+    status = path.stat()
+    group_writable = status.st_mode & stat.S_IWGRP and not is_private_group(status)
+    if status.st_uid not in (os.getuid(), 0):
+        raise ModelError(f"{path} belongs to another user; copy the project, or `dvc repro -f compile`")
+    if group_writable or status.st_mode & stat.S_IWOTH:
+        raise ModelError(f"{path}: others may write it; `chmod -R go-w {path}`, then `dvc repro -f compile`")
+
+
+def is_private_group(status: os.stat_result) -> bool:
+    """Whether a file's group is its owner's private group: of the owner's name, without other members."""
+    try:
+        owner, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    return (owner.pw_gid, owner.pw_name) == (group.gr_gid, group.gr_name) and not (
+        set(group.gr_mem) - {owner.pw_name}
+    )

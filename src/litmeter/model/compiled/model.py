@@ -1,0 +1,118 @@
+"""A model that runs the packages compiled for its batch sizes.
+
+They are OpenVINO's on a CPU, and of torch's Inductor on a GPU. An OpenVINO package holds the graph with its
+weights; kernels (oneDNN's) are made as it is loaded, in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from mmap import ACCESS_COPY, mmap
+from pathlib import Path
+
+import numpy as np
+import openvino
+import torch
+
+from litmeter.model.compiled.manifest import packages_to_use, verified_file
+from litmeter.model.device import dtype_name
+from litmeter.paths import ModelFolders
+
+BatchModel = Callable[[torch.Tensor], torch.Tensor]
+"""A model as a function: a batch -> logits (N, classes)."""
+PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
+"""For operators that are not quantised, which are all of them but in int8."""
+
+
+def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
+    """Load the model in a package, which takes batches of the one size that it was compiled for."""
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32
+        loaded: BatchModel = torch._inductor.aoti_load_package(str(path))
+        return loaded
+    return OpenVinoModel(path, dtype)
+
+
+class OpenVinoModel:
+    """The model in a package of OpenVINO's.
+
+    The package is mapped, so that the weights in it are in memory once for all workers.
+    """
+
+    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        with path.open("rb") as file:
+            package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
+        # OpenVINO reads the weights where they are, so that this must live as long as the model.
+        self._package = openvino.Tensor(package, shared_memory=True)
+        compiled = openvino.Core().import_model(self._package, "CPU", openvino_options(dtype))
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of a batch (N, 3, height, width)."""
+        # OpenVINO takes its input channels first, and copies its output, which the next run writes over.
+        [logits] = self._request.infer([batch.contiguous().numpy()], share_inputs=True).values()
+        return torch.from_numpy(logits)
+
+
+def openvino_options(dtype: torch.dtype) -> dict[str, object]:
+    """OpenVINO's options: one thread, as several workers share the cores, and not pinned to a core."""
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[dtype],
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+class CompiledModel:
+    """Splits a batch of any size into the sizes that have been compiled, largest first.
+
+    Args:
+        build_eager: builds the model as timm does, for sizes without a faster package; not called where
+            the packages make up every size.
+        folders: of the packages and the exported model they belong to.
+    """
+
+    def __init__(
+        self,
+        build_eager: Callable[[], BatchModel],
+        folders: ModelFolders,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self._packages: dict[int, BatchModel] = {}
+        dtype = getattr(torch, dtype_name(precision, device.type))
+        for package in packages_to_use(folders, device.type, precision):
+            path = verified_file(folders.compiled, package)
+            self._packages[package.batch_size] = load_package(path, dtype, device)
+        self._sizes = sorted(self._packages, reverse=True)
+        self._eager = None if 1 in self._packages else build_eager()
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of images (N, 3, height, width)."""
+        return run_in_parts(batch, split(len(batch), self._sizes), self._model_of)
+
+    def _model_of(self, size: int) -> BatchModel:
+        model = self._packages.get(size, self._eager)
+        assert model is not None
+        return model
+
+
+def run_in_parts(
+    batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
+) -> torch.Tensor:
+    """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
+    if len(sizes) == 1:
+        return model_of(sizes[0])(batch)
+    ends = itertools.accumulate(sizes)
+    return torch.cat([model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)])
+
+
+def split(number: int, sizes: list[int]) -> list[int]:
+    """``number`` as a sum of ``sizes`` (descending), the largest first, and of the remainder."""
+    summands = []
+    for size in sizes:
+        summands += [size] * (number // size)
+        number %= size
+    return [*summands, number] if number else summands

@@ -1,0 +1,162 @@
+"""Compile packages: ``python -m litmeter.model.compiled.package JOB``.
+
+By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
+post-training quantisation for OpenVINO.
+
+A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from operator import itemgetter
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import openvino
+import torch
+
+from litmeter.model.card import ModelCard, read_card
+from litmeter.model.compiled.model import openvino_options
+from litmeter.model.device import dtype_name
+from litmeter.model.model import PixelModel, load_model
+from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
+
+INDUCTOR_CONFIG = {"freezing": True}
+"""Weights become constants: folded, packed, and part of the package."""
+
+
+def compile_packages(
+    model: torch.nn.Module, example: torch.Tensor, paths: Mapping[torch.dtype, Path]
+) -> None:
+    """Write a package of ``model`` for batches like ``example`` for each number format that it computes in.
+
+    Args:
+        model: on a GPU in the one format of ``paths``; on a CPU in float32, which OpenVINO casts itself.
+    """
+    with torch.no_grad():
+        exported = torch.export.export(model, (example,))
+        if example.is_cuda:
+            [path] = paths.values()
+            torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(path), inductor_configs=INDUCTOR_CONFIG
+            )
+            return
+    converted = openvino.convert_model(exported)
+    for dtype, path in paths.items():
+        write_package(converted, example.shape, dtype, path)
+
+
+def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: Path) -> None:
+    """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
+    graph.reshape(list(shape))  # static: the conversion leaves the batch size open
+    compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
+    if compiled.output(0).shape[0] != shape[0]:
+        raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
+    path.write_bytes(compiled.export_model().getvalue())
+
+
+def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino.Model:
+    """The graph of ``model`` with weights and activations in int8, where an operator has such a kernel.
+
+    It takes batches of any size.
+
+    Ranges of activations are those that ``pixels`` cause.
+
+    Args:
+        model: in float32, for pixels, uint8 (N, 3, size, size).
+        pixels: of each calibration photo, uint8 (3, size, size).
+    """
+    import nncf  # takes seconds
+
+    images = [image.unsqueeze(0) for image in pixels]
+    with torch.no_grad():  # of two images, as torch takes a size of one for a constant
+        any_batch = ({0: torch.export.Dim.AUTO},)
+        exported = torch.export.export(model, (torch.cat([images[0]] * 2),), dynamic_shapes=any_batch)
+        graph = openvino.convert_model(exported)
+    dataset = nncf.Dataset([image.contiguous().numpy() for image in images])
+    # Weights symmetric, activations asymmetric: as fast as symmetric ones, and closer to the model's answers.
+    mixed = nncf.QuantizationPreset.MIXED
+    quantised: openvino.Model = nncf.quantize(graph, dataset, preset=mixed, subset_size=len(images))
+    return quantised
+
+
+def pixels_of_photos(paths: Iterable[Path], card: ModelCard) -> list[torch.Tensor]:
+    """The photos as a server with ``preprocess: torchvision`` sees them: uint8 (3, size, size) each."""
+    preprocess = TorchvisionPreprocess(card)
+    return [preprocess.transform(preprocess.decode(path.read_bytes())) for path in paths]
+
+
+def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
+    """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled.
+
+    It is float32 for ``int8``, to which a compiled graph is quantised.
+    """
+    torch.set_num_threads(1)
+    card, target = read_card(folder), torch.device(device)
+    dtype = getattr(torch, dtype_name("full" if precision == "int8" else precision, device))
+    return PixelModel(load_model(folder, card, target, dtype), card, target, dtype)
+
+
+def example_batch(folder: Path, device: str, batch_size: int) -> torch.Tensor:
+    """A batch of random pixels, uint8 (batch_size, 3, size, size), the same each time."""
+    size = read_card(folder).image_size
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
+    return stack_images(list(pixels), torch.device(device), torch.uint8)
+
+
+def main() -> None:
+    """Compile the packages of the job (JSON: folder, device, packages, calibration); print a line for each.
+
+    Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
+    All in int8 are of one graph, quantised with the photos of ``calibration``; they have a job of their own.
+    """
+    job: dict[str, Any] = json.loads(sys.argv[1])
+    folder, device = Path(job["folder"]), job["device"]
+    compile_job = compile_int8 if job["packages"][0]["precision"] == "int8" else compile_float
+    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+        compile_job(job, folder, device)
+
+
+def compile_float(job: dict[str, Any], folder: Path, device: str) -> None:
+    """Compile packages in formats that the model itself computes in."""
+    for size, group in itertools.groupby(job["packages"], key=itemgetter("batch_size")):
+        began = perf_counter()
+        paths = {package["precision"]: Path(package["path"]) for package in group}
+        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
+        dtypes = {precision: getattr(torch, dtype_name(precision, device)) for precision in paths}
+        compile_packages(
+            model,
+            example_batch(folder, device, size),
+            {dtypes[precision]: path for precision, path in paths.items()},
+        )
+        report(list(paths), size, (perf_counter() - began) / len(paths))
+
+
+def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
+    """Quantise the model, and compile packages of it; the first one's time contains the quantisation."""
+    began = perf_counter()
+    pixels = pixels_of_photos(map(Path, job["calibration"]), read_card(folder))
+    graph = quantise(eager_model(folder, device, "int8"), pixels)
+    for package in job["packages"]:
+        size = package["batch_size"]
+        write_package(graph, [size, *pixels[0].shape], torch.int8, Path(package["path"]))
+        report(["int8"], size, perf_counter() - began)
+        began = perf_counter()
+
+
+def report(precisions: Sequence[str], batch_size: int, seconds: float) -> None:
+    """Print how long each of these packages took."""
+    for precision in precisions:
+        line = {"precision": precision, "batch_size": batch_size, "seconds": seconds}
+        print(json.dumps(line), file=sys.__stdout__, flush=True)
+
+
+if __name__ == "__main__":
+    main()

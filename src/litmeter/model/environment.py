@@ -1,0 +1,48 @@
+"""What a worker starts with: environment variables, malloc's way with freed memory, modules that it needs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from litmeter.params import ServeSettings
+
+THRESHOLD_BYTES = 2**30
+"""Smaller blocks are not mapped one by one, and no less freed memory is given back."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def worker_environment(settings: ServeSettings) -> dict[str, str]:
+    """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised.
+
+    The two variables do what ``keep_freed_memory`` does, from the process's start on. Other
+    C libraries than glibc ignore them.
+    """
+    if not settings.keep_freed_memory:
+        return dict(os.environ)
+    thresholds = {f"MALLOC_{name}_THRESHOLD_": str(THRESHOLD_BYTES) for name in ("TRIM", "MMAP")}
+    return os.environ | thresholds
+
+
+def modules_of(settings: ServeSettings) -> list[str]:
+    """The modules that a predictor with these settings imports; their libraries take seconds.
+
+    Processes that are forked can have them imported before.
+    """
+    return [
+        "litmeter.model.predictor",
+        *([] if settings.compiled else ["litmeter.model.model"]),
+        *(["litmeter.model.lean_timm"] if settings.preprocess == "timm" else []),
+    ]
+
+
+def keep_freed_memory() -> None:
+    """Let this process use freed memory again instead of giving it back to the system.
+
+    By default glibc maps memory for each large tensor and unmaps it when the tensor is freed, so that
+    every activation of every image costs page faults (mallopt(3)). Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, THRESHOLD_BYTES)
+        mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)

@@ -1,0 +1,116 @@
+"""The exported model on a device: image bytes -> tensor -> probabilities.
+
+The server's workers and the in-process baseline both run it, so that their rates can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from litmeter.model.card import read_card
+from litmeter.model.compiled.model import BatchModel, CompiledModel
+from litmeter.model.device import dtype_name
+from litmeter.model.preprocess import (
+    ScaledPreprocess,
+    TimmPreprocess,
+    TorchvisionPreprocess,
+    stack_images,
+)
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
+
+
+class Predictor:
+    """Classifies images with an exported model.
+
+    Args:
+        folders: of the exported model and the packages compiled from it.
+        device: ``cpu`` or ``cuda``, with an index or without.
+        settings: of which ``precision``, ``threads_per_worker``, ``preprocess``, ``compiled`` and
+            ``max_megapixels`` count.
+
+    Raises:
+        ModelError: there is no such model, or no packages compiled from it on this machine.
+    """
+
+    def __init__(self, folders: ModelFolders, device: str, settings: ServeSettings) -> None:
+        self.card = read_card(folders.exported)
+        self.device = torch.device(device)
+        self.dtype = getattr(torch, dtype_name(settings.precision, device))
+        if settings.threads_per_worker is not None:
+            torch.set_num_threads(settings.threads_per_worker)
+        self._preprocess = self._new_preprocess(settings)
+        self.model: BatchModel = (
+            CompiledModel(
+                partial(self._eager_model, folders, settings), folders, settings.precision, self.device
+            )
+            if settings.compiled
+            else self._eager_model(folders, settings)
+        )
+
+    def _new_preprocess(self, settings: ServeSettings) -> TimmPreprocess | TorchvisionPreprocess:
+        max_pixels = settings.max_megapixels * 1_000_000
+        if settings.preprocess != "timm":
+            kind = ScaledPreprocess if settings.preprocess == "scaled" else TorchvisionPreprocess
+            return kind(self.card, max_pixels)
+        return TimmPreprocess(self.card, max_pixels)
+
+    def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
+        """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
+        from litmeter.model.model import PixelModel, load_model  # imports timm, which takes a second
+
+        model = load_model(folders.exported, self.card, self.device, self.dtype)
+        if settings.preprocess != "timm":
+            return PixelModel(model, self.card, self.device, self.dtype)
+        return model
+
+    def decode(self, content: bytes) -> Any:
+        """Decode an image file to RGB, in the form that ``transform`` takes.
+
+        Raises:
+            ImageError: ``content`` is not a whole image, or is too large to decode.
+        """
+        return self._preprocess.decode(content)
+
+    def transform(self, image: Any) -> torch.Tensor:
+        """One input of the model, on the CPU: normalised float32, or uint8, (3, size, size)."""
+        return self._preprocess.transform(image)
+
+    def preprocess(self, content: bytes) -> torch.Tensor:
+        """Decode and transform one image file.
+
+        Raises:
+            ImageError: ``content`` is not a whole image, or is too large to decode.
+        """
+        return self.transform(self.decode(content))
+
+    def batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Stack preprocessed images on the device: (N, 3, size, size), as ``forward`` takes them."""
+        return stack_images(images, self.device, self.dtype)
+
+    def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images.
+
+        Raises:
+            MemoryError: the device's memory does not suffice for a batch of this size.
+        """
+        try:
+            return self.forward(self.batch(images)).cpu()
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+        # Raised outside the handler: the handled error's traceback keeps the tensors alive.
+        raise MemoryError(reason)
+
+    @torch.inference_mode()
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Class probabilities, float32 (N, classes), of a batch."""
+        return self.model(batch).float().softmax(dim=1)

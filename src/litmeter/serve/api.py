@@ -1,0 +1,60 @@
+"""The classifier as LitServe's API, for its own worker loops and its documentation.
+
+LitServe's batch loop fails a whole batch when one of its items raises. So an invalid item does not raise:
+it passes through the batch as its refusal.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import litserve
+
+from litmeter.serve.classifier import Classifier, Item, Output, PredictRequest
+from litmeter.serve.errors import Reply
+from litmeter.serve.forkserver import FORKS, become_litserve_worker
+from litmeter.serve.middleware import response_of
+
+
+class ClassifierAPI(litserve.LitAPI):
+    """Decodes, classifies and answers in LitServe's worker loop.
+
+    Args:
+        options: passed on to LitAPI.
+    """
+
+    def __init__(self, classifier: Classifier, **options: Any) -> None:
+        settings = classifier.settings
+        super().__init__(
+            max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s, **options
+        )
+        self.classifier = classifier
+
+    def setup(self, device: str) -> None:
+        """Load the model; LitServe calls this in a worker."""
+        if FORKS:
+            become_litserve_worker()
+        self.classifier.setup(device)
+
+    def authorize(self) -> None:
+        """Disable LitServe's check of the API key, as ``ApiKey`` has made it already."""
+
+    # LitServe passes the annotation of the parameter named ``request`` to FastAPI, which validates and
+    # documents the body by it. So this module must not import annotations from __future__.
+    def decode_request(self, request: PredictRequest) -> Item:
+        """Decode and preprocess the image of a JSON body."""
+        return self.classifier.decode_json(request)
+
+    def batch(self, inputs: Sequence[Item]) -> list[Item]:
+        """Return the items unstacked, as some may be refusals."""
+        return list(inputs)
+
+    def predict(self, x: Item | list[Item]) -> Output | list[Output]:
+        """The output of one item, or the list of outputs of a batch."""
+        predict = self.classifier.predict_batch
+        return predict(x) if isinstance(x, list) else predict([x])[0]
+
+    # No return type: LitServe would pass it to FastAPI as the response model.
+    def encode_response(self, output: Output):  # type: ignore[no-untyped-def]
+        """The content of the answer, or the refusal as a response."""
+        content = self.classifier.content_of(output)
+        return response_of(content) if isinstance(content, Reply) else content

@@ -1,0 +1,120 @@
+"""The address, certificate and API key of a server, and the endpoints that it serves there."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import ssl
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from litmeter.errors import UsageError
+
+KEY_VARIABLE = "LIT_SERVER_API_KEY"
+"""Environment variable that holds the key, the same as LitServe's."""
+KEY_HEADER = "X-API-Key"
+_HEADER_NAME = KEY_HEADER.lower().encode()
+
+
+def api_key() -> str | None:
+    """The key in the environment, None if there is none.
+
+    Raises:
+        UsageError: the key cannot be sent in a header.
+    """
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        raise UsageError(f"{KEY_VARIABLE}: expected printable ASCII without spaces")
+    return key or None
+
+
+def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
+    """Whether a request has the key, compared in constant time.
+
+    Args:
+        headers: pairs of a name in lower case and a value.
+    """
+    given = next((value for name, value in headers if name == _HEADER_NAME), b"")
+    return hmac.compare_digest(given, key.encode())
+
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The address of a server, and the endpoints that it serves there.
+
+    Attributes:
+        port: TCP port.
+        host: address to listen on: 127.0.0.1, or with an API key 0.0.0.0 or ::, which other machines reach.
+        certificate: PEM file with the certificate chain, for HTTPS; None for HTTP.
+        certificate_key: PEM file with the certificate's private key, without a password.
+        metrics: whether ``/metrics`` is served.
+        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
+    """
+
+    port: int
+    host: str = LOOPBACK
+    certificate: Path | None = None
+    certificate_key: Path | None = None
+    metrics: bool = True
+    docs: bool = True
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without a slash at the end."""
+        scheme = "https" if self.certificate else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{host}:{self.port}"
+
+    def arguments(self) -> list[str]:
+        """The binding as arguments of ``python -m litmeter.serve``."""
+        return [
+            *("--host", self.host, "--port", str(self.port)),
+            *(("--certificate", str(self.certificate)) if self.certificate else ()),
+            *(("--certificate-key", str(self.certificate_key)) if self.certificate_key else ()),
+            *(() if self.metrics else ("--no-metrics",)),
+            *(() if self.docs else ("--no-docs",)),
+        ]
+
+    def check(self) -> None:
+        """Check the binding before a server starts.
+
+        Raises:
+            UsageError: other machines can reach the server and there is no key, or TLS cannot work.
+        """
+        if api_key() is None and self.host != LOOPBACK:
+            raise UsageError(
+                f"--host {self.host}: other machines can reach it, so {KEY_VARIABLE} must hold a key"
+            )
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise UsageError("--certificate and --certificate-key belong together")
+        if self.certificate is not None and self.certificate_key is not None:
+            check_certificate(self.certificate, self.certificate_key)
+
+
+def check_certificate(certificate: Path, key: Path) -> None:
+    """Raise UsageError unless the files are a certificate and its private key."""
+    try:
+        for path in (certificate, key):  # OpenSSL does not say which file is missing
+            path.open("rb").close()
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    try:
+        # Without this callback, OpenSSL would ask for a password on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (ssl.SSLError, ValueError) as error:
+        what = "a certificate and its own key in PEM form, without a password"
+        raise UsageError(f"{certificate}, {key}: not {what} ({error})") from error
+
+
+def check_ca_file(path: Path) -> None:
+    """Raise UsageError unless the file holds certificates of CAs."""
+    try:
+        ssl.create_default_context(cafile=path)
+    except ssl.SSLError as error:
+        raise UsageError(f"{path}: no certificates in PEM form ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from error

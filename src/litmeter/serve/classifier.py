@@ -1,0 +1,256 @@
+"""The classifier in a worker: decodes requests, runs the model on batches, and makes the answers.
+
+An invalid request passes through the batch as its refusal, so that the others go on. This module imports
+neither LitServe nor FastAPI, which the workers of the direct transport do not need.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+
+from litmeter.model.card import read_card
+from litmeter.model.image import ImageError
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serve.errors import Reply, error_reply, invalid_body_reply
+from litmeter.serve.metrics import BATCH_SIZE, PROCESS, observe_stage
+from litmeter.system.collector import freeze_gc_after
+
+if TYPE_CHECKING:
+    from litmeter.model.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+Prediction = dict[str, Any]
+"""Label, probability, and the probabilities of all classes."""
+
+MAX_JSON_PARTS = 1000
+TOO_MANY_PARTS = "body: more keys and values than an image needs"
+EMPTY_BODY = "image: the body is empty"
+OUT_OF_MEMORY = "no memory left for this request; try again later"
+
+
+class PredictRequest(BaseModel):
+    """The body of ``POST /predict``."""
+
+    image: str = Field(description="an image file (JPEG, PNG, WebP or GIF), base64")
+    # All processes of a machine read the same monotonic clock.
+    _received: float = PrivateAttr(default_factory=perf_counter)
+
+
+@dataclass(slots=True)
+class Item:
+    """A decoded request.
+
+    Attributes:
+        image: the preprocessed image (tensor, channels x height x width), or the refusal.
+        decoded: when decoding ended (monotonic clock, seconds).
+    """
+
+    image: Any
+    decoded: float
+
+
+@dataclass(slots=True)
+class Output:
+    """The result for an item.
+
+    Attributes:
+        content: the prediction, or the refusal.
+        predicted: when the model had run (monotonic clock, seconds).
+    """
+
+    content: Prediction | Reply
+    predicted: float
+
+
+class NullPredictor:
+    """The null model: a ``Predictor`` that computes nothing; a request costs what the server itself costs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.card = read_card(folder)
+
+    def decode(self, content: bytes) -> bytes:
+        """``content``, unchanged."""
+        return content
+
+    def transform(self, content: bytes) -> bytes:
+        """``content``, unchanged."""
+        return content
+
+    def predict(self, images: Sequence[bytes]) -> npt.NDArray[np.float64]:
+        """The same probability for every class, (N, classes)."""
+        classes = len(self.card.classes)
+        return np.full((len(images), classes), 1 / classes)
+
+
+class Classifier:
+    """Classifies requests by the exported model, or by the null model, which does no work.
+
+    Args:
+        timed: whether the metrics of the stages are collected.
+    """
+
+    def __init__(
+        self, folders: ModelFolders, settings: ServeSettings, *, null_model: bool = False, timed: bool = True
+    ) -> None:
+        self.folders = folders
+        self.settings = settings
+        self.null_model = null_model
+        self.timed = timed
+        self.predictor: Predictor | NullPredictor | None = None
+
+    def setup(self, device: str) -> None:
+        """Load the model; called once in each worker, so that the HTTP process does not import torch."""
+        PROCESS.labels("worker").set(1)
+        if self.null_model:
+            self.predictor = NullPredictor(self.folders.exported)
+            return
+        with freeze_gc_after():
+            from litmeter.model.predictor import Predictor
+
+            self.predictor = Predictor(self.folders, device, self.settings)
+
+    @property
+    def loaded(self) -> Predictor | NullPredictor:
+        """The predictor.
+
+        Raises:
+            RuntimeError: ``setup`` has not run.
+        """
+        if self.predictor is None:
+            raise RuntimeError("setup has not run")
+        return self.predictor
+
+    def decode_json(self, request: PredictRequest) -> Item:
+        """Decode and preprocess the image of a validated JSON body."""
+        return self._decode_safely(self._decode, request.image, request._received)
+
+    def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
+        """Decode and preprocess the image of an unparsed body.
+
+        Args:
+            is_image: whether the body is an image file; otherwise it is JSON.
+            received: when it was received (monotonic clock, seconds).
+        """
+        return self._decode_safely(self._decode_body, is_image, body, received)
+
+    def predict_batch(self, items: Sequence[Item]) -> list[Output]:
+        """The outputs of a batch, one for each item, in the same order."""
+        started = perf_counter()
+        images = [item.image for item in items if not isinstance(item.image, Reply)]
+        contents = iter(self._predict(images) if images else [])
+        predicted = perf_counter()
+        outputs = [
+            Output(item.image if isinstance(item.image, Reply) else next(contents), predicted)
+            for item in items
+        ]
+        if self.timed:
+            BATCH_SIZE.observe(len(items))
+            for item in items:
+                observe_stage("batch_wait", started - item.decoded)
+                observe_stage("model", predicted - started)
+        return outputs
+
+    def content_of(self, output: Output) -> Prediction | Reply:
+        """The prediction or the refusal; the time since the model has run counts as encoding."""
+        self._time("encode", perf_counter() - output.predicted)
+        return output.content
+
+    def _decode_safely(self, decode: Callable[..., Item], *arguments: Any) -> Item:
+        """Call ``decode``; turn an unexpected exception into a refusal, so that the batch goes on."""
+        try:
+            return decode(*arguments)
+        except MemoryError:
+            return Item(error_reply(503, OUT_OF_MEMORY), perf_counter())
+        except Exception:
+            logger.exception("a request could not be decoded")
+            return Item(error_reply(500, "Internal server error"), perf_counter())
+
+    def _decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
+        if not body:
+            status, reason = (400, EMPTY_BODY) if is_image else (422, "body: Field required")
+            return Item(error_reply(status, reason), perf_counter())
+        if is_image:
+            return self._decode(body, received)
+        if has_many_parts(body):
+            return Item(error_reply(422, TOO_MANY_PARTS), perf_counter())
+        try:
+            text = PredictRequest.model_validate_json(body).image
+        except ValidationError as error:
+            return Item(invalid_body_reply(error.errors(include_url=False)[0]), perf_counter())
+        return self._decode(text, received)
+
+    def _decode(self, content: bytes | str, received: float) -> Item:
+        """Decode and preprocess an image file, given as bytes or as base64 text."""
+        started = perf_counter()
+        self._time("queue", started - received)
+        try:
+            pixels: Any = self.loaded.decode(
+                content if isinstance(content, bytes) else decode_base64(content)
+            )
+            decoded = perf_counter()
+            image = self.loaded.transform(pixels)
+        except ImageError as error:
+            return Item(error_reply(error.status, str(error)), perf_counter())
+        ended = perf_counter()
+        self._time("decode", decoded - started)
+        self._time("preprocess", ended - decoded)
+        return Item(image, ended)
+
+    def _time(self, stage: str, seconds: float) -> None:
+        if self.timed:
+            observe_stage(stage, seconds)
+
+    def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
+        """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
+        try:
+            return [self._prediction(probabilities) for probabilities in self.loaded.predict(images).tolist()]
+        except MemoryError as error:
+            logger.warning("no memory for a batch of %d: %s", len(images), error)
+        if len(images) == 1:
+            return [error_reply(503, OUT_OF_MEMORY)]
+        half = len(images) // 2
+        return self._predict(images[:half]) + self._predict(images[half:])
+
+    def _prediction(self, probabilities: list[float]) -> Prediction:
+        classes = self.loaded.card.classes
+        best = max(range(len(classes)), key=probabilities.__getitem__)
+        return {
+            "label": classes[best],
+            "probability": probabilities[best],
+            "probabilities": dict(zip(classes, probabilities, strict=True)),
+        }
+
+
+def has_many_parts(body: bytes) -> bool:
+    """Whether a JSON body has more keys or values than MAX_JSON_PARTS; one with an image has few.
+
+    Their commas are counted without parsing, which takes a second for millions of them. Base64 contains none,
+    and the parser itself gives up on brackets that are nested deeply.
+    """
+    return body.count(b",") > MAX_JSON_PARTS
+
+
+def decode_base64(text: str) -> bytes:
+    """The image file of a JSON body.
+
+    Raises:
+        ImageError: status 400: ``text`` is not plain base64.
+    """
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:  # includes binascii.Error
+        if text.startswith("data:"):
+            raise ImageError(400, "image: a data URL; send what follows 'base64,' alone") from error
+        raise ImageError(400, f"image: not base64 ({error})") from error

@@ -1,0 +1,316 @@
+"""Launches a server, as a context manager or in the foreground, and waits until it is ready."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+
+from litmeter.errors import ModelError, ServerError, UsageError
+from litmeter.model.card import read_card
+from litmeter.model.environment import worker_environment
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serve.binding import KEY_VARIABLE, Binding
+from litmeter.system.processes import log_tail, process_group
+from litmeter.system.temporary import scratch
+
+READY_S = 180.0
+"""How long the workers may take to load the model."""
+READY_POLL_S = 0.05
+ANY_PORT = 0
+"""The kernel chooses a free one."""
+LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
+"""Bytes of a temporary folder's path: LitServe's multiprocessing manager makes a socket in it (unix(7))."""
+EXIT_GRACE_S = 15.0
+"""How long a server may take to exit after it has drained."""
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that has answered ``/health`` with 200.
+
+    Attributes:
+        url: its URL, without a slash at the end.
+        process: its main process.
+        ready_s: seconds from its start to the first 200.
+        log: file with its output.
+    """
+
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server's main process, the root of its process tree."""
+        return self.process.pid
+
+    def pause(self) -> None:
+        """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue its processes (SIGCONT)."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill its processes (SIGKILL)."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has died: ``check`` says so
+            os.killpg(self.pid, number)
+
+    def check(self) -> None:
+        """Raise ServerError, with the end of its log, if the server has died."""
+        status = self.process.poll()
+        if status is not None:
+            raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
+
+
+@dataclass(frozen=True)
+class StartingServer:
+    """A server whose processes have been started, and which may not answer yet.
+
+    Attributes:
+        server: it, with ``ready_s`` 0.
+        started: when, on the monotonic clock.
+        limit_s: how long it may take.
+    """
+
+    server: RunningServer
+    binding: Binding
+    started: float
+    limit_s: float
+
+    def ready(self) -> RunningServer:
+        """Wait until ``/health`` answers with 200.
+
+        Raises:
+            ServerError: the server died, or its workers were not ready in time.
+        """
+        while time.perf_counter() < self.started + self.limit_s:
+            self.server.check()
+            if is_healthy(self.binding):
+                return replace(self.server, ready_s=time.perf_counter() - self.started)
+            time.sleep(READY_POLL_S)
+        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.server.log)}")
+
+
+@contextmanager
+def running_server(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    port: int | None = None,
+    ready_s: float = READY_S,
+    *,
+    null_model: bool = False,
+    metrics: bool = True,
+) -> Iterator[RunningServer]:
+    """Serve the exported model on 127.0.0.1 until the block is left.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+        port: TCP port; None for a free one.
+        ready_s: how long the workers may take to load the model.
+        null_model: serve the null model, which does no work, instead.
+        metrics: whether metrics are collected and served.
+
+    Raises:
+        ServerError: the port is taken, the server died, or its workers were not ready in time.
+    """
+    with starting_server(
+        folders, settings, device, timeout_s, port, ready_s, null_model=null_model, metrics=metrics
+    ) as starting:
+        yield starting.ready()
+
+
+@contextmanager
+def starting_server(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    port: int | None = None,
+    ready_s: float = READY_S,
+    *,
+    null_model: bool = False,
+    metrics: bool = True,
+) -> Iterator[StartingServer]:
+    """Start a server, which runs until the block is left, without waiting for it; as ``running_server``."""
+    binding = Binding(ANY_PORT if port is None else port, metrics=metrics)
+    with (
+        bound_socket(binding) as listener,
+        _server_environment(settings) as (environment, log),
+        log.open("wb") as output,
+    ):
+        binding = replace(binding, port=listener.getsockname()[1])
+        command = server_command(folders, settings, device, timeout_s, binding, listener)
+        environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
+        started = time.perf_counter()
+        with process_group(
+            [*command, *(["--null-model"] if null_model else [])],
+            stdout=output,
+            stderr=output,
+            env=environment,
+            stop_s=0.0,  # killed at once, as no client waits for an answer
+            pass_fds=(listener.fileno(),),
+        ) as process:
+            listener.close()  # else clients of a server that has died would wait
+            yield StartingServer(RunningServer(binding.url, process, 0.0, log), binding, started, ready_s)
+
+
+@contextmanager
+def _server_environment(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
+    """Make a temporary folder for metrics and log; yield the server's environment and the log's path."""
+    with scratch() as folder:
+        if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
+            raise UsageError(
+                f"TMPDIR: {folder.parent} is {excess} bytes too long for the path of a socket; "
+                "set it to a shorter one"
+            )
+        metrics = folder / "metrics"
+        metrics.mkdir()
+        own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
+        yield worker_environment(settings) | own, folder / "log"
+
+
+def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
+    """Check that the model that ``settings`` need exists.
+
+    Raises:
+        ModelError: it does not, and the message has the command that makes it; or the weights are not those
+            of the model card.
+    """
+    needed = {"export": folders.exported} | ({"compile": folders.compiled} if settings.compiled else {})
+    if not all(folder.is_dir() for folder in needed.values()):
+        raise ModelError(
+            f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes it "
+            "(another project: --project FOLDER)"
+        )
+    read_card(folders.exported)
+
+
+def serve_in_foreground(
+    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, binding: Binding
+) -> int:
+    """Serve with the log on the terminal until SIGTERM or Ctrl-C; return the exit status.
+
+    The server then drains; a second signal kills it. SIGTERM must raise SystemExit in this process. The
+    status is 0 if the server was told to stop and had answered all requests.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+
+    Raises:
+        UsageError: other machines can reach the server and there is no key, or TLS cannot work.
+        ServerError: the port is taken, or the server was killed.
+    """
+    binding.check()
+    read_card(folders.exported)
+    started = time.perf_counter()
+    with (
+        bound_socket(binding) as listener,
+        _server_environment(settings) as (environment, _),
+        process_group(
+            server_command(folders, settings, device, timeout_s, binding, listener),
+            env=environment,
+            stop_s=0.0,
+            pass_fds=(listener.fileno(),),
+        ) as process,
+    ):
+        listener.close()
+        print("loading the model ...", flush=True)
+        try:
+            while process.poll() is None and not is_healthy(binding):
+                time.sleep(READY_POLL_S)
+            if process.poll() is None:
+                print(
+                    f"ready after {time.perf_counter() - started:.1f} s: {binding.url}/predict answers, and "
+                    f"{binding.url} is a page to try it (Ctrl-C ends it)",
+                    flush=True,
+                )
+            status = process.wait()
+        except (KeyboardInterrupt, SystemExit):
+            process.terminate()
+            try:
+                status = process.wait(settings.drain_s + EXIT_GRACE_S)
+                return 0 if status == -signal.SIGTERM else status  # it had not installed its handler yet
+            except subprocess.TimeoutExpired:
+                raise ServerError("the server did not stop in time, and was killed") from None
+    if status < 0:
+        raise ServerError(f"the server's main process was killed ({signal.Signals(-status).name})")
+    return status
+
+
+def server_command(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    binding: Binding,
+    listener: socket.socket,
+) -> list[str]:
+    """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
+    return [
+        *(sys.executable, "-m", "litmeter.serve"),
+        *("--exported", str(folders.exported)),
+        *("--compiled", str(folders.compiled)),
+        *("--settings", settings.model_dump_json()),
+        *("--device", device),
+        *("--timeout-s", str(timeout_s)),
+        *("--listener", str(listener.fileno())),
+        *binding.arguments(),
+    ]
+
+
+def is_healthy(binding: Binding) -> bool:
+    """Whether the server at ``binding`` answers ``/health`` with 200.
+
+    False where it does not listen, as before a worker is ready. The certificate is not verified.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
+    connection = (
+        HTTPSConnection(host, binding.port, timeout=5, context=ssl._create_unverified_context())
+        if binding.certificate
+        else HTTPConnection(host, binding.port, timeout=5)
+    )
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def bound_socket(binding: Binding) -> socket.socket:
+    """A socket that is bound to the address of ``binding``, on which a server may listen.
+
+    The server inherits it, so that nobody else can take the port while the server starts.
+
+    Raises:
+        ServerError: the port is not free.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((binding.host, binding.port))
+    except OSError as error:
+        listener.close()
+        where = f"port {binding.port} of {binding.host}"
+        raise ServerError(f"{where} is not free ({error.strerror})") from error
+    return listener
