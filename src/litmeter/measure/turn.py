@@ -1,0 +1,108 @@
+"""What is measured, and what a schedule and the loop say to each other.
+
+A *turn* is one subject under one load for one interval, and yields a *sample*. A *schedule* decides what is
+measured next from what was measured: a generator that asks for turns, is sent samples, and returns its result.
+It knows no server and no clock: times are those of its samples, so that a log of turns repeats its decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from litmeter.load import LoadPlan
+from litmeter.measure.rows import TurnRow
+from litmeter.stats.records import Floats, LoadRecord
+
+WorkKind = Literal["model", "preprocess", "pipeline"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The load of a subject in-process: batches, one after another, in all of its busy workers.
+
+    Attributes:
+        kind: the model alone, decode and preprocess alone, or the whole pipeline from image bytes on.
+        batch_size: images in each batch.
+        seconds: how long batches begin.
+        busy: number of workers; None: as many as are fastest.
+    """
+
+    kind: WorkKind
+    batch_size: int
+    seconds: float
+    busy: int | None = None
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One subject under one load for one interval.
+
+    Attributes:
+        subject: its name among the subjects of the loop.
+        load: requests to a server, or work in-process.
+        round: number of the round, the level's run, or the probe.
+        slo_ms: if given, the sample says which share of the requests failed or took longer.
+        note: what the progress says beside the subject.
+    """
+
+    subject: str
+    load: LoadPlan | Work
+    round: int = 0
+    slo_ms: float | None = None
+    note: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a turn yields.
+
+    Attributes:
+        row: its figures, as the log of turns has them.
+        record: of each request; without the answers where a log has kept it; None in-process.
+        blocks: rates in the equal parts of the turn, in-process.
+    """
+
+    turn: Turn
+    row: TurnRow
+    record: LoadRecord | None = None
+    blocks: Floats | None = None
+
+    @property
+    def ended_s(self) -> float:
+        """When the turn ended, seconds since the log's begin."""
+        return self.row.at_s + self.row.seconds
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Ask for these subjects to be ready, as many as memory holds, in this order; all others end."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The subjects that are ready, and when the last one was, seconds since the log's begin."""
+
+    names: tuple[str, ...]
+    at_s: float
+
+
+Result = TypeVar("Result")
+Schedule = Generator[Turn | Serve, Sample | Serving, Result]
+
+
+def measure(turn: Turn) -> Schedule[Sample]:
+    """Ask for a turn."""
+    sample = yield turn
+    assert isinstance(sample, Sample)
+    return sample
+
+
+def serve(names: Sequence[str]) -> Schedule[Serving]:
+    """Ask for subjects to be ready."""
+    serving = yield Serve(tuple(names))
+    assert isinstance(serving, Serving)
+    return serving
