@@ -79,8 +79,8 @@ def turn_line(row: TurnRow) -> str:
     p50, p95 = ("-" if ms is None else f"{ms:.0f}" for ms in (row.p50_ms, row.p95_ms))
     remarks = "; ".join(filter(None, (row.void and f"void: {row.void}", row.warnings)))
     return (
-        f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s, p50 {p50} "
-        f"ms, p95 {p95} ms{remarks and f'; {remarks}'}"
+        f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s, "
+        f"p50 {p50} ms, p95 {p95} ms{remarks and f'; {remarks}'}"
     )
 
 
