@@ -138,7 +138,6 @@ class Loop:
 
     def ready(self, asked: Serve) -> Serving:
         """Have subjects ready; raise ServerError if a server did not start."""
-        self.show("starting", self.seconds)
         names = self.serve(asked.names)
         ready_s = {name: self.live[name].ready_s for name in names}
         return Serving(names, round(self.seconds, 3), ready_s)
