@@ -36,7 +36,7 @@ from litmeter.system.tables import pluralise
 
 SERVED = "served"
 CLIENT_BUSY = 0.9
-"""Of one core: the load generator is a single thread, and may limit the rate above this."""
+"""Share of a core: the load generator is a single thread, and may limit the rate above this."""
 LITTLES_TOLERANCE = 0.05
 OTHER_LOAD_PERCENT = 10.0
 """CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""

@@ -34,7 +34,7 @@ ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005
 """After this all workers begin at once, however late one of them wakes up."""
 COMMON_SHARE = 0.5
-"""Of the time, in which all workers have to run."""
+"""Share of the time in which all workers have to run."""
 
 
 def run_worker(

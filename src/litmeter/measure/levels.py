@@ -19,7 +19,7 @@ SECONDS = 15.0
 FIRST_ANSWERS_S = 4.0
 """Who takes longer for its users' first answers is slow: see ``figures.rate_of``."""
 NULL_S = 1.0
-"""Of three windows: enough for rates of hundreds of requests per second."""
+"""Seconds of three windows: enough for rates of hundreds of requests per second."""
 
 
 @dataclass(frozen=True)
