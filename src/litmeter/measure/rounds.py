@@ -30,8 +30,6 @@ ANSWERS = SAMPLES_NEEDED[95]
 SLOW, SLOW_TO_REFERENCE, HOPELESS = 0.1, 0.5, 0.01
 """Slow is whose rate is below SLOW of the best's and SLOW_TO_REFERENCE of the reference's; below HOPELESS of
 the best's, three short turns say enough."""
-TWICE_FROM = 3
-"""Others in a round, from which on the reference takes two turns."""
 SLOW_SHARE = 1 / 3
 """Of the time, for the slow ones' turns beyond the fewest."""
 FEWEST_ROUNDS = 12
@@ -45,13 +43,15 @@ whose cost is not known yet. Short turns make more rounds, with less time betwee
 WARMUP_S = 0.15
 """Once every user has had an answer: from then on rates keep their level."""
 ANSWERS_PER_USER = 3
-"""A turn's measurement lasts until this many answers per user, and its share of ANSWERS, within its bounds."""
+"""A turn's measurement lasts until so many answers per user, and its share of ANSWERS, within its bounds."""
 FIRST_ANSWERS_S = 2.0
 """A server that takes longer for its users' first answers is slow: its whole turn is measured. It would take
 twice as long with the load kept up before and after the measurement."""
 
 WORK_S = 0.3
 """In-process: of one measurement, and of each of two probes before the fastest batch size is chosen."""
+PROBES = -1
+"""The round of these probes, which are beside no served turn."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not tried: a slow model would take minutes for them."""
 START_SHARE = 1 / 3
@@ -165,7 +165,7 @@ class _Rounds:
         Args:
             starts_s: that the group's servers took to start; as much is allowed for the processes.
         """
-        yield from self.run_round(self._sequence(group))
+        yield from self.run_round(self.shuffled(group))
         if self.largest_batch and starts_s < START_SHARE * (until_s - self.now_s):
             beside = [in_process(name) for name in group if not self._is_hopeless(name, group)]
             yield from self.start((*group, *beside))
@@ -179,16 +179,14 @@ class _Rounds:
         fastest = sorted(self.rows, key=self._rate, reverse=True)[:3]
         best = ", ".join(f"{name} {self._rate(name):.3g}" for name in fastest)
         note = f"round {self.number + 1}" + (f"; fastest so far: {best} req/s" if best else "")
-        measured: set[str] = set()
         for name in order:
-            had, every = len({row.round for row in self.rows[name]}), self._every(name)
-            beside = name in self.ready and name not in measured and had % every == 1
-            measured.add(name)
+            had, every = len(self.rows[name]), self._every(name)
+            beside = name in self.ready and had % every == 1
             before = had // every % 2 == 0
             if beside and before:
                 yield from self._measure_work(name, ("model", "pipeline"))
             began_s = self.now_s
-            sample = yield from self._measure(name, self._plan(name), note)
+            sample = yield from self._measure(name, self._plan(name), self.number, note)
             self.rows[name].append(sample.row)
             self.cost_s[name] = self.now_s - began_s
             if beside and not before:
@@ -204,13 +202,11 @@ class _Rounds:
         return ordered[::-1] if self.number % 2 else ordered
 
     def _sequence(self, taking: Sequence[str]) -> list[str]:
-        """The round's turns: the reference's is twice, as it is part of every ratio."""
-        others = self.shuffled([name for name in taking if name != self.reference])
-        half = (len(others) + self.number % 2) // 2
-        sequence = [*others[:half], self.reference, *others[half:]]
-        if len(others) < TWICE_FROM:
-            return sequence
-        return [*sequence, self.reference] if self.number % 2 else [self.reference, *sequence]
+        """Put the fast next to each other, amid the slow, whose long turns would keep them apart."""
+        order = self.shuffled(taking)
+        slow = [name for name in order if self._is_slow(name, taking)]
+        half = (len(slow) + self.number % 2) // 2
+        return [*slow[:half], *(name for name in order if name not in slow), *slow[half:]]
 
     def _taking_turns(self, group: Sequence[str], until_s: float) -> list[str]:
         """Choose who takes a turn in the next round; nobody where time is up and all have had enough."""
@@ -240,9 +236,7 @@ class _Rounds:
         if self._is_hopeless(name, group):
             return max(0, math.ceil(HOPELESS_TURNS * self.share) - turns)
         for_answers = math.ceil((ANSWERS * self.share - answers) * turns / answers) if answers else 0
-        return max(
-            0, math.ceil(FEWEST_TURNS * self.share) - turns, min(for_answers, MOST_TURNS - turns)
-        )
+        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, min(for_answers, MOST_TURNS - turns))
 
     def _answers(self, name: str) -> int:
         return sum(row.answers for row in self.rows[name])
@@ -270,8 +264,7 @@ class _Rounds:
         return self.cost_s[name] + self.work_s[name] / self._every(name)
 
     def _round_s(self, names: Sequence[str]) -> float:
-        twice = self.reference in names and len(names) > TWICE_FROM
-        return sum(map(self._turn_s, names)) + (self.cost_s[self.reference] if twice else 0.0)
+        return sum(map(self._turn_s, names))
 
     def _plan(self, name: str) -> LoadPlan:
         """Plan its next turn: that of a slow one makes its share of ANSWERS, as they take long."""
@@ -310,7 +303,7 @@ class _Rounds:
             began_s = self.now_s
             probes: list[float] = []
             while not probes or (len(probes) < 2 and self.now_s - began_s < 2 * WORK_S):
-                sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S))
+                sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
                 probes.append(sample.row.highest_rps)
             rates[size] = sum(probes) / len(probes)
         return max(rates, key=lambda size: rates[size])
@@ -318,10 +311,11 @@ class _Rounds:
     def _measure_work(self, name: str, kinds: Sequence[WorkKind]) -> Schedule[None]:
         began_s = self.now_s
         for kind in kinds:
-            yield from self._measure(in_process(name), Work(kind, self.batch_size[name], WORK_S))
+            work = Work(kind, self.batch_size[name], WORK_S)
+            yield from self._measure(in_process(name), work, self.number)
         self.work_s[name] = self.now_s - began_s
 
-    def _measure(self, subject: str, load: LoadPlan | Work, note: str = "") -> Schedule[Sample]:
-        sample = yield from measure(Turn(subject, load, self.number, note=note))
+    def _measure(self, subject: str, load: LoadPlan | Work, number: int, note: str = "") -> Schedule[Sample]:
+        sample = yield from measure(Turn(subject, load, number, note=note))
         self.now_s = sample.ended_s
         return sample
