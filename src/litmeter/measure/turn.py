@@ -1,8 +1,9 @@
 """What is measured, and what a schedule and the loop say to each other.
 
 A *turn* is one subject under one load for one interval, and yields a *sample*. A *schedule* decides what is
-measured next from what was measured: a generator that asks for turns, is sent samples, and returns its result.
-It knows no server and no clock: times are those of its samples, so that a log of turns repeats its decisions.
+measured next from what was measured: a generator that asks for turns, is sent samples, and returns its
+result. It knows no server and no clock: times are those of its samples, so that a log of turns repeats its
+decisions.
 """
 
 from __future__ import annotations
@@ -16,6 +17,18 @@ from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Floats, LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline"]
+IN_PROCESS = " in-process"
+"""Ends the name of a subject that runs without a server."""
+
+
+def in_process(configuration: str) -> str:
+    """The subject that runs a configuration's pipeline without a server."""
+    return configuration + IN_PROCESS
+
+
+def configuration_of(subject: str) -> str:
+    """The configuration that a subject runs."""
+    return subject.removesuffix(IN_PROCESS)
 
 
 @dataclass(frozen=True)
