@@ -245,7 +245,7 @@ class Race:
         }
 
     def _judge(self, racer: Racer) -> None:
-        """Note whether a racer breaks a constraint; it is eliminated where it will not keep to it any more."""
+        """Note whether a racer breaks a constraint; it is eliminated where that is for good."""
         limits, memory_mib, p95_ms = self.limits, racer.memory_mib, racer.latency_ms(95)
         violation, for_good = "", True
         if racer.agreement < limits.min_agreement:
@@ -269,7 +269,7 @@ def race(
     Args:
         plan: the load of a turn.
         until_s: seconds since the log's begin.
-        neighbours: those that differ from a configuration by one key, the best first. They race once it leads.
+        neighbours: who differs from a configuration by one key, the best first; they race once it leads.
 
     Raises:
         ServerError: the reference does not answer, or memory has no room for it.

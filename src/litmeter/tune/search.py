@@ -18,7 +18,7 @@ from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped
 from litmeter.tune.costs import Costs, Part, measure_costs, part_names, parts_of, ranking
-from litmeter.tune.race import EQUAL_WITHIN, Race, Racer, is_equal, plan_of, race, too_little
+from litmeter.tune.race import Race, Racer, is_equal, plan_of, race, too_little
 from litmeter.tune.rows import KnobRow, Status, TuneRow
 from litmeter.tune.space import (
     WORKERS_TIMES_THREADS,
@@ -41,6 +41,8 @@ CAPACITIES = {"throughput": 1, "capacity": 3}
 """Finalists whose capacity is measured, by goal."""
 CAPACITY_SHARE = 0.5
 """Of the budget, at most, for their capacities."""
+CHEAPER_FROM = 0.95
+"""A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
 MEMORY_STEP_MIB = 50.0
 """Differences of memory below this are none."""
 
@@ -112,23 +114,23 @@ def search(job: Job) -> Schedule[Outcome]:
             generator failed.
     """
     tune = job.tune
-    if not job.space.configurations:
-        raise LitmeterError(f"tune: no configuration can run: {reasons_text(job.space.left_out)}")
-    print_wrapped(
-        f"1. {len(job.space.configurations)} configurations can run; left out: {reasons_text(job.space.left_out)}"
-    )
+    number, left_out = len(job.space.configurations), reasons_text(job.space.left_out)
+    if not number:
+        raise LitmeterError(f"tune: no configuration can run: {left_out}")
+    print_wrapped(f"1. {number} configurations can run; left out: {left_out}")
     plan = plan_of(job.load, tune.users)
     costs = yield from measure_costs(job.parts, plan, COSTS_SHARE * tune.max_s, tune.seed)
-    field = Field(job, costs)
+    candidates = Candidates(job, costs)
     racing = Race(tune)
-    racing.join(field.first())
-    incumbent = racing.racers[racing.reference]
+    racing.join(candidates.first())
+    incumbent_rps = racing.racers[racing.reference].predicted_rps
+    best_rps, worst_rps = candidates.ranked[0][1], candidates.ranked[-1][1]
     print_wrapped(
-        f"2. the costs of the parts predict {field.ranked[-1][1]:.0f} to {field.ranked[0][1]:.0f} req/s; the "
-        f"best {len(racing.racers) - 1} race, and serve: ({incumbent.predicted_rps:.0f} req/s)"
+        f"2. the costs of the parts predict {worst_rps:.0f} to {best_rps:.0f} req/s; the best "
+        f"{len(racing.racers) - 1} race, and serve: ({incumbent_rps:.0f} req/s)"
     )
     reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARE * tune.max_s)
-    yield from race(racing, plan, tune.max_s - reserve_s, field.neighbours)
+    yield from race(racing, plan, tune.max_s - reserve_s, candidates.neighbours)
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     by_capacity = tune.goal == "capacity"
     names = (list(fastest(racing)) if by_capacity else finalists(racing))[: CAPACITIES[tune.goal]]
@@ -142,8 +144,8 @@ def search(job: Job) -> Schedule[Outcome]:
     return Outcome(
         winner=racing.racers[winner].settings,
         rows=tune_rows(result),
-        knobs=knob_rows(field.ranked, result),
-        left_out=field.left_out(racing.racers),
+        knobs=knob_rows(candidates.ranked, result),
+        left_out=candidates.left_out(racing.racers),
         combinations=len(job.space.configurations) + sum(job.space.left_out.values()),
         prediction_error=racing.prediction_error(),
         rounds=racing.rounds,
@@ -153,7 +155,7 @@ def search(job: Job) -> Schedule[Outcome]:
 
 
 @dataclass
-class Field:
+class Candidates:
     """Who may race.
 
     Attributes:
@@ -278,19 +280,18 @@ class Result:
         return "equal" if is_equal(own) else "not resolved"
 
 
-def fastest(racing: Race) -> dict[str, float]:
-    """Those that remain, with their share of the leader's rate, the highest first."""
+def fastest(racing: Race) -> dict[str, Ratio]:
+    """Those that remain, with their rate over the leader's, the highest first."""
     leader = racing.leader()
     ratios = {name: racing.ratio(name, leader) for name in racing.remaining if leader}
-    shares = {name: own.ratio for name, own in ratios.items() if own}
-    return dict(sorted(shares.items(), key=lambda one: -one[1]))
+    return dict(sorted(((name, own) for name, own in ratios.items() if own), key=lambda pair: -pair[1].ratio))
 
 
 def finalists(racing: Race) -> list[str]:
-    """Those that remain: first the ones within 3% of the leader, cheapest first; then by rate."""
-    shares = fastest(racing)
-    as_fast = [name for name, share in shares.items() if share >= 1 - EQUAL_WITHIN]
-    others = [name for name in shares if name not in as_fast]
+    """Those that remain: first the cheapest of the ones that are hardly slower than the leader."""
+    ratios = fastest(racing)
+    as_fast = [name for name, own in ratios.items() if own.low is not None and own.low >= CHEAPER_FROM]
+    others = [name for name in ratios if name not in as_fast]
     return sorted(as_fast, key=lambda name: cost(racing.racers[name])) + others
 
 
