@@ -36,7 +36,7 @@ from litmeter.system.tables import pluralise
 
 SERVED = "served"
 CLIENT_BUSY = 0.9
-"""Of one core: the load generator is a single thread, and may limit the rate above this."""
+"""Share of a core: the load generator is a single thread, and may limit the rate above this."""
 LITTLES_TOLERANCE = 0.05
 OTHER_LOAD_PERCENT = 10.0
 """CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
@@ -51,7 +51,6 @@ BATCH_GAP_S = 0.02
 """Answers that follow each other sooner come from one batch, or from batches that ended together."""
 ROLES = ("http", "worker", "manager")
 """Processes of the server: HTTP, inference, and all others, of which LitServe's manager alone has work."""
-PERCENTS = (50, 95, 99)
 
 
 def served_row(
@@ -105,7 +104,9 @@ def served_row(
         timed_out=int((record.status == TIMED_OUT).sum()),
         missed=None if turn.slo_ms is None else rounded(late_share(record, turn.slo_ms), 5),
         mean_ms=rounded(mean_ms, 2),
-        **{f"p{percent}_ms": rounded(percentile(latency_ms, percent), 2) for percent in PERCENTS},
+        p50_ms=rounded(percentile(latency_ms, 50), 2),
+        p95_ms=rounded(percentile(latency_ms, 95), 2),
+        p99_ms=rounded(percentile(latency_ms, 99), 2),
         stage_ms=json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {}),
         batches=json.dumps({size: count for size, count in times.batches.items() if count} if times else {}),
         server_cores=per_second(usage.server_s, usage),

@@ -83,7 +83,7 @@ class Log:
         self._earlier = rest
         self._lines.append(json.dumps(line))
         if isinstance(asked, Serve):
-            return Serving(tuple(line["names"]), line["at_s"])
+            return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
         sample = Sample(asked, TurnRow(**line["row"]), read_record(asked, line), read_blocks(line))
         self.samples.append(sample)
         return sample
@@ -133,7 +133,7 @@ def asked_line(asked: Turn | Serve) -> dict[str, Any]:
 def answer_line(answer: Sample | Serving) -> dict[str, Any]:
     """What a schedule was answered, as JSON has it; of requests without the bodies of their answers."""
     if isinstance(answer, Serving):
-        return {"names": list(answer.names), "at_s": answer.at_s}
+        return {"names": list(answer.names), "at_s": answer.at_s, "ready_s": dict(answer.ready_s)}
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.blocks is not None:
         line["blocks"] = answer.blocks.tolist()

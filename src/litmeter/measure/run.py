@@ -129,7 +129,9 @@ class Loop:
         answer = self.log.repeated(asked)
         if isinstance(asked, Serve):
             if answer is None:
-                answer = Serving(self.serve(asked.names), round(self.seconds, 3))
+                names = self.serve(asked.names)
+                ready_s = {name: self.live[name].ready_s for name in names}
+                answer = Serving(names, round(self.seconds, 3), ready_s)
                 self.log.add(asked, answer)
             assert isinstance(answer, Serving)
             self._wanted = answer.names

@@ -116,12 +116,9 @@ class Telemetry:
         server, client = grown(before.server_s, after.server_s), grown(before.client_s, after.client_s)
         server_s, client_s = (None if one is None else sum(one.values()) for one in (server, client))
         own_s = _difference(before.own_s, after.own_s)
-        known = [
-            0.0 if pid is None else used for pid, used in ((self._server, server_s), (self._client, client_s))
-        ]
-        others_s = None
-        if busy_s is not None and own_s is not None and None not in known:
-            others_s = max(0.0, busy_s - own_s - sum(used for used in known if used is not None))
+        ours = (0.0 if self._server is None else server_s, 0.0 if self._client is None else client_s, own_s)
+        known = [used for used in ours if used is not None]
+        others_s = None if busy_s is None or len(known) < len(ours) else max(0.0, busy_s - sum(known))
         percents, memory, power = (
             [values[index] for values in self._gpu if values[index] is not None] for index in range(3)
         )

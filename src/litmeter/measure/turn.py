@@ -8,7 +8,7 @@ decisions.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -97,10 +97,16 @@ class Serve:
 
 @dataclass(frozen=True)
 class Serving:
-    """The subjects that are ready, and when the last one was, seconds since the log's begin."""
+    """The subjects that are ready.
+
+    Attributes:
+        at_s: when the last one was, seconds since the log's begin.
+        ready_s: by name, from its start until it was; None where it ran already.
+    """
 
     names: tuple[str, ...]
     at_s: float
+    ready_s: Mapping[str, float | None] = field(default_factory=dict)
 
 
 Result = TypeVar("Result")
