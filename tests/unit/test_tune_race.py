@@ -14,12 +14,14 @@ from litmeter.errors import ServerError
 from litmeter.measure.turn import Turn
 from litmeter.params import ServeSettings, load_params
 from litmeter.stats import comparison
-from litmeter.tune.race import FEWEST_ROUNDS, PLAN, Race, Racer, race
+from litmeter.tune.race import FEWEST_ROUNDS, Race, Racer, plan_of, race
 from litmeter.tune.search import finalists
 from litmeter.tune.space import name_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
+PARAMS = load_params(ROOT / "params.yaml")
+PLAN = plan_of(PARAMS.load, 8)
 SEEDS = 20
 NOISE = 0.065
 """Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""
@@ -45,7 +47,7 @@ def raced(
         own = rates[letters[turn.subject]]
         return own if isinstance(own, float) else own[turn.round]
 
-    tune = load_params(ROOT / "params.yaml").tune.model_copy(update=dict(limits))
+    tune = PARAMS.tune.model_copy(update=dict(limits))
     racing, made_up = Race(tune), MadeUpMachine(rate_rps, **machine)
     later = {one.name for one in neighbours}
     racing.join([racer(letter) for letter in rates if NAMES[letter] not in later])
@@ -202,7 +204,7 @@ def rate_lost(seed: int, error: float) -> float:
         near = near[predicted[near] >= 0.5 * predicted[numbers[name_of(leader)]]]
         return [racer_at(int(one)) for one in sorted(near, key=lambda one: -predicted[one])]
 
-    racing = Race(load_params(ROOT / "params.yaml").tune.model_copy(update={"seed": seed}))
+    racing = Race(PARAMS.tune.model_copy(update={"seed": seed}))
     first = dict.fromkeys([int(rng.integers(len(truth))), *map(int, np.argsort(-predicted)[:16])])
     racing.join([racer_at(number) for number in first])
     machine = MadeUpMachine(

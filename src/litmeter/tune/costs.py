@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,6 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import ServeSettings
-from litmeter.stats.records import WINDOWS
 from litmeter.tune.space import simplicity
 
 Costs = Mapping[str, Mapping[int, float]]
@@ -110,16 +109,7 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
     Raises:
         LitmeterError: a server with a null model does not answer.
     """
-    plan = LoadPlan(
-        users=plan.users,
-        requests=1,
-        warmup_s=plan.warmup_s,
-        min_s=NULL_S,
-        max_s=NULL_S,
-        max_windows=WINDOWS,
-        timeout_s=plan.timeout_s,
-        seed=plan.seed,
-    )
+    plan = replace(plan, requests=1, min_s=NULL_S, max_s=NULL_S, give_up_s=None)
     seconds: dict[tuple[str, int], list[float]] = {}
     waiting, rng = list(parts), random.Random(seed)
     while waiting:

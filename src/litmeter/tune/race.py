@@ -15,11 +15,13 @@ import numpy as np
 
 from litmeter.errors import ServerError
 from litmeter.load import LoadPlan
+from litmeter.measure.figures import latencies_ms
+from litmeter.measure.rounds import ANSWERS_PER_USER, FIRST_ANSWERS_S, SLOW_TURN_S, TURN_S, WARMUP_S
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.params import LoadSettings, ServeSettings, TuneSettings
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import OK, WINDOWS, Floats
+from litmeter.stats.records import WINDOWS, Floats
 from litmeter.tune.space import name_of
 
 FEWEST_ROUNDS = 4
@@ -34,24 +36,21 @@ NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
 """Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
 FAR_LATE = 90
 """Percentile that is above the limit of the p95 where that is missed beyond doubt."""
-PLAN = LoadPlan(
-    users=1,
-    requests=3,
-    warmup_s=0.15,
-    min_s=1.0,
-    max_s=8.0,
-    max_windows=WINDOWS,
-    timeout_s=1.0,
-    seed=0,
-    give_up_s=2.0,
-)
-"""A turn of one user. Short turns make more rounds, with less time between the rates that are compared."""
 
 
 def plan_of(load: LoadSettings, users: int) -> LoadPlan:
-    """The load of a turn."""
-    requests = users * PLAN.requests
-    return replace(PLAN, users=users, requests=requests, timeout_s=load.timeout_s, seed=load.seed)
+    """The load of a turn, as in a comparison."""
+    return LoadPlan(
+        users=users,
+        requests=ANSWERS_PER_USER * users,
+        warmup_s=WARMUP_S,
+        min_s=TURN_S,
+        max_s=SLOW_TURN_S,
+        max_windows=WINDOWS,
+        timeout_s=load.timeout_s,
+        seed=load.seed,
+        give_up_s=FIRST_ANSWERS_S,
+    )
 
 
 @dataclass
@@ -104,8 +103,7 @@ class Racer:
         self.memory_mib = max((one for one in (self.memory_mib, row.memory_mib) if one), default=None)
         self.failed += row.failed + row.timed_out
         if record is not None:
-            good = record.in_window & (record.status == OK)
-            self.latencies_ms.append(1000 * (record.end - record.start)[good])
+            self.latencies_ms.append(latencies_ms(record))
 
 
 @dataclass
