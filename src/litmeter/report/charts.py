@@ -36,7 +36,7 @@ from litmeter.report.drawing import (
 from litmeter.report.results import Result
 from litmeter.report.tables import short_names
 from litmeter.system.tables import pluralise
-from litmeter.tune.rows import TuneRow, ratio_cell
+from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 COMPARISON_TITLE = "Rates of all configurations, measured in turn"
 BOUNDS_TITLE = "From the hardware's peak down to the served rate"
@@ -434,9 +434,7 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
 
 def _fate(row: TuneRow) -> str:
     """What became of it; at length, a table tells it."""
-    if row.incumbent and row.status == "slower":
-        return "reference"
-    return row.reason or (row.status if row.lost_after is None else f"out in round {row.lost_after}")
+    return "reference" if row.incumbent and row.status == "slower" else fate(row)
 
 
 def _distinct(rows: Sequence[TuneRow]) -> list[str]:
