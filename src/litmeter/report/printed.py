@@ -1,14 +1,13 @@
-"""What stages and commands print of results: tables and sentences. No figure is made here."""
+"""Words for settings and capacities, as stages, commands and pages have them. No figure is made here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 
 from litmeter.measure.capacity import CapacityMetrics
-from litmeter.measure.rows import ComparisonRow
 from litmeter.model.device import dtype_name
 from litmeter.params import ServeSettings
-from litmeter.system.tables import number_cell, pluralise, text_table
+from litmeter.system.tables import pluralise
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -19,62 +18,26 @@ def describe(serve: ServeSettings, device: str) -> str:
     parts = [
         dtype_name(serve.precision, device),
         f"max_batch_size {serve.max_batch_size}",
-        f"batch_timeout {serve.batch_timeout_s:g} s",
+        f"batch_timeout {serve.batch_timeout_s:g} s" if serve.batch_timeout_s else "",
         workers,
-        "direct transport" if serve.transport == "direct" else "",
+        "direct" if serve.transport == "direct" else "",
         "compiled" if serve.compiled else "",
-        f"{serve.preprocess} preprocessing" if serve.preprocess != "timm" else "",
+        serve.preprocess if serve.preprocess != "timm" else "",
         "freed memory kept" if serve.keep_freed_memory else "",
     ]
     return ", ".join(filter(None, parts))
 
 
-def interval_cell(row: ComparisonRow) -> str:
-    """The interval of the ratio, or its bound."""
-    if row.ratio_high is None:
-        return "-"
-    if row.ratio_low is None:
-        return f"below {row.ratio_high:.2f}"
-    return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
+def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str, str, str]]:
+    """Each key that differs, with its values as params.yaml has them."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    texts = [{key: json.dumps(value).strip('"') for key, value in own.items()} for own in (old, new)]
+    return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
 
 
-def efficiency_text(row: ComparisonRow) -> str:
-    """The efficiency with its interval, a dash where it is unknown."""
-    low, high = row.efficiency_low, row.efficiency_high
-    return number_cell(row.efficiency, 2) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
-
-
-def errors_of_measuring(rows: Sequence[ComparisonRow]) -> list[str]:
-    """A sentence for each efficiency that lies above 1 with its whole interval."""
-    return [
-        f"{row.experiment}, {pluralise(row.users, 'user')}: served faster than in-process, "
-        f"{efficiency_text(row)} times: an error of measuring."
-        for row in rows
-        if row.efficiency_low and row.efficiency_low > 1
-    ]
-
-
-def comparison_table(rows: Sequence[ComparisonRow]) -> str:
-    """The comparison for a terminal, fastest first."""
-    head = [
-        *("configuration", "users", "rank", "req/s", "ratio", "95% interval"),
-        *("efficiency", "p95 ms", "rounds"),
-    ]
-    cells = [
-        [
-            row.experiment + (" (earlier)" if row.earlier else ""),
-            str(row.users),
-            number_cell(row.rank, 0),
-            number_cell(row.rate_rps, 1),
-            number_cell(row.ratio, 2),
-            interval_cell(row),
-            efficiency_text(row),
-            number_cell(row.p95_ms, 0),
-            str(row.rounds),
-        ]
-        for row in sorted(rows, key=lambda row: (row.users, row.rank or len(rows), -(row.ratio or 0.0)))
-    ]
-    return text_table(head, cells)
+def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
+    """What differs, as "max_batch_size 4 -> 8, precision full -> half"; empty where nothing does."""
+    return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:
