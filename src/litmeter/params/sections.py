@@ -176,15 +176,8 @@ class ComparisonSettings(Section):
     """How all configurations are compared: served at once, loaded in turn."""
 
     reference: str = Field(description="name of the configuration that ratios are taken to")
-    users: Counts = Field(description="requests in flight at once, the same for all configurations")
+    users: Count = Field(description="requests in flight at once, the same for all configurations")
     seconds: Positive = Field(description="budget, the servers' starts included")
-
-
-class BaselineSettings(Section):
-    """How a configuration is measured in-process, without a server."""
-
-    batch_sizes: Counts = Field(description="images per forward pass")
-    seconds: Positive = Field(description="measured per batch size")
 
 
 KNOBS = (
