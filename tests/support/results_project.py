@@ -15,15 +15,16 @@ from litmeter.params import load_params
 from litmeter.paths import (
     CEILINGS,
     COMPARISON,
+    COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
+    OVER_BEFORE,
     PRECISIONS_TABLE,
     README,
     TRAIN_METRICS,
 )
-from litmeter.report.results import turns_of
 from litmeter.report.results_page import BEGIN, END
-from litmeter.report.snapshot import OVER_BEFORE, Tuned
+from litmeter.report.snapshot import Tuned
 from litmeter.system.files import write_json, write_rows
 from litmeter.tune.rows import KnobRow
 from tests.support.project import ROOT
@@ -87,7 +88,6 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
     """
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     content["objective"]["configurations"] = ["candidate"]
-    content["comparison"] |= {"reference": "e1_baseline", "users": 8}
     Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")
     rows, turns = [], []
@@ -106,13 +106,11 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
         rows.append(own.compared)
         turns += own.turns
     write_rows(COMPARISON, ComparisonRow, rows)
-    write_rows(turns_of("comparison"), TurnRow, turns)
+    write_rows(COMPARISON_TURNS, TurnRow, turns)
     write_json(CEILINGS, ROOFLINES | COST)
     write_json(MACHINE, machine)
     write_json(TRAIN_METRICS, TRAINED)
-    over: dict[str, Any] = dict.fromkeys(
-        ("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms")
-    )
+    over: dict[str, Any] = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
     if changed:
         over |= {"changed": "max_batch_size 4 -> 8", "ratio": 1.02, "low": 0.97, "high": 1.07}
         over |= {"p95_before_ms": 65.2, "p95_after_ms": 66.1}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import ServeSettings
 from litmeter.paths import BenchmarkPaths
-from litmeter.report.results import NULL_SERVER, Result, turns_of
+from litmeter.report.results import Result
 from litmeter.system.files import write_json, write_rows
 
 CEILINGS: dict[str, Any] = {
@@ -150,8 +150,8 @@ def compared(
     share = rate_rps and rate_rps / fastest
 
     def ends(value: float | None, width: float) -> tuple[float | None, float | None]:
-        exact = value == 1.0
-        return value and (value if exact else value * (1 - width)), value and (value if exact else value * (1 + width))
+        ends = (value and value * (1 - width), value and value * (1 + width))
+        return (value, value) if value == 1.0 else ends
 
     return ComparisonRow(
         name,
@@ -174,12 +174,7 @@ def compared(
     )
 
 
-def geometric(rates: Sequence[float]) -> float:
-    """The geometric mean."""
-    return math.exp(sum(map(math.log, rates)) / len(rates))
-
-
 def write_result(own: Result) -> None:
     """Write the files of ``own`` below the working directory, as its stage would."""
     write_json(BenchmarkPaths(own.name).metrics, own.metrics)
-    write_rows(turns_of(own.name), TurnRow, own.alone)
+    write_rows(BenchmarkPaths(own.name).turns, TurnRow, own.alone)

@@ -11,9 +11,9 @@ from typing import Any
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.report import charts
-from litmeter.report.claims import Claim, change, change_before, ratio_text, verdict
+from litmeter.report.claims import Claim, change_before, change_sentence, verdict
 from litmeter.report.drawing import Chart
-from litmeter.report.printed import changed_settings
+from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
 from litmeter.stats.comparison import Ratio, random_effects
 from litmeter.system.machine import describe_machine
@@ -73,10 +73,15 @@ def _claims(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Iterator[
     if measured is not None and after.over_before["changed"] == what:
         yield measured
     elif ratio is not None:
-        latencies = [
+        old, new = (
             row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE
-        ]
-        yield change(f"{what} (through `{after.reference}`, in two runs)", ratio, *latencies)
+        )
+        found = {
+            "changed": f"{what} (in two runs, through `{after.reference}`)",
+            **{"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high},
+            **{"p95_before_ms": old, "p95_after_ms": new},
+        }
+        yield Claim("change", (CANDIDATE,), change_sentence(found), ratio)
 
 
 SAME = ("the reference", "the number of users", "the model", "the photos", "what users send")

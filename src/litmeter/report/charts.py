@@ -27,7 +27,7 @@ from litmeter.report.drawing import (
     set_logarithmic,
     set_shares,
 )
-from litmeter.report.results import Result
+from litmeter.report.results import Result, fastest_first
 from litmeter.stats.capacity import ERRORS
 from litmeter.system.tables import pluralise
 from litmeter.tune.rows import TuneRow, ratio_cell
@@ -49,10 +49,7 @@ def draw_pictures(results: Sequence[Result], reference: str) -> None:
 
 def comparison(results: Sequence[Result], reference: str) -> Chart:
     """A row per configuration, fastest first: its ratio to the reference with the simultaneous interval."""
-    rows = sorted(
-        (result.compared for result in results),
-        key=lambda row: (row.rank or len(results) + 1, -(row.ratio or 0.0)),
-    )
+    rows = fastest_first([result.compared for result in results])
     points = [row for row in rows if row.ratio]
     ratios = [row.ratio or 0.0 for row in points] or [1.0]
     lowest, highest = min(ratios), max(ratios)

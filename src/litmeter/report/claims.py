@@ -11,8 +11,8 @@ from typing import Any, Literal
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
-from litmeter.report.printed import changed_keys
-from litmeter.report.results import Result
+from litmeter.report.printed import changed_keys, ratio_text
+from litmeter.report.results import Result, fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.stats.comparison import Ratio
 from litmeter.system.machine import describe_machine
@@ -83,20 +83,26 @@ def change_before(snapshot: Snapshot) -> Claim | None:
     if not found.get("ratio"):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
-    return change(found["changed"], ratio, found["p95_before_ms"], found["p95_after_ms"])
+    return Claim("change", (CANDIDATE,), change_sentence(found), ratio)
 
 
-def change(what: str, ratio: Ratio, p95_before_ms: float | None, p95_after_ms: float | None) -> Claim:
-    """What a change of settings does to the candidate's rate and latency."""
-    sentence = f"{what}: {ratio_cell(ratio.ratio, ratio.low, ratio.high)} times as fast, {verdict(ratio)}"
-    if p95_before_ms is not None and p95_after_ms is not None:
-        sentence += f"; p95 {p95_before_ms:.0f} -> {p95_after_ms:.0f} ms"
-    return Claim("change", (CANDIDATE,), f"{sentence}.", ratio)
+def change_sentence(found: Mapping[str, Any]) -> str:
+    """What a change of the candidate's settings does to its rate and latency.
+
+    Args:
+        found: the content of metrics/over_before.json.
+    """
+    ratio = Ratio(found["ratio"], found["low"], found["high"])
+    times = ratio_cell(ratio.ratio, ratio.low, ratio.high)
+    sentence = f"{found['changed']}: {times} times as fast, {verdict(ratio)}"
+    if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
+        sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
+    return f"{sentence}."
 
 
 def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Those that have a rank, the fastest first."""
-    return sorted((row for row in rows if row.rank), key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
+    return [row for row in fastest_first(rows) if row.rank]
 
 
 def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
@@ -135,24 +141,6 @@ def lead(row: ComparisonRow) -> Ratio | None:
     return Ratio(1 / row.share_of_fastest, 1 / row.share_high, 1 / row.share_low)
 
 
-def ratio_text(row: ComparisonRow, reference: str) -> str:
-    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
-    if row.experiment == reference and row.ratio:
-        return "1"
-    if row.ratio is None and row.ratio_high is not None:
-        return f"below {row.ratio_high:.2f}"
-    return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
-
-
-def limit(snapshot: Snapshot) -> Claim | None:
-    """What holds the fastest back, and the loss that it explains."""
-    leaders = ranked(snapshot.compared)
-    if not leaders or not snapshot.diagnoses[leaders[0].experiment].cause:
-        return None
-    name = leaders[0].experiment
-    return Claim("limit", (name,), f"What holds `{name}` back: {finding(name, snapshot)}.")
-
-
 LOST = {
     ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
     MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
@@ -163,14 +151,17 @@ LOST = {
 """What is lost down to each bound."""
 
 
-def finding(name: str, snapshot: Snapshot) -> str:
-    """The cause, and the loss that it explains."""
-    diagnosis = snapshot.diagnoses[name]
-    said, loss = [diagnosis.cause or "no rule fits"], diagnosis.loss
+def limit(snapshot: Snapshot) -> Claim | None:
+    """What holds the fastest back, and the loss that it explains."""
+    leaders = ranked(snapshot.compared)
+    if not leaders or not (diagnosis := snapshot.diagnoses[leaders[0].experiment]).cause:
+        return None
+    name, loss = leaders[0].experiment, diagnosis.loss
+    sentence = f"What holds `{name}` back: {diagnosis.cause}"
     if loss is not None and loss.share is not None:
         rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
-        said.append(LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates))
-    return "; ".join(said)
+        sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
+    return Claim("limit", (name,), f"{sentence}.")
 
 
 def next_step(snapshot: Snapshot) -> Claim | None:
@@ -307,11 +298,11 @@ def reading(snapshot: Snapshot) -> str:
     """How the table of results is read."""
     users = pluralise(snapshot.params.comparison.users, "user")
     return (
-        f"All configurations were served at once and loaded in turn by {users}, each of which sends its next "
-        f"request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. Ratios "
-        "are taken within rounds, with 95% intervals for all together; the fastest, and all that cannot be "
-        "told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. Held back "
-        "by: the largest loss from the hardware's limit down to the served rate."
+        f"All configurations were served at once and loaded in turn by {users}, each of which sends its "
+        f"next request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. "
+        "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
+        "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
+        "Held back by: the largest loss from the hardware's limit down to the served rate."
     )
 
 

@@ -19,7 +19,6 @@ from litmeter.report.claims import ANSWER, claims, reading, setting
 from litmeter.report.drawing import NARROW, WIDE, Chart, svg
 from litmeter.report.results_page import parts
 from litmeter.report.snapshot import Snapshot, read_revision, read_snapshot
-from litmeter.report.tables import results_table
 from litmeter.system.files import write_text
 
 REPORT_PAGE = Path("report.html")
@@ -103,7 +102,7 @@ def _answer(figures: Figures, snapshot: Snapshot) -> Iterator[str]:
     yield from (f"<p>{marked(one.sentence)}</p>" for one in said if one.kind not in ANSWER)
     of = f" Results of {snapshot.label}." if snapshot.label else ""
     yield f'<p class="quiet">{escape(setting(snapshot))}.{escape(of)}</p>'
-    yield f'<div class="results">{markdown(results_table(snapshot))}</div>'
+    yield f'<div class="results">{markdown(snapshot.table())}</div>'
     yield f'<p class="quiet">{marked(reading(snapshot))}</p>'
     yield figures.wide(charts.comparison(snapshot.results, snapshot.reference))
 

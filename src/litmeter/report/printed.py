@@ -1,13 +1,24 @@
-"""Words for settings and capacities, as stages, commands and pages have them. No figure is made here."""
+"""The table of results, and words for settings and capacities, as commands, stages and pages have them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from litmeter.measure.capacity import CapacityMetrics
+from litmeter.measure.rows import ComparisonRow
 from litmeter.model.device import dtype_name
-from litmeter.params import ServeSettings
-from litmeter.system.tables import pluralise
+from litmeter.params import Params, ServeSettings
+from litmeter.report.results import fastest_first
+from litmeter.system.tables import markdown_table, number_cell, pluralise, text_table
+from litmeter.tune.rows import ratio_cell
+
+if TYPE_CHECKING:
+    from litmeter.measure.comparison_rows import Pair
+
+P95_ANSWERS = 130
+"""That a 95th percentile needs."""
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -38,6 +49,80 @@ def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str,
 def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
     """What differs, as "max_batch_size 4 -> 8, precision full -> half"; empty where nothing does."""
     return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
+
+
+def comparison_table(
+    rows: Sequence[ComparisonRow],
+    params: Params,
+    causes: Mapping[str, str] | None = None,
+    device: str | None = None,
+) -> str:
+    """The table of results, the fastest first.
+
+    Args:
+        causes: what holds each back; without them this column is left out.
+        device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
+            terminal, without the settings, whose column is wider than all others.
+    """
+    reference, configurations = params.comparison.reference, params.configurations()
+    ordered = fastest_first(rows)
+    columns: dict[str, Callable[[ComparisonRow], str]] = {
+        "configuration": lambda row: f"`{row.experiment}`" if device else row.experiment,
+        "settings": lambda row: describe(configurations[row.experiment], device or ""),
+        "req/s": lambda row: number_cell(row.rate_rps, 1),
+        f"times {reference}": lambda row: ratio_text(row, reference),
+        "of the fastest": lambda row: share_cell(row.share_of_fastest),
+        "rank": lambda row: f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
+        "p95": p95_cell,
+    }
+    if device is None:
+        del columns["settings"]
+    head, cells = list(columns), [[cell(row) for cell in columns.values()] for row in ordered]
+    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)] if causes else []
+    table = markdown_table(head, cells, text_columns=2) if device else text_table(head, cells)
+    # The last column is text, to the left.
+    return (
+        "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
+        if last
+        else table
+    )
+
+
+def ratio_text(row: ComparisonRow, reference: str) -> str:
+    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
+    if row.experiment == reference and row.ratio:
+        return "1"
+    if row.ratio is None and row.ratio_high is not None:
+        return f"below {row.ratio_high:.2f}"
+    return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
+
+
+def share_cell(share: float | None) -> str:
+    """A share in percent, with a decimal below a tenth."""
+    return "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def p95_cell(row: ComparisonRow) -> str:
+    """The p95, or how many of the answers that it needs there were."""
+    if row.p95_ms is None:
+        return f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+    return f"{row.p95_ms:,.0f} ms"
+
+
+def pairs_table(found: Sequence[Pair]) -> str:
+    """What `litmeter compare` found, a row per pair."""
+    rows = [
+        [
+            f"{pair.name} / {pair.other}",
+            ratio_cell(pair.ratio, pair.low, pair.high),
+            pair.verdict,
+            f"{number_cell(pair.p95_ms, 0)} / {number_cell(pair.other_p95_ms, 0)}",
+            ratio_cell(pair.p95_ratio, pair.p95_low, pair.p95_high),
+            pair.p95_verdict,
+        ]
+        for pair in found
+    ]
+    return text_table(["pair", "times the rate", "", "p95 ms", "times the p95", ""], rows)
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:

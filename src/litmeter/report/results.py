@@ -5,34 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from litmeter.errors import ReportError
+from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name, resolve_device
 from litmeter.params import Params, ServeSettings
-from litmeter.paths import COMPARISON, MACHINE, BenchmarkPaths
+from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths, check_no_orphans
 from litmeter.system.files import read_json, read_rows
 
-NULL_SERVER = "null server"
-"""Subject of the turns of a server whose model does nothing."""
-BEFORE = "before"
-"""Subject of the comparison's turns with the settings of the results before."""
 METRICS_KEYS = (
     *("throughput_rps", "lone_p50_ms", "ready_s", "memory_mib"),
     *("null_rps", "accuracy", "agreement", "failed"),
 )
 """Keys of metrics/benchmark/NAME.json that the report reads."""
-
-
-def turns_of(stage: str) -> Path:
-    """The table of a stage's turns."""
-    return Path(f"plots/turns/{stage}.csv")
 
 
 @dataclass(frozen=True)
@@ -82,13 +73,6 @@ class Result:
     def null(self) -> TurnRow | None:
         """The turn of its server with a model that does nothing, None where it answered nothing."""
         return next((row for row in self.alone if row.subject == NULL_SERVER and row.rate_rps), None)
-
-    @property
-    def levels(self) -> dict[int, list[TurnRow]]:
-        """The turns of its own stage, by number of users."""
-        own = [row for row in self.alone if row.subject == self.name]
-        numbers = sorted({row.users for row in own if row.users is not None})
-        return {users: [row for row in own if row.users == users] for users in numbers}
 
     @property
     def in_process_size(self) -> int | None:
@@ -160,7 +144,7 @@ def read_results(params: Params) -> list[Result]:
     try:
         machine = read_json(MACHINE)
         device = resolve_device(params.device, bool(machine["gpu"]))
-        turns = read_rows(turns_of("comparison"), TurnRow)
+        turns = read_rows(COMPARISON_TURNS, TurnRow)
         compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
         return [
             Result(
@@ -171,7 +155,7 @@ def read_results(params: Params) -> list[Result]:
                 metrics=_metrics(name),
                 compared=compared[name],
                 turns=[row for row in turns if row.subject == name],
-                alone=read_rows(turns_of(name), TurnRow),
+                alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
             )
             for name, serve in configurations.items()
         ]
@@ -193,7 +177,7 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> dict[str, Co
     Raises:
         ReportError: a configuration of params.yaml has no row, or one that it has not has one.
     """
-    by_name = {row.experiment: row for row in rows if row.experiment != BEFORE}
+    by_name = {row.experiment: row for row in rows}
     known = params.configurations()
     if others := sorted(set(by_name) - set(known)):
         raise ReportError(
@@ -205,16 +189,6 @@ def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> dict[str, Co
     return by_name
 
 
-def check_no_orphans(known: Collection[str]) -> None:
-    """Check that no configuration has results but those of params.yaml.
-
-    Raises:
-        ReportError: one has; the message has the command that removes them.
-    """
-    found = {path.stem for path in Path("metrics/benchmark").glob("[!.]*.json")}
-    if orphans := sorted(found - set(known)):
-        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
-        raise ReportError(
-            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
-            f"remove them: rm -r {' '.join(paths)}"
-        )
+def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Ranked ones by rank and ratio, then the others by ratio."""
+    return sorted(rows, key=lambda row: (row.rank or len(rows) + 1, -(row.ratio or 0.0)))

@@ -10,7 +10,6 @@ from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
 from litmeter.report import charts
 from litmeter.report.claims import (
     claims,
-    finding,
     provenance,
     reading,
     setting,
@@ -23,7 +22,6 @@ from litmeter.report.tables import (
     knob_table,
     levels_table,
     precision_table,
-    results_table,
     tuned_table,
 )
 from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
@@ -84,7 +82,7 @@ def readme_section(snapshot: Snapshot) -> str:
     """All claims, a picture, and the table."""
     said = " ".join(claim.sentence for claim in claims(snapshot))
     shown = f"![{SHOWN}]({README_PICTURE})"
-    return "\n\n".join([said, shown, f"{setting(snapshot)}:", results_table(snapshot)])
+    return "\n\n".join([said, shown, f"{setting(snapshot)}:", snapshot.table()])
 
 
 def page(snapshot: Snapshot) -> str:
@@ -94,7 +92,7 @@ def page(snapshot: Snapshot) -> str:
         "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
         "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
         *(claim.sentence for claim in claims(snapshot)),
-        results_table(snapshot),
+        snapshot.table(),
         reading(snapshot),
         f"![{SHOWN}](../assets/results/comparison.png)",
     ]
@@ -106,10 +104,7 @@ def page(snapshot: Snapshot) -> str:
 
 def parts(snapshot: Snapshot) -> Iterator[Part]:
     """All sections."""
-    reasons = [
-        f"- `{name}`: {finding(name, snapshot)}. {diagnosis.text}"
-        for name, diagnosis in snapshot.diagnoses.items()
-    ]
+    reasons = [f"- `{name}`: {diagnosis.text}" for name, diagnosis in snapshot.diagnoses.items()]
     yield Part(
         "What holds each back",
         "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "

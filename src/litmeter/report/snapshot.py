@@ -28,6 +28,7 @@ from litmeter.paths import (
     DVC_LOCK,
     MACHINE,
     MODEL,
+    OVER_BEFORE,
     PRECISIONS_TABLE,
     TRAIN_METRICS,
     TUNE_KNOBS,
@@ -37,6 +38,7 @@ from litmeter.paths import (
 )
 from litmeter.report.bounds import Bound
 from litmeter.report.diagnosis import Diagnosis, explain
+from litmeter.report.printed import comparison_table
 from litmeter.report.results import Result, read_results
 from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.system.files import read_json, read_rows
@@ -44,8 +46,6 @@ from litmeter.tune.rows import KnobRow, TuneRow
 
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 """What is read of one."""
-OVER_BEFORE = Path("metrics/over_before.json")
-"""How the section serve compares with its settings of the results before."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ class Snapshot:
     def compared(self) -> list[ComparisonRow]:
         """The rows of the comparison."""
         return [result.compared for result in self.results]
+
+    def table(self, *, terminal: bool = False) -> str:
+        """The table of results."""
+        causes = {name: one.cause for name, one in self.diagnoses.items()}
+        device = None if terminal else self.results[0].device
+        return comparison_table(self.compared, self.params, causes, device)
 
 
 def read_snapshot(label: str = "") -> Snapshot:

@@ -1,28 +1,25 @@
-"""The table of results, the smaller ones of the pages, and the rows of the files that DVC shows and plots."""
+"""Tables of the pages besides that of results, and the rows of the files that DVC shows and plots."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.levels import by_users
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
-from litmeter.report.claims import ratio_text
 from litmeter.report.diagnosis import Diagnosis
-from litmeter.report.printed import describe
 from litmeter.report.results import Result, mean
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded
-from litmeter.system.tables import markdown_table, number_cell, text_table, without_empty
+from litmeter.system.tables import markdown_table, number_cell, without_empty
 from litmeter.tune.rows import HEAD as TUNE_HEAD
 from litmeter.tune.rows import NOT_SLOWER, ratio_cell, tune_cells
 
 Row = dict[str, Any]
-P95_ANSWERS = 130
-"""That a 95th percentile needs."""
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -55,7 +52,7 @@ def level_rows(results: Sequence[Result]) -> list[Row]:
         name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")
     }
 
-    def value(rows: Sequence[Any], column: str) -> float | None:
+    def value(rows: Sequence[TurnRow], column: str) -> float | None:
         known = all(getattr(row, column) is not None for row in rows)
         return rounded(mean(rows, column), 2) if known else None
 
@@ -63,7 +60,7 @@ def level_rows(results: Sequence[Result]) -> list[Row]:
         {"experiment": result.name, "users": users}
         | {name: value(rows, column) for name, column in columns.items()}
         for result in results
-        for users, rows in result.levels.items()
+        for users, rows in sorted(by_users(result.alone, result.name).items())
     ]
 
 
@@ -101,50 +98,6 @@ def stage_rows(results: Sequence[Result]) -> list[Row]:
         for result in results
         for stage, mean_ms in result.stage_ms.items()
     ]
-
-
-def results_table(snapshot: Snapshot, *, terminal: bool = False) -> str:
-    """The table of results: a row per configuration, the fastest first.
-
-    In a terminal it has no settings, whose column is wider than all others.
-    """
-    columns: dict[str, Callable[[Result], str]] = {
-        "configuration": lambda result: result.name if terminal else f"`{result.name}`",
-        "settings": lambda result: describe(result.serve, result.device),
-        "req/s": lambda result: number_cell(result.compared.rate_rps, 1),
-        f"times {snapshot.reference}": lambda result: ratio_text(result.compared, snapshot.reference),
-        "of the fastest": lambda result: share_cell(result.compared),
-        "rank": lambda result: rank_cell(result.compared),
-        "p95": lambda result: p95_cell(result.compared),
-        "held back by": lambda result: snapshot.diagnoses[result.name].cause,
-    }
-    if terminal:
-        del columns["settings"]
-    ordered = sorted(snapshot.results, key=lambda result: -(result.compared.ratio or 0.0))
-    rows = [[cell(result) for cell in columns.values()] for result in ordered]
-    if not terminal:
-        return markdown_table(list(columns), rows, text_columns=2)
-    lines = text_table(list(columns)[:-1], [row[:-1] for row in rows]).splitlines()
-    causes = ["held back by", "---", *(row[-1] for row in rows)]
-    return "\n".join(f"{line} {cause}".rstrip() for line, cause in zip(lines, causes, strict=True))
-
-
-def share_cell(row: ComparisonRow) -> str:
-    """The share of the fastest one's rate."""
-    share = row.share_of_fastest
-    return "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-
-
-def rank_cell(row: ComparisonRow) -> str:
-    """The rank, or of which earlier run its figures are."""
-    return f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0)
-
-
-def p95_cell(row: ComparisonRow) -> str:
-    """The p95, or how many of the answers that it needs there were."""
-    if row.p95_ms is None:
-        return f"n/a ({row.answers} of {P95_ANSWERS} answers)"
-    return f"{row.p95_ms:,.0f} ms"
 
 
 def levels_table(results: Sequence[Result]) -> str:

@@ -11,7 +11,6 @@ from litmeter.report.tables import (
     bound_rows,
     diagnosis_rows,
     level_rows,
-    results_table,
     stage_rows,
     summary,
 )
@@ -33,6 +32,6 @@ def main() -> None:
         write_csv(STAGES, stage_rows(snapshot.results), STAGE_FIELDS)
         draw_pictures(snapshot.results, snapshot.reference)
         write_json(SUMMARY, summary(snapshot.compared))
-    print(results_table(snapshot, terminal=True))
+    print(snapshot.table(terminal=True))
     for claim in claims(snapshot):
         print_wrapped(claim.plain)
