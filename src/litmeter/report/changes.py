@@ -105,15 +105,16 @@ def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | 
     None for the reference, where one has no interval, and where it was not measured again. The logarithms'
     half widths add up as those of independent measurements do.
     """
-    rows = [
-        row for row in (before, after) if row is not None and row.ratio and row.ratio_low and row.ratio_high
-    ]
-    if len(rows) < 2 or after.earlier or all(row.ratio_low == row.ratio_high for row in rows):
+    ends: list[tuple[float, float, float]] = []
+    for row in (before, after):
+        if row is None or not row.ratio or not row.ratio_low or not row.ratio_high:
+            return None
+        ends.append((row.ratio, row.ratio_low, row.ratio_high))
+    (old, *_), (new, *_) = ends
+    half_width = math.hypot(*(math.log(high / low) / 2 for _, low, high in ends))
+    if after.earlier or half_width == 0:
         return None
-    old, new = rows
-    half_width = math.hypot(*(math.log(row.ratio_high / row.ratio_low) / 2 for row in rows))
-    ratio = new.ratio / old.ratio
-    return Ratio(ratio, ratio * math.exp(-half_width), ratio * math.exp(half_width))
+    return Ratio(new / old, new / old * math.exp(-half_width), new / old * math.exp(half_width))
 
 
 def over_runs(snapshots: Sequence[Snapshot]) -> str:

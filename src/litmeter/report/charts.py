@@ -29,6 +29,7 @@ from litmeter.report.drawing import (
 )
 from litmeter.report.results import Result, fastest_first
 from litmeter.stats.capacity import ERRORS
+from litmeter.stats.comparison import Ratio
 from litmeter.system.tables import pluralise
 from litmeter.tune.rows import TuneRow, ratio_cell
 
@@ -129,25 +130,25 @@ def stages(results: Sequence[Result]) -> Chart:
     )
 
 
-def changes(found: Mapping[str, tuple[float, float, float]], notes: Sequence[str]) -> Chart:
+def changes(found: Mapping[str, Ratio], notes: Sequence[str]) -> Chart:
     """A row per configuration: its ratio to the reference, after over before, with its interval."""
+    known = {name: (one.ratio, one.low or one.ratio, one.high or one.ratio) for name, one in found.items()}
 
     def draw(axes: Axes) -> None:
         axes.axvline(1.0, color=INK, lw=1)
-        for place, (ratio, low, high) in enumerate(found.values()):
-            resolved = not low <= 1 <= high
-            colour = BLUE if resolved else ORANGE
+        for place, (name, (ratio, low, high)) in enumerate(known.items()):
+            colour = BLUE if found[name].resolved else ORANGE
             axes.hlines(place, low, high, color=colour, lw=2)
-            draw_point(axes, ratio, place, colour, hollow=not resolved)
-        ends = [0.9, 1.1, *(end for _, *interval in found.values() for end in interval)]
+            draw_point(axes, ratio, place, colour, hollow=not found[name].resolved)
+        ends = [0.9, 1.1, *(end for _, *interval in known.values() for end in interval)]
         set_logarithmic(axes.xaxis, min(ends) / 1.05, max(ends) * 1.05)
         axes.set_xlabel("after over before, logarithmic")
 
     return Chart(
         "Ratio to the reference: after over before",
         draw,
-        "95% intervals. Blue: changed beyond them. Orange: not resolved. Code that changes the reference "
-        "moves all ratios.",
+        "95% intervals. Blue: changed beyond them. Orange: no difference resolved. Code that changes the "
+        "reference moves all ratios.",
         names=list(found),
         notes=notes,
     )

@@ -145,8 +145,8 @@ def _joined(losses: Sequence[Bound], causes: Sequence[Cause]) -> Diagnosis:
             tied.append([cause.name])
     groups = [list(filter(None, dict.fromkeys(names))) for names in tied]
     text = " ".join(cause.evidence for cause in causes)
-    cause = ", then ".join(" or ".join(names) for names in groups if names)
-    return Diagnosis(cause, causes[0].parameter, text, losses[0])
+    named = ", then ".join(" or ".join(names) for names in groups if names)
+    return Diagnosis(named, causes[0].parameter, text, losses[0])
 
 
 def _diagnose_loss(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Cause:

@@ -71,9 +71,9 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
             "experiment": name,
             "bound": bound.name,
             "rate_rps": round(bound.rate_rps, 2),
-            "share": rounded(bound.share and bound.share.ratio, 3),
-            "share_low": rounded(bound.share and bound.share.low, 3),
-            "share_high": rounded(bound.share and bound.share.high, 3),
+            "share": rounded(bound.share.ratio, 3) if bound.share else None,
+            "share_low": rounded(bound.share.low, 3) if bound.share else None,
+            "share_high": rounded(bound.share.high, 3) if bound.share else None,
         }
         for name, of_configuration in bounds.items()
         for bound in of_configuration
