@@ -48,15 +48,16 @@ SPEEDS = (1.0, 0.8, 1.2, 0.9, 1.1, 1.0)
 USERS = 8
 
 
-def turn(subject: str, work: str, rate_rps: float, number: int = 0, **changes: Any) -> TurnRow:
+def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **changes: Any) -> TurnRow:
     """A turn that nothing is wrong with, in the round ``number``."""
+    rate = rate_rps or 1.0
     served = {
         "users": USERS,
         "answers": 200,
         "sent": 220,
-        "mean_ms": 1000 * USERS / rate_rps,
-        "p50_ms": 900 * USERS / rate_rps,
-        "p95_ms": 1500 * USERS / rate_rps,
+        "mean_ms": 1000 * USERS / rate,
+        "p50_ms": 900 * USERS / rate,
+        "p95_ms": 1500 * USERS / rate,
         "stage_ms": json.dumps(STAGES),
         "batches": json.dumps({"1": 200}),
         "http_cpu_ms": 1.0,
@@ -64,7 +65,7 @@ def turn(subject: str, work: str, rate_rps: float, number: int = 0, **changes: A
         "manager_cpu_ms": 0.5,
         "client_cpu_ms": 0.3,
     }
-    own: dict[str, Any] = served if work == "served" else {"workers_cpu_ms": 1900 / rate_rps}
+    own: dict[str, Any] = served if work == "served" else {"workers_cpu_ms": 1900 / rate}
     own |= {"batch_size": 1.0, "cpu_percent": 95.0, "rate_rps": rate_rps, "server_cores": 1.7}
     return TurnRow(number, 10.0 * number, 3.0, number, subject, work, **(own | changes))
 

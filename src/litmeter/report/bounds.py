@@ -7,7 +7,7 @@ more than its interval is an error of measuring.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litmeter.report.results import Result, mean
@@ -19,6 +19,8 @@ MODEL = "model"
 PIPELINE = "pipeline"
 TRANSPORT = "pipeline + transport"
 SERVED = "served"
+Rates = list[float | None] | float | None
+"""By round, or the same in each; None where it is unknown."""
 BOUND_NAMES = (DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED)
 
 
@@ -61,7 +63,7 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
     2. roofline: measured peak and memory bandwidth, at the best batch size;
     3. model in-process; 4. pipeline in-process: decode, preprocess and model, at the same batch size;
-    5. pipeline and transport on the same cores: the pipeline's rate times ``transport_share``;
+    5. pipeline and transport on the same cores: see ``transport_rates``;
     6. served.
 
     The last four are of the comparison, their ratios within its rounds.
@@ -69,42 +71,40 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     Args:
         ceilings: metrics/ceilings.json.
     """
-    precision, row = result.serve.precision, result.compared
-    left = transport_share(result)
-    rates = {
-        DATASHEET: ceilings.get(f"datasheet_{precision}_rps"),
-        ROOFLINE: ceilings.get(f"roofline_{precision}_rps"),
-        MODEL: row.model_rps,
-        PIPELINE: row.pipeline_rps,
-        TRANSPORT: row.pipeline_rps * left if row.pipeline_rps and left else None,
-        SERVED: row.rate_rps,
+    precision, row, transport = result.serve.precision, result.compared, transport_rates(result)
+    datasheet, roofline = (ceilings.get(f"{name}_{precision}_rps") for name in (DATASHEET, ROOFLINE))
+    left = _share(transport, result.rates("pipeline"))
+    known: dict[str, tuple[float | None, Rates]] = {
+        DATASHEET: (datasheet, datasheet),
+        ROOFLINE: (roofline, roofline),
+        MODEL: (row.model_rps, result.rates("model")),
+        PIPELINE: (row.pipeline_rps, result.rates("pipeline")),
+        TRANSPORT: (row.pipeline_rps * left.ratio if row.pipeline_rps and left else None, transport),
+        SERVED: (row.rate_rps, result.rates("served")),
     }
     bounds: list[Bound] = []
-    for name, rate_rps in rates.items():
-        if not rate_rps:
-            continue
-        if not bounds:
+    above: Rates = None
+    for name, (rate_rps, rates) in known.items():
+        if rate_rps and not bounds:
             bounds.append(Bound(name, rate_rps))
-            continue
-        upper = bounds[-1]
-        share = Ratio(rate_rps / upper.rate_rps, None, None)
-        if name in (ROOFLINE, TRANSPORT):
-            share = Ratio(share.ratio, share.ratio, share.ratio)
-        elif name == MODEL:
-            share = _within_rounds(result.rates("model"), upper.rate_rps) or share
-        elif name == PIPELINE and upper.name == MODEL:
-            share = _within_rounds(result.rates("pipeline"), result.rates("model")) or share
-        elif name == SERVED and upper.name in (PIPELINE, TRANSPORT) and row.efficiency is not None:
-            ends = (row.efficiency, row.efficiency_low, row.efficiency_high)
-            share = Ratio(*(end and end / (left or 1.0) for end in ends))  # type: ignore[arg-type]
-        bounds.append(Bound(name, rate_rps, upper.name, upper.rate_rps, share))
+        elif rate_rps:
+            upper = bounds[-1]
+            share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
+            bounds.append(Bound(name, rate_rps, upper.name, upper.rate_rps, share))
+        above = rates if rate_rps else above
     return bounds
 
 
-def _within_rounds(rates: Sequence[float | None], others: Sequence[float | None] | float) -> Ratio | None:
-    """The ratio of two series of rates by round, or to a constant; None where they have no common round."""
-    series = {"lower": rates, "upper": [others] * len(rates) if isinstance(others, float) else others}
-    if not any(a and b for a, b in zip(series["lower"], series["upper"], strict=True)):
+def _share(rates: Rates, above: Rates) -> Ratio | None:
+    """The ratio of two series of rates by round, or of a constant; None where they have no common round."""
+    if isinstance(rates, float) and isinstance(above, float):
+        return Ratio(rates / above, rates / above, rates / above)
+    rounds = max(len(one) for one in (rates, above) if isinstance(one, list)) if rates and above else 0
+    series = {
+        name: [one] * rounds if isinstance(one, float) else one or []
+        for name, one in (("lower", rates), ("upper", above))
+    }
+    if not any(a and b for a, b in zip(series["lower"], series["upper"], strict=False)):
         return None
     return ratio(series, "lower", "upper", reference="upper")
 
@@ -117,19 +117,23 @@ def transport_ms(result: Result) -> float | None:
     return 1000 * null.server_cores / null.rate_rps
 
 
-def transport_share(result: Result) -> float | None:
-    """Share of the pipeline's rate that is left where server and load generator take CPU time, too.
+def transport_rates(result: Result) -> list[float | None]:
+    """Rates by round of the pipeline where server and load generator take CPU time, too.
 
-    The least of three rates over the pipeline's: all cores over the CPU time of a request (pipeline, server
-    and load generator), the null server's rate, and the pipeline's own, as transport costs nothing where
-    the pipeline leaves cores idle. None where one is unknown.
+    The least of three: all cores over the CPU time of a request (pipeline, server and load generator), the
+    null server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
+    idle. None where one is unknown.
     """
-    pipeline_rps, pipeline_ms = (
-        result.compared.pipeline_rps,
-        mean(result.in_process("pipeline"), "workers_cpu_ms"),
-    )
-    server_ms, client_ms, null = transport_ms(result), result.client_ms, result.null
-    if not pipeline_rps or pipeline_ms is None or server_ms is None or null is None or not null.rate_rps:
-        return None
-    budget_rps = 1000 * result.cores / (pipeline_ms + server_ms + (client_ms or 0.0))
-    return min(1.0, budget_rps / pipeline_rps, null.rate_rps / pipeline_rps)
+    server_ms, null = transport_ms(result), result.null
+    if server_ms is None or null is None or not null.rate_rps:
+        return []
+    more_ms = server_ms + (mean(result.served, "client_cpu_ms") or 0.0)
+    rows = [
+        replace(
+            row,
+            rate_rps=min(row.rate_rps, null.rate_rps, 1000 * result.cores / (row.workers_cpu_ms + more_ms)),
+        )
+        for row in result.in_process("pipeline")
+        if row.rate_rps and row.workers_cpu_ms is not None
+    ]
+    return result.by_round(rows)

@@ -241,7 +241,7 @@ def _transport(result: Result, loss: Bound) -> Cause:
         text = (
             f"with server and load generator on the same {pluralise(result.cores, 'core')} the pipeline "
             f"keeps {_rates(loss, 'its')}: they take {server_ms or 0.0:.1f} and "
-            f"{result.client_ms or 0.0:.1f} ms of CPU for a request"
+            f"{mean(result.served, 'client_cpu_ms') or 0.0:.1f} ms of CPU for a request"
         )
     return Cause("transport", parameter, f"Transport: {text}; {advice}.")
 

@@ -85,17 +85,18 @@ class Result:
         return [row for row in self.turns if row.work == work and row.batch_size == self.in_process_size]
 
     def rates(self, work: str) -> list[float | None]:
+        """Rates by round of served, model or pipeline."""
+        return self.by_round(self.served if work == "served" else self.in_process(work))
+
+    def by_round(self, rows: Sequence[TurnRow]) -> list[float | None]:
         """Rates by round from 0 on, geometric means of the round's turns; None where there was none."""
-        rows = self.served if work == "served" else self.in_process(work)
-        by_round: dict[int, list[float]] = {}
+        logs: dict[int, list[float]] = {}
         for row in rows:
             if row.rate_rps:
-                by_round.setdefault(row.round, []).append(math.log(row.rate_rps))
-        last = max((row.round for row in self.turns), default=-1)
-        return [
-            math.exp(float(np.mean(by_round[number]))) if number in by_round else None
-            for number in range(last + 1)
-        ]
+                logs.setdefault(row.round, []).append(math.log(row.rate_rps))
+        rounds = 1 + max((row.round for row in self.turns), default=-1)
+        means = {number: math.exp(float(np.mean(own))) for number, own in logs.items()}
+        return [means.get(number) for number in range(rounds)]
 
     def pipeline_rps(self, batch_size: float) -> float | None:
         """Rate of the pipeline in-process, interpolated, and constant outside of the measured batch sizes."""
@@ -112,11 +113,6 @@ class Result:
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in the order of the stages."""
         return stage_means(self.served)
-
-    @property
-    def client_ms(self) -> float | None:
-        """CPU time that the load generator takes for a request."""
-        return mean(self.served, "client_cpu_ms")
 
 
 def mean(rows: Sequence[TurnRow], column: str) -> float | None:
