@@ -90,7 +90,8 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
     content["objective"]["configurations"] = ["candidate"]
     Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")
-    rows, turns = [], []
+    rows: list[ComparisonRow] = []
+    turns: list[TurnRow] = []
     figures = FIGURES[machine["id"]]
     fastest = max(rate for rate, *_ in figures.values())
     for name, serve in load_params().configurations().items():
@@ -131,4 +132,4 @@ def searched() -> Tuned:
     found = tuned(incumbent=True)
     metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}
     knobs = [KnobRow("precision", "half", 0.9, None, None, "predicted")]
-    return replace(found, metrics=found.metrics | metrics, knobs=knobs)
+    return replace(found, metrics={**found.metrics, **metrics}, knobs=knobs)

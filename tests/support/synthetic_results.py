@@ -116,7 +116,7 @@ def result(
         efficiency_low=efficiency and efficiency * (1 - 3 * noise),
         efficiency_high=efficiency and efficiency * (1 + 3 * noise),
     )
-    idle = {"server_cores": 0.4, "client_cpu_ms": 0.3} | dict(null or {})
+    idle: dict[str, Any] = {"rate_rps": 800.0, "server_cores": 0.4, "client_cpu_ms": 0.3} | dict(null or {})
     rate_rps = served or 1.0
     return Result(
         name=name,
@@ -138,7 +138,7 @@ def result(
         alone=[
             *(turn(name, "served", rate_rps * 0.5, number, users=1) for number in (0, 1)),
             *(turn(name, "served", rate_rps, number) for number in (0, 1)),
-            turn(NULL_SERVER, "served", **({"rate_rps": 800.0} | idle)),
+            turn(NULL_SERVER, "served", idle.pop("rate_rps"), **idle),
         ],
     )
 

@@ -86,7 +86,7 @@ def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> N
     diagnosis = snapshot.diagnoses["e7_tuned"]
     assert isinstance(diagnosis.loss, Bound)
     assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, f"{diagnosis.loss.rate_rps:,.1f}")
-    unknown = snapshot.diagnoses | {"e7_tuned": replace(diagnosis, cause="")}
+    unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
     assert "limit" not in kinds(replace(snapshot, diagnoses=unknown))
 
 

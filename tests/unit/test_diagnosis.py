@@ -17,7 +17,7 @@ from tests.support.synthetic_results import CEILINGS, MACHINE, STAGES, compared,
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
-IDLE = {"cpu_percent": 55.0}
+IDLE: dict[str, Any] = {"cpu_percent": 55.0}
 
 
 def limit(own: Result, **ceilings: Any) -> Diagnosis:

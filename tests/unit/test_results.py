@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.errors import ReportError
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
 from litmeter.report.results import fastest_first, read_results
@@ -63,7 +63,7 @@ def test_the_pipelines_rate_is_interpolated_between_batch_sizes_and_level_beyond
     assert rates == {1.0: pytest.approx(60.0), 4.5: pytest.approx(65.0), 16.0: pytest.approx(70.0)}
 
 
-def pipeline_of(size: float, rate_rps: float) -> object:
+def pipeline_of(size: float, rate_rps: float) -> TurnRow:
     return turn("e1", "pipeline", rate_rps, batch_size=size)
 
 

@@ -120,15 +120,16 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "with a model that does nothing. Agreement: share of the photos that got the checkpoint's label; "
         "accuracy: of the test photos that got their own.\n\n" + levels_table(snapshot.results),
     )
-    yield Part(
-        "What a precision costs, and what it brings",
-        "Answers without a server, compared with timm's model in full precision on the same photos: share "
-        "with the same label (with 95% certainty it is at least the next figure), the share with the right "
-        "label and its change in points, the changes of probabilities, and the divergence of Kullback and "
-        "Leibler in nats. `test` are photos that the model has not seen, `other` those of its training; "
-        "`ms an image` is the compiled model's time on one thread. More: [tuning.md](tuning.md#int8).\n\n"
-        + precision_table(snapshot),
-    )
+    if snapshot.changes:
+        yield Part(
+            "What a precision costs, and what it brings",
+            "Answers without a server, compared with timm's model in full precision on the same photos: "
+            "share with the same label (with 95% certainty it is at least the next figure), share with the "
+            "right label and its change in points, changes of probabilities, and the divergence of Kullback "
+            "and Leibler in nats. `test` are photos that the model has not seen, `other` those of its "
+            "training; `ms an image` is the compiled model's time on one thread. More: "
+            "[tuning.md](tuning.md#int8).\n\n" + precision_table(snapshot),
+        )
     if snapshot.tuned:
         blocks = [" ".join(tuned_sentences(snapshot.tuned)), tuned_table(snapshot.tuned)]
         blocks.append("What another value of one key would be worth, all others as the winner's:")

@@ -123,7 +123,8 @@ def read_snapshot(label: str = "") -> Snapshot:
             diagnoses=diagnoses,
             over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
             measured_with=_measured_with(),
-            changes=read_rows(PRECISIONS_TABLE, ChangeRow),
+            # The stage report does not wait for it.
+            changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
             packages=read_rows(COMPILED_TABLE, PackageRow),
             # It holds for the exported model, which git does not keep.
             tuned=None if label else read_tuned(),
