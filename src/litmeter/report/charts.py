@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from litmeter.measure.capacity import CapacityResult, ProbeRow, is_steady
+from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
@@ -28,7 +28,6 @@ from litmeter.report.drawing import (
     set_shares,
 )
 from litmeter.report.results import Result, fastest_first
-from litmeter.stats.capacity import ERRORS
 from litmeter.stats.comparison import Ratio
 from litmeter.system.tables import pluralise
 from litmeter.tune.rows import TuneRow, ratio_cell
@@ -226,42 +225,26 @@ def _distinct(rows: Sequence[TuneRow]) -> list[str]:
 
 
 def capacity(name: str, result: CapacityResult) -> list[Chart]:
-    """Over the offered rate: the share of late requests with the fit, and latencies."""
-    counted = [row for row in result.rows if not row.void_reason]
-    rates = [_at_median_peak(row, result) for row in counted]
-    ends = [rate for rate in (result.metrics.low_rps, result.metrics.high_rps) if rate]
-    shown = [*rates, *ends] or [1.0]
+    """The share of late requests with the fit, and latencies, over the offered rate."""
+    metrics = result.metrics
+    probes = [row for row in result.rows if row.offered_rps is not None]
+    rates = [row.offered_rps for row in probes if row.offered_rps is not None]
+    shown = [*rates, *filter(None, (metrics.low_rps, metrics.high_rps))] or [1.0]
+    top = min(1.0, max(0.2, 4 * metrics.miss))
 
     def set_rates(axes: Axes) -> None:
         axes.set_xlim(min(shown) / 1.05, max(shown) * 1.05)
-        axes.set_xlabel("offered rate at the median peak, requests/s")
+        axes.set_xlabel("offered rate, requests/s")
 
-    return [panel(name, result, counted, rates, set_rates) for panel in (_late, _latencies)]
-
-
-def _at_median_peak(row: ProbeRow, result: CapacityResult) -> float:
-    """The probe's rate as it would be at the median peak."""
-    return row.rate_rps / row.peak_rps * (result.metrics.peak_rps or row.peak_rps)
-
-
-def _late(
-    name: str,
-    result: CapacityResult,
-    rows: Sequence[ProbeRow],
-    rates: Sequence[float],
-    set_rates: Callable[[Axes], None],
-) -> Chart:
-    metrics = result.metrics
-    top = min(1.0, max(0.2, 4 * metrics.miss))
-
-    def draw(axes: Axes) -> None:
+    def draw_late(axes: Axes) -> None:
         axes.axhline(metrics.miss, color=INK, lw=1, ls="--")
-        _draw_fit(axes, result, rates, top)
-        for rate, row in zip(rates, rows, strict=True):
-            low, high = row.missed - 2 * row.missed_error, row.missed + 2 * row.missed_error
-            axes.vlines(rate, min(top, max(0.0, low)), min(top, high), color=GREY, lw=2)
-            hollow = not is_steady(row.slowest_moment)
-            draw_point(axes, rate, min(top, row.missed), GREY, hollow=hollow)
+        if result.curve is not None:
+            grid = np.geomspace(min(shown), max(shown), 200)
+            share = result.curve.shares(grid)
+            axes.plot(grid[share <= top], share[share <= top], color=INK, lw=1.8)
+        for rate, row in zip(rates, probes, strict=True):
+            if row.missed is not None:
+                draw_point(axes, rate, min(top, row.missed), GREY, hollow=bool(row.void))
         if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
             colour = BLUE if metrics.status == "resolved" else ORANGE
             axes.axvline(metrics.capacity_rps, color=colour, lw=1)
@@ -271,56 +254,26 @@ def _late(
         set_rates(axes)
         axes.set_ylabel("requests that were late or failed")
 
-    return Chart(
-        f"{name}: {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms, {metrics.status}",
-        draw,
-        "Random arrivals. Dashed: the share that may be late; on it, the capacity with its interval. "
-        "Black: the fit; band: moved to either end of the interval. A point per probe, "
-        f"± 2 standard errors, those above {top:.0%} on the upper edge. Hollow: the machine was slow for a "
-        "moment; left out of the fit where the others suffice.",
-    )
-
-
-def _draw_fit(axes: Axes, result: CapacityResult, rates: Sequence[float], top: float) -> None:
-    """The fitted share of late requests, and the same curve through either end of the capacity's interval."""
-    peak_rps, curve = result.metrics.peak_rps, result.curve
-    if curve is None or not peak_rps or not rates:
-        return
-    loads = np.linspace(math.log(min(rates) / peak_rps), math.log(max(rates) / peak_rps), 200)
-    aside = ERRORS * curve.error
-    low, share, high = (curve.shares(loads + moved)[0] for moved in (-aside, 0.0, aside))
-    grid = peak_rps * np.exp(loads)
-    seen = share <= top
-    axes.fill_between(grid, np.minimum(low, top), np.minimum(high, top), color=INK, alpha=0.2, lw=0)
-    axes.plot(grid[seen], share[seen], color=INK, lw=1.8)
-
-
-def _latencies(
-    name: str,
-    result: CapacityResult,
-    rows: Sequence[ProbeRow],
-    rates: Sequence[float],
-    set_rates: Callable[[Axes], None],
-) -> Chart:
-    metrics = result.metrics
-
-    def draw(axes: Axes) -> None:
+    def draw_latencies(axes: Axes) -> None:
         axes.axhline(metrics.slo_ms, color=INK, lw=1, ls="--")
-        shown = [metrics.slo_ms]
+        levels = [metrics.slo_ms]
         for percent, colour in (("p50", GREY), ("p95", BLUE), ("p99", INK)):
-            latencies = [getattr(row, f"{percent}_ms") for row in rows]
+            latencies = [getattr(row, f"{percent}_ms") for row in probes]
             known = [(rate, ms) for rate, ms in zip(rates, latencies, strict=True) if ms]
-            shown += [ms for _, ms in known]
+            levels += [ms for _, ms in known]
             if known:
                 axes.plot(*zip(*known, strict=True), "o", color=colour, markersize=6, label=percent)
         set_rates(axes)
-        set_logarithmic(axes.yaxis, min(shown) / 1.3, max(shown) * 1.3)
+        set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
         axes.set_ylabel("latency, ms, logarithmic")
 
-    below = {"p50": metrics.p50_ms, "p95": metrics.p95_ms, "p99": metrics.p99_ms, "p99.9": metrics.p999_ms}
-    known = [f"{percent} {ms:.0f}" for percent, ms in below.items() if ms is not None]
-    return Chart(
-        f"{name}: latency by offered rate",
-        draw,
-        "A point per probe." + (f" Just below the capacity: {', '.join(known)} ms." if known else ""),
-    )
+    return [
+        Chart(
+            f"{name}: {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms, {metrics.status}",
+            draw_late,
+            "Random arrivals. Dashed: the share that may be late; on it, the capacity with its interval. "
+            f"Black: the fit. A point per probe, those above {top:.0%} on the upper edge. Hollow: the load "
+            "generator was late, so that the probe does not count.",
+        ),
+        Chart(f"{name}: latency by offered rate", draw_latencies, "A point per probe."),
+    ]

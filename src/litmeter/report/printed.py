@@ -127,20 +127,13 @@ def pairs_table(found: Sequence[Pair]) -> str:
 
 def capacity_text(metrics: CapacityMetrics) -> str:
     """What follows the server's name in a sentence of its capacity."""
-    within = f"{100 * (1 - metrics.miss):.4g}% of {{}} within {metrics.slo_ms:g} ms"
-    objective = within.format("them")
-    if metrics.capacity_rps is not None:
-        assert metrics.share is not None
-        text = (
-            f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
-            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of the {metrics.peak_rps:.1f} "
-            "that a closed loop reached meanwhile"
-        )
-        if metrics.confirmed is False:
-            text += "; a probe at the lower end of this interval missed the objective"
-        return text if metrics.status == "resolved" else f"{text}; not resolved: {metrics.reason}"
+    within = f"with {100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
     if metrics.status == "above_range":
-        return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
+        return f"takes at least {metrics.low_rps:.1f} requests a second {within}: {metrics.reason}"
     if metrics.status == "slo_unreachable":
-        return f"has no rate at which requests come with {objective}: {metrics.reason}"
-    return f"has a capacity ({within.format('all requests')}) that is not resolved: {metrics.reason}"
+        return f"has no rate of requests {within}: {metrics.reason}"
+    if metrics.capacity_rps is None:
+        return f"has an unknown rate of requests {within}: {metrics.reason}"
+    interval = "" if metrics.low_rps is None else f" ({metrics.low_rps:.1f} to {metrics.high_rps:.1f})"
+    text = f"takes {metrics.capacity_rps:.1f} requests a second{interval} {within}"
+    return f"{text}; {metrics.reason}" if metrics.reason else text

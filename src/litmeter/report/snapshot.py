@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import subprocess
 import tarfile
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from litmeter.errors import LitmeterError, ReportError, UsageError
-from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow, is_steady
+from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow
 from litmeter.model.card import exported_weights
 from litmeter.model.precision_rows import ChangeRow, PackageRow
@@ -40,7 +39,6 @@ from litmeter.report.bounds import Bound
 from litmeter.report.diagnosis import Diagnosis, explain
 from litmeter.report.printed import comparison_table
 from litmeter.report.results import Result, read_results
-from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
@@ -173,22 +171,13 @@ def read_capacity(name: str) -> CapacityResult:
     try:
         content = read_json(paths.metrics)
         metrics = CapacityMetrics(**{field.name: content[field.name] for field in fields(CapacityMetrics)})
-        rows = read_rows(paths.probes, ProbeRow)
+        rows = read_rows(paths.probes, TurnRow)
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{paths.metrics}: malformed ({error!r}); `make capacity` makes it") from error
-    probes = [_probe(row) for row in rows if not row.void_reason]
-    # The tolerance decides only when a search ends.
-    search = CapacitySearch(metrics.miss, tolerance=1.0, probes=probes)
-    return CapacityResult(metrics, rows, search.estimate() if metrics.status in ESTIMATED else None)
-
-
-def _probe(row: ProbeRow) -> Probe:
-    """A probe of the row's share and error; the shares of its parts are not kept."""
-    spread = row.missed_error * math.sqrt(BLOCKS - 1)
-    missed = tuple(row.missed + (spread if number % 2 else -spread) for number in range(BLOCKS))
-    return Probe(row.rate_rps, row.peak_rps, missed, row.requests, is_steady(row.slowest_moment))
+    estimated = metrics.status in ESTIMATED
+    return CapacityResult(metrics, rows, curve_of(rows, metrics.miss) if estimated else None)
 
 
 def read_revision(name: str) -> Snapshot:
