@@ -30,7 +30,7 @@ from litmeter.report.drawing import (
 from litmeter.report.results import Result, fastest_first
 from litmeter.stats.comparison import Ratio
 from litmeter.system.tables import pluralise
-from litmeter.tune.rows import TuneRow, ratio_cell
+from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 BEYOND, FARTHEST = 1.6, 4.0
 """The axis of ratios reaches this factor beyond the points, and up to FARTHEST for the intervals: one that is
@@ -209,9 +209,7 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
 
 def _fate(row: TuneRow) -> str:
     """What became of it; at length, a table tells it."""
-    if row.incumbent and row.status == "slower":
-        return "reference"
-    return row.reason or (row.status if row.lost_after is None else f"out in round {row.lost_after}")
+    return "reference" if row.incumbent and row.status == "slower" else fate(row)
 
 
 def _distinct(rows: Sequence[TuneRow]) -> list[str]:
