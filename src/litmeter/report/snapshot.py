@@ -17,7 +17,7 @@ import yaml
 
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import Params, load_params
