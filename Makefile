@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run quick capacity tune test soak test-unit test-integration test-pipeline test-system check audit serve
+.PHONY: run quick experiments capacity tune test soak test-unit test-integration test-pipeline test-system check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -12,6 +12,10 @@ run: .venv/installed
 # A first comparison: little training, few rounds, and nothing is kept.
 quick: .venv/installed
 	$(BIN)/litmeter quick
+
+# The rates of all experiments of `dvc exp run`, what each changed, and what came of it.
+experiments: .venv/installed
+	$(BIN)/litmeter experiments
 
 # How much traffic the configurations of `objective:` can take.
 capacity: .venv/installed

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from litmeter.errors import ReportError
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,13 @@ PRECISIONS_TABLE = Path("plots/precisions.csv")
 CEILINGS = Path("metrics/ceilings.json")
 THEORETICAL = Path("plots/theoretical.csv")
 
+TURNS = Path("plots/turns")
 COMPARISON = Path("plots/comparison.csv")
-COMPARISON_TURNS = Path("plots/comparison_turns.csv")
-COMPARISON_RUN = Path("plots/comparison_run.json")
+COMPARISON_TURNS = TURNS / "comparison.csv"
+COMPARISON_SAMPLES = Path("samples/comparison.csv")
+COMPARISON_RUN = Path("metrics/comparison_run.json")
 COMPARISON_METRICS = Path("metrics/comparison")
+OVER_BEFORE = Path("metrics/over_before.json")
 
 TUNE_METRICS = Path("metrics/tune.json")
 TUNE_TABLE = Path("plots/tune.csv")
@@ -78,72 +84,44 @@ class BenchmarkPaths:
 
     @property
     def metrics(self) -> Path:
-        """Metrics of the best level, one flat object."""
+        """What it does alone, one flat object."""
         return Path(f"metrics/benchmark/{self.name}.json")
 
     @property
-    def accuracy(self) -> Path:
-        """Accuracy through the served path, one flat object."""
-        return Path(f"metrics/accuracy/{self.name}.json")
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the four tables and run.json."""
-        return Path(f"plots/benchmark/{self.name}")
-
-    @property
-    def levels(self) -> Path:
-        """A row per concurrency level."""
-        return self.folder / "levels.csv"
-
-    @property
-    def run(self) -> Path:
-        """Settings, machine, versions, and the limits of null server and load generator."""
-        return self.folder / "run.json"
-
-    @property
-    def rounds(self) -> Path:
-        """In-process rates of each round."""
-        return self.folder / "rounds.csv"
-
-    @property
-    def baseline(self) -> Path:
-        """In-process rates, a row per batch size."""
-        return self.folder / "baseline.csv"
-
-    @property
-    def stages(self) -> Path:
-        """Mean time of a request, by level and stage of the server."""
-        return self.folder / "stages.csv"
-
-    @property
-    def batches(self) -> Path:
-        """Histogram of batch sizes, by level."""
-        return self.folder / "batches.csv"
+    def turns(self) -> Path:
+        """A row per turn of its benchmark."""
+        return TURNS / f"{self.name}.csv"
 
     @property
     def samples(self) -> Path:
-        """A row per request."""
+        """A row per request of its benchmark."""
         return Path(f"samples/{self.name}.csv")
 
     @property
     def comparison(self) -> Path:
-        """Metrics of the comparison at the first of ``comparison.users``, one flat object."""
+        """What the comparison found, one flat object."""
         return COMPARISON_METRICS / f"{self.name}.json"
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that the stage ``benchmark`` writes."""
+        return [self.metrics, self.turns, self.samples]
 
     @property
     def outputs(self) -> list[Path]:
         """The stage's outputs, as dvc.yaml names them."""
-        seconds = SECONDS / f"benchmark/{self.name}.json"
-        return [self.metrics, self.accuracy, self.folder, self.samples, seconds]
+        return [*self.files, SECONDS / f"benchmark/{self.name}.json"]
 
-    @property
-    def files(self) -> list[Path]:
-        """All files of the configuration."""
-        return [
-            *(self.metrics, self.accuracy, self.levels, self.run),
-            *(self.baseline, self.rounds, self.stages, self.batches, self.samples),
-        ]
+
+def check_no_orphans(known: Collection[str]) -> None:
+    """Raise ReportError, with the command to remove them, where there are results of unknown names."""
+    found = {path.stem for path in Path("metrics/benchmark").glob("[!.]*.json")}
+    if orphans := sorted(found - set(known)):
+        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
+        raise ReportError(
+            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
+            f"remove them: rm -r {' '.join(paths)}"
+        )
 
 
 @dataclass(frozen=True)

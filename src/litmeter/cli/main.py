@@ -242,6 +242,13 @@ def predict(
 
 
 app.command(
+    "litmeter.cli.compare:compare",
+    help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
+    help_epilogue="""examples:
+  litmeter compare e7_tuned candidate --seconds 180
+  litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
+)
+app.command(
     "litmeter.cli.load:loadtest",
     help="Load-test a server at any URL with the pipeline's load generator.",
     help_epilogue="""examples:
@@ -297,6 +304,14 @@ def quick() -> int:
 
     exit_on_sigterm()
     return compare()
+
+
+@app.command(help_epilogue="examples:\n  litmeter experiments        # what `make experiments` does")
+def experiments() -> int:
+    """Show the rates of all experiments of `dvc exp run`, what each changed, and what came of it."""
+    from litmeter.report.experiments import main as show
+
+    return show()
 
 
 @app.command(

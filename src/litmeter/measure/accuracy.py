@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from litmeter.errors import LitmeterError
 from litmeter.model.reference import Reference
-from litmeter.stats.rates import wilson_interval
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
 """A larger difference is no rounding error: the answer belongs to another photo.
@@ -28,7 +26,7 @@ MIN_PROBABILITY = 1e-12
 def compare(
     reference: Reference, answers: Sequence[tuple[int, bytes]], dtype: str, preprocess: str = "timm"
 ) -> dict[str, float | int | None]:
-    """Agreement with the reference, accuracy on the test photos, and number of mismatched answers.
+    """Accuracy and agreement with the reference on the test photos, and number of mismatched answers.
 
     A photo that was answered several times counts only if all its answers name the same label.
 
@@ -37,6 +35,11 @@ def compare(
         dtype: torch's name of the format that the server computed in.
         preprocess: the configuration's ``preprocess``.
 
+    Returns:
+        ``photos``: number of test photos that were answered; ``agreement``: share of them with the
+        reference's label; ``accuracy``: share with the right one (None without photos); ``mismatched``:
+        answers, to photos of all splits, that belong to another one.
+
     Raises:
         LitmeterError: an answer is not of the form that the server documents.
     """
@@ -44,22 +47,18 @@ def compare(
     tolerance = MAX_LOG_ODDS_DIFFERENCE[dtype]
     if preprocess != "timm":
         tolerance += PIXELS_DIFFERENCE[preprocess]
-    largest, mismatched = 0.0, 0
+    mismatched = 0
     for photo, content in answers:
         answer = probabilities(content, reference.classes)
-        expected = reference.probabilities[photo]
         labels[photo].add(int(answer.argmax()))
-        largest = max(largest, float(np.abs(answer - expected).max()))
-        mismatched += log_odds_difference(answer, expected) > tolerance
-    agreed = sum(labels[photo] == {int(reference.probabilities[photo].argmax())} for photo in labels)
+        mismatched += log_odds_difference(answer, reference.probabilities[photo]) > tolerance
     tested = [photo for photo in labels if reference.splits[photo] == "test"]
+    agreed = sum(labels[photo] == {int(reference.probabilities[photo].argmax())} for photo in tested)
     correct = sum(labels[photo] == {reference.labels[photo]} for photo in tested)
     return {
-        "photos": len(labels),
-        "answers": len(answers),
-        **_share("agreement", agreed, len(labels)),
-        **_share("accuracy", correct, len(tested)),
-        "largest_difference": round(largest, 6),
+        "photos": len(tested),
+        "agreement": round(agreed / len(tested), 4) if tested else None,
+        "accuracy": round(correct / len(tested), 4) if tested else None,
         "mismatched": mismatched,
     }
 
@@ -78,15 +77,3 @@ def log_odds_difference(answer: npt.NDArray[np.float64], expected: npt.NDArray[n
     likeliest = np.argsort(expected)[-3:]
     logs, expected_logs = (np.log(np.maximum(p[likeliest], MIN_PROBABILITY)) for p in (answer, expected))
     return float(np.abs((logs - logs[-1]) - (expected_logs - expected_logs[-1])).max())
-
-
-def _share(name: str, successes: int, trials: int) -> dict[str, Any]:
-    """A proportion with its 95% interval, as metrics."""
-    if trials == 0:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    low, high = wilson_interval(successes, trials)
-    return {
-        name: round(successes / trials, 4),
-        f"{name}_low": round(low, 4),
-        f"{name}_high": round(high, 4),
-    }

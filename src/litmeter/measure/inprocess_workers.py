@@ -1,6 +1,6 @@
-"""The processes of the in-process baseline: ``python -m litmeter.measure.inprocess_workers``.
+"""The workers of an in-process subject: ``python -m litmeter.measure.inprocess_workers``.
 
-Started by ``inprocess.inprocess_workers``, which writes jobs as lines of JSON and reads a line for each.
+Started by ``subjects.InProcess``, which writes jobs as lines of JSON and reads a line for each.
 The model's libraries are loaded once, and the workers are forked from a process in which torch starts no
 thread: as many at first as there are cores; on a GPU, others when so many are asked for.
 """
@@ -34,7 +34,7 @@ ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005
 """After this all workers begin at once, however late one of them wakes up."""
 COMMON_SHARE = 0.5
-"""Of the time, in which all workers have to run."""
+"""Share of the time in which all workers have to run."""
 
 
 def run_worker(
@@ -48,16 +48,13 @@ def run_worker(
 
     The request ``(work, batch_size)`` is answered with None after a warm-up batch. The request
     ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
-    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "preprocess", "pipeline" or
-    "pipeline on one thread".
+    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "preprocess" or "pipeline".
     """
     predictor = Predictor(folders, device, settings)
     next_photo = itertools.cycle(photos).__next__
-    threads = torch.get_num_threads()
-    connection.send(threads)
+    connection.send(torch.get_num_threads())
     while True:
         work, batch_size = connection.recv()
-        torch.set_num_threads(1 if work == "pipeline on one thread" else threads)
         batch = predictor.batch([predictor.preprocess(next_photo()) for _ in range(batch_size)])
 
         def run_batch(work: str = work, batch: torch.Tensor = batch) -> None:
@@ -116,11 +113,8 @@ def measure(
 
 def receive(connection: Connection) -> Any:
     """A worker's next message; where none comes, exit with the reason."""
-    try:
-        if connection.poll(ANSWER_TIMEOUT_S):
-            return connection.recv()
-    except EOFError:
-        sys.exit("a worker died; its error stands above")
+    if connection.poll(ANSWER_TIMEOUT_S):
+        return connection.recv()
     sys.exit(f"a worker did not answer within {ANSWER_TIMEOUT_S:.0f} s")
 
 
@@ -172,4 +166,7 @@ def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connect
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EOFError, ConnectionError):
+        sys.exit("a worker died; its error, if it had one, stands above")

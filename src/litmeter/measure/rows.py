@@ -29,8 +29,8 @@ class TurnRow:
         stage_ms: mean time of a request by stage of the server, as JSON.
         batches: number of batches by the upper bound of their size, as JSON.
         cpu_percent: of the machine's cores.
-        server_cores, client_cores: CPU seconds per second of the server's and the load generator's processes.
-        http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per request (or image), by process.
+        server_cores, client_cores: CPU seconds per second of the server's processes and the load generator's.
+        http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per answer (or image) by process.
         late_ms: 99th percentile of the delay from when a request was due until it was sent.
         other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
         cpu_mhz: mean frequency of the cores.
@@ -93,8 +93,8 @@ class ComparisonRow:
     """One configuration in plots/comparison.csv, at the comparison's number of users.
 
     Attributes:
-        rate_rps: geometric mean over its turns, with the lowest and the highest rate of a round. None with the
-            lowest where a round had no good answer: the highest is a bound then.
+        rate_rps: geometric mean over its turns, with the lowest and the highest rate of a round. None with
+            the lowest where a round had no good answer: the highest is a bound then.
         ratio: rate over the reference's, with a simultaneous 95% interval. Where a round had no good answer,
             ``ratio_high`` alone: the ratio is below it.
         share_of_fastest: rate over the fastest one's, paired directly, with a simultaneous 95% interval.

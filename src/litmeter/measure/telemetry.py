@@ -1,4 +1,4 @@
-"""CPU and GPU usage, sampled while the load runs. Unknown values are None, never 0.
+"""CPU and GPU usage of a turn, read as it begins, as it goes on and as it ends. Unknown is None, never 0.
 
 A reading that fails leaves a gap in its own values: the others go on, and it is said once.
 """
@@ -6,14 +6,12 @@ A reading that fails leaves a gap in its own values: the others go on, and it is
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
-import numpy as np
 import psutil
 
 from litmeter.system.machine import cuda_gpu
@@ -25,26 +23,29 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage during one window.
+    """Resource usage from a turn's begin to its end.
 
     Attributes:
+        seconds: between the two readings.
         cpu_percent: of all cores of the machine.
-        server_cores, client_cores: CPU seconds per second of either's process tree.
-        process_cores: CPU seconds per second of each process of the server, by process id.
-        other_percent: CPU that processes other than server, client and this one used, of the machine.
+        server_s, client_s: CPU seconds of either's process tree.
+        process_s: CPU seconds of each process of the server, by process id.
+        other_percent: CPU that processes other than server, client and this one used, of the machine; not
+            known where the server's are not.
         steal_percent: CPU that the hypervisor gave to other machines, of the machine.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
-        cores: available to this process, fewest and most during the window.
-        mhz, best_mhz: mean frequency of the cores, in the window and the highest so far.
-        gpu_percent: utilisation of the first CUDA device, mean of the samples.
-        gpu_memory_mib: memory in use on it, highest sample.
-        gpu_power_w: mean of the samples.
+        cores: available to this process, at the begin and at the end.
+        mhz, best_mhz: mean frequency of the cores, in the turn and the highest so far.
+        gpu_percent: utilisation of the first CUDA device, mean of the readings.
+        gpu_memory_mib: memory in use on it, highest reading.
+        gpu_power_w: mean of the readings.
     """
 
+    seconds: float = 0.0
     cpu_percent: float | None = None
-    server_cores: float | None = None
-    client_cores: float | None = None
-    process_cores: Mapping[int, float] = field(default_factory=dict)
+    server_s: float | None = None
+    client_s: float | None = None
+    process_s: Mapping[int, float] = field(default_factory=dict)
     other_percent: float | None = None
     steal_percent: float | None = None
     throttled_s: float | None = None
@@ -57,169 +58,97 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One reading of the first CUDA device; values that it does not report are None."""
-
-    percent: float | None = None
-    memory_mib: float | None = None
-    power_w: float | None = None
-
-
-@dataclass(frozen=True)
-class _Machine:
-    """CPU seconds of all cores since the machine's start."""
-
-    busy_s: float
-    total_s: float
-    steal_s: float
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One reading; CPU times are cumulative, and what could not be read is None."""
+class _Counters:
+    """What grows: CPU seconds since the start of the machine, or of a process; None could not be read."""
 
     time: float
-    machine: _Machine | None
+    machine: tuple[float, float, float] | None  # busy, all, stolen
     throttled_s: float | None
     cores: float | None
-    mhz: float | None
     server_s: Mapping[int, float] | None
     client_s: Mapping[int, float] | None
     own_s: float | None
-    gpu: Gpu
-
-
-@dataclass
-class _ProcessTree:
-    """A process and all its descendants.
-
-    Attributes:
-        cpu_s: CPU seconds by process id, including processes that have ended.
-    """
-
-    root: psutil.Process
-    cpu_s: dict[int, float] = field(default_factory=dict)
-
-    def read(self) -> dict[int, float]:
-        """CPU seconds used so far, by process id."""
-        try:
-            processes = [self.root, *self.root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            processes = []
-        for process in processes:
-            try:
-                times = process.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            self.cpu_s[process.pid] = times.user + times.system
-        return dict(self.cpu_s)
 
 
 class Telemetry:
-    """Samples the usage of machine, server and client in a thread until the ``with`` block is left."""
+    """Reads the usage of one turn after another."""
 
-    def __init__(self, server_pid: int, interval_s: float = 0.25) -> None:
-        self.interval_s = interval_s
-        self._server = _ProcessTree(psutil.Process(server_pid))
-        self._client: _ProcessTree | None = None
-        self._samples: list[_Sample] = []
+    def __init__(self) -> None:
+        self._server: int | None = None
+        self._client: int | None = None
+        self._begin: _Counters | None = None
+        self._mhz: list[float] = []
+        self._gpu: list[tuple[float | None, float | None, float | None]] = []
+        self._best_mhz = 0.0
         self._failed: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="telemetry", daemon=True)
 
-    def __enter__(self) -> Telemetry:
-        self._thread.start()
-        return self
+    def begin(self, server_pid: int | None, client_pid: int | None) -> None:
+        """Begin a turn.
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def follow_client(self, pid: int) -> None:
-        """Sample the process ``pid`` as the load generator from now on."""
-        self._client = _ProcessTree(psutil.Process(pid))
-
-    def usage(self, opened: float, closed: float) -> Usage:
-        """Usage between two times of the monotonic clock.
-
-        Cumulative CPU times are interpolated at both edges of the window; frequencies and GPU values
-        are those of the samples inside.
+        Args:
+            server_pid: root of the process tree that is measured; None where it is not known.
+            client_pid: of the load generator; None where several send, or nothing is sent.
         """
-        samples = list(self._samples)  # the thread goes on
-        inside = [s for s in samples if opened <= s.time <= closed]
-        if len(inside) < 2:
-            return Usage()
-        seconds = closed - opened
+        self._server, self._client = server_pid, client_pid
+        self._mhz, self._gpu = [], []
+        self._begin = self._counters()
 
-        def known(values: Iterable[float | None]) -> list[float]:
-            return [value for value in values if value is not None]
+    def tick(self) -> None:
+        """Read what has a value of the moment: frequencies, and the GPU."""
+        mhz = self._read("the CPU's frequency", _mhz)
+        if mhz is not None:
+            self._mhz.append(mhz)
+            self._best_mhz = max(self._best_mhz, mhz)
+        gpu = self._read("the GPU", cuda_gpu)
+        if gpu is not None:
+            self._gpu.append((gpu.utilization, gpu.memory_used, gpu.power_draw))
 
-        def growth(values: Sequence[float | None]) -> float | None:
-            """Of a cumulative value; None with fewer than two readings inside."""
-            readings = [
-                (s.time, value) for s, value in zip(samples, values, strict=True) if value is not None
-            ]
-            if sum(opened <= time <= closed for time, _ in readings) < 2:
-                return None
-            at_open, at_close = np.interp([opened, closed], *np.array(readings).T)
-            return float(at_close - at_open)
-
-        def of_machine(name: str) -> float | None:
-            return growth([None if s.machine is None else getattr(s.machine, name) for s in samples])
+    def end(self) -> Usage:
+        """Usage since ``begin``."""
+        assert self._begin is not None
+        before, after = self._begin, self._counters()
+        total_s = busy_s = steal_s = None
+        if before.machine is not None and after.machine is not None:
+            busy_s, total_s, steal_s = (b - a for a, b in zip(before.machine, after.machine, strict=True))
 
         def percent(part_s: float | None) -> float | None:
             return 100 * part_s / total_s if part_s is not None and total_s else None
 
-        total_s, busy_s = of_machine("total_s"), of_machine("busy_s")
-        server_s = growth([None if s.server_s is None else sum(s.server_s.values()) for s in samples])
-        client_s = growth([None if s.client_s is None else sum(s.client_s.values()) for s in samples])
-        not_others_s = known([server_s, client_s, growth([s.own_s for s in samples])])
-        others_s = (
-            max(0.0, busy_s - sum(not_others_s)) if busy_s is not None and len(not_others_s) == 3 else None
+        server, client = grown(before.server_s, after.server_s), grown(before.client_s, after.client_s)
+        server_s, client_s = (None if one is None else sum(one.values()) for one in (server, client))
+        own_s = _difference(before.own_s, after.own_s)
+        ours = (server_s, 0.0 if self._client is None else client_s, own_s)
+        known = [used for used in ours if used is not None]
+        others_s = None if busy_s is None or len(known) < len(ours) else max(0.0, busy_s - sum(known))
+        percents, memory, power = (
+            [values[index] for values in self._gpu if values[index] is not None] for index in range(3)
         )
-        of_process = {
-            pid: growth([None if s.server_s is None else s.server_s.get(pid, 0.0) for s in samples])
-            for pid in next((s.server_s for s in reversed(inside) if s.server_s is not None), {})
-        }
-        cores = known(s.cores for s in inside)
         return Usage(
+            seconds=after.time - before.time,
             cpu_percent=percent(busy_s),
-            server_cores=None if server_s is None else server_s / seconds,
-            client_cores=None if client_s is None else client_s / seconds,
-            process_cores={pid: used / seconds for pid, used in of_process.items() if used is not None},
+            server_s=server_s,
+            client_s=client_s,
+            process_s=server or {},
             other_percent=percent(others_s),
-            steal_percent=percent(of_machine("steal_s")),
-            throttled_s=growth([s.throttled_s for s in samples]),
-            cores=(min(cores), max(cores)) if cores else None,
-            mhz=_mean(known(s.mhz for s in inside)),
-            best_mhz=max(known(s.mhz for s in samples), default=None),
-            gpu_percent=_mean(known(s.gpu.percent for s in inside)),
-            gpu_memory_mib=max(known(s.gpu.memory_mib for s in inside), default=None),
-            gpu_power_w=_mean(known(s.gpu.power_w for s in inside)),
+            steal_percent=percent(steal_s),
+            throttled_s=_difference(before.throttled_s, after.throttled_s),
+            cores=None if before.cores is None or after.cores is None else (before.cores, after.cores),
+            mhz=_mean(self._mhz),
+            best_mhz=self._best_mhz or None,
+            gpu_percent=_mean(percents),
+            gpu_memory_mib=max((mib for mib in memory if mib is not None), default=None),
+            gpu_power_w=_mean(power),
         )
 
-    @property
-    def peak_gpu_memory_mib(self) -> float | None:
-        """Highest memory in use on the first CUDA device, None without one."""
-        return max((s.gpu.memory_mib for s in self._samples if s.gpu.memory_mib), default=None)
-
-    def _run(self) -> None:
-        while not self._stop.wait(self.interval_s):
-            self._samples.append(self._sample())
-
-    def _sample(self) -> _Sample:
-        return _Sample(
+    def _counters(self) -> _Counters:
+        return _Counters(
             time=perf_counter(),
             machine=self._read("the machine's CPU times", _machine),
             throttled_s=self._read("the CPU quota", throttled_s),
             cores=self._read("the number of cores", available_cores),
-            mhz=self._read("the CPU's frequency", _mhz),
-            server_s=self._read("the server's CPU times", self._server.read),
-            client_s=self._read("the load generator's CPU times", self._client.read)
-            if self._client
-            else None,
+            server_s=self._read("the server's CPU times", lambda: tree_cpu_s(self._server)),
+            client_s=self._read("the load generator's CPU times", lambda: tree_cpu_s(self._client)),
             own_s=self._read("this process's CPU times", _own_cpu_s),
-            gpu=self._read("the GPU", _gpu) or Gpu(),
         )
 
     def _read(self, what: str, reader: Callable[[], Value]) -> Value | None:
@@ -235,13 +164,40 @@ class Telemetry:
             return None
 
 
-def _machine() -> _Machine:
+def tree_cpu_s(root: int | None) -> dict[int, float] | None:
+    """CPU seconds of a process and all its descendants, by process id; None without a root."""
+    if root is None:
+        return None
+    found = {}
+    main = psutil.Process(root)
+    for process in [main, *main.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        found[process.pid] = times.user + times.system
+    return found
+
+
+def grown(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> dict[int, float] | None:
+    """By how much each grew; one that has ended meanwhile is left out, as it is not known how much it did."""
+    if before is None or after is None:
+        return None
+    return {pid: used - before.get(pid, 0.0) for pid, used in after.items()}
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _machine() -> tuple[float, float, float]:
+    """CPU seconds of all cores since the machine's start: busy, all, stolen."""
     times = psutil.cpu_times()
     # Linux includes the time of guests in that of user and nice.
     total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     steal_s = getattr(times, "steal", 0.0)
     idle_s = times.idle + getattr(times, "iowait", 0.0) + steal_s
-    return _Machine(total_s - idle_s, total_s, steal_s)
+    return total_s - idle_s, total_s, steal_s
 
 
 def _own_cpu_s() -> float:
@@ -249,8 +205,9 @@ def _own_cpu_s() -> float:
     return own.user + own.system
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def available_cores(root: Path = CGROUP) -> float:
@@ -279,8 +236,3 @@ def throttled_s(root: Path = CGROUP) -> float:
         return 0.0
     stat = dict(zip(words[::2], words[1::2], strict=False))
     return float(stat.get("throttled_usec", 0)) / 1e6
-
-
-def _gpu() -> Gpu:
-    gpu = cuda_gpu()
-    return Gpu() if gpu is None else Gpu(gpu.utilization, gpu.memory_used, gpu.power_draw)

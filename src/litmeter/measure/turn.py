@@ -1,13 +1,14 @@
 """What is measured, and what a schedule and the loop say to each other.
 
 A *turn* is one subject under one load for one interval, and yields a *sample*. A *schedule* decides what is
-measured next from what was measured: a generator that asks for turns, is sent samples, and returns its result.
-It knows no server and no clock: times are those of its samples, so that a log of turns repeats its decisions.
+measured next from what was measured: a generator that asks for turns, is sent samples, and returns its
+result. It knows no server and no clock: times are those of its samples, so that a log of turns repeats its
+decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -16,6 +17,18 @@ from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Floats, LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline"]
+IN_PROCESS = " in-process"
+"""Ends the name of a subject that runs without a server."""
+
+
+def in_process(configuration: str) -> str:
+    """The subject that runs a configuration's pipeline without a server."""
+    return configuration + IN_PROCESS
+
+
+def configuration_of(subject: str) -> str:
+    """The configuration that a subject runs."""
+    return subject.removesuffix(IN_PROCESS)
 
 
 @dataclass(frozen=True)
@@ -84,10 +97,16 @@ class Serve:
 
 @dataclass(frozen=True)
 class Serving:
-    """The subjects that are ready, and when the last one was, seconds since the log's begin."""
+    """The subjects that are ready.
+
+    Attributes:
+        at_s: when the last one was, seconds since the log's begin.
+        ready_s: by name, from its start until it was; None where it ran already.
+    """
 
     names: tuple[str, ...]
     at_s: float
+    ready_s: Mapping[str, float | None] = field(default_factory=dict)
 
 
 Result = TypeVar("Result")

@@ -12,7 +12,6 @@ from litmeter.params.file import (
 from litmeter.params.sections import (
     KNOBS,
     PACKAGE_MODEL,
-    BaselineSettings,
     ComparisonSettings,
     CompileSettings,
     Count,
@@ -36,7 +35,6 @@ __all__ = [
     "KNOBS",
     "PACKAGE_MODEL",
     "PARAMS_FILE",
-    "BaselineSettings",
     "ComparisonSettings",
     "CompileSettings",
     "Count",

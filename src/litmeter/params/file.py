@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from litmeter.errors import ParamsError
 from litmeter.params.sections import (
-    BaselineSettings,
     ComparisonSettings,
     CompileSettings,
     DataSettings,
@@ -26,7 +25,9 @@ from litmeter.params.sections import (
 
 PARAMS_FILE = Path("params.yaml")
 CANDIDATE = "candidate"
-"""Name under which the ``serve`` section is benchmarked; no experiment may take it."""
+"""Name under which the ``serve`` section is benchmarked."""
+RESERVED = {CANDIDATE: "the serve section", "before": "what the serve section was", "comparison": "the stage"}
+"""Names that no experiment may take: results have them."""
 
 
 class ParamsLoader(yaml.SafeLoader):
@@ -56,13 +57,13 @@ class Params(Section):
     load: LoadSettings
     objective: ObjectiveSettings
     comparison: ComparisonSettings
-    baseline: BaselineSettings
     tune: TuneSettings
 
     @model_validator(mode="after")
     def _check(self) -> Params:
-        if CANDIDATE in self.experiments:
-            raise ValueError(f"experiments.{CANDIDATE}: this name belongs to the serve section")
+        if taken := RESERVED.keys() & self.experiments.keys():
+            name = min(taken)
+            raise ValueError(f"experiments.{name}: this name belongs to {RESERVED[name]}")
         known = self.configurations()
         if self.comparison.reference not in known:
             raise ValueError(

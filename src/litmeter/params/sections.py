@@ -165,10 +165,9 @@ class ObjectiveSettings(Section):
         description="names of the configurations whose capacity `make capacity` measures"
     )
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
-        description="of the capacity, share by which the interval may reach to either side"
+        description="of the capacity, share by which the interval of a resolved one reaches to either side"
     )
-    probe_requests: Annotated[int, Field(ge=100)] = Field(description="requests due in a probe")
-    max_s: Positive = Field(description="budget per configuration, however far the search has come")
+    max_s: Positive = Field(description="how long the search of one capacity takes")
     seed: Seed = Field(description="seed of the arrivals")
 
 
@@ -176,15 +175,8 @@ class ComparisonSettings(Section):
     """How all configurations are compared: served at once, loaded in turn."""
 
     reference: str = Field(description="name of the configuration that ratios are taken to")
-    users: Counts = Field(description="requests in flight at once, the same for all configurations")
+    users: Count = Field(description="requests in flight at once, the same for all configurations")
     seconds: Positive = Field(description="budget, the servers' starts included")
-
-
-class BaselineSettings(Section):
-    """How a configuration is measured in-process, without a server."""
-
-    batch_sizes: Counts = Field(description="images per forward pass")
-    seconds: Positive = Field(description="measured per batch size")
 
 
 KNOBS = (

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from litmeter.ceilings.cost import BACKEND, BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
 from litmeter.ceilings.peaks import DEVICES, find_device, measured_bandwidth, measured_peak_flops
 from litmeter.data.index import read_index
-from litmeter.measure.overheads import client_limit_rps
+from litmeter.errors import LoadError
+from litmeter.load import load_generator
+from litmeter.load.stub import running_stub
+from litmeter.measure.levels import null_plan
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Url
+from litmeter.measure.turn import Turn, measure
 from litmeter.model.card import ModelCard, read_card
 from litmeter.model.device import dtype_name, precisions_on, resolve_device
 from litmeter.model.model import model_of
-from litmeter.params import load_params
+from litmeter.params import LoadSettings, load_params
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
-from litmeter.serve.client import request_bodies
+from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import read_json, write_csv, write_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -56,6 +64,21 @@ def main() -> None:
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
         )
     print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
+
+
+def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
+    """Requests per second of the load generator against a stub server that answers at once.
+
+    Raises:
+        LoadError: the stub did not start, or did not answer every request.
+    """
+    content_type = CONTENT_TYPES[load.request_body]
+    with running_stub(service_s=0.0) as stub, load_generator(bodies, content_type) as sender:
+        turn = Turn("stub", null_plan(load))
+        row = run(measure(turn), {"stub": Url(stub.url, sender)}, Log(), 2.0).row
+    if row.failed or row.timed_out or row.rate_rps is None:
+        raise LoadError(f"the stub server did not answer every request: {row.void}")
+    return row.rate_rps
 
 
 def theoretical_rps(peak_tflops: float, cost: Cost) -> float:

@@ -1,36 +1,48 @@
-"""Stage ``comparison``: compare all configurations in rounds; results of unchanged ones are reused."""
+"""Stage ``comparison``: compare all configurations in rounds; what has not changed keeps its row.
+
+Where ``serve:`` differs from what the last results were measured with, the settings before are measured in
+the same rounds, as ``before``.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from litmeter.data.index import read_index
-from litmeter.measure.comparison import compare, running_pipelines
-from litmeter.measure.comparison_rows import (
-    comparison_metrics,
-    comparison_rows,
-)
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.errors import ModelError
+from litmeter.load import load_generator
+from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows
+from litmeter.measure.log import unfinished_log
+from litmeter.measure.rounds import comparison
+from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.run import progress, run
+from litmeter.measure.subjects import Served, Subject, pipelines_of
 from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
 from litmeter.model.device import resolve_device
-from litmeter.params import ComparisonSettings, Params, ServeSettings, load_params
+from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
 from litmeter.paths import (
     COMPARISON,
     COMPARISON_METRICS,
     COMPARISON_RUN,
+    COMPARISON_SAMPLES,
     COMPARISON_TURNS,
     DVC_FILE,
     MACHINE,
     MODEL,
+    OVER_BEFORE,
     BenchmarkPaths,
 )
-from litmeter.report.printed import comparison_table, errors_of_measuring
-from litmeter.serve.client import request_bodies
+from litmeter.report.claims import change_sentence
+from litmeter.report.printed import changed_settings, comparison_table
+from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import (
     all_or_nothing,
     check_writable,
@@ -38,15 +50,33 @@ from litmeter.system.files import (
     digest,
     read_json,
     read_rows,
-    rounded,
     write_json,
     write_rows,
 )
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
-MIN_BUDGET_S = 90.0
-"""However few configurations have changed."""
+BEFORE = "before"
+"""The subject with the candidate's settings of the last results."""
+FEW_S = 90.0
+"""For a comparison of few configurations, at least."""
+
+
+@dataclass(frozen=True)
+class Last:
+    """What the last results were measured with.
+
+    Attributes:
+        signatures: by configuration, a hash of all that its row depends on.
+        model: the weights' hash.
+        settings: of the candidate.
+        rows: of its comparison, those that it kept from an earlier one with that one's date.
+    """
+
+    signatures: Mapping[str, str]
+    model: str
+    settings: ServeSettings | None
+    rows: Sequence[ComparisonRow]
 
 
 def main() -> None:
@@ -62,74 +92,61 @@ def main() -> None:
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
-    reference = params.comparison.reference
-    unchanged, last_turns = read_unchanged(signatures, reference)
-    names = names_to_measure(list(signatures), params.comparison, unchanged)
-    kept = [row for row in unchanged if row.experiment not in names]
-    earlier_turns = turns_of_kept(last_turns, {row.experiment for row in kept}, reference)
-    earlier_left = read_left({row.experiment for row in kept})
-    full_s = params.comparison.seconds
-    budget_s = max(min(MIN_BUDGET_S, full_s), full_s * len(names) / len(signatures))
-    outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_RUN]
+    reference, users, load = params.comparison.reference, params.comparison.users, params.load
+    last = read_last()
+    names, kept = names_to_measure(signatures, reference, last)
+    measured = {name: params.configuration(name) for name in names}
+    if (before := settings_before(params, device, last)) is not None:
+        measured[BEFORE] = before
+    for name, serve in measured.items():
+        if note := split_note(MODEL, device, serve):
+            print_wrapped(f"{name}: {note}")
+    seconds = params.comparison.seconds
+    budget_s = max(min(FEW_S, seconds), seconds * len(measured) / len(signatures))
+    outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_SAMPLES, COMPARISON_RUN, OVER_BEFORE]
     check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
-    print_wrapped(f"comparison: {', '.join(names)} in turn, {budget_s:.0f} s")
-    with exclusive_machine():
-        configurations = {name: params.configuration(name) for name in names}
-        for name, serve in configurations.items():
-            if note := split_note(MODEL, device, serve):
-                print_wrapped(f"{name}: {note}")
-        comparison = compare(
-            configurations,
-            MODEL,
-            device,
-            bodies,
-            params.load,
-            params.comparison,
-            budget_s,
-            partial(
-                running_pipelines,
-                configurations=configurations,
-                folders=MODEL,
-                device=device,
-                photos=photos,
-                settings=params.baseline,
-            ),
-        )
-    first_round = 1 + max((turn.round for turn in earlier_turns), default=-1)
-    turns = [
-        TurnRow(
-            first_round + turn.round,
-            turn.users,
-            turn.name,
-            rounded(turn.rate_rps, 3),
-            len(turn.latency_ms),
-            turn.failed,
-            rounded(turn.bound_rps, 3),
-            rounded(turn.pipeline_rps, 3),
-        )
-        for turn in comparison.turns
-    ]
-    left = {name: first_round + rounds for name, rounds in comparison.dropped.items()}
-    rows = comparison_rows(
-        params.comparison, list(signatures), turns, comparison.latencies(), kept, earlier_turns
+    print_wrapped(f"comparison: {', '.join(measured)} in turn, about {budget_s:.0f} s")
+    key = {"signatures": signatures, "names": list(measured), "before": before and own_inputs(before)}
+    log = unfinished_log("comparison", digest(json.dumps([key, budget_s]).encode())[:16])
+    schedule = comparison(
+        list(measured),
+        reference,
+        {name: min(serve.max_batch_size, users) for name, serve in measured.items()},
+        users,
+        budget_s,
+        load.seed,
+        load.timeout_s,
     )
+    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+        subjects: dict[str, Subject] = {
+            name: Served(name, serve, sender, MODEL, device, load.timeout_s)
+            for name, serve in measured.items()
+        }
+        with progress(budget_s, "comparison") as show:
+            run(schedule, subjects | pipelines_of(measured, MODEL, device, photos), log, budget_s, show)
+    rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
+    over_before = {
+        **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
+        "changed": changed_settings(before, params.serve) if before else None,
+    }
     with all_or_nothing():
-        write_rows(COMPARISON_TURNS, TurnRow, [*earlier_turns, *turns])
+        log.write(COMPARISON_TURNS, COMPARISON_SAMPLES)
         write_rows(COMPARISON, ComparisonRow, rows)
-        write_json(COMPARISON_RUN, {"signatures": signatures, "left_after_round": earlier_left | left})
+        write_json(OVER_BEFORE, over_before)
+        write_json(COMPARISON_RUN, run_facts(params, signatures))
         for row in rows:
-            if row.users == params.comparison.users[0]:
-                write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
+            write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
+    log.remove_unfinished()
     for path in COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    print(comparison_table([row for row in rows if row.ratio or row.ratio_high]))
-    for sentence in errors_of_measuring(rows):
-        print_wrapped(sentence)
+    print(comparison_table(rows, params))
+    if over_before["ratio"] is not None:
+        print_wrapped(change_sentence(over_before))
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
-    """Hash of all that a configuration's rows depend on, by configuration.
+    """Hash of all that a configuration's row depends on, by configuration.
 
     Args:
         bodies: what users send.
@@ -143,7 +160,6 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
         "users": params.comparison.users,
-        "batch_sizes": params.baseline.batch_sizes,
         "reference_name": params.comparison.reference,
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
@@ -160,48 +176,63 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
     return {"serve": serve.model_dump(), "packages": [one["sha256"] for one in used]}
 
 
-def read_unchanged(signatures: dict[str, str], reference: str) -> tuple[list[ComparisonRow], list[TurnRow]]:
-    """The last run's rows of configurations with the same signature, the reference apart, and all its turns.
+def run_facts(params: Params, signatures: Mapping[str, str]) -> dict[str, Any]:
+    """What the next run needs to know of this one."""
+    return {
+        "date": date.today().isoformat(),
+        "model": read_card(MODEL.exported).weights_sha256,
+        "candidate": params.serve.model_dump(),
+        "signatures": dict(signatures),
+    }
 
-    Neither where its files cannot be read.
-    """
+
+def read_last() -> Last | None:
+    """What the last results were measured with; None where there are none that can be read."""
     try:
-        last_signatures = read_json(COMPARISON_RUN)["signatures"]
-        rows, turns = read_rows(COMPARISON, ComparisonRow), read_rows(COMPARISON_TURNS, TurnRow)
+        facts, rows = read_json(COMPARISON_RUN), read_rows(COMPARISON, ComparisonRow)
+        signatures, model, measured_on = facts["signatures"], facts["model"], facts["date"]
     except (OSError, KeyError, ValueError):
-        return [], []
-    unchanged = {name for name, signature in signatures.items() if last_signatures.get(name) == signature}
-    return [row for row in rows if row.experiment in unchanged - {reference}], turns
-
-
-def turns_of_kept(turns: Sequence[TurnRow], kept: Collection[str], reference: str) -> list[TurnRow]:
-    """Those of ``kept``, and of the reference in the same rounds.
-
-    What is measured again has none: rounds that add up until a difference is resolved would find one by
-    chance.
-    """
-    rounds = {(turn.users, turn.round) for turn in turns if turn.experiment in kept}
-    return [
-        turn
-        for turn in turns
-        if turn.experiment in kept or (turn.experiment == reference and (turn.users, turn.round) in rounds)
-    ]
-
-
-def read_left(names: Collection[str]) -> dict[str, int]:
-    """Those of ``names`` that left in an earlier run, with the number of rounds by then."""
-    left: dict[str, int] = read_json(COMPARISON_RUN).get("left_after_round", {}) if names else {}
-    return {name: rounds for name, rounds in left.items() if name in names}
+        return None
+    try:
+        settings = ServeSettings.model_validate(facts["candidate"])
+    except (KeyError, ValidationError):  # of code that had other settings
+        settings = None
+    dated = [replace(row, earlier=row.earlier or measured_on, rank=None) for row in rows]
+    return Last(signatures, model, settings, dated)
 
 
 def names_to_measure(
-    names: Sequence[str], settings: ComparisonSettings, reused: Sequence[ComparisonRow]
-) -> list[str]:
-    """The reference, the fastest reused configuration and the changed ones; all, where none has changed."""
-    reference = settings.reference
-    changed = [name for name in names if name not in {reference, *(row.experiment for row in reused)}]
-    if not changed or not reused:
-        return list(names)
-    at_first_load = [row for row in reused if row.users == settings.users[0]]
-    fastest = max(at_first_load, key=lambda row: row.ratio or 0.0).experiment
-    return [reference, fastest, *changed]
+    signatures: Mapping[str, str], reference: str, last: Last | None
+) -> tuple[list[str], list[ComparisonRow]]:
+    """The configurations that are measured, and the last run's rows of all others.
+
+    Measured are the reference, the fastest of the unchanged ones, and the changed ones; all, where none has
+    changed or none is as it was: a repetition replaces.
+    """
+    unchanged = {
+        row.experiment: row
+        for row in (last.rows if last else ())
+        if last and last.signatures.get(row.experiment) == signatures.get(row.experiment)
+    }
+    changed = [name for name in signatures if name not in unchanged]
+    others = {name: row for name, row in unchanged.items() if name != reference}
+    if not others or not set(changed) - {reference}:
+        return list(signatures), []
+    fastest = max(others, key=lambda name: others[name].ratio or 0.0)
+    names = list(dict.fromkeys([reference, fastest, *changed]))
+    return names, [row for name, row in others.items() if name not in names]
+
+
+def settings_before(params: Params, device: str, last: Last | None) -> ServeSettings | None:
+    """The candidate's settings of the last results, where they changed and can run with the same model."""
+    if last is None or last.settings in (None, params.serve):
+        return None
+    if last.model != read_card(MODEL.exported).weights_sha256:
+        return None
+    assert last.settings is not None
+    try:
+        split_note(MODEL, device, last.settings)
+    except ModelError as error:
+        print_wrapped(f"the settings before cannot be served, and are not compared: {error}")
+        return None
+    return last.settings

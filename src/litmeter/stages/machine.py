@@ -13,11 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from litmeter.errors import ModelError, ParamsError
-from litmeter.measure.rows import check_no_orphans
 from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, resolve_device
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import MACHINE, MODEL, WEIGHTS
+from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
 from litmeter.stages.order import whole_run
 from litmeter.system.files import write_json
 from litmeter.system.machine import cuda_available, describe_machine, fingerprint

@@ -83,7 +83,7 @@ def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
 
 
 def _spread(values: Floats) -> float:
-    """Of a mean's 95% interval to either side, by Student's t."""
+    """Half width of a mean's 95% interval, by Student's t."""
     return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 

@@ -1,0 +1,201 @@
+"""The log of turns: the one record of what was measured, from which all figures can be computed again.
+
+While a stage measures, each turn is a line of JSON in a file outside of DVC's outputs, keyed by a hash of all
+that its turns depend on. A search or a comparison that was killed is repeated from it, decision by decision,
+and goes on where it was. When the stage is done, the log becomes plots/turns/STAGE.csv, a row per turn, and
+samples/STAGE.csv, a row per request; the unfinished one is removed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from litmeter.errors import StorageError
+from litmeter.load import LoadPlan
+from litmeter.measure.figures import latencies_ms
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.turn import Sample, Serve, Serving, Turn
+from litmeter.stats.records import REQUEST_FIELDS, STATUS_NAMES, Floats, LoadRecord
+from litmeter.system.files import append_line, write_csv, write_rows, write_text
+
+UNFINISHED = Path("samples/unfinished")
+KEPT_FIELDS = tuple(name for name in REQUEST_FIELDS if name != "answer")
+SAMPLE_FIELDS = ("turn", "user", "start_s", "latency_ms", "measured", "status", "code", "bytes", "body")
+"""Columns of samples/STAGE.csv; ``start_s`` counts from the begin of the turn's measured windows."""
+
+
+@dataclass
+class Log:
+    """The samples of one stage or command, in their order.
+
+    Attributes:
+        path: of the unfinished log; None: it lives in memory alone.
+        reached_s: how far it has come, seconds since its begin.
+    """
+
+    path: Path | None = None
+    samples: list[Sample] = field(default_factory=list, init=False)
+    reached_s: float = field(default=0.0, init=False)
+    _earlier: list[dict[str, Any]] = field(default_factory=list, init=False)
+    _lines: list[str] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.path is not None and self.path.exists():
+            self._earlier = read_lines(self.path)
+
+    @property
+    def rows(self) -> list[TurnRow]:
+        """The row of each turn."""
+        return [sample.row for sample in self.samples]
+
+    def latencies_ms(self) -> dict[int, Floats]:
+        """Latencies of the good answers in the measured windows, by number of the turn."""
+        return {
+            sample.row.turn: latencies_ms(sample.record)
+            for sample in self.samples
+            if sample.record is not None
+        }
+
+    def repeated(self, asked: Turn | Serve) -> Sample | Serving | None:
+        """What was answered when this was asked before; None where it has to be measured.
+
+        What is left of an earlier log is dropped where something else is asked.
+        """
+        if not self._earlier:
+            return None
+        line, *rest = self._earlier
+        if line["asked"] != asked_line(asked):
+            self._earlier = []
+            if self.path is not None:
+                write_text(self.path, "".join(f"{kept}\n" for kept in self._lines))
+            return None
+        self._earlier = rest
+        self._lines.append(json.dumps(line))
+        answer = read_answer(asked, line)
+        self._keep(answer)
+        return answer
+
+    def add(self, asked: Turn | Serve, answer: Sample | Serving) -> None:
+        """Keep what was measured.
+
+        Raises:
+            StorageError: the unfinished log cannot be written.
+        """
+        self._keep(answer)
+        if self.path is not None:
+            self._lines.append(json.dumps({"asked": asked_line(asked), **answer_line(answer)}))
+            append_line(self.path, self._lines[-1])
+
+    def _keep(self, answer: Sample | Serving) -> None:
+        if isinstance(answer, Sample):
+            self.samples.append(answer)
+            self.reached_s = answer.ended_s
+        else:
+            self.reached_s = answer.at_s
+
+    def write(self, table: Path, samples: Path) -> None:
+        """Write the row of each turn, and of each request."""
+        write_rows(table, TurnRow, self.rows)
+        write_csv(samples, [row for sample in self.samples for row in request_rows(sample)], SAMPLE_FIELDS)
+
+    def remove_unfinished(self) -> None:
+        """Remove the unfinished log, once its stage is done, and those of other keys of the same stage."""
+        if self.path is not None:
+            for path in self.path.parent.glob(f"{self.path.name.split('-')[0]}-*.jsonl"):
+                path.unlink(missing_ok=True)
+
+
+def unfinished_log(stage: str, key: str) -> Log:
+    """The log of a stage that may have been stopped.
+
+    Args:
+        key: hash of all that its turns depend on, this machine among it.
+    """
+    return Log(UNFINISHED / f"{stage}-{key}.jsonl")
+
+
+def asked_line(asked: Turn | Serve) -> dict[str, Any]:
+    """What a schedule asked, as JSON has it."""
+    if isinstance(asked, Serve):
+        return {"serve": list(asked.names)}
+    turn = {name: value for name, value in asdict(asked).items() if name != "note"}
+    found: dict[str, Any] = json.loads(json.dumps(turn))  # tuples are lists there
+    return found
+
+
+def answer_line(answer: Sample | Serving) -> dict[str, Any]:
+    """What a schedule was answered, as JSON has it; of requests without the bodies of their answers."""
+    if isinstance(answer, Serving):
+        return {"names": list(answer.names), "at_s": answer.at_s, "ready_s": dict(answer.ready_s)}
+    line: dict[str, Any] = {"row": asdict(answer.row)}
+    if answer.blocks is not None:
+        line["blocks"] = answer.blocks.tolist()
+    if (record := answer.record) is not None:
+        # In full: what a schedule decides by its samples, it decides again by these.
+        arrays = {name: getattr(record, name).tolist() for name in KEPT_FIELDS}
+        line["record"] = {"edges": record.window_edges.tolist(), "cores": record.cores, **arrays}
+    return line
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of an unfinished log, without the part at its end that a killed process leaves as it writes.
+
+    That part is removed from the file as well, as lines are added to it.
+
+    Raises:
+        StorageError: the file cannot be read or written, or is none of these.
+    """
+    try:
+        *lines, part = path.read_text(encoding="utf-8").split("\n")
+        if part:
+            write_text(path, "".join(f"{line}\n" for line in lines))
+        return [json.loads(line) for line in lines]
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise StorageError(f"{path}: not a log of turns; remove it to begin anew") from error
+
+
+def read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
+    """What ``answer_line`` wrote."""
+    if isinstance(asked, Serve):
+        return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
+    blocks = np.array(line["blocks"]) if "blocks" in line else None
+    return Sample(asked, TurnRow(**line["row"]), read_record(asked, line), blocks)
+
+
+def read_record(turn: Turn, line: dict[str, Any]) -> LoadRecord | None:
+    """The requests of a turn; the bodies of their answers are empty."""
+    if "record" not in line:
+        return None
+    assert isinstance(turn.load, LoadPlan)
+    kept = line["record"]
+    arrays = {name: np.array(kept[name]) for name in KEPT_FIELDS}
+    return LoadRecord(
+        users=turn.load.users,
+        rate_rps=turn.load.rate_rps,
+        window_edges=np.array(kept["edges"]),
+        answer=np.zeros(len(arrays["end"]), dtype="S1"),
+        cores=kept["cores"],
+        **arrays,
+    )
+
+
+def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:
+    """A row for each request of a turn."""
+    if (record := sample.record) is None:
+        return
+    opened, closed = record.window
+    columns = (record.user, record.start, record.end, record.status, record.code, record.size, record.body)
+    for user, start, end, status, code, size, body in zip(*(c.tolist() for c in columns), strict=True):
+        values = (
+            *(sample.row.turn, user, round(start - opened, 6), round(1000 * (end - start), 3)),
+            *(opened < end <= closed, STATUS_NAMES[status], code, size, body),
+        )
+        yield dict(zip(SAMPLE_FIELDS, values, strict=True))

@@ -1,0 +1,391 @@
+"""The subjects of turns: a served configuration, its pipeline in-process, any URL.
+
+A subject is a description that costs nothing. Started, it is one or several processes; *live*, it can be
+woken, loaded and put to sleep.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import requests
+
+from litmeter.errors import LitmeterError, LoadError, ServerError
+from litmeter.load import LoadGenerator, LoadPlan
+from litmeter.load.senders import Sender
+from litmeter.measure.server_metrics import Scrape, read_scrape
+from litmeter.measure.telemetry import available_cores
+from litmeter.measure.turn import Turn, Work, in_process
+from litmeter.model.environment import worker_environment
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serve.launcher import RunningServer, starting_server
+from litmeter.stats.records import Floats, LoadRecord
+from litmeter.system.http import direct_session
+from litmeter.system.processes import JsonLinesProcess, process_group
+from litmeter.system.temporary import scratch
+
+Tick = Callable[[], None]
+"""Called a few times a second while a subject is loaded."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What work in-process gave: images per second in equal parts of the turn, and CPU time of an image."""
+
+    blocks: Floats
+    cpu_ms: float
+
+
+class Live(Protocol):
+    """A subject that is ready.
+
+    Attributes:
+        pid: root of its processes; None where they run elsewhere.
+        client_pid: of the process that sends it requests; None where there is none, or several.
+        ready_s: seconds from its start until it was ready; None where it ran already.
+    """
+
+    @property
+    def pid(self) -> int | None: ...  # noqa: D102
+    @property
+    def client_pid(self) -> int | None: ...  # noqa: D102
+    @property
+    def ready_s(self) -> float | None: ...  # noqa: D102
+
+    def wake(self) -> None:
+        """Let it run."""
+
+    def sleep(self) -> None:
+        """Keep it from taking CPU time; no request is in flight."""
+
+    def scrape(self) -> Scrape | None:
+        """What it has counted so far; None where it counts nothing."""
+
+    def load(self, turn: Turn, tick: Tick) -> LoadRecord | Done:
+        """Load it as ``turn`` says."""
+
+
+class Subject(Protocol):
+    """What can be started.
+
+    Attributes:
+        workers: processes of it that hold a model.
+        essential: whether nothing can be measured without it.
+    """
+
+    @property
+    def workers(self) -> int: ...  # noqa: D102
+    @property
+    def essential(self) -> bool: ...  # noqa: D102
+
+    def start(self) -> AbstractContextManager[Callable[[], Live]]:
+        """Start it until the block is left; the function waits until it is ready."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A configuration behind HTTP, in a process group of its own.
+
+    It is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
+
+    Attributes:
+        name: said with its errors.
+        sender: sends the requests to all servers.
+        null_model: serve a model that does nothing, on the CPU.
+    """
+
+    name: str
+    settings: ServeSettings
+    sender: LoadGenerator
+    folders: ModelFolders
+    device: str
+    timeout_s: float
+    null_model: bool = False
+    essential: bool = True
+
+    @property
+    def workers(self) -> int:
+        """Processes that hold a model."""
+        return self.settings.workers_per_device
+
+    @contextmanager
+    def start(self) -> Iterator[Callable[[], Live]]:
+        """Start the server."""
+        device = "cpu" if self.null_model else self.device
+        with starting_server(
+            self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
+        ) as starting:
+
+            def ready() -> Live:
+                with named(self.name):
+                    live = LiveServer(self.name, starting.ready(), self.sender)
+                live.sleep()
+                return live
+
+            yield ready
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """A server that is ready."""
+
+    name: str
+    server: RunningServer
+    sender: LoadGenerator
+
+    @property
+    def pid(self) -> int:
+        """The server's main process."""
+        return self.server.pid
+
+    @property
+    def client_pid(self) -> int:
+        """The load generator's process."""
+        return self.sender.pid
+
+    @property
+    def ready_s(self) -> float:
+        """Seconds from its start to its first 200."""
+        return self.server.ready_s
+
+    def wake(self) -> None:
+        """Continue its processes; raise ServerError if it has died."""
+        with named(self.name):
+            self.server.check()
+        self.server.resume()
+
+    def sleep(self) -> None:
+        """Stop its processes."""
+        self.server.pause()
+
+    def scrape(self) -> Scrape:
+        """Read its ``/metrics``; raise ServerError if it does not answer."""
+        with named(self.name):
+            try:
+                with direct_session() as session:
+                    answer = session.get(f"{self.server.url}/metrics", timeout=10)
+                answer.raise_for_status()
+            except requests.RequestException as error:
+                self.server.check()
+                raise ServerError(f"/metrics does not answer ({type(error).__name__})") from error
+        return read_scrape(answer.text)
+
+    def load(self, turn: Turn, tick: Tick) -> LoadRecord:
+        """Send requests; raise ServerError if it died, LoadError if the load generator failed."""
+        assert isinstance(turn.load, LoadPlan)
+
+        def on_progress(users: int, answers: int, seconds: float) -> None:
+            self.server.check()
+            tick()
+
+        with named(self.name):
+            try:
+                return self.sender.run(f"{self.server.url}/predict", turn.load, on_progress=on_progress)
+            except LoadError:
+                self.server.check()  # a server that died is the cause
+                raise
+
+
+@contextmanager
+def named(configuration: str) -> Iterator[None]:
+    """Raise a server's error with the name of its configuration."""
+    try:
+        yield
+    except ServerError as error:
+        raise ServerError(f"{configuration}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Url:
+    """A server that somebody else has started, here or elsewhere."""
+
+    url: str
+    sender: Sender
+    workers: int = 0
+    essential: bool = True
+    pid: None = None
+    ready_s: None = None
+
+    @property
+    def client_pid(self) -> int | None:
+        """The load generator's process; None where several send."""
+        return getattr(self.sender, "pid", None)
+
+    @contextmanager
+    def start(self) -> Iterator[Callable[[], Live]]:
+        """Find it ready."""
+        yield lambda: self
+
+    def wake(self) -> None:
+        """Do nothing: it runs."""
+
+    def sleep(self) -> None:
+        """Do nothing: it goes on."""
+
+    def scrape(self) -> None:
+        """Return nothing: what it counts is its own."""
+
+    def load(self, turn: Turn, tick: Tick) -> LoadRecord:
+        """Send requests; raise LoadError if a sender failed."""
+        assert isinstance(turn.load, LoadPlan)
+        return self.sender.run(self.url, turn.load, on_progress=lambda *_: tick())
+
+
+PIPELINE_KEYS = {
+    *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
+    *("workers_per_device", "threads_per_worker"),
+}
+"""Keys of a configuration on which its pipeline depends. Those that agree in all of them share processes."""
+PROBE_S, SLOW_PROBE = 0.3, 1 / 3
+"""Seconds of a probe in the search for the number of busy workers. Each number has two probes, of which the
+slower one counts, as threads that outnumber the cores spin in most of them; or one, below SLOW_PROBE of the
+fastest rate so far. It ends where not even the faster probe of more workers is faster."""
+
+
+@dataclass(frozen=True)
+class InProcess:
+    """A configuration's workers without a server: processes that hold the model and wait for work.
+
+    On a CPU no more of them run than there are cores: they would only take turns.
+
+    Attributes:
+        photos: image files, which the pipeline takes from memory.
+    """
+
+    name: str
+    settings: ServeSettings
+    folders: ModelFolders
+    device: str
+    photos: Sequence[Path]
+    essential: bool = False
+
+    @property
+    def cores(self) -> float:
+        """Cores that the workers share; 0 where they compute on a GPU."""
+        return available_cores() if self.device == "cpu" else 0.0
+
+    @property
+    def workers(self) -> int:
+        """Processes that hold the model."""
+        workers = self.settings.workers_per_device
+        return min(workers, math.ceil(self.cores)) if self.device == "cpu" else workers
+
+    @contextmanager
+    def start(self) -> Iterator[Callable[[], Live]]:
+        """Start the processes."""
+        job = {
+            "exported": str(self.folders.exported),
+            "compiled": str(self.folders.compiled),
+            "device": self.device,
+            "settings": self.settings.model_dump(),
+            "photos": [str(path) for path in self.photos],
+        }
+        with (
+            scratch() as folder,
+            (log := folder / "log").open("wb") as stderr,
+            process_group(
+                [sys.executable, "-m", "litmeter.measure.inprocess_workers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=worker_environment(self.settings) | {"TMPDIR": str(folder)},
+            ) as process,
+        ):
+            talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
+            talk.send(job)
+
+            def ready() -> Live:
+                threads = int(talk.answer())
+                return LiveWorkers(talk, self.workers, max(1, int(self.cores / threads)))
+
+            yield ready
+
+
+@dataclass
+class LiveWorkers:
+    """Workers that have loaded the model; they sleep while there is nothing to do.
+
+    Attributes:
+        fewest: as many of them as have a core for each of their threads.
+    """
+
+    talk: JsonLinesProcess
+    workers: int
+    fewest: int
+    client_pid: None = None
+    ready_s: None = None
+    _busy: int | None = field(default=None, init=False)
+
+    @property
+    def pid(self) -> int:
+        """The process that starts the workers."""
+        return self.talk.pid
+
+    def wake(self) -> None:
+        """Do nothing: work wakes them."""
+
+    def sleep(self) -> None:
+        """Do nothing: they wait for work."""
+
+    def scrape(self) -> None:
+        """Return nothing: there is no server that counts."""
+
+    def load(self, turn: Turn, tick: Tick) -> Done:
+        """Run batches; raise LitmeterError, with the end of the log, if a worker failed."""
+        work = turn.load
+        assert isinstance(work, Work)
+        tick()
+        return self.run(work.kind, work.batch_size, work.seconds, work.busy or self.busiest())
+
+    def run(self, kind: str, batch_size: int, seconds: float, busy: int) -> Done:
+        """Keep ``busy`` workers running batches for some seconds."""
+        self.talk.send({"work": kind, "batch_size": batch_size, "seconds": seconds, "busy": busy})
+        blocks, cpu_ms = self.talk.answer()
+        return Done(np.array(blocks), cpu_ms)
+
+    def busiest(self) -> int:
+        """The number of workers that runs the pipeline fastest, one image at a time.
+
+        As many as have a core for each of their threads, twice as many, and so on to all: fewer are slower,
+        and more can be, where their threads outnumber the cores.
+        """
+        if self._busy is None:
+            doubled = (self.fewest << k for k in range(16))
+            choices = [*takewhile(lambda busy: busy < self.workers, doubled), self.workers]
+            rates: dict[int, float] = {}
+            for busy in choices if len(choices) > 1 else []:
+                fastest_rps = max(rates.values(), default=0.0)
+                probes = [self._probe(busy)]
+                if probes[0] > SLOW_PROBE * fastest_rps:
+                    probes.append(self._probe(busy))
+                if max(probes) <= fastest_rps:
+                    break
+                rates[busy] = min(probes)
+            self._busy = max(rates, key=lambda busy: rates[busy], default=self.workers)
+        return self._busy
+
+    def _probe(self, busy: int) -> float:
+        return float(self.run("pipeline", 1, PROBE_S, busy).blocks.mean())
+
+
+def pipelines_of(
+    configurations: Mapping[str, ServeSettings], folders: ModelFolders, device: str, photos: Sequence[Path]
+) -> dict[str, InProcess]:
+    """The in-process subject of each configuration; those with the same pipeline share one."""
+    shared: dict[str, InProcess] = {}
+    found = {}
+    for name, settings in configurations.items():
+        key = settings.model_dump_json(include=PIPELINE_KEYS)
+        subject = shared.setdefault(key, InProcess(name, settings, folders, device, photos))
+        found[in_process(name)] = subject
+    return found
