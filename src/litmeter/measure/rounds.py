@@ -63,11 +63,11 @@ SLOWLY_EVERY, OFTEN_EVERY = 3, 2
 def comparison(
     names: Sequence[str],
     reference: str,
-    largest_batch: Mapping[str, int],
     users: int,
     seconds: float,
     seed: int,
     timeout_s: float,
+    largest_batch: Mapping[str, int],
 ) -> Schedule[None]:
     """Compare configurations, served and in-process beside it, within a budget.
 
@@ -75,8 +75,8 @@ def comparison(
 
     Args:
         names: of configurations, the reference among them.
-        largest_batch: that each can form at this number of users.
         seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
+        largest_batch: that each can form at this number of users.
 
     Raises:
         LitmeterError: memory does not hold two at once.
