@@ -44,7 +44,7 @@ WARMUP_S = 0.15
 """Once every user has had an answer: from then on rates keep their level."""
 ANSWERS_PER_USER = 3
 """A turn's measurement lasts until so many answers per user, and its share of ANSWERS, within its bounds."""
-FIRST_ANSWERS_S = 2.0
+FIRST_ANSWERS_S = 1.0
 """A server that takes longer for its users' first answers is slow: its whole turn is measured. It would take
 twice as long with the load kept up before and after the measurement."""
 
@@ -241,11 +241,12 @@ class _Rounds:
 
     def _turns_needed(self, name: str) -> int:
         """Turns that it lacks by now."""
-        turns, answers = len(self.rows[name]), self._answers(name)
+        turns = len(self.rows[name])
         if self._is_hopeless(name):
             return max(0, math.ceil(HOPELESS_TURNS * self.share) - turns)
-        for_answers = math.ceil((ANSWERS * self.share - answers) * turns / answers) if answers else 0
-        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, min(for_answers, MOST_TURNS - turns))
+        lacking, in_turn = ANSWERS * self.share - self._answers(name), SLOW_TURN_S * self._rate(name)
+        for_answers = min(math.ceil(lacking / in_turn), MOST_TURNS - turns) if self._answers(name) else 0
+        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, for_answers)
 
     def _answers(self, name: str) -> int:
         return sum(row.answers for row in self.rows[name])
