@@ -111,8 +111,8 @@ def main() -> None:
     schedule = comparison(
         list(measured),
         reference,
-        users,
-        budget_s,
+        users=users,
+        seconds=budget_s,
         seed=load.seed,
         timeout_s=load.timeout_s,
         largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
