@@ -17,7 +17,6 @@ from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts
 from litmeter.report.drawing import INK, NARROW, PAPER, WIDE, Chart, draw, svg
 from litmeter.report.results import Result
-from litmeter.stats.comparison import Ratio
 from tests.support.search import WINNER
 from tests.support.synthetic_results import compared, result
 
@@ -37,8 +36,6 @@ def results() -> list[Result]:
 def every_chart() -> Iterator[Chart]:
     yield charts.comparison(results(), "e1")
     yield charts.stages(results())
-    changed = {"a": Ratio(2.0, 1.9, 2.1), "b": Ratio(1.0, 0.9, 1.1)}
-    yield charts.changes(changed, ["faster", "no difference resolved"])
     yield charts.tune([WINNER, replace(WINNER, name="full direct 2x1 b4", status="slower", ratio=0.5)])
 
 
