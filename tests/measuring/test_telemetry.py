@@ -1,4 +1,4 @@
-"""What a level's server, its client and the rest of the machine use, against a stub server."""
+"""What a turn's server, its client and the rest of the machine use, against known loads."""
 
 from __future__ import annotations
 
@@ -6,38 +6,54 @@ import os
 import sys
 from pathlib import Path
 
-from litmeter.load import generate
-from litmeter.load.stub import running_stub as stub
-from litmeter.measure.levels import level_row
-from litmeter.measure.telemetry import Telemetry, Usage, available_cores, throttled_s
+import pytest
+
+from litmeter.measure.telemetry import Telemetry, available_cores, throttled_s
 from litmeter.system.processes import process_group
-from tests.support.load import plan
+
+BURN = """
+import sys, time
+from concurrent.futures import ProcessPoolExecutor as Pool
+def burn(seconds):
+    while time.process_time() < seconds: pass
+    return time.process_time()
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        for line in sys.stdin:
+            print(pool.submit(burn, float(line)).result(), time.process_time(), flush=True)
+"""
+"""Has a child process use CPU time up to as many seconds as a line says; prints what both have used."""
 
 
-def test_telemetry_tells_server_client_and_machine_apart() -> None:
-    burn = [sys.executable, "-c", "while True: pass"]
+def test_cpu_time_is_found_with_who_used_it(tmp_path: Path) -> None:
+    """A child process of the server uses half a second, one of nobody's goes on, and the client sleeps."""
+    (script := tmp_path / "burn.py").write_text(BURN)
+    forever = [sys.executable, "-c", "while True: pass"]
     with (
-        stub(service_s=0.001, parallel=8) as server,
-        process_group(burn),
-        Telemetry(server.pid, interval_s=0.1) as telemetry,
+        process_group([sys.executable, str(script)], stdin=-1, stdout=-1) as server,
+        process_group(["sleep", "60"]) as client,
+        process_group(forever),
     ):
-        [level] = generate(
-            server.url, [b"{}"], "application/json", [plan(8)], on_start=telemetry.follow_client
-        )
-        usage = telemetry.usage(*level.window)
-    assert usage.cpu_percent is not None
-    assert usage.server_cores is not None
-    assert usage.client_cores is not None
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def used_s(until_s: float) -> float:
+            server.stdin.write(b"%f\n" % until_s)
+            server.stdin.flush()
+            return sum(map(float, server.stdout.readline().split()))
+
+        begun_s, telemetry = used_s(0.1), Telemetry()
+        telemetry.begin(server.pid, client.pid)
+        truth_s = used_s(0.7) - begun_s
+        usage = telemetry.end()
+    assert truth_s > 0.5
+    assert usage.server_s == pytest.approx(truth_s, rel=0.1)
+    assert sum(usage.process_s.values()) == usage.server_s
+    assert usage.process_s[server.pid] < 0.1
+    assert usage.client_s == pytest.approx(0.0, abs=0.05)
     assert usage.other_percent is not None
-    assert 0.02 < usage.server_cores < 1.2
-    assert 0.02 < usage.client_cores < 1.2
-    assert 10 < usage.other_percent < usage.cpu_percent < 100.1
-    assert "other processes used" in level_row(level, usage).warnings
-
-
-def test_unknown_usage_is_none_and_never_zero() -> None:
-    with stub(service_s=0.001, parallel=1) as server, Telemetry(server.pid) as telemetry:
-        assert telemetry.usage(0.0, 1.0) == Usage()
+    assert usage.cpu_percent is not None
+    assert 0 < usage.other_percent < usage.cpu_percent < 100.1
 
 
 def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 
 import pytest
 
-from litmeter.measure.inprocess import InProcessBaseline
 from litmeter.measure.inprocess_workers import measure
-from litmeter.params import BaselineSettings
+from litmeter.measure.subjects import LiveWorkers
+from litmeter.measure.turn import Turn, Work
 from litmeter.system.processes import JsonLinesProcess
-
-SETTINGS = BaselineSettings(batch_sizes=(1,), seconds=0.1)
 
 
 class Replayed(JsonLinesProcess):
@@ -25,12 +23,15 @@ class Replayed(JsonLinesProcess):
         self.rates = {busy: list(own) for busy, own in rates.items()}
         self.asked: list[int] = []
 
+    @property
+    def pid(self) -> int:  # type: ignore[override]
+        return 0
+
     def send(self, job: Any) -> None:
-        if isinstance(job, dict):
-            self.asked.append(job["busy"])
+        self.asked.append(job["busy"])
 
     def answer(self) -> Any:
-        return [[self.rates[self.asked[-1]].pop(0)], 1.0] if self.asked else 2
+        return [[self.rates[self.asked[-1]].pop(0)], 1.0]
 
 
 @pytest.mark.parametrize(
@@ -46,20 +47,28 @@ class Replayed(JsonLinesProcess):
 def test_the_search_goes_on_while_more_workers_are_faster(
     rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
 ) -> None:
-    conversation = Replayed(rates)
-    inprocess = InProcessBaseline(conversation, 4, SETTINGS, cores=2.0)
-    inprocess.wait_until_ready()
-    assert inprocess.busy == busy
-    assert conversation.asked == asked
+    talk = Replayed(rates)
+    workers = LiveWorkers(talk, 4, fewest=1)
+    assert workers.busiest() == busy
+    assert talk.asked == asked
+    assert workers.busiest() == busy
+    assert talk.asked == asked  # it is searched once
 
 
-@pytest.mark.parametrize(("cores", "fewest"), [(0.0, 1), (3.0, 1), (4.0, 2), (64.0, 4)])
-def test_workers_of_two_threads_that_have_a_core_for_each_are_all_busy(cores: float, fewest: int) -> None:
-    """A GPU has no cores to run out of, and may have room for one worker alone."""
-    conversation = Replayed({1: (20, 21), 2: (20, 19), 4: (20, 19)})
-    inprocess = InProcessBaseline(conversation, 4, SETTINGS, cores)
-    inprocess.wait_until_ready()
-    assert inprocess.busy == conversation.asked[0] == fewest
+@pytest.mark.parametrize(("workers", "fewest", "asked"), [(4, 4, []), (4, 2, [2, 2, 4, 4]), (1, 8, [])])
+def test_workers_that_have_a_core_for_each_thread_are_all_busy(
+    workers: int, fewest: int, asked: list[int]
+) -> None:
+    talk = Replayed({2: (20, 21), 4: (40, 39)})
+    assert LiveWorkers(talk, workers, fewest).busiest() == workers
+    assert talk.asked == asked
+
+
+def test_a_turn_may_say_how_many_are_busy() -> None:
+    talk = Replayed({3: (70,), 1: (20, 21), 2: (20, 21)})
+    workers = LiveWorkers(talk, 2, fewest=1)
+    done = workers.load(Turn("any", Work("model", 1, 0.1, busy=3)), lambda: None)
+    assert (done.blocks.tolist(), talk.asked) == ([70], [3])
 
 
 def late_by(connection: Connection, late_s: Sequence[float]) -> None:

@@ -4,39 +4,43 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import perf_counter, sleep
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import sleep
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from litmeter.measure.comparison import free_gpu_bytes, has_room_for_copies
+from litmeter.measure.run import free_gpu_bytes
 from litmeter.measure.telemetry import Telemetry, Usage
 from litmeter.system.processes import process_group
 
 BURN = [sys.executable, "-c", "while True: pass"]
 
 
-@contextmanager
-def watched() -> Iterator[tuple[Telemetry, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
-    """Of two processes, a busy one as the server and an idle one as its client."""
-    with (
-        process_group(BURN) as server,
-        process_group(["sleep", "60"]) as client,
-        Telemetry(server.pid, interval_s=0.02) as telemetry,
-    ):
-        telemetry.follow_client(client.pid)
-        sleep(0.1)
-        yield telemetry, server, client
+@dataclass
+class Watched:
+    """A busy process as the server, and an idle one as its client."""
+
+    server: subprocess.Popen[bytes]
+    client: subprocess.Popen[bytes]
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+    def usage(self, seconds: float = 0.25, during: Callable[[], None] = lambda: None) -> Usage:
+        """That of the next seconds, in which something is done."""
+        self.telemetry.begin(self.server.pid, self.client.pid)
+        self.telemetry.tick()
+        sleep(seconds)
+        during()
+        return self.telemetry.end()
 
 
-def usage_of_next(telemetry: Telemetry, seconds: float = 0.25) -> Usage:
-    opened = perf_counter()
-    sleep(seconds)
-    return telemetry.usage(opened, perf_counter())
+@pytest.fixture
+def watched() -> Iterator[Watched]:
+    with process_group(BURN) as server, process_group(["sleep", "60"]) as client:
+        yield Watched(server, client)
 
 
 def known(usage: Usage) -> set[str]:
@@ -58,48 +62,69 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(psutil, "cpu_times"), (psutil.Process, "children"), (psutil.Process, "cpu_times")]
+    ("owner", "name", "lost"),
+    [
+        (psutil, "cpu_times", {"cpu_percent", "other_percent", "steal_percent"}),
+        (psutil.Process, "children", {"server_s", "other_percent"}),
+    ],
 )
-def test_a_reading_that_fails_once_is_said_and_the_others_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], owner: Any, name: str
+def test_a_reading_that_fails_once_is_said_and_leaves_a_gap_in_its_own_values(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    watched: Watched,
+    owner: Any,
+    name: str,
+    lost: set[str],
 ) -> None:
-    with watched() as (telemetry, _, _):
-        before = known(usage_of_next(telemetry))
-        assert {"cpu_percent", "server_cores", "client_cores", "other_percent"} <= before
-        failed = failing_once(monkeypatch, owner, name)
-        assert known(usage_of_next(telemetry)) == before
-        assert failed == [name]
-        after = usage_of_next(telemetry)
-    assert known(after) == before
-    assert after.server_cores is not None
-    assert after.server_cores > 0.1
+    before = watched.usage()
+    assert {"cpu_percent", "server_s", "client_s", "other_percent"} <= known(before)
+    failed = failing_once(monkeypatch, owner, name)
+    gap = watched.usage()
+    assert failed == [name]
+    assert known(before) - known(gap) == lost
+    after = watched.usage()
+    assert known(after) == known(before)
+    assert after.server_s is not None
+    assert after.server_s > 0.02
     assert capsys.readouterr().out.count(f"{name} does not answer") == 1
 
 
-def test_a_reading_that_fails_always_empties_its_own_columns_and_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_reading_that_fails_always_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], watched: Watched
 ) -> None:
     def failing() -> None:
         raise RuntimeError("no times")
 
     monkeypatch.setattr(psutil, "cpu_times", failing)
-    with watched() as (telemetry, _, _):
-        usage = usage_of_next(telemetry)
-    assert usage.cpu_percent is usage.other_percent is usage.steal_percent is None
-    assert usage.server_cores is not None
-    assert usage.client_cores is not None
+    usages = [watched.usage(0.0) for _ in range(3)]
+    assert {usage.cpu_percent for usage in usages} == {None}
+    assert None not in {usage.server_s for usage in usages}
     assert capsys.readouterr().out.count("no times") == 1
 
 
-def test_processes_that_vanish_cost_no_value() -> None:
-    with watched() as (telemetry, server, client):
-        before = known(usage_of_next(telemetry))
-        for process in (server, client):
-            process.kill()
-            process.wait()
-        usage = usage_of_next(telemetry)
-    assert known(usage) == before
-    assert usage.server_cores == usage.client_cores == 0.0
+def test_what_a_server_that_died_has_used_is_unknown(watched: Watched) -> None:
+    def end() -> None:
+        watched.server.kill()
+        watched.server.wait()
+
+    usage = watched.usage(during=end)
+    assert usage.server_s is usage.other_percent is None
+    assert usage.client_s == pytest.approx(0.0, abs=0.05)
+    assert usage.cpu_percent is not None
+
+
+def test_what_nobody_measures_is_unknown(watched: Watched) -> None:
+    """Other processes' share, too, where the server may be one of them."""
+    telemetry = Telemetry()
+    telemetry.begin(None, watched.client.pid)
+    usage = telemetry.end()
+    assert usage.server_s is usage.other_percent is usage.mhz is usage.gpu_percent is None
+    assert usage.client_s is not None
+    telemetry.begin(watched.server.pid, None)
+    sleep(0.1)  # in-process nothing is sent
+    usage = telemetry.end()
+    assert usage.client_s is None
+    assert usage.other_percent is not None
 
 
 OTHER, OWN = (
@@ -125,21 +150,19 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_the_gpu_is_that_of_cudas_uuid() -> None:
+def test_the_gpu_is_that_of_cudas_uuid(watched: Watched) -> None:
     assert free_gpu_bytes() == 12000 * 2**20
-    assert has_room_for_copies([], 0, 1.0, "cuda")
-    assert not has_room_for_copies([], 0, 6.0, "cuda")
-    assert has_room_for_copies([], 0, 6.0, "cpu")
-    with watched() as (telemetry, _, _):
-        usage = usage_of_next(telemetry)
+    usage = watched.usage(0.0)
     assert (usage.gpu_percent, usage.gpu_memory_mib, usage.gpu_power_w) == (20.0, 2000.0, None)
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_that_is_not_listed_is_unknown_and_not_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_not_listed_is_unknown_and_not_another_one(
+    monkeypatch: pytest.MonkeyPatch, watched: Watched
+) -> None:
     """As a slice of one (MIG), whose UUID is its own."""
     monkeypatch.setattr("litmeter.system.machine.cuda_uuid", lambda: "MIG-1", raising=False)
-    with watched() as (telemetry, _, _):
-        usage = usage_of_next(telemetry)
+    assert free_gpu_bytes() == 0
+    usage = watched.usage(0.1)
     assert usage.gpu_percent is usage.gpu_memory_mib is None
     assert usage.cpu_percent is not None

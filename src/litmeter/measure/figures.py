@@ -178,8 +178,13 @@ def rate_of_batches(end: Floats) -> Throughput:
     return Throughput(rps, rps / factor, rps * factor)
 
 
-def highest_rps(record: LoadRecord) -> float:
-    """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time."""
+def highest_rps(record: LoadRecord) -> float | None:
+    """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time.
+
+    None where nothing was sent.
+    """
+    if not len(record.end):
+        return None
     good = int((record.status == OK).sum())
     return float((good + record.users) / (record.end.max() - record.start.min()))
 

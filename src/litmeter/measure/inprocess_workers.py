@@ -113,11 +113,8 @@ def measure(
 
 def receive(connection: Connection) -> Any:
     """A worker's next message; where none comes, exit with the reason."""
-    try:
-        if connection.poll(ANSWER_TIMEOUT_S):
-            return connection.recv()
-    except EOFError:
-        sys.exit("a worker died; its error stands above")
+    if connection.poll(ANSWER_TIMEOUT_S):
+        return connection.recv()
     sys.exit(f"a worker did not answer within {ANSWER_TIMEOUT_S:.0f} s")
 
 
@@ -169,4 +166,7 @@ def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connect
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EOFError, ConnectionError):
+        sys.exit("a worker died; its error, if it had one, stands above")

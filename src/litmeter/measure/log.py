@@ -36,10 +36,12 @@ class Log:
 
     Attributes:
         path: of the unfinished log; None: it lives in memory alone.
+        reached_s: how far it has come, seconds since its begin.
     """
 
     path: Path | None = None
     samples: list[Sample] = field(default_factory=list, init=False)
+    reached_s: float = field(default=0.0, init=False)
     _earlier: list[dict[str, Any]] = field(default_factory=list, init=False)
     _lines: list[str] = field(default_factory=list, init=False)
 
@@ -60,13 +62,6 @@ class Log:
             if sample.record is not None
         }
 
-    @property
-    def reached_s(self) -> float:
-        """How far the log has come, what is to be repeated included, seconds since its begin."""
-        turns = [line["row"] for line in self._earlier if "row" in line]
-        ends = [row["at_s"] + row["seconds"] for row in turns] + [one.ended_s for one in self.samples]
-        return max(ends, default=0.0)
-
     def repeated(self, asked: Turn | Serve) -> Sample | Serving | None:
         """What was answered when this was asked before; None where it has to be measured.
 
@@ -82,11 +77,9 @@ class Log:
             return None
         self._earlier = rest
         self._lines.append(json.dumps(line))
-        if isinstance(asked, Serve):
-            return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
-        sample = Sample(asked, TurnRow(**line["row"]), read_record(asked, line), read_blocks(line))
-        self.samples.append(sample)
-        return sample
+        answer = read_answer(asked, line)
+        self._keep(answer)
+        return answer
 
     def add(self, asked: Turn | Serve, answer: Sample | Serving) -> None:
         """Keep what was measured.
@@ -94,11 +87,17 @@ class Log:
         Raises:
             StorageError: the unfinished log cannot be written.
         """
-        if isinstance(answer, Sample):
-            self.samples.append(answer)
+        self._keep(answer)
         if self.path is not None:
             self._lines.append(json.dumps({"asked": asked_line(asked), **answer_line(answer)}))
             append_line(self.path, self._lines[-1])
+
+    def _keep(self, answer: Sample | Serving) -> None:
+        if isinstance(answer, Sample):
+            self.samples.append(answer)
+            self.reached_s = answer.ended_s
+        else:
+            self.reached_s = answer.at_s
 
     def write(self, table: Path, samples: Path) -> None:
         """Write the row of each turn, and of each request."""
@@ -125,7 +124,7 @@ def asked_line(asked: Turn | Serve) -> dict[str, Any]:
     """What a schedule asked, as JSON has it."""
     if isinstance(asked, Serve):
         return {"serve": list(asked.names)}
-    turn = {"subject": asked.subject, "round": asked.round, "load": asdict(asked.load)}
+    turn = {name: value for name, value in asdict(asked).items() if name != "note"}
     found: dict[str, Any] = json.loads(json.dumps(turn))  # tuples are lists there
     return found
 
@@ -138,24 +137,37 @@ def answer_line(answer: Sample | Serving) -> dict[str, Any]:
     if answer.blocks is not None:
         line["blocks"] = answer.blocks.tolist()
     if (record := answer.record) is not None:
-        arrays = {name: np.round(getattr(record, name), 6).tolist() for name in KEPT_FIELDS}
+        # In full: what a schedule decides by its samples, it decides again by these.
+        arrays = {name: getattr(record, name).tolist() for name in KEPT_FIELDS}
         line["record"] = {"edges": record.window_edges.tolist(), "cores": record.cores, **arrays}
     return line
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of an unfinished log: a process that is killed as it writes leaves a part at the end.
+    """The lines of an unfinished log, without the part at its end that a killed process leaves as it writes.
+
+    That part is removed from the file as well, as lines are added to it.
 
     Raises:
-        StorageError: the file cannot be read, or is none of these.
+        StorageError: the file cannot be read or written, or is none of these.
     """
     try:
-        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        *lines, part = path.read_text(encoding="utf-8").split("\n")
+        if part:
+            write_text(path, "".join(f"{line}\n" for line in lines))
         return [json.loads(line) for line in lines]
     except OSError as error:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StorageError(f"{path}: not a log of turns; remove it to begin anew") from error
+
+
+def read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
+    """What ``answer_line`` wrote."""
+    if isinstance(asked, Serve):
+        return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
+    blocks = np.array(line["blocks"]) if "blocks" in line else None
+    return Sample(asked, TurnRow(**line["row"]), read_record(asked, line), blocks)
 
 
 def read_record(turn: Turn, line: dict[str, Any]) -> LoadRecord | None:
@@ -173,11 +185,6 @@ def read_record(turn: Turn, line: dict[str, Any]) -> LoadRecord | None:
         cores=kept["cores"],
         **arrays,
     )
-
-
-def read_blocks(line: dict[str, Any]) -> Floats | None:
-    """Rates in the parts of a turn in-process."""
-    return np.array(line["blocks"]) if "blocks" in line else None
 
 
 def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:

@@ -114,7 +114,7 @@ class Loop:
         self.memory = Memory(available_memory)
         self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
         self._gpu_before = free_gpu_bytes() if self.gpu else 0
-        self._began = monotonic() - log.reached_s
+        self._began: float | None = None
         self._stacks: dict[str, ExitStack] = {}
         self._wanted: tuple[str, ...] = ()
         self._telemetry = Telemetry()
@@ -122,24 +122,25 @@ class Loop:
     @property
     def seconds(self) -> float:
         """Seconds since the log's begin; the time between a stopped run and this one does not count."""
+        if self._began is None:  # all that was measured before has been repeated
+            self._began = monotonic() - self.log.reached_s
         return monotonic() - self._began
 
     def answer(self, asked: Turn | Serve) -> Sample | Serving:
         """What was measured before, or is measured now."""
         answer = self.log.repeated(asked)
-        if isinstance(asked, Serve):
-            if answer is None:
-                names = self.serve(asked.names)
-                ready_s = {name: self.live[name].ready_s for name in names}
-                answer = Serving(names, round(self.seconds, 3), ready_s)
-                self.log.add(asked, answer)
-            assert isinstance(answer, Serving)
-            self._wanted = answer.names
-            return answer
         if answer is None:
-            answer = self.measure(asked)
+            answer = self.ready(asked) if isinstance(asked, Serve) else self.measure(asked)
             self.log.add(asked, answer)
+        if isinstance(answer, Serving):
+            self._wanted = answer.names
         return answer
+
+    def ready(self, asked: Serve) -> Serving:
+        """Have subjects ready; raise ServerError if a server did not start."""
+        names = self.serve(asked.names)
+        ready_s = {name: self.live[name].ready_s for name in names}
+        return Serving(names, round(self.seconds, 3), ready_s)
 
     def measure(self, turn: Turn) -> Sample:
         """Wake a subject, load it, put it to sleep.
@@ -147,8 +148,10 @@ class Loop:
         Raises:
             LitmeterError: it is not ready; ServerError: it died; LoadError: the load generator failed.
         """
+        at_s = self.seconds
         if turn.subject not in self.live:
             self.serve(self._wanted if turn.subject in self._wanted else (*self._wanted, turn.subject))
+            self._began = monotonic() - at_s  # what a stopped run had ready is none of the schedule's time
         if (live := self.live.get(turn.subject)) is None:
             raise LitmeterError(f"{turn.subject} cannot be measured: there is no memory for it")
         text = f"{turn.note}, now {turn.subject}" if turn.note else turn.subject
@@ -157,7 +160,6 @@ class Loop:
             self._telemetry.tick()
             self.show(text, self.seconds)
 
-        at_s = self.seconds
         self.show(text, at_s)
         live.wake()
         try:

@@ -30,7 +30,8 @@ class Usage:
         cpu_percent: of all cores of the machine.
         server_s, client_s: CPU seconds of either's process tree.
         process_s: CPU seconds of each process of the server, by process id.
-        other_percent: CPU that processes other than server, client and this one used, of the machine.
+        other_percent: CPU that processes other than server, client and this one used, of the machine; not
+            known where the server's are not.
         steal_percent: CPU that the hypervisor gave to other machines, of the machine.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
@@ -85,7 +86,7 @@ class Telemetry:
         """Begin a turn.
 
         Args:
-            server_pid: root of the process tree that is measured; None where it runs elsewhere.
+            server_pid: root of the process tree that is measured; None where it is not known.
             client_pid: of the load generator; None where several send, or nothing is sent.
         """
         self._server, self._client = server_pid, client_pid
@@ -116,7 +117,7 @@ class Telemetry:
         server, client = grown(before.server_s, after.server_s), grown(before.client_s, after.client_s)
         server_s, client_s = (None if one is None else sum(one.values()) for one in (server, client))
         own_s = _difference(before.own_s, after.own_s)
-        ours = (0.0 if self._server is None else server_s, 0.0 if self._client is None else client_s, own_s)
+        ours = (server_s, 0.0 if self._client is None else client_s, own_s)
         known = [used for used in ours if used is not None]
         others_s = None if busy_s is None or len(known) < len(ours) else max(0.0, busy_s - sum(known))
         percents, memory, power = (

@@ -1,0 +1,269 @@
+"""The one loop with real servers and real workers in-process: who runs, who sleeps, and what is left."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from litmeter.errors import LitmeterError, ServerError
+from litmeter.load import LoadGenerator, LoadPlan, load_generator
+from litmeter.load.stub import running_stub
+from litmeter.measure.log import Log
+from litmeter.measure.run import Memory, run
+from litmeter.measure.subjects import InProcess, Served, Subject, Url, pipelines_of
+from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
+from litmeter.params import ServeSettings
+from litmeter.paths import ModelFolders
+from litmeter.serve.client import request_bodies
+from tests.integration.asking import wait_for
+from tests.support.load import plan
+from tests.support.processes import descendants_mentioning, processes_mentioning
+
+HOST = "litmeter.measure.inprocess_workers"
+STOCK = ServeSettings(threads_per_worker=1)
+DIRECT = ServeSettings(threads_per_worker=1, transport="direct", max_batch_size=4, preprocess="torchvision")
+SETTINGS = {"stock": STOCK, "direct": DIRECT, "null": DIRECT}
+LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6, timeout_s=30.0)
+WORK = Work("pipeline", 2, 0.2)
+
+
+@pytest.fixture(scope="module")
+def sender(photos: list[Path]) -> Iterator[LoadGenerator]:
+    with load_generator(request_bodies(photos, "image"), "image/jpeg") as generator:
+        yield generator
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left(exported: ModelFolders) -> Iterator[None]:
+    yield
+    assert processes_mentioning(str(exported.exported)) == []
+    assert descendants_mentioning(HOST) == []
+
+
+@pytest.fixture
+def subjects(exported: ModelFolders, photos: list[Path], sender: LoadGenerator) -> dict[str, Subject]:
+    """Three servers, of which two have the same pipeline."""
+    served = {
+        name: Served(name, own, sender, exported, "cpu", 30.0, null_model=name == "null")
+        for name, own in SETTINGS.items()
+    }
+    return served | pipelines_of(SETTINGS, exported, "cpu", photos)
+
+
+def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
+    """Main processes of the servers of a model, by the names of ``SETTINGS``."""
+    found = {}
+    for process in psutil.Process().children():
+        command = process.cmdline()
+        if "litmeter.serve" in command and str(folders.exported) in command:
+            settings = json.loads(command[command.index("--settings") + 1])
+            stock = settings["transport"] != DIRECT.transport
+            found["null" if "--null-model" in command else "stock" if stock else "direct"] = process
+    return found
+
+
+def sleeps(server: psutil.Process) -> bool:
+    """Whether all of its processes are stopped."""
+    processes = [server, *server.children(recursive=True)]
+    return {process.status() for process in processes} == {psutil.STATUS_STOPPED}
+
+
+def turns(names: Sequence[str], load: LoadPlan | Work = LOAD) -> Schedule[list[Sample]]:
+    """Have each ready, and measure one after another."""
+    yield from serve(names)
+    samples = []
+    for number, name in enumerate(names):
+        samples.append((yield from measure(Turn(name, load, number))))
+    return samples
+
+
+def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
+    exported: ModelFolders, subjects: dict[str, Subject]
+) -> None:
+    awake: dict[str, set[str]] = {}
+
+    def show(text: str, seconds: float) -> None:
+        if text in SETTINGS:
+            found = servers(exported).items()
+            awake.setdefault(text, set()).update(name for name, one in found if not sleeps(one))
+
+    def schedule() -> Schedule[list[Sample]]:
+        serving = yield from serve(list(SETTINGS))
+        assert serving.names == tuple(SETTINGS)
+        assert all(serving.ready_s[name] for name in SETTINGS)
+        samples = []
+        for name in [*SETTINGS, "stock", "direct"]:
+            wait_for(lambda: all(map(sleeps, servers(exported).values())), 5)
+            time.sleep(1.0)
+            samples.append((yield from measure(Turn(name, LOAD))))
+        before = servers(exported)["direct"].pid
+        serving = yield from serve(["direct"])
+        assert (serving.names, servers(exported)["direct"].pid) == (("direct",), before)
+        assert set(servers(exported)) == {"direct"}
+        samples.append((yield from measure(Turn("direct", LOAD))))
+        return samples
+
+    log = Log()
+    samples = run(schedule(), subjects, log, 10.0, show)
+    assert awake == {name: {name} for name in SETTINGS}
+    assert log.samples == samples
+    assert [row.turn for row in log.rows] == list(range(6))
+    for sample in samples:
+        row, record = sample.row, sample.record
+        assert record is not None
+        assert row.rate_rps is not None
+        assert row.sent == len(record.start) >= row.answers > 0
+        # A request that had been stopped on its way would have waited through the others' turns.
+        assert 1000 * (record.end - record.start).max() < 4000
+        assert row.server_cores is not None
+        assert row.client_cores is not None
+        assert row.memory_mib is not None
+        assert 0.01 < row.client_cores < row.server_cores < (os.cpu_count() or 1)
+        assert row.memory_mib > 50
+        stages = json.loads(row.stage_ms)
+        assert {"decode", "preprocess", "model"} <= set(stages)
+        assert sum(json.loads(row.batches).values()) > 0
+        assert row.workers_cpu_ms is not None
+        assert row.workers_cpu_ms > 0
+    assert all(later.row.at_s >= one.ended_s for one, later in itertools.pairwise(samples))
+
+
+@pytest.mark.parametrize("when", ["turn", "sleep"])
+def test_a_server_that_dies_ends_the_run_with_its_name(
+    exported: ModelFolders, subjects: dict[str, Subject], when: str
+) -> None:
+    """In its turn, or while it sleeps; what was measured is in the log."""
+    shown: list[str] = []
+
+    def kill(text: str, seconds: float) -> None:
+        shown.append(text)
+        if shown.count({"turn": "direct", "sleep": "null"}[when]) == 2:  # as it is loaded
+            server = servers(exported)["direct"]
+            server.kill()
+            os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+
+    log = Log()
+    with pytest.raises(ServerError, match=r"^direct: the server died \(exit status -9\)"):
+        run(turns(["null", "direct"]), subjects, log, 10.0, kill)
+    assert [row.subject for row in log.rows] == ["null"]
+
+
+@pytest.mark.parametrize("pressed_at", ["starting direct", "null", "direct in-process"])
+def test_after_ctrl_c_no_process_is_left(subjects: dict[str, Subject], pressed_at: str) -> None:
+    def press(text: str, seconds: float) -> None:
+        if text == pressed_at:
+            raise KeyboardInterrupt
+
+    def schedule() -> Schedule[None]:
+        yield from serve(["null", "direct in-process", "direct"])
+        yield from measure(Turn("null", LOAD))
+        yield from measure(Turn("direct in-process", WORK))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(schedule(), subjects, Log(), 10.0, press)
+
+
+def test_two_are_served_without_memory_for_more(
+    subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a pipeline is not started where it has no room."""
+    monkeypatch.setattr("litmeter.measure.run.available_memory", lambda: 2**20)
+
+    def schedule() -> Schedule[tuple[str, ...]]:
+        serving = yield from serve(["null", "direct", "stock", "direct in-process"])
+        return serving.names
+
+    assert run(schedule(), subjects, Log(), 10.0, lambda *_: None) == ("null", "direct")
+
+
+def test_memory_has_room_for_a_fifth_more_than_workers_take() -> None:
+    memory = Memory(lambda: 300)
+    assert memory.fits(new=8, ready=8)  # nothing is known yet
+    memory.worker_bytes = 100.0
+    assert memory.fits(new=2, ready=2)  # 240 for the new ones, 40 for those that still grow
+    assert not memory.fits(new=2, ready=4)
+
+
+def test_a_pipeline_that_cannot_start_is_left_out_and_said(
+    subjects: dict[str, Subject], photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = ModelFolders(tmp_path / "nowhere", tmp_path / "compiled")
+    broken = InProcess("broken", STOCK, nowhere, "cpu", photos)
+    all_subjects = subjects | {"broken in-process": broken, "twin in-process": broken}
+    names = ["broken in-process", "twin in-process", "stock in-process"]
+
+    def schedule() -> Schedule[tuple[str, ...]]:
+        serving = yield from serve(names)
+        yield from measure(Turn("stock in-process", WORK))
+        return serving.names
+
+    assert run(schedule(), all_subjects, Log(), 10.0, lambda *_: None) == ("stock in-process",)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("without broken in-process: ") == 1
+    assert "nowhere/model.json: No such file" in printed
+    assert "without twin in-process: " in printed
+    with pytest.raises(LitmeterError, match="broken in-process"):
+        run(turns(["broken in-process"], WORK), all_subjects, Log(), 10.0, lambda *_: None)
+
+
+def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subject]) -> None:
+    """Until none of them is named any more."""
+    direct, null, stock = (in_process(name) for name in ("direct", "null", "stock"))
+    assert subjects[direct] is subjects[null] is not subjects[stock]
+
+    def schedule() -> Schedule[list[Sample]]:
+        serving = yield from serve([direct, null])
+        assert serving.names == (direct, null)
+        hosts = descendants_mentioning(HOST)
+        assert len(hosts) == 2  # one that starts workers, and a worker
+        samples = [(yield from measure(Turn(direct, WORK)))]
+        samples.append((yield from measure(Turn(null, WORK))))
+        yield from serve([null])
+        assert descendants_mentioning(HOST) == hosts
+        samples.append((yield from measure(Turn(null, WORK))))
+        yield from serve([stock])
+        assert not set(hosts) & set(descendants_mentioning(HOST))
+        return samples
+
+    rows = [sample.row for sample in run(schedule(), subjects, Log(), 10.0, lambda *_: None)]
+    assert [(row.subject, row.work, row.batch_size) for row in rows] == [
+        (name, "pipeline", 2) for name in ("direct", "null", "null")
+    ]
+    for row in rows:
+        assert row.highest_rps > 0
+        assert row.workers_cpu_ms is not None
+        assert row.workers_cpu_ms > 0
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    """By the clock too: the time between the two runs, and that of starting again, do not count."""
+    path, names = tmp_path / "stage-key.jsonl", ["stub"] * 3
+
+    def press(text: str, seconds: float) -> None:
+        if len(log.rows) == 2:
+            raise KeyboardInterrupt
+
+    with running_stub(0.01) as stub, load_generator([b"{}"], "application/json") as sender:
+        subjects = {"stub": Url(stub.url, sender)}
+        log = Log(path)
+        with pytest.raises(KeyboardInterrupt):
+            run(turns(names), subjects, log, 10.0, press)
+        sent = len(stub.log())
+        time.sleep(3.0)
+        again = Log(path)
+        samples = run(turns(names), subjects, again, 10.0, lambda *_: None)
+        assert again.rows[:2] == log.rows
+        assert len(stub.log()) - sent == samples[2].row.sent
+        assert 0 <= samples[2].row.at_s - samples[1].ended_s < 1.0
+        assert samples[2].row.other_percent is None  # the stub is nobody's child that is known
+        os.kill(stub.pid, signal.SIGKILL)
+        done = Log(path)
+        assert [sample.row for sample in run(turns(names), subjects, done, 10.0)] == again.rows

@@ -1,0 +1,149 @@
+"""The log of turns: what was measured is repeated, decision by decision, and comes back as it was."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from litmeter.errors import StorageError
+from litmeter.measure.log import Log, unfinished_log
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, Work, in_process, measure, serve
+from litmeter.system.files import read_rows
+from tests.support.load import plan
+from tests.support.turns import Machine, drive
+
+TURNS = 7
+
+
+def wandering(users: int = 4) -> Schedule[list[str]]:
+    """Goes on with one or the other, by the last digits of what it has measured."""
+    yield from serve(["a", "b"])
+    path, name = list[str](), "a"
+    for number in range(TURNS):
+        sample = yield from measure(Turn(name, plan(users, requests=number + 1), number, slo_ms=50.0))
+        assert sample.record is not None
+        path.append(f"{name} {sample.ended_s} {sample.row.p50_ms}")
+        name = "ab"[int(np.float64(sample.record.end.sum()).view(np.int64)) % 2]
+    work = yield from measure(Turn(in_process(name), Work("pipeline", 4, 0.1)))
+    assert work.blocks is not None
+    yield from serve(["b"])
+    return [*path, f"{work.blocks.tolist()}"]
+
+
+class Interrupted(Machine):
+    """A machine on which Ctrl-C is pressed after some answers; its rates vary from turn to turn."""
+
+    def __init__(self, after: int = 99) -> None:
+        super().__init__(lambda turn: 20.0 + np.pi * turn.round**2)
+        self.after = after
+
+    def __call__(self, asked: Turn | Serve, number: int) -> Sample | Serving:
+        """The next answer."""
+        if len(self.asked) == self.after:
+            raise KeyboardInterrupt
+        self.now_s = 10.0 * number  # the same for a machine that goes on
+        return super().__call__(asked, number)
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def stopped(after: int) -> Path:
+    """The unfinished log of a run that was stopped."""
+    log = unfinished_log("stage", "key")
+    with pytest.raises(KeyboardInterrupt):
+        drive(wandering(), Interrupted(after), log)
+    assert log.path is not None
+    return log.path
+
+
+def finished() -> tuple[list[str], Log, Machine]:
+    """What a run gives that is not stopped."""
+    log, machine = Log(), Interrupted()
+    return drive(wandering(), machine, log), log, machine
+
+
+def test_decisions_depend_on_what_is_measured() -> None:
+    result, _, _ = finished()
+    assert {step[0] for step in result[:-1]} == {"a", "b"}
+
+
+@pytest.mark.parametrize("after", range(1, TURNS + 3))
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(after: int) -> None:
+    result, whole, uninterrupted = finished()
+    stopped(after)
+    log, machine = unfinished_log("stage", "key"), Interrupted()
+    assert drive(wandering(), machine, log) == result
+    assert machine.asked == uninterrupted.asked[after:]
+    assert log.rows == whole.rows
+    assert log.reached_s == whole.reached_s
+    latencies_ms = log.latencies_ms()
+    assert list(latencies_ms) == list(range(TURNS))
+    for turn, expected in whole.latencies_ms().items():
+        assert latencies_ms[turn].tolist() == expected.tolist()
+        assert len(expected) == whole.rows[turn].answers > 0
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_a_line_that_was_not_written_whole_is_measured_again(cut: int) -> None:
+    """And the one after it stands in a line of its own."""
+    path = stopped(4)
+    path.write_bytes(path.read_bytes()[:-cut])
+    machine = Interrupted(3)
+    with pytest.raises(KeyboardInterrupt):
+        drive(wandering(), machine, unfinished_log("stage", "key"))
+    assert [turn.round for turn in machine.turns] == [2, 3, 4]
+    machine = Interrupted()
+    assert drive(wandering(), machine, unfinished_log("stage", "key")) == finished()[0]
+    assert [turn.round for turn in machine.turns] == [5, 6, 0]
+
+
+def test_another_key_begins_anew_and_what_is_done_is_removed() -> None:
+    path = stopped(4)
+    log, machine = unfinished_log("stage", "other"), Interrupted()
+    other = unfinished_log("another", "key")
+    other.add(Serve(()), machine(Serve(()), 0))
+    drive(wandering(), machine, log)
+    assert len(machine.turns) == TURNS + 1
+    log.remove_unfinished()
+    assert list(path.parent.iterdir()) == [other.path]
+
+
+def test_where_something_else_is_asked_the_rest_is_dropped() -> None:
+    path = stopped(5)
+    log, machine = unfinished_log("stage", "key"), Interrupted()
+    drive(wandering(users=5), machine, log)
+    assert len(machine.turns) == TURNS + 1
+    again = Interrupted()
+    drive(wandering(users=5), again, unfinished_log("stage", "key"))
+    assert again.asked == []
+    assert len(path.read_text().splitlines()) == TURNS + 3
+
+
+def test_a_file_of_something_else_is_named() -> None:
+    path = stopped(3)
+    path.write_text("<<<<<<< HEAD\n")
+    with pytest.raises(StorageError, match=str(path)):
+        unfinished_log("stage", "key")
+
+
+def test_the_tables_have_each_turn_and_each_request(tmp_path: Path) -> None:
+    _, log, _ = finished()
+    log.write(table := tmp_path / "turns.csv", samples := tmp_path / "samples.csv")
+    assert read_rows(table, TurnRow) == log.rows
+    with samples.open() as file:
+        requests = list(csv.DictReader(file))
+    latencies_ms = log.latencies_ms()
+    for row in log.rows[:TURNS]:
+        own = [one for one in requests if int(one["turn"]) == row.turn]
+        assert len(own) == row.sent
+        measured = [float(one["latency_ms"]) for one in own if one["measured"] == "True"]
+        assert measured == pytest.approx(latencies_ms[row.turn], abs=1e-3)
+        assert {one["status"] for one in own} == {"ok"}
+    assert len(requests) == sum(row.sent for row in log.rows)
