@@ -76,7 +76,9 @@ def test_a_chart_without_data_is_no_svg() -> None:
 
 
 def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> None:
-    chart = charts.comparison(results(), "e1")
+    silent, *others = results()
+    unknown = replace(silent, metrics={**silent.metrics, "ready_s": None, "memory_mib": None})
+    chart = charts.comparison([unknown, *others], "e1")
     assert list(chart.names) == ["e3", "e5", "e1", "e4", "e2"]
     costs = "4.5 s to start, 400 MiB"
     assert [note.splitlines() for note in chart.notes] == [
@@ -84,7 +86,7 @@ def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> Non
         ["2.00 (1.90 to 2.10)", costs],
         ["1.00", costs],
         ["0.10 (0.10 to 0.11), earlier, 2026-11-29", costs],
-        ["no answer", costs],
+        ["no answer", "- s to start, - MiB"],
     ]
     assert points(axes_of(chart)) == [(3.0, 0), (2.0, 1), (1.0, 2), (0.1, 3)]
 

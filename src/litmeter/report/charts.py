@@ -27,7 +27,7 @@ from litmeter.report.drawing import (
     set_shares,
 )
 from litmeter.report.results import Result, fastest_first
-from litmeter.system.tables import pluralise
+from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 BEYOND, FARTHEST = 1.6, 4.0
@@ -68,10 +68,10 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         set_logarithmic(axes.xaxis, low, high)
         axes.set_xlabel(f"times {reference}")
 
-    metrics = {result.name: result.metrics for result in results}
     costs = {
-        name: f"{own['ready_s']:.1f} s to start, {own['memory_mib']:,.0f} MiB"
-        for name, own in metrics.items()
+        result.name: f"{number_cell(result.metrics['ready_s'], 1)} s to start, "
+        f"{number_cell(result.metrics['memory_mib'], 0)} MiB"
+        for result in results
     }
     cut = any(end < low or end > high for end in ends)
     earlier = any(row.earlier for row in rows)

@@ -50,7 +50,8 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
 def render(snapshots: Sequence[Snapshot]) -> str:
     """The page of the last of ``snapshots``, with what has changed since the others."""
     last, figures = snapshots[-1], Figures()
-    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(figures, last), "<section>"]
+    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(figures, last, len(snapshots) > 1)]
+    blocks.append("<section>")
     for part in parts(last):
         drawn = figures.wide(part.chart) if part.chart else ""
         if part.text or drawn:
@@ -96,12 +97,13 @@ def markdown(text: str) -> str:
     return doubts(html)
 
 
-def _answer(figures: Figures, snapshot: Snapshot) -> Iterator[str]:
-    said = claims(snapshot)
+def _answer(figures: Figures, snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
+    said = [one for one in claims(snapshot) if not (changes_said and one.kind == "change")]
+    if snapshot.label:
+        yield f"<h2>Results of {escape(snapshot.label)}</h2>"
     yield from (f'<p class="answer">{marked(one.sentence)}</p>' for one in said if one.kind in ANSWER)
     yield from (f"<p>{marked(one.sentence)}</p>" for one in said if one.kind not in ANSWER)
-    of = f" Results of {snapshot.label}." if snapshot.label else ""
-    yield f'<p class="quiet">{escape(setting(snapshot))}.{escape(of)}</p>'
+    yield f'<p class="quiet">{escape(setting(snapshot))}.</p>'
     yield f'<div class="results">{markdown(snapshot.table())}</div>'
     yield f'<p class="quiet">{marked(reading(snapshot))}</p>'
     yield figures.wide(charts.comparison(snapshot.results, snapshot.reference))
