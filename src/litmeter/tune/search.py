@@ -273,8 +273,7 @@ class Result:
         highest = self.highest_capacities() if self.by_capacity else []
         if highest and name in self.capacities:
             return "equal" if name in highest else "slower"
-        leader = self.race.leader()
-        own = self.race.ratio(name, leader) if leader else None
+        own = self.race.over_leader(name)
         if racer.eliminated_after_rounds is not None or own is None:
             return "slower"
         return "equal" if is_equal(own) else "not resolved"
@@ -282,8 +281,7 @@ class Result:
 
 def fastest(racing: Race) -> dict[str, Ratio]:
     """Those that remain, with their rate over the leader's, the highest first."""
-    leader = racing.leader()
-    ratios = {name: racing.ratio(name, leader) for name in racing.remaining if leader}
+    ratios = {name: racing.over_leader(name) for name in racing.remaining}
     return dict(sorted(((name, own) for name, own in ratios.items() if own), key=lambda pair: -pair[1].ratio))
 
 
@@ -315,7 +313,6 @@ def tune_rows(result: Result) -> list[TuneRow]:
 
 def _row(result: Result, name: str) -> TuneRow:
     racing, racer = result.race, result.race.racers[name]
-    leader = racing.leader()
     rates = [rate for rate in racer.rates if rate]
     capacity = result.capacities.get(name)
     return TuneRow(
@@ -325,7 +322,7 @@ def _row(result: Result, name: str) -> TuneRow:
         **{knob: getattr(racer.settings, knob) for knob in KNOBS},
         predicted_rps=round(racer.predicted_rps, 1),
         rate_rps=round(float(np.exp(np.mean(np.log(rates)))), 1) if rates else None,
-        **_ratio_columns("ratio", racing.ratio(name, leader) if leader else None),
+        **_ratio_columns("ratio", racing.over_leader(name)),
         **_ratio_columns("over_serve", racing.ratio(name, racing.reference)),
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
