@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import time
@@ -15,8 +14,10 @@ import pytest
 from litmeter.errors import LoadError
 from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import running_stub as stub
-from litmeter.measure.levels import level_row
+from litmeter.measure.figures import served_row
+from litmeter.measure.rows import TurnRow
 from litmeter.measure.telemetry import Usage
+from litmeter.measure.turn import Turn
 from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, LoadRecord
 from tests.support.load import plan
@@ -24,7 +25,11 @@ from tests.support.servers import free_port
 
 JSON = CONTENT_TYPES["json"]
 BODIES = [b"%d" % number for number in range(12)]
-UNKNOWN = Usage()
+
+
+def row_of(level: LoadRecord, settles: bool = False) -> TurnRow:
+    load = plan(level.users, max_windows=5 if settles else 3)
+    return served_row(Turn("stub", load), 0, 0.0, 1.0, level, Usage())
 
 
 def load(url: str, *plans: LoadPlan, **callbacks: Any) -> list[LoadRecord]:
@@ -43,19 +48,20 @@ def test_rate_and_latency_agree_with_the_servers_own_log() -> None:
     with stub(service_s=0.05, parallel=parallel) as server:
         [level] = load(server.url, plan(users, give_up_s=2.0))
         log = server.log()
-    row = level_row(level, UNKNOWN)
+    row = row_of(level)
     opened, closed = level.window
     logged = log[(log[:, 1] > opened) & (log[:, 1] <= closed)]
     there_s = logged[:, 1] - logged[:, 0]
     # The client sees what the server sees, plus its own few tenths of a millisecond.
-    assert row.throughput_rps == pytest.approx(len(logged) / (closed - opened), rel=0.1)
+    assert row.rate_rps == pytest.approx(len(logged) / (closed - opened), rel=0.1)
     assert row.p50_ms == pytest.approx(np.median(there_s) * 1000, rel=0.05, abs=3)
     # Little's law: the users are where the requests are.
     latency_s = (level.end - level.start)[inside(level)].mean()
-    assert row.throughput_rps * latency_s == pytest.approx(users, rel=0.1)
+    assert row.rate_rps * latency_s == pytest.approx(users, rel=0.1)
     # Queueing arithmetic, as far as an event loop keeps its own times.
-    assert row.throughput_rps == pytest.approx(parallel / 0.05, rel=0.15)
-    assert row.sent == row.ok == len(log)
+    assert row.rate_rps == pytest.approx(parallel / 0.05, rel=0.15)
+    assert row.sent == len(log)
+    assert row.failed == row.timed_out == 0
     assert len(level.window_edges) == 4
     assert set(level.user) == set(range(users))
     for user in range(users):
@@ -84,20 +90,19 @@ def test_an_open_loop_keeps_its_rate_whatever_the_server_does() -> None:
     plans = [plan(32, rate_rps=rate, min_s=2.0, max_s=2.0, timeout_s=30.0) for rate in (50.0, 200.0)]
     with stub(service_s=0.02, parallel=2) as (url, _):
         half, twice = load(url, *plans)
-    rows = [level_row(level, UNKNOWN) for level in (half, twice)]
+    rows = [row_of(level) for level in (half, twice)]
     for level in (half, twice):
         opened, closed = level.window
         came = ((level.start > opened) & (level.start <= closed)).sum() / (closed - opened)
         # Four standard deviations of a Poisson count, and due times never later than the sending.
         assert abs(came - level.rate_rps) < 4 * np.sqrt(level.rate_rps / (closed - opened))
         assert (level.sent >= level.start).all()
-    assert rows[0].valid
-    assert not rows[1].valid
-    assert "overloaded" in rows[1].invalid_reason
-    assert rows[1].throughput_rps == pytest.approx(100, rel=0.15)
+    assert rows[0].void == ""
+    assert "overloaded" in rows[1].void
+    assert rows[1].rate_rps == pytest.approx(100, rel=0.15)
     # Latency counts from when a request was due: the wait for a free connection is part of it.
     assert rows[1].p50_ms > 3 * rows[0].p50_ms
-    assert rows[1].client_late_ms > 100 > rows[0].client_late_ms
+    assert rows[1].late_ms > 100 > rows[0].late_ms
 
 
 def test_the_same_seed_makes_the_same_arrivals() -> None:
@@ -123,7 +128,7 @@ def test_what_does_not_settle_is_measured_until_the_limit() -> None:
     with stub(service_s=0.02, parallel=1) as server:
         stopped_in: set[int] = set()
 
-        def disturb(users: int, answers: int, seconds: float) -> None:
+        def disturb(seconds: float) -> None:
             second = int(seconds)
             if second % 2 and seconds > second + 0.25 and second not in stopped_in:
                 stopped_in.add(second)
@@ -131,13 +136,9 @@ def test_what_does_not_settle_is_measured_until_the_limit() -> None:
                 time.sleep(0.4)
                 os.kill(server.pid, signal.SIGCONT)
 
-        [level] = load(
-            server.url,
-            dataclasses.replace(plan(1, min_s=3.0, max_s=3.0), max_windows=5),
-            on_progress=disturb,
-        )
+        [level] = load(server.url, plan(1, min_s=3.0, max_s=3.0, max_windows=5), on_progress=disturb)
     assert len(level.window_edges) == 6
-    assert "unstable" in level_row(level, UNKNOWN).invalid_reason
+    assert "unstable" in row_of(level, settles=True).void
 
 
 def test_a_server_too_slow_for_its_users_gets_no_second_request() -> None:
@@ -149,9 +150,9 @@ def test_a_server_too_slow_for_its_users_gets_no_second_request() -> None:
     assert (level.status == OK).all()
     # The first two users sent again before it was given up; all that was sent has been answered.
     assert len(level.start) == len(log) == 6
-    row = level_row(level, UNKNOWN)
-    assert row.throughput_rps == pytest.approx(1.0, rel=0.15)
-    assert "too slow" in row.invalid_reason
+    row = row_of(level)
+    assert row.rate_rps == pytest.approx(1.0, rel=0.15)
+    assert row.void == ""
 
 
 @pytest.mark.parametrize(("requests", "max_s", "sent"), [(12, 8.0, 12), (100, 1.6, 10)])
@@ -165,14 +166,14 @@ def test_of_a_slow_server_the_whole_load_is_measured(requests: int, max_s: float
     opened, closed = level.window
     assert opened <= level.start.min()
     assert closed >= level.end.max()
-    assert level_row(level, UNKNOWN).throughput_rps == pytest.approx(4.0, rel=0.15)
+    assert row_of(level).rate_rps == pytest.approx(4.0, rel=0.15)
 
 
 def test_timeouts_are_counted_apart() -> None:
     with stub(service_s=5.0, parallel=1) as (url, _):
         [level] = load(url, plan(2, timeout_s=0.5, min_s=1.0, max_s=1.0))
     assert set(level.status) == {TIMED_OUT}
-    assert level_row(level, UNKNOWN).timed_out == len(level.start)
+    assert row_of(level).timed_out == len(level.start)
 
 
 def test_a_refused_connection_is_a_failure_and_no_storm() -> None:
@@ -184,7 +185,7 @@ def test_a_refused_connection_is_a_failure_and_no_storm() -> None:
 
 
 def test_an_error_while_it_runs_stops_the_generator() -> None:
-    def stop(users: int, answers: int, seconds: float) -> None:
+    def stop(seconds: float) -> None:
         raise LoadError("enough")
 
     with stub(service_s=0.01, parallel=1) as (url, _):
@@ -196,7 +197,7 @@ def test_an_error_while_it_runs_stops_the_generator() -> None:
 
 @pytest.mark.parametrize("error", [LoadError("enough"), KeyboardInterrupt()])
 def test_a_load_that_was_ended_leaves_nothing_to_the_next(error: BaseException) -> None:
-    def end(*_: object) -> None:
+    def end(seconds: float) -> None:
         raise error
 
     short = plan(1, warmup_s=0.2, min_s=0.6, max_s=0.6)

@@ -30,8 +30,8 @@ def short_load(users: int) -> LoadSettings:
 
 def plan(users: int, **changes: float) -> LoadPlan:
     """Of three windows of two seconds together, in which one answer is enough."""
-    given = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "timeout_s": 10.0, "seed": 1}
-    return LoadPlan(users=users, max_windows=3, **{**given, **changes})  # type: ignore[arg-type]
+    windows = {"requests": 1, "warmup_s": 0.3, "min_s": 2.0, "max_s": 2.0, "max_windows": 3}
+    return LoadPlan(users=users, **{**windows, "timeout_s": 10.0, "seed": 1, **changes})  # type: ignore[arg-type]
 
 
 def record(

@@ -1,33 +1,37 @@
-"""What makes the stage measure a configuration anew."""
+"""What the stage measures anew, what it keeps, and what a change of the candidate makes of it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
 
-from litmeter.measure.comparison import Comparison, Turn
+from litmeter.measure.log import Log
 from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.subjects import Subject
+from litmeter.measure.turn import Schedule, Work
 from litmeter.model.card import ModelCard
 from litmeter.model.compiled.manifest import MANIFEST_NAME
-from litmeter.params import ComparisonSettings, ServeSettings, load_params
-from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL
+from litmeter.params import Params, ServeSettings, load_params
+from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
 from litmeter.stages.comparison import (
+    changed_keys,
     main,
     names_to_measure,
     own_inputs,
-    read_left,
-    read_unchanged,
+    read_last,
+    settings_before,
     signatures_of,
 )
-from litmeter.system.files import code_digest, read_rows, write_json, write_rows
+from litmeter.system.files import code_digest, read_json, read_rows, write_json, write_rows
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
+from tests.support.turns import Machine, drive
 
 
 @pytest.fixture
@@ -72,28 +76,103 @@ def test_other_packages_count(project: Path) -> None:
     assert changed[1] == first[1]
 
 
-def keep_results(names: list[str]) -> None:
-    write_json(COMPARISON_RUN, {"signatures": {name: f"{name}'s" for name in names}})
-    write_rows(COMPARISON, ComparisonRow, [compared(name, 20.0, 1) for name in names])
-    write_rows(COMPARISON_TURNS, TurnRow, [TurnRow(0, 8, name, 20.0, 20, 0) for name in names])
+def keep_results(names: Sequence[str], settings: ServeSettings | None = None, **facts: object) -> None:
+    """Results of an earlier run, of configurations whose rates rise by 20 req/s from name to name."""
+    own = {
+        "date": "2026-01-02",
+        "model": "the weights",
+        "candidate": (settings or ServeSettings()).model_dump(),
+        "signatures": {name: f"{name}'s" for name in names},
+    }
+    write_json(COMPARISON_RUN, own | facts)
+    rows = [compared(name, 20.0 * rank, rank) for rank, name in enumerate(names, 1)]
+    write_rows(COMPARISON, ComparisonRow, rows)
 
 
-def test_what_has_not_changed_is_kept(project: Path) -> None:
-    keep_results(["reference", "same", "other", "gone"])
-    signatures = {"reference": "new", "same": "same's", "other": "new", "added": "new"}
-    rows, _ = read_unchanged(signatures, "reference")
-    assert [row.experiment for row in rows] == ["same"]
-    settings = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
-    assert names_to_measure(list(signatures), settings, rows) == ["reference", "same", "other", "added"]
+@pytest.mark.usefixtures("project")
+def test_measured_are_the_changed_the_reference_and_the_fastest_and_all_others_keep_their_rows() -> None:
+    keep_results(["reference", "gone", "slow", "same", "fast", "was fastest"])
+    signatures = {name: f"{name}'s" for name in ("reference", "slow", "same", "fast")}
+    signatures |= {"was fastest": "new", "added": "new"}
+    names, kept = names_to_measure(signatures, "reference", read_last())
+    assert names == ["reference", "fast", "was fastest", "added"]
+    assert [(row.experiment, row.earlier, row.rank) for row in kept] == [
+        ("slow", "2026-01-02", None),
+        ("same", "2026-01-02", None),
+    ]
+    assert kept[0].rate_rps == 60.0
 
 
-def test_without_turns_nothing_is_kept(project: Path) -> None:
-    keep_results(["reference", "same"])
-    COMPARISON_TURNS.write_text("<<<<<<< HEAD\n")
-    signatures = {"reference": "reference's", "same": "same's"}
-    assert read_unchanged(signatures, "reference") == ([], [])
-    COMPARISON_TURNS.unlink()
-    assert read_unchanged(signatures, "reference") == ([], [])
+@pytest.mark.usefixtures("project")
+def test_a_row_that_was_kept_before_keeps_its_date() -> None:
+    keep_results(["reference", "slow", "fast"])
+    rows = [replace(compared("slow", 30.0, None), earlier="2025-12-31"), compared("fast", 60.0, 1)]
+    write_rows(COMPARISON, ComparisonRow, rows)
+    last = read_last()
+    assert last is not None
+    assert [row.earlier for row in last.rows] == ["2025-12-31", "2026-01-02"]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("changed", [[], ["reference", "slow", "fast"], ["slow", "fast"]])
+def test_where_nothing_or_all_has_changed_all_are_measured(changed: list[str]) -> None:
+    """A repetition replaces: rounds that add up until something is resolved would find it by chance."""
+    keep_results(["reference", "slow", "fast"])
+    signatures = {name: "new" if name in changed else f"{name}'s" for name in ("reference", "slow", "fast")}
+    assert names_to_measure(signatures, "reference", read_last()) == (list(signatures), [])
+
+
+@pytest.mark.usefixtures("project")
+def test_without_results_that_can_be_read_all_are_measured() -> None:
+    signatures = {"reference": "reference's", "slow": "new", "fast": "fast's"}
+    assert read_last() is None
+    assert names_to_measure(signatures, "reference", None) == (list(signatures), [])
+    keep_results(["reference", "slow", "fast"])
+    assert read_last() is not None
+    COMPARISON.write_text("<<<<<<< HEAD\n")
+    assert read_last() is None
+    COMPARISON.unlink()
+    assert read_last() is None
+
+
+@pytest.fixture
+def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Those of the project without compiled packages, of a machine and a model."""
+    text = (ROOT / "params.yaml").read_text().replace("compiled: true", "compiled: false")
+    (project / "params.yaml").write_text(text.replace("precision: int8", "precision: full"))
+    write_json(MACHINE, {"id": "a machine", "gpu": None})
+    card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
+    monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
+    return load_params()
+
+
+@pytest.mark.parametrize(
+    ("settings", "facts", "measured"),
+    [
+        ({}, {}, False),
+        ({"max_batch_size": 7}, {}, True),
+        ({"max_batch_size": 7}, {"model": "others"}, False),
+        ({"max_batch_size": 7}, {"candidate": {"a key of earlier code": 1}}, False),
+        (
+            {"compiled": True, "preprocess": "scaled", "threads_per_worker": 1},
+            {},
+            False,
+        ),  # no package is left
+    ],
+)
+def test_the_settings_before_are_measured_where_they_changed_and_can_be_served(
+    params: Params, settings: dict[str, object], facts: dict[str, object], measured: bool
+) -> None:
+    before = ServeSettings.model_validate(params.serve.model_dump() | settings)
+    keep_results(["e1_baseline", "candidate"], before, **facts)
+    assert settings_before(params, "cpu", read_last()) == (before if measured else None)
+
+
+def test_what_changed_is_named() -> None:
+    before, after = ServeSettings(max_batch_size=4), ServeSettings(max_batch_size=8, transport="direct")
+    changed = changed_keys(before, after).split(", ")
+    assert sorted(changed) == ["max_batch_size 4 -> 8", "transport litserve -> direct"]
+    assert changed_keys(after, after) == ""
 
 
 def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
@@ -126,103 +205,71 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     of_renamed = params.model_copy(update={"experiments": renamed, "comparison": comparison})
     after = signatures_of(of_renamed, "cpu", [b"photo"])
     assert after["e7_tuned"] != found[1]["e7_tuned"]  # it has no turns beside the new name
-    baseline = params.baseline.model_copy(update={"batch_sizes": (1, 2)})
-    other_sizes = signatures_of(params.model_copy(update={"baseline": baseline}), "cpu", [b"photo"])
-    assert other_sizes["e7_tuned"] != found[1]["e7_tuned"]  # its pipeline's rates may be of other ones
     load = params.load.model_copy(update={"timeout_s": 1.0})
     less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", [b"photo"])
     assert less_patient["e7_tuned"] != found[1]["e7_tuned"]
 
 
-def test_who_left_in_an_earlier_run_is_remembered(project: Path) -> None:
-    write_json(COMPARISON_RUN, {"signatures": {}, "left_after_round": {"far": 4, "changed": 4}})
-    assert read_left({"far", "near"}) == {"far": 4}
-    assert read_left(set()) == {}
-
-
-class Measured:
-    """Stands for ``compare``: four rounds of each configuration at its rate; ``names`` has those measured."""
-
-    def __init__(self, rate_rps: float) -> None:
-        self.rate_rps = rate_rps
-        self.names: list[str] = []
-
-    def __call__(self, configurations: Mapping[str, ServeSettings], *_: object) -> Comparison:
-        self.names = list(configurations)
-        fast = ("e7_tuned", "e6_batch_cap")  # the fastest, and the next
-        return Comparison(
-            "e1_baseline",
-            self.names,
-            [
-                Turn(number, 8, name, (2 + (name in fast) + (name == fast[0])) * self.rate_rps, np.ones(20))
-                for number in range(4)
-                for name in self.names
-            ],
-        )
-
-
 @pytest.fixture
-def run_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[str]]:
-    """Runs the stage, in which all rates are a multiple of one; returns the names that are measured."""
-    params = (ROOT / "params.yaml").read_text().replace("compiled: true", "compiled: false")
-    (project / "params.yaml").write_text(params)
-    write_json(MACHINE, {"id": "a machine", "gpu": None})
-    card = SimpleNamespace(model_dump=lambda: {"architecture": "any"})
-    monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
+def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Runs the stage on a machine without servers; returns what is measured there."""
     monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
     monkeypatch.setattr("litmeter.stages.comparison.request_bodies", lambda *_: [b"photo"])
 
-    def run(rate_rps: float) -> list[str]:
-        measured = Measured(rate_rps)
-        monkeypatch.setattr("litmeter.stages.comparison.compare", measured)
+    def run_it(rates: Mapping[str, float], default_rps: float = 40.0) -> list[str]:
+        machine = Machine(lambda turn: rates.get(turn.subject, default_rps))
+
+        def run(schedule: Schedule[None], subjects: Mapping[str, Subject], log: Log, *_: object) -> None:
+            assert {turn.subject for turn in machine.turns} <= set(subjects)
+            drive(schedule, machine, log)
+
+        monkeypatch.setattr("litmeter.stages.comparison.run", run)
         main()
-        return measured.names
+        return sorted({turn.subject for turn in machine.turns if not isinstance(turn.load, Work)})
 
-    return run
-
-
-def rates_by_round() -> dict[str, list[tuple[int, float | None]]]:
-    """Round and rate of each turn at 8 users, by configuration."""
-    found: dict[str, list[tuple[int, float | None]]] = {}
-    for turn in read_rows(COMPARISON_TURNS, TurnRow):
-        found.setdefault(turn.experiment, []).append((turn.round, turn.rate_rps))
-    return found
+    return run_it
 
 
-def test_a_repetition_replaces_what_it_measures_again(run_stage: Callable[[float], list[str]]) -> None:
-    """Who repeats until a difference is resolved would find one by chance in rounds that add up."""
-    everyone = run_stage(10.0)
-    assert run_stage(20.0) == everyone
-    assert all([number for number, _ in own] == [0, 1, 2, 3] for own in rates_by_round().values())
-    rows = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
-    assert {row.rounds for row in rows.values()} == {4}
-    assert rows["e1_baseline"].rate_rps == 40.0
-    assert not any(row.earlier for row in rows.values())
-
-
-def change(name: str, **keys: object) -> None:
+def set_key(section: str, **keys: object) -> None:
     path = Path("params.yaml")
     content = yaml.safe_load(path.read_text())
-    content["experiments"][name] = (content["experiments"][name] or {}) | keys
+    target = content["serve"] if section == "serve" else content["experiments"][section]
+    target |= keys
     path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
-def test_beside_a_change_the_earlier_rounds_of_the_reference_stay_for_what_is_kept_alone(
-    run_stage: Callable[[float], list[str]],
+def rows_by_name() -> dict[str, ComparisonRow]:
+    return {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+
+
+def test_a_repetition_replaces_all(params: Params, run_stage: Callable[..., list[str]]) -> None:
+    everyone = sorted(params.configurations())
+    for rate_rps in (40.0, 20.0):
+        assert run_stage({}, rate_rps) == everyone
+        rows = rows_by_name()
+        assert sorted(rows) == everyone
+        assert not any(row.earlier for row in rows.values())
+        assert all(row.rate_rps == pytest.approx(rate_rps, rel=0.05) for row in rows.values())
+        assert read_json(OVER_BEFORE)["ratio"] is None
+        turns = read_rows(COMPARISON_TURNS, TurnRow)
+        assert [row.turn for row in turns] == list(range(len(turns)))
+
+
+def test_after_a_change_of_the_candidate_both_settings_are_measured(
+    params: Params, run_stage: Callable[..., list[str]]
 ) -> None:
-    """And a machine that is twice as fast in the second run makes nothing faster that was kept."""
-    everyone = run_stage(10.0)
-    for rate_rps, batch_size in ((20.0, 3), (40.0, 5)):
-        change("e2_batching", max_batch_size=batch_size)
-        assert run_stage(rate_rps) == ["e1_baseline", "e7_tuned", "e2_batching"]
-        earlier, now = [0, 1, 2, 3], [4, 5, 6, 7]
-        rounds = {name: [number for number, _ in own] for name, own in rates_by_round().items()}
-        expected = dict.fromkeys(everyone, earlier) | dict.fromkeys(("e7_tuned", "e2_batching"), now)
-        assert rounds == expected | {"e1_baseline": earlier + now}
-        rows = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
-        assert {row.rounds for row in rows.values()} == {4}
-        assert (rows["e1_baseline"].rate_rps, rows["e7_tuned"].rate_rps) == (2 * rate_rps, 4 * rate_rps)
-        kept = {name for name, row in rows.items() if row.earlier}
-        assert kept == set(everyone) - {"e1_baseline", "e7_tuned", "e2_batching"}
-        ratios = {name: row.ratio for name, row in rows.items()}
-        assert ratios == dict.fromkeys(everyone, 1.0) | {"e7_tuned": 2.0, "e6_batch_cap": 1.5}
+    """Twice as fast as before, on a machine that has become slower meanwhile."""
+    everyone = run_stage({"e7_tuned": 80.0})
+    set_key("serve", max_batch_size=7)
+    measured = run_stage({"e1_baseline": 20.0, "before": 20.0}, 40.0)
+    assert measured == ["before", "candidate", "e1_baseline", "e7_tuned"]
+    found = read_json(OVER_BEFORE)
+    assert found["changed"] == f"max_batch_size {params.serve.max_batch_size} -> 7"
+    assert found["ratio"] == pytest.approx(2.0, rel=0.05)
+    rows = rows_by_name()
+    assert sorted(rows) == everyone
+    kept = {name for name, row in rows.items() if row.earlier}
+    assert kept == set(everyone) - set(measured)
+    assert all(rows[name].rank is None for name in kept)
+    assert rows["candidate"].ratio == pytest.approx(2.0, rel=0.05)
+    assert rows["e2_batching"].ratio == pytest.approx(1.0, rel=0.05)  # beside the reference of its own run

@@ -102,7 +102,7 @@ def test_a_turn_that_drifts_is_void_where_it_was_to_settle() -> None:
     # The second half is answered at half the rate: every other request is left out.
     kept = (found.start <= 30) | (np.arange(len(found.start)) % 2 == 0)
     drifting = replace(found, **{name: getattr(found, name)[kept] for name in REQUEST_FIELDS})
-    settles = replace(TURN, load=replace(plan(4), max_windows=WINDOWS + 1))
+    settles = replace(TURN, load=plan(4, max_windows=WINDOWS + 1))
     assert "unstable: " in row_of(drifting, turn=settles).void
     row = row_of(drifting)
     assert "unstable" not in row.void

@@ -9,8 +9,7 @@ import pytest
 
 from litmeter.load.process import Recorder
 from litmeter.measure.capacity import missed_by_lateness
-from litmeter.measure.comparison import turn_of
-from litmeter.stats.records import FAILED, OK, steady, window_means
+from litmeter.stats.records import steady, window_means
 from tests.support.load import plan, record
 
 
@@ -79,14 +78,6 @@ def test_each_load_has_random_numbers_of_its_own() -> None:
     ]
     assert len({load.random_seed for load in loads}) == len(loads)
     assert one.random_seed == replace(one, max_s=9.0).random_seed
-
-
-def test_a_turn_without_a_good_answer_in_its_window_is_bounded_by_those_before() -> None:
-    """Nine in the warm-up of a second, then failures alone, for four seconds in all."""
-    found = record([0.0, *[0.1] * 8, 1.0], [*[0.9] * 9, 4.0])
-    turn = turn_of("any", 0, replace(found, status=np.array([*[OK] * 9, FAILED])))
-    assert (turn.rate_rps, turn.failed, turn.bound_rps) == (None, 1, 2.5)
-    assert turn.bound_rps > 9 / 4
 
 
 @pytest.mark.parametrize(

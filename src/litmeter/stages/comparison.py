@@ -111,11 +111,11 @@ def main() -> None:
     schedule = comparison(
         list(measured),
         reference,
-        {name: min(serve.max_batch_size, users) for name, serve in measured.items()},
-        users,
-        budget_s,
-        load.seed,
-        load.timeout_s,
+        largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
+        users=users,
+        seconds=budget_s,
+        seed=load.seed,
+        timeout_s=load.timeout_s,
     )
     with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
         subjects: dict[str, Subject] = {
