@@ -23,7 +23,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_pro
 from litmeter.stats.rates import SAMPLES_NEEDED
 from litmeter.stats.records import WINDOWS
 
-FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 6, 3, 18
+FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 7, 3, 20
 """Turns that each configuration has at least, the hopeless exactly; and at most for the sake of ANSWERS."""
 ANSWERS = SAMPLES_NEEDED[95]
 """Good answers that each configuration has at least, for its p95."""

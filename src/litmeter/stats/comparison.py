@@ -37,7 +37,7 @@ Rates = Mapping[str, Sequence[float | None]]
 FAMILY_ERROR = 0.05
 """Chance that any interval of a comparison misses the true ratio, or that any test of one rank errs."""
 
-MODERATION, OF_PAUSING, OF_OTHERS = 3.0, 12.0, 2 / 3
+MODERATION, OF_PAUSING, OF_OTHERS = 3.0, 12.0, 0.5
 """Degrees of freedom of the usual variance, at most: of those that take a turn in each round, and of those
 that pause, whose noise is alike; and as a share of those that others than the one in question contribute."""
 ALIKE = 1.5
