@@ -87,7 +87,7 @@ def test_a_server_is_measured_at_every_level(
     reasons = [row["void"] for row in rows]
     assert status == (1 if any(reasons) else 0)
     for shown, reason in zip((one, two), reasons, strict=True):
-        assert shown.split("|")[-2].strip() == (f"not valid: {reason}" if reason else "valid")
+        assert shown.split("|")[-2].strip().startswith(f"not valid: {reason}" if reason else "valid")
     assert sum(int(row["sent"]) for row in rows) + 1 == len(log)  # one was sent before the load
     assert float(rows[0]["rate_rps"]) == pytest.approx(50, rel=0.5)
     assert all(float(row["client_cores"]) >= 0 for row in rows)
