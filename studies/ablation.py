@@ -7,7 +7,7 @@ from typing import Any
 
 from litmeter.params import ServeSettings
 from litmeter.system.tables import markdown_table
-from studies.harness import Case, measure_rounds, rates, ratios, write_result
+from studies.harness import Case, compare_cases, rates, ratios, write_result
 
 STEPS: dict[str, dict[str, Any]] = {
     "stock": {},
@@ -22,8 +22,7 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 """In this order, each with all that stand before it: keys of params.yaml, and what users send."""
 USERS = (1, 8)
-SECONDS = 3.0
-ROUNDS = 3
+SECONDS = 200.0
 
 
 def cases() -> dict[str, Case]:
@@ -33,40 +32,29 @@ def cases() -> dict[str, Case]:
     for name, change in STEPS.items():
         keys |= change
         settings = ServeSettings(**{key: value for key, value in keys.items() if key != "form"})
-        found[name] = Case(settings, users=USERS, seconds=SECONDS, form=keys["form"])
+        found[name] = Case(settings, keys["form"])
     return found
 
 
 def main() -> None:
     """Measure all steps, keep all values and print the medians."""
-    found = measure_rounds("ablation", cases(), ROUNDS)
-    steps: dict[str, dict[str, Any]] = {
-        name: {
-            f"{users} users": {
-                "rps": rates(levels, users),
-                "times_stock": round(median(ratios(rates(levels, users), rates(found["stock"], users))), 2),
-            }
-            for users in USERS
-        }
-        for name, levels in found.items()
-    }
+    steps: dict[str, dict[str, Any]] = {name: {} for name in STEPS}
+    for users, found in compare_cases(cases(), USERS, SECONDS).items():
+        stock = rates(found["stock"])
+        for name, rows in found.items():
+            own = rates(rows)
+            times = round(median(ratios(own, stock)), 2)
+            steps[name][f"{users} users"] = {"rps": own, "times_stock": times}
     write_result("ablation", {"steps": steps})
-    head = [
-        "each with those above",
-        *(f"{figure}, {u} users" for u in USERS for figure in ("req/s", "times")),
-    ]
-    rows = [
+    head = [f"{figure}, {users} users" for users in USERS for figure in ("req/s", "times")]
+    rows_of = [
         [
             name,
-            *(
-                cell
-                for own in step.values()
-                for cell in (f"{median(own['rps']):.1f}", f"{own['times_stock']:.2f}")
-            ),
+            *(c for own in step.values() for c in (f"{median(own['rps']):.1f}", f"{own['times_stock']:.2f}")),
         ]
         for name, step in steps.items()
     ]
-    print(markdown_table(head, rows))
+    print(markdown_table(["each with those above", *head], rows_of))
 
 
 if __name__ == "__main__":

@@ -6,31 +6,43 @@ changes the order of sums, may move a probability.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from litmeter.measure.accuracy import probabilities
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Served
+from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import MODEL
-from studies.harness import DEVICE, Case, load_plan, measure_rounds, photo_paths, run_load, write_result
+from litmeter.stats.records import LoadRecord
+from litmeter.system.machine import exclusive_machine
+from studies.harness import DEVICE, TIMEOUT_S, load_plan, photo_paths, sender, write_result
 
 CONFIGURATIONS = ("candidate", "e7_tuned")
 USERS = 32
 REQUESTS = 1110
 """Three times all photos."""
-SECONDS = 1.0
-LONGEST_S = 60.0
+SECONDS, LONGEST_S = 1.0, 60.0
 
 
-def differences(settings: ServeSettings, number: int) -> dict[str, Any]:
+def one_after_another() -> Schedule[dict[str, LoadRecord]]:
+    """Serve each configuration alone and load it once."""
+    records = {}
+    for name in CONFIGURATIONS:
+        yield from serve([name])
+        plan = load_plan(USERS, SECONDS, seed=0, longest_s=LONGEST_S, requests=REQUESTS, warmup_s=0.0)
+        sample = yield from measure(Turn(name, plan))
+        assert sample.record is not None
+        records[name] = sample.record
+    return records
+
+
+def differences(settings: ServeSettings, record: LoadRecord) -> dict[str, Any]:
     """The largest difference of an answer's probability from its photo's in-process."""
-    case = Case(settings)
-    plan = load_plan(USERS, SECONDS, seed=number, longest_s=LONGEST_S, requests=REQUESTS, warmup_s=0.0)
-    with case.running() as server:
-        [record] = run_load(server, case.form, [plan])
     predictor = Predictor(MODEL, DEVICE, settings)
     photos = [path.read_bytes() for path in photo_paths()]
     own = [predictor.predict([predictor.preprocess(photo)])[0].numpy() for photo in photos]
@@ -46,10 +58,14 @@ def differences(settings: ServeSettings, number: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Load each configuration once; keep and print what came of it."""
-    params = load_params()
-    cases = {name: partial(differences, params.configuration(name)) for name in CONFIGURATIONS}
-    found = {name: only for name, [only] in measure_rounds("answers", cases, rounds=1).items()}
+    """Load each configuration; keep and print what came of it."""
+    settings = {name: load_params().configuration(name) for name in CONFIGURATIONS}
+    with exclusive_machine(), sender("image") as generator:
+        subjects = {
+            name: Served(name, own, generator, MODEL, DEVICE, TIMEOUT_S) for name, own in settings.items()
+        }
+        records = run(one_after_another(), subjects, Log(), LONGEST_S)
+    found = {name: differences(settings[name], record) for name, record in records.items()}
     write_result("answers", found)
     print(found)
 

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -15,13 +15,16 @@ import numpy as np
 import requests
 from PIL import Image
 
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Subject
+from litmeter.measure.turn import Turn, measure
 from litmeter.params import load_params
 from litmeter.serve.client import CONTENT_TYPES
-from litmeter.serve.launcher import RunningServer
 from litmeter.stats.records import OK
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
-from studies.harness import Case, load_plan, photo_paths, run_load, write_result
+from studies.harness import SERVER, load_plan, photo_paths, watched_server, write_result
 
 SIZE = 19_000_000
 REPEATS = 3
@@ -130,24 +133,23 @@ def ask(url: str, content_type: str, body: bytes) -> tuple[int, float]:
     return answer.status_code, 1000 * (time.perf_counter() - started)
 
 
-def good_p99_ms(server: RunningServer, worst: tuple[str, bytes] | None) -> tuple[float, int]:
-    """p99 of good photos at GOOD_RPS, while AT_ONCE of ``worst`` are sent at once; and how many were refused.
+def good_p99_ms(
+    subjects: Mapping[str, Subject], attack: Callable[[], None] = lambda: None
+) -> tuple[float, int]:
+    """p99 of good photos at GOOD_RPS, and how many were refused; these count as if they took for ever.
 
-    One that is refused counts as one that takes for ever.
+    Args:
+        attack: called once, when a third of the time is over.
     """
-    threads: list[threading.Thread] = []
-
-    def attack(users: int, index: int) -> None:
-        if index == 1 and worst is not None:
-            url = f"{server.url}/predict"
-            threads.extend(threading.Thread(target=ask, args=(url, *worst)) for _ in range(AT_ONCE))
-            for thread in threads:
-                thread.start()
-
     plan = load_plan(CONNECTIONS, GOOD_S, seed=0, rate_rps=GOOD_RPS)
-    [record] = run_load(server, "image", [plan], on_edge=attack)
-    for thread in threads:
-        thread.join()
+    attacks = [attack]
+
+    def watch(text: str, seconds: float) -> None:
+        if attacks and seconds > GOOD_S / 3:
+            attacks.pop()()
+
+    record = run(measure(Turn(SERVER, plan)), subjects, Log(), GOOD_S, watch).record
+    assert record is not None
     latency_ms = np.where(record.status == OK, 1000 * (record.end - record.start), np.inf)[record.in_window]
     return float(np.percentile(latency_ms, 99, method="higher")), int(np.isinf(latency_ms).sum())
 
@@ -155,11 +157,11 @@ def good_p99_ms(server: RunningServer, worst: tuple[str, bytes] | None) -> tuple
 def main() -> None:
     """Ask with each body, attack with the worst that is refused; keep and print the times."""
     found: dict[str, dict[str, float]] = {}
-    with exclusive_machine(), Case(load_params().serve).running() as server:
-        kinds = bodies()
+    with exclusive_machine(), watched_server(load_params().serve) as (server, subjects):
+        url, kinds = f"{server.url}/predict", bodies()
         for name, make in kinds.items():
             content_type, body = make()
-            asked = [ask(f"{server.url}/predict", content_type, body) for _ in range(REPEATS)]
+            asked = [ask(url, content_type, body) for _ in range(REPEATS)]
             found[name] = {
                 "bytes": len(body),
                 "status": asked[0][0],
@@ -167,9 +169,17 @@ def main() -> None:
             }
         refused = {name: row for name, row in found.items() if row["status"] != 200}
         worst = max(refused, key=lambda name: refused[name]["ms"])
-        calm, _ = good_p99_ms(server, None)
-        attacked, lost = good_p99_ms(server, kinds[worst]())
-    attack = {
+        threads = [threading.Thread(target=ask, args=(url, *kinds[worst]())) for _ in range(AT_ONCE)]
+
+        def attack() -> None:
+            for thread in threads:
+                thread.start()
+
+        calm, _ = good_p99_ms(subjects)
+        attacked, lost = good_p99_ms(subjects, attack)
+        for thread in threads:
+            thread.join()
+    attacked_by = {
         "worst": worst,
         "at_once": AT_ONCE,
         "good_rps": GOOD_RPS,
@@ -177,13 +187,13 @@ def main() -> None:
         "attacked_p99_ms": round(attacked, 1) if np.isfinite(attacked) else None,
         "refused_good": lost,
     }
-    write_result("costly_bodies", {"bodies": found, **attack})
+    write_result("costly_bodies", {"bodies": found, **attacked_by})
     rows = [
         [name, f"{row['bytes'] / 1e6:.1f} MB", f"{row['status']:.0f}", f"{row['ms']:.0f} ms"]
         for name, row in found.items()
     ]
     print(markdown_table(["body", "size", "answer", "time alone"], rows))
-    print(attack)
+    print(attacked_by)
 
 
 if __name__ == "__main__":

@@ -5,61 +5,67 @@ from __future__ import annotations
 import time
 from statistics import mean
 
-from litmeter.errors import LoadError
-from litmeter.measure.inprocess import inprocess_workers
-from litmeter.params import BaselineSettings, load_params
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.subjects import InProcess, Served, Subject
+from litmeter.measure.turn import Schedule, Turn, Work, in_process, measure, serve
+from litmeter.params import load_params
 from litmeter.paths import MODEL
-from studies.harness import DEVICE, Case, measure_rounds, photo_paths, process_tree, summary, write_result
+from litmeter.system.machine import exclusive_machine
+from studies.harness import (
+    DEVICE,
+    TIMEOUT_S,
+    check_answered,
+    known,
+    load_plan,
+    photo_paths,
+    process_tree,
+    sender,
+    summary,
+    watched_server,
+    write_result,
+)
 
 CONFIGURATION = "e7_tuned"
-SECONDS = 3.0
-ALONE_S = 1.0
+SECONDS, LONGEST_S = 3.0, 30.0
+ALONE = Work("pipeline", batch_size=1, seconds=1.0, busy=1)
 TAIL_USERS = (8, 32)
 REQUESTS_P99 = 664
 IDLE_S, SETTLE_S = 10.0, 2.0
 ROUNDS = 5
+ROUND_S = 30.0
 
 
-def overhead(number: int) -> dict[str, float]:
-    """One round: in-process before and after the load, in the same environment."""
-    settings = load_params().configuration(CONFIGURATION)
-    lone = Case(settings, users=(1,), seconds=SECONDS)
-    loaded = Case(settings, users=TAIL_USERS, seconds=SECONDS, requests=REQUESTS_P99)
-    baseline = BaselineSettings(batch_sizes=(1,), seconds=ALONE_S)
-    with inprocess_workers(MODEL, settings, DEVICE, photo_paths(), baseline) as inprocess:
-
-        def alone_rps() -> float:
-            return mean(inprocess.run("pipeline", 1, ALONE_S, busy=1)[0])
-
-        inprocess.wait_until_loaded()
-        before = alone_rps()
-        with lone.running() as server:
-            levels = lone.load(server, number) | loaded.load(server, number)
-        after = alone_rps()
-    in_process_ms, lone_user_ms = 1000 / mean((before, after)), known(levels[1].p50_ms)
-    tails = {users: known(levels[users].p99_ms) / known(levels[users].p50_ms) for users in TAIL_USERS}
-    return {
-        "in_process_ms": in_process_ms,
-        "lone_user_ms": lone_user_ms,
-        "lone_user_over_in_process": lone_user_ms / in_process_ms,
-        **{f"p99_over_p50_{users}_users": tail for users, tail in tails.items()},
-    }
-
-
-def known(percentile_ms: float | None) -> float:
-    """A percentile that enough requests support.
-
-    Raises:
-        LoadError: too few do.
-    """
-    if percentile_ms is None:
-        raise LoadError("too few requests for this percentile: the machine is too slow, or busy")
-    return percentile_ms
+def rounds() -> Schedule[list[dict[str, float]]]:
+    """In each round start anew, and measure in-process before and after the server."""
+    found = []
+    for number in range(ROUNDS):
+        yield from serve([])
+        yield from serve([CONFIGURATION, in_process(CONFIGURATION)])
+        before = yield from measure(Turn(in_process(CONFIGURATION), ALONE, number))
+        lone = yield from measure(Turn(CONFIGURATION, load_plan(1, SECONDS, seed=number), number))
+        tails = {}
+        for users in TAIL_USERS:
+            plan = load_plan(users, SECONDS, seed=number, longest_s=LONGEST_S, requests=REQUESTS_P99)
+            row = (yield from measure(Turn(CONFIGURATION, plan, number))).row
+            tails[f"p99_over_p50_{users}_users"] = known(row.p99_ms) / known(row.p50_ms)
+        after = yield from measure(Turn(in_process(CONFIGURATION), ALONE, number))
+        in_process_ms = 1000 / mean(known(one.row.rate_rps) for one in (before, after))
+        lone_user_ms = known(lone.row.p50_ms)
+        found.append(
+            {
+                "in_process_ms": in_process_ms,
+                "lone_user_ms": lone_user_ms,
+                "lone_user_over_in_process": lone_user_ms / in_process_ms,
+                **tails,
+            }
+        )
+    return found
 
 
 def idle_percent() -> float:
     """Of one core, by all of the server's processes while nobody asks anything."""
-    with Case(load_params().configuration(CONFIGURATION)).running() as server:
+    with watched_server(load_params().configuration(CONFIGURATION)) as (server, _):
         time.sleep(SETTLE_S)
         tree = process_tree(server.pid)
 
@@ -73,9 +79,17 @@ def idle_percent() -> float:
 
 def main() -> None:
     """Measure, and keep and print all figures."""
-    [rounds] = measure_rounds("overhead", {CONFIGURATION: overhead}, ROUNDS).values()
-    figures = {key: summary([one[key] for one in rounds]) for key in rounds[0]}
-    result = {**figures, "idle_percent": round(idle_percent(), 2)}
+    settings, log = load_params().configuration(CONFIGURATION), Log()
+    with exclusive_machine():
+        with sender("image") as generator:
+            subjects: dict[str, Subject] = {
+                CONFIGURATION: Served(CONFIGURATION, settings, generator, MODEL, DEVICE, TIMEOUT_S),
+                in_process(CONFIGURATION): InProcess(CONFIGURATION, settings, MODEL, DEVICE, photo_paths()),
+            }
+            found = run(rounds(), subjects, log, ROUNDS * ROUND_S)
+        check_answered(log.rows)
+        idle = round(idle_percent(), 2)
+    result = {**{key: summary([one[key] for one in found]) for key in found[0]}, "idle_percent": idle}
     write_result("overhead", result)
     for name, figure in result.items():
         print(f"{name}: {figure}")

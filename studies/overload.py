@@ -11,11 +11,13 @@ from statistics import mean
 
 import numpy as np
 
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.turn import Sample, Schedule, Turn, measure
 from litmeter.params import load_params
-from litmeter.stats.records import OK, WINDOWS, LoadRecord
+from litmeter.stats.records import OK, WINDOWS, Floats, LoadRecord
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import bar
-from studies.harness import Case, load_plan, memory_mib, run_load, write_result
+from studies.harness import SERVER, known, load_plan, memory_mib, watched_server, write_result
 
 TIMES = 3
 SECONDS = 60.0
@@ -24,6 +26,18 @@ CONNECTIONS = 512
 MAX_QUEUE = 64
 USERS = 32
 PEAK_S = 6.0
+OVERLOAD = "overload"
+MEMORY_EVERY_S = 5.0
+
+
+def overload() -> Schedule[list[Sample]]:
+    """The peak, TIMES its rate, and the peak again."""
+    before = yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=0), note="peak"))
+    offered_rps = TIMES * known(before.row.rate_rps)
+    plan = load_plan(CONNECTIONS, SECONDS, seed=0, warmup_s=WARMUP_S, rate_rps=offered_rps)
+    over = yield from measure(Turn(SERVER, plan, note=OVERLOAD))
+    after = yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=1), note="peak"))
+    return [before, over, after]
 
 
 def goodput_rps(record: LoadRecord) -> list[float]:
@@ -36,39 +50,36 @@ def goodput_rps(record: LoadRecord) -> list[float]:
 def main() -> None:
     """Overload the server once; keep and print what came of it."""
     settings = load_params().configuration("e7_tuned").model_copy(update={"max_queue": MAX_QUEUE})
-    case = Case(settings, users=(USERS,), seconds=PEAK_S)
-    memory: list[float] = []
-    with exclusive_machine(), case.running() as server:
-        before = case.load(server, 0)[USERS].throughput_rps
-        offered_rps = TIMES * before
-        plan = load_plan(CONNECTIONS, SECONDS, seed=0, warmup_s=WARMUP_S, rate_rps=offered_rps)
-        with bar(round(SECONDS), "overload", "s") as progress:
-            [record] = run_load(
-                server,
-                case.form,
-                [plan],
-                on_progress=lambda users, answers, seconds: progress.update(round(seconds) - progress.n),
-                on_edge=lambda users, place: memory.append(memory_mib(server.pid)),
-            )
-        peak_rps = mean((before, case.load(server, 1)[USERS].throughput_rps))
+    memory: list[tuple[float, float]] = []
+    with exclusive_machine(), watched_server(settings) as (server, subjects):
+
+        def watch(text: str, seconds: float) -> None:
+            due_s = memory[-1][0] + MEMORY_EVERY_S if memory else 0.0
+            if text.startswith(OVERLOAD) and seconds >= due_s:
+                memory.append((seconds, memory_mib(server.pid)))
+
+        before, over, after = run(overload(), subjects, Log(), SECONDS + 2 * PEAK_S, watch)
+    record = over.record
+    assert record is not None
+    peak_rps = mean(known(one.row.rate_rps) for one in (before, after))
     inside = record.in_window
     wait_ms = 1000 * (record.end - record.sent)
     result = {
         "goodput_over_peak": [round(rps / peak_rps, 4) for rps in goodput_rps(record)],
         "peak_rps": round(peak_rps, 1),
-        "offered_rps": round(offered_rps, 1),
+        "offered_rps": over.row.offered_rps,
         "answers_by_status": dict(Counter(str(code) for code in record.code[inside])),
         "good_p99_ms": _p99(wait_ms[inside & (record.status == OK)]),
         "refused_p99_ms": _p99(wait_ms[inside & (record.code == 503)]),
         "longest_ms": round(float(wait_ms.max()), 1),
         "max_queue": MAX_QUEUE,
-        "rss_mib": [round(mib, 1) for mib in memory],
+        "rss_mib": [round(mib, 1) for _, mib in memory],
     }
     write_result("overload", result)
     print(result)
 
 
-def _p99(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float | None:
+def _p99(values: Floats) -> float | None:
     return round(float(np.percentile(values, 99)), 1) if len(values) else None
 
 

@@ -1,19 +1,19 @@
 """Ten minutes at 80% of the peak: whether memory, file handles and the tail of latency stay what they were.
 
-An open loop of Poisson arrivals, so that a stall is not hidden by users who wait for it.
+An open loop of Poisson arrivals, so that a stall is not hidden by users who wait for it; a turn a minute.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from statistics import mean, median
 
-import numpy as np
-
+from litmeter.measure.log import Log
+from litmeter.measure.run import run
+from litmeter.measure.turn import Schedule, Turn, measure
 from litmeter.params import load_params
-from litmeter.stats.records import OK
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import bar
-from studies.harness import Case, load_plan, memory_mib, process_tree, run_load, write_result
+from studies.harness import SERVER, known, load_plan, memory_mib, process_tree, watched_server, write_result
 
 SHARE = 0.8
 MINUTES = 10
@@ -24,6 +24,15 @@ PEAK_S = 10.0
 SAMPLE_EVERY_S = 5.0
 
 
+def soak() -> Schedule[None]:
+    """The peak, and minutes at a share of it."""
+    peak = yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=0), note="peak"))
+    rate_rps = SHARE * known(peak.row.rate_rps)
+    for number in range(1, MINUTES + 1):
+        plan = load_plan(CONNECTIONS, MINUTE_S, seed=number, warmup_s=0.0, rate_rps=rate_rps)
+        yield from measure(Turn(SERVER, plan, number, note=f"minute {number}"))
+
+
 def handles(root_pid: int) -> int:
     """File handles of a server's whole process tree, besides its clients' connections."""
     return sum(own.num_fds() - len(own.net_connections("tcp")) for own in process_tree(root_pid))
@@ -31,28 +40,23 @@ def handles(root_pid: int) -> int:
 
 def main() -> None:
     """Soak the server that `make serve` starts; keep and print what each minute was like."""
-    case = Case(load_params().serve, users=(USERS,), seconds=PEAK_S)
-    samples: list[tuple[float, float, int]] = []
-    with exclusive_machine(), case.running() as server:
-        rate_rps = SHARE * case.load(server, 0)[USERS].throughput_rps
-        seconds = MINUTES * MINUTE_S
-        plan = load_plan(CONNECTIONS, seconds, seed=0, warmup_s=0.0, rate_rps=rate_rps)
-        with bar(round(seconds), "soak", "s") as progress:
+    samples: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
+    log = Log()
+    with exclusive_machine(), watched_server(load_params().serve) as (server, subjects):
 
-            def follow(users: int, answers: int, elapsed: float) -> None:
-                progress.update(round(elapsed) - progress.n)
-                if elapsed >= len(samples) * SAMPLE_EVERY_S:
-                    samples.append((elapsed, memory_mib(server.pid), handles(server.pid)))
+        def watch(text: str, seconds: float) -> None:
+            own = samples[text]
+            if not own or seconds >= own[-1][0] + SAMPLE_EVERY_S:
+                own.append((seconds, memory_mib(server.pid), handles(server.pid)))
 
-            [record] = run_load(server, case.form, [plan], on_progress=follow)
-    minute = ((record.end - record.window[0]) // MINUTE_S).astype(int)
-    latency_ms = 1000 * (record.end - record.start)
-    by_minute = [[own for own in samples if own[0] // MINUTE_S == number] for number in range(MINUTES)]
+        run(soak(), subjects, log, PEAK_S + MINUTES * MINUTE_S, watch)
+    _, *rows = log.rows
+    by_minute = [own for text, own in samples.items() if text.startswith("minute")]
     result = {
-        "rate_rps": round(rate_rps, 1),
-        "requests": len(record.status),
-        "without_a_good_answer": int((record.status != OK).sum()),
-        "p99_ms": [round(float(np.percentile(latency_ms[minute == one], 99)), 1) for one in range(MINUTES)],
+        "rate_rps": rows[0].offered_rps,
+        "requests": sum(row.sent for row in rows),
+        "without_a_good_answer": sum(row.failed + row.timed_out for row in rows),
+        "p99_ms": [row.p99_ms for row in rows],
         "rss_mib": [round(mean(mib for _, mib, _ in own), 1) for own in by_minute],
         # Within a sample connections come and go, and bodies are handed over: a minute's median.
         "handles": [median(count for _, _, count in own) for own in by_minute],

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from litmeter.measure.rows import LevelRow
+from litmeter.measure.rows import TurnRow
 from litmeter.params import ServeSettings
-from studies.harness import Case, measure_rounds, rates, ratios, summary, write_result
+from studies.harness import Case, compare_cases, known, rates, ratios, summary, write_result
 
 USERS = 32
-SECONDS = 3.0
-ROUNDS = 5
+SECONDS = 60.0
 STOCK = ServeSettings()
 DIRECT = ServeSettings(max_batch_size=4, threads_per_worker=1, transport="direct", keep_freed_memory=True)
 CASES = {
-    name: Case(settings, users=(USERS,), seconds=SECONDS, form=form, null_model=True)
-    for name, settings, form in (
-        ("stock, json", STOCK, "json"),
-        ("direct, json", DIRECT, "json"),
-        ("direct, image", DIRECT, "image"),
-    )
+    "stock, json": Case(STOCK, "json", null_model=True),
+    "direct, json": Case(DIRECT, "json", null_model=True),
+    "direct, image": Case(DIRECT, "image", null_model=True),
 }
 
 
-def server_cpu_ms(row: LevelRow) -> float:
+def server_cpu_ms(row: TurnRow) -> float:
     """CPU time of all of the server's processes per request, milliseconds."""
-    return 1000 * (row.server_cores or 0) / row.throughput_rps
+    return 1000 * known(row.server_cores) / known(row.rate_rps)
 
 
 def main() -> None:
     """Measure the three; keep and print rates over stock LitServe's, and CPU time."""
-    found = measure_rounds("transport", CASES, ROUNDS)
-    stock_rps = rates(found["stock, json"], USERS)
+    found = compare_cases(CASES, [USERS], SECONDS)[USERS]
+    stock_rps = rates(found["stock, json"])
     result = {
         name: {
-            "rps": rates(rounds, USERS),
-            "times_stock": summary(ratios(rates(rounds, USERS), stock_rps)),
-            "server_cpu_ms": summary([server_cpu_ms(levels[USERS]) for levels in rounds]),
+            "rps": rates(rows),
+            "times_stock": summary(ratios(rates(rows), stock_rps)),
+            "server_cpu_ms": summary([server_cpu_ms(row) for row in rows]),
         }
-        for name, rounds in found.items()
+        for name, rows in found.items()
     }
     write_result("transport", result)
     for name, figures in result.items():

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
-from time import monotonic
 from typing import Any
 
-from litmeter.load import load_generator
-from litmeter.measure.comparison import TURN_S, paused_servers
-from litmeter.model.reference import read_reference
-from litmeter.params import ServeSettings, load_params
-from litmeter.paths import MODEL
+from litmeter.load import LoadGenerator, load_generator
+from litmeter.measure.log import Log
+from litmeter.measure.run import run as measure_all
+from litmeter.measure.turn import Schedule, Turn, measure, serve
+from litmeter.params import Params, load_params
 from litmeter.serve.client import CONTENT_TYPES
+from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.temporary import scratch
-from litmeter.tune.record import Record
+from litmeter.tune.race import plan_of
 from litmeter.tune.search import Job, search
-from litmeter.tune.space import machine_of, name_of, space_of
+from litmeter.tune.space import name_of
 from studies.harness import DEVICE, all_bodies, keep_runs, photo_paths, read_result
 
 STUDY = "tune_exhaustive"
@@ -45,58 +46,58 @@ SPACE: Mapping[str, Any] = {
 """36 configurations, all of which can run on two cores."""
 
 
-def exhaustive() -> dict[str, Any]:
-    """The ratio of every configuration's rate to the first one's, all measured in turn, and the seconds."""
+def searched(number: int, max_s: float) -> tuple[Params, Job]:
+    """What search ``number`` works on."""
     params = load_params()
-    tune = params.tune.model_copy(update=dict(SPACE))
-    space = space_of(tune, params.serve, machine_of(DEVICE, photo_paths()))
-    configurations: dict[str, ServeSettings] = {name_of(one): one for one in space.configurations}
-    reference, load = next(iter(configurations)), params.load
-    rates: dict[str, list[float | None]] = {name: [] for name in configurations}
-    rng = random.Random(0)
-    with (
-        exclusive_machine(),
-        paused_servers(list(configurations), configurations, MODEL, DEVICE, load.timeout_s) as servers,
-        load_generator(all_bodies(load.request_body), CONTENT_TYPES[load.request_body]) as generator,
-    ):
-        assert len(servers) == len(configurations), "they do not fit into memory together"
-        started = monotonic()
-        for number in range(ROUNDS):
-            for server in rng.sample(servers, len(servers)):
-                turn = server.take_turn(generator, load, number, tune.users, TURN_S)
-                rates[turn.name].append(turn.rate_rps)
-        seconds = monotonic() - started
-    found = {name: round(own.ratio, 4) for name, own in ratios(rates, reference).items()}
-    return {"ratios": found, "rounds": ROUNDS, "seconds": round(seconds)}
+    tune = params.tune.model_copy(update={**SPACE, "max_s": max_s, "seed": number})
+    objective = params.objective.model_copy(update={"max_s": 1.0})
+    load = params.load.model_copy(update={"seed": params.load.seed + number})
+    params = params.model_copy(update={"tune": tune, "objective": objective, "load": load})
+    return params, job_of(params, DEVICE, photo_paths())
+
+
+def sending(params: Params) -> AbstractContextManager[LoadGenerator]:
+    """What sends the requests."""
+    return load_generator(all_bodies(params.load.request_body), CONTENT_TYPES[params.load.request_body])
+
+
+def in_turn(job: Job) -> Schedule[dict[str, Any]]:
+    """Measure all configurations in turn: the ratio of each rate to the first one's, and the seconds."""
+    names = [name_of(one) for one in job.space.configurations]
+    rates: dict[str, list[float | None]] = {name: [] for name in names}
+    plan, rng = plan_of(job.load, job.tune.users), random.Random(0)
+    serving = yield from serve(names)
+    assert set(serving.names) == set(names), "they do not fit into memory together"
+    for number in range(ROUNDS):
+        for name in rng.sample(names, len(names)):
+            sample = yield from measure(Turn(name, replace(plan, repeat=number), number))
+            rates[name].append(sample.row.rate_rps)
+    found = {name: round(own.ratio, 4) for name, own in ratios(rates, names[0]).items()}
+    return {"ratios": found, "rounds": ROUNDS, "seconds": round(sample.ended_s - serving.at_s)}
+
+
+def exhaustive() -> dict[str, Any]:
+    """What was measured of all configurations."""
+    params, job = searched(0, 600.0)
+    with exclusive_machine(), sending(params) as sender:
+        return measure_all(in_turn(job), subjects_of(job, sender, DEVICE, photo_paths()), Log(), 600.0)
 
 
 def run(measured: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One search: its winner's rate over that of the best, as they were measured exhaustively."""
-    params = load_params()
-    load = params.load.model_copy(update={"seed": params.load.seed + number})
-    job = Job(
-        params.tune.model_copy(update={**SPACE, "max_s": SHARE * measured["seconds"], "seed": number}),
-        params.serve,
-        load,
-        params.objective.model_copy(update={"max_s": 1.0}),
-        MODEL,
-        photo_paths(),
-        all_bodies(load.request_body),
-        read_reference(MODEL.exported),
-        machine_of(DEVICE, photo_paths()),
-    )
-    with scratch() as folder, exclusive_machine():
-        started = monotonic()
-        outcome = search(job, Record(folder / "record.jsonl", "study"))
-        seconds = monotonic() - started
+    params, job = searched(number, SHARE * measured["seconds"])
+    log = Log()
+    with exclusive_machine(), sending(params) as sender:
+        subjects = subjects_of(job, sender, DEVICE, photo_paths())
+        outcome = measure_all(search(job), subjects, log, params.tune.max_s)
     winner = outcome.rows[0].name
     return {
         "winner": winner,
         "winner_of_best": round(measured["ratios"][winner] / max(measured["ratios"].values()), 4),
         "rounds": outcome.rounds,
-        "model_error": round(outcome.model_error, 3),
-        "seconds": round(seconds),
-        "share_of_exhaustive": round(seconds / measured["seconds"], 3),
+        "model_error": round(outcome.prediction_error, 3),
+        "seconds": round(log.reached_s),
+        "share_of_exhaustive": round(log.reached_s / measured["seconds"], 3),
     }
 
 

@@ -23,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from litmeter.errors import VerifyError
-from litmeter.load import LoadPlan, generate
+from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import BODY, running_stub
-from litmeter.measure.levels import level_row
-from litmeter.measure.telemetry import Usage
+from litmeter.measure.figures import rate_of
 from litmeter.paths import MACHINE, SELFTEST
 from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from litmeter.system.files import read_json, rounded, write_json
@@ -359,11 +358,14 @@ def run_case(case: Case) -> Run:
     )
     stopped = continued = math.nan
     rates, wrk_rates = [], []
-    with running_stub(case.service_s, case.parallel, in_step=case.in_step) as stub:
+    with (
+        running_stub(case.service_s, case.parallel, in_step=case.in_step) as stub,
+        load_generator([BODY], "application/json") as generator,
+    ):
 
-        def on_edge(users: int, index: int) -> None:
+        def on_progress(users: int, answers: int, seconds: float) -> None:
             nonlocal stopped, continued
-            if case.stop_s and index == 1:
+            if case.stop_s and math.isnan(stopped) and seconds >= case.seconds / WINDOWS:
                 os.kill(stub.pid, signal.SIGSTOP)
                 stopped = time.perf_counter()
                 time.sleep(case.stop_s)
@@ -371,8 +373,8 @@ def run_case(case: Case) -> Run:
                 os.kill(stub.pid, signal.SIGCONT)
 
         for number in range(max(1, case.wrk_rounds)):
-            [record] = generate(stub.url, [BODY], "application/json", [plan], on_edge=on_edge)
-            rates.append(level_row(record, Usage()).throughput_rps)
+            record = generator.run(stub.url, plan, on_progress=on_progress)
+            rates.append(rate_of(record).rps)
             if number < case.wrk_rounds:
                 wrk_rates.append(rate_by_wrk(stub.url, BODY, case.users, round(case.seconds)))
         return Run(case, record, stub.log(), stopped, continued, rates, wrk_rates)

@@ -23,8 +23,7 @@ from litmeter.load import load_generator, remote
 from litmeter.load.remote import KEY_VARIABLE, remote_senders
 from litmeter.load.senders import local_senders
 from litmeter.load.stub import running_stub
-from litmeter.measure.levels import level_row
-from litmeter.measure.telemetry import Usage
+from litmeter.measure.figures import rate_of
 from litmeter.stats.records import OK
 from tests.integration.asking import wait_for
 from tests.support.load import plan
@@ -68,7 +67,7 @@ def test_senders_on_this_machine_send_every_request_once() -> None:
     begun, ended = closed.window
     logged = ((log[:, 1] > begun) & (log[:, 1] <= ended)).sum()
     assert closed.in_window.sum() == pytest.approx(logged, abs=8)
-    assert level_row(closed, Usage()).throughput_rps == pytest.approx(logged / (ended - begun), rel=0.1)
+    assert rate_of(closed).rps == pytest.approx(logged / (ended - begun), rel=0.1)
     came = opened.in_window.sum() / (opened.window[1] - opened.window[0])
     assert abs(came - 150) < 4 * np.sqrt(150 / 2)
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from litmeter.errors import LoadError
-from litmeter.load import LoadPlan, generate, load_generator
+from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import running_stub as stub
 from litmeter.measure.figures import served_row
 from litmeter.measure.rows import TurnRow
@@ -33,7 +33,8 @@ def row_of(level: LoadRecord, settles: bool = False) -> TurnRow:
 
 
 def load(url: str, *plans: LoadPlan, **callbacks: Any) -> list[LoadRecord]:
-    return generate(url, BODIES, JSON, plans, **callbacks)
+    with load_generator(BODIES, JSON) as generator:
+        return [generator.run(url, plan, **callbacks) for plan in plans]
 
 
 def inside(level: LoadRecord) -> np.ndarray:
@@ -114,15 +115,8 @@ def test_the_same_seed_makes_the_same_arrivals() -> None:
 
 
 def test_every_request_keeps_what_was_sent_and_answered() -> None:
-    """And the edges of the windows are told as they come."""
-    told: list[tuple[int, int]] = []
     with stub(service_s=0.01, parallel=2) as (url, _):
-        [level] = load(
-            url,
-            plan(2, min_s=0.6, max_s=0.6),
-            on_edge=lambda users, place: told.append((users, place)),
-        )
-    assert told == [(2, place) for place in range(len(level.window_edges))]
+        [level] = load(url, plan(2, min_s=0.6, max_s=0.6))
     turn = level.body[np.argsort(level.start)][: len(BODIES)]
     assert sorted(turn) == list(range(len(BODIES)))
     assert list(turn) != sorted(turn)
@@ -130,36 +124,29 @@ def test_every_request_keeps_what_was_sent_and_answered() -> None:
 
 
 def test_what_does_not_settle_is_measured_until_the_limit() -> None:
-    """A server that is slow every other second never has three windows alike."""
+    """A server that stops in every other second never has three windows of a second alike."""
     with stub(service_s=0.02, parallel=1) as server:
-        told: list[int] = []
+        stopped_in: set[int] = set()
 
-        def disturb(users: int, place: int) -> None:
-            told.append(place)
-            os.kill(server.pid, signal.SIGSTOP)
-            time.sleep(0.25 if place % 2 else 0.0)
-            os.kill(server.pid, signal.SIGCONT)
+        def disturb(seconds: float) -> None:
+            second = int(seconds)
+            if second % 2 and seconds > second + 0.25 and second not in stopped_in:
+                stopped_in.add(second)
+                os.kill(server.pid, signal.SIGSTOP)
+                time.sleep(0.4)
+                os.kill(server.pid, signal.SIGCONT)
 
-        [level] = load(
-            server.url,
-            plan(1, min_s=1.5, max_s=1.5, max_windows=5),
-            on_edge=disturb,
-        )
+        [level] = load(server.url, plan(1, min_s=3.0, max_s=3.0, max_windows=5), on_progress=disturb)
     assert len(level.window_edges) == 6
     assert "unstable" in row_of(level, settles=True).void
 
 
 def test_a_server_too_slow_for_its_users_gets_no_second_request() -> None:
     """Four users, one second each: the third and the fourth would still wait for their first answer."""
-    told: list[int] = []
     with stub(service_s=1.0, parallel=1) as server:
-        [level] = load(
-            server.url,
-            plan(4, give_up_s=2.5),
-            on_edge=lambda users, place: told.append(place),
-        )
+        [level] = load(server.url, plan(4, give_up_s=2.5))
         log = server.log()
-    assert told == [0, 1]
+    assert len(level.window_edges) == 2
     assert (level.status == OK).all()
     # The first two users sent again before it was given up; all that was sent has been answered.
     assert len(level.start) == len(log) == 6
@@ -198,7 +185,7 @@ def test_a_refused_connection_is_a_failure_and_no_storm() -> None:
 
 
 def test_an_error_while_it_runs_stops_the_generator() -> None:
-    def stop(users: int, answers: int, seconds: float) -> None:
+    def stop(seconds: float) -> None:
         raise LoadError("enough")
 
     with stub(service_s=0.01, parallel=1) as (url, _):
@@ -208,11 +195,9 @@ def test_an_error_while_it_runs_stops_the_generator() -> None:
         assert not [command for command in children if "litmeter.load.process" in command]
 
 
-@pytest.mark.parametrize(
-    ("callback", "error"), [("on_edge", LoadError("enough")), ("on_progress", KeyboardInterrupt())]
-)
-def test_a_load_that_was_ended_leaves_nothing_to_the_next(callback: str, error: BaseException) -> None:
-    def end(*_: object) -> None:
+@pytest.mark.parametrize("error", [LoadError("enough"), KeyboardInterrupt()])
+def test_a_load_that_was_ended_leaves_nothing_to_the_next(error: BaseException) -> None:
+    def end(seconds: float) -> None:
         raise error
 
     short = plan(1, warmup_s=0.2, min_s=0.6, max_s=0.6)
@@ -222,7 +207,7 @@ def test_a_load_that_was_ended_leaves_nothing_to_the_next(callback: str, error: 
         load_generator([b"{}"], JSON) as generator,
     ):
         with pytest.raises(type(error)):
-            generator.run(slow.url, short, **{callback: end})
+            generator.run(slow.url, short, on_progress=end)
         medians_ms = [
             1000 * np.median(level.end - level.start)
             for level in (generator.run(server.url, short) for server in (fast, slow))
@@ -234,5 +219,5 @@ def test_a_load_that_was_ended_leaves_nothing_to_the_next(callback: str, error: 
 def test_an_error_in_a_user_ends_the_load() -> None:
     """A name that cannot be encoded is no OSError; a user that failed in silence would be waited for."""
     with pytest.raises(LoadError, match=r"exit status 1.*its log ends[\s\S]*UnicodeError") as caught:
-        generate("http://a..b:9", [b"{}"], JSON, [plan(2)])
+        load("http://a..b:9", plan(2))
     assert "label" in str(caught.value)

@@ -14,10 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from litmeter.params import load_params
-from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_RECORD, TUNE_TABLE
+from litmeter.measure.log import UNFINISHED
+from litmeter.params import ServeSettings, load_params
+from litmeter.paths import TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_TABLE
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
+from litmeter.tune.space import name_of
 from tests.pipeline.conftest import Clone
 
 TUNE = {
@@ -41,24 +43,31 @@ SLOW = {knob: values[0] for knob, values in TUNE.items() if isinstance(values, l
 def tuned(ran: Clone) -> Iterator[Clone]:
     """The clone with a small space, and without what a search leaves."""
     try:
-        ran.change({"tune": TUNE, "serve": SLOW, "objective": {"max_s": 5.0, "probe_requests": 100}})
+        ran.change({"tune": TUNE, "serve": SLOW, "objective": {"max_s": 5.0}})
         for path in (TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS):
             (ran.path / path).unlink(missing_ok=True)
         yield ran
     finally:
         ran.git("checkout", "-q", ".")
         ran.git("clean", "-fdq", "metrics", "plots", "ondemand")
-        (ran.path / TUNE_RECORD).unlink(missing_ok=True)
+        for path in logs_of(ran):
+            path.unlink()
+
+
+def logs_of(clone: Clone) -> list[Path]:
+    """The logs of searches that were stopped."""
+    return list((clone.path / UNFINISHED).glob("tune-*.jsonl"))
 
 
 def kept_by(clone: Clone) -> list[str]:
-    """The whole lines of the record."""
-    path = clone.path / TUNE_RECORD
-    return path.read_text().split("\n")[:-1] if path.exists() else []
+    """The whole lines of the log."""
+    return [line for path in logs_of(clone) for line in path.read_text().split("\n")[:-1]]
 
 
-def rounds_of(lines: list[str]) -> int:
-    return sum("round" in json.loads(line) for line in lines)
+def raced(lines: list[str], name: str) -> int:
+    """Number of turns of a configuration in the race."""
+    asked = [json.loads(line)["asked"] for line in lines]
+    return sum(one.get("subject") == name for one in asked)
 
 
 def processes_of(clone: Clone) -> list[psutil.Process]:
@@ -82,26 +91,31 @@ def kill(clone: Clone, search: subprocess.Popen[str]) -> None:
 
 
 def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
+    incumbent = name_of(ServeSettings(**SLOW))
     search = tuned.start(".venv/bin/litmeter", "tune")
-    while search.poll() is None and rounds_of(kept_by(tuned)) < 2:
+    while search.poll() is None and raced(kept_by(tuned), incumbent) < 2:
         time.sleep(0.1)
     kill(tuned, search)
-    kept = kept_by(tuned)
-    assert rounds_of(kept) >= 2
-    with (tuned.path / TUNE_RECORD).open("a") as file:  # as who is killed while writing
+    [log], kept = logs_of(tuned), kept_by(tuned)
+    assert raced(kept, incumbent) >= 2
+    with log.open("a") as file:  # as who is killed while writing
         file.write(kept[-1][: len(kept[-1]) // 2])
     assert not (tuned.path / TUNE_METRICS).exists()
-    assert not tuned.git("status", "--porcelain", str(TUNE_RECORD))
+    assert not tuned.git("status", "--porcelain", str(UNFINISHED))
+    again = tuned.start(".venv/bin/litmeter", "tune")
+    while again.poll() is None and raced(kept_by(tuned), incumbent) <= raced(kept, incumbent):
+        time.sleep(0.1)
+    kill(tuned, again)
+    assert kept_by(tuned)[: len(kept)] == kept
     done = tuned.dvc("repro", "ondemand/dvc.yaml:tune")
     assert [one for one in tuned.stages_run(done.stdout) if one.startswith("ondemand")] == [
         "ondemand/dvc.yaml:tune"
     ]
-    assert f"1. {CONFIGURATIONS} configurations can run" in done.stdout
-    after = kept_by(tuned)
-    assert after[: len(kept)] == kept
+    assert logs_of(tuned) == []
     metrics = read_json(tuned.path / TUNE_METRICS)
     rows = read_rows(tuned.path / TUNE_TABLE, TuneRow)
-    assert (metrics["combinations"], metrics["rounds"]) == (CONFIGURATIONS, rounds_of(after))
+    assert metrics["combinations"] == CONFIGURATIONS
+    assert metrics["rounds"] >= 4
     assert rows[0].status == "winner"
     assert metrics["winner"]["preprocess"] == rows[0].preprocess
     assert all(row.rate_rps and row.rounds for row in rows)

@@ -1,7 +1,8 @@
-"""A project of synthetic results: one configuration is fast, one doubtful, one failed."""
+"""Projects of synthetic results of the shipped configurations, on two kinds of machines."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from litmeter.paths import (
     COMPARISON_TURNS,
     COMPILED_TABLE,
     MACHINE,
+    OVER_BEFORE,
     PRECISIONS_TABLE,
     README,
     TRAIN_METRICS,
@@ -28,11 +30,9 @@ from litmeter.tune.rows import KnobRow
 from tests.support.project import ROOT
 from tests.support.search import tuned
 from tests.support.synthetic_results import CEILINGS as ROOFLINES
-from tests.support.synthetic_results import compared, level, result, write_result
+from tests.support.synthetic_results import MACHINE as OWN_MACHINE
+from tests.support.synthetic_results import STAGES, compared, result, write_result
 
-SLOW = level(1, 20.0, 60.0, warnings="other processes used 14% of the machine")
-MIDDLE = level(8, 60.0, 300.0)
-DOUBTFUL = level(8, 50.0, 300.0, invalid_reason="unstable")
 COST: dict[str, Any] = {
     "macs": 384_000_000,
     "flops": 768_000_000,
@@ -40,16 +40,8 @@ COST: dict[str, Any] = {
     "peak_half_tflops": 0.439,
     "peak_source": "measured matrix product",
     "bandwidth_gbs": 53.3,
-}
-OWN_MACHINE = {
-    "id": "0123",
-    "cpu": "A CPU",
-    "cores": 2,
-    "cpu_flags": ["avx2"],
-    "memory_gib": 24,
-    "gpu": None,
-    "torch": "2.0",
-    "litserve": "0.2",
+    "roofline_full_rps": 374.0,
+    "roofline_half_rps": 748.0,
 }
 TRAINED = {
     "test_accuracy": 0.991,
@@ -57,32 +49,73 @@ TRAINED = {
     "test_accuracy_high": 0.998,
     "test_images": 111,
 }
+BFLOAT16 = OWN_MACHINE | {
+    "cpu": "Intel(R) Xeon(R) Processor",
+    "cpu_flags": ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"],
+}
+AVX2 = OWN_MACHINE | {"id": "4567", "cpu": "AMD EPYC Processor", "cpu_flags": ["avx2"]}
+FIGURES: dict[str, dict[str, tuple[float, int, float | None, float, float]]] = {
+    BFLOAT16["id"]: {
+        "e1_baseline": (20.0, 4, 563.0, 38.0, 35.0),
+        "e2_batching": (27.7, 3, 454.0, 40.0, 29.2),
+        "e3_workers": (2.6, 5, None, 38.0, 26.0),
+        "e4_half": (2.6, 5, None, 60.0, 30.0),
+        "e5_timeout": (3.3, 5, None, 60.0, 30.0),
+        "e6_batch_cap": (2.9, 5, None, 60.0, 30.0),
+        "e7_tuned": (286.0, 1, 41.0, 470.0, 387.0),
+        "candidate": (168.0, 2, 67.0, 230.0, 203.0),
+    },
+    AVX2["id"]: {
+        "e1_baseline": (20.0, 3, 510.0, 36.0, 33.0),
+        "e2_batching": (28.1, 2, 440.0, 41.0, 30.0),
+        "e3_workers": (3.9, 4, 2900.0, 38.0, 26.0),
+        "e4_half": (0.8, 5, None, 1.7, 1.6),
+        "e5_timeout": (0.8, 5, None, 1.7, 1.6),
+        "e6_batch_cap": (0.8, 5, None, 1.7, 1.6),
+        "e7_tuned": (3.5, 4, 2400.0, 3.9, 3.8),
+        "candidate": (170.0, 1, 66.0, 240.0, 205.0),
+    },
+}
+"""By machine and configuration: served rate, rank, p95, rates of the model and of the pipeline in-process."""
 
 
-def write_project() -> None:
-    """Write all that the pages are made of into the current folder."""
+def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed: bool = False) -> None:
+    """Write all that the pages are made of into the current folder.
+
+    Args:
+        earlier: the configuration whose row is kept from an earlier run.
+        changed: whether the section serve was changed since the results before.
+    """
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
-    content["experiments"] = {name: {} for name in ("e1_baseline", "e2_batching", "e3_workers", "e4_half")}
     content["objective"]["configurations"] = ["candidate"]
-    content["comparison"] |= {"reference": "e1_baseline", "users": [8]}
     Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     README.write_text(f"# A project\n\n{BEGIN}\n\nold\n\n{END}\n\nand more\n")
-    params = load_params()
-    for name, serve in params.configurations().items():
-        levels = {"e1_baseline": [SLOW], "e2_batching": [DOUBTFUL]}.get(name, [SLOW, MIDDLE])
-        if name == "e3_workers":
-            own = result(name, [level(1, 20.0, None, invalid_reason="3 failed")], stages={}, serve=serve)
-        else:
-            own = result(name, levels, best=levels[-1], serve=serve)
+    rows: list[ComparisonRow] = []
+    turns: list[TurnRow] = []
+    figures = FIGURES[machine["id"]]
+    fastest = max(rate for rate, *_ in figures.values())
+    for name, serve in load_params().configurations().items():
+        rate, rank, p95_ms, model, pipeline = figures[name]
+        row = compared(name, rate, rank, p95_ms, fastest)
+        if name == earlier:
+            row = replace(row, rank=None, earlier="2026-11-29")
+        stages = STAGES | {"model": 900 * 8 / rate, "queue": 80 * 8 / rate}
+        own = result(
+            name, rate, model, pipeline, serve=serve, machine=machine, row=row, stage_ms=json.dumps(stages)
+        )
         write_result(own)
-    write_json(CEILINGS, ROOFLINES | COST)
-    write_json(MACHINE, OWN_MACHINE)
-    write_json(TRAIN_METRICS, TRAINED)
-    ranked = {"e1_baseline": (20.0, 3), "e2_batching": (50.0, 2), "e3_workers": (None, None, None)}
-    rows = [compared(name, *ranked.get(name, (60.0, 1, 100.0))) for name in params.configurations()]
+        rows.append(own.compared)
+        turns += own.turns
     write_rows(COMPARISON, ComparisonRow, rows)
-    rounds = [TurnRow(n, row.users, row.experiment, row.rate_rps, 99, 0) for n in range(4) for row in rows]
-    write_rows(COMPARISON_TURNS, TurnRow, rounds)
+    write_rows(COMPARISON_TURNS, TurnRow, turns)
+    write_json(CEILINGS, ROOFLINES | COST)
+    write_json(MACHINE, machine)
+    write_json(TRAIN_METRICS, TRAINED)
+    over: dict[str, Any] = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
+    if changed:
+        over |= {"changed": "max_batch_size 4 -> 8", "ratio": 1.02, "low": 0.97, "high": 1.07}
+        over |= {"p95_before_ms": 65.2, "p95_after_ms": 66.1}
+    write_json(OVER_BEFORE, over)
     packages = [
         PackageRow("full", 4, 64.0, 36.0, None, 1.0, None),
         PackageRow("int8", 1, None, 4.5, None, 1.0, None),
@@ -99,4 +132,4 @@ def searched() -> Tuned:
     found = tuned(incumbent=True)
     metrics = {"combinations": 8, "raced": 1, "rounds": 30, "users": 8, "model_error": 0.06}
     knobs = [KnobRow("precision", "half", 0.9, None, None, "predicted")]
-    return replace(found, metrics=found.metrics | metrics, knobs=knobs)
+    return replace(found, metrics={**found.metrics, **metrics}, knobs=knobs)

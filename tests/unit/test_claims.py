@@ -2,137 +2,145 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE, Params, load_params
-from litmeter.report.claims import answer, caveats, finding, next_step, terms, verdict
-from litmeter.report.snapshot import Snapshot, lead_of
-from tests.support.project import ROOT
+from litmeter.measure.rows import ComparisonRow
+from litmeter.params import CANDIDATE
+from litmeter.report.bounds import Bound
+from litmeter.report.claims import claims, fastest, next_step, objective, verdict
+from litmeter.report.snapshot import Snapshot
+from litmeter.stats.comparison import Ratio
 from tests.support.search import tuned
-from tests.support.synthetic_results import compared
+from tests.support.synthetic_results import MACHINE, compared, turn
 
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
-FAST = compared("e4_half", 90.0, 1, p95_ms=700.0)
-SHIPPED = compared("candidate", 60.0, 2, p95_ms=300.0)
+FAST = compared("e7_tuned", 60.0, 1, p95_ms=700.0)
+SHIPPED = compared(CANDIDATE, 40.0, 2, p95_ms=300.0)
 SILENT = compared("e2_batching", None, None, p95_ms=None)
 
 
-@pytest.fixture
-def params() -> Params:
-    """The project's, with a p95 of at most 500 ms."""
-    params = load_params(ROOT / "params.yaml")
-    objective = params.objective.model_copy(update={"slo_ms": 500.0})
-    comparison = params.comparison.model_copy(update={"reference": REFERENCE.experiment, "users": (8,)})
-    return params.model_copy(update={"objective": objective, "comparison": comparison})
+def says(sentence: str, *parts: str) -> bool:
+    return all(part in sentence for part in parts)
 
 
-def says(sentence: str | None, *parts: str) -> bool:
-    return sentence is not None and all(part in sentence for part in parts)
+def with_rows(snapshot: Snapshot, rows: Sequence[ComparisonRow]) -> Snapshot:
+    """The snapshot with other rows of the configurations that these are of, and no others."""
+    own = {row.experiment: row for row in rows}
+    results = [replace(one, compared=own[one.name]) for one in snapshot.results if one.name in own]
+    return replace(snapshot, results=results)
 
 
-def test_one_is_fastest_with_its_rate_its_ratio_and_what_limits_it(snapshot: Snapshot) -> None:
-    rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
-    fastest, limit = answer(replace(snapshot, compared=rows))
-    assert says(
-        fastest, "`candidate` is fastest, with 95% certainty", "60.0", "3.00 (2.85 to 3.15)", "8 users"
-    )
-    share = snapshot.explanation.diagnoses[CANDIDATE].share
-    pairs = itertools.pairwise(snapshot.explanation.bounds[CANDIDATE])
-    [(upper, lower)] = [(upper, lower) for upper, lower in pairs if lower.share == share]
-    assert says(limit, f"from {upper.name} to {lower.name}", f"{lower.rate_rps:.1f} of {upper.rate_rps:.1f}")
+def kinds(snapshot: Snapshot) -> list[str]:
+    return [claim.kind for claim in claims(snapshot)]
 
 
-def test_a_tie_is_said_and_no_certainty_where_nothing_was_ranked_behind(snapshot: Snapshot) -> None:
-    assert says(answer(snapshot)[0], "`e4_half` does", "`candidate`", "not resolved")
-    alone = [compared("e1_baseline", 20.0, 1), compared(CANDIDATE, None, None)]
-    assert "certainty" not in answer(replace(snapshot, compared=alone))[0]
-    assert "times" not in answer(replace(snapshot, compared=alone))[0]  # the reference itself
+def test_one_is_fastest_with_its_rate_and_its_ratios_to_the_reference_and_the_second() -> None:
+    claim = fastest([REFERENCE, FAST, SHIPPED], "e1_baseline")
+    assert claim.subjects == ("e7_tuned",)
+    assert claim.ratio == Ratio(FAST.ratio or 0, FAST.ratio_low, FAST.ratio_high)
+    assert says(claim.sentence, "`e7_tuned` is fastest, with 95% certainty", "60.0", "3.00 (2.85 to 3.15)")
+    assert says(claim.sentence, "8 users", "1.50 (1.46 to 1.55) times the second, `candidate`")
 
 
-def test_where_the_reference_answered_nothing_nothing_is_compared(snapshot: Snapshot, params: Params) -> None:
-    [only] = answer(replace(snapshot, compared=[compared("e1_baseline", None, None)]))
-    assert verdict([SILENT], params)[0] == only
-
-
-def test_the_fastest_and_the_one_to_ship_may_differ(params: Params) -> None:
-    said = verdict([REFERENCE, FAST, SHIPPED], params)
-    assert says(said[0], "e4_half", "90.0", "4.50 (4.27 to 4.73)")
-    assert says(said[-1], "candidate, 300 ms", "500 ms")
-    assert len(said) == 2
-
-
-def test_equals_within_the_objective_are_named_together(params: Params) -> None:
-    equal = [replace(row, p95_ms=300.0) for row in (compared("e5_mixed", 88.0, 1), FAST)]
-    assert says(verdict([REFERENCE, *equal], params)[-1], "e4_half", "e5_mixed", "not resolved")
+def test_a_tie_is_said_and_no_certainty_where_nothing_was_ranked_behind() -> None:
+    tie = fastest([REFERENCE, FAST, replace(SHIPPED, rank=1)], "e1_baseline")
+    assert tie.subjects == ("e7_tuned", CANDIDATE)
+    assert "not resolved" in tie.sentence
+    alone = fastest([replace(REFERENCE, rank=1), SILENT], "e1_baseline")
+    assert not says(alone.sentence, "certainty")
+    assert not says(alone.sentence, "times")  # the reference itself
+    assert fastest([SILENT], "e1_baseline").subjects == ()
 
 
 @pytest.mark.parametrize(
-    "row", [replace(SHIPPED, rank=1, failed=7), replace(SHIPPED, p95_ms=None), replace(SHIPPED, p95_ms=501.0)]
+    ("low", "high", "expected"),
+    [
+        (0.97, 1.07, "no difference resolved"),
+        (0.98, 1.02, "equal within 3%"),
+        (1.01, 1.1, "faster"),
+        (0.8, 0.9, "slower"),
+        (None, None, "no difference resolved"),
+    ],
 )
-def test_who_fails_or_is_late_does_not_keep_to_the_objective(params: Params, row: ComparisonRow) -> None:
-    assert says(verdict([REFERENCE, row], params)[-1], "e1_baseline, 400 ms")
-    assert says(verdict([row], params)[-1], "None is known")
+def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | None, expected: str) -> None:
+    assert verdict(Ratio(1.0, low, high)) == expected
+
+
+def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
+    assert "change" not in kinds(snapshot)
+    over = {"changed": "max_batch_size 4 -> 8", "ratio": 1.02, "low": 0.97, "high": 1.07}
+    after = replace(snapshot, over_before=over | {"p95_before_ms": 65.2, "p95_after_ms": 66.1})
+    assert claims(after)[0].sentence == (
+        "max_batch_size 4 -> 8: 1.02 (0.97 to 1.07) times as fast, no difference resolved; p95 65 -> 66 ms."
+    )
+    unknown = replace(snapshot, over_before=over | {"p95_before_ms": None, "p95_after_ms": None})
+    assert "p95" not in claims(unknown)[0].sentence
+
+
+def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> None:
+    [claim] = [one for one in claims(snapshot) if one.kind == "limit"]
+    diagnosis = snapshot.diagnoses["e7_tuned"]
+    assert isinstance(diagnosis.loss, Bound)
+    assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, f"{diagnosis.loss.rate_rps:,.1f}")
+    unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
+    assert "limit" not in kinds(replace(snapshot, diagnoses=unknown))
+
+
+def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
+    assert objective([REFERENCE, FAST, SHIPPED], 500.0).subjects == (CANDIDATE,)
+    equal = [replace(row, p95_ms=300.0) for row in (FAST, replace(SHIPPED, rank=1))]
+    both = objective([REFERENCE, *equal], 500.0)
+    assert both.subjects == ("e7_tuned", CANDIDATE)
+    assert "not resolved" in both.sentence
+
+
+@pytest.mark.parametrize("changes", [{"failed": 7}, {"p95_ms": None}, {"p95_ms": 501.0}])
+def test_who_fails_or_is_late_does_not_keep_to_the_objective(changes: dict[str, Any]) -> None:
+    row = replace(SHIPPED, rank=1, **changes)
+    assert objective([REFERENCE, row], 500.0).subjects == ("e1_baseline",)
+    assert objective([row], 500.0).subjects == ()
 
 
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        (replace(SHIPPED, failed=7), ("failed", "candidate (7)")),
-        (SILENT, ("Without an answer", "e2_batching")),
-        (replace(FAST, rank=None), ("Not ranked", "e4_half")),
-        (replace(FAST, earlier=True), ("earlier run", "e4_half")),
-        (
-            replace(FAST, efficiency=1.12, efficiency_low=1.07, efficiency_high=1.18),
-            ("error of measuring", "1.12 (1.07 to 1.18)"),
-        ),
+        (replace(SHIPPED, failed=7), ("failed", "`candidate` (7)")),
+        (SILENT, ("Without an answer", "`e2_batching`")),
+        (replace(FAST, rank=None, earlier="2026-11-29"), ("earlier run", "`e7_tuned` (2026-11-29)")),
+        (replace(SHIPPED, rounds=3), ()),
     ],
 )
-def test_what_else_must_be_known_is_said(row: ComparisonRow, parts: tuple[str, ...]) -> None:
-    [sentence] = caveats([REFERENCE, row])
-    assert says(sentence, *parts)
-    assert caveats([REFERENCE]) == []
-    [few] = caveats([replace(REFERENCE, rounds=3)])
-    assert says(few, "3 rounds")
+def test_what_else_must_be_known_is_said(
+    snapshot: Snapshot, row: ComparisonRow, parts: tuple[str, ...]
+) -> None:
+    rows = {one.experiment: one for one in (REFERENCE, SHIPPED, row)}
+    found = [one for one in claims(with_rows(snapshot, list(rows.values()))) if one.kind == "doubt"]
+    assert [says(one.sentence, *parts) for one in found] == [True] * bool(parts)
 
 
-def test_names_are_explained_and_what_the_fastest_costs(snapshot: Snapshot) -> None:
-    rows = [compared("e1_baseline", 20.0, 2), compared(CANDIDATE, 60.0, 1)]
-    text = terms(replace(snapshot, compared=rows, lead=None))
-    assert says(text, "`e1_baseline`", "`serve:`", "4.5 s", "400 MiB", "100 ms")
-    assert "MiB" not in terms(replace(snapshot, compared=[compared("e1_baseline", None, None)]))
+def test_few_rounds_errors_and_turns_that_do_not_count_are_said(snapshot: Snapshot) -> None:
+    few = with_rows(snapshot, [replace(REFERENCE, rounds=3), replace(SHIPPED, rounds=3)])
+    assert says(claims(few)[-1].sentence, "3 rounds")
+    wrong = Bound("served", 120.0, "pipeline", 100.0, Ratio(1.2, 1.1, 1.3))
+    bounds = dict(snapshot.bounds) | {CANDIDATE: [Bound("pipeline", 100.0), wrong]}
+    assert says(claims(replace(snapshot, bounds=bounds))[-1].sentence, "`candidate`", "1.20 (1.10 to 1.30)")
+    *others, last = snapshot.results
+    void = replace(last, turns=[*last.turns, turn(CANDIDATE, "served", 1.0, void="the machine slept")])
+    sentence = claims(replace(snapshot, results=[*others, void]))[-1].sentence
+    assert says(sentence, "`candidate`", "1 of 19 turns: the machine slept")
 
 
-def test_the_lead_over_the_second_has_its_interval(snapshot: Snapshot) -> None:
-    rates = {"e1_baseline": 20.0, CANDIDATE: 60.0, "e4_half": 90.0}
-    rows = [compared(name, rate, 3 - number) for number, (name, rate) in enumerate(rates.items())]
-    noise = {CANDIDATE: (1.0, 1.1, 0.91, 1.0, 1.0, 1.0)}
-    turns = [
-        TurnRow(number, users, name, rate * noise.get(name, (1.0,) * 6)[number], 9, 0)
-        for users in (1, rows[0].users)
-        for number in range(6)
-        for name, rate in rates.items()
-    ]
-    lead = lead_of(rows, turns, "e1_baseline")
-    assert lead is not None
-    assert (lead.fastest, lead.second) == ("e4_half", CANDIDATE)
-    low, middle, high = lead.ratio.low, lead.ratio.ratio, lead.ratio.high
-    assert low is not None
-    assert high is not None
-    assert middle == pytest.approx(1.5, rel=0.01)
-    assert 1.3 < low < middle < high < 1.7
-    text = terms(replace(snapshot, compared=rows, lead=lead))
-    assert says(text, "`e4_half` serves", f"{middle:.2f} ({low:.2f} to {high:.2f})", "`candidate`")
-    assert lead_of(rows[:1], turns, "e1_baseline") is None
-
-
-def test_a_level_that_is_not_valid_is_said(snapshot: Snapshot) -> None:
-    assert says(finding("e2_batching", snapshot), "not valid")
-    assert says(finding("e3_workers", snapshot), "failed requests")
+def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> None:
+    sentences = [claim.sentence for claim in claims(snapshot)]
+    assert not any("bfloat16" in sentence for sentence in sentences)
+    plain = MACHINE | {"cpu_flags": ["avx2"]}
+    emulating = replace(snapshot, results=[replace(one, machine=plain) for one in snapshot.results])
+    [claim] = [one for one in claims(emulating) if "bfloat16" in one.sentence]
+    assert set(claim.subjects) == {"e4_half", "e5_timeout", "e6_batch_cap", "e7_tuned"}
 
 
 @pytest.mark.parametrize(
@@ -147,15 +155,28 @@ def test_a_level_that_is_not_valid_is_said(snapshot: Snapshot) -> None:
 def test_what_the_search_found_is_what_to_try(
     snapshot: Snapshot, changes: dict[str, Any], parts: tuple[str, ...], advised: bool
 ) -> None:
-    step = next_step(replace(snapshot, tuned=tuned(**changes)))
-    assert says(step, *parts)
-    assert says(step, "tune --apply") is advised
-    assert not says(step, "309")  # a capacity
+    claim = next_step(replace(snapshot, tuned=tuned(**changes)))
+    assert claim is not None
+    assert says(claim.sentence, *parts)
+    assert ("tune --apply" in claim.sentence) is advised
 
 
-def test_what_was_applied_is_not_to_try_and_without_a_search_that_is(snapshot: Snapshot) -> None:
+def test_without_a_search_the_fastest_ones_settings_are_to_try_and_the_search(snapshot: Snapshot) -> None:
+    claim = next_step(snapshot)
+    assert claim is not None
+    assert says(claim.sentence, "`dvc exp run -S serve.precision=half`", "`e7_tuned`", "99.7%", "`make tune`")
+    assert claim.ratio is not None
+    assert claim.ratio.ratio == pytest.approx(286 / 168)
+    best = next_step(with_rows(snapshot, [REFERENCE, replace(SHIPPED, rank=1)]))
+    assert best is not None
+    assert says(best.sentence, "`make tune`")
+    assert "exp run" not in best.sentence
+    assert next_step(replace(snapshot, label="HEAD~1")) is None
+
+
+def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
     serve = snapshot.params.serve.model_copy(update={"precision": "int8", "max_batch_size": 4})
     applied = replace(snapshot, tuned=tuned(), params=snapshot.params.model_copy(update={"serve": serve}))
-    assert not says(next_step(applied), "Try")
-    assert says(next_step(snapshot), "`make tune`")
-    assert next_step(replace(snapshot, label="HEAD~1")) is None
+    claim = next_step(applied)
+    assert claim is not None
+    assert "Try" not in claim.sentence

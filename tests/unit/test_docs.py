@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from litmeter.cli.main import app
-from litmeter.measure.rows import BaselineRow, BatchRow, ComparisonRow, LevelRow, StageRow, TurnRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import README, SECONDS
 from litmeter.report import results_page
@@ -150,8 +150,7 @@ def test_tuning_explains_every_key_of_serve() -> None:
 
 def test_every_column_and_stage_is_explained() -> None:
     text = (ROOT / "docs/columns.md").read_text()
-    rows = (LevelRow, BaselineRow, StageRow, BatchRow, ComparisonRow, TurnRow)
-    columns = {field.name for row in rows for field in fields(row)}
+    columns = {field.name for row in (TurnRow, ComparisonRow) for field in fields(row)}
     assert [name for name in {*columns, *STAGES} if f"`{name}`" not in text] == []
 
 
@@ -191,7 +190,7 @@ def is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(f"{folder}/")
 
 
-def test_the_drawing_of_the_rooms_is_that_of_the_imports() -> None:
+def test_the_drawing_of_the_packages_is_that_of_the_imports() -> None:
     graph = grimp.build_graph("litmeter", exclude_type_checking_imports=False, cache_dir=None)
     imports: Edges = defaultdict(set)
     for module in graph.modules - {"litmeter"}:

@@ -11,7 +11,8 @@ import pytest
 
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
-from litmeter.report.changes import changes, rate_change
+from litmeter.report.changes import changes, ratio_change, runs_table
+from litmeter.report.claims import verdict
 from litmeter.report.page import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
 from tests.support.results_project import searched
@@ -47,12 +48,28 @@ class Nesting(HTMLParser):
 @pytest.fixture(scope="module")
 def page(snapshot: Snapshot) -> str:
     """Of two revisions, of which the second is faster, and of a search; drawing it takes seconds."""
-    after = replace(snapshot, compared=faster(snapshot), tuned=searched(), label="HEAD")
+    after = replace(faster(snapshot), tuned=searched(), label="HEAD")
     return render([replace(snapshot, label="HEAD~1"), after])
 
 
-def faster(snapshot: Snapshot) -> list[ComparisonRow]:
-    return [with_ratio(row, 6.0, 5.8, 6.2) if row.ratio == 3 else row for row in snapshot.compared]
+def faster(snapshot: Snapshot) -> Snapshot:
+    """The candidate serves twice as much."""
+    *others, last = snapshot.results
+    row = last.compared
+    assert row.ratio is not None
+    return replace(
+        snapshot,
+        results=[
+            *others,
+            replace(last, compared=with_ratio(row, 2 * row.ratio, 1.9 * row.ratio, 2.1 * row.ratio)),
+        ],
+    )
+
+
+def with_serve(snapshot: Snapshot, **settings: object) -> Snapshot:
+    params = snapshot.params
+    serve = params.serve.model_copy(update=settings)
+    return replace(snapshot, params=params.model_copy(update={"serve": serve}))
 
 
 def with_ratio(row: ComparisonRow, ratio: float, low: float, high: float) -> ComparisonRow:
@@ -65,82 +82,87 @@ def test_the_page_is_whole_and_needs_no_script_and_no_other_file(page: str, snap
     assert nesting.tags["script"] == 0
     assert "://" not in page
     assert len(nesting.ids) == len(set(nesting.ids))
-    # Bounds, rates and use of each; without a served answer there is no share of its time.
-    configurations = snapshot.params.configurations()
-    assert nesting.tags["figure"] >= 3 * len(configurations)
-    assert nesting.tags["svg"] > nesting.tags["figure"]
-    for name in configurations:
+    assert nesting.tags["svg"] == 2 * nesting.tags["figure"]  # wide and narrow
+    for name in snapshot.params.configurations():
         assert f"<code>{name}</code>" in page
     for stage in STAGES:
         assert re.search(rf"<text[^>]*>{stage}</text>", page)
 
 
-def test_the_answer_comes_first_and_the_rest_is_folded(page: str) -> None:
-    order = ["<h1>", 'class="answer"', "What changed since HEAD~1", "How they compare", "What limits each"]
-    order += ["What the search found", "All the rest", "all figures"]
+def test_the_answer_the_table_and_a_picture_come_first_and_the_rest_is_folded(page: str) -> None:
+    order = ["<h1>", "What changed since HEAD~1", 'class="answer">Of 8', 'class="results"']
+    order += ["Rates of all configurations", "<details>", "What the search found"]
     assert sorted(order, key=page.index) == order
-    opened = re.findall(r"<details open><summary><code>(\w+)</code>", page)
-    assert opened == ["e4_half", CANDIDATE]  # the fastest, and what is shipped
-    rest = page[page.index("All the rest") :]
-    assert "<details open" not in rest
-    assert "<table" not in re.sub(r"<details>.*?</details>", "", rest, flags=re.DOTALL)
-
-
-def test_what_was_searched_is_told_and_no_capacity_is_quoted(page: str) -> None:
     assert WINNER.name in page
-    assert not re.search(r"\b309\b", page)
+    rest = page[page.index("<details>") :]
+    folded = re.sub(r"<details>.*?</details>", "", rest, flags=re.DOTALL)
+    assert not re.search("<table|<svg|<p", folded)
 
 
 def test_doubts_have_a_colour_of_their_own() -> None:
     assert marked("a `b_c` is not resolved & 1 < 2") == (
         'a <code>b_c</code> is <span class="doubt">not resolved</span> &amp; 1 &lt; 2'
     )
-    assert marked("Not resolved: `drift`") == '<span class="doubt">Not resolved</span>: <code>drift</code>'
-    assert '<span class="doubt">not valid</span>' in markdown("| a |\n| --- |\n| not valid |")
+    assert '<span class="doubt">n/a</span>' in markdown("| a |\n| --- |\n| n/a (3 of 130 answers) |")
+    assert marked("`earlier`") == "<code>earlier</code>"
 
 
 @pytest.mark.parametrize(
-    ("after", "verdict"),
-    [((4.0, 3.8, 4.2), "faster"), ((2.1, 1.9, 2.3), "not resolved"), ((1.0, 0.95, 1.05), "slower")],
+    ("after", "expected"),
+    [
+        ((4.0, 3.8, 4.2), "faster"),
+        ((2.1, 1.9, 2.3), "no difference resolved"),
+        ((1.0, 0.95, 1.05), "slower"),
+    ],
 )
-def test_a_change_is_as_certain_as_both_ratios_are(after: tuple[float, float, float], verdict: str) -> None:
+def test_a_change_is_as_certain_as_both_ratios_are(after: tuple[float, float, float], expected: str) -> None:
     row = compared("x", 40.0, 1)
-    change = rate_change(with_ratio(row, 2.0, 1.9, 2.1), with_ratio(row, *after))
+    change = ratio_change(with_ratio(row, 2.0, 1.9, 2.1), with_ratio(row, *after))
     assert change is not None
     assert change.ratio == pytest.approx(after[0] / 2.0)
-    assert change.low < change.ratio < change.high
+    assert change.low is not None
+    assert change.high is not None
     assert change.high / change.low > after[2] / after[1]
-    assert change.verdict == verdict
+    assert verdict(change) == expected
 
 
 def test_what_has_no_interval_is_not_compared() -> None:
     row = compared("x", 40.0, 1)
     unranked = replace(row, ratio_low=None, ratio_high=None)
     reference = compared("e1", 20.0, 2)
-    kept = replace(row, earlier=True)
+    kept = replace(row, earlier="2026-11-29")
     for before, after in ((None, row), (unranked, row), (row, unranked), (reference, reference), (row, kept)):
-        assert rate_change(before, after) is None
+        assert ratio_change(before, after) is None
 
 
 def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
-    params = snapshot.params.model_copy(
-        update={"serve": snapshot.params.serve.model_copy(update={"max_batch_size": 16})}
-    )
-    after = replace(snapshot, compared=faster(snapshot), params=params, label="HEAD")
-    found = changes(replace(snapshot, label="HEAD~1"), after)
-    assert f"| `serve.max_batch_size` | {snapshot.params.serve.max_batch_size} | 16 |" in found.text
-    assert found.text.count("`serve.") == 1
-    assert "| `candidate` | 3.00 (2.85 to 3.15), 60.0 req/s | 6.00" in found.text
-    assert "faster |" in found.text
-    assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | - |" in found.text
-    assert found.chart is not None
+    after = with_serve(faster(snapshot), max_batch_size=16)
+    [claim], text = changes(snapshot, after)
+    assert f"| `serve.max_batch_size` | {snapshot.params.serve.max_batch_size} | 16 |" in text
+    assert text.count("`serve.") == 1
+    assert "| `candidate` | 8.40 (7.98 to 8.82), 168.0 req/s | 16.80" in text
+    assert "faster |" in text
+    assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | - |" in text
+    assert "max_batch_size 4 -> 16" in claim.sentence
+    assert "2.00 (" in claim.sentence
+    assert changes(snapshot, faster(snapshot))[0] == []  # no key of serve has changed
+
+
+def test_what_was_measured_in_the_same_rounds_is_said_where_it_is_about_these_two(snapshot: Snapshot) -> None:
+    over = {"ratio": 1.02, "low": 0.97, "high": 1.07, "p95_before_ms": None, "p95_after_ms": None}
+    for changed, told in (("max_batch_size 4 -> 16", True), ("max_batch_size 8 -> 16", False)):
+        measured = replace(
+            with_serve(faster(snapshot), max_batch_size=16), over_before={"changed": changed} | over
+        )
+        [claim], _ = changes(snapshot, measured)
+        assert ("1.02 (0.97 to 1.07)" in claim.sentence) is told
 
 
 @pytest.mark.parametrize(
     ("section", "update", "named"),
     [
         ("experiments", {"e1_baseline": ServeSettings(max_batch_size=2)}, "the reference"),
-        ("comparison", {"users": (4,)}, "the number of users"),
+        ("comparison", {"users": 4}, "the number of users"),
         ("model", {"name": "other"}, "the model"),
         ("data", {"task": "breed"}, "the photos"),
         ("load", {"request_body": "json"}, "what users send"),
@@ -151,15 +173,26 @@ def test_ratios_of_other_work_are_not_compared(
 ) -> None:
     own = getattr(snapshot.params, section)
     changed = own | update if isinstance(own, dict) else own.model_copy(update=update)
-    machine = {**snapshot.machine, "id": "4567", "cpu": "Another CPU"}
+    machine = {**snapshot.machine, "id": "9876", "cpu": "Another CPU"}
     params = snapshot.params.model_copy(update={section: changed})
-    found = changes(replace(snapshot, params=params, machine=machine), snapshot)
-    assert found.chart is None
-    assert f"Ratios cannot be compared, as these changed: {named}." in found.text
-    assert "Another machine: " in found.text
-    assert "Another CPU" in found.text
+    said, text = changes(replace(snapshot, params=params, machine=machine), snapshot)
+    assert said == []
+    assert "faster" not in text
+    assert f"Ratios cannot be compared, as these changed: {named}." in text
+    assert "Another CPU" in text
 
 
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:
-    less = replace(snapshot, compared=snapshot.compared[:-1])
-    assert "| `candidate` | 3.00 (2.85 to 3.15), 60.0 req/s | - | - |" in changes(snapshot, less).text
+    less = replace(snapshot, results=snapshot.results[:-1])
+    assert "| `candidate` | 8.40 (7.98 to 8.82), 168.0 req/s | - | - |" in changes(snapshot, less)[1]
+
+
+def test_three_runs_of_the_same_say_what_another_hour_may_bring(snapshot: Snapshot) -> None:
+    runs = [replace(snapshot, label=str(number), measured_with={"deps": ["a"]}) for number in range(3)]
+    table = runs_table([*runs[:2], faster(runs[2])])
+    assert re.search(rf"\| `{CANDIDATE}` \| .*\| 8.40, 8.40, 16.80 \|", table)
+    assert "`e1_baseline`" not in table
+    other = replace(runs[2], measured_with={"deps": ["b"]})
+    unknown = replace(runs[2], measured_with=None)
+    for few in (runs[:2], [*runs[:2], other], [*runs[:2], unknown]):
+        assert runs_table(few) == ""

@@ -2,85 +2,93 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from litmeter.errors import ReportError
-from litmeter.params import Params, ServeSettings, load_params
-from litmeter.paths import BenchmarkPaths
-from litmeter.report.results import Result, read_results
-from litmeter.system.files import read_json, write_json
-from tests.support.project import ROOT
-from tests.support.synthetic_results import batch, level, result, write_result
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.params import load_params
+from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
+from litmeter.report.results import fastest_first, read_results
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from tests.support.results_project import write_project
+from tests.support.synthetic_results import compared, result, turn
 
 
 @pytest.fixture
-def params() -> Params:
-    experiments = {"e1_baseline": ServeSettings(), "e2_batching": ServeSettings(max_batch_size=4)}
-    return load_params(ROOT / "params.yaml").model_copy(update={"experiments": experiments})
-
-
-@pytest.fixture
-def written(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Result]:
-    """Results of every configuration, in an empty project."""
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    written = [
-        result(name, [level(1, 20.0), level(8, 60.0, None)], best=level(8, 60.0, None), serve=serve)
-        for name, serve in params.configurations().items()
-    ]
-    for own in written:
-        write_result(own)
-    return written
+    write_project()
 
 
-def test_results_are_read_back_as_they_were_written(params: Params, written: list[Result]) -> None:
-    assert read_results(params) == written
-
-
-def test_a_missing_or_malformed_file_is_named(params: Params, written: list[Result]) -> None:
+@pytest.mark.usefixtures("_project")
+def test_a_missing_or_malformed_file_is_refused() -> None:
+    params = load_params()
+    assert [own.name for own in read_results(params)] == list(params.configurations())
     paths = BenchmarkPaths("e1_baseline")
-    for path in set(paths.files) - {paths.samples}:
+    for path in (MACHINE, COMPARISON, COMPARISON_TURNS, paths.metrics, paths.turns):
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(ReportError, match=rf"{path}: No such file.*`dvc repro` makes it"):
             read_results(params)
         path.write_text("[1, 2]\n")
-        with pytest.raises(ReportError, match="results of e1_baseline: malformed"):
+        with pytest.raises(ReportError, match="malformed"):
             read_results(params)
         path.write_bytes(content)
-    assert read_results(params) == written
 
 
-@pytest.mark.parametrize(("path", "key"), [("metrics", "users"), ("run", "null_rps")])
-def test_a_missing_key_is_refused_by_its_name(
-    params: Params, written: list[Result], path: str, key: str
-) -> None:
-    file: Path = getattr(BenchmarkPaths("e2_batching"), path)
-    content = read_json(file)
-    del content[key]
-    write_json(file, content)
-    with pytest.raises(ReportError, match=rf"results of e2_batching: malformed \(KeyError\('{key}'\)\)"):
+@pytest.mark.usefixtures("_project")
+def test_a_missing_key_or_row_is_refused_by_its_name() -> None:
+    params, path = load_params(), BenchmarkPaths("e2_batching").metrics
+    content = read_json(path)
+    write_json(path, {key: value for key, value in content.items() if key != "null_rps"})
+    with pytest.raises(ReportError, match="null_rps"):
+        read_results(params)
+    write_json(path, content)
+    rows = read_rows(COMPARISON, ComparisonRow)
+    write_rows(COMPARISON, ComparisonRow, rows[:-1])
+    with pytest.raises(ReportError, match="no row of candidate"):
+        read_results(params)
+    write_rows(COMPARISON, ComparisonRow, [*rows, compared("e9_gone", 1.0, 9)])
+    with pytest.raises(ReportError, match="rows of e9_gone, which"):
         read_results(params)
 
 
-def test_results_of_an_unknown_experiment_are_refused(params: Params, written: list[Result]) -> None:
-    write_result(result("e9_gone", [level(1, 20.0)]))
-    with pytest.raises(ReportError, match=r"results of e9_gone, .* rm -r metrics/benchmark/e9_gone\.json"):
-        read_results(params)
+def test_the_pipelines_rate_is_interpolated_between_batch_sizes_and_level_beyond() -> None:
+    own = result("e1", model=None, pipeline=None, more=[turn("e1", "pipeline", 60.0), pipeline_of(8, 70.0)])
+    rates = {size: own.pipeline_rps(size) for size in (1.0, 4.5, 16.0)}
+    assert rates == {1.0: pytest.approx(60.0), 4.5: pytest.approx(65.0), 16.0: pytest.approx(70.0)}
 
 
-def test_the_models_time_is_interpolated_between_batch_sizes() -> None:
-    rows = [batch(8, 80.0, 70.0, model_ms=100.0), batch(1, 70.0, 60.0, model_ms=30.0)]
-    own = result("e1_base", [level(1, 20.0)], baseline=rows)
-    assert own.model_ms(1.0) == 30.0
-    assert own.model_ms(4.5) == 65.0
-    assert own.model_ms(16.0) == 200.0
+def pipeline_of(size: float, rate_rps: float) -> TurnRow:
+    return turn("e1", "pipeline", rate_rps, batch_size=size)
 
 
-def test_the_pipelines_rate_is_level_beyond_the_largest_size() -> None:
-    rows = [batch(8, 80.0, 70.0), batch(1, 70.0, 60.0)]
-    own = result("e1_base", [level(1, 20.0)], baseline=rows)
-    assert own.pipeline_rps(1.0) == 60.0
-    assert own.pipeline_rps(4.5) == 65.0
-    assert own.pipeline_rps(16.0) == 70.0
+def test_rates_are_by_round_and_at_the_size_that_was_compared() -> None:
+    twice = [turn("e1", "served", 80.0, 0), pipeline_of(8, 1.0)]
+    own = result("e1", 20.0, more=twice)
+    assert own.in_process_size == 1
+    assert own.rates("served")[0] == pytest.approx(40.0)  # geometric, of 20 and 80
+    pipeline = own.rates("pipeline")
+    assert len(pipeline) == 6
+    assert min(rate or 0.0 for rate in pipeline) > 50
+
+
+def test_stage_times_are_weighted_by_answers() -> None:
+    few = turn("e1", "served", 20.0, answers=1, stage_ms=json.dumps({"queue": 101.0}))
+    many = replace(few, answers=99, stage_ms=json.dumps({"queue": 1.0, "model": 10.0}))
+    own = result("e1", None, more=[few, many])
+    assert own.stage_ms == pytest.approx({"queue": 2.0, "model": 9.9})
+
+
+def test_an_earlier_row_comes_after_those_of_this_run() -> None:
+    rows = [
+        compared("e1", 20.0, 2),
+        replace(compared("e2", 50.0, None), earlier="2026-11-29"),
+        compared("e3", None, None),
+        compared("e4", 30.0, 1),
+    ]
+    assert [row.experiment for row in fastest_first(rows)] == ["e4", "e1", "e2", "e3"]

@@ -1,4 +1,4 @@
-"""Tables of all configurations: for the plots and for a terminal."""
+"""The table of results, and those that DVC shows and plots."""
 
 from __future__ import annotations
 
@@ -7,77 +7,73 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.errors import ReportError
-from litmeter.params import load_params
-from litmeter.paths import BATCHES, BOUNDS, DIAGNOSIS, EFFICIENCY, LEVELS, STAGES
-from litmeter.report.claims import remarks
-from litmeter.report.diagnosis import explain
-from litmeter.report.results import Result
-from litmeter.report.snapshot import compared_rows
-from litmeter.report.tables import short_names, summary
-from litmeter.stages.report import write_tables
-from tests.support.project import ROOT
-from tests.support.synthetic_results import CEILINGS, batch, compared, level, result
+from litmeter.measure.comparison_rows import Pair
+from litmeter.params import ServeSettings
+from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
+from litmeter.report.printed import changed_settings, comparison_table, pairs_table
+from litmeter.report.snapshot import Snapshot
+from litmeter.report.tables import level_rows, short_names, summary
+from litmeter.stages.report import main
+from litmeter.system.files import read_json
+from tests.support.results_project import write_project
+from tests.support.synthetic_results import compared, result, turn
 from tests.support.tables import read_csv
 
-SLOW = level(1, 20.0, 60.0)
-MIDDLE = level(8, 60.0, 300.0)
 
-
-@pytest.fixture
-def results() -> list[Result]:
-    """One configuration that was served well, and one whose requests all failed."""
-    own = result(
-        "e1_base",
-        [SLOW, MIDDLE],
-        best=MIDDLE,
-        baseline=[batch(1, 80.0, 75.0)],
-        stages={1: {"queue": 9.0}, 8: {"queue": 1.0, "model": 12.0}},
-    )
-    return [own, result("e2_none", [level(1, 1.0, None, invalid_reason="3 failed")], stages={})]
-
-
-def test_the_plots_tables_hold_every_configuration(
-    results: list[Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_stage_writes_what_dvc_plots_and_prints_the_table(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_tables(results, explain(results, CEILINGS))
-
-    def cells(path: Path, *columns: str) -> list[tuple[str, ...]]:
-        return [tuple(row[column] for column in columns) for row in read_csv(path)]
-
-    assert cells(LEVELS, "experiment", "users", "throughput_rps", "valid") == [
-        ("e1_base", "1", "20.0", "True"),
-        ("e1_base", "8", "60.0", "True"),
-        ("e2_none", "1", "1.0", "False"),
-    ]
-    assert cells(EFFICIENCY, "experiment", "efficiency") == [("e1_base", "0.8"), ("e2_none", "")]
-    assert cells(DIAGNOSIS, "cause") == [("hardware, then unexplained",), ("failed requests",)]
-    assert cells(STAGES, "experiment", "stage", "mean_ms") == [
-        ("e1_base", "queue", "1.0"),  # of the best level
-        ("e1_base", "model", "12.0"),
-    ]
-    assert cells(BATCHES, "experiment", "users") == [("e1_base", "1"), ("e1_base", "8"), ("e2_none", "1")]
-    bounds = cells(BOUNDS, "experiment", "bound", "rate_rps", "low_rps", "high_rps", "share")
-    served = [row[1:] for row in bounds if row[0] == "e1_base"]
-    assert served[0] == ("roofline", "110.0", "", "", "")
-    assert served[-1] == ("served", "60.0", "58.2", "61.8", "0.8")
-    assert [row[1] for row in bounds if row[0] == "e2_none"] == [
-        *("roofline", "model", "pipeline", "pipeline + transport"),
-    ]
+    write_project()
+    main()
+    names = list(snapshot.params.configurations())
+    for table in (LEVELS, BOUNDS, DIAGNOSIS, STAGES):
+        assert list(dict.fromkeys(row["experiment"] for row in read_csv(table))) == names
+    assert read_json(SUMMARY)["candidate"] == 168.0
+    assert {path.stem for path in PICTURES_FOLDER.iterdir()} == {"comparison", "stages"}
+    printed = capsys.readouterr().out
+    assert snapshot.table(terminal=True) in printed
+    assert "`" not in printed
 
 
-def test_invalid_and_disturbed_levels_are_remarked_on() -> None:
-    disturbed = level(1, 20.0, warnings="other processes used 14% of the machine")
-    unstable = level(4, 30.0, invalid_reason="unstable", warnings="the hypervisor took 12% of the machine")
-    swapped = result("e1_base", [disturbed, unstable], best=disturbed)
-    swapped = replace(swapped, accuracy={**swapped.accuracy, "mismatched": 2})
-    assert remarks([swapped]) == [
-        "e1_base at 1 user: other processes used 14% of the machine",
-        "e1_base at 4 users: not valid: unstable",
-        "e1_base at 4 users: the hypervisor took 12% of the machine",
-        "e1_base: 2 of 900 answers belong to another request",
-    ]
+def cells(table: str) -> dict[str, list[str]]:
+    """The cells of each row, by its first."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_a_row_has_rate_ratio_share_rank_p95_and_cause_wherever_it_is_shown(snapshot: Snapshot) -> None:
+    page, terminal = cells(snapshot.table()), cells(snapshot.table(terminal=True))
+    cause = snapshot.diagnoses["candidate"].cause
+    assert page["candidate"][1:] == ["168.0", "8.40 (7.98 to 8.82)", "59%", "2", "67 ms", cause]
+    assert page["e3_workers"][4:6] == ["5", "n/a (24 of 130 answers)"]
+    assert page["e1_baseline"][2] == "1"
+    assert {name: row[1:] for name, row in page.items() if name[0] == "e"} == {
+        name: row for name, row in terminal.items() if name[0] == "e"
+    }
+    ranks = [int(row[4]) for name, row in page.items() if name in snapshot.diagnoses]
+    assert ranks == sorted(ranks)
+
+
+def test_a_row_of_an_earlier_run_has_its_date_and_no_rank_and_a_silent_one_its_bound(
+    snapshot: Snapshot,
+) -> None:
+    kept = replace(compared("e2_batching", 28.0, None), earlier="2026-11-29")
+    silent = replace(compared("e3_workers", None, None, None), ratio_high=0.05, answers=0)
+    found = cells(comparison_table([kept, silent, compared("e1_baseline", 20.0, 1)], snapshot.params))
+    assert found["e2_batching"][3] == "earlier, 2026-11-29"
+    assert found["e3_workers"] == ["-", "below 0.05", "-", "-", "n/a (0 of 130 answers)"]
+
+
+def test_a_level_is_the_mean_of_its_turns_and_has_a_percentile_where_both_do() -> None:
+    own = result("e1", 60.0)
+    more = turn("e1", "served", 80.0, 1, p95_ms=None)
+    [lone, _] = level_rows([own])
+    assert (lone["users"], lone["throughput_rps"]) == (1, 30.0)
+    [_, level] = level_rows([replace(own, alone=[*own.alone, more])])
+    assert level["throughput_rps"] == pytest.approx(66.67)
+    assert level["p95_ms"] is None
+    assert level["p50_ms"] is not None
 
 
 @pytest.mark.parametrize(
@@ -98,13 +94,15 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
     assert list(found.items()) == [("candidate", 512.0), ("e1", 35.2), ("e2", 0.0)]
 
 
-def test_rows_are_in_the_order_of_the_parameters() -> None:
-    params = load_params(ROOT / "params.yaml")
-    comparison = params.comparison.model_copy(update={"users": (8,)})
-    params = params.model_copy(update={"comparison": comparison})
-    rows = [compared(name, 20.0, 1) for name in params.configurations()]
-    assert compared_rows(rows[::-1], params) == rows
-    with pytest.raises(ReportError, match=r"has no row at 8 users of candidate; `dvc repro comparison`"):
-        compared_rows(rows[:-1], params)
-    with pytest.raises(ReportError, match=r"has rows of e9_gone, which params.yaml has not; `dvc repro comp"):
-        compared_rows([*rows, compared("e9_gone", 20.0, 1)], params)
+def test_changed_settings_are_named_as_in_params() -> None:
+    after = ServeSettings(max_batch_size=8, keep_freed_memory=True)
+    assert (
+        changed_settings(ServeSettings(), after) == "max_batch_size 1 -> 8, keep_freed_memory false -> true"
+    )
+
+
+def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
+    pair = Pair("b", "a", 1.5, 1.4, 1.6, "faster", 40.0, None, None, None, None, "no difference resolved")
+    [row] = [line for line in pairs_table([pair]).splitlines() if "b / a" in line]
+    known = ["b / a", "1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == known

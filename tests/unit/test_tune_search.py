@@ -1,106 +1,219 @@
-"""What comes out of a race whose rounds are all on record."""
+"""Whole searches on a made-up machine: what is measured, who wins, and what is reported."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
 import pytest
 
-from litmeter.load import LoadGenerator
-from litmeter.measure.capacity import CapacityMetrics
+from litmeter.errors import LitmeterError
+from litmeter.load import LoadPlan
+from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
 from litmeter.params import ServeSettings, load_params
-from litmeter.paths import MODEL
-from litmeter.tune.costs import Costs, ModelVariant
-from litmeter.tune.race import Racer, RaceTrack
-from litmeter.tune.record import Record, Round
-from litmeter.tune.search import FinishedRace, knob_rows, tune_rows
+from litmeter.tune.costs import ROUNDS, part_names
+from litmeter.tune.rows import TuneRow
+from litmeter.tune.search import Job, Outcome, search
+from litmeter.tune.space import Machine, name_of, space_of
+from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
-RATES = {"serve": 80.0, "fast": 100.0, "small": 99.9, "slow": 90.0, "large": 120.0}
-"""Requests a second; "small" takes as much memory as the others, in smaller batches."""
-SETTINGS = {
-    "serve": ServeSettings(),
-    "fast": ServeSettings(max_batch_size=8),
-    "small": ServeSettings(max_batch_size=2),
-    "slow": ServeSettings(max_batch_size=4),
-    "large": ServeSettings(max_batch_size=8, workers_per_device=2, threads_per_worker=1),
+KNOBS: Mapping[str, Any] = {
+    "precision": ("full", "half"),
+    "compiled": (False,),
+    "preprocess": ("timm", "torchvision"),
+    "transport": ("litserve", "direct"),
+    "workers_per_device": (1, 2),
+    "threads_per_worker": (1,),
+    "max_batch_size": (1, 4),
+    "batch_timeout_s": (0.0,),
+    "keep_freed_memory": (False,),
 }
-CAPACITY = dict.fromkeys(CapacityMetrics.__dataclass_fields__, None)
+"""32 configurations, all of which can run."""
+SERVE = ServeSettings(threads_per_worker=1)
+PART_S = {
+    "full": 0.012,
+    "half": 0.008,
+    "timm": 0.008,
+    "torchvision": 0.004,
+    "litserve": 0.002,
+    "direct": 0.001,
+}
+"""What the parts cost."""
 
 
-def track_of(path: Path, rounds: int = 20, **limits: Any) -> RaceTrack:
-    """A race of these ``RATES``, one of which takes more memory."""
+def job_of(agreement: Callable[[ServeSettings], float] = lambda one: 1.0, **limits: Any) -> Job:
     params = load_params(ROOT / "params.yaml")
-    racers = {name: Racer(settings, RATES[name], 1.0) for name, settings in SETTINGS.items()}
-    record, rng = Record(path / "tune.jsonl", "here"), np.random.default_rng(0)
-    for _ in range(rounds):
-        rates = {racers[name].name: rate * np.exp(rng.normal(0, 0.01)) for name, rate in RATES.items()}
-        memory = {name: 300.0 for name in rates} | {racers["large"].name: 900.0}
-        record.keep_round(Round(rates, dict.fromkeys(rates, 20.0), memory, dict.fromkeys(rates, 0), 1.0))
-    tune = params.tune.model_copy(update=limits)
-    nobody = cast(LoadGenerator, None)  # no round is run any more
-    again = Record(path / "tune.jsonl", "here")
-    track = RaceTrack(tune, params.load, MODEL, "cpu", nobody, again, deadline=time.monotonic())
-    track.run(list(racers.values()), [])
-    return track
+    tune = params.tune.model_copy(update={**KNOBS, "max_s": 300.0, **limits})
+    machine = Machine("cpu", 2)
+    objective = params.objective.model_copy(update={"max_s": 60.0})
+    space = space_of(tune, SERVE, machine)
+    return Job(tune, SERVE, params.load, objective, machine, space, agreement)
 
 
-def statuses(result: FinishedRace) -> Mapping[str, str]:
-    names = {racer: name for name, racer in zip(SETTINGS, result.track.racers, strict=True)}
-    return {names[row.name]: row.status for row in tune_rows(result)}
+def true_rps(one: ServeSettings) -> float:
+    """The rate of a configuration: batches gain a little where they form."""
+    batches = 1.1 if one.max_batch_size == 4 and one.transport == "direct" else 1.0
+    seconds = PART_S[one.precision] / batches + PART_S[one.preprocess] + PART_S[one.transport]
+    return one.workers_per_device / seconds
 
 
-def test_the_cheapest_of_those_that_are_as_fast_wins_and_who_breaks_a_limit_does_not(tmp_path: Path) -> None:
-    result = FinishedRace(track_of(tmp_path, max_memory_mib=600.0), {}, by_capacity=False)
-    found = statuses(result)
-    assert found == {
-        "small": "winner",
-        "fast": "equal",
-        "large": "excluded",
-        "slow": "slower",
-        "serve": "slower",
-    }
-    assert next(iter(found)) == "small"
-    [row] = [row for row in tune_rows(result) if row.incumbent]
-    assert (row.name, row.over_serve, row.rounds) == (Racer(SETTINGS["serve"], 0.0, 0.0).name, 1.0, 20)
+def machine_of(
+    job: Job, rps: Callable[[ServeSettings], float] = true_rps, memory_mib: float = 300.0, **given: Any
+) -> MadeUpMachine:
+    """Costs as they are, and served rates as ``rps`` has them."""
+    settings = {name_of(one): one for one in job.configurations}
+    parts = {part.subject: part for part in job.parts}
+
+    def rate_rps(turn: Turn) -> float:
+        if turn.subject in settings:
+            return rps(settings[turn.subject])
+        part = parts[turn.subject]
+        if part.kind == "request":
+            return 100.0
+        size = turn.load.batch_size if isinstance(turn.load, Work) else 1
+        own = PART_S[part.settings.precision if part.kind == "model" else part.settings.preprocess]
+        return part.workers / own * (1.1 if part.kind == "model" and size == 4 else 1.0)
+
+    def columns(turn: Turn) -> dict[str, float]:
+        if turn.subject not in parts:
+            one = settings[turn.subject]
+            return {"memory_mib": memory_mib * one.workers_per_device}
+        transport = parts[turn.subject].settings.transport
+        return {"server_cores": 100 * PART_S[transport] - 0.05, "client_cores": 0.05}
+
+    def latency_ms(turn: Turn) -> float:
+        if turn.subject not in settings:
+            return 1.0
+        assert isinstance(turn.load, LoadPlan)
+        late = turn.load.rate_rps and turn.load.rate_rps > 0.8 * rps(settings[turn.subject])
+        return 500.0 if late else 40.0
+
+    return MadeUpMachine(rate_rps, columns, latency_ms, noise=given.pop("noise", 0.01), **given)
 
 
-def test_without_a_limit_the_fastest_wins(tmp_path: Path) -> None:
-    assert statuses(FinishedRace(track_of(tmp_path), {}, by_capacity=False))["large"] == "winner"
+def searched(job: Job, **given: Any) -> tuple[Outcome, MadeUpMachine]:
+    machine = machine_of(job, **given)
+    return machine.run(search(job)), machine
 
 
-@pytest.mark.parametrize(("low_rps", "winner"), [(85.0, "small"), (95.0, "fast")])
-def test_by_capacity_the_cheapest_of_those_whose_intervals_overlap_wins(
-    tmp_path: Path, low_rps: float, winner: str
-) -> None:
-    track = track_of(tmp_path, max_memory_mib=600.0)
-    ends = {"fast": (low_rps, 97.0, 99.0), "small": (84.0, 86.0, 88.0)}
-    capacities = {
-        Racer(SETTINGS[name], 0.0, 0.0).name: CapacityMetrics(
-            **CAPACITY | {"low_rps": low, "capacity_rps": middle, "high_rps": high}
-        )
-        for name, (low, middle, high) in ends.items()
-    }
-    found = statuses(FinishedRace(track, capacities, by_capacity=True))
-    assert found[winner] == "winner"
-    assert found["fast" if winner == "small" else "small"] == ("equal" if winner == "small" else "slower")
+def by_status(outcome: Outcome) -> dict[str, list[TuneRow]]:
+    found: dict[str, list[TuneRow]] = {}
+    for row in outcome.rows:
+        found.setdefault(row.status, []).append(row)
+    return found
 
 
-def test_a_knob_is_worth_what_was_measured_and_else_what_was_predicted(tmp_path: Path) -> None:
-    result = FinishedRace(track_of(tmp_path, max_memory_mib=600.0), {}, by_capacity=False)
-    other = ServeSettings(max_batch_size=2, transport="direct")
-    twice = ServeSettings(max_batch_size=2, workers_per_device=2, threads_per_worker=1)
-    parts = {ModelVariant.of(one): {1: 0.010, 8: 0.010} for one in (other, twice)}
-    costs = Costs(parts, {"timm": 0.0}, {"litserve": 0.010, "direct": 0.0})
-    rows = knob_rows([*SETTINGS.values(), other, twice], result, costs, cores=1, users=8)
-    worth = {(row.knob, row.value): (row.ratio, row.source) for row in rows}
-    assert worth["transport", "direct"] == (2.0, "predicted")
-    assert worth["workers x threads", "2x1"][1] == "predicted"
-    ratio, source = worth["max_batch_size", "4"]
-    assert source == "measured"
-    assert ratio == pytest.approx(0.9, abs=0.02)
-    assert ("max_batch_size", "2") not in worth
+def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
+    job = job_of()
+    outcome, machine = searched(job)
+    best = max(job.space.configurations, key=true_rps)
+    assert outcome.winner == best
+    assert outcome.rows[0].status == "winner"
+    assert outcome.rows[0].rate_rps == pytest.approx(true_rps(best), rel=0.02)
+    assert outcome.rows[0].over_serve == pytest.approx(true_rps(best) / true_rps(SERVE), rel=0.03)
+    assert outcome.prediction_error < 0.1
+    assert len(outcome.rows) + sum(outcome.left_out.values()) == outcome.combinations == 32
+    assert machine.seconds < job.tune.max_s + 30
+    [incumbent] = [row for row in outcome.rows if row.incumbent]
+    assert (incumbent.name, incumbent.over_serve, incumbent.rounds) == (name_of(SERVE), 1.0, outcome.rounds)
+    assert incumbent.status == "slower"
+
+
+def test_costs_are_measured_in_interleaved_rounds() -> None:
+    _, machine = searched(job_of())
+    costs = [turn for turn in machine.turns if turn.note == "costs"]
+    rounds = [
+        [(turn.subject, turn.load) for turn in costs if turn.round == number] for number in range(ROUNDS)
+    ]
+    assert [turn.round for turn in costs] == sorted(turn.round for turn in costs)
+    assert all(sorted(map(str, one)) == sorted(map(str, rounds[0])) for one in rounds)
+    assert rounds[1] == rounds[0][::-1]
+
+
+def test_a_short_search_takes_one_round_of_costs() -> None:
+    _, machine = searched(job_of(max_s=20.0))
+    assert {turn.round for turn in machine.turns if turn.note == "costs"} == {0}
+
+
+def test_parts_that_find_no_memory_together_are_measured_in_groups() -> None:
+    job = job_of()
+    outcome, machine = searched(job, places=4)
+    assert {turn.subject for turn in machine.turns if turn.note == "costs"} == {p.subject for p in job.parts}
+    assert outcome.winner == max(job.space.configurations, key=true_rps)
+
+
+def test_configurations_whose_part_does_not_start_are_left_out() -> None:
+    job = job_of()
+    failed = next(part for part in job.parts if part.kind == "model" and part.settings.precision == "half")
+    outcome, machine = searched(job, broken=frozenset({failed.subject}))
+    assert outcome.winner.precision == "full"
+    without = [one for one in job.space.configurations if failed.name in part_names(one)]
+    assert len(without) in outcome.left_out.values()
+    assert {turn.subject for turn in machine.turns}.isdisjoint(map(name_of, without))
+    with pytest.raises(LitmeterError, match="does not start"):
+        searched(job, broken=frozenset({job.parts[0].subject}))
+
+
+def test_the_best_is_found_where_predictions_miss_a_knob() -> None:
+    """Two workers are three times as slow as predicted: the best is a neighbour of who was predicted best."""
+
+    def rps(one: ServeSettings) -> float:
+        return true_rps(one) / (1 if one.workers_per_device == 1 else 3)
+
+    job = job_of(max_s=400.0)
+    outcome, _ = searched(job, rps=rps)
+    assert rps(outcome.winner) == max(map(rps, job.space.configurations))
+    assert outcome.prediction_error > 0.3
+
+
+def equally_fast(one: ServeSettings) -> float:
+    return 100.0 if one.transport == "direct" else 50.0
+
+
+def test_the_cheapest_of_those_that_are_as_fast_wins() -> None:
+    outcome, _ = searched(job_of(), rps=equally_fast)
+    first, *others = [row for row in outcome.rows if row.status in ("winner", "equal", "not resolved")]
+    assert (first.memory_mib, first.transport) == (300.0, "direct")
+    assert max(row.memory_mib or 0.0 for row in others) == 600.0
+    worth = {(row.knob, row.value): row for row in outcome.knobs}
+    assert worth["transport", "litserve"].ratio == pytest.approx(0.95, abs=0.02)
+    assert worth["transport", "litserve"].source == "predicted"
+    assert worth["workers x threads", "2x1"].source == "measured"
+    assert worth["workers x threads", "2x1"].ratio == pytest.approx(1.0, abs=0.03)
+    assert ("workers x threads", "1x1") not in worth
+
+
+def test_who_breaks_a_limit_is_excluded_and_cannot_win() -> None:
+    outcome, _ = searched(job_of(max_memory_mib=400.0))
+    assert outcome.winner.workers_per_device == 1
+    assert all(row.workers_per_device == 2 and row.reason for row in by_status(outcome)["excluded"])
+    outcome, _ = searched(job_of(lambda one: 0.5 if one.precision == "half" else 1.0))
+    assert outcome.winner.precision == "full"
+    assert all(row.precision == "full" for row in outcome.rows)
+    with pytest.raises(LitmeterError, match="max_p95_ms"):
+        searched(job_of(max_p95_ms=30.0))
+
+
+def test_by_capacity_the_cheapest_of_those_whose_intervals_overlap_wins() -> None:
+    outcome, _ = searched(job_of(goal="capacity"), rps=equally_fast)
+    assert outcome.capacity is not None
+    assert outcome.capacity.capacity_rps == pytest.approx(80.0, rel=0.1)
+    first, *others = [row for row in outcome.rows if row.capacity_rps]
+    assert [first.status, *(row.status for row in others)] == ["winner", "equal", "equal"]
+    assert first.memory_mib == min(row.memory_mib or 0.0 for row in (first, *others))
+
+
+def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
+    job = job_of()
+    first, machine = searched(job, noise=0.05)
+    answers = iter(machine.log)
+
+    def repeated(asked: Turn | Serve) -> Sample | Serving:
+        expected, answer = next(answers)
+        assert asked == expected
+        return answer
+
+    again = machine_of(job)
+    again.answer = repeated  # type: ignore[method-assign]
+    assert again.run(search(job)) == first

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.costs import Costs, ModelVariant, predicted_rps, ranking
-from litmeter.tune.space import DUPLICATE, Machine, simplicity, space_of
+from litmeter.tune.costs import Costs, model_part, parts_of, predicted_rps, ranking
+from litmeter.tune.space import DUPLICATE, Machine, changed_knobs, simplicity, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)
@@ -76,12 +76,9 @@ def test_duplicates_are_left_out(knobs: dict[str, Any]) -> None:
     assert (len(found), left_out) == (1, {DUPLICATE: 1})
 
 
-def costs(settings: ServeSettings, model_s: dict[int, float], request_s: float = 0.0) -> Costs:
-    return Costs(
-        {ModelVariant.of(settings): model_s},
-        {"torchvision": 0.002},
-        dict.fromkeys(("direct", "litserve"), request_s),
-    )
+def costs(model_s: dict[str, dict[int, float]], request_s: float = 0.0) -> Costs:
+    others = {"preprocess torchvision": 0.002, "request direct": request_s, "request litserve": request_s}
+    return {**model_s, **{name: {1: seconds} for name, seconds in others.items()}}
 
 
 @pytest.mark.parametrize(
@@ -110,13 +107,35 @@ def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
     knobs: dict[str, Any], model_s: dict[int, float], request_s: float, rps: float
 ) -> None:
     [settings] = spaces(**knobs)[0]
-    assert predicted_rps(settings, costs(settings, model_s, request_s), 2, 8) == pytest.approx(rps)
+    found = costs({model_part(settings): model_s}, request_s)
+    assert predicted_rps(settings, found, 2, 8) == pytest.approx(rps)
 
 
 def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
-    by_part = {ModelVariant.of(one): {1: 0.010, 4: 0.006} for one in found}
-    ranked = ranking(found, Costs(by_part, {"torchvision": 0.0}, {"direct": 0.0}), 2, 8)
+    ranked = ranking(found, costs({model_part(one): {1: 0.010, 4: 0.006} for one in found}), 2, 8)
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
     assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
+
+
+def test_each_part_is_measured_once_on_as_many_cores_as_there_are() -> None:
+    found, _ = spaces(max_batch_size=(1, 4), transport=("litserve", "direct"), threads_per_worker=(1, 2))
+    parts = {part.name: part for part in parts_of(found, "cpu", 2)}
+    assert len(parts) == 5
+    models = [part for part in parts.values() if part.kind == "model"]
+    assert sorted((part.settings.threads_per_worker, part.workers) for part in models) == [(1, 2), (2, 1)]
+    assert all(part.batch_sizes == (1, 4) for part in models)
+    assert parts["preprocess torchvision"].settings.workers_per_device == 2
+    assert {part.subject for part in parts.values() if part.kind == "request"} == {
+        "request litserve",
+        "request direct",
+    }
+
+
+def test_workers_and_threads_are_one_knob() -> None:
+    one = ServeSettings(workers_per_device=1, threads_per_worker=2)
+    two = ServeSettings(workers_per_device=2, threads_per_worker=1)
+    assert changed_knobs(one, two) == ["workers x threads"]
+    assert changed_knobs(one, one) == []
+    assert len(changed_knobs(one, two.model_copy(update={"max_batch_size": 4}))) == 2

@@ -74,8 +74,14 @@ class LoadOptions(LoadSettings):
 
 @options(
     "configurations",
-    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.04, "probe_requests": 1000, "max_s": 120.0, "seed": 42},
-    configurations=("any",),
+    **{
+        "slo_ms": 100.0,
+        "miss": 0.05,
+        "tolerance": 0.1,
+        "max_s": 240.0,
+        "seed": 42,
+        "configurations": ("any",),
+    },
 )
 class ObjectiveOptions(ObjectiveSettings):
     """What users must get, and how the highest rate is searched at which they do."""
@@ -246,41 +252,48 @@ def capacity(
     The exit status is 0 where it is resolved, or the objective held at all rates, else 1.
 
     Args:
-        out: a CSV file for the probes
+        out: a CSV file for the loads and their figures
         picture: a PNG file for a picture of the probes and the capacity
     """
-    from litmeter.measure.capacity import ProbeRow, measure_capacity
+    from litmeter.measure.capacity import capacity as search
+    from litmeter.measure.log import Log
+    from litmeter.measure.rows import TurnRow
+    from litmeter.measure.run import progress, run
+    from litmeter.measure.subjects import Url
     from litmeter.report.charts import capacity as chart
     from litmeter.report.drawing import save_png
     from litmeter.report.printed import capacity_text
     from litmeter.system.files import check_writable, write_rows
     from litmeter.system.machine import exclusive_machine
-    from litmeter.system.tables import text_table
+    from litmeter.system.tables import number_cell, text_table
 
-    def cells(number: int, row: ProbeRow) -> list[str]:
-        latencies = ("-" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms))
-        rates = (f"{rate:.1f}" for rate in (row.asked_rps, row.rate_rps, row.peak_rps))
-        remark = f"void: {row.void_reason}" if row.void_reason else row.phase
-        return [str(number), *rates, f"{row.missed:.1%}", *latencies, f"{row.goodput_rps:.1f}", remark]
+    def cells(row: TurnRow) -> list[str]:
+        load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
+        figures = (row.rate_rps, row.p50_ms, row.p95_ms, row.p99_ms)
+        missed = "-" if row.missed is None else f"{row.missed:.1%}"
+        remark = f"void: {row.void}" if row.void and row.offered_rps else ""
+        return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
     exit_on_sigterm()
     server = requests.target()
     check_writable([path for path in (out, picture) if path is not None])
     with exclusive_machine():
         server.check_first_request(requests.timeout_s)
-        with requests.started(server) as sender:
-            result = measure_capacity(sender, server.url, objective, requests.timeout_s, "search")
-    heads = ("asked/s", "due/s", "peak/s", "missed", "p50 ms", "p95 ms", "p99 ms", "in time/s", "")
-    print(text_table(("probe", *heads), [cells(number, row) for number, row in enumerate(result.rows, 1)]))
+        with requests.started(server) as sender, progress(objective.max_s, "capacity") as show:
+            schedule = search([server.url], objective, requests.timeout_s)
+            subjects = {server.url: Url(server.url, sender)}
+            found = run(schedule, subjects, Log(), objective.max_s, show)[server.url]
+    heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "")
+    print(text_table(heads, [cells(row) for row in found.rows]))
     if out is not None:
-        write_rows(out, ProbeRow, result.rows)
+        write_rows(out, TurnRow, found.rows)
     if picture is not None:
-        save_png(picture, chart(server.url, result))
-    found = re.sub(
-        r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", capacity_text(result.metrics)
+        save_png(picture, chart(server.url, found))
+    text = re.sub(
+        r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", capacity_text(found.metrics)
     )
-    print_wrapped(f"{server.url} {found}")
-    return 0 if result.metrics.status in ("resolved", "above_range") else 1
+    print_wrapped(f"{server.url} {text}")
+    return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 
 def sender(*, join: str) -> None:

@@ -17,8 +17,6 @@ import numpy as np
 from litmeter.errors import LoadError
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
 from litmeter.system.processes import JsonLinesProcess, process_group
-from litmeter.system.progress import bar
-from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
 
@@ -75,9 +73,6 @@ class LoadPlan:
 
 OnProgress = Callable[[int, int, float], None]
 """Called while a level runs: users, good answers measured so far, seconds measured so far."""
-OnEdge = Callable[[int, int], None]
-"""Called at each edge of a window: users, index of the edge within the level. With ``give_up_s`` it is called
-for the first one twice, as the window begins later where the first answers come in time."""
 
 
 class LoadGenerator:
@@ -96,8 +91,8 @@ class LoadGenerator:
         """
         self._folder = folder
         self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})
-        self._process = ExitStack()
-        self._conversation: JsonLinesProcess | None = None
+        self._stack = ExitStack()
+        self._process: JsonLinesProcess | None = None
         self._ready = False
         self._running()
 
@@ -114,19 +109,13 @@ class LoadGenerator:
             self._ready = True
 
     def run(
-        self,
-        url: str,
-        plan: LoadPlan,
-        *,
-        on_progress: OnProgress = lambda users, answers, seconds: None,
-        on_edge: OnEdge = lambda users, index: None,
+        self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda users, answers, seconds: None
     ) -> LoadRecord:
         """Run one load against ``url`` by POST; when this returns or raises, no request is in flight.
 
         Args:
             on_progress: called a few times a second from the first to the last; an exception that it raises
                 ends the load.
-            on_edge: called at every edge of a window.
 
         Raises:
             LoadError: the process failed, or could not begin at the time of ``plan``.
@@ -138,31 +127,31 @@ class LoadGenerator:
             for event, *values in self._running().answers():
                 if event in ("done", "late"):
                     break
-                (on_edge if event == "edge" else on_progress)(*values)
+                on_progress(*values)
         if event == "late":
             raise LoadError(f"it began to send {values[0]:g} s too late")
         return read_record(path, plan)
 
     def close(self) -> None:
         """End the process."""
-        self._conversation, self._ready = None, False
-        self._process.close()
+        self._process, self._ready = None, False
+        self._stack.close()
 
     def _running(self) -> JsonLinesProcess:
-        if self._conversation is None:
+        if self._process is None:
             log = self._folder / "client.log"
-            process = self._process.enter_context(
+            process = self._stack.enter_context(
                 process_group(
                     [sys.executable, "-m", "litmeter.load.process", self._settings],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=self._process.enter_context(log.open("wb")),
+                    stderr=self._stack.enter_context(log.open("wb")),
                     env=os.environ | {"TMPDIR": str(self._folder)},
                     stop_s=0.0,
                 )
             )
-            self._conversation = JsonLinesProcess(process, log, "the load generator", LoadError)
-        return self._conversation
+            self._process = JsonLinesProcess(process, log, "the load generator", LoadError)
+        return self._process
 
     @contextmanager
     def _ending_on_error(self) -> Iterator[None]:
@@ -194,32 +183,6 @@ def load_generator(
             yield generator
 
 
-def generate(
-    url: str,
-    bodies: Sequence[bytes],
-    content_type: str,
-    plans: Sequence[LoadPlan],
-    *,
-    headers: Mapping[str, str] | None = None,
-    on_start: Callable[[int], None] = lambda pid: None,
-    on_progress: OnProgress = lambda users, answers, seconds: None,
-    on_edge: OnEdge = lambda users, index: None,
-) -> list[LoadRecord]:
-    """Run the loads of ``plans`` one after another: send ``bodies`` to ``url`` by POST.
-
-    Args:
-        headers: sent with every request, besides the content type.
-        on_start: called with the process id of the load generator.
-        on_progress, on_edge: see ``LoadGenerator.run``.
-
-    Raises:
-        LoadError: there are no bodies, or the generator's process failed.
-    """
-    with load_generator(bodies, content_type, headers) as generator:
-        on_start(generator.pid)
-        return [generator.run(url, plan, on_progress=on_progress, on_edge=on_edge) for plan in plans]
-
-
 def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
     """The record that a load generator's process has written of ``plan``."""
     with np.load(source, allow_pickle=False) as stored:
@@ -231,17 +194,3 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
             cores=float(stored["cores"]),
             **arrays,
         )
-
-
-@contextmanager
-def load_bar(plans: Sequence[LoadPlan], description: str) -> Iterator[OnProgress]:
-    """Show a bar of the answers that ``plans`` measure; yield the ``on_progress`` that moves it."""
-    before = {plan.users: sum(p.requests for p in plans[:index]) for index, plan in enumerate(plans)}
-    requests = {plan.users: plan.requests for plan in plans}
-    with bar(sum(requests.values()), description, "answer") as progress:
-
-        def update(users: int, answers: int, seconds: float) -> None:
-            progress.set_postfix_str(pluralise(users, "user"))
-            progress.update(before[users] + min(answers, requests[users]) - progress.n)
-
-        yield update

@@ -206,8 +206,6 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
     if plan.begin_at is not None:
         gevent.sleep(max(0.0, plan.begin_at - perf_counter()))
     whole = Edges(started := perf_counter())
-    if plan.give_up_s is not None:
-        emit("edge", plan.users, 0)  # the only window begins here, if the first answers take too long
     arrivals = arrivals_of(plan)
     users = start_users(url, requests, plan, arrivals, recorder)
 
@@ -226,7 +224,6 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
     wait_until(lambda: min(recorder.in_flight_since) == math.inf)
     if len(edges.times) == 1:
         edges.add(perf_counter())
-        emit("edge", plan.users, 1)
     gevent.killall([progress, *users])  # users may still wait for a request to become due
     np.savez(path, window_edges=np.array(edges.times), cores=edges.cores(), **recorder.arrays())
 
@@ -283,12 +280,10 @@ def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> Edges:
     gevent.sleep(max(0.0, opened - perf_counter()))
     edges = Edges(opened)
     recorder.open_windows(opened)
-    emit("edge", plan.users, 0)
     for number in range(1, WINDOWS + 1):
         edge = opened + number * plan.min_s / WINDOWS
         gevent.sleep(max(0.0, edge - perf_counter()))
         edges.add(edge)
-        emit("edge", plan.users, number)
     wait_until(lambda: min(recorder.in_flight_since) >= edges.times[-1])
     return edges
 
@@ -310,7 +305,6 @@ def measure(plan: LoadPlan, recorder: Recorder) -> Edges:
     recorder.open_windows(edges[0])
     good_at_edge = recorder.good
     complete = 0
-    emit("edge", plan.users, 0)
     while True:
         gevent.sleep(TICK_S)
         now, answers = perf_counter(), recorder.good - good_at_edge
@@ -320,7 +314,6 @@ def measure(plan: LoadPlan, recorder: Recorder) -> Edges:
         if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
             windows.add(now)
             good_at_edge = recorder.good
-            emit("edge", plan.users, len(edges) - 1)
         newly_complete = bisect.bisect_right(edges, min(recorder.in_flight_since)) - 1
         if newly_complete > complete:
             complete = newly_complete

@@ -1,189 +1,308 @@
-"""Rows of a comparison from its turns: rates, ratios with intervals, ranks, latencies."""
+"""Results of a comparison from its turns: rates, ratios with intervals, ranks, latencies; pairs."""
 
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import ComparisonSettings
-from litmeter.stats.comparison import Rates, Ratio, block_edges, ranks, ratio, ratios
+from litmeter.stats.comparison import (
+    Rates,
+    Ratio,
+    block_edges,
+    percentile_ratio,
+    ranks,
+    ratio,
+    ratios,
+    simultaneous,
+)
 from litmeter.stats.rates import percentile, percentile_interval_of_blocks
+from litmeter.stats.records import Floats
 from litmeter.system.files import rounded
 
-Latencies = Mapping[tuple[int, str], list[npt.NDArray[np.float64]]]
-"""The latencies of each turn, ms, by users and configuration."""
-LATENCY_COLUMNS = ("p50_ms", "p50_low_ms", "p50_high_ms", "p95_ms", "p95_low_ms", "p95_high_ms")
-EFFICIENCY_COLUMNS = ("pipeline_rps", "efficiency", "efficiency_low", "efficiency_high")
 METRICS = (
-    *("rate_rps", "ratio", "ratio_low", "ratio_high", "rank"),
-    *(*LATENCY_COLUMNS, "failed", "rounds", *EFFICIENCY_COLUMNS),
+    *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "rank"),
+    *("p50_ms", "p95_ms", "efficiency", "earlier"),
 )
 """Columns of a row that metrics/comparison/NAME.json holds."""
 RANKED_FROM_ROUNDS = 3
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
 fewer that have the pipeline's rate as well, its efficiency has none."""
+EQUAL = 0.03
+"""A ratio whose whole interval is within this of 1 is that of equals."""
+
+Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
+
+    Intervals are 95% ones, simultaneous where there are several pairs. None where a rate is unknown, or there
+    are too few answers for a percentile.
+    """
+
+    name: str
+    other: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    p95_ms: float | None
+    other_p95_ms: float | None
+    p95_ratio: float | None
+    p95_low: float | None
+    p95_high: float | None
+    p95_verdict: Verdict
 
 
 def comparison_rows(
-    settings: ComparisonSettings,
     names: Sequence[str],
-    turns: Sequence[TurnRow],
-    latencies: Latencies,
-    earlier_rows: Sequence[ComparisonRow],
-    earlier_turns: Sequence[TurnRow] = (),
+    reference: str,
+    rows: Sequence[TurnRow],
+    latencies_ms: Mapping[int, Floats],
+    earlier: Sequence[ComparisonRow] = (),
 ) -> list[ComparisonRow]:
-    """One row per load and configuration; loads that are not compared have neither ratios nor ranks.
+    """One row per configuration that has been measured, in the order of ``names``.
 
     Args:
-        turns: of this run.
-        latencies: of this run's turns.
-        earlier_rows: of configurations that this run has not measured, whose latencies are used.
-        earlier_turns: of these configurations, and of the reference in the same rounds: they are compared
-            with the others through it, while its own row is that of this run.
+        rows: of all turns, served and in-process.
+        latencies_ms: of the good answers in the measured windows, by the number of their turn.
+        earlier: rows of an earlier run, for those that this one has not measured; they are shown as they are
+            and take no part in comparisons.
     """
-    all_turns = [*earlier_turns, *turns]
-    earlier_row = {(row.users, row.experiment): row for row in earlier_rows}
-    rows = []
-    for users in sorted({turn.users for turn in all_turns}):
-        turns_at_load = [turn for turn in all_turns if turn.users == users]
-        complete = [name for name in names if name == settings.reference or answered(name, turns_at_load)]
-        rates = rates_of(turns_at_load, complete)
-        compared = users in settings.users and any(rates[settings.reference])
-        ratio_of = measured_ratios(rates, settings.reference) if compared else {}
-        rank_of = ranks(with_enough_rounds(rates, settings.reference), settings.reference) if compared else {}
-        for name in names:
-            own_turns = [turn for turn in turns if (turn.users, turn.experiment) == (users, name)]
-            own_turns = own_turns or [turn for turn in turns_at_load if turn.experiment == name]
-            known = [turn.rate_rps for turn in own_turns if turn.rate_rps] if name in complete else []
-            highest = max((turn.rate_rps or turn.bound_rps or 0.0 for turn in own_turns), default=0.0)
-            own = ratio_of.get(name)
-            bounded = compared and name not in complete
-            bound = ratio_bound(name, turns_at_load, settings.reference) if bounded else None
-            blocks = latencies.get((users, name))
-            rows.append(
-                ComparisonRow(
-                    users=users,
-                    experiment=name,
-                    rate_rps=round(float(np.exp(np.mean(np.log(known)))), 2) if known else None,
-                    lowest_rps=rounded(min(known, default=None), 2),
-                    highest_rps=rounded(highest or None, 2),
-                    ratio=rounded(own.ratio, 4) if own else None,
-                    ratio_low=rounded(own.low, 4) if own else None,
-                    ratio_high=rounded(own.high if own else bound, 4),
-                    rank=rank_of.get(name),
-                    **(
-                        latency_columns(blocks)
-                        if blocks
-                        else earlier_latencies(earlier_row.get((users, name)))
-                    ),
-                    failed=sum(turn.failed for turn in own_turns),
-                    rounds=len(own_turns),
-                    earlier=not blocks and (users, name) in earlier_row,
-                    **efficiency_columns(own_turns),
-                )
+    kept = {row.experiment: row for row in earlier}
+    turns = served_turns(rows)
+    answered = [name for name in turns if name == reference or all(turn.rate_rps for turn in turns[name])]
+    rates = rates_of(rows, [name for name in names if name in answered])
+    compared = reference in rates and any(rates[reference])
+    enough = _with_enough_rounds(rates, reference) if compared else {}
+    to_reference, rank_of = ratios(enough, reference), ranks(enough, reference) if enough else {}
+    fastest = max(to_reference, key=lambda name: to_reference[name].ratio, default=reference)
+    to_fastest = ratios(enough, fastest, reference)
+    found = []
+    for name in names:
+        own = turns.get(name)
+        if not own:
+            found += [kept[name]] if name in kept else []
+            continue
+        known = [turn.rate_rps for turn in own if turn.rate_rps] if name in rates else []
+        highest = max(turn.highest_rps for turn in own)
+        one, share = to_reference.get(name), to_fastest.get(name)
+        if compared and name in rates and not one and _shared(rates, name, reference):
+            one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
+        ratio_columns = _ratio_columns(one, "ratio", "ratio_low", "ratio_high")
+        if compared and name not in rates:
+            ratio_columns["ratio_high"] = rounded(_bound(own, turns[reference]), 4)
+        found.append(
+            ComparisonRow(
+                experiment=name,
+                users=own[0].users or 0,
+                rate_rps=rounded(_mean(known), 2),
+                lowest_rps=rounded(min(known, default=None), 2),
+                highest_rps=rounded(highest or None, 2),
+                **ratio_columns,
+                **_ratio_columns(share, "share_of_fastest", "share_low", "share_high"),
+                rank=rank_of.get(name),
+                **_latency_columns([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms]),
+                answers=sum(turn.answers for turn in own),
+                failed=sum(turn.failed + turn.timed_out for turn in own),
+                rounds=len({turn.round for turn in own}),
+                turns=len(own),
+                **_in_process_columns(name, rows),
             )
-    return rows
+        )
+    return found
 
 
-def answered(name: str, turns: Sequence[TurnRow]) -> bool:
-    """Whether it had a good answer in each of its turns: otherwise its rate is but a bound."""
-    return all(turn.rate_rps for turn in turns if turn.experiment == name)
+def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | str | None]:
+    """Content of metrics/comparison/NAME.json; ``earlier`` is null for this run's."""
+    return {column: getattr(row, column) for column in METRICS} | {"earlier": row.earlier or None}
 
 
-def rates_of(turns: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
-    """The rates of ``names`` in each round of ``turns``, which are of one load."""
-    rate_rps = {(turn.experiment, turn.round): turn.rate_rps for turn in turns}
-    rounds = sorted({turn.round for turn in turns})
-    return {name: [rate_rps.get((name, number)) for number in rounds] for name in names}
+def pairs(
+    names: Sequence[str], reference: str, rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats]
+) -> list[Pair]:
+    """Each of ``names`` over each that stands before it.
+
+    Args:
+        reference: compares two that share no round.
+    """
+    return _pairs(list(itertools.combinations(names, 2)), reference, rows, latencies_ms)
 
 
-def measured_ratios(rates: Rates, reference: str) -> dict[str, Ratio]:
-    """The ratio of each that answered; simultaneous intervals for those with enough rounds."""
-    with_interval = ratios(with_enough_rounds(rates, reference), reference)
-    return {
-        name: with_interval.get(name) or without_interval(rates, name, reference)
-        for name, rounds in shared_rounds(rates, reference).items()
-        if rounds
+def change(
+    rows: Sequence[TurnRow],
+    latencies_ms: Mapping[int, Floats],
+    before: str = "before",
+    after: str = "candidate",
+) -> dict[str, float | None]:
+    """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
+    keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")
+    if not {before, after} <= served_turns(rows).keys():
+        return dict.fromkeys(keys)
+    [pair] = _pairs([(before, after)], before, rows, latencies_ms)
+    p95 = (pair.other_p95_ms, pair.p95_ms, pair.p95_ratio, pair.p95_low, pair.p95_high)
+    return dict(zip(keys, (pair.ratio, pair.low, pair.high, *p95), strict=True))
+
+
+def served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
+    """The turns of each that was served."""
+    turns: dict[str, list[TurnRow]] = defaultdict(list)
+    for row in rows:
+        if row.work == "served":
+            turns[row.subject].append(row)
+    return dict(turns)
+
+
+def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
+    """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
+    turns = served_turns(rows)
+    rounds = sorted({row.round for own in turns.values() for row in own})
+    by_round = {
+        name: {
+            number: [turn.rate_rps for turn in turns.get(name, ()) if turn.round == number]
+            for number in rounds
+        }
+        for name in names
     }
+    return {name: [_mean(own[number]) for number in rounds] for name, own in by_round.items()}
 
 
-def ratio_bound(name: str, turns: Sequence[TurnRow], reference: str) -> float | None:
-    """What the ratio of a configuration to ``reference`` is below: rounds without an answer count as bounds.
+def _mean(rates: Sequence[float | None]) -> float | None:
+    """The geometric mean; None where there is none, or one is unknown."""
+    known = [rate for rate in rates if rate]
+    return float(np.exp(np.mean(np.log(known)))) if known and len(known) == len(rates) else None
+
+
+def _shared(rates: Rates, name: str, other: str) -> int:
+    """The number of rounds in which both answered."""
+    return sum(bool(a and b) for a, b in zip(rates[name], rates[other], strict=True))
+
+
+def _with_enough_rounds(rates: Rates, reference: str) -> dict[str, Sequence[float | None]]:
+    """The rates of those that are ranked."""
+    enough = min(RANKED_FROM_ROUNDS, _shared(rates, reference, reference))
+    return {name: own for name, own in rates.items() if _shared(rates, name, reference) >= enough}
+
+
+def _bound(own: Sequence[TurnRow], reference: Sequence[TurnRow]) -> float | None:
+    """What a ratio to the reference is below: rounds without an answer count as bounds.
 
     None where they share no round in which the reference answered.
     """
-    reference_rps = {turn.round: turn.rate_rps for turn in turns if turn.experiment == reference}
-    shares = [
-        (turn.rate_rps or turn.bound_rps or 0.0) / of_reference
-        for turn in turns
-        if turn.experiment == name and (of_reference := reference_rps.get(turn.round))
-    ]
-    return float(np.exp(np.mean(np.log(shares)))) if shares and all(shares) else None
+    reference_rps = {turn.round: turn.rate_rps for turn in reference}
+    return _mean([turn.highest_rps / other for turn in own if (other := reference_rps.get(turn.round))])
 
 
-def with_enough_rounds(rates: Rates, reference: str) -> dict[str, Sequence[float | None]]:
-    """The rates of those that are ranked."""
-    shared = shared_rounds(rates, reference)
-    enough = min(RANKED_FROM_ROUNDS, shared[reference])
-    return {name: rates[name] for name, rounds in shared.items() if rounds >= enough}
+def _ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
+    """Three columns: a ratio and its interval."""
+    values = (one.ratio, one.low, one.high) if one else (None, None, None)
+    return {column: rounded(value, 4) for column, value in zip(columns, values, strict=True)}
 
 
-def shared_rounds(rates: Rates, reference: str) -> dict[str, int]:
-    """The number of rounds in which both a configuration and the reference answered."""
-    return {
-        name: sum(bool(rate and other) for rate, other in zip(by_round, rates[reference], strict=True))
-        for name, by_round in rates.items()
-    }
-
-
-def without_interval(rates: Rates, name: str, reference: str) -> Ratio:
-    """The ratio of a configuration with too few rounds for a useful interval."""
-    return Ratio(ratio(rates, name, reference, reference).ratio, None, None)
-
-
-def latency_columns(turns: Sequence[npt.NDArray[np.float64]]) -> dict[str, float | None]:
-    """LATENCY_COLUMNS: p50 and p95 of all turns together, with intervals over blocks of rounds.
+def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
+    """p50 and p95 of all turns together, with intervals over blocks of rounds.
 
     A machine's state lasts longer than a round, so neighbouring rounds are no independent samples.
     """
     edges = block_edges(len(turns))
     blocks = [np.concatenate(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
-    pooled = np.concatenate(blocks)
-    values: list[float | None] = []
+    pooled = np.concatenate([np.array([]), *blocks])
+    columns: dict[str, float | None] = {}
     for percent in (50, 95):
-        interval = percentile_interval_of_blocks(blocks, percent) or (None, None)
-        values += [percentile(pooled, percent), *interval]
-    return {column: rounded(ms, 2) for column, ms in zip(LATENCY_COLUMNS, values, strict=True)}
+        low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
+        name = f"p{percent}"
+        columns |= {f"{name}_ms": percentile(pooled, percent), f"{name}_low_ms": low, f"{name}_high_ms": high}
+    return {column: rounded(ms, 2) for column, ms in columns.items()}
 
 
-def efficiency_columns(turns: Sequence[TurnRow]) -> dict[str, float | None]:
-    """EFFICIENCY_COLUMNS of a configuration's turns at one load, of those that have the pipeline's rate.
+def _in_process_columns(name: str, rows: Sequence[TurnRow]) -> dict[str, Any]:
+    """In-process rates, and the efficiency within the rounds that have the pipeline's rate beside the served.
 
-    None where there is no such turn, or one of them has no good answer: its rate is but a bound.
+    No efficiency where one of these served turns has no good answer: its rate is but a bound.
     """
-    both = [(turn.rate_rps, turn.pipeline_rps) for turn in turns if turn.pipeline_rps]
-    if not both or not all(rate for rate, _ in both):
-        return dict.fromkeys(EFFICIENCY_COLUMNS)
-    served, pipeline = zip(*both, strict=True)
-    own = ratio({"served": served, "pipeline": pipeline}, "served", "pipeline", "pipeline")
-    has_interval = len(both) >= RANKED_FROM_ROUNDS
-    return {
-        "pipeline_rps": round(float(np.exp(np.mean(np.log(pipeline)))), 2),
-        "efficiency": round(own.ratio, 3),
+    rates: dict[str, dict[int, float | None]] = defaultdict(dict)
+    for row in rows:
+        if row.subject == name and row.round >= 0:
+            rates[row.work][row.round] = row.rate_rps
+    pipeline = {
+        number: rate for number, rate in rates["pipeline"].items() if rate and number in rates["served"]
+    }
+    columns = {
+        "model_rps": rounded(_mean([rate for rate in rates["model"].values() if rate]), 2),
+        "pipeline_rps": rounded(_mean(list(pipeline.values())), 2),
+    }
+    served = [rates["served"][number] for number in pipeline]
+    if not served or not all(served):
+        return columns
+    own = ratio({"served": served, "pipeline": list(pipeline.values())}, "served", "pipeline", "pipeline")
+    has_interval = len(served) >= RANKED_FROM_ROUNDS
+    return columns | {
+        "efficiency": rounded(own.ratio, 3),
         "efficiency_low": rounded(own.low, 3) if has_interval else None,
         "efficiency_high": rounded(own.high, 3) if has_interval else None,
     }
 
 
-def earlier_latencies(row: ComparisonRow | None) -> dict[str, float | None]:
-    """LATENCY_COLUMNS of an earlier row; None where there is none."""
-    return {column: getattr(row, column) if row else None for column in LATENCY_COLUMNS}
+def _pairs(
+    chosen: Sequence[tuple[str, str]],
+    reference: str,
+    rows: Sequence[TurnRow],
+    latencies_ms: Mapping[int, Floats],
+) -> list[Pair]:
+    """The second of each two over the first; the variance of all that were measured is pooled."""
+    turns, error = served_turns(rows), simultaneous(len(chosen))
+    answered = [name for name in turns if all(turn.rate_rps for turn in turns[name])]
+    rates = rates_of(rows, answered)
+    latencies: dict[str, dict[int, Floats]] = defaultdict(dict)
+    for name, own in turns.items():
+        for turn in own:
+            so_far = latencies[name].get(turn.round, np.array([]))
+            latencies[name][turn.round] = np.concatenate([so_far, latencies_ms.get(turn.turn, so_far[:0])])
+    found = []
+    for other, name in chosen:
+        rate = ratio(rates, name, other, reference, error) if {name, other} <= set(answered) else None
+        both = [number for number in latencies[name] if number in latencies[other]]
+        p95 = percentile_ratio(
+            [latencies[name][number] for number in both],
+            [latencies[other][number] for number in both],
+            95,
+            error,
+        )
+        p95_ms, other_p95_ms = (
+            percentile(np.concatenate([np.array([]), *latencies[key].values()]), 95) for key in (name, other)
+        )
+        found.append(
+            Pair(
+                name=name,
+                other=other,
+                **_ratio_columns(rate, "ratio", "low", "high"),
+                verdict=_verdict(rate),
+                p95_ms=rounded(p95_ms, 2),
+                other_p95_ms=rounded(other_p95_ms, 2),
+                **_ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
+                p95_verdict=_verdict(p95 and Ratio(1 / p95.ratio, *_inverse(p95))),
+            )
+        )
+    return found
 
 
-def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | None]:
-    """Content of metrics/comparison/NAME.json."""
-    return {column: getattr(row, column) for column in METRICS}
+def _inverse(one: Ratio) -> tuple[float | None, float | None]:
+    """The interval of its reciprocal: a shorter latency is faster."""
+    return one.high and 1 / one.high, one.low and 1 / one.low
+
+
+def _verdict(one: Ratio | None) -> Verdict:
+    if one is None or one.low is None or one.high is None:
+        return "no difference resolved"
+    if one.low >= 1 - EQUAL and one.high <= 1 + EQUAL:
+        return "equal within 3%"
+    if not one.resolved:
+        return "no difference resolved"
+    return "faster" if one.ratio > 1 else "slower"

@@ -8,30 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from litmeter.load import LoadPlan
-from litmeter.load.generator import load_bar
 from litmeter.load.senders import Sender
-from litmeter.measure.levels import latency_grows, level_row
-from litmeter.measure.rows import LevelRow
+from litmeter.measure.figures import latency_grows
+from litmeter.measure.log import Log
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.run import progress, run
+from litmeter.measure.subjects import Url
 from litmeter.measure.target import Target
-from litmeter.measure.telemetry import Usage
-from litmeter.stats.records import ALLOWED_LATE, LoadRecord, goodput_rps, late_share
+from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.stats.records import ALLOWED_LATE, WINDOWS, LoadRecord, goodput_rps
 from litmeter.system.files import check_writable, write_rows
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.tables import text_table
+from litmeter.system.tables import number_cell, pluralise, text_table
 
 COLUMNS = (
-    "users",
-    "req/s",
-    "95% interval",
-    "p50 ms",
-    "p95 ms",
-    "p99 ms",
-    "sent",
-    "ok",
-    "failed",
-    "timed out",
-    "client CPU",
-    "verdict",
+    *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
+    *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
 )
 NO_OBJECTIVE = "no objective given (--slo-ms)"
 GROWS = "latency grows: the server may be overloaded"
@@ -62,53 +54,65 @@ def loadtest(
         check_writable([out])
     with exclusive_machine():
         target.check_first_request(plans[0].timeout_s)
-        with senders as sender, load_bar(plans, "load") as update_bar:
-            records = [sender.run(target.url, plan, on_progress=update_bar) for plan in plans]
-    rows = [load_row(record) for record in records]
-    findings = [objective_finding(record, slo_ms) for record in records]
-    cells = [
-        level_cells(row, plan, finding) for row, plan, (finding, _) in zip(rows, plans, findings, strict=True)
-    ]
-    print(text_table(COLUMNS, cells))
+        budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
+        with senders as sender, progress(budget_s, "load") as show:
+            subjects = {target.url: Url(target.url, sender)}
+            samples = run(one_after_another(target.url, plans, slo_ms), subjects, Log(), budget_s, show)
+    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
     if out is not None:
-        write_rows(out, LevelRow, rows)
-    return 0 if all(row.valid for row in rows) and all(kept for _, kept in findings) else 1
+        write_rows(out, TurnRow, [sample.row for sample in samples])
+    kept = [not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE for sample in samples]
+    return 0 if all(kept) else 1
 
 
-def load_row(record: LoadRecord) -> LevelRow:
-    """The level's row; of an open loop that passes for valid, with a warning where latencies grow."""
-    row = level_row(record, Usage(client_cores=record.cores))
-    if record.rate_rps is None or not row.valid or not latency_grows(record):
-        return row
-    return replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
+def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
+    """Load one subject by each plan; warn where an open loop's latencies grow."""
+    yield from serve([name])
+    samples = []
+    for number, plan in enumerate(plans):
+        note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")
+        sample = yield from measure(Turn(name, plan, number, slo_ms, note))
+        record, row = record_of(sample), sample.row
+        if record.rate_rps is not None and not row.void and latency_grows(record):
+            row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
+        samples.append(replace(sample, row=row))
+    return samples
 
 
-def objective_finding(record: LoadRecord, slo_ms: float | None) -> tuple[str, bool]:
-    """What is to be said of the objective, and whether the load keeps it.
+def record_of(sample: Sample) -> LoadRecord:
+    """The record of requests over HTTP, which always have one."""
+    assert sample.record is not None
+    return sample.record
+
+
+def objective_text(sample: Sample, slo_ms: float | None) -> str:
+    """Say whether a load keeps the objective.
 
     An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
     """
+    record, missed = record_of(sample), sample.row.missed
     if slo_ms is None:
-        return "" if record.rate_rps is None else NO_OBJECTIVE, True
-    late = late_share(record, slo_ms)
-    if late is None:
-        return "", True
-    if late <= ALLOWED_LATE:
-        return f"{goodput_rps(record, slo_ms):.1f} req/s within {slo_ms:g} ms", True
-    missed = f"{late:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
-    return f"objective missed: {missed}; {goodput_rps(record, slo_ms):.1f} req/s within it", False
+        return "" if record.rate_rps is None else NO_OBJECTIVE
+    if missed is None:
+        return ""
+    good = f"{goodput_rps(record, slo_ms):.1f} req/s within"
+    if missed <= ALLOWED_LATE:
+        return f"{good} {slo_ms:g} ms"
+    late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
+    return f"objective missed: {late}; {good} it"
 
 
-def level_cells(row: LevelRow, plan: LoadPlan, finding: str) -> list[str]:
-    """A level as a row of the table; ``finding`` is about the objective."""
-    client = row.client_cores
-    verdict = "valid" if row.valid else f"not valid: {row.invalid_reason}"
+def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
+    """A level as a row of the table."""
+    row = sample.row
+    verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
-        str(row.users) if plan.rate_rps is None else f"{plan.rate_rps:.6g}/s",
-        f"{row.throughput_rps:.1f}",
-        f"{row.low_rps:.1f} to {row.high_rps:.1f}",
-        *("-" if ms is None else f"{ms:.1f}" for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
-        *(str(count) for count in (row.sent, row.ok, row.failed, row.timed_out)),
-        "-" if client is None else f"{client:.0%}",
-        "; ".join(filter(None, (verdict, finding, row.warnings))),
+        str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
+        number_cell(row.rate_rps, 1),
+        "-" if row.low_rps is None else f"{row.low_rps:.1f} to {row.high_rps:.1f}",
+        *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
+        *(str(count) for count in (row.sent, row.sent - row.failed - row.timed_out)),
+        *(str(count) for count in (row.failed, row.timed_out)),
+        f"{record_of(sample).cores:.0%}",
+        "; ".join(filter(None, (verdict, objective_text(sample, slo_ms), row.warnings))),
     ]

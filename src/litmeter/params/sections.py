@@ -165,10 +165,9 @@ class ObjectiveSettings(Section):
         description="names of the configurations whose capacity `make capacity` measures"
     )
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
-        description="of the capacity, share by which the interval may reach to either side"
+        description="of the capacity, share by which the interval of a resolved one reaches to either side"
     )
-    probe_requests: Annotated[int, Field(ge=100)] = Field(description="requests due in a probe")
-    max_s: Positive = Field(description="budget per configuration, however far the search has come")
+    max_s: Positive = Field(description="how long the search of one capacity takes")
     seed: Seed = Field(description="seed of the arrivals")
 
 

@@ -1,18 +1,17 @@
 """Upper bounds of the rate, from the hardware's peak down to the served rate, in images/s = requests/s.
 
-Each bound limits the next. If a bound lies above the one before it by more than their intervals, one of
-the two is measured wrongly.
+Each bound limits the next; its share of the one before it is what is left of the rate. A share above 1 by
+more than its interval is an error of measuring.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litmeter.report.results import Result
-from litmeter.stats.comparison import Ratio
+from litmeter.report.results import Result, mean
+from litmeter.stats.comparison import Ratio, ratio
 
 DATASHEET = "datasheet"
 ROOFLINE = "roofline"
@@ -20,36 +19,42 @@ MODEL = "model"
 PIPELINE = "pipeline"
 TRANSPORT = "pipeline + transport"
 SERVED = "served"
+Rates = list[float | None] | float | None
+"""By round, or the same in each; None where it is unknown."""
 BOUND_NAMES = (DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """One bound of the rate, images/s, with its 95% interval where one is known.
+    """One bound of the rate.
 
     Attributes:
-        share: of the bound before it, None for the first.
-        share_low, share_high: the share's 95% interval, where both bounds were measured in the same rounds:
-            narrower than what the intervals of the two rates allow.
+        upper, upper_rps: name and rate of the bound before it; None for the first.
+        share: of the bound before it, with a 95% interval where one is known.
     """
 
     name: str
     rate_rps: float
-    low_rps: float | None
-    high_rps: float | None
-    share: float | None
-    share_low: float | None = None
-    share_high: float | None = None
+    upper: str | None = None
+    upper_rps: float | None = None
+    share: Ratio | None = None
 
     @property
-    def lowest_rps(self) -> float:
-        """The interval's lower end; a rate without an interval counts as exact."""
-        return self.rate_rps if self.low_rps is None else self.low_rps
+    def is_loss(self) -> bool:
+        """Whether it lies below the bound before it by more than the interval of their ratio."""
+        return self.share is not None and self.share.high is not None and self.share.high < 1
 
     @property
-    def highest_rps(self) -> float:
-        """The interval's upper end; a rate without an interval counts as exact."""
-        return self.rate_rps if self.high_rps is None else self.high_rps
+    def is_error(self) -> bool:
+        """Whether it lies above the bound before it by more than the interval of their ratio."""
+        return self.share is not None and self.share.low is not None and self.share.low > 1
+
+    def ties_with(self, other: Bound) -> bool:
+        """Whether the intervals of two losses' shares overlap, so that neither is known to be larger."""
+        own, others = self.share, other.share
+        if own is None or others is None or None in (own.low, own.high, others.low, others.high):
+            return True
+        return bool(own.low <= others.high and others.low <= own.high)  # type: ignore[operator]
 
 
 def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
@@ -57,82 +62,78 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
 
     1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
     2. roofline: measured peak and memory bandwidth, at the best batch size;
-    3. model in-process, at its best batch size;
-    4. pipeline in-process (decode, preprocess, model), at its best batch size;
-    5. pipeline and transport on one CPU budget, see ``with_transport``;
-    6. served: the best level.
+    3. model in-process; 4. pipeline in-process: decode, preprocess and model, at the same batch size;
+    5. pipeline and transport on the same cores: see ``transport_rates``;
+    6. served.
+
+    The last four are of the comparison, their ratios within its rounds.
 
     Args:
         ceilings: metrics/ceilings.json.
     """
-    precision = result.serve.precision
-    model, pipeline, best = result.model, result.pipeline, result.best
-    in_process = (pipeline.pipeline_rps, pipeline.pipeline_low_rps, pipeline.pipeline_high_rps)
-    known: list[tuple[str, tuple[float | None, float | None, float | None]]] = [
-        (DATASHEET, (ceilings[f"datasheet_{precision}_rps"], None, None)),
-        (ROOFLINE, (ceilings[f"roofline_{precision}_rps"], None, None)),
-        (MODEL, (model.model_rps, model.model_low_rps, model.model_high_rps)),
-        (PIPELINE, in_process),
-        (TRANSPORT, with_transport(result)),
-        (SERVED, (best.throughput_rps, best.low_rps, best.high_rps) if best else (None, None, None)),
-    ]
+    precision, row, transport = result.serve.precision, result.compared, transport_rates(result)
+    datasheet, roofline = (ceilings.get(f"{name}_{precision}_rps") for name in (DATASHEET, ROOFLINE))
+    left = _share(transport, result.rates("pipeline"))
+    known: dict[str, tuple[float | None, Rates]] = {
+        DATASHEET: (datasheet, datasheet),
+        ROOFLINE: (roofline, roofline),
+        MODEL: (row.model_rps, result.rates("model")),
+        PIPELINE: (row.pipeline_rps, result.rates("pipeline")),
+        TRANSPORT: (row.pipeline_rps * left.ratio if row.pipeline_rps and left else None, transport),
+        SERVED: (row.rate_rps, result.rates("served")),
+    }
     bounds: list[Bound] = []
-    for name, (rate, low, high) in known:
-        if rate is not None:
-            share = rate / bounds[-1].rate_rps if bounds else None
-            bounds.append(Bound(name, rate, low, high, share))
-    return [_paired(bound, result.pipeline_share) if bound.name == PIPELINE else bound for bound in bounds]
+    above: Rates = None
+    for name, (rate_rps, rates) in known.items():
+        if rate_rps and not bounds:
+            bounds.append(Bound(name, rate_rps))
+        elif rate_rps:
+            upper = bounds[-1]
+            share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
+            bounds.append(Bound(name, rate_rps, upper.name, upper.rate_rps, share))
+        above = rates if rate_rps else above
+    return bounds
 
 
-def _paired(bound: Bound, share: Ratio | None) -> Bound:
-    """The bound with its share from rates of the same rounds, where there are enough."""
-    if share is None:
-        return bound
-    return replace(bound, share=share.ratio, share_low=share.low, share_high=share.high)
-
-
-def budget_ms(result: Result) -> float | None:
-    """CPU time per request of pipeline, server and load generator together, None where unknown."""
-    server, client = result.run["null_cpu_ms"], result.run["null_client_cpu_ms"]
-    if server is None or client is None:
+def _share(rates: Rates, above: Rates) -> Ratio | None:
+    """The ratio of two series of rates by round, or of a constant; None where they have no common round."""
+    if isinstance(rates, float) and isinstance(above, float):
+        return Ratio(rates / above, rates / above, rates / above)
+    rounds = max(len(one) for one in (rates, above) if isinstance(one, list)) if rates and above else 0
+    series = {
+        name: [one] * rounds if isinstance(one, float) else one or []
+        for name, one in (("lower", rates), ("upper", above))
+    }
+    if not any(a and b for a, b in zip(series["lower"], series["upper"], strict=False)):
         return None
-    total: float = result.pipeline.pipeline_cpu_ms + server + client
-    return total
+    return ratio(series, "lower", "upper", reference="upper")
 
 
-def with_transport(result: Result) -> tuple[float | None, float | None, float | None]:
-    """Rate, low and high of the pipeline with server and load generator on the same cores.
+def transport_ms(result: Result) -> float | None:
+    """CPU time of the server's processes for a request to a model that does nothing; None where unknown."""
+    null = result.null
+    if null is None or null.server_cores is None or not null.rate_rps:
+        return None
+    return 1000 * null.server_cores / null.rate_rps
 
-    It is the least of three rates: ``cores`` over the CPU time per request (``budget_ms``), the null
-    server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
-    idle. CPU time per image is as uncertain as the rate it was measured with, so the first rate's
-    interval is the pipeline's, in proportion.
+
+def transport_rates(result: Result) -> list[float | None]:
+    """Rates by round of the pipeline where server and load generator take CPU time, too.
+
+    The least of three: all cores over the CPU time of a request (pipeline, server and load generator), the
+    null server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
+    idle. None where one is unknown.
     """
-    pipeline, run = result.pipeline, result.run
-    per_request_ms = budget_ms(result)
-    if per_request_ms is None:
-        return None, None, None
-    rate = 1000 * run["cores"] / per_request_ms
-    scale = rate / pipeline.pipeline_rps
-    bounds = [
-        (pipeline.pipeline_rps, pipeline.pipeline_low_rps, pipeline.pipeline_high_rps),
-        (rate, pipeline.pipeline_low_rps * scale, pipeline.pipeline_high_rps * scale),
-        (run["null_rps"], run["null_low_rps"], run["null_high_rps"]),
+    server_ms, null = transport_ms(result), result.null
+    if server_ms is None or null is None or not null.rate_rps:
+        return []
+    more_ms = server_ms + (mean(result.served, "client_cpu_ms") or 0.0)
+    rows = [
+        replace(
+            row,
+            rate_rps=min(row.rate_rps, null.rate_rps, 1000 * result.cores / (row.workers_cpu_ms + more_ms)),
+        )
+        for row in result.in_process("pipeline")
+        if row.rate_rps and row.workers_cpu_ms is not None
     ]
-    return min(bounds, key=lambda bound: bound[0])
-
-
-def measuring_errors(name: str, bounds: Sequence[Bound]) -> list[str]:
-    """One line for each bound that lies above the one before it by more than their intervals."""
-    return [
-        f"{name}: {lower.name} ({_interval(lower)}) lies above {upper.name} ({_interval(upper)}): "
-        "an error of measuring"
-        for upper, lower in itertools.pairwise(bounds)
-        if lower.lowest_rps > upper.highest_rps
-    ]
-
-
-def _interval(bound: Bound) -> str:
-    if bound.low_rps is None or bound.high_rps is None:
-        return f"{bound.rate_rps:.1f} images/s"
-    return f"{bound.low_rps:.1f} to {bound.high_rps:.1f} images/s"
+    return result.by_round(rows)

@@ -1,49 +1,25 @@
-"""What changed between two sets of results: params, and rates with their certainty."""
+"""What changed between sets of results: params, and rates with their certainty."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from litmeter.measure.rows import ComparisonRow
-from litmeter.report import charts
-from litmeter.report.claims import ratio_text
-from litmeter.report.drawing import Chart
+from litmeter.params import CANDIDATE
+from litmeter.report.claims import Claim, change_before, change_sentence, verdict
+from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
+from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import markdown_table, number_cell
+from litmeter.tune.rows import ratio_cell
 
 
-@dataclass(frozen=True)
-class Changes:
-    """A text in Markdown, and a chart where rates can be compared."""
-
-    text: str
-    chart: Chart | None
-
-
-@dataclass(frozen=True)
-class RateChange:
-    """A configuration's ratio to the reference after, over that before, with a 95% interval."""
-
-    name: str
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def verdict(self) -> str:
-        """Whether it became faster or slower beyond the interval."""
-        if self.low > 1:
-            return "faster"
-        return "slower" if self.high < 1 else "not resolved"
-
-
-def changes(before: Snapshot, after: Snapshot) -> Changes:
-    """What changed from ``before`` to ``after``.
+def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
+    """What changed from ``before`` to ``after``: what is said of it, and tables in Markdown.
 
     Rates themselves are not compared: they were measured at different times. Ratios to the same reference
     are, at the same load, with the same model and photos.
@@ -53,28 +29,43 @@ def changes(before: Snapshot, after: Snapshot) -> Changes:
         machines = [describe_machine(one.machine) for one in (before, after)]
         blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
     other = [what for what in SAME if _common(before, what) != _common(after, what)]
+    if other:
+        blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
     old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
-    found = (
-        {} if other else {name: change for name in new if (change := rate_change(old.get(name), new[name]))}
-    )
+    ratios = {} if other else {name: ratio_change(old.get(name), row) for name, row in new.items()}
+    found = {name: ratio for name, ratio in ratios.items() if ratio is not None}
     rows = [
         [
             f"`{name}`",
             _cell(old.get(name), before.reference),
             _cell(new.get(name), after.reference),
-            _change_cell(found.get(name), new.get(name)),
+            _change_cell(found[name]) if name in found else "-",
         ]
         for name in dict.fromkeys([*old, *new])
     ]
     head = ["configuration", "before: times the reference", "after", "after over before"]
     blocks.append(markdown_table(head, rows))
-    if other:
-        blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
-    if not found:
-        return Changes("\n\n".join(blocks), None)
-    ratios = {name: (one.ratio, one.low, one.high) for name, one in found.items()}
-    notes = [_change_cell(change) for change in found.values()]
-    return Changes("\n\n".join(blocks), charts.changes(ratios, notes))
+    return list(_claims(before, after, found.get(CANDIDATE))), "\n\n".join(blocks)
+
+
+def _claims(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Iterator[Claim]:
+    """What other settings of the section serve did: measured in the same rounds, or through the reference."""
+    what = changed_settings(before.params.serve, after.params.serve)
+    if not what:
+        return
+    measured = change_before(after)
+    if measured is not None and after.over_before["changed"] == what:
+        yield measured
+    elif ratio is not None:
+        old, new = (
+            row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE
+        )
+        found = {
+            "changed": f"{what} (in two runs, through `{after.reference}`)",
+            **{"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high},
+            **{"p95_before_ms": old, "p95_after_ms": new},
+        }
+        yield Claim("change", (CANDIDATE,), change_sentence(found), ratio)
 
 
 SAME = ("the reference", "the number of users", "the model", "the photos", "what users send")
@@ -85,55 +76,81 @@ def _common(snapshot: Snapshot, what: str) -> Any:
     params = snapshot.params
     return {
         "the reference": (snapshot.reference, params.configuration(snapshot.reference)),
-        "the number of users": params.comparison.users[0],
+        "the number of users": params.comparison.users,
         "the model": (params.model, params.train),
         "the photos": params.data,
         "what users send": params.load.request_body,
     }[what]
 
 
-def rate_change(before: ComparisonRow | None, after: ComparisonRow) -> RateChange | None:
-    """The change of a configuration's ratio; None for the reference, where one has no interval, and where
-    it was not measured again.
+def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | None:
+    """A configuration's ratio to the reference after, over that before, with a 95% interval.
 
-    The logarithms' half widths add up as those of independent measurements do.
+    None for the reference, where one has no interval, and where it was not measured again. The logarithms'
+    half widths add up as those of independent measurements do.
     """
-    if after.earlier:
-        return None
     ends: list[tuple[float, float, float]] = []
     for row in (before, after):
         if row is None or not row.ratio or not row.ratio_low or not row.ratio_high:
             return None
         ends.append((row.ratio, row.ratio_low, row.ratio_high))
-    if all(low == high for _, low, high in ends):
-        return None
     (old, *_), (new, *_) = ends
     half_width = math.hypot(*(math.log(high / low) / 2 for _, low, high in ends))
-    ratio = new / old
-    return RateChange(after.experiment, ratio, ratio * math.exp(-half_width), ratio * math.exp(half_width))
+    if after.earlier or half_width == 0:
+        return None
+    return Ratio(new / old, new / old * math.exp(-half_width), new / old * math.exp(half_width))
 
 
-def _cell(row: ComparisonRow | None, reference: str) -> str:
+def runs_table(snapshots: Sequence[Snapshot]) -> str:
+    """Each configuration's ratio over all runs, with a random-effects interval.
+
+    Empty below FEWEST_RUNS, and where code, machine, model, photos or params of the comparison differ.
+    """
+    same = all(one.measured_with and one.measured_with == snapshots[0].measured_with for one in snapshots)
+    if len(snapshots) < FEWEST_RUNS or not same:
+        return ""
+    rows, reference = [], snapshots[-1].reference
+    for name in snapshots[-1].params.configurations():
+        own = [row for one in snapshots for row in one.compared if row.experiment == name and not row.earlier]
+        runs = [Ratio(row.ratio, row.ratio_low, row.ratio_high) for row in own if row.ratio is not None]
+        if name != reference and (ratio := over_runs(runs)) is not None:
+            each = ", ".join(f"{run.ratio:.2f}" for run in runs)
+            rows.append([f"`{name}`", ratio_cell(ratio.ratio, ratio.low, ratio.high), each])
+    table = markdown_table(["configuration", f"times {reference}, over all runs", "in each run"], rows)
     return (
-        "-"
-        if row is None or row.rate_rps is None
-        else f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s"
+        f"{len(snapshots)} runs of the same code, machine and model. With 95% certainty the mean ratio of "
+        "all such runs lies in the interval, which is of what differs from run to run, too (random effects, "
+        f"Hartung and Knapp).\n\n{table}"
     )
 
 
-def _change_cell(change: RateChange | None, after: ComparisonRow | None = None) -> str:
-    if change is None:
-        return "measured earlier" if after is not None and after.earlier else "-"
-    return f"{change.ratio:.2f} ({change.low:.2f} to {change.high:.2f}), {change.verdict}"
+def _cell(row: ComparisonRow | None, reference: str) -> str:
+    if row is None or row.rate_rps is None:
+        return "-"
+    earlier = f", earlier, {row.earlier}" if row.earlier else ""
+    return f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s{earlier}"
+
+
+def _change_cell(ratio: Ratio) -> str:
+    return f"{ratio_cell(ratio.ratio, ratio.low, ratio.high)}, {verdict(ratio)}"
 
 
 def _params_table(before: Snapshot, after: Snapshot) -> str:
-    old, new = (dict(flat(snapshot.params.model_dump(mode="json"))) for snapshot in (before, after))
-    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    if not keys:
+    changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
+    if not changed:
         return "No key of params.yaml has changed."
-    rows = [[f"`{key}`", _value(old, key), _value(new, key)] for key in keys]
+    rows = [[f"`{key}`", *values] for key, values in changed.items()]
     return markdown_table(["key of params.yaml", "before", "after"], rows, 3)
+
+
+def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Values before and after of each key, with dots, that differ; a dash where there is none."""
+    old, new = dict(flat(before)), dict(flat(after))
+    return {
+        key: (_value(old, key), _value(new, key))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    }
 
 
 def _value(values: Mapping[str, Any], key: str) -> str:

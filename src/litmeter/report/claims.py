@@ -2,182 +2,290 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, Params, ServeSettings
-from litmeter.report.diagnosis import Loss, other_load
-from litmeter.report.printed import errors_of_measuring
-from litmeter.report.results import Result
+from litmeter.params import CANDIDATE, ServeSettings
+from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
+from litmeter.report.printed import changed_keys, ratio_text
+from litmeter.report.results import Result, fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
+from litmeter.stats.comparison import Ratio
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
 """Fewer than this are pointed out: intervals of ten rounds are about as wide as the noise of one."""
+EQUAL_WITHIN = 0.03
+"""Rates whose ratio's whole interval is closer to 1 are equal for all purposes."""
 MOST_KEYS = 2
 """Named in a sentence."""
-CAUSES = (
-    "Each by its own benchmark, at the number of users that was fastest there. The roofline is the rate that "
-    "the measured peak of arithmetic and of memory allows. Hardware: the model reaches at least 70% of it. "
-    "Kernels: it stays below. Preprocessing: decoding and preparing photos costs the rate. Batch window: "
-    "requests wait for a batch that does not fill. Too many workers: they take the cores from each other. "
-    "Other load: other processes or the hypervisor take more than 10% of the machine. Drift: the same work's "
-    "rate changed meanwhile. Unexplained: no rule fits. A or B: it is not resolved which."
-)
 
 
-def answer(snapshot: Snapshot) -> list[str]:
-    """Which configuration is fastest, and what limits it."""
-    sentences = [fastest(snapshot.compared, snapshot.reference)]
-    leaders = ranked(snapshot.compared)
-    if leaders:
-        sentences.append(f"What limits {finding(leaders[0].experiment, snapshot)}")
-    return sentences
+@dataclass(frozen=True)
+class Claim:
+    """Something that the results say.
+
+    Attributes:
+        kind: "change": what other settings of serve: did; "fastest"; "limit": what holds the fastest back;
+            "next": what to try; "objective": who keeps to it; "doubt": what else one must know.
+        subjects: configurations that it is about.
+        sentence: names in it stand between backticks.
+        ratio: of rates, that the sentence gives.
+    """
+
+    kind: Literal["change", "fastest", "limit", "next", "objective", "doubt"]
+    subjects: tuple[str, ...]
+    sentence: str
+    ratio: Ratio | None = None
+
+    @property
+    def plain(self) -> str:
+        """The sentence for a terminal."""
+        return self.sentence.replace("`", "")
+
+
+ANSWER = ("change", "fastest", "limit", "next")
+"""Kinds of claims that a reader came for."""
+
+
+def claims(snapshot: Snapshot) -> list[Claim]:
+    """All claims, the most important first."""
+    found = [
+        change_before(snapshot),
+        fastest(snapshot.compared, snapshot.reference),
+        limit(snapshot),
+        next_step(snapshot),
+        objective(snapshot.compared, snapshot.params.objective.slo_ms),
+    ]
+    return [*filter(None, found), *doubts(snapshot)]
+
+
+def verdict(ratio: Ratio) -> str:
+    """What is known of a ratio of rates by its interval."""
+    if ratio.low is None or ratio.high is None:
+        return "no difference resolved"
+    if ratio.low >= 1 - EQUAL_WITHIN and ratio.high <= 1 + EQUAL_WITHIN:
+        return f"equal within {EQUAL_WITHIN:.0%}"
+    if ratio.resolved:
+        return "faster" if ratio.low > 1 else "slower"
+    return "no difference resolved"
+
+
+def change_before(snapshot: Snapshot) -> Claim | None:
+    """What the section serve does over its settings of the results before; None where none was changed."""
+    found = snapshot.over_before
+    if not found.get("ratio"):
+        return None
+    ratio = Ratio(found["ratio"], found["low"], found["high"])
+    return Claim("change", (CANDIDATE,), change_sentence(found), ratio)
+
+
+def change_sentence(found: Mapping[str, Any]) -> str:
+    """What a change of the candidate's settings does to its rate and latency.
+
+    Args:
+        found: the content of metrics/over_before.json.
+    """
+    ratio = Ratio(found["ratio"], found["low"], found["high"])
+    times = ratio_cell(ratio.ratio, ratio.low, ratio.high)
+    sentence = f"{found['changed']}: {times} times as fast, {verdict(ratio)}"
+    if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
+        sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
+    return f"{sentence}."
 
 
 def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     """Those that have a rank, the fastest first."""
-    return sorted((row for row in rows if row.rank), key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))
+    return [row for row in fastest_first(rows) if row.rank]
 
 
-def fastest(rows: Sequence[ComparisonRow], reference: str) -> str:
-    """Who is fastest, how much faster than the reference, and how sure; of one load."""
+def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
+    """Who is fastest, how much faster than the reference and the second, and how sure."""
     if not ranked(rows):
-        return "No configuration could be compared: the reference answered nothing."
+        return Claim("fastest", (), "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
     tied = [row for row in others if row.rank == 1]
+    ratio = Ratio(first.ratio or 1.0, first.ratio_low, first.ratio_high)
     rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
     if first.experiment != reference:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
-        more = f"`{tied[0].experiment}`" if len(tied) == 1 else f"{len(tied)} others"
-        return f"`{first.experiment}` does {rate}; whether it or {more} is fastest is not resolved."
-    certainty = ", with 95% certainty" if others else ""
-    return f"Of {len(rows)} configurations `{first.experiment}` is fastest{certainty}: {rate}."
+        others_tied = ", ".join(f"`{row.experiment}`" for row in tied)
+        sentence = (
+            f"`{first.experiment}` does {rate}; whether it or {others_tied} is fastest is not resolved."
+        )
+    elif others:
+        second, share = others[0], lead(others[0])
+        sentence = (
+            f"Of {1 + len(others)} configurations `{first.experiment}` is fastest, with 95% certainty: {rate}"
+        )
+        if share is not None and second.experiment != reference:
+            times = ratio_cell(share.ratio, share.low, share.high)
+            sentence += f", and {times} times the second, `{second.experiment}`"
+        sentence += "."
+    else:
+        sentence = f"`{first.experiment}` does {rate}; nothing else was ranked."
+    return Claim("fastest", tuple(row.experiment for row in (first, *tied)), sentence, ratio)
 
 
-def ratio_text(row: ComparisonRow, reference: str) -> str:
-    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
-    if row.experiment == reference and row.ratio:
-        return "1"
-    if row.ratio is None and row.ratio_high is not None:
-        return f"below {row.ratio_high:.2f}"
-    return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
+def lead(row: ComparisonRow) -> Ratio | None:
+    """How many times its rate the fastest does; None where it is unknown."""
+    if not (row.share_of_fastest and row.share_low and row.share_high):
+        return None
+    return Ratio(1 / row.share_of_fastest, 1 / row.share_high, 1 / row.share_low)
 
 
-def caveats(rows: Sequence[ComparisonRow]) -> list[str]:
-    """What else must be known of a comparison: what was not ranked, failed, or is not of this run."""
-    rounds = max(row.rounds for row in rows)
-    sentences = []
-    if rounds < FEW_ROUNDS:
-        sentences.append(f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
-    silent = [row.experiment for row in rows if row.rate_rps is None]
-    behind = [row.experiment for row in rows if not row.rank and row.rate_rps is not None]
-    for what, names in (
-        ("Not ranked, as they were far behind or answered in too few rounds", behind),
-        ("Without an answer in one round or more", silent),
-        ("Requests failed, and count in no rate", [f"{r.experiment} ({r.failed})" for r in rows if r.failed]),
-        (
-            "Kept from an earlier run, as nothing that they depend on has changed",
-            [row.experiment for row in rows if row.earlier],
-        ),
-    ):
-        sentences += [f"{what}: {', '.join(names)}."] if names else []
-    return [*sentences, *errors_of_measuring(rows)]
+LOST = {
+    ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
+    MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
+    PIPELINE: "with decode and preprocess the model alone does {lower} instead of {upper} images/s ({share})",
+    TRANSPORT: "transport leaves {lower} of the {upper} images/s that it does without a server ({share})",
+    SERVED: "it serves {lower} of the {upper} requests/s that it could do without waiting ({share})",
+}
+"""What is lost down to each bound."""
 
 
-def verdict(rows: Sequence[ComparisonRow], params: Params) -> list[str]:
-    """Who is fastest, what else must be known, and who is fastest within the objective."""
-    slo_ms = params.objective.slo_ms
+def limit(snapshot: Snapshot) -> Claim | None:
+    """What holds the fastest back, and the loss that it explains."""
+    leaders = ranked(snapshot.compared)
+    if not leaders or not (diagnosis := snapshot.diagnoses[leaders[0].experiment]).cause:
+        return None
+    name, loss = leaders[0].experiment, diagnosis.loss
+    sentence = f"What holds `{name}` back: {diagnosis.cause}"
+    if loss is not None and loss.share is not None:
+        rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
+        sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
+    return Claim("limit", (name,), f"{sentence}.")
+
+
+def next_step(snapshot: Snapshot) -> Claim | None:
+    """What to try: the fastest one's settings, the search's winner, a search, or a key.
+
+    None for a revision, of which it is not known whether anything was searched.
+    """
+    if snapshot.label:
+        return None
+    if snapshot.tuned is not None:
+        return tuned_finding(snapshot.tuned, snapshot.params.serve)
+    search = "`make tune`, which searches for a faster `serve:`"
+    leaders = ranked(snapshot.compared)
+    own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
+    gain = lead(own)
+    if leaders and own.rank not in (None, 1) and gain is not None:
+        best = next(one for one in snapshot.results if one.name == leaders[0].experiment)
+        changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(snapshot.params.serve, best.serve)]
+        advice = f"`dvc exp run {' '.join(changes)}`, as `{best.name}` has it"
+        if len(changes) > MOST_KEYS:
+            advice = f"`serve:` with the settings of `{best.name}`"
+        times = ratio_cell(gain.ratio, gain.low, gain.high)
+        same = best.metrics["agreement"]
+        labels = f"; {same:.1%} of the photos keep the checkpoint's label" if same is not None else ""
+        text = f"Try next: {advice}: {times} times as fast{labels}. Or {search}."
+        return Claim("next", (CANDIDATE, best.name), text, gain)
+    parameter = snapshot.diagnoses[CANDIDATE].parameter
+    section = "" if parameter and "." in parameter else "serve."
+    key = f"; or `{section}{parameter}`" if parameter else ""
+    return Claim("next", (CANDIDATE,), f"Try next: {search}{key}.")
+
+
+def tuned_finding(tuned: Tuned, serve: ServeSettings) -> Claim:
+    """What the search has found, and whether ``serve`` has it already."""
+    winner, keys = tuned.rows[0], tuned.metrics["winner"]
+    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
+    advice = f"Try next: `litmeter tune --apply`, which sets {_winners_keys(keys, serve)}"
+    if not _winners_keys(keys, serve):
+        text = f"`serve:` is what the search found: `{winner.name}`."
+    elif winner.incumbent:
+        text = "The search found nothing faster than the candidate as it was."
+    elif tuned.metrics["goal"] == "capacity":
+        text = f"{advice}: of those that the search measured it takes most requests within the objective."
+    elif winner.over_serve_low is None or winner.over_serve_low <= 1:
+        text = f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
+    else:
+        text = f"{advice}, for {gain} times the candidate's rate."
+    return Claim("next", (CANDIDATE,), text)
+
+
+def _winners_keys(winner: Mapping[str, Any], serve: ServeSettings) -> str:
+    """The keys of ``serve:`` that ``winner`` has other values for, or how many where they are many."""
+    changed = [
+        f"`{key}: {json.dumps(value).strip(chr(34))}`"
+        for key, value in winner.items()
+        if getattr(serve, key) != value
+    ]
+    return " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
+
+
+def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
+    """Who is fastest among those that keep to the objective."""
     within = [
         row for row in ranked(rows) if row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
     ]
-    tied = [row for row in within if row.rank == within[0].rank]
-    names = " or ".join(f"{row.experiment}, {row.p95_ms:.0f} ms" for row in tied)
-    doubt = "; which of them is not resolved" if len(tied) > 1 else ""
-    kept = f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}."
     if not within:
-        kept = f"None is known to keep its p95 below {slo_ms:g} ms."
-    return [fastest(rows, params.comparison.reference), *caveats(rows), kept]
+        return Claim("objective", (), f"None is known to keep its p95 below {slo_ms:g} ms.")
+    tied = [row for row in within if row.rank == within[0].rank]
+    names = " or ".join(f"`{row.experiment}`, {row.p95_ms:.0f} ms" for row in tied)
+    doubt = "; which of them is not resolved" if len(tied) > 1 else ""
+    subjects = tuple(row.experiment for row in tied)
+    return Claim("objective", subjects, f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}.")
 
 
-def emulated(snapshot: Snapshot) -> list[str]:
-    """A sentence if the CPU has no instructions for a format that configurations compute in."""
-    names = [result.name for result in snapshot.results if result.run["dtype"] == "bfloat16"]
-    if not names or any("bf16" in flag for flag in snapshot.machine["cpu_flags"]):
-        return []
-    return [
-        f"This CPU has no instructions for bfloat16 and emulates it, many times slower and not compiled: "
-        f"{', '.join(names)}."
-    ]
+def doubts(snapshot: Snapshot) -> Iterator[Claim]:
+    """What else must be known: of the machine, of rows without figures of this run, of errors."""
+    rows = snapshot.compared
+    rounds = max(row.rounds for row in rows)
+    if rounds < FEW_ROUNDS:
+        text = f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`."
+        yield Claim("doubt", (), text)
+    for what, names in (
+        (
+            "This CPU has no instructions for bfloat16 and emulates it, many times slower",
+            {result.name: "" for result in snapshot.results if result.emulated},
+        ),
+        (
+            "Without an answer in one round or more",
+            {row.experiment: "" for row in rows if row.rate_rps is None},
+        ),
+        (
+            "Requests failed, and count in no rate",
+            {row.experiment: f" ({row.failed})" for row in rows if row.failed},
+        ),
+        (
+            "Kept from an earlier run, as nothing that they depend on has changed",
+            {row.experiment: f" ({row.earlier})" for row in rows if row.earlier},
+        ),
+        ("Errors of measuring", dict(_errors(snapshot))),
+        (
+            "Answers that fail or cannot be relied on",
+            {result.name: f" ({text})" for result in snapshot.results if (text := _void(result))},
+        ),
+    ):
+        if names:
+            listed = ", ".join(f"`{name}`{more}" for name, more in names.items())
+            yield Claim("doubt", tuple(names), f"{what}: {listed}.")
 
 
-def finding(name: str, snapshot: Snapshot) -> str:
-    """What limits a configuration: its cause, the loss that it explains, and what makes that doubtful."""
-    diagnosis = snapshot.explanation.diagnoses[name]
-    best = next(one.best for one in snapshot.results if one.name == name)
-    said = [f"`{name}`: {diagnosis.cause}"]
-    losses = itertools.starmap(Loss, itertools.pairwise(snapshot.explanation.bounds[name]))
-    explained = next((loss for loss in losses if loss.share == diagnosis.share), None)
-    if explained is not None:
-        upper, lower = explained.upper, explained.lower
-        said.append(
-            f"from {upper.name} to {lower.name} the rate falls to {lower.rate_rps:,.1f} of "
-            f"{upper.rate_rps:,.1f} images/s ({explained.share:.0%})"
-        )
-    if best is not None and not best.valid:
-        said.append("its best level is not valid")
-    if best is not None and "other load" not in diagnosis.cause and (load := other_load(best)):
-        said.append(f"{load} meanwhile")
-    return f"{'; '.join(said)}."
+def _errors(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
+    """Bounds that lie above the one before by more than their interval."""
+    for name, bounds in snapshot.bounds.items():
+        for bound in bounds:
+            if bound.is_error and bound.share is not None:
+                share = ratio_cell(bound.share.ratio, bound.share.low, bound.share.high)
+                yield name, f" ({bound.name} is {share} times {bound.upper}, its upper bound)"
 
 
-def cause_cell(result: Result, snapshot: Snapshot) -> str:
-    """What holds a configuration back, marked if its best level is not valid."""
-    doubt = " (not valid)" if result.best and not result.best.valid else ""
-    return snapshot.explanation.diagnoses[result.name].cause + doubt
-
-
-def remarks(results: Sequence[Result]) -> list[str]:
-    """A line for each level that is not valid or has warnings, and for mismatched answers."""
-    return [
-        f"{result.name} at {pluralise(level.users, 'user')}: {text}"
-        for result in results
-        for level in result.levels
-        for text in (f"not valid: {level.invalid_reason}" if not level.valid else "", level.warnings)
-        if text
-    ] + [
-        f"{result.name}: {result.accuracy['mismatched']} of {result.accuracy['answers']} answers belong to "
-        "another request"
-        for result in results
-        if result.accuracy["mismatched"]
-    ]
-
-
-def terms(snapshot: Snapshot) -> str:
-    """What the names stand for that every reader meets, and what the fastest one costs."""
-    sentences = [
-        f"Ratios are taken to `{snapshot.reference}`.",
-        f"`{CANDIDATE}` is the section `serve:` of params.yaml, which `litmeter serve` starts.",
-    ]
-    if (lead := snapshot.lead) is not None:
-        times = ratio_cell(lead.ratio.ratio, lead.ratio.low, lead.ratio.high)
-        second = f"`{lead.fastest}` serves {times} times the rate of the second, `{lead.second}`."
-        sentences.insert(0, second)
-    leaders = ranked(snapshot.compared)
-    if leaders and leaders[0].p95_ms is not None:
-        metrics = next(one.metrics for one in snapshot.results if one.name == leaders[0].experiment)
-        sentences.append(
-            f"`{leaders[0].experiment}` is ready {metrics['ready_s']:.1f} s after its start, takes "
-            f"{metrics['memory_mib']:,.0f} MiB, and answers 95% of the requests of "
-            f"{pluralise(leaders[0].users, 'user')} within {leaders[0].p95_ms:.0f} ms."
-        )
-    return " ".join(sentences)
+def _void(result: Result) -> str:
+    """How many of its turns cannot be relied on, and the usual reason; empty where there is none."""
+    reasons = Counter(row.void for row in result.turns if row.void)
+    if not reasons:
+        return ""
+    return f"{reasons.total()} of {len(result.turns)} turns: {reasons.most_common(1)[0][0]}"
 
 
 def setting(snapshot: Snapshot) -> str:
@@ -186,60 +294,30 @@ def setting(snapshot: Snapshot) -> str:
     return f"{model}, on {describe_machine(snapshot.machine)}"
 
 
+def reading(snapshot: Snapshot) -> str:
+    """How the table of results is read."""
+    users = pluralise(snapshot.params.comparison.users, "user")
+    return (
+        f"All configurations were served at once and loaded in turn by {users}, each of which sends its "
+        f"next request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. "
+        "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
+        "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
+        "Held back by: the largest loss from the hardware's limit down to the served rate."
+    )
+
+
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
-    threads = pluralise(snapshot.results[0].run["threads_per_worker"], "thread")
     return (
         f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
         f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
         f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
         f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
         f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
-        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). A worker has {threads} unless "
-        f"its settings say otherwise. Every user sends {form}."
+        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
     )
-
-
-def next_step(snapshot: Snapshot) -> str | None:
-    """What to try next: the search's winner where it is faster than the candidate, a search, or a key.
-
-    None for a revision, of which it is not known whether anything was searched.
-    """
-    if snapshot.label:
-        return None
-    if snapshot.tuned is not None:
-        return tuned_finding(snapshot.tuned, snapshot.params.serve)
-    parameter = snapshot.explanation.diagnoses[CANDIDATE].parameter
-    key = f", or `serve.{parameter}`" if parameter else ""
-    return f"Try next: `make tune`, which searches for a faster `serve:` and is not tried yet{key}."
-
-
-def tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
-    """What the search has found, and whether ``serve`` has it already."""
-    winner, keys = tuned.rows[0], tuned.metrics["winner"]
-    if not (changed := _changed_keys(keys, serve)):
-        return f"`serve:` is what the search found: `{winner.name}`."
-    if winner.incumbent:
-        return "The search found nothing faster than the candidate as it was."
-    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
-    advice = f"Try next: `litmeter tune --apply`, which sets {changed}"
-    if tuned.metrics["goal"] == "capacity":
-        return f"{advice}: of those that the search measured it takes most requests within the objective."
-    if winner.over_serve_low is None or winner.over_serve_low <= 1:
-        return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    return f"{advice}, for {gain} times the candidate's rate."
-
-
-def _changed_keys(winner: Mapping[str, Any], serve: ServeSettings) -> str:
-    """The keys of ``serve:`` that ``winner`` has other values for, or how many where they are many."""
-    changed = [
-        f"`{key}: {json.dumps(value).strip(chr(34))}`"
-        for key, value in winner.items()
-        if getattr(serve, key) != value
-    ]
-    return " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
 
 
 def tuned_sentences(tuned: Tuned) -> list[str]:

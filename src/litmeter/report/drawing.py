@@ -11,13 +11,11 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
-from scipy.optimize import isotonic_regression
 
 from litmeter.system.files import atomic_write
 
@@ -28,9 +26,6 @@ BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
 apart by the colour-blind, as the colours below are."""
 SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
 """Parts of a whole, next to each other in this order."""
-STEPS = ("#c3dff2", "#8fbfe2", "#559bcf", "#2a78b5", "#1b5583", "#0e2f4d")
-"""From few to many."""
-
 WIDE, NARROW = 9.0, 4.2
 """Inches of a drawing; a telephone shows the narrow one."""
 PANEL, MAX_COLUMNS = 5.4, 3
@@ -256,22 +251,3 @@ def draw_bars(
     bars = axes.barh(rows, lengths, left=begins, height=0.6, color=colour, label=label or None, **outline)
     for bar, tip in zip(bars, tips, strict=True):
         bar.set_gid(tip)
-
-
-def spread(values: Sequence[float], gap: float) -> list[float]:
-    """Places of labels: moved as little as needed (least squares), so that each is ``gap`` from the next."""
-    order = np.argsort(values, kind="stable")
-    gaps = gap * np.arange(len(values))
-    moved = np.empty(len(values))
-    moved[order] = isotonic_regression(np.asarray(values)[order] - gaps).x + gaps
-    return list(moved.tolist())
-
-
-def steps(count: int) -> list[str]:
-    """So many of STEPS, or between them, from the palest to the darkest."""
-    if count == 1:
-        return [STEPS[len(STEPS) // 2]]
-    parts = np.array([[int(step[place : place + 2], 16) for place in (1, 3, 5)] for step in STEPS])
-    places = np.linspace(0, len(STEPS) - 1, count)
-    mixed = np.column_stack([np.interp(places, range(len(STEPS)), part) for part in parts.T])
-    return ["#" + "".join(f"{round(part):02x}" for part in colour) for colour in mixed]

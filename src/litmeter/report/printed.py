@@ -1,14 +1,24 @@
-"""What stages and commands print of results: tables and sentences. No figure is made here."""
+"""The table of results, and words for settings and capacities, as commands, stages and pages have them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.rows import ComparisonRow
 from litmeter.model.device import dtype_name
-from litmeter.params import ServeSettings
-from litmeter.system.tables import number_cell, pluralise, text_table
+from litmeter.params import Params, ServeSettings
+from litmeter.report.results import fastest_first
+from litmeter.system.tables import markdown_table, number_cell, pluralise, text_table
+from litmeter.tune.rows import ratio_cell
+
+if TYPE_CHECKING:
+    from litmeter.measure.comparison_rows import Pair
+
+P95_ANSWERS = 130
+"""That a 95th percentile needs."""
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -19,80 +29,111 @@ def describe(serve: ServeSettings, device: str) -> str:
     parts = [
         dtype_name(serve.precision, device),
         f"max_batch_size {serve.max_batch_size}",
-        f"batch_timeout {serve.batch_timeout_s:g} s",
+        f"batch_timeout {serve.batch_timeout_s:g} s" if serve.batch_timeout_s else "",
         workers,
-        "direct transport" if serve.transport == "direct" else "",
+        "direct" if serve.transport == "direct" else "",
         "compiled" if serve.compiled else "",
-        f"{serve.preprocess} preprocessing" if serve.preprocess != "timm" else "",
+        serve.preprocess if serve.preprocess != "timm" else "",
         "freed memory kept" if serve.keep_freed_memory else "",
     ]
     return ", ".join(filter(None, parts))
 
 
-def interval_cell(row: ComparisonRow) -> str:
-    """The interval of the ratio, or its bound."""
-    if row.ratio_high is None:
-        return "-"
-    if row.ratio_low is None:
+def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str, str, str]]:
+    """Each key that differs, with its values as params.yaml has them."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    texts = [{key: json.dumps(value).strip('"') for key, value in own.items()} for own in (old, new)]
+    return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
+
+
+def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
+    """What differs, as "max_batch_size 4 -> 8, precision full -> half"; empty where nothing does."""
+    return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
+
+
+def comparison_table(
+    rows: Sequence[ComparisonRow],
+    params: Params,
+    causes: Mapping[str, str] | None = None,
+    device: str | None = None,
+) -> str:
+    """The table of results, the fastest first.
+
+    Args:
+        causes: what holds each back; without them this column is left out.
+        device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
+            terminal, without the settings, whose column is wider than all others.
+    """
+    reference, configurations = params.comparison.reference, params.configurations()
+    ordered = fastest_first(rows)
+    columns: dict[str, Callable[[ComparisonRow], str]] = {
+        "configuration": lambda row: f"`{row.experiment}`" if device else row.experiment,
+        "settings": lambda row: describe(configurations[row.experiment], device or ""),
+        "req/s": lambda row: number_cell(row.rate_rps, 1),
+        f"times {reference}": lambda row: ratio_text(row, reference),
+        "of the fastest": lambda row: share_cell(row.share_of_fastest),
+        "rank": lambda row: f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
+        "p95": p95_cell,
+    }
+    if device is None:
+        del columns["settings"]
+    head, cells = list(columns), [[cell(row) for cell in columns.values()] for row in ordered]
+    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)] if causes else []
+    table = markdown_table(head, cells, text_columns=2) if device else text_table(head, cells)
+    # The last column is text, to the left.
+    return (
+        "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
+        if last
+        else table
+    )
+
+
+def ratio_text(row: ComparisonRow, reference: str) -> str:
+    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
+    if row.experiment == reference and row.ratio:
+        return "1"
+    if row.ratio is None and row.ratio_high is not None:
         return f"below {row.ratio_high:.2f}"
-    return f"{row.ratio_low:.2f} to {row.ratio_high:.2f}"
+    return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
 
 
-def efficiency_text(row: ComparisonRow) -> str:
-    """The efficiency with its interval, a dash where it is unknown."""
-    low, high = row.efficiency_low, row.efficiency_high
-    return number_cell(row.efficiency, 2) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
+def share_cell(share: float | None) -> str:
+    """A share in percent, with a decimal below a tenth."""
+    return "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
-def errors_of_measuring(rows: Sequence[ComparisonRow]) -> list[str]:
-    """A sentence for each efficiency that lies above 1 with its whole interval."""
-    return [
-        f"{row.experiment}, {pluralise(row.users, 'user')}: served faster than in-process, "
-        f"{efficiency_text(row)} times: an error of measuring."
-        for row in rows
-        if row.efficiency_low and row.efficiency_low > 1
-    ]
+def p95_cell(row: ComparisonRow) -> str:
+    """The p95, or how many of the answers that it needs there were."""
+    if row.p95_ms is None:
+        return f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+    return f"{row.p95_ms:,.0f} ms"
 
 
-def comparison_table(rows: Sequence[ComparisonRow]) -> str:
-    """The comparison for a terminal, fastest first."""
-    head = [
-        *("configuration", "users", "rank", "req/s", "ratio", "95% interval"),
-        *("efficiency", "p95 ms", "rounds"),
-    ]
-    cells = [
+def pairs_table(found: Sequence[Pair]) -> str:
+    """What `litmeter compare` found, a row per pair."""
+    rows = [
         [
-            row.experiment + (" (earlier)" if row.earlier else ""),
-            str(row.users),
-            number_cell(row.rank, 0),
-            number_cell(row.rate_rps, 1),
-            number_cell(row.ratio, 2),
-            interval_cell(row),
-            efficiency_text(row),
-            number_cell(row.p95_ms, 0),
-            str(row.rounds),
+            f"{pair.name} / {pair.other}",
+            ratio_cell(pair.ratio, pair.low, pair.high),
+            pair.verdict,
+            f"{number_cell(pair.p95_ms, 0)} / {number_cell(pair.other_p95_ms, 0)}",
+            ratio_cell(pair.p95_ratio, pair.p95_low, pair.p95_high),
+            pair.p95_verdict,
         ]
-        for row in sorted(rows, key=lambda row: (row.users, row.rank or len(rows), -(row.ratio or 0.0)))
+        for pair in found
     ]
-    return text_table(head, cells)
+    return text_table(["pair", "times the rate", "", "p95 ms", "times the p95", ""], rows)
 
 
 def capacity_text(metrics: CapacityMetrics) -> str:
     """What follows the server's name in a sentence of its capacity."""
-    within = f"{100 * (1 - metrics.miss):.4g}% of {{}} within {metrics.slo_ms:g} ms"
-    objective = within.format("them")
-    if metrics.capacity_rps is not None:
-        assert metrics.share is not None
-        text = (
-            f"takes {metrics.capacity_rps:.1f} requests a second ({metrics.low_rps:.1f} to "
-            f"{metrics.high_rps:.1f}) with {objective}, {metrics.share:.0%} of the {metrics.peak_rps:.1f} "
-            "that a closed loop reached meanwhile"
-        )
-        if metrics.confirmed is False:
-            text += "; a probe at the lower end of this interval missed the objective"
-        return text if metrics.status == "resolved" else f"{text}; not resolved: {metrics.reason}"
+    within = f"with {100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
     if metrics.status == "above_range":
-        return f"takes at least {metrics.low_rps:.1f} requests a second with {objective}: {metrics.reason}"
+        return f"takes at least {metrics.low_rps:.1f} requests a second {within}: {metrics.reason}"
     if metrics.status == "slo_unreachable":
-        return f"has no rate at which requests come with {objective}: {metrics.reason}"
-    return f"has a capacity ({within.format('all requests')}) that is not resolved: {metrics.reason}"
+        return f"has no rate of requests {within}: {metrics.reason}"
+    if metrics.capacity_rps is None:
+        return f"has an unknown rate of requests {within}: {metrics.reason}"
+    interval = "" if metrics.low_rps is None else f" ({metrics.low_rps:.1f} to {metrics.high_rps:.1f})"
+    text = f"takes {metrics.capacity_rps:.1f} requests a second{interval} {within}"
+    return f"{text}; {metrics.reason}" if metrics.reason else text

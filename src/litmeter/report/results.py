@@ -2,97 +2,131 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from litmeter.errors import ReportError
-from litmeter.measure.rows import BaselineRow, BatchRow, LevelRow, RoundRow, StageRow, check_no_orphans
+from litmeter.measure.levels import NULL_SERVER
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.model.device import dtype_name, resolve_device
 from litmeter.params import Params, ServeSettings
-from litmeter.paths import BenchmarkPaths
-from litmeter.stats.comparison import Ratio, ratio
+from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths, check_no_orphans
 from litmeter.system.files import read_json, read_rows
 
 METRICS_KEYS = (
-    *("throughput_rps", "users", "p50_ms", "p95_ms", "p99_ms"),
-    *("efficiency", "cpu_percent", "gpu_percent", "ready_s", "memory_mib", "failed"),
+    *("throughput_rps", "lone_p50_ms", "ready_s", "memory_mib"),
+    *("null_rps", "accuracy", "agreement", "failed"),
 )
-RUN_KEYS = (
-    *("cores", "device", "dtype", "threads_per_worker"),
-    *("null_rps", "null_low_rps", "null_high_rps", "null_cpu_ms", "null_client_cpu_ms"),
-)
-"""Keys of metrics/benchmark/NAME.json and run.json that the report reads."""
+"""Keys of metrics/benchmark/NAME.json that the report reads."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """All results of one configuration."""
+    """All results of one configuration.
+
+    Attributes:
+        device: cpu or cuda.
+        machine: metrics/machine.json.
+        metrics: metrics/benchmark/NAME.json.
+        compared: its row of the comparison.
+        turns: the comparison's turns of it; none where its row is an earlier run's.
+        alone: turns of its own stage, those of its null server among them.
+    """
 
     name: str
     serve: ServeSettings
+    device: str
+    machine: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    run: Mapping[str, Any]
-    levels: Sequence[LevelRow]
-    baseline: Sequence[BaselineRow]
-    rounds: Sequence[RoundRow]
-    stages: Sequence[StageRow]
-    batches: Sequence[BatchRow]
-    accuracy: Mapping[str, Any]
+    compared: ComparisonRow
+    turns: Sequence[TurnRow]
+    alone: Sequence[TurnRow]
 
     @property
-    def rps(self) -> float | None:
-        """Throughput of the best level, None where there is none."""
-        rps: float | None = self.metrics["throughput_rps"]
-        return rps
+    def cores(self) -> int:
+        """Of the machine."""
+        return int(self.machine["cores"])
 
     @property
-    def best(self) -> LevelRow | None:
-        """The best level, which is valid if any level is; None where requests failed at every level."""
-        return next((level for level in self.levels if level.users == self.metrics["users"]), None)
+    def threads(self) -> int:
+        """Threads of the model's library in each worker, on a CPU."""
+        return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
 
     @property
-    def model(self) -> BaselineRow:
-        """The row of the batch size at which the model alone is fastest in-process."""
-        return max(self.baseline, key=lambda row: row.model_rps)
+    def emulated(self) -> bool:
+        """Whether it computes in bfloat16 on a CPU that has no instructions for it."""
+        bfloat16 = dtype_name(self.serve.precision, self.device) == "bfloat16"
+        return bfloat16 and not any("bf16" in flag for flag in self.machine["cpu_flags"])
 
     @property
-    def pipeline(self) -> BaselineRow:
-        """The row of the batch size at which decode, preprocess and model are fastest in-process."""
-        return max(self.baseline, key=lambda row: row.pipeline_rps)
+    def served(self) -> list[TurnRow]:
+        """The comparison's turns of its server."""
+        return [row for row in self.turns if row.work == "served"]
 
     @property
-    def pipeline_share(self) -> Ratio | None:
-        """Rate of the pipeline over that of the model, within rounds; None where there are too few."""
-        sizes = {"model": self.model.batch_size, "pipeline": self.pipeline.batch_size}
-        rates = {
-            work: [row.rate_rps for row in self.rounds if (row.work, row.batch_size) == (work, size)]
-            for work, size in sizes.items()
-        }
-        return ratio(rates, "pipeline", "model", reference="model") if len(rates["model"]) > 1 else None
+    def null(self) -> TurnRow | None:
+        """The turn of its server with a model that does nothing, None where it answered nothing."""
+        return next((row for row in self.alone if row.subject == NULL_SERVER and row.rate_rps), None)
 
-    def stage_ms(self, users: int) -> dict[str, float]:
-        """Mean time of a request in each stage at one level, in the order of the stages."""
-        return {row.stage: row.mean_ms for row in self.stages if row.users == users}
+    @property
+    def in_process_size(self) -> int | None:
+        """Images in a batch of model and pipeline in-process; None where they were not measured."""
+        sizes = Counter(row.batch_size for row in self.turns if row.work == "model" and row.batch_size)
+        return round(sizes.most_common(1)[0][0] or 1) if sizes else None
 
-    def model_ms(self, batch_size: float) -> float:
-        """Wall time of one batch in one in-process worker.
+    def in_process(self, work: str) -> list[TurnRow]:
+        """The comparison's turns of ``work`` at ``in_process_size``."""
+        return [row for row in self.turns if row.work == work and row.batch_size == self.in_process_size]
 
-        Interpolated linearly between the measured sizes, and proportional to the size above the largest.
-        """
-        rows = sorted(self.baseline, key=lambda row: row.batch_size)
-        last = rows[-1]
-        if batch_size > last.batch_size:
-            return last.model_ms * batch_size / last.batch_size
-        return float(np.interp(batch_size, [r.batch_size for r in rows], [r.model_ms for r in rows]))
+    def rates(self, work: str) -> list[float | None]:
+        """Rates by round of served, model or pipeline."""
+        return self.by_round(self.served if work == "served" else self.in_process(work))
 
-    def pipeline_rps(self, batch_size: float) -> float:
-        """Rate of the pipeline in-process, interpolated linearly, and constant outside the measured sizes."""
-        rows = sorted(self.baseline, key=lambda row: row.batch_size)
-        sizes, rates = [row.batch_size for row in rows], [row.pipeline_rps for row in rows]
-        return float(np.interp(batch_size, sizes, rates))
+    def by_round(self, rows: Sequence[TurnRow]) -> list[float | None]:
+        """Rates by round from 0 on, geometric means of the round's turns; None where there was none."""
+        logs: dict[int, list[float]] = {}
+        for row in rows:
+            if row.rate_rps:
+                logs.setdefault(row.round, []).append(math.log(row.rate_rps))
+        rounds = 1 + max((row.round for row in self.turns), default=-1)
+        means = {number: math.exp(float(np.mean(own))) for number, own in logs.items()}
+        return [means.get(number) for number in range(rounds)]
+
+    def pipeline_rps(self, batch_size: float) -> float | None:
+        """Rate of the pipeline in-process, interpolated, and constant outside of the measured batch sizes."""
+        rates: dict[float, list[float]] = {}
+        for row in self.turns:
+            if row.work == "pipeline" and row.batch_size and row.rate_rps:
+                rates.setdefault(row.batch_size, []).append(math.log(row.rate_rps))
+        if not rates:
+            return None
+        sizes = sorted(rates)
+        return float(np.interp(batch_size, sizes, [math.exp(float(np.mean(rates[size]))) for size in sizes]))
+
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        """Mean time of a request in each stage of the server, in the order of the stages."""
+        return stage_means(self.served)
+
+
+def mean(rows: Sequence[TurnRow], column: str) -> float | None:
+    """The mean of a column, each turn weighted by its answers; None where it is unknown."""
+    known = [(getattr(row, column), max(row.answers, 1)) for row in rows if getattr(row, column) is not None]
+    return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
+
+
+def stage_means(rows: Sequence[TurnRow]) -> dict[str, float]:
+    """Mean time of a request in each stage, ms, each turn weighted by its answers."""
+    known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows if row.stage_ms != "{}"]
+    stages = dict.fromkeys(stage for own, _ in known for stage in own)
+    whole = sum(weight for _, weight in known)
+    return {stage: sum(own.get(stage, 0.0) * weight for own, weight in known) / whole for stage in stages}
 
 
 def read_results(params: Params) -> list[Result]:
@@ -103,31 +137,54 @@ def read_results(params: Params) -> list[Result]:
     """
     configurations = params.configurations()
     check_no_orphans(configurations)
-    return [_read_result(name, serve) for name, serve in configurations.items()]
-
-
-def _read_result(name: str, serve: ServeSettings) -> Result:
-    paths = BenchmarkPaths(name)
     try:
-        return Result(
-            name=name,
-            serve=serve,
-            metrics=_read_with(paths.metrics, METRICS_KEYS),
-            run=_read_with(paths.run, RUN_KEYS),
-            levels=read_rows(paths.levels, LevelRow),
-            baseline=read_rows(paths.baseline, BaselineRow),
-            rounds=read_rows(paths.rounds, RoundRow),
-            stages=read_rows(paths.stages, StageRow),
-            batches=read_rows(paths.batches, BatchRow),
-            accuracy=read_json(paths.accuracy),
-        )
+        machine = read_json(MACHINE)
+        device = resolve_device(params.device, bool(machine["gpu"]))
+        turns = read_rows(COMPARISON_TURNS, TurnRow)
+        compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
+        return [
+            Result(
+                name=name,
+                serve=serve,
+                device=device,
+                machine=machine,
+                metrics=_metrics(name),
+                compared=compared[name],
+                turns=[row for row in turns if row.subject == name],
+                alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
+            )
+            for name, serve in configurations.items()
+        ]
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
     except (KeyError, ValueError) as error:
-        raise ReportError(f"results of {name}: malformed ({error!r})") from error
+        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
-def _read_with(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Content of a JSON file; raise KeyError if one of ``keys`` is missing."""
-    content = read_json(path)
-    return content | {key: content[key] for key in keys}
+def _metrics(name: str) -> dict[str, Any]:
+    """Of a configuration's own stage; raise KeyError if a key is missing."""
+    content = read_json(BenchmarkPaths(name).metrics)
+    return {key: content[key] for key in METRICS_KEYS}
+
+
+def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> dict[str, ComparisonRow]:
+    """The rows by name.
+
+    Raises:
+        ReportError: a configuration of params.yaml has no row, or one that it has not has one.
+    """
+    by_name = {row.experiment: row for row in rows}
+    known = params.configurations()
+    if others := sorted(set(by_name) - set(known)):
+        raise ReportError(
+            f"{COMPARISON} has rows of {', '.join(others)}, which params.yaml has not; "
+            "`dvc repro comparison` makes it anew"
+        )
+    if missing := [name for name in known if name not in by_name]:
+        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; `dvc repro comparison` makes it")
+    return by_name
+
+
+def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Ranked ones by rank and ratio, then the others by ratio."""
+    return sorted(rows, key=lambda row: (row.rank or len(rows) + 1, -(row.ratio or 0.0)))

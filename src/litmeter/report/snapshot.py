@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import subprocess
 import tarfile
@@ -14,20 +13,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from litmeter.errors import LitmeterError, ReportError, UsageError
-from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, ProbeRow, is_steady
-from litmeter.measure.comparison_rows import rates_of
+from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import Params, load_params
 from litmeter.paths import (
     CEILINGS,
-    COMPARISON,
-    COMPARISON_TURNS,
     COMPILED_TABLE,
+    DVC_LOCK,
     MACHINE,
     MODEL,
+    OVER_BEFORE,
     PRECISIONS_TABLE,
     TRAIN_METRICS,
     TUNE_KNOBS,
@@ -35,25 +35,15 @@ from litmeter.paths import (
     TUNE_TABLE,
     CapacityPaths,
 )
-from litmeter.report.diagnosis import Explanation, explain
+from litmeter.report.bounds import Bound
+from litmeter.report.diagnosis import Diagnosis, explain
+from litmeter.report.printed import comparison_table
 from litmeter.report.results import Result, read_results
-from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe
-from litmeter.stats.comparison import Ratio, ratio, simultaneous
 from litmeter.system.files import read_json, read_rows
-from litmeter.system.tables import pluralise
 from litmeter.tune.rows import KnobRow, TuneRow
 
-OF_A_REVISION = ("params.yaml", "metrics", "plots")
+OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 """What is read of one."""
-
-
-@dataclass(frozen=True)
-class Lead:
-    """How many times the rate of the second the fastest serves."""
-
-    fastest: str
-    second: str
-    ratio: Ratio
 
 
 @dataclass(frozen=True)
@@ -71,9 +61,9 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        compared: rows of the comparison at its first load, in the order of params.yaml.
-        loads: rows at all its loads.
-        lead: of the fastest over the second.
+        results, bounds, diagnoses: of each configuration, in the order of params.yaml.
+        over_before: metrics/over_before.json, empty where there is none.
+        measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
         changes, packages: what each precision changes in the answers, and its times.
         tuned: what a search has found for this machine and model.
     """
@@ -84,10 +74,10 @@ class Snapshot:
     ceilings: Mapping[str, Any]
     train: Mapping[str, Any]
     results: Sequence[Result]
-    compared: Sequence[ComparisonRow]
-    loads: Sequence[ComparisonRow]
-    lead: Lead | None
-    explanation: Explanation
+    bounds: Mapping[str, Sequence[Bound]]
+    diagnoses: Mapping[str, Diagnosis]
+    over_before: Mapping[str, Any]
+    measured_with: Any
     changes: Sequence[ChangeRow]
     packages: Sequence[PackageRow]
     tuned: Tuned | None
@@ -97,6 +87,17 @@ class Snapshot:
         """The configuration that all ratios are taken to."""
         return self.params.comparison.reference
 
+    @property
+    def compared(self) -> list[ComparisonRow]:
+        """The rows of the comparison."""
+        return [result.compared for result in self.results]
+
+    def table(self, *, terminal: bool = False) -> str:
+        """The table of results."""
+        causes = {name: one.cause for name, one in self.diagnoses.items()}
+        device = None if terminal else self.results[0].device
+        return comparison_table(self.compared, self.params, causes, device)
+
 
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
@@ -105,82 +106,41 @@ def read_snapshot(label: str = "") -> Snapshot:
         ReportError: a result is missing or malformed; ParamsError: params.yaml is.
     """
     params = load_params()
+    results = read_results(params)
     try:
-        return _read(label, params)
+        ceilings = read_json(CEILINGS)
+        bounds, diagnoses = explain(results, ceilings)
+        return Snapshot(
+            label=label,
+            params=params,
+            machine=read_json(MACHINE),
+            ceilings=ceilings,
+            train=read_json(TRAIN_METRICS),
+            results=results,
+            bounds=bounds,
+            diagnoses=diagnoses,
+            over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
+            measured_with=_measured_with(),
+            # The stage report does not wait for it.
+            changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
+            packages=read_rows(COMPILED_TABLE, PackageRow),
+            # It holds for the exported model, which git does not keep.
+            tuned=None if label else read_tuned(),
+        )
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
     except (KeyError, ValueError) as error:
         raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
-def _read(label: str, params: Params) -> Snapshot:
-    results = read_results(params)
-    loads = read_rows(COMPARISON, ComparisonRow)
-    compared = compared_rows(loads, params)
-    ceilings = read_json(CEILINGS)
-    return Snapshot(
-        label=label,
-        params=params,
-        machine=read_json(MACHINE),
-        ceilings=ceilings,
-        train=read_json(TRAIN_METRICS),
-        results=results,
-        compared=compared,
-        loads=loads,
-        lead=lead_of(compared, read_rows(COMPARISON_TURNS, TurnRow), params.comparison.reference),
-        explanation=explain(results, ceilings),
-        changes=read_rows(PRECISIONS_TABLE, ChangeRow),
-        packages=read_rows(COMPILED_TABLE, PackageRow),
-        # It holds for the exported model, which git does not keep.
-        tuned=None if label else read_tuned(),
-    )
-
-
-def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> list[ComparisonRow]:
-    """The rows at the first load, in the order of params.yaml.
-
-    Raises:
-        ReportError: a configuration of params.yaml has no row, or one that it has not has rows.
-    """
-    users = params.comparison.users[0]
-    others = {row.experiment for row in rows} - set(params.configurations())
-    if others:
-        raise ReportError(
-            f"{COMPARISON} has rows of {', '.join(sorted(others))}, which params.yaml has not; "
-            "`dvc repro comparison` makes it anew"
-        )
-    by_name = {row.experiment: row for row in rows if row.users == users}
-    missing = [name for name in params.configurations() if name not in by_name]
-    if missing:
-        raise ReportError(
-            f"{COMPARISON} has no row at {pluralise(users, 'user')} of {', '.join(missing)}; "
-            "`dvc repro comparison` makes it"
-        )
-    return [by_name[name] for name in params.configurations()]
-
-
-def lead_of(rows: Sequence[ComparisonRow], turns: Sequence[TurnRow], reference: str) -> Lead | None:
-    """The lead of the fastest over the second; None where fewer than two were ranked.
-
-    Its interval is simultaneous for all others, as the second is known only afterwards.
-
-    Args:
-        rows: of one load.
-        turns: of all loads.
-    """
-    ranked = [row for row in rows if row.rank]
-    if len(ranked) < 2:
+def _measured_with() -> Any:
+    """Code, machine, model, photos and params of the comparison."""
+    if not DVC_LOCK.exists():
         return None
-    fastest, second = sorted(ranked, key=lambda row: (row.rank or 0, -(row.ratio or 0.0)))[:2]
-    rates = rates_of(
-        [turn for turn in turns if turn.users == fastest.users], [row.experiment for row in ranked]
-    )
-    error = simultaneous(len(ranked) - 1)
-    return Lead(
-        fastest.experiment,
-        second.experiment,
-        ratio(rates, fastest.experiment, second.experiment, reference, error),
-    )
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    stages = yaml.load(DVC_LOCK.read_bytes(), loader)["stages"]  # noqa: S506
+    stage = stages.get("comparison")
+    return stage and {key: stage.get(key) for key in ("deps", "params")}
 
 
 def read_tuned() -> Tuned | None:
@@ -211,22 +171,13 @@ def read_capacity(name: str) -> CapacityResult:
     try:
         content = read_json(paths.metrics)
         metrics = CapacityMetrics(**{field.name: content[field.name] for field in fields(CapacityMetrics)})
-        rows = read_rows(paths.probes, ProbeRow)
+        rows = read_rows(paths.probes, TurnRow)
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{paths.metrics}: malformed ({error!r}); `make capacity` makes it") from error
-    probes = [_probe(row) for row in rows if not row.void_reason]
-    # The tolerance decides only when a search ends.
-    search = CapacitySearch(metrics.miss, tolerance=1.0, probes=probes)
-    return CapacityResult(metrics, rows, search.estimate() if metrics.status in ESTIMATED else None)
-
-
-def _probe(row: ProbeRow) -> Probe:
-    """A probe of the row's share and error; the shares of its parts are not kept."""
-    spread = row.missed_error * math.sqrt(BLOCKS - 1)
-    missed = tuple(row.missed + (spread if number % 2 else -spread) for number in range(BLOCKS))
-    return Probe(row.rate_rps, row.peak_rps, missed, row.requests, is_steady(row.slowest_moment))
+    estimated = metrics.status in ESTIMATED
+    return CapacityResult(metrics, rows, curve_of(rows, metrics.miss) if estimated else None)
 
 
 def read_revision(name: str) -> Snapshot:

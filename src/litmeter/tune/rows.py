@@ -27,10 +27,11 @@ class TuneRow:
         ratio, ratio_low, ratio_high: its rate over the fastest one's, in the rounds that both ran, with a
             95% interval of its own (not of all together).
         over_serve, over_serve_low, over_serve_high: the same over that of the section ``serve``.
-        p95_ms: median over its rounds.
+        p95_ms: over all of its rounds, None below 130 answers.
         agreement: share of the photos that the model was not fitted to, with the label of full precision.
         failed: requests that were refused, failed or timed out.
-        lost_after: rounds of the race after which it was slower beyond doubt, None where it was not.
+        eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
+            where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
         capacity_rps, capacity_low_rps, capacity_high_rps: None where not measured, or not known.
         reason: of "excluded".
     """
@@ -60,7 +61,7 @@ class TuneRow:
     agreement: float
     failed: int
     rounds: int
-    lost_after: int | None
+    eliminated_after_rounds: int | None
     capacity_rps: float | None
     capacity_low_rps: float | None
     capacity_high_rps: float | None
@@ -105,7 +106,7 @@ def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
     return [
         [
             row.name + (" (serve:)" if row.incumbent else ""),
-            row.reason or row.status,
+            fate(row),
             number_cell(row.rate_rps, 1),
             number_cell(row.predicted_rps, 1),
             ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
@@ -116,6 +117,12 @@ def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
         ]
         for row in rows
     ]
+
+
+def fate(row: TuneRow) -> str:
+    """What became of a configuration, and when it left where it was slower."""
+    left = row.status == "slower" and row.eliminated_after_rounds is not None
+    return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
 
 
 def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:

@@ -4,43 +4,47 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
-from time import monotonic
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from litmeter.errors import LitmeterError
-from litmeter.load import LoadGenerator, load_generator
-from litmeter.measure.capacity import CapacityMetrics, CoreSpeeds, measure_capacity
-from litmeter.model.answers import answers_of
-from litmeter.model.reference import Reference
+from litmeter.measure.capacity import CapacityMetrics, capacity
+from litmeter.measure.turn import Schedule
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
-from litmeter.paths import ModelFolders
-from litmeter.serve.client import CONTENT_TYPES
-from litmeter.serve.launcher import running_server
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped
-from litmeter.tune.costs import CostMeter, Costs, predicted_rps, ranking
-from litmeter.tune.race import EQUAL_WITHIN, Race, Racer, RaceTrack, is_equal, too_little
-from litmeter.tune.record import Record
+from litmeter.tune.costs import Costs, Part, measure_costs, part_names, parts_of, ranking
+from litmeter.tune.race import Race, Racer, is_equal, plan_of, race, too_little
 from litmeter.tune.rows import KnobRow, Status, TuneRow
-from litmeter.tune.space import Machine, Space, canonical, name_of, simplicity, space_of
+from litmeter.tune.space import (
+    WORKERS_TIMES_THREADS,
+    Machine,
+    Space,
+    canonical,
+    changed_knobs,
+    name_of,
+    simplicity,
+    workers_times_threads,
+)
 
-RACERS, MORE_RACERS = 16, 8
-"""The best by prediction race; if the predictions turn out bad, so do the next best."""
+RACERS = 16
+"""The best by prediction race."""
+NEIGHBOURS_FROM = 0.5
+"""Of the leader's predicted rate: predictions are hardly ever off by more."""
+COSTS_SHARE = 0.2
+"""Of the budget, at most, for further rounds of the costs."""
 CAPACITIES = {"throughput": 1, "capacity": 3}
 """Finalists whose capacity is measured, by goal."""
 CAPACITY_SHARE = 0.5
 """Of the budget, at most, for their capacities."""
+CHEAPER_FROM = 0.95
+"""A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
 MEMORY_STEP_MIB = 50.0
 """Differences of memory below this are none."""
-TOGETHER = {"workers_per_device", "threads_per_worker"}
-"""Knobs of which one leaves less to the other."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,32 @@ class Job:
     """What a search works on.
 
     Attributes:
-        photos: image files; ``bodies`` is what users send of them.
-        reference: the answers in full precision.
+        space: who may race.
+        agreement: the share of the photos with the label of full precision that a configuration reaches.
     """
 
     tune: TuneSettings
     serve: ServeSettings
     load: LoadSettings
     objective: ObjectiveSettings
-    folders: ModelFolders
-    photos: Sequence[Path]
-    bodies: Sequence[bytes]
-    reference: Reference
     machine: Machine
+    space: Space
+    agreement: Callable[[ServeSettings], float]
+
+    @property
+    def incumbent(self) -> ServeSettings:
+        """The section ``serve``."""
+        return canonical(self.serve.model_dump(), self.tune.users, self.machine)
+
+    @property
+    def configurations(self) -> list[ServeSettings]:
+        """All that may be served, the incumbent first."""
+        return list(dict.fromkeys([self.incumbent, *self.space.configurations]))
+
+    @property
+    def parts(self) -> list[Part]:
+        """All whose costs are measured."""
+        return parts_of(self.configurations, self.machine.device, self.machine.cores)
 
 
 @dataclass(frozen=True)
@@ -70,7 +87,8 @@ class Outcome:
     Attributes:
         rows: of all that raced, the winner first.
         left_out: number of configurations that did not race, by reason.
-        model_error: of the predicted rates, relative to each other.
+        combinations: of the knobs' values, those that cannot run among them.
+        prediction_error: of the predicted rates, relative to each other.
         settled: whether the race ended by itself.
         capacity: of the winner.
     """
@@ -80,240 +98,163 @@ class Outcome:
     knobs: list[KnobRow]
     left_out: Mapping[str, int]
     combinations: int
-    model_error: float
+    prediction_error: float
     rounds: int
-    seconds: float
     settled: bool
     capacity: CapacityMetrics | None
 
 
-@dataclass(frozen=True)
-class Field:
-    """Who may race.
-
-    Attributes:
-        incumbent: the section ``serve``.
-        first: the best by prediction; ``more`` are the next best.
-        left_out: number of configurations by the reason why they do not race.
-    """
-
-    incumbent: Racer
-    first: list[Racer]
-    more: list[Racer]
-    space: Space
-    costs: Costs
-    left_out: Mapping[str, int]
-
-
-def search(job: Job, record: Record) -> Outcome:
+def search(job: Job) -> Schedule[Outcome]:
     """Search the configuration that reaches the goal best.
 
+    Its subjects are those of ``job.parts``, and ``job.configurations`` by ``name_of``.
+
     Raises:
-        LitmeterError: no configuration can run or keeps to the constraints, or a model, server, load
-            generator or the record failed.
+        LitmeterError: no configuration can run or keeps to the constraints, or a model, server or load
+            generator failed.
     """
-    started, tune, machine = monotonic(), job.tune, job.machine
-    end = started + tune.max_s
+    tune = job.tune
+    number, left_out = len(job.space.configurations), reasons_text(job.space.left_out)
+    if not number:
+        raise LitmeterError(f"tune: no configuration can run: {left_out}")
+    print_wrapped(f"1. {number} configurations can run; left out: {left_out}")
+    plan = plan_of(job.load, tune.users)
+    costs = yield from measure_costs(job.parts, plan, COSTS_SHARE * tune.max_s, tune.seed)
+    candidates = Candidates(job, costs)
+    racing = Race(tune)
+    racing.join(candidates.first())
+    incumbent_rps = racing.racers[racing.reference].predicted_rps
+    best_rps, worst_rps = candidates.ranked[0][1], candidates.ranked[-1][1]
+    print_wrapped(
+        f"2. the costs of the parts predict {worst_rps:.0f} to {best_rps:.0f} req/s; the best "
+        f"{len(racing.racers) - 1} race, and serve: ({incumbent_rps:.0f} req/s)"
+    )
     reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARE * tune.max_s)
-    load = job.load.model_copy(update={"users": (tune.users,)})
-    with load_generator(job.bodies, CONTENT_TYPES[load.request_body]) as generator:
-        field = choose_racers(job, load, record, generator)
-        track = RaceTrack(tune, load, job.folders, machine.device, generator, record, end - reserve_s)
-        track.run([field.incumbent, *field.first], field.more)
-        print_wrapped(f"3. after {track.race.rounds} rounds {track.standing()}")
-        capacities = measure_capacities(track, job, end)
-    result = FinishedRace(track, capacities, tune.goal == "capacity")
-    winner = result.winner()
-    if winner is None:
-        broken = sorted({one.broken for one in track.racers.values() if one.broken})
+    yield from race(racing, plan, tune.max_s - reserve_s, candidates.neighbours)
+    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
+    by_capacity = tune.goal == "capacity"
+    names = (list(fastest(racing)) if by_capacity else finalists(racing))[: CAPACITIES[tune.goal]]
+    objective = job.objective.model_copy(update={"max_s": reserve_s / CAPACITIES[tune.goal]})
+    found = yield from capacity(names, objective, job.load.timeout_s)
+    capacities = {name: one.metrics for name, one in found.items()}
+    result = Result(racing, capacities, by_capacity)
+    if (winner := result.winner()) is None:
+        broken = sorted({one.constraint_violation for one in racing.racers.values()} - {""})
         raise LitmeterError(f"tune: no configuration keeps to the constraints: {'; '.join(broken)}")
-    space = field.space
     return Outcome(
-        winner=track.racers[winner].settings,
+        winner=racing.racers[winner].settings,
         rows=tune_rows(result),
-        knobs=knob_rows(space.configurations, result, field.costs, machine.cores, tune.users),
-        left_out=field.left_out,
-        combinations=len(space.configurations) + sum(space.left_out.values()),
-        model_error=track.model_error(),
-        rounds=track.race.rounds,
-        seconds=monotonic() - started,
-        settled=track.race.settled(),
+        knobs=knob_rows(candidates.ranked, result),
+        left_out=candidates.left_out(racing.racers),
+        combinations=len(job.space.configurations) + sum(job.space.left_out.values()),
+        prediction_error=racing.prediction_error(),
+        rounds=racing.rounds,
+        settled=racing.settled(),
         capacity=capacities.get(winner),
     )
 
 
-def choose_racers(job: Job, load: LoadSettings, record: Record, generator: LoadGenerator) -> Field:
-    """Leave out what cannot run, measure the costs, and take the best by prediction.
+@dataclass
+class Candidates:
+    """Who may race.
+
+    Attributes:
+        ranked: those whose parts run, with predicted rates, fastest first.
+        reasons: why some of them do not race.
 
     Raises:
-        LitmeterError: no configuration can run, or a model or a server with a null model failed.
+        LitmeterError: a part of the incumbent, or of all others, did not start.
     """
-    tune, machine = job.tune, job.machine
-    cores, device = machine.cores, machine.device
-    space = space_of(tune, job.serve, machine)
-    if not space.configurations:
-        raise LitmeterError(f"tune: no configuration can run: {reasons(space.left_out)}")
-    print_wrapped(
-        f"1. {len(space.configurations)} configurations can run; left out: {reasons(space.left_out)}"
-    )
-    serve = canonical(job.serve.model_dump(), tune.users, machine)
-    meter = CostMeter(record, job.folders, device, cores, job.photos, generator, load)
-    costs = meter.costs_of([*space.configurations, serve])
-    ranked = ranking(space.configurations, costs, cores, tune.users)
-    predicted = predicted_rps(serve, costs, cores, tune.users)
-    incumbent = Racer(serve, predicted, agreement_of(serve, job, record))
-    left_out = Counter(space.left_out)
-    best = eligible(ranked, job, record, left_out)
-    others = (one for one in best if one.name != incumbent.name)
-    first, more = list(islice(others, RACERS)), list(islice(others, MORE_RACERS))
-    chosen = {one.settings for one in (*first, *more)}
-    left_out["predicted to be slower"] = len(set(space.configurations) - chosen - {serve}) - (
-        sum(left_out.values()) - sum(space.left_out.values())
-    )
-    print_wrapped(
-        f"2. the costs of the parts predict {ranked[-1][1]:.0f} to {ranked[0][1]:.0f} req/s; the best "
-        f"{len(first)} race, and serve: ({incumbent.predicted_rps:.0f} req/s)"
-    )
-    return Field(incumbent, first, more, space, costs, left_out)
 
+    job: Job
+    costs: Costs
+    ranked: list[tuple[ServeSettings, float]] = field(init=False)
+    reasons: dict[ServeSettings, str] = field(default_factory=dict, init=False)
 
-def eligible(
-    ranked: Sequence[tuple[ServeSettings, float]],
-    job: Job,
-    record: Record,
-    left_out: Counter[str],
-) -> Iterator[Racer]:
-    """The configurations that may race, in the order of ``ranked``.
+    def __post_init__(self) -> None:
+        running = [
+            one for one in self.job.configurations if all(name in self.costs for name in part_names(one))
+        ]
+        if self.job.incumbent not in running or not set(running).intersection(self.job.space.configurations):
+            raise LitmeterError("tune: what configurations consist of does not start")
+        self.ranked = ranking(running, self.costs, self.job.machine.cores, self.job.tune.users)
 
-    Of those with the very same prediction the simplest alone races: nothing that was measured tells them
-    apart. Those that agree too little with full precision are counted in ``left_out``.
-    """
-    last, least = None, job.tune.min_agreement
-    for settings, predicted in ranked:
-        if predicted == last:
-            left_out["predicted as fast as a simpler one"] += 1
-            continue
-        agreement = agreement_of(settings, job, record)
+    def first(self) -> list[Racer]:
+        """The incumbent, and the best of the space.
+
+        Of those with the very same prediction the simplest alone races: nothing that was measured tells them
+        apart.
+        """
+        predicted = dict(self.ranked)
+        incumbent = self.job.incumbent
+        racers = [Racer(incumbent, predicted[incumbent], self.job.agreement(incumbent))]
+        taken = {predicted[incumbent]} if incumbent in self.job.space.configurations else set()
+        for settings, predicted_rps in self._of_space():
+            if predicted_rps in taken:
+                self.reasons[settings] = "predicted as fast as a simpler one"
+            elif self._agrees(settings):
+                taken.add(predicted_rps)
+                racers.append(Racer(settings, predicted_rps, self.job.agreement(settings)))
+                if len(racers) > RACERS:
+                    break
+        return racers
+
+    def neighbours(self, leader: ServeSettings) -> list[Racer]:
+        """Those that differ from the leader by one knob, and are not predicted to be far slower."""
+        least_rps = NEIGHBOURS_FROM * dict(self.ranked)[leader]
+        return [
+            Racer(settings, predicted_rps, self.job.agreement(settings))
+            for settings, predicted_rps in self._of_space()
+            if predicted_rps >= least_rps
+            and len(changed_knobs(settings, leader)) == 1
+            and self._agrees(settings)
+        ]
+
+    def left_out(self, racers: Mapping[str, Racer]) -> Mapping[str, int]:
+        """Number of configurations by the reason why they did not race."""
+        others = (one for one in self.job.space.configurations if name_of(one) not in racers)
+        runs = dict(self.ranked)
+        slower, failed = "predicted to be slower", "a part of it does not start"
+        reasons = (self.reasons.get(one, slower if one in runs else failed) for one in others)
+        return Counter(self.job.space.left_out) + Counter(reasons)
+
+    def _of_space(self) -> Iterator[tuple[ServeSettings, float]]:
+        """All but the incumbent, which races anyway and may lie outside of the space."""
+        return (pair for pair in self.ranked if pair[0] != self.job.incumbent)
+
+    def _agrees(self, settings: ServeSettings) -> bool:
+        agreement, least = self.job.agreement(settings), self.job.tune.min_agreement
         if agreement < least:
-            left_out[too_little(agreement, least)] += 1
-            continue
-        last = predicted
-        yield Racer(settings, predicted, agreement)
+            self.reasons[settings] = too_little(agreement, least)
+        return agreement >= least
 
 
-def agreement_of(settings: ServeSettings, job: Job, record: Record) -> float:
-    """Share of the photos with the label of full precision, by what the answers depend on.
-
-    Photos that the model was fitted to are left out: with them it agrees too well.
-
-    Raises:
-        LitmeterError: the model cannot be run.
-    """
-    key = f"{settings.precision}, {settings.preprocess}, {'compiled' if settings.compiled else 'eager'}"
-    kept = record.costs("agreement").get(key)
-    if kept is not None:
-        return float(kept)
-    numbers = [number for number, split in enumerate(job.reference.splits) if split != "train"]
-    chosen = [job.photos[number] for number in numbers]
-    [answers] = answers_of(job.folders, job.machine.device, [settings], chosen)
-    expected = job.reference.probabilities[numbers].argmax(axis=1)
-    found = float((answers.argmax(axis=1) == expected).mean())
-    record.keep_cost("agreement", key, found)
-    return found
-
-
-def measure_capacities(track: RaceTrack, job: Job, end: float) -> dict[str, CapacityMetrics]:
-    """The capacity of the winner by rate, or of the fastest, as the goal is.
-
-    Args:
-        end: of the whole search, on the monotonic clock.
-
-    Raises:
-        ServerError: a server did not start, or died; LoadError: the load generator failed.
-    """
-    names = list(fastest(track.race))[: CAPACITIES[job.tune.goal]]
-    if job.tune.goal == "throughput":
-        winner = FinishedRace(track, {}, by_capacity=False).winner()
-        names = [winner] if winner else []
-    return {
-        name: capacity_of(track, track.racers[name], job, end, len(names) - number)
-        for number, name in enumerate(names)
-    }
-
-
-def capacity_of(track: RaceTrack, racer: Racer, job: Job, end: float, remaining: int) -> CapacityMetrics:
-    """The capacity of a finalist, unless it is on record.
-
-    Args:
-        end: of the whole search, on the monotonic clock.
-        remaining: capacities that are still to be measured by then, this one included.
-
-    Raises:
-        ServerError: the server did not start, or died; LoadError: the load generator failed.
-    """
-    objective = job.objective
-    how = objective.model_dump(include={"slo_ms", "miss", "tolerance", "probe_requests", "seed"})
-    key = f"{racer.name}, {how}"
-    kept = track.record.costs("capacity")
-    if key in kept:
-        return CapacityMetrics(**kept[key])
-    timeout_s = job.load.timeout_s
-    with (
-        running_server(job.folders, racer.settings, job.machine.device, timeout_s) as server,
-        CoreSpeeds() as cores,
-    ):
-        own_s = max(1.0, min(objective.max_s, (end - monotonic()) / remaining))
-        limited = objective.model_copy(update={"max_s": own_s})
-        found = measure_capacity(
-            track.generator, f"{server.url}/predict", limited, timeout_s, racer.name, server.check, cores
-        ).metrics
-    if found.status != "unresolved":
-        track.record.keep_cost("capacity", key, asdict(found))
-    return found
-
-
-def reasons(left_out: Mapping[str, int]) -> str:
+def reasons_text(left_out: Mapping[str, int]) -> str:
     """Why configurations are left out, the most frequent reason first."""
     ordered = sorted(left_out.items(), key=lambda item: -item[1])
     return "; ".join(f"{number}: {reason}" for reason, number in ordered) or "none"
 
 
 @dataclass(frozen=True)
-class FinishedRace:
+class Result:
     """A race that is over.
 
     Attributes:
-        capacities: of finalists.
+        capacities: of finalists, by name.
         by_capacity: whether the capacity decides, not the rate.
     """
 
-    track: RaceTrack
+    race: Race
     capacities: Mapping[str, CapacityMetrics]
     by_capacity: bool
 
     def winner(self) -> str | None:
         """The cheapest of the fastest; None where none has answered and keeps to all constraints."""
-        if self.by_capacity and (names := self._highest_capacities()):
-            return min(names, key=lambda name: cost(self.track.racers[name]))
-        return next(iter(finalists(self.track.race, self.track.racers)), None)
+        if self.by_capacity and (names := self.highest_capacities()):
+            return min(names, key=lambda name: cost(self.race.racers[name]))
+        return next(iter(finalists(self.race)), None)
 
-    def status(self, name: str) -> Status:
-        """See ``TuneRow``."""
-        if self.track.racers[name].broken or name in self.track.unserved:
-            return "excluded"
-        if name == self.winner():
-            return "winner"
-        highest = self._highest_capacities() if self.by_capacity else []
-        if highest and name in self.capacities:
-            return "equal" if name in highest else "slower"
-        race = self.track.race
-        leader = race.leader()
-        own = race.ratio(name, leader) if leader else None
-        if name in race.lost or own is None:
-            return "slower"
-        return "equal" if is_equal(own) else "not resolved"
-
-    def _highest_capacities(self) -> list[str]:
+    def highest_capacities(self) -> list[str]:
         """Those whose capacity's interval overlaps that of the highest one; of "above_range" the low end."""
         lows = {name: one.low_rps for name, one in self.capacities.items() if one.low_rps is not None}
         if not lows:
@@ -322,20 +263,36 @@ class FinishedRace:
         highs = {name: self.capacities[name].high_rps for name in lows}
         return [name for name, high in highs.items() if high is None or high >= lows[best]]
 
+    def status(self, name: str) -> Status:
+        """What became of a configuration, as ``TuneRow`` has it."""
+        racer = self.race.racers[name]
+        if racer.constraint_violation or racer.out_of_memory:
+            return "excluded"
+        if name == self.winner():
+            return "winner"
+        highest = self.highest_capacities() if self.by_capacity else []
+        if highest and name in self.capacities:
+            return "equal" if name in highest else "slower"
+        leader = self.race.leader()
+        own = self.race.ratio(name, leader) if leader else None
+        if racer.eliminated_after_rounds is not None or own is None:
+            return "slower"
+        return "equal" if is_equal(own) else "not resolved"
 
-def fastest(race: Race) -> dict[str, float]:
-    """Those that have not lost, with their share of the leader's rate, the highest first."""
-    leader = race.leader()
-    shares = {name: own.ratio for name in race.remaining if leader and (own := race.ratio(name, leader))}
-    return dict(sorted(shares.items(), key=lambda one: -one[1]))
+
+def fastest(racing: Race) -> dict[str, Ratio]:
+    """Those that remain, with their rate over the leader's, the highest first."""
+    leader = racing.leader()
+    ratios = {name: racing.ratio(name, leader) for name in racing.remaining if leader}
+    return dict(sorted(((name, own) for name, own in ratios.items() if own), key=lambda pair: -pair[1].ratio))
 
 
-def finalists(race: Race, racers: Mapping[str, Racer]) -> list[str]:
-    """Those that have not lost: first the ones within 3% of the leader, cheapest first; then by rate."""
-    shares = fastest(race)
-    as_fast = [name for name in race.remaining if shares.get(name, 0.0) >= 1 - EQUAL_WITHIN]
-    others = [name for name in shares if name not in as_fast]
-    return sorted(as_fast, key=lambda name: cost(racers[name])) + others
+def finalists(racing: Race) -> list[str]:
+    """Those that remain: first the cheapest of the ones that are hardly slower than the leader."""
+    ratios = fastest(racing)
+    as_fast = [name for name, own in ratios.items() if own.low is not None and own.low >= CHEAPER_FROM]
+    others = [name for name in ratios if name not in as_fast]
+    return sorted(as_fast, key=lambda name: cost(racing.racers[name])) + others
 
 
 def cost(racer: Racer) -> tuple[object, ...]:
@@ -343,41 +300,43 @@ def cost(racer: Racer) -> tuple[object, ...]:
     return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), simplicity(racer.settings))
 
 
-def tune_rows(result: FinishedRace) -> list[TuneRow]:
+def tune_rows(result: Result) -> list[TuneRow]:
     """A row per racer: the winner, those that are no slower, and the others by how long they kept up."""
-    race, racers, winner = result.track.race, result.track.racers, result.winner()
-    first = [winner, *(name for name in finalists(race, racers) if name != winner)]
-    others = sorted(
-        (name for name in racers if name not in first),
-        key=lambda name: -race.lost.get(name, race.rounds),
-    )
-    return [_row(result, name) for name in [*first, *others] if name is not None]
+    racing, winner = result.race, result.winner()
+
+    def kept_up(name: str) -> int:
+        eliminated = racing.racers[name].eliminated_after_rounds
+        return racing.rounds if eliminated is None else eliminated
+
+    first = dict.fromkeys([*([winner] if winner else []), *finalists(racing)])
+    others = sorted((name for name in racing.racers if name not in first), key=kept_up, reverse=True)
+    return [_row(result, name) for name in [*first, *others]]
 
 
-def _row(result: FinishedRace, name: str) -> TuneRow:
-    race, racer = result.track.race, result.track.racers[name]
-    leader = race.leader()
-    rates = [rate for rate in race.rates[name] if rate]
+def _row(result: Result, name: str) -> TuneRow:
+    racing, racer = result.race, result.race.racers[name]
+    leader = racing.leader()
+    rates = [rate for rate in racer.rates if rate]
     capacity = result.capacities.get(name)
     return TuneRow(
         name=name,
         status=result.status(name),
-        incumbent=name == race.reference,
+        incumbent=name == racing.reference,
         **{knob: getattr(racer.settings, knob) for knob in KNOBS},
         predicted_rps=round(racer.predicted_rps, 1),
         rate_rps=round(float(np.exp(np.mean(np.log(rates)))), 1) if rates else None,
-        **_ratio_columns("ratio", race.ratio(name, leader) if leader else None),
-        **_ratio_columns("over_serve", race.ratio(name, race.reference)),
-        p95_ms=rounded(racer.p95_ms, 1),
+        **_ratio_columns("ratio", racing.ratio(name, leader) if leader else None),
+        **_ratio_columns("over_serve", racing.ratio(name, racing.reference)),
+        p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
         agreement=round(racer.agreement, 4),
         failed=racer.failed,
-        rounds=sum(rate is not None for rate in race.rates[name]),
-        lost_after=race.lost.get(name),
+        rounds=racer.rounds,
+        eliminated_after_rounds=racer.eliminated_after_rounds,
         capacity_rps=rounded(capacity.capacity_rps, 1) if capacity else None,
         capacity_low_rps=rounded(capacity.low_rps, 1) if capacity else None,
         capacity_high_rps=rounded(capacity.high_rps, 1) if capacity else None,
-        reason=racer.broken or ("no memory for its server" if name in result.track.unserved else ""),
+        reason=racer.constraint_violation or ("no memory for its server" if racer.out_of_memory else ""),
     )
 
 
@@ -388,37 +347,35 @@ def _ratio_columns(column: str, own: Ratio | None) -> dict[str, Any]:
     return {name: rounded(value, 4) for name, value in zip(names, values, strict=True)}
 
 
-def knob_rows(
-    configurations: Sequence[ServeSettings], result: FinishedRace, costs: Costs, cores: int, users: int
-) -> list[KnobRow]:
-    """For each knob and each of its other values in ``configurations``: the rate over the winner's."""
-    winner = result.winner()
+def knob_rows(configurations: Iterable[tuple[ServeSettings, float]], result: Result) -> list[KnobRow]:
+    """For each knob and each of its other values in ``configurations``: the rate over the winner's.
+
+    Args:
+        configurations: with predicted rates, the winner among them.
+    """
+    predicted, winner = dict(configurations), result.winner()
     if winner is None:
         return []
-    race, racers = result.track.race, result.track.racers
-    best = racers[winner].settings
-    best_rps = predicted_rps(best, costs, cores, users)
+    best = result.race.racers[winner].settings
     rows = []
-    for settings in configurations:
-        changed = [knob for knob in KNOBS if getattr(settings, knob) != getattr(best, knob)]
-        if not changed or (len(changed) > 1 and not set(changed) <= TOGETHER):
+    for settings, predicted_rps in predicted.items():
+        changed = changed_knobs(settings, best)
+        if len(changed) != 1:
             continue
-        together = changed[0] in TOGETHER
-        name = name_of(settings)
-        own = race.ratio(name, winner) if name in racers else None
-        ratio = own.ratio if own else predicted_rps(settings, costs, cores, users) / best_rps
-        threads = settings.threads_per_worker or "all"
+        [knob], name = changed, name_of(settings)
+        own = result.race.ratio(name, winner) if name in result.race.racers else None
+        workers = knob == WORKERS_TIMES_THREADS
         rows.append(
             KnobRow(
-                "workers x threads" if together else changed[0],
-                f"{settings.workers_per_device}x{threads}"
-                if together
-                else json.dumps(getattr(settings, changed[0])).strip('"'),
-                round(ratio, 3),
+                knob,
+                workers_times_threads(settings)
+                if workers
+                else json.dumps(getattr(settings, knob)).strip('"'),
+                round(own.ratio if own else predicted_rps / predicted[best], 3),
                 rounded(own.low, 3) if own else None,
                 rounded(own.high, 3) if own else None,
                 "measured" if own else "predicted",
             )
         )
-    order = {"workers x threads": KNOBS.index("workers_per_device"), **{k: n for n, k in enumerate(KNOBS)}}
-    return sorted(rows, key=lambda row: (order[row.knob], -row.ratio))
+    order = [*KNOBS[: KNOBS.index("workers_per_device")], WORKERS_TIMES_THREADS, *KNOBS]
+    return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

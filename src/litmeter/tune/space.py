@@ -21,6 +21,9 @@ from litmeter.params import KNOBS, ServeSettings, TuneSettings
 from litmeter.paths import MODEL
 
 DUPLICATE = "the same as another one"
+WORKERS_AND_THREADS = frozenset({"workers_per_device", "threads_per_worker"})
+"""Knobs of which one leaves less to the other."""
+WORKERS_TIMES_THREADS = "workers x threads"
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,14 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     return ""
 
 
+def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
+    """The knobs in whose values two configurations differ; workers and threads together are one."""
+    changed = [knob for knob in KNOBS if getattr(settings, knob) != getattr(other, knob)]
+    if WORKERS_AND_THREADS.intersection(changed):
+        return [WORKERS_TIMES_THREADS, *(knob for knob in changed if knob not in WORKERS_AND_THREADS)]
+    return changed
+
+
 def name_of(settings: ServeSettings) -> str:
     """A short name that says the values of all knobs."""
     return " ".join(
@@ -154,12 +165,17 @@ def name_of(settings: ServeSettings) -> str:
             "compiled" if settings.compiled else "timm's",
             settings.preprocess,
             settings.transport,
-            f"{settings.workers_per_device}x{settings.threads_per_worker or 'all'}",
+            workers_times_threads(settings),
             f"b{settings.max_batch_size}",
             f"{1000 * settings.batch_timeout_s:g}ms",
             *(["keep"] if settings.keep_freed_memory else []),
         ]
     )
+
+
+def workers_times_threads(settings: ServeSettings) -> str:
+    """Both numbers, as 2x1."""
+    return f"{settings.workers_per_device}x{settings.threads_per_worker or 'all'}"
 
 
 def simplicity(settings: ServeSettings) -> tuple[float, ...]:

@@ -1,0 +1,333 @@
+"""Schedules of a comparison in rounds: who is loaded when, by what each turn costs and has yielded.
+
+Rates of the same round are compared, so that a machine that drifts changes all of them. Of two successive
+rounds the first has a random order, the second its reverse, so that a steady drift cancels.
+
+The fast take a turn in each round, the slow in some, spread evenly over as many rounds as the time allows by
+what turns have cost so far. Nobody leaves because of what was found, and none gets too few turns for an
+interval, however long they take.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from litmeter.errors import LitmeterError
+from litmeter.load import LoadPlan
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, measure, serve
+from litmeter.stats.rates import SAMPLES_NEEDED
+from litmeter.stats.records import WINDOWS
+
+FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 6, 3, 18
+"""Turns that each configuration has at least, the hopeless exactly; and at most for the sake of ANSWERS."""
+ANSWERS = SAMPLES_NEEDED[95]
+"""Good answers that each configuration has at least, for its p95."""
+SLOW, SLOW_TO_REFERENCE, HOPELESS = 0.1, 0.5, 0.01
+"""Slow is whose rate is below SLOW of the best's and SLOW_TO_REFERENCE of the reference's; below HOPELESS of
+the best's, three short turns say enough."""
+SLOW_SHARE = 1 / 3
+"""Of the time, for the slow ones' turns beyond the fewest."""
+FEWEST_ROUNDS = 12
+"""Of a comparison head to head, however short the time."""
+RESTART_FROM_S = 600.0
+"""From this budget on all servers are started anew halfway, as processes of one configuration differ."""
+
+TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
+"""A turn's measurement at least (that of the hopeless has no more), at most, and at most in the first turn,
+whose cost is not known yet. Short turns make more rounds, with less time between those that are compared."""
+WARMUP_S = 0.15
+"""Once every user has had an answer: from then on rates keep their level."""
+ANSWERS_PER_USER = 3
+"""A turn's measurement lasts until so many answers per user, and its share of ANSWERS, within its bounds."""
+FIRST_ANSWERS_S = 1.0
+"""A server that takes longer for its users' first answers is slow: its whole turn is measured. It would take
+twice as long with the load kept up before and after the measurement."""
+
+WORK_S = 0.3
+"""In-process: of one measurement, and of each of two probes before the fastest batch size is chosen."""
+PROBES = -1
+"""The round of these probes, which are beside no served turn."""
+LONGEST_BATCH_S = 1.0
+"""Larger batches are not tried: a slow model would take minutes for them."""
+START_SHARE = 1 / 3
+"""Of the time left, at most, for the start of processes."""
+SLOWLY_EVERY, OFTEN_EVERY = 3, 2
+"""In-process rates are measured beside every third turn, or every second of those with few turns."""
+
+
+def comparison(
+    names: Sequence[str],
+    reference: str,
+    users: int,
+    seconds: float,
+    seed: int,
+    timeout_s: float,
+    largest_batch: Mapping[str, int],
+) -> Schedule[None]:
+    """Compare configurations, served and in-process beside it, within a budget.
+
+    Where memory does not hold all, they are compared in groups, the reference in each.
+
+    Args:
+        names: of configurations, the reference among them.
+        seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
+        largest_batch: that each can form at this number of users.
+
+    Raises:
+        LitmeterError: memory does not hold two at once.
+    """
+    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch)
+    parts = 2 if seconds >= RESTART_FROM_S else 1
+    for part in range(1, parts + 1):
+        waiting = [name for name in names if name != reference]
+        rounds.share = part / parts
+        if part > 1:
+            yield from serve(())
+        while waiting or not rounds.number:
+            began_s = rounds.now_s
+            yield from rounds.start((reference, *waiting))
+            others = len(rounds.group) - 1
+            if waiting and others < 1:
+                raise LitmeterError(f"memory does not hold {reference} and {waiting[0]} at once")
+            share = others / len(waiting) if waiting else 1.0
+            waiting = waiting[others:]
+            until_s = rounds.now_s + share * (seconds * part / parts - rounds.now_s)
+            yield from rounds.run(until_s, rounds.now_s - began_s)
+
+
+def head_to_head(
+    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
+) -> Schedule[None]:
+    """Compare subjects, each in every round, for a time that nothing found shortens or extends.
+
+    Args:
+        seconds: for all, starts included; exceeded only for FEWEST_ROUNDS.
+
+    Raises:
+        LitmeterError: memory does not hold all at once.
+    """
+    rounds = _Rounds(names[0], users, seed, timeout_s, {})
+    yield from rounds.start(names)
+    if missing := set(names) - set(rounds.group):
+        raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
+    while rounds.number < FEWEST_ROUNDS or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
+        yield from rounds.run_round(rounds.shuffled(names))
+
+
+@dataclass
+class _Rounds:
+    """What rounds so far have yielded, and what the next one asks for.
+
+    Attributes:
+        share: of the fewest turns and answers, that each has to have by now.
+        number: of the next round.
+        planned: number of rounds by the time's end.
+        now_s: when the last turn ended, seconds since the log's begin.
+        rows: of served turns, by name.
+        cost_s: seconds from the begin of its last served turn to the next turn's, by name.
+        work_s: that its last measurement in-process cost, by name.
+        batch_size: the fastest in-process, by name.
+        group: those that are served.
+        ready: those of them whose in-process subject runs.
+        due: share of a turn that a slow one has waited for.
+    """
+
+    reference: str
+    users: int
+    seed: int
+    timeout_s: float
+    largest_batch: Mapping[str, int]
+    share: float = 1.0
+    number: int = 0
+    planned: int = 0
+    now_s: float = 0.0
+    rows: dict[str, list[TurnRow]] = field(default_factory=lambda: defaultdict(list))
+    cost_s: dict[str, float] = field(default_factory=dict)
+    work_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    batch_size: dict[str, int] = field(default_factory=dict)
+    group: list[str] = field(default_factory=list)
+    ready: set[str] = field(default_factory=set)
+    due: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    _order: list[str] = field(default_factory=list)
+
+    def start(self, names: Sequence[str]) -> Schedule[None]:
+        """Have subjects served, as a new group of those that memory holds."""
+        serving = yield from serve(names)
+        self.now_s = serving.at_s
+        self.group = [name for name in names if name in serving.names]
+        self.ready = set()
+
+    def run(self, until_s: float, starts_s: float) -> Schedule[None]:
+        """Run rounds of the group; after the first, in-process beside them where there is time to start it.
+
+        Args:
+            starts_s: that the group's servers took to start; as much is allowed for the processes.
+        """
+        yield from self.run_round(self.shuffled(self.group))
+        if starts_s < START_SHARE * (until_s - self.now_s):
+            yield from self._start_beside()
+        while taking := self._taking_turns(until_s):
+            yield from self.run_round(self._sequence(taking))
+
+    def _start_beside(self) -> Schedule[None]:
+        """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
+        key_of = {name: in_process(name) for name in self.group if not self._is_hopeless(name)}
+        serving = yield from serve((*self.group, *key_of.values()))
+        self.now_s = serving.at_s
+        self.ready = {name for name, key in key_of.items() if key in serving.names}
+        for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
+            self.batch_size[name] = yield from self._fastest_size(name)
+
+    def run_round(self, order: Sequence[str]) -> Schedule[None]:
+        """Load each of ``order`` once, some of them in-process before or after it."""
+        fastest = sorted(self.rows, key=self._rate, reverse=True)[:3]
+        best = ", ".join(f"{name} {self._rate(name):.3g}" for name in fastest)
+        note = f"round {self.number + 1}" + (f"; fastest so far: {best} req/s" if best else "")
+        for name in order:
+            had, every = len(self.rows[name]), self._every(name)
+            beside = name in self.ready and had % every == 1
+            before = had // every % 2 == 0
+            if beside and before:
+                yield from self._measure_work(name, ("model", "pipeline"))
+            began_s = self.now_s
+            sample = yield from self._measure(name, self._plan(name), self.number, note)
+            self.rows[name].append(sample.row)
+            self.cost_s[name] = self.now_s - began_s
+            if beside and not before:
+                yield from self._measure_work(name, ("pipeline", "model"))
+        self.number += 1
+
+    def shuffled(self, names: Sequence[str]) -> list[str]:
+        """Put some of the group in this round's order: a random one, or the reverse of the round before."""
+        if self.number % 2 == 0 or set(self._order) != set(self.group):
+            self._order = sorted(self.group)
+            random.Random(f"{self.seed}/{self.number}").shuffle(self._order)
+        ordered = [name for name in self._order if name in names]
+        return ordered[::-1] if self.number % 2 else ordered
+
+    def _sequence(self, taking: Sequence[str]) -> list[str]:
+        """Put the fast next to each other, amid the slow, whose long turns would keep them apart."""
+        order = self.shuffled(taking)
+        slow = [name for name in order if self._is_slow(name)]
+        half = (len(slow) + self.number % 2) // 2
+        return [*slow[:half], *(name for name in order if name not in slow), *slow[half:]]
+
+    def _taking_turns(self, until_s: float) -> list[str]:
+        """Choose who takes a turn in the next round; nobody where time is up and all have had enough."""
+        needed = {name: self._turns_needed(name) for name in self.group}
+        slow = [name for name in self.group if self._is_slow(name)]
+        fast = [name for name in self.group if name not in slow]
+        planned_s = sum(needed[name] * self._turn_s(name) for name in slow)
+        rounds_left = max((until_s - self.now_s - planned_s) / self._round_s(fast), *needed.values())
+        if rounds_left < 1:
+            return []
+        self.planned = self.number + int(rounds_left)
+        had_s = {name: sum(row.seconds for row in self.rows[name]) for name in self.group}
+        spare = sum(had_s[name] for name in slow) < SLOW_SHARE * sum(had_s.values())
+        for name in slow:
+            more = spare and not self._is_hopeless(name)
+            self.due[name] = 1.0 if more else self.due[name] + needed[name] / rounds_left
+        taking = [name for name in slow if self.due[name] > 0.999]
+        if self.now_s + self._round_s([*fast, *taking]) > until_s:
+            taking = [name for name in taking if needed[name]]
+        for name in taking:
+            self.due[name] -= 1
+        return [*fast, *taking]
+
+    def _turns_needed(self, name: str) -> int:
+        """Turns that it lacks by now."""
+        turns = len(self.rows[name])
+        if self._is_hopeless(name):
+            return max(0, math.ceil(HOPELESS_TURNS * self.share) - turns)
+        lacking, in_turn = ANSWERS * self.share - self._answers(name), SLOW_TURN_S * self._rate(name)
+        for_answers = min(math.ceil(lacking / in_turn), MOST_TURNS - turns) if self._answers(name) else 0
+        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, for_answers)
+
+    def _answers(self, name: str) -> int:
+        return sum(row.answers for row in self.rows[name])
+
+    def _rate(self, name: str) -> float:
+        """Geometric mean of its rates, or of what these were below; 0 where there is none."""
+        rates = [row.highest_rps for row in self.rows[name]]
+        return math.exp(sum(map(math.log, rates)) / len(rates)) if rates and all(rates) else 0.0
+
+    def _best(self) -> float:
+        return max(map(self._rate, self.rows))
+
+    def _is_slow(self, name: str) -> bool:
+        limit = min(SLOW * self._best(), SLOW_TO_REFERENCE * self._rate(self.reference))
+        return self._rate(name) < limit
+
+    def _is_hopeless(self, name: str) -> bool:
+        return self._is_slow(name) and self._rate(name) < HOPELESS * self._best()
+
+    def _every(self, name: str) -> int:
+        """Turns of a configuration from one that has in-process rates beside it to the next."""
+        few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
+        return OFTEN_EVERY if few else SLOWLY_EVERY
+
+    def _turn_s(self, name: str) -> float:
+        """Seconds of its next turn, with its part of what is measured in-process."""
+        return self.cost_s[name] + self.work_s[name] / self._every(name)
+
+    def _round_s(self, names: Sequence[str]) -> float:
+        return sum(map(self._turn_s, names))
+
+    def _plan(self, name: str) -> LoadPlan:
+        """Plan its next turn: that of a slow one makes its share of ANSWERS, as they take long."""
+        requests, most_s = ANSWERS_PER_USER * self.users, SLOW_TURN_S
+        rows = self.rows[name]
+        if not rows:
+            most_s = FIRST_TURN_S
+        elif self._is_hopeless(name):
+            most_s = TURN_S
+        elif self._is_slow(name):
+            turns_left = max(1, FEWEST_TURNS - len(rows))
+            requests = max(2 * self.users, math.ceil((ANSWERS - self._answers(name)) / turns_left))
+        return LoadPlan(
+            users=self.users,
+            requests=max(requests, math.ceil(ANSWERS / FEWEST_TURNS)),
+            warmup_s=WARMUP_S,
+            min_s=TURN_S,
+            max_s=most_s,
+            max_windows=WINDOWS,
+            timeout_s=self.timeout_s,
+            seed=self.seed,
+            repeat=self.number,
+            give_up_s=FIRST_ANSWERS_S,
+        )
+
+    def _fastest_size(self, name: str) -> Schedule[int]:
+        """Find the batch size at which its pipeline is fastest: 1, 2, 4 and so on, and the largest."""
+        largest = self.largest_batch[name]
+        rates: dict[int, float] = {}
+        if largest == 1:
+            return 1
+        for size in sorted({*(2**k for k in range(largest.bit_length())), largest}):
+            best = max(rates.values(), default=0.0)
+            if rates and size > LONGEST_BATCH_S * best:
+                break
+            began_s = self.now_s
+            probes: list[float] = []
+            while not probes or (len(probes) < 2 and self.now_s - began_s < 2 * WORK_S):
+                sample = yield from self._measure(in_process(name), Work("pipeline", size, WORK_S), PROBES)
+                probes.append(sample.row.highest_rps)
+            rates[size] = sum(probes) / len(probes)
+        return max(rates, key=lambda size: rates[size])
+
+    def _measure_work(self, name: str, kinds: Sequence[WorkKind]) -> Schedule[None]:
+        began_s = self.now_s
+        for kind in kinds:
+            work = Work(kind, self.batch_size[name], WORK_S)
+            yield from self._measure(in_process(name), work, self.number)
+        self.work_s[name] = self.now_s - began_s
+
+    def _measure(self, subject: str, load: LoadPlan | Work, number: int, note: str = "") -> Schedule[Sample]:
+        sample = yield from measure(Turn(subject, load, number, note=note))
+        self.now_s = sample.ended_s
+        return sample
