@@ -154,11 +154,13 @@ def rate_of(record: LoadRecord) -> Throughput:
     """Good answers per second, with the interval of this turn's rate alone.
 
     Where the first answers took so long that the record has a single window, the rate runs from its first
-    batch of answers to its last, and the first is not counted: while it was made, nothing else had begun.
+    batch of answers to its last, and the first is not counted: while it was made, nothing else had begun. Of
+    one answer per user, which all began together, it runs from that begin.
     """
     good = record.status == OK
     if len(record.window_edges) - 1 < WINDOWS:
-        return rate_of_batches(np.sort(record.end[good]))
+        end = np.sort(record.end[good])
+        return rate_of_batches(end if len(end) > record.users else np.append(record.start.min(), end))
     opened, closed = record.window
     # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
     start = record.start if record.rate_rps is None else record.end - MOMENT_S

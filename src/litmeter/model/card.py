@@ -15,7 +15,7 @@ from litmeter.system.files import read_json
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
-"""Timm's interpolations that torch computes on bytes; torchvision does not preprocess for models of others."""
+"""Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
 
 
 class ModelCard(BaseModel):

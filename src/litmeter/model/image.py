@@ -37,7 +37,7 @@ MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
 """Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
-"""Scans of a JPEG. A progressive one has about ten; one can be 14 bytes long, and is decoded over all pixels."""
+"""Scans of a JPEG. A progressive one has ten; one may be 14 bytes long; it is decoded over all pixels."""
 
 
 class ImageError(Exception):
