@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from litmeter.measure.served import scrape
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
+from litmeter.measure.subjects import LiveServer
 from litmeter.serve.client import Client
 from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port
@@ -55,4 +56,6 @@ def test_the_metrics_of_a_benchmarked_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.handle_request).start()
-        assert scrape(RunningServer(url, stub.process, 0.0, Path("/dev/null"))).roles == {7: "http"}
+        sender: Any = None
+        live = LiveServer("any", RunningServer(url, stub.process, 0.0, Path("/dev/null")), sender)
+        assert live.scrape().roles == {7: "http"}

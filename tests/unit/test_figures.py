@@ -236,7 +236,9 @@ def test_a_slow_turn_is_measured_over_its_only_window() -> None:
     row = row_of(found)
     assert (row.rate_rps, row.answers, row.sent, row.void) == (2.0, 16, 16, "")
     once = row_of(record([0.0] * 4, [2.0] * 4, users=8, edges=(0.0, 2.0)))
-    assert (once.rate_rps, once.high_rps, once.bound_rps) == (None, None, 6.0)
+    assert (once.rate_rps, once.bound_rps) == (2.0, None)  # from their common begin
+    none = row_of(with_status(record([0.0], [2.0], users=8, edges=(0.0, 2.0)), p0=FAILED))
+    assert (none.rate_rps, none.high_rps, none.bound_rps) == (None, None, 4.0)
 
 
 SERVICE_S = 0.01

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.measure.rows import BatchRow, LevelRow, StageRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.system.files import (
     all_or_nothing,
     atomic_folder,
@@ -19,17 +19,30 @@ from litmeter.system.files import (
     write_json,
     write_rows,
 )
-from tests.support.synthetic_results import batch, level
+from tests.support.synthetic_results import compared, turn
 from tests.support.tables import read_csv
 
-LEVEL = level(4, 40.5, invalid_reason="2 failed, 1 timed out", warnings='a "comma", and a\nline')
-UNKNOWN = replace(LEVEL, **{field.name: None for field in fields(LevelRow) if "None" in str(field.type)})
-ROWS = [
-    LEVEL,
-    UNKNOWN,
-    batch(8, 100.25, 75.0),
-    StageRow(4, "queue", 1.25),
-    BatchRow(4, "+Inf", 100),
+
+@dataclass(frozen=True)
+class StageRow:
+    users: int
+    stage: str
+    mean_ms: float
+
+
+TURN = turn("e1", "served", 40.5, void="2 failed, 1 timed out", warnings='a "comma", and a\nline')
+
+
+def unknown(row: Any) -> Any:
+    """A row without what may be unknown."""
+    return replace(row, **{field.name: None for field in fields(row) if "None" in str(field.type)})
+
+
+ROWS: list[TurnRow | ComparisonRow] = [
+    TURN,
+    unknown(TURN),
+    compared("e1", 40.0, 1),
+    unknown(compared("e1", 40.0, 1)),
 ]
 
 
