@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.measure.figures import latency_grows, rate_of_batches, served_row
+from litmeter.measure.figures import latency_grows, served_row, slow_rate
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.server_metrics import Scrape
 from litmeter.measure.telemetry import Usage
@@ -219,15 +219,20 @@ def slow_ends(
 
 
 @pytest.mark.parametrize(("workers", "batch"), [(1, 4), (4, 1)])
-def test_a_slow_rate_runs_from_the_first_batch_of_answers_to_the_last(workers: int, batch: int) -> None:
-    """From the first request on, the first batch of one and the last answers would make it too low."""
+def test_a_slow_rate_runs_from_the_first_wave_of_answers_to_the_last(workers: int, batch: int) -> None:
+    """From the first request on, the first wave and the last answers would make it too low."""
     rng = np.random.default_rng(38)
     found = [slow_ends(rng, workers, batch) for _ in range(300)]
-    rates = [rate_of_batches(end) for end in found]
-    assert np.mean([rate.rps for rate in rates]) == pytest.approx(workers * batch, rel=0.04)
-    assert np.mean([len(end) / end[-1] for end in found]) < 0.96 * workers * batch
+    rates = [slow_rate(end, users=8) for end in found]
+    assert np.mean([rate.rps for rate in rates]) == pytest.approx(workers * batch, rel=0.05)
     held = [rate.low_rps <= workers * batch <= rate.high_rps for rate in rates]
     assert np.mean(held) > 0.95
+
+
+def test_the_rate_of_a_single_wave_runs_from_its_begin() -> None:
+    rate = slow_rate(np.array([9.0, 9.0, 9.5, 10.0]), users=4)
+    assert rate.rps == pytest.approx(0.4)
+    assert slow_rate(np.array([]), users=4).rps == 0
 
 
 def test_a_slow_turn_is_measured_over_its_only_window() -> None:

@@ -153,31 +153,38 @@ def inprocess_row(
 def rate_of(record: LoadRecord) -> Throughput:
     """Good answers per second, with the interval of this turn's rate alone.
 
-    Where the first answers took so long that the record has a single window, the rate runs from its first
-    batch of answers to its last, and the first is not counted: while it was made, nothing else had begun. Of
-    one answer per user, which all began together, it runs from that begin.
+    Where the first answers took so long that the record has a single window, see ``slow_rate``.
     """
     good = record.status == OK
     if len(record.window_edges) - 1 < WINDOWS:
-        end = np.sort(record.end[good])
-        return rate_of_batches(end if len(end) > record.users else np.append(record.start.min(), end))
+        return slow_rate(np.sort(record.end[good]) - float(record.start.min()), record.users)
     opened, closed = record.window
     # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
     start = record.start if record.rate_rps is None else record.end - MOMENT_S
     return throughput(block_rates(start[good], record.end[good], opened, closed))
 
 
-def rate_of_batches(end: Floats) -> Throughput:
-    """The rate of answers that ended at these times, ascending, from the first batch to the last.
+def slow_rate(end: Floats, users: int) -> Throughput:
+    """The rate of answers that ended at these times since the users began, ascending.
 
-    Its interval is that of a count of batches, as if they came at random: 0 to infinity for few.
+    It runs from the end of the first wave, in which as many were answered as there are users, to the last
+    answer, and the first wave is not counted: while it was made, nothing else was. (From the first batch to
+    the last, several workers, whose first batches end soon after each other, would seem a third too fast:
+    simulated.) Of a single wave, whose requests began together, it runs from their begin.
+
+    The interval is that of a count of batches, as if they came at random: 0 to infinity for none.
     """
-    batches = np.split(end, np.flatnonzero(np.diff(end) > BATCH_GAP_S) + 1)
-    if len(end) == 0 or len(batches) < 2:
+    if not len(end):
         return Throughput(0.0, 0.0, math.inf)
-    first, last = batches[0], batches[-1]
-    rps = (len(end) - len(first)) / float(last[-1] - first[-1])
-    factor = math.exp(1.96 / math.sqrt(len(batches) - 1))
+    batches = np.split(end, np.flatnonzero(np.diff(end) > BATCH_GAP_S) + 1)
+    answered = np.cumsum([len(batch) for batch in batches])
+    first = int(np.searchsorted(answered, users))
+    if first < len(batches) - 1:
+        rps = float((answered[-1] - answered[first]) / (end[-1] - batches[first][-1]))
+        counted = len(batches) - 1 - first
+    else:
+        rps, counted = len(end) / float(end[-1]), len(batches)
+    factor = math.exp(1.96 / math.sqrt(counted))
     return Throughput(rps, rps / factor, rps * factor)
 
 
