@@ -1,25 +1,28 @@
 """How well the capacity of live servers of known service times is found: ten searches of each.
 
-The searches of a run go side by side, as stubs wait instead of working.
+The searches of a run take turns.
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from litmeter.load import load_generator
 from litmeter.load.stub import BODY, running_stub
-from litmeter.measure.capacity import measure_capacity
+from litmeter.measure.capacity import CapacityResult, in_turn, search
+from litmeter.measure.log import Log
+from litmeter.measure.run import run as measure
+from litmeter.measure.subjects import Subject, Url
+from litmeter.measure.turn import Schedule, Serve
 from litmeter.params import load_params
 from litmeter.system.machine import exclusive_machine
 from studies.harness import TIMEOUT_S, keep_runs
 
 RUNS = 10
-MAX_S = 300.0
+MAX_S = 240.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class Queue:
         capacity_rps: the rate at which 5% of the requests take longer than the objective.
     """
 
-    name: str
     slots: int
     service_s: float
     random: bool
@@ -40,38 +42,46 @@ class Queue:
     capacity_rps: float
 
 
-QUEUES = (
-    Queue("M/D/1, 10 ms, 50 ms", 1, 0.01, False, 0.05, 69.4),
-    Queue("M/D/2, 10 ms, 50 ms", 2, 0.01, False, 0.05, 167.0),
-    Queue("M/M/1, 5 ms, 50 ms", 1, 0.005, True, 0.05, 200 - math.log(20) / 0.05),
-)
+QUEUES = {
+    "M/D/1, 10 ms, 50 ms": Queue(1, 0.01, False, 0.05, 69.4),
+    "M/D/2, 10 ms, 50 ms": Queue(2, 0.01, False, 0.05, 167.0),
+    "M/M/1, 5 ms, 50 ms": Queue(1, 0.005, True, 0.05, 200 - math.log(20) / 0.05),
+}
 """The first two are from long simulations; the time in an M/M/1 queue is exponential, of rate mu - lambda."""
 
 
 def run(number: int) -> dict[str, Any]:
     """One search for each queue, with arrivals of its own."""
-    with exclusive_machine(), ThreadPoolExecutor(len(QUEUES)) as pool:
-        found = list(pool.map(partial(search, number), QUEUES))
-    return {queue.name: own for queue, own in zip(QUEUES, found, strict=True)}
+    objective = load_params().objective.model_copy(update={"max_s": MAX_S, "seed": number})
+    subjects: dict[str, Subject] = {}
+    searches: dict[str, Schedule[CapacityResult]] = {}
+    with exclusive_machine(), ExitStack() as stack:
+        sender = stack.enter_context(load_generator([BODY], "application/json"))
+        for name, queue in QUEUES.items():
+            stub = stack.enter_context(running_stub(queue.service_s, queue.slots, random=queue.random))
+            subjects[name] = Url(stub.url, sender)
+            own = objective.model_copy(update={"slo_ms": 1000 * queue.objective_s})
+            searches[name] = search(name, own, TIMEOUT_S)
+        found = measure(all_of(searches), subjects, Log(), MAX_S * len(QUEUES))
+    return {name: summary(found[name], queue.capacity_rps) for name, queue in QUEUES.items()}
 
 
-def search(number: int, queue: Queue) -> dict[str, Any]:
+def all_of(searches: dict[str, Schedule[CapacityResult]]) -> Schedule[dict[str, CapacityResult]]:
+    """Run searches with objectives of their own side by side."""
+    yield Serve(tuple(searches))
+    return (yield from in_turn(searches))
+
+
+def summary(result: CapacityResult, truth_rps: float) -> dict[str, Any]:
     """What a search has found, and how far it is from the truth."""
-    settings = load_params().objective.model_copy(
-        update={"slo_ms": 1000 * queue.objective_s, "max_s": MAX_S, "seed": number}
-    )
-    with (
-        running_stub(queue.service_s, queue.slots, random=queue.random) as stub,
-        load_generator([BODY], "application/json") as generator,
-    ):
-        found = measure_capacity(generator, stub.url, settings, TIMEOUT_S, queue.name).metrics
+    found = result.metrics
     return {
         "status": found.status,
         "capacity_rps": found.capacity_rps,
         "low_rps": found.low_rps,
         "high_rps": found.high_rps,
-        "off": None if found.capacity_rps is None else round(found.capacity_rps / queue.capacity_rps - 1, 4),
-        "void": found.void,
+        "off": None if found.capacity_rps is None else round(found.capacity_rps / truth_rps - 1, 4),
+        "void": sum(bool(row.void and row.offered_rps) for row in result.rows),
         "seconds": found.seconds,
     }
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from litmeter.report.page import write_report
+from litmeter.report.page import REPORT_PAGE, write_report
 from tests.browser.test_plots import requested
-from tests.support.project import ROOT
+from tests.support.results_project import AVX2, BFLOAT16, write_project
 
 WIDTHS = (1280, 400)
 
@@ -42,14 +42,15 @@ return getSelection().toString();
 """
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The report of the committed results."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
+@pytest.fixture(scope="module", params=[AVX2, BFLOAT16], ids=["emulating", "native"])
+def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of either kind of machine."""
+    folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        write_report([], path)
-    return path.as_uri()
+        patch.chdir(folder)
+        write_project(request.param, earlier="e2_batching", changed=True)
+        write_report([])
+    return (folder / REPORT_PAGE).as_uri()
 
 
 def show(chromium: Any, address: str, width: int = WIDTHS[0], media: str = "") -> None:

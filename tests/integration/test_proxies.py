@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from litmeter.measure.served import scrape
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
-from litmeter.measure.served import scrape
 from litmeter.serve.client import Client
 from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port

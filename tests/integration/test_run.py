@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ from litmeter.load import LoadGenerator, LoadPlan, load_generator
 from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
-from litmeter.measure.subjects import InProcess, Served, Subject, Url, pipelines_of
+from litmeter.measure.subjects import InProcess, Live, Served, Subject, Url, pipelines_of
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -243,6 +244,19 @@ def test_names_of_the_same_pipeline_share_its_processes(subjects: dict[str, Subj
         assert row.workers_cpu_ms > 0
 
 
+START_S = 1.5
+
+
+class SlowToStart(Url):
+    """A server that takes its time until it is ready."""
+
+    @contextmanager
+    def start(self) -> Iterator[Callable[[], Live]]:
+        """Wait, and find it ready."""
+        time.sleep(START_S)
+        yield lambda: self
+
+
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """By the clock too: the time between the two runs, and that of starting again, do not count."""
     path, names = tmp_path / "stage-key.jsonl", ["stub"] * 3
@@ -252,14 +266,15 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with running_stub(0.01) as stub, load_generator([b"{}"], "application/json") as sender:
-        subjects = {"stub": Url(stub.url, sender)}
+        subjects = {"stub": SlowToStart(stub.url, sender)}
         log = Log(path)
         with pytest.raises(KeyboardInterrupt):
             run(turns(names), subjects, log, 10.0, press)
         sent = len(stub.log())
-        time.sleep(3.0)
+        time.sleep(START_S)
         again = Log(path)
         samples = run(turns(names), subjects, again, 10.0, lambda *_: None)
+        assert log.rows[0].at_s > START_S
         assert again.rows[:2] == log.rows
         assert len(stub.log()) - sent == samples[2].row.sent
         assert 0 <= samples[2].row.at_s - samples[1].ended_s < 1.0

@@ -8,24 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from litmeter.load import LoadPlan
-from litmeter.params import LoadSettings
 from litmeter.stats.records import OK, LoadRecord
 
 Times = Sequence[float] | npt.NDArray[np.float64]
-
-
-def short_load(users: int) -> LoadSettings:
-    """Photos for half a second."""
-    return LoadSettings(
-        users=(users,),
-        requests=10,
-        min_s=0.5,
-        max_s=0.5,
-        warmup_s=0.1,
-        timeout_s=30.0,
-        request_body="image",
-        seed=1,
-    )
 
 
 def plan(users: int, **changes: float) -> LoadPlan:

@@ -1,4 +1,4 @@
-"""The search for a capacity, on queues of known capacity."""
+"""The search for a capacity, on queues of known capacity, and its estimator."""
 
 from __future__ import annotations
 
@@ -7,100 +7,138 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
-from litmeter.stats.capacity import (
-    BLOCKS,
-    CapacitySearch,
-    Probe,
-    design_effect,
-    fit,
-    logit,
-)
-from tests.support.queues import QUEUES, Queue, search, summary
+from litmeter.errors import LoadError
+from litmeter.measure.capacity import CapacityResult, capacity, probe_row
+from litmeter.measure.figures import served_row
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.telemetry import Usage
+from litmeter.measure.turn import Sample, Serving, Turn
+from litmeter.stats.capacity import Probes, fit, interval
+from litmeter.stats.records import FAILED, Floats, LoadRecord
+from tests.support.capacity import OBJECTIVE
+from tests.support.load import plan, record
+from tests.support.queues import QUEUES, Queue, drive
 
-PEAK_RPS = 100.0
-
-
-def probe(load: float, share: float, requests: int = 1000, spread: float = 0.0) -> Probe:
-    """A probe whose blocks alternate around ``share``."""
-    blocks = tuple(share + (spread if number % 2 else -spread) for number in range(BLOCKS))
-    return Probe(load * PEAK_RPS, PEAK_RPS, blocks, requests)
+RATES = np.array([70.0, 74.0, 76.0, 78.0, 82.0, 75.0, 79.0, 77.0])
+SHARES = expit(logit(0.05) + 15 * np.log(RATES / 77.0))
 
 
-def logistic(load: float, at: float, slope: float = 15.0) -> float:
-    return 1 / (1 + math.exp(-(logit(0.05) + slope * (math.log(load) - math.log(at)))))
+def search(queue: Queue, seed: int = 1, slo_ms: float | None = None) -> CapacityResult:
+    objective = OBJECTIVE.model_copy(update={"slo_ms": slo_ms or 1000 * queue.objective_s})
+    found, _ = drive(capacity(["queue"], objective, 10.0), {"queue": queue}, seed)
+    return found["queue"]
 
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)
 def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
-    found = summary(queue, [search(queue, seed) for seed in range(25)])
-    assert found["within"] >= 0.88
-    assert abs(found["bias"]) <= 0.015
-    assert found["held"] >= 0.85
+    found = [search(queue, seed).metrics for seed in range(6)]
+    ratios = np.array([(one.capacity_rps or 0.0) / queue.capacity_rps for one in found])
+    assert abs(np.median(ratios) - 1) < 0.04
+    assert np.abs(ratios - 1).max() < 0.15
+    held = [(one.low_rps or 0.0) <= queue.capacity_rps <= (one.high_rps or 0.0) for one in found]
+    assert np.mean(held) > 0.6
+    assert {one.status for one in found} <= {"resolved", "unresolved"}
+    assert all(one.seconds <= OBJECTIVE.max_s + 1 for one in found)
+
+
+def test_every_probe_counts() -> None:
+    """Also those that a server could not keep up with, which are void as a load of its own."""
+    found = search(QUEUES[0])
+    probes = [row for row in found.rows if row.offered_rps is not None]
+    assert found.metrics.probes == len(probes)
+    assert any((row.high_rps or 0.0) < (row.offered_rps or 0.0) for row in probes)
+
+
+@pytest.mark.parametrize(("slo_ms", "status"), [(4.0, "slo_unreachable"), (5000.0, "above_range")])
+def test_an_objective_that_no_rate_decides_is_found_soon(slo_ms: float, status: str) -> None:
+    found = search(QUEUES[0], slo_ms=slo_ms).metrics
+    assert (found.status, found.capacity_rps) == (status, None)
+    assert found.seconds < 30
+    if status == "above_range":
+        assert found.low_rps == pytest.approx(400, rel=0.02)  # two slots of 5 ms
+
+
+def test_several_configurations_take_turns_and_have_a_capacity_each() -> None:
+    queues = {"fast": QUEUES[1], "slow": replace(QUEUES[1], slots=1)}
+    objective = OBJECTIVE.model_copy(update={"slo_ms": 15.0, "max_s": 60.0})
+    found, samples = drive(capacity(list(queues), objective, 10.0), queues)
+    names = [sample.turn.subject for sample in samples]
+    assert names[:20] == ["fast", "slow"] * 10
+    assert (
+        1.5 < (found["fast"].metrics.capacity_rps or 0.0) / (found["slow"].metrics.capacity_rps or 1.0) < 3.5
+    )
+    assert all(50 < one.metrics.seconds < 61 for one in found.values())
+
+
+def test_what_was_measured_repeats_a_searchs_decisions() -> None:
+    found, samples = drive(capacity(["queue"], OBJECTIVE, 10.0), {"queue": QUEUES[3]})
+    again, _ = drive(capacity(["queue"], OBJECTIVE, 10.0), {"queue": QUEUES[3]})
+    other, others = drive(capacity(["queue"], OBJECTIVE, 10.0), {"queue": QUEUES[3]}, seed=2)
+    assert again == found
+    assert [one.turn for one in others] != [one.turn for one in samples]
+    assert other != found
+
+
+def test_a_server_that_refuses_everything_is_an_error() -> None:
+    schedule = capacity(["server"], OBJECTIVE, 10.0)
+    next(schedule)
+    asked = schedule.send(Serving(("server",), 0.0))
+    assert isinstance(asked, Turn)
+    own = record([1.5, 2.5], [1.6, 2.6])
+    own = replace(own, status=np.full(2, FAILED), code=np.full(2, 503))
+    with pytest.raises(LoadError, match=r"server answered no request well: .*status 503: 2"):
+        schedule.send(sample_of(own, asked))
+
+
+@pytest.mark.parametrize(
+    ("late_s", "missed", "void"),
+    [
+        (0.0, 0.1, False),  # served too slowly
+        (0.08, 0.0, True),  # all misses are the load generator's
+        (0.02, 0.1, False),  # its lateness changes nothing
+    ],
+)
+def test_a_probe_is_void_only_where_its_verdict_is_the_load_generators(
+    late_s: float, missed: float, void: bool
+) -> None:
+    start = np.linspace(1.01, 3.99, 100)
+    took = np.full(100, 0.03)
+    took[:10] = 0.2 if late_s < 0.05 else 0.03
+    sent = start + np.where(np.arange(100) < 10, late_s, 0.0)
+    own = record(start, sent + took, sent=sent, users=50, rate_rps=33.0)
+    row = probe_row(sample_of(own), OBJECTIVE.model_copy(update={"slo_ms": 100.0}))
+    assert row.missed == pytest.approx(missed, abs=1e-6)
+    assert bool(row.void) is void
 
 
 def test_the_fit_finds_where_a_logistic_curve_crosses_the_objective() -> None:
-    loads = (0.7, 0.74, 0.76, 0.78, 0.82)
-    curve = fit([probe(load, logistic(load, at=0.77), spread=0.002) for load in loads], miss=0.05)
-    assert math.exp(curve.load) == pytest.approx(0.77, rel=0.005)
-    share, low, high = curve.shares(np.log([0.7, 0.77, 0.82]))
-    assert share == pytest.approx([logistic(load, at=0.77) for load in (0.7, 0.77, 0.82)], abs=0.01)
-    assert (low < share).all()
-    assert (share < high).all()
+    curve = fit(probes(SHARES), miss=0.05)
+    assert curve.capacity_rps == pytest.approx(77.0, rel=0.005)
+    assert curve.shares(RATES) == pytest.approx(SHARES, abs=0.01)
+    low, high = interval(probes(SHARES), miss=0.05)
+    assert 0.95 * 77.0 < low < 77.0 < high < 1.05 * 77.0
 
 
-def test_requests_that_depend_on_each_other_widen_the_interval() -> None:
-    loads = (0.7, 0.74, 0.76, 0.78, 0.82)
-    shares = [logistic(load, at=0.77) for load in loads]
-    calm = [probe(load, share, spread=0.0) for load, share in zip(loads, shares, strict=True)]
-    bursts = [probe(load, share, spread=share * 0.9) for load, share in zip(loads, shares, strict=True)]
-    assert design_effect(calm) == 1.0
-    assert design_effect(bursts) > 3
-    assert fit(bursts, 0.05).error > 1.5 * fit(calm, 0.05).error
+def test_probes_that_differ_widen_the_interval() -> None:
+    noisy = SHARES * np.array([3.0, 0.2, 1.0, 0.1, 1.5, 4.0, 0.3, 2.0])
+    calm_low, calm_high = interval(probes(SHARES), miss=0.05)
+    low, high = interval(probes(noisy), miss=0.05)
+    assert math.log(high / low) > 3 * math.log(calm_high / calm_low)
 
 
-def test_a_machine_that_changes_its_speed_changes_nothing() -> None:
-    loads = (0.7, 0.74, 0.76, 0.78, 0.82)
-    steady = [probe(load, logistic(load, at=0.77)) for load in loads]
-    speeds = (1.0, 1.4, 1.0, 1.4, 1.0)
-    changing = [
-        Probe(one.rate_rps * speed, one.peak_rps * speed, one.missed, one.requests)
-        for one, speed in zip(steady, speeds, strict=True)
-    ]
-    assert fit(changing, 0.05).load == pytest.approx(fit(steady, 0.05).load, abs=1e-9)
+def test_one_lucky_probe_decides_little() -> None:
+    """A rate far above the capacity once keeps the objective by chance."""
+    lucky = probes(np.append(SHARES, 0.04), np.append(RATES, 88.0))
+    assert fit(lucky, miss=0.05).capacity_rps == pytest.approx(77.0, rel=0.08)
 
 
-def test_unsteady_probes_count_where_most_are_such_and_resolve_nothing() -> None:
-    loads = (0.7, 0.74, 0.76, 0.78, 0.82, 0.8, 0.72)
-    steady = [probe(load, logistic(load, at=0.77)) for load in loads]
-    slow = [replace(probe(load, logistic(load, at=0.7)), steady=False) for load in loads]
-
-    own = CapacitySearch(0.05, 0.5, [*steady, *slow])
-    curve = own.curve()
-    assert curve is not None
-    assert math.exp(curve.load) == pytest.approx(0.77, rel=0.005)
-    assert own.resolved
-
-    own = CapacitySearch(0.05, 0.5, [*steady[:5], *slow])
-    curve = own.curve()
-    assert curve is not None
-    assert 0.7 < math.exp(curve.load) < 0.76
-    assert not own.resolved
+def probes(shares: Floats, rates: Floats = RATES) -> Probes:
+    return Probes(rates, shares, 4 * rates)
 
 
-def test_where_steady_probes_lie_on_one_side_all_make_the_estimate() -> None:
-    held = [probe(load, 0.0) for load in (0.7, 0.75, 0.8)]
-    own = CapacitySearch(0.05, 0.5, [*held, replace(probe(0.85, 0.6), steady=False)])
-    assert own.curve() is None
-    assert own.next_load() == pytest.approx(0.8 * 1.08)
-    curve = own.estimate()
-    assert curve is not None
-    assert 0.75 < math.exp(curve.load) < 0.86
-
-
-def test_one_lucky_probe_decides_nothing() -> None:
-    """At a load far above the capacity one probe of six holds the objective by chance."""
-    loads = (0.7, 0.74, 0.76, 0.78, 0.82, 0.85)
-    honest = [probe(load, logistic(load, at=0.77), spread=0.005) for load in loads]
-    lucky = [*honest, probe(0.85, 0.04, spread=0.03)]
-    assert fit(lucky, 0.05).load == pytest.approx(fit(honest, 0.05).load, abs=0.05)
+def sample_of(own: LoadRecord, turn: Turn | None = None) -> Sample:
+    turn = turn or Turn("server", plan(own.users), slo_ms=100.0)
+    row: TurnRow = served_row(turn, 0, 0.0, 4.0, own, Usage())
+    return Sample(turn, row, own)

@@ -17,7 +17,6 @@ from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts
 from litmeter.report.drawing import INK, NARROW, PAPER, WIDE, Chart, draw, svg
 from litmeter.report.results import Result
-from litmeter.stats.comparison import Ratio
 from tests.support.search import WINNER
 from tests.support.synthetic_results import compared, result
 
@@ -37,8 +36,6 @@ def results() -> list[Result]:
 def every_chart() -> Iterator[Chart]:
     yield charts.comparison(results(), "e1")
     yield charts.stages(results())
-    changed = {"a": Ratio(2.0, 1.9, 2.1), "b": Ratio(1.0, 0.9, 1.1)}
-    yield charts.changes(changed, ["faster", "no difference resolved"])
     yield charts.tune([WINNER, replace(WINNER, name="full direct 2x1 b4", status="slower", ratio=0.5)])
 
 
@@ -79,7 +76,9 @@ def test_a_chart_without_data_is_no_svg() -> None:
 
 
 def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> None:
-    chart = charts.comparison(results(), "e1")
+    silent, *others = results()
+    unknown = replace(silent, metrics={**silent.metrics, "ready_s": None, "memory_mib": None})
+    chart = charts.comparison([unknown, *others], "e1")
     assert list(chart.names) == ["e3", "e5", "e1", "e4", "e2"]
     costs = "4.5 s to start, 400 MiB"
     assert [note.splitlines() for note in chart.notes] == [
@@ -87,7 +86,7 @@ def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> Non
         ["2.00 (1.90 to 2.10)", costs],
         ["1.00", costs],
         ["0.10 (0.10 to 0.11), earlier, 2026-11-29", costs],
-        ["no answer", costs],
+        ["no answer", "- s to start, - MiB"],
     ]
     assert points(axes_of(chart)) == [(3.0, 0), (2.0, 1), (1.0, 2), (0.1, 3)]
 

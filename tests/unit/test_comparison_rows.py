@@ -1,101 +1,119 @@
-"""Rows of a comparison: who has a ratio, an interval, a rank, or a bound alone."""
+"""Results of a comparison: who has a ratio, an interval, a rank or a bound alone; pairs and verdicts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from litmeter.measure.comparison_rows import comparison_rows
+from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows, pairs, rates_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import ComparisonSettings
-from litmeter.report.printed import comparison_table
-from tests.support.synthetic_results import compared
+from litmeter.stats.records import Floats
 
-SETTINGS = ComparisonSettings(reference="reference", users=(8,), seconds=60.0)
+Rounds = Mapping[str, Sequence[float | None]]
 
 
-def rows_of(rates: Mapping[str, Sequence[float | None]]) -> dict[str, ComparisonRow]:
-    """By configuration, of its rates in rounds; without one it did at most 4.0."""
-    turns = [
-        TurnRow(number, 8, name, rate, 20, 0, None if rate else 4.0)
-        for name, own in rates.items()
-        for number, rate in enumerate(own)
+def turns_of(rates: Rounds, work: str = "served", begin: int = 0) -> list[TurnRow]:
+    """One turn per rate, in rounds; without one it did at most 4.0."""
+    each = [(name, number, rate) for name, own in rates.items() for number, rate in enumerate(own)]
+    return [
+        TurnRow(
+            begin + turn, 0.0, 1.0, number, name, work, 8, rate_rps=rate, bound_rps=4.0, answers=20, failed=1
+        )
+        for turn, (name, number, rate) in enumerate(each)
     ]
-    return {row.experiment: row for row in comparison_rows(SETTINGS, list(rates), turns, {}, [])}
 
 
-def test_a_round_without_an_answer_leaves_a_bound() -> None:
+def rows_of(rates: Rounds, earlier: Sequence[ComparisonRow] = ()) -> dict[str, ComparisonRow]:
+    names = [*rates, *(row.experiment for row in earlier)]
+    rows = comparison_rows(names, "reference", turns_of(rates), {}, earlier)
+    assert [row.experiment for row in rows] == names
+    return {row.experiment: row for row in rows}
+
+
+def noisy(mean: float, sd: float, seed: int, rounds: int = 12) -> list[float | None]:
+    return list(mean * np.exp(np.random.default_rng(seed).normal(0, sd, rounds)))
+
+
+def test_a_round_without_an_answer_leaves_a_bound_and_takes_nobodys_rank() -> None:
     """It is no small number whose logarithm counts, nor is it left out as if the others were all."""
-    rows = rows_of({"reference": [10.0] * 4, "mute": [1.0, None, 1.0, None], "silent": [None] * 4})
-    for name, bound in (("mute", 0.2), ("silent", 0.4)):
+    fitful = {"mute": [1.0, None, 1.0, None], "silent": [None] * 4, "fast": [90.0, 90.0, 90.0, None]}
+    rows = rows_of({"reference": [10.0] * 4, "steady": [20.0] * 4, **fitful})
+    bounds = {"mute": 0.2, "silent": 0.4, "fast": round((9**3 * 0.4) ** 0.25, 4)}
+    for name, bound in bounds.items():
         row = rows[name]
-        assert (row.rate_rps, row.lowest_rps, row.highest_rps) == (None, None, 4.0)
-        assert (row.ratio, row.ratio_low, row.ratio_high, row.rank) == (None, None, bound, None)
-        assert f"below {bound:.2f}" in comparison_table([row])
+        assert (row.rate_rps, row.lowest_rps, row.ratio, row.ratio_low, row.rank) == (None,) * 5
+        assert (row.ratio_high, row.share_of_fastest) == (bound, None)
+    assert (rows["steady"].rank, rows["reference"].rank) == (1, 2)
 
 
-def test_who_was_fast_but_did_not_always_answer_takes_nobodys_rank() -> None:
-    rows = rows_of({"reference": [10.0] * 10, "steady": [20.0] * 10, "fitful": [90.0] * 9 + [None]})
-    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "steady": 1, "fitful": None}
-
-
-def test_a_configuration_dropped_after_two_rounds_has_no_rank() -> None:
-    reference, fast = [10.0, 11.0, 10.0, 9.0, 10.0], [100.0, 101.0, 99.0, 98.0, 100.0]
-    rows = rows_of({"reference": reference, "fast": fast, "far": [1.0, 5.0]})
-    far = rows.pop("far")
-    assert far.rank is far.ratio_low is far.ratio_high is None
-    assert far.ratio == pytest.approx(math.sqrt(1 / 10 * 5 / 11), abs=1e-4)
-    assert {name: row.rank for name, row in rows.items()} == {"reference": 2, "fast": 1}
-    assert rows["fast"].ratio_high - rows["fast"].ratio_low < 2
-    lines = comparison_table([*rows.values(), far]).splitlines()
-    assert [line.split()[1] for line in lines[2:]] == ["fast", "reference", "far"]
-
-
-def test_two_rounds_of_all_are_ranked() -> None:
+def test_two_rounds_of_many_give_a_ratio_without_interval_and_rank_and_two_of_two_give_all() -> None:
+    rates: Rounds = {"reference": noisy(10, 0.02, 1), "fast": noisy(100, 0.02, 2), "few": [1.0, 5.0]}
+    rows = rows_of(rates)
+    few = rows["few"]
+    assert few.rank is few.ratio_low is few.share_of_fastest is None
+    expected = math.sqrt(5.0 / rates["reference"][0] / rates["reference"][1])  # type: ignore[operator]
+    assert few.ratio == pytest.approx(expected, abs=1e-4)
+    assert (rows["fast"].rank, rows["reference"].rank) == (1, 2)
     assert all(row.rank for row in rows_of({"reference": [10.0, 11.0], "other": [20.0, 22.0]}).values())
 
 
-def test_failed_requests_of_all_turns_are_added_up_and_nothing_is_earlier_that_was_never_measured() -> None:
-    turns = [
-        TurnRow(number, 8, name, 10.0, 20, number) for name in ("reference", "other") for number in (1, 2)
-    ]
-    turns.append(TurnRow(0, 1, "reference", 10.0, 20, 0))
-    rows = comparison_rows(SETTINGS, ["reference", "other"], turns, {}, [])
-    assert [row.failed for row in rows if row.users == 8] == [3, 3]
-    assert not any(row.earlier for row in rows)
+def test_the_share_of_the_fastest_is_paired_with_it_whatever_the_reference_did() -> None:
+    reference, common = noisy(10, 0.2, 1), np.array(noisy(1, 0.3, 2), dtype=float)
+    other, fast = (list(rate * common * noisy(1, 0.01, seed)) for rate, seed in ((80, 3), (100, 4)))
+    row = rows_of({"reference": reference, "other": other, "fast": fast})["other"]
+    assert row.share_low is not None
+    assert row.share_high is not None
+    assert row.ratio_low is not None
+    assert row.ratio_high is not None
+    assert row.share_low < 0.8 < row.share_high
+    assert row.share_high - row.share_low < 0.1 < row.ratio_high / row.ratio_low - 1
+
+
+def test_an_earlier_row_is_shown_as_it_is_and_changes_no_other() -> None:
+    rates: Rounds = {"reference": noisy(10, 0.02, 1), "fast": noisy(100, 0.02, 2)}
+    alone = rows_of(rates)
+    kept = replace(alone["fast"], experiment="kept", ratio=70.0, rank=None, earlier="2026-01-02")
+    rows = rows_of(rates, [kept])
+    assert rows.pop("kept") is kept
+    assert rows == alone
+    assert alone["fast"].rank == 1
+    assert comparison_metrics(kept)["earlier"] == "2026-01-02"
+    assert comparison_metrics(alone["fast"])["earlier"] is None
+
+
+def test_metrics_are_ten_keys_and_two_turns_of_a_round_count_as_one() -> None:
+    turns = [*turns_of({"reference": [10.0, 40.0, 20.0]}), *turns_of({"reference": [40.0]}, begin=3)]
+    assert rates_of(turns, ["reference"]) == {"reference": pytest.approx([20.0, 40.0, 20.0])}
+    [row] = comparison_rows(
+        ["reference"], "reference", turns, {turn.turn: np.full(40, 7.0) for turn in turns}
+    )
+    assert (row.rounds, row.turns, row.answers, row.failed) == (3, 4, 80, 4)
+    assert (row.p50_ms, row.p95_ms, row.p95_low_ms) == (7.0, 7.0, 7.0)
+    assert len(comparison_metrics(row)) == 10
+    assert comparison_metrics(row).keys() <= {field.name for field in fields(ComparisonRow)}
 
 
 SPEEDS = (1.0, 0.5, 0.9, 0.6, 1.0, 0.7, 0.5, 1.0)
 
 
-def efficiencies(measured_in: range) -> ComparisonRow:
-    """Of a server that reaches 0.8 of its pipeline's rate, on a machine of changing speed.
-
-    Args:
-        measured_in: rounds that have the pipeline's rate, too.
-    """
-    turns = [
-        TurnRow(
-            number, 8, "reference", 80 * speed, 20, 0, None, 100 * speed if number in measured_in else None
-        )
-        for number, speed in enumerate(SPEEDS)
-    ]
-    [row] = comparison_rows(SETTINGS, ["reference"], turns, {}, [])
-    return row
+def efficiency(served: Sequence[float | None], pipeline_in: range) -> ComparisonRow:
+    """The row of a server whose pipeline does 100 times the machine's speed; probes have no served turn."""
+    beside = [100 * speed if number in pipeline_in else None for number, speed in enumerate(SPEEDS)]
+    turns = [*turns_of({"reference": served}), *turns_of({"reference": beside}, "pipeline", 50)]
+    probe = TurnRow(99, 0.0, 0.3, -1, "reference", "pipeline", rate_rps=1.0)
+    return comparison_rows(["reference"], "reference", [*turns, probe], {})[0]
 
 
 def test_efficiency_is_that_of_the_rounds_that_have_both_rates_whatever_the_machines_speed() -> None:
-    row = efficiencies(range(2, 6))
+    served = [80 * speed for speed in SPEEDS]
+    row = efficiency(served, range(2, 6))
     assert (row.efficiency, row.efficiency_low, row.efficiency_high) == pytest.approx((0.8, 0.8, 0.8))
     assert row.pipeline_rps == pytest.approx(100 * (0.9 * 0.6 * 1.0 * 0.7) ** 0.25, abs=0.01)
-    assert "0.80 (0.80 to 0.80)" in comparison_table([row])
-
-
-def test_few_rounds_with_both_rates_give_an_efficiency_without_interval_and_none_no_efficiency() -> None:
-    few, none = efficiencies(range(2)), efficiencies(range(0))
+    few, none = efficiency(served, range(2)), efficiency(served, range(0))
     assert few.efficiency == pytest.approx(0.8)
     assert few.efficiency_low is few.efficiency_high is None
     assert none.efficiency is none.pipeline_rps is None
@@ -103,18 +121,43 @@ def test_few_rounds_with_both_rates_give_an_efficiency_without_interval_and_none
 
 def test_a_turn_without_an_answer_leaves_no_efficiency() -> None:
     """The others alone would show those that had luck."""
-    turns = [TurnRow(number, 8, "reference", 80.0, 20, 0, None, 100.0) for number in range(5)]
-    turns.append(TurnRow(5, 8, "reference", None, 0, 0, 1.0, 100.0))
-    [row] = comparison_rows(SETTINGS, ["reference"], turns, {}, [])
-    assert row.efficiency is row.efficiency_low is row.pipeline_rps is None
+    row = efficiency([80 * speed for speed in SPEEDS[:-1]] + [None], range(8))
+    assert row.efficiency is row.efficiency_low is None
 
 
-def test_a_row_without_a_turn_of_this_run_is_earlier() -> None:
-    names = ["reference", "changed", "kept"]
-    turns = [TurnRow(number, 8, name, 10.0, 20, 0) for name in names for number in range(4)]
-    measured_now = {(8, name): [np.full(20, 50.0)] * 4 for name in ("reference", "changed")}
-    before = [compared(name, 40.0, 1) for name in names if name != "changed"]
-    rows = {row.experiment: row for row in comparison_rows(SETTINGS, names, turns, measured_now, before)}
-    assert {name for name, row in rows.items() if row.earlier} == {"kept"}
-    assert rows["kept"].p95_ms == before[1].p95_ms
-    assert "kept (earlier)" in comparison_table(list(rows.values()))
+def latencies(turns: Sequence[TurnRow], slower: str) -> dict[int, Floats]:
+    """Thirty of each turn, about 50 ms, and those of one twice as long."""
+    rng = np.random.default_rng(0)
+    return {
+        turn.turn: (100 if turn.subject == slower else 50) * np.exp(rng.normal(0, 0.1, 30)) for turn in turns
+    }
+
+
+def test_pairs_are_each_over_each_before_it_with_verdicts_on_rate_and_p95() -> None:
+    rates = {"a": noisy(10, 0.01, 1, 20), "twin": noisy(10, 0.01, 2, 20), "wild": noisy(10, 0.3, 3, 20)}
+    turns = turns_of({**rates, "fast": noisy(14, 0.01, 4, 20)})
+    each = pairs([*rates, "fast"], "a", turns, latencies(turns, "fast"))
+    found = {(pair.name, pair.other): pair for pair in each}
+    assert found["twin", "a"].verdict == "equal within 3%"
+    assert found["wild", "a"].verdict == found["wild", "twin"].verdict == "no difference resolved"
+    assert found["fast", "a"].verdict == found["fast", "twin"].verdict == "faster"
+    assert len(found) == 6
+    fast = found["fast", "a"]
+    assert fast.p95_verdict == "slower"
+    assert fast.p95_low is not None
+    assert fast.p95_high is not None
+    assert fast.p95_low < 2 < fast.p95_high
+    assert found["twin", "a"].p95_verdict != "slower"
+
+
+def test_the_change_is_that_of_after_over_before_and_null_where_there_is_no_before() -> None:
+    turns = turns_of(
+        {"reference": noisy(5, 0.1, 1), "before": noisy(10, 0.01, 2), "candidate": noisy(12, 0.01, 3)}
+    )
+    found = change(turns, latencies(turns, "before"))
+    assert found["low"] < 1.2 < found["high"] < 1.3  # type: ignore[operator]
+    assert found["p95_before_ms"] == pytest.approx(2 * found["p95_after_ms"], rel=0.1)  # type: ignore[operator]
+    assert found["p95_high"] < 0.6  # type: ignore[operator]
+    without = change([turn for turn in turns if turn.subject != "before"], {})
+    assert without.keys() == found.keys()
+    assert not any(without.values())

@@ -20,7 +20,6 @@ from litmeter.model.compiled.manifest import MANIFEST_NAME
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
 from litmeter.stages.comparison import (
-    changed_keys,
     main,
     names_to_measure,
     own_inputs,
@@ -166,13 +165,6 @@ def test_the_settings_before_are_measured_where_they_changed_and_can_be_served(
     before = ServeSettings.model_validate(params.serve.model_dump() | settings)
     keep_results(["e1_baseline", "candidate"], before, **facts)
     assert settings_before(params, "cpu", read_last()) == (before if measured else None)
-
-
-def test_what_changed_is_named() -> None:
-    before, after = ServeSettings(max_batch_size=4), ServeSettings(max_batch_size=8, transport="direct")
-    changed = changed_keys(before, after).split(", ")
-    assert sorted(changed) == ["max_batch_size 4 -> 8", "transport litserve -> direct"]
-    assert changed_keys(after, after) == ""
 
 
 def test_a_model_of_another_size_counts_though_its_weights_are_the_same(

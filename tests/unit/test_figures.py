@@ -115,9 +115,22 @@ def test_only_the_last_three_windows_are_reported() -> None:
     assert row_of(found).answers == 1200
 
 
-def test_littles_law_finds_missing_users() -> None:
+def test_idle_users_void_the_turn() -> None:
     row = row_of(replace(steady_record(), users=5))
-    assert row.void == "Little's law: rate x latency is 4.00, not 5 users"
+    assert row.void.startswith("4.00 requests in flight")
+
+
+def test_few_batches_of_different_length_are_no_idle_users() -> None:
+    """Rate times mean latency is off by more than 5% in every third turn of so few answers."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        end = np.cumsum(np.append(0.0, rng.lognormal(-1.6, 0.3, 20)))
+        start, ended = (
+            np.repeat(end[:-2], 4),
+            np.repeat(end[2:], 4),
+        )  # each waits for the batch before its own
+        edges = end[2] + np.linspace(0.15, 1.15, 4)
+        assert row_of(record(start, ended, users=8, edges=edges)).void == ""
 
 
 def test_lateness_is_the_gap_after_an_answer_or_after_a_request_was_due() -> None:

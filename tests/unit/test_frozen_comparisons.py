@@ -1,8 +1,8 @@
 """Turns of whole runs give the figures that they gave when they were frozen.
 
-The turns are those of three kinds of machine: a CPU with AMX, one with AVX-512 and bfloat16 but no AMX, and one
-with AVX2 alone, which emulates bfloat16. A change of the figures is a change of the statistics: it is made on
-purpose, and said.
+The turns are those of three kinds of machine: a CPU with AMX, one with AVX-512 and bfloat16 but no AMX, and
+one with AVX2 alone, which emulates bfloat16. A change of the figures is a change of the statistics: it is
+made on purpose, and said.
 """
 
 from __future__ import annotations

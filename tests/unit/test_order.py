@@ -73,9 +73,10 @@ def test_the_time_is_what_the_stages_took_and_the_comparison_may_take(params: Pa
     recorded = len(planned(params)) - len(UNRECORDED)
     total = recorded + round(params.comparison.seconds / 60)
     assert whole_run(params) == f"a whole run takes about {total} min; what has not changed is left out"
+    left = round(1 + params.comparison.seconds / 60)
     assert announcement(("benchmark", "candidate"), params) == (
         "15/17",
-        f"stage 15 of 17 (candidate), about {1 + 5.5:.0f} min to the end, less what has not changed",
+        f"stage 15 of 17 (candidate), about {left} min to the end, less what has not changed",
     )
     assert announcement(("report",), params) == ("17/17", "stage 17 of 17 (report)")
 

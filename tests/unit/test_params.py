@@ -73,6 +73,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"load.users": []}, ["load.users: got []; allowed: at least 1 item"]),
         ({"load.users": [1, "8"]}, ["load.users.1", "'8'"]),
         ({"load.users": [4, 4]}, ["load", "twice"]),
+        ({"comparison.users": [8]}, ["comparison.users: got [8]", "integer"]),
         ({"load.min_s": 99.0}, ["load", "min_s (99.0) is above max_s"]),
         ({"model.name": KeyError}, ["model.name", "missing"]),
         ({"bananas": 1}, ["bananas", "unknown key", "device, data"]),

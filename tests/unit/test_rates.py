@@ -10,10 +10,8 @@ from litmeter.stats.rates import (
     SAMPLES_NEEDED,
     Throughput,
     percentile,
-    percentile_interval,
     percentile_interval_of_blocks,
     throughput,
-    throughput_of_rounds,
     wilson_interval,
 )
 from litmeter.stats.records import block_rates, work_done
@@ -76,33 +74,6 @@ def test_the_interval_covers_the_true_rate_95_percent_of_times() -> None:
     assert 0.90 <= covered / 300 <= 0.99
 
 
-def test_rounds_on_a_machine_that_changes_need_an_interval_over_rounds() -> None:
-    """Four rounds of ten blocks: rounds differ by 10%, the blocks of one by 2%."""
-    rng = np.random.default_rng(0)
-    held = {"rounds": 0, "blocks": 0}
-    for _ in range(400):
-        speeds = 100 * np.exp(0.1 * rng.normal(size=(4, 1)))
-        rounds = speeds * (1 + 0.02 * rng.normal(size=(4, 10)))
-        of_rounds, of_blocks = throughput_of_rounds(list(rounds)), throughput(rounds.ravel())
-        assert of_rounds.rps == pytest.approx(np.exp(np.log(rounds.mean(axis=1)).mean()))
-        held["rounds"] += of_rounds.low_rps <= 100 <= of_rounds.high_rps
-        held["blocks"] += of_blocks.low_rps <= 100 <= of_blocks.high_rps
-    assert held["rounds"] > 0.93 * 400
-    assert held["blocks"] < 0.6 * 400
-
-
-def test_rounds_that_differ_by_a_factor_have_an_interval_above_zero() -> None:
-    rate = throughput_of_rounds([np.full(10, rps) for rps in (5.0, 20.0, 20.0)])
-    assert rate.rps == pytest.approx((5.0 * 20.0 * 20.0) ** (1 / 3))
-    assert 0 < rate.low_rps < 5.0 < 20.0 < rate.high_rps
-    assert rate.low_rps * rate.high_rps == pytest.approx(rate.rps**2)
-
-
-def test_one_round_has_the_interval_of_its_blocks() -> None:
-    blocks = np.array([9.0, 10.0, 11.0, 10.0])
-    assert throughput_of_rounds([blocks]) == throughput(blocks)
-
-
 @pytest.mark.parametrize("percent", [50, 95])
 @pytest.mark.parametrize(("batches", "size"), [(50, 4), (200, 4), (500, 1), (100, 8)])
 def test_the_interval_of_a_percentile_covers_it(batches: int, size: int, percent: int) -> None:
@@ -111,7 +82,7 @@ def test_the_interval_of_a_percentile_covers_it(batches: int, size: int, percent
     truth = float(np.exp(0.3 * norm.ppf(percent / 100)))
     for _ in range(300):
         latency = np.repeat(np.exp(0.3 * rng.normal(size=batches)), size)
-        low, high = percentile_interval(latency, np.arange(len(latency)), percent) or (0.0, 0.0)
+        low, high = percentile_interval_of_blocks(np.array_split(latency, 10), percent) or (0.0, 0.0)
         held += low <= truth <= high
     assert held / 300 > 0.88
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from litmeter.errors import ReportError
-from litmeter.measure.capacity import ProbeRow
+from litmeter.measure.capacity import CapacityResult, capacity
+from litmeter.measure.rows import TurnRow
 from litmeter.paths import CapacityPaths
+from litmeter.report import charts
+from litmeter.report.drawing import save_png
 from litmeter.report.printed import capacity_text
 from litmeter.report.snapshot import read_capacity
-from litmeter.stats.capacity import BLOCKS, CapacitySearch, Probe, logit
 from litmeter.system.files import write_json, write_rows
-from tests.support.capacity import CAPACITY
+from tests.support.capacity import CAPACITY, OBJECTIVE
+from tests.support.queues import QUEUES, drive
 
 PATHS = CapacityPaths("candidate")
 
@@ -29,8 +30,9 @@ def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({}, ("300.0", "290.0 to 310.0", "95%", "100 ms", "90% of the 333.0")),
-        ({"status": "unresolved", "reason": "120 s are over"}, ("300.0", "not resolved: 120 s are over")),
+        ({}, ("300.0", "290.0 to 310.0", "95%", "100 ms")),
+        ({"status": "unresolved", "reason": "wide"}, ("300.0", "290.0 to 310.0", "wide")),
+        ({"status": "unresolved", "capacity_rps": None, "reason": "too few"}, ("unknown", "too few")),
         ({"status": "above_range", "capacity_rps": None, "high_rps": None}, ("at least 290.0",)),
         ({"status": "slo_unreachable", "capacity_rps": None}, ("no rate",)),
     ],
@@ -51,22 +53,22 @@ def test_what_is_missing_or_malformed_is_named() -> None:
         read_capacity("candidate")
 
 
-def test_the_curve_is_that_of_the_search() -> None:
-    """Though the shares of a probe's parts are not kept, and are others here."""
-    rng = np.random.default_rng(1)
-    search = CapacitySearch(0.05, 0.04)
-    rows = []
-    for rate in (80.0, 88.0, 93.0, 95.0, 97.0, 99.0, 101.0):
-        share = 1 / (1 + math.exp(-(logit(0.05) + 15 * math.log(rate / 95.0))))
-        missed = tuple(float(part) for part in np.clip(share + 0.01 * rng.normal(size=BLOCKS), 0.001, 1))
-        probe = Probe(rate, 110.0, missed, 1000)
-        search.probes.append(probe)
-        own = (rate, rate, 110.0, 1000, probe.share, math.sqrt(probe.variance), rate, 20.0, 70.0, 90.0)
-        rows.append(ProbeRow("search", *own, 0, 1.02, ""))
-    write_json(PATHS.metrics, asdict(CAPACITY))
-    write_rows(PATHS.probes, ProbeRow, rows)
-    curve, expected = read_capacity("candidate").curve, search.curve()
-    assert curve is not None
-    assert expected is not None
-    assert curve.load == pytest.approx(expected.load, abs=1e-6)
-    assert curve.interval == pytest.approx(expected.interval, abs=1e-6)
+def test_the_result_is_read_as_it_was_measured() -> None:
+    objective = OBJECTIVE.model_copy(update={"max_s": 60.0})
+    found = drive(capacity(["candidate"], objective, 10.0), {"candidate": QUEUES[3]})[0]["candidate"]
+    write_json(PATHS.metrics, asdict(found.metrics))
+    write_rows(PATHS.probes, TurnRow, found.rows)
+    assert read_capacity("candidate") == found
+    assert found.curve is not None
+
+
+def test_a_picture_is_drawn_of_any_search() -> None:
+    probe = TurnRow(3, 9.0, 4.9, 3, "candidate", "served", 256, 79.0, missed=0.02, p50_ms=20.0, p95_ms=70.0)
+    unknown = replace(CAPACITY, capacity_rps=None, low_rps=None, high_rps=None)
+    for rows, metrics in (
+        ([], unknown),
+        ([probe], CAPACITY),
+        ([probe, replace(probe, void="late")], unknown),
+    ):
+        save_png(PATHS.picture, charts.capacity("candidate", CapacityResult(metrics, rows, None)))
+        assert PATHS.picture.stat().st_size > 5000

@@ -1,274 +1,221 @@
-"""Who is loaded when in a comparison, on a clock of its own: servers that take as long as they say."""
+"""Who is loaded when in a comparison, on a machine that is made up: servers that take as long as they say."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from litmeter.measure import comparison as comparison_module
-from litmeter.measure.comparison import (
-    ALONE_ROUNDS,
-    FAR_SHARE,
-    FIRST_ANSWERS_S,
-    LONE_USER,
-    SLOW_TURN_S,
-    TURN_S,
-    WARMUP_S,
-    Comparison,
-    StartPipelines,
-    Turn,
-    compare,
-)
-from litmeter.measure.inprocess import Pipelines
-from litmeter.params import ComparisonSettings, ServeSettings
-from litmeter.paths import ModelFolders
-from tests.support.load import short_load
+from litmeter.errors import LitmeterError
+from litmeter.load import LoadPlan
+from litmeter.measure.rounds import ANSWERS, FEWEST_ROUNDS, comparison, head_to_head
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, configuration_of, in_process
 
-USERS = 8
-START_S = 5.0
-RATES = {"reference": 25.0, "fast": 270.0, "near": 160.0, "far": 5.0, "farther": 3.0}
-LOAD = short_load(USERS)
-
-
-class Clock:
-    """Seconds that pass only as servers start and take their turns."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.starts: list[tuple[float, list[str]]] = []
-        self.measured: list[str] = []
-
-
-def turn_seconds(rate: float, users: int = USERS, turn_s: float = TURN_S) -> float:
-    """First answers, a window and last answers; of a slow server three requests per user."""
-    if users / rate > FIRST_ANSWERS_S:
-        return min(3 * users / rate, SLOW_TURN_S + users / rate)
-    return WARMUP_S + max(turn_s, 3 * users / rate) + 2 * users / rate
-
-
-class MadeUpServer:
-    """Answers at its rate; its turn takes as long as first answers, the window and the last answers."""
-
-    def __init__(self, name: str, clock: Clock) -> None:
-        self.name = name
-        self._clock = clock
-
-    def take_turn(self, generator: object, load: object, number: int, users: int, turn_s: float) -> Turn:
-        rate = RATES[self.name]
-        self._clock.now += turn_seconds(rate, users, turn_s)
-        self._clock.measured.append(self.name)
-        noise = float(np.exp(np.random.default_rng(len(self.name) + number).normal(0, 0.03)))
-        return Turn(number, users, self.name, rate * noise, np.array([1000 * users / rate]))
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-
-    @contextmanager
-    def servers(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
-        clock.starts.append((clock.now, list(names)))
-        clock.now += START_S * len(names)
-        yield [MadeUpServer(name, clock) for name in names]
-
-    @contextmanager
-    def no_generator(*_: Any) -> Iterator[None]:
-        yield
-
-    monkeypatch.setattr(comparison_module, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(comparison_module, "paused_servers", servers)
-    monkeypatch.setattr(comparison_module, "load_generator", no_generator)
-    return clock
-
-
-PIPELINE_S = 0.35
-
-
-class MadeUpPipelines(Pipelines):
-    """Are twice as fast as their servers."""
-
-    def __init__(self, names: Sequence[str], clock: Clock) -> None:
-        super().__init__({}, {})
-        self._names = names
-        self._clock = clock
-
-    def rate_rps(self, name: str, users: int) -> float | None:
-        if name not in self._names:
-            return None
-        self._clock.now += PIPELINE_S
-        self._clock.measured.append(f"{name}'s pipeline")
-        return 2 * RATES[name]
+USERS, MUTE = 8, 0.05
+AMX = {"e1": 21.0, "e2": 24.0, "e3": 4.2, "e4": 4.2, "e5": 4.2, "e6": 4.2, "e7": 210.0, "candidate": 124.0}
+AVX2 = AMX | {"e3": 3.9, "e4": 0.8, "e5": 0.8, "e6": 0.8, "e7": 3.5, "candidate": 170.0}
+"""Requests per second: the second emulates half precision."""
 
 
 @dataclass
-class Starter:
-    """Starts made-up pipelines; ``started`` has their names."""
+class Machine:
+    """Answers a schedule's turns at fixed rates, with 5% noise, and keeps them.
 
-    clock: Clock
-    started: list[list[str]] = field(default_factory=list)
+    Attributes:
+        holds: number of servers that memory has room for.
+        fastest_size: in-process, smaller and larger batches are slower.
+    """
 
-    @contextmanager
-    def start(
-        self, servers: Sequence[MadeUpServer], all_servers: Sequence[MadeUpServer], users: Sequence[int]
-    ) -> Iterator[Pipelines]:
-        assert set(servers) <= set(all_servers)
-        self.started.append([server.name for server in servers])
-        self.clock.now += START_S * len(servers)
-        yield MadeUpPipelines(self.started[-1], self.clock)
+    rates: Mapping[str, float]
+    holds: int = 99
+    fastest_size: int = 4
+    now_s: float = 0.0
+    rows: list[TurnRow] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
+    serves: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+
+    def run(self, schedule: Schedule[None]) -> Machine:
+        answer: Sample | Serving | None = None
+        serving: set[str] = set()
+        try:
+            while True:
+                asked = schedule.send(answer)  # type: ignore[arg-type]
+                if isinstance(asked, Serve):
+                    names = asked.names[: self.holds]
+                    self.serves.append((self.now_s, asked.names))
+                    self.now_s += 4.0 * len(set(names) - serving)
+                    serving = set(names)
+                    answer = Serving(names, self.now_s)
+                else:
+                    assert asked.subject in serving
+                    answer = self.sample(asked)
+        except StopIteration:
+            return self
+
+    def sample(self, turn: Turn) -> Sample:
+        name = configuration_of(turn.subject)
+        rate = self.rates[name] * math.exp(np.random.default_rng(len(self.rows)).normal(0, 0.05))
+        if isinstance(turn.load, LoadPlan):
+            plan, work, size = turn.load, "served", None
+            first_s = plan.users / rate
+            slow = first_s > (plan.give_up_s or math.inf)
+            if slow:
+                seconds = window_s = min(plan.requests / rate, plan.max_s + first_s)
+            else:
+                window_s = min(plan.max_s, max(plan.min_s, plan.requests / rate))
+                seconds = 2 * first_s + plan.warmup_s + window_s
+        else:
+            work, size = turn.load.kind, turn.load.batch_size
+            rate *= 1.3 / (1 + abs(math.log2(size / self.fastest_size)))
+            seconds = window_s = max(turn.load.seconds, size / rate)
+        answers = round(rate * window_s)
+        if rate < MUTE:
+            seconds, answers = 60.0, 0
+        row = TurnRow(
+            turn=len(self.rows),
+            at_s=self.now_s,
+            seconds=seconds,
+            round=turn.round,
+            subject=name,
+            work=work,
+            batch_size=size,
+            rate_rps=rate if answers else None,
+            bound_rps=None if answers else USERS / seconds,
+            answers=answers,
+        )
+        self.now_s += seconds + 0.05
+        self.rows.append(row)
+        self.turns.append(turn)
+        return Sample(turn, row)
+
+    def served(self, name: str) -> list[TurnRow]:
+        return [row for row in self.rows if (row.subject, row.work) == (name, "served")]
+
+    def order(self, number: int) -> list[str]:
+        return [row.subject for row in self.rows if (row.round, row.work) == (number, "served")]
 
 
-def compared(
-    seconds: float,
-    budget_s: float | None = None,
-    names: Sequence[str] = tuple(RATES),
-    pipelines: StartPipelines | None = None,
-    reference: str = "reference",
-) -> Comparison:
-    settings = ComparisonSettings(reference=reference, users=(USERS,), seconds=seconds)
-    configurations = dict.fromkeys(names, ServeSettings())
-    folders = ModelFolders(Path("exported"), Path("compiled"))
-    return compare(configurations, folders, "cpu", [b"photo"], LOAD, settings, budget_s or seconds, pipelines)
+def compared(rates: Mapping[str, float], seconds: float = 400.0, holds: int = 99) -> Machine:
+    largest = {name: 1 if name == "e1" else USERS for name in rates}
+    schedule = comparison(list(rates), "e1", USERS, seconds, seed=1, timeout_s=60.0, largest_batch=largest)
+    return Machine(rates, holds).run(schedule)
 
 
-def order_of(comparison: Comparison, number: int) -> list[str]:
-    return [turn.name for turn in comparison.turns if (turn.users, turn.round) == (USERS, number)]
+def beside(machine: Machine, name: str) -> Iterator[tuple[TurnRow, TurnRow, bool]]:
+    """Its pipeline's turns beside served ones: both rows, and whether the pipeline came first."""
+    served = {row.round: row for row in machine.served(name)}
+    for row in machine.rows:
+        if (row.subject, row.work) == (name, "pipeline") and row.round >= 0:
+            yield row, served[row.round], row.turn < served[row.round].turn
 
 
-def test_orders_are_random_and_every_second_one_is_the_reverse(clock: Clock) -> None:
-    found = compared(400.0)
-    order = [order_of(found, number) for number in range(12)]
-    lasting = [[name for name in names if "far" not in name] for names in order]
-    assert order[1] != order[0]
-    assert all(lasting[number + 1] == lasting[number][::-1] for number in range(0, 12, 2))
-    assert len({tuple(names) for names in lasting[::2]}) > 2
-
-
-def test_the_budget_is_kept_and_those_far_behind_leave_after_four_rounds(clock: Clock) -> None:
-    found = compared(330.0)
-    assert 300.0 < clock.now <= 330.0  # with the starts of the servers
-    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
-    assert (rounds["far"], rounds["farther"]) == (4, 4)
-    assert set(found.dropped) == {"far", "farther"}
-    assert rounds["reference"] == rounds["fast"] == rounds["near"] > 20
-
-
-def test_where_all_others_have_left_the_reference_goes_on_for_its_pipeline_alone(clock: Clock) -> None:
-    found = compared(330.0, names=["fast", "far"], reference="fast", pipelines=Starter(clock).start)
-    assert list(found.dropped) == ["far"]
-    turns = [turn for turn in found.turns if turn.users == USERS and turn.name == "fast"]
-    assert max(turn.round for turn in turns) + 1 <= max(ALONE_ROUNDS, found.dropped["far"])
-    assert sum(turn.pipeline_rps is not None for turn in turns) >= 4
-    assert clock.now < 330.0 / 2
-
-
-def test_in_a_short_time_those_far_behind_have_their_share_and_as_many_rounds_as_each_other(
-    clock: Clock,
+@pytest.mark.parametrize("rates", [AMX, AVX2])
+def test_all_have_six_turns_and_130_answers_in_the_time_and_the_hopeless_three_short_turns(
+    rates: Mapping[str, float],
 ) -> None:
-    found = compared(90.0)
-    rounds = Counter(turn.name for turn in found.turns if turn.users == USERS)
-    assert 1 <= rounds["far"] == rounds["farther"] < 4 < rounds["fast"]
-    in_a_round_s = turn_seconds(RATES["far"]) + turn_seconds(RATES["farther"])
-    assert (rounds["far"] - 1) * in_a_round_s < FAR_SHARE * (90.0 - START_S * len(RATES))
+    machine = compared(rates)
+    assert 0.95 * 400 < machine.now_s < 1.03 * 400
+    hopeless = [name for name, rate in rates.items() if rate < 1]
+    for name in rates.keys() - hopeless:
+        turns = machine.served(name)
+        assert len(turns) >= 6, name
+        assert sum(row.answers for row in turns) >= ANSWERS, name
+    assert [len(machine.served(name)) for name in hopeless] == [3] * len(hopeless)
+    assert len(machine.served("e1")) >= FEWEST_ROUNDS
 
 
-def three_at_most(clock: Clock) -> Callable[..., AbstractContextManager[list[MadeUpServer]]]:
-    """Servers, where memory has room for three at once."""
-
-    @contextmanager
-    def servers(names: Sequence[str], *_: Any) -> Iterator[list[MadeUpServer]]:
-        clock.now += START_S * 3
-        yield [MadeUpServer(name, clock) for name in names[:3]]
-
-    return servers
+def test_the_turns_of_the_slow_are_spread_over_the_rounds() -> None:
+    machine = compared(AMX)
+    last = max(row.round for row in machine.rows)
+    for name in ("e3", "e4", "e5", "e6"):
+        gaps = np.diff([*(row.round for row in machine.served(name)), last + 1])
+        assert gaps.max() <= 2 * last / 6
 
 
-@pytest.mark.parametrize(
-    ("rates", "rounds"),
-    [
-        # In the second group, one that is far behind waits for nobody of the first.
-        ({"reference": 25.0, "farther": 1.0, "fast": 270.0, "far": 9.0, "near": 160.0}, (3, 4)),
-        # And has its share of its own group's time.
-        ({"reference": 25.0, "fast": 270.0, "near": 160.0, "farther": 0.5, "other": 200.0}, (1, 0)),
-    ],
-)
-def test_in_groups_those_far_behind_have_rounds_of_their_own(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, rates: dict[str, float], rounds: tuple[int, int]
+def test_orders_are_random_and_every_second_one_is_the_reverse_with_the_fast_together() -> None:
+    machine = compared(AMX)
+    fast = ["e1", "e2", "e7", "candidate"]
+    order = [machine.order(number) for number in range(12)]
+    of_fast = [[name for name in names if name in fast] for names in order]
+    assert all(of_fast[number + 1] == of_fast[number][::-1] for number in range(0, 12, 2))
+    assert len({tuple(names) for names in of_fast[::2]}) > 3
+    for names in order[1:]:
+        places = [place for place, name in enumerate(names) if name in fast]
+        assert places == list(range(places[0], places[0] + 4))
+
+
+@pytest.mark.parametrize("rates", [AMX, AVX2])
+def test_in_process_rates_stand_beside_served_turns_now_before_and_now_after(
+    rates: Mapping[str, float],
 ) -> None:
-    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
+    machine = compared(rates)
     for name, rate in rates.items():
-        monkeypatch.setitem(RATES, name, rate)
-    found = Counter(turn.name for turn in compared(330.0, names=list(rates)).turns if turn.users == USERS)
-    assert (found["farther"], found["far"]) == rounds
+        pairs = list(beside(machine, name))
+        fewest = 0 if rate < 1 else 3 if rate < 5 else 4
+        assert len(pairs) >= fewest
+        assert (len(pairs) == 0) == (rate < 1)
+        before = [first for *_, first in pairs]
+        assert before == [place % 2 == 0 for place in range(len(pairs))]
+        assert all(abs(row.turn - served.turn) == 1 for row, served, _ in pairs)
+        models = [row for row in machine.rows if (row.subject, row.work) == (name, "model")]
+        assert [row.round for row in models] == [row.round for row, *_ in pairs]
+    sizes = {row.batch_size for row in machine.rows if row.work == "model" and row.subject == "candidate"}
+    assert sizes == {4}
+    assert {row.batch_size for row in machine.rows if row.work == "model" and row.subject == "e1"} == {1}
 
 
-def test_a_lone_user_comes_first_whatever_part_of_the_time_a_change_has(clock: Clock) -> None:
-    alone = [turn.name for turn in compared(330.0, budget_s=120.0).turns if turn.users == LONE_USER]
-    assert alone == [*list(RATES)[::-1], *RATES]
-    assert not [turn for turn in compared(199.0).turns if turn.users == LONE_USER]
+def test_who_does_not_start_in_process_is_compared_without() -> None:
+    machine = compared({"e1": 20.0, "e2": 40.0}, 120.0, holds=3)
+    assert machine.serves[1][1] == ("e1", "e2", in_process("e1"), in_process("e2"))
+    assert len(list(beside(machine, "e1"))) >= 4
+    assert not list(beside(machine, "e2"))
 
 
-def test_from_ten_minutes_on_servers_and_pipelines_are_started_anew_halfway(clock: Clock) -> None:
-    starter = Starter(clock)
-    found = compared(600.0, pipelines=starter.start)
-    [first, second] = clock.starts
-    assert first == (0.0, list(RATES))
-    assert 280.0 < second[0] <= 300.0
-    assert set(second[1]) == set(RATES) - set(found.dropped)
-    assert len(starter.started) == 2
-    assert clock.now <= 600.0
-    turns = [turn for turn in found.turns if turn.users == USERS]
-    last = max(turn.round for turn in turns)
-    assert {turn.round for turn in turns} == set(range(last + 1))
-    rounds = [turn.round for turn in turns if turn.name == "fast" and turn.pipeline_rps]
-    assert min(rounds) < 10
-    assert max(rounds) > 30
+def test_in_groups_each_has_the_reference_beside_it_and_its_share_of_the_time() -> None:
+    machine = compared(AMX, holds=5)
+    rounds = [{row.round for row in machine.served(name)} for name in ("e2", "e7")]
+    assert not rounds[0] & rounds[1]
+    for name in AMX:
+        assert {row.round for row in machine.served(name)} <= {row.round for row in machine.served("e1")}
+        assert len(machine.served(name)) >= 6
+    assert machine.now_s < 1.1 * 400
+    with pytest.raises(LitmeterError, match="e1 and e2"):
+        compared(AMX, holds=1)
 
 
-def test_pipelines_of_all_that_are_not_far_behind_are_members_of_two_of_every_four_rounds(
-    clock: Clock,
-) -> None:
-    """Before their servers' turns in one of them, and after in the other."""
-    starter = Starter(clock)
-    found = compared(330.0, pipelines=starter.start)
-    near = ["reference", "fast", "near"]
-    assert starter.started == [near]
-    assert clock.now <= 330.0
-    turns = [turn for turn in found.turns if turn.users == USERS]
-    last = max(turn.round for turn in turns)
-    assert last > 20
-    with_pipelines = {turn.round for turn in turns if turn.pipeline_rps}
-    assert with_pipelines == {number for number in range(4, last + 1) if number % 4 < 2}
-    own = [turn for turn in turns if turn.round in with_pipelines and turn.name in near]
-    assert [turn.pipeline_rps for turn in own] == [2 * RATES[turn.name] for turn in own]
-    assert not [turn for turn in turns if turn.name not in near and turn.pipeline_rps]
-    order = clock.measured
-    beside = [
-        (order[place - 1] == turn, order[place + 1] == turn)
-        for place, name in enumerate(order[:-1])
-        if (turn := name.removesuffix("'s pipeline")) != name
-    ]
-    assert beside[:6] == [(True, False)] * 3 + [(False, True)] * 3
+def test_from_ten_minutes_on_all_are_started_anew_halfway() -> None:
+    machine = compared(AMX, 600.0)
+    [begin] = [at_s for at_s, names in machine.serves if names == ()]
+    assert 290 < begin < 310
+    later = Counter(row.subject for row in machine.rows if row.at_s > begin and row.work == "served")
+    assert all(later[name] >= 3 for name in AMX)
+    assert any(row.work == "pipeline" and row.round >= 0 for row in machine.rows if row.at_s > begin)
+    assert machine.now_s < 620
 
 
-def test_pipelines_are_not_started_without_time_for_four_rounds_with_them(clock: Clock) -> None:
-    starter = Starter(clock)
-    found = compared(100.0, pipelines=starter.start)
-    assert max(turn.round for turn in found.turns if turn.users == USERS) > 8
-    assert starter.started == []
-    compared(160.0, pipelines=starter.start)
-    assert len(starter.started) == 1
+def test_it_ends_where_one_never_answers() -> None:
+    machine = compared({"e1": 20.0, "mute": 0.01}, 60.0)
+    assert len(machine.served("mute")) == 3
+    assert machine.served("mute")[0].rate_rps is None
 
 
-def test_in_groups_there_are_no_pipelines(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As memory has no room for all servers."""
-    starter = Starter(clock)
-    monkeypatch.setattr(comparison_module, "paused_servers", three_at_most(clock))
-    compared(330.0, pipelines=starter.start)
-    assert starter.started == []
+def test_head_to_head_has_all_in_every_round_and_twelve_at_least() -> None:
+    for seconds in (5.0, 300.0):
+        machine = Machine(AMX).run(head_to_head(["e4", "e7", "e1"], USERS, seconds, seed=1, timeout_s=60.0))
+        rounds = Counter(row.subject for row in machine.rows)
+        assert len(set(rounds.values())) == 1
+        assert rounds["e4"] == FEWEST_ROUNDS if seconds < 60 else rounds["e4"] > FEWEST_ROUNDS
+        assert sorted(machine.order(3)) == ["e1", "e4", "e7"]
+        assert machine.order(3) == machine.order(2)[::-1]
+    assert 280 < machine.now_s <= 300
+    with pytest.raises(LitmeterError, match="no room for e1"):
+        Machine(AMX, holds=2).run(head_to_head(["e4", "e7", "e1"], USERS, 60.0, seed=1, timeout_s=60.0))
+
+
+def test_samples_of_a_log_repeat_the_decisions() -> None:
+    assert compared(AMX, 150.0).turns == compared(AMX, 150.0).turns

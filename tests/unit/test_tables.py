@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.measure.comparison_rows import Pair
 from litmeter.params import ServeSettings
 from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
-from litmeter.report.printed import changed_settings, comparison_table
+from litmeter.report.printed import changed_settings, comparison_table, pairs_table
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import level_rows, short_names, summary
 from litmeter.stages.report import main
@@ -98,3 +99,10 @@ def test_changed_settings_are_named_as_in_params() -> None:
     assert (
         changed_settings(ServeSettings(), after) == "max_batch_size 1 -> 8, keep_freed_memory false -> true"
     )
+
+
+def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
+    pair = Pair("b", "a", 1.5, 1.4, 1.6, "faster", 40.0, None, None, None, None, "no difference resolved")
+    [row] = [line for line in pairs_table([pair]).splitlines() if "b / a" in line]
+    known = ["b / a", "1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
+    assert [cell.strip() for cell in row.strip("|").split("|")] == known

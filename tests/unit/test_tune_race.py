@@ -65,7 +65,7 @@ def test_who_is_slower_beyond_doubt_is_eliminated_and_the_reference_goes_on() ->
     racing, machine = raced({"s": 70.0, "a": 100.0, "b": 99.0, "c": 80.0}, 200.0, noise=0.02)
     assert {"s", "c"} <= left(racing).keys() <= {"s", "c", "b"}
     assert FEWEST_ROUNDS <= left(racing)["c"] < racing.rounds
-    assert racing.leader() == NAMES["a"]
+    assert racing.leader == NAMES["a"]
     last = [turn.subject for turn in machine.turns if turn.round == racing.rounds - 1]
     assert NAMES["s"] in last
     assert NAMES["c"] not in machine.ready
@@ -125,7 +125,7 @@ def test_who_finds_no_memory_races_as_soon_as_others_have_left() -> None:
     rates = {"s": 100.0, "a": 50.0, "b": 100.0, "c": 120.0}
     racing, machine = raced(rates, max_s=100.0, places=3, noise=0.01)
     assert min(turn.round for turn in machine.turns if turn.subject == NAMES["c"]) == 2
-    assert racing.leader() == NAMES["c"]
+    assert racing.leader == NAMES["c"]
     racing, _ = raced({**rates, "a": 100.0}, max_s=40.0, places=3, noise=0.01)
     assert [name for name, one in racing.racers.items() if one.out_of_memory] == [NAMES["c"]]
 
@@ -134,7 +134,7 @@ def test_neighbours_of_the_leader_race_where_there_is_time() -> None:
     rates = {"s": 100.0, "a": 110.0, "b": 150.0, "c": 10.0}
     near = [racer("b"), racer("c")]
     racing, _ = raced(rates, max_s=200.0, neighbours=near, noise=0.01)
-    assert racing.leader() == NAMES["b"]
+    assert racing.leader == NAMES["b"]
     own = racing.ratio(NAMES["b"], NAMES["a"])
     assert own is not None
     assert own.ratio == pytest.approx(150 / 110, abs=0.05)

@@ -20,9 +20,9 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Result, Sample, Schedule, Turn, measure, serve
 from litmeter.params import ObjectiveSettings
-from litmeter.stats.capacity import Curve, fit, interval
+from litmeter.stats.capacity import Curve, Probes, fit, interval
 from litmeter.stats.rates import wilson_interval
-from litmeter.stats.records import OK, WINDOWS, Floats, LoadRecord, misses
+from litmeter.stats.records import OK, WINDOWS, LoadRecord, misses
 from litmeter.system.files import rounded
 from litmeter.system.tables import pluralise
 
@@ -36,13 +36,14 @@ PEAK_S, SLOW_PEAK_S, PEAK_WARMUP_S = 1.5, 4.0, 0.3
 """Windows of a closed loop; up to SLOW_PEAK_S while there are few answers."""
 PROBE_S, WARMUP_S = 4.0, 0.7
 FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
-"""A probe is longer where so many requests, or times the objective, take longer, and its warm-up likewise."""
+"""A probe is longer where so many requests take longer; around an estimate also where so many times the
+objective do, and its warm-up likewise."""
 LONGEST_SHARE = 1 / 16
 """Of the whole time, that a probe takes at most: two for each block of the jackknife."""
 FIRST_SHARE, LOWEST_SHARE = 0.75, 0.03
 """Of the peak: the first rate, and the one below which no capacity is looked for."""
-RAISE, LOWER = 0.06, -0.1
-"""First steps, in ln(rate); twice as long each time while all probes keep the objective, or all miss it."""
+RAISE, MOST_RAISE, LOWER = 0.12, 0.24, -0.15
+"""First steps, in ln(rate), while all probes keep the objective, or all miss it: twice as long each time."""
 STEPS = (0.12, -0.12, 0.05, -0.05)
 """Later probes' distances from the estimate, in ln(rate)."""
 FEWEST_PROBES = 3
@@ -152,12 +153,13 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
             raise LoadError(f"{name} answered no request well: {row.void}")
         rows.append(row)
         users, rate_rps = MORE_USERS * users, row.rate_rps or 0.0
-    while (found := result_of(rows, objective)).metrics.status in ESTIMATED:
-        rate_rps = next_rate(found)
-        seconds = max(FEWEST_DUE / rate_rps, FEWEST_OBJECTIVES * slo_s)
+    while end_of(rows, objective.miss) is None:
+        rate_rps, curve = next_rate(rows, objective.miss), curve_of(rows, objective.miss)
+        settled_s = 0.0 if curve is None else slo_s
+        seconds = max(FEWEST_DUE / rate_rps, FEWEST_OBJECTIVES * settled_s)
         seconds = max(PROBE_S, min(seconds, LONGEST_SHARE * objective.max_s))
-        warmup_s = max(WARMUP_S, min(WARMUP_OBJECTIVES * slo_s, seconds / 2))
-        if found.metrics.seconds + warmup_s + seconds > objective.max_s:
+        warmup_s = max(WARMUP_S, min(WARMUP_OBJECTIVES * settled_s, seconds / 2))
+        if sum(row.seconds for row in rows) + warmup_s + seconds > objective.max_s:
             break
         own = replace(
             plan,
@@ -168,11 +170,11 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
             max_s=seconds,
             repeat=len(rows),
         )
-        note = f"probe {len(rows)} at {rate_rps:.4g}/s"
-        rows.append(
-            probe_row((yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))), objective)
-        )
-    return found
+        near = "" if curve is None else f", capacity near {curve.capacity_rps:.4g}/s"
+        note = f"probe at {rate_rps:.4g}/s{near}"
+        sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
+        rows.append(probe_row(sample, objective))
+    return result_of(rows, objective)
 
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
@@ -198,64 +200,72 @@ def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
     return float(lost[record.in_window].mean())
 
 
-def next_rate(found: CapacityResult) -> float:
+def next_rate(rows: Sequence[TurnRow], miss: float) -> float:
     """The rate to offer after these turns; after a void probe the same again."""
-    rates_rps, shares = counted(found.rows)
-    if not len(shares):
-        return FIRST_SHARE * found.metrics.peak_rps
-    if found.curve is not None:
-        return found.curve.capacity_rps * math.exp(STEPS[len(shares) % len(STEPS)])
-    step = RAISE if shares[-1] <= found.metrics.miss else LOWER
-    return float(rates_rps[-1]) * math.exp(step * 2 ** (len(shares) - 1))
+    probes = counted(rows)
+    if not len(probes):
+        return FIRST_SHARE * peak_of(rows)
+    if (curve := curve_of(rows, miss)) is not None:
+        return curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
+    double = 2 ** (len(probes) - 1)
+    step = min(RAISE * double, MOST_RAISE) if probes.shares[-1] <= miss else LOWER * double
+    return float(probes.rates_rps[-1]) * math.exp(step)
 
 
-def counted(rows: Sequence[TurnRow]) -> tuple[Floats, Floats]:
-    """Rates that were offered and shares of missed requests, of the probes that count, in their order."""
-    probes = [
-        (row.offered_rps, row.missed)
+def peak_of(rows: Sequence[TurnRow]) -> float:
+    """The highest rate of a closed loop."""
+    return max(row.highest_rps for row in rows if row.offered_rps is None)
+
+
+def counted(rows: Sequence[TurnRow]) -> Probes:
+    """The probes that count."""
+    found = [
+        (row.offered_rps, row.missed, row.sent)
         for row in rows
-        if row.offered_rps and row.missed is not None and not row.void
+        if row.offered_rps is not None and row.missed is not None and not row.void
     ]
-    rates_rps, shares = np.array(probes, dtype=np.float64).reshape(-1, 2).T
-    return rates_rps, shares
+    return Probes(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
 
 
 def curve_of(rows: Sequence[TurnRow], miss: float) -> Curve | None:
     """The curve through the probes that count; None where all keep the objective, or all miss it."""
-    rates_rps, shares = counted(rows)
-    return fit(rates_rps, shares, miss) if len({share <= miss for share in shares}) == 2 else None
+    probes = counted(rows)
+    return fit(probes, miss) if len({share <= miss for share in probes.shares}) == 2 else None
+
+
+def end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
+    """The status that ends a search before its time is over, with its reason; None where it goes on."""
+    offered = [row for row in rows if row.offered_rps is not None]
+    probes = counted(rows)
+    kept = probes.shares <= miss
+    if not any(may_keep(row, miss) for row in rows if row.offered_rps is None):
+        return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
+    if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * peak_of(rows):
+        return "slo_unreachable", "the objective is missed at all rates"
+    if kept.all() and len(offered) > 1 and all(is_overloaded(row) for row in offered[-2:]):
+        return "above_range", "the objective is kept though more is offered than is answered"
+    return None
 
 
 def result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> CapacityResult:
     """The capacity by the turns of a search, one at least."""
-    loops = [row for row in rows if row.offered_rps is None]
-    probes = [row for row in rows if row.offered_rps is not None]
-    rates_rps, shares = counted(rows)
-    kept = shares <= objective.miss
-    peak_rps = max(row.highest_rps for row in loops)
-    curve = curve_of(rows, objective.miss)
+    offered = [row for row in rows if row.offered_rps is not None]
+    probes, curve = counted(rows), curve_of(rows, objective.miss)
     low_rps = high_rps = None
     status: Status = "unresolved"
-    reason = f"{pluralise(len(shares), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
-    if not any(may_keep(row, objective.miss) for row in loops):
-        status, reason = (
-            "slo_unreachable",
-            "a lone user's requests take longer, and so do those of more users",
-        )
-    elif len(kept) and not kept.any() and rates_rps.min() <= LOWEST_SHARE * peak_rps:
-        status, reason = "slo_unreachable", "the objective is missed at all rates"
-    elif kept.all() and len(probes) > 1 and all(is_overloaded(row) for row in probes[-2:]):
-        status, reason = "above_range", "the objective is kept though more is offered than is answered"
-        low_rps = max(row.rate_rps or 0.0 for row in probes)
-    elif curve is not None and len(shares) >= FEWEST_PROBES:
-        low_rps, high_rps = interval(rates_rps, shares, objective.miss)
+    reason = f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
+    if (end := end_of(rows, objective.miss)) is not None:
+        status, reason = end
+        if status == "above_range":
+            low_rps = max(row.rate_rps or 0.0 for row in offered)
+    elif curve is not None and len(probes) >= FEWEST_PROBES:
+        low_rps, high_rps = interval(probes, objective.miss)
         spread = math.sqrt(high_rps / low_rps) - 1
+        reason = f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"
         if spread <= objective.tolerance:
             status, reason = "resolved", ""
-        else:
-            reason = f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"
-    if 2 * (late := len(probes) - len(shares)) > len(probes):
-        reason += f"; the load generator was late in {late} of {pluralise(len(probes), 'probe')}"
+    if 2 * (late := len(offered) - len(probes)) > len(offered):
+        reason += f"; the load generator was late in {late} of {pluralise(len(offered), 'probe')}"
     metrics = CapacityMetrics(
         status=status,
         reason=reason,
@@ -264,8 +274,8 @@ def result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> Capacity
         capacity_rps=None if curve is None else round(curve.capacity_rps, 2),
         low_rps=rounded(low_rps, 2),
         high_rps=rounded(high_rps, 2),
-        peak_rps=round(peak_rps, 2),
-        probes=len(shares),
+        peak_rps=round(peak_of(rows), 2),
+        probes=len(probes),
         seconds=round(sum(row.seconds for row in rows), 1),
     )
     return CapacityResult(metrics, rows, curve)

@@ -37,7 +37,8 @@ from litmeter.system.tables import pluralise
 SERVED = "served"
 CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
-LITTLES_TOLERANCE = 0.05
+IDLE_SHARE = 0.05
+"""Of the users' time in a closed loop, without a request in flight, above which the turn does not count."""
 OTHER_LOAD_PERCENT = 10.0
 """CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
 SLOWDOWN_SHARE = 0.1
@@ -153,11 +154,13 @@ def rate_of(record: LoadRecord) -> Throughput:
     """Good answers per second, with the interval of this turn's rate alone.
 
     Where the first answers took so long that the record has a single window, the rate runs from its first
-    batch of answers to its last, and the first is not counted: while it was made, nothing else had begun.
+    batch of answers to its last, and the first is not counted: while it was made, nothing else had begun. Of
+    one answer per user, which all began together, it runs from that begin.
     """
     good = record.status == OK
     if len(record.window_edges) - 1 < WINDOWS:
-        return rate_of_batches(np.sort(record.end[good]))
+        end = np.sort(record.end[good])
+        return rate_of_batches(end if len(end) > record.users else np.append(record.start.min(), end))
     opened, closed = record.window
     # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
     start = record.start if record.rate_rps is None else record.end - MOMENT_S
@@ -227,7 +230,7 @@ def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *,
     if record.rate_rps is not None:
         reasons += _open_loop_reasons(record, rate)
     elif len(record.window_edges) > WINDOWS:
-        reasons += _closed_loop_reasons(record, rate.rps, mean_ms, settles=settles)
+        reasons += _closed_loop_reasons(record, settles=settles)
     if record.cores > CLIENT_BUSY:
         reasons.append(f"client-bound: the load generator used {record.cores:.0%} of a core")
     return reasons
@@ -241,8 +244,8 @@ def failure_codes(record: LoadRecord) -> str:
     )
 
 
-def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float, *, settles: bool) -> list[str]:
-    """A closed loop counts if all users were busy (Little's law), and its last windows agree if asked to."""
+def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
+    """A closed loop counts if all users were busy, and its last windows agree if asked to."""
     reasons = []
     if settles:
         good = record.status == OK
@@ -253,10 +256,12 @@ def _closed_loop_reasons(record: LoadRecord, rps: float, mean_ms: float, *, sett
             spreads = f"differ by {widest:.0%} from their mean"
             finding = spreads if widest < math.inf else "have one without an answer"
             reasons.append(f"unstable: the last {WINDOWS} windows {finding}")
-    in_flight = rps * mean_ms / 1000
-    if abs(in_flight / record.users - 1) > LITTLES_TOLERANCE:
+    opened, closed = record.window
+    busy_s = np.clip(np.minimum(record.end, closed) - np.maximum(record.start, opened), 0.0, None).sum()
+    in_flight = busy_s / (closed - opened)
+    if abs(in_flight / record.users - 1) > IDLE_SHARE:
         users = pluralise(record.users, "user")
-        reasons.append(f"Little's law: rate x latency is {in_flight:.2f}, not {users}")
+        reasons.append(f"{in_flight:.2f} requests in flight on average, not those of {users}")
     return reasons
 
 

@@ -23,7 +23,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_pro
 from litmeter.stats.rates import SAMPLES_NEEDED
 from litmeter.stats.records import WINDOWS
 
-FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 6, 3, 18
+FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 7, 3, 20
 """Turns that each configuration has at least, the hopeless exactly; and at most for the sake of ANSWERS."""
 ANSWERS = SAMPLES_NEEDED[95]
 """Good answers that each configuration has at least, for its p95."""
@@ -44,7 +44,7 @@ WARMUP_S = 0.15
 """Once every user has had an answer: from then on rates keep their level."""
 ANSWERS_PER_USER = 3
 """A turn's measurement lasts until so many answers per user, and its share of ANSWERS, within its bounds."""
-FIRST_ANSWERS_S = 2.0
+FIRST_ANSWERS_S = 1.0
 """A server that takes longer for its users' first answers is slow: its whole turn is measured. It would take
 twice as long with the load kept up before and after the measurement."""
 
@@ -63,11 +63,11 @@ SLOWLY_EVERY, OFTEN_EVERY = 3, 2
 def comparison(
     names: Sequence[str],
     reference: str,
-    largest_batch: Mapping[str, int],
     users: int,
     seconds: float,
     seed: int,
     timeout_s: float,
+    largest_batch: Mapping[str, int],
 ) -> Schedule[None]:
     """Compare configurations, served and in-process beside it, within a budget.
 
@@ -75,8 +75,8 @@ def comparison(
 
     Args:
         names: of configurations, the reference among them.
-        largest_batch: that each can form at this number of users.
         seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
+        largest_batch: that each can form at this number of users.
 
     Raises:
         LitmeterError: memory does not hold two at once.
@@ -90,13 +90,14 @@ def comparison(
             yield from serve(())
         while waiting or not rounds.number:
             began_s = rounds.now_s
-            group = yield from rounds.start((reference, *waiting))
-            if waiting and len(group) < 2:
+            yield from rounds.start((reference, *waiting))
+            others = len(rounds.group) - 1
+            if waiting and others < 1:
                 raise LitmeterError(f"memory does not hold {reference} and {waiting[0]} at once")
-            share = (len(group) - 1) / len(waiting) if waiting else 1.0
-            waiting = waiting[len(group) - 1 :]
+            share = others / len(waiting) if waiting else 1.0
+            waiting = waiting[others:]
             until_s = rounds.now_s + share * (seconds * part / parts - rounds.now_s)
-            yield from rounds.run(group, until_s, rounds.now_s - began_s)
+            yield from rounds.run(until_s, rounds.now_s - began_s)
 
 
 def head_to_head(
@@ -111,11 +112,11 @@ def head_to_head(
         LitmeterError: memory does not hold all at once.
     """
     rounds = _Rounds(names[0], users, seed, timeout_s, {})
-    group = yield from rounds.start(names)
-    if missing := set(names) - set(group):
+    yield from rounds.start(names)
+    if missing := set(names) - set(rounds.group):
         raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
     while rounds.number < FEWEST_ROUNDS or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
-        yield from rounds.run_round(rounds.shuffled(group))
+        yield from rounds.run_round(rounds.shuffled(names))
 
 
 @dataclass
@@ -131,7 +132,8 @@ class _Rounds:
         cost_s: seconds from the begin of its last served turn to the next turn's, by name.
         work_s: that its last measurement in-process cost, by name.
         batch_size: the fastest in-process, by name.
-        ready: those whose in-process subject runs.
+        group: those that are served.
+        ready: those of them whose in-process subject runs.
         due: share of a turn that a slow one has waited for.
     """
 
@@ -148,31 +150,38 @@ class _Rounds:
     cost_s: dict[str, float] = field(default_factory=dict)
     work_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     batch_size: dict[str, int] = field(default_factory=dict)
+    group: list[str] = field(default_factory=list)
     ready: set[str] = field(default_factory=set)
     due: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _order: list[str] = field(default_factory=list)
 
-    def start(self, names: Sequence[str]) -> Schedule[list[str]]:
-        """Have subjects served; return those that memory holds."""
+    def start(self, names: Sequence[str]) -> Schedule[None]:
+        """Have subjects served, as a new group of those that memory holds."""
         serving = yield from serve(names)
         self.now_s = serving.at_s
-        self.ready = {name for name in self.largest_batch if in_process(name) in serving.names}
-        return [name for name in names if name in serving.names]
+        self.group = [name for name in names if name in serving.names]
+        self.ready = set()
 
-    def run(self, group: Sequence[str], until_s: float, starts_s: float) -> Schedule[None]:
-        """Run rounds of a group; after the first, in-process beside them where there is time to start it.
+    def run(self, until_s: float, starts_s: float) -> Schedule[None]:
+        """Run rounds of the group; after the first, in-process beside them where there is time to start it.
 
         Args:
             starts_s: that the group's servers took to start; as much is allowed for the processes.
         """
-        yield from self.run_round(self.shuffled(group))
-        if self.largest_batch and starts_s < START_SHARE * (until_s - self.now_s):
-            beside = [in_process(name) for name in group if not self._is_hopeless(name, group)]
-            yield from self.start((*group, *beside))
-            for name in [name for name in group if name in self.ready - self.batch_size.keys()]:
-                self.batch_size[name] = yield from self._fastest_size(name)
-        while taking := self._taking_turns(group, until_s):
+        yield from self.run_round(self.shuffled(self.group))
+        if starts_s < START_SHARE * (until_s - self.now_s):
+            yield from self._start_beside()
+        while taking := self._taking_turns(until_s):
             yield from self.run_round(self._sequence(taking))
+
+    def _start_beside(self) -> Schedule[None]:
+        """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
+        key_of = {name: in_process(name) for name in self.group if not self._is_hopeless(name)}
+        serving = yield from serve((*self.group, *key_of.values()))
+        self.now_s = serving.at_s
+        self.ready = {name for name, key in key_of.items() if key in serving.names}
+        for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
+            self.batch_size[name] = yield from self._fastest_size(name)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each of ``order`` once, some of them in-process before or after it."""
@@ -194,9 +203,9 @@ class _Rounds:
         self.number += 1
 
     def shuffled(self, names: Sequence[str]) -> list[str]:
-        """Put them in this round's order: a random one, or the reverse of the round before."""
-        if self.number % 2 == 0 or not set(names) <= set(self._order):
-            self._order = sorted(names)
+        """Put some of the group in this round's order: a random one, or the reverse of the round before."""
+        if self.number % 2 == 0 or set(self._order) != set(self.group):
+            self._order = sorted(self.group)
             random.Random(f"{self.seed}/{self.number}").shuffle(self._order)
         ordered = [name for name in self._order if name in names]
         return ordered[::-1] if self.number % 2 else ordered
@@ -204,24 +213,24 @@ class _Rounds:
     def _sequence(self, taking: Sequence[str]) -> list[str]:
         """Put the fast next to each other, amid the slow, whose long turns would keep them apart."""
         order = self.shuffled(taking)
-        slow = [name for name in order if self._is_slow(name, taking)]
+        slow = [name for name in order if self._is_slow(name)]
         half = (len(slow) + self.number % 2) // 2
         return [*slow[:half], *(name for name in order if name not in slow), *slow[half:]]
 
-    def _taking_turns(self, group: Sequence[str], until_s: float) -> list[str]:
+    def _taking_turns(self, until_s: float) -> list[str]:
         """Choose who takes a turn in the next round; nobody where time is up and all have had enough."""
-        needed = {name: self._turns_needed(name, group) for name in group}
-        slow = [name for name in group if self._is_slow(name, group)]
-        fast = [name for name in group if name not in slow]
+        needed = {name: self._turns_needed(name) for name in self.group}
+        slow = [name for name in self.group if self._is_slow(name)]
+        fast = [name for name in self.group if name not in slow]
         planned_s = sum(needed[name] * self._turn_s(name) for name in slow)
         rounds_left = max((until_s - self.now_s - planned_s) / self._round_s(fast), *needed.values())
         if rounds_left < 1:
             return []
         self.planned = self.number + int(rounds_left)
-        had_s = {name: sum(row.seconds for row in self.rows[name]) for name in group}
+        had_s = {name: sum(row.seconds for row in self.rows[name]) for name in self.group}
         spare = sum(had_s[name] for name in slow) < SLOW_SHARE * sum(had_s.values())
         for name in slow:
-            more = spare and not self._is_hopeless(name, group)
+            more = spare and not self._is_hopeless(name)
             self.due[name] = 1.0 if more else self.due[name] + needed[name] / rounds_left
         taking = [name for name in slow if self.due[name] > 0.999]
         if self.now_s + self._round_s([*fast, *taking]) > until_s:
@@ -230,13 +239,14 @@ class _Rounds:
             self.due[name] -= 1
         return [*fast, *taking]
 
-    def _turns_needed(self, name: str, group: Sequence[str]) -> int:
+    def _turns_needed(self, name: str) -> int:
         """Turns that it lacks by now."""
-        turns, answers = len(self.rows[name]), self._answers(name)
-        if self._is_hopeless(name, group):
+        turns = len(self.rows[name])
+        if self._is_hopeless(name):
             return max(0, math.ceil(HOPELESS_TURNS * self.share) - turns)
-        for_answers = math.ceil((ANSWERS * self.share - answers) * turns / answers) if answers else 0
-        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, min(for_answers, MOST_TURNS - turns))
+        lacking, in_turn = ANSWERS * self.share - self._answers(name), SLOW_TURN_S * self._rate(name)
+        for_answers = min(math.ceil(lacking / in_turn), MOST_TURNS - turns) if self._answers(name) else 0
+        return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, for_answers)
 
     def _answers(self, name: str) -> int:
         return sum(row.answers for row in self.rows[name])
@@ -246,17 +256,19 @@ class _Rounds:
         rates = [row.highest_rps for row in self.rows[name]]
         return math.exp(sum(map(math.log, rates)) / len(rates)) if rates and all(rates) else 0.0
 
-    def _is_slow(self, name: str, group: Sequence[str]) -> bool:
-        limit = min(SLOW * max(map(self._rate, group)), SLOW_TO_REFERENCE * self._rate(self.reference))
+    def _best(self) -> float:
+        return max(map(self._rate, self.rows))
+
+    def _is_slow(self, name: str) -> bool:
+        limit = min(SLOW * self._best(), SLOW_TO_REFERENCE * self._rate(self.reference))
         return self._rate(name) < limit
 
-    def _is_hopeless(self, name: str, group: Sequence[str]) -> bool:
-        best = max(map(self._rate, group))
-        return self._is_slow(name, group) and self._rate(name) < HOPELESS * best
+    def _is_hopeless(self, name: str) -> bool:
+        return self._is_slow(name) and self._rate(name) < HOPELESS * self._best()
 
     def _every(self, name: str) -> int:
         """Turns of a configuration from one that has in-process rates beside it to the next."""
-        few = self._is_slow(name, list(self.rows)) or self.planned < FEWEST_ROUNDS
+        few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
         return OFTEN_EVERY if few else SLOWLY_EVERY
 
     def _turn_s(self, name: str) -> float:
@@ -269,12 +281,12 @@ class _Rounds:
     def _plan(self, name: str) -> LoadPlan:
         """Plan its next turn: that of a slow one makes its share of ANSWERS, as they take long."""
         requests, most_s = ANSWERS_PER_USER * self.users, SLOW_TURN_S
-        rows, known = self.rows[name], list(self.rows)
+        rows = self.rows[name]
         if not rows:
             most_s = FIRST_TURN_S
-        elif self._is_hopeless(name, known):
+        elif self._is_hopeless(name):
             most_s = TURN_S
-        elif self._is_slow(name, known):
+        elif self._is_slow(name):
             turns_left = max(1, FEWEST_TURNS - len(rows))
             requests = max(2 * self.users, math.ceil((ANSWERS - self._answers(name)) / turns_left))
         return LoadPlan(

@@ -15,7 +15,7 @@ from litmeter.system.files import read_json
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
-"""The interpolations of timm's that torch computes on bytes; models of others are not preprocessed by torchvision."""
+"""Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
 
 
 class ModelCard(BaseModel):

@@ -37,7 +37,7 @@ MAX_PIXELS = 50_000_000
 MAX_ASPECT = 100
 """Longer side over shorter: a strip of 65,000 x 1 pixels would be resized to 256 x 17 million."""
 MAX_SCANS = 100
-"""Scans of a JPEG. A progressive one has about ten; a scan can be 14 bytes long, and is decoded over all pixels."""
+"""Scans of a JPEG. A progressive one has ten; one may be 14 bytes long; it is decoded over all pixels."""
 
 
 class ImageError(Exception):
@@ -119,12 +119,12 @@ def _reason(error: Exception) -> str:
 
 
 MAX_SEGMENTS = 2048
-"""Markers of a JPEG before its first scan: 20 MB are 320 of the longest ones. And markers from there to its end, but
-those that stand within a scan's data: a progressive JPEG has some 30, and libjpeg walks through millions."""
+"""Markers of a JPEG before its first scan: 20 MB are 320 of the longest ones. And markers from there to its
+end, but those within a scan's data: a progressive JPEG has some 30, and libjpeg walks through millions."""
 MAX_CHUNKS = 8192
 """Chunks of a PNG: 20 MB are 8,000 of 2.4 KB, and encoders write 8 KB or more."""
 MAX_EXTENSIONS, MAX_BLOCKS = 1024, 65_536
-"""Extensions of a GIF before its first image, and of all these extensions together; a block holds at most 255 bytes."""
+"""Extensions of a GIF before its first image, and blocks of all of them; one holds at most 255 bytes."""
 MAX_JUNK = 65_536
 """Bytes between the parts of a JPEG or GIF; Pillow skips them, and so do others."""
 

@@ -5,36 +5,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
-from litmeter.report import charts
 from litmeter.report.claims import Claim, change_before, change_sentence, verdict
-from litmeter.report.drawing import Chart
 from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
-from litmeter.stats.comparison import Ratio, random_effects
+from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import markdown_table, number_cell
 from litmeter.tune.rows import ratio_cell
 
-FEWEST_RUNS = 3
-"""Of the same code on the same machine, to say how much they differ."""
 
-
-@dataclass(frozen=True)
-class Changes:
-    """What is said of a change, tables in Markdown, and a chart where rates can be compared."""
-
-    claims: Sequence[Claim]
-    text: str
-    chart: Chart | None
-
-
-def changes(before: Snapshot, after: Snapshot) -> Changes:
-    """What changed from ``before`` to ``after``.
+def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
+    """What changed from ``before`` to ``after``: what is said of it, and tables in Markdown.
 
     Rates themselves are not compared: they were measured at different times. Ratios to the same reference
     are, at the same load, with the same model and photos.
@@ -60,8 +45,7 @@ def changes(before: Snapshot, after: Snapshot) -> Changes:
     ]
     head = ["configuration", "before: times the reference", "after", "after over before"]
     blocks.append(markdown_table(head, rows))
-    chart = charts.changes(found, [_change_cell(ratio) for ratio in found.values()]) if found else None
-    return Changes(list(_claims(before, after, found.get(CANDIDATE))), "\n\n".join(blocks), chart)
+    return list(_claims(before, after, found.get(CANDIDATE))), "\n\n".join(blocks)
 
 
 def _claims(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Iterator[Claim]:
@@ -117,29 +101,26 @@ def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | 
     return Ratio(new / old, new / old * math.exp(-half_width), new / old * math.exp(half_width))
 
 
-def over_runs(snapshots: Sequence[Snapshot]) -> str:
-    """A table of each configuration's ratio over all runs, with a random-effects interval.
+def runs_table(snapshots: Sequence[Snapshot]) -> str:
+    """Each configuration's ratio over all runs, with a random-effects interval.
 
     Empty below FEWEST_RUNS, and where code, machine, model, photos or params of the comparison differ.
     """
     same = all(one.measured_with and one.measured_with == snapshots[0].measured_with for one in snapshots)
     if len(snapshots) < FEWEST_RUNS or not same:
         return ""
-    rows = []
+    rows, reference = [], snapshots[-1].reference
     for name in snapshots[-1].params.configurations():
         own = [row for one in snapshots for row in one.compared if row.experiment == name and not row.earlier]
-        known = [
-            Ratio(row.ratio, row.ratio_low, row.ratio_high) for row in own if row.ratio and row.ratio_low
-        ]
-        if name != snapshots[-1].reference and len(known) >= FEWEST_RUNS:
-            ratio = random_effects(known)
-            each = [f"{run.ratio:.2f}" for run in known]
-            rows.append([f"`{name}`", ratio_cell(ratio.ratio, ratio.low, ratio.high), ", ".join(each)])
-    head = ["configuration", f"times {snapshots[-1].reference}, over all runs", "in each run"]
+        runs = [Ratio(row.ratio, row.ratio_low, row.ratio_high) for row in own if row.ratio is not None]
+        if name != reference and (ratio := over_runs(runs)) is not None:
+            each = ", ".join(f"{run.ratio:.2f}" for run in runs)
+            rows.append([f"`{name}`", ratio_cell(ratio.ratio, ratio.low, ratio.high), each])
+    table = markdown_table(["configuration", f"times {reference}, over all runs", "in each run"], rows)
     return (
         f"{len(snapshots)} runs of the same code, machine and model. With 95% certainty the mean ratio of "
         "all such runs lies in the interval, which is of what differs from run to run, too (random effects, "
-        f"Hartung and Knapp).\n\n{markdown_table(head, rows)}"
+        f"Hartung and Knapp).\n\n{table}"
     )
 
 

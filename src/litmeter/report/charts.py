@@ -1,9 +1,9 @@
-"""The charts of the results: the comparison, stages of a request, changes, a search, a capacity."""
+"""The charts of the results: the comparison, stages of a request, a search, a capacity."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,8 +27,7 @@ from litmeter.report.drawing import (
     set_shares,
 )
 from litmeter.report.results import Result, fastest_first
-from litmeter.stats.comparison import Ratio
-from litmeter.system.tables import pluralise
+from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 BEYOND, FARTHEST = 1.6, 4.0
@@ -67,20 +66,20 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
             tip = f"{row.experiment}: {row.rate_rps:.1f} req/s in {pluralise(row.rounds, 'round')}"
             draw_point(axes, row.ratio, place, colour, tip, hollow=row.rank is None)
         set_logarithmic(axes.xaxis, low, high)
-        axes.set_xlabel(f"times {reference}, logarithmic")
+        axes.set_xlabel(f"times {reference}")
 
-    metrics = {result.name: result.metrics for result in results}
     costs = {
-        name: f"{own['ready_s']:.1f} s to start, {own['memory_mib']:,.0f} MiB"
-        for name, own in metrics.items()
+        result.name: f"{number_cell(result.metrics['ready_s'], 1)} s to start, "
+        f"{number_cell(result.metrics['memory_mib'], 0)} MiB"
+        for result in results
     }
     cut = any(end < low or end > high for end in ends)
     earlier = any(row.earlier for row in rows)
     return Chart(
         "Rates of all configurations, measured in turn",
         draw,
-        f"At {pluralise(rows[0].users, 'user')}, with 95% intervals. Blue: the fastest, and what cannot be "
-        "told from it. Purple: the candidate, if it is not blue."
+        f"At {pluralise(rows[0].users, 'user')}, with 95% intervals, on a logarithmic axis. Blue: the "
+        "fastest, and what cannot be told from it. Purple: the candidate, if it is not blue."
         + (" Hollow: of an earlier run, and not ranked." if earlier else "")
         + (" An interval that ends at the edge goes on beyond it." if cut else ""),
         names=[row.experiment for row in rows],
@@ -125,30 +124,6 @@ def stages(results: Sequence[Result]) -> Chart:
         "decoded. LitServe's own transport waits for more requests in the queue.",
         names=list(times),
         notes=[f"{sum(own.values()):,.0f} ms" for own in times.values()],
-    )
-
-
-def changes(found: Mapping[str, Ratio], notes: Sequence[str]) -> Chart:
-    """A row per configuration: its ratio to the reference, after over before, with its interval."""
-    known = {name: (one.ratio, one.low or one.ratio, one.high or one.ratio) for name, one in found.items()}
-
-    def draw(axes: Axes) -> None:
-        axes.axvline(1.0, color=INK, lw=1)
-        for place, (name, (ratio, low, high)) in enumerate(known.items()):
-            colour = BLUE if found[name].resolved else ORANGE
-            axes.hlines(place, low, high, color=colour, lw=2)
-            draw_point(axes, ratio, place, colour, hollow=not found[name].resolved)
-        ends = [0.9, 1.1, *(end for _, *interval in known.values() for end in interval)]
-        set_logarithmic(axes.xaxis, min(ends) / 1.05, max(ends) * 1.05)
-        axes.set_xlabel("after over before, logarithmic")
-
-    return Chart(
-        "Ratio to the reference: after over before",
-        draw,
-        "95% intervals. Blue: changed beyond them. Orange: no difference resolved. Code that changes the "
-        "reference moves all ratios.",
-        names=list(found),
-        notes=notes,
     )
 
 

@@ -123,7 +123,7 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     elif others:
         second, share = others[0], lead(others[0])
         sentence = (
-            f"Of {len(rows)} configurations `{first.experiment}` is fastest, with 95% certainty: {rate}"
+            f"Of {1 + len(others)} configurations `{first.experiment}` is fastest, with 95% certainty: {rate}"
         )
         if share is not None and second.experiment != reference:
             times = ratio_cell(share.ratio, share.low, share.high)
@@ -180,13 +180,13 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     if leaders and own.rank not in (None, 1) and gain is not None:
         best = next(one for one in snapshot.results if one.name == leaders[0].experiment)
         changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(snapshot.params.serve, best.serve)]
-        advice = f"`dvc exp run {' '.join(changes)}`"
+        advice = f"`dvc exp run {' '.join(changes)}`, as `{best.name}` has it"
         if len(changes) > MOST_KEYS:
-            advice = f"the settings of `{best.name}` as `serve:`"
+            advice = f"`serve:` with the settings of `{best.name}`"
         times = ratio_cell(gain.ratio, gain.low, gain.high)
         same = best.metrics["agreement"]
         labels = f"; {same:.1%} of the photos keep the checkpoint's label" if same is not None else ""
-        text = f"Try next: {advice}, which `{best.name}` has: {times} times as fast{labels}. Or {search}."
+        text = f"Try next: {advice}: {times} times as fast{labels}. Or {search}."
         return Claim("next", (CANDIDATE, best.name), text, gain)
     parameter = snapshot.diagnoses[CANDIDATE].parameter
     section = "" if parameter and "." in parameter else "serve."

@@ -1,38 +1,9 @@
 """Diagnosis of what limits a configuration at the comparison's load, with the figures that are evidence.
 
-The largest loss (the smallest share of the bound above, by more than its interval) from the model in-process
-down to the served rate is what serving costs:
-
-================  =======================================================================================
-cause             the largest loss in serving is ...
-================  =======================================================================================
-preprocessing     from model to pipeline
-transport         from pipeline to pipeline + transport
-...               to served: the first rule that holds in the second table
-================  =======================================================================================
-
-Above the model: ``hardware`` where the model reaches 70% of the roofline or the larger loss is from the
-datasheet to the roofline, else ``kernels``, and both where the interval contains those 70%. It is named too
-where its loss is the larger one, or where serving loses nothing. Losses whose intervals overlap are all
-named. A CPU that emulates bfloat16 is a cause before all others.
-
-A server is idle when it uses less than 80% of the CPU and, where there is one, less than 90% of the GPU. A
-request's waiting time is that in the stages queue and batch_wait; the batch window accounts for at most
-batch_timeout_s of it. The first rule that holds names the cause of a loss to the served rate; where none
-does, no cause is named.
-
-================  =======================================================================================
-load generator    at more than 80% of its own limit, or at 90% of a core
-HTTP process      its CPU time per request x rate is 90% of a core
-manager process   the same
-small batches,    the pipeline in-process at the served batch size, between those measured, explains
-large batches     half of the loss
-batch window      idle; the window's part of waiting is a third of batch_timeout_s, and it is a third of the
-                  latency, or without it the users would make up for half of the loss
-too few workers   idle; the rest of waiting is a third of the latency
-too many workers  on a CPU, not idle, threads x workers outnumber the cores, and less than half is left of the
-                  rate in-process, where as many workers are busy as are fastest
-================  =======================================================================================
+docs/bounds-and-diagnosis.md has all rules. The largest losses from one bound to the next name the causes:
+those in serving (from the model in-process down to the served rate), and one above the model where it is as
+large. A loss to the served rate has the cause of the first rule that holds, in the order of ``_served``, or
+none.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from litmeter.errors import ReportError
 from litmeter.report import charts
-from litmeter.report.changes import changes, over_runs
+from litmeter.report.changes import changes, runs_table
 from litmeter.report.claims import ANSWER, claims, reading, setting
 from litmeter.report.drawing import NARROW, WIDE, Chart, svg
 from litmeter.report.results_page import parts
@@ -42,7 +42,7 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
         raise ReportError(f"a result lacks {error}: another version of litmeter wrote it") from error
     write_text(path, page)
     for before in snapshots[:-1]:
-        for claim in changes(before, snapshots[-1]).claims:
+        for claim in changes(before, snapshots[-1])[0]:
             print(f"{before.label} to {snapshots[-1].label}: {claim.plain}")
     print(f"{path}: open it in a browser")
 
@@ -50,7 +50,8 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
 def render(snapshots: Sequence[Snapshot]) -> str:
     """The page of the last of ``snapshots``, with what has changed since the others."""
     last, figures = snapshots[-1], Figures()
-    blocks = [f"<h1>{QUESTION}</h1>", *_changes(figures, snapshots), *_answer(figures, last), "<section>"]
+    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(figures, last, len(snapshots) > 1)]
+    blocks.append("<section>")
     for part in parts(last):
         drawn = figures.wide(part.chart) if part.chart else ""
         if part.text or drawn:
@@ -96,25 +97,24 @@ def markdown(text: str) -> str:
     return doubts(html)
 
 
-def _answer(figures: Figures, snapshot: Snapshot) -> Iterator[str]:
-    said = claims(snapshot)
+def _answer(figures: Figures, snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
+    said = [one for one in claims(snapshot) if not (changes_said and one.kind == "change")]
+    if snapshot.label:
+        yield f"<h2>Results of {escape(snapshot.label)}</h2>"
     yield from (f'<p class="answer">{marked(one.sentence)}</p>' for one in said if one.kind in ANSWER)
     yield from (f"<p>{marked(one.sentence)}</p>" for one in said if one.kind not in ANSWER)
-    of = f" Results of {snapshot.label}." if snapshot.label else ""
-    yield f'<p class="quiet">{escape(setting(snapshot))}.{escape(of)}</p>'
+    yield f'<p class="quiet">{escape(setting(snapshot))}.</p>'
     yield f'<div class="results">{markdown(snapshot.table())}</div>'
     yield f'<p class="quiet">{marked(reading(snapshot))}</p>'
     yield figures.wide(charts.comparison(snapshot.results, snapshot.reference))
 
 
-def _changes(figures: Figures, snapshots: Sequence[Snapshot]) -> Iterator[str]:
-    if together := over_runs(snapshots):
+def _changes(snapshots: Sequence[Snapshot]) -> Iterator[str]:
+    if together := runs_table(snapshots):
         yield f"<h2>What another hour may bring</h2>{markdown(together)}"
         return
     for before in snapshots[:-1]:
-        found = changes(before, snapshots[-1])
+        said, tables = changes(before, snapshots[-1])
         yield f"<h2>What changed since {escape(before.label)}</h2>"
-        yield from (f'<p class="answer">{marked(claim.sentence)}</p>' for claim in found.claims)
-        yield markdown(found.text)
-        if found.chart:
-            yield figures.wide(found.chart)
+        yield from (f'<p class="answer">{marked(claim.sentence)}</p>' for claim in said)
+        yield markdown(tables)

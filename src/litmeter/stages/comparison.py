@@ -41,7 +41,7 @@ from litmeter.paths import (
     BenchmarkPaths,
 )
 from litmeter.report.claims import change_sentence
-from litmeter.report.printed import comparison_table
+from litmeter.report.printed import changed_settings, comparison_table
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import (
     all_or_nothing,
@@ -111,11 +111,11 @@ def main() -> None:
     schedule = comparison(
         list(measured),
         reference,
+        largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
         users=users,
         seconds=budget_s,
         seed=load.seed,
         timeout_s=load.timeout_s,
-        largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
     )
     with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
         subjects: dict[str, Subject] = {
@@ -125,8 +125,10 @@ def main() -> None:
         with progress(budget_s, "comparison") as show:
             run(schedule, subjects | pipelines_of(measured, MODEL, device, photos), log, budget_s, show)
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
-    over_before = change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE)
-    over_before["changed"] = before and changed_keys(before, params.serve)
+    over_before = {
+        **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
+        "changed": changed_settings(before, params.serve) if before else None,
+    }
     with all_or_nothing():
         log.write(COMPARISON_TURNS, COMPARISON_SAMPLES)
         write_rows(COMPARISON, ComparisonRow, rows)
@@ -234,9 +236,3 @@ def settings_before(params: Params, device: str, last: Last | None) -> ServeSett
         print_wrapped(f"the settings before cannot be served, and are not compared: {error}")
         return None
     return last.settings
-
-
-def changed_keys(before: ServeSettings, after: ServeSettings) -> str:
-    """What changed, as "max_batch_size 4 -> 8"."""
-    old, new = before.model_dump(), after.model_dump()
-    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])

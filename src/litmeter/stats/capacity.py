@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import expit, logit, stdtrit
 
 from litmeter.stats.records import Floats
@@ -45,50 +46,71 @@ class Curve:
         return shares
 
 
-def fit(rates_rps: Floats, shares: Floats, miss: float) -> Curve:
-    """The curve through probes of these rates and shares, one at least.
+@dataclass(frozen=True)
+class Probes:
+    """Probes in the order in which they were made.
 
-    Quasi-binomial (Wedderburn 1974): all probes count the same, as so many independent requests as would
-    scatter around the curve like them. The slope has a prior, so that two probes have a curve, too.
+    Attributes:
+        rates_rps: mean rates of arrivals that were offered.
+        shares: of the requests that missed.
+        requests: number of requests, by which probes count: when by chance few arrive, few miss as well.
     """
-    x = np.log(rates_rps)
+
+    rates_rps: Floats
+    shares: Floats
+    requests: Floats
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def without(self, indices: npt.NDArray[np.int64]) -> Probes:
+        """All others."""
+        return Probes(*(np.delete(one, indices) for one in (self.rates_rps, self.shares, self.requests)))
+
+
+def fit(probes: Probes, miss: float) -> Curve:
+    """The curve through probes, one at least.
+
+    Quasi-binomial (Wedderburn 1974): a probe counts as so many independent requests as would scatter around
+    the curve like the probes do. The slope has a prior, so that two probes have a curve, too.
+    """
+    x, shares = np.log(probes.rates_rps), probes.shares
+    parts = probes.requests / probes.requests.mean()
     weight = LEAST_WEIGHT
     for _ in range(3):
-        centre, intercept, slope = _logistic(x, shares, weight, miss)
+        centre, intercept, slope = _logistic(x, shares, weight * parts, miss)
         expected = np.clip(expit(intercept + slope * (x - centre)), miss / 10, 1 - miss / 10)
-        scatter = float(np.sum((shares - expected) ** 2 / (expected * (1 - expected)))) / max(1, len(x) - 2)
+        squares = parts * (shares - expected) ** 2 / (expected * (1 - expected))
+        scatter = float(squares.sum()) / max(1, len(x) - 2)
         weight = float(np.clip(1 / max(scatter, 1e-9), LEAST_WEIGHT, MOST_WEIGHT))
     crossing = centre + (float(logit(miss)) - intercept) / slope
     return Curve(math.exp(np.clip(crossing, x.min() - REACH, x.max() + REACH)), slope, miss)
 
 
-def interval(rates_rps: Floats, shares: Floats, miss: float) -> tuple[float, float]:
+def interval(probes: Probes, miss: float) -> tuple[float, float]:
     """95% interval of the capacity: a jackknife over blocks of successive probes, with Student's t.
 
-    Args:
-        rates_rps, shares: of the probes in the order in which they were made, three at least.
+    Three probes are needed, and 8 or more for all blocks.
     """
-    estimate = math.log(fit(rates_rps, shares, miss).capacity_rps)
-    blocks = np.array_split(np.arange(len(shares)), min(JACKKNIFE_BLOCKS, len(shares)))
-    without = [fit(np.delete(rates_rps, own), np.delete(shares, own), miss) for own in blocks]
-    logs = np.log([curve.capacity_rps for curve in without])
+    estimate = math.log(fit(probes, miss).capacity_rps)
+    blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
+    logs = np.log([fit(probes.without(block), miss).capacity_rps for block in blocks])
     freedom = len(blocks) - 1
-    error = math.sqrt(freedom * float(logs.var()))
-    spread = float(stdtrit(freedom, 0.975)) * error
+    spread = float(stdtrit(freedom, 0.975)) * math.sqrt(freedom * float(logs.var()))
     return math.exp(estimate - spread), math.exp(estimate + spread)
 
 
-def _logistic(x: Floats, shares: Floats, weight: float, miss: float) -> tuple[float, float, float]:
+def _logistic(x: Floats, shares: Floats, weights: Floats, miss: float) -> tuple[float, float, float]:
     """Centre, intercept there, and slope of the logistic regression, by Newton's method."""
-    centre = float(x.mean())
+    centre = float(np.average(x, weights=weights))
     design = np.stack([np.ones_like(x), x - centre], axis=1)
     precision = np.diag([1e-4, 1 / SLOPE_ERROR**2])
     prior = np.array([float(logit(miss)), SLOPE])
     coefficients = prior.copy()
     for _ in range(30):
         expected = expit(np.clip(design @ coefficients, -30, 30))
-        information = weight * expected * (1 - expected) + 1e-9
-        gradient = weight * design.T @ (shares - expected) - precision @ (coefficients - prior)
+        information = weights * expected * (1 - expected) + 1e-9
+        gradient = design.T @ (weights * (shares - expected)) - precision @ (coefficients - prior)
         hessian = design.T @ (design * information[:, None]) + precision
         step = np.clip(np.linalg.solve(hessian, gradient), -2, 2)
         coefficients = coefficients + step

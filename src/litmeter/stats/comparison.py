@@ -5,11 +5,11 @@ compared within rounds. Every second round has the reverse order of the one befo
 cancels.
 
 A handful of rounds says little about the noise of one configuration, but several together say how large it
-usually is. So each variance is moderated by the pooled one of its like, which counts as much as half of the
-others' degrees of freedom, but at most as MODERATION (Smyth 2004, doi:10.2202/1544-6115.1027, with fixed
-degrees of freedom). Alike are those that take turns about as often: who pauses in between is slow, and its
-few batches of answers are noisier. In simulations of configurations whose noise differs by a factor of up to
-6 (tests/unit/test_comparison.py, 400 runs each), the intervals hold all true ratios in 93 to 97% of runs.
+usually is. So each variance is moderated by the usual one of its like, with fixed degrees of freedom (Smyth
+2004, doi:10.2202/1544-6115.1027). Alike are those that take turns about as often: who pauses in between is
+slow, and its few batches of answers are noisier. In simulations of configurations whose noise differs by a
+factor of up to 6 (tests/unit/test_comparison.py, 400 runs each), the intervals hold all true ratios in 95 to
+97% of runs.
 
 A machine's state lasts longer than a round, and moves some configurations more than others: in ten
 comparisons of 28 rounds, log ratios of neighbouring rounds were correlated by up to 0.7, in the median by
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtr, stdtrit
+from scipy.special import digamma, stdtr, stdtrit
 
 from litmeter.stats.rates import percentile
 from litmeter.stats.records import Floats
@@ -37,9 +37,9 @@ Rates = Mapping[str, Sequence[float | None]]
 FAMILY_ERROR = 0.05
 """Chance that any interval of a comparison misses the true ratio, or that any test of one rank errs."""
 
-MODERATION = 6.0
-"""Degrees of freedom of the pooled variance, at most: with 8, intervals of four rounds hold all true ratios
-in 90% of runs where one configuration is six times as noisy as the others."""
+MODERATION, OF_PAUSING, OF_OTHERS = 3.0, 12.0, 0.5
+"""Degrees of freedom of the usual variance, at most: of those that take a turn in each round, and of those
+that pause, whose noise is alike; and as a share of those that others than the one in question contribute."""
 ALIKE = 1.5
 """Configurations whose shares of rounds differ by no more than this factor have a common variance."""
 BLOCKS = 10
@@ -112,23 +112,25 @@ def _paired_difference(rates: Rates, name: str, other: str) -> Difference:
         return Difference(mean, None, 0)
     variance, freedom = _long_run_variance(logs)
     usual, others = usual_variance(rates, name, other)
-    weight = min(MODERATION, others / 2)
-    if weight:
-        variance = (weight * usual + freedom * variance) / (weight + freedom)
+    most = OF_PAUSING if _often(rates, name) < 1 / ALIKE else MODERATION
+    weight = min(most, OF_OTHERS * others)
+    variance = (weight * usual + freedom * variance) / (weight + freedom)
     return Difference(mean, math.sqrt(variance / len(logs)), freedom + weight)
 
 
 def usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
-    """Pooled variance of the log ratios to ``other`` of ``name`` and its like.
+    """The typical variance of the log ratios to ``other`` of ``name`` and its like.
 
     Those who ran in at least half of the rounds of ``name`` count with these, so that a variance stays as it
-    is while others go on; the rest count with their own rounds, from half to twice as many.
+    is while others go on; the rest count with their own rounds, from half to twice as many. It is the
+    geometric mean, corrected for the bias of the logarithm of a variance of few rounds, so that a single
+    noisy one, as the reference may be, changes little.
 
     Returns:
         The variance of a log ratio, and the degrees of freedom that others than ``name`` contribute.
     """
     rounds = _rounds_of_both(rates, name, other)
-    often, total, sum_freedom, own_freedom = _often(rates, name), 0.0, 0.0, 0.0
+    often, logs, others = _often(rates, name), [], 0.0
     for like in rates:
         if like == other or not often / ALIKE <= _often(rates, like) <= often * ALIKE:
             continue
@@ -138,19 +140,16 @@ def usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
         if len(alike) < 2 or not len(rounds) <= 2 * len(alike) <= 4 * len(rounds):
             continue
         variance, freedom = _long_run_variance(_log_ratios(rates, like, other, alike))
-        total += freedom * variance
-        sum_freedom += freedom
-        own_freedom += freedom if like == name else 0.0
-    return (total / sum_freedom if sum_freedom else 0.0), sum_freedom - own_freedom
+        if variance > 0:
+            logs.append(math.log(variance) - digamma(freedom / 2) + math.log(freedom / 2))
+            others += 0.0 if like == name else freedom
+    return (math.exp(sum(logs) / len(logs)) if logs else 0.0), others
 
 
 def _often(rates: Rates, name: str) -> float:
     """Share of the rounds from its first to its last in which it answered."""
     answered = [number for number, rate in enumerate(rates[name]) if rate]
-    if not answered:
-        return 0.0
-    span = range(answered[0], answered[-1] + 1)
-    return len(answered) / sum(any(own[number] for own in rates.values()) for number in span)
+    return len(answered) / (1 + answered[-1] - answered[0]) if answered else 0.0
 
 
 def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FAMILY_ERROR) -> Ratio:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, stdtrit
 
-from litmeter.stats.records import BLOCKS, Floats
+from litmeter.stats.records import Floats
 
 Z95 = 1.959963984540054
 """97.5% quantile of the normal distribution: two-sided 95%."""
@@ -65,23 +65,6 @@ def throughput(rates: Floats) -> Throughput:
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
-def throughput_of_rounds(rounds: Sequence[Floats]) -> Throughput:
-    """Geometric mean of the rates of several windows with other work between them, with its interval.
-
-    Student's t over the logarithms of the windows' rates: a machine that changes its speed between them, by
-    some factor, makes them differ by more than the blocks of one window do. Of a single window, as
-    ``throughput``.
-
-    Args:
-        rounds: the ``block_rates`` of each window.
-    """
-    if len(rounds) == 1:
-        return throughput(rounds[0])
-    logs = np.log([rates.mean() for rates in rounds])
-    rps, factor = math.exp(logs.mean()), math.exp(_spread(logs))
-    return Throughput(rps, rps / factor, rps * factor)
-
-
 def _spread(values: Floats) -> float:
     """Half width of a mean's 95% interval, by Student's t."""
     return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -92,15 +75,6 @@ def percentile(latency: Floats, percent: float) -> float | None:
     if len(latency) < SAMPLES_NEEDED[percent]:
         return None
     return float(np.percentile(latency, percent))
-
-
-def percentile_interval(latency: Floats, ended: Floats, percent: int) -> tuple[float, float] | None:
-    """95% interval of a latency percentile of one window of a closed loop, None where there is none.
-
-    The requests, in the order in which they ``ended``, are split into BLOCKS: see
-    ``percentile_interval_of_blocks``.
-    """
-    return percentile_interval_of_blocks(np.array_split(latency[np.argsort(ended)], BLOCKS), percent)
 
 
 def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tuple[float, float] | None:

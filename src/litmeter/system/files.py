@@ -29,7 +29,7 @@ from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
-"""What the enclosing ``all_or_nothing`` has: its clean-up, and the (temporary, final) paths written so far."""
+"""The enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
 
 
 @contextmanager

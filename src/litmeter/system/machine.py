@@ -34,7 +34,7 @@ CPU_FLAGS = (
 """Instruction sets that change how fast a matrix product is."""
 DEVICES = Path("/dev")
 GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
-"""Devices of NVIDIA's drivers (the second and third on Jetson), of WSL's, and of AMD's, which torch calls CUDA."""
+"""Devices of the drivers of NVIDIA (the second, third: Jetson), WSL, and AMD, which torch calls CUDA."""
 
 
 def fingerprint() -> dict[str, Any]:

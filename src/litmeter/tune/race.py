@@ -114,11 +114,13 @@ class Race:
         limits: the constraints.
         racers: by name. The first one is the reference: it takes part to the end, so that every other one can
             be compared with it.
+        leader: who has the highest mean rate of those that remain; None where none of them has answered.
     """
 
     limits: TuneSettings
     racers: dict[str, Racer] = field(default_factory=dict)
     rounds: int = 0
+    leader: str | None = None
 
     @property
     def reference(self) -> str:
@@ -172,21 +174,11 @@ class Race:
             self._judge(self.racers[name])
         if self.rounds >= FEWEST_ROUNDS and not any(self.racers[self.reference].rates):
             raise ServerError("serve: does not answer; all others are compared with it")
-        leader = self.leader()
+        self.leader = leader = self._fastest()
         for name in self.remaining:
             if leader is not None and name != leader and self._has_lost(name, leader):
                 self.racers[name].eliminated_after_rounds = self.rounds
         return ended_s
-
-    def leader(self) -> str | None:
-        """Of those that remain, the one with the highest mean rate; None where none of them has answered."""
-        answered = self._answered()
-        means = {
-            name: difference(answered, name, self.reference, self.reference).mean
-            for name in self.remaining
-            if name in answered
-        }
-        return max(means, key=lambda name: means[name], default=None)
 
     def ratio(self, name: str, other: str) -> Ratio | None:
         """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
@@ -195,19 +187,21 @@ class Race:
             return None
         return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
 
+    def over_leader(self, name: str) -> Ratio | None:
+        """The ratio of a rate to the leader's."""
+        return self.ratio(name, self.leader) if self.leader else None
+
     def settled(self) -> bool:
         """Whether more rounds would change nothing: all that are left, and are served, are equally fast."""
-        leader = self.leader()
-        others = [name for name in self.remaining if name != leader and not self.racers[name].out_of_memory]
-        return leader is not None and all(is_equal(self.ratio(name, leader)) for name in others)
+        served = [name for name in self.remaining if not self.racers[name].out_of_memory]
+        return bool(self.leader) and all(is_equal(self.over_leader(name)) for name in served)
 
     def standing(self) -> str:
         """Who leads, and how many remain."""
-        leader = self.leader()
-        if leader is None:
+        if self.leader is None:
             return "nobody leads"
-        mean_rps = fmean(rate for rate in self.racers[leader].rates if rate)
-        return f"{len(self.remaining)} of {len(self.racers)} left, {leader} leads, {mean_rps:.0f}/s"
+        mean_rps = fmean(rate for rate in self.racers[self.leader].rates if rate)
+        return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
 
     def prediction_error(self) -> float:
         """Standard deviation of ln(measured / predicted), both over the reference's, over all that answered.
@@ -221,6 +215,15 @@ class Race:
             if (own := self.ratio(name, self.reference))
         ]
         return pstdev(logs) if len(logs) > 1 else 0.0
+
+    def _fastest(self) -> str | None:
+        answered = self._answered()
+        means = {
+            name: difference(answered, name, self.reference, self.reference).mean
+            for name in self.remaining
+            if name in answered
+        }
+        return max(means, key=lambda name: means[name], default=None)
 
     def _has_lost(self, name: str, leader: str) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
@@ -287,7 +290,7 @@ def race(
         else:
             order = rng.sample(present, len(present))
         began_s, now_s = now_s, (yield from racing.run_round(order, plan))
-        round_s, leader = now_s - began_s, racing.leader()
+        round_s, leader = now_s - began_s, racing.leader
         if racing.rounds >= FEWEST_ROUNDS:
             if leader is None or now_s + round_s > until_s:
                 return

@@ -137,14 +137,22 @@ def search(job: Job) -> Schedule[Outcome]:
     objective = job.objective.model_copy(update={"max_s": reserve_s / CAPACITIES[tune.goal]})
     found = yield from capacity(names, objective, job.load.timeout_s)
     capacities = {name: one.metrics for name, one in found.items()}
-    result = Result(racing, capacities, by_capacity)
-    if (winner := result.winner()) is None:
+    highest = highest_capacities(capacities) if by_capacity else []
+    ordered = sorted(highest, key=lambda name: cost(racing.racers[name])) or finalists(racing)
+    if not ordered:
         broken = sorted({one.constraint_violation for one in racing.racers.values()} - {""})
         raise LitmeterError(f"tune: no configuration keeps to the constraints: {'; '.join(broken)}")
+    winner = ordered[0]
+    statuses = {name: status_of(racing, name) for name in racing.racers}
+    if highest:
+        statuses |= {name: "equal" if name in highest else "slower" for name in capacities}
+    statuses[winner] = "winner"
     return Outcome(
         winner=racing.racers[winner].settings,
-        rows=tune_rows(result),
-        knobs=knob_rows(candidates.ranked, result),
+        rows=[
+            tune_row(racing, name, statuses[name], capacities.get(name)) for name in in_order(racing, winner)
+        ],
+        knobs=knob_rows(candidates.ranked, racing, winner),
         left_out=candidates.left_out(racing.racers),
         combinations=len(job.space.configurations) + sum(job.space.left_out.values()),
         prediction_error=racing.prediction_error(),
@@ -235,55 +243,19 @@ def reasons_text(left_out: Mapping[str, int]) -> str:
     return "; ".join(f"{number}: {reason}" for reason, number in ordered) or "none"
 
 
-@dataclass(frozen=True)
-class Result:
-    """A race that is over.
-
-    Attributes:
-        capacities: of finalists, by name.
-        by_capacity: whether the capacity decides, not the rate.
-    """
-
-    race: Race
-    capacities: Mapping[str, CapacityMetrics]
-    by_capacity: bool
-
-    def winner(self) -> str | None:
-        """The cheapest of the fastest; None where none has answered and keeps to all constraints."""
-        if self.by_capacity and (names := self.highest_capacities()):
-            return min(names, key=lambda name: cost(self.race.racers[name]))
-        return next(iter(finalists(self.race)), None)
-
-    def highest_capacities(self) -> list[str]:
-        """Those whose capacity's interval overlaps that of the highest one; of "above_range" the low end."""
-        lows = {name: one.low_rps for name, one in self.capacities.items() if one.low_rps is not None}
-        if not lows:
-            return []
-        best = max(lows, key=lambda name: self.capacities[name].capacity_rps or lows[name])
-        highs = {name: self.capacities[name].high_rps for name in lows}
-        return [name for name, high in highs.items() if high is None or high >= lows[best]]
-
-    def status(self, name: str) -> Status:
-        """What became of a configuration, as ``TuneRow`` has it."""
-        racer = self.race.racers[name]
-        if racer.constraint_violation or racer.out_of_memory:
-            return "excluded"
-        if name == self.winner():
-            return "winner"
-        highest = self.highest_capacities() if self.by_capacity else []
-        if highest and name in self.capacities:
-            return "equal" if name in highest else "slower"
-        leader = self.race.leader()
-        own = self.race.ratio(name, leader) if leader else None
-        if racer.eliminated_after_rounds is not None or own is None:
-            return "slower"
-        return "equal" if is_equal(own) else "not resolved"
+def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
+    """Those whose capacity's interval overlaps that of the highest one; of "above_range" the low end."""
+    lows = {name: one.low_rps for name, one in capacities.items() if one.low_rps is not None}
+    if not lows:
+        return []
+    best = max(lows, key=lambda name: capacities[name].capacity_rps or lows[name])
+    highs = {name: capacities[name].high_rps for name in lows}
+    return [name for name, high in highs.items() if high is None or high >= lows[best]]
 
 
 def fastest(racing: Race) -> dict[str, Ratio]:
     """Those that remain, with their rate over the leader's, the highest first."""
-    leader = racing.leader()
-    ratios = {name: racing.ratio(name, leader) for name in racing.remaining if leader}
+    ratios = {name: racing.over_leader(name) for name in racing.remaining}
     return dict(sorted(((name, own) for name, own in ratios.items() if own), key=lambda pair: -pair[1].ratio))
 
 
@@ -300,32 +272,39 @@ def cost(racer: Racer) -> tuple[object, ...]:
     return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), simplicity(racer.settings))
 
 
-def tune_rows(result: Result) -> list[TuneRow]:
-    """A row per racer: the winner, those that are no slower, and the others by how long they kept up."""
-    racing, winner = result.race, result.winner()
+def status_of(racing: Race, name: str) -> Status:
+    """What became of a configuration in the race, as ``TuneRow`` has it."""
+    racer, own = racing.racers[name], racing.over_leader(name)
+    if racer.constraint_violation or racer.out_of_memory:
+        return "excluded"
+    if racer.eliminated_after_rounds is not None or own is None:
+        return "slower"
+    return "equal" if is_equal(own) else "not resolved"
+
+
+def in_order(racing: Race, winner: str) -> list[str]:
+    """The winner, those that are no slower, and the others by how long they kept up."""
 
     def kept_up(name: str) -> int:
         eliminated = racing.racers[name].eliminated_after_rounds
         return racing.rounds if eliminated is None else eliminated
 
-    first = dict.fromkeys([*([winner] if winner else []), *finalists(racing)])
-    others = sorted((name for name in racing.racers if name not in first), key=kept_up, reverse=True)
-    return [_row(result, name) for name in [*first, *others]]
+    first = dict.fromkeys([winner, *finalists(racing)])
+    return list(first | dict.fromkeys(sorted(racing.racers, key=kept_up, reverse=True)))
 
 
-def _row(result: Result, name: str) -> TuneRow:
-    racing, racer = result.race, result.race.racers[name]
-    leader = racing.leader()
+def tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
+    """The row of a configuration."""
+    racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
-    capacity = result.capacities.get(name)
     return TuneRow(
         name=name,
-        status=result.status(name),
+        status=status,
         incumbent=name == racing.reference,
         **{knob: getattr(racer.settings, knob) for knob in KNOBS},
         predicted_rps=round(racer.predicted_rps, 1),
         rate_rps=round(float(np.exp(np.mean(np.log(rates)))), 1) if rates else None,
-        **_ratio_columns("ratio", racing.ratio(name, leader) if leader else None),
+        **_ratio_columns("ratio", racing.over_leader(name)),
         **_ratio_columns("over_serve", racing.ratio(name, racing.reference)),
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
@@ -347,23 +326,20 @@ def _ratio_columns(column: str, own: Ratio | None) -> dict[str, Any]:
     return {name: rounded(value, 4) for name, value in zip(names, values, strict=True)}
 
 
-def knob_rows(configurations: Iterable[tuple[ServeSettings, float]], result: Result) -> list[KnobRow]:
-    """For each knob and each of its other values in ``configurations``: the rate over the winner's.
+def knob_rows(ranked: Iterable[tuple[ServeSettings, float]], racing: Race, winner: str) -> list[KnobRow]:
+    """For each knob and each of its other values in ``ranked``: the rate over the winner's.
 
     Args:
-        configurations: with predicted rates, the winner among them.
+        ranked: configurations with predicted rates, the winner among them.
     """
-    predicted, winner = dict(configurations), result.winner()
-    if winner is None:
-        return []
-    best = result.race.racers[winner].settings
+    predicted, best = dict(ranked), racing.racers[winner].settings
     rows = []
     for settings, predicted_rps in predicted.items():
         changed = changed_knobs(settings, best)
         if len(changed) != 1:
             continue
         [knob], name = changed, name_of(settings)
-        own = result.race.ratio(name, winner) if name in result.race.racers else None
+        own = racing.ratio(name, winner)
         workers = knob == WORKERS_TIMES_THREADS
         rows.append(
             KnobRow(

@@ -27,8 +27,8 @@ from litmeter.stats.comparison import Ratio, ratio
 
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
-"""Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first ones
-where they resolve a difference: it is mostly two or three times slower than a package."""
+"""Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first
+ones where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+"""What each experiment of `dvc exp run` changed, read from its revision."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from litmeter.paths import OVER_BEFORE
+from litmeter.report.experiments import describe, experiments
+
+NOTHING = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
+FASTER = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
+
+
+def git(*arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b.example", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(max_batch_size: int, epochs: int, over: dict[str, object]) -> str:
+    Path("params.yaml").write_text(
+        f"serve: {{max_batch_size: {max_batch_size}}}\ntrain: {{epochs: {epochs}}}\n"
+    )
+    OVER_BEFORE.parent.mkdir(exist_ok=True)
+    OVER_BEFORE.write_text(json.dumps(NOTHING | over))
+    git("add", ".")
+    git("commit", "--allow-empty", "-m", "results")
+    return git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    git("init")
+    return commit(4, 2, {})
+
+
+def test_the_experiments_are_those_of_dvcs_references(base: str) -> None:
+    revision = commit(8, 2, FASTER)
+    git("update-ref", f"refs/exps/{base[:2]}/{base[2:]}/my-name", revision)
+    git("update-ref", "refs/exps/exec/EXEC_BASELINE", base)
+    assert list(experiments()) == [("my-name", base, revision)]
+
+
+def test_a_change_of_serve_is_told_with_what_it_did_and_others_by_their_keys(base: str) -> None:
+    told = describe("fast", base, commit(8, 3, FASTER))
+    assert told == (
+        "fast: train.epochs 2 -> 3; max_batch_size 4 -> 8: 1.20 (1.10 to 1.30) times as fast, faster"
+    )
+    assert describe("slow", base, commit(8, 2, {})) == "slow: serve.max_batch_size 4 -> 8"
+    assert "->" not in describe("same", base, commit(4, 2, {}))
+
+
+def test_what_the_base_had_measured_is_not_said_of_the_experiment(base: str) -> None:
+    before = commit(8, 2, FASTER)
+    assert describe("longer", before, commit(8, 9, FASTER)) == "longer: train.epochs 2 -> 9"
