@@ -363,7 +363,7 @@ def run_case(case: Case) -> Run:
         load_generator([BODY], "application/json") as generator,
     ):
 
-        def on_progress(users: int, answers: int, seconds: float) -> None:
+        def on_progress(seconds: float) -> None:
             nonlocal stopped, continued
             if case.stop_s and math.isnan(stopped) and seconds >= case.seconds / WINDOWS:
                 os.kill(stub.pid, signal.SIGSTOP)

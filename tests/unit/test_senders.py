@@ -96,9 +96,9 @@ class FakeSender:
     def wait_until_ready(self) -> None:
         """It is."""
 
-    def run(self, url: str, plan: LoadPlan, *, on_progress: Callable[[int, int, float], None]) -> LoadRecord:
+    def run(self, url: str, plan: LoadPlan, *, on_progress: Callable[[float], None]) -> LoadRecord:
         self.plans.append(plan)
-        on_progress(plan.users, 10, 0.5)
+        on_progress(0.5)
         time.sleep(0.2)
         if isinstance(self.outcome, Exception):
             raise self.outcome
@@ -107,16 +107,14 @@ class FakeSender:
 
 def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
     senders = [FakeSender(ended([1.5])), FakeSender(ended([7.5]))]
-    told: list[int] = []
+    told: list[float] = []
     with SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)]) as group:
-        together = group.run(
-            "http://x", PLAN, on_progress=lambda users, answers, seconds: told.append(answers)
-        )
+        together = group.run("http://x", PLAN, on_progress=told.append)
     begins = [sender.plans[0].begin_at or 0.0 for sender in senders]
     assert begins[1] - begins[0] == pytest.approx(5.0)
     assert begins[0] == pytest.approx(time.perf_counter() + 0.8, abs=0.5)
     assert together.end == pytest.approx([1.5, 2.5])
-    assert max(told) == 20
+    assert max(told) == 0.5
 
 
 def test_a_sender_that_cannot_get_ready_is_named() -> None:

@@ -71,8 +71,8 @@ class LoadPlan:
         return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}/{self.sender}"
 
 
-OnProgress = Callable[[int, int, float], None]
-"""Called while a level runs: users, good answers measured so far, seconds measured so far."""
+OnProgress = Callable[[float], None]
+"""Called while a load runs, with the seconds measured so far."""
 
 
 class LoadGenerator:
@@ -108,9 +108,7 @@ class LoadGenerator:
                 assert self._running().answer() == ["ready"]
             self._ready = True
 
-    def run(
-        self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda users, answers, seconds: None
-    ) -> LoadRecord:
+    def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
         """Run one load against ``url`` by POST; when this returns or raises, no request is in flight.
 
         Args:

@@ -111,6 +111,7 @@ class Recorder:
 
     Attributes:
         good: number of requests that were answered with 200.
+        opened: when the windows did; infinite before.
         in_flight_since: by user, when its present request was due; infinite while it has none.
         answered: by user, whether its first request has ended.
     """
@@ -119,8 +120,8 @@ class Recorder:
         self._timeout_s = timeout_s
         self._rows: list[tuple[int, float, float, float, int, int, int, int]] = []
         self._answers: list[bytes] = []
-        self._opened, self._good_before = math.inf, 0
         self.good = 0
+        self.opened = math.inf
         self.in_flight_since = [math.inf] * users
         self.answered = [False] * users
 
@@ -139,15 +140,6 @@ class Recorder:
         self.good += status == OK
         self.answered[user] = True
         return status == OK
-
-    def open_windows(self, opened: float) -> None:
-        """Count what is measured from now on."""
-        self._opened, self._good_before = opened, self.good
-
-    def measured(self) -> tuple[int, float]:
-        """Good answers and seconds since the windows were opened."""
-        seconds = max(0.0, perf_counter() - self._opened)
-        return (self.good - self._good_before, round(seconds, 2)) if seconds else (0, 0.0)
 
     @property
     def sent(self) -> int:
@@ -202,7 +194,7 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
         requests: head and body of each.
     """
     recorder = Recorder(plan.users, plan.timeout_s)
-    progress = gevent.spawn(report_progress, plan, recorder)
+    progress = gevent.spawn(report_progress, recorder)
     if plan.begin_at is not None:
         gevent.sleep(max(0.0, plan.begin_at - perf_counter()))
     whole = Edges(started := perf_counter())
@@ -268,18 +260,18 @@ def start_users(
     return [gevent.spawn(use, number) for number in range(plan.users)]
 
 
-def report_progress(plan: LoadPlan, recorder: Recorder) -> None:
+def report_progress(recorder: Recorder) -> None:
     """Say all the time how far the level is, so that it can be stopped at any time."""
     while True:
         gevent.sleep(PROGRESS_S)
-        emit("progress", plan.users, *recorder.measured())
+        emit("progress", round(max(0.0, perf_counter() - recorder.opened), 2))
 
 
 def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> Edges:
     """Measure three windows that open at a given time and last ``plan.min_s`` together."""
     gevent.sleep(max(0.0, opened - perf_counter()))
     edges = Edges(opened)
-    recorder.open_windows(opened)
+    recorder.opened = opened
     for number in range(1, WINDOWS + 1):
         edge = opened + number * plan.min_s / WINDOWS
         gevent.sleep(max(0.0, edge - perf_counter()))
@@ -302,7 +294,7 @@ def measure(plan: LoadPlan, recorder: Recorder) -> Edges:
     """
     windows = Edges(perf_counter())
     edges = windows.times
-    recorder.open_windows(edges[0])
+    recorder.opened = edges[0]
     good_at_edge = recorder.good
     complete = 0
     while True:

@@ -92,7 +92,7 @@ class RemoteSender:
         self._send({"do": "run", "url": url, "plan": asdict(plan)})
         try:
             while (answer := self._receive())["event"] == "progress":
-                on_progress(*answer["values"])
+                on_progress(answer["seconds"])
         except BaseException:
             with suppress(LoadError):  # its connection has ended, and so has the load
                 self._stop()
@@ -243,7 +243,7 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
                     record = generator.run(
                         message["url"],
                         plan,
-                        on_progress=lambda *values: _tell(connection, values),
+                        on_progress=lambda seconds: _tell(connection, seconds),
                     )
                 except LoadError as error:
                     generator.wait_until_ready()  # for the next load
@@ -274,11 +274,11 @@ def _try_to_connect(address: tuple[str, int], key: bytes, *, last: bool) -> Conn
         return None
 
 
-def _tell(connection: Connection, progress: Sequence[float]) -> None:
+def _tell(connection: Connection, seconds: float) -> None:
     """Tell the other side how far a load is; raise LoadError if it stops the load, or has gone."""
     if connection.poll():
         raise LoadError("stopped")
-    _answer(connection, event="progress", values=progress)
+    _answer(connection, event="progress", seconds=seconds)
 
 
 def _answer(connection: Connection, **values: Any) -> None:

@@ -61,14 +61,11 @@ class SenderGroup:
         self.members = members
         self._threads = ThreadPoolExecutor(len(members))
 
-    def run(
-        self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda users, answers, seconds: None
-    ) -> LoadRecord:
+    def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
         """Run one load, shared by all; when this returns or raises, no request is in flight.
 
         Args:
-            on_progress: called a few times a second with the sum over all senders; an exception that it
-                raises ends the load.
+            on_progress: called a few times a second; an exception that it raises ends the load.
 
         Raises:
             LoadError: a sender failed; what the others measured is void.
@@ -76,15 +73,15 @@ class SenderGroup:
         for member in self.members:
             _wait_until_ready(member)
         begin_at = time.perf_counter() + START_S
-        answers: dict[str, tuple[int, float]] = {}
+        measured_s: dict[str, float] = {}
         stopped = threading.Event()
         futures: dict[Future[LoadRecord], Member] = {}
         for member, share in zip(self.members, shares_of(plan, len(self.members)), strict=True):
             if share is not None:
                 own = replace(share, begin_at=begin_at + member.clock_s)
-                futures[self._threads.submit(_run_share, member, url, own, answers, stopped)] = member
+                futures[self._threads.submit(_run_share, member, url, own, measured_s, stopped)] = member
         try:
-            self._follow(futures, plan, answers, on_progress)
+            self._follow(futures, measured_s, on_progress)
         except BaseException:
             stopped.set()
             wait(futures)
@@ -95,8 +92,7 @@ class SenderGroup:
     def _follow(
         self,
         futures: Mapping[Future[LoadRecord], Member],
-        plan: LoadPlan,
-        answers: Mapping[str, tuple[int, float]],
+        measured_s: Mapping[str, float],
         on_progress: OnProgress,
     ) -> None:
         pending = set(futures)
@@ -105,9 +101,7 @@ class SenderGroup:
             for future in done:
                 if (error := future.exception()) is not None:
                     raise _void(futures[future], error) from error
-            counts = list(answers.values())
-            seconds = max((seconds for _, seconds in counts), default=0.0)
-            on_progress(plan.users, sum(count for count, _ in counts), seconds)
+            on_progress(max(list(measured_s.values()), default=0.0))
 
     def __enter__(self) -> SenderGroup:
         return self
@@ -132,13 +126,13 @@ def _run_share(
     member: Member,
     url: str,
     plan: LoadPlan,
-    answers: dict[str, tuple[int, float]],
+    measured_s: dict[str, float],
     stopped: threading.Event,
 ) -> LoadRecord:
-    def on_progress(users: int, count: int, seconds: float) -> None:
+    def on_progress(seconds: float) -> None:
         if stopped.is_set():
             raise LoadError("stopped")
-        answers[member.name] = (count, seconds)
+        measured_s[member.name] = seconds
 
     return member.sender.run(url, plan, on_progress=on_progress)
 

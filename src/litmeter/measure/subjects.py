@@ -184,7 +184,7 @@ class LiveServer:
         """Send requests; raise ServerError if it died, LoadError if the load generator failed."""
         assert isinstance(turn.load, LoadPlan)
 
-        def on_progress(users: int, answers: int, seconds: float) -> None:
+        def on_progress(seconds: float) -> None:
             self.server.check()
             tick()
 
@@ -238,7 +238,7 @@ class Url:
     def load(self, turn: Turn, tick: Tick) -> LoadRecord:
         """Send requests; raise LoadError if a sender failed."""
         assert isinstance(turn.load, LoadPlan)
-        return self.sender.run(self.url, turn.load, on_progress=lambda *_: tick())
+        return self.sender.run(self.url, turn.load, on_progress=lambda seconds: tick())
 
 
 PIPELINE_KEYS = {
