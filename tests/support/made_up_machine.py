@@ -102,6 +102,7 @@ class MadeUpMachine:
             high_rps=rate_rps,
             offered_rps=offered_rps,
             answers=0 if found is None else len(found.end),
+            sent=0 if found is None else len(found.end),
             missed=late_share(found, turn.slo_ms) if found and turn.slo_ms else None,
             **self.columns(turn),
         )

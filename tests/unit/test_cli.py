@@ -94,7 +94,7 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
         ("loadtest URL --warmup-s nan", "--warmup-s"),
         ("loadtest URL --min-s 3 --max-s 2", "--min-s (3.0) is above --max-s (2.0)"),
-        ("capacity URL --probe-requests 50", "--probe-requests: got '50'; allowed: greater than or equal"),
+        ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
         ("capacity URL --max-s", "--max-s"),
         ("capacity URL --configurations candidate", "--configurations"),
         ("verify --unknown", "--unknown"),
