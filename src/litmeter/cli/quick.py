@@ -18,7 +18,7 @@ from litmeter.system.processes import process_group
 from litmeter.system.temporary import scratch
 
 EPOCHS = 1
-COMPARISON_S = 100.0
+COMPARISON_S = 60.0
 """At most, whatever params.yaml says."""
 
 

@@ -32,6 +32,8 @@ SLOW, SLOW_TO_REFERENCE, HOPELESS = 0.1, 0.5, 0.01
 the best's, three short turns say enough."""
 SLOW_SHARE = 1 / 3
 """Of the time, for the slow ones' turns beyond the fewest."""
+SHORT_S, SHORT_SHARE = 80.0, 3 / 7
+"""A comparison that is shorter is a first look: a share of these turns and answers is enough."""
 FEWEST_ROUNDS = 12
 """Of a comparison head to head, however short the time."""
 RESTART_FROM_S = 600.0
@@ -83,9 +85,10 @@ def comparison(
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch)
     parts = 2 if seconds >= RESTART_FROM_S else 1
+    enough = 1.0 if seconds >= SHORT_S else SHORT_SHARE
     for part in range(1, parts + 1):
         waiting = [name for name in names if name != reference]
-        rounds.share = part / parts
+        rounds.share = enough * part / parts
         if part > 1:
             yield from serve(())
         while waiting or not rounds.number:
