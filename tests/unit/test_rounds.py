@@ -199,9 +199,16 @@ def test_from_ten_minutes_on_all_are_started_anew_halfway() -> None:
 
 
 def test_it_ends_where_one_never_answers() -> None:
-    machine = compared({"e1": 20.0, "mute": 0.01}, 60.0)
+    machine = compared({"e1": 20.0, "mute": 0.01}, 90.0)
     assert len(machine.served("mute")) == 3
     assert machine.served("mute")[0].rate_rps is None
+
+
+def test_a_first_look_takes_fewer_turns_of_the_slow() -> None:
+    looked, compared_in_full = (compared(AMX, seconds) for seconds in (60.0, 400.0))
+    assert len(looked.served("e4")) == 3
+    assert len(compared_in_full.served("e4")) >= 7
+    assert looked.now_s < 150
 
 
 def test_head_to_head_has_all_in_every_round_and_twelve_at_least() -> None:
