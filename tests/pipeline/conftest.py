@@ -44,10 +44,9 @@ TINY: dict[str, Any] = {
         "max_s": 5.0,
         "warmup_s": 0.1,
     },
-    "comparison": {"reference": "e1_baseline", "users": [1], "seconds": 1.0},
+    "comparison": {"reference": "e1_baseline", "users": 2, "seconds": 1.0},
     "objective": {"configurations": ["candidate"]},
     "compile": {"batch_sizes": [], "int8_photos": 0},
-    "baseline": {"batch_sizes": [1, 2], "seconds": 0.1},
 }
 
 
@@ -181,7 +180,7 @@ class Clone:
 
     def forget_results(self) -> None:
         """Remove the committed results of all configurations, which are others than the small ones."""
-        for folder in ("metrics/benchmark", "metrics/accuracy", "metrics/comparison", "plots/benchmark"):
+        for folder in ("metrics/benchmark", "metrics/comparison", "plots/turns"):
             self.git("rm", "-rq", "--ignore-unmatch", folder)
 
     def keep_few_photos(self) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.paths import BenchmarkPaths
+from litmeter.paths import OVER_BEFORE, BenchmarkPaths
 from litmeter.report.tables import significant
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.tables import read_csv
 
 CANDIDATE, NEW, OTHER = (BenchmarkPaths(name) for name in ("candidate", "e8_mine", "e9_gone"))
-TABLES = ("levels", "efficiency", "bounds", "diagnosis", "stages", "batches")
+TABLES = ("levels", "bounds", "diagnosis", "stages")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> No
     # DVC's run cache would replay the candidate's old measurement; `persist` keeps it out.
     assert clone.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
     assert read_json(clone.path / CANDIDATE.metrics) != before
-    assert read_json(clone.path / CANDIDATE.run)["dtype"] == "float32"
+    check_change(clone, "precision half -> full")
     for table in TABLES:
         assert NEW.name not in (clone.path / f"plots/{table}.csv").read_text()
     assert not (clone.path / f"assets/results/{NEW.name}.png").exists()
@@ -56,7 +56,14 @@ def run_half(clone: Clone) -> None:
     done = clone.dvc("exp", "run", "-S", "serve.precision=half")
     stages = ["machine", f"benchmark@{NEW.name}", "candidate", "comparison", "report"]
     assert clone.stages_run(done.stdout) == stages
-    assert read_json(clone.path / CANDIDATE.run)["dtype"] == "bfloat16"
+    check_change(clone, "precision full -> half")
+
+
+def check_change(clone: Clone, changed: str) -> None:
+    """The candidate before and after, measured in the same rounds."""
+    found = read_json(clone.path / OVER_BEFORE)
+    assert found["changed"] == changed
+    assert found["low"] <= found["ratio"] <= found["high"]
 
 
 def check_tables(clone: Clone) -> None:
@@ -102,7 +109,7 @@ def text_of(html: str) -> str:
 def refuse_results_of_nobody(clone: Clone) -> None:
     """Take the new entry out again, and another: the check names both, and the command that removes them."""
     shutil.copy(clone.path / NEW.metrics, clone.path / OTHER.metrics)
-    shutil.copytree(clone.path / NEW.folder, clone.path / OTHER.folder)
+    shutil.copy(clone.path / NEW.turns, clone.path / OTHER.turns)
     clone.git("checkout", "-q", "params.yaml")
     refused = clone.dvc("repro", check=False)
     assert refused.returncode == 255

@@ -39,9 +39,9 @@ BENCHMARK = ("benchmark", "e1_baseline")
         (full("assets/results", 4 * BLOCK), ("report",), "assets/results/", "No space left on device"),
         (READ_ONLY.format("metrics"), ("report",), "metrics/summary.json", "Read-only file system"),
         (  # before anything is measured
-            READ_ONLY.format("plots/benchmark/e1_baseline"),
+            READ_ONLY.format("plots/turns"),
             BENCHMARK,
-            "plots/benchmark/e1_baseline/levels.csv",
+            "plots/turns/e1_baseline.csv",
             "Read-only file system",
         ),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from litmeter.params import load_params
 from litmeter.paths import README, RESULTS_PAGE, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone, results_of
@@ -17,23 +16,21 @@ def test_a_run_writes_everything(ran: Clone) -> None:
         paths = BenchmarkPaths(name)
         metrics = read_json(ran.path / paths.metrics)
         assert metrics["throughput_rps"] > 0
-        assert metrics["failed"] == 0
-        assert metrics["gpu_percent"] is None
-        assert read_json(ran.path / paths.accuracy)["mismatched"] == 0
-        run = read_json(ran.path / paths.run)
-        assert run["dtype"] == "float32"
-        assert run["request_body"] == load_params(ran.path / "params.yaml").load.request_body
-        assert run["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
-        levels = read_csv(ran.path / paths.levels)
-        assert [row["users"] for row in levels] == ["1", "4"]
+        assert (metrics["failed"], metrics["mismatched"]) == (0, 0)
+        turns = read_csv(ran.path / paths.turns)
+        assert {row["users"] for row in turns if row["subject"] == name} == {"1", "4"}
         samples = read_csv(ran.path / paths.samples)
-        for level in levels:
-            own = [row for row in samples if row["users"] == level["users"]]
-            last_run = max(row["phase"] for row in own)
-            assert (last_run == "run 1") == (level["first_rps"] == "")
-            assert sum(row["phase"] == last_run for row in own) == int(level["sent"])
+        for turn in turns:
+            assert sum(row["turn"] == turn["turn"] for row in samples) == int(turn["sent"])
         assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
-        assert [row["batch_size"] for row in read_csv(ran.path / paths.baseline)] == ["1", "2"]
+        compared = read_json(ran.path / paths.comparison)
+        assert len(compared) == 10
+        assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
+        assert compared["earlier"] is None
+    works = {row["work"] for row in read_csv(ran.path / "plots/turns/comparison.csv")}
+    assert works == {"served", "model", "pipeline"}
+    assert read_json(ran.path / "metrics/over_before.json")["ratio"] is None
+    assert not list(ran.path.glob("samples/unfinished/*"))
     assert list(read_json(ran.path / "metrics/summary.json")) == ["candidate", "e1"]
 
 
