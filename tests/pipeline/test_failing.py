@@ -56,7 +56,7 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
         os.kill(main, signal.SIGKILL)
         output, _ = process.communicate()
         assert process.returncode == 255
-        assert "benchmark: the server died (exit status -9)" in output
+        assert "benchmark: e1_baseline: the server died (exit status -9)" in output
         ran.wait_until_alone()
         assert results_of(ran) == before
     finally:
