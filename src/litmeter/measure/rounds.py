@@ -32,6 +32,8 @@ SLOW, SLOW_TO_REFERENCE, HOPELESS = 0.1, 0.5, 0.01
 the best's, three short turns say enough."""
 SLOW_SHARE = 1 / 3
 """Of the time, for the slow ones' turns beyond the fewest."""
+LATEST = 2.0
+"""Times the budget: on a machine that is so busy, fewer turns and answers have to do."""
 SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 """A comparison that is shorter is a first look: a share of these turns and answers is enough."""
 FEWEST_ROUNDS = 12
