@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None
         [line] = done.stderr.splitlines()
         assert line.startswith(f"litmeter: {revision}: ")
         assert reason in line
+    assert ran.git("status", "--porcelain") == ""
+
+
+def test_configurations_are_compared_for_as_long_as_is_said(ran: Clone) -> None:
+    litmeter = str(ran.path / ".venv/bin/litmeter")
+    done = ran.run(litmeter, "compare", "candidate", "candidate", "e1_baseline", "--seconds", "5", "--json")
+    found = json.loads(done.stdout)["pairs"]
+    assert [(pair["name"], pair["other"]) for pair in found] == [
+        ("candidate (2)", "candidate"),
+        ("e1_baseline", "candidate"),
+        ("e1_baseline", "candidate (2)"),
+    ]
+    assert all(pair["low"] <= pair["ratio"] <= pair["high"] for pair in found)
+    assert "about 5 s" in done.stderr
+    refused = ran.run(litmeter, "compare", "candidate", "e9", check=False)
+    assert refused.returncode == 2
+    assert "e9" in refused.stderr
     assert ran.git("status", "--porcelain") == ""
 
 
