@@ -24,6 +24,7 @@ METRICS_KEYS = (
     *("null_rps", "accuracy", "agreement", "failed"),
 )
 """Keys of metrics/benchmark/NAME.json that the report reads."""
+ANEW = "`dvc repro comparison` makes it"
 
 
 @dataclass(frozen=True)
@@ -112,21 +113,16 @@ class Result:
     @property
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in the order of the stages."""
-        return stage_means(self.served)
+        rows = [row for row in self.served if row.stage_ms != "{}"]
+        known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows]
+        stages, whole = dict.fromkeys(name for own, _ in known for name in own), sum(w for _, w in known)
+        return {name: sum(own.get(name, 0.0) * weight for own, weight in known) / whole for name in stages}
 
 
 def mean(rows: Sequence[TurnRow], column: str) -> float | None:
     """The mean of a column, each turn weighted by its answers; None where it is unknown."""
     known = [(getattr(row, column), max(row.answers, 1)) for row in rows if getattr(row, column) is not None]
     return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
-
-
-def stage_means(rows: Sequence[TurnRow]) -> dict[str, float]:
-    """Mean time of a request in each stage, ms, each turn weighted by its answers."""
-    known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows if row.stage_ms != "{}"]
-    stages = dict.fromkeys(stage for own, _ in known for stage in own)
-    whole = sum(weight for _, weight in known)
-    return {stage: sum(own.get(stage, 0.0) * weight for own, weight in known) / whole for stage in stages}
 
 
 def read_results(params: Params) -> list[Result]:
@@ -141,14 +137,21 @@ def read_results(params: Params) -> list[Result]:
         machine = read_json(MACHINE)
         device = resolve_device(params.device, bool(machine["gpu"]))
         turns = read_rows(COMPARISON_TURNS, TurnRow)
-        compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
+        compared = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+        if others := sorted(set(compared) - set(configurations)):
+            raise ReportError(
+                f"{COMPARISON} has rows of {', '.join(others)}, which params.yaml has not; {ANEW}"
+            )
+        if missing := [name for name in configurations if name not in compared]:
+            raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; {ANEW}")
+        own = {name: read_json(BenchmarkPaths(name).metrics) for name in configurations}
         return [
             Result(
                 name=name,
                 serve=serve,
                 device=device,
                 machine=machine,
-                metrics=_metrics(name),
+                metrics={key: own[name][key] for key in METRICS_KEYS},
                 compared=compared[name],
                 turns=[row for row in turns if row.subject == name],
                 alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
@@ -159,30 +162,6 @@ def read_results(params: Params) -> list[Result]:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
     except (KeyError, ValueError) as error:
         raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
-
-
-def _metrics(name: str) -> dict[str, Any]:
-    """Of a configuration's own stage; raise KeyError if a key is missing."""
-    content = read_json(BenchmarkPaths(name).metrics)
-    return {key: content[key] for key in METRICS_KEYS}
-
-
-def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> dict[str, ComparisonRow]:
-    """The rows by name.
-
-    Raises:
-        ReportError: a configuration of params.yaml has no row, or one that it has not has one.
-    """
-    by_name = {row.experiment: row for row in rows}
-    known = params.configurations()
-    if others := sorted(set(by_name) - set(known)):
-        raise ReportError(
-            f"{COMPARISON} has rows of {', '.join(others)}, which params.yaml has not; "
-            "`dvc repro comparison` makes it anew"
-        )
-    if missing := [name for name in known if name not in by_name]:
-        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; `dvc repro comparison` makes it")
-    return by_name
 
 
 def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

@@ -36,21 +36,15 @@ def summary(compared: Sequence[ComparisonRow]) -> dict[str, float]:
     configuration is a readable `dvc exp show`.
     """
     short = short_names([row.experiment for row in compared])
-    by_name = {short[row.experiment]: significant(row.rate_rps or 0.0) for row in compared}
+    by_name = {short[row.experiment]: float(f"{row.rate_rps or 0.0:.3g}") for row in compared}
     # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
     return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
 
 
-def significant(value: float) -> float:
-    """``value`` with three significant digits."""
-    return float(f"{value:.3g}")
-
-
 def level_rows(results: Sequence[Result]) -> list[Row]:
     """Each configuration alone, by number of users: means of its turns; a percentile where all have it."""
-    columns = {"throughput_rps": "rate_rps"} | {
-        name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")
-    }
+    columns = {name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")}
+    columns = {"throughput_rps": "rate_rps"} | columns
 
     def value(rows: Sequence[TurnRow], column: str) -> float | None:
         known = all(getattr(row, column) is not None for row in rows)
@@ -66,18 +60,14 @@ def level_rows(results: Sequence[Result]) -> list[Row]:
 
 def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
     """Every bound of every configuration, with its share of the one before."""
-    return [
-        {
-            "experiment": name,
-            "bound": bound.name,
-            "rate_rps": round(bound.rate_rps, 2),
-            "share": rounded(bound.share.ratio, 3) if bound.share else None,
-            "share_low": rounded(bound.share.low, 3) if bound.share else None,
-            "share_high": rounded(bound.share.high, 3) if bound.share else None,
-        }
-        for name, of_configuration in bounds.items()
-        for bound in of_configuration
-    ]
+    found = []
+    for name, own in bounds.items():
+        for bound in own:
+            share = (bound.share.ratio, bound.share.low, bound.share.high) if bound.upper else (None,) * 3
+            row = {"experiment": name, "bound": bound.name, "rate_rps": round(bound.rate_rps, 2)}
+            columns = ("share", "share_low", "share_high")
+            found.append(row | {key: rounded(one, 3) for key, one in zip(columns, share, strict=True)})
+    return found
 
 
 def diagnosis_rows(diagnoses: Mapping[str, Diagnosis]) -> list[Row]:
@@ -102,27 +92,26 @@ def stage_rows(results: Sequence[Result]) -> list[Row]:
 
 def levels_table(results: Sequence[Result]) -> str:
     """Each configuration alone: start, memory, accuracy, and a lone user's and the most users' figures."""
+    columns = {
+        "ready_s": ("ready s", 1),
+        "memory_mib": ("memory MiB", 0),
+        "lone_p50_ms": ("p50 ms, 1 user", 1),
+        "throughput_rps": ("req/s", 1),
+        "null_rps": ("null server req/s", 0),
+        "cpu_percent": ("CPU %", 0),
+        "gpu_percent": ("GPU %", 0),
+        "agreement": ("agreement", 3),
+        "accuracy": ("accuracy", 3),
+        "failed": ("failed", 0),
+    }
     rows = []
     for result in results:
-        metrics, served = result.metrics, [row for row in result.alone if row.subject == result.name]
-        rows.append(
-            [
-                f"`{result.name}`",
-                number_cell(metrics["ready_s"], 1),
-                number_cell(metrics["memory_mib"], 0),
-                number_cell(metrics["lone_p50_ms"], 1),
-                number_cell(metrics["throughput_rps"], 1),
-                number_cell(metrics["null_rps"], 0),
-                number_cell(mean(served, "cpu_percent"), 0),
-                number_cell(mean(served, "gpu_percent"), 0),
-                number_cell(metrics["agreement"], 3),
-                number_cell(metrics["accuracy"], 3),
-                number_cell(metrics["failed"], 0),
-            ]
-        )
-    head = "configuration|ready s|memory MiB|p50 ms, 1 user|req/s|null server req/s|CPU %|GPU %|agreement|"
-    head += "accuracy|failed"
-    return markdown_table(*without_empty(head.split("|"), rows))
+        served = [row for row in result.alone if row.subject == result.name]
+        busy = {column: mean(served, column) for column in ("cpu_percent", "gpu_percent")}
+        figures = {**result.metrics, **busy}
+        cells = [number_cell(figures[key], digits) for key, (_, digits) in columns.items()]
+        rows.append([f"`{result.name}`", *cells])
+    return markdown_table(*without_empty(["configuration", *(head for head, _ in columns.values())], rows))
 
 
 def precision_table(snapshot: Snapshot) -> str:
@@ -133,15 +122,14 @@ def precision_table(snapshot: Snapshot) -> str:
 def bounds_table(snapshot: Snapshot) -> str:
     """A row per configuration: every bound with its share of the one before."""
     rows = []
-    for result in snapshot.results:
-        cells = {bound.name: _bound_cell(bound) for bound in snapshot.bounds[result.name]}
-        rows.append([f"`{result.name}`", *(cells.get(name, "-") for name in BOUND_NAMES)])
+    for name, bounds in snapshot.bounds.items():
+        cells = {
+            bound.name: number_cell(bound.rate_rps, 1)
+            + (f" (×{bound.share.ratio:.2f})" if bound.upper else "")
+            for bound in bounds
+        }
+        rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
-
-
-def _bound_cell(bound: Bound) -> str:
-    share = f" (×{bound.share.ratio:.2f})" if bound.share else ""
-    return f"{number_cell(bound.rate_rps, 1)}{share}"
 
 
 def tuned_table(tuned: Tuned) -> str:
