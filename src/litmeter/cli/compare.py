@@ -13,7 +13,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from litmeter.cli.main import exit_on_sigterm
 from litmeter.data.index import read_index
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
@@ -50,7 +49,6 @@ def compare(
         seconds: in all, the servers' starts included; at least 12 rounds are run
         as_json: print JSON instead of a table
     """
-    exit_on_sigterm()
     if len(names) < 2:
         raise UsageError("two configurations are needed, at least")
     params = load_params()

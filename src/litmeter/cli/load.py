@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from litmeter.cli.main import exit_on_sigterm
 from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan, load_generator
 from litmeter.load.remote import join as join_machine
@@ -195,7 +194,6 @@ def loadtest(
     elif arrivals is not None:
         plans = [replace(plan, arrivals=arrivals)]
     server = requests.target()
-    exit_on_sigterm()
     return measure(server, plans, slo_ms, out, requests.started(server))
 
 
@@ -274,7 +272,6 @@ def capacity(
         remark = f"void: {row.void}" if row.void and row.offered_rps else ""
         return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
-    exit_on_sigterm()
     server = requests.target()
     check_writable([path for path in (out, picture) if path is not None])
     with exclusive_machine():
@@ -302,7 +299,6 @@ def sender(*, join: str) -> None:
     Args:
         join: HOST:PORT where it listens
     """
-    exit_on_sigterm()
     join_machine(address("--join", join), lambda text: print(text, flush=True))
 
 

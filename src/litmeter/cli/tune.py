@@ -1,4 +1,4 @@
-"""``litmeter tune --apply``: write the configuration that was found into params.yaml."""
+"""``litmeter tune``: search a configuration, or write the one that was found into params.yaml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,21 @@ from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
 from litmeter.system.files import read_json
 
 
-def apply() -> None:
+def tune(*, apply: bool = False) -> None:
+    """Search the fastest configuration, or apply it.
+
+    Args:
+        apply: write the last search's winner into params.yaml instead
+    """
+    if apply:
+        apply_winner()
+    else:
+        from litmeter.stages.tune import main as search
+
+        search()
+
+
+def apply_winner() -> None:
     """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
 
     Raises:

@@ -291,19 +291,19 @@ def provenance(snapshot: Snapshot) -> str:
     )
 
 
-def tuned_sentences(tuned: Tuned) -> list[str]:
+def tuned_text(tuned: Tuned) -> str:
     """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
-    found = [
+    text = (
         f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
-        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}.",
+        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
         f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the test photos full "
-        "precision's label.",
-    ]
-    for status, text in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
-        names = [f"`{row.name}`" for row in rows if row.status == status]
-        found += [f"{text}: {', '.join(names)}."] if names else []
-    return [*found, f"Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."]
+        "precision's label."
+    )
+    for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
+        if names := [f"`{row.name}`" for row in rows if row.status == status]:
+            text += f" {said}: {', '.join(names)}."
+    return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."

@@ -28,8 +28,12 @@ DOUBT = re.compile(
 )
 
 
-def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
+def write_report(*revisions: str, out: Path = REPORT_PAGE) -> None:
     """Write the page of this tree, or of ``revisions`` side by side.
+
+    Args:
+        revisions: commits or experiments; the last is shown in full
+        out: the file
 
     Raises:
         UsageError: there is no such revision; ReportError: a result is missing or malformed.
@@ -39,11 +43,11 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
         page = render(snapshots)
     except KeyError as error:
         raise ReportError(f"a result lacks {error}: another version of litmeter wrote it") from error
-    write_text(path, page)
+    write_text(out, page)
     for before in snapshots[:-1]:
         for claim in changes(before, snapshots[-1])[0]:
             print(f"{before.label} to {snapshots[-1].label}: {claim.plain}")
-    print(f"{path}: open it in a browser")
+    print(f"{out}: open it in a browser")
 
 
 def render(snapshots: Sequence[Snapshot]) -> str:

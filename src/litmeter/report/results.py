@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ class Result:
 
     @property
     def cores(self) -> int:
-        """Of the machine."""
+        """Cores of the machine."""
         return int(self.machine["cores"])
 
     @property
@@ -91,24 +91,19 @@ class Result:
 
     def by_round(self, rows: Sequence[TurnRow]) -> list[float | None]:
         """Rates by round from 0 on, geometric means of the round's turns; None where there was none."""
-        logs: dict[int, list[float]] = {}
-        for row in rows:
-            if row.rate_rps:
-                logs.setdefault(row.round, []).append(math.log(row.rate_rps))
-        rounds = 1 + max((row.round for row in self.turns), default=-1)
-        means = {number: math.exp(float(np.mean(own))) for number, own in logs.items()}
-        return [means.get(number) for number in range(rounds)]
+        rounds = range(1 + max((row.round for row in self.turns), default=-1))
+        rates = [[row.rate_rps for row in rows if row.rate_rps and row.round == number] for number in rounds]
+        return [geometric_mean(own) if own else None for own in rates]
 
     def pipeline_rps(self, batch_size: float) -> float | None:
         """Rate of the pipeline in-process, interpolated, and constant outside of the measured batch sizes."""
         rates: dict[float, list[float]] = {}
         for row in self.turns:
             if row.work == "pipeline" and row.batch_size and row.rate_rps:
-                rates.setdefault(row.batch_size, []).append(math.log(row.rate_rps))
-        if not rates:
-            return None
+                rates.setdefault(row.batch_size, []).append(row.rate_rps)
         sizes = sorted(rates)
-        return float(np.interp(batch_size, sizes, [math.exp(float(np.mean(rates[size]))) for size in sizes]))
+        means = [geometric_mean(rates[size]) for size in sizes]
+        return float(np.interp(batch_size, sizes, means)) if sizes else None
 
     @property
     def stage_ms(self) -> dict[str, float]:

@@ -8,16 +8,13 @@ from typing import Any
 
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
-from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.results import Result, mean
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded
 from litmeter.system.tables import markdown_table, number_cell, without_empty
-from litmeter.tune.rows import HEAD as TUNE_HEAD
-from litmeter.tune.rows import NOT_SLOWER, ratio_cell, tune_cells
+from litmeter.tune.rows import HEAD, NOT_SLOWER, ratio_cell, tune_cells
 
 Row = dict[str, Any]
 
@@ -70,26 +67,6 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
     return found
 
 
-def diagnosis_rows(diagnoses: Mapping[str, Diagnosis]) -> list[Row]:
-    """The diagnosis of every configuration."""
-    return [
-        {"experiment": name, "cause": one.cause, "parameter": one.parameter, "text": one.text}
-        for name, one in diagnoses.items()
-    ]
-
-
-STAGE_FIELDS = ("experiment", "stage", "mean_ms")
-
-
-def stage_rows(results: Sequence[Result]) -> list[Row]:
-    """Mean time of a request in each stage of the server, in the comparison."""
-    return [
-        {"experiment": result.name, "stage": stage, "mean_ms": round(mean_ms, 3)}
-        for result in results
-        for stage, mean_ms in result.stage_ms.items()
-    ]
-
-
 def levels_table(results: Sequence[Result]) -> str:
     """Each configuration alone: start, memory, accuracy, and a lone user's and the most users' figures."""
     columns = {
@@ -114,11 +91,6 @@ def levels_table(results: Sequence[Result]) -> str:
     return markdown_table(*without_empty(["configuration", *(head for head, _ in columns.values())], rows))
 
 
-def precision_table(snapshot: Snapshot) -> str:
-    """What each precision and preprocessing changes in the answers, and its time."""
-    return markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2)
-
-
 def bounds_table(snapshot: Snapshot) -> str:
     """A row per configuration: every bound with its share of the one before."""
     rows = []
@@ -132,16 +104,12 @@ def bounds_table(snapshot: Snapshot) -> str:
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
 
 
-def tuned_table(tuned: Tuned) -> str:
-    """Those that raced and are not slower."""
+def searched_tables(tuned: Tuned) -> tuple[str, str]:
+    """Those that raced and are not slower, and what another value of one key would be worth."""
     finalists = [row for row in tuned.rows if row.status in NOT_SLOWER]
-    return markdown_table(TUNE_HEAD, tune_cells(finalists), 2)
-
-
-def knob_table(tuned: Tuned) -> str:
-    """What another value of one key would be worth."""
-    rows = [
+    knobs = [
         [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
         for row in tuned.knobs
     ]
-    return markdown_table(["key", "value", "times the winner's rate", "source"], rows, 2)
+    head = ["key", "value", "times the winner's rate", "source"]
+    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, knobs, 2)
