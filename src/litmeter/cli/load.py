@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -21,12 +21,19 @@ from litmeter.load import LoadPlan, load_generator
 from litmeter.load.remote import join as join_machine
 from litmeter.load.remote import remote_senders
 from litmeter.load.senders import Sender, local_senders
-from litmeter.measure.target import CA_VARIABLE, Target, read_bodies, request_headers
+from litmeter.measure.target import CA_VARIABLE, check_first_request, read_bodies, request_headers
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
+from litmeter.stats.records import WINDOWS
+from litmeter.system.files import check_writable, write_rows
+from litmeter.system.http import check_url
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import number_cell, text_table
 
-JSON = "application/json"
+if TYPE_CHECKING:
+    from litmeter.measure.subjects import Url
+
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
 """Before the first and after the last request of a trace, so that all belong to its window."""
@@ -105,7 +112,7 @@ class Requests(BaseModel):
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
     """body of an image otherwise, JSON; {image} is replaced by its base64 (default: {"image": "{image}"})"""
-    content_type: str = JSON
+    content_type: str = "application/json"
     """of all bodies"""
     header: list[str] = []
     """'NAME: VALUE', a request header; repeatable"""
@@ -117,24 +124,35 @@ class Requests(BaseModel):
     """HOST:PORT, to wait there for the senders, which `litmeter sender --join HOST:PORT` starts"""
     timeout_s: Timeout = 30.0
 
-    def target(self) -> Target:
-        """The server and the requests; ``--ca`` is put into the environment, for the load generator.
+    @contextmanager
+    def server(self) -> Iterator[dict[str, Url]]:
+        """The server as a subject, once it has answered a request, and what sends it more.
+
+        One load generator sends them, several on this machine, or those that join it. ``--ca`` is put into
+        the environment, for all of them.
 
         Raises:
-            UsageError: an option that cannot be used; LoadError: there is nothing to send.
+            UsageError: an option that cannot be used; LoadError: there is nothing to send; ServerError: the
+                request is not answered with 200.
         """
+        from litmeter.measure.subjects import Url
+
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())
         bodies = read_bodies(self.body_file, self.images, self.content_type, self.template)
-        return Target(self.url, bodies, self.content_type, request_headers(self.header))
-
-    def started(self, server: Target) -> AbstractContextManager[Sender]:
-        """What sends the requests: one load generator, several on this machine, or those that join it."""
-        sent = (server.bodies, server.content_type, server.headers)
+        sent = (bodies, self.content_type, request_headers(self.header))
+        check_url(self.url)
+        started: AbstractContextManager[Sender]
         if self.listen is not None:
-            return remote_senders(address("--listen", self.listen), self.senders or 1, *sent, print_wrapped)
-        return load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
+            waits_at = address("--listen", self.listen)
+            started = remote_senders(waits_at, self.senders or 1, *sent, print_wrapped)
+        else:
+            started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
+        with exclusive_machine():
+            check_first_request(self.url, *sent, self.timeout_s)
+            with started as sender:
+                yield {self.url: Url(self.url, sender)}
 
 
 def loadtest(
@@ -165,7 +183,10 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    from litmeter.measure.loadtest import loadtest as measure
+    from litmeter.measure.loadtest import COLUMNS, keeps, level_cells, one_after_another
+    from litmeter.measure.log import Log
+    from litmeter.measure.rows import TurnRow
+    from litmeter.measure.run import progress, run
 
     check_together(
         {"--rate": rate, "--trace": trace},
@@ -193,23 +214,29 @@ def loadtest(
         plans = [replace(plan, users=users) for users in load.users]
     elif arrivals is not None:
         plans = [replace(plan, arrivals=arrivals)]
-    server = requests.target()
-    return measure(server, plans, slo_ms, out, requests.started(server))
+    check_writable([out] if out else [])
+    budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
+    with requests.server() as subjects, progress(budget_s, "load") as show:
+        samples = run(one_after_another(requests.url, plans, slo_ms), subjects, Log(), budget_s, show)
+    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
+    if out is not None:
+        write_rows(out, TurnRow, [sample.row for sample in samples])
+    return 0 if all(keeps(sample) for sample in samples) else 1
 
 
 def check_together(loops: dict[str, Any], given: dict[str, Any]) -> None:
     """Raise UsageError for options of which one would be ignored; None is an option that was not given."""
     present = {name for name, value in {**loops, **given}.items() if value is not None}
-    for name, others in (("--users", loops), ("--trace", {"--rate"}), ("--arrivals", {"--trace"})):
-        if name in present and present & set(others):
-            raise UsageError(f"{name}: not together with {' or '.join(others)}")
-    for name, others in (
-        ("--connections", loops),
-        ("--arrivals", {"--rate"}),
-        ("--trace-scale", {"--trace"}),
+    for name, word, others in (
+        ("--users", "not", loops),
+        ("--trace", "not", {"--rate"}),
+        ("--arrivals", "not", {"--trace"}),
+        ("--connections", "only", loops),
+        ("--arrivals", "only", {"--rate"}),
+        ("--trace-scale", "only", {"--trace"}),
     ):
-        if name in present and not present & set(others):
-            raise UsageError(f"{name}: only together with {' or '.join(others)}")
+        if name in present and bool(present & set(others)) == (word == "not"):
+            raise UsageError(f"{name}: {word} together with {' or '.join(others)}")
 
 
 def read_trace(path: Path, scale: float) -> tuple[float, ...]:
@@ -257,13 +284,9 @@ def capacity(
     from litmeter.measure.log import Log
     from litmeter.measure.rows import TurnRow
     from litmeter.measure.run import progress, run
-    from litmeter.measure.subjects import Url
     from litmeter.report.charts import capacity as chart
     from litmeter.report.drawing import save_png
     from litmeter.report.printed import capacity_text
-    from litmeter.system.files import check_writable, write_rows
-    from litmeter.system.machine import exclusive_machine
-    from litmeter.system.tables import number_cell, text_table
 
     def cells(row: TurnRow) -> list[str]:
         load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
@@ -272,24 +295,19 @@ def capacity(
         remark = f"void: {row.void}" if row.void and row.offered_rps else ""
         return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
-    server = requests.target()
     check_writable([path for path in (out, picture) if path is not None])
-    with exclusive_machine():
-        server.check_first_request(requests.timeout_s)
-        with requests.started(server) as sender, progress(objective.max_s, "capacity") as show:
-            schedule = search([server.url], objective, requests.timeout_s)
-            subjects = {server.url: Url(server.url, sender)}
-            found = run(schedule, subjects, Log(), objective.max_s, show)[server.url]
+    with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
+        schedule = search([requests.url], objective, requests.timeout_s)
+        found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]
     heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "")
     print(text_table(heads, [cells(row) for row in found.rows]))
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
-        save_png(picture, chart(server.url, found))
-    text = re.sub(
-        r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", capacity_text(found.metrics)
-    )
-    print_wrapped(f"{server.url} {text}")
+        save_png(picture, chart(requests.url, found))
+    said = capacity_text(found.metrics)
+    text = re.sub(r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", said)
+    print_wrapped(f"{requests.url} {text}")
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 

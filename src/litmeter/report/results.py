@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Any
@@ -120,6 +121,18 @@ def mean(rows: Sequence[TurnRow], column: str) -> float | None:
     return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise ReportError where a result is missing or malformed."""
+    try:
+        yield
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+
+
+@explained()
 def read_results(params: Params) -> list[Result]:
     """Read the results of every configuration of ``params``, in its order.
 
@@ -128,35 +141,28 @@ def read_results(params: Params) -> list[Result]:
     """
     configurations = params.configurations()
     check_no_orphans(configurations)
-    try:
-        machine = read_json(MACHINE)
-        device = resolve_device(params.device, bool(machine["gpu"]))
-        turns = read_rows(COMPARISON_TURNS, TurnRow)
-        compared = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
-        if others := sorted(set(compared) - set(configurations)):
-            raise ReportError(
-                f"{COMPARISON} has rows of {', '.join(others)}, which params.yaml has not; {ANEW}"
-            )
-        if missing := [name for name in configurations if name not in compared]:
-            raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; {ANEW}")
-        own = {name: read_json(BenchmarkPaths(name).metrics) for name in configurations}
-        return [
-            Result(
-                name=name,
-                serve=serve,
-                device=device,
-                machine=machine,
-                metrics={key: own[name][key] for key in METRICS_KEYS},
-                compared=compared[name],
-                turns=[row for row in turns if row.subject == name],
-                alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
-            )
-            for name, serve in configurations.items()
-        ]
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
-    except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+    machine = read_json(MACHINE)
+    turns = read_rows(COMPARISON_TURNS, TurnRow)
+    compared = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+    if others := sorted(set(compared) - set(configurations)):
+        unknown = f"rows of {', '.join(others)}, which params.yaml has not"
+        raise ReportError(f"{COMPARISON} has {unknown}; {ANEW}")
+    if missing := [name for name in configurations if name not in compared]:
+        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; {ANEW}")
+    metrics = {name: read_json(BenchmarkPaths(name).metrics) for name in configurations}
+    return [
+        Result(
+            name=name,
+            serve=serve,
+            device=resolve_device(params.device, bool(machine["gpu"])),
+            machine=machine,
+            metrics={key: metrics[name][key] for key in METRICS_KEYS},
+            compared=compared[name],
+            turns=[row for row in turns if row.subject == name],
+            alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
+        )
+        for name, serve in configurations.items()
+    ]
 
 
 def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

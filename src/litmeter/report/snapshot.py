@@ -37,7 +37,7 @@ from litmeter.paths import (
 from litmeter.report.bounds import Bound, bounds_of
 from litmeter.report.diagnosis import Diagnosis, diagnose
 from litmeter.report.printed import comparison_table
-from litmeter.report.results import Result, read_results
+from litmeter.report.results import Result, explained, read_results
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
@@ -98,38 +98,33 @@ class Snapshot:
         return comparison_table(self.compared, self.params, causes, device)
 
 
+@explained()
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
 
     Raises:
         ReportError: a result is missing or malformed; ParamsError: params.yaml is.
     """
-    params = load_params()
+    params, ceilings = load_params(), read_json(CEILINGS)
     results = read_results(params)
-    try:
-        ceilings = read_json(CEILINGS)
-        bounds = {result.name: bounds_of(result, ceilings) for result in results}
-        return Snapshot(
-            label=label,
-            params=params,
-            machine=read_json(MACHINE),
-            ceilings=ceilings,
-            train=read_json(TRAIN_METRICS),
-            results=results,
-            bounds=bounds,
-            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
-            over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
-            measured_with=_measured_with(),
-            # The stage report does not wait for it.
-            changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
-            packages=read_rows(COMPILED_TABLE, PackageRow),
-            # It holds for the exported model, which git does not keep.
-            tuned=None if label else _read_tuned(),
-        )
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
-    except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+    bounds = {result.name: bounds_of(result, ceilings) for result in results}
+    return Snapshot(
+        label=label,
+        params=params,
+        machine=read_json(MACHINE),
+        ceilings=ceilings,
+        train=read_json(TRAIN_METRICS),
+        results=results,
+        bounds=bounds,
+        diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
+        over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
+        measured_with=_measured_with(),
+        # The stage report does not wait for it.
+        changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
+        packages=read_rows(COMPILED_TABLE, PackageRow),
+        # It holds for the exported model, which git does not keep.
+        tuned=None if label else _read_tuned(),
+    )
 
 
 def _measured_with() -> Any:
