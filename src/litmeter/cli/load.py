@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
@@ -21,6 +21,12 @@ from litmeter.load import LoadPlan, load_generator
 from litmeter.load.remote import join as join_machine
 from litmeter.load.remote import remote_senders
 from litmeter.load.senders import Sender, local_senders
+from litmeter.measure.capacity import capacity as search
+from litmeter.measure.loadtest import COLUMNS, keeps, level_cells, one_after_another
+from litmeter.measure.log import Log
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.run import progress, run
+from litmeter.measure.subjects import Url
 from litmeter.measure.target import CA_VARIABLE, check_first_request, read_bodies, request_headers
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
@@ -30,9 +36,6 @@ from litmeter.system.http import check_url
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import number_cell, text_table
-
-if TYPE_CHECKING:
-    from litmeter.measure.subjects import Url
 
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
@@ -48,11 +51,9 @@ def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
         fields: dict[str, Any] = {}
         for name, default in defaults.items():
             field = section.model_fields[name]
-            annotation: Any = field.rebuild_annotation()
-            fields[name] = (
-                Annotated[annotation, BeforeValidator(items), Parameter(parse=name not in hidden)],
-                Field(default, description=field.description),
-            )
+            kind: Any = field.rebuild_annotation()
+            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name not in hidden)]
+            fields[name] = (kind, Field(default, description=field.description))
         made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
         return Parameter(name="*")(made)
 
@@ -135,8 +136,6 @@ class Requests(BaseModel):
             UsageError: an option that cannot be used; LoadError: there is nothing to send; ServerError: the
                 request is not answered with 200.
         """
-        from litmeter.measure.subjects import Url
-
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())
@@ -183,26 +182,15 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    from litmeter.measure.loadtest import COLUMNS, keeps, level_cells, one_after_another
-    from litmeter.measure.log import Log
-    from litmeter.measure.rows import TurnRow
-    from litmeter.measure.run import progress, run
-
-    check_together(
-        {"--rate": rate, "--trace": trace},
-        {"--users": load.users if "users" in load.model_fields_set else None, "--arrivals": arrivals}
-        | {"--trace-scale": trace_scale, "--connections": connections},
-    )
+    given = {"--rate": rate, "--trace": trace, "--arrivals": arrivals, "--trace-scale": trace_scale}
+    given |= {"--users": "users" in load.model_fields_set or None, "--connections": connections}
+    check_together({option for option, value in given.items() if value is not None})
     plan = LoadPlan(
         users=connections or CONNECTIONS,
-        requests=load.requests,
-        warmup_s=load.warmup_s,
-        min_s=load.min_s,
-        max_s=load.max_s,
         max_windows=max_windows,
         timeout_s=requests.timeout_s,
-        seed=load.seed,
         rate_rps=rate,
+        **load.model_dump(include={"requests", "warmup_s", "min_s", "max_s", "seed"}),
     )
     plans = [plan]
     if trace is not None:
@@ -224,19 +212,19 @@ def loadtest(
     return 0 if all(keeps(sample) for sample in samples) else 1
 
 
-def check_together(loops: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise UsageError for options of which one would be ignored; None is an option that was not given."""
-    present = {name for name, value in {**loops, **given}.items() if value is not None}
-    for name, word, others in (
+def check_together(given: set[str]) -> None:
+    """Raise UsageError where one of the options ``given`` would be ignored."""
+    loops = ["--rate", "--trace"]
+    for option, word, others in (
         ("--users", "not", loops),
-        ("--trace", "not", {"--rate"}),
-        ("--arrivals", "not", {"--trace"}),
+        ("--trace", "not", ["--rate"]),
+        ("--arrivals", "not", ["--trace"]),
         ("--connections", "only", loops),
-        ("--arrivals", "only", {"--rate"}),
-        ("--trace-scale", "only", {"--trace"}),
+        ("--arrivals", "only", ["--rate"]),
+        ("--trace-scale", "only", ["--trace"]),
     ):
-        if name in present and bool(present & set(others)) == (word == "not"):
-            raise UsageError(f"{name}: {word} together with {' or '.join(others)}")
+        if option in given and given.isdisjoint(others) == (word == "only"):
+            raise UsageError(f"{option}: {word} together with {' or '.join(others)}")
 
 
 def read_trace(path: Path, scale: float) -> tuple[float, ...]:
@@ -258,7 +246,7 @@ def read_trace(path: Path, scale: float) -> tuple[float, ...]:
             stamps.append(float(line))
         except ValueError:
             raise LoadError(f"{path}: line {number}: expected seconds, got {line[:40]!r}") from None
-        if not stamps[0] <= stamps[-1] < float("inf") or stamps[-1] < max(stamps[-2:]):
+        if not stamps[-2:][0] <= stamps[-1] < float("inf"):
             raise LoadError(f"{path}: line {number}: expected a time that is not before the last one")
     if len(stamps) < 2 or stamps[-1] == stamps[0]:
         raise LoadError(f"{path}: expected time stamps that differ, a line each")
@@ -280,10 +268,6 @@ def capacity(
         out: a CSV file for the loads and their figures
         picture: a PNG file for a picture of the probes and the capacity
     """
-    from litmeter.measure.capacity import capacity as search
-    from litmeter.measure.log import Log
-    from litmeter.measure.rows import TurnRow
-    from litmeter.measure.run import progress, run
     from litmeter.report.charts import capacity as chart
     from litmeter.report.drawing import save_png
     from litmeter.report.printed import capacity_text

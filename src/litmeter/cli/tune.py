@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import yaml
 from dvc.utils.hydra import apply_overrides
@@ -50,8 +49,12 @@ def apply_winner() -> None:
         raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
     before = PARAMS_FILE.read_text(encoding="utf-8")
     section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
-    if changed:
-        apply_overrides(PARAMS_FILE, [override(key, value, key in section) for key, value in changed.items()])
+    overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's
+    for key, value in changed.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        overrides.append(f"{'' if key in section else '+'}serve.{key}={text}")
+    if overrides:
+        apply_overrides(PARAMS_FILE, overrides)
     try:
         load_params()
     except ParamsError:
@@ -59,9 +62,3 @@ def apply_winner() -> None:
         raise
     lines = [f"{key}: {getattr(serve, key)} -> {value}" for key, value in changed.items()]
     print("\n".join(lines) or f"{PARAMS_FILE} has the winner already")
-
-
-def override(key: str, value: Any, present: bool) -> str:
-    """A key of ``serve`` with its new value, as `dvc exp run -S` takes it; JSON's words are Hydra's."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{'' if present else '+'}serve.{key}={text}"

@@ -112,12 +112,15 @@ def _within_html(document: str) -> str:
     _, head, content = document.partition("<svg ")
     head, _, content = content.partition(">")
     [box] = re.findall(r'viewBox="[^"]*"', head)
-    content = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", content, flags=re.DOTALL)
-    content = re.sub(r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>", content)
-    content = re.sub(r'<g id="[^"]*"/>|<path [^>]*style="fill: none"/>', "", content)
-    content = re.sub(r'<g id="[^"]*">', "<g>", content)
+    for pattern, replacement in (
+        (r"(?s)<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", ""),
+        (r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>"),
+        (r'<g id="[^"]*"/>|<path [^>]*style="fill: none"/>', ""),
+        (r'<g id="[^"]*">', "<g>"),
+        (r">\s+<", "><"),
+    ):
+        content = re.sub(pattern, replacement, content)
     content = re.sub(r"<[^>]*>", lambda tag: _short(tag[0]), content)
-    content = re.sub(r">\s+<", "><", content)
     return f"<svg {box}>{content}".strip()
 
 
