@@ -39,7 +39,7 @@ from litmeter.system.tables import number_cell, text_table
 
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
-"""Before the first and after the last request of a trace, so that all belong to its window."""
+"""Seconds before the first and after the last request of a trace, so that all belong to its window."""
 
 S = TypeVar("S", bound=Section)
 

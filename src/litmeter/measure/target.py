@@ -17,7 +17,7 @@ from litmeter.system.http import direct_session
 IMAGE_TOKEN = "{image}"
 DEFAULT_TEMPLATE = '{"image": "{image}"}'
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-"""Of the files that are taken from a folder."""
+"""Endings of the files that are taken from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
 CA_VARIABLE = "SSL_CERT_FILE"

@@ -20,7 +20,7 @@ PIPELINE = "pipeline"
 TRANSPORT = "pipeline + transport"
 SERVED = "served"
 Rates = list[float | None] | float | None
-"""By round, or the same in each; None where it is unknown."""
+"""A rate by round, or one for all of them; None where it is unknown."""
 BOUND_NAMES = (DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED)
 UNKNOWN = Ratio(1.0, None, None)
 

@@ -21,11 +21,11 @@ from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
-"""Fewer than this are pointed out: intervals of ten rounds are about as wide as the noise of one."""
+"""Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
 EQUAL_WITHIN = 0.03
 """Rates whose ratio's whole interval is closer to 1 are equal for all purposes."""
 MOST_KEYS = 2
-"""Named in a sentence."""
+"""Keys that a sentence names; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ LOST = {
     TRANSPORT: "transport leaves {lower} of the {upper} images/s that it does without a server ({share})",
     SERVED: "it serves {lower} of the {upper} requests/s that it could do without waiting ({share})",
 }
-"""What is lost down to each bound."""
+"""Losses down to each bound, in words."""
 
 
 def limit(snapshot: Snapshot) -> Claim | None:

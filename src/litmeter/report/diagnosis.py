@@ -19,17 +19,17 @@ from litmeter.system.tables import pluralise
 CORE_BUSY = 0.9
 """Cores in use above which a process with one busy thread is at its limit."""
 CLIENT_LIMIT_SHARE = 0.8
-"""Of the load generator's own limit, above which it may be what limits the rate."""
+"""Share of the load generator's own limit above which it may be what limits the rate."""
 CPU_FULL_PERCENT = 80.0
-"""Of the machine: even a saturated server leaves cores idle between one batch and the next."""
+"""CPU in use of a full machine: even a saturated server leaves cores idle between one batch and the next."""
 GPU_FULL_PERCENT = 90.0
 CLOSE_TO_ROOFLINE = 0.7
 """The roofline counts convolutions and matrix products only, so no model reaches 1."""
 WAITING_SHARE = 1 / 3
-"""Of the latency and of batch_timeout_s, above which waiting counts: a request that arrives at a random
+"""Share of the latency and of batch_timeout_s above which waiting counts: a request that arrives at a random
 time of an idle worker's batch window waits half of the window on average."""
 LEFT_BY_CROWDED = 0.5
-"""Of the rate in-process: less is left than where caches and clock rates are shared."""
+"""Share of the rate in-process: less is left than where caches and clock rates are shared."""
 NO_KEY = "no key of `serve:` moves it"
 
 
@@ -129,8 +129,7 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosi
 def _faster_precisions(result: Result, ceilings: Mapping[str, Any]) -> str:
     """Precisions with a higher roofline, as "the roofline is 220.0 in half"; empty where there is none."""
     own_rps = ceilings[f"roofline_{result.serve.precision}_rps"]
-    native = result.device != "cpu" or any("bf16" in flag for flag in result.machine["cpu_flags"])
-    allowed = {"half": native, "int8": result.serve.compiled and result.device == "cpu"}
+    allowed = {"half": result.half_is_native, "int8": result.serve.compiled and result.device == "cpu"}
     rooflines = {name: ceilings.get(f"roofline_{name}_rps") for name, usable in allowed.items() if usable}
     faster = [f"{rps:,.1f} in {name}" for name, rps in rooflines.items() if rps and rps > own_rps]
     return f"the roofline is {', '.join(faster)}" if faster else ""

@@ -20,10 +20,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from litmeter.system.files import atomic_write
 
 INK, PAPER = "#1a1a1a", "#ffffff"
-"""Of a PNG; within report.html both are the page's, light or dark."""
+"""Colours of a PNG; within report.html both are the page's, light or dark."""
 BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
-"""What leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black, and told
-apart by the colour-blind, as the colours below are."""
+"""Colours of what leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black,
+and told apart by the colour-blind, as the colours below are."""
 SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
 """Parts of a whole, next to each other in this order."""
 WIDE, NARROW = 9.0, 4.2
@@ -38,33 +38,18 @@ LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.bottom": False,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "grid.alpha": 0.2,
-    "grid.color": INK,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "xtick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.color": INK,
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **{f"axes.spines.{side}": False for side in ("bottom", "left", "right", "top")},
+    **{"font.size": 9, "axes.axisbelow": True, "axes.grid": True, "grid.alpha": 0.2, "grid.linewidth": 0.8},
+    **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none"},
 }
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn onto axes, and what stands beside them.
+    """A drawing on axes, and the texts beside it.
 
     Attributes:
         draw: puts everything but title, note, legend and the texts of rows onto the axes.

@@ -17,7 +17,7 @@ from litmeter.report.claims import change_sentence
 from litmeter.system.progress import print_wrapped
 
 FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
-"""Of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
+"""Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
 
 
 def main() -> int:

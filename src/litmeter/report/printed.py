@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from litmeter.measure.comparison_rows import Pair
 
 P95_ANSWERS = 130
-"""That a 95th percentile needs."""
+"""Answers that a 95th percentile needs."""
 
 
 def describe(serve: ServeSettings, device: str) -> str:

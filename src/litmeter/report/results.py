@@ -61,10 +61,14 @@ class Result:
         return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
 
     @property
+    def half_is_native(self) -> bool:
+        """Whether its device has instructions for half precision."""
+        return self.device != "cpu" or any("bf16" in flag for flag in self.machine["cpu_flags"])
+
+    @property
     def emulated(self) -> bool:
         """Whether it computes in bfloat16 on a CPU that has no instructions for it."""
-        bfloat16 = dtype_name(self.serve.precision, self.device) == "bfloat16"
-        return bfloat16 and not any("bf16" in flag for flag in self.machine["cpu_flags"])
+        return not self.half_is_native and dtype_name(self.serve.precision, self.device) == "bfloat16"
 
     @property
     def served(self) -> list[TurnRow]:

@@ -42,7 +42,7 @@ from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
-"""What is read of one."""
+"""Files and folders of a revision that are read."""
 
 
 @dataclass(frozen=True)
