@@ -49,7 +49,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_project(request.param, earlier="e2_batching", changed=True)
-        write_report([])
+        write_report()
     return (folder / REPORT_PAGE).as_uri()
 
 

@@ -14,7 +14,7 @@ import pytest
 from litmeter.cli.main import main
 from litmeter.errors import LoadError, ServerError
 from litmeter.load.stub import running_stub
-from litmeter.measure.target import Target
+from litmeter.measure.target import check_first_request
 from tests.support.capacity import capacity_of
 
 
@@ -55,7 +55,7 @@ def test_a_server_that_refuses_everything_is_an_error() -> None:
         with pytest.raises(LoadError, match=r"answered no request well: .*status 503: "):
             capacity_of(stub)
         with pytest.raises(ServerError, match="answered the first request"):
-            Target(stub.url, [b"{}"], "application/json").check_first_request(5.0)
+            check_first_request(stub.url, [b"{}"], "application/json", {}, 5.0)
 
 
 def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

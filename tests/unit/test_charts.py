@@ -51,7 +51,7 @@ def points(axes: Axes) -> list[tuple[float, float]]:
 
 def test_an_svg_is_text_in_the_pages_colours_and_needs_nothing_else() -> None:
     for chart in every_chart():
-        drawn = svg(chart, "one", NARROW)
+        drawn = svg(chart, NARROW)
         ElementTree.fromstring(drawn)
         texts = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
         assert all(name in texts for name in chart.names)
@@ -65,14 +65,14 @@ def test_an_svg_is_text_in_the_pages_colours_and_needs_nothing_else() -> None:
 
 
 def test_what_is_pointed_at_says_its_value() -> None:
-    drawn = svg(charts.comparison(results(), "e1"), "one")
+    drawn = svg(charts.comparison(results(), "e1"))
     titles = re.findall(r"<title>([^<]*)</title>", drawn)
     assert len(titles) == 4
     assert "60.0 req/s" in titles[0]
 
 
 def test_a_chart_without_data_is_no_svg() -> None:
-    assert svg(charts.stages([replace(SILENT, turns=[])]), "one") == ""
+    assert svg(charts.stages([replace(SILENT, turns=[])])) == ""
 
 
 def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> None:

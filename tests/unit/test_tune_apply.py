@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.cli.tune import apply
+from litmeter.cli.tune import apply_winner
 from litmeter.errors import ParamsError, ReportError
 from litmeter.model.card import read_card
 from litmeter.params import load_params
@@ -43,7 +43,7 @@ def write_winner(machine: str = "here", **winner: Any) -> None:
 def test_the_winner_is_written_and_comments_stay(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (project / "params.yaml").read_text().splitlines()
     write_winner(**WINNER)
-    apply()
+    apply_winner()
     after = (project / "params.yaml").read_text().splitlines()
     serve = load_params().serve
     assert {key: getattr(serve, key) for key in WINNER} == WINNER
@@ -51,7 +51,7 @@ def test_the_winner_is_written_and_comments_stay(project: Path, capsys: pytest.C
     assert len(changed) == 3  # compiled is the same
     assert all(old.partition("#")[2] == new.partition("#")[2] for old, new in changed)
     assert "precision: full -> int8" in capsys.readouterr().out
-    apply()
+    apply_winner()
     assert "has the winner already" in capsys.readouterr().out
 
 
@@ -60,7 +60,7 @@ def test_a_key_that_params_yaml_leaves_out_is_added(project: Path) -> None:
     del content["serve"]["threads_per_worker"], content["serve"]["keep_freed_memory"]
     (project / "params.yaml").write_text(yaml.safe_dump(content))
     write_winner(threads_per_worker=1, keep_freed_memory=True)
-    apply()
+    apply_winner()
     assert load_params().serve.threads_per_worker == 1
     assert load_params().serve.keep_freed_memory is True
 
@@ -70,14 +70,14 @@ def test_without_a_winner_nothing_is_written(project: Path, content: dict[str, A
     if content is not None:
         write_json(TUNE_METRICS, content)
     with pytest.raises(ReportError, match="`make tune` makes it"):
-        apply()
+        apply_winner()
     assert (project / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
 
 
 def test_another_machines_winner_is_not_written(project: Path) -> None:
     write_winner("there", precision="half")
     with pytest.raises(ReportError, match="found on another machine or for another model; run `make tune`"):
-        apply()
+        apply_winner()
     assert (project / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
 
 
@@ -87,5 +87,5 @@ def test_a_winner_that_params_yaml_does_not_allow_leaves_it_as_it_was(project: P
     before = path.read_text()
     write_winner(precision="int8")
     with pytest.raises(ParamsError, match=r"serve.precision: got 'int8'.* compile.int8_photos"):
-        apply()
+        apply_winner()
     assert path.read_text() == before

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from litmeter.cli.main import exit_on_sigterm
 from litmeter.data.index import read_index
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
@@ -50,12 +47,14 @@ def compare(
         seconds: in all, the servers' starts included; at least 12 rounds are run
         as_json: print JSON instead of a table
     """
-    exit_on_sigterm()
     if len(names) < 2:
         raise UsageError("two configurations are needed, at least")
     params = load_params()
     device, load = resolve_device(params.device, cuda_available()), params.load
-    settings = {label: params.configuration(name) for label, name in zip(labels(names), names, strict=True)}
+    settings = {}
+    for place, name in enumerate(names):
+        again = names[:place].count(name)
+        settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
     read_card(MODEL.exported)
     for serve in settings.values():
         check_model(MODEL, serve)
@@ -77,13 +76,3 @@ def compare(
     else:
         print(pairs_table(found))
     return 0
-
-
-def labels(names: Sequence[str]) -> list[str]:
-    """The names, numbered where one comes again: candidate, candidate (2)."""
-    seen: Counter[str] = Counter()
-    found = []
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found

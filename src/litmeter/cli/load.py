@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,21 +16,30 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from litmeter.cli.main import exit_on_sigterm
 from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan, load_generator
 from litmeter.load.remote import join as join_machine
 from litmeter.load.remote import remote_senders
 from litmeter.load.senders import Sender, local_senders
-from litmeter.measure.target import CA_VARIABLE, Target, read_bodies, request_headers
+from litmeter.measure.capacity import capacity as search
+from litmeter.measure.loadtest import COLUMNS, keeps, level_cells, one_after_another
+from litmeter.measure.log import Log
+from litmeter.measure.rows import TurnRow
+from litmeter.measure.run import progress, run
+from litmeter.measure.subjects import Url
+from litmeter.measure.target import CA_VARIABLE, check_first_request, read_bodies, request_headers
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
+from litmeter.stats.records import WINDOWS
+from litmeter.system.files import check_writable, write_rows
+from litmeter.system.http import check_url
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import number_cell, text_table
 
-JSON = "application/json"
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
-"""Before the first and after the last request of a trace, so that all belong to its window."""
+"""Seconds before the first and after the last request of a trace, so that all belong to its window."""
 
 S = TypeVar("S", bound=Section)
 
@@ -42,11 +51,9 @@ def options(*hidden: str, **defaults: Any) -> Callable[[type[S]], type[S]]:
         fields: dict[str, Any] = {}
         for name, default in defaults.items():
             field = section.model_fields[name]
-            annotation: Any = field.rebuild_annotation()
-            fields[name] = (
-                Annotated[annotation, BeforeValidator(items), Parameter(parse=name not in hidden)],
-                Field(default, description=field.description),
-            )
+            kind: Any = field.rebuild_annotation()
+            kind = Annotated[kind, BeforeValidator(items), Parameter(parse=name not in hidden)]
+            fields[name] = (kind, Field(default, description=field.description))
         made = create_model(section.__name__, __base__=section, __module__=section.__module__, **fields)
         return Parameter(name="*")(made)
 
@@ -106,7 +113,7 @@ class Requests(BaseModel):
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
     """body of an image otherwise, JSON; {image} is replaced by its base64 (default: {"image": "{image}"})"""
-    content_type: str = JSON
+    content_type: str = "application/json"
     """of all bodies"""
     header: list[str] = []
     """'NAME: VALUE', a request header; repeatable"""
@@ -118,24 +125,33 @@ class Requests(BaseModel):
     """HOST:PORT, to wait there for the senders, which `litmeter sender --join HOST:PORT` starts"""
     timeout_s: Timeout = 30.0
 
-    def target(self) -> Target:
-        """The server and the requests; ``--ca`` is put into the environment, for the load generator.
+    @contextmanager
+    def server(self) -> Iterator[dict[str, Url]]:
+        """The server as a subject, once it has answered a request, and what sends it more.
+
+        One load generator sends them, several on this machine, or those that join it. ``--ca`` is put into
+        the environment, for all of them.
 
         Raises:
-            UsageError: an option that cannot be used; LoadError: there is nothing to send.
+            UsageError: an option that cannot be used; LoadError: there is nothing to send; ServerError: the
+                request is not answered with 200.
         """
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())
         bodies = read_bodies(self.body_file, self.images, self.content_type, self.template)
-        return Target(self.url, bodies, self.content_type, request_headers(self.header))
-
-    def started(self, server: Target) -> AbstractContextManager[Sender]:
-        """What sends the requests: one load generator, several on this machine, or those that join it."""
-        sent = (server.bodies, server.content_type, server.headers)
+        sent = (bodies, self.content_type, request_headers(self.header))
+        check_url(self.url)
+        started: AbstractContextManager[Sender]
         if self.listen is not None:
-            return remote_senders(address("--listen", self.listen), self.senders or 1, *sent, print_wrapped)
-        return load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
+            waits_at = address("--listen", self.listen)
+            started = remote_senders(waits_at, self.senders or 1, *sent, print_wrapped)
+        else:
+            started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
+        with exclusive_machine():
+            check_first_request(self.url, *sent, self.timeout_s)
+            with started as sender:
+                yield {self.url: Url(self.url, sender)}
 
 
 def loadtest(
@@ -166,23 +182,15 @@ def loadtest(
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    from litmeter.measure.loadtest import loadtest as measure
-
-    check_together(
-        {"--rate": rate, "--trace": trace},
-        {"--users": load.users if "users" in load.model_fields_set else None, "--arrivals": arrivals}
-        | {"--trace-scale": trace_scale, "--connections": connections},
-    )
+    given = {"--rate": rate, "--trace": trace, "--arrivals": arrivals, "--trace-scale": trace_scale}
+    given |= {"--users": "users" in load.model_fields_set or None, "--connections": connections}
+    check_together({option for option, value in given.items() if value is not None})
     plan = LoadPlan(
         users=connections or CONNECTIONS,
-        requests=load.requests,
-        warmup_s=load.warmup_s,
-        min_s=load.min_s,
-        max_s=load.max_s,
         max_windows=max_windows,
         timeout_s=requests.timeout_s,
-        seed=load.seed,
         rate_rps=rate,
+        **load.model_dump(include={"requests", "warmup_s", "min_s", "max_s", "seed"}),
     )
     plans = [plan]
     if trace is not None:
@@ -194,24 +202,29 @@ def loadtest(
         plans = [replace(plan, users=users) for users in load.users]
     elif arrivals is not None:
         plans = [replace(plan, arrivals=arrivals)]
-    server = requests.target()
-    exit_on_sigterm()
-    return measure(server, plans, slo_ms, out, requests.started(server))
+    check_writable([out] if out else [])
+    budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
+    with requests.server() as subjects, progress(budget_s, "load") as show:
+        samples = run(one_after_another(requests.url, plans, slo_ms), subjects, Log(), budget_s, show)
+    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
+    if out is not None:
+        write_rows(out, TurnRow, [sample.row for sample in samples])
+    return 0 if all(keeps(sample) for sample in samples) else 1
 
 
-def check_together(loops: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raise UsageError for options of which one would be ignored; None is an option that was not given."""
-    present = {name for name, value in {**loops, **given}.items() if value is not None}
-    for name, others in (("--users", loops), ("--trace", {"--rate"}), ("--arrivals", {"--trace"})):
-        if name in present and present & set(others):
-            raise UsageError(f"{name}: not together with {' or '.join(others)}")
-    for name, others in (
-        ("--connections", loops),
-        ("--arrivals", {"--rate"}),
-        ("--trace-scale", {"--trace"}),
+def check_together(given: set[str]) -> None:
+    """Raise UsageError where one of the options ``given`` would be ignored."""
+    loops = ["--rate", "--trace"]
+    for option, word, others in (
+        ("--users", "not", loops),
+        ("--trace", "not", ["--rate"]),
+        ("--arrivals", "not", ["--trace"]),
+        ("--connections", "only", loops),
+        ("--arrivals", "only", ["--rate"]),
+        ("--trace-scale", "only", ["--trace"]),
     ):
-        if name in present and not present & set(others):
-            raise UsageError(f"{name}: only together with {' or '.join(others)}")
+        if option in given and given.isdisjoint(others) == (word == "only"):
+            raise UsageError(f"{option}: {word} together with {' or '.join(others)}")
 
 
 def read_trace(path: Path, scale: float) -> tuple[float, ...]:
@@ -233,7 +246,7 @@ def read_trace(path: Path, scale: float) -> tuple[float, ...]:
             stamps.append(float(line))
         except ValueError:
             raise LoadError(f"{path}: line {number}: expected seconds, got {line[:40]!r}") from None
-        if not stamps[0] <= stamps[-1] < float("inf") or stamps[-1] < max(stamps[-2:]):
+        if not stamps[-2:][0] <= stamps[-1] < float("inf"):
             raise LoadError(f"{path}: line {number}: expected a time that is not before the last one")
     if len(stamps) < 2 or stamps[-1] == stamps[0]:
         raise LoadError(f"{path}: expected time stamps that differ, a line each")
@@ -255,17 +268,9 @@ def capacity(
         out: a CSV file for the loads and their figures
         picture: a PNG file for a picture of the probes and the capacity
     """
-    from litmeter.measure.capacity import capacity as search
-    from litmeter.measure.log import Log
-    from litmeter.measure.rows import TurnRow
-    from litmeter.measure.run import progress, run
-    from litmeter.measure.subjects import Url
     from litmeter.report.charts import capacity as chart
     from litmeter.report.drawing import save_png
     from litmeter.report.printed import capacity_text
-    from litmeter.system.files import check_writable, write_rows
-    from litmeter.system.machine import exclusive_machine
-    from litmeter.system.tables import number_cell, text_table
 
     def cells(row: TurnRow) -> list[str]:
         load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
@@ -274,25 +279,19 @@ def capacity(
         remark = f"void: {row.void}" if row.void and row.offered_rps else ""
         return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
-    exit_on_sigterm()
-    server = requests.target()
     check_writable([path for path in (out, picture) if path is not None])
-    with exclusive_machine():
-        server.check_first_request(requests.timeout_s)
-        with requests.started(server) as sender, progress(objective.max_s, "capacity") as show:
-            schedule = search([server.url], objective, requests.timeout_s)
-            subjects = {server.url: Url(server.url, sender)}
-            found = run(schedule, subjects, Log(), objective.max_s, show)[server.url]
+    with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
+        schedule = search([requests.url], objective, requests.timeout_s)
+        found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]
     heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "")
     print(text_table(heads, [cells(row) for row in found.rows]))
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
-        save_png(picture, chart(server.url, found))
-    text = re.sub(
-        r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", capacity_text(found.metrics)
-    )
-    print_wrapped(f"{server.url} {text}")
+        save_png(picture, chart(requests.url, found))
+    said = capacity_text(found.metrics)
+    text = re.sub(r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", said)
+    print_wrapped(f"{requests.url} {text}")
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 
@@ -302,7 +301,6 @@ def sender(*, join: str) -> None:
     Args:
         join: HOST:PORT where it listens
     """
-    exit_on_sigterm()
     join_machine(address("--join", join), lambda text: print(text, flush=True))
 
 

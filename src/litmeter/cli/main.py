@@ -79,6 +79,8 @@ def launch(
     if project is not None:
         enter(project, bound.arguments)
     report_stale_files("litmeter")
+    # SIGTERM raises SystemExit, so that context managers stop the processes that they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return command(*bound.args, **bound.kwargs)
 
 
@@ -163,7 +165,6 @@ def serve(
     check_model(MODEL, params.serve)
     if note := split_note(MODEL, device, params.serve):  # fails here instead of in the log of each worker
         print(note, flush=True)
-    exit_on_sigterm()
     return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
 
 
@@ -275,94 +276,50 @@ The environment variable LITMETER_SENDER_KEY holds the same key on all machines.
 )
 
 
-@app.command(
+app.command(
+    "litmeter.cli.tune:tune",
+    help="Search the fastest configuration for this model and machine, among those that tune: names.",
     help_epilogue="""examples:
   litmeter tune              # a search that was stopped goes on
-  litmeter tune --apply      # writes the winner into params.yaml"""
+  litmeter tune --apply      # writes the winner into params.yaml""",
 )
-def tune(*, apply: bool = False) -> None:
-    """Search the fastest configuration for this model and machine, among those that tune: names.
-
-    Args:
-        apply: write the last search's winner into params.yaml instead
-    """
-    exit_on_sigterm()
-    if apply:
-        from litmeter.cli.tune import apply as write_winner
-
-        write_winner()
-    else:
-        from litmeter.stages.tune import main as search
-
-        search()
-
-
-@app.command(help_epilogue="examples:\n  litmeter quick              # what `make quick` does")
-def quick() -> int:
-    """Compare all configurations within minutes, with wide intervals; nothing is kept."""
-    from litmeter.cli.quick import main as compare
-
-    exit_on_sigterm()
-    return compare()
-
-
-@app.command(help_epilogue="examples:\n  litmeter experiments        # what `make experiments` does")
-def experiments() -> int:
-    """Show the rates of all experiments of `dvc exp run`, what each changed, and what came of it."""
-    from litmeter.report.experiments import main as show
-
-    return show()
-
-
-@app.command(
+app.command(
+    "litmeter.cli.quick:main",
+    name="quick",
+    help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
+    help_epilogue="examples:\n  litmeter quick              # what `make quick` does",
+)
+app.command(
+    "litmeter.report.experiments:main",
+    name="experiments",
+    help="Show the rates of all experiments of `dvc exp run`, what each changed, and what came of it.",
+    help_epilogue="examples:\n  litmeter experiments        # what `make experiments` does",
+)
+app.command(
+    "litmeter.report.results_page:write_results",
+    name="results",
+    help="Write docs/results.md, or the README's results, from the results of the last run.",
     help_epilogue="""examples:
-  litmeter verify     # takes 90 seconds; writes metrics/verify.json"""
+  dvc repro && litmeter results       # what `make run` does
+  litmeter results --readme           # the README's table and its picture, before a release""",
 )
+app.command(
+    "litmeter.report.page:write_report",
+    name="report",
+    help="Write report.html: all results in a page that opens anywhere, without a network.",
+    help_epilogue="""examples:
+  litmeter report                     # of this tree, as `make run` does
+  litmeter report HEAD~1 HEAD         # what changed, and how sure that is
+  litmeter report HEAD my-experiment  # an experiment of `dvc exp run`""",
+)
+
+
+@app.command(help_epilogue="examples:\n  litmeter verify     # takes 90 seconds; writes metrics/verify.json")
 def verify() -> int:
     """Test load generator and measurement against a server of known speed, and against wrk."""
     from litmeter.selftest import main as test
 
-    exit_on_sigterm()
     return test()
-
-
-@app.command(
-    help_epilogue="""examples:
-  dvc repro && litmeter results       # what `make run` does
-  litmeter results --readme           # the README's table and its picture, before a release"""
-)
-def results(*, readme: bool = False) -> None:
-    """Write docs/results.md, or the README's results, from the results of the last run.
-
-    Args:
-        readme: write into README.md, and nothing else
-    """
-    from litmeter.report.results_page import write_results
-
-    write_results(readme=readme)
-
-
-@app.command(
-    help_epilogue="""examples:
-  litmeter report                     # of this tree, as `make run` does
-  litmeter report HEAD~1 HEAD         # what changed, and how sure that is
-  litmeter report HEAD my-experiment  # an experiment of `dvc exp run`"""
-)
-def report(*revisions: str, out: Path = Path("report.html")) -> None:
-    """Write report.html: all results in a page that opens anywhere, without a network.
-
-    Args:
-        revisions: commits or experiments; the last is shown in full
-        out: the file
-    """
-    from litmeter.report.page import write_report
-
-    write_report(list(revisions), out)
-
-
-def exit_on_sigterm() -> None:
-    """Make SIGTERM raise SystemExit, so that context managers stop the processes that they started."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 if __name__ == "__main__":

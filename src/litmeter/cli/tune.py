@@ -1,9 +1,8 @@
-"""``litmeter tune --apply``: write the configuration that was found into params.yaml."""
+"""``litmeter tune``: search a configuration, or write the one that was found into params.yaml."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import yaml
 from dvc.utils.hydra import apply_overrides
@@ -15,7 +14,21 @@ from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
 from litmeter.system.files import read_json
 
 
-def apply() -> None:
+def tune(*, apply: bool = False) -> None:
+    """Search the fastest configuration, or apply it.
+
+    Args:
+        apply: write the last search's winner into params.yaml instead
+    """
+    if apply:
+        apply_winner()
+    else:
+        from litmeter.stages.tune import main as search
+
+        search()
+
+
+def apply_winner() -> None:
     """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
 
     Raises:
@@ -36,8 +49,12 @@ def apply() -> None:
         raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
     before = PARAMS_FILE.read_text(encoding="utf-8")
     section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
-    if changed:
-        apply_overrides(PARAMS_FILE, [override(key, value, key in section) for key, value in changed.items()])
+    overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's
+    for key, value in changed.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        overrides.append(f"{'' if key in section else '+'}serve.{key}={text}")
+    if overrides:
+        apply_overrides(PARAMS_FILE, overrides)
     try:
         load_params()
     except ParamsError:
@@ -45,9 +62,3 @@ def apply() -> None:
         raise
     lines = [f"{key}: {getattr(serve, key)} -> {value}" for key, value in changed.items()]
     print("\n".join(lines) or f"{PARAMS_FILE} has the winner already")
-
-
-def override(key: str, value: Any, present: bool) -> str:
-    """A key of ``serve`` with its new value, as `dvc exp run -S` takes it; JSON's words are Hydra's."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return f"{'' if present else '+'}serve.{key}={text}"

@@ -1,68 +1,21 @@
-"""``litmeter loadtest``: measure any server at any URL with the pipeline's load generator."""
+"""Levels of ``litmeter loadtest``: any server at any URL, loaded by the pipeline's load generator."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 
 from litmeter.load import LoadPlan
-from litmeter.load.senders import Sender
 from litmeter.measure.figures import latency_grows
-from litmeter.measure.log import Log
-from litmeter.measure.rows import TurnRow
-from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Url
-from litmeter.measure.target import Target
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
-from litmeter.stats.records import ALLOWED_LATE, WINDOWS, LoadRecord, goodput_rps
-from litmeter.system.files import check_writable, write_rows
-from litmeter.system.machine import exclusive_machine
-from litmeter.system.tables import number_cell, pluralise, text_table
+from litmeter.stats.records import ALLOWED_LATE, LoadRecord, goodput_rps
+from litmeter.system.tables import number_cell, pluralise
 
 COLUMNS = (
     *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
     *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
 )
-NO_OBJECTIVE = "no objective given (--slo-ms)"
 GROWS = "latency grows: the server may be overloaded"
-
-
-def loadtest(
-    target: Target,
-    plans: Sequence[LoadPlan],
-    slo_ms: float | None,
-    out: Path | None,
-    senders: AbstractContextManager[Sender],
-) -> int:
-    """Load ``target`` at every level of ``plans``, print a row for each.
-
-    Args:
-        slo_ms: the objective: at most ALLOWED_LATE of the requests may fail or take longer.
-        out: a CSV file for the rows.
-        senders: start what sends the requests.
-
-    Returns:
-        0 where all levels are valid and keep the objective, else 1.
-
-    Raises:
-        ServerError: the first request is not answered with 200; LoadError: the load generator failed;
-            StorageError: ``out`` cannot be written, which is checked before anything is sent.
-    """
-    if out is not None:
-        check_writable([out])
-    with exclusive_machine():
-        target.check_first_request(plans[0].timeout_s)
-        budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
-        with senders as sender, progress(budget_s, "load") as show:
-            subjects = {target.url: Url(target.url, sender)}
-            samples = run(one_after_another(target.url, plans, slo_ms), subjects, Log(), budget_s, show)
-    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
-    if out is not None:
-        write_rows(out, TurnRow, [sample.row for sample in samples])
-    kept = [not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE for sample in samples]
-    return 0 if all(kept) else 1
 
 
 def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
@@ -72,38 +25,20 @@ def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None
     for number, plan in enumerate(plans):
         note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")
         sample = yield from measure(Turn(name, plan, number, slo_ms, note))
-        record, row = record_of(sample), sample.row
+        record, row = _record_of(sample), sample.row
         if record.rate_rps is not None and not row.void and latency_grows(record):
             row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
         samples.append(replace(sample, row=row))
     return samples
 
 
-def record_of(sample: Sample) -> LoadRecord:
-    """The record of requests over HTTP, which always have one."""
-    assert sample.record is not None
-    return sample.record
-
-
-def objective_text(sample: Sample, slo_ms: float | None) -> str:
-    """Say whether a load keeps the objective.
-
-    An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
-    """
-    record, missed = record_of(sample), sample.row.missed
-    if slo_ms is None:
-        return "" if record.rate_rps is None else NO_OBJECTIVE
-    if missed is None:
-        return ""
-    good = f"{goodput_rps(record, slo_ms):.1f} req/s within"
-    if missed <= ALLOWED_LATE:
-        return f"{good} {slo_ms:g} ms"
-    late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
-    return f"objective missed: {late}; {good} it"
+def keeps(sample: Sample) -> bool:
+    """Whether a level is valid and keeps its objective, where there is one."""
+    return not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE
 
 
 def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
-    """A level as a row of the table."""
+    """A level as a row of the table, under COLUMNS."""
     row = sample.row
     verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
@@ -113,6 +48,29 @@ def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *(str(count) for count in (row.sent, row.sent - row.failed - row.timed_out)),
         *(str(count) for count in (row.failed, row.timed_out)),
-        f"{record_of(sample).cores:.0%}",
-        "; ".join(filter(None, (verdict, objective_text(sample, slo_ms), row.warnings))),
+        f"{_record_of(sample).cores:.0%}",
+        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms), row.warnings))),
     ]
+
+
+def _objective_text(sample: Sample, slo_ms: float | None) -> str:
+    """Whether a load keeps the objective.
+
+    An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
+    """
+    record, missed = _record_of(sample), sample.row.missed
+    if slo_ms is None:
+        return "" if record.rate_rps is None else "no objective given (--slo-ms)"
+    if missed is None:
+        return ""
+    good = f"{goodput_rps(record, slo_ms):.1f} req/s within"
+    if missed <= ALLOWED_LATE:
+        return f"{good} {slo_ms:g} ms"
+    late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
+    return f"objective missed: {late}; {good} it"
+
+
+def _record_of(sample: Sample) -> LoadRecord:
+    """The record of requests over HTTP, which always have one."""
+    assert sample.record is not None
+    return sample.record

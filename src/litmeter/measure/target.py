@@ -1,4 +1,4 @@
-"""A server at any URL, and the requests that it is sent."""
+"""Requests to a server at any URL: their bodies and headers, and the first of them."""
 
 from __future__ import annotations
 
@@ -7,71 +7,53 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import requests
 
 from litmeter.errors import LoadError, ServerError, UsageError
-from litmeter.system.http import check_url, direct_session
+from litmeter.system.http import direct_session
 
 IMAGE_TOKEN = "{image}"
 DEFAULT_TEMPLATE = '{"image": "{image}"}'
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-"""Of the files that are taken from a folder."""
+"""Endings of the files that are taken from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
 CA_VARIABLE = "SSL_CERT_FILE"
 """Environment variable that OpenSSL reads, in the load generator's process too."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A URL, and the bodies that are sent to it by POST.
+def check_first_request(
+    url: str, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str], timeout_s: float
+) -> None:
+    """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
-    Attributes:
+    Args:
         headers: sent besides the content type.
 
     Raises:
-        UsageError: the URL is none of HTTP.
+        ServerError: it was not answered with 200, the one status that counts as a good answer.
     """
-
-    url: str
-    bodies: Sequence[bytes]
-    content_type: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_url(self.url)
-
-    def check_first_request(self, timeout_s: float) -> None:
-        """Send one request before the load starts, so that a wrong URL or body is reported at once.
-
-        Raises:
-            ServerError: it was not answered with 200, the one status that counts as a good answer.
-        """
-        url, body = self.url, self.bodies[0]
-        headers = {**self.headers, "Content-Type": self.content_type}
-        with direct_session() as session:
-            session.verify = os.environ.get(CA_VARIABLE, True)
-            try:
-                answer = session.post(url, data=body, headers=headers, timeout=timeout_s)
-            except requests.Timeout as error:
-                raise ServerError(f"{url} did not answer within {timeout_s:g} s") from error
-            except requests.exceptions.SSLError as error:
-                raise ServerError(
-                    f"{url} cannot be trusted ({_reason(error)}); --ca names the CA certificates to trust"
-                ) from error
-            except requests.ConnectionError as error:
-                raise ServerError(f"{url} cannot be reached ({_reason(error)})") from error
-            except (requests.RequestException, ValueError) as error:
-                raise ServerError(f"{url}: {error}") from error
-        if answer.status_code != 200:
-            text = " ".join(answer.text.split())[:200]
-            raise ServerError(
-                f"{url} answered the first request ({len(body):,} bytes of {self.content_type}, "
-                f"beginning with {body[:24]!r}) with {answer.status_code}: {text}"
-            )
+    body = bodies[0]
+    headers = {**headers, "Content-Type": content_type}
+    with direct_session() as session:
+        session.verify = os.environ.get(CA_VARIABLE, True)
+        try:
+            answer = session.post(url, data=body, headers=headers, timeout=timeout_s)
+        except requests.Timeout as error:
+            raise ServerError(f"{url} did not answer within {timeout_s:g} s") from error
+        except requests.exceptions.SSLError as error:
+            doubt = f"{url} cannot be trusted ({_reason(error)})"
+            raise ServerError(f"{doubt}; --ca names the CA certificates to trust") from error
+        except requests.ConnectionError as error:
+            raise ServerError(f"{url} cannot be reached ({_reason(error)})") from error
+        except (requests.RequestException, ValueError) as error:
+            raise ServerError(f"{url}: {error}") from error
+    if answer.status_code != 200:
+        sent = f"{len(body):,} bytes of {content_type}, beginning with {body[:24]!r}"
+        text = " ".join(answer.text.split())[:200]
+        raise ServerError(f"{url} answered the first request ({sent}) with {answer.status_code}: {text}")
 
 
 def read_bodies(
@@ -91,21 +73,27 @@ def read_bodies(
     if not body_files and not images:
         raise LoadError("there is nothing to send: give --body-file or --images")
     as_files = content_type.lower().startswith("image/")
-    if template is not None:
-        if not images:
-            raise UsageError("--template: it is for --images, which are missing")
-        if as_files:
-            raise UsageError(
-                f"--template: not used, as --content-type {content_type} sends the files themselves"
-            )
-        _check_template(template)
+    if template is not None and not images:
+        raise UsageError("--template: it is for --images, which are missing")
+    if template is not None and as_files:
+        raise UsageError(f"--template: not used, as --content-type {content_type} sends the files themselves")
+    template = DEFAULT_TEMPLATE if template is None else template
+    if IMAGE_TOKEN not in template:
+        raise UsageError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
+    try:
+        json.loads(template)
+    except ValueError as error:
+        raise UsageError(f"--template: not JSON ({error}), got {template!r}") from error
     bodies = [_read(path) for path in body_files]
-    for path in _image_files(images):
-        image = _read(path)
-        if not as_files:
-            encoded = base64.b64encode(image).decode("ascii")
-            image = (template or DEFAULT_TEMPLATE).replace(IMAGE_TOKEN, encoded).encode()
-        bodies.append(image)
+    for path in images:
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise LoadError(f"{path}: a folder without an image file")
+        files = map(_read, found)
+        texts = (template.replace(IMAGE_TOKEN, base64.b64encode(file).decode()).encode() for file in files)
+        bodies += files if as_files else texts
     return bodies
 
 
@@ -124,29 +112,6 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
             raise UsageError("--header: the content type is given by --content-type")
         headers[match[1]] = match[2]
     return headers
-
-
-def _check_template(template: str) -> None:
-    if IMAGE_TOKEN not in template:
-        raise UsageError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
-    try:
-        json.loads(template)
-    except ValueError as error:
-        raise UsageError(f"--template: not JSON ({error}), got {template!r}") from error
-
-
-def _image_files(paths: Sequence[Path]) -> list[Path]:
-    """The paths, folders replaced by the image files below them."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found:
-            raise LoadError(f"{path}: a folder without an image file")
-        files += found
-    return files
 
 
 def _read(path: Path) -> bytes:

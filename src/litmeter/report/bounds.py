@@ -20,8 +20,9 @@ PIPELINE = "pipeline"
 TRANSPORT = "pipeline + transport"
 SERVED = "served"
 Rates = list[float | None] | float | None
-"""By round, or the same in each; None where it is unknown."""
+"""A rate by round, or one for all of them; None where it is unknown."""
 BOUND_NAMES = (DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED)
+UNKNOWN = Ratio(1.0, None, None)
 
 
 @dataclass(frozen=True)
@@ -29,32 +30,25 @@ class Bound:
     """One bound of the rate.
 
     Attributes:
-        upper, upper_rps: name and rate of the bound before it; None for the first.
-        share: of the bound before it, with a 95% interval where one is known.
+        upper, upper_rps: name and rate of the bound before it; empty and 0 for the first.
+        share: of the bound before it, with a 95% interval where one is known; 1 for the first.
     """
 
     name: str
     rate_rps: float
-    upper: str | None = None
-    upper_rps: float | None = None
-    share: Ratio | None = None
+    upper: str = ""
+    upper_rps: float = 0.0
+    share: Ratio = UNKNOWN
 
     @property
     def is_loss(self) -> bool:
         """Whether it lies below the bound before it by more than the interval of their ratio."""
-        return self.share is not None and self.share.high is not None and self.share.high < 1
+        return self.share.resolved and self.share.ratio < 1
 
     @property
     def is_error(self) -> bool:
         """Whether it lies above the bound before it by more than the interval of their ratio."""
-        return self.share is not None and self.share.low is not None and self.share.low > 1
-
-    def ties_with(self, other: Bound) -> bool:
-        """Whether the intervals of two losses' shares overlap, so that neither is known to be larger."""
-        own, others = self.share, other.share
-        if own is None or others is None or None in (own.low, own.high, others.low, others.high):
-            return True
-        return bool(own.low <= others.high and others.low <= own.high)  # type: ignore[operator]
+        return self.share.resolved and self.share.ratio > 1
 
 
 def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
@@ -71,8 +65,10 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     Args:
         ceilings: metrics/ceilings.json.
     """
-    precision, row, transport = result.serve.precision, result.compared, transport_rates(result)
-    datasheet, roofline = (ceilings.get(f"{name}_{precision}_rps") for name in (DATASHEET, ROOFLINE))
+    row, transport = result.compared, transport_rates(result)
+    datasheet, roofline = (
+        ceilings.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)
+    )
     left = _share(transport, result.rates("pipeline"))
     known: dict[str, tuple[float | None, Rates]] = {
         DATASHEET: (datasheet, datasheet),
@@ -85,28 +81,27 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     bounds: list[Bound] = []
     above: Rates = None
     for name, (rate_rps, rates) in known.items():
-        if rate_rps and not bounds:
-            bounds.append(Bound(name, rate_rps))
-        elif rate_rps:
+        if rate_rps and bounds:
             upper = bounds[-1]
             share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
             bounds.append(Bound(name, rate_rps, upper.name, upper.rate_rps, share))
+        elif rate_rps:
+            bounds.append(Bound(name, rate_rps))
         above = rates if rate_rps else above
     return bounds
 
 
 def _share(rates: Rates, above: Rates) -> Ratio | None:
     """The ratio of two series of rates by round, or of a constant; None where they have no common round."""
+    if not rates or not above:
+        return None
     if isinstance(rates, float) and isinstance(above, float):
         return Ratio(rates / above, rates / above, rates / above)
-    rounds = max(len(one) for one in (rates, above) if isinstance(one, list)) if rates and above else 0
-    series = {
-        name: [one] * rounds if isinstance(one, float) else one or []
-        for name, one in (("lower", rates), ("upper", above))
-    }
-    if not any(a and b for a, b in zip(series["lower"], series["upper"], strict=False)):
+    rounds = max(len(one) for one in (rates, above) if isinstance(one, list))
+    lower, upper = ([one] * rounds if isinstance(one, float) else one for one in (rates, above))
+    if not any(a and b for a, b in zip(lower, upper, strict=True)):
         return None
-    return ratio(series, "lower", "upper", reference="upper")
+    return ratio({"lower": lower, "upper": upper}, "lower", "upper", reference="upper")
 
 
 def transport_ms(result: Result) -> float | None:
@@ -122,7 +117,7 @@ def transport_rates(result: Result) -> list[float | None]:
 
     The least of three: all cores over the CPU time of a request (pipeline, server and load generator), the
     null server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
-    idle. None where one is unknown.
+    idle. Empty where one is unknown.
     """
     server_ms, null = transport_ms(result), result.null
     if server_ms is None or null is None or not null.rate_rps:

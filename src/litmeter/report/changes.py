@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
-from litmeter.report.claims import Claim, change_before, change_sentence, verdict
+from litmeter.report.claims import Claim, change, times_text, verdict
 from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import markdown_table, number_cell
-from litmeter.tune.rows import ratio_cell
 
 
 def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
@@ -28,7 +27,8 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     if before.machine["id"] != after.machine["id"]:
         machines = [describe_machine(one.machine) for one in (before, after)]
         blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
-    other = [what for what in SAME if _common(before, what) != _common(after, what)]
+    conditions = _conditions(after)
+    other = [what for what, value in _conditions(before).items() if value != conditions[what]]
     if other:
         blocks.append(f"Ratios cannot be compared, as these changed: {', '.join(other)}.")
     old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
@@ -39,40 +39,31 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
             f"`{name}`",
             _cell(old.get(name), before.reference),
             _cell(new.get(name), after.reference),
-            _change_cell(found[name]) if name in found else "-",
+            f"{times_text(found[name])}, {verdict(found[name])}" if name in found else "-",
         ]
         for name in dict.fromkeys([*old, *new])
     ]
     head = ["configuration", "before: times the reference", "after", "after over before"]
     blocks.append(markdown_table(head, rows))
-    return list(_claims(before, after, found.get(CANDIDATE))), "\n\n".join(blocks)
+    claim = _claim(before, after, found.get(CANDIDATE))
+    return [claim] if claim else [], "\n\n".join(blocks)
 
 
-def _claims(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Iterator[Claim]:
+def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | None:
     """What other settings of the section serve did: measured in the same rounds, or through the reference."""
     what = changed_settings(before.params.serve, after.params.serve)
-    if not what:
-        return
-    measured = change_before(after)
-    if measured is not None and after.over_before["changed"] == what:
-        yield measured
-    elif ratio is not None:
-        old, new = (
-            row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE
-        )
-        found = {
-            "changed": f"{what} (in two runs, through `{after.reference}`)",
-            **{"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high},
-            **{"p95_before_ms": old, "p95_after_ms": new},
-        }
-        yield Claim("change", (CANDIDATE,), change_sentence(found), ratio)
+    if what and after.over_before.get("changed") == what and after.over_before["ratio"]:
+        return change(after.over_before)
+    if not what or ratio is None:
+        return None
+    old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
+    found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high}
+    found |= {"p95_before_ms": old, "p95_after_ms": new}
+    return change({"changed": f"{what} (in two runs, through `{after.reference}`)", **found})
 
 
-SAME = ("the reference", "the number of users", "the model", "the photos", "what users send")
-"""What must be the same for ratios to be compared."""
-
-
-def _common(snapshot: Snapshot, what: str) -> Any:
+def _conditions(snapshot: Snapshot) -> dict[str, Any]:
+    """What must be the same for ratios to be compared."""
     params = snapshot.params
     return {
         "the reference": (snapshot.reference, params.configuration(snapshot.reference)),
@@ -80,7 +71,7 @@ def _common(snapshot: Snapshot, what: str) -> Any:
         "the model": (params.model, params.train),
         "the photos": params.data,
         "what users send": params.load.request_body,
-    }[what]
+    }
 
 
 def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | None:
@@ -91,14 +82,14 @@ def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | 
     """
     ends: list[tuple[float, float, float]] = []
     for row in (before, after):
-        if row is None or not row.ratio or not row.ratio_low or not row.ratio_high:
+        if row is None or not (row.ratio and row.ratio_low and row.ratio_high):
             return None
         ends.append((row.ratio, row.ratio_low, row.ratio_high))
-    (old, *_), (new, *_) = ends
     half_width = math.hypot(*(math.log(high / low) / 2 for _, low, high in ends))
     if after.earlier or half_width == 0:
         return None
-    return Ratio(new / old, new / old * math.exp(-half_width), new / old * math.exp(half_width))
+    ratio, factor = ends[1][0] / ends[0][0], math.exp(half_width)
+    return Ratio(ratio, ratio / factor, ratio * factor)
 
 
 def runs_table(snapshots: Sequence[Snapshot]) -> str:
@@ -115,7 +106,7 @@ def runs_table(snapshots: Sequence[Snapshot]) -> str:
         runs = [Ratio(row.ratio, row.ratio_low, row.ratio_high) for row in own if row.ratio is not None]
         if name != reference and (ratio := over_runs(runs)) is not None:
             each = ", ".join(f"{run.ratio:.2f}" for run in runs)
-            rows.append([f"`{name}`", ratio_cell(ratio.ratio, ratio.low, ratio.high), each])
+            rows.append([f"`{name}`", times_text(ratio), each])
     table = markdown_table(["configuration", f"times {reference}, over all runs", "in each run"], rows)
     return (
         f"{len(snapshots)} runs of the same code, machine and model. With 95% certainty the mean ratio of "
@@ -131,10 +122,6 @@ def _cell(row: ComparisonRow | None, reference: str) -> str:
     return f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s{earlier}"
 
 
-def _change_cell(ratio: Ratio) -> str:
-    return f"{ratio_cell(ratio.ratio, ratio.low, ratio.high)}, {verdict(ratio)}"
-
-
 def _params_table(before: Snapshot, after: Snapshot) -> str:
     changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
     if not changed:
@@ -145,22 +132,18 @@ def _params_table(before: Snapshot, after: Snapshot) -> str:
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Values before and after of each key, with dots, that differ; a dash where there is none."""
-    old, new = dict(flat(before)), dict(flat(after))
-    return {
-        key: (_value(old, key), _value(new, key))
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key)
-    }
+    old, new = _flat(before), _flat(after)
+
+    def text(values: Mapping[str, Any], key: str) -> str:
+        return json.dumps(values[key]) if key in values else "-"
+
+    keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    return {key: (text(old, key), text(new, key)) for key in keys}
 
 
-def _value(values: Mapping[str, Any], key: str) -> str:
-    return json.dumps(values[key]) if key in values else "-"
-
-
-def flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Keys with dots, and their values."""
+    found: dict[str, Any] = {}
     for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,8 +22,8 @@ from litmeter.report.drawing import (
     PURPLE,
     SEQUENCE,
     Chart,
-    draw_bars,
     draw_point,
+    draw_ratio,
     save_png,
     set_logarithmic,
     set_shares,
@@ -48,72 +50,62 @@ def draw_pictures(results: Sequence[Result], reference: str) -> None:
 def comparison(results: Sequence[Result], reference: str) -> Chart:
     """A row per configuration, fastest first: its ratio to the reference with the simultaneous interval."""
     rows = fastest_first([result.compared for result in results])
-    points = [row for row in rows if row.ratio]
-    ratios = [row.ratio or 0.0 for row in points] or [1.0]
-    lowest, highest = min(ratios), max(ratios)
-    ends = [end for row in points for end in (row.ratio_low, row.ratio_high) if end]
-    low = max(min([lowest / BEYOND, *ends]), lowest / FARTHEST)
-    high = min(max([highest * BEYOND, *ends]), highest * FARTHEST)
+    ratios = [row.ratio for row in rows if row.ratio] or [1.0]
+    ends = [end for row in rows if row.ratio for end in (row.ratio_low, row.ratio_high) if end]
+    low = max(min([min(ratios) / BEYOND, *ends]), min(ratios) / FARTHEST)
+    high = min(max([max(ratios) * BEYOND, *ends]), max(ratios) * FARTHEST)
+    metrics = {result.name: result.metrics for result in results}
 
     def draw(axes: Axes) -> None:
         axes.axvline(1.0, color=INK, lw=1)
         for place, row in enumerate(rows):
-            if not row.ratio:
-                continue
-            colour = _colour(row)
-            if row.ratio_low is not None and row.ratio_high is not None:
-                axes.hlines(place, max(row.ratio_low, low), min(row.ratio_high, high), color=colour, lw=2)
-            tip = f"{row.experiment}: {row.rate_rps:.1f} req/s in {pluralise(row.rounds, 'round')}"
-            draw_point(axes, row.ratio, place, colour, tip, hollow=row.rank is None)
+            colour = BLUE if row.rank == 1 else PURPLE if row.experiment == CANDIDATE else GREY
+            tip = (
+                f"{row.experiment}: {number_cell(row.rate_rps, 1)} req/s in {pluralise(row.rounds, 'round')}"
+            )
+            ratio = (row.ratio, row.ratio_low, row.ratio_high)
+            draw_ratio(axes, place, ratio, colour if row.rank else ORANGE, tip, hollow=not row.rank)
         set_logarithmic(axes.xaxis, low, high)
         axes.set_xlabel(f"times {reference}")
 
-    costs = {
-        result.name: f"{number_cell(result.metrics['ready_s'], 1)} s to start, "
-        f"{number_cell(result.metrics['memory_mib'], 0)} MiB"
-        for result in results
-    }
+    def note(row: ComparisonRow) -> str:
+        text = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
+        if row.ratio is None:
+            below = row.ratio_high and f" in a round, below {row.ratio_high:.2f}"
+            text = f"no answer{below or ''}"
+        elif row.earlier:
+            text += f", earlier, {row.earlier}"
+        own = metrics[row.experiment]
+        return f"{text}\n{number_cell(own['ready_s'], 1)} s to start, {number_cell(own['memory_mib'], 0)} MiB"
+
     cut = any(end < low or end > high for end in ends)
-    earlier = any(row.earlier for row in rows)
     return Chart(
         "Rates of all configurations, measured in turn",
         draw,
         f"At {pluralise(rows[0].users, 'user')}, with 95% intervals, on a logarithmic axis. Blue: the "
         "fastest, and what cannot be told from it. Purple: the candidate, if it is not blue."
-        + (" Hollow: of an earlier run, and not ranked." if earlier else "")
+        + (" Hollow: of an earlier run, and not ranked." if any(row.earlier for row in rows) else "")
         + (" An interval that ends at the edge goes on beyond it." if cut else ""),
         names=[row.experiment for row in rows],
-        notes=[f"{_ratio_note(row)}\n{costs[row.experiment]}" for row in rows],
+        notes=[note(row) for row in rows],
     )
-
-
-def _colour(row: ComparisonRow) -> str:
-    if row.rank is None:
-        return ORANGE
-    return BLUE if row.rank == 1 else PURPLE if row.experiment == CANDIDATE else GREY
-
-
-def _ratio_note(row: ComparisonRow) -> str:
-    """The ratio with its interval, or what is missing; whether it was kept from an earlier run."""
-    if row.ratio is None:
-        return "no answer" if row.ratio_high is None else f"no answer in a round, below {row.ratio_high:.2f}"
-    text = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
-    return text + (f", earlier, {row.earlier}" if row.earlier else "")
 
 
 def stages(results: Sequence[Result]) -> Chart:
     """A bar per configuration: the share of each stage in a request's mean time in the comparison."""
     times = {result.name: own for result in results if sum((own := result.stage_ms).values()) > 0}
     names = list(dict.fromkeys(stage for own in times.values() for stage in own))
-    colour_of = {name: SEQUENCE[number % len(SEQUENCE)] for number, name in enumerate(names)}
 
     def draw(axes: Axes) -> None:
-        ends = np.zeros(len(times))
-        for stage, colour in colour_of.items():
-            begins = ends
-            ends = begins + [own.get(stage, 0.0) / sum(own.values()) for own in times.values()]
-            tips = [f"{name}: {stage}, {own.get(stage, 0.0):,.4g} ms" for name, own in times.items()]
-            draw_bars(axes, ends.tolist(), begins.tolist(), tips, colour, label=stage)
+        begins = np.zeros(len(times))
+        outline: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.3}  # some colours are pale
+        for stage, colour in zip(names, cycle(SEQUENCE), strict=False):
+            shares = np.array([own.get(stage, 0.0) / sum(own.values()) for own in times.values()])
+            places = range(len(times))
+            bars = axes.barh(places, shares, left=begins, height=0.6, color=colour, label=stage, **outline)
+            for bar, (name, own) in zip(bars, times.items(), strict=True):
+                bar.set_gid(f"{name}: {stage}, {own.get(stage, 0.0):,.4g} ms")
+            begins += shares
         set_shares(axes.xaxis)
         axes.set_xlabel("share of a request's mean time")
 
@@ -127,47 +119,39 @@ def stages(results: Sequence[Result]) -> Chart:
     )
 
 
-STATUS_COLOURS = {
-    "winner": BLUE,
-    "equal": BLUE,
-    "not resolved": ORANGE,
-    "slower": GREY,
-    "excluded": ORANGE,
-}
+STATUS_COLOURS = {"winner": BLUE, "equal": BLUE, "slower": GREY, "not resolved": ORANGE, "excluded": ORANGE}
 WORDS = {
     r"\d+x\d+": "2x1: workers x threads",
     r"b\d+": "b4: batches of up to 4",
     r"\d+ms": "0ms: the timeout of a batch",
     "keep": "keep: freed memory kept",
 }
-"""Of a configuration's name, as a pattern, and what the chart's note says of it."""
+"""Patterns of a configuration's name, and what the chart's note says of it."""
 
 
 def tune(rows: Sequence[TuneRow]) -> Chart:
     """A row per configuration that raced: its rate over the fastest one's in the rounds of both, and as
     predicted."""
     fastest = next((row for row in rows if row.ratio_low == row.ratio_high == 1.0), rows[0])
+    words = [row.name.split() for row in rows]
+    common = set(words[0]).intersection(*words) if len(rows) > 1 else set()
     names = [
-        f"serve: {name}" if row.incumbent else name for row, name in zip(rows, _distinct(rows), strict=True)
+        ("serve: " if row.incumbent else "") + (" ".join(one for one in own if one not in common) or row.name)
+        for row, own in zip(rows, words, strict=True)
     ]
 
     def draw(axes: Axes) -> None:
         axes.axvline(1.0, color=INK, lw=1)
         for place, row in enumerate(rows):
-            if row.ratio is None:
-                continue
-            colour = STATUS_COLOURS[row.status]
-            if row.ratio_low is not None and row.ratio_high is not None:
-                axes.hlines(place, row.ratio_low, row.ratio_high, color=colour, lw=2)
-            ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
-            tip = f"{row.name}: {ratio}, {row.rate_rps:.1f} req/s"
-            draw_point(axes, row.ratio, place, colour, tip, hollow=row.status != "winner")
+            ratio = (row.ratio, row.ratio_low, row.ratio_high)
+            tip = f"{row.name}: {ratio_cell(*ratio)}, {number_cell(row.rate_rps, 1)} req/s"
+            draw_ratio(axes, place, ratio, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
         predicted = [row.predicted_rps / fastest.predicted_rps for row in rows]
         axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
         axes.set_xlabel("times the rate of the fastest")
 
-    words = {word for name in names for word in name.split()}
-    meanings = [text for pattern, text in WORDS.items() if any(re.fullmatch(pattern, word) for word in words)]
+    shown = {word for name in names for word in name.split()}
+    meanings = [text for pattern, text in WORDS.items() if any(re.fullmatch(pattern, word) for word in shown)]
     doubtful = any(STATUS_COLOURS[row.status] == ORANGE for row in rows)
     return Chart(
         "What the search measured, in turn",
@@ -177,30 +161,15 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
         "the cheapest of those that are as good (blue)."
         + (" Orange: not resolved from the best, or excluded." if doubtful else ""),
         names=names,
-        notes=[_fate(row) for row in rows],
+        notes=["reference" if row.incumbent and row.status == "slower" else fate(row) for row in rows],
     )
-
-
-def _fate(row: TuneRow) -> str:
-    """What became of it; at length, a table tells it."""
-    return "reference" if row.incumbent and row.status == "slower" else fate(row)
-
-
-def _distinct(rows: Sequence[TuneRow]) -> list[str]:
-    """The names without what all have in common."""
-    words = [row.name.split() for row in rows]
-    common = set.intersection(*map(set, words)) if len(rows) > 1 else set()
-    return [
-        " ".join(word for word in own if word not in common) or row.name
-        for row, own in zip(rows, words, strict=True)
-    ]
 
 
 def capacity(name: str, result: CapacityResult) -> list[Chart]:
     """The share of late requests with the fit, and latencies, over the offered rate."""
     metrics = result.metrics
-    probes = [row for row in result.rows if row.offered_rps is not None]
-    rates = [row.offered_rps for row in probes if row.offered_rps is not None]
+    offered = [(row.offered_rps, row) for row in result.rows if row.offered_rps is not None]
+    rates, probes = [rate for rate, _ in offered], [row for _, row in offered]
     shown = [*rates, *filter(None, (metrics.low_rps, metrics.high_rps))] or [1.0]
     top = min(1.0, max(0.2, 4 * metrics.miss))
 

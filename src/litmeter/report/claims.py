@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
 from litmeter.report.printed import changed_keys, ratio_text
-from litmeter.report.results import Result, fastest_first
+from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.stats.comparison import Ratio
 from litmeter.system.machine import describe_machine
@@ -20,11 +21,11 @@ from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
-"""Fewer than this are pointed out: intervals of ten rounds are about as wide as the noise of one."""
+"""Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
 EQUAL_WITHIN = 0.03
 """Rates whose ratio's whole interval is closer to 1 are equal for all purposes."""
 MOST_KEYS = 2
-"""Named in a sentence."""
+"""Keys that a sentence names; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ ANSWER = ("change", "fastest", "limit", "next")
 def claims(snapshot: Snapshot) -> list[Claim]:
     """All claims, the most important first."""
     found = [
-        change_before(snapshot),
+        change(snapshot.over_before),
         fastest(snapshot.compared, snapshot.reference),
         limit(snapshot),
         next_step(snapshot),
@@ -68,18 +69,14 @@ def claims(snapshot: Snapshot) -> list[Claim]:
 
 def verdict(ratio: Ratio) -> str:
     """What is known of a ratio of rates by its interval."""
-    if ratio.low is None or ratio.high is None:
-        return "no difference resolved"
-    if ratio.low >= 1 - EQUAL_WITHIN and ratio.high <= 1 + EQUAL_WITHIN:
+    low, high = ratio.low or 0.0, ratio.high or math.inf
+    if low >= 1 - EQUAL_WITHIN and high <= 1 + EQUAL_WITHIN:
         return f"equal within {EQUAL_WITHIN:.0%}"
-    if ratio.resolved:
-        return "faster" if ratio.low > 1 else "slower"
-    return "no difference resolved"
+    return "faster" if low > 1 else "slower" if high < 1 else "no difference resolved"
 
 
-def change_before(snapshot: Snapshot) -> Claim | None:
-    """What the section serve does over its settings of the results before; None where none was changed."""
-    found = snapshot.over_before
+def change(found: Mapping[str, Any]) -> Claim | None:
+    """What other settings of the section serve did, by metrics/over_before.json; None where it is empty."""
     if not found.get("ratio"):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
@@ -93,11 +90,15 @@ def change_sentence(found: Mapping[str, Any]) -> str:
         found: the content of metrics/over_before.json.
     """
     ratio = Ratio(found["ratio"], found["low"], found["high"])
-    times = ratio_cell(ratio.ratio, ratio.low, ratio.high)
-    sentence = f"{found['changed']}: {times} times as fast, {verdict(ratio)}"
+    sentence = f"{found['changed']}: {times_text(ratio)} times as fast, {verdict(ratio)}"
     if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
         sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
     return f"{sentence}."
+
+
+def times_text(ratio: Ratio) -> str:
+    """A ratio with its interval."""
+    return ratio_cell(ratio.ratio, ratio.low, ratio.high)
 
 
 def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -110,31 +111,27 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     if not ranked(rows):
         return Claim("fastest", (), "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
-    tied = [row for row in others if row.rank == 1]
-    ratio = Ratio(first.ratio or 1.0, first.ratio_low, first.ratio_high)
+    tied = [row.experiment for row in others if row.rank == 1]
+    name = f"`{first.experiment}`"
     rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
     if first.experiment != reference:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
-        others_tied = ", ".join(f"`{row.experiment}`" for row in tied)
-        sentence = (
-            f"`{first.experiment}` does {rate}; whether it or {others_tied} is fastest is not resolved."
-        )
+        listed = ", ".join(f"`{other}`" for other in tied)
+        sentence = f"{name} does {rate}; whether it or {listed} is fastest is not resolved."
     elif others:
-        second, share = others[0], lead(others[0])
-        sentence = (
-            f"Of {1 + len(others)} configurations `{first.experiment}` is fastest, with 95% certainty: {rate}"
-        )
-        if share is not None and second.experiment != reference:
-            times = ratio_cell(share.ratio, share.low, share.high)
-            sentence += f", and {times} times the second, `{second.experiment}`"
+        sentence = f"Of {1 + len(others)} configurations {name} is fastest, with 95% certainty: {rate}"
+        second = others[0]
+        if (lead := _lead(second)) is not None and second.experiment != reference:
+            sentence += f", and {times_text(lead)} times the second, `{second.experiment}`"
         sentence += "."
     else:
-        sentence = f"`{first.experiment}` does {rate}; nothing else was ranked."
-    return Claim("fastest", tuple(row.experiment for row in (first, *tied)), sentence, ratio)
+        sentence = f"{name} does {rate}; nothing else was ranked."
+    ratio = Ratio(first.ratio or 1.0, first.ratio_low, first.ratio_high)
+    return Claim("fastest", (first.experiment, *tied), sentence, ratio)
 
 
-def lead(row: ComparisonRow) -> Ratio | None:
+def _lead(row: ComparisonRow) -> Ratio | None:
     """How many times its rate the fastest does; None where it is unknown."""
     if not (row.share_of_fastest and row.share_low and row.share_high):
         return None
@@ -148,20 +145,19 @@ LOST = {
     TRANSPORT: "transport leaves {lower} of the {upper} images/s that it does without a server ({share})",
     SERVED: "it serves {lower} of the {upper} requests/s that it could do without waiting ({share})",
 }
-"""What is lost down to each bound."""
+"""Losses down to each bound, in words."""
 
 
 def limit(snapshot: Snapshot) -> Claim | None:
-    """What holds the fastest back, and the loss that it explains."""
-    leaders = ranked(snapshot.compared)
-    if not leaders or not (diagnosis := snapshot.diagnoses[leaders[0].experiment]).cause:
-        return None
-    name, loss = leaders[0].experiment, diagnosis.loss
-    sentence = f"What holds `{name}` back: {diagnosis.cause}"
-    if loss is not None and loss.share is not None:
-        rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
-        sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
-    return Claim("limit", (name,), f"{sentence}.")
+    """What holds the fastest back, and the loss that it explains; None where no cause is known."""
+    for row in ranked(snapshot.compared)[:1]:
+        name, diagnosis = row.experiment, snapshot.diagnoses[row.experiment]
+        sentence = f"What holds `{name}` back: {diagnosis.cause}"
+        if (loss := diagnosis.loss) is not None:
+            rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
+            sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
+        return Claim("limit", (name,), f"{sentence}.") if diagnosis.cause else None
+    return None
 
 
 def next_step(snapshot: Snapshot) -> Claim | None:
@@ -171,55 +167,47 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     """
     if snapshot.label:
         return None
+    serve, search = snapshot.params.serve, "`make tune`, which searches for a faster `serve:`"
     if snapshot.tuned is not None:
-        return tuned_finding(snapshot.tuned, snapshot.params.serve)
-    search = "`make tune`, which searches for a faster `serve:`"
-    leaders = ranked(snapshot.compared)
+        return Claim("next", (CANDIDATE,), _tuned_finding(snapshot.tuned, serve))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
-    gain = lead(own)
-    if leaders and own.rank not in (None, 1) and gain is not None:
-        best = next(one for one in snapshot.results if one.name == leaders[0].experiment)
-        changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(snapshot.params.serve, best.serve)]
-        advice = f"`dvc exp run {' '.join(changes)}`, as `{best.name}` has it"
+    if own.rank not in (None, 1) and (gain := _lead(own)) is not None:
+        leader = ranked(snapshot.compared)[0].experiment
+        best = next(one for one in snapshot.results if one.name == leader)
+        changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(serve, best.serve)]
+        advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
         if len(changes) > MOST_KEYS:
-            advice = f"`serve:` with the settings of `{best.name}`"
-        times = ratio_cell(gain.ratio, gain.low, gain.high)
+            advice = f"`serve:` with the settings of `{leader}`"
         same = best.metrics["agreement"]
         labels = f"; {same:.1%} of the photos keep the checkpoint's label" if same is not None else ""
-        text = f"Try next: {advice}: {times} times as fast{labels}. Or {search}."
-        return Claim("next", (CANDIDATE, best.name), text, gain)
+        text = f"Try next: {advice}: {times_text(gain)} times as fast{labels}. Or {search}."
+        return Claim("next", (CANDIDATE, leader), text, gain)
     parameter = snapshot.diagnoses[CANDIDATE].parameter
     section = "" if parameter and "." in parameter else "serve."
     key = f"; or `{section}{parameter}`" if parameter else ""
     return Claim("next", (CANDIDATE,), f"Try next: {search}{key}.")
 
 
-def tuned_finding(tuned: Tuned, serve: ServeSettings) -> Claim:
+def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     """What the search has found, and whether ``serve`` has it already."""
-    winner, keys = tuned.rows[0], tuned.metrics["winner"]
-    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
-    advice = f"Try next: `litmeter tune --apply`, which sets {_winners_keys(keys, serve)}"
-    if not _winners_keys(keys, serve):
-        text = f"`serve:` is what the search found: `{winner.name}`."
-    elif winner.incumbent:
-        text = "The search found nothing faster than the candidate as it was."
-    elif tuned.metrics["goal"] == "capacity":
-        text = f"{advice}: of those that the search measured it takes most requests within the objective."
-    elif winner.over_serve_low is None or winner.over_serve_low <= 1:
-        text = f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    else:
-        text = f"{advice}, for {gain} times the candidate's rate."
-    return Claim("next", (CANDIDATE,), text)
-
-
-def _winners_keys(winner: Mapping[str, Any], serve: ServeSettings) -> str:
-    """The keys of ``serve:`` that ``winner`` has other values for, or how many where they are many."""
+    winner, found = tuned.rows[0], tuned.metrics["winner"]
     changed = [
         f"`{key}: {json.dumps(value).strip(chr(34))}`"
-        for key, value in winner.items()
+        for key, value in found.items()
         if getattr(serve, key) != value
     ]
-    return " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
+    keys = " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
+    advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
+    gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
+    if not changed:
+        return f"`serve:` is what the search found: `{winner.name}`."
+    if winner.incumbent:
+        return "The search found nothing faster than the candidate as it was."
+    if tuned.metrics["goal"] == "capacity":
+        return f"{advice}: of those that the search measured it takes most requests within the objective."
+    if winner.over_serve_low is None or winner.over_serve_low <= 1:
+        return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
+    return f"{advice}, for {gain} times the candidate's rate."
 
 
 def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
@@ -243,49 +231,32 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     if rounds < FEW_ROUNDS:
         text = f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`."
         yield Claim("doubt", (), text)
-    for what, names in (
-        (
-            "This CPU has no instructions for bfloat16 and emulates it, many times slower",
-            {result.name: "" for result in snapshot.results if result.emulated},
-        ),
-        (
-            "Without an answer in one round or more",
-            {row.experiment: "" for row in rows if row.rate_rps is None},
-        ),
-        (
-            "Requests failed, and count in no rate",
-            {row.experiment: f" ({row.failed})" for row in rows if row.failed},
-        ),
-        (
-            "Kept from an earlier run, as nothing that they depend on has changed",
-            {row.experiment: f" ({row.earlier})" for row in rows if row.earlier},
-        ),
-        ("Errors of measuring", dict(_errors(snapshot))),
-        (
-            "Answers that fail or cannot be relied on",
-            {result.name: f" ({text})" for result in snapshot.results if (text := _void(result))},
-        ),
-    ):
+    errors = {
+        name: f"({bound.name} is {times_text(bound.share)} times {bound.upper}, its upper bound)"
+        for name, bounds in snapshot.bounds.items()
+        for bound in bounds
+        if bound.is_error
+    }
+    void = {}
+    for result in snapshot.results:
+        if reasons := Counter(row.void for row in result.turns if row.void):
+            usual = reasons.most_common(1)[0][0]
+            void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
+    emulated = {result.name: "" for result in snapshot.results if result.emulated}
+    silent = {row.experiment: "" for row in rows if row.rate_rps is None}
+    failed = {row.experiment: f"({row.failed})" for row in rows if row.failed}
+    earlier = {row.experiment: f"({row.earlier})" for row in rows if row.earlier}
+    for what, names in {
+        "This CPU has no instructions for bfloat16 and emulates it, many times slower": emulated,
+        "Without an answer in one round or more": silent,
+        "Requests failed, and count in no rate": failed,
+        "Kept from an earlier run, as nothing that they depend on has changed": earlier,
+        "Errors of measuring": errors,
+        "Answers that fail or cannot be relied on": void,
+    }.items():
         if names:
-            listed = ", ".join(f"`{name}`{more}" for name, more in names.items())
+            listed = ", ".join(f"`{name}` {more}".strip() for name, more in names.items())
             yield Claim("doubt", tuple(names), f"{what}: {listed}.")
-
-
-def _errors(snapshot: Snapshot) -> Iterator[tuple[str, str]]:
-    """Bounds that lie above the one before by more than their interval."""
-    for name, bounds in snapshot.bounds.items():
-        for bound in bounds:
-            if bound.is_error and bound.share is not None:
-                share = ratio_cell(bound.share.ratio, bound.share.low, bound.share.high)
-                yield name, f" ({bound.name} is {share} times {bound.upper}, its upper bound)"
-
-
-def _void(result: Result) -> str:
-    """How many of its turns cannot be relied on, and the usual reason; empty where there is none."""
-    reasons = Counter(row.void for row in result.turns if row.void)
-    if not reasons:
-        return ""
-    return f"{reasons.total()} of {len(result.turns)} turns: {reasons.most_common(1)[0][0]}"
 
 
 def setting(snapshot: Snapshot) -> str:
@@ -320,19 +291,19 @@ def provenance(snapshot: Snapshot) -> str:
     )
 
 
-def tuned_sentences(tuned: Tuned) -> list[str]:
+def tuned_text(tuned: Tuned) -> str:
     """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
     metrics, rows = tuned.metrics, tuned.rows
     winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
-    found = [
+    text = (
         f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
-        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}.",
+        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
         f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the test photos full "
-        "precision's label.",
-    ]
-    for status, text in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
-        names = [f"`{row.name}`" for row in rows if row.status == status]
-        found += [f"{text}: {', '.join(names)}."] if names else []
-    return [*found, f"Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."]
+        "precision's label."
+    )
+    for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
+        if names := [f"`{row.name}`" for row in rows if row.status == status]:
+            text += f" {said}: {', '.join(names)}."
+    return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."

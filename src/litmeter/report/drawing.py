@@ -20,56 +20,42 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 from litmeter.system.files import atomic_write
 
 INK, PAPER = "#1a1a1a", "#ffffff"
-"""Of a PNG; within report.html both are the page's, light or dark."""
+"""Colours of a PNG; within report.html both are the page's, light or dark."""
 BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
-"""What leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black, and told
-apart by the colour-blind, as the colours below are."""
+"""Colours of what leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black,
+and told apart by the colour-blind, as the colours below are."""
 SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
 """Parts of a whole, next to each other in this order."""
 WIDE, NARROW = 9.0, 4.2
 """Inches of a drawing; a telephone shows the narrow one."""
-PANEL, MAX_COLUMNS = 5.4, 3
-"""Inches of one of several side by side, and so many at most."""
+PANEL = 5.4
+"""Inches of one of several side by side."""
 ROW, LINE, AXIS, LEGEND_LINE = 0.16, 0.16, 0.6, 0.2
 """Inches of a row, of a line of text in it, of the axis below the rows, and of a line of the legend."""
+HEIGHT = 3.6
+"""Inches of a chart without rows."""
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
 STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": INK,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.spines.bottom": False,
-    "axes.spines.left": False,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "grid.alpha": 0.2,
-    "grid.color": INK,
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "xtick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.color": INK,
-    "ytick.major.size": 0,
-    "svg.fonttype": "none",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **{f"axes.spines.{side}": False for side in ("bottom", "left", "right", "top")},
+    **{"font.size": 9, "axes.axisbelow": True, "axes.grid": True, "grid.alpha": 0.2, "grid.linewidth": 0.8},
+    **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none"},
 }
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn onto axes, and what stands beside them.
+    """A drawing on axes, and the texts beside it.
 
     Attributes:
         draw: puts everything but title, note, legend and the texts of rows onto the axes.
         note: what one must know to read it.
         names: of a chart with a row for each, at y = 0, 1, ... from the top.
         notes: a text behind each row's end, as many as names.
-        height: inches of a chart without rows.
     """
 
     title: str
@@ -77,27 +63,23 @@ class Chart:
     note: str = ""
     names: Sequence[str] = ()
     notes: Sequence[str] = ()
-    height: float = 3.6
 
 
 def save_png(path: Path, charts: Sequence[Chart]) -> None:
     """Draw the charts side by side, without matplotlib's version: the same results give the same bytes."""
-    columns = min(MAX_COLUMNS, len(charts))
-    width = WIDE if columns == 1 else PANEL * columns
+    width = WIDE if len(charts) == 1 else PANEL * len(charts)
     with rc_context(STYLE), atomic_write(path) as temporary:
-        figure = draw(charts, width, columns, captions=True)
+        figure = draw(charts, width, captions=True)
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def svg(chart: Chart, name: str, width: float = WIDE) -> str:
+def svg(chart: Chart, width: float = WIDE) -> str:
     """The chart without title and note as an element of an HTML page; empty where there is nothing to see.
 
-    Texts are texts, ink and paper those of the page (``currentColor`` and ``--paper``).
-
-    Args:
-        name: another one for each drawing of a page, for the ids.
+    Texts are texts, ink and paper those of the page (``currentColor`` and ``--paper``). The ids in it follow
+    from title and width.
     """
-    with rc_context(STYLE | {"svg.hashsalt": name}):
+    with rc_context(STYLE | {"svg.hashsalt": f"{chart.title} {width}"}):
         figure = draw([chart], width)
         if not figure.axes[0].has_data():
             return ""
@@ -115,12 +97,15 @@ def _within_html(document: str) -> str:
     _, head, content = document.partition("<svg ")
     head, _, content = content.partition(">")
     [box] = re.findall(r'viewBox="[^"]*"', head)
-    content = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", content, flags=re.DOTALL)
-    content = re.sub(r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>", content)
-    content = re.sub(r'<g id="[^"]*"/>|<path [^>]*style="fill: none"/>', "", content)
-    content = re.sub(r'<g id="[^"]*">', "<g>", content)
+    for pattern, replacement in (
+        (r"(?s)<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", ""),
+        (r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>"),
+        (r'<g id="[^"]*"/>|<path [^>]*style="fill: none"/>', ""),
+        (r'<g id="[^"]*">', "<g>"),
+        (r">\s+<", "><"),
+    ):
+        content = re.sub(pattern, replacement, content)
     content = re.sub(r"<[^>]*>", lambda tag: _short(tag[0]), content)
-    content = re.sub(r">\s+<", "><", content)
     return f"<svg {box}>{content}".strip()
 
 
@@ -132,32 +117,26 @@ def _short(tag: str) -> str:
     return re.sub(r"\s+", " ", tag)
 
 
-def draw(charts: Sequence[Chart], width: float, columns: int = 1, captions: bool = False) -> Figure:
-    """A figure of all ``charts``, each in a panel of its own.
+def draw(charts: Sequence[Chart], width: float, captions: bool = False) -> Figure:
+    """A figure of all ``charts`` side by side.
 
     Args:
         width: of the figure in inches.
         captions: whether titles and notes are within the picture.
     """
-    lines = math.ceil(len(charts) / columns)
     rows_beside = width > NARROW
-    letters = int(width / columns * LETTERS_PER_INCH)
+    letters = int(width / len(charts) * LETTERS_PER_INCH)
     figure = Figure((width, 1.0), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in list(grid.flat)[len(charts) :]:
-        axes.set_visible(False)
     heights = []
-    for axes, chart in zip(grid.flat, charts, strict=False):
+    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False).flat, charts, strict=True):
         chart.draw(axes)
-        if chart.names:
-            _set_rows(axes, chart, rows_beside)
-        heights.append(_height(chart, rows_beside))
+        heights.append(_set_rows(axes, chart, rows_beside) if chart.names else HEIGHT)
         if captions:
             title, note = fill(chart.title, letters), fill(chart.note, letters)
             axes.set_title(title, loc="left", fontsize=11)
             axes.set_xlabel(f"{axes.get_xlabel()}\n\n{note}".strip())
             heights[-1] += LINE * (title.count("\n") + note.count("\n") + 4)
-    figure.set_figheight(lines * max(heights) + _add_legend(figure))
+    figure.set_figheight(max(heights) + _add_legend(figure))
     return figure
 
 
@@ -173,35 +152,31 @@ def _add_legend(figure: Figure) -> float:
     return LEGEND_LINE * (math.ceil(len(labels) / columns) + 0.5)
 
 
-def _height(chart: Chart, rows_beside: bool) -> float:
-    """Inches without title, note and legend."""
-    if not chart.names:
-        return chart.height
-    lines = max((note.count("\n") + 1 for note in chart.notes), default=1) + (0 if rows_beside else 1)
-    return (ROW + LINE * lines) * len(chart.names) + AXIS
-
-
-def _set_rows(axes: Axes, chart: Chart, beside: bool) -> None:
-    """Names at the left, notes at the right, or both at the left where the chart is narrow."""
-    places = range(len(chart.names))
-    texts = list(chart.names)
-    if chart.notes and beside:
+def _set_rows(axes: Axes, chart: Chart, beside: bool) -> float:
+    """Put names at the left, notes at the right, or both at the left; return the inches of rows and axis."""
+    places, texts = range(len(chart.names)), list(chart.names)
+    if beside:
         right = axes.secondary_yaxis("right")
         right.set_yticks(places, list(chart.notes))
         right.spines["right"].set_visible(False)
         right.grid(visible=False)
-    elif chart.notes:
-        texts = ["\n".join(filter(None, lines)) for lines in zip(chart.names, chart.notes, strict=True)]
+    else:
+        texts = ["\n".join(lines) for lines in zip(chart.names, chart.notes, strict=True)]
     axes.set_yticks(places, texts)
-    axes.set_ylim(len(chart.names) - 0.4, -0.6)
+    axes.set_ylim(len(texts) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
+    lines = max(text.count("\n") + 1 for text in (chart.notes if beside else texts))
+    return (ROW + LINE * lines) * len(texts) + AXIS
 
 
-def set_logarithmic(axis: Axis, low: float, high: float, ticks: Sequence[float] = ()) -> None:
-    """A logarithmic axis between two ends, with round ticks or the given ones."""
+def set_logarithmic(axis: Axis, low: float, high: float) -> None:
+    """A logarithmic axis between two ends, with ticks at 1, 2 and 5, or at decades where there are many."""
     name = "x" if axis is axis.axes.xaxis else "y"
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    axis.set_major_locator(FixedLocator(list(ticks or round_ticks(low, high))))
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    digits = (1, 2, 5) if len(decades) <= MOST_DECADES else (1,)
+    ticks = (digit * 10.0**decade for decade in decades for digit in digits)
+    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
@@ -212,42 +187,25 @@ def set_shares(axis: Axis, high: float = 1.0) -> None:
     axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def round_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each decade between two ends, or the decades where there are many."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = (1, 2, 5) if len(decades) <= MOST_DECADES else (1,)
-    ticks = (digit * 10.0**decade for decade in decades for digit in digits)
-    return [tick for tick in ticks if low <= tick <= high]
+def draw_point(axes: Axes, x: float, y: float, colour: str, tip: str = "", *, hollow: bool = False) -> None:
+    """A point; ``tip`` is what is said where one points at it."""
+    face = PAPER if hollow else colour
+    axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=6, gid=tip or None)
 
 
-def draw_point(
-    axes: Axes, x: float, y: float, colour: str, tip: str = "", *, hollow: bool = False, label: str = ""
-) -> None:
-    """A point; ``tip`` is what is said where one points at it, ``label`` its name in the legend."""
-    axes.plot(
-        x,
-        y,
-        "o",
-        color=colour,
-        markerfacecolor=PAPER if hollow else colour,
-        markersize=6,
-        gid=tip or None,
-        label=label or None,
-    )
-
-
-def draw_bars(
+def draw_ratio(
     axes: Axes,
-    ends: Sequence[float],
-    begins: Sequence[float],
-    tips: Sequence[str],
+    place: int,
+    ends: tuple[float | None, float | None, float | None],
     colour: str,
-    label: str = "",
+    tip: str,
+    *,
+    hollow: bool,
 ) -> None:
-    """Bars of the rows 0, 1, ...; parts of a whole, which have a label, are outlined: some are pale."""
-    lengths = [end - begin for begin, end in zip(begins, ends, strict=True)]
-    outline: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.3} if label else {}
-    rows = range(len(ends))
-    bars = axes.barh(rows, lengths, left=begins, height=0.6, color=colour, label=label or None, **outline)
-    for bar, tip in zip(bars, tips, strict=True):
-        bar.set_gid(tip)
+    """A ratio as a point in the row ``place``, with its interval; nothing where it is unknown."""
+    ratio, low, high = ends
+    if ratio is None:
+        return
+    if low is not None and high is not None:
+        axes.hlines(place, low, high, color=colour, lw=2)
+    draw_point(axes, ratio, place, colour, tip, hollow=hollow)

@@ -17,7 +17,7 @@ from litmeter.report.claims import change_sentence
 from litmeter.system.progress import print_wrapped
 
 FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
-"""Of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
+"""Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
 
 
 def main() -> int:
@@ -47,17 +47,13 @@ def describe(name: str, base: str, revision: str) -> str:
     found = _read(revision, str(OVER_BEFORE))
     # What came of an experiment whose base had it, too, is the base's.
     compared = bool(found.get("ratio")) and found != _read(base, str(OVER_BEFORE))
-    changes = changed_params(before, after)
     said = [
-        f"{key} {old} -> {new}" for key, (old, new) in changes.items() if not (compared and is_served(key))
+        f"{key} {old} -> {new}"
+        for key, (old, new) in changed_params(before, after).items()
+        if not (compared and key.startswith("serve."))
     ]
     said += [change_sentence(found).rstrip(".")] if compared else []
     return f"{name}: {'; '.join(said) or 'no key of params.yaml has changed'}"
-
-
-def is_served(key: str) -> bool:
-    """Whether a key belongs to the section whose change is compared with what was before."""
-    return key.startswith("serve.")
 
 
 def _read(commit: str, path: str) -> Mapping[str, Any]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
-from itertools import count
 from pathlib import Path
 from string import Template
 
@@ -29,8 +28,12 @@ DOUBT = re.compile(
 )
 
 
-def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
+def write_report(*revisions: str, out: Path = REPORT_PAGE) -> None:
     """Write the page of this tree, or of ``revisions`` side by side.
+
+    Args:
+        revisions: commits or experiments; the last is shown in full
+        out: the file
 
     Raises:
         UsageError: there is no such revision; ReportError: a result is missing or malformed.
@@ -40,51 +43,42 @@ def write_report(revisions: Sequence[str], path: Path = REPORT_PAGE) -> None:
         page = render(snapshots)
     except KeyError as error:
         raise ReportError(f"a result lacks {error}: another version of litmeter wrote it") from error
-    write_text(path, page)
+    write_text(out, page)
     for before in snapshots[:-1]:
         for claim in changes(before, snapshots[-1])[0]:
             print(f"{before.label} to {snapshots[-1].label}: {claim.plain}")
-    print(f"{path}: open it in a browser")
+    print(f"{out}: open it in a browser")
 
 
 def render(snapshots: Sequence[Snapshot]) -> str:
     """The page of the last of ``snapshots``, with what has changed since the others."""
-    last, figures = snapshots[-1], Figures()
-    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(figures, last, len(snapshots) > 1)]
-    blocks.append("<section>")
+    last = snapshots[-1]
+    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(last, len(snapshots) > 1), "<section>"]
     for part in parts(last):
-        drawn = figures.wide(part.chart) if part.chart else ""
-        if part.text or drawn:
-            content = drawn + markdown(part.text)
+        content = (figure(part.chart) if part.chart else "") + markdown(part.text)
+        if content:
             blocks.append(f"<details><summary>{escape(part.title)}</summary>{content}</details>")
     template = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
     title = escape(f"litmeter: {last.label or 'this tree'}")
     return template.substitute(title=title, content="\n".join([*filter(None, blocks), "</section>"]))
 
 
-class Figures:
-    """Draws the charts of one page: ids in one differ from those in another."""
-
-    def __init__(self) -> None:
-        self.numbers = count()
-
-    def wide(self, chart: Chart) -> str:
-        """A chart as wide as the page, drawn once more for narrow ones; empty without data."""
-        widths = (("wide", WIDE), ("narrow", NARROW))
-        drawn = [(name, svg(chart, f"chart {next(self.numbers)}", width)) for name, width in widths]
-        if not drawn[0][1]:
-            return ""
-        caption = f"<b>{marked(chart.title)}</b> {marked(chart.note)}".strip()
-        shown = "".join(f'<div class="{name}">{one}</div>' for name, one in drawn)
-        return f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"
+def figure(chart: Chart) -> str:
+    """A chart as wide as the page, and drawn once more for narrow ones; empty without data."""
+    drawn = {"wide": svg(chart, WIDE), "narrow": svg(chart, NARROW)}
+    if not drawn["wide"]:
+        return ""
+    caption = f"<b>{marked(chart.title)}</b> {marked(chart.note)}".strip()
+    shown = "".join(f'<div class="{name}">{one}</div>' for name, one in drawn.items())
+    return f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"
 
 
 def marked(text: str) -> str:
     """Text as HTML: what stands between backticks as code, and words of doubt in their colour."""
-    return doubts(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False)))
+    return _doubts(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False)))
 
 
-def doubts(html: str) -> str:
+def _doubts(html: str) -> str:
     """Words of doubt in their colour, except in code, where they are names."""
     return DOUBT.sub(lambda found: found[1] or f'<span class="doubt">{found[2]}</span>', html)
 
@@ -94,10 +88,10 @@ def markdown(text: str) -> str:
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
     html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(plain)
     html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
-    return doubts(html)
+    return _doubts(html)
 
 
-def _answer(figures: Figures, snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
+def _answer(snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
     said = [one for one in claims(snapshot) if not (changes_said and one.kind == "change")]
     if snapshot.label:
         yield f"<h2>Results of {escape(snapshot.label)}</h2>"
@@ -106,7 +100,7 @@ def _answer(figures: Figures, snapshot: Snapshot, changes_said: bool) -> Iterato
     yield f'<p class="quiet">{escape(setting(snapshot))}.</p>'
     yield f'<div class="results">{markdown(snapshot.table())}</div>'
     yield f'<p class="quiet">{marked(reading(snapshot))}</p>'
-    yield figures.wide(charts.comparison(snapshot.results, snapshot.reference))
+    yield figure(charts.comparison(snapshot.results, snapshot.reference))
 
 
 def _changes(snapshots: Sequence[Snapshot]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from litmeter.measure.capacity import CapacityMetrics
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from litmeter.measure.comparison_rows import Pair
 
 P95_ANSWERS = 130
-"""That a 95th percentile needs."""
+"""Answers that a 95th percentile needs."""
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -66,26 +66,31 @@ def comparison_table(
     """
     reference, configurations = params.comparison.reference, params.configurations()
     ordered = fastest_first(rows)
-    columns: dict[str, Callable[[ComparisonRow], str]] = {
-        "configuration": lambda row: f"`{row.experiment}`" if device else row.experiment,
-        "settings": lambda row: describe(configurations[row.experiment], device or ""),
-        "req/s": lambda row: number_cell(row.rate_rps, 1),
-        f"times {reference}": lambda row: ratio_text(row, reference),
-        "of the fastest": lambda row: share_cell(row.share_of_fastest),
-        "rank": lambda row: f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
-        "p95": p95_cell,
-    }
-    if device is None:
-        del columns["settings"]
-    head, cells = list(columns), [[cell(row) for cell in columns.values()] for row in ordered]
-    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)] if causes else []
-    table = markdown_table(head, cells, text_columns=2) if device else text_table(head, cells)
+    head = ["configuration", "settings", "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
+    cells = []
+    for row in ordered:
+        share, p95 = row.share_of_fastest, f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+        cells.append(
+            [
+                f"`{row.experiment}`" if device else row.experiment,
+                describe(configurations[row.experiment], device or ""),
+                number_cell(row.rate_rps, 1),
+                ratio_text(row, reference),
+                "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}",
+                f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
+                p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
+            ]
+        )
+    if device:
+        table = markdown_table(head, cells, text_columns=2)
+    else:
+        head, *cells = ([line[0], *line[2:]] for line in (head, *cells))
+        table = text_table(head, cells)
+    if not causes:
+        return table
     # The last column is text, to the left.
-    return (
-        "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
-        if last
-        else table
-    )
+    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)]
+    return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 
 
 def ratio_text(row: ComparisonRow, reference: str) -> str:
@@ -95,18 +100,6 @@ def ratio_text(row: ComparisonRow, reference: str) -> str:
     if row.ratio is None and row.ratio_high is not None:
         return f"below {row.ratio_high:.2f}"
     return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
-
-
-def share_cell(share: float | None) -> str:
-    """A share in percent, with a decimal below a tenth."""
-    return "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-
-
-def p95_cell(row: ComparisonRow) -> str:
-    """The p95, or how many of the answers that it needs there were."""
-    if row.p95_ms is None:
-        return f"n/a ({row.answers} of {P95_ANSWERS} answers)"
-    return f"{row.p95_ms:,.0f} ms"
 
 
 def pairs_table(found: Sequence[Pair]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ METRICS_KEYS = (
     *("null_rps", "accuracy", "agreement", "failed"),
 )
 """Keys of metrics/benchmark/NAME.json that the report reads."""
+ANEW = "`dvc repro comparison` makes it"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Result:
 
     @property
     def cores(self) -> int:
-        """Of the machine."""
+        """Cores of the machine."""
         return int(self.machine["cores"])
 
     @property
@@ -59,10 +61,14 @@ class Result:
         return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
 
     @property
+    def half_is_native(self) -> bool:
+        """Whether its device has instructions for half precision."""
+        return self.device != "cpu" or any("bf16" in flag for flag in self.machine["cpu_flags"])
+
+    @property
     def emulated(self) -> bool:
         """Whether it computes in bfloat16 on a CPU that has no instructions for it."""
-        bfloat16 = dtype_name(self.serve.precision, self.device) == "bfloat16"
-        return bfloat16 and not any("bf16" in flag for flag in self.machine["cpu_flags"])
+        return not self.half_is_native and dtype_name(self.serve.precision, self.device) == "bfloat16"
 
     @property
     def served(self) -> list[TurnRow]:
@@ -90,29 +96,27 @@ class Result:
 
     def by_round(self, rows: Sequence[TurnRow]) -> list[float | None]:
         """Rates by round from 0 on, geometric means of the round's turns; None where there was none."""
-        logs: dict[int, list[float]] = {}
-        for row in rows:
-            if row.rate_rps:
-                logs.setdefault(row.round, []).append(math.log(row.rate_rps))
-        rounds = 1 + max((row.round for row in self.turns), default=-1)
-        means = {number: math.exp(float(np.mean(own))) for number, own in logs.items()}
-        return [means.get(number) for number in range(rounds)]
+        rounds = range(1 + max((row.round for row in self.turns), default=-1))
+        rates = [[row.rate_rps for row in rows if row.rate_rps and row.round == number] for number in rounds]
+        return [geometric_mean(own) if own else None for own in rates]
 
     def pipeline_rps(self, batch_size: float) -> float | None:
         """Rate of the pipeline in-process, interpolated, and constant outside of the measured batch sizes."""
         rates: dict[float, list[float]] = {}
         for row in self.turns:
             if row.work == "pipeline" and row.batch_size and row.rate_rps:
-                rates.setdefault(row.batch_size, []).append(math.log(row.rate_rps))
-        if not rates:
-            return None
+                rates.setdefault(row.batch_size, []).append(row.rate_rps)
         sizes = sorted(rates)
-        return float(np.interp(batch_size, sizes, [math.exp(float(np.mean(rates[size]))) for size in sizes]))
+        means = [geometric_mean(rates[size]) for size in sizes]
+        return float(np.interp(batch_size, sizes, means)) if sizes else None
 
     @property
     def stage_ms(self) -> dict[str, float]:
         """Mean time of a request in each stage of the server, in the order of the stages."""
-        return stage_means(self.served)
+        rows = [row for row in self.served if row.stage_ms != "{}"]
+        known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows]
+        stages, whole = dict.fromkeys(name for own, _ in known for name in own), sum(w for _, w in known)
+        return {name: sum(own.get(name, 0.0) * weight for own, weight in known) / whole for name in stages}
 
 
 def mean(rows: Sequence[TurnRow], column: str) -> float | None:
@@ -121,14 +125,18 @@ def mean(rows: Sequence[TurnRow], column: str) -> float | None:
     return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
 
 
-def stage_means(rows: Sequence[TurnRow]) -> dict[str, float]:
-    """Mean time of a request in each stage, ms, each turn weighted by its answers."""
-    known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows if row.stage_ms != "{}"]
-    stages = dict.fromkeys(stage for own, _ in known for stage in own)
-    whole = sum(weight for _, weight in known)
-    return {stage: sum(own.get(stage, 0.0) * weight for own, weight in known) / whole for stage in stages}
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise ReportError where a result is missing or malformed."""
+    try:
+        yield
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
+@explained()
 def read_results(params: Params) -> list[Result]:
     """Read the results of every configuration of ``params``, in its order.
 
@@ -137,52 +145,28 @@ def read_results(params: Params) -> list[Result]:
     """
     configurations = params.configurations()
     check_no_orphans(configurations)
-    try:
-        machine = read_json(MACHINE)
-        device = resolve_device(params.device, bool(machine["gpu"]))
-        turns = read_rows(COMPARISON_TURNS, TurnRow)
-        compared = compared_rows(read_rows(COMPARISON, ComparisonRow), params)
-        return [
-            Result(
-                name=name,
-                serve=serve,
-                device=device,
-                machine=machine,
-                metrics=_metrics(name),
-                compared=compared[name],
-                turns=[row for row in turns if row.subject == name],
-                alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
-            )
-            for name, serve in configurations.items()
-        ]
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
-    except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
-
-
-def _metrics(name: str) -> dict[str, Any]:
-    """Of a configuration's own stage; raise KeyError if a key is missing."""
-    content = read_json(BenchmarkPaths(name).metrics)
-    return {key: content[key] for key in METRICS_KEYS}
-
-
-def compared_rows(rows: Sequence[ComparisonRow], params: Params) -> dict[str, ComparisonRow]:
-    """The rows by name.
-
-    Raises:
-        ReportError: a configuration of params.yaml has no row, or one that it has not has one.
-    """
-    by_name = {row.experiment: row for row in rows}
-    known = params.configurations()
-    if others := sorted(set(by_name) - set(known)):
-        raise ReportError(
-            f"{COMPARISON} has rows of {', '.join(others)}, which params.yaml has not; "
-            "`dvc repro comparison` makes it anew"
+    machine = read_json(MACHINE)
+    turns = read_rows(COMPARISON_TURNS, TurnRow)
+    compared = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
+    if others := sorted(set(compared) - set(configurations)):
+        unknown = f"rows of {', '.join(others)}, which params.yaml has not"
+        raise ReportError(f"{COMPARISON} has {unknown}; {ANEW}")
+    if missing := [name for name in configurations if name not in compared]:
+        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; {ANEW}")
+    metrics = {name: read_json(BenchmarkPaths(name).metrics) for name in configurations}
+    return [
+        Result(
+            name=name,
+            serve=serve,
+            device=resolve_device(params.device, bool(machine["gpu"])),
+            machine=machine,
+            metrics={key: metrics[name][key] for key in METRICS_KEYS},
+            compared=compared[name],
+            turns=[row for row in turns if row.subject == name],
+            alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
         )
-    if missing := [name for name in known if name not in by_name]:
-        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; `dvc repro comparison` makes it")
-    return by_name
+        for name, serve in configurations.items()
+    ]
 
 
 def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

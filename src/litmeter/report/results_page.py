@@ -6,25 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
 from litmeter.report import charts
-from litmeter.report.claims import (
-    claims,
-    provenance,
-    reading,
-    setting,
-    tuned_sentences,
-)
+from litmeter.report.claims import claims, provenance, reading, setting, tuned_text
 from litmeter.report.drawing import Chart, save_png
 from litmeter.report.snapshot import Snapshot, is_of_this_tree, read_capacity, read_snapshot
-from litmeter.report.tables import (
-    bounds_table,
-    knob_table,
-    levels_table,
-    precision_table,
-    tuned_table,
-)
+from litmeter.report.tables import bounds_table, levels_table, searched_tables
 from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
+from litmeter.system.tables import markdown_table
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"
 END = "<!-- end of results -->"
@@ -52,6 +42,9 @@ class Part:
 def write_results(*, readme: bool = False) -> None:
     """Write docs/results.md and the pictures of searches; or replace README.md's results and its picture.
 
+    Args:
+        readme: write into README.md, and nothing else
+
     Raises:
         ReportError: README.md lacks a marker, or a result is missing or malformed.
     """
@@ -61,21 +54,14 @@ def write_results(*, readme: bool = False) -> None:
             write_section(README, BEGIN, END, readme_section(snapshot))
             save_png(README_PICTURE, [charts.comparison(snapshot.results, snapshot.reference)])
         else:
-            draw_searches(snapshot)
+            if snapshot.tuned is not None:
+                save_png(TUNE_PICTURE, [charts.tune(snapshot.tuned.rows)])
+            for name in snapshot.params.objective.configurations:
+                paths = CapacityPaths(name)
+                if paths.metrics.exists() and is_of_this_tree(read_json(paths.metrics)):
+                    save_png(paths.picture, charts.capacity(name, read_capacity(name)))
             write_text(RESULTS_PAGE, page(snapshot))
     print(f"{README if readme else RESULTS_PAGE}: results written")
-
-
-def draw_searches(snapshot: Snapshot) -> None:
-    """Draw what ``make capacity`` and ``make tune`` have measured for this model on this machine."""
-    if snapshot.tuned is not None:
-        save_png(TUNE_PICTURE, [charts.tune(snapshot.tuned.rows)])
-    for name in snapshot.params.objective.configurations:
-        paths = CapacityPaths(name)
-        if paths.metrics.exists():
-            measured = read_capacity(name)
-            if is_of_this_tree(read_json(paths.metrics)):
-                save_png(paths.picture, charts.capacity(name, measured))
 
 
 def readme_section(snapshot: Snapshot) -> str:
@@ -128,12 +114,12 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             "right label and its change in points, changes of probabilities, and the divergence of Kullback "
             "and Leibler in nats. `test` are photos that the model has not seen, `other` those of its "
             "training; `ms an image` is the compiled model's time on one thread. More: "
-            "[tuning.md](tuning.md#int8).\n\n" + precision_table(snapshot),
+            "[tuning.md](tuning.md#int8).\n\n"
+            + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
         )
     if snapshot.tuned:
-        blocks = [" ".join(tuned_sentences(snapshot.tuned)), tuned_table(snapshot.tuned)]
-        blocks.append("What another value of one key would be worth, all others as the winner's:")
-        blocks.append(knob_table(snapshot.tuned))
-        chart = charts.tune(snapshot.tuned.rows)
-        yield Part("What the search found", "\n\n".join(blocks), chart, "tune.png")
+        finalists, knobs = searched_tables(snapshot.tuned)
+        worth = "What another value of one key would be worth, all others as the winner's:"
+        text = "\n\n".join([tuned_text(snapshot.tuned), finalists, worth, knobs])
+        yield Part("What the search found", text, charts.tune(snapshot.tuned.rows), "tune.png")
     yield Part("The machine and the model", provenance(snapshot))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import ZipFile
 
 import yaml
 
@@ -35,15 +34,15 @@ from litmeter.paths import (
     TUNE_TABLE,
     CapacityPaths,
 )
-from litmeter.report.bounds import Bound
-from litmeter.report.diagnosis import Diagnosis, explain
+from litmeter.report.bounds import Bound, bounds_of
+from litmeter.report.diagnosis import Diagnosis, diagnose
 from litmeter.report.printed import comparison_table
-from litmeter.report.results import Result, read_results
+from litmeter.report.results import Result, explained, read_results
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
-"""What is read of one."""
+"""Files and folders of a revision that are read."""
 
 
 @dataclass(frozen=True)
@@ -99,51 +98,44 @@ class Snapshot:
         return comparison_table(self.compared, self.params, causes, device)
 
 
+@explained()
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
 
     Raises:
         ReportError: a result is missing or malformed; ParamsError: params.yaml is.
     """
-    params = load_params()
+    params, ceilings = load_params(), read_json(CEILINGS)
     results = read_results(params)
-    try:
-        ceilings = read_json(CEILINGS)
-        bounds, diagnoses = explain(results, ceilings)
-        return Snapshot(
-            label=label,
-            params=params,
-            machine=read_json(MACHINE),
-            ceilings=ceilings,
-            train=read_json(TRAIN_METRICS),
-            results=results,
-            bounds=bounds,
-            diagnoses=diagnoses,
-            over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
-            measured_with=_measured_with(),
-            # The stage report does not wait for it.
-            changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
-            packages=read_rows(COMPILED_TABLE, PackageRow),
-            # It holds for the exported model, which git does not keep.
-            tuned=None if label else read_tuned(),
-        )
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
-    except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+    bounds = {result.name: bounds_of(result, ceilings) for result in results}
+    return Snapshot(
+        label=label,
+        params=params,
+        machine=read_json(MACHINE),
+        ceilings=ceilings,
+        train=read_json(TRAIN_METRICS),
+        results=results,
+        bounds=bounds,
+        diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
+        over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
+        measured_with=_measured_with(),
+        # The stage report does not wait for it.
+        changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
+        packages=read_rows(COMPILED_TABLE, PackageRow),
+        # It holds for the exported model, which git does not keep.
+        tuned=None if label else _read_tuned(),
+    )
 
 
 def _measured_with() -> Any:
     """Code, machine, model, photos and params of the comparison."""
-    if not DVC_LOCK.exists():
-        return None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    stages = yaml.load(DVC_LOCK.read_bytes(), loader)["stages"]  # noqa: S506
-    stage = stages.get("comparison")
+    lock = yaml.load(DVC_LOCK.read_bytes(), loader) if DVC_LOCK.exists() else {"stages": {}}  # noqa: S506
+    stage = lock["stages"].get("comparison")
     return stage and {key: stage.get(key) for key in ("deps", "params")}
 
 
-def read_tuned() -> Tuned | None:
+def _read_tuned() -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
         metrics = read_json(TUNE_METRICS)
@@ -186,48 +178,28 @@ def read_revision(name: str) -> Snapshot:
     Raises:
         UsageError: there is no such revision; ReportError: it has no complete results.
     """
-    revision = _commit_of(name)
-    archived = subprocess.run(["git", "archive", revision, *OF_A_REVISION], capture_output=True)
-    if archived.returncode:
-        raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")
-    with TemporaryDirectory(prefix="litmeter-") as folder:
-        with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
-            if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.10 and 3.11
-                archive.extractall(folder, filter="data")
-            else:
-                archive.extractall(folder)
-        with _working_in(Path(folder)):
-            try:
-                return read_snapshot(name)
-            except LitmeterError as error:
-                raise ReportError(f"{name}: {error}") from error
-
-
-def _commit_of(name: str) -> str:
-    """The commit of a revision or an experiment.
-
-    Raises:
-        UsageError: there is none.
-    """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import RevError, resolve_rev
 
     try:
-        commit: str = resolve_rev(Repo(".").scm, name)
+        revision: str = resolve_rev(Repo(".").scm, name)
     except (DvcException, RevError) as error:
         raise UsageError(
             f"{name}: neither a revision nor an experiment of `dvc exp list` ({error})"
         ) from error
-    return commit
-
-
-@contextmanager
-def _working_in(folder: Path) -> Iterator[None]:
-    """All paths of the project are relative to the current folder."""
+    archived = subprocess.run(
+        ["git", "archive", "--format=zip", revision, *OF_A_REVISION], capture_output=True
+    )
+    if archived.returncode:
+        raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")
     before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+    with TemporaryDirectory(prefix="litmeter-") as folder:
+        ZipFile(io.BytesIO(archived.stdout)).extractall(folder)
+        os.chdir(folder)  # all paths of the project are relative to the current folder
+        try:
+            return read_snapshot(name)
+        except LitmeterError as error:
+            raise ReportError(f"{name}: {error}") from error
+        finally:
+            os.chdir(before)

@@ -8,16 +8,13 @@ from typing import Any
 
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
-from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.results import Result, mean
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded
 from litmeter.system.tables import markdown_table, number_cell, without_empty
-from litmeter.tune.rows import HEAD as TUNE_HEAD
-from litmeter.tune.rows import NOT_SLOWER, ratio_cell, tune_cells
+from litmeter.tune.rows import HEAD, NOT_SLOWER, ratio_cell, tune_cells
 
 Row = dict[str, Any]
 
@@ -36,21 +33,15 @@ def summary(compared: Sequence[ComparisonRow]) -> dict[str, float]:
     configuration is a readable `dvc exp show`.
     """
     short = short_names([row.experiment for row in compared])
-    by_name = {short[row.experiment]: significant(row.rate_rps or 0.0) for row in compared}
+    by_name = {short[row.experiment]: float(f"{row.rate_rps or 0.0:.3g}") for row in compared}
     # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
     return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
 
 
-def significant(value: float) -> float:
-    """``value`` with three significant digits."""
-    return float(f"{value:.3g}")
-
-
 def level_rows(results: Sequence[Result]) -> list[Row]:
     """Each configuration alone, by number of users: means of its turns; a percentile where all have it."""
-    columns = {"throughput_rps": "rate_rps"} | {
-        name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")
-    }
+    columns = {name: name for name in ("p50_ms", "p95_ms", "p99_ms", "batch_size")}
+    columns = {"throughput_rps": "rate_rps"} | columns
 
     def value(rows: Sequence[TurnRow], column: str) -> float | None:
         known = all(getattr(row, column) is not None for row in rows)
@@ -66,94 +57,59 @@ def level_rows(results: Sequence[Result]) -> list[Row]:
 
 def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
     """Every bound of every configuration, with its share of the one before."""
-    return [
-        {
-            "experiment": name,
-            "bound": bound.name,
-            "rate_rps": round(bound.rate_rps, 2),
-            "share": rounded(bound.share.ratio, 3) if bound.share else None,
-            "share_low": rounded(bound.share.low, 3) if bound.share else None,
-            "share_high": rounded(bound.share.high, 3) if bound.share else None,
-        }
-        for name, of_configuration in bounds.items()
-        for bound in of_configuration
-    ]
-
-
-def diagnosis_rows(diagnoses: Mapping[str, Diagnosis]) -> list[Row]:
-    """The diagnosis of every configuration."""
-    return [
-        {"experiment": name, "cause": one.cause, "parameter": one.parameter, "text": one.text}
-        for name, one in diagnoses.items()
-    ]
-
-
-STAGE_FIELDS = ("experiment", "stage", "mean_ms")
-
-
-def stage_rows(results: Sequence[Result]) -> list[Row]:
-    """Mean time of a request in each stage of the server, in the comparison."""
-    return [
-        {"experiment": result.name, "stage": stage, "mean_ms": round(mean_ms, 3)}
-        for result in results
-        for stage, mean_ms in result.stage_ms.items()
-    ]
+    found = []
+    for name, own in bounds.items():
+        for bound in own:
+            share = (bound.share.ratio, bound.share.low, bound.share.high) if bound.upper else (None,) * 3
+            row = {"experiment": name, "bound": bound.name, "rate_rps": round(bound.rate_rps, 2)}
+            columns = ("share", "share_low", "share_high")
+            found.append(row | {key: rounded(one, 3) for key, one in zip(columns, share, strict=True)})
+    return found
 
 
 def levels_table(results: Sequence[Result]) -> str:
     """Each configuration alone: start, memory, accuracy, and a lone user's and the most users' figures."""
+    columns = {
+        "ready_s": ("ready s", 1),
+        "memory_mib": ("memory MiB", 0),
+        "lone_p50_ms": ("p50 ms, 1 user", 1),
+        "throughput_rps": ("req/s", 1),
+        "null_rps": ("null server req/s", 0),
+        "cpu_percent": ("CPU %", 0),
+        "gpu_percent": ("GPU %", 0),
+        "agreement": ("agreement", 3),
+        "accuracy": ("accuracy", 3),
+        "failed": ("failed", 0),
+    }
     rows = []
     for result in results:
-        metrics, served = result.metrics, [row for row in result.alone if row.subject == result.name]
-        rows.append(
-            [
-                f"`{result.name}`",
-                number_cell(metrics["ready_s"], 1),
-                number_cell(metrics["memory_mib"], 0),
-                number_cell(metrics["lone_p50_ms"], 1),
-                number_cell(metrics["throughput_rps"], 1),
-                number_cell(metrics["null_rps"], 0),
-                number_cell(mean(served, "cpu_percent"), 0),
-                number_cell(mean(served, "gpu_percent"), 0),
-                number_cell(metrics["agreement"], 3),
-                number_cell(metrics["accuracy"], 3),
-                number_cell(metrics["failed"], 0),
-            ]
-        )
-    head = "configuration|ready s|memory MiB|p50 ms, 1 user|req/s|null server req/s|CPU %|GPU %|agreement|"
-    head += "accuracy|failed"
-    return markdown_table(*without_empty(head.split("|"), rows))
-
-
-def precision_table(snapshot: Snapshot) -> str:
-    """What each precision and preprocessing changes in the answers, and its time."""
-    return markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2)
+        served = [row for row in result.alone if row.subject == result.name]
+        busy = {column: mean(served, column) for column in ("cpu_percent", "gpu_percent")}
+        figures = {**result.metrics, **busy}
+        cells = [number_cell(figures[key], digits) for key, (_, digits) in columns.items()]
+        rows.append([f"`{result.name}`", *cells])
+    return markdown_table(*without_empty(["configuration", *(head for head, _ in columns.values())], rows))
 
 
 def bounds_table(snapshot: Snapshot) -> str:
     """A row per configuration: every bound with its share of the one before."""
     rows = []
-    for result in snapshot.results:
-        cells = {bound.name: _bound_cell(bound) for bound in snapshot.bounds[result.name]}
-        rows.append([f"`{result.name}`", *(cells.get(name, "-") for name in BOUND_NAMES)])
+    for name, bounds in snapshot.bounds.items():
+        cells = {
+            bound.name: number_cell(bound.rate_rps, 1)
+            + (f" (×{bound.share.ratio:.2f})" if bound.upper else "")
+            for bound in bounds
+        }
+        rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
 
 
-def _bound_cell(bound: Bound) -> str:
-    share = f" (×{bound.share.ratio:.2f})" if bound.share else ""
-    return f"{number_cell(bound.rate_rps, 1)}{share}"
-
-
-def tuned_table(tuned: Tuned) -> str:
-    """Those that raced and are not slower."""
+def searched_tables(tuned: Tuned) -> tuple[str, str]:
+    """Those that raced and are not slower, and what another value of one key would be worth."""
     finalists = [row for row in tuned.rows if row.status in NOT_SLOWER]
-    return markdown_table(TUNE_HEAD, tune_cells(finalists), 2)
-
-
-def knob_table(tuned: Tuned) -> str:
-    """What another value of one key would be worth."""
-    rows = [
+    knobs = [
         [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
         for row in tuned.knobs
     ]
-    return markdown_table(["key", "value", "times the winner's rate", "source"], rows, 2)
+    head = ["key", "value", "times the winner's rate", "source"]
+    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, knobs, 2)

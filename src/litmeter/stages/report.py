@@ -6,14 +6,7 @@ from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, STAGES, SUMMARY
 from litmeter.report.charts import draw_pictures
 from litmeter.report.claims import claims
 from litmeter.report.snapshot import read_snapshot
-from litmeter.report.tables import (
-    STAGE_FIELDS,
-    bound_rows,
-    diagnosis_rows,
-    level_rows,
-    stage_rows,
-    summary,
-)
+from litmeter.report.tables import bound_rows, level_rows, summary
 from litmeter.system.files import all_or_nothing, write_csv, write_json
 from litmeter.system.progress import print_wrapped
 
@@ -25,11 +18,20 @@ def main() -> None:
         ReportError: a result is missing, malformed, or of an experiment that params.yaml has not.
     """
     snapshot = read_snapshot()
+    diagnoses = [
+        {"experiment": name, "cause": one.cause, "parameter": one.parameter, "text": one.text}
+        for name, one in snapshot.diagnoses.items()
+    ]
+    stages = [
+        {"experiment": result.name, "stage": stage, "mean_ms": round(mean_ms, 3)}
+        for result in snapshot.results
+        for stage, mean_ms in result.stage_ms.items()
+    ]
     with all_or_nothing():
         write_csv(LEVELS, level_rows(snapshot.results))
         write_csv(BOUNDS, bound_rows(snapshot.bounds))
-        write_csv(DIAGNOSIS, diagnosis_rows(snapshot.diagnoses))
-        write_csv(STAGES, stage_rows(snapshot.results), STAGE_FIELDS)
+        write_csv(DIAGNOSIS, diagnoses)
+        write_csv(STAGES, stages, fields=("experiment", "stage", "mean_ms"))
         draw_pictures(snapshot.results, snapshot.reference)
         write_json(SUMMARY, summary(snapshot.compared))
     print(snapshot.table(terminal=True))
