@@ -106,9 +106,7 @@ def kill_group(group: int) -> bool:
     """Kill the processes of ``group``; False where there is none."""
     try:
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # macOS's answer for a group of zombies
+    except (ProcessLookupError, PermissionError):  # the second is macOS's answer for a group of zombies
         return False
     return True
 
@@ -128,40 +126,19 @@ def _is_alive(group: int) -> bool:
     return False
 
 
-def memory_of(pid: int) -> int:
-    """Memory of a process and its descendants, bytes: a shared page counts in equal parts for its users.
-
-    That is Linux's PSS; elsewhere it is what each process has to itself (USS). 0 for one that has ended.
-    """
-    try:
-        main = psutil.Process(pid)
-        processes = [main, *main.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    total = 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.uss)
-    return total
-
-
 def memory_alone(pid: int) -> int:
     """Memory of a process and its descendants, bytes, as if no other process shared any page with them.
 
-    That is what each has to itself, and the most that one of them shares.
+    That is what each has to itself, and the most that one of them shares; 0 for one that has ended.
     """
-    try:
-        main = psutil.Process(pid)
-        processes = [main, *main.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
     own, shared = 0, 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            memory = process.memory_full_info()
-            own += memory.uss
-            shared = max(shared, memory.rss - memory.uss)
+    with suppress(psutil.NoSuchProcess):
+        main = psutil.Process(pid)
+        for process in [main, *main.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                memory = process.memory_full_info()
+                own += memory.uss
+                shared = max(shared, memory.rss - memory.uss)
     return own + shared
 
 
@@ -189,26 +166,18 @@ def log_tail(log: Path) -> str:
 class JsonLinesProcess:
     """The jobs to one process, and its answers.
 
-    Attributes:
-        pid: of the process.
+    Args:
+        process: started with pipes as its standard input and output.
+        log: its standard error.
+        name: what it is called in messages.
+        error: raised when it has died.
     """
 
     def __init__(
         self, process: subprocess.Popen[bytes], log: Path, name: str, error: type[LitmeterError]
     ) -> None:
-        """Talk to ``process``.
-
-        Args:
-            process: started with pipes as its standard input and output.
-            log: its standard error.
-            name: what it is called in messages.
-            error: raised when it has died.
-        """
         self.pid = process.pid
-        self._process = process
-        self._log = log
-        self._name = name
-        self._error = error
+        self._process, self._log, self._name, self._error = process, log, name, error
 
     def send(self, job: Any) -> None:
         """Send one job; raise ``error`` if the process has died."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -26,22 +25,6 @@ def set_place(place: str) -> None:
     """Say with each progress where in a longer run it stands, as "8/18"."""
     global _place
     _place = place
-
-
-class Progress(Protocol):
-    """How far something is.
-
-    Attributes:
-        n: what is done, of the total.
-    """
-
-    n: float
-
-    def update(self, n: float = 1) -> Any:
-        """Add to what is done."""
-
-    def set_postfix_str(self, s: str) -> Any:
-        """What to say beside it."""
 
 
 class ProgressLines:
@@ -84,10 +67,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def bar(total: float, description: str, unit: str) -> AbstractContextManager[Progress]:
+def bar(total: float, description: str, unit: str) -> ProgressLines | tqdm[Any]:
     """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
         return ProgressLines(total, described)
-    moving: tqdm[Any] = tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)
-    return moving
+    return tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)
