@@ -82,7 +82,7 @@ def test_missing_columns_are_refused_with_those_expected(tmp_path: Path, text: s
 def test_a_value_of_another_type_is_refused(tmp_path: Path, row: str) -> None:
     path = tmp_path / "stages.csv"
     path.write_text(f"users,stage,mean_ms\n{row}\n")
-    with pytest.raises(ValueError, match="users|mean_ms"):
+    with pytest.raises(ValueError, match=r"users|mean_ms"):
         read_rows(path, StageRow)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
@@ -109,60 +110,39 @@ class StartingServer:
 
 
 @contextmanager
-def running_server(
-    folders: ModelFolders,
-    settings: ServeSettings,
-    device: str,
-    timeout_s: float,
-    port: int | None = None,
-    ready_s: float = READY_S,
-    *,
-    null_model: bool = False,
-    metrics: bool = True,
-) -> Iterator[RunningServer]:
-    """Serve the exported model on 127.0.0.1 until the block is left.
-
-    Args:
-        timeout_s: how long a request may wait in the server's queue.
-        port: TCP port; None for a free one.
-        ready_s: how long the workers may take to load the model.
-        null_model: serve the null model, which does no work, instead.
-        metrics: whether metrics are collected and served.
-
-    Raises:
-        ServerError: the port is taken, the server died, or its workers were not ready in time.
-    """
-    with starting_server(
-        folders, settings, device, timeout_s, port, ready_s, null_model=null_model, metrics=metrics
-    ) as starting:
-        yield starting.ready()
-
-
-@contextmanager
 def starting_server(
     folders: ModelFolders,
     settings: ServeSettings,
     device: str,
     timeout_s: float,
-    port: int | None = None,
+    port: int = ANY_PORT,
     ready_s: float = READY_S,
     *,
     null_model: bool = False,
     metrics: bool = True,
 ) -> Iterator[StartingServer]:
-    """Start a server, which runs until the block is left, without waiting for it; as ``running_server``."""
-    binding = Binding(ANY_PORT if port is None else port, metrics=metrics)
+    """Serve the exported model on 127.0.0.1 until the block is left, which begins at once.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+        ready_s: how long the workers may take to load the model.
+        null_model: serve the null model, which does no work, instead.
+        metrics: whether metrics are collected and served.
+
+    Raises:
+        ServerError: the port is taken.
+    """
+    binding = Binding(port, metrics=metrics)
     with (
         bound_socket(binding) as listener,
         _server_environment(settings) as (environment, log),
         log.open("wb") as output,
     ):
         binding = replace(binding, port=listener.getsockname()[1])
-        command = server_command(folders, settings, device, timeout_s, binding, listener)
         environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
         started = time.perf_counter()
         with process_group(
-            [*command, *(["--null-model"] if null_model else [])],
+            server_command(folders, settings, device, timeout_s, binding, listener, null_model),
             stdout=output,
             stderr=output,
             env=environment,
@@ -263,18 +243,19 @@ def server_command(
     timeout_s: float,
     binding: Binding,
     listener: socket.socket,
+    null_model: bool = False,
 ) -> list[str]:
     """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
-    return [
-        *(sys.executable, "-m", "litmeter.serve"),
-        *("--exported", str(folders.exported)),
-        *("--compiled", str(folders.compiled)),
-        *("--settings", settings.model_dump_json()),
-        *("--device", device),
-        *("--timeout-s", str(timeout_s)),
-        *("--listener", str(listener.fileno())),
-        *binding.arguments(),
-    ]
+    options = {
+        **asdict(folders),
+        **asdict(binding),
+        "settings": settings.model_dump(),
+        "device": device,
+        "timeout_s": timeout_s,
+        "null_model": null_model,
+        "listener": listener.fileno(),
+    }
+    return [sys.executable, "-m", "litmeter.serve", json.dumps(options, default=str)]
 
 
 def is_healthy(binding: Binding) -> bool:
