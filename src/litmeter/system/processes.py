@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -18,6 +19,7 @@ import psutil
 
 from litmeter.errors import FREE_SPACE, LitmeterError
 from litmeter.system.signals import defer_signals
+from litmeter.system.temporary import scratch
 
 LOG_TAIL_LINES = 15
 FULL_DISK_BYTES = 2**16
@@ -204,9 +206,35 @@ class JsonLinesProcess:
         return self._error(f"{self._name} died (exit status {status}){log_tail(self._log)}")
 
 
-Result = TypeVar("Result")
 OnStart = Callable[["subprocess.Popen[bytes]"], object]
 """A job calls it with each process group that it has started."""
+
+
+@contextmanager
+def json_lines_process(
+    module: str, env: Mapping[str, str], name: str, on_start: OnStart
+) -> Iterator[JsonLinesProcess]:
+    """Run ``python -m MODULE``, with a temporary folder of its own, until the block is left.
+
+    Args:
+        name: what it is called in messages: LitmeterError is raised when it has died.
+    """
+    with (
+        scratch() as folder,
+        (log := folder / "log").open("wb") as stderr,
+        process_group(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**env, "TMPDIR": str(folder)},
+        ) as process,
+    ):
+        on_start(process)
+        yield JsonLinesProcess(process, log, name, LitmeterError)
+
+
+Result = TypeVar("Result")
 
 POLL_S = 0.05
 

@@ -1,4 +1,4 @@
-"""Time compiled packages: ``python -m litmeter.model.compiled.gain JOB``, a line of JSON for each.
+"""Time compiled packages: ``python -m litmeter.model.compiled.gain`` prints a line of JSON for each.
 
 A process of its own, so that it can be started with the environment of a worker that keeps freed memory.
 Without that, timm's modules spend most of their time on page faults, and the gain would be overstated.
@@ -6,13 +6,11 @@ Without that, timm's modules spend most of their time on page faults, and the ga
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -50,34 +48,23 @@ class Timing:
 
 
 def main() -> None:
-    """Time each package of the job (JSON: folder, device, packages), and say why it is not used.
+    """Time each package of the job (JSON: folder, device, precision, packages), and say if it is used.
 
     It is used if it is faster than timm's model in the same precision, where there is one, and not slower
     than smaller packages.
     """
-    job: dict[str, Any] = json.loads(sys.argv[1])
-    folder, device = Path(job["folder"]), job["device"]
-    packages = sorted(job["packages"], key=itemgetter("precision", "batch_size"))
-    for precision, group in itertools.groupby(packages, key=itemgetter("precision")):
-        eager = None if precision == "int8" else eager_model(folder, device, precision)
-        dtype = getattr(torch, dtype_name(precision, device))
-        used: dict[int, BatchModel] = {}
-        for package in group:
-            size = package["batch_size"]
-            example = example_batch(folder, device, size)
-            compiled = load_package(Path(package["path"]), dtype, example.device)
-            timing = time_package(eager, compiled, used, example)
-            reason = reason_against(timing)
-            if reason is None:
-                used[size] = compiled
-            line = {
-                "precision": precision,
-                "batch_size": size,
-                "timing": asdict(timing),
-                "reason": reason,
-                "remark": remark_on(timing),
-            }
-            print(json.dumps(line), flush=True)
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    folder, device, precision = Path(job["folder"]), job["device"], job["precision"]
+    eager = None if precision == "int8" else eager_model(folder, device, precision)
+    dtype = getattr(torch, dtype_name(precision, device))
+    used: dict[int, BatchModel] = {}
+    for size, path in job["packages"]:
+        example = example_batch(folder, device, size)
+        compiled = load_package(Path(path), dtype, example.device)
+        found = findings(time_package(eager, compiled, used, example))
+        if found["skipped_reason"] is None:
+            used[size] = compiled
+        print(json.dumps(found), flush=True)
 
 
 def time_package(
@@ -95,34 +82,25 @@ def time_package(
     return Timing(times.get("eager", ()), times["compiled"], made_up, times.get("parts", ()))
 
 
-def reason_against(timing: Timing) -> str | None:
-    """Why a package is not used: it may be no faster than timm's model, or smaller ones are faster."""
+def findings(timing: Timing) -> dict[str, float | str | None]:
+    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is."""
+    reason = remark = None
     if timing.eager_ms:
         over_eager = gain_over(timing.compiled_ms, timing.eager_ms)
         if not over_eager.resolved:
-            return f"no difference resolved from timm's model: {gain_text(over_eager)}"
-        if over_eager.ratio < 1:
-            return f"slower than timm's model: {gain_text(over_eager)}"
-    if timing.parts_ms:
+            reason = f"no difference resolved from timm's model: {gain_text(over_eager)}"
+        elif over_eager.ratio < 1:
+            reason = f"slower than timm's model: {gain_text(over_eager)}"
+    if timing.parts_ms and reason is None:
         over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
-        if over_parts.resolved and over_parts.ratio < 1:
-            return f"slower than {parts_text(timing)}: {gain_text(over_parts)}"
-    return None
-
-
-def remark_on(timing: Timing) -> str | None:
-    """What is to be said of a package that is used: it may be no faster than smaller ones."""
-    if not timing.parts_ms or reason_against(timing) is not None:
-        return None
-    over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
-    if over_parts.resolved:
-        return None
-    return f"no difference resolved from {parts_text(timing)}: {gain_text(over_parts)}"
-
-
-def parts_text(timing: Timing) -> str:
-    """The smaller packages that make up the batch."""
-    return f"packages for {' + '.join(map(str, timing.parts))}"
+        text = f"packages for {' + '.join(map(str, timing.parts))}: {gain_text(over_parts)}"
+        if not over_parts.resolved:
+            remark = f"no difference resolved from {text}"
+        elif over_parts.ratio < 1:
+            reason = f"slower than {text}"
+    times = {"eager_ms": timing.eager_ms, "compiled_ms": timing.compiled_ms, "parts_ms": timing.parts_ms}
+    medians = {name: round(median(values), 3) if values else None for name, values in times.items()}
+    return {**medians, "skipped_reason": reason, "remark": remark}
 
 
 def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
@@ -145,7 +123,11 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
         run_ms(model, example)
     for number in range(ROUNDS):
         for name in list(models) if number % 2 else reversed(models):
-            if name == "eager" and number >= EAGER_ROUNDS and is_resolved(medians):
+            if (
+                name == "eager"
+                and number >= EAGER_ROUNDS
+                and gain_over(medians["compiled"], medians["eager"]).resolved
+            ):
                 continue
             deadline = perf_counter() + ROUND_S
             times = [run_ms(models[name], example)]
@@ -153,11 +135,6 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
                 times.append(run_ms(models[name], example))
             medians[name].append(median(times))
     return medians
-
-
-def is_resolved(medians: Mapping[str, Sequence[float]]) -> bool:
-    """Whether the rounds so far show that a package is faster, or slower, than timm's model."""
-    return gain_over(medians["compiled"], medians["eager"]).resolved
 
 
 def run_ms(model: BatchModel, example: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Compile packages: ``python -m litmeter.model.compiled.package JOB``.
+"""Compile packages: ``python -m litmeter.model.compiled.package``.
 
 By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
 post-training quantisation for OpenVINO.
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from operator import itemgetter
@@ -117,7 +119,8 @@ def main() -> None:
     Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
     All in int8 are of one graph, quantised with the photos of ``calibration``; they have a job of their own.
     """
-    job: dict[str, Any] = json.loads(sys.argv[1])
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
     folder, device = Path(job["folder"]), job["device"]
     compile_job = compile_int8 if job["packages"][0]["precision"] == "int8" else compile_float
     with redirect_stdout(sys.stderr):  # whatever a compiler has to say
@@ -154,8 +157,7 @@ def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
 def report(precisions: Sequence[str], batch_size: int, seconds: float) -> None:
     """Print how long each of these packages took."""
     for precision in precisions:
-        line = {"precision": precision, "batch_size": batch_size, "seconds": seconds}
-        print(json.dumps(line), file=sys.__stdout__, flush=True)
+        print(json.dumps([precision, batch_size, round(seconds, 1)]), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":
