@@ -89,19 +89,15 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
                 child.wait(timeout=stop_s)
     finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
         with defer_signals():
-            _end_group(child)
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + GONE_S  # killed processes take time to end
-    while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(max(0.0, deadline - time.monotonic()))
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with suppress(BrokenPipeError):
-                pipe.close()
+            deadline = time.monotonic() + GONE_S  # killed processes take time to end
+            while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
 def kill_group(group: int) -> bool:
