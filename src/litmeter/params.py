@@ -16,7 +16,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(min_length=1, strict=False)]
+StrictCount = Annotated[int, Field(ge=1, strict=True)]
+NonEmpty = Field(min_length=1, strict=False)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["full", "half", "int8"]
 Preprocess = Literal["timm", "torchvision", "scaled"]
@@ -128,7 +129,7 @@ class TrainSettings(Section):
 class CompileSettings(Section):
     """What the model is compiled for, in each precision."""
 
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(strict=False)] = Field(
+    batch_sizes: Annotated[tuple[StrictCount, ...], Field(strict=False)] = Field(
         description="one package for each; batches of other sizes are split into these; empty: no compiling"
     )
     int8_photos: Annotated[int, Field(ge=0, le=500)] = Field(
@@ -139,7 +140,9 @@ class CompileSettings(Section):
 class LoadSettings(Section):
     """How the server is loaded; the same for every experiment."""
 
-    users: Counts = Field(description="concurrency levels: requests in flight at once")
+    users: Annotated[tuple[StrictCount, ...], NonEmpty] = Field(
+        description="concurrency levels: requests in flight at once"
+    )
     requests: Count = Field(description="answers in three windows of a level, at least")
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
@@ -166,7 +169,7 @@ class ObjectiveSettings(Section):
     miss: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="share of the requests that may take longer or fail"
     )
-    configurations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+    configurations: Annotated[tuple[str, ...], NonEmpty] = Field(
         description="names of the configurations whose capacity `make capacity` measures"
     )
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
@@ -196,9 +199,6 @@ KNOBS = (
     "keep_freed_memory",
 )
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
-
-NonEmpty = Field(min_length=1, strict=False)
-StrictCount = Annotated[int, Field(ge=1, strict=True)]
 
 
 class TuneSettings(Section):

@@ -36,26 +36,48 @@ EXIT_GRACE_S = 15.0
 """How long a server may take to exit after it has drained."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunningServer:
-    """A server that has answered ``/health`` with 200.
+    """A server whose processes have been started; it answers when ``ready`` has returned.
 
     Attributes:
-        url: its URL, without a slash at the end.
-        process: its main process.
-        ready_s: seconds from its start to the first 200.
+        process: its main process, the root of its process tree.
         log: file with its output.
+        started: when, on the monotonic clock.
+        limit_s: how long it may take until it is ready.
+        ready_s: seconds from its start to the first 200 of ``/health``.
     """
 
-    url: str
     process: subprocess.Popen[bytes]
-    ready_s: float
+    binding: Binding
     log: Path
+    started: float
+    limit_s: float
+    ready_s: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """Its URL, without a slash at the end."""
+        return self.binding.url
 
     @property
     def pid(self) -> int:
-        """Process id of the server's main process, the root of its process tree."""
+        """Process id of its main process."""
         return self.process.pid
+
+    def ready(self) -> RunningServer:
+        """Wait until ``/health`` answers with 200; return the server itself.
+
+        Raises:
+            ServerError: the server died, or its workers were not ready in time.
+        """
+        while time.perf_counter() < self.started + self.limit_s:
+            self.check()
+            if is_healthy(self.binding):
+                self.ready_s = time.perf_counter() - self.started
+                return self
+            time.sleep(READY_POLL_S)
+        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.log)}")
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
@@ -80,35 +102,6 @@ class RunningServer:
             raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
 
 
-@dataclass(frozen=True)
-class StartingServer:
-    """A server whose processes have been started, and which may not answer yet.
-
-    Attributes:
-        server: it, with ``ready_s`` 0.
-        started: when, on the monotonic clock.
-        limit_s: how long it may take.
-    """
-
-    server: RunningServer
-    binding: Binding
-    started: float
-    limit_s: float
-
-    def ready(self) -> RunningServer:
-        """Wait until ``/health`` answers with 200.
-
-        Raises:
-            ServerError: the server died, or its workers were not ready in time.
-        """
-        while time.perf_counter() < self.started + self.limit_s:
-            self.server.check()
-            if is_healthy(self.binding):
-                return replace(self.server, ready_s=time.perf_counter() - self.started)
-            time.sleep(READY_POLL_S)
-        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.server.log)}")
-
-
 @contextmanager
 def starting_server(
     folders: ModelFolders,
@@ -120,7 +113,7 @@ def starting_server(
     *,
     null_model: bool = False,
     metrics: bool = True,
-) -> Iterator[StartingServer]:
+) -> Iterator[RunningServer]:
     """Serve the exported model on 127.0.0.1 until the block is left, which begins at once.
 
     Args:
@@ -150,7 +143,7 @@ def starting_server(
             pass_fds=(listener.fileno(),),
         ) as process:
             listener.close()  # else clients of a server that has died would wait
-            yield StartingServer(RunningServer(binding.url, process, 0.0, log), binding, started, ready_s)
+            yield RunningServer(process, binding, log, started, ready_s)
 
 
 @contextmanager
