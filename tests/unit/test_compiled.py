@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from litmeter.errors import ModelError
 from litmeter.model.card import sha256
 from litmeter.model.compiled import gain
 from litmeter.model.compiled.build import describe, jobs_of, not_timed
-from litmeter.model.compiled.gain import Timing, findings
+from litmeter.model.compiled.gain import findings
 from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -60,16 +61,30 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
     return path, entry("full", 1, path, Timing([20.0] * 4, [10.0] * 4))
 
 
+class Timing:
+    """Times by round, as ``gain`` measures them."""
+
+    def __init__(
+        self,
+        eager_ms: Sequence[float],
+        compiled_ms: Sequence[float],
+        parts: Sequence[int] = (),
+        parts_ms: Sequence[float] = (),
+    ) -> None:
+        times = {"eager": eager_ms, "compiled": compiled_ms, "parts": parts_ms}
+        self.findings = findings(times, parts)
+
+
 def entry(precision: str, size: int, path: Path, timing: Timing) -> Package:
-    return not_timed(precision, size, file=path.name, sha256=sha256(path), compile_s=20.0, **findings(timing))
+    return not_timed(precision, size, file=path.name, sha256=sha256(path), compile_s=20.0, **timing.findings)
 
 
 def reason_against(timing: Timing) -> Any:
-    return findings(timing)["skipped_reason"]
+    return timing.findings["skipped_reason"]
 
 
 def remark_on(timing: Timing) -> Any:
-    return findings(timing)["remark"]
+    return timing.findings["remark"]
 
 
 @pytest.mark.parametrize("changed", ["model", "machine", "device"])

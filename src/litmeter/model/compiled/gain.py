@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,24 +28,6 @@ ROUND_S = 0.05
 ones where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Wall times of a run on a batch, by round, milliseconds.
-
-    Attributes:
-        eager_ms: of the model as timm builds it, maybe in the first rounds only; empty in int8, where there
-            is none.
-        compiled_ms: of the package.
-        parts: batch sizes of smaller packages that make up the batch; empty where there are none.
-        parts_ms: of these, one after another.
-    """
-
-    eager_ms: Sequence[float]
-    compiled_ms: Sequence[float]
-    parts: Sequence[int] = ()
-    parts_ms: Sequence[float] = ()
-
-
 def main() -> None:
     """Time each package of the job (JSON: folder, device, precision, packages), and say if it is used.
 
@@ -61,45 +42,44 @@ def main() -> None:
     for size, path in job["packages"]:
         example = example_batch(folder, device, size)
         compiled = load_package(Path(path), dtype, example.device)
-        found = findings(time_package(eager, compiled, used, example))
+        models = {"compiled": compiled}
+        if eager is not None:
+            models["eager"] = eager
+        parts = split(size, sorted(used, reverse=True))  # smaller packages that make up the batch
+        if set(parts) <= set(used):
+            models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
+        found = findings(times_ms(models, example), parts)
         if found["skipped_reason"] is None:
             used[size] = compiled
         print(json.dumps(found), flush=True)
 
 
-def time_package(
-    eager: BatchModel | None, compiled: BatchModel, used: Mapping[int, BatchModel], example: torch.Tensor
-) -> Timing:
-    """Time a package beside the model it was compiled from, and beside the smaller ones that are ``used``."""
-    parts = split(len(example), sorted(used, reverse=True))
-    models = {"compiled": compiled}
-    if eager is not None:
-        models["eager"] = eager
-    if set(parts) <= set(used):
-        models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
-    times = times_ms(models, example)
-    made_up = parts if "parts" in times else ()
-    return Timing(times.get("eager", ()), times["compiled"], made_up, times.get("parts", ()))
+def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
+    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
 
-
-def findings(timing: Timing) -> dict[str, float | str | None]:
-    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is."""
+    Args:
+        times: milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager" (as
+            timm builds the model, maybe in the first rounds only) and "parts" (smaller packages in turn).
+        parts: batch sizes of the smaller packages.
+    """
     reason = remark = None
-    if timing.eager_ms:
-        over_eager = gain_over(timing.compiled_ms, timing.eager_ms)
+    if times.get("eager"):
+        over_eager = gain_over(times["compiled"], times["eager"])
         if not over_eager.resolved:
             reason = f"no difference resolved from timm's model: {gain_text(over_eager)}"
         elif over_eager.ratio < 1:
             reason = f"slower than timm's model: {gain_text(over_eager)}"
-    if timing.parts_ms and reason is None:
-        over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
-        text = f"packages for {' + '.join(map(str, timing.parts))}: {gain_text(over_parts)}"
+    if times.get("parts") and reason is None:
+        over_parts = gain_over(times["compiled"], times["parts"])
+        text = f"packages for {' + '.join(map(str, parts))}: {gain_text(over_parts)}"
         if not over_parts.resolved:
             remark = f"no difference resolved from {text}"
         elif over_parts.ratio < 1:
             reason = f"slower than {text}"
-    times = {"eager_ms": timing.eager_ms, "compiled_ms": timing.compiled_ms, "parts_ms": timing.parts_ms}
-    medians = {name: round(median(values), 3) if values else None for name, values in times.items()}
+    medians = {
+        f"{name}_ms": round(median(times[name]), 3) if times.get(name) else None
+        for name in ("eager", "compiled", "parts")
+    }
     return {**medians, "skipped_reason": reason, "remark": remark}
 
 
