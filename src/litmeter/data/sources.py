@@ -29,7 +29,14 @@ def make_index(settings: DataSettings) -> Index:
         DataError: the source is not there, or has a class without a photograph in some split.
     """
     if settings.download:
-        index = _oxford(_download(), settings)
+        try:
+            datasets.OxfordIIITPet(DOWNLOAD_FOLDER, download=True)  # unless it is there already
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
+                "data.download to false, for the photos in data/sample"
+            ) from error
+        index = _oxford(DOWNLOAD_FOLDER, settings)
     elif (Path(settings.folder) / OXFORD_NAME).is_dir():
         index = _oxford(Path(settings.folder), settings)
     else:
@@ -52,18 +59,6 @@ def check_readable(index: Index) -> None:
             except Exception as error:  # Pillow's plugins raise whatever their parsers hit
                 raise DataError(f"{photo.path}: not a readable image ({error})") from error
             progress.update()
-
-
-def _download() -> Path:
-    """Folder of the whole dataset, downloaded by torchvision unless it is there already."""
-    try:
-        datasets.OxfordIIITPet(DOWNLOAD_FOLDER, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
-            "data.download to false, for the photos in data/sample"
-        ) from error
-    return DOWNLOAD_FOLDER
 
 
 def _oxford(root: Path, settings: DataSettings) -> Index:

@@ -42,18 +42,15 @@ class ProgressLines:
         now = monotonic()
         if now - self._shown >= EVERY_S:
             self._shown = now
-            print(self._line(now - self._began), file=sys.stderr, flush=True)
+            text = self._description + (f": {min(1.0, self.n / self._total):.0%}" if self._total else "")
+            if 0 < self.n < self._total:
+                left_s = (now - self._began) * (self._total - self.n) / self.n
+                text += f", {duration(left_s)} left"
+            print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
     def set_postfix_str(self, s: str) -> None:
         """What to say beside it."""
         self._text = s
-
-    def _line(self, elapsed_s: float) -> str:
-        done = f": {min(1.0, self.n / self._total):.0%}" if self._total else ""
-        parts = [self._description + done]
-        if 0 < self.n < self._total:
-            parts.append(f"{duration(elapsed_s * (self._total - self.n) / self.n)} left")
-        return ", ".join(parts) + (f"; {self._text}" if self._text else "")
 
     def __enter__(self) -> ProgressLines:
         return self

@@ -50,33 +50,30 @@ def compile_model(
     with atomic_folder(folders.compiled) as temporary:
         if not variants:
             skipped_reason = "compile.batch_sizes is empty"
-        elif device == "cuda" and not cxx_compiler():
+        elif device == "cuda" and not (
+            shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+        ):
             skipped_reason = "there is no C++ compiler (g++ or clang++)"
         else:
             built = build_packages(folders.exported, temporary.resolve(), device, variants, calibration)
             packages = time_packages(folders.exported, temporary.resolve(), device, built)
+        photos = None
+        if "int8" in precisions:
+            own = b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in calibration)
+            photos = Calibration(
+                photos=len(calibration), sha256=hashlib.sha256(own).hexdigest(), nncf=version("nncf")
+            )
         model, machine = identity(folders.exported)
         manifest = Manifest(
             model=model,
             machine=machine,
             device=device,
             skipped_reason=skipped_reason,
-            calibration=calibration_of(calibration) if "int8" in precisions else None,
+            calibration=photos,
             packages=packages,
         )
         write_json(temporary / MANIFEST_NAME, manifest.model_dump())
     return manifest
-
-
-def calibration_of(photos: Sequence[Path]) -> Calibration:
-    """What the quantisation depends on besides the model."""
-    digest = hashlib.sha256(b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in photos))
-    return Calibration(photos=len(photos), sha256=digest.hexdigest(), nncf=version("nncf"))
-
-
-def cxx_compiler() -> str | None:
-    """The C++ compiler that torch will find."""
-    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
 
 
 def build_packages(
