@@ -26,7 +26,7 @@ from litmeter.measure.turn import Schedule
 from litmeter.params import ServeSettings
 from litmeter.paths import MACHINE, MODEL
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.stats.records import WINDOWS
 from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import exclusive_machine
@@ -100,7 +100,8 @@ def check_answered(rows: Sequence[TurnRow]) -> None:
 @contextmanager
 def watched_server(settings: ServeSettings) -> Iterator[tuple[RunningServer, dict[str, Subject]]]:
     """A server whose processes a study watches, and the subject SERVER, which sends it photos."""
-    with running_server(MODEL, settings, DEVICE, TIMEOUT_S) as server, sender("image") as generator:
+    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sender("image") as generator:
+        server = starting.ready()
         yield server, {SERVER: Url(f"{server.url}/predict", generator)}
 
 

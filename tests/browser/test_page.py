@@ -13,9 +13,9 @@ import pytest
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import post_image
-from tests.support.servers import serve_command
+from tests.support.servers import running_server, serve_command
 
 SETTINGS = ServeSettings(max_batch_size=4, preprocess="torchvision", transport="direct")
 PATIENCE_S = 60

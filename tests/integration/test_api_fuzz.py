@@ -20,8 +20,8 @@ from schemathesis.specs.openapi.checks import (
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.client import request_bodies
-from litmeter.serve.launcher import running_server
 from tests.support.models import CLASSES
+from tests.support.servers import running_server
 
 CHECKS = [
     not_a_server_error,

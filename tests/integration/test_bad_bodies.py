@@ -21,11 +21,12 @@ import requests
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import in_flight, wait_for
 from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
 from tests.integration.bad_http import HTTP_CASES
 from tests.support.server_processes import tree
+from tests.support.servers import running_server
 
 CASES = [*JSON_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
 

@@ -18,9 +18,10 @@ import requests
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import HEAD, in_flight, post_image, wait_for
 from tests.support.server_processes import by_role
+from tests.support.servers import running_server
 
 MIB = 2**20
 LIMIT_MIB = 64

@@ -22,13 +22,13 @@ from litmeter.model.card import CARD_NAME, read_card
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from litmeter.system.files import write_json
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.models import CLASSES
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, stopped
-from tests.support.servers import free_port, healthy, make_project
+from tests.support.servers import free_port, healthy, make_project, running_server
 
 
 @pytest.fixture(scope="module")

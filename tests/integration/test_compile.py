@@ -16,7 +16,7 @@ import torch
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
 from litmeter.model.answers import answers_of
-from litmeter.model.compiled.build import BuildResult, compile_model, time_packages
+from litmeter.model.compiled.build import compile_model, not_timed, time_packages
 from litmeter.model.compiled.manifest import MANIFEST_NAME, Manifest
 from litmeter.model.compiled.model import CompiledModel, load_package
 from litmeter.model.predictor import Predictor
@@ -57,10 +57,9 @@ def test_a_package_that_does_not_load_is_an_error_that_says_why(
     built: tuple[ModelFolders, Manifest], tmp_path: Path
 ) -> None:
     folders, _ = built
-    path = tmp_path / "full-2.package"
-    path.write_bytes(b"no machine code")
-    with pytest.raises(LitmeterError, match="a compiled model cannot be run; its log ends:"):
-        time_packages(folders.exported, "cpu", [BuildResult("full", SIZE, path, 1.0, None)])
+    (tmp_path / "full-2.package").write_bytes(b"no machine code")
+    with pytest.raises(LitmeterError, match=r"runs the compiled models died .*its log ends:"):
+        time_packages(folders.exported, tmp_path, "cpu", [not_timed("full", SIZE, file="full-2.package")])
 
 
 def test_processes_share_the_photos_and_answer_as_the_model(

@@ -21,11 +21,12 @@ from litmeter.model.card import CARD_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import RunningServer, bound_socket, running_server
+from litmeter.serve.launcher import RunningServer, bound_socket
 from tests.integration.asking import HEAD, in_flight, metric, post_image, wait_for
 from tests.support.http_process import next_answer
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role, loading_server, stopped, tree
+from tests.support.servers import running_server
 
 MAX_QUEUE = 12
 SETTINGS = ServeSettings(

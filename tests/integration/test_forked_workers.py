@@ -15,9 +15,10 @@ import pytest
 from litmeter.model.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import wait_for
 from tests.support.server_processes import by_role, command_of, tree
+from tests.support.servers import running_server
 
 IMPORTED_BY_A_PREDICTOR = """
 import importlib, json, os, sys

@@ -16,11 +16,12 @@ from PIL import Image
 
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import RunningServer, running_server
+from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import in_flight, metric, post_image, wait_for
 from tests.integration.test_crashes import health
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import by_role
+from tests.support.servers import running_server
 
 TIMEOUT_S = 6.0
 SETTINGS = ServeSettings(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.system.processes import memory_of, process_group
+from litmeter.system.processes import memory_alone, process_group
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.project import ROOT
@@ -216,4 +216,4 @@ def test_memory_that_processes_share_counts_once() -> None:
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        assert 96 < memory_of(process.pid) / 2**20 < 128
+        assert 96 < memory_alone(process.pid) / 2**20 < 128

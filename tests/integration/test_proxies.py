@@ -12,6 +12,7 @@ import pytest
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
 from litmeter.measure.subjects import LiveServer
+from litmeter.serve.binding import Binding
 from litmeter.serve.client import Client
 from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port
@@ -54,8 +55,8 @@ def test_a_prediction() -> None:
 
 def test_the_metrics_of_a_benchmarked_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
-        url = f"http://127.0.0.1:{server.server_address[1]}"
+        binding = Binding(server.server_address[1])
         threading.Thread(target=server.handle_request).start()
         sender: Any = None
-        live = LiveServer("any", RunningServer(url, stub.process, 0.0, Path("/dev/null")), sender)
+        live = LiveServer("any", RunningServer(stub.process, binding, Path("/dev/null"), 0.0, 0.0), sender)
         assert live.scrape().roles == {7: "http"}

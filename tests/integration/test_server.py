@@ -24,12 +24,12 @@ from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.client import CONTENT_TYPES, json_body, request_bodies
-from litmeter.serve.launcher import RunningServer, running_server, starting_server
+from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.serve.metrics import STAGES
 from tests.integration.asking import wait_for
 from tests.support.processes import processes_mentioning
 from tests.support.server_processes import tree
-from tests.support.servers import free_port
+from tests.support.servers import free_port, running_server
 
 SETTINGS = {
     "batched": ServeSettings(
@@ -153,7 +153,7 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(exported: ModelFolders) -
         running_server(exported, ServeSettings(), "cpu", 30.0, port=port, ready_s=0.3),
     ):
         pytest.fail("it cannot be ready")
-    assert processes_mentioning(f"--port {port}") == []
+    assert processes_mentioning(f'"port": {port}') == []
 
 
 def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
@@ -191,9 +191,10 @@ import time
 from pathlib import Path
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.launcher import running_server
+from litmeter.serve.launcher import starting_server
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-with running_server(folders, ServeSettings(), "cpu", 30.0, port={port}, null_model=True):
+with starting_server(folders, ServeSettings(), "cpu", 30.0, {port}, null_model=True) as starting:
+    starting.ready()
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -201,4 +202,4 @@ with running_server(folders, ServeSettings(), "cpu", 30.0, port={port}, null_mod
         assert starter.stdout is not None
         assert starter.stdout.readline() == b"ready\n"
         starter.kill()
-    wait_for(lambda: processes_mentioning(f"--port {port}") == [], 10)
+    wait_for(lambda: processes_mentioning(f'"port": {port}') == [], 10)

@@ -20,9 +20,10 @@ from litmeter.model.card import WEIGHTS_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import RunningServer, bound_socket, running_server
+from litmeter.serve.launcher import RunningServer, bound_socket
 from tests.integration.asking import in_flight, post_image, wait_for
 from tests.support.server_processes import by_role, loading_server, started_server, stopped, tree
+from tests.support.servers import running_server
 
 SETTINGS = ServeSettings(max_batch_size=4, workers_per_device=2, threads_per_worker=1, transport="direct")
 WAITING = 10

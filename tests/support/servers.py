@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 import yaml
 
+from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import KEY_VARIABLE
+from litmeter.serve.launcher import RunningServer, starting_server
 from tests.support.project import ROOT
 
 
@@ -37,6 +40,15 @@ def make_project(folder: Path, folders: ModelFolders, **settings: object) -> Non
     params["serve"] |= {"compiled": False, **settings}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     shutil.copytree(folders.exported, folder / "models/exported")
+
+
+@contextmanager
+def running_server(
+    folders: ModelFolders, settings: ServeSettings, device: str, timeout_s: float, **options: Any
+) -> Iterator[RunningServer]:
+    """A server that is ready; ``options`` are those of ``starting_server``."""
+    with starting_server(folders, settings, device, timeout_s, **options) as starting:
+        yield starting.ready()
 
 
 @contextmanager

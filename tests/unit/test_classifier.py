@@ -33,7 +33,7 @@ def requests_of(files: list[bytes]) -> list[Request]:
 
 def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]:
     """Have the model raise ``error`` for a larger batch than ``most``; the sizes that it is asked for."""
-    predictor: Any = classifier.loaded
+    predictor: Any = classifier.predictor
     model, sizes = predictor.model, []
 
     def limited(batch: torch.Tensor) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
     photos: list[Path],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    predictor: Any = classifier.loaded
+    predictor: Any = classifier.predictor
     transform, bad = predictor.transform, photos[1].read_bytes()
     bad_image = predictor.decode(bad)
 

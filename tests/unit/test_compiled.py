@@ -7,7 +7,7 @@ import json
 import os
 import pwd
 import random
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import torch
 from litmeter.errors import ModelError
 from litmeter.model.card import sha256
 from litmeter.model.compiled import gain
-from litmeter.model.compiled.build import BuildResult, describe, jobs_of, manifest_entry
-from litmeter.model.compiled.gain import Timing, reason_against, remark_on
+from litmeter.model.compiled.build import describe, jobs_of, not_timed
+from litmeter.model.compiled.gain import findings
 from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -58,11 +58,33 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
     """Twice as fast as the model it was made from; what it holds is no code that could be run."""
     path = folder / "full-1.package"
     path.write_bytes(b"machine code")
-    return path, entry(BuildResult("full", 1, path, 20.0, None), Timing([20.0] * 4, [10.0] * 4))
+    return path, entry("full", 1, path, Timing([20.0] * 4, [10.0] * 4))
 
 
-def entry(result: BuildResult, timing: Timing) -> Package:
-    return manifest_entry(result, asdict(timing), reason_against(timing), remark_on(timing))
+class Timing:
+    """Times by round, as ``gain`` measures them."""
+
+    def __init__(
+        self,
+        eager_ms: Sequence[float],
+        compiled_ms: Sequence[float],
+        parts: Sequence[int] = (),
+        parts_ms: Sequence[float] = (),
+    ) -> None:
+        times = {"eager": eager_ms, "compiled": compiled_ms, "parts": parts_ms}
+        self.findings = findings(times, parts)
+
+
+def entry(precision: str, size: int, path: Path, timing: Timing) -> Package:
+    return not_timed(precision, size, file=path.name, sha256=sha256(path), compile_s=20.0, **timing.findings)
+
+
+def reason_against(timing: Timing) -> Any:
+    return timing.findings["skipped_reason"]
+
+
+def remark_on(timing: Timing) -> Any:
+    return timing.findings["remark"]
 
 
 @pytest.mark.parametrize("changed", ["model", "machine", "device"])
@@ -131,9 +153,8 @@ def test_a_group_may_write_where_nobody_else_is_in_it(
 def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFolders) -> None:
     path = folders.compiled / "half-1.package"
     path.write_bytes(b"machine code")
-    slower = entry(BuildResult("half", 1, path, 20.0, None), Timing([10.0] * 4, [10.5] * 4))
-    never = BuildResult("half", 4, folders.compiled / "half-4.package", 3.0, "it cannot be compiled")
-    failed = manifest_entry(never, {}, None, None)
+    slower = entry("half", 1, path, Timing([10.0] * 4, [10.5] * 4))
+    failed = not_timed("half", 4, skipped_reason="it cannot be compiled")
     assert slower.skipped_reason == "slower than timm's model: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
@@ -194,7 +215,7 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
     assert [remark_on(timing) for timing in (faster, slower, Timing(eager_ms, compiled_ms))] == [None] * 3
     path = folders.compiled / "full-4.package"
     path.write_bytes(b"machine code")
-    package = entry(BuildResult("full", 4, path, 2.0, None), equal)
+    package = entry("full", 4, path, equal)
     write_manifest(folders, packages=[json.loads(package.model_dump_json())])
     manifest = read_manifest(folders, "cpu")
     assert packages_to_use(folders, "cpu", "full") == [package]
@@ -217,8 +238,8 @@ def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
 
 
 def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) -> None:
-    never = BuildResult("int8", 1, folders.compiled / "int8-1.package", 3.0, "it cannot be compiled: NNCF")
-    write_manifest(folders, packages=[json.loads(manifest_entry(never, {}, None, None).model_dump_json())])
+    never = not_timed("int8", 1, skipped_reason="it cannot be compiled: NNCF")
+    write_manifest(folders, packages=[never.model_dump()])
     with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
         packages_to_use(folders, "cpu", "int8")
     assert packages_to_use(folders, "cpu", "half") == []

@@ -82,7 +82,7 @@ def test_missing_columns_are_refused_with_those_expected(tmp_path: Path, text: s
 def test_a_value_of_another_type_is_refused(tmp_path: Path, row: str) -> None:
     path = tmp_path / "stages.csv"
     path.write_text(f"users,stage,mean_ms\n{row}\n")
-    with pytest.raises(ValueError, match=r"invalid literal|could not convert"):
+    with pytest.raises(ValueError, match=r"users|mean_ms"):
         read_rows(path, StageRow)
 
 
@@ -103,8 +103,8 @@ def test_a_truth_value_comes_back_and_another_word_for_it_is_refused(tmp_path: P
     path, rows = tmp_path / "switches.csv", [Switch(True), Switch(False), Switch(None)]
     write_rows(path, Switch, rows)
     assert read_rows(path, Switch) == rows
-    path.write_text("on\n1\n")
-    with pytest.raises(ValueError, match="expected True or False, got '1'"):
+    path.write_text("on\nmaybe\n")
+    with pytest.raises(ValueError, match="maybe"):
         read_rows(path, Switch)
 
 

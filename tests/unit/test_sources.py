@@ -14,6 +14,8 @@ from litmeter.data.index import read_index
 from litmeter.data.sources import check_readable, make_index
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
+from litmeter.paths import INDEX
+from litmeter.system.files import write_json
 from tests.support.project import PHOTOS, ROOT
 
 
@@ -83,7 +85,7 @@ def test_class_folders_are_split_within_each_class(tmp_path: Path) -> None:
 
 def test_the_index_comes_back_unless_a_photo_is_gone(tmp_path: Path) -> None:
     index = make_index(settings(folder=class_folders(tmp_path / "mine", apple=8, pear=8)))
-    index.write()
+    write_json(INDEX, index.model_dump())
     assert read_index() == index
     Path(index.photos[0].path).unlink()
     with pytest.raises(DataError, match="is not there any more"):

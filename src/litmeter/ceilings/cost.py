@@ -17,13 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmeter.errors import ModelError
-from litmeter.system.without_compiler import without_compiler
+from litmeter.system.without_compiler import lean_import
 
-try:
-    with without_compiler():  # ptflops imports timm
-        from ptflops import get_model_complexity_info
-except ImportError:  # a version that needs more of it
-    from ptflops import get_model_complexity_info
+get_model_complexity_info = lean_import("ptflops").get_model_complexity_info  # it imports timm
 
 BACKEND = "aten"
 """ptflops' backend that counts the operators that run. Its other one, ``pytorch``, hooks modules:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.errors import DataError
 from litmeter.paths import INDEX
-from litmeter.system.files import read_json, write_json
+from litmeter.system.files import read_json
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -57,10 +57,6 @@ class Index(BaseModel):
             more = f", … ({len(self.classes)} classes)" if len(self.classes) > 4 else ""
             lines.append(f"{name:5} {sum(counts.values()):5} photos: {sizes}{more}")
         return "\n".join(lines)
-
-    def write(self) -> None:
-        """Write the index where every later stage reads it."""
-        write_json(INDEX, self.model_dump())
 
 
 def read_index() -> Index:

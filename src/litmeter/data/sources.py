@@ -7,19 +7,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from litmeter.data.index import Index, Photo, Split
+from litmeter.data.index import SPLITS, Index, Photo
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
 from litmeter.paths import DOWNLOAD_FOLDER
 from litmeter.system.progress import bar
-from litmeter.system.without_compiler import without_compiler
+from litmeter.system.without_compiler import lean_import
 
-try:
-    with without_compiler():
-        from torchvision.datasets import ImageFolder, OxfordIIITPet
-except ImportError:  # a version that needs more of it
-    from torchvision.datasets import ImageFolder, OxfordIIITPet
+datasets = lean_import("torchvision.datasets")
 
+Item = tuple[str, int]
+"""Path and label of a photograph."""
 OXFORD_NAME = "oxford-iiit-pet"
 """Subfolder in torchvision's layout of Oxford-IIIT Pet; a folder without it has class folders."""
 
@@ -31,7 +29,14 @@ def make_index(settings: DataSettings) -> Index:
         DataError: the source is not there, or has a class without a photograph in some split.
     """
     if settings.download:
-        index = _oxford(_download(), settings)
+        try:
+            datasets.OxfordIIITPet(DOWNLOAD_FOLDER, download=True)  # unless it is there already
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
+                "data.download to false, for the photos in data/sample"
+            ) from error
+        index = _oxford(DOWNLOAD_FOLDER, settings)
     elif (Path(settings.folder) / OXFORD_NAME).is_dir():
         index = _oxford(Path(settings.folder), settings)
     else:
@@ -56,25 +61,13 @@ def check_readable(index: Index) -> None:
             progress.update()
 
 
-def _download() -> Path:
-    """Folder of the whole dataset, downloaded by torchvision unless it is there already."""
-    try:
-        OxfordIIITPet(DOWNLOAD_FOLDER, download=True)
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
-            "data.download to false, for the photos in data/sample"
-        ) from error
-    return DOWNLOAD_FOLDER
-
-
 def _oxford(root: Path, settings: DataSettings) -> Index:
     """Oxford-IIIT Pet with its own test split; its trainval split is divided."""
     classes: list[str] = []
-    items: dict[str, list[tuple[str, int]]] = {}
+    items: dict[str, list[Item]] = {}
     for split in ("trainval", "test"):
         try:
-            dataset = OxfordIIITPet(root, split=split)
+            dataset = datasets.OxfordIIITPet(root, split=split)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(f"{root / OXFORD_NAME}: not Oxford-IIIT Pet ({error})") from error
         species = settings.task == "species"
@@ -85,23 +78,16 @@ def _oxford(root: Path, settings: DataSettings) -> Index:
             classes = ["cat", "dog"] if species else dataset.classes
     rng = random.Random(settings.seed)
     train, val = _split(items["trainval"], settings.val_fraction, rng)
-    photos = _photos(train, "train") + _photos(val, "val") + _photos(items["test"], "test")
-    return Index(classes=classes, photos=photos)
+    return _index(classes, train, val, items["test"])
 
 
 def _class_folders(settings: DataSettings) -> Index:
     """One folder per class (torchvision's ImageFolder), split at random."""
     try:
-        dataset = ImageFolder(settings.folder)
+        dataset = datasets.ImageFolder(settings.folder)
     except (OSError, RuntimeError) as error:
         raise DataError(f"data.folder {settings.folder}: {' '.join(str(error).split())}") from error
-    if {name.lower() for name in dataset.classes} <= {
-        "train",
-        "val",
-        "valid",
-        "validation",
-        "test",
-    }:
+    if {name.lower() for name in dataset.classes} <= {"train", "val", "valid", "validation", "test"}:
         raise DataError(
             f"data.folder {settings.folder}: holds splits {dataset.classes}; expected one folder per "
             "class, which are split here (data.test_fraction, data.val_fraction)"
@@ -109,14 +95,11 @@ def _class_folders(settings: DataSettings) -> Index:
     rng = random.Random(settings.seed)
     rest, test = _split(dataset.samples, settings.test_fraction, rng)
     train, val = _split(rest, settings.val_fraction, rng)
-    photos = _photos(train, "train") + _photos(val, "val") + _photos(test, "test")
-    return Index(classes=dataset.classes, photos=photos)
+    return _index(dataset.classes, train, val, test)
 
 
-def _split(
-    items: list[tuple[str, int]], fraction: float, rng: random.Random
-) -> tuple[list[tuple[str, int]], list[tuple[str, int]]]:
-    """Move the share ``fraction`` of each label's ``items`` (path, label) to the second list."""
+def _split(items: list[Item], fraction: float, rng: random.Random) -> tuple[list[Item], list[Item]]:
+    """Move the share ``fraction`` of each label's ``items`` to the second list."""
     taken: set[str] = set()
     for label in sorted({label for _, label in items}):
         paths = [path for path, other in items if other == label]
@@ -125,5 +108,10 @@ def _split(
     return rest, [item for item in items if item[0] in taken]
 
 
-def _photos(items: list[tuple[str, int]], split: Split) -> list[Photo]:
-    return [Photo(path=path, label=label, split=split) for path, label in items]
+def _index(classes: list[str], *splits: list[Item]) -> Index:
+    photos = [
+        Photo(path=path, label=label, split=name)
+        for name, items in zip(SPLITS, splits, strict=True)
+        for path, label in items
+    ]
+    return Index(classes=classes, photos=photos)

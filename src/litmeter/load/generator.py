@@ -78,6 +78,9 @@ OnProgress = Callable[[float], None]
 class LoadGenerator:
     """The load generator's process, which runs one load after another.
 
+    Attributes:
+        record_path: the record of the last load, as the process has written it.
+
     A load that ends with an exception ends the process, so that nothing of it is sent or read any more; the
     next one is run by another process.
     """
@@ -90,6 +93,7 @@ class LoadGenerator:
             headers: sent with every request.
         """
         self._folder = folder
+        self.record_path = folder / "record.npz"
         self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})
         self._stack = ExitStack()
         self._process: JsonLinesProcess | None = None
@@ -119,16 +123,15 @@ class LoadGenerator:
             LoadError: the process failed, or could not begin at the time of ``plan``.
         """
         self.wait_until_ready()
-        path = self._folder / "record.npz"
         with self._ending_on_error():
-            self._running().send({"url": url, "plan": asdict(plan), "path": str(path)})
+            self._running().send({"url": url, "plan": asdict(plan), "path": str(self.record_path)})
             for event, *values in self._running().answers():
                 if event in ("done", "late"):
                     break
                 on_progress(*values)
         if event == "late":
             raise LoadError(f"it began to send {values[0]:g} s too late")
-        return read_record(path, plan)
+        return read_record(self.record_path, plan)
 
     def close(self) -> None:
         """End the process."""
@@ -185,10 +188,5 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
     """The record that a load generator's process has written of ``plan``."""
     with np.load(source, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
-        return LoadRecord(
-            users=plan.users,
-            rate_rps=plan.rate_rps,
-            window_edges=stored["window_edges"],
-            cores=float(stored["cores"]),
-            **arrays,
-        )
+        edges, cores = stored["window_edges"], float(stored["cores"])
+    return LoadRecord(users=plan.users, rate_rps=plan.rate_rps, window_edges=edges, cores=cores, **arrays)

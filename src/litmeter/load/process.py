@@ -73,21 +73,13 @@ class OpenLoop(ClosedLoop):
             woken.wait()
         self._user_waits = True
         due_s = next(self._due_s, None)
-        if due_s is not None:
-            wait_s = self._started + due_s - perf_counter()
-            if wait_s > 0:
-                gevent.sleep(wait_s)
+        if due_s is not None and (wait_s := self._started + due_s - perf_counter()) > 0:
+            gevent.sleep(wait_s)
         if self._parked:
             self._parked.pop().set()
         else:
             self._user_waits = False
         return None if self.ended or due_s is None else self._started + due_s
-
-
-def poisson_times(rate_rps: float, seed: str) -> Iterator[float]:
-    """Due times of a Poisson process: the gaps are exponential."""
-    rng = random.Random(seed)
-    return itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None))
 
 
 def constant_times(rate_rps: float, phase: float = 0.0) -> Iterator[float]:
@@ -99,11 +91,12 @@ def arrivals_of(plan: LoadPlan) -> ClosedLoop:
     """The arrival process of a plan, which begins now."""
     if plan.due_s is not None:
         return OpenLoop(iter(plan.due_s))
-    if plan.rate_rps is None:
+    if (rate_rps := plan.rate_rps) is None:
         return ClosedLoop()
     if plan.arrivals == "constant":
-        return OpenLoop(constant_times(plan.rate_rps, plan.phase))
-    return OpenLoop(poisson_times(plan.rate_rps, plan.random_seed))
+        return OpenLoop(constant_times(rate_rps, plan.phase))
+    rng = random.Random(plan.random_seed)  # a Poisson process: the gaps are exponential
+    return OpenLoop(itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None)))
 
 
 class Recorder:
@@ -148,43 +141,23 @@ class Recorder:
 
     def arrays(self) -> dict[str, Any]:
         """The recorded requests as one array per field."""
-        user, start, sent, end, status, code, size, body = (
-            np.array(self._rows, dtype=np.float64).reshape(-1, 8).T
-        )
-        numbers = {"user": user, "status": status, "code": code, "size": size, "body": body}
-        integers = {name: values.astype(np.int64) for name, values in numbers.items()}
-        times = {"start": start, "sent": sent, "end": end}
-        return integers | times | {"answer": np.array(self._answers, dtype=np.bytes_)}
+        names = ("user", "start", "sent", "end", "status", "code", "size", "body")
+        columns = dict(zip(names, np.array(self._rows, dtype=np.float64).reshape(-1, 8).T, strict=True))
+        for name in ("user", "status", "code", "size", "body"):
+            columns[name] = columns[name].astype(np.int64)
+        return {**columns, "answer": np.array(self._answers, dtype=np.bytes_)}
 
     def steady(self, edges: list[float]) -> bool:
         """Whether the windows between ``edges``, whose requests have all ended, agree."""
-        good = np.array([(start, end) for _, start, _, end, status, *_ in self._rows if status == OK])
-        if len(good) == 0:
+        good = [(start, end) for _, start, _, end, status, *_ in self._rows if status == OK]
+        if not good:
             return False
-        start, end = good.T
-        windows = np.array(edges)
+        (start, end), windows = np.array(good).T, np.array(edges)
         return steady(*window_means(start, end, windows), fewest_answers(end, windows))
 
 
-class Edges:
-    """The edges of windows, and this process's CPU time at each."""
-
-    def __init__(self, first: float) -> None:
-        self.times, self._cpu_s = [first], [process_time()]
-
-    def add(self, time: float) -> None:
-        """Add an edge at the present time."""
-        self.times.append(time)
-        self._cpu_s.append(process_time())
-
-    def end_at(self, last: int) -> None:
-        """Forget the edges after the index ``last``."""
-        del self.times[last + 1 :], self._cpu_s[last + 1 :]
-
-    def cores(self) -> float:
-        """CPU use of this process in the reported windows, in cores."""
-        times, cpu_s = self.times[-WINDOWS - 1 :], self._cpu_s[-WINDOWS - 1 :]
-        return (cpu_s[-1] - cpu_s[0]) / (times[-1] - times[0])
+Edge = tuple[float, float]
+"""When a window begins or ends, and this process's CPU time then, seconds."""
 
 
 def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan, path: Path) -> None:
@@ -196,8 +169,8 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
     recorder = Recorder(plan.users, plan.timeout_s)
     progress = gevent.spawn(report_progress, recorder)
     if plan.begin_at is not None:
-        gevent.sleep(max(0.0, plan.begin_at - perf_counter()))
-    whole = Edges(started := perf_counter())
+        sleep_until(plan.begin_at)
+    edges = [(started := perf_counter(), process_time())]
     arrivals = arrivals_of(plan)
     users = start_users(url, requests, plan, arrivals, recorder)
 
@@ -210,14 +183,16 @@ def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan,
     else:
         while recorder.sent < plan.requests and perf_counter() < started + plan.max_s:
             gevent.sleep(TICK_S)
-        edges = whole
 
     arrivals.ended = True
     wait_until(lambda: min(recorder.in_flight_since) == math.inf)
-    if len(edges.times) == 1:
-        edges.add(perf_counter())
+    if len(edges) == 1:
+        edges.append((perf_counter(), process_time()))
     gevent.killall([progress, *users])  # users may still wait for a request to become due
-    np.savez(path, window_edges=np.array(edges.times), cores=edges.cores(), **recorder.arrays())
+    times, cpu_s = np.array(edges).T
+    reported = slice(-WINDOWS - 1, None)
+    cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
+    np.savez(path, window_edges=times, cores=cores, **recorder.arrays())
 
 
 def start_users(
@@ -267,16 +242,14 @@ def report_progress(recorder: Recorder) -> None:
         emit("progress", round(max(0.0, perf_counter() - recorder.opened), 2))
 
 
-def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> Edges:
+def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> list[Edge]:
     """Measure three windows that open at a given time and last ``plan.min_s`` together."""
-    gevent.sleep(max(0.0, opened - perf_counter()))
-    edges = Edges(opened)
     recorder.opened = opened
-    for number in range(1, WINDOWS + 1):
-        edge = opened + number * plan.min_s / WINDOWS
-        gevent.sleep(max(0.0, edge - perf_counter()))
-        edges.add(edge)
-    wait_until(lambda: min(recorder.in_flight_since) >= edges.times[-1])
+    edges = []
+    for number in range(WINDOWS + 1):
+        sleep_until(edge := opened + number * plan.min_s / WINDOWS)
+        edges.append((edge, process_time()))
+    wait_until(lambda: min(recorder.in_flight_since) >= edge)
     return edges
 
 
@@ -287,34 +260,39 @@ def wait_for_first_answers(plan: LoadPlan, recorder: Recorder) -> bool:
     return all(recorder.answered)
 
 
-def measure(plan: LoadPlan, recorder: Recorder) -> Edges:
+def measure(plan: LoadPlan, recorder: Recorder) -> list[Edge]:
     """Measure windows until the last three agree, or ``max_windows`` are complete.
 
     A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
     """
-    windows = Edges(perf_counter())
-    edges = windows.times
-    recorder.opened = edges[0]
+    edges = [(perf_counter(), process_time())]
+    recorder.opened = edges[0][0]
     good_at_edge = recorder.good
     complete = 0
     while True:
         gevent.sleep(TICK_S)
         now, answers = perf_counter(), recorder.good - good_at_edge
         # Checked at ticks, not at answers, so that a window does not end exactly at an answer.
-        seconds = now - edges[-1]
+        seconds = now - edges[-1][0]
         enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
         if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
-            windows.add(now)
+            edges.append((now, process_time()))
             good_at_edge = recorder.good
-        newly_complete = bisect.bisect_right(edges, min(recorder.in_flight_since)) - 1
+        times = [time for time, _ in edges]
+        newly_complete = bisect.bisect_right(times, min(recorder.in_flight_since)) - 1
         if newly_complete > complete:
             complete = newly_complete
-            last_edges = edges[max(0, complete - WINDOWS) : complete + 1]
             # Poisson arrivals vary too much for the stopping rule.
-            agree = complete >= WINDOWS and (plan.rate_rps is not None or recorder.steady(last_edges))
+            agree = complete >= WINDOWS and (
+                plan.rate_rps is not None or recorder.steady(times[complete - WINDOWS : complete + 1])
+            )
             if agree or complete >= plan.max_windows:
-                windows.end_at(complete)
-                return windows
+                return edges[: complete + 1]
+
+
+def sleep_until(time: float) -> None:
+    """Sleep until ``time`` on the monotonic clock, while the users go on."""
+    gevent.sleep(max(0.0, time - perf_counter()))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -25,12 +25,10 @@ from multiprocessing.connection import (
 )
 from typing import Any
 
-import numpy as np
-
 from litmeter.errors import LoadError, UsageError
 from litmeter.load.generator import LoadPlan, OnProgress, load_generator, read_record
 from litmeter.load.senders import Member, SenderGroup, clock_difference
-from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
+from litmeter.stats.records import LoadRecord
 from litmeter.system.tables import pluralise
 
 KEY_VARIABLE = "LITMETER_SENDER_KEY"
@@ -181,10 +179,11 @@ def accept(listener: Listener, key: bytes) -> Connection:
     """
     connection: Connection = listener.accept()
     try:
-        limit_waiting(connection, AUTHENTICATION_S)
-        deliver_challenge(connection, key)
-        answer_challenge(connection, key)
-        limit_waiting(connection, 0)
+        with duplicated(connection) as its_socket:
+            limit_waiting(its_socket, AUTHENTICATION_S)
+            deliver_challenge(connection, key)
+            answer_challenge(connection, key)
+            limit_waiting(its_socket, 0)
         end_with_network(connection)
     except BaseException:
         connection.close()
@@ -192,10 +191,9 @@ def accept(listener: Listener, key: bytes) -> Connection:
     return connection
 
 
-def limit_waiting(connection: Connection, seconds: int) -> None:
-    """Make reading from ``connection`` fail after ``seconds`` without a byte; 0 lets it wait."""
-    with duplicated(connection) as its_socket:
-        its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
+def limit_waiting(its_socket: socket.socket, seconds: int) -> None:
+    """Make reading from a socket fail after ``seconds`` without a byte; 0 lets it wait."""
+    its_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, 0))
 
 
 def end_with_network(connection: Connection) -> None:
@@ -207,11 +205,9 @@ def end_with_network(connection: Connection) -> None:
                 its_socket.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
-@contextmanager
-def duplicated(connection: Connection) -> Iterator[socket.socket]:
-    """The socket of ``connection``, to set its options."""
-    with socket.socket(fileno=os.dup(connection.fileno())) as its_socket:
-        yield its_socket
+def duplicated(connection: Connection) -> socket.socket:
+    """The socket of ``connection`` once more, to set its options and to close."""
+    return socket.socket(fileno=os.dup(connection.fileno()))
 
 
 def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
@@ -223,6 +219,12 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
     connection = _connect(address, shared_key())
     end_with_network(connection)
     show(f"joined {address[0]}:{address[1]}")
+
+    def tell(seconds: float) -> None:
+        if connection.poll():  # a message during a load stops it; so does the end of the connection
+            raise LoadError("stopped")
+        _answer(connection, event="progress", seconds=seconds)
+
     with connection, ExitStack() as stack, suppress(EOFError, ConnectionError, TimeoutError):
         generator = None
         while True:
@@ -240,53 +242,29 @@ def join(address: tuple[str, int], show: Callable[[str], None]) -> None:
                 closed_loop = plan.rate_rps is None
                 show(f"load: {pluralise(plan.users, 'user') if closed_loop else f'{plan.rate_rps:.6g}/s'}")
                 try:
-                    record = generator.run(
-                        message["url"],
-                        plan,
-                        on_progress=lambda seconds: _tell(connection, seconds),
-                    )
+                    generator.run(message["url"], plan, on_progress=tell)
                 except LoadError as error:
                     generator.wait_until_ready()  # for the next load
                     _answer(connection, event="failed", reason=str(error))
                     continue
                 _answer(connection, event="done")
-                connection.send_bytes(_packed(record))
+                connection.send_bytes(generator.record_path.read_bytes())
     show("done")
 
 
 def _connect(address: tuple[str, int], key: bytes) -> Connection:
     deadline = time.monotonic() + JOIN_S
     while True:
-        connection = _try_to_connect(address, key, last=time.monotonic() > deadline)
-        if connection is not None:
-            return connection
+        last = time.monotonic() > deadline
+        try:
+            return Client(address, authkey=key)
+        except AuthenticationError as error:
+            raise UsageError(f"{address[0]}:{address[1]} has another shared key ({KEY_VARIABLE})") from error
+        except OSError as error:
+            if last:
+                raise LoadError(f"{address[0]}:{address[1]} cannot be reached ({error.strerror})") from error
         time.sleep(RETRY_S)
-
-
-def _try_to_connect(address: tuple[str, int], key: bytes, *, last: bool) -> Connection | None:
-    try:
-        return Client(address, authkey=key)
-    except AuthenticationError as error:
-        raise UsageError(f"{address[0]}:{address[1]} has another shared key ({KEY_VARIABLE})") from error
-    except OSError as error:
-        if last:
-            raise LoadError(f"{address[0]}:{address[1]} cannot be reached ({error.strerror})") from error
-        return None
-
-
-def _tell(connection: Connection, seconds: float) -> None:
-    """Tell the other side how far a load is; raise LoadError if it stops the load, or has gone."""
-    if connection.poll():
-        raise LoadError("stopped")
-    _answer(connection, event="progress", seconds=seconds)
 
 
 def _answer(connection: Connection, **values: Any) -> None:
     connection.send_bytes(json.dumps(values).encode())
-
-
-def _packed(record: LoadRecord) -> bytes:
-    buffer = io.BytesIO()
-    arrays = {name: getattr(record, name) for name in REQUEST_FIELDS}
-    np.savez(buffer, window_edges=record.window_edges, cores=record.cores, **arrays)
-    return buffer.getvalue()

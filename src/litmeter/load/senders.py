@@ -11,10 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,37 +71,40 @@ class SenderGroup:
             LoadError: a sender failed; what the others measured is void.
         """
         for member in self.members:
-            _wait_until_ready(member)
+            with _naming(member):
+                member.sender.wait_until_ready()
         begin_at = time.perf_counter() + START_S
-        measured_s: dict[str, float] = {}
+        measured_s = {member.name: 0.0 for member in self.members}
         stopped = threading.Event()
-        futures: dict[Future[LoadRecord], Member] = {}
-        for member, share in zip(self.members, shares_of(plan, len(self.members)), strict=True):
-            if share is not None:
-                own = replace(share, begin_at=begin_at + member.clock_s)
-                futures[self._threads.submit(_run_share, member, url, own, measured_s, stopped)] = member
+
+        def run_share(member: Member, share: LoadPlan) -> LoadRecord:
+            def on_share_progress(seconds: float) -> None:
+                if stopped.is_set():
+                    raise LoadError("stopped")
+                measured_s[member.name] = seconds
+
+            own = replace(share, begin_at=begin_at + member.clock_s)
+            with _naming(member):
+                return member.sender.run(url, own, on_progress=on_share_progress)
+
+        futures = {
+            self._threads.submit(run_share, member, share): member
+            for member, share in zip(self.members, shares_of(plan, len(self.members)), strict=True)
+            if share is not None
+        }
         try:
-            self._follow(futures, measured_s, on_progress)
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                on_progress(max(measured_s.values()))
         except BaseException:
             stopped.set()
             wait(futures)
             raise
         records = [on_this_clock(future.result(), member.clock_s) for future, member in futures.items()]
         return merged(records, plan)
-
-    def _follow(
-        self,
-        futures: Mapping[Future[LoadRecord], Member],
-        measured_s: Mapping[str, float],
-        on_progress: OnProgress,
-    ) -> None:
-        pending = set(futures)
-        while pending:
-            done, pending = wait(pending, POLL_S, FIRST_COMPLETED)
-            for future in done:
-                if (error := future.exception()) is not None:
-                    raise _void(futures[future], error) from error
-            on_progress(max(list(measured_s.values()), default=0.0))
 
     def __enter__(self) -> SenderGroup:
         return self
@@ -111,30 +114,12 @@ class SenderGroup:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _void(member: Member, error: BaseException) -> LoadError:
-    return LoadError(f"sender {member.name}: {error}; this load is void")
-
-
-def _wait_until_ready(member: Member) -> None:
+@contextmanager
+def _naming(member: Member) -> Iterator[None]:
     try:
-        member.sender.wait_until_ready()
-    except LoadError as error:
-        raise _void(member, error) from error
-
-
-def _run_share(
-    member: Member,
-    url: str,
-    plan: LoadPlan,
-    measured_s: dict[str, float],
-    stopped: threading.Event,
-) -> LoadRecord:
-    def on_progress(seconds: float) -> None:
-        if stopped.is_set():
-            raise LoadError("stopped")
-        measured_s[member.name] = seconds
-
-    return member.sender.run(url, plan, on_progress=on_progress)
+        yield
+    except Exception as error:
+        raise LoadError(f"sender {member.name}: {error}; this load is void") from error
 
 
 def shares_of(plan: LoadPlan, senders: int) -> list[LoadPlan | None]:
@@ -157,22 +142,16 @@ def shares_of(plan: LoadPlan, senders: int) -> list[LoadPlan | None]:
 
 def on_this_clock(record: LoadRecord, clock_s: float) -> LoadRecord:
     """The record of a sender whose clock is ``clock_s`` ahead."""
-    return replace(
-        record,
-        window_edges=record.window_edges - clock_s,
-        start=record.start - clock_s,
-        sent=record.sent - clock_s,
-        end=record.end - clock_s,
-    )
+    names = ("window_edges", "start", "sent", "end")
+    times: dict[str, Any] = {name: getattr(record, name) - clock_s for name in names}
+    return replace(record, **times)
 
 
 def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
     """All requests of ``records`` in the order in which they ended, in the windows of the first one."""
     users_before = np.cumsum([0, *(record.users for record in records)])
     arrays = {name: np.concatenate([getattr(record, name) for record in records]) for name in REQUEST_FIELDS}
-    arrays["user"] = np.concatenate(
-        [record.user + before for record, before in zip(records, users_before, strict=False)]
-    )
+    arrays["user"] += np.repeat(users_before[:-1], [len(record.user) for record in records])
     order = np.argsort(arrays["end"], kind="stable")
     return LoadRecord(
         users=int(users_before[-1]),
@@ -189,10 +168,11 @@ def local_senders(
 ) -> Iterator[SenderGroup]:
     """Start ``number`` load generators on this machine; end them when the block is left."""
     with ExitStack() as stack:
-        members = []
-        for index in range(1, number + 1):
-            generator = stack.enter_context(load_generator(bodies, content_type, headers))
-            members.append(Member(f"{index} on this machine", generator))
+        generators = [load_generator(bodies, content_type, headers) for _ in range(number)]
+        members = [
+            Member(f"{index} on this machine", stack.enter_context(generator))
+            for index, generator in enumerate(generators, 1)
+        ]
         yield stack.enter_context(SenderGroup(members))
 
 
@@ -202,11 +182,11 @@ def clock_difference(ask: Callable[[], float], tries: int = 20) -> tuple[float, 
     Args:
         ask: returns the other clock's time.
     """
-    best_s, difference_s = math.inf, 0.0
+    trips = []
     for _ in range(tries):
         asked = time.perf_counter()
         theirs = ask()
         answered = time.perf_counter()
-        if answered - asked < best_s:
-            best_s, difference_s = answered - asked, theirs - (asked + answered) / 2
-    return difference_s, best_s / 2
+        trips.append((answered - asked, theirs - (asked + answered) / 2))
+    trip_s, difference_s = min(trips)
+    return difference_s, trip_s / 2

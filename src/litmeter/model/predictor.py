@@ -26,6 +26,12 @@ from litmeter.paths import ModelFolders
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
 
+PREPROCESS: dict[str, type[TimmPreprocess | TorchvisionPreprocess]] = {
+    "timm": TimmPreprocess,
+    "torchvision": TorchvisionPreprocess,
+    "scaled": ScaledPreprocess,
+}
+
 
 class Predictor:
     """Classifies images with an exported model.
@@ -46,21 +52,13 @@ class Predictor:
         self.dtype = getattr(torch, dtype_name(settings.precision, device))
         if settings.threads_per_worker is not None:
             torch.set_num_threads(settings.threads_per_worker)
-        self._preprocess = self._new_preprocess(settings)
+        self._preprocess = PREPROCESS[settings.preprocess](self.card, settings.max_megapixels * 1_000_000)
+        build_eager = partial(self._eager_model, folders, settings)
         self.model: BatchModel = (
-            CompiledModel(
-                partial(self._eager_model, folders, settings), folders, settings.precision, self.device
-            )
+            CompiledModel(build_eager, folders, settings.precision, self.device)
             if settings.compiled
-            else self._eager_model(folders, settings)
+            else build_eager()
         )
-
-    def _new_preprocess(self, settings: ServeSettings) -> TimmPreprocess | TorchvisionPreprocess:
-        max_pixels = settings.max_megapixels * 1_000_000
-        if settings.preprocess != "timm":
-            kind = ScaledPreprocess if settings.preprocess == "scaled" else TorchvisionPreprocess
-            return kind(self.card, max_pixels)
-        return TimmPreprocess(self.card, max_pixels)
 
     def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
         """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
@@ -84,11 +82,7 @@ class Predictor:
         return self._preprocess.transform(image)
 
     def preprocess(self, content: bytes) -> torch.Tensor:
-        """Decode and transform one image file.
-
-        Raises:
-            ImageError: ``content`` is not a whole image, or is too large to decode.
-        """
+        """Decode and transform one image file; raise ImageError as ``decode`` does."""
         return self.transform(self.decode(content))
 
     def batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:

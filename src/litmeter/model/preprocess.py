@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
 from importlib.util import find_spec
 
@@ -93,10 +94,8 @@ class TorchvisionPreprocess:
         """Decode ``content``, opened as ``image``."""
         if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            try:
+            with suppress(RuntimeError):  # Pillow decodes it, or raises with a reason
                 return self._decode_jpeg(data, RGB, False)
-            except RuntimeError:
-                return pixels_of(image)  # Pillow decodes it, or raises with a reason
         return pixels_of(image)
 
     def transform(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -33,13 +33,7 @@ class Reference:
 
 def write_reference(folder: Path, reference: Reference) -> None:
     """Write ``reference`` beside the exported model in ``folder``."""
-    content = {
-        "classes": list(reference.classes),
-        "labels": list(reference.labels),
-        "splits": list(reference.splits),
-        "probabilities": reference.probabilities.tolist(),
-    }
-    write_json(folder / REFERENCE_NAME, content)
+    write_json(folder / REFERENCE_NAME, vars(reference) | {"probabilities": reference.probabilities.tolist()})
 
 
 def read_reference(folder: Path) -> Reference:
@@ -51,13 +45,9 @@ def read_reference(folder: Path) -> Reference:
     path = folder / REFERENCE_NAME
     try:
         content = read_json(path)
-        return Reference(
-            content["classes"],
-            content["labels"],
-            content["splits"],
-            np.array(content["probabilities"], dtype=np.float64),
-        )
+        probabilities = np.array(content.pop("probabilities"), dtype=np.float64)
+        return Reference(**content, probabilities=probabilities)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}; `dvc repro export` makes it") from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: malformed ({error!r})") from error

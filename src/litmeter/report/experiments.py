@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from litmeter.params.file import ParamsLoader
+from litmeter.params import ParamsLoader
 from litmeter.paths import OVER_BEFORE
 from litmeter.report.changes import changed_params
 from litmeter.report.claims import change_sentence

@@ -5,7 +5,6 @@ it passes through the batch as its refusal.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import litserve
 
@@ -16,17 +15,11 @@ from litmeter.serve.middleware import response_of
 
 
 class ClassifierAPI(litserve.LitAPI):
-    """Decodes, classifies and answers in LitServe's worker loop.
+    """Decodes, classifies and answers in LitServe's worker loop."""
 
-    Args:
-        options: passed on to LitAPI.
-    """
-
-    def __init__(self, classifier: Classifier, **options: Any) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         settings = classifier.settings
-        super().__init__(
-            max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s, **options
-        )
+        super().__init__(max_batch_size=settings.max_batch_size, batch_timeout=settings.batch_timeout_s)
         self.classifier = classifier
 
     def setup(self, device: str) -> None:

@@ -73,26 +73,33 @@ def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOpt
         ModelError: there is no exported model.
     """
     classifier = Classifier(folders, settings, null_model=options.null_model, timed=options.metrics)
-    api = ClassifierAPI(classifier)
+    card = read_card(folders.exported)
     server = litserve.LitServer(
-        api,
+        ClassifierAPI(classifier),
         accelerator=options.device,
         devices=1,
         workers_per_device=settings.workers_per_device,
         timeout=options.timeout_s,
         max_payload_size=MAX_BODY_BYTES,
         disable_openapi_url=not options.docs,
-        model_metadata=read_card(folders.exported).model_dump(mode="json") | settings.model_dump(),
+        model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
-    add_pages(server.app, read_card(folders.exported).classes, options)
-    if settings.transport == "direct" and is_supported():
-        return direct_server(classifier, server.app, settings, options)
+    app = server.app
+    app.add_exception_handler(RequestValidationError, handle_invalid_body)
+    serve_page(app)
+    if options.docs:
+        serve_docs(app)
+    extend_openapi(app, PredictRequest.model_json_schema(), card.classes)
+    if options.metrics:
+        app.get("/metrics")(metrics)
     if settings.transport == "direct":
+        if is_supported():
+            return direct_server(classifier, app, settings, options)
         print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     if FORKS:
         fork_workers()
-    server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
-    add_auth_and_timer(server.app, options)
+    app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
+    add_auth_and_timer(app, options)
     return partial(server.run, num_api_servers=1, generate_client_file=False)
 
 
@@ -123,13 +130,8 @@ def direct_server(
     """Put ``app`` behind the direct transport; return the function that serves."""
     workers = settings.workers_per_device
     channel = Channel(settings.max_queue, workers)
-    dispatcher = Dispatcher(
-        channel,
-        options.timeout_s,
-        workers,
-        settings.worker_timeout_s,
-        settings.max_queue_mib * 2**20,
-    )
+    queue_bytes = settings.max_queue_mib * 2**20
+    dispatcher = Dispatcher(channel, options.timeout_s, workers, settings.worker_timeout_s, queue_bytes)
     admission = Admission(dispatcher, MAX_BODY_BYTES, options.key, timed=options.metrics)
     add_auth_and_timer(app, options)
     supervisor = Supervisor(
@@ -142,17 +144,6 @@ def direct_server(
         drain_s=settings.drain_s,
     )
     return supervisor.run
-
-
-def add_pages(app: FastAPI, classes: list[str], options: AppOptions) -> None:
-    """Add the page, the documentation, ``/metrics``, and the handler of invalid bodies."""
-    app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_page(app)
-    if options.docs:
-        serve_docs(app)
-    extend_openapi(app, PredictRequest.model_json_schema(), classes)
-    if options.metrics:
-        app.get("/metrics")(metrics)
 
 
 def add_auth_and_timer(app: FastAPI, options: AppOptions) -> None:

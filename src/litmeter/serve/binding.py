@@ -69,16 +69,6 @@ class Binding:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
-    def arguments(self) -> list[str]:
-        """The binding as arguments of ``python -m litmeter.serve``."""
-        return [
-            *("--host", self.host, "--port", str(self.port)),
-            *(("--certificate", str(self.certificate)) if self.certificate else ()),
-            *(("--certificate-key", str(self.certificate_key)) if self.certificate_key else ()),
-            *(() if self.metrics else ("--no-metrics",)),
-            *(() if self.docs else ("--no-docs",)),
-        ]
-
     def check(self) -> None:
         """Check the binding before a server starts.
 

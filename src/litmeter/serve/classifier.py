@@ -97,9 +97,14 @@ class NullPredictor:
 class Classifier:
     """Classifies requests by the exported model, or by the null model, which does no work.
 
+    Attributes:
+        predictor: in a worker, once ``setup`` has run.
+
     Args:
         timed: whether the metrics of the stages are collected.
     """
+
+    predictor: Predictor | NullPredictor
 
     def __init__(
         self, folders: ModelFolders, settings: ServeSettings, *, null_model: bool = False, timed: bool = True
@@ -108,7 +113,6 @@ class Classifier:
         self.settings = settings
         self.null_model = null_model
         self.timed = timed
-        self.predictor: Predictor | NullPredictor | None = None
 
     def setup(self, device: str) -> None:
         """Load the model; called once in each worker, so that the HTTP process does not import torch."""
@@ -120,17 +124,6 @@ class Classifier:
             from litmeter.model.predictor import Predictor
 
             self.predictor = Predictor(self.folders, device, self.settings)
-
-    @property
-    def loaded(self) -> Predictor | NullPredictor:
-        """The predictor.
-
-        Raises:
-            RuntimeError: ``setup`` has not run.
-        """
-        if self.predictor is None:
-            raise RuntimeError("setup has not run")
-        return self.predictor
 
     def decode_json(self, request: PredictRequest) -> Item:
         """Decode and preprocess the image of a validated JSON body."""
@@ -183,7 +176,9 @@ class Classifier:
             return Item(error_reply(status, reason), perf_counter())
         if is_image:
             return self._decode(body, received)
-        if has_many_parts(body):
+        # Counted without parsing, which takes a second for millions; base64 contains no comma, and the parser
+        # itself gives up on brackets that are nested deeply.
+        if body.count(b",") > MAX_JSON_PARTS:
             return Item(error_reply(422, TOO_MANY_PARTS), perf_counter())
         try:
             text = PredictRequest.model_validate_json(body).image
@@ -196,11 +191,11 @@ class Classifier:
         started = perf_counter()
         self._time("queue", started - received)
         try:
-            pixels: Any = self.loaded.decode(
+            pixels: Any = self.predictor.decode(
                 content if isinstance(content, bytes) else decode_base64(content)
             )
             decoded = perf_counter()
-            image = self.loaded.transform(pixels)
+            image = self.predictor.transform(pixels)
         except ImageError as error:
             return Item(error_reply(error.status, str(error)), perf_counter())
         ended = perf_counter()
@@ -215,7 +210,9 @@ class Classifier:
     def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
         """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
         try:
-            return [self._prediction(probabilities) for probabilities in self.loaded.predict(images).tolist()]
+            return [
+                self._prediction(probabilities) for probabilities in self.predictor.predict(images).tolist()
+            ]
         except MemoryError as error:
             logger.warning("no memory for a batch of %d: %s", len(images), error)
         if len(images) == 1:
@@ -224,22 +221,13 @@ class Classifier:
         return self._predict(images[:half]) + self._predict(images[half:])
 
     def _prediction(self, probabilities: list[float]) -> Prediction:
-        classes = self.loaded.card.classes
+        classes = self.predictor.card.classes
         best = max(range(len(classes)), key=probabilities.__getitem__)
         return {
             "label": classes[best],
             "probability": probabilities[best],
             "probabilities": dict(zip(classes, probabilities, strict=True)),
         }
-
-
-def has_many_parts(body: bytes) -> bool:
-    """Whether a JSON body has more keys or values than MAX_JSON_PARTS; one with an image has few.
-
-    Their commas are counted without parsing, which takes a second for millions of them. Base64 contains none,
-    and the parser itself gives up on brackets that are nested deeply.
-    """
-    return body.count(b",") > MAX_JSON_PARTS
 
 
 def decode_base64(text: str) -> bytes:

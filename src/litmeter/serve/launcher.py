@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
@@ -35,26 +36,48 @@ EXIT_GRACE_S = 15.0
 """How long a server may take to exit after it has drained."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunningServer:
-    """A server that has answered ``/health`` with 200.
+    """A server whose processes have been started; it answers when ``ready`` has returned.
 
     Attributes:
-        url: its URL, without a slash at the end.
-        process: its main process.
-        ready_s: seconds from its start to the first 200.
+        process: its main process, the root of its process tree.
         log: file with its output.
+        started: when, on the monotonic clock.
+        limit_s: how long it may take until it is ready.
+        ready_s: seconds from its start to the first 200 of ``/health``.
     """
 
-    url: str
     process: subprocess.Popen[bytes]
-    ready_s: float
+    binding: Binding
     log: Path
+    started: float
+    limit_s: float
+    ready_s: float = 0.0
+
+    @property
+    def url(self) -> str:
+        """Its URL, without a slash at the end."""
+        return self.binding.url
 
     @property
     def pid(self) -> int:
-        """Process id of the server's main process, the root of its process tree."""
+        """Process id of its main process."""
         return self.process.pid
+
+    def ready(self) -> RunningServer:
+        """Wait until ``/health`` answers with 200; return the server itself.
+
+        Raises:
+            ServerError: the server died, or its workers were not ready in time.
+        """
+        while time.perf_counter() < self.started + self.limit_s:
+            self.check()
+            if is_healthy(self.binding):
+                self.ready_s = time.perf_counter() - self.started
+                return self
+            time.sleep(READY_POLL_S)
+        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.log)}")
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
@@ -79,90 +102,40 @@ class RunningServer:
             raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
 
 
-@dataclass(frozen=True)
-class StartingServer:
-    """A server whose processes have been started, and which may not answer yet.
-
-    Attributes:
-        server: it, with ``ready_s`` 0.
-        started: when, on the monotonic clock.
-        limit_s: how long it may take.
-    """
-
-    server: RunningServer
-    binding: Binding
-    started: float
-    limit_s: float
-
-    def ready(self) -> RunningServer:
-        """Wait until ``/health`` answers with 200.
-
-        Raises:
-            ServerError: the server died, or its workers were not ready in time.
-        """
-        while time.perf_counter() < self.started + self.limit_s:
-            self.server.check()
-            if is_healthy(self.binding):
-                return replace(self.server, ready_s=time.perf_counter() - self.started)
-            time.sleep(READY_POLL_S)
-        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.server.log)}")
-
-
-@contextmanager
-def running_server(
-    folders: ModelFolders,
-    settings: ServeSettings,
-    device: str,
-    timeout_s: float,
-    port: int | None = None,
-    ready_s: float = READY_S,
-    *,
-    null_model: bool = False,
-    metrics: bool = True,
-) -> Iterator[RunningServer]:
-    """Serve the exported model on 127.0.0.1 until the block is left.
-
-    Args:
-        timeout_s: how long a request may wait in the server's queue.
-        port: TCP port; None for a free one.
-        ready_s: how long the workers may take to load the model.
-        null_model: serve the null model, which does no work, instead.
-        metrics: whether metrics are collected and served.
-
-    Raises:
-        ServerError: the port is taken, the server died, or its workers were not ready in time.
-    """
-    with starting_server(
-        folders, settings, device, timeout_s, port, ready_s, null_model=null_model, metrics=metrics
-    ) as starting:
-        yield starting.ready()
-
-
 @contextmanager
 def starting_server(
     folders: ModelFolders,
     settings: ServeSettings,
     device: str,
     timeout_s: float,
-    port: int | None = None,
+    port: int = ANY_PORT,
     ready_s: float = READY_S,
     *,
     null_model: bool = False,
     metrics: bool = True,
-) -> Iterator[StartingServer]:
-    """Start a server, which runs until the block is left, without waiting for it; as ``running_server``."""
-    binding = Binding(ANY_PORT if port is None else port, metrics=metrics)
+) -> Iterator[RunningServer]:
+    """Serve the exported model on 127.0.0.1 until the block is left, which begins at once.
+
+    Args:
+        timeout_s: how long a request may wait in the server's queue.
+        ready_s: how long the workers may take to load the model.
+        null_model: serve the null model, which does no work, instead.
+        metrics: whether metrics are collected and served.
+
+    Raises:
+        ServerError: the port is taken.
+    """
+    binding = Binding(port, metrics=metrics)
     with (
         bound_socket(binding) as listener,
         _server_environment(settings) as (environment, log),
         log.open("wb") as output,
     ):
         binding = replace(binding, port=listener.getsockname()[1])
-        command = server_command(folders, settings, device, timeout_s, binding, listener)
         environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
         started = time.perf_counter()
         with process_group(
-            [*command, *(["--null-model"] if null_model else [])],
+            server_command(folders, settings, device, timeout_s, binding, listener, null_model),
             stdout=output,
             stderr=output,
             env=environment,
@@ -170,7 +143,7 @@ def starting_server(
             pass_fds=(listener.fileno(),),
         ) as process:
             listener.close()  # else clients of a server that has died would wait
-            yield StartingServer(RunningServer(binding.url, process, 0.0, log), binding, started, ready_s)
+            yield RunningServer(process, binding, log, started, ready_s)
 
 
 @contextmanager
@@ -263,18 +236,19 @@ def server_command(
     timeout_s: float,
     binding: Binding,
     listener: socket.socket,
+    null_model: bool = False,
 ) -> list[str]:
     """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
-    return [
-        *(sys.executable, "-m", "litmeter.serve"),
-        *("--exported", str(folders.exported)),
-        *("--compiled", str(folders.compiled)),
-        *("--settings", settings.model_dump_json()),
-        *("--device", device),
-        *("--timeout-s", str(timeout_s)),
-        *("--listener", str(listener.fileno())),
-        *binding.arguments(),
-    ]
+    options = {
+        **asdict(folders),
+        **asdict(binding),
+        "settings": settings.model_dump(),
+        "device": device,
+        "timeout_s": timeout_s,
+        "null_model": null_model,
+        "listener": listener.fileno(),
+    }
+    return [sys.executable, "-m", "litmeter.serve", json.dumps(options, default=str)]
 
 
 def is_healthy(binding: Binding) -> bool:

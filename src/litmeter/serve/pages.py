@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -53,15 +53,17 @@ PAGE_HEADERS = headers(
 
 def serve_page(app: FastAPI) -> None:
     """Answer ``GET /`` with the page, in place of LitServe's route."""
-    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) != "/"]
+    remove_routes(app, {"/"})
 
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
 
-FASTAPI_PATHS = frozenset(("/docs", "/docs/oauth2-redirect", "/redoc"))
-"""FastAPI's routes that are replaced; OAuth is not used."""
+def remove_routes(app: FastAPI, paths: Collection[str]) -> None:
+    """Remove the routes of ``paths``, which others replace."""
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in paths]
+
 
 # Links are relative, so that they work behind a proxy with a path prefix.
 ASSETS = "docs/assets"
@@ -97,9 +99,7 @@ def serve_docs(app: FastAPI) -> None:
     With an API key, the pages and their assets need it, too: a browser shows them only behind a proxy that
     adds the header to each request.
     """
-    app.router.routes = [
-        route for route in app.router.routes if getattr(route, "path", None) not in FASTAPI_PATHS
-    ]
+    remove_routes(app, {"/docs", "/docs/oauth2-redirect", "/redoc"})
     app.mount(f"/{ASSETS}", StaticFiles(packages=[("fastapi_offline", "static")]))
 
     @app.get("/docs", include_in_schema=False)
@@ -128,8 +128,6 @@ ERROR_SCHEMA = {
     "properties": {"detail": {"type": "string", "description": "the reason"}},
     "required": ["detail"],
 }
-HEALTH_STATUSES = {200: "requests are answered", 503: "they are not"}
-"""Meaning of the statuses of ``/health``."""
 
 
 def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
@@ -140,36 +138,8 @@ def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -
         classes: names of the classes.
     """
     fastapi_openapi = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = fastapi_openapi()
-        document["info"] = {"title": "litmeter", "version": version("litmeter")}
-        paths = document["paths"]
-        paths["/predict"]["post"] |= {
-            "summary": "Classify an image",
-            "requestBody": {"required": True, "content": _bodies(body)},
-            "responses": {"200": _json("the class, and how sure that is", _prediction(classes))}
-            | {str(status): _json(reason, ERROR_SCHEMA) for status, reason in ERRORS.items()},
-        }
-        paths["/info"]["get"]["responses"] = {"200": _json("model and settings", {"type": "object"})}
-        paths["/health"]["get"]["responses"] = {
-            str(status): {"description": meaning} for status, meaning in HEALTH_STATUSES.items()
-        }
-        if "/metrics" in paths:
-            paths["/metrics"]["get"]["responses"] = {"200": _text("Prometheus' text format")}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _bodies(body: dict[str, Any]) -> dict[str, Any]:
-    file = {"type": "string", "format": "binary", "description": "an image file (JPEG, PNG, WebP or GIF)"}
-    return {"application/json": {"schema": body}, "image/*": {"schema": file}}
-
-
-def _prediction(classes: Sequence[str]) -> dict[str, Any]:
     probability = {"type": "number", "minimum": 0, "maximum": 1}
-    return {
+    prediction = {
         "title": "Prediction",
         "type": "object",
         "properties": {
@@ -183,11 +153,33 @@ def _prediction(classes: Sequence[str]) -> dict[str, Any]:
         },
         "required": ["label", "probability", "probabilities"],
     }
+    file = {"type": "string", "format": "binary", "description": "an image file (JPEG, PNG, WebP or GIF)"}
+
+    def openapi() -> dict[str, Any]:
+        document = fastapi_openapi()
+        document["info"] = {"title": "litmeter", "version": version("litmeter")}
+        paths = document["paths"]
+        paths["/predict"]["post"] |= {
+            "summary": "Classify an image",
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": body}, "image/*": {"schema": file}},
+            },
+            "responses": {"200": _answer("the class, and how sure that is", prediction)}
+            | {str(status): _answer(reason, ERROR_SCHEMA) for status, reason in ERRORS.items()},
+        }
+        paths["/info"]["get"]["responses"] = {"200": _answer("model and settings", {"type": "object"})}
+        paths["/health"]["get"]["responses"] = {
+            "200": {"description": "requests are answered"},
+            "503": {"description": "they are not"},
+        }
+        if "/metrics" in paths:
+            text = _answer("Prometheus' text format", {"type": "string"}, "text/plain")
+            paths["/metrics"]["get"]["responses"] = {"200": text}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _text(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
+def _answer(description: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {media: {"schema": schema}}}

@@ -52,13 +52,11 @@ def main(arguments: list[str]) -> int:
                 stage = importlib.import_module(f"litmeter.stages.{name}")
             stage.main(*rest)
             record_seconds((name, *rest), monotonic() - began)
-    except ParamsError as error:
-        return _fail(name, f"{error}{still_there()}", error.exit_code)
     except LitmeterError as error:
-        return _fail(name, str(error), error.exit_code)
+        hint = still_there() if isinstance(error, ParamsError) else ""
+        return _fail(name, f"{error}{hint}", error.exit_code)
     except OSError as error:
-        explained = storage_error(error)
-        if explained is None:
+        if (explained := storage_error(error)) is None:
             raise
         return _fail(name, str(explained), explained.exit_code)
     except KeyboardInterrupt:

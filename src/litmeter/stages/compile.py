@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from litmeter.data.index import Index, read_index
+from litmeter.data.index import read_index
 from litmeter.model.compiled.build import compile_model, describe
 from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import resolve_device
@@ -25,7 +25,10 @@ def main() -> None:
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     with exclusive_machine():
-        photos = calibration_photos(read_index(), params.compile.int8_photos)
+        # Calibration needs photos of all classes, and the index is in their order.
+        training = read_index().split("train")
+        number = min(params.compile.int8_photos, len(training))
+        photos = [Path(training[position * len(training) // number].path) for position in range(number)]
         manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
     write_rows(COMPILED_TABLE, PackageRow, package_rows(manifest))
     print_wrapped("\n".join(describe(manifest)))
@@ -34,10 +37,3 @@ def main() -> None:
 def package_rows(manifest: Manifest) -> list[PackageRow]:
     """A row for each package."""
     return [PackageRow(**package.model_dump(exclude={"file", "sha256"})) for package in manifest.packages]
-
-
-def calibration_photos(index: Index, number: int) -> list[Path]:
-    """Up to ``number`` training photos, evenly over the index, which is in the order of the classes."""
-    photos = [Path(photo.path) for photo in index.split("train")]
-    number = min(number, len(photos))
-    return [photos[position * len(photos) // number] for position in range(number)]

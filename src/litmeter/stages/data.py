@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from litmeter.data.sources import check_readable, make_index
 from litmeter.params import load_params
+from litmeter.paths import INDEX
+from litmeter.system.files import write_json
 
 
 def main() -> None:
@@ -14,5 +16,5 @@ def main() -> None:
     """
     index = make_index(load_params().data)
     check_readable(index)
-    index.write()
+    write_json(INDEX, index.model_dump())
     print(index.describe())

@@ -22,6 +22,9 @@ from litmeter.system.files import write_json
 from litmeter.system.machine import cuda_available, describe_machine, fingerprint
 from litmeter.system.progress import print_wrapped
 
+WITHOUT_FILE = ("package", "hub", "none")
+"""Values of ``model.pretrained`` that name no file."""
+
 
 def main() -> None:
     """Check params.yaml, then write the fingerprint and the hashes.
@@ -42,7 +45,7 @@ def main() -> None:
 
 def given_weights(model: ModelSettings) -> dict[str, str | None]:
     """SHA-256 of the files that ``model`` names, by key; None where it names none."""
-    pretrained = None if model.pretrained in ("package", "hub", "none") else model.pretrained
+    pretrained = None if model.pretrained in WITHOUT_FILE else model.pretrained
     files = {"checkpoint": model.checkpoint, "pretrained": pretrained}
     return {key: sha256(Path(file)) if file else None for key, file in files.items()}
 
@@ -58,7 +61,16 @@ def check_params(params: Params) -> None:
         raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
     if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
-    check_pretrained(params)
+    wanted = params.model.pretrained
+    if wanted == "package" and params.model.name != PACKAGE_MODEL:
+        raise ParamsError(
+            f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
+            f"{params.model.name}; allowed: hub, none, or the path of a state dict"
+        )
+    if wanted not in WITHOUT_FILE and not Path(wanted).is_file():
+        raise ParamsError(
+            f"model.pretrained: got {wanted!r}; allowed: package, hub, none, or an existing file"
+        )
     device = resolve_device(params.device, cuda_available())
     for name, serve in params.configurations().items():
         check_precision(serve.precision, device, f"{section_of(name)}.precision")
@@ -75,17 +87,3 @@ def check_model_name(name: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"; near it: {', '.join(near)}" if near else ""
         raise ParamsError(f"model.name: got {name!r}; allowed: any model of timm {timm.__version__}{hint}")
-
-
-def check_pretrained(params: Params) -> None:
-    """Raise ParamsError where ``model.pretrained`` has no weights for the model."""
-    wanted = params.model.pretrained
-    if wanted == "package" and params.model.name != PACKAGE_MODEL:
-        raise ParamsError(
-            f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
-            f"{params.model.name}; allowed: hub, none, or the path of a state dict"
-        )
-    if wanted not in ("package", "hub", "none") and not Path(wanted).is_file():
-        raise ParamsError(
-            f"model.pretrained: got {wanted!r}; allowed: package, hub, none, or an existing file"
-        )

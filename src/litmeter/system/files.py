@@ -15,17 +15,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, Field, asdict, fields
-from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter
 
 from litmeter.errors import ReportError, storage_error
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Row = TypeVar("Row", bound=Dataclass)
 _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = ContextVar(
     "transaction", default=None
 )
@@ -141,9 +149,7 @@ def write_section(path: Path, begin: str, end: str, content: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content``; None becomes null, NaN and infinity are refused."""
-    text = json.dumps(content, indent=2, allow_nan=False)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -183,15 +189,6 @@ def rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-class Dataclass(Protocol):
-    """Any dataclass."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-Row = TypeVar("Row", bound=Dataclass)
-
-
 def write_rows(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
     """Write ``rows``, all of them of ``kind``, with its fields as columns; None becomes an empty field."""
     write_csv(path, [asdict(row) for row in rows], [field.name for field in fields(kind)])
@@ -206,38 +203,21 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         OSError: the file cannot be read.
         ValueError: a column is missing, or a value is not of its field's type.
     """
-    types = _field_types(kind)
+    hints = get_type_hints(kind)
+    nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}
     needed = {field.name for field in fields(kind) if field.default is MISSING}
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if not needed <= set(reader.fieldnames or ()):
-            raise ValueError(f"{path}: expected the columns {', '.join(types)}")
+            raise ValueError(f"{path}: expected the columns {', '.join(hints)}")
         rows = list(reader)
     if any(None in row or None in row.values() for row in rows):
         raise ValueError(f"{path}: a row has more or fewer fields than there are columns")
-    return [
-        kind(**{name: _parse(row[name], value_type) for name, value_type in types.items() if name in row})
+    values = [
+        {name: None if text == "" and name in nullable else text for name, text in row.items()}
         for row in rows
     ]
-
-
-@cache
-def _field_types(kind: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
-
-
-def _parse(text: str, kind: Any) -> Any:
-    """``text`` as a value of ``kind``: str, int, float or bool, or one of these or None."""
-    options = get_args(kind) or (kind,)
-    if NoneType in options and text == "":
-        return None
-    [value_type] = [option for option in options if option is not NoneType]
-    if value_type is bool:
-        if text not in ("True", "False"):
-            raise ValueError(f"expected True or False, got {text!r}")
-        return text == "True"
-    return value_type(text)
+    return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
 
 
 def code_digest(dvc_file: Path, stage: str) -> str:

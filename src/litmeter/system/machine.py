@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -21,16 +21,7 @@ from filelock import FileLock, Timeout
 from litmeter.system.tables import pluralise
 
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
-CPU_FLAGS = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "sve",
-)
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 """Instruction sets that change how fast a matrix product is."""
 DEVICES = Path("/dev")
 GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
@@ -39,10 +30,12 @@ GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 
 def fingerprint() -> dict[str, Any]:
     """Hardware, library versions and their hash as ``id``; it changes only when one of them does."""
+    cpu = _proc_cpuinfo()
+    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
     machine: dict[str, Any] = {
-        "cpu": _cpu_model(),
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "cpu_flags": _cpu_flags(),
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
         **_gpu(),
@@ -61,16 +54,6 @@ def _proc_cpuinfo() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def _cpu_model() -> str:
-    return _proc_cpuinfo().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_flags() -> list[str]:
-    info = _proc_cpuinfo()
-    present = set((info.get("flags") or info.get("Features") or "").split())
-    return [flag for flag in CPU_FLAGS if flag in present]
 
 
 def cuda_available() -> bool:
@@ -97,25 +80,17 @@ def cuda_gpu() -> gpustat.GPUStat | None:
 
     NVML's order is its own, and it lists GPUs that CUDA_VISIBLE_DEVICES hides.
     """
-    uuid = cuda_uuid()
-    return None if uuid is None else gpu_of(uuid, gpustat.new_query().gpus)
-
-
-def gpu_of(uuid: str, gpus: Sequence[gpustat.GPUStat]) -> gpustat.GPUStat | None:
-    """The one of ``gpus`` with ``uuid``; torch's lacks NVML's prefix."""
+    if (uuid := cuda_uuid()) is None:
+        return None
+    # torch's lacks NVML's prefix.
+    gpus = gpustat.new_query().gpus
     return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid.removeprefix("GPU-")), None)
 
 
 def _gpu() -> dict[str, Any]:
     """The first CUDA device; null without one."""
     if not cuda_available():
-        return {
-            "gpu": None,
-            "gpu_count": 0,
-            "gpu_memory_gib": None,
-            "gpu_driver": None,
-            "cuda": None,
-        }
+        return {"gpu": None, "gpu_count": 0, "gpu_memory_gib": None, "gpu_driver": None, "cuda": None}
     import torch
 
     properties = torch.cuda.get_device_properties(0)

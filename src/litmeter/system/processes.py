@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -18,6 +19,7 @@ import psutil
 
 from litmeter.errors import FREE_SPACE, LitmeterError
 from litmeter.system.signals import defer_signals
+from litmeter.system.temporary import scratch
 
 LOG_TAIL_LINES = 15
 FULL_DISK_BYTES = 2**16
@@ -87,28 +89,22 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
                 child.wait(timeout=stop_s)
     finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
         with defer_signals():
-            _end_group(child)
-
-
-def _end_group(child: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + GONE_S  # killed processes take time to end
-    while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    with suppress(subprocess.TimeoutExpired):
-        child.wait(max(0.0, deadline - time.monotonic()))
-    for pipe in (child.stdin, child.stdout):
-        if pipe is not None:
-            with suppress(BrokenPipeError):
-                pipe.close()
+            deadline = time.monotonic() + GONE_S  # killed processes take time to end
+            while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, deadline - time.monotonic()))
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with suppress(BrokenPipeError):
+                        pipe.close()
 
 
 def kill_group(group: int) -> bool:
     """Kill the processes of ``group``; False where there is none."""
     try:
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # macOS's answer for a group of zombies
+    except (ProcessLookupError, PermissionError):  # the second is macOS's answer for a group of zombies
         return False
     return True
 
@@ -128,40 +124,19 @@ def _is_alive(group: int) -> bool:
     return False
 
 
-def memory_of(pid: int) -> int:
-    """Memory of a process and its descendants, bytes: a shared page counts in equal parts for its users.
-
-    That is Linux's PSS; elsewhere it is what each process has to itself (USS). 0 for one that has ended.
-    """
-    try:
-        main = psutil.Process(pid)
-        processes = [main, *main.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    total = 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            memory = process.memory_full_info()
-            total += getattr(memory, "pss", memory.uss)
-    return total
-
-
 def memory_alone(pid: int) -> int:
     """Memory of a process and its descendants, bytes, as if no other process shared any page with them.
 
-    That is what each has to itself, and the most that one of them shares.
+    That is what each has to itself, and the most that one of them shares; 0 for one that has ended.
     """
-    try:
-        main = psutil.Process(pid)
-        processes = [main, *main.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
     own, shared = 0, 0
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            memory = process.memory_full_info()
-            own += memory.uss
-            shared = max(shared, memory.rss - memory.uss)
+    with suppress(psutil.NoSuchProcess):
+        main = psutil.Process(pid)
+        for process in [main, *main.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                memory = process.memory_full_info()
+                own += memory.uss
+                shared = max(shared, memory.rss - memory.uss)
     return own + shared
 
 
@@ -189,26 +164,18 @@ def log_tail(log: Path) -> str:
 class JsonLinesProcess:
     """The jobs to one process, and its answers.
 
-    Attributes:
-        pid: of the process.
+    Args:
+        process: started with pipes as its standard input and output.
+        log: its standard error.
+        name: what it is called in messages.
+        error: raised when it has died.
     """
 
     def __init__(
         self, process: subprocess.Popen[bytes], log: Path, name: str, error: type[LitmeterError]
     ) -> None:
-        """Talk to ``process``.
-
-        Args:
-            process: started with pipes as its standard input and output.
-            log: its standard error.
-            name: what it is called in messages.
-            error: raised when it has died.
-        """
         self.pid = process.pid
-        self._process = process
-        self._log = log
-        self._name = name
-        self._error = error
+        self._process, self._log, self._name, self._error = process, log, name, error
 
     def send(self, job: Any) -> None:
         """Send one job; raise ``error`` if the process has died."""
@@ -235,9 +202,35 @@ class JsonLinesProcess:
         return self._error(f"{self._name} died (exit status {status}){log_tail(self._log)}")
 
 
-Result = TypeVar("Result")
 OnStart = Callable[["subprocess.Popen[bytes]"], object]
 """A job calls it with each process group that it has started."""
+
+
+@contextmanager
+def json_lines_process(
+    module: str, env: Mapping[str, str], name: str, on_start: OnStart
+) -> Iterator[JsonLinesProcess]:
+    """Run ``python -m MODULE``, with a temporary folder of its own, until the block is left.
+
+    Args:
+        name: what it is called in messages: LitmeterError is raised when it has died.
+    """
+    with (
+        scratch() as folder,
+        (log := folder / "log").open("wb") as stderr,
+        process_group(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            env={**env, "TMPDIR": str(folder)},
+        ) as process,
+    ):
+        on_start(process)
+        yield JsonLinesProcess(process, log, name, LitmeterError)
+
+
+Result = TypeVar("Result")
 
 POLL_S = 0.05
 

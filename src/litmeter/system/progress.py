@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,22 +27,6 @@ def set_place(place: str) -> None:
     _place = place
 
 
-class Progress(Protocol):
-    """How far something is.
-
-    Attributes:
-        n: what is done, of the total.
-    """
-
-    n: float
-
-    def update(self, n: float = 1) -> Any:
-        """Add to what is done."""
-
-    def set_postfix_str(self, s: str) -> Any:
-        """What to say beside it."""
-
-
 class ProgressLines:
     """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer."""
 
@@ -59,18 +42,15 @@ class ProgressLines:
         now = monotonic()
         if now - self._shown >= EVERY_S:
             self._shown = now
-            print(self._line(now - self._began), file=sys.stderr, flush=True)
+            text = self._description + (f": {min(1.0, self.n / self._total):.0%}" if self._total else "")
+            if 0 < self.n < self._total:
+                left_s = (now - self._began) * (self._total - self.n) / self.n
+                text += f", {duration(left_s)} left"
+            print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
     def set_postfix_str(self, s: str) -> None:
         """What to say beside it."""
         self._text = s
-
-    def _line(self, elapsed_s: float) -> str:
-        done = f": {min(1.0, self.n / self._total):.0%}" if self._total else ""
-        parts = [self._description + done]
-        if 0 < self.n < self._total:
-            parts.append(f"{duration(elapsed_s * (self._total - self.n) / self.n)} left")
-        return ", ".join(parts) + (f"; {self._text}" if self._text else "")
 
     def __enter__(self) -> ProgressLines:
         return self
@@ -84,10 +64,9 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def bar(total: float, description: str, unit: str) -> AbstractContextManager[Progress]:
+def bar(total: float, description: str, unit: str) -> ProgressLines | tqdm[Any]:
     """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
         return ProgressLines(total, described)
-    moving: tqdm[Any] = tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)
-    return moving
+    return tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +58,13 @@ def without_compiler() -> Iterator[None]:
     finally:
         torch.compiler.disable = disable
         remove_stand_ins()
+
+
+def lean_import(name: str) -> Any:
+    """The module ``name``, imported without the compiler where its version does without."""
+    with suppress(ImportError), without_compiler():
+        return importlib.import_module(name)
+    return importlib.import_module(name)
 
 
 def _unmarked(fn: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:

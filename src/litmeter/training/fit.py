@@ -17,7 +17,7 @@ from timm.models import group_parameters
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from litmeter.data.index import Index, Photo
+from litmeter.data.index import SPLITS, Index, Photo, Split
 from litmeter.model.device import resolve_device
 from litmeter.model.model import build_model, input_config
 from litmeter.params import Params, TrainSettings
@@ -44,43 +44,25 @@ class PhotoDataset(Dataset[Item]):
             return self.transform(image.convert("RGB")), photo.label
 
 
-class PhotoDataModule(lightning.LightningDataModule):
-    """The three splits: training photos shuffled and lightly augmented, the others transformed as served."""
-
-    def __init__(
-        self, index: Index, settings: TrainSettings, image_size: int, config: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        self.index = index
-        self.settings = settings
-        shape = {"input_size": (3, image_size, image_size), **config}
-        self.evaluation = create_transform(**shape, is_training=False)
-        # Crops that keep most of the animal, and a mirror: enough for a few epochs of fine-tuning.
-        shape.pop("crop_pct")
-        self.augmentation = create_transform(
-            **shape, is_training=True, scale=(0.5, 1.0), color_jitter=None, re_prob=0.0
+def loaders(
+    index: Index, settings: TrainSettings, image_size: int, config: dict[str, Any]
+) -> dict[Split, DataLoader[Item]]:
+    """A loader for each split: training photos shuffled and lightly augmented, the others as served."""
+    shape = {"input_size": (3, image_size, image_size), **config}
+    served = create_transform(**shape, is_training=False)
+    # Crops that keep most of the animal, and a mirror: enough for a few epochs of fine-tuning.
+    shape.pop("crop_pct")
+    augmented = create_transform(**shape, is_training=True, scale=(0.5, 1.0), color_jitter=None, re_prob=0.0)
+    return {
+        split: DataLoader(
+            PhotoDataset(index.split(split), augmented if split == "train" else served),
+            batch_size=settings.batch_size,
+            shuffle=split == "train",
+            num_workers=settings.num_workers,
+            persistent_workers=settings.num_workers > 0,
         )
-
-    def _loader(self, photos: list[Photo], transform: Any, shuffle: bool) -> DataLoader[Item]:
-        return DataLoader(
-            PhotoDataset(photos, transform),
-            batch_size=self.settings.batch_size,
-            shuffle=shuffle,
-            num_workers=self.settings.num_workers,
-            persistent_workers=self.settings.num_workers > 0,
-        )
-
-    def train_dataloader(self) -> DataLoader[Item]:
-        """Training photos, shuffled and augmented."""
-        return self._loader(self.index.split("train"), self.augmentation, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Item]:
-        """Validation photos in the index's order, transformed as served."""
-        return self._loader(self.index.split("val"), self.evaluation, shuffle=False)
-
-    def test_dataloader(self) -> DataLoader[Item]:
-        """Test photos in the index's order, transformed as served."""
-        return self._loader(self.index.split("test"), self.evaluation, shuffle=False)
+        for split in SPLITS
+    }
 
 
 class ClassifierModule(lightning.LightningModule):
@@ -162,14 +144,9 @@ class ClassifierModule(lightning.LightningModule):
             weight_decay=self.settings.weight_decay,
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=[rate, head_rate],
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            optimizer, max_lr=[rate, head_rate], total_steps=int(self.trainer.estimated_stepping_batches)
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 def freeze_first_layers(model: Any, share: float) -> None:
@@ -198,7 +175,7 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     else:
         model = pretrained_model(settings, classes)
     module = ClassifierModule(model, params.train, pretrained=settings.pretrained != "none")
-    photos = PhotoDataModule(index, params.train, settings.image_size, input_config(model))
+    photos = loaders(index, params.train, settings.image_size, input_config(model))
     keep_best = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True)
     trainer = lightning.Trainer(
         accelerator="gpu" if resolve_device(params.device, torch.cuda.is_available()) == "cuda" else "cpu",
@@ -216,14 +193,14 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
             print_wrapped(f"{checkpoint}: tested, not fitted")
             module.history = [{"epoch": 0, "train_loss": None, "val_loss": None, "val_accuracy": None}]
         else:
-            trainer.fit(module, photos)
+            trainer.fit(module, photos["train"], photos["val"])
             checkpoint = Path(keep_best.best_model_path)
         load_all(model, read_state_dict(checkpoint), str(checkpoint))
         if settings.checkpoint:
-            trainer.validate(module, photos, verbose=False)
+            trainer.validate(module, photos["val"], verbose=False)
             for name in ("val_loss", "val_accuracy"):
                 module.history[0][name] = float(trainer.callback_metrics[name])
-        trainer.test(module, photos, verbose=False)
+        trainer.test(module, photos["test"], verbose=False)
     return module, checkpoint
 
 

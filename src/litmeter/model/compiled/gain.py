@@ -1,4 +1,4 @@
-"""Time compiled packages: ``python -m litmeter.model.compiled.gain JOB``, a line of JSON for each.
+"""Time compiled packages: ``python -m litmeter.model.compiled.gain`` prints a line of JSON for each.
 
 A process of its own, so that it can be started with the environment of a worker that keeps freed memory.
 Without that, timm's modules spend most of their time on page faults, and the gain would be overstated.
@@ -6,13 +6,10 @@ Without that, timm's modules spend most of their time on page faults, and the ga
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -31,98 +28,59 @@ ROUND_S = 0.05
 ones where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Wall times of a run on a batch, by round, milliseconds.
-
-    Attributes:
-        eager_ms: of the model as timm builds it, maybe in the first rounds only; empty in int8, where there
-            is none.
-        compiled_ms: of the package.
-        parts: batch sizes of smaller packages that make up the batch; empty where there are none.
-        parts_ms: of these, one after another.
-    """
-
-    eager_ms: Sequence[float]
-    compiled_ms: Sequence[float]
-    parts: Sequence[int] = ()
-    parts_ms: Sequence[float] = ()
-
-
 def main() -> None:
-    """Time each package of the job (JSON: folder, device, packages), and say why it is not used.
+    """Time each package of the job (JSON: folder, device, precision, packages), and say if it is used.
 
     It is used if it is faster than timm's model in the same precision, where there is one, and not slower
     than smaller packages.
     """
-    job: dict[str, Any] = json.loads(sys.argv[1])
-    folder, device = Path(job["folder"]), job["device"]
-    packages = sorted(job["packages"], key=itemgetter("precision", "batch_size"))
-    for precision, group in itertools.groupby(packages, key=itemgetter("precision")):
-        eager = None if precision == "int8" else eager_model(folder, device, precision)
-        dtype = getattr(torch, dtype_name(precision, device))
-        used: dict[int, BatchModel] = {}
-        for package in group:
-            size = package["batch_size"]
-            example = example_batch(folder, device, size)
-            compiled = load_package(Path(package["path"]), dtype, example.device)
-            timing = time_package(eager, compiled, used, example)
-            reason = reason_against(timing)
-            if reason is None:
-                used[size] = compiled
-            line = {
-                "precision": precision,
-                "batch_size": size,
-                "timing": asdict(timing),
-                "reason": reason,
-                "remark": remark_on(timing),
-            }
-            print(json.dumps(line), flush=True)
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    folder, device, precision = Path(job["folder"]), job["device"], job["precision"]
+    eager = None if precision == "int8" else eager_model(folder, device, precision)
+    dtype = getattr(torch, dtype_name(precision, device))
+    used: dict[int, BatchModel] = {}
+    for size, path in job["packages"]:
+        example = example_batch(folder, device, size)
+        compiled = load_package(Path(path), dtype, example.device)
+        models = {"compiled": compiled}
+        if eager is not None:
+            models["eager"] = eager
+        parts = split(size, sorted(used, reverse=True))  # smaller packages that make up the batch
+        if set(parts) <= set(used):
+            models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
+        found = findings(times_ms(models, example), parts)
+        if found["skipped_reason"] is None:
+            used[size] = compiled
+        print(json.dumps(found), flush=True)
 
 
-def time_package(
-    eager: BatchModel | None, compiled: BatchModel, used: Mapping[int, BatchModel], example: torch.Tensor
-) -> Timing:
-    """Time a package beside the model it was compiled from, and beside the smaller ones that are ``used``."""
-    parts = split(len(example), sorted(used, reverse=True))
-    models = {"compiled": compiled}
-    if eager is not None:
-        models["eager"] = eager
-    if set(parts) <= set(used):
-        models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
-    times = times_ms(models, example)
-    made_up = parts if "parts" in times else ()
-    return Timing(times.get("eager", ()), times["compiled"], made_up, times.get("parts", ()))
+def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
+    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
 
-
-def reason_against(timing: Timing) -> str | None:
-    """Why a package is not used: it may be no faster than timm's model, or smaller ones are faster."""
-    if timing.eager_ms:
-        over_eager = gain_over(timing.compiled_ms, timing.eager_ms)
+    Args:
+        times: milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager" (as
+            timm builds the model, maybe in the first rounds only) and "parts" (smaller packages in turn).
+        parts: batch sizes of the smaller packages.
+    """
+    reason = remark = None
+    if times.get("eager"):
+        over_eager = gain_over(times["compiled"], times["eager"])
         if not over_eager.resolved:
-            return f"no difference resolved from timm's model: {gain_text(over_eager)}"
-        if over_eager.ratio < 1:
-            return f"slower than timm's model: {gain_text(over_eager)}"
-    if timing.parts_ms:
-        over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
-        if over_parts.resolved and over_parts.ratio < 1:
-            return f"slower than {parts_text(timing)}: {gain_text(over_parts)}"
-    return None
-
-
-def remark_on(timing: Timing) -> str | None:
-    """What is to be said of a package that is used: it may be no faster than smaller ones."""
-    if not timing.parts_ms or reason_against(timing) is not None:
-        return None
-    over_parts = gain_over(timing.compiled_ms, timing.parts_ms)
-    if over_parts.resolved:
-        return None
-    return f"no difference resolved from {parts_text(timing)}: {gain_text(over_parts)}"
-
-
-def parts_text(timing: Timing) -> str:
-    """The smaller packages that make up the batch."""
-    return f"packages for {' + '.join(map(str, timing.parts))}"
+            reason = f"no difference resolved from timm's model: {gain_text(over_eager)}"
+        elif over_eager.ratio < 1:
+            reason = f"slower than timm's model: {gain_text(over_eager)}"
+    if times.get("parts") and reason is None:
+        over_parts = gain_over(times["compiled"], times["parts"])
+        text = f"packages for {' + '.join(map(str, parts))}: {gain_text(over_parts)}"
+        if not over_parts.resolved:
+            remark = f"no difference resolved from {text}"
+        elif over_parts.ratio < 1:
+            reason = f"slower than {text}"
+    medians = {
+        f"{name}_ms": round(median(times[name]), 3) if times.get(name) else None
+        for name in ("eager", "compiled", "parts")
+    }
+    return {**medians, "skipped_reason": reason, "remark": remark}
 
 
 def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
@@ -145,7 +103,11 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
         run_ms(model, example)
     for number in range(ROUNDS):
         for name in list(models) if number % 2 else reversed(models):
-            if name == "eager" and number >= EAGER_ROUNDS and is_resolved(medians):
+            if (
+                name == "eager"
+                and number >= EAGER_ROUNDS
+                and gain_over(medians["compiled"], medians["eager"]).resolved
+            ):
                 continue
             deadline = perf_counter() + ROUND_S
             times = [run_ms(models[name], example)]
@@ -153,11 +115,6 @@ def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, 
                 times.append(run_ms(models[name], example))
             medians[name].append(median(times))
     return medians
-
-
-def is_resolved(medians: Mapping[str, Sequence[float]]) -> bool:
-    """Whether the rounds so far show that a package is faster, or slower, than timm's model."""
-    return gain_over(medians["compiled"], medians["eager"]).resolved
 
 
 def run_ms(model: BatchModel, example: torch.Tensor) -> float:

@@ -11,13 +11,12 @@ import os
 import pwd
 import stat
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME, sha256
-from litmeter.params import ServeSettings
+from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import read_json
 from litmeter.system.machine import fingerprint
@@ -30,17 +29,20 @@ class Package(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    precision: Literal["full", "half", "int8"]
+    precision: Precision
     batch_size: int
-    file: str | None = Field(description="name beside the manifest; null where it could not be compiled")
-    sha256: str | None = Field(description="of the file")
+    file: str | None = Field(None, description="name beside the manifest; null if it cannot be compiled")
+    sha256: str | None = Field(None, description="of the file")
     eager_ms: float | None = Field(
-        description="median time of a run on a batch, as timm builds the model, which it does not in int8"
+        None,
+        description="median time of a run on a batch, as timm builds the model; not in int8",
     )
-    compiled_ms: float | None = Field(description="the same, compiled")
-    parts_ms: float | None = Field(description="the same, by smaller packages, null where there are none")
-    compile_s: float = Field(description="how long compiling took")
-    skipped_reason: str | None = Field(description="why the package is not used, null where it is")
+    compiled_ms: float | None = Field(None, description="the same, compiled")
+    parts_ms: float | None = Field(
+        None, description="the same, by smaller packages, null where there are none"
+    )
+    compile_s: float = Field(0.0, description="how long compiling took")
+    skipped_reason: str | None = Field(None, description="why the package is not used, null where it is")
     remark: str | None = Field(None, description="what is to be said of it where it is used")
 
 

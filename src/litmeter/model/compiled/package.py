@@ -1,4 +1,4 @@
-"""Compile packages: ``python -m litmeter.model.compiled.package JOB``.
+"""Compile packages: ``python -m litmeter.model.compiled.package``.
 
 By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
 post-training quantisation for OpenVINO.
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from operator import itemgetter
 from pathlib import Path
@@ -21,35 +23,11 @@ from typing import Any
 import openvino
 import torch
 
-from litmeter.model.card import ModelCard, read_card
+from litmeter.model.card import read_card
 from litmeter.model.compiled.model import openvino_options
 from litmeter.model.device import dtype_name
 from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
-
-INDUCTOR_CONFIG = {"freezing": True}
-"""Weights become constants: folded, packed, and part of the package."""
-
-
-def compile_packages(
-    model: torch.nn.Module, example: torch.Tensor, paths: Mapping[torch.dtype, Path]
-) -> None:
-    """Write a package of ``model`` for batches like ``example`` for each number format that it computes in.
-
-    Args:
-        model: on a GPU in the one format of ``paths``; on a CPU in float32, which OpenVINO casts itself.
-    """
-    with torch.no_grad():
-        exported = torch.export.export(model, (example,))
-        if example.is_cuda:
-            [path] = paths.values()
-            torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(path), inductor_configs=INDUCTOR_CONFIG
-            )
-            return
-    converted = openvino.convert_model(exported)
-    for dtype, path in paths.items():
-        write_package(converted, example.shape, dtype, path)
 
 
 def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: Path) -> None:
@@ -86,12 +64,6 @@ def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino
     return quantised
 
 
-def pixels_of_photos(paths: Iterable[Path], card: ModelCard) -> list[torch.Tensor]:
-    """The photos as a server with ``preprocess: torchvision`` sees them: uint8 (3, size, size) each."""
-    preprocess = TorchvisionPreprocess(card)
-    return [preprocess.transform(preprocess.decode(path.read_bytes())) for path in paths]
-
-
 def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
     """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled.
 
@@ -117,7 +89,8 @@ def main() -> None:
     Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
     All in int8 are of one graph, quantised with the photos of ``calibration``; they have a job of their own.
     """
-    job: dict[str, Any] = json.loads(sys.argv[1])
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
     folder, device = Path(job["folder"]), job["device"]
     compile_job = compile_int8 if job["packages"][0]["precision"] == "int8" else compile_float
     with redirect_stdout(sys.stderr):  # whatever a compiler has to say
@@ -128,21 +101,31 @@ def compile_float(job: dict[str, Any], folder: Path, device: str) -> None:
     """Compile packages in formats that the model itself computes in."""
     for size, group in itertools.groupby(job["packages"], key=itemgetter("batch_size")):
         began = perf_counter()
-        paths = {package["precision"]: Path(package["path"]) for package in group}
+        paths = {package["precision"]: package["path"] for package in group}
+        example = example_batch(folder, device, size)
+        # OpenVINO casts a model in float32 itself.
         model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
-        dtypes = {precision: getattr(torch, dtype_name(precision, device)) for precision in paths}
-        compile_packages(
-            model,
-            example_batch(folder, device, size),
-            {dtypes[precision]: path for precision, path in paths.items()},
-        )
+        with torch.no_grad():
+            exported = torch.export.export(model, (example,))
+            if device == "cuda":
+                [path] = paths.values()
+                # Weights become constants: folded, packed, and part of the package.
+                torch._inductor.aoti_compile_and_package(
+                    exported, package_path=path, inductor_configs={"freezing": True}
+                )
+            else:
+                graph = openvino.convert_model(exported)
+                for precision, path in paths.items():
+                    dtype = getattr(torch, dtype_name(precision, device))
+                    write_package(graph, example.shape, dtype, Path(path))
         report(list(paths), size, (perf_counter() - began) / len(paths))
 
 
 def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
     """Quantise the model, and compile packages of it; the first one's time contains the quantisation."""
     began = perf_counter()
-    pixels = pixels_of_photos(map(Path, job["calibration"]), read_card(folder))
+    preprocess = TorchvisionPreprocess(read_card(folder))  # as a server sees the photos
+    pixels = [preprocess.transform(preprocess.decode(Path(path).read_bytes())) for path in job["calibration"]]
     graph = quantise(eager_model(folder, device, "int8"), pixels)
     for package in job["packages"]:
         size = package["batch_size"]
@@ -154,8 +137,7 @@ def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
 def report(precisions: Sequence[str], batch_size: int, seconds: float) -> None:
     """Print how long each of these packages took."""
     for precision in precisions:
-        line = {"precision": precision, "batch_size": batch_size, "seconds": seconds}
-        print(json.dumps(line), file=sys.__stdout__, flush=True)
+        print(json.dumps([precision, batch_size, round(seconds, 1)]), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
-"""The sections of params.yaml, a class for each."""
+"""params.yaml, one section per settings class: typed, frozen, an unknown key is an error."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from litmeter.errors import ParamsError
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(min_length=1, strict=False)]
+StrictCount = Annotated[int, Field(ge=1, strict=True)]
+NonEmpty = Field(min_length=1, strict=False)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["full", "half", "int8"]
 Preprocess = Literal["timm", "torchvision", "scaled"]
@@ -123,7 +129,7 @@ class TrainSettings(Section):
 class CompileSettings(Section):
     """What the model is compiled for, in each precision."""
 
-    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1, strict=True)], ...], Field(strict=False)] = Field(
+    batch_sizes: Annotated[tuple[StrictCount, ...], Field(strict=False)] = Field(
         description="one package for each; batches of other sizes are split into these; empty: no compiling"
     )
     int8_photos: Annotated[int, Field(ge=0, le=500)] = Field(
@@ -134,7 +140,9 @@ class CompileSettings(Section):
 class LoadSettings(Section):
     """How the server is loaded; the same for every experiment."""
 
-    users: Counts = Field(description="concurrency levels: requests in flight at once")
+    users: Annotated[tuple[StrictCount, ...], NonEmpty] = Field(
+        description="concurrency levels: requests in flight at once"
+    )
     requests: Count = Field(description="answers in three windows of a level, at least")
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
@@ -161,7 +169,7 @@ class ObjectiveSettings(Section):
     miss: Annotated[float, Field(gt=0, le=0.5)] = Field(
         description="share of the requests that may take longer or fail"
     )
-    configurations: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = Field(
+    configurations: Annotated[tuple[str, ...], NonEmpty] = Field(
         description="names of the configurations whose capacity `make capacity` measures"
     )
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
@@ -192,9 +200,6 @@ KNOBS = (
 )
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
 
-NonEmpty = Field(min_length=1, strict=False)
-StrictCount = Annotated[int, Field(ge=1, strict=True)]
-
 
 class TuneSettings(Section):
     """The values of each knob, what is sought, and what the winner has to keep to."""
@@ -219,3 +224,131 @@ class TuneSettings(Section):
     max_p95_ms: Positive | None = Field(description="latency in the closed loop")
     max_s: Positive = Field(description="budget in seconds; about a third is for costs and starts")
     seed: Seed = Field(description="seed of the order in which configurations take turns")
+
+
+PARAMS_FILE = Path("params.yaml")
+CANDIDATE = "candidate"
+"""Name under which the ``serve`` section is benchmarked."""
+RESERVED = {CANDIDATE: "the serve section", "before": "what the serve section was", "comparison": "the stage"}
+"""Names that no experiment may take: results have them."""
+
+
+class ParamsLoader(yaml.SafeLoader):
+    """Reads ``1e-5`` as a number, by YAML 1.2, as DVC does (`dvc exp run -S` writes ``1e-05``)."""
+
+
+ParamsLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+ExperimentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(description="what trains and serves the model")
+    data: DataSettings
+    model: ModelSettings
+    train: TrainSettings
+    serve: ServeSettings
+    experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
+    compile: CompileSettings
+    load: LoadSettings
+    objective: ObjectiveSettings
+    comparison: ComparisonSettings
+    tune: TuneSettings
+
+    @model_validator(mode="after")
+    def _check(self) -> Params:
+        if taken := RESERVED.keys() & self.experiments.keys():
+            name = min(taken)
+            raise ValueError(f"experiments.{name}: this name belongs to {RESERVED[name]}")
+        known = self.configurations()
+        if self.comparison.reference not in known:
+            raise ValueError(
+                f"comparison.reference: got {self.comparison.reference!r}; allowed: {', '.join(known)}"
+            )
+        for name in self.objective.configurations:
+            if name not in known:
+                raise ValueError(f"objective.configurations: got {name!r}; allowed: {', '.join(known)}")
+        for name, serve in known.items():
+            if serve.precision == "int8" and not (self.compile.int8_photos and 1 in self.compile.batch_sizes):
+                raise ValueError(
+                    f"{section_of(name)}.precision: got 'int8'; allowed: full or half, unless "
+                    "compile.int8_photos is above 0 and compile.batch_sizes has 1"
+                )
+        return self
+
+    def configurations(self) -> dict[str, ServeSettings]:
+        """Every configuration that is benchmarked, by name: the experiments, then the candidate."""
+        return {**self.experiments, CANDIDATE: self.serve}
+
+    def configuration(self, name: str) -> ServeSettings:
+        """The configuration called ``name``.
+
+        Raises:
+            ParamsError: there is none.
+        """
+        known = self.configurations()
+        if name not in known:
+            raise ParamsError(f"no experiment {name!r} in {PARAMS_FILE}; there are: {', '.join(known)}")
+        return known[name]
+
+
+def section_of(name: str) -> str:
+    """The key in params.yaml under which the settings of the configuration ``name`` stand."""
+    return "serve" if name == CANDIDATE else f"experiments.{name}"
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check the whole of ``path``.
+
+    Raises:
+        ParamsError: naming the first wrong key, what came, and what is allowed.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506 -- a SafeLoader
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected sections, got {type(content).__name__}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first of pydantic's errors in one line: key, value, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    names = [str(name) for name in first["loc"] if name != "[key]"]
+    key = ".".join(names)
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    if first["type"] == "extra_forbidden":
+        siblings = _allowed_keys(names[:-1])
+        return f"{key}: unknown key; allowed: {', '.join(siblings)}"
+    if first["type"] == "missing":
+        return f"{key}: missing; it must be given"
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    if first["type"] == "too_short" and (fewest := re.search(r"at least \d+ items?", message)):
+        message = f"allowed: {fewest[0]}"
+    return f"{key}: got {first['input']!r}; {message}"
+
+
+def _allowed_keys(parents: list[str]) -> list[str]:
+    """Keys of the section at the path ``parents``."""
+    section: type[BaseModel] = Params
+    for name in parents:
+        if name == "experiments":
+            return list(ServeSettings.model_fields)
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)
