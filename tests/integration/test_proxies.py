@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,6 @@ def test_the_metrics_of_a_benchmarked_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.handle_request).start()
-        sender: Any = None
+        sender: Any = SimpleNamespace(pid=0)
         live = LiveServer("any", RunningServer(url, stub.process, 0.0, Path("/dev/null")), sender)
         assert live.scrape().roles == {7: "http"}

@@ -49,9 +49,9 @@ def test_the_search_goes_on_while_more_workers_are_faster(
 ) -> None:
     talk = Replayed(rates)
     workers = LiveWorkers(talk, 4, fewest=1)
-    assert workers.busiest() == busy
+    assert workers.busiest == busy
     assert talk.asked == asked
-    assert workers.busiest() == busy
+    assert workers.busiest == busy
     assert talk.asked == asked  # it is searched once
 
 
@@ -60,7 +60,7 @@ def test_workers_that_have_a_core_for_each_thread_are_all_busy(
     workers: int, fewest: int, asked: list[int]
 ) -> None:
     talk = Replayed({2: (20, 21), 4: (40, 39)})
-    assert LiveWorkers(talk, workers, fewest).busiest() == workers
+    assert LiveWorkers(talk, workers, fewest).busiest == workers
     assert talk.asked == asked
 
 

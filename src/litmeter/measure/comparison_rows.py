@@ -33,8 +33,6 @@ METRICS = (
 RANKED_FROM_ROUNDS = 3
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
 fewer that have the pipeline's rate as well, its efficiency has none."""
-EQUAL = 0.03
-"""A ratio whose whole interval is within this of 1 is that of equals."""
 
 Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved"]
 
@@ -96,9 +94,9 @@ def comparison_rows(
         one, share = to_reference.get(name), to_fastest.get(name)
         if compared and name in rates and not one and _shared(rates, name, reference):
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
-        ratio_columns = _ratio_columns(one, "ratio", "ratio_low", "ratio_high")
+        columns = ratio_columns(one, "ratio", "ratio_low", "ratio_high")
         if compared and name not in rates:
-            ratio_columns["ratio_high"] = rounded(_bound(own, turns[reference]), 4)
+            columns["ratio_high"] = rounded(_bound(own, turns[reference]), 4)
         found.append(
             ComparisonRow(
                 experiment=name,
@@ -106,8 +104,8 @@ def comparison_rows(
                 rate_rps=rounded(_mean(known), 2),
                 lowest_rps=rounded(min(known, default=None), 2),
                 highest_rps=rounded(highest or None, 2),
-                **ratio_columns,
-                **_ratio_columns(share, "share_of_fastest", "share_low", "share_high"),
+                **columns,
+                **ratio_columns(share, "share_of_fastest", "share_low", "share_high"),
                 rank=rank_of.get(name),
                 **_latency_columns([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms]),
                 answers=sum(turn.answers for turn in own),
@@ -164,20 +162,24 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
     """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
     turns = served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
-    by_round = {
-        name: {
-            number: [turn.rate_rps for turn in turns.get(name, ()) if turn.round == number]
+    return {
+        name: [
+            _mean([turn.rate_rps for turn in turns.get(name, ()) if turn.round == number])
             for number in rounds
-        }
+        ]
         for name in names
     }
-    return {name: [_mean(own[number]) for number in rounds] for name, own in by_round.items()}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """That of one value at least."""
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
     """The geometric mean; None where there is none, or one is unknown."""
     known = [rate for rate in rates if rate]
-    return float(np.exp(np.mean(np.log(known)))) if known and len(known) == len(rates) else None
+    return geometric_mean(known) if known and len(known) == len(rates) else None
 
 
 def _shared(rates: Rates, name: str, other: str) -> int:
@@ -200,7 +202,7 @@ def _bound(own: Sequence[TurnRow], reference: Sequence[TurnRow]) -> float | None
     return _mean([turn.highest_rps / other for turn in own if (other := reference_rps.get(turn.round))])
 
 
-def _ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
+def ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
     """Three columns: a ratio and its interval."""
     values = (one.ratio, one.low, one.high) if one else (None, None, None)
     return {column: rounded(value, 4) for column, value in zip(columns, values, strict=True)}
@@ -282,27 +284,20 @@ def _pairs(
             Pair(
                 name=name,
                 other=other,
-                **_ratio_columns(rate, "ratio", "low", "high"),
+                **ratio_columns(rate, "ratio", "low", "high"),
                 verdict=_verdict(rate),
                 p95_ms=rounded(p95_ms, 2),
                 other_p95_ms=rounded(other_p95_ms, 2),
-                **_ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
-                p95_verdict=_verdict(p95 and Ratio(1 / p95.ratio, *_inverse(p95))),
+                **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
+                p95_verdict=_verdict(p95, "slower", "faster"),
             )
         )
     return found
 
 
-def _inverse(one: Ratio) -> tuple[float | None, float | None]:
-    """The interval of its reciprocal: a shorter latency is faster."""
-    return one.high and 1 / one.high, one.low and 1 / one.low
-
-
-def _verdict(one: Ratio | None) -> Verdict:
-    if one is None or one.low is None or one.high is None:
-        return "no difference resolved"
-    if one.low >= 1 - EQUAL and one.high <= 1 + EQUAL:
+def _verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
+    if one is not None and one.equal:
         return "equal within 3%"
-    if not one.resolved:
+    if one is None or not one.resolved:
         return "no difference resolved"
-    return "faster" if one.ratio > 1 else "slower"
+    return above if one.ratio > 1 else below

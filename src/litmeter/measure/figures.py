@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,29 +76,18 @@ def served_row(
         memory_bytes: of its processes.
     """
     assert isinstance(turn.load, LoadPlan)
-    good = record.status == OK
-    rate = rate_of(record)
-    inside = good & record.in_window
-    latency_ms = (record.end[inside] - record.start[inside]) * 1000
+    rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
-    times = between(*scrapes) if scrapes else None
-    answered = int(good.sum())
-    by_role = seconds_by_role(usage, scrapes[1].roles) if scrapes else {}
-    settles = turn.load.max_windows > WINDOWS
+    answered = int((record.status == OK).sum())
     return TurnRow(
-        turn=number,
-        at_s=round(at_s, 3),
-        seconds=round(seconds, 3),
-        round=turn.round,
-        subject=configuration_of(turn.subject),
+        **_common_columns(turn, number, at_s, seconds, usage),
         work=SERVED,
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
-        batch_size=rounded(times.batch_size if times else None, 2),
         rate_rps=rounded(rate.rps or None, 3),
         low_rps=rounded(rate.low_rps, 3) if rate.rps else None,
         high_rps=rounded(rate.high_rps, 3) if rate.rps else None,
-        bound_rps=None if rate.rps else rounded(highest_rps(record), 3),
+        bound_rps=None if rate.rps else rounded(_highest_rps(record), 3),
         answers=len(latency_ms),
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
@@ -108,18 +97,13 @@ def served_row(
         p50_ms=rounded(percentile(latency_ms, 50), 2),
         p95_ms=rounded(percentile(latency_ms, 95), 2),
         p99_ms=rounded(percentile(latency_ms, 99), 2),
-        stage_ms=json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {}),
-        batches=json.dumps({size: count for size, count in times.batches.items() if count} if times else {}),
-        server_cores=per_second(usage.server_s, usage),
-        client_cores=per_second(usage.client_s, usage),
-        http_cpu_ms=per_answer_ms(by_role.get("http"), answered),
-        workers_cpu_ms=per_answer_ms(by_role.get("worker"), answered),
-        manager_cpu_ms=per_answer_ms(by_role.get("manager"), answered),
-        client_cpu_ms=per_answer_ms(usage.client_s, answered),
-        late_ms=rounded(lateness_ms(record), 2),
+        server_cores=_over(usage.server_s, usage.seconds),
+        client_cores=_over(usage.client_s, usage.seconds),
+        client_cpu_ms=_over(usage.client_s, answered / 1000),
+        **(_server_columns(*scrapes, usage, answered) if scrapes else {}),
+        late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
-        void="; ".join(void_reasons(record, rate, mean_ms, settles=settles)),
-        **machine_columns(usage),
+        void="; ".join(_void_reasons(record, rate, mean_ms, settles=turn.load.max_windows > WINDOWS)),
     )
 
 
@@ -135,19 +119,53 @@ def inprocess_row(
     assert isinstance(turn.load, Work)
     rate = throughput(blocks)
     return TurnRow(
-        turn=number,
-        at_s=round(at_s, 3),
-        seconds=round(seconds, 3),
-        round=turn.round,
-        subject=configuration_of(turn.subject),
+        **_common_columns(turn, number, at_s, seconds, usage),
         work=turn.load.kind,
         batch_size=turn.load.batch_size,
         rate_rps=round(rate.rps, 3),
         low_rps=round(rate.low_rps, 3),
         high_rps=round(rate.high_rps, 3),
         workers_cpu_ms=round(cpu_ms, 3),
-        **machine_columns(usage),
     )
+
+
+def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> dict[str, Any]:
+    return {
+        "turn": number,
+        "at_s": round(at_s, 3),
+        "seconds": round(seconds, 3),
+        "round": turn.round,
+        "subject": configuration_of(turn.subject),
+        "cpu_percent": rounded(usage.cpu_percent, 1),
+        "other_percent": rounded(usage.other_percent, 1),
+        "steal_percent": rounded(usage.steal_percent, 1),
+        "cpu_mhz": rounded(usage.mhz, 0),
+        "gpu_percent": rounded(usage.gpu_percent, 1),
+        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
+        "gpu_power_w": rounded(usage.gpu_power_w, 0),
+        "warnings": "; ".join(_machine_warnings(usage)),
+    }
+
+
+def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) -> dict[str, Any]:
+    """What the server counted, and CPU times by role; processes without a role count as the manager's."""
+    seconds = dict.fromkeys(ROLES, 0.0)
+    for pid, used in usage.process_s.items():
+        seconds[after.roles.get(pid, "manager")] += used
+    columns: dict[str, Any] = {
+        "http_cpu_ms": _over(seconds["http"], answered / 1000),
+        "workers_cpu_ms": _over(seconds["worker"], answered / 1000),
+        "manager_cpu_ms": _over(seconds["manager"], answered / 1000),
+    }
+    if (times := between(before, after)) is not None:
+        columns["batch_size"] = rounded(times.batch_size, 2)
+        columns["stage_ms"] = json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()})
+        columns["batches"] = json.dumps({size: count for size, count in times.batches.items() if count})
+    return columns
+
+
+def _over(seconds: float | None, divisor: float) -> float | None:
+    return None if seconds is None or not divisor else round(seconds / divisor, 3)
 
 
 def rate_of(record: LoadRecord) -> Throughput:
@@ -188,7 +206,7 @@ def slow_rate(end: Floats, users: int) -> Throughput:
     return Throughput(rps, rps / factor, rps * factor)
 
 
-def highest_rps(record: LoadRecord) -> float | None:
+def _highest_rps(record: LoadRecord) -> float | None:
     """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time.
 
     None where nothing was sent.
@@ -205,22 +223,10 @@ def latencies_ms(record: LoadRecord) -> Floats:
     return latencies
 
 
-def machine_columns(usage: Usage) -> dict[str, Any]:
-    """What the machine did in a turn."""
-    return {
-        "cpu_percent": rounded(usage.cpu_percent, 1),
-        "other_percent": rounded(usage.other_percent, 1),
-        "steal_percent": rounded(usage.steal_percent, 1),
-        "cpu_mhz": rounded(usage.mhz, 0),
-        "gpu_percent": rounded(usage.gpu_percent, 1),
-        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
-        "gpu_power_w": rounded(usage.gpu_power_w, 0),
-        "warnings": "; ".join(machine_warnings(usage)),
-    }
-
-
-def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
+def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
     """Why a turn's figures cannot be relied on; empty where they can.
+
+    An open loop counts if the server kept up with the arrivals.
 
     Args:
         settles: whether windows were repeated until the last three agree.
@@ -229,26 +235,26 @@ def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *,
     bad = int((record.status != OK).sum())
     if bad:
         timed_out = int((record.status == TIMED_OUT).sum())
-        codes = failure_codes(record)
-        by_code = f" ({codes})" if codes else ""
-        reasons.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}{by_code}")
+        codes = Counter(int(code) for code in record.code[record.status == FAILED])
+        by_code = ", ".join(
+            f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
+        )
+        reasons.append(
+            f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
+            + (by_code and f" ({by_code})")
+        )
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is not None:
-        reasons += _open_loop_reasons(record, rate)
+        opened, closed = record.window
+        arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
+        if rate.high_rps < arrivals_rps:
+            reasons.append(f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well")
     elif len(record.window_edges) > WINDOWS:
         reasons += _closed_loop_reasons(record, settles=settles)
     if record.cores > CLIENT_BUSY:
         reasons.append(f"client-bound: the load generator used {record.cores:.0%} of a core")
     return reasons
-
-
-def failure_codes(record: LoadRecord) -> str:
-    """How many requests failed with which status, as "status 503: 12, no answer: 1"; most frequent first."""
-    codes = Counter(int(code) for code in record.code[record.status == FAILED])
-    return ", ".join(
-        f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
-    )
 
 
 def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
@@ -272,15 +278,6 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
     return reasons
 
 
-def _open_loop_reasons(record: LoadRecord, rate: Throughput) -> list[str]:
-    """An open loop counts if the server kept up with the arrivals."""
-    opened, closed = record.window
-    arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
-    if rate.high_rps < arrivals_rps:
-        return [f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well"]
-    return []
-
-
 def latency_grows(record: LoadRecord) -> bool:
     """Whether an open loop's requests take longer and longer, and more of them wait at the end.
 
@@ -301,14 +298,11 @@ def latency_grows(record: LoadRecord) -> bool:
     first, last = means[:third], means[-third:]
     error = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / third)
     beyond = last.mean() - first.mean() > float(stdtrit(2 * third - 2, GROWTH_CERTAINTY)) * error
-    return bool(beyond) and _in_flight(record, closed) > _in_flight(record, opened)
+    before, after = (((record.start <= time) & (record.end > time)).sum() for time in (opened, closed))
+    return bool(beyond and after > before)
 
 
-def _in_flight(record: LoadRecord, time: float) -> int:
-    return int(((record.start <= time) & (record.end > time)).sum())
-
-
-def machine_warnings(usage: Usage) -> list[str]:
+def _machine_warnings(usage: Usage) -> list[str]:
     """What else the machine did that may have changed the rate."""
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
@@ -324,15 +318,7 @@ def machine_warnings(usage: Usage) -> list[str]:
     return warnings
 
 
-def seconds_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
-    """CPU seconds by role; processes without a role count as the manager's."""
-    seconds = dict.fromkeys(ROLES, 0.0)
-    for pid, used in usage.process_s.items():
-        seconds[roles.get(pid, "manager")] += used
-    return seconds
-
-
-def lateness_ms(record: LoadRecord) -> float | None:
+def _lateness_ms(record: LoadRecord) -> float | None:
     """99th percentile of the delay from when a request was due until it was sent, ms.
 
     In a closed loop a request is due when the same user's last one has been answered with 200.
@@ -340,25 +326,14 @@ def lateness_ms(record: LoadRecord) -> float | None:
     opened, closed = record.window
     if record.rate_rps is not None:
         late_s = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
-        return float(np.percentile(late_s, 99)) * 1000 if len(late_s) else None
-    gaps_s: list[float] = []
-    for user in range(record.users):
-        of_user = record.user == user
-        answered, next_start = record.end[of_user][:-1], record.start[of_user][1:]
-        good = (record.status == OK)[of_user][:-1]
-        inside = good & (answered > opened) & (next_start <= closed)
-        gaps_s += list((next_start - answered)[inside])
-    return float(np.percentile(gaps_s, 99)) * 1000 if gaps_s else None
-
-
-def per_second(seconds: float | None, usage: Usage) -> float | None:
-    """CPU seconds per second of the turn."""
-    return None if seconds is None or not usage.seconds else round(seconds / usage.seconds, 3)
-
-
-def per_answer_ms(seconds: float | None, answers: int) -> float | None:
-    """CPU time per answer, ms."""
-    return None if seconds is None or not answers else round(1000 * seconds / answers, 3)
+    else:
+        order = np.argsort(record.user, kind="stable")
+        user, start, end, status = (
+            one[order] for one in (record.user, record.start, record.end, record.status)
+        )
+        good = (user[1:] == user[:-1]) & (status[:-1] == OK)
+        late_s = (start[1:] - end[:-1])[good & (end[:-1] > opened) & (start[1:] <= closed)]
+    return round(1000 * float(np.percentile(late_s, 99)), 2) if len(late_s) else None
 
 
 def failed_rows(rows: Sequence[TurnRow]) -> int:

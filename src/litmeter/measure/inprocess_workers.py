@@ -134,7 +134,7 @@ def main() -> None:
         job = json.loads(line)
         if (missing := job["busy"] - len(workers)) > 0:
             workers += start_workers(missing, arguments)[0]
-        result = measure(workers[: job["busy"]], job["work"], job["batch_size"], job["seconds"])
+        result = measure(workers[: job["busy"]], job["kind"], job["batch_size"], job["seconds"])
         print(json.dumps(result), flush=True)
 
 

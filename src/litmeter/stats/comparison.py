@@ -44,6 +44,8 @@ ALIKE = 1.5
 """Configurations whose shares of rounds differ by no more than this factor have a common variance."""
 BLOCKS = 10
 """Of rounds, at most; one round each where there are fewer."""
+EQUAL = 0.03
+"""A ratio within this of 1 is that of equals."""
 FEWEST_RUNS = 3
 """For an interval over runs."""
 
@@ -82,6 +84,13 @@ class Ratio:
     def resolved(self) -> bool:
         """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+
+    @property
+    def equal(self) -> bool:
+        """Whether the whole interval is that of equals."""
+        return (
+            self.low is not None and self.high is not None and 1 - EQUAL <= self.low <= self.high <= 1 + EQUAL
+        )
 
 
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:

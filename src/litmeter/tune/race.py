@@ -30,8 +30,6 @@ LOSING_P = 0.02
 """One-sided p value of a paired test against the leader, below which a configuration is eliminated."""
 FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.6
 """Sooner, where it had less than this share of the leader's rate in each round so far."""
-EQUAL_WITHIN = 0.03
-"""Two are as fast as each other where the logarithm of their ratio lies within this of 0."""
 NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
 """Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
 FAR_LATE = 90
@@ -128,21 +126,18 @@ class Race:
         return next(iter(self.racers))
 
     @property
+    def next_turns(self) -> list[str]:
+        """Those that the next round measures, if memory has room for them."""
+        left = {name for name, one in self.racers.items() if one.eliminated_after_rounds is not None}
+        return [name for name in self.racers if name not in left or name == self.reference]
+
+    @property
     def remaining(self) -> list[str]:
         """Those that may lead: neither eliminated nor breaking a constraint."""
         return [
             name
             for name, one in self.racers.items()
             if one.eliminated_after_rounds is None and not one.constraint_violation
-        ]
-
-    @property
-    def next_turns(self) -> list[str]:
-        """Those that the next round measures, if memory has room for them."""
-        return [
-            name
-            for name, one in self.racers.items()
-            if one.eliminated_after_rounds is None or name == self.reference
         ]
 
     def join(self, racers: Sequence[Racer]) -> None:
@@ -174,7 +169,13 @@ class Race:
             self._judge(self.racers[name])
         if self.rounds >= FEWEST_ROUNDS and not any(self.racers[self.reference].rates):
             raise ServerError("serve: does not answer; all others are compared with it")
-        self.leader = leader = self._fastest()
+        answered = self._answered()
+        means = {
+            name: difference(answered, name, self.reference, self.reference).mean
+            for name in self.remaining
+            if name in answered
+        }
+        self.leader = leader = max(means, key=lambda name: means[name], default=None)
         for name in self.remaining:
             if leader is not None and name != leader and self._has_lost(name, leader):
                 self.racers[name].eliminated_after_rounds = self.rounds
@@ -194,7 +195,8 @@ class Race:
     def settled(self) -> bool:
         """Whether more rounds would change nothing: all that are left, and are served, are equally fast."""
         served = [name for name in self.remaining if not self.racers[name].out_of_memory]
-        return bool(self.leader) and all(is_equal(self.over_leader(name)) for name in served)
+        ratios = [self.over_leader(name) for name in served]
+        return bool(self.leader) and all(own is not None and own.equal for own in ratios)
 
     def standing(self) -> str:
         """Who leads, and how many remain."""
@@ -215,15 +217,6 @@ class Race:
             if (own := self.ratio(name, self.reference))
         ]
         return pstdev(logs) if len(logs) > 1 else 0.0
-
-    def _fastest(self) -> str | None:
-        answered = self._answered()
-        means = {
-            name: difference(answered, name, self.reference, self.reference).mean
-            for name in self.remaining
-            if name in answered
-        }
-        return max(means, key=lambda name: means[name], default=None)
 
     def _has_lost(self, name: str, leader: str) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
@@ -298,23 +291,14 @@ def race(
             if settled or not racing.rounds % NEIGHBOURS_EVERY:
                 spare_s = until_s - now_s - NEIGHBOURS_ROUNDS * round_s
                 count = spare_s / (start_s + NEIGHBOURS_ROUNDS * round_s / len(order))
-                new = [
-                    one for one in neighbours(racing.racers[leader].settings) if one.name not in racing.racers
-                ]
-                new = new[: max(0, int(count))]
+                near = neighbours(racing.racers[leader].settings)
+                new = [one for one in near if one.name not in racing.racers][: max(0, int(count))]
                 if settled and not new:
                     return
                 racing.join(new)
         if set(racing.next_turns) != set(order):
             serving = yield from serve(racing.next_turns)
             now_s = serving.at_s
-
-
-def is_equal(own: Ratio | None) -> bool:
-    """Whether the interval shows that two rates are as good as equal."""
-    if own is None or own.low is None or own.high is None:
-        return False
-    return math.log(own.low) >= -EQUAL_WITHIN and math.log(own.high) <= EQUAL_WITHIN
 
 
 def too_little(agreement: float, min_agreement: float) -> str:
