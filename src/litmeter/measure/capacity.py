@@ -238,11 +238,20 @@ def end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
     offered = [row for row in rows if row.offered_rps is not None]
     probes = counted(rows)
     kept = probes.shares <= miss
-    if not any(may_keep(row, miss) for row in rows if row.offered_rps is None):
+    # A closed loop kept the objective, or missed it by chance.
+    if not any(
+        wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
+        for row in rows
+        if row.offered_rps is None and row.answers and row.missed is not None
+    ):
         return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
     if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * peak_of(rows):
         return "slo_unreachable", "the objective is missed at all rates"
-    if kept.all() and len(offered) > 1 and all(is_overloaded(row) for row in offered[-2:]):
+    if (
+        kept.all()
+        and len(offered) > 1
+        and all(row.high_rps is not None and row.high_rps < (row.offered_rps or 0.0) for row in offered[-2:])
+    ):
         return "above_range", "the objective is kept though more is offered than is answered"
     return None
 
@@ -279,16 +288,3 @@ def result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> Capacity
         seconds=round(sum(row.seconds for row in rows), 1),
     )
     return CapacityResult(metrics, rows, curve)
-
-
-def may_keep(row: TurnRow, miss: float) -> bool:
-    """Whether a closed loop kept the objective, or missed it by chance."""
-    if not row.answers or row.missed is None:
-        return False
-    return wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
-
-
-def is_overloaded(row: TurnRow) -> bool:
-    """Whether more was offered in a probe than was answered."""
-    assert row.offered_rps is not None
-    return row.high_rps is not None and row.high_rps < row.offered_rps

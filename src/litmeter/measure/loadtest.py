@@ -16,7 +16,7 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Url
 from litmeter.measure.target import Target
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
-from litmeter.stats.records import ALLOWED_LATE, WINDOWS, LoadRecord, goodput_rps
+from litmeter.stats.records import ALLOWED_LATE, WINDOWS, goodput_rps
 from litmeter.system.files import check_writable, write_rows
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import number_cell, pluralise, text_table
@@ -58,7 +58,7 @@ def loadtest(
         with senders as sender, progress(budget_s, "load") as show:
             subjects = {target.url: Url(target.url, sender)}
             samples = run(one_after_another(target.url, plans, slo_ms), subjects, Log(), budget_s, show)
-    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
+    print(text_table(COLUMNS, [_cells(sample, slo_ms) for sample in samples]))
     if out is not None:
         write_rows(out, TurnRow, [sample.row for sample in samples])
     kept = [not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE for sample in samples]
@@ -72,25 +72,20 @@ def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None
     for number, plan in enumerate(plans):
         note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")
         sample = yield from measure(Turn(name, plan, number, slo_ms, note))
-        record, row = record_of(sample), sample.row
-        if record.rate_rps is not None and not row.void and latency_grows(record):
+        row = sample.row
+        if plan.rate_rps is not None and not row.void and sample.record and latency_grows(sample.record):
             row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
         samples.append(replace(sample, row=row))
     return samples
 
 
-def record_of(sample: Sample) -> LoadRecord:
-    """The record of requests over HTTP, which always have one."""
-    assert sample.record is not None
-    return sample.record
-
-
-def objective_text(sample: Sample, slo_ms: float | None) -> str:
+def _objective_text(sample: Sample, slo_ms: float | None) -> str:
     """Say whether a load keeps the objective.
 
     An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
     """
-    record, missed = record_of(sample), sample.row.missed
+    record, missed = sample.record, sample.row.missed
+    assert record is not None
     if slo_ms is None:
         return "" if record.rate_rps is None else NO_OBJECTIVE
     if missed is None:
@@ -102,17 +97,18 @@ def objective_text(sample: Sample, slo_ms: float | None) -> str:
     return f"objective missed: {late}; {good} it"
 
 
-def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
+def _cells(sample: Sample, slo_ms: float | None) -> list[str]:
     """A level as a row of the table."""
-    row = sample.row
+    row, record = sample.row, sample.record
+    assert record is not None
     verdict = f"not valid: {row.void}" if row.void else "valid"
+    counts = (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)
     return [
         str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
         number_cell(row.rate_rps, 1),
         "-" if row.low_rps is None else f"{row.low_rps:.1f} to {row.high_rps:.1f}",
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
-        *(str(count) for count in (row.sent, row.sent - row.failed - row.timed_out)),
-        *(str(count) for count in (row.failed, row.timed_out)),
-        f"{record_of(sample).cores:.0%}",
-        "; ".join(filter(None, (verdict, objective_text(sample, slo_ms), row.warnings))),
+        *map(str, counts),
+        f"{record.cores:.0%}",
+        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms), row.warnings))),
     ]

@@ -63,15 +63,11 @@ def read_scrape(text: str) -> Scrape:
             elif family.name.startswith("litmeter_") and sample.name.endswith(("_sum", "_count")):
                 name = labels.get("stage", family.name)
                 (sums if sample.name.endswith("_sum") else counts)[name] += sample.value
-    stages = {name: (sums[name], counts[name]) for name in sums if not name.startswith("litmeter_")}
-    whole, batched = "litmeter_request_seconds", "litmeter_batch_size"
-    return Scrape(
-        stages=stages,
-        whole=(sums[whole], counts[whole]),
-        batches=batches,
-        batched=(sums[batched], counts[batched]),
-        roles=roles,
-    )
+    both = {name: (sums[name], counts[name]) for name in sums}
+    whole = both.pop("litmeter_request_seconds", (0.0, 0.0))
+    batched = both.pop("litmeter_batch_size", (0.0, 0.0))
+    stages = {name: totals for name, totals in both.items() if not name.startswith("litmeter_")}
+    return Scrape(stages, whole, batches, batched, roles)
 
 
 def between(before: Scrape, after: Scrape) -> ServerTimes | None:
@@ -83,14 +79,14 @@ def between(before: Scrape, after: Scrape) -> ServerTimes | None:
     whole_ms = _mean_ms(before.whole, after.whole)
     if whole_ms is None:
         return None
-    means = {
-        stage: _mean_ms(before.stages.get(stage, (0.0, 0.0)), totals)
+    stage_ms = {
+        stage: mean_ms
         for stage, totals in after.stages.items()
+        if (mean_ms := _mean_ms(before.stages.get(stage, (0.0, 0.0)), totals)) is not None
     }
-    stage_ms = {stage: mean_ms for stage, mean_ms in means.items() if mean_ms is not None}
-    cumulative = {bound: after.batches[bound] - before.batches.get(bound, 0.0) for bound in after.batches}
     batches, smaller = {}, 0.0
-    for bound, count in sorted(cumulative.items(), key=lambda bucket: float(bucket[0])):
+    for bound in sorted(after.batches, key=float):
+        count = after.batches[bound] - before.batches.get(bound, 0.0)
         batches[bound.removesuffix(".0")] = round(count - smaller)
         smaller = count
     transport_ms = whole_ms - sum(stage_ms.values())

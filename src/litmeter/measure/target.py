@@ -98,15 +98,19 @@ def read_bodies(
             raise UsageError(
                 f"--template: not used, as --content-type {content_type} sends the files themselves"
             )
-        _check_template(template)
-    bodies = [_read(path) for path in body_files]
-    for path in _image_files(images):
-        image = _read(path)
-        if not as_files:
-            encoded = base64.b64encode(image).decode("ascii")
-            image = (template or DEFAULT_TEMPLATE).replace(IMAGE_TOKEN, encoded).encode()
-        bodies.append(image)
-    return bodies
+        if IMAGE_TOKEN not in template:
+            raise UsageError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
+        try:
+            json.loads(template)
+        except ValueError as error:
+            raise UsageError(f"--template: not JSON ({error}), got {template!r}") from error
+
+    def body_of(image: bytes) -> bytes:
+        encoded = base64.b64encode(image).decode("ascii")
+        return (template or DEFAULT_TEMPLATE).replace(IMAGE_TOKEN, encoded).encode()
+
+    pictures = map(_read, _image_files(images))
+    return [*map(_read, body_files), *(pictures if as_files else map(body_of, pictures))]
 
 
 def request_headers(lines: Sequence[str]) -> dict[str, str]:
@@ -124,15 +128,6 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
             raise UsageError("--header: the content type is given by --content-type")
         headers[match[1]] = match[2]
     return headers
-
-
-def _check_template(template: str) -> None:
-    if IMAGE_TOKEN not in template:
-        raise UsageError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
-    try:
-        json.loads(template)
-    except ValueError as error:
-        raise UsageError(f"--template: not JSON ({error}), got {template!r}") from error
 
 
 def _image_files(paths: Sequence[Path]) -> list[Path]:

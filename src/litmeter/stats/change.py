@@ -45,13 +45,8 @@ def change(reference: Probabilities, answers: Probabilities, labels: Sequence[in
     """What changes from ``reference`` to ``answers``.
 
     Args:
-        labels: the true class of each photo.
-
-    Raises:
-        ValueError: there are no photos.
+        labels: the true class of each photo, of which there is one at least.
     """
-    if not len(labels):
-        raise ValueError("there are no photos to compare")
     expected, found = reference.argmax(axis=1), answers.argmax(axis=1)
     agreed = int((expected == found).sum())
     differences = np.abs(answers - reference)

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from scipy.special import digamma, stdtr, stdtrit
 
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import Floats
+from litmeter.stats.records import Floats, joined
 
 Rates = Mapping[str, Sequence[float | None]]
 """By name, the rate in each round; None or 0 where it was not measured, or answered nothing."""
@@ -114,8 +114,7 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
 
 def _paired_difference(rates: Rates, name: str, other: str) -> Difference:
     """Mean log ratio of ``name`` over ``other`` in the rounds of both, of which there is one at least."""
-    rounds = _rounds_of_both(rates, name, other)
-    logs = _log_ratios(rates, name, other, rounds)
+    logs = _log_ratios(rates, name, other, _rounds_of_both(rates, name, other))
     mean = float(logs.mean())
     if len(logs) < 2:
         return Difference(mean, None, 0)
@@ -201,7 +200,7 @@ def percentile_ratio(
         latencies, others: of each round, of the same rounds.
         error: chance that the interval misses the true ratio.
     """
-    pooled = [np.concatenate([np.array([]), *own]) for own in (latencies, others)]
+    pooled = [joined(latencies), joined(others)]
     whole, of_others = (percentile(own, percent) for own in pooled)
     if whole is None or of_others is None:
         return None
@@ -262,13 +261,11 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
 
 
 def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
-    """The rounds in which both answered."""
     pairs = zip(rates[name], rates[other], strict=True)
     return [number for number, (a, b) in enumerate(pairs) if a and b]
 
 
 def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> Floats:
-    """Of ``name`` over ``other`` in ``rounds``, in which both answered."""
     own, others = (np.array([rates[key][number] for number in rounds], dtype=float) for key in (name, other))
     logs: Floats = np.log(own / others)
     return logs

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,11 @@ Floats = npt.NDArray[np.float64]
 
 BLOCKS = 10
 """Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
+
+
+def joined(arrays: Iterable[Floats]) -> Floats:
+    """All values of arrays, of which there may be none."""
+    return np.concatenate([np.array([]), *arrays])
 
 
 def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float:

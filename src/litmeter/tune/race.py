@@ -21,7 +21,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.params import LoadSettings, ServeSettings, TuneSettings
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import WINDOWS, Floats
+from litmeter.stats.records import WINDOWS, Floats, joined
 from litmeter.tune.space import name_of
 
 FEWEST_ROUNDS = 4
@@ -92,7 +92,7 @@ class Racer:
 
     def latency_ms(self, percent: float) -> float | None:
         """A percentile over all of its turns; None where too few answers came."""
-        return percentile(np.concatenate([*self.latencies_ms, np.array([])]), percent)
+        return percentile(joined(self.latencies_ms), percent)
 
     def add(self, sample: Sample) -> None:
         """Count its turn in the present round."""
@@ -248,8 +248,8 @@ class Race:
             violation = f"{memory_mib:.0f} MiB, more than max_memory_mib"
         elif limits.max_p95_ms and p95_ms and p95_ms > limits.max_p95_ms:
             violation = f"p95 {p95_ms:.0f} ms, more than max_p95_ms"
-            late = float(np.percentile(np.concatenate(racer.latencies_ms), FAR_LATE)) > limits.max_p95_ms
-            for_good = racer.rounds >= FEWEST_ROUNDS and late
+            late_ms = float(np.percentile(joined(racer.latencies_ms), FAR_LATE))
+            for_good = racer.rounds >= FEWEST_ROUNDS and late_ms > limits.max_p95_ms
         racer.constraint_violation = violation
         if violation and for_good and racer.eliminated_after_rounds is None:
             racer.eliminated_after_rounds = self.rounds
