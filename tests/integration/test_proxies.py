@@ -12,7 +12,9 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
-from litmeter.measure.subjects import LiveServer
+from litmeter.measure.subjects import Served
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
 from litmeter.serve.client import Client
 from litmeter.serve.launcher import RunningServer
 from tests.support.servers import free_port
@@ -58,5 +60,6 @@ def test_the_metrics_of_a_benchmarked_server() -> None:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         threading.Thread(target=server.handle_request).start()
         sender: Any = SimpleNamespace(pid=0)
-        live = LiveServer("any", RunningServer(url, stub.process, 0.0, Path("/dev/null")), sender)
-        assert live.scrape().roles == {7: "http"}
+        served = Served("any", ServeSettings(), sender, MODEL, "cpu", 1.0)
+        served.server = RunningServer(url, stub.process, 0.0, Path("/dev/null"))
+        assert served.scrape().roles == {7: "http"}

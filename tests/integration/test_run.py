@@ -19,7 +19,7 @@ from litmeter.load import LoadGenerator, LoadPlan, load_generator
 from litmeter.load.stub import running_stub
 from litmeter.measure.log import Log
 from litmeter.measure.run import Memory, run
-from litmeter.measure.subjects import InProcess, Live, Served, Subject, Url, pipelines_of
+from litmeter.measure.subjects import InProcess, Served, Subject, Url, pipelines_of
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -250,10 +250,10 @@ class SlowToStart(Url):
     """A server that takes its time until it is ready."""
 
     @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> Iterator[Callable[[], None]]:
         """Wait, and find it ready."""
         time.sleep(START_S)
-        yield lambda: self
+        yield lambda: None
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.stats.comparison import (
-    Rates,
     Ratio,
     block_edges,
     percentile_ratio,
@@ -188,7 +187,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
-    """The geometric mean; None where there is none, or one is unknown."""
+    # None where there is none, or one is unknown.
     known = [rate for rate in rates if rate]
     return geometric_mean(known) if known and len(known) == len(rates) else None
 
@@ -200,10 +199,7 @@ def ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
 
 
 def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
-    """p50 and p95 of all turns together, with intervals over blocks of rounds.
-
-    A machine's state lasts longer than a round, so neighbouring rounds are no independent samples.
-    """
+    """p50 and p95 of all turns together, with intervals over blocks of rounds, as neighbours are alike."""
     edges = block_edges(len(turns))
     blocks = [joined(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
     pooled = joined(blocks)
@@ -218,7 +214,7 @@ def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
 def _in_process_columns(name: str, rows: Sequence[TurnRow]) -> dict[str, Any]:
     """In-process rates, and the efficiency within the rounds that have the pipeline's rate beside the served.
 
-    No efficiency where one of these served turns has no good answer: its rate is but a bound.
+    No efficiency where one of these served turns has no good answer.
     """
     rates: dict[str, dict[int, float | None]] = defaultdict(dict)
     for row in rows:

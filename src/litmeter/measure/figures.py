@@ -84,19 +84,14 @@ def served_row(
         work=SERVED,
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
-        rate_rps=rounded(rate.rps or None, 3),
-        low_rps=rounded(rate.low_rps, 3) if rate.rps else None,
-        high_rps=rounded(rate.high_rps, 3) if rate.rps else None,
-        bound_rps=None if rate.rps else rounded(_highest_rps(record), 3),
+        **(_rate_columns(rate) if rate.rps else {"bound_rps": rounded(_highest_rps(record), 3)}),
         answers=len(latency_ms),
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
         timed_out=int((record.status == TIMED_OUT).sum()),
         missed=None if turn.slo_ms is None else rounded(late_share(record, turn.slo_ms), 5),
         mean_ms=rounded(mean_ms, 2),
-        p50_ms=rounded(percentile(latency_ms, 50), 2),
-        p95_ms=rounded(percentile(latency_ms, 95), 2),
-        p99_ms=rounded(percentile(latency_ms, 99), 2),
+        **_percentile_columns(latency_ms),
         server_cores=_over(usage.server_s, usage.seconds),
         client_cores=_over(usage.client_s, usage.seconds),
         client_cpu_ms=_over(usage.client_s, answered / 1000),
@@ -117,16 +112,22 @@ def inprocess_row(
         cpu_ms: CPU time of an image.
     """
     assert isinstance(turn.load, Work)
-    rate = throughput(blocks)
     return TurnRow(
         **_common_columns(turn, number, at_s, seconds, usage),
         work=turn.load.kind,
         batch_size=turn.load.batch_size,
-        rate_rps=round(rate.rps, 3),
-        low_rps=round(rate.low_rps, 3),
-        high_rps=round(rate.high_rps, 3),
+        **_rate_columns(throughput(blocks)),
         workers_cpu_ms=round(cpu_ms, 3),
     )
+
+
+def _percentile_columns(latency_ms: Floats) -> dict[str, Any]:
+    return {f"p{percent}_ms": rounded(percentile(latency_ms, percent), 2) for percent in (50, 95, 99)}
+
+
+def _rate_columns(rate: Throughput) -> dict[str, Any]:
+    rates = {"rate_rps": rate.rps, "low_rps": rate.low_rps, "high_rps": rate.high_rps}
+    return {name: round(value, 3) for name, value in rates.items()}
 
 
 def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> dict[str, Any]:
@@ -153,9 +154,8 @@ def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) 
     for pid, used in usage.process_s.items():
         seconds[after.roles.get(pid, "manager")] += used
     columns: dict[str, Any] = {
-        "http_cpu_ms": _over(seconds["http"], answered / 1000),
-        "workers_cpu_ms": _over(seconds["worker"], answered / 1000),
-        "manager_cpu_ms": _over(seconds["manager"], answered / 1000),
+        f"{name}_cpu_ms": _over(seconds[role], answered / 1000)
+        for name, role in zip(("http", "workers", "manager"), ROLES, strict=True)
     }
     if (times := between(before, after)) is not None:
         columns["batch_size"] = rounded(times.batch_size, 2)
@@ -186,9 +186,8 @@ def slow_rate(end: Floats, users: int) -> Throughput:
     """The rate of answers that ended at these times since the users began, ascending.
 
     It runs from the end of the first wave, in which as many were answered as there are users, to the last
-    answer, and the first wave is not counted: while it was made, nothing else was. (From the first batch to
-    the last, several workers, whose first batches end soon after each other, would seem a third too fast:
-    simulated.) Of a single wave, whose requests began together, it runs from their begin.
+    answer; the first wave is not counted, as while it was made, nothing else was. (From the first batch on,
+    several workers would seem a third too fast: simulated.) Of a single wave it runs from the begin.
 
     The interval is that of a count of batches, as if they came at random: 0 to infinity for none.
     """
@@ -258,7 +257,6 @@ def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *
 
 
 def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
-    """A closed loop counts if all users were busy, and its last windows agree if asked to."""
     reasons = []
     if settles:
         good = record.status == OK
@@ -303,7 +301,6 @@ def latency_grows(record: LoadRecord) -> bool:
 
 
 def _machine_warnings(usage: Usage) -> list[str]:
-    """What else the machine did that may have changed the rate."""
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
         warnings.append(f"other processes used {usage.other_percent:.0f}% of the machine")

@@ -1,9 +1,9 @@
 """The log of turns: the one record of what was measured, from which all figures can be computed again.
 
 While a stage measures, each turn is a line of JSON in a file outside of DVC's outputs, keyed by a hash of all
-that its turns depend on. A search or a comparison that was killed is repeated from it, decision by decision,
-and goes on where it was. When the stage is done, the log becomes plots/turns/STAGE.csv, a row per turn, and
-samples/STAGE.csv, a row per request; the unfinished one is removed.
+that its turns depend on. A stage that was killed is repeated from it, decision by decision, and goes on where
+it was. When it is done, the log becomes plots/turns/STAGE.csv, a row per turn, and samples/STAGE.csv, a row
+per request; the unfinished one is removed.
 """
 
 from __future__ import annotations
@@ -124,7 +124,6 @@ def _asked_line(asked: Turn | Serve) -> dict[str, Any]:
 
 
 def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
-    """What a schedule was answered, as JSON has it; of requests without the bodies of their answers."""
     if isinstance(answer, Serving):
         return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}

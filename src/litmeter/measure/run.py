@@ -16,7 +16,7 @@ from typing import TypeVar
 from litmeter.errors import LitmeterError, ServerError
 from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
-from litmeter.measure.subjects import Done, Live, Subject
+from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn
 from litmeter.system.machine import cuda_gpu
@@ -110,7 +110,7 @@ class _Loop:
 
     def __init__(self, subjects: Mapping[str, Subject], log: Log, show: Show) -> None:
         self.subjects, self.log, self.show = subjects, log, show
-        self.live: dict[Subject, Live] = {}
+        self.live: list[Subject] = []
         self.memory = Memory(available_memory)
         self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
         self.gpu_before = free_gpu_bytes() if self.gpu else 0
@@ -131,8 +131,9 @@ class _Loop:
         answer = self.log.repeated(asked)
         if answer is None:
             if isinstance(asked, Serve):
-                ready_s = {name: live.ready_s for name, live in self.serve(asked.names).items()}
-                answer = Serving(tuple(ready_s), round(self.seconds, 3), ready_s)
+                names = self.serve(asked.names)
+                ready_s = {name: self.subjects[name].ready_s for name in names}
+                answer = Serving(names, round(self.seconds, 3), ready_s)
             else:
                 answer = self.measure(asked)
             self.log.add(asked, answer)
@@ -141,16 +142,12 @@ class _Loop:
         return answer
 
     def measure(self, turn: Turn) -> Sample:
-        """Wake a subject, load it, put it to sleep.
-
-        Raises:
-            LitmeterError: it is not ready; ServerError: it died; LoadError: the load generator failed.
-        """
+        """Wake a subject, load it, put it to sleep; raise LitmeterError where it is not ready."""
         at_s, subject = self.seconds, self.subjects[turn.subject]
         if subject not in self.live:
             self.serve(dict.fromkeys([*self.wanted, turn.subject]))
             self.began = monotonic() - at_s  # what a stopped run had ready is none of the schedule's time
-        if (live := self.live.get(subject)) is None:
+        if subject not in self.live:
             raise LitmeterError(f"{turn.subject} cannot be measured: there is no memory for it")
         text = f"{turn.note}, now {turn.subject}" if turn.note else turn.subject
 
@@ -159,13 +156,13 @@ class _Loop:
             self.show(text, self.seconds)
 
         self.show(text, at_s)
-        with live.awake():
-            before = live.scrape()
-            self.telemetry.begin(live.pid, live.client_pid)
-            found = live.load(turn, tick)
+        with subject.awake():
+            before = subject.scrape()
+            self.telemetry.begin(subject.pid, subject.client_pid)
+            found = subject.load(turn, tick)
             usage = self.telemetry.end()
-            after = live.scrape()
-            own_bytes = None if live.pid is None else memory_alone(live.pid)
+            after = subject.scrape()
+            own_bytes = None if subject.pid is None else memory_alone(subject.pid)
         number, seconds = len(self.log.samples), self.seconds - at_s
         if isinstance(found, Done):
             row = inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage)
@@ -173,48 +170,40 @@ class _Loop:
         scrapes = None if before is None or after is None else (before, after)
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 
-    def serve(self, names: Iterable[str]) -> dict[str, Live]:
-        """Have subjects ready, as many as memory holds, and no others; return those.
-
-        Raises:
-            ServerError: a server did not start.
-        """
+    def serve(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Have subjects ready, as many as memory holds, and no others; return their names."""
         wanted = dict.fromkeys(self.subjects[name] for name in names)
-        for subject in self.live.keys() - wanted.keys():
+        for subject in [one for one in self.live if one not in wanted]:
             self._end(subject)
         waiting = deque(subject for subject in wanted if subject not in self.live)
-        starting: deque[tuple[Subject, Callable[[], Live]]] = deque()
+        starting: dict[Subject, Callable[[], None]] = {}
         fits = True
         while starting or (waiting and fits):
-            most = (1 if self.gpu else STARTED_AT_ONCE) if self.live else 1
-            while waiting and fits and len(starting) < most:
-                fits = self._fits([*(subject for subject, _ in starting), waiting[0]])
-                if fits:
-                    subject = waiting.popleft()
-                    if (ready := self._start(subject)) is not None:
-                        starting.append((subject, ready))
+            most = STARTED_AT_ONCE if self.live and not self.gpu else 1
+            while waiting and len(starting) < most and (fits := fits and self._fits([*starting, waiting[0]])):
+                self._start(waiting.popleft(), starting)
             if starting:
-                self._wait(*starting.popleft())
-        return {name: self.live[one] for name in names if (one := self.subjects[name]) in self.live}
+                first = next(iter(starting))
+                self._wait(first, starting.pop(first))
+        return tuple(name for name in names if self.subjects[name] in self.live)
 
-    def _start(self, subject: Subject) -> Callable[[], Live] | None:
-        """Start a subject; None where it failed and is not essential."""
+    def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
         self.show(f"starting {self._names(subject)[0]}", self.seconds)
         stack = self.stacks[subject] = ExitStack()
         try:
-            return stack.enter_context(subject.start())
+            starting[subject] = stack.enter_context(subject.start())
         except (LitmeterError, OSError) as error:
             self._failed(subject, error)
-            return None
 
-    def _wait(self, subject: Subject, ready: Callable[[], Live]) -> None:
+    def _wait(self, subject: Subject, ready: Callable[[], None]) -> None:
         try:
-            live = self.live[subject] = ready()
+            ready()
         except LitmeterError as error:
             self._failed(subject, error)
             return
-        if live.pid is not None and subject.workers:
-            own_bytes = memory_alone(live.pid) / subject.workers
+        self.live.append(subject)
+        if subject.pid is not None and subject.workers:
+            own_bytes = memory_alone(subject.pid) / subject.workers
             self.memory.worker_bytes = max(self.memory.worker_bytes, own_bytes)
         if self.gpu:
             taken = self.gpu_before - free_gpu_bytes()
@@ -238,7 +227,8 @@ class _Loop:
         return self.memory.fits(starting, ready) and (self.gpu is None or self.gpu.fits(starting, ready))
 
     def _end(self, subject: Subject) -> None:
-        self.live.pop(subject, None)
+        if subject in self.live:
+            self.live.remove(subject)
         self.stacks.pop(subject).close()
 
     def end_all(self) -> None:

@@ -17,8 +17,7 @@ class Scrape:
     """One reading of ``/metrics``, cumulative since the server's start.
 
     Attributes:
-        stages: sum of seconds and number of requests, by stage.
-        whole: sum of seconds from arrival to the end of the answer, and number of requests.
+        stages, whole: sum of seconds and number of requests, by stage and from arrival to answer.
         batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
         batched: number of requests in batches, and number of batches.
         roles: role of each process, by process id.
@@ -36,8 +35,8 @@ class ServerTimes:
     """Stage times and batch sizes of a window.
 
     Attributes:
-        stage_ms: mean per request, in the order in which a request passes the stages; without
-            transport where the stages' means exceed the whole, as with few requests they may.
+        stage_ms: mean per request; without transport where the stages' means exceed the whole, as with few
+            requests they may.
         batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
         batch_size: mean, None where there was no batch.
     """

@@ -1,7 +1,6 @@
 """The subjects of turns: a served configuration, its pipeline in-process, any URL.
 
-A subject is a description that costs nothing. Started, it is one or several processes; *live*, it can be
-woken, loaded and put to sleep.
+Until a subject is started, it costs nothing; then it is one or several processes, which sleep between turns.
 """
 
 from __future__ import annotations
@@ -9,14 +8,12 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import requests
@@ -48,18 +45,26 @@ class Done:
     cpu_ms: float
 
 
-class Live:
-    """A subject that is ready.
+class Subject(ABC):
+    """What can be started, woken, loaded and put to sleep; one may have several names.
 
     Attributes:
-        pid: root of its processes; None where they run elsewhere.
+        workers: processes of it that hold a model.
+        essential: whether nothing can be measured without it.
+        pid: root of its processes, once it is ready; None where they run elsewhere.
         client_pid: of the process that sends it requests; None where there is none, or several.
         ready_s: seconds from its start until it was ready; None where it ran already.
     """
 
+    workers: int = 0
+    essential: bool = True
     pid: int | None = None
     client_pid: int | None = None
     ready_s: float | None = None
+
+    @abstractmethod
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
+        """Start it until the block is left; the function waits until it is ready."""
 
     def awake(self) -> AbstractContextManager[None]:
         """Let it take CPU time within a block, at whose end no request is in flight."""
@@ -74,26 +79,7 @@ class Live:
         """Load it as ``turn`` says; raise LitmeterError if it or the load generator failed."""
 
 
-class Subject:
-    """What can be started. Equal to itself alone: several names may have one subject.
-
-    Attributes:
-        essential: whether nothing can be measured without it.
-    """
-
-    essential: ClassVar[bool] = True
-
-    @property
-    def workers(self) -> int:
-        """Processes of it that hold a model."""
-        return 0
-
-    @abstractmethod
-    def start(self) -> AbstractContextManager[Callable[[], Live]]:
-        """Start it until the block is left; the function waits until it is ready."""
-
-
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Served(Subject):
     """A configuration behind HTTP, in a process group of its own.
 
@@ -101,7 +87,6 @@ class Served(Subject):
 
     Attributes:
         name: said with its errors.
-        sender: sends the requests to all servers.
         null_model: serve a model that does nothing, on the CPU.
     """
 
@@ -112,35 +97,26 @@ class Served(Subject):
     device: str
     timeout_s: float
     null_model: bool = False
+    server: RunningServer = field(init=False)
 
-    @property
-    def workers(self) -> int:
-        """Processes that hold a model."""
-        return self.settings.workers_per_device
+    def __post_init__(self) -> None:
+        self.workers, self.client_pid = self.settings.workers_per_device, self.sender.pid
 
     @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> Iterator[Callable[[], None]]:
         """Start the server."""
         device = "cpu" if self.null_model else self.device
         with starting_server(
             self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
         ) as starting:
 
-            def ready() -> Live:
+            def ready() -> None:
                 with named(self.name):
-                    server = starting.ready()
-                server.pause()
-                return LiveServer(self.name, server, self.sender)
+                    self.server = starting.ready()
+                self.server.pause()
+                self.pid, self.ready_s = self.server.pid, self.server.ready_s
 
             yield ready
-
-
-class LiveServer(Live):
-    """A server that is ready."""
-
-    def __init__(self, name: str, server: RunningServer, sender: LoadGenerator) -> None:
-        self.name, self.server, self.sender = name, server, sender
-        self.pid, self.client_pid, self.ready_s = server.pid, sender.pid, server.ready_s
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -190,16 +166,16 @@ def named(configuration: str) -> Iterator[None]:
         raise ServerError(f"{configuration}: {error}") from error
 
 
-class Url(Subject, Live):
+class Url(Subject):
     """A server that somebody else has started, here or elsewhere."""
 
     def __init__(self, url: str, sender: Sender) -> None:
         self.url, self.sender = url, sender
         self.client_pid = getattr(sender, "pid", None)
 
-    def start(self) -> AbstractContextManager[Callable[[], Live]]:
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
         """Find it ready."""
-        return nullcontext(lambda: self)
+        return nullcontext(lambda: None)
 
     def load(self, turn: Turn, tick: Tick) -> LoadRecord:
         """Send requests."""
@@ -218,7 +194,7 @@ slower one counts, as threads that outnumber the cores spin in most of them; or 
 fastest rate so far. It ends where not even the faster probe of more workers is faster."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
@@ -226,6 +202,8 @@ class InProcess(Subject):
 
     Attributes:
         photos: image files, which the pipeline takes from memory.
+        talk: with the process that starts the workers.
+        threads: of torch in each worker.
     """
 
     name: str
@@ -233,24 +211,19 @@ class InProcess(Subject):
     folders: ModelFolders
     device: str
     photos: Sequence[Path]
-    essential: ClassVar[bool] = False
+    talk: JsonLinesProcess = field(init=False)
+    threads: int = field(init=False)
+    _busy: int | None = field(default=None, init=False)
 
-    @property
-    def workers(self) -> int:
-        """Processes that hold the model."""
-        most = math.ceil(available_cores()) if self.device == "cpu" else math.inf
-        return int(min(self.settings.workers_per_device, most))
+    def __post_init__(self) -> None:
+        self.essential = False
+        self.cores = available_cores() if self.device == "cpu" else 0.0
+        most = math.ceil(self.cores) or math.inf
+        self.workers = int(min(self.settings.workers_per_device, most))
 
     @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> Iterator[Callable[[], None]]:
         """Start the processes."""
-        job = {
-            "exported": str(self.folders.exported),
-            "compiled": str(self.folders.compiled),
-            "device": self.device,
-            "settings": self.settings.model_dump(),
-            "photos": [str(path) for path in self.photos],
-        }
         with (
             scratch() as folder,
             (log := folder / "log").open("wb") as stderr,
@@ -262,59 +235,54 @@ class InProcess(Subject):
                 env=worker_environment(self.settings) | {"TMPDIR": str(folder)},
             ) as process,
         ):
-            talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
-            talk.send(job)
+            self.talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
+            self.talk.send(
+                {
+                    "exported": str(self.folders.exported),
+                    "compiled": str(self.folders.compiled),
+                    "device": self.device,
+                    "settings": self.settings.model_dump(),
+                    "photos": [str(path) for path in self.photos],
+                }
+            )
 
-            def ready() -> Live:
-                threads = int(talk.answer())
-                cores = available_cores() if self.device == "cpu" else 0.0
-                return LiveWorkers(talk, self.workers, max(1, int(cores / threads)))
+            def ready() -> None:
+                self.threads = int(self.talk.answer())
+                self.pid, self._busy = self.talk.pid, None
 
             yield ready
-
-
-class LiveWorkers(Live):
-    """Workers that have loaded the model; they sleep while there is nothing to do."""
-
-    def __init__(self, talk: JsonLinesProcess, workers: int, fewest: int) -> None:
-        """Take what has started.
-
-        Args:
-            fewest: as many of them as have a core for each of their threads.
-        """
-        self.talk, self.workers, self.fewest = talk, workers, fewest
-        self.pid = talk.pid
 
     def load(self, turn: Turn, tick: Tick) -> Done:
         """Run batches; raise LitmeterError, with the end of the log, if a worker failed."""
         assert isinstance(turn.load, Work)
         tick()
-        return self._run(turn.load, turn.load.busy or self.busiest)
+        return self._run(turn.load, turn.load.busy or self.busiest())
 
     def _run(self, work: Work, busy: int) -> Done:
         self.talk.send(asdict(replace(work, busy=busy)))
         blocks, cpu_ms = self.talk.answer()
         return Done(np.array(blocks), cpu_ms)
 
-    @cached_property
     def busiest(self) -> int:
         """The number of workers that runs the pipeline fastest, one image at a time.
 
         As many as have a core for each of their threads, twice as many, and so on to all: fewer are slower,
         and more can be, where their threads outnumber the cores.
         """
-        doubled = (self.fewest << k for k in range(16))
-        choices = [*takewhile(lambda busy: busy < self.workers, doubled), self.workers]
-        rates: dict[int, float] = {}
-        for busy in choices if len(choices) > 1 else []:
-            fastest_rps = max(rates.values(), default=0.0)
-            probes: list[float] = []
-            while not probes or (len(probes) < 2 and probes[0] > SLOW_PROBE * fastest_rps):
-                probes.append(float(self._run(Work("pipeline", 1, PROBE_S), busy).blocks.mean()))
-            if max(probes) <= fastest_rps:
-                break
-            rates[busy] = min(probes)
-        return max(rates, key=lambda busy: rates[busy], default=self.workers)
+        if self._busy is None:
+            fewest = max(1, int(self.cores / self.threads))
+            doubled = takewhile(lambda busy: busy < self.workers, (fewest << k for k in range(16)))
+            choices, rates = [*doubled, self.workers], dict[int, float]()
+            for busy in choices if len(choices) > 1 else []:
+                fastest_rps = max(rates.values(), default=0.0)
+                probes: list[float] = []
+                while not probes or (len(probes) < 2 and probes[0] > SLOW_PROBE * fastest_rps):
+                    probes.append(float(self._run(Work("pipeline", 1, PROBE_S), busy).blocks.mean()))
+                if max(probes) <= fastest_rps:
+                    break
+                rates[busy] = min(probes)
+            self._busy = max(rates, key=rates.__getitem__, default=self.workers)
+        return self._busy
 
 
 def pipelines_of(

@@ -134,10 +134,9 @@ def _image_files(paths: Sequence[Path]) -> list[Path]:
     """The paths, folders replaced by the image files below them."""
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise LoadError(f"{path}: a folder without an image file")
         files += found

@@ -23,22 +23,18 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage from a turn's begin to its end.
+    """Resource usage from a turn's begin to its end; percentages are of all cores of the machine.
 
     Attributes:
-        seconds: between the two readings.
-        cpu_percent: of all cores of the machine.
         server_s, client_s: CPU seconds of either's process tree.
         process_s: CPU seconds of each process of the server, by process id.
-        other_percent: CPU that processes other than server, client and this one used, of the machine; not
-            known where the server's are not.
-        steal_percent: CPU that the hypervisor gave to other machines, of the machine.
+        other_percent: by processes other than server, client and this one; not known where the server's are
+            not.
+        steal_percent: what the hypervisor gave to other machines.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
         mhz, best_mhz: mean frequency of the cores, in the turn and the highest so far.
-        gpu_percent: utilisation of the first CUDA device, mean of the readings.
-        gpu_memory_mib: memory in use on it, highest reading.
-        gpu_power_w: mean of the readings.
+        gpu_percent, gpu_memory_mib, gpu_power_w: of the first CUDA device: mean, highest, mean reading.
     """
 
     seconds: float = 0.0
@@ -163,7 +159,7 @@ def tree_cpu_s(root: int | None) -> _Counter | None:
 
 
 def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
-    """By how much each grew; one that has ended meanwhile is left out, as it is not known how much it did."""
+    # What has ended meanwhile is left out, as it is not known how much it did.
     if before is None or after is None:
         return None
     return {name: used - before.get(name, 0.0) for name, used in after.items()}

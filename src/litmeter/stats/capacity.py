@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit, stdtrit
 
 from litmeter.stats.records import Floats
@@ -48,12 +47,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes in the order in which they were made.
+    """Probes in the order in which they were made: offered rates, and shares of the requests that missed.
 
-    Attributes:
-        rates_rps: mean rates of arrivals that were offered.
-        shares: of the requests that missed.
-        requests: number of requests, by which probes count: when by chance few arrive, few miss as well.
+    They count by their numbers of requests: when by chance few arrive, few miss as well.
     """
 
     rates_rps: Floats
@@ -62,10 +58,6 @@ class Probes:
 
     def __len__(self) -> int:
         return len(self.shares)
-
-    def without(self, indices: npt.NDArray[np.int64]) -> Probes:
-        """All others."""
-        return Probes(*(np.delete(one, indices) for one in (self.rates_rps, self.shares, self.requests)))
 
 
 def fit(probes: Probes, miss: float) -> Curve:
@@ -94,7 +86,9 @@ def interval(probes: Probes, miss: float) -> tuple[float, float]:
     """
     estimate = math.log(fit(probes, miss).capacity_rps)
     blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
-    logs = np.log([fit(probes.without(block), miss).capacity_rps for block in blocks])
+    arrays = (probes.rates_rps, probes.shares, probes.requests)
+    rest = [Probes(*(np.delete(one, block) for one in arrays)) for block in blocks]
+    logs = np.log([fit(one, miss).capacity_rps for one in rest])
     freedom = len(blocks) - 1
     spread = float(stdtrit(freedom, 0.975)) * math.sqrt(freedom * float(logs.var()))
     return math.exp(estimate - spread), math.exp(estimate + spread)

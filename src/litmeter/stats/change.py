@@ -21,13 +21,10 @@ class Change:
     """What changes from the reference's answers to others. Labels alone hide it where all are certain.
 
     Attributes:
-        photos: number of photos.
-        agreement: share of the photos whose likeliest class is the same.
-        agreement_low: with 95% certainty, the share is no less for photos like these.
-        accuracy: share of right labels among the other answers.
-        accuracy_change: from the reference's accuracy to this.
-        mean_change: of a probability, over photos and classes.
-        largest_change: of a probability.
+        agreement, agreement_low: share of the photos whose likeliest class is the same; with 95% certainty no
+            less for photos like these.
+        accuracy, accuracy_change: share of right labels among the other answers, less the reference's.
+        mean_change, largest_change: of a probability, over photos and classes.
         divergence: of Kullback and Leibler, from the reference, mean over the photos, in nats.
     """
 

@@ -18,8 +18,8 @@ from litmeter.params import ServeSettings
 from litmeter.tune.space import built, simplicity
 
 Costs = Mapping[str, Mapping[int, float]]
-"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many of
-them as have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
+"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many as
+have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
 
 ROUNDS = 4
 """Of all parts, in turn: each part once, one after another, a drift of the machine would pass for a cost."""
@@ -29,12 +29,10 @@ WORK_S, NULL_S = 0.15, 1.0
 
 @dataclass(frozen=True)
 class Part:
-    """A part of configurations whose cost is measured by itself.
+    """A part of configurations whose cost is measured by itself, with all workers busy.
 
-    Attributes:
-        settings: what runs it: a server with a null model where its kind is "request", else in-process.
-        workers: number of its processes, all of which are busy.
-        batch_sizes: with which it is measured.
+    ``settings`` are those of a server with a null model where its kind is "request", else of workers
+    in-process.
     """
 
     name: str
@@ -110,7 +108,7 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
             for part, size in order:
                 load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
                 sample = yield from measure(Turn(part.subject, load, number, note="costs"))
-                seconds.setdefault((part.name, size), []).append(cost_s(part, sample))
+                seconds.setdefault((part.name, size), []).append(_cost_s(part, sample))
             if not works or sample.ended_s > until_s:
                 break
         # The first of those that wait always has room: where it is not ready, it has failed.
@@ -121,12 +119,7 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
     return costs
 
 
-def cost_s(part: Part, sample: Sample) -> float:
-    """Seconds for an image or request, as ``Costs`` has them.
-
-    Raises:
-        LitmeterError: nothing was answered.
-    """
+def _cost_s(part: Part, sample: Sample) -> float:
     row = sample.row
     if part.kind != "request":
         if not row.rate_rps:
@@ -141,11 +134,7 @@ def cost_s(part: Part, sample: Sample) -> float:
 
 
 def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
-    """Requests per second in a closed loop of ``users``.
-
-    It is bounded by the CPU time that all parts take together, and by how fast the workers are done with a
-    batch, for which they may wait.
-    """
+    """Requests per second in a closed loop, by the CPU time of all parts and the time of a batch."""
     workers = settings.workers_per_device
     if settings.transport == "litserve" and settings.batch_timeout_s == 0:
         size = 1.0  # LitServe's queues give a batch of one without a timeout

@@ -59,10 +59,9 @@ class Racer:
         agreement: share of the photos with the label of full precision.
         rates: of each round; 0 where it did not answer, None where it took no part.
         latencies_ms: of the good answers of each of its turns.
-        memory_mib: of the server's processes, after a turn; None before.
+        memory_mib: of the server's processes, after a turn.
         failed: requests that were refused, failed or timed out.
         constraint_violation: the constraint that it does not keep to, empty where it keeps to all.
-        eliminated_after_rounds: None while it takes part.
     """
 
     settings: ServeSettings
@@ -96,12 +95,12 @@ class Racer:
 
     def add(self, sample: Sample) -> None:
         """Count its turn in the present round."""
-        row, record = sample.row, sample.record
+        row = sample.row
         self.rates[-1] = row.rate_rps or 0.0
-        self.memory_mib = max((one for one in (self.memory_mib, row.memory_mib) if one), default=None)
+        self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
         self.failed += row.failed + row.timed_out
-        if record is not None:
-            self.latencies_ms.append(latencies_ms(record))
+        if sample.record is not None:
+            self.latencies_ms.append(latencies_ms(sample.record))
 
 
 @dataclass
@@ -110,8 +109,7 @@ class Race:
 
     Attributes:
         limits: the constraints.
-        racers: by name. The first one is the reference: it takes part to the end, so that every other one can
-            be compared with it.
+        racers: by name. The first one is the reference: it takes part to the end, for every comparison.
         leader: who has the highest mean rate of those that remain; None where none of them has answered.
     """
 
@@ -175,16 +173,16 @@ class Race:
             for name in self.remaining
             if name in answered
         }
-        self.leader = leader = max(means, key=lambda name: means[name], default=None)
+        self.leader = leader = max(means, key=means.__getitem__, default=None)
         for name in self.remaining:
-            if leader is not None and name != leader and self._has_lost(name, leader):
+            if leader is not None and name != leader and self._has_lost(name, leader, answered):
                 self.racers[name].eliminated_after_rounds = self.rounds
         return ended_s
 
     def ratio(self, name: str, other: str) -> Ratio | None:
         """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
         answered = self._answered()
-        if name not in answered or other not in answered:
+        if not {name, other} <= answered.keys():
             return None
         return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
 
@@ -206,31 +204,29 @@ class Race:
         return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
 
     def prediction_error(self) -> float:
-        """Standard deviation of ln(measured / predicted), both over the reference's, over all that answered.
+        """Standard deviation of ln(measured / predicted) over all that answered.
 
         So what is wrong by the same factor everywhere does not count: it changes no order.
         """
-        reference = self.racers[self.reference]
         logs = [
-            math.log(own.ratio / (racer.predicted_rps / reference.predicted_rps))
+            math.log(own.ratio / racer.predicted_rps)
             for name, racer in self.racers.items()
             if (own := self.ratio(name, self.reference))
         ]
         return pstdev(logs) if len(logs) > 1 else 0.0
 
-    def _has_lost(self, name: str, leader: str) -> bool:
+    def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
         shares = [own / best for own, best in pairs if own is not None and best]
         if len(shares) >= FAR_BEHIND_ROUNDS and max(shares) < FAR_BEHIND:
             return True
-        answered = self._answered()
         if len(shares) < FEWEST_ROUNDS or name not in answered:
             return False
         lead = difference(answered, leader, name, self.reference)
         return lead.mean > 0 and lead.p_value() / 2 < LOSING_P
 
     def _answered(self) -> Rates:
-        """The rates of those that share an answered round with the reference, and its own if it answered."""
+        # Of those that share an answered round with the reference, itself among them if it answered.
         own = self.racers[self.reference].rates
         return {
             name: racer.rates

@@ -143,16 +143,17 @@ def search(job: Job) -> Schedule[Outcome]:
         broken = sorted({one.constraint_violation for one in racing.racers.values()} - {""})
         raise LitmeterError(f"tune: no configuration keeps to the constraints: {'; '.join(broken)}")
     winner = ordered[0]
-    statuses = {name: status_of(racing, name) for name in racing.racers}
+    statuses = {name: _status_of(racing, name) for name in racing.racers}
     if highest:
         statuses |= {name: "equal" if name in highest else "slower" for name in capacities}
     statuses[winner] = "winner"
     return Outcome(
         winner=racing.racers[winner].settings,
         rows=[
-            tune_row(racing, name, statuses[name], capacities.get(name)) for name in in_order(racing, winner)
+            _tune_row(racing, name, statuses[name], capacities.get(name))
+            for name in _in_order(racing, winner)
         ],
-        knobs=knob_rows(candidates.predicted, racing, winner),
+        knobs=_knob_rows(candidates.predicted, racing, winner),
         left_out=candidates.left_out(racing.racers),
         combinations=len(space.configurations) + sum(space.left_out.values()),
         prediction_error=racing.prediction_error(),
@@ -231,8 +232,8 @@ def highest_capacities(capacities: Mapping[str, CapacityMetrics]) -> list[str]:
 
 def fastest(racing: Race) -> dict[str, Ratio]:
     """Those that remain, with their rate over the leader's, the highest first."""
-    ratios = {name: racing.over_leader(name) for name in racing.remaining}
-    return dict(sorted(((name, own) for name, own in ratios.items() if own), key=lambda pair: -pair[1].ratio))
+    ratios = [(name, own) for name in racing.remaining if (own := racing.over_leader(name))]
+    return dict(sorted(ratios, key=lambda pair: -pair[1].ratio))
 
 
 def finalists(racing: Race) -> list[str]:
@@ -248,7 +249,7 @@ def cost(racer: Racer) -> tuple[object, ...]:
     return (round((racer.memory_mib or 0.0) / MEMORY_STEP_MIB), simplicity(racer.settings))
 
 
-def status_of(racing: Race, name: str) -> Status:
+def _status_of(racing: Race, name: str) -> Status:
     """What became of a configuration in the race, as ``TuneRow`` has it."""
     racer, own = racing.racers[name], racing.over_leader(name)
     if racer.constraint_violation or racer.out_of_memory:
@@ -258,19 +259,14 @@ def status_of(racing: Race, name: str) -> Status:
     return "equal" if own.equal else "not resolved"
 
 
-def in_order(racing: Race, winner: str) -> list[str]:
+def _in_order(racing: Race, winner: str) -> list[str]:
     """The winner, those that are no slower, and the others by how long they kept up."""
-
-    def kept_up(name: str) -> int:
-        eliminated = racing.racers[name].eliminated_after_rounds
-        return racing.rounds if eliminated is None else eliminated
-
-    first = dict.fromkeys([winner, *finalists(racing)])
-    return list(first | dict.fromkeys(sorted(racing.racers, key=kept_up, reverse=True)))
+    left = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
+    longest = sorted(left, key=lambda name: -(racing.rounds if (own := left[name]) is None else own))
+    return list(dict.fromkeys([winner, *finalists(racing), *longest]))
 
 
-def tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
-    """The row of a configuration."""
+def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
     racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
     over_serve = racing.ratio(name, racing.reference)
@@ -289,14 +285,14 @@ def tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics 
         failed=racer.failed,
         rounds=racer.rounds,
         eliminated_after_rounds=racer.eliminated_after_rounds,
-        capacity_rps=rounded(capacity.capacity_rps, 1) if capacity else None,
-        capacity_low_rps=rounded(capacity.low_rps, 1) if capacity else None,
-        capacity_high_rps=rounded(capacity.high_rps, 1) if capacity else None,
+        capacity_rps=rounded(capacity.capacity_rps if capacity else None, 1),
+        capacity_low_rps=rounded(capacity.low_rps if capacity else None, 1),
+        capacity_high_rps=rounded(capacity.high_rps if capacity else None, 1),
         reason=racer.constraint_violation or ("no memory for its server" if racer.out_of_memory else ""),
     )
 
 
-def knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
+def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
     """For each knob and each of its other values in ``predicted``: the rate over the winner's.
 
     Args:
@@ -307,20 +303,14 @@ def knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: st
         changed = changed_knobs(settings, best)
         if len(changed) != 1:
             continue
-        [knob], own = changed, racing.ratio(name_of(settings), winner)
+        [knob] = changed
         if knob == WORKERS_TIMES_THREADS:
             value = workers_times_threads(settings)
         else:
             value = json.dumps(getattr(settings, knob)).strip('"')
-        measured = (
-            (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3), "measured") if own else None
-        )
-        rows.append(
-            KnobRow(
-                knob,
-                value,
-                *(measured or (round(predicted_rps / predicted[best], 3), None, None, "predicted")),
-            )
-        )
+        measured = racing.ratio(name_of(settings), winner)
+        own = measured or Ratio(predicted_rps / predicted[best], None, None)
+        figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))
+        rows.append(KnobRow(knob, value, *figures, "measured" if measured else "predicted"))
     order = [*KNOBS[: KNOBS.index("workers_per_device")], WORKERS_TIMES_THREADS, *KNOBS]
     return sorted(rows, key=lambda row: (order.index(row.knob), -row.ratio))

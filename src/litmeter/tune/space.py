@@ -28,11 +28,9 @@ WORKERS_TIMES_THREADS = "workers x threads"
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which configurations can run.
+    """What decides which configurations can run: the device, the CPU's cores, and reasons.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
-        cores: of the CPU.
         precisions: why models cannot run in a precision, by its name.
         compiled: why there is no compiled package for a single image, by precision.
         preprocess: why a way to preprocess cannot be used or changes nothing, by its name.
@@ -54,12 +52,10 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         if reason := cannot_run_reason(dtype_name(precision, device), device):
             precisions[precision] = reason
         try:
-            packages = packages_to_use(MODEL, device, precision)
+            if all(package.batch_size > 1 for package in packages_to_use(MODEL, device, precision)):
+                compiled[precision] = "no package for a single image is used"
         except ModelError as error:
             compiled[precision] = str(error)
-            continue
-        if not any(package.batch_size == 1 for package in packages):
-            compiled[precision] = "no package for a single image is used"
     preprocess = {}
     if card.interpolation not in INTERPOLATIONS:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
@@ -75,11 +71,7 @@ def _shorter_side(photo: Path) -> int:
 
 @dataclass(frozen=True)
 class Space:
-    """The configurations to choose from.
-
-    Attributes:
-        left_out: number of configurations by the reason why they are left out.
-    """
+    """The configurations to choose from, and the number of those left out by reason."""
 
     configurations: tuple[ServeSettings, ...]
     left_out: Mapping[str, int]
@@ -110,7 +102,7 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
 
 
 def canonical(values: Mapping[str, Any], users: int, machine: Machine) -> ServeSettings:
-    """The configuration of these ``values``, in the one form that all configurations have that do the same.
+    """The one form of all configurations that do the same as these ``values``.
 
     Raises:
         ValidationError: the values exclude each other.
@@ -168,7 +160,7 @@ def workers_times_threads(settings: ServeSettings) -> str:
 
 
 def simplicity(settings: ServeSettings) -> tuple[float, ...]:
-    """What is cheaper and simpler sorts first: fewer workers, smaller batches, no waiting, stock parts."""
+    """Key by which the cheaper and simpler sorts first."""
     return (
         settings.workers_per_device,
         settings.max_batch_size,
