@@ -33,12 +33,10 @@ def compare(
     Args:
         answers: index of the photo in ``reference``, and the body of the answer of status 200.
         dtype: torch's name of the format that the server computed in.
-        preprocess: the configuration's ``preprocess``.
 
     Returns:
-        ``photos``: number of test photos that were answered; ``agreement``: share of them with the
-        reference's label; ``accuracy``: share with the right one (None without photos); ``mismatched``:
-        answers, to photos of all splits, that belong to another one.
+        ``photos``: number of test photos that were answered; ``agreement``, ``accuracy``: share of them with
+        the reference's label, and with the right one; ``mismatched``: answers that belong to another photo.
 
     Raises:
         LitmeterError: an answer is not of the form that the server documents.

@@ -141,7 +141,16 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
         rows.append(row)
         users, rate_rps = MORE_USERS * users, row.rate_rps or 0.0
     while _end_of(rows, objective.miss) is None:
-        rate_rps, curve = _next_rate(rows, objective.miss), curve_of(rows, objective.miss)
+        probes, curve = _counted(rows), curve_of(rows, objective.miss)
+        if curve is not None:
+            rate_rps = curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
+        elif len(probes):
+            double = 2 ** (len(probes) - 1)
+            kept = probes.shares[-1] <= objective.miss
+            step = min(RAISE * double, MOST_RAISE) if kept else LOWER * double
+            rate_rps = float(probes.rates_rps[-1]) * math.exp(step)
+        else:
+            rate_rps = FIRST_SHARE * _peak_rps(rows)
         settled_s = 0.0 if curve is None else slo_s
         seconds = max(FEWEST_DUE / rate_rps, FEWEST_OBJECTIVES * settled_s)
         seconds = max(PROBE_S, min(seconds, LONGEST_SHARE * objective.max_s))
@@ -185,18 +194,6 @@ def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
     in_time_if_sent_in_time = (record.status == OK) & (1000 * (record.end - record.sent) <= slo_ms)
     lost = misses(record, slo_ms) & in_time_if_sent_in_time & (in_flight < record.users)
     return float(lost[record.in_window].mean())
-
-
-def _next_rate(rows: Sequence[TurnRow], miss: float) -> float:
-    # After a void probe the same again.
-    probes = _counted(rows)
-    if not len(probes):
-        return FIRST_SHARE * _peak_rps(rows)
-    if (curve := curve_of(rows, miss)) is not None:
-        return curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
-    double = 2 ** (len(probes) - 1)
-    step = min(RAISE * double, MOST_RAISE) if probes.shares[-1] <= miss else LOWER * double
-    return float(probes.rates_rps[-1]) * math.exp(step)
 
 
 def _peak_rps(rows: Sequence[TurnRow]) -> float:

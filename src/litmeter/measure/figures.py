@@ -264,8 +264,8 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
         rates, latencies = window_means(record.start[good], record.end[good], edges)
         if not steady(rates, latencies, fewest_answers(record.end[good], edges)):
             widest = max(spread(rates), spread(latencies))
-            spreads = f"differ by {widest:.0%} from their mean"
-            finding = spreads if widest < math.inf else "have one without an answer"
+            differ = f"differ by {widest:.0%} from their mean"
+            finding = differ if widest < math.inf else "have one without an answer"
             reasons.append(f"unstable: the last {WINDOWS} windows {finding}")
     opened, closed = record.window
     busy_s = np.clip(np.minimum(record.end, closed) - np.maximum(record.start, opened), 0.0, None).sum()

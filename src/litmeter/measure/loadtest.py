@@ -80,10 +80,7 @@ def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None
 
 
 def _objective_text(sample: Sample, slo_ms: float | None) -> str:
-    """Say whether a load keeps the objective.
-
-    An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
-    """
+    # An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
     record, missed = sample.record, sample.row.missed
     assert record is not None
     if slo_ms is None:
@@ -98,7 +95,6 @@ def _objective_text(sample: Sample, slo_ms: float | None) -> str:
 
 
 def _cells(sample: Sample, slo_ms: float | None) -> list[str]:
-    """A level as a row of the table."""
     row, record = sample.row, sample.record
     assert record is not None
     verdict = f"not valid: {row.void}" if row.void else "valid"

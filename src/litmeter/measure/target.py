@@ -131,7 +131,6 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 def _image_files(paths: Sequence[Path]) -> list[Path]:
-    """The paths, folders replaced by the image files below them."""
     files: list[Path] = []
     for path in paths:
         found = [path]
@@ -151,6 +150,6 @@ def _read(path: Path) -> bytes:
 
 
 def _reason(error: requests.ConnectionError) -> str:
-    """The system's message in ``error``, without urllib3's wrapping."""
+    # The system's message, without urllib3's wrapping.
     match = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
     return (match[1] or match[0]) if match else type(error).__name__

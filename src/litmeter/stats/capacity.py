@@ -1,9 +1,9 @@
 """Capacity under an objective: the highest rate of random arrivals at which few enough requests miss it.
 
-A probe offers one rate for some seconds and yields the share of requests that missed. One probe misleads: the
-waits of neighbours in a queue depend on each other, and the machine changes its speed meanwhile, so that
-shares at one rate differ far more than those of independent requests. All probes are pooled in one logistic
-regression of the share on the logarithm of the rate; the interval comes from the differences between probes.
+A probe offers one rate for some seconds and yields the share of requests that missed. One probe misleads:
+neighbours in a queue wait for each other, and the machine changes its speed, so that shares at one rate
+differ far more than those of independent requests. All probes are pooled in one logistic regression of the
+share on the logarithm of the rate; the interval comes from the differences between probes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ JACKKNIFE_BLOCKS = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of requests that miss the objective over the rate: logistic in ln(rate).
+    """The share of requests that miss the objective over the rate: logistic in ln(rate), with this slope.
 
-    Attributes:
-        capacity_rps: the rate at which the share is ``miss``.
-        slope: of logit(share) over ln(rate).
+    At ``capacity_rps`` it is ``miss``.
     """
 
     capacity_rps: float
@@ -80,10 +78,7 @@ def fit(probes: Probes, miss: float) -> Curve:
 
 
 def interval(probes: Probes, miss: float) -> tuple[float, float]:
-    """95% interval of the capacity: a jackknife over blocks of successive probes, with Student's t.
-
-    Three probes are needed, and 8 or more for all blocks.
-    """
+    """95% interval of the capacity by three probes at least: a jackknife over blocks of successive ones."""
     estimate = math.log(fit(probes, miss).capacity_rps)
     blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
     arrays = (probes.rates_rps, probes.shares, probes.requests)

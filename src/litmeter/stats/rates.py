@@ -46,15 +46,14 @@ class Throughput:
 def throughput(rates: Floats) -> Throughput:
     """Mean of the ``block_rates`` of one window, with its interval.
 
-    The interval is that of the method of batch means, with Student's t: consecutive requests share
-    batches and are not independent, whole blocks of a window nearly are.
+    The interval is that of the method of batch means, with Student's t: consecutive requests share batches,
+    whole blocks of a window are nearly independent.
     """
     rps, spread = float(rates.mean()), _spread(rates)
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
 def _spread(values: Floats) -> float:
-    """Half width of a mean's 95% interval, by Student's t."""
     return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
@@ -69,9 +68,8 @@ def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tup
     """95% interval of a latency percentile of all blocks together, None where there is none.
 
     The share of requests that take no longer than the percentile varies from block to block. The ends of its
-    mean's interval, by Student's t, are read off as percentiles of all requests. Latencies of one batch
-    depend on each other, so single requests would give too narrow an interval. In simulations of batches
-    (tests/unit/test_rates.py) it holds the true p95 in 89 to 97% of runs.
+    mean's interval, by Student's t, are read off as percentiles of all requests: those of one batch depend on
+    each other. It holds the true p95 in 89 to 97% of simulated runs (tests/unit/test_rates.py).
     """
     blocks = [block for block in blocks if len(block)]
     requests = joined(blocks)

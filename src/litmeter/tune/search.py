@@ -250,7 +250,6 @@ def cost(racer: Racer) -> tuple[object, ...]:
 
 
 def _status_of(racing: Race, name: str) -> Status:
-    """What became of a configuration in the race, as ``TuneRow`` has it."""
     racer, own = racing.racers[name], racing.over_leader(name)
     if racer.constraint_violation or racer.out_of_memory:
         return "excluded"
