@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from litmeter.errors import LitmeterError
-from litmeter.measure.subjects import PIPELINE_KEYS, InProcess, LiveWorkers
+from litmeter.measure.subjects import PIPELINE_KEYS, InProcess
 from litmeter.measure.turn import Turn, Work, WorkKind
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -30,11 +30,11 @@ def test_every_key_belongs_to_the_pipeline_or_does_not() -> None:
 def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> None:
     subject = InProcess("e1", ServeSettings(threads_per_worker=1), exported, "cpu", photos)
     with subject.start() as ready:
-        live = ready()
+        ready()
         kinds: tuple[WorkKind, ...] = ("model", "preprocess", "pipeline")
         ms = {}
         for kind in kinds:
-            done = live.load(Turn("e1", Work(kind, 2, 0.3)), lambda: None)
+            done = subject.load(Turn("e1", Work(kind, 2, 0.3)), lambda: None)
             assert len(done.blocks) == 10
             assert done.blocks.min() > 0
             ms[kind] = done.cpu_ms
@@ -51,22 +51,22 @@ def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     subject = InProcess("e3", serve, exported, "cpu", photos)
     assert subject.workers <= cores
     with subject.start() as ready:
-        live = ready()
+        ready()
         started = descendants_mentioning(HOST)
         assert len(started) == 1 + cores
-        done = live.load(Turn("e3", Work("preprocess", 1, 0.1, busy=cores + 1)), lambda: None)
+        done = subject.load(Turn("e3", Work("preprocess", 1, 0.1, busy=cores + 1)), lambda: None)
         assert len(descendants_mentioning(HOST)) == len(started) + 1
         assert min(done.blocks) > 0
 
 
 def test_a_worker_that_dies_is_named(exported: ModelFolders, photos: list[Path]) -> None:
-    with InProcess("e1", ServeSettings(threads_per_worker=1), exported, "cpu", photos).start() as ready:
-        live = ready()
-        assert isinstance(live, LiveWorkers)
-        [worker] = psutil.Process(live.pid).children()
+    subject = InProcess("e1", ServeSettings(threads_per_worker=1), exported, "cpu", photos)
+    with subject.start() as ready:
+        ready()
+        [worker] = psutil.Process(subject.pid).children()
         worker.kill()
         with pytest.raises(LitmeterError, match=r"e1 in-process died \(exit status 1\)[\s\S]*a worker died"):
-            live.load(Turn("e1", Work("model", 1, 0.1)), lambda: None)
+            subject.load(Turn("e1", Work("model", 1, 0.1)), lambda: None)
 
 
 def test_one_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path, photos: list[Path]) -> None:

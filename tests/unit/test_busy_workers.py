@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from litmeter.measure.inprocess_workers import measure
-from litmeter.measure.subjects import LiveWorkers
+from litmeter.measure.subjects import InProcess
 from litmeter.measure.turn import Turn, Work
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
 from litmeter.system.processes import JsonLinesProcess
 
 
@@ -34,6 +36,13 @@ class Replayed(JsonLinesProcess):
         return [[self.rates[self.asked[-1]].pop(0)], 1.0]
 
 
+def in_process(talk: Replayed, workers: int, fewest: int) -> InProcess:
+    """As many workers, of which the fewest have a core for each thread."""
+    subject = InProcess("any", ServeSettings(workers_per_device=workers), MODEL, "cuda", [])
+    subject.talk, subject.cores, subject.threads = talk, float(fewest), 1
+    return subject
+
+
 @pytest.mark.parametrize(
     ("rates", "busy", "asked"),
     [
@@ -48,7 +57,7 @@ def test_the_search_goes_on_while_more_workers_are_faster(
     rates: Mapping[int, Sequence[float]], busy: int, asked: list[int]
 ) -> None:
     talk = Replayed(rates)
-    workers = LiveWorkers(talk, 4, fewest=1)
+    workers = in_process(talk, 4, fewest=1)
     assert workers.busiest() == busy
     assert talk.asked == asked
     assert workers.busiest() == busy
@@ -60,13 +69,13 @@ def test_workers_that_have_a_core_for_each_thread_are_all_busy(
     workers: int, fewest: int, asked: list[int]
 ) -> None:
     talk = Replayed({2: (20, 21), 4: (40, 39)})
-    assert LiveWorkers(talk, workers, fewest).busiest() == workers
+    assert in_process(talk, workers, fewest).busiest() == workers
     assert talk.asked == asked
 
 
 def test_a_turn_may_say_how_many_are_busy() -> None:
     talk = Replayed({3: (70,), 1: (20, 21), 2: (20, 21)})
-    workers = LiveWorkers(talk, 2, fewest=1)
+    workers = in_process(talk, 2, fewest=1)
     done = workers.load(Turn("any", Work("model", 1, 0.1, busy=3)), lambda: None)
     assert (done.blocks.tolist(), talk.asked) == ([70], [3])
 

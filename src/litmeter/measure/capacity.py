@@ -54,20 +54,7 @@ WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
 
 @dataclass(frozen=True)
 class CapacityMetrics:
-    """Content of metrics/capacity/NAME.json.
-
-    Attributes:
-        status: "resolved"; "unresolved" where the interval reaches beyond the tolerance, or is unknown;
-            "slo_unreachable" where even low rates miss the objective; "above_range" where it is kept at rates
-            that are more than is answered.
-        reason: of a status other than "resolved".
-        slo_ms, miss: the objective.
-        capacity_rps, low_rps, high_rps: the capacity with its 95% interval; None where unknown. Of
-            "above_range" only the low end is known, the highest rate that was answered.
-        peak_rps: the closed loop's rate.
-        probes: number of those that count.
-        seconds: that the search took.
-    """
+    """Content of metrics/capacity/NAME.json; docs/capacity.md says what each key means."""
 
     status: Status
     reason: str
@@ -153,8 +140,17 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
             raise LoadError(f"{name} answered no request well: {row.void}")
         rows.append(row)
         users, rate_rps = MORE_USERS * users, row.rate_rps or 0.0
-    while end_of(rows, objective.miss) is None:
-        rate_rps, curve = next_rate(rows, objective.miss), curve_of(rows, objective.miss)
+    while _end_of(rows, objective.miss) is None:
+        probes, curve = _counted(rows), curve_of(rows, objective.miss)
+        if curve is not None:
+            rate_rps = curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
+        elif len(probes):
+            double = 2 ** (len(probes) - 1)
+            kept = probes.shares[-1] <= objective.miss
+            step = min(RAISE * double, MOST_RAISE) if kept else LOWER * double
+            rate_rps = float(probes.rates_rps[-1]) * math.exp(step)
+        else:
+            rate_rps = FIRST_SHARE * _peak_rps(rows)
         settled_s = 0.0 if curve is None else slo_s
         seconds = max(FEWEST_DUE / rate_rps, FEWEST_OBJECTIVES * settled_s)
         seconds = max(PROBE_S, min(seconds, LONGEST_SHARE * objective.max_s))
@@ -174,7 +170,7 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
         note = f"probe at {rate_rps:.4g}/s{near}"
         sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
         rows.append(probe_row(sample, objective))
-    return result_of(rows, objective)
+    return _result_of(rows, objective)
 
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
@@ -200,25 +196,11 @@ def missed_by_lateness(record: LoadRecord, slo_ms: float) -> float:
     return float(lost[record.in_window].mean())
 
 
-def next_rate(rows: Sequence[TurnRow], miss: float) -> float:
-    """The rate to offer after these turns; after a void probe the same again."""
-    probes = counted(rows)
-    if not len(probes):
-        return FIRST_SHARE * peak_of(rows)
-    if (curve := curve_of(rows, miss)) is not None:
-        return curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
-    double = 2 ** (len(probes) - 1)
-    step = min(RAISE * double, MOST_RAISE) if probes.shares[-1] <= miss else LOWER * double
-    return float(probes.rates_rps[-1]) * math.exp(step)
-
-
-def peak_of(rows: Sequence[TurnRow]) -> float:
-    """The highest rate of a closed loop."""
+def _peak_rps(rows: Sequence[TurnRow]) -> float:
     return max(row.highest_rps for row in rows if row.offered_rps is None)
 
 
-def counted(rows: Sequence[TurnRow]) -> Probes:
-    """The probes that count."""
+def _counted(rows: Sequence[TurnRow]) -> Probes:
     found = [
         (row.offered_rps, row.missed, row.sent)
         for row in rows
@@ -229,32 +211,41 @@ def counted(rows: Sequence[TurnRow]) -> Probes:
 
 def curve_of(rows: Sequence[TurnRow], miss: float) -> Curve | None:
     """The curve through the probes that count; None where all keep the objective, or all miss it."""
-    probes = counted(rows)
+    probes = _counted(rows)
     return fit(probes, miss) if len({share <= miss for share in probes.shares}) == 2 else None
 
 
-def end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
+def _end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
     """The status that ends a search before its time is over, with its reason; None where it goes on."""
     offered = [row for row in rows if row.offered_rps is not None]
-    probes = counted(rows)
+    probes = _counted(rows)
     kept = probes.shares <= miss
-    if not any(may_keep(row, miss) for row in rows if row.offered_rps is None):
+    # Whether a closed loop kept the objective, or missed it by chance:
+    if not any(
+        wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
+        for row in rows
+        if row.offered_rps is None and row.answers and row.missed is not None
+    ):
         return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
-    if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * peak_of(rows):
+    if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * _peak_rps(rows):
         return "slo_unreachable", "the objective is missed at all rates"
-    if kept.all() and len(offered) > 1 and all(is_overloaded(row) for row in offered[-2:]):
+    if (
+        kept.all()
+        and len(offered) > 1
+        and all(row.high_rps is not None and row.high_rps < (row.offered_rps or 0.0) for row in offered[-2:])
+    ):
         return "above_range", "the objective is kept though more is offered than is answered"
     return None
 
 
-def result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> CapacityResult:
+def _result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> CapacityResult:
     """The capacity by the turns of a search, one at least."""
     offered = [row for row in rows if row.offered_rps is not None]
-    probes, curve = counted(rows), curve_of(rows, objective.miss)
+    probes, curve = _counted(rows), curve_of(rows, objective.miss)
     low_rps = high_rps = None
     status: Status = "unresolved"
     reason = f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
-    if (end := end_of(rows, objective.miss)) is not None:
+    if (end := _end_of(rows, objective.miss)) is not None:
         status, reason = end
         if status == "above_range":
             low_rps = max(row.rate_rps or 0.0 for row in offered)
@@ -274,21 +265,8 @@ def result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> Capacity
         capacity_rps=None if curve is None else round(curve.capacity_rps, 2),
         low_rps=rounded(low_rps, 2),
         high_rps=rounded(high_rps, 2),
-        peak_rps=round(peak_of(rows), 2),
+        peak_rps=round(_peak_rps(rows), 2),
         probes=len(probes),
         seconds=round(sum(row.seconds for row in rows), 1),
     )
     return CapacityResult(metrics, rows, curve)
-
-
-def may_keep(row: TurnRow, miss: float) -> bool:
-    """Whether a closed loop kept the objective, or missed it by chance."""
-    if not row.answers or row.missed is None:
-        return False
-    return wilson_interval(round(row.missed * row.answers), row.answers)[0] <= miss
-
-
-def is_overloaded(row: TurnRow) -> bool:
-    """Whether more was offered in a probe than was answered."""
-    assert row.offered_rps is not None
-    return row.high_rps is not None and row.high_rps < row.offered_rps

@@ -12,7 +12,6 @@ import numpy as np
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.stats.comparison import (
-    Rates,
     Ratio,
     block_edges,
     percentile_ratio,
@@ -22,7 +21,7 @@ from litmeter.stats.comparison import (
     simultaneous,
 )
 from litmeter.stats.rates import percentile, percentile_interval_of_blocks
-from litmeter.stats.records import Floats
+from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 
 METRICS = (
@@ -33,8 +32,6 @@ METRICS = (
 RANKED_FROM_ROUNDS = 3
 """With fewer rounds than this, and than the reference has, a configuration has no interval and no rank. With
 fewer that have the pipeline's rate as well, its efficiency has none."""
-EQUAL = 0.03
-"""A ratio whose whole interval is within this of 1 is that of equals."""
 
 Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved"]
 
@@ -77,37 +74,45 @@ def comparison_rows(
             and take no part in comparisons.
     """
     kept = {row.experiment: row for row in earlier}
-    turns = served_turns(rows)
-    answered = [name for name in turns if name == reference or all(turn.rate_rps for turn in turns[name])]
-    rates = rates_of(rows, [name for name in names if name in answered])
-    compared = reference in rates and any(rates[reference])
-    enough = _with_enough_rounds(rates, reference) if compared else {}
-    to_reference, rank_of = ratios(enough, reference), ranks(enough, reference) if enough else {}
+    turns = _served_turns(rows)
+    answered = _always_answered(turns) | {reference}
+    rates = rates_of(rows, [name for name in names if name in turns.keys() & answered])
+    reference_rps = {turn.round: turn.rate_rps for turn in turns.get(reference, ()) if turn.rate_rps}
+    shared = {
+        name: sum(bool(a and b) for a, b in zip(own, rates[reference], strict=True))
+        for name, own in rates.items()
+        if reference_rps
+    }
+    enough = {
+        name: rates[name] for name in shared if shared[name] >= min(RANKED_FROM_ROUNDS, shared[reference])
+    }
+    to_reference, rank_of = ratios(enough, reference), ranks(enough, reference)
     fastest = max(to_reference, key=lambda name: to_reference[name].ratio, default=reference)
     to_fastest = ratios(enough, fastest, reference)
     found = []
     for name in names:
-        own = turns.get(name)
-        if not own:
+        if not (own := turns.get(name)):
             found += [kept[name]] if name in kept else []
             continue
         known = [turn.rate_rps for turn in own if turn.rate_rps] if name in rates else []
-        highest = max(turn.highest_rps for turn in own)
-        one, share = to_reference.get(name), to_fastest.get(name)
-        if compared and name in rates and not one and _shared(rates, name, reference):
+        one = to_reference.get(name)
+        if not one and shared.get(name):
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
-        ratio_columns = _ratio_columns(one, "ratio", "ratio_low", "ratio_high")
-        if compared and name not in rates:
-            ratio_columns["ratio_high"] = rounded(_bound(own, turns[reference]), 4)
+        columns = ratio_columns(one, "ratio", "ratio_low", "ratio_high")
+        if name not in rates:  # rounds without an answer count as bounds
+            bounds = [
+                turn.highest_rps / reference_rps[turn.round] for turn in own if turn.round in reference_rps
+            ]
+            columns["ratio_high"] = rounded(_mean(bounds), 4)
         found.append(
             ComparisonRow(
                 experiment=name,
                 users=own[0].users or 0,
                 rate_rps=rounded(_mean(known), 2),
                 lowest_rps=rounded(min(known, default=None), 2),
-                highest_rps=rounded(highest or None, 2),
-                **ratio_columns,
-                **_ratio_columns(share, "share_of_fastest", "share_low", "share_high"),
+                highest_rps=rounded(max(turn.highest_rps for turn in own) or None, 2),
+                **columns,
+                **ratio_columns(to_fastest.get(name), "share_of_fastest", "share_low", "share_high"),
                 rank=rank_of.get(name),
                 **_latency_columns([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms]),
                 answers=sum(turn.answers for turn in own),
@@ -144,76 +149,60 @@ def change(
 ) -> dict[str, float | None]:
     """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
     keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")
-    if not {before, after} <= served_turns(rows).keys():
+    if not {before, after} <= _served_turns(rows).keys():
         return dict.fromkeys(keys)
     [pair] = _pairs([(before, after)], before, rows, latencies_ms)
     p95 = (pair.other_p95_ms, pair.p95_ms, pair.p95_ratio, pair.p95_low, pair.p95_high)
     return dict(zip(keys, (pair.ratio, pair.low, pair.high, *p95), strict=True))
 
 
-def served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
-    """The turns of each that was served."""
-    turns: dict[str, list[TurnRow]] = defaultdict(list)
+def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
+    turns: dict[str, list[TurnRow]] = {}
     for row in rows:
         if row.work == "served":
-            turns[row.subject].append(row)
-    return dict(turns)
+            turns.setdefault(row.subject, []).append(row)
+    return turns
+
+
+def _always_answered(turns: Mapping[str, Sequence[TurnRow]]) -> set[str]:
+    return {name for name, own in turns.items() if all(turn.rate_rps for turn in own)}
 
 
 def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[float | None]]:
     """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
-    turns = served_turns(rows)
+    turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
-    by_round = {
-        name: {
-            number: [turn.rate_rps for turn in turns.get(name, ()) if turn.round == number]
+    return {
+        name: [
+            _mean([turn.rate_rps for turn in turns.get(name, ()) if turn.round == number])
             for number in rounds
-        }
+        ]
         for name in names
     }
-    return {name: [_mean(own[number]) for number in rounds] for name, own in by_round.items()}
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """That of one value at least."""
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
-    """The geometric mean; None where there is none, or one is unknown."""
+    # None where there is none, or one is unknown.
     known = [rate for rate in rates if rate]
-    return float(np.exp(np.mean(np.log(known)))) if known and len(known) == len(rates) else None
+    return geometric_mean(known) if known and len(known) == len(rates) else None
 
 
-def _shared(rates: Rates, name: str, other: str) -> int:
-    """The number of rounds in which both answered."""
-    return sum(bool(a and b) for a, b in zip(rates[name], rates[other], strict=True))
-
-
-def _with_enough_rounds(rates: Rates, reference: str) -> dict[str, Sequence[float | None]]:
-    """The rates of those that are ranked."""
-    enough = min(RANKED_FROM_ROUNDS, _shared(rates, reference, reference))
-    return {name: own for name, own in rates.items() if _shared(rates, name, reference) >= enough}
-
-
-def _bound(own: Sequence[TurnRow], reference: Sequence[TurnRow]) -> float | None:
-    """What a ratio to the reference is below: rounds without an answer count as bounds.
-
-    None where they share no round in which the reference answered.
-    """
-    reference_rps = {turn.round: turn.rate_rps for turn in reference}
-    return _mean([turn.highest_rps / other for turn in own if (other := reference_rps.get(turn.round))])
-
-
-def _ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
+def ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
     """Three columns: a ratio and its interval."""
-    values = (one.ratio, one.low, one.high) if one else (None, None, None)
+    values = (one.ratio, one.low, one.high) if one else (None,) * 3
     return {column: rounded(value, 4) for column, value in zip(columns, values, strict=True)}
 
 
 def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
-    """p50 and p95 of all turns together, with intervals over blocks of rounds.
-
-    A machine's state lasts longer than a round, so neighbouring rounds are no independent samples.
-    """
+    """p50 and p95 of all turns together, with intervals over blocks of rounds, as neighbours are alike."""
     edges = block_edges(len(turns))
-    blocks = [np.concatenate(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
-    pooled = np.concatenate([np.array([]), *blocks])
+    blocks = [joined(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
+    pooled = joined(blocks)
     columns: dict[str, float | None] = {}
     for percent in (50, 95):
         low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
@@ -225,23 +214,25 @@ def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
 def _in_process_columns(name: str, rows: Sequence[TurnRow]) -> dict[str, Any]:
     """In-process rates, and the efficiency within the rounds that have the pipeline's rate beside the served.
 
-    No efficiency where one of these served turns has no good answer: its rate is but a bound.
+    No efficiency where one of these served turns has no good answer.
     """
     rates: dict[str, dict[int, float | None]] = defaultdict(dict)
     for row in rows:
         if row.subject == name and row.round >= 0:
             rates[row.work][row.round] = row.rate_rps
-    pipeline = {
-        number: rate for number, rate in rates["pipeline"].items() if rate and number in rates["served"]
-    }
+    pairs = [
+        (rates["served"][number], rate)
+        for number, rate in rates["pipeline"].items()
+        if rate and number in rates["served"]
+    ]
     columns = {
         "model_rps": rounded(_mean([rate for rate in rates["model"].values() if rate]), 2),
-        "pipeline_rps": rounded(_mean(list(pipeline.values())), 2),
+        "pipeline_rps": rounded(_mean([rate for _, rate in pairs]), 2),
     }
-    served = [rates["served"][number] for number in pipeline]
-    if not served or not all(served):
+    if not pairs or not all(served for served, _ in pairs):
         return columns
-    own = ratio({"served": served, "pipeline": list(pipeline.values())}, "served", "pipeline", "pipeline")
+    served, pipeline = zip(*pairs, strict=True)
+    own = ratio({"served": served, "pipeline": pipeline}, "served", "pipeline", "pipeline")
     has_interval = len(served) >= RANKED_FROM_ROUNDS
     return columns | {
         "efficiency": rounded(own.ratio, 3),
@@ -257,52 +248,48 @@ def _pairs(
     latencies_ms: Mapping[int, Floats],
 ) -> list[Pair]:
     """The second of each two over the first; the variance of all that were measured is pooled."""
-    turns, error = served_turns(rows), simultaneous(len(chosen))
-    answered = [name for name in turns if all(turn.rate_rps for turn in turns[name])]
-    rates = rates_of(rows, answered)
-    latencies: dict[str, dict[int, Floats]] = defaultdict(dict)
-    for name, own in turns.items():
-        for turn in own:
-            so_far = latencies[name].get(turn.round, np.array([]))
-            latencies[name][turn.round] = np.concatenate([so_far, latencies_ms.get(turn.turn, so_far[:0])])
+    turns, error = _served_turns(rows), simultaneous(len(chosen))
+    answered = _always_answered(turns)
+    rates = rates_of(rows, [name for name in turns if name in answered])
+    latencies = {
+        name: {
+            number: joined(
+                [
+                    latencies_ms[turn.turn]
+                    for turn in own
+                    if turn.round == number and turn.turn in latencies_ms
+                ]
+            )
+            for number in {turn.round: None for turn in own}
+        }
+        for name, own in turns.items()
+    }
     found = []
     for other, name in chosen:
-        rate = ratio(rates, name, other, reference, error) if {name, other} <= set(answered) else None
-        both = [number for number in latencies[name] if number in latencies[other]]
+        rate = ratio(rates, name, other, reference, error) if {name, other} <= answered else None
+        own, others = latencies.get(name, {}), latencies.get(other, {})
+        both = [number for number in own if number in others]
         p95 = percentile_ratio(
-            [latencies[name][number] for number in both],
-            [latencies[other][number] for number in both],
-            95,
-            error,
-        )
-        p95_ms, other_p95_ms = (
-            percentile(np.concatenate([np.array([]), *latencies[key].values()]), 95) for key in (name, other)
+            [own[number] for number in both], [others[number] for number in both], 95, error
         )
         found.append(
             Pair(
                 name=name,
                 other=other,
-                **_ratio_columns(rate, "ratio", "low", "high"),
+                **ratio_columns(rate, "ratio", "low", "high"),
                 verdict=_verdict(rate),
-                p95_ms=rounded(p95_ms, 2),
-                other_p95_ms=rounded(other_p95_ms, 2),
-                **_ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
-                p95_verdict=_verdict(p95 and Ratio(1 / p95.ratio, *_inverse(p95))),
+                p95_ms=rounded(percentile(joined(own.values()), 95), 2),
+                other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
+                **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
+                p95_verdict=_verdict(p95, "slower", "faster"),
             )
         )
     return found
 
 
-def _inverse(one: Ratio) -> tuple[float | None, float | None]:
-    """The interval of its reciprocal: a shorter latency is faster."""
-    return one.high and 1 / one.high, one.low and 1 / one.low
-
-
-def _verdict(one: Ratio | None) -> Verdict:
-    if one is None or one.low is None or one.high is None:
-        return "no difference resolved"
-    if one.low >= 1 - EQUAL and one.high <= 1 + EQUAL:
+def _verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
+    if one is not None and one.equal:
         return "equal within 3%"
-    if not one.resolved:
+    if one is None or not one.resolved:
         return "no difference resolved"
-    return "faster" if one.ratio > 1 else "slower"
+    return above if one.ratio > 1 else below

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -76,50 +76,29 @@ def served_row(
         memory_bytes: of its processes.
     """
     assert isinstance(turn.load, LoadPlan)
-    good = record.status == OK
-    rate = rate_of(record)
-    inside = good & record.in_window
-    latency_ms = (record.end[inside] - record.start[inside]) * 1000
+    rate, latency_ms = rate_of(record), latencies_ms(record)
     mean_ms = float(latency_ms.mean()) if len(latency_ms) else None
-    times = between(*scrapes) if scrapes else None
-    answered = int(good.sum())
-    by_role = seconds_by_role(usage, scrapes[1].roles) if scrapes else {}
-    settles = turn.load.max_windows > WINDOWS
+    answered = int((record.status == OK).sum())
     return TurnRow(
-        turn=number,
-        at_s=round(at_s, 3),
-        seconds=round(seconds, 3),
-        round=turn.round,
-        subject=configuration_of(turn.subject),
+        **_common_columns(turn, number, at_s, seconds, usage),
         work=SERVED,
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
-        batch_size=rounded(times.batch_size if times else None, 2),
-        rate_rps=rounded(rate.rps or None, 3),
-        low_rps=rounded(rate.low_rps, 3) if rate.rps else None,
-        high_rps=rounded(rate.high_rps, 3) if rate.rps else None,
-        bound_rps=None if rate.rps else rounded(highest_rps(record), 3),
+        **(_rate_columns(rate) if rate.rps else {"bound_rps": rounded(_highest_rps(record), 3)}),
         answers=len(latency_ms),
         sent=len(record.status),
         failed=int((record.status == FAILED).sum()),
         timed_out=int((record.status == TIMED_OUT).sum()),
         missed=None if turn.slo_ms is None else rounded(late_share(record, turn.slo_ms), 5),
         mean_ms=rounded(mean_ms, 2),
-        p50_ms=rounded(percentile(latency_ms, 50), 2),
-        p95_ms=rounded(percentile(latency_ms, 95), 2),
-        p99_ms=rounded(percentile(latency_ms, 99), 2),
-        stage_ms=json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()} if times else {}),
-        batches=json.dumps({size: count for size, count in times.batches.items() if count} if times else {}),
-        server_cores=per_second(usage.server_s, usage),
-        client_cores=per_second(usage.client_s, usage),
-        http_cpu_ms=per_answer_ms(by_role.get("http"), answered),
-        workers_cpu_ms=per_answer_ms(by_role.get("worker"), answered),
-        manager_cpu_ms=per_answer_ms(by_role.get("manager"), answered),
-        client_cpu_ms=per_answer_ms(usage.client_s, answered),
-        late_ms=rounded(lateness_ms(record), 2),
+        **_percentile_columns(latency_ms),
+        server_cores=_over(usage.server_s, usage.seconds),
+        client_cores=_over(usage.client_s, usage.seconds),
+        client_cpu_ms=_over(usage.client_s, answered / 1000),
+        **(_server_columns(*scrapes, usage, answered) if scrapes else {}),
+        late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
-        void="; ".join(void_reasons(record, rate, mean_ms, settles=settles)),
-        **machine_columns(usage),
+        void="; ".join(_void_reasons(record, rate, mean_ms, settles=turn.load.max_windows > WINDOWS)),
     )
 
 
@@ -133,21 +112,60 @@ def inprocess_row(
         cpu_ms: CPU time of an image.
     """
     assert isinstance(turn.load, Work)
-    rate = throughput(blocks)
     return TurnRow(
-        turn=number,
-        at_s=round(at_s, 3),
-        seconds=round(seconds, 3),
-        round=turn.round,
-        subject=configuration_of(turn.subject),
+        **_common_columns(turn, number, at_s, seconds, usage),
         work=turn.load.kind,
         batch_size=turn.load.batch_size,
-        rate_rps=round(rate.rps, 3),
-        low_rps=round(rate.low_rps, 3),
-        high_rps=round(rate.high_rps, 3),
+        **_rate_columns(throughput(blocks)),
         workers_cpu_ms=round(cpu_ms, 3),
-        **machine_columns(usage),
     )
+
+
+def _percentile_columns(latency_ms: Floats) -> dict[str, Any]:
+    return {f"p{percent}_ms": rounded(percentile(latency_ms, percent), 2) for percent in (50, 95, 99)}
+
+
+def _rate_columns(rate: Throughput) -> dict[str, Any]:
+    rates = {"rate_rps": rate.rps, "low_rps": rate.low_rps, "high_rps": rate.high_rps}
+    return {name: round(value, 3) for name, value in rates.items()}
+
+
+def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage: Usage) -> dict[str, Any]:
+    return {
+        "turn": number,
+        "at_s": round(at_s, 3),
+        "seconds": round(seconds, 3),
+        "round": turn.round,
+        "subject": configuration_of(turn.subject),
+        "cpu_percent": rounded(usage.cpu_percent, 1),
+        "other_percent": rounded(usage.other_percent, 1),
+        "steal_percent": rounded(usage.steal_percent, 1),
+        "cpu_mhz": rounded(usage.mhz, 0),
+        "gpu_percent": rounded(usage.gpu_percent, 1),
+        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
+        "gpu_power_w": rounded(usage.gpu_power_w, 0),
+        "warnings": "; ".join(_machine_warnings(usage)),
+    }
+
+
+def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) -> dict[str, Any]:
+    """What the server counted, and CPU times by role; processes without a role count as the manager's."""
+    seconds = dict.fromkeys(ROLES, 0.0)
+    for pid, used in usage.process_s.items():
+        seconds[after.roles.get(pid, "manager")] += used
+    columns: dict[str, Any] = {
+        f"{name}_cpu_ms": _over(seconds[role], answered / 1000)
+        for name, role in zip(("http", "workers", "manager"), ROLES, strict=True)
+    }
+    if (times := between(before, after)) is not None:
+        columns["batch_size"] = rounded(times.batch_size, 2)
+        columns["stage_ms"] = json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()})
+        columns["batches"] = json.dumps({size: count for size, count in times.batches.items() if count})
+    return columns
+
+
+def _over(seconds: float | None, divisor: float) -> float | None:
+    return None if seconds is None or not divisor else round(seconds / divisor, 3)
 
 
 def rate_of(record: LoadRecord) -> Throughput:
@@ -168,9 +186,8 @@ def slow_rate(end: Floats, users: int) -> Throughput:
     """The rate of answers that ended at these times since the users began, ascending.
 
     It runs from the end of the first wave, in which as many were answered as there are users, to the last
-    answer, and the first wave is not counted: while it was made, nothing else was. (From the first batch to
-    the last, several workers, whose first batches end soon after each other, would seem a third too fast:
-    simulated.) Of a single wave, whose requests began together, it runs from their begin.
+    answer; the first wave is not counted, as while it was made, nothing else was. (From the first batch on,
+    several workers would seem a third too fast: simulated.) Of a single wave it runs from the begin.
 
     The interval is that of a count of batches, as if they came at random: 0 to infinity for none.
     """
@@ -188,7 +205,7 @@ def slow_rate(end: Floats, users: int) -> Throughput:
     return Throughput(rps, rps / factor, rps * factor)
 
 
-def highest_rps(record: LoadRecord) -> float | None:
+def _highest_rps(record: LoadRecord) -> float | None:
     """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time.
 
     None where nothing was sent.
@@ -205,22 +222,10 @@ def latencies_ms(record: LoadRecord) -> Floats:
     return latencies
 
 
-def machine_columns(usage: Usage) -> dict[str, Any]:
-    """What the machine did in a turn."""
-    return {
-        "cpu_percent": rounded(usage.cpu_percent, 1),
-        "other_percent": rounded(usage.other_percent, 1),
-        "steal_percent": rounded(usage.steal_percent, 1),
-        "cpu_mhz": rounded(usage.mhz, 0),
-        "gpu_percent": rounded(usage.gpu_percent, 1),
-        "gpu_memory_mib": rounded(usage.gpu_memory_mib, 0),
-        "gpu_power_w": rounded(usage.gpu_power_w, 0),
-        "warnings": "; ".join(machine_warnings(usage)),
-    }
-
-
-def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
+def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
     """Why a turn's figures cannot be relied on; empty where they can.
+
+    An open loop counts if the server kept up with the arrivals.
 
     Args:
         settles: whether windows were repeated until the last three agree.
@@ -229,13 +234,21 @@ def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *,
     bad = int((record.status != OK).sum())
     if bad:
         timed_out = int((record.status == TIMED_OUT).sum())
-        codes = failure_codes(record)
-        by_code = f" ({codes})" if codes else ""
-        reasons.append(f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}{by_code}")
+        codes = Counter(int(code) for code in record.code[record.status == FAILED])
+        by_code = ", ".join(
+            f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
+        )
+        reasons.append(
+            f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
+            + (by_code and f" ({by_code})")
+        )
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is not None:
-        reasons += _open_loop_reasons(record, rate)
+        opened, closed = record.window
+        arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
+        if rate.high_rps < arrivals_rps:
+            reasons.append(f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well")
     elif len(record.window_edges) > WINDOWS:
         reasons += _closed_loop_reasons(record, settles=settles)
     if record.cores > CLIENT_BUSY:
@@ -243,16 +256,7 @@ def void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *,
     return reasons
 
 
-def failure_codes(record: LoadRecord) -> str:
-    """How many requests failed with which status, as "status 503: 12, no answer: 1"; most frequent first."""
-    codes = Counter(int(code) for code in record.code[record.status == FAILED])
-    return ", ".join(
-        f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
-    )
-
-
 def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
-    """A closed loop counts if all users were busy, and its last windows agree if asked to."""
     reasons = []
     if settles:
         good = record.status == OK
@@ -260,8 +264,8 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
         rates, latencies = window_means(record.start[good], record.end[good], edges)
         if not steady(rates, latencies, fewest_answers(record.end[good], edges)):
             widest = max(spread(rates), spread(latencies))
-            spreads = f"differ by {widest:.0%} from their mean"
-            finding = spreads if widest < math.inf else "have one without an answer"
+            differ = f"differ by {widest:.0%} from their mean"
+            finding = differ if widest < math.inf else "have one without an answer"
             reasons.append(f"unstable: the last {WINDOWS} windows {finding}")
     opened, closed = record.window
     busy_s = np.clip(np.minimum(record.end, closed) - np.maximum(record.start, opened), 0.0, None).sum()
@@ -270,15 +274,6 @@ def _closed_loop_reasons(record: LoadRecord, *, settles: bool) -> list[str]:
         users = pluralise(record.users, "user")
         reasons.append(f"{in_flight:.2f} requests in flight on average, not those of {users}")
     return reasons
-
-
-def _open_loop_reasons(record: LoadRecord, rate: Throughput) -> list[str]:
-    """An open loop counts if the server kept up with the arrivals."""
-    opened, closed = record.window
-    arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
-    if rate.high_rps < arrivals_rps:
-        return [f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well"]
-    return []
 
 
 def latency_grows(record: LoadRecord) -> bool:
@@ -301,15 +296,11 @@ def latency_grows(record: LoadRecord) -> bool:
     first, last = means[:third], means[-third:]
     error = math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / third)
     beyond = last.mean() - first.mean() > float(stdtrit(2 * third - 2, GROWTH_CERTAINTY)) * error
-    return bool(beyond) and _in_flight(record, closed) > _in_flight(record, opened)
+    before, after = (((record.start <= time) & (record.end > time)).sum() for time in (opened, closed))
+    return bool(beyond and after > before)
 
 
-def _in_flight(record: LoadRecord, time: float) -> int:
-    return int(((record.start <= time) & (record.end > time)).sum())
-
-
-def machine_warnings(usage: Usage) -> list[str]:
-    """What else the machine did that may have changed the rate."""
+def _machine_warnings(usage: Usage) -> list[str]:
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
         warnings.append(f"other processes used {usage.other_percent:.0f}% of the machine")
@@ -324,15 +315,7 @@ def machine_warnings(usage: Usage) -> list[str]:
     return warnings
 
 
-def seconds_by_role(usage: Usage, roles: Mapping[int, str]) -> dict[str, float]:
-    """CPU seconds by role; processes without a role count as the manager's."""
-    seconds = dict.fromkeys(ROLES, 0.0)
-    for pid, used in usage.process_s.items():
-        seconds[roles.get(pid, "manager")] += used
-    return seconds
-
-
-def lateness_ms(record: LoadRecord) -> float | None:
+def _lateness_ms(record: LoadRecord) -> float | None:
     """99th percentile of the delay from when a request was due until it was sent, ms.
 
     In a closed loop a request is due when the same user's last one has been answered with 200.
@@ -340,25 +323,14 @@ def lateness_ms(record: LoadRecord) -> float | None:
     opened, closed = record.window
     if record.rate_rps is not None:
         late_s = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
-        return float(np.percentile(late_s, 99)) * 1000 if len(late_s) else None
-    gaps_s: list[float] = []
-    for user in range(record.users):
-        of_user = record.user == user
-        answered, next_start = record.end[of_user][:-1], record.start[of_user][1:]
-        good = (record.status == OK)[of_user][:-1]
-        inside = good & (answered > opened) & (next_start <= closed)
-        gaps_s += list((next_start - answered)[inside])
-    return float(np.percentile(gaps_s, 99)) * 1000 if gaps_s else None
-
-
-def per_second(seconds: float | None, usage: Usage) -> float | None:
-    """CPU seconds per second of the turn."""
-    return None if seconds is None or not usage.seconds else round(seconds / usage.seconds, 3)
-
-
-def per_answer_ms(seconds: float | None, answers: int) -> float | None:
-    """CPU time per answer, ms."""
-    return None if seconds is None or not answers else round(1000 * seconds / answers, 3)
+    else:
+        order = np.argsort(record.user, kind="stable")
+        user, start, end, status = (
+            one[order] for one in (record.user, record.start, record.end, record.status)
+        )
+        good = (user[1:] == user[:-1]) & (status[:-1] == OK)
+        late_s = (start[1:] - end[:-1])[good & (end[:-1] > opened) & (start[1:] <= closed)]
+    return round(1000 * float(np.percentile(late_s, 99)), 2) if len(late_s) else None
 
 
 def failed_rows(rows: Sequence[TurnRow]) -> int:

@@ -38,52 +38,56 @@ COMMON_SHARE = 0.5
 
 
 def run_worker(
+    parents_end: Connection,
     connection: Connection,
     folders: ModelFolders,
     device: str,
     settings: ServeSettings,
     photos: Sequence[bytes],
 ) -> None:
-    """Load the model, send the number of torch's threads, then run batches on request.
+    """Load the model, send the number of torch's threads, then run batches on request until the parent dies.
 
-    The request ``(work, batch_size)`` is answered with None after a warm-up batch. The request
+    The request ``(kind of work, batch_size)`` is answered with None after a warm-up batch. The request
     ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
-    monotonic clock, and the CPU seconds of all threads. ``work`` is "model", "preprocess" or "pipeline".
+    monotonic clock, and the CPU seconds of all threads.
     """
+    parents_end.close()  # or it would not see that the parent died
     predictor = Predictor(folders, device, settings)
     next_photo = itertools.cycle(photos).__next__
-    connection.send(torch.get_num_threads())
-    while True:
-        work, batch_size = connection.recv()
-        batch = predictor.batch([predictor.preprocess(next_photo()) for _ in range(batch_size)])
 
-        def run_batch(work: str = work, batch: torch.Tensor = batch) -> None:
-            if work == "preprocess":
-                for _ in batch:
-                    predictor.preprocess(next_photo())
-                return
-            if work != "model":
-                predictor.predict([predictor.preprocess(next_photo()) for _ in batch])
-                return
+    def images(number: int) -> list[torch.Tensor]:
+        return [predictor.preprocess(next_photo()) for _ in range(number)]
+
+    def run_batch(kind: str, batch: torch.Tensor) -> None:
+        if kind == "preprocess":
+            images(len(batch))
+        elif kind == "pipeline":
+            predictor.predict(images(len(batch)))
+        else:
             predictor.forward(batch)
             if predictor.device.type == "cuda":
                 torch.cuda.synchronize(predictor.device)
 
-        run_batch()
-        connection.send(None)
-        begin, seconds = connection.recv()
-        batches: list[tuple[float, float]] = []
-        sleep(max(0.0, begin - perf_counter()))
-        cpu_s_before = process_time()
-        while not batches or perf_counter() < begin + seconds:
-            start = perf_counter()
-            run_batch()
-            batches.append((start, perf_counter()))
-        connection.send((batches, process_time() - cpu_s_before))
+    connection.send(torch.get_num_threads())
+    with suppress(EOFError):
+        while True:
+            kind, batch_size = connection.recv()
+            batch = predictor.batch(images(batch_size))
+            run_batch(kind, batch)
+            connection.send(None)
+            begin, seconds = connection.recv()
+            batches: list[tuple[float, float]] = []
+            sleep(max(0.0, begin - perf_counter()))
+            cpu_s_before = process_time()
+            while not batches or perf_counter() < begin + seconds:
+                start = perf_counter()
+                run_batch(kind, batch)
+                batches.append((start, perf_counter()))
+            connection.send((batches, process_time() - cpu_s_before))
 
 
 def measure(
-    workers: Sequence[Connection], work: str, batch_size: int, seconds: float, tries: int = 3
+    workers: Sequence[Connection], kind: str, batch_size: int, seconds: float, tries: int = 3
 ) -> tuple[list[float], float]:
     """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image.
 
@@ -91,7 +95,7 @@ def measure(
     there is none at last, exit with the reason.
     """
     for connection in workers:
-        connection.send((work, batch_size))
+        connection.send((kind, batch_size))
     for connection in workers:
         receive(connection)
     begin = perf_counter() + BEGIN_S
@@ -103,7 +107,7 @@ def measure(
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
     if closed - opened < COMMON_SHARE * seconds and tries > 1:
-        return measure(workers, work, batch_size, 2 * seconds, tries - 1)
+        return measure(workers, kind, batch_size, 2 * seconds, tries - 1)
     if closed <= opened:
         sys.exit(f"{len(workers)} workers did not run at the same time in {seconds:g} s: the cores are busy")
     start, end = np.array(list(itertools.chain.from_iterable(batches_by_worker))).T
@@ -134,22 +138,12 @@ def main() -> None:
         job = json.loads(line)
         if (missing := job["busy"] - len(workers)) > 0:
             workers += start_workers(missing, arguments)[0]
-        result = measure(workers[: job["busy"]], job["work"], job["batch_size"], job["seconds"])
+        result = measure(workers[: job["busy"]], job["kind"], job["batch_size"], job["seconds"])
         print(json.dumps(result), flush=True)
 
 
-def begin_worker(parents_end: Connection, connection: Connection, *arguments: Any) -> None:
-    """Run a worker, without the parent's end of its connection: or it would not see that the parent died."""
-    parents_end.close()
-    with suppress(EOFError):
-        run_worker(connection, *arguments)
-
-
 def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connection], int]:
-    """Start workers, and wait until all of them have loaded the model.
-
-    Args:
-        arguments: of ``run_worker``, after the connection.
+    """Start workers with these ``arguments`` of ``run_worker``, and wait until they have loaded the model.
 
     Returns:
         A connection to each, and the number of torch's threads in one.
@@ -158,7 +152,7 @@ def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connect
     workers = []
     for _ in range(number):
         connection, worker_end = fork.Pipe()
-        fork.Process(target=begin_worker, args=(connection, worker_end, *arguments), daemon=True).start()
+        fork.Process(target=run_worker, args=(connection, worker_end, *arguments), daemon=True).start()
         worker_end.close()
         workers.append(connection)
     threads = [receive(connection) for connection in workers]

@@ -1,9 +1,9 @@
 """The log of turns: the one record of what was measured, from which all figures can be computed again.
 
 While a stage measures, each turn is a line of JSON in a file outside of DVC's outputs, keyed by a hash of all
-that its turns depend on. A search or a comparison that was killed is repeated from it, decision by decision,
-and goes on where it was. When the stage is done, the log becomes plots/turns/STAGE.csv, a row per turn, and
-samples/STAGE.csv, a row per request; the unfinished one is removed.
+that its turns depend on. A stage that was killed is repeated from it, decision by decision, and goes on where
+it was. When it is done, the log becomes plots/turns/STAGE.csv, a row per turn, and samples/STAGE.csv, a row
+per request; the unfinished one is removed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Any
 import numpy as np
 
 from litmeter.errors import StorageError
-from litmeter.load import LoadPlan
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Serve, Serving, Turn
-from litmeter.stats.records import REQUEST_FIELDS, STATUS_NAMES, Floats, LoadRecord
+from litmeter.stats.records import STATUS_NAMES, Floats, LoadRecord
 from litmeter.system.files import append_line, write_csv, write_rows, write_text
 
 UNFINISHED = Path("samples/unfinished")
-KEPT_FIELDS = tuple(name for name in REQUEST_FIELDS if name != "answer")
 SAMPLE_FIELDS = ("turn", "user", "start_s", "latency_ms", "measured", "status", "code", "bytes", "body")
 """Columns of samples/STAGE.csv; ``start_s`` counts from the begin of the turn's measured windows."""
 
@@ -42,12 +40,12 @@ class Log:
     path: Path | None = None
     samples: list[Sample] = field(default_factory=list, init=False)
     reached_s: float = field(default=0.0, init=False)
-    _earlier: list[dict[str, Any]] = field(default_factory=list, init=False)
-    _lines: list[str] = field(default_factory=list, init=False)
+    _lines: list[dict[str, Any]] = field(default_factory=list, init=False)  # of a run that was stopped
+    _repeated: int = field(default=0, init=False)  # of these
 
     def __post_init__(self) -> None:
         if self.path is not None and self.path.exists():
-            self._earlier = read_lines(self.path)
+            self._lines = read_lines(self.path)
 
     @property
     def rows(self) -> list[TurnRow]:
@@ -67,17 +65,16 @@ class Log:
 
         What is left of an earlier log is dropped where something else is asked.
         """
-        if not self._earlier:
+        if self._repeated == len(self._lines):
             return None
-        line, *rest = self._earlier
-        if line["asked"] != asked_line(asked):
-            self._earlier = []
-            if self.path is not None:
-                write_text(self.path, "".join(f"{kept}\n" for kept in self._lines))
+        line = self._lines[self._repeated]
+        if line["asked"] != _asked_line(asked):
+            del self._lines[self._repeated :]
+            assert self.path is not None
+            write_text(self.path, "".join(f"{json.dumps(kept)}\n" for kept in self._lines))
             return None
-        self._earlier = rest
-        self._lines.append(json.dumps(line))
-        answer = read_answer(asked, line)
+        self._repeated += 1
+        answer = _read_answer(asked, line)
         self._keep(answer)
         return answer
 
@@ -89,8 +86,7 @@ class Log:
         """
         self._keep(answer)
         if self.path is not None:
-            self._lines.append(json.dumps({"asked": asked_line(asked), **answer_line(answer)}))
-            append_line(self.path, self._lines[-1])
+            append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
 
     def _keep(self, answer: Sample | Serving) -> None:
         if isinstance(answer, Sample):
@@ -120,27 +116,40 @@ def unfinished_log(stage: str, key: str) -> Log:
     return Log(UNFINISHED / f"{stage}-{key}.jsonl")
 
 
-def asked_line(asked: Turn | Serve) -> dict[str, Any]:
-    """What a schedule asked, as JSON has it."""
-    if isinstance(asked, Serve):
-        return {"serve": list(asked.names)}
-    turn = {name: value for name, value in asdict(asked).items() if name != "note"}
-    found: dict[str, Any] = json.loads(json.dumps(turn))  # tuples are lists there
+def _asked_line(asked: Turn | Serve) -> dict[str, Any]:
+    line = asdict(asked)
+    line.pop("note", None)
+    found: dict[str, Any] = json.loads(json.dumps(line))  # tuples are lists there
     return found
 
 
-def answer_line(answer: Sample | Serving) -> dict[str, Any]:
-    """What a schedule was answered, as JSON has it; of requests without the bodies of their answers."""
+def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
     if isinstance(answer, Serving):
-        return {"names": list(answer.names), "at_s": answer.at_s, "ready_s": dict(answer.ready_s)}
+        return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}
     if answer.blocks is not None:
         line["blocks"] = answer.blocks.tolist()
-    if (record := answer.record) is not None:
+    if answer.record is not None:
         # In full: what a schedule decides by its samples, it decides again by these.
-        arrays = {name: getattr(record, name).tolist() for name in KEPT_FIELDS}
-        line["record"] = {"edges": record.window_edges.tolist(), "cores": record.cores, **arrays}
+        record = vars(answer.record).items()
+        line["record"] = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in record
+            if name != "answer"
+        }
     return line
+
+
+def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
+    if isinstance(asked, Serve):
+        return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
+    record, blocks = None, line.get("blocks")
+    if (kept := line.get("record")) is not None:
+        found: dict[str, Any] = {
+            name: np.array(value) if isinstance(value, list) else value for name, value in kept.items()
+        }
+        record = LoadRecord(**found, answer=np.zeros(len(kept["end"]), dtype="S1"))
+    return Sample(asked, TurnRow(**line["row"]), record, None if blocks is None else np.array(blocks))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -160,31 +169,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise StorageError(f"{path}: not a log of turns; remove it to begin anew") from error
-
-
-def read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
-    """What ``answer_line`` wrote."""
-    if isinstance(asked, Serve):
-        return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
-    blocks = np.array(line["blocks"]) if "blocks" in line else None
-    return Sample(asked, TurnRow(**line["row"]), read_record(asked, line), blocks)
-
-
-def read_record(turn: Turn, line: dict[str, Any]) -> LoadRecord | None:
-    """The requests of a turn; the bodies of their answers are empty."""
-    if "record" not in line:
-        return None
-    assert isinstance(turn.load, LoadPlan)
-    kept = line["record"]
-    arrays = {name: np.array(kept[name]) for name in KEPT_FIELDS}
-    return LoadRecord(
-        users=turn.load.users,
-        rate_rps=turn.load.rate_rps,
-        window_edges=np.array(kept["edges"]),
-        answer=np.zeros(len(arrays["end"]), dtype="S1"),
-        cores=kept["cores"],
-        **arrays,
-    )
 
 
 def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:

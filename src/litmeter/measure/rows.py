@@ -7,37 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TurnRow:
-    """One turn. CPU, machine and stages are of the whole turn, rates and latencies of its measured windows.
+    """One turn; docs/columns.md says what each column means.
 
-    Attributes:
-        turn: number in its log, from 0 on; samples/STAGE.csv has each request with this number.
-        at_s: when it began, seconds since the log did.
-        seconds: that it took.
-        round: of a comparison or race, run of a level, or number of the probe.
-        subject: a configuration's name, or what the stage names besides.
-        work: "served"; in-process "model", "preprocess" or "pipeline".
-        users: requests in flight at once; at most, where a rate was offered. None in-process.
-        offered_rps: mean rate of arrivals of an open loop.
-        batch_size: mean number of requests in a batch; in-process images in each.
-        rate_rps: good answers (or images) per second; None where there was no good answer.
-        low_rps, high_rps: 95% interval of this turn's rate alone, by parts of its windows.
-        bound_rps: where there was no good answer, what the rate was below.
-        answers: good answers in the measured windows.
-        sent, failed, timed_out: requests of the whole turn: sent = good + failed + timed_out.
-        missed: share of the requests that failed or took longer than the objective, where there is one.
-        mean_ms, p50_ms, p95_ms, p99_ms: latency of the answers; a percentile needs 1, 130 or 662 of them.
-        stage_ms: mean time of a request by stage of the server, as JSON.
-        batches: number of batches by the upper bound of their size, as JSON.
-        cpu_percent: of the machine's cores.
-        server_cores, client_cores: CPU seconds per second of the server's processes and the load generator's.
-        http_cpu_ms, workers_cpu_ms, manager_cpu_ms, client_cpu_ms: CPU time per answer (or image) by process.
-        late_ms: 99th percentile of the delay from when a request was due until it was sent.
-        other_percent, steal_percent: CPU that other processes and the hypervisor took, of the machine.
-        cpu_mhz: mean frequency of the cores.
-        gpu_percent, gpu_memory_mib, gpu_power_w: of the first CUDA device: mean, highest, mean.
-        memory_mib: of the subject's processes, after the turn.
-        void: why the turn's figures cannot be relied on, empty where they can.
-        warnings: what else the machine did meanwhile.
+    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``
+    and ``batches`` are JSON. ``void`` is empty where the turn counts.
     """
 
     turn: int
@@ -90,22 +63,10 @@ class TurnRow:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One configuration in plots/comparison.csv, at the comparison's number of users.
+    """One configuration in plots/comparison.csv; docs/columns.md says what each column means.
 
-    Attributes:
-        rate_rps: geometric mean over its turns, with the lowest and the highest rate of a round. None with
-            the lowest where a round had no good answer: the highest is a bound then.
-        ratio: rate over the reference's, with a simultaneous 95% interval. Where a round had no good answer,
-            ``ratio_high`` alone: the ratio is below it.
-        share_of_fastest: rate over the fastest one's, paired directly, with a simultaneous 95% interval.
-        rank: 1 for the fastest and all that do not differ from it; None for an earlier run's.
-        p50_ms, p95_ms: latency over all turns, with 95% intervals.
-        answers, failed: good answers, and requests that were refused, failed or timed out.
-        rounds, turns: number of rounds in which it was measured, and of its turns.
-        earlier: the date of the earlier run whose figures these are; empty for this run's.
-        model_rps, pipeline_rps: of the model alone and of the pipeline in-process, geometric means over the
-            rounds that have them.
-        efficiency: served rate over that of the pipeline, within these rounds, with a 95% interval.
+    Where a round had no good answer, ``highest_rps`` and ``ratio_high`` are bounds, and there is no rate and
+    no ratio. Intervals are 95% ones, those of ratio and share simultaneous over all configurations.
     """
 
     experiment: str

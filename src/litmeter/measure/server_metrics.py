@@ -17,8 +17,7 @@ class Scrape:
     """One reading of ``/metrics``, cumulative since the server's start.
 
     Attributes:
-        stages: sum of seconds and number of requests, by stage.
-        whole: sum of seconds from arrival to the end of the answer, and number of requests.
+        stages, whole: sum of seconds and number of requests, by stage and from arrival to answer.
         batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
         batched: number of requests in batches, and number of batches.
         roles: role of each process, by process id.
@@ -36,8 +35,8 @@ class ServerTimes:
     """Stage times and batch sizes of a window.
 
     Attributes:
-        stage_ms: mean per request, in the order in which a request passes the stages; without
-            transport where the stages' means exceed the whole, as with few requests they may.
+        stage_ms: mean per request; without transport where the stages' means exceed the whole, as with few
+            requests they may.
         batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
         batch_size: mean, None where there was no batch.
     """
@@ -63,15 +62,11 @@ def read_scrape(text: str) -> Scrape:
             elif family.name.startswith("litmeter_") and sample.name.endswith(("_sum", "_count")):
                 name = labels.get("stage", family.name)
                 (sums if sample.name.endswith("_sum") else counts)[name] += sample.value
-    stages = {name: (sums[name], counts[name]) for name in sums if not name.startswith("litmeter_")}
-    whole, batched = "litmeter_request_seconds", "litmeter_batch_size"
-    return Scrape(
-        stages=stages,
-        whole=(sums[whole], counts[whole]),
-        batches=batches,
-        batched=(sums[batched], counts[batched]),
-        roles=roles,
-    )
+    both = {name: (sums[name], counts[name]) for name in sums}
+    whole = both.pop("litmeter_request_seconds", (0.0, 0.0))
+    batched = both.pop("litmeter_batch_size", (0.0, 0.0))
+    stages = {name: totals for name, totals in both.items() if not name.startswith("litmeter_")}
+    return Scrape(stages, whole, batches, batched, roles)
 
 
 def between(before: Scrape, after: Scrape) -> ServerTimes | None:
@@ -83,14 +78,14 @@ def between(before: Scrape, after: Scrape) -> ServerTimes | None:
     whole_ms = _mean_ms(before.whole, after.whole)
     if whole_ms is None:
         return None
-    means = {
-        stage: _mean_ms(before.stages.get(stage, (0.0, 0.0)), totals)
+    stage_ms = {
+        stage: mean_ms
         for stage, totals in after.stages.items()
+        if (mean_ms := _mean_ms(before.stages.get(stage, (0.0, 0.0)), totals)) is not None
     }
-    stage_ms = {stage: mean_ms for stage, mean_ms in means.items() if mean_ms is not None}
-    cumulative = {bound: after.batches[bound] - before.batches.get(bound, 0.0) for bound in after.batches}
     batches, smaller = {}, 0.0
-    for bound, count in sorted(cumulative.items(), key=lambda bucket: float(bucket[0])):
+    for bound in sorted(after.batches, key=float):
+        count = after.batches[bound] - before.batches.get(bound, 0.0)
         batches[bound.removesuffix(".0")] = round(count - smaller)
         smaller = count
     transport_ms = whole_ms - sum(stage_ms.values())

@@ -1,7 +1,6 @@
 """The subjects of turns: a served configuration, its pipeline in-process, any URL.
 
-A subject is a description that costs nothing. Started, it is one or several processes; *live*, it can be
-woken, loaded and put to sleep.
+Until a subject is started, it costs nothing; then it is one or several processes, which sleep between turns.
 """
 
 from __future__ import annotations
@@ -9,12 +8,12 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import requests
@@ -46,61 +45,48 @@ class Done:
     cpu_ms: float
 
 
-class Live(Protocol):
-    """A subject that is ready.
-
-    Attributes:
-        pid: root of its processes; None where they run elsewhere.
-        client_pid: of the process that sends it requests; None where there is none, or several.
-        ready_s: seconds from its start until it was ready; None where it ran already.
-    """
-
-    @property
-    def pid(self) -> int | None: ...  # noqa: D102
-    @property
-    def client_pid(self) -> int | None: ...  # noqa: D102
-    @property
-    def ready_s(self) -> float | None: ...  # noqa: D102
-
-    def wake(self) -> None:
-        """Let it run."""
-
-    def sleep(self) -> None:
-        """Keep it from taking CPU time; no request is in flight."""
-
-    def scrape(self) -> Scrape | None:
-        """What it has counted so far; None where it counts nothing."""
-
-    def load(self, turn: Turn, tick: Tick) -> LoadRecord | Done:
-        """Load it as ``turn`` says."""
-
-
-class Subject(Protocol):
-    """What can be started.
+class Subject(ABC):
+    """What can be started, woken, loaded and put to sleep; one may have several names.
 
     Attributes:
         workers: processes of it that hold a model.
         essential: whether nothing can be measured without it.
+        pid: root of its processes, once it is ready; None where they run elsewhere.
+        client_pid: of the process that sends it requests; None where there is none, or several.
+        ready_s: seconds from its start until it was ready; None where it ran already.
     """
 
-    @property
-    def workers(self) -> int: ...  # noqa: D102
-    @property
-    def essential(self) -> bool: ...  # noqa: D102
+    workers: int = 0
+    essential: bool = True
+    pid: int | None = None
+    client_pid: int | None = None
+    ready_s: float | None = None
 
-    def start(self) -> AbstractContextManager[Callable[[], Live]]:
+    @abstractmethod
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
         """Start it until the block is left; the function waits until it is ready."""
 
+    def awake(self) -> AbstractContextManager[None]:
+        """Let it take CPU time within a block, at whose end no request is in flight."""
+        return nullcontext()
 
-@dataclass(frozen=True)
-class Served:
+    def scrape(self) -> Scrape | None:
+        """What it has counted so far; None where it counts nothing."""
+        return None
+
+    @abstractmethod
+    def load(self, turn: Turn, tick: Tick) -> LoadRecord | Done:
+        """Load it as ``turn`` says; raise LitmeterError if it or the load generator failed."""
+
+
+@dataclass(eq=False)
+class Served(Subject):
     """A configuration behind HTTP, in a process group of its own.
 
     It is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
 
     Attributes:
         name: said with its errors.
-        sender: sends the requests to all servers.
         null_model: serve a model that does nothing, on the CPU.
     """
 
@@ -111,62 +97,37 @@ class Served:
     device: str
     timeout_s: float
     null_model: bool = False
-    essential: bool = True
+    server: RunningServer = field(init=False)
 
-    @property
-    def workers(self) -> int:
-        """Processes that hold a model."""
-        return self.settings.workers_per_device
+    def __post_init__(self) -> None:
+        self.workers, self.client_pid = self.settings.workers_per_device, self.sender.pid
 
     @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> Iterator[Callable[[], None]]:
         """Start the server."""
         device = "cpu" if self.null_model else self.device
         with starting_server(
             self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
         ) as starting:
 
-            def ready() -> Live:
+            def ready() -> None:
                 with named(self.name):
-                    live = LiveServer(self.name, starting.ready(), self.sender)
-                live.sleep()
-                return live
+                    self.server = starting.ready()
+                self.server.pause()
+                self.pid, self.ready_s = self.server.pid, self.server.ready_s
 
             yield ready
 
-
-@dataclass(frozen=True)
-class LiveServer:
-    """A server that is ready."""
-
-    name: str
-    server: RunningServer
-    sender: LoadGenerator
-
-    @property
-    def pid(self) -> int:
-        """The server's main process."""
-        return self.server.pid
-
-    @property
-    def client_pid(self) -> int:
-        """The load generator's process."""
-        return self.sender.pid
-
-    @property
-    def ready_s(self) -> float:
-        """Seconds from its start to its first 200."""
-        return self.server.ready_s
-
-    def wake(self) -> None:
-        """Continue its processes; raise ServerError if it has died."""
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Continue its processes, then stop them; raise ServerError if it has died."""
         with named(self.name):
             self.server.check()
         self.server.resume()
-
-    def sleep(self) -> None:
-        """Stop its processes."""
-        self.server.pause()
+        try:
+            yield
+        finally:
+            self.server.pause()
 
     def scrape(self) -> Scrape:
         """Read its ``/metrics``; raise ServerError if it does not answer."""
@@ -181,7 +142,7 @@ class LiveServer:
         return read_scrape(answer.text)
 
     def load(self, turn: Turn, tick: Tick) -> LoadRecord:
-        """Send requests; raise ServerError if it died, LoadError if the load generator failed."""
+        """Send requests."""
         assert isinstance(turn.load, LoadPlan)
 
         def on_progress(seconds: float) -> None:
@@ -205,38 +166,19 @@ def named(configuration: str) -> Iterator[None]:
         raise ServerError(f"{configuration}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Url:
+class Url(Subject):
     """A server that somebody else has started, here or elsewhere."""
 
-    url: str
-    sender: Sender
-    workers: int = 0
-    essential: bool = True
-    pid: None = None
-    ready_s: None = None
+    def __init__(self, url: str, sender: Sender) -> None:
+        self.url, self.sender = url, sender
+        self.client_pid = getattr(sender, "pid", None)
 
-    @property
-    def client_pid(self) -> int | None:
-        """The load generator's process; None where several send."""
-        return getattr(self.sender, "pid", None)
-
-    @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> AbstractContextManager[Callable[[], None]]:
         """Find it ready."""
-        yield lambda: self
-
-    def wake(self) -> None:
-        """Do nothing: it runs."""
-
-    def sleep(self) -> None:
-        """Do nothing: it goes on."""
-
-    def scrape(self) -> None:
-        """Return nothing: what it counts is its own."""
+        return nullcontext(lambda: None)
 
     def load(self, turn: Turn, tick: Tick) -> LoadRecord:
-        """Send requests; raise LoadError if a sender failed."""
+        """Send requests."""
         assert isinstance(turn.load, LoadPlan)
         return self.sender.run(self.url, turn.load, on_progress=lambda seconds: tick())
 
@@ -252,14 +194,16 @@ slower one counts, as threads that outnumber the cores spin in most of them; or 
 fastest rate so far. It ends where not even the faster probe of more workers is faster."""
 
 
-@dataclass(frozen=True)
-class InProcess:
+@dataclass(eq=False)
+class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
     On a CPU no more of them run than there are cores: they would only take turns.
 
     Attributes:
         photos: image files, which the pipeline takes from memory.
+        talk: with the process that starts the workers.
+        threads: of torch in each worker.
     """
 
     name: str
@@ -267,29 +211,19 @@ class InProcess:
     folders: ModelFolders
     device: str
     photos: Sequence[Path]
-    essential: bool = False
+    talk: JsonLinesProcess = field(init=False)
+    threads: int = field(init=False)
+    _busy: int | None = field(default=None, init=False)
 
-    @property
-    def cores(self) -> float:
-        """Cores that the workers share; 0 where they compute on a GPU."""
-        return available_cores() if self.device == "cpu" else 0.0
-
-    @property
-    def workers(self) -> int:
-        """Processes that hold the model."""
-        workers = self.settings.workers_per_device
-        return min(workers, math.ceil(self.cores)) if self.device == "cpu" else workers
+    def __post_init__(self) -> None:
+        self.essential = False
+        self.cores = available_cores() if self.device == "cpu" else 0.0
+        most = math.ceil(self.cores) or math.inf
+        self.workers = int(min(self.settings.workers_per_device, most))
 
     @contextmanager
-    def start(self) -> Iterator[Callable[[], Live]]:
+    def start(self) -> Iterator[Callable[[], None]]:
         """Start the processes."""
-        job = {
-            "exported": str(self.folders.exported),
-            "compiled": str(self.folders.compiled),
-            "device": self.device,
-            "settings": self.settings.model_dump(),
-            "photos": [str(path) for path in self.photos],
-        }
         with (
             scratch() as folder,
             (log := folder / "log").open("wb") as stderr,
@@ -301,55 +235,31 @@ class InProcess:
                 env=worker_environment(self.settings) | {"TMPDIR": str(folder)},
             ) as process,
         ):
-            talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
-            talk.send(job)
+            self.talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
+            self.talk.send(
+                {
+                    "exported": str(self.folders.exported),
+                    "compiled": str(self.folders.compiled),
+                    "device": self.device,
+                    "settings": self.settings.model_dump(),
+                    "photos": [str(path) for path in self.photos],
+                }
+            )
 
-            def ready() -> Live:
-                threads = int(talk.answer())
-                return LiveWorkers(talk, self.workers, max(1, int(self.cores / threads)))
+            def ready() -> None:
+                self.threads = int(self.talk.answer())
+                self.pid, self._busy = self.talk.pid, None
 
             yield ready
 
-
-@dataclass
-class LiveWorkers:
-    """Workers that have loaded the model; they sleep while there is nothing to do.
-
-    Attributes:
-        fewest: as many of them as have a core for each of their threads.
-    """
-
-    talk: JsonLinesProcess
-    workers: int
-    fewest: int
-    client_pid: None = None
-    ready_s: None = None
-    _busy: int | None = field(default=None, init=False)
-
-    @property
-    def pid(self) -> int:
-        """The process that starts the workers."""
-        return self.talk.pid
-
-    def wake(self) -> None:
-        """Do nothing: work wakes them."""
-
-    def sleep(self) -> None:
-        """Do nothing: they wait for work."""
-
-    def scrape(self) -> None:
-        """Return nothing: there is no server that counts."""
-
     def load(self, turn: Turn, tick: Tick) -> Done:
         """Run batches; raise LitmeterError, with the end of the log, if a worker failed."""
-        work = turn.load
-        assert isinstance(work, Work)
+        assert isinstance(turn.load, Work)
         tick()
-        return self.run(work.kind, work.batch_size, work.seconds, work.busy or self.busiest())
+        return self._run(turn.load, turn.load.busy or self.busiest())
 
-    def run(self, kind: str, batch_size: int, seconds: float, busy: int) -> Done:
-        """Keep ``busy`` workers running batches for some seconds."""
-        self.talk.send({"work": kind, "batch_size": batch_size, "seconds": seconds, "busy": busy})
+    def _run(self, work: Work, busy: int) -> Done:
+        self.talk.send(asdict(replace(work, busy=busy)))
         blocks, cpu_ms = self.talk.answer()
         return Done(np.array(blocks), cpu_ms)
 
@@ -360,22 +270,19 @@ class LiveWorkers:
         and more can be, where their threads outnumber the cores.
         """
         if self._busy is None:
-            doubled = (self.fewest << k for k in range(16))
-            choices = [*takewhile(lambda busy: busy < self.workers, doubled), self.workers]
-            rates: dict[int, float] = {}
+            fewest = max(1, int(self.cores / self.threads))
+            doubled = takewhile(lambda busy: busy < self.workers, (fewest << k for k in range(16)))
+            choices, rates = [*doubled, self.workers], dict[int, float]()
             for busy in choices if len(choices) > 1 else []:
                 fastest_rps = max(rates.values(), default=0.0)
-                probes = [self._probe(busy)]
-                if probes[0] > SLOW_PROBE * fastest_rps:
-                    probes.append(self._probe(busy))
+                probes: list[float] = []
+                while not probes or (len(probes) < 2 and probes[0] > SLOW_PROBE * fastest_rps):
+                    probes.append(float(self._run(Work("pipeline", 1, PROBE_S), busy).blocks.mean()))
                 if max(probes) <= fastest_rps:
                     break
                 rates[busy] = min(probes)
-            self._busy = max(rates, key=lambda busy: rates[busy], default=self.workers)
+            self._busy = max(rates, key=rates.__getitem__, default=self.workers)
         return self._busy
-
-    def _probe(self, busy: int) -> float:
-        return float(self.run("pipeline", 1, PROBE_S, busy).blocks.mean())
 
 
 def pipelines_of(
@@ -383,9 +290,10 @@ def pipelines_of(
 ) -> dict[str, InProcess]:
     """The in-process subject of each configuration; those with the same pipeline share one."""
     shared: dict[str, InProcess] = {}
-    found = {}
-    for name, settings in configurations.items():
-        key = settings.model_dump_json(include=PIPELINE_KEYS)
-        subject = shared.setdefault(key, InProcess(name, settings, folders, device, photos))
-        found[in_process(name)] = subject
-    return found
+    return {
+        in_process(name): shared.setdefault(
+            settings.model_dump_json(include=PIPELINE_KEYS),
+            InProcess(name, settings, folders, device, photos),
+        )
+        for name, settings in configurations.items()
+    }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -23,22 +23,18 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage from a turn's begin to its end.
+    """Resource usage from a turn's begin to its end; percentages are of all cores of the machine.
 
     Attributes:
-        seconds: between the two readings.
-        cpu_percent: of all cores of the machine.
         server_s, client_s: CPU seconds of either's process tree.
         process_s: CPU seconds of each process of the server, by process id.
-        other_percent: CPU that processes other than server, client and this one used, of the machine; not
-            known where the server's are not.
-        steal_percent: CPU that the hypervisor gave to other machines, of the machine.
+        other_percent: by processes other than server, client and this one; not known where the server's are
+            not.
+        steal_percent: what the hypervisor gave to other machines.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
         mhz, best_mhz: mean frequency of the cores, in the turn and the highest so far.
-        gpu_percent: utilisation of the first CUDA device, mean of the readings.
-        gpu_memory_mib: memory in use on it, highest reading.
-        gpu_power_w: mean of the readings.
+        gpu_percent, gpu_memory_mib, gpu_power_w: of the first CUDA device: mean, highest, mean reading.
     """
 
     seconds: float = 0.0
@@ -57,28 +53,14 @@ class Usage:
     gpu_power_w: float | None = None
 
 
-@dataclass(frozen=True)
-class _Counters:
-    """What grows: CPU seconds since the start of the machine, or of a process; None could not be read."""
-
-    time: float
-    machine: tuple[float, float, float] | None  # busy, all, stolen
-    throttled_s: float | None
-    cores: float | None
-    server_s: Mapping[int, float] | None
-    client_s: Mapping[int, float] | None
-    own_s: float | None
+_Counter = Mapping[int | str, float]
+"""What grows by process id or name: CPU seconds since the start of a process, or of the machine."""
 
 
 class Telemetry:
     """Reads the usage of one turn after another."""
 
     def __init__(self) -> None:
-        self._server: int | None = None
-        self._client: int | None = None
-        self._begin: _Counters | None = None
-        self._mhz: list[float] = []
-        self._gpu: list[tuple[float | None, float | None, float | None]] = []
         self._best_mhz = 0.0
         self._failed: set[str] = set()
 
@@ -90,8 +72,9 @@ class Telemetry:
             client_pid: of the load generator; None where several send, or nothing is sent.
         """
         self._server, self._client = server_pid, client_pid
-        self._mhz, self._gpu = [], []
-        self._begin = self._counters()
+        self._mhz: list[float] = []
+        self._gpu: list[Any] = []
+        self._began, self._cores, self._before = self._counters()
 
     def tick(self) -> None:
         """Read what has a value of the moment: frequencies, and the GPU."""
@@ -101,55 +84,51 @@ class Telemetry:
             self._best_mhz = max(self._best_mhz, mhz)
         gpu = self._read("the GPU", cuda_gpu)
         if gpu is not None:
-            self._gpu.append((gpu.utilization, gpu.memory_used, gpu.power_draw))
+            self._gpu.append(gpu)
 
     def end(self) -> Usage:
         """Usage since ``begin``."""
-        assert self._begin is not None
-        before, after = self._begin, self._counters()
-        total_s = busy_s = steal_s = None
-        if before.machine is not None and after.machine is not None:
-            busy_s, total_s, steal_s = (b - a for a, b in zip(before.machine, after.machine, strict=True))
-
-        def percent(part_s: float | None) -> float | None:
-            return 100 * part_s / total_s if part_s is not None and total_s else None
-
-        server, client = grown(before.server_s, after.server_s), grown(before.client_s, after.client_s)
-        server_s, client_s = (None if one is None else sum(one.values()) for one in (server, client))
-        own_s = _difference(before.own_s, after.own_s)
-        ours = (server_s, 0.0 if self._client is None else client_s, own_s)
-        known = [used for used in ours if used is not None]
-        others_s = None if busy_s is None or len(known) < len(ours) else max(0.0, busy_s - sum(known))
-        percents, memory, power = (
-            [values[index] for values in self._gpu if values[index] is not None] for index in range(3)
+        ended, cores, after = self._counters()
+        machine, throttled, own, server, client = map(_grown, self._before, after)
+        throttled_s, own_s, server_s, client_s = (
+            None if one is None else sum(one.values()) for one in (throttled, own, server, client)
         )
+        percents: dict[int | str, float] = {}
+        if machine is not None and machine["all"]:
+            percents = {name: 100 * used_s / machine["all"] for name, used_s in machine.items()}
+            ours = (own_s, server_s, 0.0 if self._client is None else client_s)
+            known = [used for used in ours if used is not None]
+            if len(known) == len(ours):
+                percents["other"] = 100 * max(0.0, machine["busy"] - sum(known)) / machine["all"]
+        memory = [gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None]
         return Usage(
-            seconds=after.time - before.time,
-            cpu_percent=percent(busy_s),
+            seconds=ended - self._began,
+            cpu_percent=percents.get("busy"),
             server_s=server_s,
             client_s=client_s,
-            process_s=server or {},
-            other_percent=percent(others_s),
-            steal_percent=percent(steal_s),
-            throttled_s=_difference(before.throttled_s, after.throttled_s),
-            cores=None if before.cores is None or after.cores is None else (before.cores, after.cores),
+            process_s={int(pid): used for pid, used in (server or {}).items()},
+            other_percent=percents.get("other"),
+            steal_percent=percents.get("steal"),
+            throttled_s=throttled_s,
+            cores=None if self._cores is None or cores is None else (self._cores, cores),
             mhz=_mean(self._mhz),
             best_mhz=self._best_mhz or None,
-            gpu_percent=_mean(percents),
-            gpu_memory_mib=max((mib for mib in memory if mib is not None), default=None),
-            gpu_power_w=_mean(power),
+            gpu_percent=_mean([gpu.utilization for gpu in self._gpu]),
+            gpu_memory_mib=max(memory, default=None),
+            gpu_power_w=_mean([gpu.power_draw for gpu in self._gpu]),
         )
 
-    def _counters(self) -> _Counters:
-        return _Counters(
-            time=perf_counter(),
-            machine=self._read("the machine's CPU times", _machine),
-            throttled_s=self._read("the CPU quota", throttled_s),
-            cores=self._read("the number of cores", available_cores),
-            server_s=self._read("the server's CPU times", lambda: tree_cpu_s(self._server)),
-            client_s=self._read("the load generator's CPU times", lambda: tree_cpu_s(self._client)),
-            own_s=self._read("this process's CPU times", _own_cpu_s),
-        )
+    def _counters(self) -> tuple[float, float | None, list[_Counter | None]]:
+        """The time, the number of cores, and what grows; None could not be read."""
+        readers: dict[str, Callable[[], _Counter | None]] = {
+            "the machine's CPU times": _machine,
+            "the CPU quota": lambda: {"throttled": throttled_s()},
+            "this process's CPU times": lambda: {"own": sum(psutil.Process().cpu_times()[:2])},
+            "the server's CPU times": lambda: tree_cpu_s(self._server),
+            "the load generator's CPU times": lambda: tree_cpu_s(self._client),
+        }
+        cores = self._read("the number of cores", available_cores)
+        return perf_counter(), cores, [self._read(what, reader) for what, reader in readers.items()]
 
     def _read(self, what: str, reader: Callable[[], Value]) -> Value | None:
         """The reader's value; None, which is said the first time, where it fails."""
@@ -164,11 +143,11 @@ class Telemetry:
             return None
 
 
-def tree_cpu_s(root: int | None) -> dict[int, float] | None:
+def tree_cpu_s(root: int | None) -> _Counter | None:
     """CPU seconds of a process and all its descendants, by process id; None without a root."""
     if root is None:
         return None
-    found = {}
+    found: dict[int | str, float] = {}
     main = psutil.Process(root)
     for process in [main, *main.children(recursive=True)]:
         try:
@@ -179,30 +158,21 @@ def tree_cpu_s(root: int | None) -> dict[int, float] | None:
     return found
 
 
-def grown(before: Mapping[int, float] | None, after: Mapping[int, float] | None) -> dict[int, float] | None:
-    """By how much each grew; one that has ended meanwhile is left out, as it is not known how much it did."""
+def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
+    # What has ended meanwhile is left out, as it is not known how much it did.
     if before is None or after is None:
         return None
-    return {pid: used - before.get(pid, 0.0) for pid, used in after.items()}
+    return {name: used - before.get(name, 0.0) for name, used in after.items()}
 
 
-def _difference(before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else after - before
-
-
-def _machine() -> tuple[float, float, float]:
-    """CPU seconds of all cores since the machine's start: busy, all, stolen."""
+def _machine() -> _Counter:
+    """CPU seconds of all cores since the machine's start."""
     times = psutil.cpu_times()
     # Linux includes the time of guests in that of user and nice.
     total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
     steal_s = getattr(times, "steal", 0.0)
-    idle_s = times.idle + getattr(times, "iowait", 0.0) + steal_s
-    return total_s - idle_s, total_s, steal_s
-
-
-def _own_cpu_s() -> float:
-    own = psutil.Process().cpu_times()
-    return own.user + own.system
+    busy_s = total_s - times.idle - getattr(times, "iowait", 0.0) - steal_s
+    return {"busy": busy_s, "all": total_s, "steal": steal_s}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -17,6 +17,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import Floats, LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline"]
+"""The model alone; decode and preprocess alone; all, from image bytes on."""
 IN_PROCESS = " in-process"
 """Ends the name of a subject that runs without a server."""
 
@@ -33,13 +34,9 @@ def configuration_of(subject: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """The load of a subject in-process: batches, one after another, in all of its busy workers.
+    """The load of a subject in-process: batches, one after another, that begin within ``seconds``.
 
-    Attributes:
-        kind: the model alone, decode and preprocess alone, or the whole pipeline from image bytes on.
-        batch_size: images in each batch.
-        seconds: how long batches begin.
-        busy: number of workers; None: as many as are fastest.
+    They run in ``busy`` workers; None: as many as are fastest.
     """
 
     kind: WorkKind
@@ -53,8 +50,6 @@ class Turn:
     """One subject under one load for one interval.
 
     Attributes:
-        subject: its name among the subjects of the loop.
-        load: requests to a server, or work in-process.
         round: number of the round, the level's run, or the probe.
         slo_ms: if given, the sample says which share of the requests failed or took longer.
         note: what the progress says beside the subject.
@@ -69,13 +64,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a turn yields.
-
-    Attributes:
-        row: its figures, as the log of turns has them.
-        record: of each request; without the answers where a log has kept it; None in-process.
-        blocks: rates in the equal parts of the turn, in-process.
-    """
+    """What a turn yields: its figures, and of each request (answers empty from a log) or part in-process."""
 
     turn: Turn
     row: TurnRow
@@ -97,11 +86,9 @@ class Serve:
 
 @dataclass(frozen=True)
 class Serving:
-    """The subjects that are ready.
+    """The subjects that are ready, and when the last one was, seconds since the log's begin.
 
-    Attributes:
-        at_s: when the last one was, seconds since the log's begin.
-        ready_s: by name, from its start until it was; None where it ran already.
+    ``ready_s`` has for each the time from its start until it was; None where it ran already.
     """
 
     names: tuple[str, ...]

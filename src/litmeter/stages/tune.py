@@ -96,14 +96,16 @@ def agreement_of(device: str, photos: Sequence[Path]) -> Callable[[ServeSettings
 def subjects_of(job: Job, sender: LoadGenerator, device: str, photos: Sequence[Path]) -> dict[str, Subject]:
     """All that the search may measure."""
     timeout_s = job.load.timeout_s
-    parts: dict[str, Subject] = {
-        part.subject: Served(part.name, part.settings, sender, MODEL, "cpu", timeout_s, null_model=True)
-        if part.kind == "request"
-        else InProcess(part.name, part.settings, MODEL, device, photos)
-        for part in job.parts
-    }
-    names = {name_of(one): one for one in job.configurations}
-    return parts | {name: Served(name, one, sender, MODEL, device, timeout_s) for name, one in names.items()}
+    subjects: dict[str, Subject] = {}
+    for part in job.parts:
+        if part.kind == "request":
+            null = Served(part.name, part.settings, sender, MODEL, "cpu", timeout_s, null_model=True)
+            subjects[part.subject] = null
+        else:
+            subjects[part.subject] = InProcess(part.name, part.settings, MODEL, device, photos)
+    for one in job.configurations:
+        subjects[name_of(one)] = Served(name_of(one), one, sender, MODEL, device, timeout_s)
+    return subjects
 
 
 def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
@@ -123,20 +125,12 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
 def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Content of metrics/tune.json."""
     first, capacity = outcome.rows[0], outcome.capacity
-    columns = (
-        "rate_rps",
-        "over_serve",
-        "over_serve_low",
-        "over_serve_high",
-        "p95_ms",
-        "memory_mib",
-        "agreement",
-    )
+    columns = ("rate_rps", "over_serve", "over_serve_low", "over_serve_high", "p95_ms", "memory_mib")
     return {
         "goal": params.tune.goal,
         "users": params.tune.users,
         "winner": {knob: getattr(outcome.winner, knob) for knob in KNOBS},
-        **{column: getattr(first, column) for column in columns},
+        **{column: getattr(first, column) for column in (*columns, "agreement")},
         "capacity_status": capacity and capacity.status,
         "capacity_rps": capacity and capacity.capacity_rps,
         "capacity_low_rps": capacity and capacity.low_rps,

@@ -1,9 +1,9 @@
 """Capacity under an objective: the highest rate of random arrivals at which few enough requests miss it.
 
-A probe offers one rate for some seconds and yields the share of requests that missed. One probe misleads: the
-waits of neighbours in a queue depend on each other, and the machine changes its speed meanwhile, so that
-shares at one rate differ far more than those of independent requests. All probes are pooled in one logistic
-regression of the share on the logarithm of the rate; the interval comes from the differences between probes.
+A probe offers one rate for some seconds and yields the share of requests that missed. One probe misleads:
+neighbours in a queue wait for each other, and the machine changes its speed, so that shares at one rate
+differ far more than those of independent requests. All probes are pooled in one logistic regression of the
+share on the logarithm of the rate; the interval comes from the differences between probes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit, logit, stdtrit
 
 from litmeter.stats.records import Floats
@@ -29,11 +28,9 @@ JACKKNIFE_BLOCKS = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of requests that miss the objective over the rate: logistic in ln(rate).
+    """The share of requests that miss the objective over the rate: logistic in ln(rate), with this slope.
 
-    Attributes:
-        capacity_rps: the rate at which the share is ``miss``.
-        slope: of logit(share) over ln(rate).
+    At ``capacity_rps`` it is ``miss``.
     """
 
     capacity_rps: float
@@ -48,12 +45,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes in the order in which they were made.
+    """Probes in the order in which they were made: offered rates, and shares of the requests that missed.
 
-    Attributes:
-        rates_rps: mean rates of arrivals that were offered.
-        shares: of the requests that missed.
-        requests: number of requests, by which probes count: when by chance few arrive, few miss as well.
+    They count by their numbers of requests: when by chance few arrive, few miss as well.
     """
 
     rates_rps: Floats
@@ -62,10 +56,6 @@ class Probes:
 
     def __len__(self) -> int:
         return len(self.shares)
-
-    def without(self, indices: npt.NDArray[np.int64]) -> Probes:
-        """All others."""
-        return Probes(*(np.delete(one, indices) for one in (self.rates_rps, self.shares, self.requests)))
 
 
 def fit(probes: Probes, miss: float) -> Curve:
@@ -88,13 +78,12 @@ def fit(probes: Probes, miss: float) -> Curve:
 
 
 def interval(probes: Probes, miss: float) -> tuple[float, float]:
-    """95% interval of the capacity: a jackknife over blocks of successive probes, with Student's t.
-
-    Three probes are needed, and 8 or more for all blocks.
-    """
+    """95% interval of the capacity by three probes at least: a jackknife over blocks of successive ones."""
     estimate = math.log(fit(probes, miss).capacity_rps)
     blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
-    logs = np.log([fit(probes.without(block), miss).capacity_rps for block in blocks])
+    arrays = (probes.rates_rps, probes.shares, probes.requests)
+    rest = [Probes(*(np.delete(one, block) for one in arrays)) for block in blocks]
+    logs = np.log([fit(one, miss).capacity_rps for one in rest])
     freedom = len(blocks) - 1
     spread = float(stdtrit(freedom, 0.975)) * math.sqrt(freedom * float(logs.var()))
     return math.exp(estimate - spread), math.exp(estimate + spread)

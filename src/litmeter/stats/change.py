@@ -21,13 +21,10 @@ class Change:
     """What changes from the reference's answers to others. Labels alone hide it where all are certain.
 
     Attributes:
-        photos: number of photos.
-        agreement: share of the photos whose likeliest class is the same.
-        agreement_low: with 95% certainty, the share is no less for photos like these.
-        accuracy: share of right labels among the other answers.
-        accuracy_change: from the reference's accuracy to this.
-        mean_change: of a probability, over photos and classes.
-        largest_change: of a probability.
+        agreement, agreement_low: share of the photos whose likeliest class is the same; with 95% certainty no
+            less for photos like these.
+        accuracy, accuracy_change: share of right labels among the other answers, less the reference's.
+        mean_change, largest_change: of a probability, over photos and classes.
         divergence: of Kullback and Leibler, from the reference, mean over the photos, in nats.
     """
 
@@ -45,13 +42,8 @@ def change(reference: Probabilities, answers: Probabilities, labels: Sequence[in
     """What changes from ``reference`` to ``answers``.
 
     Args:
-        labels: the true class of each photo.
-
-    Raises:
-        ValueError: there are no photos.
+        labels: the true class of each photo, of which there is one at least.
     """
-    if not len(labels):
-        raise ValueError("there are no photos to compare")
     expected, found = reference.argmax(axis=1), answers.argmax(axis=1)
     agreed = int((expected == found).sum())
     differences = np.abs(answers - reference)

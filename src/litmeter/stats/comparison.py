@@ -4,17 +4,15 @@ A machine that slows down for minutes slows down all that is measured in a round
 compared within rounds. Every second round has the reverse order of the one before it, so that a steady drift
 cancels.
 
-A handful of rounds says little about the noise of one configuration, but several together say how large it
-usually is. So each variance is moderated by the usual one of its like, with fixed degrees of freedom (Smyth
-2004, doi:10.2202/1544-6115.1027). Alike are those that take turns about as often: who pauses in between is
-slow, and its few batches of answers are noisier. In simulations of configurations whose noise differs by a
-factor of up to 6 (tests/unit/test_comparison.py, 400 runs each), the intervals hold all true ratios in 95 to
-97% of runs.
+A handful of rounds says little about the noise of one configuration. So each variance is moderated by the
+usual one of its like, with fixed degrees of freedom (Smyth 2004, doi:10.2202/1544-6115.1027). Alike are those
+that take turns about as often: who pauses in between is slow, and its few batches of answers are noisier.
+Where noise differs by a factor of up to 6, the intervals hold all true ratios in 95 to 97% of simulated runs
+(tests/unit/test_comparison.py).
 
-A machine's state lasts longer than a round, and moves some configurations more than others: in ten
-comparisons of 28 rounds, log ratios of neighbouring rounds were correlated by up to 0.7, in the median by
-0.5. So variances are those of the means of blocks of rounds. In simulations with a correlation of 0.5 the
-intervals of 28 rounds then hold all true ratios in 90% of runs, and in 70% where rounds count as independent.
+A machine's state lasts longer than a round: log ratios of neighbouring rounds were correlated by 0.5 in the
+median. So variances are those of the means of blocks of rounds. In simulations with such a correlation the
+intervals of 28 rounds hold all true ratios in 90% of runs, in 70% where rounds count as independent.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ import numpy.typing as npt
 from scipy.special import digamma, stdtr, stdtrit
 
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import Floats
+from litmeter.stats.records import Floats, joined
 
 Rates = Mapping[str, Sequence[float | None]]
 """By name, the rate in each round; None or 0 where it was not measured, or answered nothing."""
@@ -44,18 +42,15 @@ ALIKE = 1.5
 """Configurations whose shares of rounds differ by no more than this factor have a common variance."""
 BLOCKS = 10
 """Of rounds, at most; one round each where there are fewer."""
+EQUAL = 0.03
+"""A ratio within this of 1 is that of equals."""
 FEWEST_RUNS = 3
 """For an interval over runs."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference of logarithms of rates.
-
-    Attributes:
-        error: standard error, None where there are too few rounds.
-        freedom: degrees of freedom of ``error``.
-    """
+    """A mean difference of logarithms of rates; its standard error is None where there are too few rounds."""
 
     mean: float
     error: float | None
@@ -83,6 +78,13 @@ class Ratio:
         """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    @property
+    def equal(self) -> bool:
+        """Whether the whole interval is that of equals."""
+        return (
+            self.low is not None and self.high is not None and 1 - EQUAL <= self.low <= self.high <= 1 + EQUAL
+        )
+
 
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
     """Mean log ratio of ``name`` over ``other``, within rounds; through the reference if they share none.
@@ -104,30 +106,24 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
 
 
 def _paired_difference(rates: Rates, name: str, other: str) -> Difference:
-    """Mean log ratio of ``name`` over ``other`` in the rounds of both, of which there is one at least."""
-    rounds = _rounds_of_both(rates, name, other)
-    logs = _log_ratios(rates, name, other, rounds)
+    logs = _log_ratios(rates, name, other, _rounds_of_both(rates, name, other))
     mean = float(logs.mean())
     if len(logs) < 2:
         return Difference(mean, None, 0)
     variance, freedom = _long_run_variance(logs)
-    usual, others = usual_variance(rates, name, other)
+    usual, others = _usual_variance(rates, name, other)
     most = OF_PAUSING if _often(rates, name) < 1 / ALIKE else MODERATION
     weight = min(most, OF_OTHERS * others)
     variance = (weight * usual + freedom * variance) / (weight + freedom)
     return Difference(mean, math.sqrt(variance / len(logs)), freedom + weight)
 
 
-def usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
-    """The typical variance of the log ratios to ``other`` of ``name`` and its like.
+def _usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
+    """Typical variance of log ratios of ``name`` and its like to ``other``; the others' degrees of freedom.
 
     Those who ran in at least half of the rounds of ``name`` count with these, so that a variance stays as it
-    is while others go on; the rest count with their own rounds, from half to twice as many. It is the
-    geometric mean, corrected for the bias of the logarithm of a variance of few rounds, so that a single
-    noisy one, as the reference may be, changes little.
-
-    Returns:
-        The variance of a log ratio, and the degrees of freedom that others than ``name`` contribute.
+    is while others go on; the rest count with their own rounds, from half to twice as many. One that is noisy
+    changes the geometric mean little, which is corrected for the bias of the logarithm of few rounds.
     """
     rounds = _rounds_of_both(rates, name, other)
     often, logs, others = _often(rates, name), [], 0.0
@@ -147,17 +143,13 @@ def usual_variance(rates: Rates, name: str, other: str) -> tuple[float, float]:
 
 
 def _often(rates: Rates, name: str) -> float:
-    """Share of the rounds from its first to its last in which it answered."""
+    # Share of the rounds from its first to its last in which it answered.
     answered = [number for number, rate in enumerate(rates[name]) if rate]
     return len(answered) / (1 + answered[-1] - answered[0]) if answered else 0.0
 
 
 def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FAMILY_ERROR) -> Ratio:
-    """The geometric mean of ``name`` over ``other``, with a moderated t interval.
-
-    Args:
-        error: chance that the interval misses the true ratio.
-    """
+    """The geometric mean of ``name`` over ``other``, with a moderated t interval that misses by ``error``."""
     log = difference(rates, name, other, reference)
     if log.error is None:
         return Ratio(math.exp(log.mean), None, None)
@@ -185,14 +177,12 @@ def percentile_ratio(
 
     In each block of rounds, the share of latencies above their percentile less that of the others above
     theirs says what moved one alone. The ends of its mean's interval, by Student's t, are read off as
-    percentiles of both together, each over its own percentile. In simulated twins, whose latencies depend on
-    each other by batch and round, it holds 1 in 92 to 97% of runs.
+    percentiles of both together, each over its own percentile. It holds 1 in 92 to 97% of simulated twins.
 
     Args:
         latencies, others: of each round, of the same rounds.
-        error: chance that the interval misses the true ratio.
     """
-    pooled = [np.concatenate([np.array([]), *own]) for own in (latencies, others)]
+    pooled = [joined(latencies), joined(others)]
     whole, of_others = (percentile(own, percent) for own in pooled)
     if whole is None or of_others is None:
         return None
@@ -224,11 +214,8 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
     leads by others) is no slower. Bonferroni's method, step by step, holds the error of a group's tests at
     FAMILY_ERROR: of equal ones the luckiest is compared with the least lucky, so each pair of them counts.
     """
-    means = {
-        name: 0.0 if name == reference else difference(rates, name, reference, reference).mean
-        for name in rates
-    }
-    unranked = sorted(rates, key=lambda name: means[name], reverse=True)
+    means = {name: difference(rates, name, reference, reference).mean for name in rates}
+    unranked = sorted(rates, key=means.__getitem__, reverse=True)
     rank_of: dict[str, int] = {}
     while unranked:
         leader, *others = unranked
@@ -240,11 +227,10 @@ def ranks(rates: Rates, reference: str) -> dict[str, int]:
 
 
 def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: str) -> set[str]:
-    """Those of ``others`` that are slower than ``leader``."""
     behind = {name: difference(rates, name, leader, reference) for name in others}
     p_values = {name: lag.p_value() if lag.mean < 0 else 1.0 for name, lag in behind.items()}
     slower: set[str] = set()
-    for name in sorted(others, key=lambda name: p_values[name]):
+    for name in sorted(others, key=p_values.__getitem__):
         pairs = math.comb(1 + len(others) - len(slower), 2)
         if p_values[name] > FAMILY_ERROR / pairs:
             break
@@ -253,24 +239,18 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
 
 
 def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
-    """The rounds in which both answered."""
     pairs = zip(rates[name], rates[other], strict=True)
     return [number for number, (a, b) in enumerate(pairs) if a and b]
 
 
 def _log_ratios(rates: Rates, name: str, other: str, rounds: Sequence[int]) -> Floats:
-    """Of ``name`` over ``other`` in ``rounds``, in which both answered."""
     own, others = (np.array([rates[key][number] for number in rounds], dtype=float) for key in (name, other))
     logs: Floats = np.log(own / others)
     return logs
 
 
 def _long_run_variance(logs: Floats) -> tuple[float, float]:
-    """Variance of a log ratio that its mean's error is made of, and the degrees of freedom.
-
-    Neighbouring rounds are alike, as a machine's state lasts longer than a round. So it is the variance of
-    the means of blocks of rounds, each times its block's length.
-    """
+    """Variance of the means of blocks, each times its block's length, and its degrees of freedom."""
     edges = block_edges(len(logs))
     lengths = np.diff(edges)
     means = np.add.reduceat(logs, edges[:-1]) / lengths
@@ -288,10 +268,7 @@ def over_runs(runs: Sequence[Ratio]) -> Ratio | None:
 
     Runs are random effects: their variance is that of DerSimonian and Laird (1986,
     doi:10.1016/0197-2456(86)90046-2), the interval that of Hartung and Knapp (2001, doi:10.1002/sim.791).
-
-    Args:
-        runs: with intervals, taken as two standard errors to either side. Wider ones, as simultaneous ones
-            are, change the runs' weights alone.
+    The runs' intervals count as two standard errors to either side; wider ones change their weights alone.
     """
     known = [(run.ratio, run.low, run.high) for run in runs if run.low is not None and run.high is not None]
     if len(known) < FEWEST_RUNS:

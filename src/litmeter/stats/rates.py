@@ -9,20 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaincinv, stdtrit
 
-from litmeter.stats.records import Floats
+from litmeter.stats.records import Floats, joined
 
 Z95 = 1.959963984540054
 """97.5% quantile of the normal distribution: two-sided 95%."""
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95% score interval of a proportion (Wilson 1927); sound for few trials and near 0 or 1.
-
-    Raises:
-        ValueError: there were no trials.
-    """
-    if trials < 1:
-        raise ValueError("an interval needs at least one trial")
+    """95% score interval of a proportion (Wilson 1927); sound for few trials and near 0 or 1."""
     proportion = successes / trials
     spread = Z95 * math.sqrt(proportion * (1 - proportion) / trials + Z95**2 / (4 * trials**2))
     centre = proportion + Z95**2 / (2 * trials)
@@ -31,13 +25,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def lower_bound(successes: int, trials: int) -> float:
-    """One-sided 95% bound: with 95% certainty the proportion is no less (Clopper and Pearson 1934).
-
-    Raises:
-        ValueError: there were no trials.
-    """
-    if trials < 1:
-        raise ValueError("a bound needs at least one trial")
+    """One-sided 95% bound: with 95% certainty the proportion is no less (Clopper and Pearson 1934)."""
     return float(betaincinv(successes, trials - successes + 1, 0.05)) if successes else 0.0
 
 
@@ -58,15 +46,14 @@ class Throughput:
 def throughput(rates: Floats) -> Throughput:
     """Mean of the ``block_rates`` of one window, with its interval.
 
-    The interval is that of the method of batch means, with Student's t: consecutive requests share
-    batches and are not independent, whole blocks of a window nearly are.
+    The interval is that of the method of batch means, with Student's t: consecutive requests share batches,
+    whole blocks of a window are nearly independent.
     """
     rps, spread = float(rates.mean()), _spread(rates)
     return Throughput(rps, max(0.0, rps - spread), rps + spread)
 
 
 def _spread(values: Floats) -> float:
-    """Half width of a mean's 95% interval, by Student's t."""
     return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
@@ -81,12 +68,11 @@ def percentile_interval_of_blocks(blocks: Sequence[Floats], percent: int) -> tup
     """95% interval of a latency percentile of all blocks together, None where there is none.
 
     The share of requests that take no longer than the percentile varies from block to block. The ends of its
-    mean's interval, by Student's t, are read off as percentiles of all requests. Latencies of one batch
-    depend on each other, so single requests would give too narrow an interval. In simulations of batches
-    (tests/unit/test_rates.py) it holds the true p95 in 89 to 97% of runs.
+    mean's interval, by Student's t, are read off as percentiles of all requests: those of one batch depend on
+    each other. It holds the true p95 in 89 to 97% of simulated runs (tests/unit/test_rates.py).
     """
     blocks = [block for block in blocks if len(block)]
-    requests = np.concatenate([*blocks, np.array([])])
+    requests = joined(blocks)
     whole = percentile(requests, percent)
     if whole is None or len(blocks) < 2:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +22,16 @@ BLOCKS = 10
 """Equal parts of a window, whose spread gives the interval of the whole window's rate or percentile."""
 
 
+def joined(arrays: Iterable[Floats]) -> Floats:
+    """All values of arrays, of which there may be none."""
+    return np.concatenate([np.array([]), *arrays])
+
+
 def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float:
     """Units of work (requests, batches) done in a window; one that straddles an edge counts in proportion.
 
-    The answers of a batch end together, so a count of those that ended inside the window would be off
-    by up to a batch at either edge. ``start`` and ``end`` are seconds, ``end > start``.
+    The answers of a batch end together: a count of those that ended inside would be off by up to a batch at
+    either edge.
     """
     inside = np.minimum(end, closed) - np.maximum(start, opened)
     return float(np.sum(np.clip(inside, 0.0, None) / (end - start)))
@@ -33,10 +39,12 @@ def work_done(start: Floats, end: Floats, opened: float, closed: float) -> float
 
 def block_rates(start: Floats, end: Floats, opened: float, closed: float) -> Floats:
     """Units of work per second in each of BLOCKS equal parts of a window."""
-    edges = np.linspace(opened, closed, BLOCKS + 1)
-    return np.array(
-        [work_done(start, end, low, high) / (high - low) for low, high in itertools.pairwise(edges)]
-    )
+    return _rates(start, end, np.linspace(opened, closed, BLOCKS + 1))
+
+
+def _rates(start: Floats, end: Floats, edges: Floats) -> Floats:
+    pairs = itertools.pairwise(edges)
+    return np.array([work_done(start, end, low, high) / (high - low) for low, high in pairs])
 
 
 WINDOWS = 3
@@ -73,11 +81,9 @@ def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Flo
 
     A window in which nothing ended has no latency (NaN).
     """
-    pairs = list(itertools.pairwise(edges))
-    rates = [work_done(start, end, low, high) / (high - low) for low, high in pairs]
-    ended = [(end > low) & (end <= high) for low, high in pairs]
+    ended = [(end > low) & (end <= high) for low, high in itertools.pairwise(edges)]
     latencies = [(end[mask] - start[mask]).mean() if mask.any() else float("nan") for mask in ended]
-    return np.array(rates), np.array(latencies)
+    return _rates(start, end, edges), np.array(latencies)
 
 
 OK, FAILED, TIMED_OUT = 0, 1, 2
@@ -91,22 +97,18 @@ REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "bod
 class LoadRecord:
     """Every request of one load: N users in a closed loop, or a rate in an open one.
 
-    Times are seconds of the machine's monotonic clock. The arrays have one element per request, in
-    the order in which the requests ended.
+    Times are seconds of the machine's monotonic clock. The arrays have one element per request, in the order
+    in which the requests ended.
 
     Attributes:
         users: requests in flight at once; with a rate, at most.
         rate_rps: mean rate of an open loop's arrivals, None in a closed loop.
         window_edges: times at which windows begin and end; the last three windows are reported.
-        user: number of the user that sent the request.
-        start: when the request was due.
-        sent: when it was sent; in a closed loop microseconds after ``start``.
+        start, sent: when the request was due, and when it was sent, in a closed loop microseconds later.
         end: when its answer was complete, or it failed.
-        status: OK, FAILED or TIMED_OUT.
-        code: HTTP status, 0 without an answer.
-        size: bytes of the answer's body.
+        status, code: OK, FAILED or TIMED_OUT; HTTP status, 0 without an answer.
+        size, answer: bytes of the answer's body, and that body; empty above 64 KiB.
         body: index of the request's body among the bodies.
-        answer: the answer's body; empty above 64 KiB.
         cores: CPU use of the load generator in the reported windows, of the busiest one of several.
     """
 

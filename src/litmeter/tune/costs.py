@@ -12,13 +12,14 @@ import numpy as np
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
+from litmeter.measure.comparison_rows import geometric_mean
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import ServeSettings
-from litmeter.tune.space import simplicity
+from litmeter.tune.space import built, simplicity
 
 Costs = Mapping[str, Mapping[int, float]]
-"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many of
-them as have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
+"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many as
+have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
 
 ROUNDS = 4
 """Of all parts, in turn: each part once, one after another, a drift of the machine would pass for a cost."""
@@ -28,12 +29,10 @@ WORK_S, NULL_S = 0.15, 1.0
 
 @dataclass(frozen=True)
 class Part:
-    """A part of configurations whose cost is measured by itself.
+    """A part of configurations whose cost is measured by itself, with all workers busy.
 
-    Attributes:
-        settings: what runs it: a server with a null model where its kind is "request", else in-process.
-        workers: number of its processes, all of which are busy.
-        batch_sizes: with which it is measured.
+    ``settings`` are those of a server with a null model where its kind is "request", else of workers
+    in-process.
     """
 
     name: str
@@ -50,25 +49,14 @@ class Part:
 
 def model_part(settings: ServeSettings) -> str:
     """What the model's cost depends on."""
-    built = "compiled" if settings.compiled else "timm's"
     threads = f"{settings.threads_per_worker or 'all'} threads"
     memory = "keeps" if settings.keep_freed_memory else "frees"
-    return f"model {settings.precision}, {built}, {threads}, {memory} memory"
+    return f"model {settings.precision}, {built(settings)}, {threads}, {memory} memory"
 
 
-def preprocess_part(settings: ServeSettings) -> str:
-    """The way to decode and preprocess an image."""
-    return f"preprocess {settings.preprocess}"
-
-
-def request_part(settings: ServeSettings) -> str:
-    """What happens to a request besides."""
-    return f"request {settings.transport}"
-
-
-def part_names(settings: ServeSettings) -> list[str]:
-    """The parts of a configuration."""
-    return [model_part(settings), preprocess_part(settings), request_part(settings)]
+def part_names(settings: ServeSettings) -> tuple[str, str, str]:
+    """The parts of a configuration: its model, decoding and preprocessing, and a request's way."""
+    return model_part(settings), f"preprocess {settings.preprocess}", f"request {settings.transport}"
 
 
 def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -> list[Part]:
@@ -76,24 +64,21 @@ def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -
     models: dict[str, ServeSettings] = {}
     sizes: dict[str, set[int]] = defaultdict(lambda: {1})
     others: dict[str, Part] = {}
+    one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
     for one in configurations:
-        models.setdefault(model_part(one), one)
-        sizes[model_part(one)].add(one.max_batch_size)
-        alone = one.model_copy(
-            update={"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
-        )
-        others.setdefault(name := preprocess_part(one), Part(name, "preprocess", alone, cores))
+        model, preprocess, request = part_names(one)
+        models.setdefault(model, one)
+        sizes[model].add(one.max_batch_size)
+        alone = one.model_copy(update=one_thread)
+        others.setdefault(preprocess, Part(preprocess, "preprocess", alone, cores))
         null = ServeSettings(transport=one.transport, workers_per_device=cores, threads_per_worker=1)
-        others.setdefault(name := request_part(one), Part(name, "request", null, cores))
-    return [
-        *(_model(name, one, tuple(sorted(sizes[name])), device, cores) for name, one in models.items()),
-        *others.values(),
-    ]
-
-
-def _model(name: str, settings: ServeSettings, sizes: tuple[int, ...], device: str, cores: int) -> Part:
-    workers = max(1, cores // (settings.threads_per_worker or cores)) if device == "cpu" else 1
-    return Part(name, "model", settings.model_copy(update={"workers_per_device": workers}), workers, sizes)
+        others.setdefault(request, Part(request, "request", null, cores))
+    parts = []
+    for name, one in models.items():
+        workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
+        settings = one.model_copy(update={"workers_per_device": workers})
+        parts.append(Part(name, "model", settings, workers, tuple(sorted(sizes[name]))))
+    return [*parts, *others.values()]
 
 
 def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int) -> Schedule[Costs]:
@@ -123,23 +108,18 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
             for part, size in order:
                 load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
                 sample = yield from measure(Turn(part.subject, load, number, note="costs"))
-                seconds.setdefault((part.name, size), []).append(cost_s(part, sample))
+                seconds.setdefault((part.name, size), []).append(_cost_s(part, sample))
             if not works or sample.ended_s > until_s:
                 break
         # The first of those that wait always has room: where it is not ready, it has failed.
         waiting = [part for part in waiting[1:] if part not in group]
     costs: dict[str, dict[int, float]] = defaultdict(dict)
     for (name, size), own in seconds.items():
-        costs[name][size] = float(np.exp(np.mean(np.log(own))))
+        costs[name][size] = geometric_mean(own)
     return costs
 
 
-def cost_s(part: Part, sample: Sample) -> float:
-    """Seconds for an image or request, as ``Costs`` has them.
-
-    Raises:
-        LitmeterError: nothing was answered.
-    """
+def _cost_s(part: Part, sample: Sample) -> float:
     row = sample.row
     if part.kind != "request":
         if not row.rate_rps:
@@ -154,27 +134,20 @@ def cost_s(part: Part, sample: Sample) -> float:
 
 
 def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
-    """Requests per second in a closed loop of ``users``.
-
-    It is bounded by the CPU time that all parts take together, and by how fast the workers are done with a
-    batch, for which they may wait.
-    """
+    """Requests per second in a closed loop, by the CPU time of all parts and the time of a batch."""
     workers = settings.workers_per_device
-    size = formed_batch(settings, users)
-    by_size = costs[model_part(settings)]
-    model_s = float(np.interp(size, sorted(by_size), [by_size[one] for one in sorted(by_size)]))
-    preprocess_s, request_s = costs[preprocess_part(settings)][1], costs[request_part(settings)][1]
+    if settings.transport == "litserve" and settings.batch_timeout_s == 0:
+        size = 1.0  # LitServe's queues give a batch of one without a timeout
+    else:
+        size = max(1.0, min(float(settings.max_batch_size), users / workers))
+    by_size, preprocess, request = (costs[part] for part in part_names(settings))
+    sizes = sorted(by_size)
+    model_s = float(np.interp(size, sizes, [by_size[one] for one in sizes]))
+    preprocess_s, request_s = preprocess[1], request[1]
     cpu_s = model_s * (settings.threads_per_worker or cores) + preprocess_s + request_s
     filled = settings.max_batch_size * workers <= users
     batch_s = size * (model_s + preprocess_s) + (0.0 if filled else settings.batch_timeout_s)
     return min(cores / cpu_s, workers * size / batch_s)
-
-
-def formed_batch(settings: ServeSettings, users: int) -> float:
-    """Mean number of requests in a batch; LitServe's queues give a batch of one without a timeout."""
-    if settings.transport == "litserve" and settings.batch_timeout_s == 0:
-        return 1.0
-    return max(1.0, min(float(settings.max_batch_size), users / settings.workers_per_device))
 
 
 def ranking(

@@ -21,7 +21,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.params import LoadSettings, ServeSettings, TuneSettings
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import WINDOWS, Floats
+from litmeter.stats.records import WINDOWS, Floats, joined
 from litmeter.tune.space import name_of
 
 FEWEST_ROUNDS = 4
@@ -30,8 +30,6 @@ LOSING_P = 0.02
 """One-sided p value of a paired test against the leader, below which a configuration is eliminated."""
 FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.6
 """Sooner, where it had less than this share of the leader's rate in each round so far."""
-EQUAL_WITHIN = 0.03
-"""Two are as fast as each other where the logarithm of their ratio lies within this of 0."""
 NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
 """Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
 FAR_LATE = 90
@@ -61,10 +59,9 @@ class Racer:
         agreement: share of the photos with the label of full precision.
         rates: of each round; 0 where it did not answer, None where it took no part.
         latencies_ms: of the good answers of each of its turns.
-        memory_mib: of the server's processes, after a turn; None before.
+        memory_mib: of the server's processes, after a turn.
         failed: requests that were refused, failed or timed out.
         constraint_violation: the constraint that it does not keep to, empty where it keeps to all.
-        eliminated_after_rounds: None while it takes part.
     """
 
     settings: ServeSettings
@@ -94,16 +91,16 @@ class Racer:
 
     def latency_ms(self, percent: float) -> float | None:
         """A percentile over all of its turns; None where too few answers came."""
-        return percentile(np.concatenate([*self.latencies_ms, np.array([])]), percent)
+        return percentile(joined(self.latencies_ms), percent)
 
     def add(self, sample: Sample) -> None:
         """Count its turn in the present round."""
-        row, record = sample.row, sample.record
+        row = sample.row
         self.rates[-1] = row.rate_rps or 0.0
-        self.memory_mib = max((one for one in (self.memory_mib, row.memory_mib) if one), default=None)
+        self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
         self.failed += row.failed + row.timed_out
-        if record is not None:
-            self.latencies_ms.append(latencies_ms(record))
+        if sample.record is not None:
+            self.latencies_ms.append(latencies_ms(sample.record))
 
 
 @dataclass
@@ -112,8 +109,7 @@ class Race:
 
     Attributes:
         limits: the constraints.
-        racers: by name. The first one is the reference: it takes part to the end, so that every other one can
-            be compared with it.
+        racers: by name. The first one is the reference: it takes part to the end, for every comparison.
         leader: who has the highest mean rate of those that remain; None where none of them has answered.
     """
 
@@ -128,21 +124,18 @@ class Race:
         return next(iter(self.racers))
 
     @property
+    def next_turns(self) -> list[str]:
+        """Those that the next round measures, if memory has room for them."""
+        left = {name for name, one in self.racers.items() if one.eliminated_after_rounds is not None}
+        return [name for name in self.racers if name not in left or name == self.reference]
+
+    @property
     def remaining(self) -> list[str]:
         """Those that may lead: neither eliminated nor breaking a constraint."""
         return [
             name
             for name, one in self.racers.items()
             if one.eliminated_after_rounds is None and not one.constraint_violation
-        ]
-
-    @property
-    def next_turns(self) -> list[str]:
-        """Those that the next round measures, if memory has room for them."""
-        return [
-            name
-            for name, one in self.racers.items()
-            if one.eliminated_after_rounds is None or name == self.reference
         ]
 
     def join(self, racers: Sequence[Racer]) -> None:
@@ -174,16 +167,22 @@ class Race:
             self._judge(self.racers[name])
         if self.rounds >= FEWEST_ROUNDS and not any(self.racers[self.reference].rates):
             raise ServerError("serve: does not answer; all others are compared with it")
-        self.leader = leader = self._fastest()
+        answered = self._answered()
+        means = {
+            name: difference(answered, name, self.reference, self.reference).mean
+            for name in self.remaining
+            if name in answered
+        }
+        self.leader = leader = max(means, key=means.__getitem__, default=None)
         for name in self.remaining:
-            if leader is not None and name != leader and self._has_lost(name, leader):
+            if leader is not None and name != leader and self._has_lost(name, leader, answered):
                 self.racers[name].eliminated_after_rounds = self.rounds
         return ended_s
 
     def ratio(self, name: str, other: str) -> Ratio | None:
         """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
         answered = self._answered()
-        if name not in answered or other not in answered:
+        if not {name, other} <= answered.keys():
             return None
         return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
 
@@ -194,7 +193,8 @@ class Race:
     def settled(self) -> bool:
         """Whether more rounds would change nothing: all that are left, and are served, are equally fast."""
         served = [name for name in self.remaining if not self.racers[name].out_of_memory]
-        return bool(self.leader) and all(is_equal(self.over_leader(name)) for name in served)
+        ratios = [self.over_leader(name) for name in served]
+        return bool(self.leader) and all(own is not None and own.equal for own in ratios)
 
     def standing(self) -> str:
         """Who leads, and how many remain."""
@@ -204,40 +204,29 @@ class Race:
         return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
 
     def prediction_error(self) -> float:
-        """Standard deviation of ln(measured / predicted), both over the reference's, over all that answered.
+        """Standard deviation of ln(measured / predicted) over all that answered.
 
         So what is wrong by the same factor everywhere does not count: it changes no order.
         """
-        reference = self.racers[self.reference]
         logs = [
-            math.log(own.ratio / (racer.predicted_rps / reference.predicted_rps))
+            math.log(own.ratio / racer.predicted_rps)
             for name, racer in self.racers.items()
             if (own := self.ratio(name, self.reference))
         ]
         return pstdev(logs) if len(logs) > 1 else 0.0
 
-    def _fastest(self) -> str | None:
-        answered = self._answered()
-        means = {
-            name: difference(answered, name, self.reference, self.reference).mean
-            for name in self.remaining
-            if name in answered
-        }
-        return max(means, key=lambda name: means[name], default=None)
-
-    def _has_lost(self, name: str, leader: str) -> bool:
+    def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
         shares = [own / best for own, best in pairs if own is not None and best]
         if len(shares) >= FAR_BEHIND_ROUNDS and max(shares) < FAR_BEHIND:
             return True
-        answered = self._answered()
         if len(shares) < FEWEST_ROUNDS or name not in answered:
             return False
         lead = difference(answered, leader, name, self.reference)
         return lead.mean > 0 and lead.p_value() / 2 < LOSING_P
 
     def _answered(self) -> Rates:
-        """The rates of those that share an answered round with the reference, and its own if it answered."""
+        # Of those that share an answered round with the reference, itself among them if it answered.
         own = self.racers[self.reference].rates
         return {
             name: racer.rates
@@ -255,8 +244,8 @@ class Race:
             violation = f"{memory_mib:.0f} MiB, more than max_memory_mib"
         elif limits.max_p95_ms and p95_ms and p95_ms > limits.max_p95_ms:
             violation = f"p95 {p95_ms:.0f} ms, more than max_p95_ms"
-            late = float(np.percentile(np.concatenate(racer.latencies_ms), FAR_LATE)) > limits.max_p95_ms
-            for_good = racer.rounds >= FEWEST_ROUNDS and late
+            late_ms = float(np.percentile(joined(racer.latencies_ms), FAR_LATE))
+            for_good = racer.rounds >= FEWEST_ROUNDS and late_ms > limits.max_p95_ms
         racer.constraint_violation = violation
         if violation and for_good and racer.eliminated_after_rounds is None:
             racer.eliminated_after_rounds = self.rounds
@@ -298,23 +287,14 @@ def race(
             if settled or not racing.rounds % NEIGHBOURS_EVERY:
                 spare_s = until_s - now_s - NEIGHBOURS_ROUNDS * round_s
                 count = spare_s / (start_s + NEIGHBOURS_ROUNDS * round_s / len(order))
-                new = [
-                    one for one in neighbours(racing.racers[leader].settings) if one.name not in racing.racers
-                ]
-                new = new[: max(0, int(count))]
+                near = neighbours(racing.racers[leader].settings)
+                new = [one for one in near if one.name not in racing.racers][: max(0, int(count))]
                 if settled and not new:
                     return
                 racing.join(new)
         if set(racing.next_turns) != set(order):
             serving = yield from serve(racing.next_turns)
             now_s = serving.at_s
-
-
-def is_equal(own: Ratio | None) -> bool:
-    """Whether the interval shows that two rates are as good as equal."""
-    if own is None or own.low is None or own.high is None:
-        return False
-    return math.log(own.low) >= -EQUAL_WITHIN and math.log(own.high) <= EQUAL_WITHIN
 
 
 def too_little(agreement: float, min_agreement: float) -> str:

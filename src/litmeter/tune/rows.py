@@ -17,22 +17,17 @@ class TuneRow:
     """A configuration that raced, in plots/tune.csv.
 
     Attributes:
-        name: the values of all knobs.
         status: one of Status: "winner"; "equal" to the fastest, where the whole interval lies within 3%;
             "not resolved" from it; "slower"; or "excluded" by a constraint. By goal capacity, of those whose
             capacity was measured: "equal" where the intervals overlap, else "slower".
         incumbent: whether it is the section ``serve``.
-        predicted_rps: from the costs of its parts.
-        rate_rps: geometric mean over its rounds, None where it did not answer.
-        ratio, ratio_low, ratio_high: its rate over the fastest one's, in the rounds that both ran, with a
-            95% interval of its own (not of all together).
-        over_serve, over_serve_low, over_serve_high: the same over that of the section ``serve``.
-        p95_ms: over all of its rounds, None below 130 answers.
+        rate_rps, p95_ms: geometric mean over its rounds, p95 over all; None where too little was answered.
+        ratio, over_serve: its rate over the fastest one's, and over that of the section ``serve``, in the
+            rounds of both, each with a 95% interval of its own (not of all together).
         agreement: share of the photos that the model was not fitted to, with the label of full precision.
         failed: requests that were refused, failed or timed out.
         eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
             where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
-        capacity_rps, capacity_low_rps, capacity_high_rps: None where not measured, or not known.
         reason: of "excluded".
     """
 
@@ -89,15 +84,8 @@ class KnobRow:
 
 
 HEAD = (
-    "configuration",
-    "result",
-    "req/s",
-    "predicted",
-    "times serve:",
-    "p95 ms",
-    "MiB",
-    "agreement",
-    "rounds",
+    *("configuration", "result", "req/s", "predicted", "times serve:"),
+    *("p95 ms", "MiB", "agreement", "rounds"),
 )
 
 

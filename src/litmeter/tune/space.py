@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,9 @@ WORKERS_TIMES_THREADS = "workers x threads"
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which configurations can run.
+    """What decides which configurations can run: the device, the CPU's cores, and reasons.
 
     Attributes:
-        device: ``cpu`` or ``cuda``.
-        cores: of the CPU.
         precisions: why models cannot run in a precision, by its name.
         compiled: why there is no compiled package for a single image, by precision.
         preprocess: why a way to preprocess cannot be used or changes nothing, by its name.
@@ -54,36 +52,26 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         if reason := cannot_run_reason(dtype_name(precision, device), device):
             precisions[precision] = reason
         try:
-            packages = packages_to_use(MODEL, device, precision)
+            if all(package.batch_size > 1 for package in packages_to_use(MODEL, device, precision)):
+                compiled[precision] = "no package for a single image is used"
         except ModelError as error:
             compiled[precision] = str(error)
-            continue
-        if not any(package.batch_size == 1 for package in packages):
-            compiled[precision] = "no package for a single image is used"
     preprocess = {}
     if card.interpolation not in INTERPOLATIONS:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
-    elif largest_side(photos) < 2 * card.resized_side:
+    elif max(map(_shorter_side, photos)) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
     return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
 
 
-def largest_side(photos: Sequence[Path]) -> int:
-    """Of all photos' shorter sides the longest, in pixels."""
-    sides = []
-    for path in photos:
-        with Image.open(path) as photo:
-            sides.append(min(photo.size))
-    return max(sides)
+def _shorter_side(photo: Path) -> int:
+    with Image.open(photo) as image:
+        return min(image.size)
 
 
 @dataclass(frozen=True)
 class Space:
-    """The configurations to choose from.
-
-    Attributes:
-        left_out: number of configurations by the reason why they are left out.
-    """
+    """The configurations to choose from, and the number of those left out by reason."""
 
     configurations: tuple[ServeSettings, ...]
     left_out: Mapping[str, int]
@@ -97,9 +85,10 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
     """
     left_out: Counter[str] = Counter()
     found: dict[ServeSettings, None] = {}
-    for values in combinations(tune):
+    for values in itertools.product(*(getattr(tune, knob) for knob in KNOBS)):
+        knobs = dict(zip(KNOBS, values, strict=True))
         try:
-            settings = canonical({**serve.model_dump(), **values}, tune.users, machine)
+            settings = canonical(serve.model_dump() | knobs, tune.users, machine)
         except ValidationError as error:
             left_out[str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")] += 1
             continue
@@ -112,14 +101,8 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
     return Space(tuple(found), dict(left_out))
 
 
-def combinations(tune: TuneSettings) -> Iterator[dict[str, Any]]:
-    """Every combination of the knobs' values."""
-    for values in itertools.product(*(getattr(tune, knob) for knob in KNOBS)):
-        yield dict(zip(KNOBS, values, strict=True))
-
-
 def canonical(values: Mapping[str, Any], users: int, machine: Machine) -> ServeSettings:
-    """The configuration of these ``values``, in the one form that all configurations have that do the same.
+    """The one form of all configurations that do the same as these ``values``.
 
     Raises:
         ValidationError: the values exclude each other.
@@ -157,19 +140,17 @@ def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
     return changed
 
 
+def built(settings: ServeSettings) -> str:
+    """Who built its model."""
+    return "compiled" if settings.compiled else "timm's"
+
+
 def name_of(settings: ServeSettings) -> str:
     """A short name that says the values of all knobs."""
-    return " ".join(
-        [
-            settings.precision,
-            "compiled" if settings.compiled else "timm's",
-            settings.preprocess,
-            settings.transport,
-            workers_times_threads(settings),
-            f"b{settings.max_batch_size}",
-            f"{1000 * settings.batch_timeout_s:g}ms",
-            *(["keep"] if settings.keep_freed_memory else []),
-        ]
+    return (
+        f"{settings.precision} {built(settings)} {settings.preprocess} "
+        f"{settings.transport} {workers_times_threads(settings)} b{settings.max_batch_size} "
+        f"{1000 * settings.batch_timeout_s:g}ms{' keep' if settings.keep_freed_memory else ''}"
     )
 
 
@@ -179,7 +160,7 @@ def workers_times_threads(settings: ServeSettings) -> str:
 
 
 def simplicity(settings: ServeSettings) -> tuple[float, ...]:
-    """What is cheaper and simpler sorts first: fewer workers, smaller batches, no waiting, stock parts."""
+    """Key by which the cheaper and simpler sorts first."""
     return (
         settings.workers_per_device,
         settings.max_batch_size,
