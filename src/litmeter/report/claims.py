@@ -150,14 +150,14 @@ LOST = {
 
 def limit(snapshot: Snapshot) -> Claim | None:
     """What holds the fastest back, and the loss that it explains; None where no cause is known."""
-    for row in ranked(snapshot.compared)[:1]:
-        name, diagnosis = row.experiment, snapshot.diagnoses[row.experiment]
-        sentence = f"What holds `{name}` back: {diagnosis.cause}"
-        if (loss := diagnosis.loss) is not None:
-            rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
-            sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
-        return Claim("limit", (name,), f"{sentence}.") if diagnosis.cause else None
-    return None
+    name = next((row.experiment for row in ranked(snapshot.compared)), None)
+    if name is None or not (diagnosis := snapshot.diagnoses[name]).cause:
+        return None
+    sentence = f"What holds `{name}` back: {diagnosis.cause}"
+    if (loss := diagnosis.loss) is not None:
+        rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
+        sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
+    return Claim("limit", (name,), f"{sentence}.")
 
 
 def next_step(snapshot: Snapshot) -> Claim | None:
