@@ -277,17 +277,18 @@ def _pairs(
                 name=name,
                 other=other,
                 **ratio_columns(rate, "ratio", "low", "high"),
-                verdict=_verdict(rate),
+                verdict=verdict(rate),
                 p95_ms=rounded(percentile(joined(own.values()), 95), 2),
                 other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
                 **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
-                p95_verdict=_verdict(p95, "slower", "faster"),
+                p95_verdict=verdict(p95, "slower", "faster"),
             )
         )
     return found
 
 
-def _verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
+def verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:
+    """What an interval says of two rates; of latencies a ratio above 1 is slower."""
     if one is not None and one.equal:
         return "equal within 3%"
     if one is None or not one.resolved:

@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
-from litmeter.report.claims import Claim, change, times_text, verdict
+from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs

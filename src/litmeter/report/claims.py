@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
@@ -22,8 +22,6 @@ from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
 """Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
-EQUAL_WITHIN = 0.03
-"""Rates whose ratio's whole interval is closer to 1 are equal for all purposes."""
 MOST_KEYS = 2
 """Keys that a sentence names; more are counted."""
 
@@ -65,14 +63,6 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         objective(snapshot.compared, snapshot.params.objective.slo_ms),
     ]
     return [*filter(None, found), *doubts(snapshot)]
-
-
-def verdict(ratio: Ratio) -> str:
-    """What is known of a ratio of rates by its interval."""
-    low, high = ratio.low or 0.0, ratio.high or math.inf
-    if low >= 1 - EQUAL_WITHIN and high <= 1 + EQUAL_WITHIN:
-        return f"equal within {EQUAL_WITHIN:.0%}"
-    return "faster" if low > 1 else "slower" if high < 1 else "no difference resolved"
 
 
 def change(found: Mapping[str, Any]) -> Claim | None:
