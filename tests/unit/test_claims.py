@@ -67,7 +67,8 @@ def test_a_tie_is_said_and_no_certainty_where_nothing_was_ranked_behind() -> Non
     ],
 )
 def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | None, expected: str) -> None:
-    assert verdict(Ratio(1.0, low, high)) == expected
+    middle = (low + high) / 2 if low and high else 1.0
+    assert verdict(Ratio(middle, low, high)) == expected
 
 
 def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
