@@ -65,9 +65,9 @@ def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
     for process in psutil.Process().children():
         command = process.cmdline()
         if "litmeter.serve" in command and str(folders.exported) in command:
-            settings = json.loads(command[command.index("--settings") + 1])
-            stock = settings["transport"] != DIRECT.transport
-            found["null" if "--null-model" in command else "stock" if stock else "direct"] = process
+            options = json.loads(command[-1])
+            stock = options["settings"]["transport"] != DIRECT.transport
+            found["null" if options["null_model"] else "stock" if stock else "direct"] = process
     return found
 
 
