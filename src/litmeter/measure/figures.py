@@ -16,7 +16,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.server_metrics import Scrape, between
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work, configuration_of
-from litmeter.stats.rates import Throughput, percentile, throughput
+from litmeter.stats.rates import Z95, Throughput, percentile, throughput
 from litmeter.stats.records import (
     FAILED,
     OK,
@@ -175,33 +175,26 @@ def rate_of(record: LoadRecord) -> Throughput:
     """
     good = record.status == OK
     if len(record.window_edges) - 1 < WINDOWS:
-        return slow_rate(np.sort(record.end[good]) - float(record.start.min()), record.users)
+        return slow_rate(np.sort(record.end[good]) - float(record.start.min()))
     opened, closed = record.window
     # In an open loop a queue may grow: time that a request spends waiting in it is no work done.
     start = record.start if record.rate_rps is None else record.end - MOMENT_S
     return throughput(block_rates(start[good], record.end[good], opened, closed))
 
 
-def slow_rate(end: Floats, users: int) -> Throughput:
-    """The rate of answers that ended at these times since the users began, ascending.
+def slow_rate(end: Floats) -> Throughput:
+    """The rate of all answers, which ended at these times since the users began, ascending.
 
-    It runs from the end of the first wave, in which as many were answered as there are users, to the last
-    answer; the first wave is not counted, as while it was made, nothing else was. (From the first batch on,
-    several workers would seem a third too fast: simulated.) Of a single wave it runs from the begin.
+    Simulated, with 1.5 to 3.5 answers of each of eight users, it is 0 to 11% too low. From the first batch of
+    answers to the last, the first not counted, it would be up to 34% too high, as the first batches of
+    several workers end soon after each other; not counting an answer per user, up to 53%.
 
     The interval is that of a count of batches, as if they came at random: 0 to infinity for none.
     """
     if not len(end):
         return Throughput(0.0, 0.0, math.inf)
-    batches = np.split(end, np.flatnonzero(np.diff(end) > BATCH_GAP_S) + 1)
-    answered = np.cumsum([len(batch) for batch in batches])
-    first = int(np.searchsorted(answered, users))
-    if first < len(batches) - 1:
-        rps = float((answered[-1] - answered[first]) / (end[-1] - batches[first][-1]))
-        counted = len(batches) - 1 - first
-    else:
-        rps, counted = len(end) / float(end[-1]), len(batches)
-    factor = math.exp(1.96 / math.sqrt(counted))
+    batches = 1 + int((np.diff(end) > BATCH_GAP_S).sum())
+    rps, factor = len(end) / float(end[-1]), math.exp(Z95 / math.sqrt(batches))
     return Throughput(rps, rps / factor, rps * factor)
 
 
