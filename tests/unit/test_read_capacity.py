@@ -46,7 +46,7 @@ def test_what_is_missing_or_malformed_is_named() -> None:
     with pytest.raises(ReportError, match=r"candidate\.json: No such file or directory; `make capacity`"):
         read_capacity("candidate")
     write_json(PATHS.metrics, {"status": "resolved"})
-    with pytest.raises(ReportError, match=r"candidate\.json: malformed"):
+    with pytest.raises(ReportError, match=r"candidate\.json: not of this code"):
         read_capacity("candidate")
     write_json(PATHS.metrics, asdict(CAPACITY))
     with pytest.raises(ReportError, match=r"candidate\.csv: No such file"):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from litmeter.errors import ReportError
 from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
 from litmeter.report import charts
@@ -14,6 +15,7 @@ from litmeter.report.drawing import Chart, save_png
 from litmeter.report.snapshot import Snapshot, is_of_this_tree, read_capacity, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
 from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
+from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import markdown_table
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"
@@ -59,7 +61,10 @@ def write_results(*, readme: bool = False) -> None:
             for name in snapshot.params.objective.configurations:
                 paths = CapacityPaths(name)
                 if paths.metrics.exists() and is_of_this_tree(read_json(paths.metrics)):
-                    save_png(paths.picture, charts.capacity(name, read_capacity(name)))
+                    try:
+                        save_png(paths.picture, charts.capacity(name, read_capacity(name)))
+                    except ReportError as error:  # of other code: it costs nothing else
+                        print_wrapped(str(error))
             write_text(RESULTS_PAGE, page(snapshot))
     print(f"{README if readme else RESULTS_PAGE}: results written")
 

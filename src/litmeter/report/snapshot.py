@@ -167,7 +167,7 @@ def read_capacity(name: str) -> CapacityResult:
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ReportError(f"{paths.metrics}: malformed ({error!r}); `make capacity` makes it") from error
+        raise ReportError(f"{paths.metrics}: not of this code; `make capacity` makes it anew") from error
     estimated = metrics.status in ESTIMATED
     return CapacityResult(metrics, rows, curve_of(rows, metrics.miss) if estimated else None)
 
