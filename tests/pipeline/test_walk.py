@@ -23,7 +23,6 @@ def test_a_run_writes_everything(ran: Clone) -> None:
         samples = read_csv(ran.path / paths.samples)
         for turn in turns:
             assert sum(row["turn"] == turn["turn"] for row in samples) == int(turn["sent"])
-        assert (ran.path / f"assets/results/{name}.png").stat().st_size > 5000
         compared = read_json(ran.path / paths.comparison)
         assert len(compared) == 10
         assert compared["ratio_low"] <= compared["ratio"] <= compared["ratio_high"]
