@@ -131,6 +131,7 @@ def result(
             "null_rps": 800.0,
             "accuracy": 0.991,
             "agreement": 0.997,
+            "photos": 111,
             "failed": 0,
         },
         compared=own,

@@ -42,7 +42,7 @@ def test_one_is_fastest_with_its_rate_and_its_ratios_to_the_reference_and_the_se
     claim = fastest([REFERENCE, FAST, SHIPPED], "e1_baseline")
     assert claim.subjects == ("e7_tuned",)
     assert claim.ratio == Ratio(FAST.ratio or 0, FAST.ratio_low, FAST.ratio_high)
-    assert says(claim.sentence, "`e7_tuned` is fastest, with 95% certainty", "60.0", "3.00 (2.85 to 3.15)")
+    assert says(claim.sentence, "`e7_tuned` is fastest", "60.0", "3.00 (2.85 to 3.15)")
     assert says(claim.sentence, "8 users", "1.50 (1.46 to 1.55) times the second, `candidate`")
 
 

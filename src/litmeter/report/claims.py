@@ -110,7 +110,7 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
         listed = ", ".join(f"`{other}`" for other in tied)
         sentence = f"{name} does {rate}; whether it or {listed} is fastest is not resolved."
     elif others:
-        sentence = f"Of {1 + len(others)} configurations {name} is fastest, with 95% certainty: {rate}"
+        sentence = f"Of {1 + len(others)} configurations {name} is fastest (95% certain): {rate}"
         second = others[0]
         if (lead := _lead(second)) is not None and second.experiment != reference:
             sentence += f", and {times_text(lead)} times the second, `{second.experiment}`"
@@ -131,7 +131,7 @@ def _lead(row: ComparisonRow) -> Ratio | None:
 LOST = {
     ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
     MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
-    PIPELINE: "with decode and preprocess the model alone does {lower} instead of {upper} images/s ({share})",
+    PIPELINE: "the model alone does {upper} images/s, with decode and preprocess {lower} ({share})",
     TRANSPORT: "transport leaves {lower} of the {upper} images/s that it does without a server ({share})",
     SERVED: "it serves {lower} of the {upper} requests/s that it could do without waiting ({share})",
 }
@@ -168,9 +168,11 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
         if len(changes) > MOST_KEYS:
             advice = f"`serve:` with the settings of `{leader}`"
-        same = best.metrics["agreement"]
-        labels = f"; {same:.1%} of the photos keep the checkpoint's label" if same is not None else ""
-        text = f"Try next: {advice}: {times_text(gain)} times as fast{labels}. Or {search}."
+        second = ranked(snapshot.compared)[1].experiment  # the first claim has its ratio
+        said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
+        if (same := best.metrics["agreement"]) is not None:
+            said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
+        text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}. Or {search}."
         return Claim("next", (CANDIDATE, leader), text, gain)
     parameter = snapshot.diagnoses[CANDIDATE].parameter
     section = "" if parameter and "." in parameter else "serve."
@@ -263,7 +265,8 @@ def reading(snapshot: Snapshot) -> str:
         f"next request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. "
         "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
         "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
-        "Held back by: the largest loss from the hardware's limit down to the served rate."
+        "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the largest loss from "
+        "the hardware's limit down to the served rate."
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound, transport_ms
+from litmeter.report.printed import share_cell
 from litmeter.report.results import Result, mean
 from litmeter.system.tables import pluralise
 
@@ -31,6 +32,10 @@ time of an idle worker's batch window waits half of the window on average."""
 LEFT_BY_CROWDED = 0.5
 """Share of the rate in-process: less is left than where caches and clock rates are shared."""
 NO_KEY = "no key of `serve:` moves it"
+
+
+UNEXPLAINED, SMALL = "unexplained", 0.9
+"""The cause of a loss that no rule fits; above this share it is not named."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,8 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     for before, loss, one in zip([None, *losses], losses, found, strict=False):
         if before is None or not _tied(before, loss):
             groups.append([])
-        if one.cause and one.cause not in groups[-1]:
+        small = one.cause == UNEXPLAINED and loss.share.ratio > SMALL
+        if one.cause and not small and one.cause not in groups[-1]:
             groups[-1].append(one.cause)
     cause = ", then ".join(" or ".join(names) for names in groups if names)
     return Diagnosis(cause, found[0].parameter, " ".join(one.text for one in found), losses[0])
@@ -99,8 +105,8 @@ def _explain(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagno
 
 
 def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
-    """Rate and share, as "50.0 images/s, 0.50 of the model's 100.0" for the owner "the model's"."""
-    return f"{loss.rate_rps:,.1f} {unit}, {loss.share.ratio:.2f} of {owner} {loss.upper_rps:,.1f}"
+    """Rate and share, as "50.0 images/s, 50% of the model's 100.0" for the owner "the model's"."""
+    return f"{loss.rate_rps:,.1f} {unit}, {share_cell(loss.share.ratio)} of {owner} {loss.upper_rps:,.1f}"
 
 
 def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
@@ -145,7 +151,7 @@ def _preprocessing(result: Result, loss: Bound) -> Diagnosis:
     else:
         advice = f"{NO_KEY}, a faster decoder would"
     text = (
-        f"Preprocessing: with decode and preprocess the model in-process does {_rates(loss, 'its own')}, "
+        f"Preprocessing: in-process, with decode and preprocess, it does {_rates(loss, 'the model alone,')}, "
         f"{1000 / loss.rate_rps - 1000 / loss.upper_rps:.1f} ms more for an image; {advice}."
     )
     return Diagnosis("preprocessing", parameter, text)
@@ -194,7 +200,8 @@ def _served(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnos
     users = result.compared.users
     rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {_rates(loss, 'the', 'req/s')}"
     head = f"{found.cause[:1].upper()}{found.cause[1:]}: " if found.cause else ""
-    return replace(found, text=f"{head}{rate} that pipeline and transport allow. {found.text}.")
+    upper = "pipeline and transport allow" if loss.upper == TRANSPORT else f"the {loss.upper} allows"
+    return replace(found, text=f"{head}{rate} that {upper}. {found.text}.")
 
 
 def _cores(result: Result, column: str) -> float:
@@ -314,7 +321,7 @@ def _unexplained(result: Result) -> Diagnosis:
         text += f"; its longest stage is {longest}, {stages[longest]:.0f} ms"
     if cpu_percent is not None:
         text += f"; {cpu_percent:.0f}% of the CPU is in use"
-    return Diagnosis("", None, text)
+    return Diagnosis(UNEXPLAINED, None, text)
 
 
 def _halfway_rps(loss: Bound) -> float:

@@ -51,6 +51,11 @@ def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
     return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
 
 
+def share_cell(share: float) -> str:
+    """A share in percent, with a decimal below a tenth."""
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
 def comparison_table(
     rows: Sequence[ComparisonRow],
     params: Params,
@@ -76,7 +81,7 @@ def comparison_table(
                 describe(configurations[row.experiment], device or ""),
                 number_cell(row.rate_rps, 1),
                 ratio_text(row, reference),
-                "-" if share is None else f"{share:.0%}" if share >= 0.1 else f"{share:.1%}",
+                "-" if share is None else share_cell(share),
                 f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
                 p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
             ]

@@ -22,7 +22,7 @@ from litmeter.system.files import read_json, read_rows
 
 METRICS_KEYS = (
     *("throughput_rps", "lone_p50_ms", "ready_s", "memory_mib"),
-    *("null_rps", "accuracy", "agreement", "failed"),
+    *("null_rps", "accuracy", "agreement", "photos", "failed"),
 )
 """Keys of metrics/benchmark/NAME.json that the report reads."""
 ANEW = "`dvc repro comparison` makes it"

@@ -98,7 +98,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     reasons = [f"- `{name}`: {diagnosis.text}" for name, diagnosis in snapshot.diagnoses.items()]
     yield Part(
         "What holds each back",
-        "From the hardware's peak down to the served rate, in images/s = requests/s; × is the share of the "
+        "From the hardware's peak down to the served rate, in images/s = requests/s, with the share of the "
         "bound to the left. The model and the pipeline (decode, preprocess and model) ran in-process in the "
         "rounds of the comparison.\n\n" + "\n\n".join([bounds_table(snapshot), "\n".join(reasons)]),
     )
@@ -107,9 +107,10 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     yield Part(
         "What each does alone",
         "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory of "
-        "all its processes, the latency of a lone user, the rate of the most users, and that of its server "
-        "with a model that does nothing. Agreement: share of the photos that got the checkpoint's label; "
-        "accuracy: of the test photos that got their own.\n\n" + levels_table(snapshot.results),
+        "all its processes, the latency of a lone user, the rate at the best number of users, and that of "
+        "its server with a model that does nothing; CPU and GPU at the most users. Of the test photos that "
+        "were answered: agreement is the share with the checkpoint's label, accuracy that with their own.\n\n"
+        + levels_table(snapshot.results),
     )
     if snapshot.changes:
         yield Part(

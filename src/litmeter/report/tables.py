@@ -10,6 +10,7 @@ from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import CANDIDATE
 from litmeter.report.bounds import BOUND_NAMES, Bound
+from litmeter.report.printed import share_cell
 from litmeter.report.results import Result, mean
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.system.files import rounded
@@ -68,23 +69,24 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
 
 
 def levels_table(results: Sequence[Result]) -> str:
-    """Each configuration alone: start, memory, accuracy, and a lone user's and the most users' figures."""
+    """Each configuration alone: start, memory, accuracy, a lone user's latency, the best level's rate."""
     columns = {
         "ready_s": ("ready s", 1),
         "memory_mib": ("memory MiB", 0),
         "lone_p50_ms": ("p50 ms, 1 user", 1),
-        "throughput_rps": ("req/s", 1),
+        "throughput_rps": ("best req/s", 1),
         "null_rps": ("null server req/s", 0),
         "cpu_percent": ("CPU %", 0),
         "gpu_percent": ("GPU %", 0),
+        "photos": ("test photos", 0),
         "agreement": ("agreement", 3),
         "accuracy": ("accuracy", 3),
         "failed": ("failed", 0),
     }
     rows = []
     for result in results:
-        served = [row for row in result.alone if row.subject == result.name]
-        busy = {column: mean(served, column) for column in ("cpu_percent", "gpu_percent")}
+        levels = by_users(result.alone, result.name)
+        busy = {column: mean(levels[max(levels)], column) for column in ("cpu_percent", "gpu_percent")}
         figures = {**result.metrics, **busy}
         cells = [number_cell(figures[key], digits) for key, (_, digits) in columns.items()]
         rows.append([f"`{result.name}`", *cells])
@@ -97,7 +99,7 @@ def bounds_table(snapshot: Snapshot) -> str:
     for name, bounds in snapshot.bounds.items():
         cells = {
             bound.name: number_cell(bound.rate_rps, 1)
-            + (f" (×{bound.share.ratio:.2f})" if bound.upper else "")
+            + (f" ({share_cell(bound.share.ratio)})" if bound.upper else "")
             for bound in bounds
         }
         rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])

@@ -56,11 +56,11 @@ class TuneRow:
     agreement: float
     failed: int
     rounds: int
-    eliminated_after_rounds: int | None
     capacity_rps: float | None
     capacity_low_rps: float | None
     capacity_high_rps: float | None
     reason: str
+    eliminated_after_rounds: int | None = None
 
 
 @dataclass(frozen=True)
