@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
-from litmeter.measure.subjects import LiveServer
+from litmeter.measure.subjects import Served
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
 from litmeter.serve.binding import Binding
 from litmeter.serve.client import Client
 from litmeter.serve.launcher import RunningServer
@@ -57,6 +60,7 @@ def test_the_metrics_of_a_benchmarked_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Metrics) as server, running_stub(0.01) as stub:
         binding = Binding(server.server_address[1])
         threading.Thread(target=server.handle_request).start()
-        sender: Any = None
-        live = LiveServer("any", RunningServer(stub.process, binding, Path("/dev/null"), 0.0, 0.0), sender)
-        assert live.scrape().roles == {7: "http"}
+        sender: Any = SimpleNamespace(pid=0)
+        served = Served("any", ServeSettings(), sender, MODEL, "cpu", 1.0)
+        served.server = RunningServer(stub.process, binding, Path("/dev/null"), 0.0, 0.0)
+        assert served.scrape().roles == {7: "http"}

@@ -64,7 +64,7 @@ def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
     found = {}
     for process in psutil.Process().children():
         command = process.cmdline()
-        if "litmeter.serve" in command and str(folders.exported) in command:
+        if "litmeter.serve" in command and str(folders.exported) in command[-1]:
             options = json.loads(command[-1])
             stock = options["settings"]["transport"] != DIRECT.transport
             found["null" if options["null_model"] else "stock" if stock else "direct"] = process

@@ -224,7 +224,7 @@ class _Rounds:
 
     def _taking_turns(self, until_s: float) -> list[str]:
         """Choose who takes a turn in the next round; nobody where time is up and all have had enough."""
-        if self.now_s > LATEST * until_s:
+        if self.now_s > LATEST * max(until_s, SHORT_S):
             return []
         needed = {name: self._turns_needed(name) for name in self.group}
         slow = [name for name in self.group if self._is_slow(name)]
