@@ -59,7 +59,7 @@ def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None
     (ran.path / "both.html").unlink()
     for named in ("HEAD~2", "model.name", TINY["model"]["name"]):
         assert named in both
-    refused = (("nothing", 2, "neither a revision nor an experiment"), ("HEAD~1", 1, "metrics"))
+    refused = (("nothing", 2, "neither a revision nor an experiment"), ("HEAD~1", 1, "makes it"))
     for revision, status, reason in refused:
         done = ran.run(litmeter, "report", revision, check=False)
         assert done.returncode == status, done.stderr
