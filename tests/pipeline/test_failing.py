@@ -45,13 +45,11 @@ def test_a_server_that_dies_under_load_fails_the_stage(ran: Clone) -> None:
     ran.change({"load": {"requests": 1_000_000, "max_s": 20.0}})
     process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
     try:
-        ran.wait_for("server ready", process)
-        while not ran.processes("--null-model"):  # a server that is measured before the load
+        ran.wait_for("e1_baseline: float32", process)
+        while not ran.processes('"null_model": true'):  # it starts when the other one is ready
             time.sleep(0.05)
-        while ran.processes("--null-model"):
-            time.sleep(0.05)
-        time.sleep(1.0)
-        servers = {server.pid: server for server in ran.processes("litmeter.serve")}
+        time.sleep(5.0)
+        servers = {server.pid: server for server in ran.processes('"null_model": false')}
         [main] = [pid for pid, server in servers.items() if server.ppid() not in servers]
         os.kill(main, signal.SIGKILL)
         output, _ = process.communicate()

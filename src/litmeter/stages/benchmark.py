@@ -62,9 +62,6 @@ def main(name: str) -> None:
     dtype = dtype_name(serve.precision, device)
     accuracy = compare(read_reference(MODEL.exported), alone.answers, dtype, serve.preprocess)
     metrics = metrics_of(name, log, alone, accuracy)
-    with all_or_nothing():
-        log.write(paths.turns, paths.samples)
-        write_json(paths.metrics, metrics)
     for row in log.rows:
         print_wrapped(turn_line(row))
     print_wrapped(
@@ -72,6 +69,9 @@ def main(name: str) -> None:
         f"{accuracy['photos']} test photos {accuracy['agreement']} have full precision's label and "
         f"{accuracy['accuracy']} the right one; {accuracy['mismatched']} answers belong to another request"
     )
+    with all_or_nothing():
+        log.write(paths.turns, paths.samples)
+        write_json(paths.metrics, metrics)
 
 
 def turn_line(row: TurnRow) -> str:
