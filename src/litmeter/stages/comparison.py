@@ -58,8 +58,8 @@ from litmeter.system.progress import print_wrapped
 
 BEFORE = "before"
 """The subject with the candidate's settings of the last results."""
-FEW_S = 90.0
-"""For a comparison of few configurations, at least."""
+FEW, FEW_S = 4, 90.0
+"""A comparison of so many configurations, as after a change of one, takes so long; of more, in proportion."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,9 @@ def main() -> None:
         if note := split_note(MODEL, device, serve):
             print_wrapped(f"{name}: {note}")
     seconds = params.comparison.seconds
-    budget_s = max(min(FEW_S, seconds), seconds * len(measured) / len(signatures))
+    budget_s = seconds
+    if len(names) < len(signatures):
+        budget_s = min(seconds, max(FEW_S, FEW_S / FEW * len(measured)))
     outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_SAMPLES, COMPARISON_RUN, OVER_BEFORE]
     check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
     print_wrapped(f"comparison: {', '.join(measured)} in turn, about {budget_s:.0f} s")
