@@ -23,26 +23,26 @@ from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_pro
 from litmeter.stats.rates import SAMPLES_NEEDED
 from litmeter.stats.records import WINDOWS
 
-FEWEST_TURNS, HOPELESS_TURNS, MOST_TURNS = 7, 3, 20
-"""Turns that each configuration has at least, the hopeless exactly; and at most for the sake of ANSWERS."""
+FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
+"""Turns that each configuration has at least, those far behind exactly; at most for the sake of ANSWERS."""
 ANSWERS = SAMPLES_NEEDED[95]
 """Good answers that each configuration has at least, for its p95."""
-SLOW, SLOW_TO_REFERENCE, HOPELESS = 0.1, 0.5, 0.01
-"""Slow is whose rate is below SLOW of the best's and SLOW_TO_REFERENCE of the reference's; below HOPELESS of
-the best's, three short turns say enough."""
+SLOW_BELOW, SLOW_TO_REFERENCE, SHORT_TURNS_BELOW = 0.1, 0.5, 0.01
+"""Slow is whose rate is below SLOW_BELOW of the best's and SLOW_TO_REFERENCE of the reference's; below
+SHORT_TURNS_BELOW of the best's, three short turns say enough."""
 SLOW_SHARE = 1 / 3
-"""Of the time, for the slow ones' turns beyond the fewest."""
+"""Share of the time for the slow ones' turns beyond the fewest."""
 LATEST = 2.0
 """Times the budget: on a machine that is so busy, fewer turns and answers have to do."""
 SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 """A comparison that is shorter is a first look: a share of these turns and answers is enough."""
 FEWEST_ROUNDS = 12
-"""Of a comparison head to head, however short the time."""
+"""Rounds of a comparison head to head, however short the time."""
 RESTART_FROM_S = 600.0
 """From this budget on all servers are started anew halfway, as processes of one configuration differ."""
 
 TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
-"""A turn's measurement at least (that of the hopeless has no more), at most, and at most in the first turn,
+"""A turn's measurement at least (a short one no more), at most, and at most in the first turn,
 whose cost is not known yet. Short turns make more rounds, with less time between those that are compared."""
 WARMUP_S = 0.15
 """Once every user has had an answer: from then on rates keep their level."""
@@ -59,7 +59,7 @@ PROBES = -1
 LONGEST_BATCH_S = 1.0
 """Larger batches are not tried: a slow model would take minutes for them."""
 START_SHARE = 1 / 3
-"""Of the time left, at most, for the start of processes."""
+"""Share of the time left, at most, for the start of processes."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
 """In-process rates are measured beside every third turn, or every second of those with few turns."""
 
@@ -181,7 +181,7 @@ class _Rounds:
 
     def _start_beside(self) -> Schedule[None]:
         """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
-        key_of = {name: in_process(name) for name in self.group if not self._is_hopeless(name)}
+        key_of = {name: in_process(name) for name in self.group if not self._has_short_turns(name)}
         serving = yield from serve((*self.group, *key_of.values()))
         self.now_s = serving.at_s
         self.ready = {name for name, key in key_of.items() if key in serving.names}
@@ -237,7 +237,7 @@ class _Rounds:
         had_s = {name: sum(row.seconds for row in self.rows[name]) for name in self.group}
         spare = sum(had_s[name] for name in slow) < SLOW_SHARE * sum(had_s.values())
         for name in slow:
-            more = spare and not self._is_hopeless(name)
+            more = spare and not self._has_short_turns(name)
             self.due[name] = 1.0 if more else self.due[name] + needed[name] / rounds_left
         taking = [name for name in slow if self.due[name] > 0.999]
         if self.now_s + self._round_s([*fast, *taking]) > until_s:
@@ -249,8 +249,8 @@ class _Rounds:
     def _turns_needed(self, name: str) -> int:
         """Turns that it lacks by now."""
         turns = len(self.rows[name])
-        if self._is_hopeless(name):
-            return max(0, math.ceil(HOPELESS_TURNS * self.share) - turns)
+        if self._has_short_turns(name):
+            return max(0, math.ceil(SHORT_TURNS * self.share) - turns)
         lacking, in_turn = ANSWERS * self.share - self._answers(name), SLOW_TURN_S * self._rate(name)
         for_answers = min(math.ceil(lacking / in_turn), MOST_TURNS - turns) if self._answers(name) else 0
         return max(0, math.ceil(FEWEST_TURNS * self.share) - turns, for_answers)
@@ -267,11 +267,11 @@ class _Rounds:
         return max(map(self._rate, self.rows))
 
     def _is_slow(self, name: str) -> bool:
-        limit = min(SLOW * self._best(), SLOW_TO_REFERENCE * self._rate(self.reference))
+        limit = min(SLOW_BELOW * self._best(), SLOW_TO_REFERENCE * self._rate(self.reference))
         return self._rate(name) < limit
 
-    def _is_hopeless(self, name: str) -> bool:
-        return self._is_slow(name) and self._rate(name) < HOPELESS * self._best()
+    def _has_short_turns(self, name: str) -> bool:
+        return self._is_slow(name) and self._rate(name) < SHORT_TURNS_BELOW * self._best()
 
     def _every(self, name: str) -> int:
         """Turns of a configuration from one that has in-process rates beside it to the next."""
@@ -291,7 +291,7 @@ class _Rounds:
         rows = self.rows[name]
         if not rows:
             most_s = FIRST_TURN_S
-        elif self._is_hopeless(name):
+        elif self._has_short_turns(name):
             most_s = TURN_S
         elif self._is_slow(name):
             turns_left = max(1, FEWEST_TURNS - len(rows))
