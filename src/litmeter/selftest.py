@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 
 WARMUP_S, TIMEOUT_S = 0.3, 10.0
 CONNECTIONS = 512
-"""Of the open loops."""
+"""Connections of the open loops."""
 GAPS = 1200
 """Between arrivals, at least, where these are checked."""
 KOLMOGOROV_99 = 1.63

@@ -102,7 +102,7 @@ class LoadGenerator:
 
     @property
     def pid(self) -> int:
-        """Of the process; it is another one after a load that ended with an exception."""
+        """Process id; it is another one after a load that ended with an exception."""
         return self._running().pid
 
     def wait_until_ready(self) -> None:

@@ -45,7 +45,7 @@ class RunningStub(NamedTuple):
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """Its process id."""
         return self.process.pid
 
     def log(self) -> npt.NDArray[np.float64]:

@@ -41,7 +41,7 @@ that pause, whose noise is alike; and as a share of those that others than the o
 ALIKE = 1.5
 """Configurations whose shares of rounds differ by no more than this factor have a common variance."""
 BLOCKS = 10
-"""Of rounds, at most; one round each where there are fewer."""
+"""Blocks of rounds, at most; of one round each where there are fewer."""
 EQUAL = 0.03
 """A ratio within this of 1 is that of equals."""
 FEWEST_RUNS = 3

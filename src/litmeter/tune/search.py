@@ -32,13 +32,13 @@ from litmeter.tune.space import (
 RACERS = 16
 """The best by prediction race."""
 NEIGHBOURS_FROM = 0.5
-"""Of the leader's predicted rate: predictions are hardly ever off by more."""
+"""Share of the leader's predicted rate: predictions are hardly ever off by more."""
 COSTS_SHARE = 0.2
-"""Of the budget, at most, for further rounds of the costs."""
+"""Share of the budget, at most, for further rounds of the costs."""
 CAPACITIES = {"throughput": 1, "capacity": 3}
 """Finalists whose capacity is measured, by goal."""
 CAPACITY_SHARE = 0.5
-"""Of the budget, at most, for their capacities."""
+"""Share of the budget, at most, for their capacities."""
 CHEAPER_FROM = 0.95
 """A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
 MEMORY_STEP_MIB = 50.0
