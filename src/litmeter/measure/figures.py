@@ -38,7 +38,7 @@ SERVED = "served"
 CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
-"""Of the users' time in a closed loop, without a request in flight, above which the turn does not count."""
+"""Share of the users' time without a request in flight above which a closed loop does not count."""
 OTHER_LOAD_PERCENT = 10.0
 """CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
 SLOWDOWN_SHARE = 0.1

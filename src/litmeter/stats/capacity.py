@@ -17,7 +17,7 @@ from scipy.special import expit, logit, stdtrit
 from litmeter.stats.records import Floats
 
 SLOPE, SLOPE_ERROR, LOWEST_SLOPE = 12.0, 12.0, 2.0
-"""Slope of logit(share) over ln(rate), known beforehand from simulated queues: mean, standard deviation, least."""
+"""Slope of logit(share) over ln(rate), from simulated queues: mean, standard deviation, least."""
 LEAST_WEIGHT, MOST_WEIGHT = 6.0, 200.0
 """Independent requests that a probe counts as: on a machine that changes its speed, and on a calm one."""
 REACH = 0.2

@@ -22,7 +22,7 @@ Costs = Mapping[str, Mapping[int, float]]
 have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
 
 ROUNDS = 4
-"""Rounds of all parts, in turn: each part once, one after another, a drift of the machine would pass for a cost."""
+"""Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
 WORK_S, NULL_S = 0.15, 1.0
 """Measured in each turn, of a part in-process and of a server with a null model."""
 
