@@ -14,6 +14,7 @@ from typing import Any
 
 from litmeter.load import LoadGenerator, load_generator
 from litmeter.measure.log import Log
+from litmeter.measure.rounds import turn_plan
 from litmeter.measure.run import run as measure_all
 from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.params import Params, load_params
@@ -21,7 +22,6 @@ from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine import exclusive_machine
-from litmeter.tune.race import plan_of
 from litmeter.tune.search import Job, search
 from litmeter.tune.space import name_of
 from studies.harness import DEVICE, all_bodies, keep_runs, photo_paths, read_result
@@ -65,7 +65,7 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
     """Measure all configurations in turn: the ratio of each rate to the first one's, and the seconds."""
     names = [name_of(one) for one in job.space.configurations]
     rates: dict[str, list[float | None]] = {name: [] for name in names}
-    plan, rng = plan_of(job.load, job.tune.users), random.Random(0)
+    plan, rng = turn_plan(job.tune.users, job.load.timeout_s, job.load.seed, 0), random.Random(0)
     serving = yield from serve(names)
     assert set(serving.names) == set(names), "they do not fit into memory together"
     for number in range(ROUNDS):

@@ -11,16 +11,17 @@ import numpy.typing as npt
 import pytest
 
 from litmeter.errors import ServerError
+from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import ServeSettings, load_params
-from litmeter.tune.race import FEWEST_ROUNDS, Race, Racer, plan_of, race
+from litmeter.tune.race import FEWEST_ROUNDS, Race, Racer, race
 from litmeter.tune.search import finalists
 from litmeter.tune.space import name_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
 
 PARAMS = load_params(ROOT / "params.yaml")
-PLAN = plan_of(PARAMS.load, 8)
+PLAN = turn_plan(8, PARAMS.load.timeout_s, PARAMS.load.seed, 0)
 SEEDS = 12
 NOISE = 0.065
 """Of a turn, in logarithms: 4% of a window of four seconds, for one and a half."""

@@ -14,7 +14,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
@@ -122,6 +122,22 @@ def head_to_head(
         raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
     while rounds.number < FEWEST_ROUNDS or rounds.now_s + sum(rounds.cost_s.values()) < seconds:
         yield from rounds.run_round(rounds.shuffled(names))
+
+
+def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
+    """Plan a turn's load; each round, by its number, has an order of its own."""
+    return LoadPlan(
+        users=users,
+        requests=ANSWERS_PER_USER * users,
+        warmup_s=WARMUP_S,
+        min_s=TURN_S,
+        max_s=SLOW_TURN_S,
+        max_windows=WINDOWS,
+        timeout_s=timeout_s,
+        seed=seed,
+        repeat=number,
+        give_up_s=FIRST_ANSWERS_S,
+    )
 
 
 @dataclass
@@ -296,18 +312,9 @@ class _Rounds:
         elif self._is_slow(name):
             turns_left = max(1, FEWEST_TURNS - len(rows))
             requests = max(2 * self.users, math.ceil((ANSWERS - self._answers(name)) / turns_left))
-        return LoadPlan(
-            users=self.users,
-            requests=max(requests, math.ceil(ANSWERS / FEWEST_TURNS)),
-            warmup_s=WARMUP_S,
-            min_s=TURN_S,
-            max_s=most_s,
-            max_windows=WINDOWS,
-            timeout_s=self.timeout_s,
-            seed=self.seed,
-            repeat=self.number,
-            give_up_s=FIRST_ANSWERS_S,
-        )
+        requests = max(requests, math.ceil(ANSWERS / FEWEST_TURNS))
+        plan = turn_plan(self.users, self.timeout_s, self.seed, self.number)
+        return replace(plan, requests=requests, max_s=most_s)
 
     def _fastest_size(self, name: str) -> Schedule[int]:
         """Find the batch size at which its pipeline is fastest: 1, 2, 4 and so on, and the largest."""

@@ -16,12 +16,11 @@ import numpy as np
 from litmeter.errors import ServerError
 from litmeter.load import LoadPlan
 from litmeter.measure.figures import latencies_ms
-from litmeter.measure.rounds import ANSWERS_PER_USER, FIRST_ANSWERS_S, SLOW_TURN_S, TURN_S, WARMUP_S
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
-from litmeter.params import LoadSettings, ServeSettings, TuneSettings
+from litmeter.params import ServeSettings, TuneSettings
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import percentile
-from litmeter.stats.records import WINDOWS, Floats, joined
+from litmeter.stats.records import Floats, joined
 from litmeter.tune.space import name_of
 
 FEWEST_ROUNDS = 4
@@ -34,21 +33,6 @@ NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
 """Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
 FAR_LATE = 90
 """Percentile that is above the limit of the p95 where that is missed beyond doubt."""
-
-
-def plan_of(load: LoadSettings, users: int) -> LoadPlan:
-    """The load of a turn, as in a comparison."""
-    return LoadPlan(
-        users=users,
-        requests=ANSWERS_PER_USER * users,
-        warmup_s=WARMUP_S,
-        min_s=TURN_S,
-        max_s=SLOW_TURN_S,
-        max_windows=WINDOWS,
-        timeout_s=load.timeout_s,
-        seed=load.seed,
-        give_up_s=FIRST_ANSWERS_S,
-    )
 
 
 @dataclass

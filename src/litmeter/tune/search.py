@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from litmeter.errors import LitmeterError
 from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.comparison_rows import geometric_mean, ratio_columns
+from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Schedule
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped
 from litmeter.tune.costs import Part, measure_costs, part_names, parts_of, ranking
-from litmeter.tune.race import Race, Racer, plan_of, race, too_little
+from litmeter.tune.race import Race, Racer, race, too_little
 from litmeter.tune.rows import KnobRow, Status, TuneRow
 from litmeter.tune.space import (
     WORKERS_TIMES_THREADS,
@@ -116,7 +117,7 @@ def search(job: Job) -> Schedule[Outcome]:
     if not space.configurations:
         raise LitmeterError(f"tune: no configuration can run: {reasons}")
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
-    plan = plan_of(job.load, tune.users)
+    plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0)
     costs = yield from measure_costs(job.parts, plan, COSTS_SHARE * tune.max_s, tune.seed)
     running = [one for one in job.configurations if costs.keys() >= set(part_names(one))]
     if job.incumbent not in running or not set(running).intersection(space.configurations):
