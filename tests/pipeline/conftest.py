@@ -24,6 +24,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from litmeter.measure.log import UNFINISHED
 from tests.support.project import ROOT
 
 NOT_A_USERS = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE")
@@ -109,6 +110,14 @@ class Clone:
         while left := self.processes():
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
+
+    def unfinished_logs(self, stage: str) -> list[Path]:
+        """The logs of runs of a stage that were stopped."""
+        return list((self.path / UNFINISHED).glob(f"{stage}-*.jsonl"))
+
+    def unfinished_lines(self, stage: str) -> list[str]:
+        """The whole lines of such a log."""
+        return [line for path in self.unfinished_logs(stage) for line in path.read_text().split("\n")[:-1]]
 
     @property
     def dvc_path(self) -> str:

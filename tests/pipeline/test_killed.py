@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -10,15 +11,16 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 from filelock import FileLock
 
-from litmeter.paths import BenchmarkPaths
-from litmeter.system.files import read_json
+from litmeter.measure.rows import TurnRow
+from litmeter.paths import COMPARISON_TURNS, BenchmarkPaths
+from litmeter.system.files import read_json, read_rows
 from litmeter.system.temporary import TEMPORARY_SUFFIX
 from tests.pipeline.conftest import Clone, results_of
 
@@ -35,6 +37,8 @@ LINES = {
 PHASES = {"start": 5.0, "ready": 2.0, "load": 4.0, "writing": 0.02}
 """Seconds from where each begins, over which the moments are spread."""
 LOAD = {"requests": 1_000_000, "max_s": 2.0}
+COMPARISON_S, TURNS_BEFORE = 25.0, 6
+"""Long enough for the pipelines in-process beside; turns after which it is killed."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,30 @@ def test_the_last_result_is_left_and_nothing_else(killed: Killed, kill: Kill) ->
     before = results_of(killed)
     kill_benchmark(killed, kill)
     assert results_of(killed) == before
+
+
+def test_a_comparison_goes_on_where_it_was_killed(killed: Killed) -> None:
+    killed.change({"comparison": {"seconds": COMPARISON_S}})
+    process = killed.start(killed.dvc_path, "repro", "comparison")
+    try:
+        while process.poll() is None and len(killed.unfinished_lines("comparison")) < TURNS_BEFORE:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        killed.wait_until_alone()
+    finally:
+        killed.end(process)
+    kept = [json.loads(line) for line in killed.unfinished_lines("comparison")]
+    before = [line["row"] for line in kept if "row" in line]
+    assert "comparison" in killed.status()
+    killed.dvc("repro", "comparison")
+    turns = read_rows(killed.path / COMPARISON_TURNS, TurnRow)
+    assert [asdict(turn) for turn in turns[: len(before)]] == before
+    assert len(turns) > len(before) > 0
+    assert {turn.work for turn in turns} == {"served", "model", "pipeline"}
+    assert turns[-1].at_s > COMPARISON_S / 2  # what was measured before counts as time
+    assert killed.unfinished_logs("comparison") == []
+    assert "comparison" not in killed.status()
 
 
 @pytest.mark.soak

@@ -8,10 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
-import psutil
 import pytest
 
 from litmeter.measure.log import UNFINISHED
@@ -50,18 +47,8 @@ def tuned(ran: Clone) -> Iterator[Clone]:
     finally:
         ran.git("checkout", "-q", ".")
         ran.git("clean", "-fdq", "metrics", "plots", "ondemand")
-        for path in logs_of(ran):
+        for path in ran.unfinished_logs("tune"):
             path.unlink()
-
-
-def logs_of(clone: Clone) -> list[Path]:
-    """The logs of searches that were stopped."""
-    return list((clone.path / UNFINISHED).glob("tune-*.jsonl"))
-
-
-def kept_by(clone: Clone) -> list[str]:
-    """The whole lines of the log."""
-    return [line for path in logs_of(clone) for line in path.read_text().split("\n")[:-1]]
 
 
 def raced(lines: list[str], name: str) -> int:
@@ -70,48 +57,35 @@ def raced(lines: list[str], name: str) -> int:
     return sum(one.get("subject") == name for one in asked)
 
 
-def processes_of(clone: Clone) -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if works_in(clone.path, process)]
-
-
-def works_in(folder: Path, process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return Path(process.cwd()).is_relative_to(folder)
-    return False
-
-
 def kill(clone: Clone, search: subprocess.Popen[str]) -> None:
     """Kill a search, and wait until its servers have gone as well."""
     os.killpg(search.pid, signal.SIGKILL)
     search.communicate()
-    deadline = time.monotonic() + 30
-    while processes_of(clone):
-        assert time.monotonic() < deadline, processes_of(clone)
-        time.sleep(0.1)
+    clone.wait_until_alone()
 
 
 def test_a_search_that_was_killed_goes_on_and_finds_a_winner_that_can_be_applied(tuned: Clone) -> None:
     incumbent = name_of(ServeSettings(**SLOW))
     search = tuned.start(".venv/bin/litmeter", "tune")
-    while search.poll() is None and raced(kept_by(tuned), incumbent) < 2:
+    while search.poll() is None and raced(tuned.unfinished_lines("tune"), incumbent) < 2:
         time.sleep(0.1)
     kill(tuned, search)
-    [log], kept = logs_of(tuned), kept_by(tuned)
+    [log], kept = tuned.unfinished_logs("tune"), tuned.unfinished_lines("tune")
     assert raced(kept, incumbent) >= 2
     with log.open("a") as file:  # as who is killed while writing
         file.write(kept[-1][: len(kept[-1]) // 2])
     assert not (tuned.path / TUNE_METRICS).exists()
     assert not tuned.git("status", "--porcelain", str(UNFINISHED))
     again = tuned.start(".venv/bin/litmeter", "tune")
-    while again.poll() is None and raced(kept_by(tuned), incumbent) <= raced(kept, incumbent):
+    while again.poll() is None and raced(tuned.unfinished_lines("tune"), incumbent) <= raced(kept, incumbent):
         time.sleep(0.1)
     kill(tuned, again)
-    assert kept_by(tuned)[: len(kept)] == kept
+    assert tuned.unfinished_lines("tune")[: len(kept)] == kept
     done = tuned.dvc("repro", "ondemand/dvc.yaml:tune")
     assert [one for one in tuned.stages_run(done.stdout) if one.startswith("ondemand")] == [
         "ondemand/dvc.yaml:tune"
     ]
-    assert logs_of(tuned) == []
+    assert tuned.unfinished_logs("tune") == []
     metrics = read_json(tuned.path / TUNE_METRICS)
     rows = read_rows(tuned.path / TUNE_TABLE, TuneRow)
     assert metrics["combinations"] == CONFIGURATIONS
