@@ -1,9 +1,8 @@
 """What is measured, and what a schedule and the loop say to each other.
 
-A *turn* is one subject under one load for one interval, and yields a *sample*. A *schedule* decides what is
-measured next from what was measured: a generator that asks for turns, is sent samples, and returns its
-result. It knows no server and no clock: times are those of its samples, so that a log of turns repeats its
-decisions.
+A *schedule* decides what is measured next from what was measured: a generator that asks for turns, is sent
+samples, and returns its result. It knows no server and no clock: times are those of its samples, so that a
+log of turns repeats its decisions.
 """
 
 from __future__ import annotations
@@ -70,6 +69,12 @@ class Sample:
     row: TurnRow
     record: LoadRecord | None = None
     blocks: Floats | None = None
+
+    @property
+    def requests(self) -> LoadRecord:
+        """Each request, of a turn that sent some."""
+        assert self.record is not None
+        return self.record
 
     @property
     def ended_s(self) -> float:
