@@ -55,7 +55,13 @@ def levels(
     runs = [(number, users) for number, order in enumerate((1, -1)) for users in load.users[::order]]
     for place, (number, users) in enumerate(runs, 1):
         plan = replace(plan, users=users, repeat=number)
-        plan = replace(plan, bodies=tested_first(plan, bodies, tested, answers))
+        answered = {body for body, _ in answers}
+        missing = [body for body in tested if body not in answered]
+        others = [body for body in range(bodies) if body not in set(missing)]
+        rng = random.Random(plan.random_seed)
+        rng.shuffle(missing)  # they are in the order of their classes
+        rng.shuffle(others)
+        plan = replace(plan, bodies=missing + others)
         sample = yield from measure(Turn(name, plan, number, note=f"{name}: {users} users"))
         record = sample.requests
         good = record.status == OK
@@ -76,19 +82,6 @@ def null_plan(load: LoadSettings) -> LoadPlan:
     """The load of a server that does nothing: at the most users, for a second."""
     seconds = min(load.min_s, NULL_S)
     return replace(_plan(load), requests=1, min_s=seconds, max_s=seconds, give_up_s=None)
-
-
-def tested_first(
-    plan: LoadPlan, bodies: int, tested: Sequence[int], answers: Sequence[tuple[int, bytes]]
-) -> list[int]:
-    """The order of the bodies: first those of ``tested`` without an answer yet, then the others."""
-    answered = {body for body, _ in answers}
-    missing = [body for body in tested if body not in answered]
-    others = [body for body in range(bodies) if body not in set(missing)]
-    rng = random.Random(plan.random_seed)
-    rng.shuffle(missing)  # they are in the order of their classes
-    rng.shuffle(others)
-    return missing + others
 
 
 def by_users(rows: Sequence[TurnRow], name: str) -> Mapping[int, Sequence[TurnRow]]:

@@ -160,7 +160,7 @@ class _Loop:
         if isinstance(found, Done):
             row = inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage)
             return Sample(turn, row, blocks=found.blocks)
-        scrapes = None if before is None or after is None else (before, after)
+        scrapes = (before, after) if before and after else None
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 
     def serve(self, names: Iterable[str]) -> tuple[str, ...]:
