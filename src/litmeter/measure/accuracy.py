@@ -10,7 +10,6 @@ import numpy as np
 
 from litmeter.errors import LitmeterError
 from litmeter.model.reference import Reference
-from litmeter.stats.change import MIN_PROBABILITY
 from litmeter.stats.records import Floats
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
@@ -20,6 +19,8 @@ Log-odds, as probabilities near 0 and 1 are alike for all photos of a class."""
 PIXELS_DIFFERENCE = {"timm": 0.0, "torchvision": 0.25, "scaled": 1.2}
 """Added for pixels that differ from timm's: twice the largest difference on 370 photos, three of which
 were large enough to be scaled."""
+MIN_PROBABILITY = 1e-12
+"""Smaller ones are raised to it, so that their logarithm is finite."""
 
 
 def compare(

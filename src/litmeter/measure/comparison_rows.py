@@ -154,10 +154,7 @@ def pairs(
 
 
 def change(
-    rows: Sequence[TurnRow],
-    latencies_ms: Mapping[int, Floats],
-    before: str = "before",
-    after: str = "candidate",
+    rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats], before: str, after: str
 ) -> dict[str, float | None]:
     """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
     keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")

@@ -36,9 +36,7 @@ class Alone:
     answers: Sequence[tuple[int, bytes]]
 
 
-def levels(
-    name: str, load: LoadSettings, bodies: int, tested: Sequence[int], seconds: float = SECONDS
-) -> Schedule[Alone]:
+def levels(name: str, load: LoadSettings, bodies: int, tested: Sequence[int]) -> Schedule[Alone]:
     """Load ``name`` at each number of users, again in the reverse order, and its null server at the most.
 
     So the level that is fastest in the first runs is reported from a second one, which had no part in the
@@ -67,7 +65,7 @@ def levels(
         good = record.status == OK
         answers += zip(record.body[good].tolist(), map(bytes, record.answer[good]), strict=True)
         longest_s = max(longest_s, sample.row.seconds)
-        if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > seconds:
+        if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
             break
     yield from measure(Turn(NULL_SERVER, null_plan(load)))
     return Alone(serving.ready_s.get(name), answers)
