@@ -110,8 +110,6 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
     if isinstance(answer, Serving):
         return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}
-    if answer.blocks is not None:
-        line["blocks"] = answer.blocks.tolist()
     if answer.record is not None:
         # In full: what a schedule decides by its samples, it decides again by these.
         line["record"] = {
@@ -125,11 +123,11 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
 def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
     if isinstance(asked, Serve):
         return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
-    record, blocks = None, line.get("blocks")
+    record = None
     if kept := line.get("record"):
         found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}
         record = LoadRecord(**found, answer=np.zeros(len(kept["end"]), dtype="S1"))
-    return Sample(asked, TurnRow(**line["row"]), record, None if blocks is None else np.array(blocks))
+    return Sample(asked, TurnRow(**line["row"]), record)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -158,8 +158,7 @@ class _Loop:
             own_bytes = None if subject.pid is None else memory_alone(subject.pid)
         number, seconds = len(self.log.samples), self.seconds - at_s
         if isinstance(found, Done):
-            row = inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage)
-            return Sample(turn, row, blocks=found.blocks)
+            return Sample(turn, inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage))
         scrapes = (before, after) if before and after else None
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.stats.records import Floats, LoadRecord
+from litmeter.stats.records import LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline"]
 """The model alone; decode and preprocess alone; all, from image bytes on."""
@@ -63,12 +63,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a turn yields: its figures, and of each request (answers empty from a log) or part in-process."""
+    """What a turn yields: its figures, and each request if it sent some (answers empty from a log)."""
 
     turn: Turn
     row: TurnRow
     record: LoadRecord | None = None
-    blocks: Floats | None = None
 
     @property
     def requests(self) -> LoadRecord:
