@@ -10,7 +10,7 @@ from litmeter.system.tables import markdown_table
 from studies.harness import Case, compare_cases, rates, ratios, write_result
 
 STEPS: dict[str, dict[str, Any]] = {
-    "stock": {},
+    "stock": {"form": "json"},
     "2 workers of 1 thread": {"workers_per_device": 2, "threads_per_worker": 1},
     "freed memory kept": {"keep_freed_memory": True},
     "torchvision preprocessing": {"preprocess": "torchvision"},
@@ -25,21 +25,16 @@ USERS = (1, 8)
 SECONDS = 200.0
 
 
-def cases() -> dict[str, Case]:
-    """The steps, each on top of the last."""
-    found = {}
-    keys: dict[str, Any] = {"form": "json"}
+def main() -> None:
+    """Measure all steps, each on top of the last, keep all values and print the medians."""
+    cases: dict[str, Case] = {}
+    keys: dict[str, Any] = {}
     for name, change in STEPS.items():
         keys |= change
         settings = ServeSettings(**{key: value for key, value in keys.items() if key != "form"})
-        found[name] = Case(settings, keys["form"])
-    return found
-
-
-def main() -> None:
-    """Measure all steps, keep all values and print the medians."""
+        cases[name] = Case(settings, keys["form"])
     steps: dict[str, dict[str, Any]] = {name: {} for name in STEPS}
-    for users, found in compare_cases(cases(), USERS, SECONDS).items():
+    for users, found in compare_cases(cases, USERS, SECONDS).items():
         stock = rates(found["stock"])
         for name, rows in found.items():
             own = rates(rows)
@@ -47,14 +42,11 @@ def main() -> None:
             steps[name][f"{users} users"] = {"rps": own, "times_stock": times}
     write_result("ablation", {"steps": steps})
     head = [f"{figure}, {users} users" for users in USERS for figure in ("req/s", "times")]
-    rows_of = [
-        [
-            name,
-            *(c for own in step.values() for c in (f"{median(own['rps']):.1f}", f"{own['times_stock']:.2f}")),
-        ]
-        for name, step in steps.items()
-    ]
-    print(markdown_table(["each with those above", *head], rows_of))
+    cells = [[name] for name in steps]
+    for row, step in zip(cells, steps.values(), strict=True):
+        for own in step.values():
+            row += [f"{median(own['rps']):.1f}", f"{own['times_stock']:.2f}"]
+    print(markdown_table(["each with those above", *head], cells))
 
 
 if __name__ == "__main__":

@@ -27,12 +27,9 @@ MAX_S = 240.0
 
 @dataclass(frozen=True)
 class Queue:
-    """A stub whose slots serve one request each.
+    """A stub whose slots serve one request each, and the rate at which 5% take longer than the objective.
 
-    Attributes:
-        service_s: mean time of service.
-        random: service times are exponential; else all are the same.
-        capacity_rps: the rate at which 5% of the requests take longer than the objective.
+    Random service times are exponential; else all are the same.
     """
 
     slots: int
@@ -74,15 +71,10 @@ def all_of(searches: dict[str, Schedule[CapacityResult]]) -> Schedule[dict[str, 
 
 def summary(result: CapacityResult, truth_rps: float) -> dict[str, Any]:
     """What a search has found, and how far it is from the truth."""
-    found = result.metrics
-    return {
-        "status": found.status,
-        "capacity_rps": found.capacity_rps,
-        "low_rps": found.low_rps,
-        "high_rps": found.high_rps,
+    found, columns = result.metrics, ("status", "capacity_rps", "low_rps", "high_rps", "seconds")
+    return {column: getattr(found, column) for column in columns} | {
         "off": None if found.capacity_rps is None else round(found.capacity_rps / truth_rps - 1, 4),
         "void": sum(bool(row.void and row.offered_rps) for row in result.rows),
-        "seconds": found.seconds,
     }
 
 

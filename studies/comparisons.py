@@ -29,16 +29,10 @@ def run(number: int) -> dict[str, Any]:
     """Seconds, and rate and ratio with interval of each configuration."""
     began = monotonic()
     subprocess.run([sys.executable, "-m", "dvc", "repro", "--force", *sys.argv[1:]], check=True)
-    compared = {
-        row.experiment: {
-            "rate_rps": row.rate_rps,
-            "ratio": row.ratio,
-            "low": row.ratio_low,
-            "high": row.ratio_high,
-            "rounds": row.rounds,
-        }
-        for row in read_rows(COMPARISON, ComparisonRow)
-    }
+    compared = {}
+    for row in read_rows(COMPARISON, ComparisonRow):
+        interval = {"low": row.ratio_low, "high": row.ratio_high, "rounds": row.rounds}
+        compared[row.experiment] = {"rate_rps": row.rate_rps, "ratio": row.ratio, **interval}
     return {"seconds": round(monotonic() - began), "compared": compared}
 
 

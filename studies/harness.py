@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -42,12 +41,7 @@ RESULTS = Path("studies/results")
 
 @dataclass(frozen=True)
 class Case:
-    """A server of the pipeline's model, and what it is sent.
-
-    Attributes:
-        form: of the bodies, ``image`` or ``json``.
-        null_model: serve a model that does nothing.
-    """
+    """A server of the pipeline's model, and the form of the bodies that it is sent: ``image`` or ``json``."""
 
     settings: ServeSettings
     form: str = "image"
@@ -57,15 +51,10 @@ class Case:
 def compare_cases(
     cases: Mapping[str, Case], users: Sequence[int], seconds: float
 ) -> dict[int, dict[str, list[TurnRow]]]:
-    """Load all cases in turn; return their turns by number of users and name, in the order of the rounds.
+    """Load all cases in turn, for ``seconds`` at each number of users; raise LoadError if a request failed.
 
-    Args:
-        seconds: of all rounds at one number of users.
-
-    Raises:
-        LoadError: a request failed.
+    Return their turns by number of users and name, in the order of the rounds.
     """
-    budget_s = seconds * len(users)
 
     def rounds_at_each() -> Schedule[None]:
         for number, at_once in enumerate(users, 1):
@@ -75,19 +64,15 @@ def compare_cases(
     with exclusive_machine(), ExitStack() as stack:
         senders = {form: stack.enter_context(sender(form)) for form in {case.form for case in cases.values()}}
         subjects = {
-            name: Served(
-                name, case.settings, senders[case.form], MODEL, DEVICE, TIMEOUT_S, null_model=case.null_model
-            )
-            for name, case in cases.items()
+            name: Served(name, one.settings, senders[one.form], MODEL, DEVICE, TIMEOUT_S, one.null_model)
+            for name, one in cases.items()
         }
-        run(rounds_at_each(), subjects, log, budget_s)
+        run(rounds_at_each(), subjects, log, seconds * len(users))
     check_answered(log.rows)
-    return {
-        at_once: {
-            name: [row for row in log.rows if (row.users, row.subject) == (at_once, name)] for name in cases
-        }
-        for at_once in users
-    }
+    found: dict[int, dict[str, list[TurnRow]]] = {at_once: {name: [] for name in cases} for at_once in users}
+    for row in log.rows:
+        found[row.users or 0][row.subject].append(row)
+    return found
 
 
 def check_answered(rows: Sequence[TurnRow]) -> None:
@@ -105,11 +90,9 @@ def watched_server(settings: ServeSettings) -> Iterator[tuple[RunningServer, dic
         yield server, {SERVER: Url(f"{server.url}/predict", generator)}
 
 
-@contextmanager
-def sender(form: str) -> Iterator[LoadGenerator]:
+def sender(form: str) -> AbstractContextManager[LoadGenerator]:
     """A load generator that sends all photos in the form ``form``."""
-    with load_generator(all_bodies(form), CONTENT_TYPES[form]) as generator:
-        yield generator
+    return load_generator(request_bodies(photo_paths(), form), CONTENT_TYPES[form])
 
 
 def load_plan(
@@ -122,11 +105,7 @@ def load_plan(
     warmup_s: float = WARMUP_S,
     rate_rps: float | None = None,
 ) -> LoadPlan:
-    """Three windows, none of which is repeated.
-
-    Args:
-        longest_s: that they may take together to collect ``requests`` answers; None for ``seconds``.
-    """
+    """Three windows, none of which is repeated; ``longest_s`` is for them to collect ``requests`` answers."""
     return LoadPlan(
         users=users,
         requests=requests,
@@ -151,11 +130,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 def known(figure: float | None) -> float:
-    """A figure that enough requests support.
-
-    Raises:
-        LoadError: too few do.
-    """
+    """A figure that enough requests support; raise LoadError where too few do."""
     if figure is None:
         raise LoadError("too few requests for this figure: the machine is too slow, or busy")
     return figure
@@ -165,21 +140,14 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     """Geometric mean over rounds, its 95% interval (Student's t of the logarithms), and all values."""
     logs = [math.log(value) for value in values]
     spread = float(stdtrit(len(logs) - 1, 0.975)) * stdev(logs) / math.sqrt(len(logs))
-    found = {"mean": mean(logs), "low": mean(logs) - spread, "high": mean(logs) + spread}
-    return {key: round(math.exp(log), 4) for key, log in found.items()} | {
-        "rounds": [round(value, 4) for value in values]
-    }
+    ends = {"mean": mean(logs), "low": mean(logs) - spread, "high": mean(logs) + spread}
+    found: dict[str, Any] = {key: round(math.exp(log), 4) for key, log in ends.items()}
+    return {**found, "rounds": [round(value, 4) for value in values]}
 
 
 def photo_paths() -> list[Path]:
     """All photos."""
     return [Path(photo.path) for photo in read_index().photos]
-
-
-@cache
-def all_bodies(form: str) -> list[bytes]:
-    """The request bodies of all photos."""
-    return request_bodies(photo_paths(), form)
 
 
 def process_tree(root_pid: int) -> list[psutil.Process]:
@@ -198,7 +166,7 @@ def keep_runs(
 ) -> list[dict[str, Any]]:
     """Call ``run`` with each number below ``runs``, and keep what it returned at once, with ``details``.
 
-    A study that was stopped goes on with the next run; delete its result to begin anew.
+    A study that was stopped goes on with the next run.
     """
     try:
         found: list[dict[str, Any]] = read_result(study)["runs"]
@@ -219,9 +187,5 @@ def write_result(study: str, content: Mapping[str, Any]) -> None:
 
 
 def read_result(study: str) -> dict[str, Any]:
-    """What ``write_result`` has kept.
-
-    Raises:
-        FileNotFoundError: nothing.
-    """
+    """What ``write_result`` has kept; raise FileNotFoundError where that is nothing."""
     return read_json(RESULTS / f"{study}.json")

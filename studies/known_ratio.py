@@ -28,11 +28,7 @@ SECONDS = 330.0
 def main() -> None:
     """Compare for SECONDS, print the ratios with their intervals, and keep them."""
     log = Log()
-    with (
-        exclusive_machine(),
-        ExitStack() as stack,
-        load_generator([BODY], "application/json") as generator,
-    ):
+    with exclusive_machine(), ExitStack() as stack, load_generator([BODY], "application/json") as generator:
         subjects = {}
         for name, factor in TIMES.items():
             stub = stack.enter_context(running_stub(SERVICE_S * factor, PARALLEL, slow_every_s=SLOW_EVERY_S))
@@ -53,8 +49,7 @@ def main() -> None:
     }
     write_result("known_ratio", {"ratios": result, "rounds": len(by_round["reference"])})
     for name, figures in result.items():
-        interval = f"{figures['low']} to {figures['high']}"
-        print(f"{name}: {figures['ratio']} ({interval}), truth {figures['truth']}, rank {figures['rank']}")
+        print(f"{name}: {figures}")
 
 
 if __name__ == "__main__":

@@ -52,14 +52,8 @@ def rounds() -> Schedule[list[dict[str, float]]]:
         after = yield from measure(Turn(in_process(CONFIGURATION), ALONE, number))
         in_process_ms = 1000 / mean(known(one.row.rate_rps) for one in (before, after))
         lone_user_ms = known(lone.row.p50_ms)
-        found.append(
-            {
-                "in_process_ms": in_process_ms,
-                "lone_user_ms": lone_user_ms,
-                "lone_user_over_in_process": lone_user_ms / in_process_ms,
-                **tails,
-            }
-        )
+        lone_user = {"lone_user_ms": lone_user_ms, "lone_user_over_in_process": lone_user_ms / in_process_ms}
+        found.append({"in_process_ms": in_process_ms, **lone_user, **tails})
     return found
 
 

@@ -15,7 +15,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
 from litmeter.params import load_params
-from litmeter.stats.records import OK, WINDOWS, Floats, LoadRecord
+from litmeter.stats.records import OK, WINDOWS, Floats
 from litmeter.system.machine import exclusive_machine
 from studies.harness import SERVER, known, load_plan, memory_mib, watched_server, write_result
 
@@ -40,13 +40,6 @@ def overload() -> Schedule[list[Sample]]:
     return [before, over, after]
 
 
-def goodput_rps(record: LoadRecord) -> list[float]:
-    """Good answers per second in each of the windows."""
-    edges = record.window_edges[-WINDOWS - 1 :]
-    answers, _ = np.histogram(record.end[record.status == OK], edges)
-    return [float(rps) for rps in answers / np.diff(edges)]
-
-
 def main() -> None:
     """Overload the server once; keep and print what came of it."""
     settings = load_params().configuration("e7_tuned").model_copy(update={"max_queue": MAX_QUEUE})
@@ -59,13 +52,14 @@ def main() -> None:
                 memory.append((seconds, memory_mib(server.pid)))
 
         before, over, after = run(overload(), subjects, Log(), SECONDS + 2 * PEAK_S, watch)
-    record = over.record
-    assert record is not None
+    record = over.requests
+    edges = record.window_edges[-WINDOWS - 1 :]
+    answers, _ = np.histogram(record.end[record.status == OK], edges)
     peak_rps = mean(known(one.row.rate_rps) for one in (before, after))
     inside = record.in_window
     wait_ms = 1000 * (record.end - record.sent)
     result = {
-        "goodput_over_peak": [round(rps / peak_rps, 4) for rps in goodput_rps(record)],
+        "goodput_over_peak": (answers / np.diff(edges) / peak_rps).round(4).tolist(),
         "peak_rps": round(peak_rps, 1),
         "offered_rps": over.row.offered_rps,
         "answers_by_status": dict(Counter(str(code) for code in record.code[inside])),

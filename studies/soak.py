@@ -33,11 +33,6 @@ def soak() -> Schedule[None]:
         yield from measure(Turn(SERVER, plan, number, note=f"minute {number}"))
 
 
-def handles(root_pid: int) -> int:
-    """File handles of a server's whole process tree, besides its clients' connections."""
-    return sum(own.num_fds() - len(own.net_connections("tcp")) for own in process_tree(root_pid))
-
-
 def main() -> None:
     """Soak the server that `make serve` starts; keep and print what each minute was like."""
     samples: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
@@ -47,7 +42,9 @@ def main() -> None:
         def watch(text: str, seconds: float) -> None:
             own = samples[text]
             if not own or seconds >= own[-1][0] + SAMPLE_EVERY_S:
-                own.append((seconds, memory_mib(server.pid), handles(server.pid)))
+                tree = process_tree(server.pid)
+                handles = sum(one.num_fds() - len(one.net_connections("tcp")) for one in tree)  # not clients'
+                own.append((seconds, memory_mib(server.pid), handles))
 
         run(soak(), subjects, log, PEAK_S + MINUTES * MINUTE_S, watch)
     _, *rows = log.rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from litmeter.measure.rows import TurnRow
 from litmeter.params import ServeSettings
 from studies.harness import Case, compare_cases, known, rates, ratios, summary, write_result
 
@@ -17,11 +16,6 @@ CASES = {
 }
 
 
-def server_cpu_ms(row: TurnRow) -> float:
-    """CPU time of all of the server's processes per request, milliseconds."""
-    return 1000 * known(row.server_cores) / known(row.rate_rps)
-
-
 def main() -> None:
     """Measure the three; keep and print rates over stock LitServe's, and CPU time."""
     found = compare_cases(CASES, [USERS], SECONDS)[USERS]
@@ -30,7 +24,7 @@ def main() -> None:
         name: {
             "rps": rates(rows),
             "times_stock": summary(ratios(rates(rows), stock_rps)),
-            "server_cpu_ms": summary([server_cpu_ms(row) for row in rows]),
+            "server_cpu_ms": summary([1000 * known(row.server_cores) / known(row.rate_rps) for row in rows]),
         }
         for name, rows in found.items()
     }

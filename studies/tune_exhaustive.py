@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from litmeter.load import LoadGenerator, load_generator
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.run import run as measure_all
-from litmeter.measure.turn import Schedule, Turn, measure, serve
-from litmeter.params import Params, load_params
-from litmeter.serve.client import CONTENT_TYPES
+from litmeter.measure.turn import Result, Schedule, Turn, measure, serve
+from litmeter.params import load_params
 from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.comparison import ratios
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.search import Job, search
 from litmeter.tune.space import name_of
-from studies.harness import DEVICE, all_bodies, keep_runs, photo_paths, read_result
+from studies.harness import DEVICE, keep_runs, photo_paths, read_result, sender
 
 STUDY = "tune_exhaustive"
 RUNS = 5
@@ -46,19 +43,14 @@ SPACE: Mapping[str, Any] = {
 """36 configurations, all of which can run on two cores."""
 
 
-def searched(number: int, max_s: float) -> tuple[Params, Job]:
+def searched(number: int, max_s: float) -> Job:
     """What search ``number`` works on."""
     params = load_params()
     tune = params.tune.model_copy(update={**SPACE, "max_s": max_s, "seed": number})
     objective = params.objective.model_copy(update={"max_s": 1.0})
     load = params.load.model_copy(update={"seed": params.load.seed + number})
     params = params.model_copy(update={"tune": tune, "objective": objective, "load": load})
-    return params, job_of(params, DEVICE, photo_paths())
-
-
-def sending(params: Params) -> AbstractContextManager[LoadGenerator]:
-    """What sends the requests."""
-    return load_generator(all_bodies(params.load.request_body), CONTENT_TYPES[params.load.request_body])
+    return job_of(params, DEVICE, photo_paths())
 
 
 def in_turn(job: Job) -> Schedule[dict[str, Any]]:
@@ -76,20 +68,17 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
     return {"ratios": found, "rounds": ROUNDS, "seconds": round(sample.ended_s - serving.at_s)}
 
 
-def exhaustive() -> dict[str, Any]:
-    """What was measured of all configurations."""
-    params, job = searched(0, 600.0)
-    with exclusive_machine(), sending(params) as sender:
-        return measure_all(in_turn(job), subjects_of(job, sender, DEVICE, photo_paths()), Log(), 600.0)
+def measured_by(schedule: Schedule[Result], job: Job, log: Log) -> Result:
+    """What a schedule found."""
+    with exclusive_machine(), sender(job.load.request_body) as generator:
+        subjects = subjects_of(job, generator, DEVICE, photo_paths())
+        return measure_all(schedule, subjects, log, job.tune.max_s)
 
 
 def run(measured: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One search: its winner's rate over that of the best, as they were measured exhaustively."""
-    params, job = searched(number, SHARE * measured["seconds"])
-    log = Log()
-    with exclusive_machine(), sending(params) as sender:
-        subjects = subjects_of(job, sender, DEVICE, photo_paths())
-        outcome = measure_all(search(job), subjects, log, params.tune.max_s)
+    job, log = searched(number, SHARE * measured["seconds"]), Log()
+    outcome = measured_by(search(job), job, log)
     winner = outcome.rows[0].name
     return {
         "winner": winner,
@@ -106,7 +95,8 @@ def main() -> None:
     try:
         measured = read_result(STUDY)["exhaustive"]
     except FileNotFoundError:
-        measured = exhaustive()
+        job = searched(0, 600.0)
+        measured = measured_by(in_turn(job), job, Log())
     keep_runs(STUDY, RUNS, partial(run, measured), exhaustive=measured)
 
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 from PIL import Image
 
-from litmeter.measure.server_metrics import read_scrape
+from litmeter.measure.figures import read_scrape
 from litmeter.model.card import CARD_NAME
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders

@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 from litmeter.errors import ServerError
-from litmeter.measure.server_metrics import between, read_scrape
+from litmeter.measure.figures import between, read_scrape
 from litmeter.model.card import CARD_NAME
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings

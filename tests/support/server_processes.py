@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from litmeter.measure.server_metrics import read_scrape
+from litmeter.measure.figures import read_scrape
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import Binding

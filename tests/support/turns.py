@@ -50,8 +50,7 @@ class Machine:
         usage = Usage(seconds=seconds)
         if isinstance(asked.load, Work):
             blocks = rate_rps * np.linspace(0.98, 1.02, 10)
-            row = inprocess_row(asked, number, at_s, seconds, blocks, 5.0, usage)
-            return Sample(asked, row, blocks=blocks)
+            return Sample(asked, inprocess_row(asked, number, at_s, seconds, blocks, 5.0, usage))
         found = requests_at(asked.load, rate_rps, seconds)
         return Sample(asked, served_row(asked, number, at_s, seconds, found, usage), found)
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.measure.figures import latency_grows, served_row, slow_rate
+from litmeter.measure.figures import Scrape, latency_grows, served_row, slow_rate
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.server_metrics import Scrape
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work
 from litmeter.stats.records import FAILED, OK, REQUEST_FIELDS, TIMED_OUT, WINDOWS, Floats, LoadRecord

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
-from litmeter.measure.server_metrics import Scrape, between, read_scrape
+from litmeter.measure.figures import Scrape, between, read_scrape
 
 
 class Server:

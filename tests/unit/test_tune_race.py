@@ -14,8 +14,7 @@ from litmeter.errors import ServerError
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Turn
 from litmeter.params import ServeSettings, load_params
-from litmeter.tune.race import FEWEST_ROUNDS, Race, Racer, race
-from litmeter.tune.search import finalists
+from litmeter.tune.search import FEWEST_ROUNDS, Race, Racer, finalists, race
 from litmeter.tune.space import name_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT

@@ -11,9 +11,8 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
 from litmeter.params import ServeSettings, load_params
-from litmeter.tune.costs import ROUNDS, part_names
 from litmeter.tune.rows import TuneRow
-from litmeter.tune.search import Job, Outcome, search
+from litmeter.tune.search import COST_ROUNDS, Job, Outcome, part_names, search
 from litmeter.tune.space import Machine, name_of, space_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
@@ -124,7 +123,7 @@ def test_costs_are_measured_in_interleaved_rounds() -> None:
     _, machine = searched(job_of())
     costs = [turn for turn in machine.turns if turn.note == "costs"]
     rounds = [
-        [(turn.subject, turn.load) for turn in costs if turn.round == number] for number in range(ROUNDS)
+        [(turn.subject, turn.load) for turn in costs if turn.round == number] for number in range(COST_ROUNDS)
     ]
     assert [turn.round for turn in costs] == sorted(turn.round for turn in costs)
     assert all(sorted(map(str, one)) == sorted(map(str, rounds[0])) for one in rounds)

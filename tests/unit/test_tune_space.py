@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.costs import Costs, model_part, parts_of, predicted_rps, ranking
+from litmeter.tune.search import Costs, model_part, parts_of, predicted_rps, ranking
 from litmeter.tune.space import DUPLICATE, Machine, changed_knobs, simplicity, space_of
 from tests.support.project import ROOT
 

@@ -22,12 +22,20 @@ from litmeter.load.remote import join as join_machine
 from litmeter.load.remote import remote_senders
 from litmeter.load.senders import Sender, local_senders
 from litmeter.measure.capacity import capacity as search
-from litmeter.measure.loadtest import COLUMNS, keeps, level_cells, one_after_another
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Url
-from litmeter.measure.target import CA_VARIABLE, check_first_request, read_bodies, request_headers
+from litmeter.measure.target import (
+    CA_VARIABLE,
+    COLUMNS,
+    check_first_request,
+    keeps,
+    level_cells,
+    one_after_another,
+    read_bodies,
+    request_headers,
+)
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
 from litmeter.stats.records import WINDOWS

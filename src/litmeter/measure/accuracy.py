@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from litmeter.errors import LitmeterError
 from litmeter.model.reference import Reference
+from litmeter.stats.records import Floats
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
 """A larger difference is no rounding error: the answer belongs to another photo.
@@ -35,8 +35,8 @@ def compare(
         dtype: torch's name of the format that the server computed in.
 
     Returns:
-        ``photos``: number of test photos that were answered; ``agreement``, ``accuracy``: share of them with
-        the reference's label, and with the right one; ``mismatched``: answers that belong to another photo.
+        Number of test photos that were answered; share of them with the reference's label, and with the right
+        one; number of answers that belong to another photo.
 
     Raises:
         LitmeterError: an answer is not of the form that the server documents.
@@ -59,7 +59,7 @@ def compare(
     }
 
 
-def probabilities(content: bytes, classes: Sequence[str]) -> npt.NDArray[np.float64]:
+def probabilities(content: bytes, classes: Sequence[str]) -> Floats:
     """The probabilities in an answer, in the order of ``classes``."""
     try:
         by_class = json.loads(content)["probabilities"]
@@ -68,7 +68,7 @@ def probabilities(content: bytes, classes: Sequence[str]) -> npt.NDArray[np.floa
         raise LitmeterError(f"an answer without probabilities: {content[:200]!r}") from error
 
 
-def _log_odds_difference(answer: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> float:
+def _log_odds_difference(answer: Floats, expected: Floats) -> float:
     """Largest difference of log-odds among the three likeliest classes, relative to the likeliest."""
     likeliest = np.argsort(expected)[-3:]
     logs, expected_logs = (np.log(np.maximum(p[likeliest], MIN_PROBABILITY)) for p in (answer, expected))

@@ -70,12 +70,9 @@ class CapacityMetrics:
 
 @dataclass(frozen=True)
 class CapacityResult:
-    """The capacity, and what it was read from.
+    """The capacity, the turns that it was read from, and the curve through the probes, if there is one.
 
-    Attributes:
-        rows: of closed loops and probes. Those of probes have ``missed`` without the load generator's own
-            lateness; they count unless they are ``void``.
-        curve: through the probes; None where there is no estimate.
+    Rows of probes have ``missed`` without the load generator's own lateness; they count unless ``void``.
     """
 
     metrics: CapacityMetrics
@@ -88,12 +85,7 @@ def capacity(
 ) -> Schedule[dict[str, CapacityResult]]:
     """Search the capacities of subjects side by side, probe by probe in turn, each for ``objective.max_s``.
 
-    Args:
-        names: of subjects that are served; those that do not fit into memory together follow.
-        timeout_s: of a request, at most.
-
-    Raises:
-        LoadError: a server refused all requests.
+    Those that do not fit into memory together follow. Raise LoadError where a server refused all requests.
     """
     found: dict[str, CapacityResult] = {}
     while missing := [name for name in names if name not in found]:
@@ -157,15 +149,9 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
         warmup_s = max(WARMUP_S, min(WARMUP_OBJECTIVES * settled_s, seconds / 2))
         if sum(row.seconds for row in rows) + warmup_s + seconds > objective.max_s:
             break
-        own = replace(
-            plan,
-            users=max(MOST_USERS, math.ceil(2 * rate_rps * slo_s)),
-            rate_rps=rate_rps,
-            warmup_s=warmup_s,
-            min_s=seconds,
-            max_s=seconds,
-            repeat=len(rows),
-        )
+        most = max(MOST_USERS, math.ceil(2 * rate_rps * slo_s))
+        own = replace(plan, users=most, rate_rps=rate_rps, repeat=len(rows))
+        own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds)
         near = "" if curve is None else f", capacity near {curve.capacity_rps:.4g}/s"
         note = f"probe at {rate_rps:.4g}/s{near}"
         sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
@@ -175,11 +161,10 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
     """The row of a probe: without the load generator's lateness, void where its verdict depends on that."""
-    assert sample.record is not None
     missed = sample.row.missed
     if missed is None:
         return replace(sample.row, void="no request was due")
-    own = missed - missed_by_lateness(sample.record, objective.slo_ms)
+    own = missed - missed_by_lateness(sample.requests, objective.slo_ms)
     late = (missed > objective.miss) != (own > objective.miss)
     return replace(sample.row, missed=round(own, 5), void="the load generator was late" if late else "")
 
@@ -201,11 +186,8 @@ def _peak_rps(rows: Sequence[TurnRow]) -> float:
 
 
 def _counted(rows: Sequence[TurnRow]) -> Probes:
-    found = [
-        (row.offered_rps, row.missed, row.sent)
-        for row in rows
-        if row.offered_rps is not None and row.missed is not None and not row.void
-    ]
+    probes = (row for row in rows if row.offered_rps is not None and row.missed is not None and not row.void)
+    found = [(row.offered_rps, row.missed, row.sent) for row in probes]
     return Probes(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
 
 
@@ -229,17 +211,13 @@ def _end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
         return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
     if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * _peak_rps(rows):
         return "slo_unreachable", "the objective is missed at all rates"
-    if (
-        kept.all()
-        and len(offered) > 1
-        and all(row.high_rps is not None and row.high_rps < (row.offered_rps or 0.0) for row in offered[-2:])
-    ):
+    exceeded = [row.high_rps is not None and row.high_rps < (row.offered_rps or 0.0) for row in offered[-2:]]
+    if kept.all() and exceeded == [True, True]:
         return "above_range", "the objective is kept though more is offered than is answered"
     return None
 
 
 def _result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> CapacityResult:
-    """The capacity by the turns of a search, one at least."""
     offered = [row for row in rows if row.offered_rps is not None]
     probes, curve = _counted(rows), curve_of(rows, objective.miss)
     low_rps = high_rps = None

@@ -6,20 +6,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import geometric_mean
 from typing import Any, Literal
 
-import numpy as np
-
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.stats.comparison import (
-    Ratio,
-    block_edges,
-    percentile_ratio,
-    ranks,
-    ratio,
-    ratios,
-    simultaneous,
-)
+from litmeter.stats.comparison import Ratio, block_edges, percentile_ratio, ranks, ratio, ratios, simultaneous
 from litmeter.stats.rates import percentile, percentile_interval_of_blocks
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
@@ -40,8 +31,7 @@ Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved
 class Pair:
     """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
 
-    Intervals are 95% ones, simultaneous where there are several pairs. None where a rate is unknown, or there
-    are too few answers for a percentile.
+    Intervals are simultaneous 95% ones. None where a rate is unknown, or too few answers have a percentile.
     """
 
     name: str
@@ -68,7 +58,6 @@ def comparison_rows(
     """One row per configuration that has been measured, in the order of ``names``.
 
     Args:
-        rows: of all turns, served and in-process.
         latencies_ms: of the good answers in the measured windows, by the number of their turn.
         earlier: rows of an earlier run, for those that this one has not measured; they are shown as they are
             and take no part in comparisons.
@@ -78,14 +67,11 @@ def comparison_rows(
     answered = _always_answered(turns) | {reference}
     rates = rates_of(rows, [name for name in names if name in turns.keys() & answered])
     reference_rps = {turn.round: turn.rate_rps for turn in turns.get(reference, ()) if turn.rate_rps}
-    shared = {
-        name: sum(bool(a and b) for a, b in zip(own, rates[reference], strict=True))
-        for name, own in rates.items()
-        if reference_rps
-    }
-    enough = {
-        name: rates[name] for name in shared if shared[name] >= min(RANKED_FROM_ROUNDS, shared[reference])
-    }
+    shared: dict[str, int] = {}
+    for name, own_rates in (rates if reference_rps else {}).items():
+        shared[name] = sum(bool(a and b) for a, b in zip(own_rates, rates[reference], strict=True))
+    needed = min(RANKED_FROM_ROUNDS, shared.get(reference, 0))
+    enough = {name: rates[name] for name in shared if shared[name] >= needed}
     to_reference, rank_of = ratios(enough, reference), ranks(enough, reference)
     fastest = max(to_reference, key=lambda name: to_reference[name].ratio, default=reference)
     to_fastest = ratios(enough, fastest, reference)
@@ -100,9 +86,8 @@ def comparison_rows(
             one = Ratio(ratio(rates, name, reference, reference).ratio, None, None)
         columns = ratio_columns(one, "ratio", "ratio_low", "ratio_high")
         if name not in rates:  # rounds without an answer count as bounds
-            bounds = [
-                turn.highest_rps / reference_rps[turn.round] for turn in own if turn.round in reference_rps
-            ]
+            beside = [turn for turn in own if turn.round in reference_rps]
+            bounds = [turn.highest_rps / reference_rps[turn.round] for turn in beside]
             columns["ratio_high"] = rounded(_mean(bounds), 4)
         found.append(
             ComparisonRow(
@@ -133,34 +118,57 @@ def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | str | None
 def pairs(
     names: Sequence[str], reference: str, rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats]
 ) -> list[Pair]:
-    """Each of ``names`` over each that stands before it.
+    """Each of ``names`` over each that stands before it; the variance of all that were measured is pooled.
 
-    Args:
-        reference: compares two that share no round.
+    ``reference`` compares two that share no round.
     """
-    return _pairs(list(itertools.combinations(names, 2)), reference, rows, latencies_ms)
+    chosen = list(itertools.combinations(names, 2))
+    turns, error = _served_turns(rows), simultaneous(len(chosen))
+    answered = _always_answered(turns)
+    rates = rates_of(rows, [name for name in turns if name in answered])
+    nothing = joined([])
+    latencies: dict[str, dict[int, Floats]] = {name: {} for name in turns}
+    for turn in itertools.chain.from_iterable(turns.values()):
+        before = latencies[turn.subject].get(turn.round, nothing)
+        latencies[turn.subject][turn.round] = joined([before, latencies_ms.get(turn.turn, nothing)])
+    found = []
+    for other, name in chosen:
+        rate = ratio(rates, name, other, reference, error) if {name, other} <= answered else None
+        own, others = latencies.get(name, {}), latencies.get(other, {})
+        both = [number for number in own if number in others]
+        ours, theirs = ([each[number] for number in both] for each in (own, others))
+        p95 = percentile_ratio(ours, theirs, 95, error)
+        found.append(
+            Pair(
+                name=name,
+                other=other,
+                **ratio_columns(rate, "ratio", "low", "high"),
+                verdict=verdict(rate),
+                p95_ms=rounded(percentile(joined(own.values()), 95), 2),
+                other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
+                **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
+                p95_verdict=verdict(p95, "slower", "faster"),
+            )
+        )
+    return found
 
 
 def change(
-    rows: Sequence[TurnRow],
-    latencies_ms: Mapping[int, Floats],
-    before: str = "before",
-    after: str = "candidate",
+    rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats], before: str, after: str
 ) -> dict[str, float | None]:
     """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
     keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")
     if not {before, after} <= _served_turns(rows).keys():
         return dict.fromkeys(keys)
-    [pair] = _pairs([(before, after)], before, rows, latencies_ms)
+    [pair] = pairs((before, after), before, rows, latencies_ms)
     p95 = (pair.other_p95_ms, pair.p95_ms, pair.p95_ratio, pair.p95_low, pair.p95_high)
     return dict(zip(keys, (pair.ratio, pair.low, pair.high, *p95), strict=True))
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
     turns: dict[str, list[TurnRow]] = {}
-    for row in rows:
-        if row.work == "served":
-            turns.setdefault(row.subject, []).append(row)
+    for row in (row for row in rows if row.work == "served"):
+        turns.setdefault(row.subject, []).append(row)
     return turns
 
 
@@ -172,18 +180,11 @@ def rates_of(rows: Sequence[TurnRow], names: Sequence[str]) -> dict[str, list[fl
     """The served rates of ``names`` in each round; the geometric mean of several turns of a round."""
     turns = _served_turns(rows)
     rounds = sorted({row.round for own in turns.values() for row in own})
-    return {
-        name: [
-            _mean([turn.rate_rps for turn in turns.get(name, ()) if turn.round == number])
-            for number in rounds
-        ]
-        for name in names
-    }
 
+    def rate(name: str, number: int) -> float | None:
+        return _mean([turn.rate_rps for turn in turns.get(name, ()) if turn.round == number])
 
-def geometric_mean(values: Sequence[float]) -> float:
-    """That of one value at least."""
-    return float(np.exp(np.mean(np.log(values))))
+    return {name: [rate(name, number) for number in rounds] for name in names}
 
 
 def _mean(rates: Sequence[float | None]) -> float | None:
@@ -220,71 +221,18 @@ def _in_process_columns(name: str, rows: Sequence[TurnRow]) -> dict[str, Any]:
     for row in rows:
         if row.subject == name and row.round >= 0:
             rates[row.work][row.round] = row.rate_rps
-    pairs = [
-        (rates["served"][number], rate)
-        for number, rate in rates["pipeline"].items()
-        if rate and number in rates["served"]
-    ]
+    rounds = [number for number, rate in rates["pipeline"].items() if rate and number in rates["served"]]
+    beside = {work: [rates[work][number] for number in rounds] for work in ("served", "pipeline")}
     columns = {
         "model_rps": rounded(_mean([rate for rate in rates["model"].values() if rate]), 2),
-        "pipeline_rps": rounded(_mean([rate for _, rate in pairs]), 2),
+        "pipeline_rps": rounded(_mean(beside["pipeline"]), 2),
     }
-    if not pairs or not all(served for served, _ in pairs):
+    if not rounds or not all(beside["served"]):
         return columns
-    served, pipeline = zip(*pairs, strict=True)
-    own = ratio({"served": served, "pipeline": pipeline}, "served", "pipeline", "pipeline")
-    has_interval = len(served) >= RANKED_FROM_ROUNDS
-    return columns | {
-        "efficiency": rounded(own.ratio, 3),
-        "efficiency_low": rounded(own.low, 3) if has_interval else None,
-        "efficiency_high": rounded(own.high, 3) if has_interval else None,
-    }
-
-
-def _pairs(
-    chosen: Sequence[tuple[str, str]],
-    reference: str,
-    rows: Sequence[TurnRow],
-    latencies_ms: Mapping[int, Floats],
-) -> list[Pair]:
-    """The second of each two over the first; the variance of all that were measured is pooled."""
-    turns, error = _served_turns(rows), simultaneous(len(chosen))
-    answered = _always_answered(turns)
-    rates = rates_of(rows, [name for name in turns if name in answered])
-    latencies = {
-        name: {
-            number: joined(
-                [
-                    latencies_ms[turn.turn]
-                    for turn in own
-                    if turn.round == number and turn.turn in latencies_ms
-                ]
-            )
-            for number in {turn.round: None for turn in own}
-        }
-        for name, own in turns.items()
-    }
-    found = []
-    for other, name in chosen:
-        rate = ratio(rates, name, other, reference, error) if {name, other} <= answered else None
-        own, others = latencies.get(name, {}), latencies.get(other, {})
-        both = [number for number in own if number in others]
-        p95 = percentile_ratio(
-            [own[number] for number in both], [others[number] for number in both], 95, error
-        )
-        found.append(
-            Pair(
-                name=name,
-                other=other,
-                **ratio_columns(rate, "ratio", "low", "high"),
-                verdict=verdict(rate),
-                p95_ms=rounded(percentile(joined(own.values()), 95), 2),
-                other_p95_ms=rounded(percentile(joined(others.values()), 95), 2),
-                **ratio_columns(p95, "p95_ratio", "p95_low", "p95_high"),
-                p95_verdict=verdict(p95, "slower", "faster"),
-            )
-        )
-    return found
+    own = ratio(beside, "served", "pipeline", "pipeline")
+    figures = (own.ratio, own.low, own.high) if len(rounds) >= RANKED_FROM_ROUNDS else (own.ratio, None, None)
+    names = ("efficiency", "efficiency_low", "efficiency_high")
+    return columns | {column: rounded(value, 3) for column, value in zip(names, figures, strict=True)}
 
 
 def verdict(one: Ratio | None, above: Verdict = "faster", below: Verdict = "slower") -> Verdict:

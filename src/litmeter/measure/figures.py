@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 from scipy.special import stdtrit
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.server_metrics import Scrape, between
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work, configuration_of
 from litmeter.stats.rates import Z95, Throughput, percentile, throughput
@@ -34,7 +35,6 @@ from litmeter.stats.records import (
 from litmeter.system.files import rounded
 from litmeter.system.tables import pluralise
 
-SERVED = "served"
 CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
@@ -50,8 +50,10 @@ MOMENT_S = 1e-6
 """Length of a request that counts only where it ended."""
 BATCH_GAP_S = 0.02
 """Answers that follow each other sooner come from one batch, or from batches that ended together."""
-ROLES = ("http", "worker", "manager")
-"""Processes of the server: HTTP, inference, and all others, of which LitServe's manager alone has work."""
+REQUEST, BATCH, NOTHING = "litmeter_request_seconds", "litmeter_batch_size", [0.0, 0.0]
+"""Histograms of the server, and the sum and count of one that has none."""
+ROLES = {"http": "http", "worker": "workers", "manager": "manager"}
+"""Columns of the server's processes: HTTP, inference, and all others, of which LitServe's manager works."""
 
 
 def served_row(
@@ -73,7 +75,6 @@ def served_row(
     Args:
         at_s, seconds: when it began, since the log did, and what it took.
         scrapes: the server's metrics before and after.
-        memory_bytes: of its processes.
     """
     assert isinstance(turn.load, LoadPlan)
     rate, latency_ms = rate_of(record), latencies_ms(record)
@@ -81,7 +82,7 @@ def served_row(
     answered = int((record.status == OK).sum())
     return TurnRow(
         **_common_columns(turn, number, at_s, seconds, usage),
-        work=SERVED,
+        work="served",
         users=record.users,
         offered_rps=rounded(record.rate_rps, 3),
         **(_rate_columns(rate) if rate.rps else {"bound_rps": rounded(_highest_rps(record), 3)}),
@@ -91,7 +92,9 @@ def served_row(
         timed_out=int((record.status == TIMED_OUT).sum()),
         missed=None if turn.slo_ms is None else rounded(late_share(record, turn.slo_ms), 5),
         mean_ms=rounded(mean_ms, 2),
-        **_percentile_columns(latency_ms),
+        p50_ms=rounded(percentile(latency_ms, 50), 2),
+        p95_ms=rounded(percentile(latency_ms, 95), 2),
+        p99_ms=rounded(percentile(latency_ms, 99), 2),
         server_cores=_over(usage.server_s, usage.seconds),
         client_cores=_over(usage.client_s, usage.seconds),
         client_cpu_ms=_over(usage.client_s, answered / 1000),
@@ -105,12 +108,7 @@ def served_row(
 def inprocess_row(
     turn: Turn, number: int, at_s: float, seconds: float, blocks: Floats, cpu_ms: float, usage: Usage
 ) -> TurnRow:
-    """The row of a turn of work in-process.
-
-    Args:
-        blocks: images per second of all busy workers, in equal parts of the turn.
-        cpu_ms: CPU time of an image.
-    """
+    """The row of a turn of work in-process, by what ``subjects.Done`` has."""
     assert isinstance(turn.load, Work)
     return TurnRow(
         **_common_columns(turn, number, at_s, seconds, usage),
@@ -119,10 +117,6 @@ def inprocess_row(
         **_rate_columns(throughput(blocks)),
         workers_cpu_ms=round(cpu_ms, 3),
     )
-
-
-def _percentile_columns(latency_ms: Floats) -> dict[str, Any]:
-    return {f"p{percent}_ms": rounded(percentile(latency_ms, percent), 2) for percent in (50, 95, 99)}
 
 
 def _rate_columns(rate: Throughput) -> dict[str, Any]:
@@ -154,8 +148,7 @@ def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) 
     for pid, used in usage.process_s.items():
         seconds[after.roles.get(pid, "manager")] += used
     columns: dict[str, Any] = {
-        f"{name}_cpu_ms": _over(seconds[role], answered / 1000)
-        for name, role in zip(("http", "workers", "manager"), ROLES, strict=True)
+        f"{ROLES[role]}_cpu_ms": _over(used, answered / 1000) for role, used in seconds.items()
     }
     if (times := between(before, after)) is not None:
         columns["batch_size"] = rounded(times.batch_size, 2)
@@ -199,10 +192,7 @@ def slow_rate(end: Floats) -> Throughput:
 
 
 def _highest_rps(record: LoadRecord) -> float | None:
-    """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time.
-
-    None where nothing was sent.
-    """
+    """What an unmeasured rate was below: all good answers, and one more per user, over the turn's time."""
     if not len(record.end):
         return None
     good = int((record.status == OK).sum())
@@ -216,25 +206,18 @@ def latencies_ms(record: LoadRecord) -> Floats:
 
 
 def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *, settles: bool) -> list[str]:
-    """Why a turn's figures cannot be relied on; empty where they can.
+    """Why a turn's figures cannot be relied on; an open loop's can if the server kept up with the arrivals.
 
-    An open loop counts if the server kept up with the arrivals.
-
-    Args:
-        settles: whether windows were repeated until the last three agree.
+    In one that ``settles``, windows were repeated until the last three agree.
     """
     reasons = []
     bad = int((record.status != OK).sum())
     if bad:
         timed_out = int((record.status == TIMED_OUT).sum())
-        codes = Counter(int(code) for code in record.code[record.status == FAILED])
-        by_code = ", ".join(
-            f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes.most_common()
-        )
-        reasons.append(
-            f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
-            + (by_code and f" ({by_code})")
-        )
+        codes = Counter(int(code) for code in record.code[record.status == FAILED]).most_common()
+        by_code = ", ".join(f"{f'status {code}' if code else 'no answer'}: {count}" for code, count in codes)
+        reason = f"{bad - timed_out} failed and {timed_out} timed out of {len(record.status)}"
+        reasons.append(f"{reason} ({by_code})" if by_code else reason)
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is not None:
@@ -318,9 +301,8 @@ def _lateness_ms(record: LoadRecord) -> float | None:
         late_s = (record.sent - record.start)[(record.start > opened) & (record.start <= closed)]
     else:
         order = np.argsort(record.user, kind="stable")
-        user, start, end, status = (
-            one[order] for one in (record.user, record.start, record.end, record.status)
-        )
+        columns = (record.user, record.start, record.end, record.status)
+        user, start, end, status = (column[order] for column in columns)
         good = (user[1:] == user[:-1]) & (status[:-1] == OK)
         late_s = (start[1:] - end[:-1])[good & (end[:-1] > opened) & (start[1:] <= closed)]
     return round(1000 * float(np.percentile(late_s, 99)), 2) if len(late_s) else None
@@ -329,3 +311,83 @@ def _lateness_ms(record: LoadRecord) -> float | None:
 def failed_rows(rows: Sequence[TurnRow]) -> int:
     """Requests of all turns that failed or timed out."""
     return sum(row.failed + row.timed_out for row in rows)
+
+
+@dataclass(frozen=True)
+class Scrape:
+    """One reading of ``/metrics``, cumulative since the server's start.
+
+    Attributes:
+        stages, whole: sum of seconds and number of requests, by stage and from arrival to answer.
+        batches: cumulative histogram of batch sizes, by the upper bound of the bucket.
+        batched: number of requests in batches, and number of batches.
+        roles: role of each process, by process id.
+    """
+
+    stages: Mapping[str, Sequence[float]]
+    whole: Sequence[float]
+    batches: Mapping[str, float]
+    batched: Sequence[float]
+    roles: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class ServerTimes:
+    """Stage times and batch sizes of a window.
+
+    Attributes:
+        stage_ms: mean per request. "transport" is the rest of its time: HTTP, JSON, communication between
+            processes; left out where the stages' means exceed the whole, as with few requests they may.
+        batches: number of batches by the upper bound of their bucket ("+Inf" for the last).
+        batch_size: mean, None where there was no batch.
+    """
+
+    stage_ms: Mapping[str, float]
+    batches: Mapping[str, int]
+    batch_size: float | None
+
+
+def read_scrape(text: str) -> Scrape:
+    """Parse ``/metrics``, in Prometheus' text format."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    batches, roles = dict[str, float](), dict[int, str]()
+    for sample in (one for family in text_string_to_metric_families(text) for one in family.samples):
+        name, _, figure = sample.name.rpartition("_")
+        if sample.name == "litmeter_process" and sample.value:
+            roles[int(sample.labels["pid"])] = sample.labels["role"]
+        elif sample.name == "litmeter_batch_size_bucket":
+            batches[sample.labels["le"]] = sample.value
+        elif name in ("litmeter_stage_seconds", REQUEST, BATCH) and figure in ("sum", "count"):
+            totals[sample.labels.get("stage", name)][("sum", "count").index(figure)] += sample.value
+    whole, batched = totals.pop(REQUEST, NOTHING), totals.pop(BATCH, NOTHING)
+    return Scrape(totals, whole, batches, batched, roles)
+
+
+def between(before: Scrape, after: Scrape) -> ServerTimes | None:
+    """Stage times and batch sizes between two scrapes, None where no request ended.
+
+    A mean is the growth of a sum over the growth of its count. Of a request that straddles an edge of
+    the window, each stage counts where it ended.
+    """
+    whole_ms = _mean_ms(before.whole, after.whole)
+    if whole_ms is None:
+        return None
+    means = {name: _mean_ms(before.stages.get(name, NOTHING), own) for name, own in after.stages.items()}
+    stage_ms = {name: mean_ms for name, mean_ms in means.items() if mean_ms is not None}
+    batches, smaller = {}, 0.0
+    for bound in sorted(after.batches, key=float):
+        count = after.batches[bound] - before.batches.get(bound, 0.0)
+        batches[bound.removesuffix(".0")] = round(count - smaller)
+        smaller = count
+    transport_ms = whole_ms - sum(stage_ms.values())
+    requests, batch_count = (new - old for old, new in zip(before.batched, after.batched, strict=True))
+    return ServerTimes(
+        stage_ms=stage_ms | ({"transport": transport_ms} if transport_ms >= 0 else {}),
+        batches=batches,
+        batch_size=requests / batch_count if batch_count else None,
+    )
+
+
+def _mean_ms(before: Sequence[float], after: Sequence[float]) -> float | None:
+    seconds, requests = after[0] - before[0], after[1] - before[1]
+    return 1000 * seconds / requests if requests > 0 else None

@@ -101,18 +101,16 @@ def measure(
     begin = perf_counter() + BEGIN_S
     for connection in workers:
         connection.send((begin, seconds))
-    answers = [receive(connection) for connection in workers]
-    batches_by_worker = [batches for batches, _ in answers]
-    cpu_s = sum(worker_cpu_s for _, worker_cpu_s in answers)
+    batches_by_worker, cpu_s = zip(*(receive(connection) for connection in workers), strict=True)
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
     if closed - opened < COMMON_SHARE * seconds and tries > 1:
         return measure(workers, kind, batch_size, 2 * seconds, tries - 1)
     if closed <= opened:
         sys.exit(f"{len(workers)} workers did not run at the same time in {seconds:g} s: the cores are busy")
-    start, end = np.array(list(itertools.chain.from_iterable(batches_by_worker))).T
+    start, end = np.concatenate(batches_by_worker).T
     rates = [batch_size * float(rate) for rate in block_rates(start, end, opened, closed)]
-    return rates, 1000 * cpu_s / (batch_size * len(start))
+    return rates, 1000 * sum(cpu_s) / (batch_size * len(start))
 
 
 def receive(connection: Connection) -> Any:
@@ -143,11 +141,7 @@ def main() -> None:
 
 
 def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connection], int]:
-    """Start workers with these ``arguments`` of ``run_worker``, and wait until they have loaded the model.
-
-    Returns:
-        A connection to each, and the number of torch's threads in one.
-    """
+    """Start workers that have loaded the model; return a connection to each, and torch's threads in one."""
     fork = multiprocessing.get_context("fork")
     workers = []
     for _ in range(number):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.params import LoadSettings
 from litmeter.stats.records import OK, WINDOWS
 
@@ -28,16 +29,14 @@ class Alone:
 
     Attributes:
         ready_s: from its start to its first 200.
-        answers: index of the body, and the answer's body, of each good answer.
+        answers: index of the body, and the answer, of every request that was answered with 200.
     """
 
     ready_s: float | None
     answers: Sequence[tuple[int, bytes]]
 
 
-def levels(
-    name: str, load: LoadSettings, bodies: int, tested: Sequence[int], seconds: float = SECONDS
-) -> Schedule[Alone]:
+def levels(name: str, load: LoadSettings, bodies: int, tested: Sequence[int]) -> Schedule[Alone]:
     """Load ``name`` at each number of users, again in the reverse order, and its null server at the most.
 
     So the level that is fastest in the first runs is reported from a second one, which had no part in the
@@ -49,77 +48,45 @@ def levels(
     """
     serving = yield from serve([name, NULL_SERVER])
     answers: list[tuple[int, bytes]] = []
+    plan = _plan(load)
     longest_s = 0.0
-    for number, order in enumerate((load.users, load.users[::-1])):
-        for users in order:
-            plan = level_plan(load, users, number)
-            plan = replace(plan, bodies=tested_first(plan, bodies, tested, answers))
-            note = f"{name}: {users} users"
-            sample = yield from measure(Turn(name, plan, number, note=note))
-            answers += good_answers(sample)
-            longest_s = max(longest_s, sample.row.seconds)
-            if number and sample.ended_s - serving.at_s + longest_s > seconds:
-                break
-        if sample.ended_s - serving.at_s + longest_s > seconds:
+    runs = [(number, users) for number, order in enumerate((1, -1)) for users in load.users[::order]]
+    for place, (number, users) in enumerate(runs, 1):
+        plan = replace(plan, users=users, repeat=number)
+        answered = {body for body, _ in answers}
+        missing = [body for body in tested if body not in answered]
+        others = [body for body in range(bodies) if body not in set(missing)]
+        rng = random.Random(plan.random_seed)
+        rng.shuffle(missing)  # they are in the order of their classes
+        rng.shuffle(others)
+        plan = replace(plan, bodies=missing + others)
+        sample = yield from measure(Turn(name, plan, number, note=f"{name}: {users} users"))
+        record = sample.requests
+        good = record.status == OK
+        answers += zip(record.body[good].tolist(), map(bytes, record.answer[good]), strict=True)
+        longest_s = max(longest_s, sample.row.seconds)
+        if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
             break
     yield from measure(Turn(NULL_SERVER, null_plan(load)))
     return Alone(serving.ready_s.get(name), answers)
 
 
-def level_plan(load: LoadSettings, users: int, number: int) -> LoadPlan:
-    """The load of one level.
-
-    Args:
-        number: of the run, so that each has an order of its own.
-    """
-    return LoadPlan(
-        users=users,
-        requests=load.requests,
-        warmup_s=load.warmup_s,
-        min_s=load.min_s,
-        max_s=load.max_s,
-        max_windows=WINDOWS,
-        timeout_s=load.timeout_s,
-        seed=load.seed,
-        repeat=number,
-        give_up_s=FIRST_ANSWERS_S,
-    )
+def _plan(load: LoadSettings) -> LoadPlan:
+    own = load.model_dump(include={"requests", "warmup_s", "min_s", "max_s", "timeout_s", "seed"})
+    return LoadPlan(users=max(load.users), max_windows=WINDOWS, give_up_s=FIRST_ANSWERS_S, **own)
 
 
 def null_plan(load: LoadSettings) -> LoadPlan:
     """The load of a server that does nothing: at the most users, for a second."""
-    plan = level_plan(load, max(load.users), 0)
     seconds = min(load.min_s, NULL_S)
-    return replace(plan, requests=1, min_s=seconds, max_s=seconds, give_up_s=None)
-
-
-def tested_first(
-    plan: LoadPlan, bodies: int, tested: Sequence[int], answers: Sequence[tuple[int, bytes]]
-) -> list[int]:
-    """The order of the bodies: first those of ``tested`` without an answer yet, then the others."""
-    answered = {body for body, _ in answers}
-    missing = [body for body in tested if body not in answered]
-    others = [body for body in range(bodies) if body not in set(missing)]
-    rng = random.Random(plan.random_seed)
-    rng.shuffle(missing)  # they are in the order of their classes
-    rng.shuffle(others)
-    return missing + others
-
-
-def good_answers(sample: Sample) -> list[tuple[int, bytes]]:
-    """Index of the body, and the answer, of every request that was answered with 200."""
-    assert sample.record is not None
-    good = sample.record.status == OK
-    pairs = zip(sample.record.body[good], sample.record.answer[good], strict=True)
-    return [(int(body), bytes(answer)) for body, answer in pairs]
+    return replace(_plan(load), requests=1, min_s=seconds, max_s=seconds, give_up_s=None)
 
 
 def by_users(rows: Sequence[TurnRow], name: str) -> Mapping[int, Sequence[TurnRow]]:
     """The turns of ``name`` by number of users, the first run of a level first."""
-    found: dict[int, list[TurnRow]] = {}
+    found: dict[int, list[TurnRow]] = defaultdict(list)
     for row in sorted((row for row in rows if row.subject == name and row.users), key=lambda one: one.round):
-        assert row.users is not None
-        found.setdefault(row.users, []).append(row)
+        found[row.users or 0].append(row)
     return found
 
 

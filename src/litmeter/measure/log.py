@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,20 @@ SAMPLE_FIELDS = ("turn", "user", "start_s", "latency_ms", "measured", "status", 
 """Columns of samples/STAGE.csv; ``start_s`` counts from the begin of the turn's measured windows."""
 
 
-@dataclass
 class Log:
     """The samples of one stage or command, in their order.
 
     Attributes:
-        path: of the unfinished log; None: it lives in memory alone.
         reached_s: how far it has come, seconds since its begin.
     """
 
-    path: Path | None = None
-    samples: list[Sample] = field(default_factory=list, init=False)
-    reached_s: float = field(default=0.0, init=False)
-    _lines: list[dict[str, Any]] = field(default_factory=list, init=False)  # of a run that was stopped
-    _repeated: int = field(default=0, init=False)  # of these
-
-    def __post_init__(self) -> None:
-        if self.path is not None and self.path.exists():
-            self._lines = read_lines(self.path)
+    def __init__(self, path: Path | None = None) -> None:
+        """Read an unfinished log; without ``path`` it lives in memory alone."""
+        self.path = path
+        self.samples: list[Sample] = []
+        self.reached_s = 0.0
+        self._lines = read_lines(path) if path is not None and path.exists() else []  # of a stopped run
+        self._repeated = 0  # of these
 
     @property
     def rows(self) -> list[TurnRow]:
@@ -54,11 +50,7 @@ class Log:
 
     def latencies_ms(self) -> dict[int, Floats]:
         """Latencies of the good answers in the measured windows, by number of the turn."""
-        return {
-            sample.row.turn: latencies_ms(sample.record)
-            for sample in self.samples
-            if sample.record is not None
-        }
+        return {one.row.turn: latencies_ms(one.record) for one in self.samples if one.record is not None}
 
     def repeated(self, asked: Turn | Serve) -> Sample | Serving | None:
         """What was answered when this was asked before; None where it has to be measured.
@@ -79,11 +71,7 @@ class Log:
         return answer
 
     def add(self, asked: Turn | Serve, answer: Sample | Serving) -> None:
-        """Keep what was measured.
-
-        Raises:
-            StorageError: the unfinished log cannot be written.
-        """
+        """Keep what was measured; raise StorageError where the unfinished log cannot be written."""
         self._keep(answer)
         if self.path is not None:
             append_line(self.path, json.dumps({"asked": _asked_line(asked), **_answer_line(answer)}))
@@ -108,18 +96,13 @@ class Log:
 
 
 def unfinished_log(stage: str, key: str) -> Log:
-    """The log of a stage that may have been stopped.
-
-    Args:
-        key: hash of all that its turns depend on, this machine among it.
-    """
+    """The log of a stage that may have been stopped; ``key`` hashes all that its turns depend on."""
     return Log(UNFINISHED / f"{stage}-{key}.jsonl")
 
 
 def _asked_line(asked: Turn | Serve) -> dict[str, Any]:
-    line = asdict(asked)
-    line.pop("note", None)
-    found: dict[str, Any] = json.loads(json.dumps(line))  # tuples are lists there
+    found: dict[str, Any] = json.loads(json.dumps(asdict(asked)))  # tuples are lists there
+    found.pop("note", None)
     return found
 
 
@@ -127,14 +110,11 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
     if isinstance(answer, Serving):
         return asdict(answer)
     line: dict[str, Any] = {"row": asdict(answer.row)}
-    if answer.blocks is not None:
-        line["blocks"] = answer.blocks.tolist()
     if answer.record is not None:
         # In full: what a schedule decides by its samples, it decides again by these.
-        record = vars(answer.record).items()
         line["record"] = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in record
+            for name, value in vars(answer.record).items()
             if name != "answer"
         }
     return line
@@ -143,22 +123,18 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
 def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
     if isinstance(asked, Serve):
         return Serving(tuple(line["names"]), line["at_s"], line["ready_s"])
-    record, blocks = None, line.get("blocks")
-    if (kept := line.get("record")) is not None:
-        found: dict[str, Any] = {
-            name: np.array(value) if isinstance(value, list) else value for name, value in kept.items()
-        }
+    record = None
+    if kept := line.get("record"):
+        found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}
         record = LoadRecord(**found, answer=np.zeros(len(kept["end"]), dtype="S1"))
-    return Sample(asked, TurnRow(**line["row"]), record, None if blocks is None else np.array(blocks))
+    return Sample(asked, TurnRow(**line["row"]), record)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of an unfinished log, without the part at its end that a killed process leaves as it writes.
 
-    That part is removed from the file as well, as lines are added to it.
-
-    Raises:
-        StorageError: the file cannot be read or written, or is none of these.
+    That part is removed from the file as well, as lines are added to it. Raise StorageError where the file
+    cannot be read or written, or is none of these.
     """
     try:
         *lines, part = path.read_text(encoding="utf-8").split("\n")
@@ -178,8 +154,6 @@ def request_rows(sample: Sample) -> Iterator[dict[str, Any]]:
     opened, closed = record.window
     columns = (record.user, record.start, record.end, record.status, record.code, record.size, record.body)
     for user, start, end, status, code, size, body in zip(*(c.tolist() for c in columns), strict=True):
-        values = (
-            *(sample.row.turn, user, round(start - opened, 6), round(1000 * (end - start), 3)),
-            *(opened < end <= closed, STATUS_NAMES[status], code, size, body),
-        )
+        times = (round(start - opened, 6), round(1000 * (end - start), 3), opened < end <= closed)
+        values = (sample.row.turn, user, *times, STATUS_NAMES[status], code, size, body)
         yield dict(zip(SAMPLE_FIELDS, values, strict=True))

@@ -14,7 +14,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
@@ -75,15 +75,12 @@ def comparison(
 ) -> Schedule[None]:
     """Compare configurations, served and in-process beside it, within a budget.
 
-    Where memory does not hold all, they are compared in groups, the reference in each.
+    Where memory does not hold all, they are compared in groups, the reference in each; raise LitmeterError
+    where it does not hold two.
 
     Args:
-        names: of configurations, the reference among them.
         seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
         largest_batch: that each can form at this number of users.
-
-    Raises:
-        LitmeterError: memory does not hold two at once.
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch)
     parts = 2 if seconds >= RESTART_FROM_S else 1
@@ -142,39 +139,26 @@ def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
 
 @dataclass
 class _Rounds:
-    """What rounds so far have yielded, and what the next one asks for.
-
-    Attributes:
-        share: of the fewest turns and answers, that each has to have by now.
-        number: of the next round.
-        planned: number of rounds by the time's end.
-        now_s: when the last turn ended, seconds since the log's begin.
-        rows: of served turns, by name.
-        cost_s: seconds from the begin of its last served turn to the next turn's, by name.
-        work_s: that its last measurement in-process cost, by name.
-        batch_size: the fastest in-process, by name.
-        group: those that are served.
-        ready: those of them whose in-process subject runs.
-        due: share of a turn that a slow one has waited for.
-    """
+    """What rounds so far have yielded, and what the next one asks for."""
 
     reference: str
     users: int
     seed: int
     timeout_s: float
     largest_batch: Mapping[str, int]
-    share: float = 1.0
-    number: int = 0
-    planned: int = 0
-    now_s: float = 0.0
-    rows: dict[str, list[TurnRow]] = field(default_factory=lambda: defaultdict(list))
-    cost_s: dict[str, float] = field(default_factory=dict)
-    work_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    batch_size: dict[str, int] = field(default_factory=dict)
-    group: list[str] = field(default_factory=list)
-    ready: set[str] = field(default_factory=set)
-    due: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    _order: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.share = 1.0  # of the fewest turns and answers, that each has to have by now
+        self.number, self.planned = 0, 0  # of the next round; rounds by the time's end
+        self.now_s = 0.0  # when the last turn ended, since the log's begin
+        self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # of served turns
+        self.cost_s: dict[str, float] = {}  # from the begin of the last served turn to the next turn's
+        self.work_s: dict[str, float] = defaultdict(float)  # of the last measurement in-process
+        self.batch_size: dict[str, int] = {}  # the fastest in-process
+        self.group: list[str] = []  # who is served
+        self.ready: set[str] = set()  # those of them whose in-process subject runs
+        self.due: dict[str, float] = defaultdict(float)  # share of a turn that a slow one has waited for
+        self._order: list[str] = []
 
     def start(self, names: Sequence[str]) -> Schedule[None]:
         """Have subjects served, as a new group of those that memory holds."""
@@ -186,8 +170,7 @@ class _Rounds:
     def run(self, until_s: float, starts_s: float) -> Schedule[None]:
         """Run rounds of the group; after the first, in-process beside them where there is time to start it.
 
-        Args:
-            starts_s: that the group's servers took to start; as much is allowed for the processes.
+        As much is allowed for that as the group's servers took, ``starts_s``.
         """
         yield from self.run_round(self.shuffled(self.group))
         if starts_s < START_SHARE * (until_s - self.now_s):
@@ -279,15 +262,12 @@ class _Rounds:
         rates = [row.highest_rps for row in self.rows[name]]
         return math.exp(sum(map(math.log, rates)) / len(rates)) if rates and all(rates) else 0.0
 
-    def _best(self) -> float:
-        return max(map(self._rate, self.rows))
-
-    def _is_slow(self, name: str) -> bool:
-        limit = min(SLOW_BELOW * self._best(), SLOW_TO_REFERENCE * self._rate(self.reference))
-        return self._rate(name) < limit
+    def _is_slow(self, name: str, below: float = SLOW_BELOW) -> bool:
+        best = max(map(self._rate, self.rows))
+        return self._rate(name) < min(below * best, SLOW_TO_REFERENCE * self._rate(self.reference))
 
     def _has_short_turns(self, name: str) -> bool:
-        return self._is_slow(name) and self._rate(name) < SHORT_TURNS_BELOW * self._best()
+        return self._is_slow(name, SHORT_TURNS_BELOW)
 
     def _every(self, name: str) -> int:
         """Turns of a configuration from one that has in-process rates beside it to the next."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
 
@@ -40,13 +40,11 @@ def run(
     What ``log`` has of a run that was stopped is not measured again.
 
     Args:
-        subjects: by the names that the schedule's turns have.
         budget_s: how long it should take, for the progress.
         show: None for a progress bar.
 
     Raises:
-        ServerError: a server did not start, or died; LoadError: the load generator failed; StorageError: the
-            log cannot be written.
+        LitmeterError: a server did not start, or died; the load generator failed; the log cannot be written.
     """
     with ExitStack() as stack:
         loop = _Loop(subjects, log, show or stack.enter_context(progress(budget_s)))
@@ -83,15 +81,10 @@ GPU one, as what is free there says nothing of a single subject while others loa
 
 @dataclass
 class Memory:
-    """Whether a kind of memory has room for another subject.
-
-    Attributes:
-        free_bytes: what is free now.
-        worker_bytes: of the largest worker so far; on a GPU, of all so far in the mean.
-    """
+    """A kind of memory: what is free now, and what the largest worker took, on a GPU all in the mean."""
 
     free_bytes: Callable[[], int]
-    worker_bytes: float = field(default=0.0, init=False)
+    worker_bytes: float = 0.0
 
     def fits(self, new: int, ready: int) -> bool:
         """Whether ``new`` workers, of which some may load already, have room beside ``ready`` ones."""
@@ -165,9 +158,8 @@ class _Loop:
             own_bytes = None if subject.pid is None else memory_alone(subject.pid)
         number, seconds = len(self.log.samples), self.seconds - at_s
         if isinstance(found, Done):
-            row = inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage)
-            return Sample(turn, row, blocks=found.blocks)
-        scrapes = None if before is None or after is None else (before, after)
+            return Sample(turn, inprocess_row(turn, number, at_s, seconds, found.blocks, found.cpu_ms, usage))
+        scrapes = (before, after) if before and after else None
         return Sample(turn, served_row(turn, number, at_s, seconds, found, usage, scrapes, own_bytes), found)
 
     def serve(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -227,8 +219,7 @@ class _Loop:
         return self.memory.fits(starting, ready) and (self.gpu is None or self.gpu.fits(starting, ready))
 
     def _end(self, subject: Subject) -> None:
-        if subject in self.live:
-            self.live.remove(subject)
+        self.live = [one for one in self.live if one is not subject]
         self.stacks.pop(subject).close()
 
     def end_all(self) -> None:

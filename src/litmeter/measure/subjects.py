@@ -6,7 +6,6 @@ Until a subject is started, it costs nothing; then it is one or several processe
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from litmeter.errors import LitmeterError, LoadError, ServerError
+from litmeter.errors import LoadError, ServerError
 from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.senders import Sender
-from litmeter.measure.server_metrics import Scrape, read_scrape
+from litmeter.measure.figures import Scrape, read_scrape
 from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.model.environment import worker_environment
@@ -30,11 +29,7 @@ from litmeter.paths import ModelFolders
 from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.stats.records import Floats, LoadRecord
 from litmeter.system.http import direct_session
-from litmeter.system.processes import JsonLinesProcess, process_group
-from litmeter.system.temporary import scratch
-
-Tick = Callable[[], None]
-"""Called a few times a second while a subject is loaded."""
+from litmeter.system.processes import JsonLinesProcess, json_lines_process
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Subject(ABC):
     """What can be started, woken, loaded and put to sleep; one may have several names.
 
     Attributes:
-        workers: processes of it that hold a model.
+        workers: number of its processes that hold a model.
         essential: whether nothing can be measured without it.
         pid: root of its processes, once it is ready; None where they run elsewhere.
         client_pid: of the process that sends it requests; None where there is none, or several.
@@ -75,8 +70,11 @@ class Subject(ABC):
         return None
 
     @abstractmethod
-    def load(self, turn: Turn, tick: Tick) -> LoadRecord | Done:
-        """Load it as ``turn`` says; raise LitmeterError if it or the load generator failed."""
+    def load(self, turn: Turn, tick: Callable[[], None]) -> LoadRecord | Done:
+        """Load it as ``turn`` says, and call ``tick`` a few times a second.
+
+        Raise LitmeterError if it or the load generator failed.
+        """
 
 
 @dataclass(eq=False)
@@ -84,10 +82,7 @@ class Served(Subject):
     """A configuration behind HTTP, in a process group of its own.
 
     It is stopped (SIGSTOP) except in its turns: LitServe polls while it is idle.
-
-    Attributes:
-        name: said with its errors.
-        null_model: serve a model that does nothing, on the CPU.
+    Its name is said with its errors; a null model, which does nothing, is served on the CPU.
     """
 
     name: str
@@ -141,7 +136,7 @@ class Served(Subject):
                 raise ServerError(f"/metrics does not answer ({type(error).__name__})") from error
         return read_scrape(answer.text)
 
-    def load(self, turn: Turn, tick: Tick) -> LoadRecord:
+    def load(self, turn: Turn, tick: Callable[[], None]) -> LoadRecord:
         """Send requests."""
         assert isinstance(turn.load, LoadPlan)
 
@@ -177,7 +172,7 @@ class Url(Subject):
         """Find it ready."""
         return nullcontext(lambda: None)
 
-    def load(self, turn: Turn, tick: Tick) -> LoadRecord:
+    def load(self, turn: Turn, tick: Callable[[], None]) -> LoadRecord:
         """Send requests."""
         assert isinstance(turn.load, LoadPlan)
         return self.sender.run(self.url, turn.load, on_progress=lambda seconds: tick())
@@ -198,12 +193,8 @@ fastest rate so far. It ends where not even the faster probe of more workers is 
 class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
-    On a CPU no more of them run than there are cores: they would only take turns.
-
-    Attributes:
-        photos: image files, which the pipeline takes from memory.
-        talk: with the process that starts the workers.
-        threads: of torch in each worker.
+    On a CPU no more of them run than there are cores: they would only take turns. ``threads`` are those of
+    torch in each.
     """
 
     name: str
@@ -218,33 +209,16 @@ class InProcess(Subject):
     def __post_init__(self) -> None:
         self.essential = False
         self.cores = available_cores() if self.device == "cpu" else 0.0
-        most = math.ceil(self.cores) or math.inf
-        self.workers = int(min(self.settings.workers_per_device, most))
+        self.workers = min(self.settings.workers_per_device, math.ceil(self.cores) or sys.maxsize)
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the processes."""
-        with (
-            scratch() as folder,
-            (log := folder / "log").open("wb") as stderr,
-            process_group(
-                [sys.executable, "-m", "litmeter.measure.inprocess_workers"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                env=worker_environment(self.settings) | {"TMPDIR": str(folder)},
-            ) as process,
-        ):
-            self.talk = JsonLinesProcess(process, log, f"{self.name} in-process", LitmeterError)
-            self.talk.send(
-                {
-                    "exported": str(self.folders.exported),
-                    "compiled": str(self.folders.compiled),
-                    "device": self.device,
-                    "settings": self.settings.model_dump(),
-                    "photos": [str(path) for path in self.photos],
-                }
-            )
+        module, env = "litmeter.measure.inprocess_workers", worker_environment(self.settings)
+        with json_lines_process(module, env, in_process(self.name), lambda process: None) as self.talk:
+            setup = {"device": self.device, "settings": self.settings.model_dump()}
+            folders = {name: str(path) for name, path in vars(self.folders).items()}
+            self.talk.send(setup | folders | {"photos": [str(path) for path in self.photos]})
 
             def ready() -> None:
                 self.threads = int(self.talk.answer())
@@ -252,8 +226,8 @@ class InProcess(Subject):
 
             yield ready
 
-    def load(self, turn: Turn, tick: Tick) -> Done:
-        """Run batches; raise LitmeterError, with the end of the log, if a worker failed."""
+    def load(self, turn: Turn, tick: Callable[[], None]) -> Done:
+        """Run batches."""
         assert isinstance(turn.load, Work)
         tick()
         return self._run(turn.load, turn.load.busy or self.busiest())

@@ -1,4 +1,4 @@
-"""Requests to a server at any URL: their bodies and headers, and the first of them."""
+"""A server at any URL: bodies and headers, the first request, and the levels of ``litmeter loadtest``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,33 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import requests
 
 from litmeter.errors import LoadError, ServerError, UsageError
+from litmeter.load import LoadPlan
+from litmeter.measure.figures import latency_grows
+from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.stats.records import misses
 from litmeter.system.http import direct_session
+from litmeter.system.tables import number_cell, pluralise
 
 IMAGE_TOKEN = "{image}"
-DEFAULT_TEMPLATE = '{"image": "{image}"}'
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 """Endings of the files that are taken from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
 CA_VARIABLE = "SSL_CERT_FILE"
 """Environment variable that OpenSSL reads, in the load generator's process too."""
+COLUMNS = (
+    *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
+    *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
+)
+ALLOWED_LATE = 0.05
+"""Share of the requests that may miss an objective."""
+GROWS = "latency grows: the server may be overloaded"
 
 
 def check_first_request(
@@ -29,14 +41,9 @@ def check_first_request(
 ) -> None:
     """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
-    Args:
-        headers: sent besides the content type.
-
-    Raises:
-        ServerError: it was not answered with 200, the one status that counts as a good answer.
+    Raise ServerError where it was not answered with 200, the one status that counts as a good answer.
     """
-    body = bodies[0]
-    headers = {**headers, "Content-Type": content_type}
+    body, headers = bodies[0], {**headers, "Content-Type": content_type}
     with direct_session() as session:
         session.verify = os.environ.get(CA_VARIABLE, True)
         try:
@@ -64,7 +71,7 @@ def read_bodies(
     Args:
         images: files, or folders whose image files are taken. They are sent as they are where the content
             type is an image's.
-        template: else each is its base64 in this JSON; None for DEFAULT_TEMPLATE.
+        template: else each is its base64 in this JSON.
 
     Raises:
         LoadError: there is no body, or a file cannot be read.
@@ -77,7 +84,7 @@ def read_bodies(
         raise UsageError("--template: it is for --images, which are missing")
     if template is not None and as_files:
         raise UsageError(f"--template: not used, as --content-type {content_type} sends the files themselves")
-    template = DEFAULT_TEMPLATE if template is None else template
+    template = '{"image": "{image}"}' if template is None else template
     if IMAGE_TOKEN not in template:
         raise UsageError(f"--template: {IMAGE_TOKEN} is missing, got {template!r}")
     try:
@@ -98,11 +105,7 @@ def read_bodies(
 
 
 def request_headers(lines: Sequence[str]) -> dict[str, str]:
-    """Headers from lines of the form ``Name: value``.
-
-    Raises:
-        UsageError: another form, or Content-Type, which has an option of its own.
-    """
+    """Headers from lines of the form ``Name: value``; raise UsageError for another, and for Content-Type."""
     headers = {}
     for line in lines:
         match = HEADER.fullmatch(line)
@@ -122,6 +125,56 @@ def _read(path: Path) -> bytes:
 
 
 def _reason(error: requests.ConnectionError) -> str:
-    """The system's message in ``error``, without urllib3's wrapping."""
+    # The system's message, without urllib3's wrapping.
     match = re.search(r"\[Errno -?\d+\] ([\w ]+)|certificate verify failed", str(error))
     return (match[1] or match[0]) if match else type(error).__name__
+
+
+def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None) -> Schedule[list[Sample]]:
+    """Load one subject by each plan; warn where an open loop's latencies grow."""
+    yield from serve([name])
+    samples = []
+    for number, plan in enumerate(plans):
+        note = f"{plan.rate_rps:.6g}/s" if plan.rate_rps else pluralise(plan.users, "user")
+        sample = yield from measure(Turn(name, plan, number, slo_ms, note))
+        row = sample.row
+        if row.offered_rps is not None and not row.void and latency_grows(sample.requests):
+            row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
+        samples.append(replace(sample, row=row))
+    return samples
+
+
+def keeps(sample: Sample) -> bool:
+    """Whether a level is valid and keeps its objective, where there is one."""
+    return not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE
+
+
+def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
+    """A level as a row of the table, under COLUMNS."""
+    row = sample.row
+    verdict = f"not valid: {row.void}" if row.void else "valid"
+    return [
+        str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
+        number_cell(row.rate_rps, 1),
+        "-" if row.low_rps is None else f"{row.low_rps:.1f} to {row.high_rps:.1f}",
+        *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
+        *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
+        f"{sample.requests.cores:.0%}",
+        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms), row.warnings))),
+    ]
+
+
+def _objective_text(sample: Sample, slo_ms: float | None) -> str:
+    # An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
+    record, missed = sample.requests, sample.row.missed
+    if slo_ms is None:
+        return "" if record.rate_rps is None else "no objective given (--slo-ms)"
+    if missed is None:
+        return ""
+    opened, closed = record.window
+    good_rps = float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)
+    good = f"{good_rps:.1f} req/s within"
+    if missed <= ALLOWED_LATE:
+        return f"{good} {slo_ms:g} ms"
+    late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
+    return f"objective missed: {late}; {good} it"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -65,12 +66,7 @@ class Telemetry:
         self._failed: set[str] = set()
 
     def begin(self, server_pid: int | None, client_pid: int | None) -> None:
-        """Begin a turn.
-
-        Args:
-            server_pid: root of the process tree that is measured; None where it is not known.
-            client_pid: of the load generator; None where several send, or nothing is sent.
-        """
+        """Begin a turn, with the pids of ``Subject``."""
         self._server, self._client = server_pid, client_pid
         self._mhz: list[float] = []
         self._gpu: list[Any] = []
@@ -82,17 +78,14 @@ class Telemetry:
         if mhz is not None:
             self._mhz.append(mhz)
             self._best_mhz = max(self._best_mhz, mhz)
-        gpu = self._read("the GPU", cuda_gpu)
-        if gpu is not None:
+        if (gpu := self._read("the GPU", cuda_gpu)) is not None:
             self._gpu.append(gpu)
 
     def end(self) -> Usage:
         """Usage since ``begin``."""
         ended, cores, after = self._counters()
-        machine, throttled, own, server, client = map(_grown, self._before, after)
-        throttled_s, own_s, server_s, client_s = (
-            None if one is None else sum(one.values()) for one in (throttled, own, server, client)
-        )
+        machine, *grown = map(_grown, self._before, after)
+        throttled_s, own_s, server_s, client_s = (None if one is None else sum(one.values()) for one in grown)
         percents: dict[int | str, float] = {}
         if machine is not None and machine["all"]:
             percents = {name: 100 * used_s / machine["all"] for name, used_s in machine.items()}
@@ -100,13 +93,13 @@ class Telemetry:
             known = [used for used in ours if used is not None]
             if len(known) == len(ours):
                 percents["other"] = 100 * max(0.0, machine["busy"] - sum(known)) / machine["all"]
-        memory = [gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None]
+        memory = (gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None)
         return Usage(
             seconds=ended - self._began,
             cpu_percent=percents.get("busy"),
             server_s=server_s,
             client_s=client_s,
-            process_s={int(pid): used for pid, used in (server or {}).items()},
+            process_s={int(pid): used for pid, used in (grown[2] or {}).items()},
             other_percent=percents.get("other"),
             steal_percent=percents.get("steal"),
             throttled_s=throttled_s,
@@ -137,9 +130,8 @@ class Telemetry:
         except Exception as error:  # psutil's, NVML's, the system's: none is worth the other values
             if what not in self._failed:
                 self._failed.add(what)
-                print_wrapped(
-                    f"telemetry has gaps: {what} could not be read ({error or type(error).__name__})"
-                )
+                reason = str(error) or type(error).__name__
+                print_wrapped(f"telemetry has gaps: {what} could not be read ({reason})")
             return None
 
 
@@ -150,11 +142,8 @@ def tree_cpu_s(root: int | None) -> _Counter | None:
     found: dict[int | str, float] = {}
     main = psutil.Process(root)
     for process in [main, *main.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        found[process.pid] = times.user + times.system
+        with suppress(psutil.NoSuchProcess):
+            found[process.pid] = sum(process.cpu_times()[:2])
     return found
 
 

@@ -1,9 +1,8 @@
 """What is measured, and what a schedule and the loop say to each other.
 
-A *turn* is one subject under one load for one interval, and yields a *sample*. A *schedule* decides what is
-measured next from what was measured: a generator that asks for turns, is sent samples, and returns its
-result. It knows no server and no clock: times are those of its samples, so that a log of turns repeats its
-decisions.
+A *schedule* decides what is measured next from what was measured: a generator that asks for turns, is sent
+samples, and returns its result. It knows no server and no clock: times are those of its samples, so that a
+log of turns repeats its decisions.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Literal, TypeVar
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
-from litmeter.stats.records import Floats, LoadRecord
+from litmeter.stats.records import LoadRecord
 
 WorkKind = Literal["model", "preprocess", "pipeline"]
 """The model alone; decode and preprocess alone; all, from image bytes on."""
@@ -64,12 +63,17 @@ class Turn:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a turn yields: its figures, and of each request (answers empty from a log) or part in-process."""
+    """What a turn yields: its figures, and each request if it sent some (answers empty from a log)."""
 
     turn: Turn
     row: TurnRow
     record: LoadRecord | None = None
-    blocks: Floats | None = None
+
+    @property
+    def requests(self) -> LoadRecord:
+        """Each request, of a turn that sent some."""
+        assert self.record is not None
+        return self.record
 
     @property
     def ended_s(self) -> float:

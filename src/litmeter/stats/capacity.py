@@ -28,10 +28,7 @@ JACKKNIFE_BLOCKS = 8
 
 @dataclass(frozen=True)
 class Curve:
-    """The share of requests that miss the objective over the rate: logistic in ln(rate), with this slope.
-
-    At ``capacity_rps`` it is ``miss``.
-    """
+    """The share of requests that miss the objective: logistic in ln(rate), ``miss`` at ``capacity_rps``."""
 
     capacity_rps: float
     slope: float
@@ -45,9 +42,9 @@ class Curve:
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes in the order in which they were made: offered rates, and shares of the requests that missed.
+    """Probes in their order: offered rates, shares of the requests that missed, and numbers of requests.
 
-    They count by their numbers of requests: when by chance few arrive, few miss as well.
+    They count by these: when by chance few arrive, few miss as well.
     """
 
     rates_rps: Floats
@@ -81,8 +78,7 @@ def interval(probes: Probes, miss: float) -> tuple[float, float]:
     """95% interval of the capacity by three probes at least: a jackknife over blocks of successive ones."""
     estimate = math.log(fit(probes, miss).capacity_rps)
     blocks = np.array_split(np.arange(len(probes)), min(JACKKNIFE_BLOCKS, len(probes)))
-    arrays = (probes.rates_rps, probes.shares, probes.requests)
-    rest = [Probes(*(np.delete(one, block) for one in arrays)) for block in blocks]
+    rest = [Probes(*(np.delete(one, block) for one in vars(probes).values())) for block in blocks]
     logs = np.log([fit(one, miss).capacity_rps for one in rest])
     freedom = len(blocks) - 1
     spread = float(stdtrit(freedom, 0.975)) * math.sqrt(freedom * float(logs.var()))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from litmeter.stats.rates import lower_bound
+from litmeter.stats.records import Floats
 
-Probabilities = npt.NDArray[np.float64]
+Probabilities = Floats
 """By photo and class."""
 MIN_PROBABILITY = 1e-12
 """Smaller ones are raised to it, so that their logarithm is finite."""
@@ -39,11 +39,7 @@ class Change:
 
 
 def change(reference: Probabilities, answers: Probabilities, labels: Sequence[int]) -> Change:
-    """What changes from ``reference`` to ``answers``.
-
-    Args:
-        labels: the true class of each photo, of which there is one at least.
-    """
+    """What changes from ``reference`` to ``answers``, of one photo at least; ``labels`` are the true ones."""
     expected, found = reference.argmax(axis=1), answers.argmax(axis=1)
     agreed = int((expected == found).sum())
     differences = np.abs(answers - reference)

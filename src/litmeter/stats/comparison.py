@@ -58,10 +58,8 @@ class Difference:
 
     def p_value(self) -> float:
         """Two-sided p value of a mean of 0; 1 without a standard error."""
-        if self.error is None:
-            return 1.0
-        if self.error == 0:
-            return 0.0 if self.mean else 1.0
+        if not self.error:
+            return 0.0 if self.mean and self.error == 0 else 1.0
         return float(2 * stdtr(self.freedom, -abs(self.mean) / self.error))
 
 
@@ -81,16 +79,14 @@ class Ratio:
     @property
     def equal(self) -> bool:
         """Whether the whole interval is that of equals."""
-        return (
-            self.low is not None and self.high is not None and 1 - EQUAL <= self.low <= self.high <= 1 + EQUAL
-        )
+        low, high = self.low, self.high
+        return low is not None and high is not None and 1 - EQUAL <= low <= high <= 1 + EQUAL
 
 
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
     """Mean log ratio of ``name`` over ``other``, within rounds; through the reference if they share none.
 
-    Raises:
-        ValueError: the two share no round, and not both share one with the reference.
+    Raise ValueError where they do not both share a round with that, either.
     """
     if _rounds_of_both(rates, name, other):
         return _paired_difference(rates, name, other)
@@ -160,8 +156,7 @@ def ratio(rates: Rates, name: str, other: str, reference: str, error: float = FA
 def ratios(rates: Rates, other: str, reference: str | None = None) -> dict[str, Ratio]:
     """The ratio of each to ``other``, with simultaneous 95% intervals; that of ``other`` itself is 1.
 
-    Args:
-        reference: compares those that share no round with ``other``.
+    ``reference`` compares those that share no round with ``other``.
     """
     error = simultaneous(len(rates) - 1)
     return {
@@ -273,7 +268,7 @@ def over_runs(runs: Sequence[Ratio]) -> Ratio | None:
     known = [(run.ratio, run.low, run.high) for run in runs if run.low is not None and run.high is not None]
     if len(known) < FEWEST_RUNS:
         return None
-    logs, lows, highs = np.log(np.array(known)).T
+    logs, lows, highs = np.log(known).T
     errors = np.maximum((highs - lows) / 4, 1e-6)
     weights, freedom = errors**-2.0, len(known) - 1
     excess = float(np.sum(weights * (logs - np.average(logs, weights=weights)) ** 2)) - freedom

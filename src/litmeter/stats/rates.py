@@ -44,10 +44,9 @@ class Throughput:
 
 
 def throughput(rates: Floats) -> Throughput:
-    """Mean of the ``block_rates`` of one window, with its interval.
+    """Mean of the ``block_rates`` of one window, with an interval by the method of batch means.
 
-    The interval is that of the method of batch means, with Student's t: consecutive requests share batches,
-    whole blocks of a window are nearly independent.
+    Consecutive requests share batches; whole blocks of a window are nearly independent.
     """
     rps, spread = float(rates.mean()), _spread(rates)
     return Throughput(rps, max(0.0, rps - spread), rps + spread)

@@ -54,11 +54,7 @@ TOLERANCE = 0.1
 
 
 def steady(rates: Floats, latencies: Floats, answers: int) -> bool:
-    """Whether each window is near the mean of all, in rate and in mean latency.
-
-    Args:
-        answers: in the window with the fewest.
-    """
+    """Whether each window is near the mean of all, in rate and latency; the fewest have ``answers``."""
     tolerance = max(TOLERANCE, 1 / math.sqrt(max(answers, 1)))
     return bool(all(spread(values) <= tolerance for values in (rates, latencies)))
 
@@ -95,10 +91,9 @@ REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "bod
 
 @dataclass(frozen=True)
 class LoadRecord:
-    """Every request of one load: N users in a closed loop, or a rate in an open one.
+    """Every request of one load, in the order in which they ended: N users, or the rate of an open loop.
 
-    Times are seconds of the machine's monotonic clock. The arrays have one element per request, in the order
-    in which the requests ended.
+    Times are seconds of the machine's monotonic clock.
 
     Attributes:
         users: requests in flight at once; with a rate, at most.
@@ -145,10 +140,6 @@ class LoadRecord:
         return inside
 
 
-ALLOWED_LATE = 0.05
-"""Share of the requests."""
-
-
 def misses(record: LoadRecord, slo_ms: float) -> npt.NDArray[np.bool_]:
     """Which requests failed, timed out or took longer than ``slo_ms``."""
     missed: npt.NDArray[np.bool_] = (record.status != OK) | (1000 * (record.end - record.start) > slo_ms)
@@ -159,9 +150,3 @@ def late_share(record: LoadRecord, slo_ms: float) -> float | None:
     """Share of the requests of the reported windows that failed or took longer; None where there are none."""
     inside = record.in_window
     return float(misses(record, slo_ms)[inside].mean()) if inside.any() else None
-
-
-def goodput_rps(record: LoadRecord, slo_ms: float) -> float:
-    """Requests per second of the reported windows that were answered well and in time."""
-    opened, closed = record.window
-    return float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,30 +83,6 @@ class KnobRow:
     source: str
 
 
-HEAD = (
-    *("configuration", "result", "req/s", "predicted", "times serve:"),
-    *("p95 ms", "MiB", "agreement", "rounds"),
-)
-
-
-def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
-    """A row of cells for each configuration, under HEAD."""
-    return [
-        [
-            row.name + (" (serve:)" if row.incumbent else ""),
-            fate(row),
-            number_cell(row.rate_rps, 1),
-            number_cell(row.predicted_rps, 1),
-            ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
-            number_cell(row.p95_ms, 0),
-            number_cell(row.memory_mib, 0),
-            f"{row.agreement:.1%}",
-            str(row.rounds),
-        ]
-        for row in rows
-    ]
-
-
 def fate(row: TuneRow) -> str:
     """What became of a configuration, and when it left where it was slower."""
     left = row.status == "slower" and row.eliminated_after_rounds is not None
@@ -119,3 +95,22 @@ def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> st
         return "-"
     interval = "" if low is None or high is None or low == high else f" ({low:.2f} to {high:.2f})"
     return f"{ratio:.2f}{interval}"
+
+
+CELLS: dict[str, Callable[[TuneRow], str]] = {
+    "configuration": lambda row: row.name + (" (serve:)" if row.incumbent else ""),
+    "result": fate,
+    "req/s": lambda row: number_cell(row.rate_rps, 1),
+    "predicted": lambda row: number_cell(row.predicted_rps, 1),
+    "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
+    "p95 ms": lambda row: number_cell(row.p95_ms, 0),
+    "MiB": lambda row: number_cell(row.memory_mib, 0),
+    "agreement": lambda row: f"{row.agreement:.1%}",
+    "rounds": lambda row: str(row.rounds),
+}
+HEAD = tuple(CELLS)
+
+
+def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
+    """A row of cells for each configuration, under HEAD."""
+    return [[cell(row) for cell in CELLS.values()] for row in rows]

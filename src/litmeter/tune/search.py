@@ -1,28 +1,42 @@
-"""The whole search, from the space to the winner, its capacity, and what each knob is worth."""
+"""The whole search, a schedule of the one loop.
+
+What cannot run is left out (``space``). The costs of the parts, in-process and of servers with a null model,
+predict every rate. The best race: they are served at once and take turns in rounds, and who has lost drops
+out. Rates of the same round are compared, as a machine that drifts changes both (``stats.comparison``).
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, geometric_mean, pstdev
+from typing import Literal
 
-from litmeter.errors import LitmeterError
+import numpy as np
+
+from litmeter.errors import LitmeterError, ServerError
+from litmeter.load import LoadPlan
 from litmeter.measure.capacity import CapacityMetrics, capacity
-from litmeter.measure.comparison_rows import geometric_mean, ratio_columns
+from litmeter.measure.comparison_rows import ratio_columns
+from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
-from litmeter.measure.turn import Schedule
+from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
-from litmeter.stats.comparison import Ratio
+from litmeter.stats.comparison import Rates, Ratio, difference, ratio
+from litmeter.stats.rates import percentile
+from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped
-from litmeter.tune.costs import Part, measure_costs, part_names, parts_of, ranking
-from litmeter.tune.race import Race, Racer, race, too_little
 from litmeter.tune.rows import KnobRow, Status, TuneRow
 from litmeter.tune.space import (
     WORKERS_TIMES_THREADS,
     Machine,
     Space,
+    built,
     canonical,
     changed_knobs,
     name_of,
@@ -30,6 +44,25 @@ from litmeter.tune.space import (
     workers_times_threads,
 )
 
+Costs = Mapping[str, Mapping[int, float]]
+"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many as
+have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
+
+COST_ROUNDS = 4
+"""Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
+WORK_S, NULL_S = 0.15, 1.0
+"""Measured in each turn, of a part in-process and of a server with a null model."""
+
+FEWEST_ROUNDS = 4
+"""Before anybody is compared, however short the time."""
+LOSING_P = 0.02
+"""One-sided p value of a paired test against the leader, below which a configuration is eliminated."""
+FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.6
+"""Sooner, where it had less than this share of the leader's rate in each round so far."""
+NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
+"""Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
+FAR_LATE = 90
+"""Percentile that is above the limit of the p95 where that is missed beyond doubt."""
 RACERS = 16
 """The best by prediction race."""
 NEIGHBOURS_FROM = 0.5
@@ -47,13 +80,364 @@ MEMORY_STEP_MIB = 50.0
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a search works on.
+class Part:
+    """A part of configurations whose cost is measured by itself, with all workers busy.
+
+    Of the kind "request" it is a server with a null model, else workers in-process.
+    """
+
+    name: str
+    kind: Literal["model", "preprocess", "request"]
+    settings: ServeSettings
+    workers: int
+    batch_sizes: tuple[int, ...] = (1,)
+
+    @property
+    def subject(self) -> str:
+        """Name among the subjects of the loop."""
+        return self.name if self.kind == "request" else in_process(self.name)
+
+
+def model_part(settings: ServeSettings) -> str:
+    """What the model's cost depends on."""
+    threads = f"{settings.threads_per_worker or 'all'} threads"
+    memory = "keeps" if settings.keep_freed_memory else "frees"
+    return f"model {settings.precision}, {built(settings)}, {threads}, {memory} memory"
+
+
+def part_names(settings: ServeSettings) -> tuple[str, str, str]:
+    """The parts of a configuration: its model, decoding and preprocessing, and a request's way."""
+    return model_part(settings), f"preprocess {settings.preprocess}", f"request {settings.transport}"
+
+
+def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -> list[Part]:
+    """All parts of ``configurations``, each once."""
+    models: dict[str, ServeSettings] = {}
+    sizes: dict[str, set[int]] = defaultdict(lambda: {1})
+    others: dict[str, Part] = {}
+    one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
+    for one in configurations:
+        model, preprocess, request = part_names(one)
+        models.setdefault(model, one)
+        sizes[model].add(one.max_batch_size)
+        alone = one.model_copy(update=one_thread)
+        others.setdefault(preprocess, Part(preprocess, "preprocess", alone, cores))
+        null = ServeSettings(transport=one.transport, workers_per_device=cores, threads_per_worker=1)
+        others.setdefault(request, Part(request, "request", null, cores))
+    parts = []
+    for name, one in models.items():
+        workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
+        settings = one.model_copy(update={"workers_per_device": workers})
+        parts.append(Part(name, "model", settings, workers, tuple(sorted(sizes[name]))))
+    return [*parts, *others.values()]
+
+
+def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int) -> Schedule[Costs]:
+    """Measure all parts in interleaved rounds, as many of them at once as memory holds.
+
+    After ``max_s`` no more rounds than the first begin. Raise LitmeterError where a server with a null model
+    does not answer.
+
+    Returns:
+        The geometric means over the rounds, without the parts that do not start.
+    """
+    plan = replace(plan, requests=1, min_s=NULL_S, max_s=NULL_S, give_up_s=None)
+    seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    waiting, rng = list(parts), random.Random(seed)
+    while waiting:
+        serving = yield from serve([part.subject for part in waiting])
+        group = [part for part in waiting if part.subject in serving.names]
+        works = [(part, size) for part in group for size in part.batch_sizes]
+        until_s = serving.at_s + max_s * len(group) / len(parts)
+        order: list[tuple[Part, int]] = []
+        for number in range(COST_ROUNDS):
+            order = order[::-1] if number % 2 else rng.sample(works, len(works))
+            for part, size in order:
+                load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
+                sample = yield from measure(Turn(part.subject, load, number, note="costs"))
+                seconds[part.name][size].append(_cost_s(part, sample))
+            if not works or sample.ended_s > until_s:
+                break
+        # The first of those that wait always has room: where it is not ready, it has failed.
+        waiting = [part for part in waiting[1:] if part not in group]
+    return {part: {size: geometric_mean(s) for size, s in own.items()} for part, own in seconds.items()}
+
+
+def _cost_s(part: Part, sample: Sample) -> float:
+    row = sample.row
+    if part.kind != "request":
+        if not row.rate_rps:
+            raise LitmeterError(f"{part.name}: no batch was done")
+        return part.workers / row.rate_rps
+    if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
+        raise LitmeterError(
+            f"{part.name}: the server with a null model did not answer every request; with fewer places than "
+            "users (max_queue) it cannot"
+        )
+    return (row.server_cores + row.client_cores) / row.rate_rps
+
+
+def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
+    """Requests per second in a closed loop, by the CPU time of all parts and the time of a batch."""
+    workers = settings.workers_per_device
+    if settings.transport == "litserve" and settings.batch_timeout_s == 0:
+        size = 1.0  # LitServe's queues give a batch of one without a timeout
+    else:
+        size = max(1.0, min(float(settings.max_batch_size), users / workers))
+    by_size, preprocess, request = (costs[part] for part in part_names(settings))
+    sizes = sorted(by_size)
+    model_s = float(np.interp(size, sizes, [by_size[one] for one in sizes]))
+    preprocess_s, request_s = preprocess[1], request[1]
+    cpu_s = model_s * (settings.threads_per_worker or cores) + preprocess_s + request_s
+    filled = settings.max_batch_size * workers <= users
+    batch_s = size * (model_s + preprocess_s) + (0.0 if filled else settings.batch_timeout_s)
+    return min(cores / cpu_s, workers * size / batch_s)
+
+
+def ranking(
+    configurations: Iterable[ServeSettings], costs: Costs, cores: int, users: int
+) -> list[tuple[ServeSettings, float]]:
+    """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
+    predicted = [(one, predicted_rps(one, costs, cores, users)) for one in configurations]
+    return sorted(predicted, key=lambda pair: (-pair[1], simplicity(pair[0])))
+
+
+@dataclass
+class Racer:
+    """A configuration in the race.
 
     Attributes:
-        space: who may race.
-        agreement: the share of the photos with the label of full precision that a configuration reaches.
+        agreement: share of the photos with the label of full precision.
+        rates: of each round; 0 where it did not answer, None where it took no part.
+        latencies_ms: of the good answers of each of its turns.
+        failed: requests that were refused, failed or timed out.
+        constraint_violation: the constraint that it does not keep to, empty where it keeps to all.
     """
+
+    settings: ServeSettings
+    predicted_rps: float
+    agreement: float
+    rates: list[float | None] = field(default_factory=list)
+    latencies_ms: list[Floats] = field(default_factory=list)
+    memory_mib: float | None = None
+    failed: int = 0
+    constraint_violation: str = ""
+    eliminated_after_rounds: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The values of all knobs."""
+        return name_of(self.settings)
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds in which it took part."""
+        return sum(rate is not None for rate in self.rates)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether it has never been served, as memory had no room for it."""
+        return not self.rounds and not self.constraint_violation
+
+    def latency_ms(self, percent: float) -> float | None:
+        """A percentile over all of its turns; None where too few answers came."""
+        return percentile(joined(self.latencies_ms), percent)
+
+    def add(self, sample: Sample) -> None:
+        """Count its turn in the present round."""
+        row = sample.row
+        self.rates[-1] = row.rate_rps or 0.0
+        self.memory_mib = max(self.memory_mib or 0.0, row.memory_mib or 0.0) or None
+        self.failed += row.failed + row.timed_out
+        if sample.record is not None:
+            self.latencies_ms.append(latencies_ms(sample.record))
+
+
+@dataclass
+class Race:
+    """Who is in the race, and what was measured so far.
+
+    Attributes:
+        limits: the constraints.
+        racers: by name. The first one is the reference: it takes part to the end, for every comparison.
+        leader: who has the highest mean rate of those that remain; None where none of them has answered.
+    """
+
+    limits: TuneSettings
+    racers: dict[str, Racer] = field(default_factory=dict)
+    rounds: int = 0
+    leader: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """The one that all others are compared with."""
+        return next(iter(self.racers))
+
+    @property
+    def next_turns(self) -> list[str]:
+        """Those that the next round measures, if memory has room for them."""
+        racers = self.racers.items()
+        return [name for name, one in racers if one.eliminated_after_rounds is None or name == self.reference]
+
+    @property
+    def remaining(self) -> list[str]:
+        """Those that may lead: neither eliminated nor breaking a constraint."""
+        racers = self.racers.items()
+        left_at = {name: one.eliminated_after_rounds for name, one in racers if not one.constraint_violation}
+        return [name for name, rounds in left_at.items() if rounds is None]
+
+    def join(self, racers: Sequence[Racer]) -> None:
+        """Let more configurations take part from the next round on."""
+        for racer in racers:
+            racer.rates = [None] * self.rounds
+            self.racers[racer.name] = racer
+            self._judge(racer)
+
+    def run_round(self, order: Sequence[str], plan: LoadPlan) -> Schedule[float]:
+        """Measure a round, and eliminate who is slower than the leader beyond doubt; return its end.
+
+        Raise ServerError where the reference does not answer.
+        """
+        for racer in self.racers.values():
+            racer.rates.append(None)
+        note = self.standing()
+        for name in order:
+            load = replace(plan, repeat=self.rounds)
+            sample = yield from measure(Turn(name, load, self.rounds, note=note))
+            self.racers[name].add(sample)
+            ended_s = sample.ended_s
+        self.rounds += 1
+        for name in order:
+            self._judge(self.racers[name])
+        if self.rounds >= FEWEST_ROUNDS and not any(self.racers[self.reference].rates):
+            raise ServerError("serve: does not answer; all others are compared with it")
+        answered, own = self._answered(), self.reference
+        may_lead = [name for name in self.remaining if name in answered]
+        means = {name: difference(answered, name, own, own).mean for name in may_lead}
+        self.leader = leader = max(means, key=means.__getitem__, default=None)
+        for name in self.remaining:
+            if leader is not None and name != leader and self._has_lost(name, leader, answered):
+                self.racers[name].eliminated_after_rounds = self.rounds
+        return ended_s
+
+    def ratio(self, name: str, other: str) -> Ratio | None:
+        """The ratio of two rates with its 95% interval; None where one shares no round with the reference."""
+        answered = self._answered()
+        if not {name, other} <= answered.keys():
+            return None
+        return Ratio(1.0, 1.0, 1.0) if name == other else ratio(answered, name, other, self.reference)
+
+    def over_leader(self, name: str) -> Ratio | None:
+        """The ratio of a rate to the leader's."""
+        return self.ratio(name, self.leader) if self.leader else None
+
+    def settled(self) -> bool:
+        """Whether more rounds would change nothing: all that are left, and are served, are equally fast."""
+        served = [name for name in self.remaining if not self.racers[name].out_of_memory]
+        ratios = [self.over_leader(name) for name in served]
+        return bool(self.leader) and all(own is not None and own.equal for own in ratios)
+
+    def standing(self) -> str:
+        """Who leads, and how many remain."""
+        if self.leader is None:
+            return "nobody leads"
+        mean_rps = fmean(rate for rate in self.racers[self.leader].rates if rate)
+        return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
+
+    def prediction_error(self) -> float:
+        """Standard deviation of ln(measured / predicted) over all that answered.
+
+        So what is wrong by the same factor everywhere does not count: it changes no order.
+        """
+        ratios = {name: self.ratio(name, self.reference) for name in self.racers}
+        logs = [math.log(own.ratio / self.racers[name].predicted_rps) for name, own in ratios.items() if own]
+        return pstdev(logs or [0.0])
+
+    def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
+        pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
+        shares = [own / best for own, best in pairs if own is not None and best]
+        if len(shares) >= FAR_BEHIND_ROUNDS and max(shares) < FAR_BEHIND:
+            return True
+        if len(shares) < FEWEST_ROUNDS or name not in answered:
+            return False
+        lead = difference(answered, leader, name, self.reference)
+        return lead.mean > 0 and lead.p_value() / 2 < LOSING_P
+
+    def _answered(self) -> Rates:
+        # Of those that share an answered round with the reference, itself among them if it answered.
+        rates = {name: racer.rates for name, racer in self.racers.items()}
+        pairs = {name: zip(own, rates[self.reference], strict=True) for name, own in rates.items()}
+        return {name: own for name, own in rates.items() if any(a and b for a, b in pairs[name])}
+
+    def _judge(self, racer: Racer) -> None:
+        """Note whether a racer breaks a constraint; it is eliminated where that is for good."""
+        limits, memory_mib, p95_ms = self.limits, racer.memory_mib, racer.latency_ms(95)
+        violation, for_good = "", True
+        if racer.agreement < limits.min_agreement:
+            violation = too_little(racer.agreement, limits.min_agreement)
+        elif limits.max_memory_mib and memory_mib and memory_mib > limits.max_memory_mib:
+            violation = f"{memory_mib:.0f} MiB, more than max_memory_mib"
+        elif limits.max_p95_ms and p95_ms and p95_ms > limits.max_p95_ms:
+            violation = f"p95 {p95_ms:.0f} ms, more than max_p95_ms"
+            late_ms = float(np.percentile(joined(racer.latencies_ms), FAR_LATE))
+            for_good = racer.rounds >= FEWEST_ROUNDS and late_ms > limits.max_p95_ms
+        racer.constraint_violation = violation
+        if violation and for_good and racer.eliminated_after_rounds is None:
+            racer.eliminated_after_rounds = self.rounds
+
+
+def race(
+    racing: Race, plan: LoadPlan, until_s: float, neighbours: Callable[[ServeSettings], Sequence[Racer]]
+) -> Schedule[None]:
+    """Run rounds until all that remain are equally fast, or time is up, ``until_s`` after the log's begin.
+
+    Args:
+        neighbours: who differs from a configuration by one key, the best first; they race once it leads.
+
+    Raises:
+        ServerError: the reference does not answer, or memory has no room for it.
+    """
+    rng, order = random.Random(racing.limits.seed), list[str]()
+    alone = yield from serve([racing.reference])
+    serving = yield from serve(racing.next_turns)
+    start_s = (serving.at_s - alone.at_s) / max(1, len(serving.names) - 1)
+    now_s = serving.at_s
+    while True:
+        if racing.reference not in serving.names:
+            raise ServerError("serve: cannot be served; all others are compared with it")
+        present = [name for name in racing.next_turns if name in serving.names]
+        if racing.rounds % 2:
+            order = [name for name in reversed(order) if name in present]
+            order += [name for name in present if name not in order]
+        else:
+            order = rng.sample(present, len(present))
+        began_s, now_s = now_s, (yield from racing.run_round(order, plan))
+        round_s, leader = now_s - began_s, racing.leader
+        if racing.rounds >= FEWEST_ROUNDS:
+            if leader is None or now_s + round_s > until_s:
+                return
+            settled = racing.settled()
+            if settled or not racing.rounds % NEIGHBOURS_EVERY:
+                spare_s = until_s - now_s - NEIGHBOURS_ROUNDS * round_s
+                count = spare_s / (start_s + NEIGHBOURS_ROUNDS * round_s / len(order))
+                near = neighbours(racing.racers[leader].settings)
+                new = [one for one in near if one.name not in racing.racers][: max(0, int(count))]
+                if settled and not new:
+                    return
+                racing.join(new)
+        if set(racing.next_turns) != set(order):
+            serving = yield from serve(racing.next_turns)
+            now_s = serving.at_s
+
+
+def too_little(agreement: float, min_agreement: float) -> str:
+    """Why a configuration does not race or win whose answers differ from those of full precision."""
+    return f"{agreement:.1%} of the labels as in full precision, less than {min_agreement:.4g}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a search works on; ``agreement`` is the share of the photos with the label of full precision."""
 
     tune: TuneSettings
     serve: ServeSettings
@@ -87,9 +471,7 @@ class Outcome:
         rows: of all that raced, the winner first.
         left_out: number of configurations that did not race, by reason.
         combinations: of the knobs' values, those that cannot run among them.
-        prediction_error: of the predicted rates, relative to each other.
         settled: whether the race ended by itself.
-        capacity: of the winner.
     """
 
     winner: ServeSettings
@@ -143,17 +525,16 @@ def search(job: Job) -> Schedule[Outcome]:
     if not ordered:
         broken = sorted({one.constraint_violation for one in racing.racers.values()} - {""})
         raise LitmeterError(f"tune: no configuration keeps to the constraints: {'; '.join(broken)}")
-    winner = ordered[0]
-    statuses = {name: _status_of(racing, name) for name in racing.racers}
+    winner, statuses = ordered[0], {name: _status_of(racing, name) for name in racing.racers}
     if highest:
         statuses |= {name: "equal" if name in highest else "slower" for name in capacities}
     statuses[winner] = "winner"
+    stayed = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
+    longest = sorted(stayed, key=lambda name: -(racing.rounds if (own := stayed[name]) is None else own))
+    in_order = dict.fromkeys([winner, *finalists(racing), *longest])
     return Outcome(
         winner=racing.racers[winner].settings,
-        rows=[
-            _tune_row(racing, name, statuses[name], capacities.get(name))
-            for name in _in_order(racing, winner)
-        ],
+        rows=[_tune_row(racing, one, statuses[one], capacities.get(one)) for one in in_order],
         knobs=_knob_rows(candidates.predicted, racing, winner),
         left_out=candidates.left_out(racing.racers),
         combinations=len(space.configurations) + sum(space.left_out.values()),
@@ -170,7 +551,7 @@ class _Candidates:
 
     job: Job
     predicted: Mapping[ServeSettings, float]
-    reasons: dict[ServeSettings, str] = field(default_factory=dict, init=False)
+    reasons: dict[ServeSettings, str] = field(default_factory=dict)
 
     def first(self) -> list[Racer]:
         """The incumbent, and the best of the space.
@@ -259,13 +640,6 @@ def _status_of(racing: Race, name: str) -> Status:
     return "equal" if own.equal else "not resolved"
 
 
-def _in_order(racing: Race, winner: str) -> list[str]:
-    """The winner, those that are no slower, and the others by how long they kept up."""
-    left = {name: one.eliminated_after_rounds for name, one in racing.racers.items()}
-    longest = sorted(left, key=lambda name: -(racing.rounds if (own := left[name]) is None else own))
-    return list(dict.fromkeys([winner, *finalists(racing), *longest]))
-
-
 def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics | None) -> TuneRow:
     racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
@@ -293,21 +667,15 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
 
 
 def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
-    """For each knob and each of its other values in ``predicted``: the rate over the winner's.
-
-    Args:
-        predicted: rates by configuration, the winner among them.
-    """
+    """For each knob and each of its other values in ``predicted``: the rate over the winner's."""
     best, rows = racing.racers[winner].settings, []
     for settings, predicted_rps in predicted.items():
         changed = changed_knobs(settings, best)
         if len(changed) != 1:
             continue
         [knob] = changed
-        if knob == WORKERS_TIMES_THREADS:
-            value = workers_times_threads(settings)
-        else:
-            value = json.dumps(getattr(settings, knob)).strip('"')
+        both = knob == WORKERS_TIMES_THREADS
+        value = workers_times_threads(settings) if both else json.dumps(getattr(settings, knob)).strip('"')
         measured = racing.ratio(name_of(settings), winner)
         own = measured or Ratio(predicted_rps / predicted[best], None, None)
         figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))

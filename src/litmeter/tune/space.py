@@ -28,12 +28,9 @@ WORKERS_TIMES_THREADS = "workers x threads"
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides which configurations can run: the device, the CPU's cores, and reasons.
+    """What decides which configurations can run: the device, the CPU's cores, and reasons against.
 
-    Attributes:
-        precisions: why models cannot run in a precision, by its name.
-        compiled: why there is no compiled package for a single image, by precision.
-        preprocess: why a way to preprocess cannot be used or changes nothing, by its name.
+    These are by precision, by precision of a compiled package for a single image, and by preprocessing.
     """
 
     device: str
@@ -78,11 +75,7 @@ class Space:
 
 
 def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Space:
-    """All combinations of the knobs' values that can run, each once.
-
-    Args:
-        serve: has the keys that are no knobs.
-    """
+    """All combinations of the knobs' values that can run, each once; ``serve`` has the other keys."""
     left_out: Counter[str] = Counter()
     found: dict[ServeSettings, None] = {}
     for values in itertools.product(*(getattr(tune, knob) for knob in KNOBS)):
@@ -104,8 +97,7 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
 def canonical(values: Mapping[str, Any], users: int, machine: Machine) -> ServeSettings:
     """The one form of all configurations that do the same as these ``values``.
 
-    Raises:
-        ValidationError: the values exclude each other.
+    Raise ValidationError where they exclude each other.
     """
     values = dict(values)
     if machine.device == "cuda":
@@ -147,11 +139,10 @@ def built(settings: ServeSettings) -> str:
 
 def name_of(settings: ServeSettings) -> str:
     """A short name that says the values of all knobs."""
-    return (
-        f"{settings.precision} {built(settings)} {settings.preprocess} "
-        f"{settings.transport} {workers_times_threads(settings)} b{settings.max_batch_size} "
-        f"{1000 * settings.batch_timeout_s:g}ms{' keep' if settings.keep_freed_memory else ''}"
-    )
+    model = f"{settings.precision} {built(settings)} {settings.preprocess} {settings.transport}"
+    batches = f"b{settings.max_batch_size} {1000 * settings.batch_timeout_s:g}ms"
+    memory = " keep" if settings.keep_freed_memory else ""
+    return f"{model} {workers_times_threads(settings)} {batches}{memory}"
 
 
 def workers_times_threads(settings: ServeSettings) -> str:
