@@ -6,30 +6,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from litmeter.errors import DataError
 from litmeter.paths import INDEX
-from litmeter.system.files import read_json
+from litmeter.system.files import Record, read_json
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class Photo(BaseModel):
+class Photo(Record):
     """One photograph; ``label`` is its position in the index's classes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     label: int
     split: Split
 
 
-class Index(BaseModel):
+class Index(Record):
     """All photographs and the names of their classes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: list[str]
     photos: list[Photo]
@@ -60,16 +54,12 @@ class Index(BaseModel):
 
 
 def read_index() -> Index:
-    """Read the index that the stage ``data`` wrote.
-
-    Raises:
-        DataError: there is none, or a photograph that it names does not exist.
-    """
+    """Read the index that the stage ``data`` wrote; raise DataError where it or a photograph is missing."""
     try:
         index = Index.model_validate(read_json(INDEX))
     except OSError as error:
         raise DataError(f"{INDEX}: {error.strerror}; `dvc repro data` makes it") from error
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise DataError(f"{INDEX}: {' '.join(str(error).split())}") from error
     for photo in index.photos:
         if not Path(photo.path).is_file():

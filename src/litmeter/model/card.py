@@ -1,30 +1,32 @@
-"""The model card: a JSON file that describes the weights beside it."""
+"""The exported model's folder: weights, the card that describes them, and the reference answers."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.system.files import read_json
+from litmeter.system.files import Record, read_json, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
+REFERENCE_NAME = "reference.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
 """Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
 
 
-class ModelCard(BaseModel):
+class ModelCard(Record):
     """All that a server must know about a model, besides its weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     architecture: str = Field(description="name in timm")
-    classes: Annotated[list[str], Field(min_length=2)] = Field(description="by output index")
+    classes: list[str] = Field(min_length=2, description="by output index")
     image_size: int = Field(description="side of the square input, pixels")
     mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
     std: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
@@ -50,17 +52,13 @@ def sha256(path: Path) -> str:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card in ``folder``, and check that the weights beside it have its hash.
-
-    Raises:
-        ModelError: a file is missing or malformed, or the weights have another hash.
-    """
+    """Read the card in ``folder``, and check that the weights beside it have its hash; raise ModelError."""
     try:
         card = ModelCard.model_validate(read_json(folder / CARD_NAME))
         digest = sha256(folder / WEIGHTS_NAME)
     except OSError as error:
         raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro export` makes it") from error
-    except (ValueError, ValidationError) as error:
+    except ValueError as error:
         raise ModelError(f"{folder / CARD_NAME}: {' '.join(str(error).split())}") from error
     if digest != card.weights_sha256:
         raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
@@ -68,9 +66,39 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def exported_weights(folder: Path) -> str | None:
-    """Hash of the weights in ``folder``; None where there is no model, as in a fresh clone.
-
-    Raises:
-        ModelError: see ``read_card``.
-    """
+    """Hash of the weights in ``folder``, by ``read_card``; None in a fresh clone, without a model."""
     return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The exported model's answers to every photo, in full precision and in the order of the index.
+
+    Attributes:
+        labels: the photos' true classes, as indices into ``classes``.
+        splits: train, val or test.
+        probabilities: by photo and class, of the checkpoint in float32.
+    """
+
+    classes: Sequence[str]
+    labels: Sequence[int]
+    splits: Sequence[str]
+    probabilities: npt.NDArray[np.float64]
+
+
+def write_reference(folder: Path, reference: Reference) -> None:
+    """Write ``reference`` beside the exported model in ``folder``."""
+    write_json(folder / REFERENCE_NAME, vars(reference) | {"probabilities": reference.probabilities.tolist()})
+
+
+def read_reference(folder: Path) -> Reference:
+    """Read the reference that the stage ``export`` wrote; raise ModelError if it is missing or malformed."""
+    path = folder / REFERENCE_NAME
+    try:
+        content = read_json(path)
+        probabilities = np.array(content.pop("probabilities"), dtype=np.float64)
+        return Reference(**content, probabilities=probabilities)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}; `dvc repro export` makes it") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: malformed ({error!r})") from error

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from types import FrameType
 
 import psutil
@@ -56,15 +57,9 @@ def exit_with_parent(poll_s: float = 0.5) -> None:
     watched. If DVC was killed before this call, the parent is the process that adopts orphans, which
     is of another session.
     """
-    ancestry: list[tuple[psutil.Process, int]] = []
     process = psutil.Process()
-    while True:
-        ancestry.append((process, process.ppid()))
-        parent = process.parent()
-        if parent is None or parent.name() not in SHELLS:
-            break
-        process = parent
-
+    shells = takewhile(lambda parent: parent.name() in SHELLS, process.parents())
+    ancestry = [(one, one.ppid()) for one in (process, *shells)]
     orphan_already = "DVC_STAGE" in os.environ and _session(ancestry[-1][1]) != os.getsid(0)
 
     def parent_changed() -> bool:

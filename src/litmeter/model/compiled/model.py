@@ -6,7 +6,6 @@ weights; kernels (oneDNN's) are made as it is loaded, in a fraction of a second.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
@@ -35,10 +34,7 @@ def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchM
 
 
 class OpenVinoModel:
-    """The model in a package of OpenVINO's.
-
-    The package is mapped, so that the weights in it are in memory once for all workers.
-    """
+    """The model in a package of OpenVINO's, mapped: the weights are in memory once for all workers."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         with path.open("rb") as file:
@@ -69,9 +65,7 @@ class CompiledModel:
     """Splits a batch of any size into the sizes that have been compiled, largest first.
 
     Args:
-        build_eager: builds the model as timm does, for sizes without a faster package; not called where
-            the packages make up every size.
-        folders: of the packages and the exported model they belong to.
+        build_eager: builds the model as timm does; called unless the packages make up every size.
     """
 
     def __init__(
@@ -103,10 +97,8 @@ def run_in_parts(
     batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
 ) -> torch.Tensor:
     """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
-    if len(sizes) == 1:
-        return model_of(sizes[0])(batch)
-    ends = itertools.accumulate(sizes)
-    return torch.cat([model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)])
+    logits = [model_of(len(part))(part) for part in torch.split(batch, list(sizes))]
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def split(number: int, sizes: list[int]) -> list[int]:
