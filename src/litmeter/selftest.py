@@ -135,8 +135,7 @@ class Quantity(NamedTuple):
 class Check(NamedTuple):
     """One comparison, as metrics/verify.json holds it.
 
-    Attributes:
-        error, bound: shares of what is expected; in ``unit`` where that is 0. Unknown errors do not pass.
+    Error and bound are shares of what is expected; in ``unit`` where that is 0. Unknown errors do not pass.
     """
 
     name: str
@@ -154,8 +153,7 @@ def latency(
 ) -> Quantity:
     """A summary of latencies, over the same requests on both sides, so without an error of sampling.
 
-    ``expected_ms`` has a latency for each request of the record, NaN for those that are not compared;
-    ``tolerance`` is a Quantity's.
+    ``expected_ms`` has a latency for each request of the record, NaN for those that are not compared.
     """
 
     def compare(run: Run) -> Compared:

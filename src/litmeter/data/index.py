@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from litmeter.errors import DataError
 from litmeter.paths import INDEX
-from litmeter.system.files import Record, read_json
+from litmeter.system.files import Record, read_json, reading
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -55,12 +55,8 @@ class Index(Record):
 
 def read_index() -> Index:
     """Read the index that the stage ``data`` wrote; raise DataError where it or a photograph is missing."""
-    try:
+    with reading(INDEX, "dvc repro data", DataError):
         index = Index.model_validate(read_json(INDEX))
-    except OSError as error:
-        raise DataError(f"{INDEX}: {error.strerror}; `dvc repro data` makes it") from error
-    except ValueError as error:
-        raise DataError(f"{INDEX}: {' '.join(str(error).split())}") from error
     for photo in index.photos:
         if not Path(photo.path).is_file():
             raise DataError(f"{photo.path} is not there any more; `dvc repro --force data` looks again")

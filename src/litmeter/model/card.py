@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.system.files import Record, read_json, write_json
+from litmeter.system.files import Record, read_json, reading, write_json
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
@@ -53,13 +53,9 @@ def sha256(path: Path) -> str:
 
 def read_card(folder: Path) -> ModelCard:
     """Read the card in ``folder``, and check that the weights beside it have its hash; raise ModelError."""
-    try:
+    with reading(folder / CARD_NAME, "dvc repro export", ModelError):
         card = ModelCard.model_validate(read_json(folder / CARD_NAME))
         digest = sha256(folder / WEIGHTS_NAME)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro export` makes it") from error
-    except ValueError as error:
-        raise ModelError(f"{folder / CARD_NAME}: {' '.join(str(error).split())}") from error
     if digest != card.weights_sha256:
         raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
     return card
@@ -93,12 +89,7 @@ def write_reference(folder: Path, reference: Reference) -> None:
 
 def read_reference(folder: Path) -> Reference:
     """Read the reference that the stage ``export`` wrote; raise ModelError if it is missing or malformed."""
-    path = folder / REFERENCE_NAME
-    try:
+    with reading(path := folder / REFERENCE_NAME, "dvc repro export", ModelError):
         content = read_json(path)
         probabilities = np.array(content.pop("probabilities"), dtype=np.float64)
         return Reference(**content, probabilities=probabilities)
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; `dvc repro export` makes it") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: malformed ({error!r})") from error

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from litmeter.errors import ReportError, storage_error
+from litmeter.errors import LitmeterError, ReportError, storage_error
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -153,6 +153,18 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object, got {type(content).__name__}")
     return content
+
+
+@contextmanager
+def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[None]:
+    """Raise ``error`` where a file is missing or ``path`` malformed, with the command that makes it."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{cause.filename}: {cause.strerror}; `{command}` makes it") from cause
+    except (KeyError, TypeError, ValueError) as cause:
+        reason = " ".join(str(cause).split())
+        raise error(f"{path}: malformed ({reason}); `{command}` makes it again") from cause
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:

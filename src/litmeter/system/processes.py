@@ -155,12 +155,9 @@ def log_tail(log: Path) -> str:
 
 
 class JsonLinesProcess:
-    """The jobs to one process, and its answers; both raise ``error``, with the log's end, once it has died.
+    """The jobs to one process, by its standard input, and its answers, by its standard output.
 
-    Args:
-        process: started with pipes as its standard input and output.
-        log: its standard error.
-        name: what it is called in messages.
+    Both raise ``error``, with ``name`` and the end of the ``log``, once it has died.
     """
 
     def __init__(

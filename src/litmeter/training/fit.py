@@ -111,8 +111,8 @@ class ClassifierModule(lightning.LightningModule):
         logits = self(images)
         loss = functional.cross_entropy(logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        for name, value in (("val_loss", loss), ("val_accuracy", accuracy)):
-            self.log(name, value, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        measured = {"val_loss": loss, "val_accuracy": accuracy}
+        self.log_dict(measured, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
         """Append the epoch's row to the training curves; print it where there is no progress bar."""

@@ -18,10 +18,11 @@ from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.system.files import Record, read_json
+from litmeter.system.files import Record, read_json, reading
 from litmeter.system.machine import fingerprint
 
 MANIFEST_NAME = "manifest.json"
+COMPILE = "dvc repro compile"
 
 
 class Package(Record):
@@ -68,17 +69,15 @@ def read_manifest(folders: ModelFolders, device: str) -> Manifest:
 
     Raise ModelError where there is none, it belongs to others, or others may have written it.
     """
-    folder, remedy = folders.compiled, "`dvc repro compile` makes it"
-    try:
+    folder = folders.compiled
+    with reading(path := folder / MANIFEST_NAME, COMPILE, ModelError):
         check_ownership(folder)
-        check_ownership(folder / MANIFEST_NAME)
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; {remedy}") from error
-    except ValueError as error:
-        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {remedy}") from error
+        check_ownership(path)
+        manifest = Manifest.model_validate(read_json(path))
     if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device):
-        raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
+        raise ModelError(
+            f"{folder} was compiled for another model, machine or device; `{COMPILE}` makes it for these"
+        )
     return manifest
 
 
@@ -118,11 +117,9 @@ def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> s
 def verified_file(folder: Path, package: Package) -> Path:
     """Path of the package's file; raise ModelError if it is not as compiled, or others may write it."""
     path = folder / str(package.file)
-    try:
+    with reading(path, COMPILE, ModelError):
         check_ownership(path)
         digest = sha256(path)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
     if digest != package.sha256:
         raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
     return path

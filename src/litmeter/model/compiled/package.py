@@ -34,6 +34,8 @@ from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
 from litmeter.stats.comparison import Ratio, ratio
 
+Entry = tuple[str, int, str]
+"""A package's precision, batch size and path."""
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
 """Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first
@@ -41,10 +43,7 @@ ones where they resolve a difference: it is mostly two or three times slower tha
 
 
 def main() -> None:
-    """Do the job that comes in (JSON: ``do`` and what that takes); print a line of JSON for each package.
-
-    A job's ``packages`` have a precision, a batch size and a path.
-    """
+    """Do the job that comes in, JSON: what to ``do``, and its arguments; print a line for each package."""
     job: dict[str, Any] = json.loads(sys.stdin.readline())
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
     jobs: dict[str, Callable[..., None]]
@@ -57,7 +56,7 @@ def _answer(content: Any) -> None:
     print(json.dumps(content), file=sys.__stdout__, flush=True)
 
 
-def compile_float(folder: str, device: str, packages: Sequence[tuple[str, int, str]]) -> None:
+def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
     """Compile packages in formats that the model itself computes in; answer with the seconds of each.
 
     Those of a batch size stand together: on a CPU they are of one graph; on a GPU there is one of each.
@@ -85,9 +84,7 @@ def compile_float(folder: str, device: str, packages: Sequence[tuple[str, int, s
             _answer([precision, size, seconds])
 
 
-def compile_int8(
-    folder: str, device: str, packages: Sequence[tuple[str, int, str]], calibration: Sequence[str]
-) -> None:
+def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibration: Sequence[str]) -> None:
     """Quantise the model by photos, and compile packages of it; the first one's time contains that."""
     began = perf_counter()
     preprocess = TorchvisionPreprocess(read_card(Path(folder)))  # as a server sees the photos
@@ -111,11 +108,8 @@ def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtyp
 def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino.Model:
     """The graph of ``model`` with weights and activations in int8, where an operator has such a kernel.
 
-    It takes batches of any size. Ranges of activations are those that ``pixels`` cause.
-
-    Args:
-        model: in float32, for pixels, uint8 (N, 3, size, size).
-        pixels: of each calibration photo, uint8 (3, size, size).
+    It takes batches of any size. Ranges of activations are those that ``pixels`` cause: calibration photos,
+    uint8 (3, size, size). The model is in float32, for batches of these.
     """
     import nncf  # takes seconds
 
@@ -150,7 +144,7 @@ def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
     return stack_images(list(pixels), torch.device(device), torch.uint8)
 
 
-def time_packages(folder: str, device: str, packages: Sequence[tuple[str, int, str]]) -> None:
+def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
     """Time packages of one precision, in the order of their sizes; answer with the ``findings`` of each.
 
     One is used if it is faster than timm's model in the same precision, where there is one, and not slower
