@@ -9,7 +9,7 @@ import pytest
 
 from litmeter.errors import LitmeterError
 from litmeter.measure.accuracy import compare
-from litmeter.model.card import Reference
+from litmeter.model.reference import Reference
 
 CLASSES = ["cat", "dog"]
 SURE = np.array([[0.9999, 0.0001], [0.99999, 0.00001], [0.2, 0.8], [0.4, 0.6]])

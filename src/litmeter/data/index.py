@@ -37,10 +37,9 @@ class Index(Record):
         if len(self.classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {self.classes}")
         for name in SPLITS:
-            present = {photo.label for photo in self.split(name)}
-            for label, class_name in enumerate(self.classes):
-                if label not in present:
-                    raise DataError(f"class {class_name!r} has no photo in the {name} split")
+            missing = set(range(len(self.classes))) - {photo.label for photo in self.split(name)}
+            if missing:
+                raise DataError(f"class {self.classes[min(missing)]!r} has no photo in the {name} split")
 
     def describe(self) -> str:
         """Number of photographs per class, one line per split."""

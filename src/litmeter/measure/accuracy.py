@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from litmeter.errors import LitmeterError
-from litmeter.model.card import Reference
+from litmeter.model.reference import Reference
 
 MAX_LOG_ODDS_DIFFERENCE = {"float32": 0.05, "float16": 0.5, "bfloat16": 2.0, "int8": 8.0}
 """A larger difference is no rounding error: the answer belongs to another photo.

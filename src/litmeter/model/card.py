@@ -1,23 +1,18 @@
-"""The exported model's folder: weights, the card that describes them, and the reference answers."""
+"""The model card: a JSON file that describes the weights beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.system.files import Record, read_json, reading, write_json
+from litmeter.system.files import Record, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
-REFERENCE_NAME = "reference.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
 """Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
 
@@ -64,32 +59,3 @@ def read_card(folder: Path) -> ModelCard:
 def exported_weights(folder: Path) -> str | None:
     """Hash of the weights in ``folder``, by ``read_card``; None in a fresh clone, without a model."""
     return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The exported model's answers to every photo, in full precision and in the order of the index.
-
-    Attributes:
-        labels: the photos' true classes, as indices into ``classes``.
-        splits: train, val or test.
-        probabilities: by photo and class, of the checkpoint in float32.
-    """
-
-    classes: Sequence[str]
-    labels: Sequence[int]
-    splits: Sequence[str]
-    probabilities: npt.NDArray[np.float64]
-
-
-def write_reference(folder: Path, reference: Reference) -> None:
-    """Write ``reference`` beside the exported model in ``folder``."""
-    write_json(folder / REFERENCE_NAME, vars(reference) | {"probabilities": reference.probabilities.tolist()})
-
-
-def read_reference(folder: Path) -> Reference:
-    """Read the reference that the stage ``export`` wrote; raise ModelError if it is missing or malformed."""
-    with reading(path := folder / REFERENCE_NAME, "dvc repro export", ModelError):
-        content = read_json(path)
-        probabilities = np.array(content.pop("probabilities"), dtype=np.float64)
-        return Reference(**content, probabilities=probabilities)

@@ -73,7 +73,9 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
+        raise ImageError(
+            400, f"image: not a readable image ({str(error) or type(error).__name__})"
+        ) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:
         raise ImageError(413, f"image: {size} pixels are more than the {max_pixels} allowed")
@@ -92,7 +94,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.point(lambda value: value / 256).convert("L")
         return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
+        raise ImageError(
+            400, f"image: not a readable image ({str(error) or type(error).__name__})"
+        ) from error
 
 
 def _unsupported_reason(content: bytes) -> str:
@@ -102,11 +106,6 @@ def _unsupported_reason(content: bytes) -> str:
         if content.startswith(signatures, offset):
             return f"{name} is not taken; JPEG, PNG, WebP and GIF are"
     return "not a readable image (unknown format: no JPEG, PNG, WebP or GIF)"
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's message; the error's type where it has none."""
-    return str(error) or type(error).__name__
 
 
 MAX_SEGMENTS = 2048

@@ -6,7 +6,6 @@ The server's workers and the in-process baseline both run it, so that their rate
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -43,21 +42,19 @@ class Predictor:
         preprocess = PREPROCESS[settings.preprocess](self.card, settings.max_megapixels * 1_000_000)
         self.decode: Callable[[bytes], Any] = preprocess.decode
         self.transform: Callable[[Any], torch.Tensor] = preprocess.transform
-        build_eager = partial(self._eager_model, folders, settings)
+
+        def build_eager() -> BatchModel:
+            from litmeter.model.model import PixelModel, load_model  # imports timm, which takes a second
+
+            model = load_model(folders.exported, self.card, self.device, self.dtype)
+            timm = settings.preprocess == "timm"
+            return model if timm else PixelModel(model, self.card, self.device, self.dtype)
+
         self.model: BatchModel = (
             CompiledModel(build_eager, folders, settings.precision, self.device)
             if settings.compiled
             else build_eager()
         )
-
-    def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
-        """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
-        from litmeter.model.model import PixelModel, load_model  # imports timm, which takes a second
-
-        model = load_model(folders.exported, self.card, self.device, self.dtype)
-        if settings.preprocess != "timm":
-            return PixelModel(model, self.card, self.device, self.dtype)
-        return model
 
     def preprocess(self, content: bytes) -> torch.Tensor:
         """Decode and transform one image file."""

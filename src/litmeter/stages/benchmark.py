@@ -17,9 +17,10 @@ from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import read_card, read_reference
+from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import split_note
 from litmeter.model.device import dtype_name, resolve_device
+from litmeter.model.reference import read_reference
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.printed import describe

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save
 
 from litmeter.data.index import Index, read_index
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, Reference, sha256, write_reference
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.environment import keep_freed_memory
 from litmeter.model.model import build_model, input_config, model_of
 from litmeter.model.predictor import Predictor
+from litmeter.model.reference import Reference, write_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from litmeter.system.files import atomic_write, read_json, write_json

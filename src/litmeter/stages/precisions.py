@@ -9,10 +9,11 @@ from pathlib import Path
 from litmeter.data.index import read_index
 from litmeter.errors import ModelError
 from litmeter.model.answers import answers_of
-from litmeter.model.card import INTERPOLATIONS, ModelCard, Reference, read_card, read_reference
+from litmeter.model.card import INTERPOLATIONS, ModelCard, read_card
 from litmeter.model.compiled.manifest import packages_to_use
 from litmeter.model.device import cannot_run_reason, dtype_name, precisions_on, resolve_device
 from litmeter.model.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageRow, precision_cells
+from litmeter.model.reference import Reference, read_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.stats.change import Probabilities, change

@@ -13,9 +13,10 @@ from litmeter.measure.log import unfinished_log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.model.answers import answers_of
-from litmeter.model.card import read_card, read_reference
+from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import read_manifest
 from litmeter.model.device import resolve_device
+from litmeter.model.reference import read_reference
 from litmeter.params import KNOBS, Params, ServeSettings, load_params
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.printed import capacity_text

@@ -121,11 +121,9 @@ def exclusive_machine() -> Iterator[None]:
     """Hold the machine's lock; wait, with a message, for another benchmark. A process that dies loses it."""
     lock = FileLock(LOCK_FILE)
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout:
         print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

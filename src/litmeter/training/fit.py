@@ -131,12 +131,11 @@ class ClassifierModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with two groups, and one cycle of the learning rate over the whole fit."""
         head = classifier_parameters(self.model)
-        in_head = {id(parameter) for parameter in head}
-        backbone = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_head]
+        backbone = [p for name, p in self.model.named_parameters() if p.requires_grad and name not in head]
         rate = self.settings.learning_rate
         head_rate = rate * self.settings.head_learning_rate_factor
         optimizer = torch.optim.AdamW(
-            [{"params": backbone, "lr": rate}, {"params": head, "lr": head_rate}],
+            [{"params": backbone, "lr": rate}, {"params": list(head.values()), "lr": head_rate}],
             weight_decay=self.settings.weight_decay,
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(

@@ -28,7 +28,9 @@ def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Modu
         weights, source = package_weights(model), "the package's weights"
     else:
         weights, source = read_state_dict(Path(settings.pretrained)), settings.pretrained
-    load_all(model, {**weights, **_head(model)}, source)  # the classifier layer's are of other classes
+    load_all(
+        model, {**weights, **classifier_parameters(model)}, source
+    )  # the classifier layer's are of other classes
     return model
 
 
@@ -64,12 +66,8 @@ def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
         raise ModelError(f"{source}: does not fit the model: {line}") from error
 
 
-def classifier_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Weights and biases of the classifier layer, which timm's configuration names."""
-    return list(_head(model).values())
-
-
-def _head(model: Any) -> dict[str, torch.nn.Parameter]:
+def classifier_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Weights and biases, by name, of the classifier layer, which timm's configuration names."""
     names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
     prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
     return {name: own for name, own in model.named_parameters() if name.startswith(prefixes)}
