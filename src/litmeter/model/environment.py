@@ -24,7 +24,7 @@ def worker_environment(settings: ServeSettings) -> dict[str, str]:
 
 
 def modules_of(settings: ServeSettings) -> list[str]:
-    """The modules, seconds to import, of a predictor with these settings: for before workers are forked."""
+    """The modules that a predictor with these settings imports; workers are forked where these are loaded."""
     return ["litmeter.model.predictor", *([] if settings.compiled else ["litmeter.model.model"])]
 
 

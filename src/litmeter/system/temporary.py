@@ -50,7 +50,7 @@ def _claimed_folder() -> tuple[Path, int]:
 
 
 def claim(path: Path) -> int:
-    """Lock a file or folder until the returned descriptor is closed; raise BlockingIOError if it is."""
+    """Lock a file or folder until the returned descriptor is closed, or raise BlockingIOError."""
     lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
