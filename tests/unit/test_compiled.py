@@ -26,7 +26,7 @@ from litmeter.model.compiled.manifest import (
     read_manifest,
     verified_file,
 )
-from litmeter.model.compiled.model import CompiledModel, split
+from litmeter.model.compiled.model import compiled_model, split
 from litmeter.model.compiled.package import findings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
@@ -165,7 +165,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     lines = list(describe(manifest))
     assert "10.5 ms, 10.0 ms as timm builds it; not used: slower than timm's model: 0.95" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
-    model = CompiledModel(lambda: lambda batch: batch, folders, "half", CPU)
+    model = compiled_model(lambda: lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from litmeter.model.card import read_card
-from litmeter.model.compiled.model import BatchModel, CompiledModel
+from litmeter.model.compiled.model import BatchModel, compiled_model
 from litmeter.model.device import dtype_name
 from litmeter.model.preprocess import PREPROCESS, stack_images
 from litmeter.params import ServeSettings
@@ -51,7 +51,7 @@ class Predictor:
             return model if timm else PixelModel(model, self.card, self.device, self.dtype)
 
         self.model: BatchModel = (
-            CompiledModel(build_eager, folders, settings.precision, self.device)
+            compiled_model(build_eager, folders, settings.precision, self.device)
             if settings.compiled
             else build_eager()
         )

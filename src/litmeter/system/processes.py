@@ -222,8 +222,6 @@ def json_lines_process(
 
 Result = TypeVar("Result")
 
-POLL_S = 0.05
-
 
 def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
     """Run ``jobs``, up to ``most`` at a time; return their results in the same order.
@@ -245,5 +243,5 @@ def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list
                 for process in started:
                     if process.poll() is None:
                         kill_group(process.pid)
-                time.sleep(POLL_S)
+                time.sleep(0.05)
             raise

@@ -60,7 +60,10 @@ def exit_with_parent(poll_s: float = 0.5) -> None:
     process = psutil.Process()
     shells = takewhile(lambda parent: parent.name() in SHELLS, process.parents())
     ancestry = [(one, one.ppid()) for one in (process, *shells)]
-    orphan_already = "DVC_STAGE" in os.environ and _session(ancestry[-1][1]) != os.getsid(0)
+    try:
+        orphan_already = "DVC_STAGE" in os.environ and os.getsid(ancestry[-1][1]) != os.getsid(0)
+    except ProcessLookupError:
+        orphan_already = True
 
     def parent_changed() -> bool:
         try:
@@ -81,14 +84,6 @@ def kill_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
-
-
-def _session(pid: int) -> int | None:
-    """Session of the process ``pid``; None where it has ended."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 @contextmanager

@@ -61,36 +61,25 @@ def openvino_options(dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-class CompiledModel:
-    """Splits a batch of any size into the sizes that have been compiled, largest first.
+def compiled_model(
+    build_eager: Callable[[], BatchModel], folders: ModelFolders, precision: str, device: torch.device
+) -> BatchModel:
+    """A model that splits a batch of any size into the sizes that have been compiled, largest first.
 
-    Args:
-        build_eager: builds the model as timm does; called unless the packages make up every size.
+    ``build_eager`` builds the model as timm does; it is called unless the packages make up every size.
     """
+    dtype = getattr(torch, dtype_name(precision, device.type))
+    models = {
+        package.batch_size: load_package(verified_file(folders.compiled, package), dtype, device)
+        for package in packages_to_use(folders, device.type, precision)
+    }
+    sizes = sorted(models, reverse=True)
+    eager = models.get(1) or build_eager()
 
-    def __init__(
-        self,
-        build_eager: Callable[[], BatchModel],
-        folders: ModelFolders,
-        precision: str,
-        device: torch.device,
-    ) -> None:
-        self._packages: dict[int, BatchModel] = {}
-        dtype = getattr(torch, dtype_name(precision, device.type))
-        for package in packages_to_use(folders, device.type, precision):
-            path = verified_file(folders.compiled, package)
-            self._packages[package.batch_size] = load_package(path, dtype, device)
-        self._sizes = sorted(self._packages, reverse=True)
-        self._eager = None if 1 in self._packages else build_eager()
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return run_in_parts(batch, split(len(batch), sizes), lambda size: models.get(size, eager))
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of images (N, 3, height, width)."""
-        return run_in_parts(batch, split(len(batch), self._sizes), self._model_of)
-
-    def _model_of(self, size: int) -> BatchModel:
-        model = self._packages.get(size, self._eager)
-        assert model is not None
-        return model
+    return run
 
 
 def run_in_parts(

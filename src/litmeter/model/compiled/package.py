@@ -178,19 +178,16 @@ def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict
         parts: batch sizes of the smaller packages.
     """
     reason = remark = None
-    if times.get("eager"):
-        over_eager = gain_over(times["compiled"], times["eager"])
-        if not over_eager.resolved:
-            reason = f"no difference resolved from timm's model: {gain_text(over_eager)}"
-        elif over_eager.ratio < 1:
-            reason = f"slower than timm's model: {gain_text(over_eager)}"
-    if times.get("parts") and reason is None:
-        over_parts = gain_over(times["compiled"], times["parts"])
-        text = f"packages for {' + '.join(map(str, parts))}: {gain_text(over_parts)}"
-        if not over_parts.resolved:
-            remark = f"no difference resolved from {text}"
-        elif over_parts.ratio < 1:
-            reason = f"slower than {text}"
+    for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
+        if reason is None and times.get(other):
+            gain = gain_over(times["compiled"], times[other])
+            text = f"{name}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
+            if gain.resolved:
+                reason = f"slower than {text}" if gain.ratio < 1 else None
+            elif other == "eager":
+                reason = f"no difference resolved from {text}"
+            else:
+                remark = f"no difference resolved from {text}"
     medians = {
         f"{name}_ms": round(median(times[name]), 3) if times.get(name) else None
         for name in ("eager", "compiled", "parts")
@@ -203,11 +200,6 @@ def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
     pairs = list(zip(own_ms, other_ms, strict=False))
     rates = {"own": [1 / own for own, _ in pairs], "other": [1 / other for _, other in pairs]}
     return ratio(rates, "own", "other", reference="other")
-
-
-def gain_text(gain: Ratio) -> str:
-    """A ratio of rates with its interval."""
-    return f"{gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
 
 
 @torch.inference_mode()
