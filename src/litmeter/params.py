@@ -40,38 +40,20 @@ class ServeSettings(Section):
     max_batch_size: Count = Field(1, description="requests that one batch may hold")
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
     workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
-    threads_per_worker: Count | None = Field(
-        None, description="torch's threads on a CPU; absent: as many as there are cores"
-    )
-    transport: Transport = Field(
-        "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
-    )
+    threads_per_worker: Count | None = Field(None, description="threads on a CPU; absent: one for each core")
+    transport: Transport = Field("litserve", description="LitServe's queues, or a socket to the workers")
     preprocess: Preprocess = Field(
-        "timm",
-        description="timm's transform on PIL images; JPEGs decoded and resized by torchvision; the same, "
-        "with large ones decoded at a reduced scale",
+        "timm", description="timm's on PIL images; torchvision's; that with large JPEGs decoded scaled down"
     )
-    compiled: bool = Field(
-        False, description="the model compiled for this machine (stage compile) instead of timm's modules"
-    )
-    keep_freed_memory: bool = Field(
-        False, description="glibc keeps freed memory for reuse instead of returning it to the kernel"
-    )
-    max_queue: Count = Field(
-        1024, description="requests in flight beyond which the direct transport refuses more"
-    )
-    max_queue_mib: Count = Field(
-        128, description="bytes of their bodies together, beyond which the direct transport refuses more"
-    )
-    max_megapixels: Annotated[int, Field(ge=1, le=500)] = Field(
-        50, description="pixels of an image, above which it is refused before it is decoded"
-    )
+    compiled: bool = Field(False, description="compiled for this machine (stage compile), not timm's modules")
+    keep_freed_memory: bool = Field(False, description="glibc keeps freed memory instead of returning it")
+    max_queue: Count = Field(1024, description="requests in flight; above, the direct transport refuses")
+    max_queue_mib: Count = Field(128, description="of their bodies; above, the direct transport refuses")
+    max_megapixels: int = Field(50, ge=1, le=500, description="an image with more is refused before decoding")
     worker_timeout_s: Positive = Field(
-        30.0, description="a worker that has had a batch for longer hangs: it is killed and replaced (direct)"
+        30.0, description="a worker whose batch takes longer is replaced (direct)"
     )
-    drain_s: Seconds = Field(
-        10.0, description="how long a server that is told to stop may take to finish what it has accepted"
-    )
+    drain_s: Seconds = Field(10.0, description="for a server that stops to finish what it has accepted")
 
     @model_validator(mode="after")
     def _check(self) -> ServeSettings:

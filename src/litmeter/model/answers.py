@@ -1,7 +1,4 @@
-"""Answers of configurations without a server: ``python -m litmeter.model.answers`` finds a share.
-
-As many processes as there are cores share the photos.
-"""
+"""Answers of configurations without a server; ``python -m litmeter.model.answers`` has a share of the photos."""
 
 from __future__ import annotations
 

@@ -14,14 +14,7 @@ TEST, OTHER = "test", "other"
 
 @dataclass(frozen=True)
 class PackageRow:
-    """A row of plots/compiled.csv: a precision and batch size, as timm builds it and compiled.
-
-    Attributes:
-        eager_ms, compiled_ms: median time of a run on a batch; timm's model does not come in int8.
-        parts_ms: the same by smaller packages that make up the batch, None where there are none.
-        skipped_reason: why the package is not used, None where it is.
-        remark: what is to be said of it where it is used, such as that smaller ones may be as fast.
-    """
+    """A row of plots/compiled.csv: the package of a precision and batch size, as ``Package`` describes it."""
 
     precision: str
     batch_size: int

@@ -37,7 +37,7 @@ class Package(Record):
     parts_ms: float | None = Field(None, description="the same, by smaller packages; null without these")
     compile_s: float = Field(0.0, description="how long compiling took")
     skipped_reason: str | None = Field(None, description="why the package is not used, null where it is")
-    remark: str | None = Field(None, description="what is to be said of it where it is used")
+    remark: str | None = Field(None, description="of one that is used, such as that smaller ones are as fast")
 
 
 class Calibration(Record):

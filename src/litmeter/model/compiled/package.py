@@ -172,10 +172,8 @@ def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
 def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
     """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
 
-    Args:
-        times: milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager" (as
-            timm builds the model, maybe in the first rounds only) and "parts" (smaller packages in turn).
-        parts: batch sizes of the smaller packages.
+    ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
+    (timm's model, maybe in the first rounds only) and "parts" (packages of these smaller batch sizes in turn).
     """
     reason = remark = None
     for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
