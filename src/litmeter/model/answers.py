@@ -1,4 +1,4 @@
-"""Answers of configurations without a server; ``python -m litmeter.model.answers`` has a share of the photos."""
+"""Answers of configurations without a server; ``python -m litmeter.model.answers`` has a share of photos."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict
     """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
 
     ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
-    (timm's model, maybe in the first rounds only) and "parts" (packages of these smaller batch sizes in turn).
+    (timm's model, maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
     """
     reason = remark = None
     for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
