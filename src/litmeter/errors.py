@@ -1,18 +1,4 @@
-"""Errors that are shown to the user as one line, without a traceback.
-
-::
-
-    LitmeterError      exit 1
-    ├── UsageError       exit 2   options, files or environment variables that do not go together
-    ├── ParamsError      exit 2   a wrong key or value in params.yaml
-    ├── DataError                 photographs missing, unreadable, or a class without any
-    ├── ModelError                weights, checkpoint or card that do not fit
-    ├── ServerError               a server that died, or was not ready in time
-    ├── LoadError                 the load generator failed, or has nothing to send
-    ├── ReportError               results that are missing or do not belong together
-    ├── StorageError              a file that cannot be written (no space, or not allowed), or read again
-    └── VerifyError               the self-test could not be completed
-"""
+"""Errors that are shown to the user as one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -21,18 +7,11 @@ import tempfile
 from pathlib import Path
 
 FREE_SPACE = "free some"
-ALLOW_WRITING = "make it writable"
-OTHER_PATH = "name another path"
 REMEDIES = {
-    errno.ENOSPC: FREE_SPACE,
-    errno.EDQUOT: FREE_SPACE,
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), FREE_SPACE),
     errno.EFBIG: "raise the limit (ulimit -f)",
-    errno.EROFS: ALLOW_WRITING,
-    errno.EACCES: ALLOW_WRITING,
-    errno.EPERM: ALLOW_WRITING,
-    errno.EISDIR: OTHER_PATH,
-    errno.ENOTDIR: OTHER_PATH,
-    errno.EEXIST: OTHER_PATH,
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "make it writable"),
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST), "name another path"),
 }
 """What a user can do, by the error of a failed write."""
 
@@ -86,8 +65,7 @@ class StorageError(LitmeterError):
 def storage_error(error: OSError, path: Path | None = None) -> StorageError | None:
     """The StorageError for a failed write, with what to do about it; None for other errors.
 
-    Args:
-        path: the file, where the error does not name it.
+    ``path`` is the file, where the error does not name it.
     """
     if error.errno == errno.ENOENT and error.filename is None:  # tempfile found no folder
         return StorageError(f"{error.strerror}; set TMPDIR to a folder that can be written")

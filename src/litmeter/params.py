@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,7 +17,8 @@ Timeout = Annotated[Positive, Field(description="a request without an answer by 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
-NonEmpty = Field(min_length=1, strict=False)
+Value = TypeVar("Value")
+OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Precision = Literal["full", "half", "int8"]
 Preprocess = Literal["timm", "torchvision", "scaled"]
@@ -39,38 +40,20 @@ class ServeSettings(Section):
     max_batch_size: Count = Field(1, description="requests that one batch may hold")
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
     workers_per_device: Count = Field(1, description="processes that hold a copy of the model")
-    threads_per_worker: Count | None = Field(
-        None, description="torch's threads on a CPU; absent: as many as there are cores"
-    )
-    transport: Transport = Field(
-        "litserve", description="LitServe's queues, or a socket from the HTTP process to the workers"
-    )
+    threads_per_worker: Count | None = Field(None, description="threads on a CPU; absent: one for each core")
+    transport: Transport = Field("litserve", description="LitServe's queues, or a socket to the workers")
     preprocess: Preprocess = Field(
-        "timm",
-        description="timm's transform on PIL images; JPEGs decoded and resized by torchvision; the same, "
-        "with large ones decoded at a reduced scale",
+        "timm", description="timm's on PIL images; torchvision's; that with large JPEGs decoded scaled down"
     )
-    compiled: bool = Field(
-        False, description="the model compiled for this machine (stage compile) instead of timm's modules"
-    )
-    keep_freed_memory: bool = Field(
-        False, description="glibc keeps freed memory for reuse instead of returning it to the kernel"
-    )
-    max_queue: Count = Field(
-        1024, description="requests in flight beyond which the direct transport refuses more"
-    )
-    max_queue_mib: Count = Field(
-        128, description="bytes of their bodies together, beyond which the direct transport refuses more"
-    )
-    max_megapixels: Annotated[int, Field(ge=1, le=500)] = Field(
-        50, description="pixels of an image, above which it is refused before it is decoded"
-    )
+    compiled: bool = Field(False, description="compiled for this machine (stage compile), not timm's modules")
+    keep_freed_memory: bool = Field(False, description="glibc keeps freed memory instead of returning it")
+    max_queue: Count = Field(1024, description="requests in flight; above, the direct transport refuses")
+    max_queue_mib: Count = Field(128, description="of their bodies; above, the direct transport refuses")
+    max_megapixels: int = Field(50, ge=1, le=500, description="an image with more is refused before decoding")
     worker_timeout_s: Positive = Field(
-        30.0, description="a worker that has had a batch for longer hangs: it is killed and replaced (direct)"
+        30.0, description="a worker whose batch takes longer is replaced (direct)"
     )
-    drain_s: Seconds = Field(
-        10.0, description="how long a server that is told to stop may take to finish what it has accepted"
-    )
+    drain_s: Seconds = Field(10.0, description="for a server that stops to finish what it has accepted")
 
     @model_validator(mode="after")
     def _check(self) -> ServeSettings:
@@ -107,7 +90,7 @@ class ModelSettings(Section):
 
     name: str = Field(description="any model that timm can create")
     pretrained: str = Field(description="package, hub, none, or the path of a state dict")
-    image_size: Annotated[int, Field(ge=32, le=1024)] = Field(description="side in pixels")
+    image_size: int = Field(ge=32, le=1024, description="side in pixels")
     checkpoint: str | None = Field(description="an existing checkpoint: no fitting, only testing")
 
 
@@ -118,11 +101,9 @@ class TrainSettings(Section):
     batch_size: Count = Field(description="photos per optimiser step")
     learning_rate: Positive = Field(description="AdamW's rate for the backbone")
     head_learning_rate_factor: Positive = Field(description="the classifier layer learns faster")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(description="AdamW's weight decay")
-    frozen_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="share of the layers, from the input on, that keep their pretrained weights"
-    )
-    num_workers: Annotated[int, Field(ge=0)] = Field(description="processes that decode photos")
+    weight_decay: float = Field(ge=0, description="AdamW's weight decay")
+    frozen_share: float = Field(ge=0, lt=1, description="share of the layers, from the input on, not trained")
+    num_workers: int = Field(ge=0, description="processes that decode photos")
     seed: Seed = Field(description="seed of weights, order and augmentation")
 
 
@@ -132,17 +113,13 @@ class CompileSettings(Section):
     batch_sizes: Annotated[tuple[StrictCount, ...], Field(strict=False)] = Field(
         description="one package for each; batches of other sizes are split into these; empty: no compiling"
     )
-    int8_photos: Annotated[int, Field(ge=0, le=500)] = Field(
-        description="training photos that the quantisation to int8 is calibrated with; 0: no int8"
-    )
+    int8_photos: int = Field(ge=0, le=500, description="training photos to calibrate int8 with; 0: no int8")
 
 
 class LoadSettings(Section):
     """How the server is loaded; the same for every experiment."""
 
-    users: Annotated[tuple[StrictCount, ...], NonEmpty] = Field(
-        description="concurrency levels: requests in flight at once"
-    )
+    users: OneOrMore[StrictCount] = Field(description="concurrency levels: requests in flight at once")
     requests: Count = Field(description="answers in three windows of a level, at least")
     min_s: Positive = Field(description="seconds of three windows, at least")
     max_s: Positive = Field(description="seconds of three windows, at most")
@@ -166,12 +143,8 @@ class ObjectiveSettings(Section):
     """What users must get, and how `make capacity` searches the highest rate at which they do."""
 
     slo_ms: Positive = Field(description="how long a request may take")
-    miss: Annotated[float, Field(gt=0, le=0.5)] = Field(
-        description="share of the requests that may take longer or fail"
-    )
-    configurations: Annotated[tuple[str, ...], NonEmpty] = Field(
-        description="names of the configurations whose capacity `make capacity` measures"
-    )
+    miss: float = Field(gt=0, le=0.5, description="share of the requests that may take longer or fail")
+    configurations: OneOrMore[str] = Field(description="those whose capacity `make capacity` measures")
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
         description="of the capacity, share by which the interval of a resolved one reaches to either side"
     )
@@ -187,43 +160,31 @@ class ComparisonSettings(Section):
     seconds: Positive = Field(description="budget, the servers' starts included")
 
 
-KNOBS = (
-    "precision",
-    "compiled",
-    "preprocess",
-    "transport",
-    "workers_per_device",
-    "threads_per_worker",
-    "max_batch_size",
-    "batch_timeout_s",
-    "keep_freed_memory",
-)
-"""The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
-
-
 class TuneSettings(Section):
     """The values of each knob, what is sought, and what the winner has to keep to."""
 
-    precision: Annotated[tuple[Precision, ...], NonEmpty]
-    compiled: Annotated[tuple[bool, ...], NonEmpty]
-    preprocess: Annotated[tuple[Preprocess, ...], NonEmpty]
-    transport: Annotated[tuple[Transport, ...], NonEmpty]
-    workers_per_device: Annotated[tuple[StrictCount, ...], NonEmpty]
-    threads_per_worker: Annotated[tuple[StrictCount, ...], NonEmpty]
-    max_batch_size: Annotated[tuple[StrictCount, ...], NonEmpty]
-    batch_timeout_s: Annotated[tuple[Seconds, ...], NonEmpty]
-    keep_freed_memory: Annotated[tuple[bool, ...], NonEmpty]
+    precision: OneOrMore[Precision]
+    compiled: OneOrMore[bool]
+    preprocess: OneOrMore[Preprocess]
+    transport: OneOrMore[Transport]
+    workers_per_device: OneOrMore[StrictCount]
+    threads_per_worker: OneOrMore[StrictCount]
+    max_batch_size: OneOrMore[StrictCount]
+    batch_timeout_s: OneOrMore[Seconds]
+    keep_freed_memory: OneOrMore[bool]
     goal: Literal["throughput", "capacity"] = Field(
         description="rate of a closed loop of ``users``, or the capacity under ``objective``"
     )
     users: Count = Field(description="requests in flight at once while configurations race")
-    min_agreement: Annotated[float, Field(ge=0, le=1)] = Field(
-        description="share of the photos that must have the label of full precision"
-    )
+    min_agreement: float = Field(ge=0, le=1, description="share of photos with the label of full precision")
     max_memory_mib: Positive | None = Field(description="of the server's processes together")
     max_p95_ms: Positive | None = Field(description="latency in the closed loop")
     max_s: Positive = Field(description="budget in seconds; about a third is for costs and starts")
     seed: Seed = Field(description="seed of the order in which configurations take turns")
+
+
+KNOBS = tuple(name for name in TuneSettings.model_fields if name in ServeSettings.model_fields)
+"""The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
 
 
 PARAMS_FILE = Path("params.yaml")
@@ -288,11 +249,7 @@ class Params(Section):
         return {**self.experiments, CANDIDATE: self.serve}
 
     def configuration(self, name: str) -> ServeSettings:
-        """The configuration called ``name``.
-
-        Raises:
-            ParamsError: there is none.
-        """
+        """The configuration called ``name``; raise ParamsError where there is none."""
         known = self.configurations()
         if name not in known:
             raise ParamsError(f"no experiment {name!r} in {PARAMS_FILE}; there are: {', '.join(known)}")
@@ -305,11 +262,7 @@ def section_of(name: str) -> str:
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check the whole of ``path``.
-
-    Raises:
-        ParamsError: naming the first wrong key, what came, and what is allowed.
-    """
+    """Read and check all of ``path``; raise ParamsError: the first wrong key, its value, what is allowed."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506 -- a SafeLoader
     except OSError as error:
@@ -331,8 +284,7 @@ def explain(error: ValidationError) -> str:
     key = ".".join(names)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
     if first["type"] == "extra_forbidden":
-        siblings = _allowed_keys(names[:-1])
-        return f"{key}: unknown key; allowed: {', '.join(siblings)}"
+        return f"{key}: unknown key; allowed: {', '.join(_section_at(names[:-1]).model_fields)}"
     if first["type"] == "missing":
         return f"{key}: missing; it must be given"
     if first["type"] == "value_error":
@@ -342,13 +294,13 @@ def explain(error: ValidationError) -> str:
     return f"{key}: got {first['input']!r}; {message}"
 
 
-def _allowed_keys(parents: list[str]) -> list[str]:
-    """Keys of the section at the path ``parents``."""
+def _section_at(parents: list[str]) -> type[BaseModel]:
+    """The section at the path ``parents``."""
     section: type[BaseModel] = Params
     for name in parents:
         if name == "experiments":
-            return list(ServeSettings.model_fields)
+            return ServeSettings
         annotation = section.model_fields[name].annotation
         assert isinstance(annotation, type)
         section = annotation
-    return list(section.model_fields)
+    return section

@@ -11,12 +11,7 @@ from litmeter.errors import ReportError
 
 @dataclass(frozen=True)
 class ModelFolders:
-    """The folders of one model.
-
-    Attributes:
-        exported: weights and card, written by ``export``.
-        compiled: packages compiled from it, with their manifest, written by ``compile``.
-    """
+    """Folders of one model: weights and card, by ``export``; packages compiled from it, by ``compile``."""
 
     exported: Path
     compiled: Path
@@ -73,41 +68,23 @@ RESULT_FOLDERS = tuple(map(Path, ("assets", "docs", "metrics", "models", "plots"
 """Stages and commands write below these folders only, except INDEX and README."""
 
 
-@dataclass(frozen=True)
 class BenchmarkPaths:
-    """Paths of the results of the configuration ``name``."""
+    """Results of the configuration ``name``.
 
-    name: str
+    Attributes:
+        metrics: what it does alone, one flat object.
+        turns, samples: a row per turn, and per request, of its benchmark.
+        comparison: what the comparison found, one flat object.
+        files: those that the stage ``benchmark`` writes; with its seconds they are its ``outputs``.
+    """
 
-    @property
-    def metrics(self) -> Path:
-        """What it does alone, one flat object."""
-        return Path(f"metrics/benchmark/{self.name}.json")
-
-    @property
-    def turns(self) -> Path:
-        """A row per turn of its benchmark."""
-        return TURNS / f"{self.name}.csv"
-
-    @property
-    def samples(self) -> Path:
-        """A row per request of its benchmark."""
-        return Path(f"samples/{self.name}.csv")
-
-    @property
-    def comparison(self) -> Path:
-        """What the comparison found, one flat object."""
-        return COMPARISON_METRICS / f"{self.name}.json"
-
-    @property
-    def files(self) -> list[Path]:
-        """Those that the stage ``benchmark`` writes."""
-        return [self.metrics, self.turns, self.samples]
-
-    @property
-    def outputs(self) -> list[Path]:
-        """The stage's outputs, as dvc.yaml names them."""
-        return [*self.files, SECONDS / f"benchmark/{self.name}.json"]
+    def __init__(self, name: str) -> None:
+        self.metrics = Path(f"metrics/benchmark/{name}.json")
+        self.turns = TURNS / f"{name}.csv"
+        self.samples = Path(f"samples/{name}.csv")
+        self.comparison = COMPARISON_METRICS / f"{name}.json"
+        self.files = [self.metrics, self.turns, self.samples]
+        self.outputs = [*self.files, SECONDS / f"benchmark/{name}.json"]
 
 
 def check_no_orphans(known: Collection[str]) -> None:
@@ -121,28 +98,17 @@ def check_no_orphans(known: Collection[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
 class CapacityPaths:
-    """Paths of the capacity of the configuration ``name``."""
+    """The capacity of the configuration ``name``.
 
-    name: str
+    Attributes:
+        metrics: the capacity with its interval, one flat object.
+        probes: a row per probe.
+        picture: share of late requests and latencies over the rate; no output of the stage.
+    """
 
-    @property
-    def metrics(self) -> Path:
-        """The capacity with its interval, one flat object."""
-        return Path(f"metrics/capacity/{self.name}.json")
-
-    @property
-    def probes(self) -> Path:
-        """A row per probe."""
-        return Path(f"plots/capacity/{self.name}.csv")
-
-    @property
-    def picture(self) -> Path:
-        """Share of late requests and latencies over the rate."""
-        return Path(f"assets/capacity/{self.name}.png")
-
-    @property
-    def outputs(self) -> list[Path]:
-        """The stage's outputs, as dvc.yaml names them."""
-        return [self.metrics, self.probes]
+    def __init__(self, name: str) -> None:
+        self.metrics = Path(f"metrics/capacity/{name}.json")
+        self.probes = Path(f"plots/capacity/{name}.csv")
+        self.picture = Path(f"assets/capacity/{name}.png")
+        self.outputs = [self.metrics, self.probes]

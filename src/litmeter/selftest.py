@@ -37,8 +37,9 @@ from litmeter.system.tables import text_table
 from litmeter.system.temporary import scratch
 
 Floats = npt.NDArray[np.float64]
+Compared = tuple[float | None, float | None]
+"""What is expected, and what was measured; None where it is not known."""
 
-WARMUP_S, TIMEOUT_S = 0.3, 10.0
 CONNECTIONS = 512
 """Connections of the open loops."""
 GAPS = 1200
@@ -61,8 +62,7 @@ class Case:
     """A stub server, its load, and what is compared.
 
     Attributes:
-        service_s: how long a request occupies a slot of the server.
-        parallel: number of slots.
+        service_s: how long a request occupies one of the server's ``parallel`` slots.
         seconds: length of the three windows.
         users: of a closed loop; with a rate, connections.
         rate_rps: of Poisson arrivals; None for a closed loop.
@@ -119,24 +119,23 @@ class Quantity(NamedTuple):
     """What is compared in a case.
 
     Attributes:
-        of: what is expected, and what was measured, in ``unit``; None where it is not known.
-        share, at_least: the error may be this share of what is expected, or this much where that is more.
-        reason: why it may be so large.
+        of: what is expected, and what was measured, in ``unit``.
+        share, at_least: the error may be this share of what is expected, or this much where that is more,
+            for this ``reason``.
     """
 
     name: str
     unit: str
-    of: Callable[[Run], tuple[float | None, float | None]]
-    share: float
-    at_least: float
+    of: Callable[[Run], Compared]
     reason: str
+    share: float = 0.0
+    at_least: float = 0.0
 
 
 class Check(NamedTuple):
     """One comparison, as metrics/verify.json holds it.
 
-    Attributes:
-        error, bound: shares of what is expected; in ``unit`` where that is 0. Unknown errors do not pass.
+    Error and bound are shares of what is expected; in ``unit`` where that is 0. Unknown errors do not pass.
     """
 
     name: str
@@ -154,12 +153,10 @@ def latency(
 ) -> Quantity:
     """A summary of latencies, over the same requests on both sides, so without an error of sampling.
 
-    Args:
-        expected_ms: latency of each request in the order of the record, NaN for those that are not compared.
-        tolerance: ``share``, ``at_least`` and ``reason``.
+    ``expected_ms`` has a latency for each request of the record, NaN for those that are not compared.
     """
 
-    def compare(run: Run) -> tuple[float | None, float | None]:
+    def compare(run: Run) -> Compared:
         expected = expected_ms(run)
         which = ~np.isnan(expected)
         if not which.any():
@@ -197,11 +194,7 @@ def only_good(run: Run, latency_ms: Floats) -> Floats:
 
 
 def waits(arrived: Floats, service_s: float, parallel: int) -> Floats:
-    """Seconds from arrival to departure of each request: first come, first served (Kiefer and Wolfowitz).
-
-    Args:
-        arrived: in ascending order.
-    """
+    """Seconds from arrivals, ascending, to departure: first come, first served (Kiefer and Wolfowitz)."""
     free_at = [-math.inf] * parallel
     left = []
     for time_s in arrived:
@@ -215,66 +208,54 @@ def exponential_distance(gaps: Floats, rate: float) -> float:
     return float(kstest(gaps, expon(scale=1 / rate).cdf).statistic)
 
 
+def busy_rates(run: Run) -> Compared:
+    """Requests per second of a server that never idles."""
+    return run.case.parallel / run.case.service_s, run.rates[-1]
+
+
+def arrival_rates(run: Run) -> Compared:
+    """Arrivals per second."""
+    return run.case.rate_rps, float(1 / run.gaps.mean())
+
+
+def distances(run: Run) -> Compared:
+    """Distance of the arrivals from a Poisson process."""
+    return 0.0, exponential_distance(run.gaps, run.case.rate_rps or math.nan)
+
+
+def wrk_rates(run: Run) -> Compared:
+    """Medians of the rates, as machines drift."""
+    return median(run.wrk_rates), median(run.rates)
+
+
 p50, p95, p99 = (partial(np.percentile, q=percent) for percent in (50, 95, 99))
 OWN_PATH = "a client's latency includes its own path through kernel and event loop"
 SCHEDULER = f"{OWN_PATH}, and the scheduler's delays"
 TIMER = "the stub's timer counts whole milliseconds, and a delay passes on to all that wait behind it"
 SLOW_STOP = "a stop takes milliseconds to begin, and so do the requests that have piled up after it"
+BY_CHANCE = "exceeded by one in a hundred samples of the true distribution"
+LATE_TIMERS = "the server never idles, but its timers are late by up to a millisecond"
+CLIENTS_TIME = "it depends on the time that a client takes between two requests; medians, as machines drift"
 
 CLOSED = (
-    Quantity(
-        "requests", "requests", lambda run: (len(run.log), len(run.record.end)), 0.0, 0.0, "none is lost"
-    ),
-    latency("p50, server's log", p50, by_log_ms, 0.03, 0.5, OWN_PATH),
-    latency("p99, server's log", p99, by_log_ms, 0.03, 2.0, SCHEDULER),
+    Quantity("requests", "requests", lambda run: (len(run.log), len(run.record.end)), "none is lost"),
+    latency("p50, server's log", p50, by_log_ms, OWN_PATH, 0.03, 0.5),
+    latency("p99, server's log", p99, by_log_ms, SCHEDULER, 0.03, 2.0),
 )
-BUSY = (
-    *CLOSED,
-    Quantity(
-        "rate, queueing",
-        "req/s",
-        lambda run: (run.case.parallel / run.case.service_s, run.rates[-1]),
-        0.03,
-        0.0,
-        "the server never idles, but its timers are late by up to a millisecond",
-    ),
-)
+BUSY = (*CLOSED, Quantity("rate, queueing", "req/s", busy_rates, LATE_TIMERS, 0.03))
 POISSON = (
-    Quantity(
-        "arrivals",
-        "/s",
-        lambda run: (run.case.rate_rps, float(1 / run.gaps.mean())),
-        3 / math.sqrt(GAPS),
-        0.0,
-        "three standard errors of the mean gap",
-    ),
-    Quantity(
-        "distance from Poisson",
-        "of 1",
-        lambda run: (0.0, exponential_distance(run.gaps, run.case.rate_rps or math.nan)),
-        0.0,
-        KOLMOGOROV_99 / math.sqrt(GAPS),
-        "exceeded by one in a hundred samples of the true distribution",
-    ),
+    Quantity("arrivals", "/s", arrival_rates, "three standard errors of the mean gap", 3 / math.sqrt(GAPS)),
+    Quantity("distance from Poisson", "of 1", distances, BY_CHANCE, 0.0, KOLMOGOROV_99 / math.sqrt(GAPS)),
 )
 QUEUE = (
-    latency("p50, queueing", p50, of_queue_ms, 0.05, 2.5, TIMER),
-    latency("p95, queueing", p95, of_queue_ms, 0.05, 2.5, TIMER),
+    latency("p50, queueing", p50, of_queue_ms, TIMER, 0.05, 2.5),
+    latency("p95, queueing", p95, of_queue_ms, TIMER, 0.05, 2.5),
 )
 STOP = (
-    latency("longest", np.max, of_stop_ms, 0.05, 0.0, SLOW_STOP),
-    latency("mean", np.mean, of_stop_ms, 0.05, 0.0, SLOW_STOP),
+    latency("longest", np.max, of_stop_ms, SLOW_STOP, 0.05),
+    latency("mean", np.mean, of_stop_ms, SLOW_STOP, 0.05),
 )
-WRK = (
-    Quantity(
-        "rate, wrk",
-        "req/s",
-        lambda run: (median(run.wrk_rates), median(run.rates)),
-        0.05,
-        0.0,
-        "it depends on the time that a client takes between two requests; medians, as machines drift",
-    ),
-)
+WRK = (Quantity("rate, wrk", "req/s", wrk_rates, CLIENTS_TIME, 0.05),)
 CASES = (
     # Twice as many users as slots: some request always waits, and the server never idles.
     Case(0.005, 1, 2.0, CLOSED, users=2),
@@ -298,8 +279,7 @@ CASES = (
 def main(cases: Sequence[Case] = CASES) -> int:
     """Run all cases, print and write what they gave; 0 where all checks have passed, else 1.
 
-    Raises:
-        VerifyError: wrk is missing or failed; the other checks are printed and written.
+    Raise VerifyError where wrk is missing or failed, once the other checks are printed and written.
     """
     failure: VerifyError | None = None
     checks: list[Check] = []
@@ -337,11 +317,11 @@ def run_case(case: Case) -> Run:
     plan = LoadPlan(
         users=case.users,
         requests=1,
-        warmup_s=WARMUP_S,
+        warmup_s=0.3,
         min_s=case.seconds,
         max_s=case.seconds,
         max_windows=WINDOWS,
-        timeout_s=TIMEOUT_S,
+        timeout_s=10.0,
         seed=0,
         rate_rps=case.rate_rps,
     )
@@ -376,29 +356,19 @@ def check(case: Case, quantity: Quantity, run: Run | None) -> Check:
     if expected is not None and measured is not None:
         error = round(measured / expected - 1 if expected else measured, 5)
     bound = round(max(quantity.share, quantity.at_least / (expected or 1.0)), 5)
-    return Check(
-        name=f"{case.name}: {quantity.name}",
-        expected=rounded(expected, 3),
-        measured=rounded(measured, 3),
-        unit=quantity.unit,
-        error=error,
-        bound=bound,
-        passed=error is not None and abs(error) <= bound,
-        reason=quantity.reason,
-    )
+    passed = error is not None and abs(error) <= bound
+    name, figures = f"{case.name}: {quantity.name}", (rounded(expected, 3), rounded(measured, 3))
+    return Check(name, *figures, quantity.unit, error, bound, passed, quantity.reason)
 
 
 def rate_by_wrk(url: str, body: bytes, users: int, seconds: int) -> float:
     """Requests per second that wrk measures: ``users`` connections, each a closed loop of POSTs.
 
-    Raises:
-        VerifyError: wrk is not installed, or it failed, or one of its requests did.
+    Raise VerifyError where wrk is not installed, or it failed, or one of its requests did.
     """
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise VerifyError(
-            "there is no wrk to compare with; `apt-get install wrk` (Debian, Ubuntu) installs it"
-        )
+    if (wrk := shutil.which("wrk")) is None:
+        install = "`apt-get install wrk` (Debian, Ubuntu) installs it"
+        raise VerifyError(f"there is no wrk to compare with; {install}")
     with scratch() as folder:
         (body_file := folder / "body").write_bytes(body)
         (script := folder / "post.lua").write_text(WRK_SCRIPT, encoding="utf-8")

@@ -16,9 +16,9 @@ import torch
 from litmeter.cli.main import main
 from litmeter.errors import LitmeterError, ModelError
 from litmeter.model.answers import answers_of
-from litmeter.model.compiled.build import compile_model, not_timed, time_packages
-from litmeter.model.compiled.manifest import MANIFEST_NAME, Manifest
-from litmeter.model.compiled.model import CompiledModel, load_package
+from litmeter.model.compiled.build import compile_model, time_packages
+from litmeter.model.compiled.manifest import MANIFEST_NAME, Manifest, Package
+from litmeter.model.compiled.model import load_package
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -58,8 +58,9 @@ def test_a_package_that_does_not_load_is_an_error_that_says_why(
 ) -> None:
     folders, _ = built
     (tmp_path / "full-2.package").write_bytes(b"no machine code")
+    broken = Package(precision="full", batch_size=SIZE, file="full-2.package")
     with pytest.raises(LitmeterError, match=r"runs the compiled models died .*its log ends:"):
-        time_packages(folders.exported, tmp_path, "cpu", [not_timed("full", SIZE, file="full-2.package")])
+        time_packages(folders.exported, tmp_path, "cpu", [broken])
 
 
 def test_processes_share_the_photos_and_answer_as_the_model(
@@ -164,7 +165,7 @@ def test_the_compiled_model_answers_as_the_model_at_every_size(
     )
     eager = Predictor(folders, "cpu", settings)
     compiled = Predictor(folders, "cpu", settings.model_copy(update={"compiled": True}))
-    assert isinstance(compiled.model, CompiledModel)
+    assert not isinstance(compiled.model, torch.nn.Module)
     for number in (1, SIZE, SIZE + 1, 2 * SIZE):
         images = [eager.preprocess(path.read_bytes()) for path in photos[:number]]
         assert torch.allclose(compiled.predict(images), eager.predict(images), atol=tolerance)

@@ -11,7 +11,7 @@ from time import perf_counter
 
 import torch
 
-from litmeter.ceilings.peaks import measured_bandwidth, measured_peak_flops
+from litmeter.ceilings import measured_bandwidth, measured_peak_flops
 
 
 def test_the_measured_peak_is_that_of_products_timed_here() -> None:

@@ -7,9 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from litmeter.ceilings import peaks
-from litmeter.ceilings.cost import Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.ceilings.peaks import find_device, measured_peak_flops
+from litmeter import ceilings
+from litmeter.ceilings import Cost, Traffic, cost_of, find_device, measured_peak_flops, roofline, traffic_of
 from litmeter.model.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
@@ -105,7 +104,7 @@ def test_products_that_would_take_seconds_are_not_tried(monkeypatch: pytest.Monk
         tried.append(size)
         return 1e9  # as emulated bfloat16: the next size takes 2 s
 
-    monkeypatch.setattr(peaks, "_matrix_product_flops", product_flops)
+    monkeypatch.setattr(ceilings, "_matrix_product_flops", product_flops)
     assert measured_peak_flops("cpu", "bfloat16") == 1e9
     assert tried == [512]
 

@@ -16,9 +16,8 @@ import torch
 
 from litmeter.errors import ModelError
 from litmeter.model.card import sha256
-from litmeter.model.compiled import gain
-from litmeter.model.compiled.build import describe, jobs_of, not_timed
-from litmeter.model.compiled.gain import findings
+from litmeter.model.compiled import package as compiler
+from litmeter.model.compiled.build import describe, jobs_of
 from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -27,7 +26,8 @@ from litmeter.model.compiled.manifest import (
     read_manifest,
     verified_file,
 )
-from litmeter.model.compiled.model import CompiledModel, split
+from litmeter.model.compiled.model import compiled_model, split
+from litmeter.model.compiled.package import findings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
 from litmeter.system.files import write_json
@@ -62,7 +62,7 @@ def faster_package(folder: Path) -> tuple[Path, Package]:
 
 
 class Timing:
-    """Times by round, as ``gain`` measures them."""
+    """Times by round, as ``package`` measures them."""
 
     def __init__(
         self,
@@ -76,7 +76,8 @@ class Timing:
 
 
 def entry(precision: str, size: int, path: Path, timing: Timing) -> Package:
-    return not_timed(precision, size, file=path.name, sha256=sha256(path), compile_s=20.0, **timing.findings)
+    made = {"file": path.name, "sha256": sha256(path), "compile_s": 20.0}
+    return Package(precision=precision, batch_size=size, **made, **timing.findings)
 
 
 def reason_against(timing: Timing) -> Any:
@@ -154,7 +155,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     path = folders.compiled / "half-1.package"
     path.write_bytes(b"machine code")
     slower = entry("half", 1, path, Timing([10.0] * 4, [10.5] * 4))
-    failed = not_timed("half", 4, skipped_reason="it cannot be compiled")
+    failed = Package(precision="half", batch_size=4, skipped_reason="it cannot be compiled")
     assert slower.skipped_reason == "slower than timm's model: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
@@ -164,7 +165,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     lines = list(describe(manifest))
     assert "10.5 ms, 10.0 ms as timm builds it; not used: slower than timm's model: 0.95" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
-    model = CompiledModel(lambda: lambda batch: batch, folders, "half", CPU)
+    model = compiled_model(lambda: lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
 
 
@@ -183,10 +184,10 @@ def test_timms_model_is_timed_for_longer_where_few_rounds_resolve_nothing(
 ) -> None:
     rng = random.Random(1)
     mean_ms = {"compiled": 10.0, "eager": eager_ms}
-    monkeypatch.setattr(gain, "ROUND_S", 0.0)
-    monkeypatch.setattr(gain, "run_ms", lambda name, _: mean_ms[name] * rng.uniform(0.8, 1.2))
+    monkeypatch.setattr(compiler, "ROUND_S", 0.0)
+    monkeypatch.setattr(compiler, "run_ms", lambda name, _: mean_ms[name] * rng.uniform(0.8, 1.2))
     models: Any = {name: name for name in mean_ms}
-    found = gain.times_ms(models, torch.zeros(1))
+    found = compiler.times_ms(models, torch.zeros(1))
     assert [len(found[name]) for name in mean_ms] == [10, eager_rounds]
 
 
@@ -238,7 +239,7 @@ def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
 
 
 def test_int8_without_a_package_for_one_image_says_why(folders: ModelFolders) -> None:
-    never = not_timed("int8", 1, skipped_reason="it cannot be compiled: NNCF")
+    never = Package(precision="int8", batch_size=1, skipped_reason="it cannot be compiled: NNCF")
     write_manifest(folders, packages=[never.model_dump()])
     with pytest.raises(ModelError, match="no package for a single image: it cannot be compiled: NNCF"):
         packages_to_use(folders, "cpu", "int8")

@@ -127,7 +127,7 @@ def test_a_pretrained_model_has_the_backbone_and_a_new_head() -> None:
     model = pretrained_model(settings(), num_classes=5)
     stored = package_weights(timm.create_model(PACKAGE_MODEL))
     assert torch.equal(model.state_dict()["blocks.6.0.conv_pwl.weight"], stored["blocks.6.0.conv_pwl.weight"])
-    assert [tuple(p.shape) for p in classifier_parameters(model)] == [(5, 1280), (5,)]
+    assert [tuple(p.shape) for p in classifier_parameters(model).values()] == [(5, 1280), (5,)]
 
 
 def test_a_users_state_dict_is_loaded(tmp_path: Path) -> None:

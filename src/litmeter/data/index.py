@@ -6,30 +6,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from litmeter.errors import DataError
 from litmeter.paths import INDEX
-from litmeter.system.files import read_json
+from litmeter.system.files import Record, read_json, reading
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class Photo(BaseModel):
+class Photo(Record):
     """One photograph; ``label`` is its position in the index's classes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     label: int
     split: Split
 
 
-class Index(BaseModel):
+class Index(Record):
     """All photographs and the names of their classes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     classes: list[str]
     photos: list[Photo]
@@ -43,10 +37,9 @@ class Index(BaseModel):
         if len(self.classes) < 2:
             raise DataError(f"a classifier needs two classes or more, got {self.classes}")
         for name in SPLITS:
-            present = {photo.label for photo in self.split(name)}
-            for label, class_name in enumerate(self.classes):
-                if label not in present:
-                    raise DataError(f"class {class_name!r} has no photo in the {name} split")
+            missing = set(range(len(self.classes))) - {photo.label for photo in self.split(name)}
+            if missing:
+                raise DataError(f"class {self.classes[min(missing)]!r} has no photo in the {name} split")
 
     def describe(self) -> str:
         """Number of photographs per class, one line per split."""
@@ -60,17 +53,9 @@ class Index(BaseModel):
 
 
 def read_index() -> Index:
-    """Read the index that the stage ``data`` wrote.
-
-    Raises:
-        DataError: there is none, or a photograph that it names does not exist.
-    """
-    try:
+    """Read the index that the stage ``data`` wrote; raise DataError where it or a photograph is missing."""
+    with reading(INDEX, "dvc repro data", DataError):
         index = Index.model_validate(read_json(INDEX))
-    except OSError as error:
-        raise DataError(f"{INDEX}: {error.strerror}; `dvc repro data` makes it") from error
-    except (ValueError, ValidationError) as error:
-        raise DataError(f"{INDEX}: {' '.join(str(error).split())}") from error
     for photo in index.photos:
         if not Path(photo.path).is_file():
             raise DataError(f"{photo.path} is not there any more; `dvc repro --force data` looks again")

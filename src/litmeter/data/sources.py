@@ -11,8 +11,8 @@ from litmeter.data.index import SPLITS, Index, Photo
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
 from litmeter.paths import DOWNLOAD_FOLDER
+from litmeter.system.imports import lean_import
 from litmeter.system.progress import bar
-from litmeter.system.without_compiler import lean_import
 
 datasets = lean_import("torchvision.datasets")
 
@@ -25,32 +25,24 @@ OXFORD_NAME = "oxford-iiit-pet"
 def make_index(settings: DataSettings) -> Index:
     """The index of the source that ``settings`` name.
 
-    Raises:
-        DataError: the source is not there, or has a class without a photograph in some split.
+    Raise DataError where it is not there, or has a class without a photograph in some split.
     """
+    root = DOWNLOAD_FOLDER if settings.download else Path(settings.folder)
     if settings.download:
         try:
-            datasets.OxfordIIITPet(DOWNLOAD_FOLDER, download=True)  # unless it is there already
+            datasets.OxfordIIITPet(root, download=True)  # unless it is there already
         except (OSError, RuntimeError) as error:
             raise DataError(
                 f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
                 "data.download to false, for the photos in data/sample"
             ) from error
-        index = _oxford(DOWNLOAD_FOLDER, settings)
-    elif (Path(settings.folder) / OXFORD_NAME).is_dir():
-        index = _oxford(Path(settings.folder), settings)
-    else:
-        index = _class_folders(settings)
+    index = _oxford(root, settings) if (root / OXFORD_NAME).is_dir() else _class_folders(settings)
     index.check()
     return index
 
 
 def check_readable(index: Index) -> None:
-    """Decode every photograph once.
-
-    Raises:
-        DataError: naming the first file that is not a whole image.
-    """
+    """Decode every photograph once; raise DataError naming the first file that is not a whole image."""
     with bar(len(index.photos), "checking photos", "photo") as progress:
         for photo in index.photos:
             try:

@@ -28,7 +28,7 @@ from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.records import block_rates
-from litmeter.system.collector import freeze_gc_after
+from litmeter.system.imports import freeze_gc_after
 
 ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005

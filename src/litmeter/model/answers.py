@@ -1,7 +1,4 @@
-"""Answers of configurations without a server: ``python -m litmeter.model.answers`` finds a share.
-
-As many processes as there are cores share the photos.
-"""
+"""Answers of configurations without a server; ``python -m litmeter.model.answers`` has a share of photos."""
 
 from __future__ import annotations
 
@@ -28,27 +25,24 @@ def answers_of(
 ) -> list[npt.NDArray[np.float64]]:
     """The probabilities of each configuration, by photo and class.
 
-    Raises:
-        LitmeterError: a model cannot be loaded or run; the message holds the end of its log.
+    Raise LitmeterError, with the end of its log, where a model cannot be loaded or run.
     """
     processes = 1 if device == "cuda" else min(os.cpu_count() or 1, len(photos))
     answers: list[list[Any]] = [[None] * len(photos) for _ in configurations]
-    one_thread = [settings.model_copy(update={"threads_per_worker": 1}) for settings in configurations]
     job = {
         "exported": str(folders.exported),
         "compiled": str(folders.compiled),
         "device": device,
-        "configurations": [settings.model_dump() for settings in one_thread],
+        "configurations": [own.model_dump() | {"threads_per_worker": 1} for own in configurations],
     }
     environment = worker_environment(ServeSettings(keep_freed_memory=True))
     with bar(len(configurations) * len(photos), "answers", "photo") as progress:
 
         def run_share(first: int, on_start: OnStart) -> None:
             numbers = range(first, len(photos), processes)
-            with json_lines_process(
-                "litmeter.model.answers", environment, "what runs the model", on_start
-            ) as process:
-                process.send({**job, "photos": [str(photos[number]) for number in numbers]})
+            own = job | {"photos": [str(photos[number]) for number in numbers]}
+            name = "what runs the model"
+            with json_lines_process("litmeter.model.answers", own, environment, name, on_start) as process:
                 for _ in range(len(configurations) * len(numbers)):
                     configuration, position, probabilities = process.answer()
                     answers[configuration][numbers[position]] = probabilities

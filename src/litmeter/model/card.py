@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.system.files import read_json
+from litmeter.system.files import Record, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
@@ -18,13 +17,11 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 """Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
 
 
-class ModelCard(BaseModel):
+class ModelCard(Record):
     """All that a server must know about a model, besides its weights."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     architecture: str = Field(description="name in timm")
-    classes: Annotated[list[str], Field(min_length=2)] = Field(description="by output index")
+    classes: list[str] = Field(min_length=2, description="by output index")
     image_size: int = Field(description="side of the square input, pixels")
     mean: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
     std: tuple[float, float, float] = Field(description="per channel, of values in 0..1")
@@ -50,27 +47,15 @@ def sha256(path: Path) -> str:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card in ``folder``, and check that the weights beside it have its hash.
-
-    Raises:
-        ModelError: a file is missing or malformed, or the weights have another hash.
-    """
-    try:
+    """Read the card in ``folder``, and check that the weights beside it have its hash; raise ModelError."""
+    with reading(folder / CARD_NAME, "dvc repro export", ModelError):
         card = ModelCard.model_validate(read_json(folder / CARD_NAME))
         digest = sha256(folder / WEIGHTS_NAME)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro export` makes it") from error
-    except (ValueError, ValidationError) as error:
-        raise ModelError(f"{folder / CARD_NAME}: {' '.join(str(error).split())}") from error
     if digest != card.weights_sha256:
         raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
     return card
 
 
 def exported_weights(folder: Path) -> str | None:
-    """Hash of the weights in ``folder``; None where there is no model, as in a fresh clone.
-
-    Raises:
-        ModelError: see ``read_card``.
-    """
+    """Hash of the weights in ``folder``, by ``read_card``; None in a fresh clone, without a model."""
     return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None

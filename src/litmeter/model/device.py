@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from litmeter.errors import ParamsError
+from typing import get_args
 
-PRECISIONS = ("full", "half", "int8")
+from litmeter.errors import ParamsError
+from litmeter.params import Precision
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def resolve_device(device: str, cuda_available: bool) -> str:
-    """The device, ``cpu`` or ``cuda``, for the ``device`` of params.yaml.
-
-    Raises:
-        ParamsError: CUDA was asked for and there is none.
-    """
+    """``cpu`` or ``cuda``, for the ``device`` of params.yaml; raise ParamsError if there is no CUDA."""
     if device == "auto":
         return "cuda" if cuda_available else "cpu"
     if device == "cuda" and not cuda_available:
@@ -34,11 +33,8 @@ def precisions_on(device: str) -> tuple[str, ...]:
 
 def dtype_name(precision: str, device: str) -> str:
     """torch's name of the number format; half is the 16-bit format that the device computes fastest."""
-    if precision == "full":
-        return "float32"
-    if precision == "int8":
-        return "int8"
-    return "bfloat16" if device.startswith("cpu") else "float16"
+    half = "bfloat16" if device.startswith("cpu") else "float16"
+    return {"full": "float32", "half": half, "int8": "int8"}[precision]
 
 
 def cannot_run_reason(dtype: str, device: str) -> str | None:

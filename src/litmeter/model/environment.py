@@ -13,10 +13,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def worker_environment(settings: ServeSettings) -> dict[str, str]:
-    """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised.
+    """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised in it.
 
-    The two variables do what ``keep_freed_memory`` does, from the process's start on. Other
-    C libraries than glibc ignore them.
+    Other C libraries than glibc ignore them.
     """
     if not settings.keep_freed_memory:
         return dict(os.environ)
@@ -25,15 +24,8 @@ def worker_environment(settings: ServeSettings) -> dict[str, str]:
 
 
 def modules_of(settings: ServeSettings) -> list[str]:
-    """The modules that a predictor with these settings imports; their libraries take seconds.
-
-    Processes that are forked can have them imported before.
-    """
-    return [
-        "litmeter.model.predictor",
-        *([] if settings.compiled else ["litmeter.model.model"]),
-        *(["litmeter.model.lean_timm"] if settings.preprocess == "timm" else []),
-    ]
+    """The modules that a predictor with these settings imports; workers are forked where these are loaded."""
+    return ["litmeter.model.predictor", *([] if settings.compiled else ["litmeter.model.model"])]
 
 
 def keep_freed_memory() -> None:

@@ -51,8 +51,7 @@ class ImageError(Exception):
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode ``content``, an image file of one of ``FORMATS``, to RGB.
 
-    Raises:
-        ImageError: 413 above a limit, 400 for anything that is not a whole image.
+    Raise ImageError: 413 above a limit, 400 for anything that is not a whole image.
     """
     return to_rgb(open_image(needed_parts(content), max_pixels))
 
@@ -60,10 +59,7 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read the header of the image file ``content``, of ``needed_parts``, and check the limits.
 
-    Nothing is decoded yet.
-
-    Raises:
-        ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
+    Raise ImageError: 413 above a limit, 400 for what does not begin as an image of one of ``FORMATS``.
     """
     # Pillow refuses images of more than twice this number, before it allocates memory for a WebP or a GIF.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
@@ -77,7 +73,9 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ImageError(400, f"image: {_unsupported_reason(content)}") from error
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
+        raise ImageError(
+            400, f"image: not a readable image ({str(error) or type(error).__name__})"
+        ) from error
     size = f"{image.width} x {image.height}"
     if image.width * image.height > max_pixels:
         raise ImageError(413, f"image: {size} pixels are more than the {max_pixels} allowed")
@@ -90,32 +88,24 @@ def open_image(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode an opened image.
-
-    Raises:
-        ImageError: 400 where the file is truncated or damaged.
-    """
+    """Decode an opened image; raise ImageError, 400, where the file is truncated or damaged."""
     try:
         if image.mode == "I;16":  # a 16-bit grey PNG, whose values Pillow would clip instead of scaling
             image = image.point(lambda value: value / 256).convert("L")
         return image.convert("RGB")
     except Exception as error:  # Pillow's plugins raise whatever their parsers hit
-        raise ImageError(400, f"image: not a readable image ({_reason(error)})") from error
+        raise ImageError(
+            400, f"image: not a readable image ({str(error) or type(error).__name__})"
+        ) from error
 
 
 def _unsupported_reason(content: bytes) -> str:
-    """Why a file that is of none of ``FORMATS`` is refused."""
     if not content:
         return "empty"
     for name, (offset, signatures) in UNSUPPORTED.items():
         if content.startswith(signatures, offset):
             return f"{name} is not taken; JPEG, PNG, WebP and GIF are"
     return "not a readable image (unknown format: no JPEG, PNG, WebP or GIF)"
-
-
-def _reason(error: Exception) -> str:
-    """Pillow's message; the error's type where it has none."""
-    return str(error) or type(error).__name__
 
 
 MAX_SEGMENTS = 2048
@@ -157,18 +147,16 @@ def needed_parts(content: bytes) -> bytes:
     """An image file without the parts that its pixels do not depend on: no decoder walks through them.
 
     A file that ends too early ends too early in the result, too; other formats are returned as they are.
-
-    Raises:
-        ImageError: 413 for more parts than MAX_SEGMENTS, MAX_CHUNKS, MAX_EXTENSIONS or MAX_BLOCKS, or more
-            than MAX_JUNK bytes between them.
+    Raise ImageError, 413, for more parts, or more bytes between them, than the constants above allow.
     """
-    if content.startswith(SOI + b"\xff"):
-        return _jpeg(content)
-    if content.startswith(PNG_SIGNATURE):
-        return _png(content)
-    if content.startswith(GIF_SIGNATURES):
-        return _gif(content)
+    for signatures, needed in ((SOI + b"\xff", _jpeg), (PNG_SIGNATURE, _png), (GIF_SIGNATURES, _gif)):
+        if content.startswith(signatures):
+            return needed(content)
     return content
+
+
+def _too_many(what: str) -> ImageError:
+    return ImageError(413, f"image: {what}")
 
 
 def _jpeg(content: bytes) -> bytes:
@@ -180,23 +168,21 @@ def _jpeg(content: bytes) -> bytes:
             return b"".join(kept)
         junk += fill.end() - 1 - place
         if junk > MAX_JUNK:
-            raise ImageError(413, f"image: more than {MAX_JUNK} bytes that belong to no segment")
+            raise _too_many(f"more than {MAX_JUNK} bytes that belong to no segment")
         marker = content[fill.end()]
         begin, place = fill.end() - 1, fill.end() + 1
         if marker == SOS:
             end = content.find(EOI, place)
             scans = content[begin : end + len(EOI) if end >= 0 else len(content)]
             if _markers(scans) > MAX_SEGMENTS:
-                raise ImageError(
-                    413, f"image: a JPEG of more than {MAX_SEGMENTS} markers from its first scan on"
-                )
+                raise _too_many(f"a JPEG of more than {MAX_SEGMENTS} markers from its first scan on")
             return b"".join([*kept, LONG_FILLS.sub(b"\xff", scans) if LONG_FILL in scans else scans])
         if marker == 0x00 or marker in LONE_MARKERS:
             continue
         place += max(2, int.from_bytes(content[place : place + 2], "big"))
         if marker in NEEDED_APPS or not (0xE0 <= marker <= 0xEF or marker == COMMENT):
             kept.append(content[begin:place])
-    raise ImageError(413, f"image: a JPEG of more than {MAX_SEGMENTS} segments")
+    raise _too_many(f"a JPEG of more than {MAX_SEGMENTS} segments")
 
 
 def _markers(scans: bytes) -> int:
@@ -219,36 +205,28 @@ def _png(content: bytes) -> bytes:
             kept.append(content[begin:place])
         if kind == b"IEND":
             return b"".join(kept)
-    raise ImageError(413, f"image: a PNG of more than {MAX_CHUNKS} chunks")
+    raise _too_many(f"a PNG of more than {MAX_CHUNKS} chunks")
 
 
 def _gif(content: bytes) -> bytes:
     if len(content) < 13:
         return content
-    place = 13 + _colour_table_bytes(content[10])
+    flags = content[10]
+    place = 13 + (3 << ((flags & 0x07) + 1) if flags & 0x80 else 0)  # behind the colour table
     kept, extensions, blocks = [content[:place]], 0, 0
     while (found := GIF_BLOCK.search(content, place, place + MAX_JUNK)) and found[0] == b"!":
         begin, place, length = found.start(), found.start() + 2, 1
         extensions += 1
         if extensions > MAX_EXTENSIONS:
-            raise ImageError(
-                413, f"image: a GIF with more than {MAX_EXTENSIONS} extensions before its first image"
-            )
+            raise _too_many(f"a GIF with more than {MAX_EXTENSIONS} extensions before its first image")
         while length:
             blocks += 1
             if blocks > MAX_BLOCKS:
-                raise ImageError(
-                    413, f"image: a GIF with more than {MAX_BLOCKS} blocks before its first image"
-                )
+                raise _too_many(f"a GIF with more than {MAX_BLOCKS} blocks before its first image")
             length = content[place] if place < len(content) else 0
             place += 1 + length
         if content[begin + 1 : begin + 2] == GRAPHIC_CONTROL:
             kept.append(content[begin:place])
     if found is None and place + MAX_JUNK < len(content):
-        raise ImageError(413, f"image: more than {MAX_JUNK} bytes that belong to no block")
+        raise _too_many(f"more than {MAX_JUNK} bytes that belong to no block")
     return b"".join([*kept, content[found.start() :] if found else b""])
-
-
-def _colour_table_bytes(flags: int) -> int:
-    """Length of the colour table that a GIF's flags announce."""
-    return 3 << ((flags & 0x07) + 1) if flags & 0x80 else 0

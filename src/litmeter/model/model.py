@@ -10,14 +10,16 @@ from safetensors.torch import load_file
 
 from litmeter.errors import ModelError
 from litmeter.model.card import WEIGHTS_NAME, ModelCard
-from litmeter.model.lean_timm import timm
+from litmeter.system.imports import lean_import
+
+timm = lean_import("timm")
+lean_import("timm.data")
 
 
 def build_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:
     """A timm model for square images of ``image_size`` pixels; ``hub`` downloads timm's weights.
 
-    Raises:
-        ModelError: timm cannot build it, or cannot reach the weights.
+    Raise ModelError where timm cannot build it, or cannot reach the weights.
     """
     try:
         fixed = timm.get_pretrained_cfg(name).fixed_input_size

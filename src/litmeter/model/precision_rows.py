@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from litmeter.stats.change import Change
@@ -14,14 +14,7 @@ TEST, OTHER = "test", "other"
 
 @dataclass(frozen=True)
 class PackageRow:
-    """A row of plots/compiled.csv: a precision and batch size, as timm builds it and compiled.
-
-    Attributes:
-        eager_ms, compiled_ms: median time of a run on a batch; timm's model does not come in int8.
-        parts_ms: the same by smaller packages that make up the batch, None where there are none.
-        skipped_reason: why the package is not used, None where it is.
-        remark: what is to be said of it where it is used, such as that smaller ones may be as fast.
-    """
+    """A row of plots/compiled.csv: the package of a precision and batch size, as ``Package`` describes it."""
 
     precision: str
     batch_size: int
@@ -35,50 +28,32 @@ class PackageRow:
 
 @dataclass(frozen=True)
 class ChangeRow(Change):
-    """A row of plots/precisions.csv: what changes from the reference's answers to these.
-
-    Attributes:
-        split: TEST or OTHER.
-    """
+    """A row of plots/precisions.csv: what changes from the reference's answers to these, in a split."""
 
     precision: str
     preprocess: str
     split: str
 
 
-HEAD = (
-    "precision",
-    "preprocess",
-    "ms an image",
-    "photos",
-    "same label",
-    "at least",
-    "accuracy",
-    "change",
-    "probability, mean change",
-    "largest",
-    "divergence",
-)
+COLUMNS: Mapping[str, Callable[[ChangeRow, Sequence[PackageRow]], str]] = {
+    "precision": lambda row, _: row.precision,
+    "preprocess": lambda row, _: row.preprocess,
+    "ms an image": lambda row, packages: number_cell(image_ms(packages, row.precision), 1),
+    "photos": lambda row, _: f"{row.photos} {row.split}",
+    "same label": lambda row, _: f"{row.agreement:.1%}",
+    "at least": lambda row, _: f"{row.agreement_low:.1%}",
+    "accuracy": lambda row, _: f"{row.accuracy:.1%}",
+    "change": lambda row, _: f"{100 * row.accuracy_change:+.1f}",
+    "probability, mean change": lambda row, _: f"{row.mean_change:.4f}",
+    "largest": lambda row, _: f"{row.largest_change:.3f}",
+    "divergence": lambda row, _: f"{row.divergence:.5f}",
+}
+HEAD = tuple(COLUMNS)
 
 
 def precision_cells(changes: Sequence[ChangeRow], packages: Sequence[PackageRow]) -> list[list[str]]:
     """A row of cells for each of ``changes``, under HEAD."""
-    return [
-        [
-            row.precision,
-            row.preprocess,
-            number_cell(image_ms(packages, row.precision), 1),
-            f"{row.photos} {row.split}",
-            f"{row.agreement:.1%}",
-            f"{row.agreement_low:.1%}",
-            f"{row.accuracy:.1%}",
-            f"{100 * row.accuracy_change:+.1f}",
-            f"{row.mean_change:.4f}",
-            f"{row.largest_change:.3f}",
-            f"{row.divergence:.5f}",
-        ]
-        for row in changes
-    ]
+    return [[cell(row, packages) for cell in COLUMNS.values()] for row in changes]
 
 
 def image_ms(packages: Sequence[PackageRow], precision: str) -> float | None:

@@ -5,45 +5,32 @@ The server's workers and the in-process baseline both run it, so that their rate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from litmeter.model.card import read_card
-from litmeter.model.compiled.model import BatchModel, CompiledModel
+from litmeter.model.compiled.model import BatchModel, compiled_model
 from litmeter.model.device import dtype_name
-from litmeter.model.preprocess import (
-    ScaledPreprocess,
-    TimmPreprocess,
-    TorchvisionPreprocess,
-    stack_images,
-)
+from litmeter.model.preprocess import PREPROCESS, stack_images
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 
 CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
 
-PREPROCESS: dict[str, type[TimmPreprocess | TorchvisionPreprocess]] = {
-    "timm": TimmPreprocess,
-    "torchvision": TorchvisionPreprocess,
-    "scaled": ScaledPreprocess,
-}
-
 
 class Predictor:
-    """Classifies images with an exported model.
+    """Classifies images with an exported model; raises ModelError where that or a package is missing.
 
     Args:
         folders: of the exported model and the packages compiled from it.
         device: ``cpu`` or ``cuda``, with an index or without.
-        settings: of which ``precision``, ``threads_per_worker``, ``preprocess``, ``compiled`` and
-            ``max_megapixels`` count.
 
-    Raises:
-        ModelError: there is no such model, or no packages compiled from it on this machine.
+    Attributes:
+        decode: an image file -> RGB, in the form that ``transform`` takes; raises ImageError.
+        transform: that -> one input of the model, on the CPU: normalised float32, or uint8, (3, size, size).
     """
 
     def __init__(self, folders: ModelFolders, device: str, settings: ServeSettings) -> None:
@@ -52,37 +39,25 @@ class Predictor:
         self.dtype = getattr(torch, dtype_name(settings.precision, device))
         if settings.threads_per_worker is not None:
             torch.set_num_threads(settings.threads_per_worker)
-        self._preprocess = PREPROCESS[settings.preprocess](self.card, settings.max_megapixels * 1_000_000)
-        build_eager = partial(self._eager_model, folders, settings)
+        preprocess = PREPROCESS[settings.preprocess](self.card, settings.max_megapixels * 1_000_000)
+        self.decode: Callable[[bytes], Any] = preprocess.decode
+        self.transform: Callable[[Any], torch.Tensor] = preprocess.transform
+
+        def build_eager() -> BatchModel:
+            from litmeter.model.model import PixelModel, load_model  # imports timm, which takes a second
+
+            model = load_model(folders.exported, self.card, self.device, self.dtype)
+            timm = settings.preprocess == "timm"
+            return model if timm else PixelModel(model, self.card, self.device, self.dtype)
+
         self.model: BatchModel = (
-            CompiledModel(build_eager, folders, settings.precision, self.device)
+            compiled_model(build_eager, folders, settings.precision, self.device)
             if settings.compiled
             else build_eager()
         )
 
-    def _eager_model(self, folders: ModelFolders, settings: ServeSettings) -> BatchModel:
-        """The model as timm builds it, for the input that ``settings.preprocess`` makes."""
-        from litmeter.model.model import PixelModel, load_model  # imports timm, which takes a second
-
-        model = load_model(folders.exported, self.card, self.device, self.dtype)
-        if settings.preprocess != "timm":
-            return PixelModel(model, self.card, self.device, self.dtype)
-        return model
-
-    def decode(self, content: bytes) -> Any:
-        """Decode an image file to RGB, in the form that ``transform`` takes.
-
-        Raises:
-            ImageError: ``content`` is not a whole image, or is too large to decode.
-        """
-        return self._preprocess.decode(content)
-
-    def transform(self, image: Any) -> torch.Tensor:
-        """One input of the model, on the CPU: normalised float32, or uint8, (3, size, size)."""
-        return self._preprocess.transform(image)
-
     def preprocess(self, content: bytes) -> torch.Tensor:
-        """Decode and transform one image file; raise ImageError as ``decode`` does."""
+        """Decode and transform one image file."""
         return self.transform(self.decode(content))
 
     def batch(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -92,8 +67,7 @@ class Predictor:
     def predict(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
         """Class probabilities, float32 (N, classes) on the CPU, of preprocessed images.
 
-        Raises:
-            MemoryError: the device's memory does not suffice for a batch of this size.
+        Raise MemoryError where the device's memory does not suffice for a batch of this size.
         """
         try:
             return self.forward(self.batch(images)).cpu()

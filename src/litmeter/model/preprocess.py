@@ -1,12 +1,10 @@
 """Image file -> one input of the model: by torch on bytes, or by timm's evaluation transform on PIL images.
 
 On bytes, libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
-antialiasing). Batches are stacked and copied to the device as uint8, and normalised there by one
-multiplication and addition (``PixelModel``). Files that torchvision does not decode to the same pixels as
-Pillow (other formats, CMYK, damaged files) are decoded by Pillow.
-
-The package torchvision itself is not imported: that takes a second, and 60 MiB in each worker. Nor is timm
-where it is not used.
+antialiasing). Batches are stacked and copied to the device as uint8, and normalised there (``PixelModel``).
+Files that torchvision does not decode to the same pixels as Pillow (other formats, CMYK, damaged files) are
+decoded by Pillow. The package torchvision itself is not imported: that takes a second, and 60 MiB in each
+worker. Nor is timm where it is not used.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ class TimmPreprocess:
     """Decodes by Pillow; resizes, crops and normalises as timm does."""
 
     def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
-        from litmeter.model.lean_timm import timm  # takes a second
+        from litmeter.model.model import timm  # takes a second
 
         self._max_pixels = max_pixels
         self._transform = timm.data.create_transform(
@@ -43,11 +41,7 @@ class TimmPreprocess:
         )
 
     def decode(self, content: bytes) -> Image.Image:
-        """Decode an image file to RGB.
-
-        Raises:
-            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
-        """
+        """Decode an image file to RGB; raise ImageError as ``image.decode`` does."""
         return decode(content, self._max_pixels)
 
     def transform(self, image: Image.Image) -> torch.Tensor:
@@ -65,8 +59,7 @@ RGB = 3
 class TorchvisionPreprocess:
     """Decodes and resizes by libjpeg and torch: image files -> uint8 pixels, as ``PixelModel`` takes them.
 
-    Raises:
-        ModelError: torch cannot resize as the model needs it, or torchvision has no decoder for JPEG.
+    Raises ModelError where torch cannot resize as the model needs it, or has no decoder for JPEG.
     """
 
     def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
@@ -82,16 +75,11 @@ class TorchvisionPreprocess:
         self.interpolation = card.interpolation
 
     def decode(self, content: bytes) -> torch.Tensor:
-        """Decode an image file to RGB, uint8 (3, height, width), channels last in memory.
-
-        Raises:
-            ImageError: 413 above the allowed size, 400 for anything that is not a whole image.
-        """
+        """Decode to RGB, uint8 (3, height, width), channels last in memory; raise as ``image.decode``."""
         content = needed_parts(content)
         return self._decode(content, open_image(content, self._max_pixels))
 
     def _decode(self, content: bytes, image: Image.Image) -> torch.Tensor:
-        """Decode ``content``, opened as ``image``."""
         if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
             data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
             with suppress(RuntimeError):  # Pillow decodes it, or raises with a reason
@@ -125,16 +113,21 @@ class ScaledPreprocess(TorchvisionPreprocess):
         return super()._decode(content, image)
 
 
+PREPROCESS: dict[str, type[TimmPreprocess | TorchvisionPreprocess]] = {
+    "timm": TimmPreprocess,
+    "torchvision": TorchvisionPreprocess,
+    "scaled": ScaledPreprocess,
+}
+
+
 @functools.cache
 def jpeg_decoder() -> Callable[[torch.Tensor, int, bool], torch.Tensor]:
     """torchvision's decoder of JPEG files: bytes, mode, and whether to rotate as EXIF says -> pixels.
 
-    Raises:
-        ModelError: torchvision was built without it.
+    Raise ModelError where torchvision was built without it.
     """
     torchvision = find_spec("torchvision")
-    folders = (torchvision and torchvision.submodule_search_locations) or []
-    for folder in folders:
+    for folder in (torchvision and torchvision.submodule_search_locations) or []:
         library = FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("image")
         if library is not None and library.origin is not None:
             torch.ops.load_library(library.origin)  # type: ignore[no-untyped-call]
@@ -144,11 +137,7 @@ def jpeg_decoder() -> Callable[[torch.Tensor, int, bool], torch.Tensor]:
 
 
 def pixels_of(image: Image.Image) -> torch.Tensor:
-    """Decode an opened image by Pillow: RGB, uint8 (3, height, width), channels last in memory.
-
-    Raises:
-        ImageError: it is not a whole image.
-    """
+    """Decode an opened image by Pillow: RGB, uint8 (3, height, width); raise ImageError as ``to_rgb``."""
     return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from litmeter.errors import ModelError
-from litmeter.system.files import read_json, write_json
+from litmeter.system.files import read_json, reading, write_json
 
 REFERENCE_NAME = "reference.json"
 
@@ -37,17 +37,8 @@ def write_reference(folder: Path, reference: Reference) -> None:
 
 
 def read_reference(folder: Path) -> Reference:
-    """Read the reference that the stage ``export`` wrote.
-
-    Raises:
-        ModelError: it is missing or malformed.
-    """
-    path = folder / REFERENCE_NAME
-    try:
+    """Read the reference that the stage ``export`` wrote; raise ModelError if it is missing or malformed."""
+    with reading(path := folder / REFERENCE_NAME, "dvc repro export", ModelError):
         content = read_json(path)
         probabilities = np.array(content.pop("probabilities"), dtype=np.float64)
         return Reference(**content, probabilities=probabilities)
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; `dvc repro export` makes it") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: malformed ({error!r})") from error

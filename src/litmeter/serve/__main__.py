@@ -18,7 +18,7 @@ from litmeter.paths import ModelFolders
 from litmeter.serve.binding import api_key
 from litmeter.serve.direct.channel import is_supported
 from litmeter.serve.forkserver import FORKS, start_forkserver
-from litmeter.system.collector import freeze_gc_after
+from litmeter.system.imports import freeze_gc_after
 
 WORKER = {False: "litmeter.serve.api", True: "litmeter.serve.direct.worker"}
 """What runs in a worker, by whether the transport is the direct one."""

@@ -24,7 +24,7 @@ from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.errors import Reply, error_reply, invalid_body_reply
 from litmeter.serve.metrics import BATCH_SIZE, PROCESS, observe_stage
-from litmeter.system.collector import freeze_gc_after
+from litmeter.system.imports import freeze_gc_after
 
 if TYPE_CHECKING:
     from litmeter.model.predictor import Predictor

@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 
 from litmeter.serve.forkserver import MODULES
-from litmeter.system.collector import freeze_gc_after
+from litmeter.system.imports import freeze_gc_after
 from litmeter.system.signals import kill_with_parent
 
 kill_with_parent(os.getppid())

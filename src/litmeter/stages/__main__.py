@@ -20,7 +20,7 @@ from time import monotonic
 from litmeter.errors import LitmeterError, ParamsError, storage_error
 from litmeter.params import PARAMS_FILE, load_params
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
-from litmeter.system.collector import freeze_gc_after
+from litmeter.system.imports import freeze_gc_after
 from litmeter.system.progress import print_wrapped, set_place
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from litmeter.system.temporary import report_stale_files

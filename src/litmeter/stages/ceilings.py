@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from litmeter.ceilings.cost import BACKEND, BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
-from litmeter.ceilings.peaks import DEVICES, find_device, measured_bandwidth, measured_peak_flops
+from litmeter.ceilings import (
+    BACKEND,
+    BYTES_PER_NUMBER,
+    DEVICES,
+    Cost,
+    Traffic,
+    cost_of,
+    find_device,
+    measured_bandwidth,
+    measured_peak_flops,
+    roofline,
+    traffic_of,
+)
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.load import load_generator

@@ -81,7 +81,7 @@ def check_model_name(name: str) -> None:
     with suppress(ModelError):
         if read_card(MODEL.exported).architecture == name:
             return
-    from litmeter.model.lean_timm import timm  # takes seconds
+    from litmeter.model.model import timm  # takes seconds
 
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

@@ -20,9 +20,9 @@ from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from litmeter.errors import ReportError, storage_error
+from litmeter.errors import LitmeterError, ReportError, storage_error
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -40,14 +40,17 @@ _transaction: ContextVar[tuple[ExitStack, list[tuple[Path, Path]]] | None] = Con
 """The enclosing ``all_or_nothing``: its clean-up, and the (temporary, final) paths written so far."""
 
 
+class Record(BaseModel):
+    """Base of what JSON files hold: unknown keys are errors, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
 
-    A reader of ``path`` sees the old file or the new one, never a part.
-
-    Raises:
-        StorageError: it cannot be written.
+    A reader of ``path`` sees the old file or the new one, never a part. Raise StorageError.
     """
     with _storage_errors(path):
         if (transaction := _transaction.get()) is None:
@@ -81,7 +84,7 @@ def all_or_nothing() -> Iterator[None]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside ``path``, and rename it to ``path`` when the block ends without an error."""
     with _storage_errors(path), ExitStack() as cleanup:
-        temporary = _temporary_path(path)
+        temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
         shutil.rmtree(temporary, ignore_errors=True)
         with defer_signals():
             temporary.mkdir(parents=True)
@@ -102,7 +105,7 @@ def check_writable(paths: Iterable[Path]) -> None:
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
     """Create a locked file beside ``path``; remove it, unless it was renamed, when the block is left."""
-    temporary = _temporary_path(path)
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as cleanup:
         with defer_signals():
@@ -110,10 +113,6 @@ def _temporary_file(path: Path) -> Iterator[Path]:
             cleanup.callback(os.close, claim(temporary))
             cleanup.callback(temporary.unlink, missing_ok=True)
         yield temporary
-
-
-def _temporary_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
 
 
 @contextmanager
@@ -135,11 +134,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_section(path: Path, begin: str, end: str, content: str) -> None:
-    """Replace the text between the marker lines ``begin`` and ``end``.
-
-    Raises:
-        ReportError: ``path`` lacks one of the two.
-    """
+    """Replace the text between the marker lines ``begin`` and ``end``; raise ReportError without these."""
     before, found_begin, section = path.read_text(encoding="utf-8").partition(begin)
     _, found_end, after = section.partition(end)
     if not found_begin or not found_end:
@@ -160,12 +155,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
-    """Write ``rows``, which all have the keys of the first; None becomes an empty field.
+@contextmanager
+def reading(path: Path, command: str, error: type[LitmeterError]) -> Iterator[None]:
+    """Raise ``error`` where a file is missing or ``path`` malformed, with the command that makes it."""
+    try:
+        yield
+    except OSError as cause:
+        raise error(f"{cause.filename}: {cause.strerror}; `{command}` makes it") from cause
+    except (KeyError, TypeError, ValueError) as cause:
+        reason = " ".join(str(cause).split())
+        raise error(f"{path}: malformed ({reason}); `{command}` makes it again") from cause
 
-    Args:
-        fields: the columns, where there may be no row.
-    """
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[str] = ()) -> None:
+    """Write ``rows``, which have the keys of the first, or ``fields``; None becomes an empty field."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0] if rows else fields), lineterminator="\n")
         writer.writeheader()
@@ -173,11 +176,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], fields: Sequence[st
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to the end of a file, which may be missing.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
+    """Add a line to the end of a file, which may be missing; raise StorageError."""
     with _storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -198,10 +197,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of ``path``, an empty field of an optional column as None.
 
     Files of earlier code may have more columns, which are ignored, and lack those whose field has a default.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: a column is missing, or a value is not of its field's type.
+    Raise ValueError where a column is missing, or a value is not of its field's type.
     """
     hints = get_type_hints(kind)
     nullable = {name for name, hint in hints.items() if NoneType in get_args(hint)}

@@ -17,11 +17,7 @@ def direct_session() -> requests.Session:
 
 
 def check_url(url: str) -> str:
-    """Return ``url``.
-
-    Raises:
-        UsageError: it is not a URL of HTTP.
-    """
+    """Return ``url``; raise UsageError where it is not a URL of HTTP."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

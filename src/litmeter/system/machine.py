@@ -118,17 +118,12 @@ LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
-    """Hold the machine's lock; wait, with a message, while another benchmark holds it.
-
-    The kernel frees the lock of a process that dies.
-    """
+    """Hold the machine's lock; wait, with a message, for another benchmark. A process that dies loses it."""
     lock = FileLock(LOCK_FILE)
     try:
-        lock.acquire(blocking=False)
+        held = lock.acquire(blocking=False)
     except Timeout:
         print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
-        lock.acquire()
-    try:
+        held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

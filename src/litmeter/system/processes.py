@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -36,17 +36,16 @@ def process_group(
     command: Sequence[str],
     *,
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
-    stdout: int | IO[bytes] | None = None,
-    stderr: int | IO[bytes] | None = None,
-    env: Mapping[str, str] | None = None,
     stop_s: float = 10.0,
     pass_fds: Sequence[int] = (),
+    **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` in a process group of its own; end the group when the block is left.
 
     Its leader gets SIGTERM and ``stop_s`` seconds to end; then the whole group is killed. If this
     process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
-    and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``.
+    and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``;
+    ``options`` are Popen's.
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the clean-up of what has been started is registered
@@ -54,11 +53,9 @@ def process_group(
             child = subprocess.Popen(
                 ["/bin/sh", "-c", WAIT_THEN_RUN, str(start), *command],
                 stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                env=env,
                 pass_fds=(start, *pass_fds),
                 start_new_session=True,
+                **options,
             )
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
@@ -67,17 +64,13 @@ def process_group(
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            cleanup.callback(_dismiss, guard)
+            cleanup.callback(guard.communicate)
+            cleanup.callback(guard.kill)  # before it: the last is called first
             cleanup.callback(_stop, child, stop_s)
             os.write(release, b"\n")
             os.close(release)
             os.close(start)
         yield child
-
-
-def _dismiss(guard: subprocess.Popen[bytes]) -> None:
-    guard.kill()
-    guard.communicate()
 
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
@@ -162,13 +155,9 @@ def log_tail(log: Path) -> str:
 
 
 class JsonLinesProcess:
-    """The jobs to one process, and its answers.
+    """The jobs to one process, by its standard input, and its answers, by its standard output.
 
-    Args:
-        process: started with pipes as its standard input and output.
-        log: its standard error.
-        name: what it is called in messages.
-        error: raised when it has died.
+    Both raise ``error``, with ``name`` and the end of the ``log``, once it has died.
     """
 
     def __init__(
@@ -208,12 +197,11 @@ OnStart = Callable[["subprocess.Popen[bytes]"], object]
 
 @contextmanager
 def json_lines_process(
-    module: str, env: Mapping[str, str], name: str, on_start: OnStart
+    module: str, job: Any, env: Mapping[str, str], name: str, on_start: OnStart
 ) -> Iterator[JsonLinesProcess]:
-    """Run ``python -m MODULE``, with a temporary folder of its own, until the block is left.
+    """Run ``python -m MODULE`` on a job, with a temporary folder of its own, until the block is left.
 
-    Args:
-        name: what it is called in messages: LitmeterError is raised when it has died.
+    LitmeterError, which calls it ``name``, is raised when it has died.
     """
     with (
         scratch() as folder,
@@ -227,12 +215,12 @@ def json_lines_process(
         ) as process,
     ):
         on_start(process)
-        yield JsonLinesProcess(process, log, name, LitmeterError)
+        talk = JsonLinesProcess(process, log, name, LitmeterError)
+        talk.send(job)
+        yield talk
 
 
 Result = TypeVar("Result")
-
-POLL_S = 0.05
 
 
 def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list[Result]:
@@ -246,8 +234,7 @@ def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list
     with ThreadPoolExecutor(most) as pool:
         try:
             futures.extend(pool.submit(job, started.append) for job in jobs)
-            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in ended:
+            for future in as_completed(futures):
                 future.result()
             return [future.result() for future in futures]
         except BaseException:
@@ -256,5 +243,5 @@ def run_parallel(jobs: Sequence[Callable[[OnStart], Result]], most: int) -> list
                 for process in started:
                     if process.poll() is None:
                         kill_group(process.pid)
-                time.sleep(POLL_S)
+                time.sleep(0.05)
             raise

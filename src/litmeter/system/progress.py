@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any
 
@@ -52,21 +53,15 @@ class ProgressLines:
         """What to say beside it."""
         self._text = s
 
-    def __enter__(self) -> ProgressLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
 
 def duration(seconds: float) -> str:
     """Seconds up to two minutes, then minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def bar(total: float, description: str, unit: str) -> ProgressLines | tqdm[Any]:
+def bar(total: float, description: str, unit: str) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
     """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines."""
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
-        return ProgressLines(total, described)
+        return nullcontext(ProgressLines(total, described))
     return tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)

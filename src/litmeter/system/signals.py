@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from types import FrameType
 
 import psutil
@@ -56,16 +57,13 @@ def exit_with_parent(poll_s: float = 0.5) -> None:
     watched. If DVC was killed before this call, the parent is the process that adopts orphans, which
     is of another session.
     """
-    ancestry: list[tuple[psutil.Process, int]] = []
     process = psutil.Process()
-    while True:
-        ancestry.append((process, process.ppid()))
-        parent = process.parent()
-        if parent is None or parent.name() not in SHELLS:
-            break
-        process = parent
-
-    orphan_already = "DVC_STAGE" in os.environ and _session(ancestry[-1][1]) != os.getsid(0)
+    shells = takewhile(lambda parent: parent.name() in SHELLS, process.parents())
+    ancestry = [(one, one.ppid()) for one in (process, *shells)]
+    try:
+        orphan_already = "DVC_STAGE" in os.environ and os.getsid(ancestry[-1][1]) != os.getsid(0)
+    except ProcessLookupError:
+        orphan_already = True
 
     def parent_changed() -> bool:
         try:
@@ -86,14 +84,6 @@ def kill_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
-
-
-def _session(pid: int) -> int | None:
-    """Session of the process ``pid``; None where it has ended."""
-    try:
-        return os.getsid(pid)
-    except ProcessLookupError:
-        return None
 
 
 @contextmanager

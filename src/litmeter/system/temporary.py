@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -20,8 +19,6 @@ from litmeter.paths import INDEX, RESULT_FOLDERS
 from litmeter.system.signals import defer_signals
 
 PREFIX = ".litmeter-"
-FOLDER = re.compile(rf"{re.escape(PREFIX)}[a-z0-9_]{{8}}")
-"""Name of a temporary folder: mkdtemp adds eight characters to the prefix."""
 TEMPORARY_SUFFIX = ".litmeter.tmp"
 """Ending of the names of result files that are being written."""
 
@@ -53,11 +50,7 @@ def _claimed_folder() -> tuple[Path, int]:
 
 
 def claim(path: Path) -> int:
-    """Lock an existing file or folder until the returned descriptor is closed.
-
-    Raises:
-        BlockingIOError: another process has it.
-    """
+    """Lock a file or folder until the returned descriptor is closed, or raise BlockingIOError."""
     lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,8 +64,7 @@ def claim(path: Path) -> int:
 
 def remove_stale_files() -> list[Path]:
     """Remove the temporary folders and half-written results of dead processes; return their paths."""
-    folders = Path(tempfile.gettempdir()).glob(f"{PREFIX}*")
-    candidates = [folder for folder in folders if FOLDER.fullmatch(folder.name)]
+    candidates = [*Path(tempfile.gettempdir()).glob(PREFIX + 8 * "[a-z0-9_]")]  # as mkdtemp names them
     pattern = f".*{TEMPORARY_SUFFIX}"
     candidates += [*Path().glob(pattern), *INDEX.parent.glob(pattern)]
     candidates += [path for folder in RESULT_FOLDERS for path in folder.rglob(pattern)]

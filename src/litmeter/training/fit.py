@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,12 @@ Item = tuple[torch.Tensor, int]
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+@dataclass(eq=False)
 class PhotoDataset(Dataset[Item]):
     """Decodes photographs on access: (3, size, size) float tensor and label."""
 
-    def __init__(self, photos: list[Photo], transform: Any) -> None:
-        self.photos = photos
-        self.transform = transform
+    photos: list[Photo]
+    transform: Any
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -110,21 +111,16 @@ class ClassifierModule(lightning.LightningModule):
         logits = self(images)
         loss = functional.cross_entropy(logits, labels)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        for name, value in (("val_loss", loss), ("val_accuracy", accuracy)):
-            self.log(name, value, on_epoch=True, prog_bar=True, batch_size=len(labels))
+        measured = {"val_loss": loss, "val_accuracy": accuracy}
+        self.log_dict(measured, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
         """Append the epoch's row to the training curves; print it where there is no progress bar."""
-        metrics = self.trainer.callback_metrics
-        row = {
-            "epoch": self.current_epoch + 1,
-            "train_loss": float(torch.stack(self._losses).mean()),
-            "val_loss": float(metrics["val_loss"]),
-            "val_accuracy": float(metrics["val_accuracy"]),
-        }
+        losses = {"train_loss": float(torch.stack(self._losses).mean()), **_validated(self.trainer)}
+        row = {"epoch": self.current_epoch + 1, **losses}
         self.history.append(row)
         if self.trainer.progress_bar_callback is None:
-            values = ", ".join(f"{name} {row[name]:.3f}" for name in list(row)[1:])
+            values = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
             print(f"epoch {row['epoch']}/{self.trainer.max_epochs}: {values}", flush=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -135,18 +131,21 @@ class ClassifierModule(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW with two groups, and one cycle of the learning rate over the whole fit."""
         head = classifier_parameters(self.model)
-        in_head = {id(parameter) for parameter in head}
-        backbone = [p for p in self.model.parameters() if p.requires_grad and id(p) not in in_head]
+        backbone = [p for name, p in self.model.named_parameters() if p.requires_grad and name not in head]
         rate = self.settings.learning_rate
         head_rate = rate * self.settings.head_learning_rate_factor
         optimizer = torch.optim.AdamW(
-            [{"params": backbone, "lr": rate}, {"params": head, "lr": head_rate}],
+            [{"params": backbone, "lr": rate}, {"params": list(head.values()), "lr": head_rate}],
             weight_decay=self.settings.weight_decay,
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, max_lr=[rate, head_rate], total_steps=int(self.trainer.estimated_stepping_batches)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _validated(trainer: lightning.Trainer) -> dict[str, float]:
+    return {name: float(trainer.callback_metrics[name]) for name in ("val_loss", "val_accuracy")}
 
 
 def freeze_first_layers(model: Any, share: float) -> None:
@@ -160,20 +159,15 @@ def freeze_first_layers(model: Any, share: float) -> None:
 def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
     """Fit the classifier (or take ``model.checkpoint``) and test it.
 
-    Args:
-        folder: for Lightning's checkpoints.
-
-    Returns:
-        The tested module, and the checkpoint with its weights.
-
-    Raises:
-        ModelError: weights cannot be read or downloaded, or do not fit the model.
+    Return the tested module, and the checkpoint with its weights; Lightning's are in ``folder``.
+    Raise ModelError where weights cannot be read or downloaded, or do not fit the model.
     """
     settings, classes = params.model, len(index.classes)
-    if settings.checkpoint:
-        model = build_model(settings.name, classes, settings.image_size)
-    else:
-        model = pretrained_model(settings, classes)
+    model = (
+        build_model(settings.name, classes, settings.image_size)
+        if settings.checkpoint
+        else pretrained_model(settings, classes)
+    )
     module = ClassifierModule(model, params.train, pretrained=settings.pretrained != "none")
     photos = loaders(index, params.train, settings.image_size, input_config(model))
     keep_best = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True)
@@ -191,15 +185,13 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
         if settings.checkpoint:
             checkpoint = Path(settings.checkpoint)
             print_wrapped(f"{checkpoint}: tested, not fitted")
-            module.history = [{"epoch": 0, "train_loss": None, "val_loss": None, "val_accuracy": None}]
         else:
             trainer.fit(module, photos["train"], photos["val"])
             checkpoint = Path(keep_best.best_model_path)
         load_all(model, read_state_dict(checkpoint), str(checkpoint))
         if settings.checkpoint:
             trainer.validate(module, photos["val"], verbose=False)
-            for name in ("val_loss", "val_accuracy"):
-                module.history[0][name] = float(trainer.callback_metrics[name])
+            module.history = [{"epoch": 0, "train_loss": None, **_validated(trainer)}]
         trainer.test(module, photos["test"], verbose=False)
     return module, checkpoint
 

@@ -19,16 +19,18 @@ StateDict = dict[str, torch.Tensor]
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
     """The model of ``settings`` with its initial weights and a new classifier layer.
 
-    Raises:
-        ModelError: the weights cannot be read or downloaded, or do not fit the model by name and shape.
+    Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape.
     """
-    hub = settings.pretrained == "hub"
-    model = build_model(settings.name, num_classes, settings.image_size, hub=hub)
+    model = build_model(settings.name, num_classes, settings.image_size, hub=settings.pretrained == "hub")
+    if settings.pretrained in ("hub", "none"):
+        return model
     if settings.pretrained == "package":
-        _load_backbone(model, package_weights(model), "the package's weights")
-    elif settings.pretrained not in ("hub", "none"):
-        path = Path(settings.pretrained)
-        _load_backbone(model, read_state_dict(path), str(path))
+        weights, source = package_weights(model), "the package's weights"
+    else:
+        weights, source = read_state_dict(Path(settings.pretrained)), settings.pretrained
+    load_all(
+        model, {**weights, **classifier_parameters(model)}, source
+    )  # the classifier layer's are of other classes
     return model
 
 
@@ -39,11 +41,7 @@ def package_weights(model: torch.nn.Module) -> StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read the tensors in ``path``: a plain state dict, or a Lightning checkpoint of this project.
-
-    Raises:
-        ModelError: it is neither.
-    """
+    """Read the tensors in ``path``: a state dict, or a checkpoint of this project; else raise ModelError."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises weights_only=False
@@ -60,11 +58,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
-    """Load every tensor of ``weights`` into ``model``.
-
-    Raises:
-        ModelError: a name or shape does not fit.
-    """
+    """Load every tensor of ``weights`` into ``model``; raise ModelError if a name or shape does not fit."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -72,19 +66,8 @@ def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
         raise ModelError(f"{source}: does not fit the model: {line}") from error
 
 
-def _load_backbone(model: torch.nn.Module, weights: StateDict, source: str) -> None:
-    """Load all of ``weights`` except the classifier layer's, which are of other classes."""
-    current = model.state_dict()
-    head = {f"{layer}.{kind}" for layer in _classifier_names(model) for kind in ("weight", "bias")}
-    load_all(model, {**weights, **{name: current[name] for name in head & current.keys()}}, source)
-
-
-def _classifier_names(model: Any) -> tuple[str, ...]:
+def classifier_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Weights and biases, by name, of the classifier layer, which timm's configuration names."""
     names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
-    return names if isinstance(names, tuple) else (names,)
-
-
-def classifier_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """Weights and biases of the classifier layer, which timm's configuration names."""
-    prefixes = tuple(f"{name}." for name in _classifier_names(model))
-    return [p for name, p in model.named_parameters() if name.startswith(prefixes)]
+    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    return {name: own for name, own in model.named_parameters() if name.startswith(prefixes)}

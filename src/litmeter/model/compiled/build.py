@@ -1,8 +1,7 @@
 """Compile the exported model for this machine, time the packages, and decide which are used.
 
 Shapes are static: one package for each precision and batch size. On a CPU each runs on one thread, so
-that as many workers as there are cores share them without waiting for each other. Packages are compiled and
-timed in processes of their own.
+that as many workers as there are cores share them without waiting for each other.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import hashlib
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from operator import attrgetter
@@ -31,6 +30,8 @@ from litmeter.system.progress import bar
 
 Variant = tuple[str, int]
 """Precision and batch size of a package."""
+WORKER = "litmeter.model.compiled.package"
+"""What compiles or times packages, in processes of its own."""
 
 
 def compile_model(
@@ -38,15 +39,11 @@ def compile_model(
 ) -> Manifest:
     """Compile a package per precision and batch size, time them, and write them with their manifest.
 
-    Args:
-        calibration: photos that the quantisation to int8 is calibrated with; none: no int8.
-
-    Raises:
-        LitmeterError: a package cannot be run.
+    Without photos for its ``calibration`` there is no int8. Raise LitmeterError if a package cannot be run.
     """
     precisions = [one for one in precisions_on(device) if one != "int8" or calibration]
     variants = [(precision, size) for precision in precisions for size in sizes]
-    skipped_reason, packages = None, []
+    skipped_reason, packages, photos = None, [], None
     with atomic_folder(folders.compiled) as temporary:
         if not variants:
             skipped_reason = "compile.batch_sizes is empty"
@@ -57,7 +54,6 @@ def compile_model(
         else:
             built = build_packages(folders.exported, temporary.resolve(), device, variants, calibration)
             packages = time_packages(folders.exported, temporary.resolve(), device, built)
-        photos = None
         if "int8" in precisions:
             own = b"".join(hashlib.sha256(photo.read_bytes()).digest() for photo in calibration)
             photos = Calibration(
@@ -80,58 +76,39 @@ def build_packages(
     exported: Path, folder: Path, device: str, variants: Sequence[Variant], calibration: Sequence[Path]
 ) -> list[Package]:
     """Compile packages into ``folder``, in as many processes at a time as there are cores; not timed yet."""
-    reasons = {
-        precision: cannot_run_reason(dtype_name(precision, device), device) for precision, _ in variants
-    }
-    packages = [
-        not_timed(precision, size, skipped_reason=reasons[precision])
-        for precision, size in variants
-        if reasons[precision]
-    ]
-    possible = [variant for variant in variants if not reasons[variant[0]]]
+    reasons = {one: cannot_run_reason(dtype_name(one, device), device) for one, _ in variants}
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
     cores = os.cpu_count() or 1
     with bar(len(variants), "compiling", "package") as progress:
 
-        def build(own: Sequence[Variant], on_start: OnStart) -> list[Package]:
+        def build(own: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
             paths = {variant: folder / "{}-{}.package".format(*variant) for variant in own}
-            job = {
-                "folder": str(exported),
-                "device": device,
-                "packages": [
-                    {"precision": precision, "batch_size": size, "path": str(path)}
-                    for (precision, size), path in paths.items()
-                ],
-                "calibration": [str(photo) for photo in calibration],
-            }
-            built: dict[Variant, dict[str, Any]] = {}
-            failure = {}
+            job: dict[str, Any] = {"do": "compile", "folder": str(exported), "device": device}
+            job["packages"] = [(*variant, str(path)) for variant, path in paths.items()]
+            if own[0][0] == "int8":
+                job |= {"do": "quantise", "calibration": [str(photo) for photo in calibration]}
+            built: dict[Variant, Mapping[str, Any]] = {}
             try:
-                with json_lines_process(
-                    "litmeter.model.compiled.package", environment, "the compiler", on_start
-                ) as process:
-                    process.send(job)
+                with json_lines_process(WORKER, job, environment, "the compiler", on_start) as process:
                     for _ in own:
                         precision, size, seconds = process.answer()
                         path = paths[precision, size]
-                        built[precision, size] = {
-                            "file": path.name,
-                            "sha256": sha256(path),
-                            "compile_s": seconds,
-                        }
+                        own_fields = {"file": path.name, "sha256": sha256(path), "compile_s": seconds}
+                        built[precision, size] = own_fields
                         progress.update()
             except LitmeterError as error:
                 failure = {"skipped_reason": f"it cannot be compiled: {error}"}
-            return [not_timed(*variant, **built.get(variant, failure)) for variant in own]
+                return dict.fromkeys(own, failure) | built
+            return built
 
+        possible = [variant for variant in variants if not reasons[variant[0]]]
         jobs = [partial(build, own) for own in jobs_of(possible, device, cores)]
-        packages += itertools.chain.from_iterable(run_parallel(jobs, cores))
-    return sorted(packages, key=lambda one: variants.index((one.precision, one.batch_size)))
-
-
-def not_timed(precision: str, batch_size: int, **fields: Any) -> Package:
-    """A package as the compiler leaves it, or as it could not be compiled."""
-    return Package.model_validate({"precision": precision, "batch_size": batch_size, **fields})
+        found = {variant: one for built in run_parallel(jobs, cores) for variant, one in built.items()}
+    missing = {variant: {"skipped_reason": reasons[variant[0]]} for variant in variants}
+    return [
+        Package.model_validate({"precision": precision, "batch_size": size, **fields})
+        for (precision, size), fields in (missing | found).items()
+    ]
 
 
 def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[Variant]]:
@@ -179,36 +156,26 @@ def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[
     """Time each package in ``folder`` against the model as timm builds it, and say which are used.
 
     On a CPU those of several precisions are timed at once, one for each core: workers share the cores, too.
-
-    Raises:
-        LitmeterError: a package cannot be run.
+    Raise LitmeterError where a package cannot be run.
     """
     compiled = [one for one in packages if one.file is not None]
     environment = worker_environment(ServeSettings(keep_freed_memory=True))
     with bar(len(compiled), "timing", "package") as progress:
 
-        def time_precision(own: Sequence[Package], on_start: OnStart) -> list[Package]:
-            job = {
-                "folder": str(exported),
-                "device": device,
-                "precision": own[0].precision,
-                "packages": [[one.batch_size, str(folder / str(one.file))] for one in own],
-            }
-            timed = []
-            with json_lines_process(
-                "litmeter.model.compiled.gain", environment, "what runs the compiled models", on_start
-            ) as process:
-                process.send(job)
+        def time_precision(own: Sequence[Package], on_start: OnStart) -> dict[Variant, Package]:
+            paths = [(one.precision, one.batch_size, str(folder / str(one.file))) for one in own]
+            job = {"do": "time", "folder": str(exported), "device": device, "packages": paths}
+            timed: dict[Variant, Package] = {}
+            name = "what runs the compiled models"
+            with json_lines_process(WORKER, job, environment, name, on_start) as process:
                 for one in own:
-                    timed.append(one.model_copy(update=process.answer()))
+                    timed[one.precision, one.batch_size] = one.model_copy(update=process.answer())
                     progress.update()
             return timed
 
         by_size = sorted(compiled, key=attrgetter("precision", "batch_size"))
         groups = itertools.groupby(by_size, key=attrgetter("precision"))
         jobs = [partial(time_precision, list(group)) for _, group in groups]
-        found = itertools.chain.from_iterable(
-            run_parallel(jobs, 1 if device == "cuda" else os.cpu_count() or 1)
-        )
-        timed = {(one.precision, one.batch_size): one for one in found}
+        found = run_parallel(jobs, 1 if device == "cuda" else os.cpu_count() or 1)
+    timed = {variant: one for own in found for variant, one in own.items()}
     return [timed.get((one.precision, one.batch_size), one) for one in packages]

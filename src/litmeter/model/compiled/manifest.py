@@ -12,54 +12,44 @@ import pwd
 import stat
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.system.files import read_json
+from litmeter.system.files import Record, read_json, reading
 from litmeter.system.machine import fingerprint
 
 MANIFEST_NAME = "manifest.json"
+COMPILE = "dvc repro compile"
 
 
-class Package(BaseModel):
+class Package(Record):
     """The package of one precision and batch size."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     precision: Precision
     batch_size: int
     file: str | None = Field(None, description="name beside the manifest; null if it cannot be compiled")
     sha256: str | None = Field(None, description="of the file")
-    eager_ms: float | None = Field(
-        None,
-        description="median time of a run on a batch, as timm builds the model; not in int8",
-    )
+    eager_ms: float | None = Field(None, description="median time of a batch as timm builds it; not in int8")
     compiled_ms: float | None = Field(None, description="the same, compiled")
-    parts_ms: float | None = Field(
-        None, description="the same, by smaller packages, null where there are none"
-    )
+    parts_ms: float | None = Field(None, description="the same, by smaller packages; null without these")
     compile_s: float = Field(0.0, description="how long compiling took")
     skipped_reason: str | None = Field(None, description="why the package is not used, null where it is")
-    remark: str | None = Field(None, description="what is to be said of it where it is used")
+    remark: str | None = Field(None, description="of one that is used, such as that smaller ones are as fast")
 
 
-class Calibration(BaseModel):
+class Calibration(Record):
     """What the quantisation to int8 depends on besides the model; the packages' hashes bind its result."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     photos: int
     sha256: str = Field(description="of the photos' own hashes")
     nncf: str = Field(description="its version")
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """All packages, and the model, machine and device they belong to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field(description="hash of the model card, which has the weights' own")
     machine: str = Field(description="id of the machine")
@@ -77,29 +67,25 @@ def identity(exported: Path) -> tuple[str, str]:
 def read_manifest(folders: ModelFolders, device: str) -> Manifest:
     """Read the manifest, and check that it belongs to the exported model, this machine and ``device``.
 
-    Raises:
-        ModelError: there is none, it belongs to others, or others may have written it.
+    Raise ModelError where there is none, it belongs to others, or others may have written it.
     """
-    folder, remedy = folders.compiled, "`dvc repro compile` makes it"
-    try:
+    folder = folders.compiled
+    with reading(path := folder / MANIFEST_NAME, COMPILE, ModelError):
         check_ownership(folder)
-        check_ownership(folder / MANIFEST_NAME)
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST_NAME))
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; {remedy}") from error
-    except (ValueError, ValidationError) as error:
-        raise ModelError(f"{folder / MANIFEST_NAME}: malformed; {remedy}") from error
+        check_ownership(path)
+        manifest = Manifest.model_validate(read_json(path))
     if (manifest.model, manifest.machine, manifest.device) != (*identity(folders.exported), device):
-        raise ModelError(f"{folder} was compiled for another model, machine or device; {remedy} for these")
+        raise ModelError(
+            f"{folder} was compiled for another model, machine or device; `{COMPILE}` makes it for these"
+        )
     return manifest
 
 
 def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[Package]:
     """The packages of ``precision`` that are not skipped; timm's model runs what they do not make up.
 
-    Raises:
-        ModelError: as ``read_manifest``; or for int8, in which timm's model does not come, there is none for
-            a single image.
+    Raise ModelError as ``read_manifest``; and where int8, in which timm's model does not come, has none for a
+    single image.
     """
     manifest = read_manifest(folders, device)
     packages = [one for one in manifest.packages if one.precision == precision]
@@ -114,8 +100,7 @@ def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[
 def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> str | None:
     """What to say where ``settings`` allow larger batches than were compiled; None where they do not.
 
-    Raises:
-        ModelError: see ``packages_to_use``.
+    Raise ModelError as ``packages_to_use``.
     """
     if not settings.compiled:
         return None
@@ -130,17 +115,11 @@ def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> s
 
 
 def verified_file(folder: Path, package: Package) -> Path:
-    """Path of the package's file, after a check of its hash and ownership.
-
-    Raises:
-        ModelError: it is not the file that was compiled, or others may have written it.
-    """
+    """Path of the package's file; raise ModelError if it is not as compiled, or others may write it."""
     path = folder / str(package.file)
-    try:
+    with reading(path, COMPILE, ModelError):
         check_ownership(path)
         digest = sha256(path)
-    except OSError as error:
-        raise ModelError(f"{error.filename}: {error.strerror}; `dvc repro compile` makes it") from error
     if digest != package.sha256:
         raise ModelError(f"{path} is not the file that {MANIFEST_NAME} was written for")
     return path

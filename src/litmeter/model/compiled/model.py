@@ -6,7 +6,6 @@ weights; kernels (oneDNN's) are made as it is loaded, in a fraction of a second.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
@@ -35,10 +34,7 @@ def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchM
 
 
 class OpenVinoModel:
-    """The model in a package of OpenVINO's.
-
-    The package is mapped, so that the weights in it are in memory once for all workers.
-    """
+    """The model in a package of OpenVINO's, mapped: the weights are in memory once for all workers."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         with path.open("rb") as file:
@@ -65,48 +61,33 @@ def openvino_options(dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-class CompiledModel:
-    """Splits a batch of any size into the sizes that have been compiled, largest first.
+def compiled_model(
+    build_eager: Callable[[], BatchModel], folders: ModelFolders, precision: str, device: torch.device
+) -> BatchModel:
+    """A model that splits a batch of any size into the sizes that have been compiled, largest first.
 
-    Args:
-        build_eager: builds the model as timm does, for sizes without a faster package; not called where
-            the packages make up every size.
-        folders: of the packages and the exported model they belong to.
+    ``build_eager`` builds the model as timm does; it is called unless the packages make up every size.
     """
+    dtype = getattr(torch, dtype_name(precision, device.type))
+    models = {
+        package.batch_size: load_package(verified_file(folders.compiled, package), dtype, device)
+        for package in packages_to_use(folders, device.type, precision)
+    }
+    sizes = sorted(models, reverse=True)
+    eager = models.get(1) or build_eager()
 
-    def __init__(
-        self,
-        build_eager: Callable[[], BatchModel],
-        folders: ModelFolders,
-        precision: str,
-        device: torch.device,
-    ) -> None:
-        self._packages: dict[int, BatchModel] = {}
-        dtype = getattr(torch, dtype_name(precision, device.type))
-        for package in packages_to_use(folders, device.type, precision):
-            path = verified_file(folders.compiled, package)
-            self._packages[package.batch_size] = load_package(path, dtype, device)
-        self._sizes = sorted(self._packages, reverse=True)
-        self._eager = None if 1 in self._packages else build_eager()
+    def run(batch: torch.Tensor) -> torch.Tensor:
+        return run_in_parts(batch, split(len(batch), sizes), lambda size: models.get(size, eager))
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes) of images (N, 3, height, width)."""
-        return run_in_parts(batch, split(len(batch), self._sizes), self._model_of)
-
-    def _model_of(self, size: int) -> BatchModel:
-        model = self._packages.get(size, self._eager)
-        assert model is not None
-        return model
+    return run
 
 
 def run_in_parts(
     batch: torch.Tensor, sizes: Sequence[int], model_of: Callable[[int], BatchModel]
 ) -> torch.Tensor:
     """Logits of a batch, run in parts of these ``sizes``, each by the model of its size."""
-    if len(sizes) == 1:
-        return model_of(sizes[0])(batch)
-    ends = itertools.accumulate(sizes)
-    return torch.cat([model_of(size)(batch[end - size : end]) for size, end in zip(sizes, ends, strict=True)])
+    logits = [model_of(len(part))(part) for part in torch.split(batch, list(sizes))]
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
 def split(number: int, sizes: list[int]) -> list[int]:

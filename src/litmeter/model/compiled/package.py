@@ -1,9 +1,11 @@
-"""Compile packages: ``python -m litmeter.model.compiled.package``.
+"""Compile packages, and time them: ``python -m litmeter.model.compiled.package``.
 
 By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a GPU. Int8 comes by NNCF, as
 post-training quantisation for OpenVINO.
 
-A process of its own: several run at once, and the memory that a compiler keeps is freed at its end.
+A process of its own: several compile at once, and the memory that a compiler keeps is freed at its end. One
+that times has the environment of a worker that keeps freed memory: without that, timm's modules spend most of
+their time on page faults, and the gain would be overstated.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -24,31 +28,88 @@ import openvino
 import torch
 
 from litmeter.model.card import read_card
-from litmeter.model.compiled.model import openvino_options
+from litmeter.model.compiled.model import BatchModel, load_package, openvino_options, run_in_parts, split
 from litmeter.model.device import dtype_name
 from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
+from litmeter.stats.comparison import Ratio, ratio
+
+Entry = tuple[str, int, str]
+"""A package's precision, batch size and path."""
+ROUNDS, EAGER_ROUNDS = 10, 4
+ROUND_S = 0.05
+"""Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first
+ones where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
-def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: Path) -> None:
+def main() -> None:
+    """Do the job that comes in, JSON: what to ``do``, and its arguments; print a line for each package."""
+    job: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
+    jobs: dict[str, Callable[..., None]]
+    jobs = {"compile": compile_float, "quantise": compile_int8, "time": time_packages}
+    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
+        jobs[job.pop("do")](**job)
+
+
+def _answer(content: Any) -> None:
+    print(json.dumps(content), file=sys.__stdout__, flush=True)
+
+
+def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
+    """Compile packages in formats that the model itself computes in; answer with the seconds of each.
+
+    Those of a batch size stand together: on a CPU they are of one graph; on a GPU there is one of each.
+    """
+    for size, group in itertools.groupby(packages, key=itemgetter(1)):
+        began = perf_counter()
+        paths = {precision: path for precision, _, path in group}
+        example = example_batch(folder, device, size)
+        # OpenVINO casts a model in float32 itself.
+        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
+        with torch.no_grad():
+            exported = torch.export.export(model, (example,))
+            if device == "cuda":
+                [path] = paths.values()
+                # Weights become constants: folded, packed, and part of the package.
+                torch._inductor.aoti_compile_and_package(
+                    exported, package_path=path, inductor_configs={"freezing": True}
+                )
+            else:
+                graph = openvino.convert_model(exported)
+                for precision, path in paths.items():
+                    write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
+        seconds = round((perf_counter() - began) / len(paths), 1)
+        for precision in paths:
+            _answer([precision, size, seconds])
+
+
+def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibration: Sequence[str]) -> None:
+    """Quantise the model by photos, and compile packages of it; the first one's time contains that."""
+    began = perf_counter()
+    preprocess = TorchvisionPreprocess(read_card(Path(folder)))  # as a server sees the photos
+    pixels = [preprocess.transform(preprocess.decode(Path(photo).read_bytes())) for photo in calibration]
+    graph = quantise(eager_model(folder, device, "int8"), pixels)
+    for precision, size, path in packages:
+        write_package(graph, [size, *pixels[0].shape], torch.int8, path)
+        _answer([precision, size, round(perf_counter() - began, 1)])
+        began = perf_counter()
+
+
+def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
     """Write OpenVINO's package of ``graph`` for batches of this ``shape``, computed in ``dtype``."""
     graph.reshape(list(shape))  # static: the conversion leaves the batch size open
     compiled = openvino.Core().compile_model(graph, "CPU", openvino_options(dtype))
     if compiled.output(0).shape[0] != shape[0]:
         raise ValueError(f"a graph for batches of {shape[0]} answers {compiled.output(0).shape[0]} images")
-    path.write_bytes(compiled.export_model().getvalue())
+    Path(path).write_bytes(compiled.export_model().getvalue())
 
 
 def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino.Model:
     """The graph of ``model`` with weights and activations in int8, where an operator has such a kernel.
 
-    It takes batches of any size.
-
-    Ranges of activations are those that ``pixels`` cause.
-
-    Args:
-        model: in float32, for pixels, uint8 (N, 3, size, size).
-        pixels: of each calibration photo, uint8 (3, size, size).
+    It takes batches of any size. Ranges of activations are those that ``pixels`` cause: calibration photos,
+    uint8 (3, size, size). The model is in float32, for batches of these.
     """
     import nncf  # takes seconds
 
@@ -64,80 +125,110 @@ def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino
     return quantised
 
 
-def eager_model(folder: Path, device: str, precision: str) -> PixelModel:
+def eager_model(folder: str, device: str, precision: str) -> PixelModel:
     """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled.
 
     It is float32 for ``int8``, to which a compiled graph is quantised.
     """
     torch.set_num_threads(1)
-    card, target = read_card(folder), torch.device(device)
+    card, target = read_card(Path(folder)), torch.device(device)
     dtype = getattr(torch, dtype_name("full" if precision == "int8" else precision, device))
-    return PixelModel(load_model(folder, card, target, dtype), card, target, dtype)
+    return PixelModel(load_model(Path(folder), card, target, dtype), card, target, dtype)
 
 
-def example_batch(folder: Path, device: str, batch_size: int) -> torch.Tensor:
+def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
     """A batch of random pixels, uint8 (batch_size, 3, size, size), the same each time."""
-    size = read_card(folder).image_size
+    size = read_card(Path(folder)).image_size
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (batch_size, 3, size, size), dtype=torch.uint8, generator=generator)
     return stack_images(list(pixels), torch.device(device), torch.uint8)
 
 
-def main() -> None:
-    """Compile the packages of the job (JSON: folder, device, packages, calibration); print a line for each.
+def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
+    """Time packages of one precision, in the order of their sizes; answer with the ``findings`` of each.
 
-    Those of one batch size, which stand together, are of one graph on a CPU; on a GPU there is one of each.
-    All in int8 are of one graph, quantised with the photos of ``calibration``; they have a job of their own.
+    One is used if it is faster than timm's model in the same precision, where there is one, and not slower
+    than smaller packages.
     """
-    job: dict[str, Any] = json.loads(sys.stdin.readline())
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.gettempdir()
-    folder, device = Path(job["folder"]), job["device"]
-    compile_job = compile_int8 if job["packages"][0]["precision"] == "int8" else compile_float
-    with redirect_stdout(sys.stderr):  # whatever a compiler has to say
-        compile_job(job, folder, device)
-
-
-def compile_float(job: dict[str, Any], folder: Path, device: str) -> None:
-    """Compile packages in formats that the model itself computes in."""
-    for size, group in itertools.groupby(job["packages"], key=itemgetter("batch_size")):
-        began = perf_counter()
-        paths = {package["precision"]: package["path"] for package in group}
+    precision = packages[0][0]
+    eager = None if precision == "int8" else eager_model(folder, device, precision)
+    dtype = getattr(torch, dtype_name(precision, device))
+    used: dict[int, BatchModel] = {}
+    for _, size, path in packages:
         example = example_batch(folder, device, size)
-        # OpenVINO casts a model in float32 itself.
-        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
-        with torch.no_grad():
-            exported = torch.export.export(model, (example,))
-            if device == "cuda":
-                [path] = paths.values()
-                # Weights become constants: folded, packed, and part of the package.
-                torch._inductor.aoti_compile_and_package(
-                    exported, package_path=path, inductor_configs={"freezing": True}
-                )
+        compiled = load_package(Path(path), dtype, example.device)
+        models = {"compiled": compiled}
+        if eager is not None:
+            models["eager"] = eager
+        parts = split(size, sorted(used, reverse=True))  # smaller packages that make up the batch
+        if set(parts) <= set(used):
+            models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
+        found = findings(times_ms(models, example), parts)
+        if found["skipped_reason"] is None:
+            used[size] = compiled
+        _answer(found)
+
+
+def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
+    """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
+
+    ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
+    (timm's model, maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
+    """
+    reason = remark = None
+    for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
+        if reason is None and times.get(other):
+            gain = gain_over(times["compiled"], times[other])
+            text = f"{name}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
+            if gain.resolved:
+                reason = f"slower than {text}" if gain.ratio < 1 else None
+            elif other == "eager":
+                reason = f"no difference resolved from {text}"
             else:
-                graph = openvino.convert_model(exported)
-                for precision, path in paths.items():
-                    dtype = getattr(torch, dtype_name(precision, device))
-                    write_package(graph, example.shape, dtype, Path(path))
-        report(list(paths), size, (perf_counter() - began) / len(paths))
+                remark = f"no difference resolved from {text}"
+    medians = {
+        f"{name}_ms": round(median(times[name]), 3) if times.get(name) else None
+        for name in ("eager", "compiled", "parts")
+    }
+    return {**medians, "skipped_reason": reason, "remark": remark}
 
 
-def compile_int8(job: dict[str, Any], folder: Path, device: str) -> None:
-    """Quantise the model, and compile packages of it; the first one's time contains the quantisation."""
-    began = perf_counter()
-    preprocess = TorchvisionPreprocess(read_card(folder))  # as a server sees the photos
-    pixels = [preprocess.transform(preprocess.decode(Path(path).read_bytes())) for path in job["calibration"]]
-    graph = quantise(eager_model(folder, device, "int8"), pixels)
-    for package in job["packages"]:
-        size = package["batch_size"]
-        write_package(graph, [size, *pixels[0].shape], torch.int8, Path(package["path"]))
-        report(["int8"], size, perf_counter() - began)
-        began = perf_counter()
+def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
+    """The rate over another's in the rounds that both had, with its interval."""
+    pairs = list(zip(own_ms, other_ms, strict=False))
+    rates = {"own": [1 / own for own, _ in pairs], "other": [1 / other for _, other in pairs]}
+    return ratio(rates, "own", "other", reference="other")
 
 
-def report(precisions: Sequence[str], batch_size: int, seconds: float) -> None:
-    """Print how long each of these packages took."""
-    for precision in precisions:
-        print(json.dumps([precision, batch_size, round(seconds, 1)]), file=sys.__stdout__, flush=True)
+@torch.inference_mode()
+def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, list[float]]:
+    """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
+    medians: dict[str, list[float]] = {name: [] for name in models}
+    for model in models.values():  # the first run of each is a warm-up
+        run_ms(model, example)
+    for number in range(ROUNDS):
+        for name in list(models) if number % 2 else reversed(models):
+            if (
+                name == "eager"
+                and number >= EAGER_ROUNDS
+                and gain_over(medians["compiled"], medians["eager"]).resolved
+            ):
+                continue
+            deadline = perf_counter() + ROUND_S
+            times = [run_ms(models[name], example)]
+            while perf_counter() < deadline:
+                times.append(run_ms(models[name], example))
+            medians[name].append(median(times))
+    return medians
+
+
+def run_ms(model: BatchModel, example: torch.Tensor) -> float:
+    """Wall time of one run, milliseconds."""
+    started = perf_counter()
+    model(example)
+    if example.is_cuda:
+        torch.cuda.synchronize()
+    return 1000 * (perf_counter() - started)
 
 
 if __name__ == "__main__":

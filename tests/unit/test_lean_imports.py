@@ -16,7 +16,7 @@ with torch.inference_mode():
     build_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))])
 
-from litmeter.system.without_compiler import without_compiler
+from litmeter.system.imports import without_compiler
 with without_compiler():
     from torch._dynamo.utils import is_compile_supported
     print(is_compile_supported("cpu"), sys.modules["torch._dynamo"].__file__ is not None)
