@@ -131,11 +131,11 @@ class Member:
     clock_s: float = 0.0  # its monotonic clock minus this machine's
 
 
+@dataclass(frozen=True)
 class SenderGroup:
     """Senders that run each load together; used like a ``LoadGenerator``."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = members
+    members: Sequence[Member]
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress = lambda seconds: None) -> LoadRecord:
         """Run one load, shared by all; when this returns or raises, no request is in flight.
@@ -146,11 +146,11 @@ class SenderGroup:
         Raises:
             LoadError: a sender failed; what the others measured is void.
         """
-        for member in self._members:
+        for member in self.members:
             with _naming(member):
                 member.sender.wait_until_ready()
         begin_at = time.perf_counter() + START_S
-        measured_s = {member.name: 0.0 for member in self._members}
+        measured_s = {member.name: 0.0 for member in self.members}
         stopped = threading.Event()
 
         def run_share(member: Member, share: LoadPlan) -> LoadRecord:
@@ -163,10 +163,10 @@ class SenderGroup:
             with _naming(member):
                 return member.sender.run(url, own, on_progress=on_share_progress)
 
-        threads = ThreadPoolExecutor(len(self._members))
+        threads = ThreadPoolExecutor(len(self.members))
         futures = {
             threads.submit(run_share, member, share): member
-            for member, share in zip(self._members, shares_of(plan, len(self._members)), strict=True)
+            for member, share in zip(self.members, shares_of(plan, len(self.members)), strict=True)
             if share is not None
         }
         try:
@@ -244,11 +244,10 @@ def local_senders(
 ) -> Iterator[SenderGroup]:
     """Start ``number`` load generators on this machine; end them when the block is left."""
     with ExitStack() as stack:
-        generators = [load_generator(bodies, content_type, headers) for _ in range(number)]
-        members = [
-            Member(f"{index} on this machine", stack.enter_context(generator))
-            for index, generator in enumerate(generators, 1)
-        ]
+        members = []
+        for index in range(number):
+            generator = stack.enter_context(load_generator(bodies, content_type, headers))
+            members.append(Member(f"{index + 1} on this machine", generator))
         yield SenderGroup(members)
 
 
