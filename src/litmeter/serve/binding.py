@@ -38,22 +38,14 @@ def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
 
 @dataclass(frozen=True)
 class Binding:
-    """The address of a server, and the endpoints that it serves there.
-
-    Attributes:
-        host: address to listen on: 127.0.0.1, or with an API key 0.0.0.0 or ::, which other machines reach.
-        certificate: PEM file with the certificate chain, for HTTPS; None for HTTP.
-        certificate_key: PEM file with the certificate's private key, without a password.
-        metrics: whether ``/metrics`` is served.
-        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
-    """
+    """The address of a server, and the endpoints that it serves there."""
 
     port: int
-    host: str = LOOPBACK
-    certificate: Path | None = None
-    certificate_key: Path | None = None
-    metrics: bool = True
-    docs: bool = True
+    host: str = LOOPBACK  # or with an API key 0.0.0.0 or ::, which other machines reach
+    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None for HTTP
+    certificate_key: Path | None = None  # PEM file with its private key, without a password
+    metrics: bool = True  # whether ``/metrics`` is served
+    docs: bool = True  # whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -212,18 +212,14 @@ def server_command(
 def is_healthy(binding: Binding) -> bool:
     """Whether the server answers ``/health`` with 200; it may not listen yet. No certificate is verified."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
-    connection = (
-        HTTPSConnection(host, binding.port, timeout=5, context=ssl._create_unverified_context())
-        if binding.certificate
-        else HTTPConnection(host, binding.port, timeout=5)
-    )
-    try:
+    connection = HTTPConnection(host, binding.port, timeout=5)
+    if binding.certificate:
+        unverified = ssl._create_unverified_context()
+        connection = HTTPSConnection(host, binding.port, timeout=5, context=unverified)
+    with closing(connection), suppress(OSError, HTTPException):
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+    return False
 
 
 def bound_socket(binding: Binding) -> socket.socket:

@@ -50,7 +50,6 @@ class Dispatcher:
 
     Args:
         timeout_s: how long a request may wait until a worker claims it.
-        workers: number of workers.
         worker_timeout_s: a worker that has had a request for longer hangs: it is killed, and its supervisor
             starts another. Time in which this process itself was stopped does not count.
         max_body_bytes: of all requests in flight together; a request that is alone may have more, and small
@@ -110,9 +109,8 @@ class Dispatcher:
         own_bytes = self._body_bytes.get(slot, 0) + body_bytes
         self._body_bytes[slot] = own_bytes
         self._total_body_bytes += body_bytes
-        return own_bytes <= self._small_bytes or self._total_body_bytes <= max(
-            self._max_body_bytes, own_bytes
-        )
+        most = max(self._max_body_bytes, own_bytes)
+        return own_bytes <= self._small_bytes or self._total_body_bytes <= most
 
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""
@@ -236,9 +234,8 @@ class Dispatcher:
 
     def _kill_hung(self, worker: int) -> None:
         self._live_workers.discard(worker)
-        logger.error(
-            "worker %d had a batch for over %g s: it hangs, and is killed", worker, self._worker_timeout_s
-        )
+        limit_s = self._worker_timeout_s
+        logger.error("worker %d had a batch for over %g s: it hangs, and is killed", worker, limit_s)
         KILLED_WORKERS.inc()
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)

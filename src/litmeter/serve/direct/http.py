@@ -41,22 +41,14 @@ REFUSED_STATUS = "litmeter.refused_status"
 
 @dataclass(eq=False)
 class DirectRoute:
-    """ASGI application that answers ``POST /predict`` and ``GET /health``.
+    """ASGI application that answers ``POST /predict`` and ``GET /health``."""
 
-    Attributes:
-        app: answers all other requests.
-        max_bytes: maximum size of a body; one with a larger Content-Length is refused unread.
-        key: API key that requests must send, None if they need none.
-        timed: whether requests are counted in the metrics.
-        drain_s: how long the requests in flight may take once the server is told to stop.
-    """
-
-    app: ASGIApp
+    app: ASGIApp  # answers all other requests
     dispatcher: Dispatcher
-    max_bytes: int
-    key: str | None
-    timed: bool
-    drain_s: float
+    max_bytes: int  # of a body; one with a larger Content-Length is refused unread
+    key: str | None  # the API key that requests must send, None if they need none
+    timed: bool  # whether requests are counted in the metrics
+    drain_s: float  # how long the requests in flight may take once the server is told to stop
 
     def admit(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, bool] | Reply:
         """Admit a request by its head, or return its refusal.
