@@ -46,8 +46,8 @@ def test_a_load_without_a_request_has_an_empty_record() -> None:
 
 def test_each_request_is_a_row() -> None:
     level = Level("http://x", [], plan(2, timeout_s=1.0))
-    assert level.record(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
-    assert not level.record(1, 4, 1.0, 1.1, 2.2, 0, b"")
+    assert level.add(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
+    assert not level.add(1, 4, 1.0, 1.1, 2.2, 0, b"")
     arrays = level.arrays()
     assert level.sent == 2
     assert arrays["body"].tolist() == [3, 4]

@@ -255,7 +255,7 @@ class Level:
         """Number of requests that have ended or are in flight."""
         return len(self._rows) + sum(since < math.inf for since in self._in_flight_since)
 
-    def record(
+    def add(
         self, user: int, body: int, due: float, sent: float, end: float, code: int, content: bytes
     ) -> bool:
         """Record one request; return whether it was answered with 200."""
@@ -301,7 +301,7 @@ class Level:
                     code, content = connection.send(request)
                     end = perf_counter()
                     self._in_flight_since[number] = math.inf
-                    if not self.record(number, index, due, sent, end, code, content):
+                    if not self.add(number, index, due, sent, end, code, content):
                         gevent.sleep(pause_s)
             except Exception as error:
                 gevent.kill(main, error)
