@@ -18,7 +18,7 @@ import pytest
 
 ASK = """
 import json, sys
-from litmeter.load.connection import Connection, post_head
+from litmeter.load.process import Connection, post_head
 url, times, timeout_s = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
 connection = Connection(url, timeout_s)
 request = post_head(url, {"Content-Type": "image/jpeg", "X-Own": "1"}, 100_000) + b"x" * 100_000

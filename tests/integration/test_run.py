@@ -148,7 +148,7 @@ def test_a_server_that_dies_ends_the_run_with_its_name(
         shown.append(text)
         if shown.count({"turn": "direct", "sleep": "null"}[when]) == 2:  # as it is loaded
             server = servers(exported)["direct"]
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)
             os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
 
     log = Log()

@@ -19,9 +19,8 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.errors import LoadError
-from litmeter.load import load_generator, remote
-from litmeter.load.remote import KEY_VARIABLE, remote_senders
-from litmeter.load.senders import local_senders
+from litmeter.load import load_generator
+from litmeter.load.senders import KEY_VARIABLE, local_senders, remote_senders
 from litmeter.load.stub import running_stub
 from litmeter.measure.figures import rate_of
 from litmeter.stats.records import OK
@@ -75,7 +74,7 @@ def test_senders_on_this_machine_send_every_request_once() -> None:
 def test_strangers_are_refused_and_keep_no_sender_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that connects and says nothing, and one with another key."""
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    monkeypatch.setattr(remote, "AUTHENTICATION_S", 1)
+    monkeypatch.setattr("litmeter.load.senders.AUTHENTICATION_S", 1)
     port, shown = free_port(), list[str]()
 
     def listen() -> None:

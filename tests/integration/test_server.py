@@ -23,6 +23,7 @@ from litmeter.model.card import CARD_NAME
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.serve.binding import Binding
 from litmeter.serve.client import CONTENT_TYPES, json_body, request_bodies
 from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.serve.metrics import STAGES
@@ -125,7 +126,9 @@ def test_metrics_account_for_every_request_and_process(server: RunningServer, ph
 
 
 def test_a_null_model_answers_anything_and_costs_nothing(exported: ModelFolders) -> None:
-    with running_server(exported, ServeSettings(), "cpu", 30.0, null_model=True, metrics=False) as null:
+    with running_server(
+        exported, ServeSettings(), "cpu", 30.0, null_model=True, binding=Binding(0, metrics=False)
+    ) as null:
         answer = post(null, json_body(b"no image at all"))
         assert answer.status_code == 200
         assert answer.json()["probability"] == pytest.approx(1 / 3)
@@ -150,9 +153,9 @@ def test_a_server_that_is_not_ready_in_time_is_stopped(exported: ModelFolders) -
     port = free_port()
     with (
         pytest.raises(ServerError, match="not ready within 0 s"),
-        running_server(exported, ServeSettings(), "cpu", 30.0, port=port, ready_s=0.3),
+        starting_server(exported, ServeSettings(), "cpu", 30.0, Binding(port)) as starting,
     ):
-        pytest.fail("it cannot be ready")
+        starting.ready(0.3)
     assert processes_mentioning(f'"port": {port}') == []
 
 
@@ -163,7 +166,7 @@ def test_a_port_in_use_is_named(exported: ModelFolders) -> None:
         port = taken.getsockname()[1]
         with (
             pytest.raises(ServerError, match=f"port {port} of 127.0.0.1 is not free"),
-            running_server(exported, ServeSettings(), "cpu", 30.0, port=port),
+            running_server(exported, ServeSettings(), "cpu", 30.0, binding=Binding(port)),
         ):
             pytest.fail("somebody else listens there")
 
@@ -191,9 +194,10 @@ import time
 from pathlib import Path
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.serve.binding import Binding
 from litmeter.serve.launcher import starting_server
 folders = ModelFolders(Path({str(exported.exported)!r}), Path({str(exported.compiled)!r}))
-with starting_server(folders, ServeSettings(), "cpu", 30.0, {port}, null_model=True) as starting:
+with starting_server(folders, ServeSettings(), "cpu", 30.0, Binding({port}), null_model=True) as starting:
     starting.ready()
     print("ready", flush=True)
     time.sleep(60)

@@ -12,7 +12,7 @@ from typing import Any
 
 from litmeter.serve.direct.channel import Channel, Response
 from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.route import Admission, Admitted
+from litmeter.serve.direct.http import DirectRoute
 from litmeter.serve.errors import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
@@ -48,13 +48,23 @@ def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
 
 async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
     """The answer to an image, asked for as the route does it."""
-    decision = Admission(dispatcher, MAX_BYTES, key=None, timed=False).decide(IMAGE_HEAD)
-    if not isinstance(decision, Admitted):
-        return decision
+    admitted = route_to(dispatcher, MAX_BYTES).admit(IMAGE_HEAD)
+    if isinstance(admitted, Reply):
+        return admitted
+    slot, is_image = admitted
     try:
-        return await dispatcher.submit(decision.slot, decision.is_image, body, never_disconnects)
+        return await dispatcher.submit(slot, is_image, body, never_disconnects)
     finally:
-        dispatcher.release(decision.slot)
+        dispatcher.release(slot)
+
+
+def route_to(dispatcher: Dispatcher, max_bytes: int, key: str | None = None) -> DirectRoute:
+    """A route without an app behind it."""
+
+    async def nothing(*_: object) -> None:
+        raise NotImplementedError
+
+    return DirectRoute(nothing, dispatcher, max_bytes, key, timed=False, drain_s=0.0)
 
 
 async def never_disconnects() -> Any:

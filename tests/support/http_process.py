@@ -17,8 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from litmeter.serve.direct.channel import Channel, Request, Response
 from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.protocol import LimitedProtocol
-from litmeter.serve.direct.route import Admission, DirectRoute
+from litmeter.serve.direct.http import DirectRoute, LimitedProtocol
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
@@ -60,7 +59,6 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
     with open_channel(CAPACITY) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
         dispatcher = Dispatcher(channel, 30.0, 1)
-        admission = Admission(dispatcher, MAX_BYTES, key, timed=True)
 
         async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:
             while (await receive()).get("more_body", False):
@@ -70,7 +68,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"app"})
 
-        route = DirectRoute(slow_app, admission, drain_s=0.0)
+        route = DirectRoute(slow_app, dispatcher, MAX_BYTES, key, timed=True, drain_s=0.0)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":  # the route's own takes signals, which a thread cannot
@@ -83,7 +81,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
 
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
-        protocol = partial(Impatient, admission=admission)
+        protocol = partial(Impatient, route=route)
         config = uvicorn.Config(
             app, http=protocol, ws="none", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S
         )

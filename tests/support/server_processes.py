@@ -16,8 +16,7 @@ import requests
 from litmeter.measure.figures import read_scrape
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import Binding
-from litmeter.serve.launcher import ANY_PORT, RunningServer, bound_socket, server_command
+from litmeter.serve.launcher import LOCAL, RunningServer, bound_socket, server_command
 
 
 def tree(server: RunningServer) -> list[psutil.Process]:
@@ -32,9 +31,9 @@ def started_server(folders: ModelFolders, settings: ServeSettings, folder: Path)
     Args:
         folder: of its metrics.
     """
-    with bound_socket(binding := Binding(ANY_PORT)) as listener:
+    with bound_socket(LOCAL) as listener:
         return subprocess.Popen(
-            server_command(folders, settings, "cpu", 30.0, binding, listener),
+            server_command(folders, settings, "cpu", 30.0, LOCAL, listener),
             env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
             pass_fds=(listener.fileno(),),
             stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from litmeter.load.remote import KEY_VARIABLE, remote_senders
+from litmeter.load.senders import KEY_VARIABLE, remote_senders
 from litmeter.stats.records import OK
 from tests.support.load import plan
 from tests.support.servers import free_port

@@ -7,9 +7,9 @@ import multiprocessing
 from collections.abc import Callable
 
 from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher, WorkerRegistry
+from litmeter.serve.direct.dispatcher import Dispatcher
 from litmeter.serve.errors import Reply
-from tests.support.direct import ask, open_channel, work
+from tests.support.direct import ask, never_disconnects, open_channel, work
 
 spawn = multiprocessing.get_context("spawn")
 
@@ -62,6 +62,18 @@ def test_a_worker_gone_before_it_is_watched_is_dead() -> None:
     gone.start()
     gone.join()
     assert gone.pid is not None
-    dead: list[int] = []
-    WorkerRegistry(1, dead.append).register_worker(gone.pid)
-    assert dead == [gone.pid]
+
+    async def watch(channel: Channel, worker: int) -> Reply:
+        dispatcher = Dispatcher(channel, 60.0, 1)
+        slot = dispatcher.slots.acquire()
+        assert slot is not None
+        asked = asyncio.create_task(dispatcher.submit(slot, True, b"x", never_disconnects))
+        await asyncio.sleep(0)
+        assert channel.slots.claim(slot, 0, worker)
+        dispatcher.watch_worker(worker)
+        return await asked
+
+    with open_channel(4) as channel:
+        status, body = asyncio.run(watch(channel, gone.pid))
+    assert status == 503
+    assert b"died" in body

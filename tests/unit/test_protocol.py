@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from litmeter.serve.direct.protocol import LimitedProtocol
+from litmeter.serve.direct.http import LimitedProtocol
 from litmeter.serve.metrics import REQUEST_SECONDS
 from tests.support.http_process import PATIENCE_S, PREDICT, answer, http_process
 

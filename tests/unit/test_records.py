@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.load.process import Recorder
+from litmeter.load.process import Level
 from litmeter.measure.capacity import missed_by_lateness
 from litmeter.stats.records import steady, window_means
 from tests.support.load import plan, record
@@ -40,16 +40,16 @@ def test_requests_count_in_the_window_that_they_fall_into() -> None:
 
 
 def test_a_load_without_a_request_has_an_empty_record() -> None:
-    arrays = Recorder(users=2, timeout_s=1.0).arrays()
+    arrays = Level("http://x", [], plan(2)).arrays()
     assert {len(values) for values in arrays.values()} == {0}
 
 
 def test_each_request_is_a_row() -> None:
-    recorder = Recorder(users=2, timeout_s=1.0)
-    assert recorder.add(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
-    assert not recorder.add(1, 4, 1.0, 1.1, 2.2, 0, b"")
-    arrays = recorder.arrays()
-    assert recorder.sent == 2
+    level = Level("http://x", [], plan(2, timeout_s=1.0))
+    assert level.add(0, 3, 1.0, 1.1, 1.5, 200, b"answer")
+    assert not level.add(1, 4, 1.0, 1.1, 2.2, 0, b"")
+    arrays = level.arrays()
+    assert level.sent == 2
     assert arrays["body"].tolist() == [3, 4]
     assert arrays["end"].tolist() == [1.5, 2.2]
     assert arrays["status"].tolist() == [0, 2]

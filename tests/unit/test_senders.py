@@ -11,14 +11,15 @@ import pytest
 
 from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan
-from litmeter.load.process import constant_times
-from litmeter.load.remote import KEY_VARIABLE, shared_key
+from litmeter.load.process import OpenLoop, arrivals_of
 from litmeter.load.senders import (
+    KEY_VARIABLE,
     Member,
     SenderGroup,
     clock_difference,
     merged,
     on_this_clock,
+    shared_key,
     shares_of,
 )
 from litmeter.stats.records import LoadRecord
@@ -45,8 +46,8 @@ def test_each_share_of_a_rate_has_arrivals_of_its_own() -> None:
 
 def test_constant_arrivals_of_all_senders_keep_their_distance() -> None:
     shares = [share for share in shares_of(replace(PLAN, rate_rps=30.0, arrivals="constant"), 3) if share]
-    times = [constant_times(share.rate_rps or 0.0, share.phase) for share in shares]
-    due = sorted(next(own) for own in times for _ in range(4))
+    arrivals = [arrivals_of(share) for share in shares]
+    due = sorted(next(own._due_s) for own in arrivals for _ in range(4) if isinstance(own, OpenLoop))
     assert np.diff(due) == pytest.approx(1 / 30)
 
 
@@ -108,8 +109,8 @@ class FakeSender:
 def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
     senders = [FakeSender(ended([1.5])), FakeSender(ended([7.5]))]
     told: list[float] = []
-    with SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)]) as group:
-        together = group.run("http://x", PLAN, on_progress=told.append)
+    group = SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)])
+    together = group.run("http://x", PLAN, on_progress=told.append)
     begins = [sender.plans[0].begin_at or 0.0 for sender in senders]
     assert begins[1] - begins[0] == pytest.approx(5.0)
     assert begins[0] == pytest.approx(time.perf_counter() + 0.8, abs=0.5)
@@ -123,7 +124,7 @@ def test_a_sender_that_cannot_get_ready_is_named() -> None:
             raise LoadError("gone")
 
     group = SenderGroup([Member("1", FakeSender(ended([1.5]))), Member("2", Gone(ended([1.5])))])
-    with group, pytest.raises(LoadError, match="sender 2: gone; this load is void"):
+    with pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
 
 

@@ -18,9 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan, load_generator
-from litmeter.load.remote import join as join_machine
-from litmeter.load.remote import remote_senders
-from litmeter.load.senders import Sender, local_senders
+from litmeter.load.senders import Sender, local_senders, remote_senders
+from litmeter.load.senders import join as join_machine
 from litmeter.measure.capacity import capacity as search
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow

@@ -78,20 +78,17 @@ OnProgress = Callable[[float], None]
 class LoadGenerator:
     """The load generator's process, which runs one load after another.
 
-    Attributes:
-        record_path: the record of the last load, as the process has written it.
-
     A load that ends with an exception ends the process, so that nothing of it is sent or read any more; the
     next one is run by another process.
+
+    Args:
+        folder: with the request bodies, and for what the process writes.
+
+    Attributes:
+        record_path: the record of the last load, as the process has written it.
     """
 
     def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
-        """Start the process.
-
-        Args:
-            folder: with the request bodies, and for what the process writes.
-            headers: sent with every request.
-        """
         self._folder = folder
         self.record_path = folder / "record.npz"
         self._settings = json.dumps({"headers": dict(headers), "folder": str(folder)})

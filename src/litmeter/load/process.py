@@ -11,16 +11,20 @@ import json
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
+from urllib.parse import urlsplit
 
 import gevent
+import gevent.socket
+import gevent.ssl
 import numpy as np
 from gevent.event import Event
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from litmeter.load.connection import Connection, post_head
 from litmeter.load.generator import LoadPlan
 from litmeter.stats.records import FAILED, OK, TIMED_OUT, WINDOWS, fewest_answers, steady, window_means
 
@@ -31,16 +35,121 @@ PAUSE_AFTER_FAILURE_S = 0.1
 """A refused connection fails in microseconds: without a pause, users of a closed loop would spin on it."""
 MAX_ANSWER_BYTES = 65_536
 """Longer answers are counted, but not stored."""
+IDLE_S = 1.0
+"""A connection that has been idle for longer is opened anew: the server may have closed it."""
+READ_BYTES = 65_536
+
+
+def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
+    """The head of a ``POST`` request whose body has ``body_bytes``."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(body_bytes)}
+    fields = [f"{name}: {value}" for name, value in {**defaults, **headers}.items()]
+    return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1")
+
+
+class _Responses:
+    """The responses of one TCP connection, one after another, with httptools' callbacks."""
+
+    def __init__(self) -> None:
+        self.parser = HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        self.content = b""
+        self.complete = self.closes = False
+        self._head_ended = self._says_its_end = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._says_its_end |= name.lower() in (b"content-length", b"transfer-encoding")
+
+    def on_headers_complete(self) -> None:
+        self._head_ended = True
+
+    def on_body(self, data: bytes) -> None:
+        self.content += data
+
+    def on_message_complete(self) -> None:
+        self.complete = self._head_ended = self.parser.get_status_code() >= 200  # an answer follows a 1xx
+        self.closes = not self.parser.should_keep_alive()
+
+    def on_connection_end(self) -> None:
+        """End a body without a length; raise ConnectionResetError if the response is cut off."""
+        if not self._head_ended or self._says_its_end:
+            raise ConnectionResetError("closed before the response was complete")
+        self.complete = self.closes = True
+
+
+class Connection:
+    """The keep-alive connection of one user, opened anew where it was closed.
+
+    It shares cores with the server that is measured, so a request costs as little CPU time as can be: it is
+    prepared as bytes, and its response is parsed by llhttp.
+
+    Args:
+        timeout_s: of one request, from connecting to the end of the response.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = None
+        if parts.scheme == "https":
+            self._tls = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+            self._tls.load_default_certs()
+        self._timeout_s = timeout_s
+        self._socket: gevent.socket.socket | None = None
+        self._response = _Responses()
+        self._last_used = 0.0
+
+    def send(self, request: bytes) -> tuple[int, bytes]:
+        """Send a request; return status and body of the response, status 0 after an error or a timeout."""
+        try:
+            with gevent.Timeout(self._timeout_s):
+                return self._exchange(request)
+        except (OSError, HttpParserError, HttpParserUpgrade, gevent.Timeout):
+            self.close()
+            return 0, b""
+
+    def close(self) -> None:
+        """Close the connection, if it is open; the next request opens it anew."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if perf_counter() - self._last_used > IDLE_S:
+            self.close()
+        if self._socket is None:
+            self._socket = self._open()
+            self._response = _Responses()
+        # A server may answer before it has read the whole request, and close: the response can be read.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self._socket.sendall(request)
+        response = self._response
+        response.begin()
+        while not response.complete:
+            if data := self._socket.recv(READ_BYTES):
+                response.parser.feed_data(data)
+            else:
+                response.on_connection_end()
+        if response.closes:
+            self.close()
+        self._last_used = perf_counter()
+        return response.parser.get_status_code(), response.content
+
+    def _open(self) -> gevent.socket.socket:
+        opened = gevent.socket.create_connection((self._host, self._port))
+        opened.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
+        return self._tls.wrap_socket(opened, server_hostname=self._host) if self._tls else opened
 
 
 class ClosedLoop:
-    """Arrivals of a closed loop: a user's next request is due as soon as its last one has been answered.
+    """Arrivals of a closed loop: a user's next request is due as soon as its last one has been answered."""
 
-    Attributes:
-        ended: whether the level has ended, so that no more requests are sent.
-    """
-
-    ended = False
+    ended = False  # the level; no more requests are sent
 
     def wait(self) -> float | None:
         """Wait until the user's next request is due; return when it was, None once the level has ended."""
@@ -82,11 +191,6 @@ class OpenLoop(ClosedLoop):
         return None if self.ended or due_s is None else self._started + due_s
 
 
-def constant_times(rate_rps: float, phase: float = 0.0) -> Iterator[float]:
-    """Due times at equal distances; the first one after ``phase`` of the distance."""
-    return ((number + phase) / rate_rps for number in itertools.count())
-
-
 def arrivals_of(plan: LoadPlan) -> ClosedLoop:
     """The arrival process of a plan, which begins now."""
     if plan.due_s is not None:
@@ -94,29 +198,62 @@ def arrivals_of(plan: LoadPlan) -> ClosedLoop:
     if (rate_rps := plan.rate_rps) is None:
         return ClosedLoop()
     if plan.arrivals == "constant":
-        return OpenLoop(constant_times(rate_rps, plan.phase))
+        return OpenLoop((number + plan.phase) / rate_rps for number in itertools.count())
     rng = random.Random(plan.random_seed)  # a Poisson process: the gaps are exponential
     return OpenLoop(itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None)))
 
 
-class Recorder:
-    """Collects the requests of all users of one level.
+Edge = tuple[float, float]
+"""When a window begins or ends, and this process's CPU time then, seconds."""
 
-    Attributes:
-        good: number of requests that were answered with 200.
-        opened: when the windows did; infinite before.
-        in_flight_since: by user, when its present request was due; infinite while it has none.
-        answered: by user, whether its first request has ended.
-    """
 
-    def __init__(self, users: int, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+class Level:
+    """One level: its users, who send ``requests`` (head and body of each), and the record of these."""
+
+    def __init__(self, url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan) -> None:
+        self._url, self._requests, self._plan = url, requests, plan
         self._rows: list[tuple[int, float, float, float, int, int, int, int]] = []
         self._answers: list[bytes] = []
-        self.good = 0
-        self.opened = math.inf
-        self.in_flight_since = [math.inf] * users
-        self.answered = [False] * users
+        self._good = 0  # number of requests that were answered with 200
+        self._opened = math.inf  # when the windows did; infinite before
+        self._answered = [False] * plan.users  # whether a user's first request has ended
+        # When a user's present request was due; infinite while it has none.
+        self._in_flight_since = [math.inf] * plan.users
+
+    def run(self, path: Path) -> None:
+        """Run the level and write its record to ``path``."""
+        plan = self._plan
+        progress = gevent.spawn(self._report_progress)
+        if plan.begin_at is not None:
+            sleep_until(plan.begin_at)
+        edges = [(started := perf_counter(), process_time())]
+        arrivals = arrivals_of(plan)
+        users = self._start_users(arrivals)
+
+        # In a closed loop the warm-up starts when every user has had an answer or a timeout.
+        if plan.begin_at is not None:
+            edges = self._measure_at(plan.begin_at + plan.warmup_s)
+        elif plan.rate_rps is not None or self._wait_for_first_answers():
+            gevent.sleep(plan.warmup_s)
+            edges = self._measure()
+        else:
+            while self.sent < plan.requests and perf_counter() < started + plan.max_s:
+                gevent.sleep(TICK_S)
+
+        arrivals.ended = True
+        wait_until(lambda: min(self._in_flight_since) == math.inf)
+        if len(edges) == 1:
+            edges.append((perf_counter(), process_time()))
+        gevent.killall([progress, *users])  # users may still wait for a request to become due
+        times, cpu_s = np.array(edges).T
+        reported = slice(-WINDOWS - 1, None)
+        cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
+        np.savez(path, window_edges=times, cores=cores, **self.arrays())
+
+    @property
+    def sent(self) -> int:
+        """Number of requests that have ended or are in flight."""
+        return len(self._rows) + sum(since < math.inf for since in self._in_flight_since)
 
     def add(
         self, user: int, body: int, due: float, sent: float, end: float, code: int, content: bytes
@@ -124,20 +261,13 @@ class Recorder:
         """Record one request; return whether it was answered with 200."""
         if code == 200:
             status = OK
-        elif code == 0 and end - sent >= self._timeout_s:
-            status = TIMED_OUT
         else:
-            status = FAILED
+            status = TIMED_OUT if code == 0 and end - sent >= self._plan.timeout_s else FAILED
         self._rows.append((user, due, sent, end, status, code, len(content), body))
         self._answers.append(content if len(content) <= MAX_ANSWER_BYTES else b"")
-        self.good += status == OK
-        self.answered[user] = True
+        self._good += status == OK
+        self._answered[user] = True
         return status == OK
-
-    @property
-    def sent(self) -> int:
-        """Number of requests that have ended or are in flight."""
-        return len(self._rows) + sum(since < math.inf for since in self.in_flight_since)
 
     def arrays(self) -> dict[str, Any]:
         """The recorded requests as one array per field."""
@@ -147,147 +277,98 @@ class Recorder:
             columns[name] = columns[name].astype(np.int64)
         return {**columns, "answer": np.array(self._answers, dtype=np.bytes_)}
 
-    def steady(self, edges: list[float]) -> bool:
+    def _start_users(self, arrivals: ClosedLoop) -> list[gevent.Greenlet]:
+        """Start the users, who send until the level has ended.
+
+        What one of them raises is raised in the main greenlet, where it ends this process.
+        """
+        main = gevent.getcurrent()
+        order = self._plan.bodies
+        if order is None:
+            order = list(range(len(self._requests)))
+            random.Random(self._plan.random_seed).shuffle(order)
+        request_indices = itertools.cycle(order)
+        pause_s = PAUSE_AFTER_FAILURE_S if self._plan.rate_rps is None else 0.0
+
+        def use(number: int) -> None:
+            connection = Connection(self._url, self._plan.timeout_s)
+            try:
+                while (due := arrivals.wait()) is not None:
+                    index = next(request_indices)
+                    request = b"".join(self._requests[index])
+                    self._in_flight_since[number] = due
+                    sent = perf_counter()
+                    code, content = connection.send(request)
+                    end = perf_counter()
+                    self._in_flight_since[number] = math.inf
+                    if not self.add(number, index, due, sent, end, code, content):
+                        gevent.sleep(pause_s)
+            except Exception as error:
+                gevent.kill(main, error)
+            finally:
+                connection.close()
+
+        return [gevent.spawn(use, number) for number in range(self._plan.users)]
+
+    def _report_progress(self) -> None:
+        """Say all the time how far the level is, so that it can be stopped at any time."""
+        while True:
+            gevent.sleep(PROGRESS_S)
+            emit("progress", round(max(0.0, perf_counter() - self._opened), 2))
+
+    def _measure_at(self, opened: float) -> list[Edge]:
+        """Measure three windows that open at a given time and last ``plan.min_s`` together."""
+        self._opened = opened
+        edges = []
+        for number in range(WINDOWS + 1):
+            sleep_until(edge := opened + number * self._plan.min_s / WINDOWS)
+            edges.append((edge, process_time()))
+        wait_until(lambda: min(self._in_flight_since) >= edge)
+        return edges
+
+    def _wait_for_first_answers(self) -> bool:
+        """Wait until every user has had an answer or a timeout; False where ``give_up_s`` is over before."""
+        give_up_s = self._plan.give_up_s
+        give_up_at = math.inf if give_up_s is None else perf_counter() + give_up_s
+        wait_until(lambda: all(self._answered) or perf_counter() > give_up_at)
+        return all(self._answered)
+
+    def _measure(self) -> list[Edge]:
+        """Measure windows until the last three agree, or ``max_windows`` are complete.
+
+        A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
+        """
+        plan = self._plan
+        edges = [(perf_counter(), process_time())]
+        self._opened = edges[0][0]
+        good_at_edge, complete = self._good, 0
+        while True:
+            gevent.sleep(TICK_S)
+            now, answers = perf_counter(), self._good - good_at_edge
+            # Checked at ticks, not at answers, so that a window does not end exactly at an answer.
+            seconds = now - edges[-1][0]
+            enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
+            if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
+                edges.append((now, process_time()))
+                good_at_edge = self._good
+            times = [time for time, _ in edges]
+            newly_complete = bisect.bisect_right(times, min(self._in_flight_since)) - 1
+            if newly_complete > complete:
+                complete = newly_complete
+                # Poisson arrivals vary too much for the stopping rule.
+                agree = complete >= WINDOWS and (
+                    plan.rate_rps is not None or self._agree(times[complete - WINDOWS : complete + 1])
+                )
+                if agree or complete >= plan.max_windows:
+                    return edges[: complete + 1]
+
+    def _agree(self, edges: list[float]) -> bool:
         """Whether the windows between ``edges``, whose requests have all ended, agree."""
         good = [(start, end) for _, start, _, end, status, *_ in self._rows if status == OK]
         if not good:
             return False
         (start, end), windows = np.array(good).T, np.array(edges)
         return steady(*window_means(start, end, windows), fewest_answers(end, windows))
-
-
-Edge = tuple[float, float]
-"""When a window begins or ends, and this process's CPU time then, seconds."""
-
-
-def run_level(url: str, requests: Sequence[tuple[bytes, bytes]], plan: LoadPlan, path: Path) -> None:
-    """Run one level and write its record to ``path``.
-
-    Args:
-        requests: head and body of each.
-    """
-    recorder = Recorder(plan.users, plan.timeout_s)
-    progress = gevent.spawn(report_progress, recorder)
-    if plan.begin_at is not None:
-        sleep_until(plan.begin_at)
-    edges = [(started := perf_counter(), process_time())]
-    arrivals = arrivals_of(plan)
-    users = start_users(url, requests, plan, arrivals, recorder)
-
-    # In a closed loop the warm-up starts when every user has had an answer or a timeout.
-    if plan.begin_at is not None:
-        edges = measure_at(plan, plan.begin_at + plan.warmup_s, recorder)
-    elif plan.rate_rps is not None or wait_for_first_answers(plan, recorder):
-        gevent.sleep(plan.warmup_s)
-        edges = measure(plan, recorder)
-    else:
-        while recorder.sent < plan.requests and perf_counter() < started + plan.max_s:
-            gevent.sleep(TICK_S)
-
-    arrivals.ended = True
-    wait_until(lambda: min(recorder.in_flight_since) == math.inf)
-    if len(edges) == 1:
-        edges.append((perf_counter(), process_time()))
-    gevent.killall([progress, *users])  # users may still wait for a request to become due
-    times, cpu_s = np.array(edges).T
-    reported = slice(-WINDOWS - 1, None)
-    cores = np.ptp(cpu_s[reported]) / np.ptp(times[reported])
-    np.savez(path, window_edges=times, cores=cores, **recorder.arrays())
-
-
-def start_users(
-    url: str,
-    requests: Sequence[tuple[bytes, bytes]],
-    plan: LoadPlan,
-    arrivals: ClosedLoop,
-    recorder: Recorder,
-) -> list[gevent.Greenlet]:
-    """Start the users, who send ``requests`` in turn until the level has ended.
-
-    What one of them raises is raised in the main greenlet, where it ends this process.
-    """
-    main = gevent.getcurrent()
-    order = plan.bodies
-    if order is None:
-        order = list(range(len(requests)))
-        random.Random(plan.random_seed).shuffle(order)
-    request_indices = itertools.cycle(order)
-    pause_s = PAUSE_AFTER_FAILURE_S if plan.rate_rps is None else 0.0
-
-    def use(number: int) -> None:
-        connection = Connection(url, plan.timeout_s)
-        try:
-            while (due := arrivals.wait()) is not None:
-                index = next(request_indices)
-                request = b"".join(requests[index])
-                recorder.in_flight_since[number] = due
-                sent = perf_counter()
-                code, content = connection.send(request)
-                end = perf_counter()
-                recorder.in_flight_since[number] = math.inf
-                if not recorder.add(number, index, due, sent, end, code, content):
-                    gevent.sleep(pause_s)
-        except Exception as error:
-            gevent.kill(main, error)
-        finally:
-            connection.close()
-
-    return [gevent.spawn(use, number) for number in range(plan.users)]
-
-
-def report_progress(recorder: Recorder) -> None:
-    """Say all the time how far the level is, so that it can be stopped at any time."""
-    while True:
-        gevent.sleep(PROGRESS_S)
-        emit("progress", round(max(0.0, perf_counter() - recorder.opened), 2))
-
-
-def measure_at(plan: LoadPlan, opened: float, recorder: Recorder) -> list[Edge]:
-    """Measure three windows that open at a given time and last ``plan.min_s`` together."""
-    recorder.opened = opened
-    edges = []
-    for number in range(WINDOWS + 1):
-        sleep_until(edge := opened + number * plan.min_s / WINDOWS)
-        edges.append((edge, process_time()))
-    wait_until(lambda: min(recorder.in_flight_since) >= edge)
-    return edges
-
-
-def wait_for_first_answers(plan: LoadPlan, recorder: Recorder) -> bool:
-    """Wait until every user has had an answer or a timeout; False where ``plan.give_up_s`` is over before."""
-    give_up_at = math.inf if plan.give_up_s is None else perf_counter() + plan.give_up_s
-    wait_until(lambda: all(recorder.answered) or perf_counter() > give_up_at)
-    return all(recorder.answered)
-
-
-def measure(plan: LoadPlan, recorder: Recorder) -> list[Edge]:
-    """Measure windows until the last three agree, or ``max_windows`` are complete.
-
-    A window is complete when every request that overlaps it has ended; meanwhile the load goes on.
-    """
-    edges = [(perf_counter(), process_time())]
-    recorder.opened = edges[0][0]
-    good_at_edge = recorder.good
-    complete = 0
-    while True:
-        gevent.sleep(TICK_S)
-        now, answers = perf_counter(), recorder.good - good_at_edge
-        # Checked at ticks, not at answers, so that a window does not end exactly at an answer.
-        seconds = now - edges[-1][0]
-        enough = seconds >= plan.min_s / WINDOWS and answers >= plan.requests / WINDOWS
-        if len(edges) <= plan.max_windows and (enough or seconds >= plan.max_s / WINDOWS):
-            edges.append((now, process_time()))
-            good_at_edge = recorder.good
-        times = [time for time, _ in edges]
-        newly_complete = bisect.bisect_right(times, min(recorder.in_flight_since)) - 1
-        if newly_complete > complete:
-            complete = newly_complete
-            # Poisson arrivals vary too much for the stopping rule.
-            agree = complete >= WINDOWS and (
-                plan.rate_rps is not None or recorder.steady(times[complete - WINDOWS : complete + 1])
-            )
-            if agree or complete >= plan.max_windows:
-                return edges[: complete + 1]
 
 
 def sleep_until(time: float) -> None:
@@ -319,7 +400,7 @@ def main() -> None:
         if plan.begin_at is not None and (late_s := perf_counter() - plan.begin_at - plan.warmup_s) > 0:
             emit("late", round(late_s, 3))
             continue
-        run_level(job["url"], requests, plan, Path(job["path"]))
+        Level(job["url"], requests, plan).run(Path(job["path"]))
         emit("done")
 
 

@@ -52,9 +52,6 @@ class RunningStub(NamedTuple):
         """Arrival and departure of every request so far, in the order of departure, shape (n, 2).
 
         Times are seconds of the machine's monotonic clock, which the load generator uses as well.
-
-        Raises:
-            LoadError: the stub does not answer.
         """
         try:
             with direct_session() as session:
@@ -140,27 +137,23 @@ def response(status: int, content: bytes) -> bytes:
     return b"HTTP/1.1 %d OK\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
 
 
-class Connection(asyncio.Protocol):
-    """One connection, which sends one request at a time; most methods are httptools' callbacks."""
+class _Connection(asyncio.Protocol):
+    """One connection, which sends one request at a time, with httptools' callbacks."""
 
     def __init__(self, stub: Stub) -> None:
         self.stub = stub
         self.parser = HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport, on which responses are sent."""
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Read a part of a request."""
         self.parser.feed_data(data)
 
     def on_message_begin(self) -> None:
-        """Note the arrival of a request's first byte."""
         self.arrived = perf_counter()
 
     def on_message_complete(self) -> None:
-        """Answer a request that has been read whole, once its service has ended."""
         if self.parser.get_method() == b"GET":
             self.send(response(200, json.dumps(self.stub.log).encode()))
         elif not self.stub.service_s:
@@ -170,12 +163,10 @@ class Connection(asyncio.Protocol):
             asyncio.get_running_loop().call_later(wait_s, self.finish, self.arrived)
 
     def finish(self, arrived: float) -> None:
-        """Log the request and answer it."""
         self.stub.log.append((arrived, perf_counter()))
         self.send(self.stub.answer)
 
     def send(self, answer: bytes) -> None:
-        """Send an answer, unless the client has closed the connection."""
         if not self.transport.is_closing():
             self.transport.write(answer)
 
@@ -183,7 +174,7 @@ class Connection(asyncio.Protocol):
 async def serve(stub: Stub, host: str = "127.0.0.1") -> None:
     """Serve until the process is killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(stub), host, 0, backlog=BACKLOG)
+    server = await loop.create_server(lambda: _Connection(stub), host, 0, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -8,46 +8,42 @@ import multiprocessing
 import signal
 import socket
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from litmeter.model.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import api_key
+from litmeter.serve.binding import Binding, api_key
 from litmeter.serve.direct.channel import is_supported
 from litmeter.serve.forkserver import FORKS, start_forkserver
 from litmeter.system.imports import freeze_gc_after
-
-WORKER = {False: "litmeter.serve.api", True: "litmeter.serve.direct.worker"}
-"""What runs in a worker, by whether the transport is the direct one."""
 
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C, as the JSON of ``launcher.server_command`` says."""
     options: dict[str, Any] = json.loads(sys.argv[1])
-    settings = ServeSettings.model_validate(options["settings"])
+    settings = ServeSettings.model_validate(options.pop("settings"))
+    direct = settings.transport == "direct" and is_supported()
+    if settings.transport == "direct" and not direct:
+        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
     if FORKS:
-        direct = settings.transport == "direct" and is_supported()
-        start_forkserver([WORKER[direct], *([] if options["null_model"] else modules_of(settings))])
+        worker = "litmeter.serve.direct.worker" if direct else "litmeter.serve.api"
+        start_forkserver([worker, *([] if options["null_model"] else modules_of(settings))])
     try:
         with freeze_gc_after():
-            from litmeter.serve.app import AppOptions, build_server, listen_on
-        listen_on(socket.socket(fileno=options["listener"]))
-        own = ("device", "timeout_s", "null_model", "metrics", "docs")
-        serve = build_server(
-            ModelFolders(Path(options["exported"]), Path(options["compiled"])),
-            settings,
-            AppOptions(**{name: options[name] for name in own}, key=api_key()),
-        )
+            from litmeter.serve.app import serve
         serve(
-            host=options["host"],
-            port=options["port"],
-            ssl_certfile=options["certificate"],
-            ssl_keyfile=options["certificate_key"],
-            log_level="warning",
+            TypeAdapter(ModelFolders).validate_python(options.pop("folders")),
+            settings,
+            TypeAdapter(Binding).validate_python(options.pop("binding")),
+            socket.socket(fileno=options.pop("listener")),
+            direct=direct,
+            key=api_key(),
+            **options,
         )
     except KeyboardInterrupt:  # LitServe does not handle one while it starts
         for child in multiprocessing.active_children():

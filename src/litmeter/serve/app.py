@@ -1,4 +1,4 @@
-"""Builds the server of the exported model, with LitServe's transport or the direct one.
+"""Builds and runs the server of the exported model, with LitServe's transport or the direct one.
 
 LitServe's defaults are overridden: one HTTP process for any number of workers, one device, and no generated
 client.py in the working directory.
@@ -8,107 +8,105 @@ from __future__ import annotations
 
 import multiprocessing
 import socket
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from multiprocessing.context import BaseContext
 from types import SimpleNamespace
-from typing import Any
 
 import litserve
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from litmeter.model.card import read_card
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.api import ClassifierAPI
+from litmeter.serve.binding import Binding
 from litmeter.serve.classifier import Classifier, PredictRequest
-from litmeter.serve.direct.channel import Channel, is_supported
+from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.protocol import LimitedProtocol
-from litmeter.serve.direct.route import Admission, DirectRoute
+from litmeter.serve.direct.http import DirectRoute
 from litmeter.serve.direct.supervisor import Supervisor
 from litmeter.serve.errors import invalid_body_reply
 from litmeter.serve.forkserver import FORKS, WORKERS
-from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
+from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer
 from litmeter.serve.middleware import ApiKey, ImageBodies, response_of
-from litmeter.serve.pages import extend_openapi, serve_docs, serve_page
+from litmeter.serve.pages import extend_openapi, serve_pages
 
 MAX_BODY_BYTES = 20_000_000
 """Maximum size of a request body: an image file of 15 MB as base64."""
 
 
-@dataclass(frozen=True)
-class AppOptions:
-    """Options of a server besides its settings.
+def serve(
+    folders: ModelFolders,
+    settings: ServeSettings,
+    binding: Binding,
+    listener: socket.socket,
+    *,
+    direct: bool,
+    device: str,
+    timeout_s: float,
+    null_model: bool,
+    key: str | None,
+) -> None:
+    """Serve the exported model until SIGTERM or Ctrl-C.
 
-    Attributes:
+    Args:
+        listener: is bound to the address of ``binding``.
+        direct: whether the transport is the direct one.
         device: cpu or cuda.
         timeout_s: how long a request may wait for a worker.
         null_model: serve the null model, which does no work, instead.
-        metrics: whether metrics are collected and served at ``/metrics``.
-        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
         key: API key that requests must send, None if they need none.
-    """
-
-    device: str
-    timeout_s: float
-    null_model: bool = False
-    metrics: bool = True
-    docs: bool = True
-    key: str | None = None
-
-
-def build_server(folders: ModelFolders, settings: ServeSettings, options: AppOptions) -> Callable[..., Any]:
-    """Build a server of the exported model; return the function that serves until SIGTERM or Ctrl-C.
-
-    The function takes uvicorn's host, port, log_level, ssl_certfile and ssl_keyfile.
 
     Raises:
         ModelError: there is no exported model.
     """
-    classifier = Classifier(folders, settings, null_model=options.null_model, timed=options.metrics)
+    classifier = Classifier(folders, settings, null_model=null_model, timed=binding.metrics)
     card = read_card(folders.exported)
     server = litserve.LitServer(
         ClassifierAPI(classifier),
-        accelerator=options.device,
+        accelerator=device,
         devices=1,
         workers_per_device=settings.workers_per_device,
-        timeout=options.timeout_s,
+        timeout=timeout_s,
         max_payload_size=MAX_BODY_BYTES,
-        disable_openapi_url=not options.docs,
+        disable_openapi_url=not binding.docs,
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
     app = server.app
     app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_page(app)
-    if options.docs:
-        serve_docs(app)
+    serve_pages(app, docs=binding.docs)
     extend_openapi(app, PredictRequest.model_json_schema(), card.classes)
-    if options.metrics:
+    if binding.metrics:
         app.get("/metrics")(metrics)
-    if settings.transport == "direct":
-        if is_supported():
-            return direct_server(classifier, app, settings, options)
-        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
+    if not direct:
+        app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
+    if key:
+        app.add_middleware(ApiKey, key=key)
+    if binding.metrics:  # the outermost: it also counts requests that are refused for their key
+        app.add_middleware(RequestTimer)
+
+    # LitServe has no option for a socket that is bound already; uvicorn's own, fd, takes it for a Unix one.
+    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
+    options = {
+        "host": binding.host,
+        "port": binding.port,
+        "ssl_certfile": binding.certificate,
+        "ssl_keyfile": binding.certificate_key,
+        "log_level": "warning",
+    }
+    if direct:
+        workers = settings.workers_per_device
+        channel = Channel(settings.max_queue, workers)
+        queue_bytes = settings.max_queue_mib * 2**20
+        dispatcher = Dispatcher(channel, timeout_s, workers, settings.worker_timeout_s, queue_bytes)
+        route = DirectRoute(app, dispatcher, MAX_BODY_BYTES, key, binding.metrics, settings.drain_s)
+        Supervisor(classifier, "cuda:0" if device == "cuda" else "cpu", channel, route).run(**options)
     if FORKS:
         fork_workers()
-    app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
-    add_auth_and_timer(app, options)
-    return partial(server.run, num_api_servers=1, generate_client_file=False)
-
-
-def listen_on(listener: socket.socket) -> None:
-    """Have uvicorn serve on a socket that is bound already, for which LitServe has no option.
-
-    Uvicorn's own, ``fd``, takes the socket for a Unix one.
-    """
-    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
+    server.run(num_api_servers=1, generate_client_file=False, **options)
 
 
 def fork_workers() -> None:
@@ -116,49 +114,20 @@ def fork_workers() -> None:
 
     Its manager is forked by the main process on all versions of Python.
     """
-
-    def context(method: str) -> BaseContext:
-        return WORKERS if method == "spawn" else multiprocessing.get_context(method)
-
-    own = {"get_context": context, "Manager": multiprocessing.get_context("fork").Manager}
+    own = {
+        "get_context": lambda method: WORKERS if method == "spawn" else multiprocessing.get_context(method),
+        "Manager": multiprocessing.get_context("fork").Manager,
+    }
     litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | own)
-
-
-def direct_server(
-    classifier: Classifier, app: FastAPI, settings: ServeSettings, options: AppOptions
-) -> Callable[..., Any]:
-    """Put ``app`` behind the direct transport; return the function that serves."""
-    workers = settings.workers_per_device
-    channel = Channel(settings.max_queue, workers)
-    queue_bytes = settings.max_queue_mib * 2**20
-    dispatcher = Dispatcher(channel, options.timeout_s, workers, settings.worker_timeout_s, queue_bytes)
-    admission = Admission(dispatcher, MAX_BODY_BYTES, options.key, timed=options.metrics)
-    add_auth_and_timer(app, options)
-    supervisor = Supervisor(
-        classifier,
-        channel,
-        devices=["cuda:0" if options.device == "cuda" else "cpu"] * workers,
-        app=DirectRoute(app, admission, settings.drain_s),
-        protocol=partial(LimitedProtocol, admission=admission),
-        dispatcher=dispatcher,
-        drain_s=settings.drain_s,
-    )
-    return supervisor.run
-
-
-def add_auth_and_timer(app: FastAPI, options: AppOptions) -> None:
-    """Add the outermost middleware: the timer also counts requests that are refused for their key."""
-    if options.key:
-        app.add_middleware(ApiKey, key=options.key)
-    if options.metrics:
-        app.add_middleware(RequestTimer)
 
 
 async def metrics() -> Response:
     """The metrics in Prometheus' text format."""
     PROCESS.labels("http").set(1)
     IN_FLIGHT.set(RequestTimer.in_flight)
-    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def handle_invalid_body(request: Request, error: Exception) -> Response:

@@ -14,15 +14,12 @@ from litmeter.errors import UsageError
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
 """Environment variable that holds the key, the same as LitServe's."""
 KEY_HEADER = "X-API-Key"
+LOOPBACK = "127.0.0.1"
 _HEADER_NAME = KEY_HEADER.lower().encode()
 
 
 def api_key() -> str | None:
-    """The key in the environment, None if there is none.
-
-    Raises:
-        UsageError: the key cannot be sent in a header.
-    """
+    """The key in the environment, None if there is none; raise UsageError if no header can hold it."""
     key = os.environ.get(KEY_VARIABLE, "")
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise UsageError(f"{KEY_VARIABLE}: expected printable ASCII without spaces")
@@ -39,28 +36,16 @@ def has_key(headers: Iterable[tuple[bytes, bytes]], key: str) -> bool:
     return hmac.compare_digest(given, key.encode())
 
 
-LOOPBACK = "127.0.0.1"
-
-
 @dataclass(frozen=True)
 class Binding:
-    """The address of a server, and the endpoints that it serves there.
-
-    Attributes:
-        port: TCP port.
-        host: address to listen on: 127.0.0.1, or with an API key 0.0.0.0 or ::, which other machines reach.
-        certificate: PEM file with the certificate chain, for HTTPS; None for HTTP.
-        certificate_key: PEM file with the certificate's private key, without a password.
-        metrics: whether ``/metrics`` is served.
-        docs: whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served.
-    """
+    """The address of a server, and the endpoints that it serves there."""
 
     port: int
-    host: str = LOOPBACK
-    certificate: Path | None = None
-    certificate_key: Path | None = None
-    metrics: bool = True
-    docs: bool = True
+    host: str = LOOPBACK  # or with an API key 0.0.0.0 or ::, which other machines reach
+    certificate: Path | None = None  # PEM file with the certificate chain, for HTTPS; None for HTTP
+    certificate_key: Path | None = None  # PEM file with its private key, without a password
+    metrics: bool = True  # whether ``/metrics`` is served
+    docs: bool = True  # whether ``/docs``, ``/redoc`` and ``/openapi.json`` are served
 
     @property
     def url(self) -> str:
@@ -70,11 +55,7 @@ class Binding:
         return f"{scheme}://{host}:{self.port}"
 
     def check(self) -> None:
-        """Check the binding before a server starts.
-
-        Raises:
-            UsageError: other machines can reach the server and there is no key, or TLS cannot work.
-        """
+        """Raise UsageError if other machines can reach the server and there is no key, or TLS cannot work."""
         if api_key() is None and self.host != LOOPBACK:
             raise UsageError(
                 f"--host {self.host}: other machines can reach it, so {KEY_VARIABLE} must hold a key"
@@ -82,22 +63,20 @@ class Binding:
         if (self.certificate is None) != (self.certificate_key is None):
             raise UsageError("--certificate and --certificate-key belong together")
         if self.certificate is not None and self.certificate_key is not None:
-            check_certificate(self.certificate, self.certificate_key)
+            _check_certificate(self.certificate, self.certificate_key)
 
 
-def check_certificate(certificate: Path, key: Path) -> None:
-    """Raise UsageError unless the files are a certificate and its private key."""
+def _check_certificate(certificate: Path, key: Path) -> None:
     try:
         for path in (certificate, key):  # OpenSSL does not say which file is missing
             path.open("rb").close()
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from error
-    try:
         # Without this callback, OpenSSL would ask for a password on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
     except (ssl.SSLError, ValueError) as error:
         what = "a certificate and its own key in PEM form, without a password"
         raise UsageError(f"{certificate}, {key}: not {what} ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
 
 
 def check_ca_file(path: Path) -> None:

@@ -22,8 +22,8 @@ from litmeter.model.card import read_card
 from litmeter.model.image import ImageError
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.errors import Reply, error_reply, invalid_body_reply
-from litmeter.serve.metrics import BATCH_SIZE, PROCESS, observe_stage
+from litmeter.serve.errors import Reply, RequestError, error_reply, invalid_body_reply
+from litmeter.serve.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.system.imports import freeze_gc_after
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ Prediction = dict[str, Any]
 """Label, probability, and the probabilities of all classes."""
 
 MAX_JSON_PARTS = 1000
-TOO_MANY_PARTS = "body: more keys and values than an image needs"
 EMPTY_BODY = "image: the body is empty"
 OUT_OF_MEMORY = "no memory left for this request; try again later"
 
@@ -50,28 +49,18 @@ class PredictRequest(BaseModel):
 
 @dataclass(slots=True)
 class Item:
-    """A decoded request.
-
-    Attributes:
-        image: the preprocessed image (tensor, channels x height x width), or the refusal.
-        decoded: when decoding ended (monotonic clock, seconds).
-    """
+    """A decoded request: the preprocessed image (tensor, channels x height x width), or the refusal."""
 
     image: Any
-    decoded: float
+    decoded: float  # when that ended (monotonic clock, seconds)
 
 
 @dataclass(slots=True)
 class Output:
-    """The result for an item.
-
-    Attributes:
-        content: the prediction, or the refusal.
-        predicted: when the model had run (monotonic clock, seconds).
-    """
+    """The result for an item."""
 
     content: Prediction | Reply
-    predicted: float
+    predicted: float  # when the model had run (monotonic clock, seconds)
 
 
 class NullPredictor:
@@ -81,17 +70,14 @@ class NullPredictor:
         self.card = read_card(folder)
 
     def decode(self, content: bytes) -> bytes:
-        """``content``, unchanged."""
+        """``content``, unchanged; so does ``transform``."""
         return content
 
-    def transform(self, content: bytes) -> bytes:
-        """``content``, unchanged."""
-        return content
+    transform = decode
 
     def predict(self, images: Sequence[bytes]) -> npt.NDArray[np.float64]:
         """The same probability for every class, (N, classes)."""
-        classes = len(self.card.classes)
-        return np.full((len(images), classes), 1 / classes)
+        return np.full((len(images), classes := len(self.card.classes)), 1 / classes)
 
 
 class Classifier:
@@ -127,7 +113,7 @@ class Classifier:
 
     def decode_json(self, request: PredictRequest) -> Item:
         """Decode and preprocess the image of a validated JSON body."""
-        return self._decode_safely(self._decode, request.image, request._received)
+        return self._item(self._decode, request.image, request._received)
 
     def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
         """Decode and preprocess the image of an unparsed body.
@@ -136,7 +122,7 @@ class Classifier:
             is_image: whether the body is an image file; otherwise it is JSON.
             received: when it was received (monotonic clock, seconds).
         """
-        return self._decode_safely(self._decode_body, is_image, body, received)
+        return self._item(self._decode_body, is_image, body, received)
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
         """The outputs of a batch, one for each item, in the same order."""
@@ -151,8 +137,8 @@ class Classifier:
         if self.timed:
             BATCH_SIZE.observe(len(items))
             for item in items:
-                observe_stage("batch_wait", started - item.decoded)
-                observe_stage("model", predicted - started)
+                SECONDS_OF["batch_wait"].observe(started - item.decoded)
+                SECONDS_OF["model"].observe(predicted - started)
         return outputs
 
     def content_of(self, output: Output) -> Prediction | Reply:
@@ -160,59 +146,56 @@ class Classifier:
         self._time("encode", perf_counter() - output.predicted)
         return output.content
 
-    def _decode_safely(self, decode: Callable[..., Item], *arguments: Any) -> Item:
-        """Call ``decode``; turn an unexpected exception into a refusal, so that the batch goes on."""
+    def _item(self, decode: Callable[..., Any], *arguments: Any) -> Item:
+        """Call ``decode``; turn any exception into a refusal, so that the batch goes on."""
         try:
-            return decode(*arguments)
+            image = decode(*arguments)
+        except RequestError as error:
+            image = error.reply
+        except ImageError as error:
+            image = error_reply(error.status, str(error))
         except MemoryError:
-            return Item(error_reply(503, OUT_OF_MEMORY), perf_counter())
+            image = error_reply(503, OUT_OF_MEMORY)
         except Exception:
             logger.exception("a request could not be decoded")
-            return Item(error_reply(500, "Internal server error"), perf_counter())
+            image = error_reply(500, "Internal server error")
+        return Item(image, perf_counter())
 
-    def _decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
+    def _decode_body(self, is_image: bool, body: bytes, received: float) -> Any:
         if not body:
-            status, reason = (400, EMPTY_BODY) if is_image else (422, "body: Field required")
-            return Item(error_reply(status, reason), perf_counter())
+            raise RequestError(400, EMPTY_BODY) if is_image else RequestError(422, "body: Field required")
         if is_image:
             return self._decode(body, received)
         # Counted without parsing, which takes a second for millions; base64 contains no comma, and the parser
         # itself gives up on brackets that are nested deeply.
         if body.count(b",") > MAX_JSON_PARTS:
-            return Item(error_reply(422, TOO_MANY_PARTS), perf_counter())
+            raise RequestError(422, "body: more keys and values than an image needs")
         try:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:
-            return Item(invalid_body_reply(error.errors(include_url=False)[0]), perf_counter())
+            return invalid_body_reply(error.errors(include_url=False)[0])
         return self._decode(text, received)
 
-    def _decode(self, content: bytes | str, received: float) -> Item:
+    def _decode(self, content: bytes | str, received: float) -> Any:
         """Decode and preprocess an image file, given as bytes or as base64 text."""
         started = perf_counter()
         self._time("queue", started - received)
-        try:
-            pixels: Any = self.predictor.decode(
-                content if isinstance(content, bytes) else decode_base64(content)
-            )
-            decoded = perf_counter()
-            image = self.predictor.transform(pixels)
-        except ImageError as error:
-            return Item(error_reply(error.status, str(error)), perf_counter())
-        ended = perf_counter()
+        pixels: Any = self.predictor.decode(content if isinstance(content, bytes) else decode_base64(content))
+        decoded = perf_counter()
+        image = self.predictor.transform(pixels)
+        preprocessed = perf_counter()
         self._time("decode", decoded - started)
-        self._time("preprocess", ended - decoded)
-        return Item(image, ended)
+        self._time("preprocess", preprocessed - decoded)
+        return image
 
     def _time(self, stage: str, seconds: float) -> None:
         if self.timed:
-            observe_stage(stage, seconds)
+            SECONDS_OF[stage].observe(seconds)
 
     def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
         """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
         try:
-            return [
-                self._prediction(probabilities) for probabilities in self.predictor.predict(images).tolist()
-            ]
+            return [self._prediction(row) for row in self.predictor.predict(images).tolist()]
         except MemoryError as error:
             logger.warning("no memory for a batch of %d: %s", len(images), error)
         if len(images) == 1:

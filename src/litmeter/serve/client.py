@@ -64,11 +64,9 @@ class Client:
                     verify=self._verify,
                 )
         except requests.exceptions.SSLError as error:
-            raise ServerError(
-                f"{self._url} cannot be trusted ({error}); --ca names the CA certificates to trust"
-            ) from error
+            doubt = f"{self._url} cannot be trusted ({error})"
+            raise ServerError(f"{doubt}; --ca names the CA certificates to trust") from error
         except requests.RequestException as error:
-            raise ServerError(
-                f"no answer from {self._url} ({type(error).__name__}); `make serve` starts a server"
-            ) from error
+            missing = f"no answer from {self._url} ({type(error).__name__})"
+            raise ServerError(f"{missing}; `make serve` starts a server") from error
         return answer.status_code, answer.json() if answer.status_code == 200 else answer.text[:200]

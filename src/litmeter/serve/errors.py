@@ -15,11 +15,11 @@ class Reply(NamedTuple):
 
 
 class RequestError(Exception):
-    """A request is refused with the HTTP status ``status``."""
+    """A request is refused with ``reply``."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
-        self.status = status
+        self.reply = error_reply(status, reason)
 
 
 def error_reply(status: int, reason: str) -> Reply:

@@ -23,22 +23,17 @@ FORKS = sys.platform == "linux"
 """Whether workers are forked."""
 WORKERS = multiprocessing.get_context("forkserver")
 """The context that workers are started in."""
-PRELOAD = "litmeter.serve.forkserver_preload"
-"""Module that it imports, which imports others."""
 MODULES = "LITMETER_FORKSERVER_MODULES"
-"""Environment variable with the names of these."""
+"""Environment variable with the names of the modules that ``forkserver_preload`` imports."""
 
 
 def start_forkserver(modules: Sequence[str]) -> None:
-    """Start it; it imports while this process goes on.
+    """Start it; it imports ``modules``, which workers need, while this process goes on.
 
     Workers inherit from it that SIGTERM and SIGINT are blocked, as only the main process decides what to
     do. The resource tracker would unblock them again, so it starts before.
-
-    Args:
-        modules: what workers need.
     """
-    WORKERS.set_forkserver_preload([PRELOAD])
+    WORKERS.set_forkserver_preload(["litmeter.serve.forkserver_preload"])
     os.environ[MODULES] = " ".join(modules)
     ensure_resource_tracker()
     signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATION_SIGNALS)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -28,8 +28,8 @@ from litmeter.system.temporary import scratch
 READY_S = 180.0
 """How long the workers may take to load the model."""
 READY_POLL_S = 0.05
-ANY_PORT = 0
-"""The kernel chooses a free one."""
+LOCAL = Binding(0)
+"""127.0.0.1, at a free port that the kernel chooses."""
 LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
 """Bytes of a temporary folder's path: LitServe's multiprocessing manager makes a socket in it (unix(7))."""
 EXIT_GRACE_S = 15.0
@@ -38,22 +38,13 @@ EXIT_GRACE_S = 15.0
 
 @dataclass
 class RunningServer:
-    """A server whose processes have been started; it answers when ``ready`` has returned.
+    """A server whose processes have been started; it answers when ``ready`` has returned."""
 
-    Attributes:
-        process: its main process, the root of its process tree.
-        log: file with its output.
-        started: when, on the monotonic clock.
-        limit_s: how long it may take until it is ready.
-        ready_s: seconds from its start to the first 200 of ``/health``.
-    """
-
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes]  # its main process, the root of its process tree
     binding: Binding
-    log: Path
-    started: float
-    limit_s: float
-    ready_s: float = 0.0
+    log: Path  # file with its output
+    started: float  # when, on the monotonic clock
+    ready_s: float = 0.0  # seconds from its start to the first 200 of ``/health``
 
     @property
     def url(self) -> str:
@@ -65,19 +56,19 @@ class RunningServer:
         """Process id of its main process."""
         return self.process.pid
 
-    def ready(self) -> RunningServer:
+    def ready(self, limit_s: float = READY_S) -> RunningServer:
         """Wait until ``/health`` answers with 200; return the server itself.
 
         Raises:
-            ServerError: the server died, or its workers were not ready in time.
+            ServerError: the server died, or its workers were not ready within ``limit_s`` of its start.
         """
-        while time.perf_counter() < self.started + self.limit_s:
+        while time.perf_counter() < self.started + limit_s:
             self.check()
             if is_healthy(self.binding):
                 self.ready_s = time.perf_counter() - self.started
                 return self
             time.sleep(READY_POLL_S)
-        raise ServerError(f"the server was not ready within {self.limit_s:.0f} s{log_tail(self.log)}")
+        raise ServerError(f"the server was not ready within {limit_s:.0f} s{log_tail(self.log)}")
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
@@ -86,10 +77,6 @@ class RunningServer:
     def resume(self) -> None:
         """Continue its processes (SIGCONT)."""
         self._signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """Kill its processes (SIGKILL)."""
-        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it has died: ``check`` says so
@@ -108,65 +95,50 @@ def starting_server(
     settings: ServeSettings,
     device: str,
     timeout_s: float,
-    port: int = ANY_PORT,
-    ready_s: float = READY_S,
+    binding: Binding = LOCAL,
     *,
     null_model: bool = False,
-    metrics: bool = True,
+    in_foreground: bool = False,
 ) -> Iterator[RunningServer]:
-    """Serve the exported model on 127.0.0.1 until the block is left, which begins at once.
+    """Serve the exported model until the block is left, which begins at once.
 
     Args:
         timeout_s: how long a request may wait in the server's queue.
-        ready_s: how long the workers may take to load the model.
         null_model: serve the null model, which does no work, instead.
-        metrics: whether metrics are collected and served.
+        in_foreground: with the log on the terminal, and the API key of the environment; else without one, as
+            the load generator sends none.
 
     Raises:
         ServerError: the port is taken.
     """
-    binding = Binding(port, metrics=metrics)
-    with (
-        bound_socket(binding) as listener,
-        _server_environment(settings) as (environment, log),
-        log.open("wb") as output,
-    ):
-        binding = replace(binding, port=listener.getsockname()[1])
-        environment.pop(KEY_VARIABLE, None)  # the load generator sends no key
-        started = time.perf_counter()
-        with process_group(
-            server_command(folders, settings, device, timeout_s, binding, listener, null_model),
-            stdout=output,
-            stderr=output,
-            env=environment,
-            stop_s=0.0,  # killed at once, as no client waits for an answer
-            pass_fds=(listener.fileno(),),
-        ) as process:
-            listener.close()  # else clients of a server that has died would wait
-            yield RunningServer(process, binding, log, started, ready_s)
-
-
-@contextmanager
-def _server_environment(settings: ServeSettings) -> Iterator[tuple[dict[str, str], Path]]:
-    """Make a temporary folder for metrics and log; yield the server's environment and the log's path."""
-    with scratch() as folder:
+    with bound_socket(binding) as listener, scratch() as folder, (log := folder / "log").open("wb") as output:
         if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
             raise UsageError(
                 f"TMPDIR: {folder.parent} is {excess} bytes too long for the path of a socket; "
                 "set it to a shorter one"
             )
-        metrics = folder / "metrics"
-        metrics.mkdir()
-        own = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
-        yield worker_environment(settings) | own, folder / "log"
+        (metrics := folder / "metrics").mkdir()
+        environment = worker_environment(settings)
+        environment |= {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
+        if not in_foreground:
+            environment.pop(KEY_VARIABLE, None)
+        binding = replace(binding, port=listener.getsockname()[1])
+        started = time.perf_counter()
+        with process_group(
+            server_command(folders, settings, device, timeout_s, binding, listener, null_model),
+            stdout=None if in_foreground else output,
+            stderr=None if in_foreground else output,
+            env=environment,
+            stop_s=0.0,  # killed at once, as no client waits for an answer
+            pass_fds=(listener.fileno(),),
+        ) as process:
+            listener.close()  # else clients of a server that has died would wait
+            yield RunningServer(process, binding, log, started)
 
 
 def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
-    """Check that the model that ``settings`` need exists.
-
-    Raises:
-        ModelError: it does not, and the message has the command that makes it; or the weights are not those
-            of the model card.
+    """Raise ModelError, with the command that makes it, unless the model that ``settings`` need exists, or if
+    its weights are not those of its card.
     """
     needed = {"export": folders.exported} | ({"compile": folders.compiled} if settings.compiled else {})
     if not all(folder.is_dir() for folder in needed.values()):
@@ -187,35 +159,21 @@ def serve_in_foreground(
 
     Args:
         timeout_s: how long a request may wait in the server's queue.
+        binding: which has been checked.
 
     Raises:
-        UsageError: other machines can reach the server and there is no key, or TLS cannot work.
         ServerError: the port is taken, or the server was killed.
     """
-    binding.check()
-    read_card(folders.exported)
-    started = time.perf_counter()
-    with (
-        bound_socket(binding) as listener,
-        _server_environment(settings) as (environment, _),
-        process_group(
-            server_command(folders, settings, device, timeout_s, binding, listener),
-            env=environment,
-            stop_s=0.0,
-            pass_fds=(listener.fileno(),),
-        ) as process,
-    ):
-        listener.close()
+    with starting_server(folders, settings, device, timeout_s, binding, in_foreground=True) as server:
+        process = server.process
         print("loading the model ...", flush=True)
         try:
             while process.poll() is None and not is_healthy(binding):
                 time.sleep(READY_POLL_S)
             if process.poll() is None:
-                print(
-                    f"ready after {time.perf_counter() - started:.1f} s: {binding.url}/predict answers, and "
-                    f"{binding.url} is a page to try it (Ctrl-C ends it)",
-                    flush=True,
-                )
+                url, seconds = binding.url, time.perf_counter() - server.started
+                said = f"{url}/predict answers, and {url} is a page to try it (Ctrl-C ends it)"
+                print(f"ready after {seconds:.1f} s: {said}", flush=True)
             status = process.wait()
         except (KeyboardInterrupt, SystemExit):
             process.terminate()
@@ -240,44 +198,34 @@ def server_command(
 ) -> list[str]:
     """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
     options = {
-        **asdict(folders),
-        **asdict(binding),
+        "folders": asdict(folders),
         "settings": settings.model_dump(),
+        "binding": asdict(binding),
+        "listener": listener.fileno(),
         "device": device,
         "timeout_s": timeout_s,
         "null_model": null_model,
-        "listener": listener.fileno(),
     }
     return [sys.executable, "-m", "litmeter.serve", json.dumps(options, default=str)]
 
 
 def is_healthy(binding: Binding) -> bool:
-    """Whether the server at ``binding`` answers ``/health`` with 200.
-
-    False where it does not listen, as before a worker is ready. The certificate is not verified.
-    """
+    """Whether the server answers ``/health`` with 200; it may not listen yet. No certificate is verified."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
-    connection = (
-        HTTPSConnection(host, binding.port, timeout=5, context=ssl._create_unverified_context())
-        if binding.certificate
-        else HTTPConnection(host, binding.port, timeout=5)
-    )
-    try:
+    connection = HTTPConnection(host, binding.port, timeout=5)
+    if binding.certificate:
+        unverified = ssl._create_unverified_context()
+        connection = HTTPSConnection(host, binding.port, timeout=5, context=unverified)
+    with closing(connection), suppress(OSError, HTTPException):
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
+    return False
 
 
 def bound_socket(binding: Binding) -> socket.socket:
-    """A socket that is bound to the address of ``binding``, on which a server may listen.
+    """A socket that is bound to the address of ``binding``; raise ServerError if its port is not free.
 
     The server inherits it, so that nobody else can take the port while the server starts.
-
-    Raises:
-        ServerError: the port is not free.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in binding.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -285,6 +233,5 @@ def bound_socket(binding: Binding) -> socket.socket:
         listener.bind((binding.host, binding.port))
     except OSError as error:
         listener.close()
-        where = f"port {binding.port} of {binding.host}"
-        raise ServerError(f"{where} is not free ({error.strerror})") from error
+        raise ServerError(f"port {binding.port} of {binding.host} is not free ({error.strerror})") from error
     return listener

@@ -7,12 +7,10 @@ module is imported. ``GET /metrics`` aggregates them.
 from __future__ import annotations
 
 import functools
-import os
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import Counter, Gauge, Histogram
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -44,29 +42,7 @@ KILLED_WORKERS = Counter(
 PROCESS = Gauge("litmeter_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
 _by_code = functools.cache(REQUEST_SECONDS.labels)
-_by_stage = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
-
-
-def observe_stage(stage: str, seconds: float) -> None:
-    """Record that a request spent ``seconds`` in ``stage``."""
-    _by_stage[stage].observe(seconds)
-
-
-def mark_process_exited(process: int | None) -> None:
-    """Remove the live gauges of a process that has died; its counters stay.
-
-    Args:
-        process: process id, None if the process never started.
-    """
-    if process is not None and "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        mark_process_dead(process)  # type: ignore[no-untyped-call]
-
-
-def exposition() -> bytes:
-    """The metrics of all processes in Prometheus' text format."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
 class RequestTimer:
@@ -87,8 +63,7 @@ class RequestTimer:
         if scope["type"] != "http" or scope["path"] != "/predict":
             await self.app(scope, receive, send)
             return
-        began, code = perf_counter(), 0
-        self.begin()
+        began, code = self.begin(), 0
 
         async def record_status(message: Message) -> None:
             nonlocal code
@@ -102,17 +77,13 @@ class RequestTimer:
             self.end(code, began)
 
     @staticmethod
-    def begin() -> None:
-        """Count the start of a request."""
+    def begin() -> float:
+        """Count the start of a request; return its time (perf_counter, seconds)."""
         RequestTimer.in_flight += 1
+        return perf_counter()
 
     @staticmethod
     def end(code: int, began: float) -> None:
-        """Count the end of a request.
-
-        Args:
-            code: HTTP status of its answer.
-            began: when it began (perf_counter, seconds).
-        """
+        """Count the end of the request that began at ``began``, by the HTTP status of its answer."""
         RequestTimer.in_flight -= 1
         _by_code(code).observe(perf_counter() - began)

@@ -50,11 +50,7 @@ class ApiKey:
 
 
 class ImageBodies:
-    """ASGI middleware that converts an image file to the JSON body that LitServe's route takes.
-
-    Args:
-        max_bytes: maximum size of a body; one with a larger Content-Length is refused unread.
-    """
+    """ASGI middleware that converts an image file to the JSON body that LitServe's route takes."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -75,31 +71,23 @@ class ImageBodies:
                 raise RequestError(400, EMPTY_BODY)
             text = base64.b64encode(body)
         except RequestError as error:
-            await response_of(error_reply(error.status, str(error)))(scope, receive, send)
+            await response_of(error.reply)(scope, receive, send)
             return
         headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
         headers.append((b"content-type", b"application/json"))
-        is_first = True
+        messages = [{"type": "http.request", "body": b'{"image":"' + text + b'"}', "more_body": False}]
 
         async def receive_json() -> Message:
-            nonlocal is_first
-            if not is_first:
-                return await receive()
-            is_first = False
-            return {"type": "http.request", "body": b'{"image":"' + text + b'"}', "more_body": False}
+            return messages.pop() if messages else await receive()
 
         await self.app({**scope, "headers": headers}, receive_json, send)
 
 
 def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> tuple[bool, int]:
-    """Check a request's head.
-
-    Returns:
-        Whether the body is an image file, otherwise it is JSON; and the Content-Length, 0 without one.
+    """Whether the body is an image file, otherwise it is JSON; and the Content-Length, 0 without one.
 
     Args:
         headers: values by name in lower case.
-        max_bytes: maximum size of a body.
 
     Raises:
         RequestError: status 415 for any other content type, 413 if Content-Length exceeds ``max_bytes``.
@@ -118,10 +106,7 @@ def check_head(headers: Mapping[bytes, bytes], max_bytes: int) -> tuple[bool, in
 async def read_body(
     receive: Receive, max_bytes: int, on_bytes: Callable[[int], None] = lambda count: None
 ) -> bytes:
-    """Read a request body to its end.
-
-    Args:
-        on_bytes: called with the number of bytes of each part.
+    """Read a request body to its end; call ``on_bytes`` with the number of bytes of each part.
 
     Raises:
         RequestError: status 413 as soon as it exceeds ``max_bytes``, 400 if the client disconnects.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -32,11 +32,7 @@ def hash_source(page: str, tag: str) -> str:
 
 
 def headers(sources: str) -> dict[str, str]:
-    """Response headers of a page that loads from this server only.
-
-    Args:
-        sources: Content-Security-Policy directives for the page's scripts, styles and images.
-    """
+    """Response headers of a page that loads from this server only, with its own CSP directives."""
     return {
         "Content-Security-Policy": f"default-src 'none'; {sources}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -49,21 +45,6 @@ def headers(sources: str) -> dict[str, str]:
 PAGE_HEADERS = headers(
     f"script-src {hash_source(PAGE, 'script')}; style-src {hash_source(PAGE, 'style')}; img-src blob: data:"
 )
-
-
-def serve_page(app: FastAPI) -> None:
-    """Answer ``GET /`` with the page, in place of LitServe's route."""
-    remove_routes(app, {"/"})
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
-
-
-def remove_routes(app: FastAPI, paths: Collection[str]) -> None:
-    """Remove the routes of ``paths``, which others replace."""
-    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in paths]
-
 
 # Links are relative, so that they work behind a proxy with a path prefix.
 ASSETS = "docs/assets"
@@ -86,20 +67,27 @@ REDOC = get_redoc_html(
     with_google_fonts=False,
 )
 
-
 INLINE_SCRIPT = hash_source(bytes(SWAGGER.body).decode(), "script")
 SWAGGER_HEADERS = headers(f"script-src 'self' {INLINE_SCRIPT}; style-src 'self'; img-src data:")
 # ReDoc inserts inline styles, and runs its search in a web worker made from a blob.
 REDOC_HEADERS = headers("script-src 'self'; style-src 'unsafe-inline'; worker-src blob:; img-src data:")
 
 
-def serve_docs(app: FastAPI) -> None:
-    """Answer ``GET /docs`` and ``GET /redoc`` in place of FastAPI's own pages.
+def serve_pages(app: FastAPI, *, docs: bool) -> None:
+    """Answer ``GET /`` in place of LitServe, and ``/docs`` and ``/redoc`` in place of FastAPI.
 
-    With an API key, the pages and their assets need it, too: a browser shows them only behind a proxy that
+    With an API key, the last two and their assets need it, too: a browser shows them only behind a proxy that
     adds the header to each request.
     """
-    remove_routes(app, {"/docs", "/docs/oauth2-redirect", "/redoc"})
+    replaced = ("/", "/docs", "/docs/oauth2-redirect", "/redoc")
+    app.router.routes = [route for route in app.router.routes if getattr(route, "path", None) not in replaced]
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
+
+    if not docs:
+        return
     app.mount(f"/{ASSETS}", StaticFiles(packages=[("fastapi_offline", "static")]))
 
     @app.get("/docs", include_in_schema=False)
@@ -131,12 +119,7 @@ ERROR_SCHEMA = {
 
 
 def extend_openapi(app: FastAPI, body: dict[str, Any], classes: Sequence[str]) -> None:
-    """Add both forms of the request body and all answers to the OpenAPI document of ``app``.
-
-    Args:
-        body: JSON schema of the JSON form.
-        classes: names of the classes.
-    """
+    """Add to the OpenAPI document both forms of the request body (``body``: that of JSON) and all answers."""
     fastapi_openapi = app.openapi
     probability = {"type": "number", "minimum": 0, "maximum": 1}
     prediction = {

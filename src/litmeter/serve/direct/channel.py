@@ -15,7 +15,7 @@ import struct
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from litmeter.serve.forkserver import WORKERS
 
@@ -102,6 +102,7 @@ class Slots:
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
+        self.capacity = capacity
         self._in_use = WORKERS.RawArray("Q", capacity)
         self._claims = [WORKERS.RawArray("Q", capacity) for _ in range(workers)]
         self._claimants = [WORKERS.RawArray("L", capacity) for _ in range(workers)]
@@ -109,14 +110,9 @@ class Slots:
         self._free_indices = deque(range(capacity))
 
     @property
-    def capacity(self) -> int:
-        """Number of slots."""
-        return len(self._next_slots)
-
-    @property
     def in_flight(self) -> int:
         """Number of slots in use."""
-        return len(self._next_slots) - len(self._free_indices)
+        return self.capacity - len(self._free_indices)
 
     @property
     def full(self) -> bool:
@@ -129,31 +125,26 @@ class Slots:
             return None
         index = self._free_indices.popleft()
         slot = self._next_slots[index]
-        self._next_slots[index] = slot + len(self._next_slots)
+        self._next_slots[index] = slot + self.capacity
         self._in_use[index] = slot
         return slot
 
     def release(self, slot: int) -> None:
         """Free ``slot``. Only the HTTP process calls this, once for each slot."""
-        index = slot % len(self._next_slots)
+        index = slot % self.capacity
         self._in_use[index] = 0
         self._free_indices.append(index)
 
     def claim(self, slot: int, worker: int, process: int) -> bool:
-        """Record that a worker has the request; False if ``slot`` has been released.
-
-        Args:
-            worker: the worker's index.
-            process: its process id.
-        """
-        index = slot % len(self._next_slots)
+        """Record that the worker of that index and process id has the request; False if it was released."""
+        index = slot % self.capacity
         self._claimants[worker][index] = process
         self._claims[worker][index] = slot
         return bool(self._in_use[index] == slot)
 
     def claimed_by(self, slot: int) -> int:
         """Process id of the worker that claimed ``slot``, UNCLAIMED while the request is queued."""
-        index = slot % len(self._next_slots)
+        index = slot % self.capacity
         for claims, claimants in zip(self._claims, self._claimants, strict=True):
             if claims[index] == slot:
                 return int(claimants[index])
@@ -168,23 +159,16 @@ REGISTRATION = 0
 """Slot of a worker's first message, which has the process id in place of the HTTP status."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request as the worker receives it.
-
-    Attributes:
-        is_image: whether the body is an image file; otherwise it is JSON.
-        received: when the HTTP process had read the whole body (monotonic clock, seconds).
-    """
+class Request(NamedTuple):
+    """A request as the worker receives it."""
 
     slot: int
-    is_image: bool
-    received: float
+    is_image: bool  # the body is an image file; otherwise it is JSON
+    received: float  # when the HTTP process had read the whole body (monotonic clock, seconds)
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response as the HTTP process receives it; the body is JSON."""
 
     slot: int
@@ -196,10 +180,6 @@ class Channel:
     """A socket pair for requests, from which all workers read, one for responses, and the slots.
 
     It is created before the processes that share it start.
-
-    Args:
-        capacity: maximum number of requests in flight.
-        workers: number of workers.
     """
 
     def __init__(self, capacity: int, workers: int) -> None:
@@ -252,9 +232,9 @@ class Channel:
         """Whether another worker than the caller is idle."""
         return any(self._idle)
 
-    def requests_fd(self) -> int:
-        """File descriptor that is readable when there is a request."""
-        return self._request_receiver.fileno()
+    def wait_readable(self, seconds: float) -> bool:
+        """Wait for that long at most until there is a request; whether there is one."""
+        return bool(select.select([self._request_receiver], [], [], seconds)[0])
 
     def send_registration(self) -> None:
         """Send this worker's process id to the HTTP process, which then watches for its exit."""
@@ -263,8 +243,8 @@ class Channel:
     def send_responses(self, responses: Sequence[Response]) -> None:
         """Send the responses of a batch as one message; block while the socket's buffer is full."""
         parts: list[bytes] = []
-        for response in responses:
-            parts += (RESPONSE.pack(response.slot, response.status, len(response.body)), response.body)
+        for slot, status, body in responses:
+            parts += (RESPONSE.pack(slot, status, len(body)), body)
         send(self._response_sender, (b"".join(parts),))
 
     def receive_responses(self) -> list[Response]:

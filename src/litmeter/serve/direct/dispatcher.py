@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
@@ -22,67 +21,6 @@ from litmeter.serve.metrics import KILLED_WORKERS
 logger = logging.getLogger(__name__)
 
 
-class WorkerRegistry:
-    """The workers that have registered and are alive.
-
-    Args:
-        expected: number of workers.
-        on_exit: called with the process id of a worker that has exited.
-    """
-
-    def __init__(self, expected: int, on_exit: Callable[[int], None]) -> None:
-        self._expected = expected
-        self._on_exit = on_exit
-        self._live: set[int] = set()
-        self._started = False
-
-    def register_worker(self, worker: int) -> None:
-        """Add the worker with process id ``worker``, and watch its pidfd, which is readable when it exits."""
-        try:
-            pidfd = os.pidfd_open(worker)
-        except ProcessLookupError:
-            self._on_exit(worker)
-            return
-        self._live.add(worker)
-        self._started = self._started or len(self._live) == self._expected
-        asyncio.get_running_loop().add_reader(pidfd, self._on_worker_exit, worker, pidfd)
-
-    def kill_hung(self, worker: int, timeout_s: float) -> None:
-        """Kill a worker that has had a batch for longer than ``timeout_s``, once; others start a new one."""
-        if worker in self._live:
-            self._live.discard(worker)
-            logger.error("worker %d had a batch for over %g s: it hangs, and is killed", worker, timeout_s)
-            KILLED_WORKERS.inc()
-            with suppress(ProcessLookupError):
-                os.kill(worker, signal.SIGKILL)
-
-    def _on_worker_exit(self, worker: int, pidfd: int) -> None:
-        asyncio.get_running_loop().remove_reader(pidfd)
-        os.close(pidfd)
-        self._live.discard(worker)
-        self._on_exit(worker)
-
-    def health(self, stopping: bool) -> Reply:
-        """The answer to ``/health``: 200 while requests are answered, otherwise 503.
-
-        A starting server is not ready before all of its workers are; later, one worker is enough.
-
-        Args:
-            stopping: whether the server drains.
-        """
-        live = len(self._live)
-        if stopping:
-            state = "stopping"
-        elif not self._started:
-            state = "starting"
-        elif live == 0:
-            state = "down"
-        else:
-            state = "ok" if live == self._expected else "degraded"
-        body = {"status": state, "workers": live, "expected": self._expected}
-        return Reply(200 if state in ("ok", "degraded") else 503, json.dumps(body).encode())
-
-
 SWEEP_INTERVAL_S = 0.1
 """Interval of the checks for requests that have timed out or were lost, while any is pending."""
 
@@ -93,17 +31,13 @@ CLIENT_CLOSED_REQUEST = Reply(499, b"")
 """Status that the metrics count where a client has closed its connection (nginx's 499); it is never sent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pending:
-    """A request that has not been answered yet.
+    """A request that has not been answered yet."""
 
-    Attributes:
-        received: when its whole body had been read (monotonic clock, seconds).
-        answer: set once; a client that has gone gets none.
-    """
-
-    received: float
+    received: float  # when its whole body had been read (monotonic clock, seconds)
     answer: asyncio.Future[Reply]
+    claimed_s: float = 0.0  # how long a worker has had it
 
     def respond(self, reply: Reply) -> None:
         """Set the answer, unless it is."""
@@ -116,13 +50,13 @@ class Dispatcher:
 
     Args:
         timeout_s: how long a request may wait until a worker claims it.
-        workers: number of workers.
         worker_timeout_s: a worker that has had a request for longer hangs: it is killed, and its supervisor
             starts another. Time in which this process itself was stopped does not count.
         max_body_bytes: of all requests in flight together; a request that is alone may have more, and small
             ones are not refused.
 
     Attributes:
+        slots: of the requests in flight; one is acquired before a request's body is read.
         stopping: whether the server drains: no further request is admitted.
         unfinished: number of admitted requests that were not answered within the drain time.
     """
@@ -135,15 +69,17 @@ class Dispatcher:
         worker_timeout_s: float = math.inf,
         max_body_bytes: float = math.inf,
     ) -> None:
+        self.slots = channel.slots
         self._channel = channel
         self._timeout_s = timeout_s
         self._worker_timeout_s = worker_timeout_s
-        self._workers = WorkerRegistry(workers, self._on_worker_exit)
+        self._expected_workers = workers
+        self._live_workers: set[int] = set()
+        self._started = False
         self._pending: dict[int, Pending] = {}
         self._unsent: dict[int, Request] = {}
-        self._claimed_s: dict[int, float] = {}
         self._max_body_bytes = max_body_bytes
-        self._small_bytes = max_body_bytes / channel.slots.capacity
+        self._small_bytes = max_body_bytes / self.slots.capacity
         self._body_bytes: dict[int, int] = {}
         self._total_body_bytes = 0
         self._sweeping = False
@@ -157,11 +93,6 @@ class Dispatcher:
         """Start to read the workers' responses in the running event loop."""
         asyncio.get_running_loop().add_reader(self._channel.response_receiver, self._read_responses)
 
-    @property
-    def full(self) -> bool:
-        """Whether the maximum number of requests is in flight."""
-        return self._channel.slots.full
-
     def has_room(self, body_bytes: int) -> bool:
         """Whether a request with a body of that size may begin.
 
@@ -169,10 +100,6 @@ class Dispatcher:
         is no larger than its part of the maximum if all slots had the same.
         """
         return body_bytes <= self._small_bytes or self._total_body_bytes < self._max_body_bytes
-
-    def acquire(self) -> int | None:
-        """Allocate a slot for a request, before its body is read; None if all are in use."""
-        return self._channel.slots.acquire()
 
     def hold(self, slot: int, body_bytes: int) -> bool:
         """Count bytes of a body that have come; False if it is not small and all in flight are too large.
@@ -182,21 +109,32 @@ class Dispatcher:
         own_bytes = self._body_bytes.get(slot, 0) + body_bytes
         self._body_bytes[slot] = own_bytes
         self._total_body_bytes += body_bytes
-        return own_bytes <= self._small_bytes or self._total_body_bytes <= max(
-            self._max_body_bytes, own_bytes
-        )
+        most = max(self._max_body_bytes, own_bytes)
+        return own_bytes <= self._small_bytes or self._total_body_bytes <= most
 
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
-        self._claimed_s.pop(slot, None)
         self._total_body_bytes -= self._body_bytes.pop(slot, 0)
-        self._channel.slots.release(slot)
+        self.slots.release(slot)
 
     def health(self) -> Reply:
-        """The answer to ``GET /health``."""
-        return self._workers.health(self.stopping)
+        """The answer to ``GET /health``: 200 while requests are answered, otherwise 503.
+
+        A starting server is not ready before all of its workers are; later, one worker is enough.
+        """
+        live = len(self._live_workers)
+        if self.stopping:
+            state = "stopping"
+        elif not self._started:
+            state = "starting"
+        elif live == 0:
+            state = "down"
+        else:
+            state = "ok" if live == self._expected_workers else "degraded"
+        body = {"status": state, "workers": live, "expected": self._expected_workers}
+        return Reply(200 if state in ("ok", "degraded") else 503, json.dumps(body).encode())
 
     async def submit(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
         """Send an admitted request to the workers; return its answer, 504 if no worker claims it in time.
@@ -228,9 +166,9 @@ class Dispatcher:
         """Admit no more requests; wait up to ``seconds`` for those in flight, and refuse the rest."""
         self.stopping = True
         deadline = perf_counter() + seconds
-        while self._channel.slots.in_flight and perf_counter() < deadline:
+        while self.slots.in_flight and perf_counter() < deadline:
             await asyncio.sleep(SWEEP_INTERVAL_S / 5)
-        self.unfinished = self._channel.slots.in_flight
+        self.unfinished = self.slots.in_flight
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
 
@@ -263,7 +201,7 @@ class Dispatcher:
             while True:
                 for response in self._channel.receive_responses():
                     if response.slot == REGISTRATION:
-                        self._workers.register_worker(response.status)
+                        self.watch_worker(response.status)
                     elif (pending := self._pending.get(response.slot)) is not None:
                         self._last_answered = max(self._last_answered, pending.received)
                         self._respond(response.slot, Reply(response.status, response.body))
@@ -272,12 +210,35 @@ class Dispatcher:
         self._unsent.pop(slot, None)
         self._pending.pop(slot).respond(answer)
 
-    def _on_worker_exit(self, worker: int) -> None:
+    def watch_worker(self, worker: int) -> None:
+        """Watch the pidfd of the worker with process id ``worker``, which is readable when it exits."""
+        try:
+            pidfd = os.pidfd_open(worker)
+        except ProcessLookupError:
+            self._on_worker_exit(worker)
+            return
+        self._live_workers.add(worker)
+        self._started = self._started or len(self._live_workers) == self._expected_workers
+        asyncio.get_running_loop().add_reader(pidfd, self._on_worker_exit, worker, pidfd)
+
+    def _on_worker_exit(self, worker: int, pidfd: int | None = None) -> None:
+        if pidfd is not None:
+            asyncio.get_running_loop().remove_reader(pidfd)
+            os.close(pidfd)
+        self._live_workers.discard(worker)
         self._read_responses()  # responses that it sent before it died are valid
         self._last_death = perf_counter()
         for slot in [*self._pending]:
-            if self._channel.slots.claimed_by(slot) == worker:
+            if self.slots.claimed_by(slot) == worker:
                 self._respond(slot, WORKER_DIED)
+
+    def _kill_hung(self, worker: int) -> None:
+        self._live_workers.discard(worker)
+        limit_s = self._worker_timeout_s
+        logger.error("worker %d had a batch for over %g s: it hangs, and is killed", worker, limit_s)
+        KILLED_WORKERS.inc()
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
     def _sweep(self) -> None:
         """Answer the requests that have timed out or were lost; ``_pending`` is in order of arrival."""
@@ -291,10 +252,10 @@ class Dispatcher:
         for slot, pending in [*self._pending.items()]:
             if now - pending.received < SWEEP_INTERVAL_S:
                 break
-            if (worker := self._channel.slots.claimed_by(slot)) != UNCLAIMED:
-                self._claimed_s[slot] = self._claimed_s.get(slot, 0.0) + passed_s
-                if self._claimed_s[slot] > self._worker_timeout_s:
-                    self._workers.kill_hung(worker, self._worker_timeout_s)
+            if (worker := self.slots.claimed_by(slot)) != UNCLAIMED:
+                pending.claimed_s += passed_s
+                if pending.claimed_s > self._worker_timeout_s and worker in self._live_workers:
+                    self._kill_hung(worker)
                 continue
             if pending.received < lost_before:
                 self._respond(slot, WORKER_DIED)

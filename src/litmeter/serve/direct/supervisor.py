@@ -6,28 +6,28 @@ When the HTTP process dies, or the server is told to stop, all processes end.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import math
 import multiprocessing
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import uvicorn
-from starlette.types import ASGIApp
+from prometheus_client.multiprocess import mark_process_dead
 
 from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher
+from litmeter.serve.direct.http import DirectRoute, LimitedProtocol
 from litmeter.serve.direct.worker import run_worker
 from litmeter.serve.forkserver import WORKERS
-from litmeter.serve.metrics import mark_process_exited
 from litmeter.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
 if TYPE_CHECKING:
@@ -49,56 +49,35 @@ EXIT_GRACE_S = 3.0
 """How long the HTTP process may take to exit after both."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Worker:
-    """A worker process.
+    """A worker: its process, and another after that has died. Times are of the monotonic clock, seconds."""
 
-    Attributes:
-        ready: connection on which it reports that it has loaded the model.
-        ready_at: when it has reported so (monotonic clock, seconds), None before.
-    """
-
-    process: BaseProcess
-    ready: Connection
-    ready_at: float | None = None
+    index: int
+    start_at: float = 0.0  # when the next process is due; infinite while one runs
+    process: BaseProcess = field(init=False)
+    ready: Connection = field(init=False)  # on which the process reports that it has loaded the model
+    ready_at: float | None = None  # when it has reported so, None before
+    failed_starts: int = 0  # processes in a row that were never ready
+    early_deaths: int = 0  # processes in a row that died soon after they were
 
 
 class Supervisor:
-    """Starts and supervises the HTTP process and the workers of one classifier.
+    """Starts and supervises the HTTP process, which serves ``route``, and the workers of one classifier.
 
     Args:
-        channel: the channel between the HTTP process and the workers.
-        devices: the device of each worker.
-        app: served by the HTTP process.
-        protocol: factory of uvicorn's protocol for a connection.
-        dispatcher: the HTTP process's, which counts unfinished requests.
-        drain_s: how long the HTTP process may take to finish the requests in flight.
+        device: of all workers.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        channel: Channel,
-        devices: list[str],
-        app: ASGIApp,
-        protocol: Callable[..., asyncio.Protocol],
-        dispatcher: Dispatcher,
-        drain_s: float,
-    ) -> None:
+    def __init__(self, classifier: Classifier, device: str, channel: Channel, route: DirectRoute) -> None:
         self._classifier = classifier
+        self._device = device
         self._channel = channel
-        self._devices = devices
-        self._app = app
-        self._protocol = protocol
-        self._dispatcher = dispatcher
-        self._drain_s = drain_s
+        self._route = route
         self._signal_received, self._signal_sender = multiprocessing.Pipe(duplex=False)
-        self._workers: dict[int, Worker] = {}
+        self._workers = [Worker(index) for index in range(classifier.settings.workers_per_device)]
         self._http: BaseProcess | None = None
-        self._stop_requested: float | None = None
-        self._failed_starts = [0] * len(devices)
-        self._early_deaths = [0] * len(devices)
-        self._restarts: dict[int, float] = {}
+        self._stop_by = math.inf  # when the HTTP process must have exited, once it is told to (monotonic, s)
 
     def run(self, **options: Any) -> NoReturn:
         """Serve until SIGTERM or SIGINT; kill all processes at the end.
@@ -109,22 +88,23 @@ class Supervisor:
         Raises:
             SystemExit: always: 0 if the server was told to stop and had answered all requests, otherwise 1.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in TERMINATION_SIGNALS:
             signal.signal(number, lambda number, _: self._signal_sender.send(number))
         config = uvicorn.Config(
-            self._app,
-            http=self._protocol,  # type: ignore[arg-type]  # uvicorn accepts a factory, too
+            self._route,
+            http=partial(LimitedProtocol, route=self._route),  # type: ignore[arg-type]  # a factory will do, too
             ws="none",
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             **options,
         )
         listener = config.bind_socket()
         try:
-            for index in range(len(self._devices)):
-                self._start_worker(index)
-            while not any(worker.ready_at for worker in self._workers.values()):
+            while not any(worker.ready_at for worker in self._workers):
                 self._handle_next_event()
-            self._http = self._start_http(config, listener)
+            self._http = multiprocessing.get_context("fork").Process(
+                target=_serve_http, args=(config, listener, os.getpid(), self._route), name="http"
+            )
+            _start(self._http)
             listener.close()  # the HTTP process has a copy
             while True:
                 self._handle_next_event()
@@ -133,115 +113,89 @@ class Supervisor:
                 child.kill()
                 child.join()
 
-    def _start_worker(self, index: int) -> None:
-        ready, ready_sender = multiprocessing.Pipe(duplex=False)
-        arguments = (self._classifier, self._devices[index], index, self._channel, ready_sender)
-        process = WORKERS.Process(target=run_worker, args=arguments, name=f"worker-{index}")
-        try:
-            _start(process)
-        except (EOFError, OSError) as error:  # the forkserver has died; another is started when that is known
-            ready.close()
-            self._on_failed_start(index, f"a worker could not be forked ({error!r})")
-        else:
-            self._workers[index] = Worker(process, ready)
-        finally:
-            ready_sender.close()
-
-    def _start_http(self, config: uvicorn.Config, listener: socket.socket) -> BaseProcess:
-        process = multiprocessing.get_context("fork").Process(
-            target=_serve_http, args=(config, listener, os.getpid(), self._dispatcher), name="http"
-        )
-        _start(process)
-        return process
-
     def _handle_next_event(self) -> None:
         """Wait for a signal, a worker that is ready, an exit or a deadline, and handle it.
 
         Raises:
             SystemExit: the server ends.
         """
-        self._restart_due_workers()
-        running = {index: worker for index, worker in self._workers.items() if index not in self._restarts}
-        exits = {worker.process.sentinel: index for index, worker in running.items()}
-        starts = {worker.ready: worker for worker in running.values() if worker.ready_at is None}
+        for worker in self._workers:
+            if worker.start_at <= monotonic():
+                self._start_worker(worker)
+        running = [worker for worker in self._workers if worker.start_at == math.inf]
+        exits = {worker.process.sentinel: worker for worker in running}
+        starts = {worker.ready: worker for worker in running if worker.ready_at is None}
         watched: list[Connection | int] = [self._signal_received, *exits, *starts]
         if self._http is not None:
             watched.append(self._http.sentinel)
-        events = wait(watched, self._wait_s())
+        due = min(self._stop_by, *(worker.start_at for worker in self._workers))
+        events = wait(watched, None if due == math.inf else max(0.0, due - monotonic()))
         if self._signal_received in events:
             self._handle_signal(self._signal_received.recv())
         if self._http is not None and self._http.sentinel in events:
-            self._on_http_exit(self._http)
+            ended = _describe_exit(self._http)
+            if self._stop_by == math.inf or self._http.exitcode not in (0, EXIT_UNFINISHED):
+                self._fail(f"the HTTP process {ended}")
+            sys.exit(0 if self._http.exitcode == 0 else 1)
         for event in events:
             if event in starts:
-                starts[event].ready_at = monotonic() if _reports_ready(starts[event].ready) else None
+                with suppress(EOFError):  # it has closed the connection by exiting
+                    starts[event].ready.recv()
+                    starts[event].ready_at = monotonic()
         for event in events:
             if event in exits:
                 self._on_worker_exit(exits[event])
-        if self._overdue_s() >= 0:
+        if monotonic() >= self._stop_by:
             self._fail("the HTTP process did not stop in time")
 
-    def _overdue_s(self) -> float:
-        """Seconds since the HTTP process should have exited; negative before that."""
-        if self._stop_requested is None:
-            return float("-inf")
-        return monotonic() - self._stop_requested - self._drain_s - GRACEFUL_SHUTDOWN_S - EXIT_GRACE_S
-
-    def _wait_s(self) -> float | None:
-        """Seconds until the next restart is due or the HTTP process is overdue; None without either."""
-        waits_s = [due - monotonic() for due in self._restarts.values()]
-        waits_s += [] if self._stop_requested is None else [-self._overdue_s()]
-        return max(0.0, min(waits_s)) if waits_s else None
+    def _start_worker(self, worker: Worker) -> None:
+        ready, ready_sender = multiprocessing.Pipe(duplex=False)
+        arguments = (self._classifier, self._device, worker.index, self._channel, ready_sender)
+        process = WORKERS.Process(target=run_worker, args=arguments, name=f"worker-{worker.index}")
+        try:
+            _start(process)
+        except (EOFError, OSError) as error:  # the forkserver has died; another is started when that is known
+            ready.close()
+            self._on_failed_start(worker, f"a worker could not be forked ({error!r})")
+        else:
+            worker.process, worker.ready, worker.ready_at, worker.start_at = process, ready, None, math.inf
+        finally:
+            ready_sender.close()
 
     def _handle_signal(self, number: int) -> None:
         if self._http is None:  # no request has been accepted yet
             sys.exit(0)
-        if self._stop_requested is None:
-            self._stop_requested = monotonic()
+        if self._stop_by == math.inf:
+            self._stop_by = monotonic() + self._route.drain_s + GRACEFUL_SHUTDOWN_S + EXIT_GRACE_S
             self._http.terminate()
         elif number == signal.SIGINT:  # a second Ctrl-C
             self._fail("interrupted while it stopped")
 
-    def _on_http_exit(self, process: BaseProcess) -> None:
-        process.join()
-        if self._stop_requested is None or process.exitcode not in (0, EXIT_UNFINISHED):
-            self._fail(f"the HTTP process {_describe_exit(process)}")
-        sys.exit(0 if process.exitcode == 0 else 1)
-
-    def _on_worker_exit(self, index: int) -> None:
-        """Schedule the restart of a worker that has died, after a pause if that was soon after its start."""
-        worker = self._workers[index]
-        worker.process.join()
-        worker.ready.close()
-        mark_process_exited(worker.process.pid)
-        self._channel.on_worker_exit(index)
+    def _on_worker_exit(self, worker: Worker) -> None:
+        """Schedule the next start, after a pause if the process has died soon after its own."""
         ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
+        worker.ready.close()
+        mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # its counters stay
+        self._channel.on_worker_exit(worker.index)
         if worker.ready_at is None:
-            self._on_failed_start(index, f"{ended} before it was ready")
+            self._on_failed_start(worker, f"{ended} before it was ready")
             return
-        self._failed_starts[index] = 0
-        is_early = monotonic() - worker.ready_at < SOUND_S
-        self._early_deaths[index] = self._early_deaths[index] + 1 if is_early else 0
-        self._restart_later(index, self._early_deaths[index], ended)
+        worker.failed_starts = 0
+        worker.early_deaths = worker.early_deaths + 1 if monotonic() - worker.ready_at < SOUND_S else 0
+        self._start_later(worker, worker.early_deaths, ended)
 
-    def _on_failed_start(self, index: int, reason: str) -> None:
+    def _on_failed_start(self, worker: Worker, reason: str) -> None:
         """Schedule another start after a pause; end the server if none succeeds."""
-        self._failed_starts[index] += 1
-        if self._http is None or self._failed_starts[index] >= MAX_FAILED_STARTS:
-            self._fail(f"{reason}, {self._failed_starts[index]} in a row")
-        self._restart_later(index, self._failed_starts[index], reason)
+        worker.failed_starts += 1
+        if self._http is None or worker.failed_starts >= MAX_FAILED_STARTS:
+            self._fail(f"{reason}, {worker.failed_starts} in a row")
+        self._start_later(worker, worker.failed_starts, reason)
 
-    def _restart_later(self, index: int, failures: int, reason: str) -> None:
+    def _start_later(self, worker: Worker, failures: int, reason: str) -> None:
         """Schedule another start, after a pause that doubles with each of its consecutive ``failures``."""
         pause_s = min(MAX_PAUSE_S, 2.0 ** (failures - 1)) if failures else 0.0
-        self._restarts[index] = monotonic() + pause_s
+        worker.start_at = monotonic() + pause_s
         logger.error("%s; another is started%s", reason, f" in {pause_s:g} s" if pause_s else "")
-
-    def _restart_due_workers(self) -> None:
-        for index, due in list(self._restarts.items()):
-            if due <= monotonic():
-                del self._restarts[index]
-                self._start_worker(index)
 
     def _fail(self, reason: str) -> NoReturn:
         logger.critical("%s; the server ends", reason)
@@ -260,9 +214,7 @@ def _start(process: BaseProcess) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)
 
 
-def _serve_http(
-    config: uvicorn.Config, listener: socket.socket, parent: int, dispatcher: Dispatcher
-) -> NoReturn:
+def _serve_http(config: uvicorn.Config, listener: socket.socket, parent: int, route: DirectRoute) -> NoReturn:
     """Run the HTTP process until SIGTERM or the end of the main process.
 
     SIGTERM stays blocked until the process can drain; an earlier one is pending until then.
@@ -271,16 +223,7 @@ def _serve_http(
     signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)
     uvicorn.Server(config).run([listener])
-    sys.exit(EXIT_UNFINISHED if dispatcher.unfinished else 0)
-
-
-def _reports_ready(ready: Connection) -> bool:
-    """Whether the worker has reported that it is ready; False if it has closed the connection by exiting."""
-    try:
-        ready.recv()
-    except EOFError:
-        return False
-    return True
+    sys.exit(EXIT_UNFINISHED if route.dispatcher.unfinished else 0)
 
 
 def _describe_exit(process: BaseProcess) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -24,12 +23,7 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 def run_worker(
     classifier: Classifier, device: str, index: int, channel: Channel, ready_sender: Connection
 ) -> NoReturn:
-    """Load the model on ``device``, report that it is ready, and answer batches until killed.
-
-    Args:
-        index: the worker's index, from 0.
-        ready_sender: gets True when the model is loaded.
-    """
+    """Load the model on ``device``, say so to ``ready_sender``, and answer batches until killed."""
     kill_with_parent(os.getppid())  # the forkserver, which ends with the main process
     classifier.setup(device)
     settings = classifier.settings
@@ -63,12 +57,8 @@ def collect_batch(
             return
         request = channel.receive_request()
         left_s = deadline - perf_counter()
-        if request is None and (left_s <= 0 or not _wait_readable(channel, left_s)):
+        if request is None and (left_s <= 0 or not channel.wait_readable(left_s)):
             return
-
-
-def _wait_readable(channel: Channel, seconds: float) -> bool:
-    return bool(select.select([channel.requests_fd()], [], [], seconds)[0])
 
 
 def answer_batch(classifier: Classifier, batch: Iterable[Request]) -> list[Response]:
@@ -86,11 +76,10 @@ def answer_batch(classifier: Classifier, batch: Iterable[Request]) -> list[Respo
         failure = Output(error_reply(500, "Internal server error"), perf_counter())
         outputs = [failure] * len(items)
     return [
-        Response(slot, *encode(classifier.content_of(output)))
+        Response(slot, *_encode(classifier.content_of(output)))
         for slot, output in zip(slots, outputs, strict=True)
     ]
 
 
-def encode(content: Prediction | Reply) -> Reply:
-    """The answer with a prediction, as JSON; a refusal is one."""
+def _encode(content: Prediction | Reply) -> Reply:
     return content if isinstance(content, Reply) else Reply(200, ENCODER.encode(content).encode())
