@@ -215,10 +215,10 @@ class InProcess(Subject):
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the processes."""
         module, env = "litmeter.measure.inprocess_workers", worker_environment(self.settings)
-        with json_lines_process(module, env, in_process(self.name), lambda process: None) as self.talk:
-            setup = {"device": self.device, "settings": self.settings.model_dump()}
-            folders = {name: str(path) for name, path in vars(self.folders).items()}
-            self.talk.send(setup | folders | {"photos": [str(path) for path in self.photos]})
+        setup = {"device": self.device, "settings": self.settings.model_dump()}
+        folders = {name: str(path) for name, path in vars(self.folders).items()}
+        job = setup | folders | {"photos": [str(path) for path in self.photos]}
+        with json_lines_process(module, job, env, in_process(self.name)) as self.talk:
 
             def ready() -> None:
                 self.threads = int(self.talk.answer())

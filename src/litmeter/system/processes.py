@@ -197,7 +197,7 @@ OnStart = Callable[["subprocess.Popen[bytes]"], object]
 
 @contextmanager
 def json_lines_process(
-    module: str, job: Any, env: Mapping[str, str], name: str, on_start: OnStart
+    module: str, job: Any, env: Mapping[str, str], name: str, on_start: OnStart = lambda process: None
 ) -> Iterator[JsonLinesProcess]:
     """Run ``python -m MODULE`` on a job, with a temporary folder of its own, until the block is left.
 
