@@ -188,16 +188,6 @@ def test_in_groups_each_has_the_reference_beside_it_and_its_share_of_the_time() 
         compared(AMX, holds=1)
 
 
-def test_from_ten_minutes_on_all_are_started_anew_halfway() -> None:
-    machine = compared(AMX, 600.0)
-    [begin] = [at_s for at_s, names in machine.serves if names == ()]
-    assert 290 < begin < 310
-    later = Counter(row.subject for row in machine.rows if row.at_s > begin and row.work == "served")
-    assert all(later[name] >= 3 for name in AMX)
-    assert any(row.work == "pipeline" and row.round >= 0 for row in machine.rows if row.at_s > begin)
-    assert machine.now_s < 620
-
-
 def test_it_ends_where_one_never_answers() -> None:
     machine = compared({"e1": 20.0, "mute": 0.01}, 90.0)
     assert len(machine.served("mute")) == 3

@@ -38,8 +38,6 @@ SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 """A comparison that is shorter is a first look: a share of these turns and answers is enough."""
 FEWEST_ROUNDS = 12
 """Rounds of a comparison head to head, however short the time."""
-RESTART_FROM_S = 600.0
-"""From this budget on all servers are started anew halfway, as processes of one configuration differ."""
 
 TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
 """A turn's measurement at least (a short one no more), at most, and at most in the first turn,
@@ -83,23 +81,18 @@ def comparison(
         largest_batch: that each can form at this number of users.
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch)
-    parts = 2 if seconds >= RESTART_FROM_S else 1
-    enough = 1.0 if seconds >= SHORT_S else SHORT_SHARE
-    for part in range(1, parts + 1):
-        waiting = [name for name in names if name != reference]
-        rounds.share = enough * part / parts
-        if part > 1:
-            yield from serve(())
-        while waiting or not rounds.number:
-            began_s = rounds.now_s
-            yield from rounds.start((reference, *waiting))
-            others = len(rounds.group) - 1
-            if waiting and others < 1:
-                raise LitmeterError(f"memory does not hold {reference} and {waiting[0]} at once")
-            share = others / len(waiting) if waiting else 1.0
-            waiting = waiting[others:]
-            until_s = rounds.now_s + share * (seconds * part / parts - rounds.now_s)
-            yield from rounds.run(until_s, rounds.now_s - began_s)
+    rounds.share = 1.0 if seconds >= SHORT_S else SHORT_SHARE
+    waiting = [name for name in names if name != reference]
+    while waiting or not rounds.number:
+        began_s = rounds.now_s
+        yield from rounds.start((reference, *waiting))
+        others = len(rounds.group) - 1
+        if waiting and others < 1:
+            raise LitmeterError(f"memory does not hold {reference} and {waiting[0]} at once")
+        share = others / len(waiting) if waiting else 1.0
+        waiting = waiting[others:]
+        until_s = rounds.now_s + share * (seconds - rounds.now_s)
+        yield from rounds.run(until_s, rounds.now_s - began_s)
 
 
 def head_to_head(
@@ -148,7 +141,7 @@ class _Rounds:
     largest_batch: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        self.share = 1.0  # of the fewest turns and answers, that each has to have by now
+        self.share = 1.0  # of the fewest turns and answers, that each has to have
         self.number, self.planned = 0, 0  # of the next round; rounds by the time's end
         self.now_s = 0.0  # when the last turn ended, since the log's begin
         self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # of served turns
@@ -246,7 +239,7 @@ class _Rounds:
         return [*fast, *taking]
 
     def _turns_needed(self, name: str) -> int:
-        """Turns that it lacks by now."""
+        """Turns that it lacks."""
         turns = len(self.rows[name])
         if self._has_short_turns(name):
             return max(0, math.ceil(SHORT_TURNS * self.share) - turns)
