@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.report.page import REPORT_PAGE, write_report
+from litmeter.report.pages import REPORT_PAGE, write_report
 from tests.browser.test_plots import requested
 from tests.support.results_project import AVX2, BFLOAT16, write_project
 

@@ -13,7 +13,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.changes import changes, ratio_change, runs_table
 from litmeter.report.claims import verdict
-from litmeter.report.page import markdown, marked, render
+from litmeter.report.pages import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
 from tests.support.results_project import searched
 from tests.support.search import WINNER

@@ -23,7 +23,7 @@ from litmeter.model.card import read_card
 from litmeter.model.device import resolve_device
 from litmeter.params import Positive, load_params
 from litmeter.paths import MODEL
-from litmeter.report.printed import pairs_table
+from litmeter.report.tables import pairs_table
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.serve.launcher import check_model
 from litmeter.system.machine import cuda_available, exclusive_machine

@@ -269,8 +269,8 @@ def capacity(
         picture: a PNG file for a picture of the probes and the capacity
     """
     from litmeter.report.charts import capacity as chart
-    from litmeter.report.drawing import save_png
-    from litmeter.report.printed import capacity_text
+    from litmeter.report.charts import save_png
+    from litmeter.report.tables import capacity_text
 
     def cells(row: TurnRow) -> list[str]:
         load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"

@@ -290,13 +290,13 @@ app.command(
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",
 )
 app.command(
-    "litmeter.report.experiments:main",
+    "litmeter.report.changes:show_experiments",
     name="experiments",
     help="Show the rates of all experiments of `dvc exp run`, what each changed, and what came of it.",
     help_epilogue="examples:\n  litmeter experiments        # what `make experiments` does",
 )
 app.command(
-    "litmeter.report.results_page:write_results",
+    "litmeter.report.pages:write_results",
     name="results",
     help="Write docs/results.md, or the README's results, from the results of the last run.",
     help_epilogue="""examples:
@@ -304,7 +304,7 @@ app.command(
   litmeter results --readme           # the README's table and its picture, before a release""",
 )
 app.command(
-    "litmeter.report.page:write_report",
+    "litmeter.report.pages:write_report",
     name="report",
     help="Write report.html: all results in a page that opens anywhere, without a network.",
     help_epilogue="""examples:
