@@ -19,7 +19,6 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import read_card
 from litmeter.model.device import resolve_device
 from litmeter.params import Positive, load_params
 from litmeter.paths import MODEL
@@ -31,9 +30,7 @@ from litmeter.system.progress import print_wrapped
 
 
 def compare(
-    names: Annotated[list[str], Parameter(name="NAME")],
-    /,
-    *,
+    *names: Annotated[str, Parameter(name="NAME", required=True)],
     seconds: Positive = 120.0,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
@@ -55,7 +52,6 @@ def compare(
     for place, name in enumerate(names):
         again = names[:place].count(name)
         settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
-    read_card(MODEL.exported)
     for serve in settings.values():
         check_model(MODEL, serve)
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)

@@ -85,11 +85,7 @@ def launch(
 
 
 def enter(project: Path, arguments: dict[str, Any]) -> None:
-    """Change to the folder ``project``, after making the paths in ``arguments`` absolute.
-
-    Raises:
-        UsageError: the folder cannot be entered.
-    """
+    """Change to the folder ``project`` and make the paths in ``arguments`` absolute, or raise UsageError."""
 
     def absolute(value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -208,9 +204,7 @@ def folder_md5(folder: Path) -> str:
   litmeter predict --url https://cats.example.org --ca authority.pem cat.jpg"""
 )
 def predict(
-    images: Annotated[list[Path], Parameter(name="IMAGE")],
-    /,
-    *,
+    *images: Annotated[Path, Parameter(name="IMAGE", required=True)],
     url: str = f"http://127.0.0.1:{DEFAULT_PORT}",
     ca: Path | None = None,
 ) -> int:
@@ -225,19 +219,17 @@ def predict(
     """
     from litmeter.serve.client import Client
 
-    client = Client(url, ca)
-    failed = 0
+    client, failed = Client(url, ca), 0
     for path in images:
         try:
             status, content = client.predict(path.read_bytes())
         except OSError as error:
-            print(f"{path}: {error.strerror}", file=sys.stderr)
-            failed += 1
-            continue
+            status, content = 0, error.strerror
         if status == 200:
             print(f"{path}: {content['label']} ({content['probability']:.3f})", flush=True)
         else:
-            print(f"{path}: refused, {status}: {content}", file=sys.stderr)
+            said = f"refused, {status}: {content}" if status else content
+            print(f"{path}: {said}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
 

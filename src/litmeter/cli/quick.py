@@ -23,12 +23,7 @@ COMPARISON_S = 60.0
 
 
 def main() -> int:
-    """Run the pipeline up to ``comparison`` in a copy of the project; return DVC's exit status.
-
-    Raises:
-        UsageError: the current folder is not the root of the project's git repository; ParamsError: a
-            wrong key or value.
-    """
+    """Run the pipeline up to ``comparison`` in a copy of the project; return DVC's exit status."""
     files = project_files()
     load_params()  # a mistake is reported with the path of the project's own file
     with scratch() as folder:
@@ -47,26 +42,17 @@ def main() -> int:
 
 
 def project_files() -> list[Path]:
-    """The project's files that exist and that git does not ignore, except results.
-
-    Raises:
-        UsageError: the current folder is not the root of a git repository with params.yaml.
-    """
+    """The project's files that git does not ignore, except results; raise UsageError where it is none."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     names = [Path(name) for name in listed.stdout.split("\0") if name]
     if listed.returncode or Path("params.yaml") not in names:
         raise UsageError(f"{Path.cwd()} is not the project's folder, a git repository with params.yaml")
-    return [name for name in names if name.is_file() and not is_result(name)]
-
-
-def is_result(path: Path) -> bool:
-    """Whether stages write the file: DVC would leave out what has not changed since an earlier run.
-
-    How long they took is kept, to say how long they will take.
-    """
-    written = path == DVC_LOCK or path.parts[0] in ("assets", "metrics", "plots")
-    return written and not path.is_relative_to(SECONDS)
+    # DVC would leave out what has not changed since an earlier run; how long that took is kept, and said.
+    results = {path for path in names if path == DVC_LOCK or path.parts[0] in ("assets", "metrics", "plots")}
+    return [
+        path for path in names if path.is_file() and (path not in results or path.is_relative_to(SECONDS))
+    ]
 
 
 def shorten(path: Path) -> None:

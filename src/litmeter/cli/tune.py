@@ -31,9 +31,8 @@ def tune(*, apply: bool = False) -> None:
 def apply_winner() -> None:
     """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
 
-    Raises:
-        ReportError: nothing was searched for this model on this machine, or the result cannot be read;
-            ParamsError: params.yaml does not allow the winner.
+    Raise ReportError without a result for this model on this machine, ParamsError where params.yaml does not
+    allow the winner.
     """
     serve = load_params().serve
     try:

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
@@ -35,14 +35,11 @@ BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
 and told apart by the colour-blind, as the colours below are."""
 SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
 """Parts of a whole, next to each other in this order."""
-WIDE, NARROW = 9.0, 4.2
-"""Inches of a drawing; a telephone shows the narrow one."""
-PANEL = 5.4
-"""Inches of one of several side by side."""
-ROW, LINE, AXIS, LEGEND_LINE = 0.16, 0.16, 0.6, 0.2
-"""Inches of a row, of a line of text in it, of the axis below the rows, and of a line of the legend."""
-HEIGHT = 3.6
-"""Inches of a chart without rows."""
+WIDE, NARROW, PANEL = 9.0, 4.2, 5.4
+"""Inches of a drawing, of the one that a telephone shows, and of one of several side by side."""
+ROW, LINE, AXIS, LEGEND_LINE, HEIGHT = 0.16, 0.16, 0.6, 0.2, 3.6
+"""Inches of a row, of a line of text in it, of the axis below the rows, of a line of the legend; and of a chart
+without rows."""
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
@@ -130,12 +127,7 @@ def _short(tag: str) -> str:
 
 
 def figure_of(charts: Sequence[Chart], width: float, captions: bool = False) -> Figure:
-    """A figure of all ``charts`` side by side.
-
-    Args:
-        width: of the figure in inches.
-        captions: whether titles and notes are within the picture.
-    """
+    """All ``charts`` side by side, ``width`` inches together; ``captions``: with their titles and notes."""
     rows_beside = width > NARROW
     letters = int(width / len(charts) * LETTERS_PER_INCH)
     figure = Figure((width, 1.0), layout="constrained")
@@ -185,10 +177,7 @@ def _set_logarithmic(axis: Axis, low: float, high: float) -> None:
     """A logarithmic axis between two ends, with ticks at 1, 2 and 5, or at decades where there are many."""
     name = "x" if axis is axis.axes.xaxis else "y"
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    digits = (1, 2, 5) if len(decades) <= MOST_DECADES else (1,)
-    ticks = (digit * 10.0**decade for decade in decades for digit in digits)
-    axis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < MOST_DECADES else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 

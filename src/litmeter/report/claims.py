@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,11 +61,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
 
 
 def change(found: Mapping[str, Any]) -> Claim | None:
-    """What other settings of the section serve do to its rate and latency.
-
-    Args:
-        found: the content of metrics/over_before.json; None is returned where no ratio was measured.
-    """
+    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio."""
     if not found.get("ratio"):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
@@ -171,11 +166,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
 def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     """What the search has found, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
-    changed = [
-        f"`{key}: {json.dumps(value).strip(chr(34))}`"
-        for key, value in tuned.metrics["winner"].items()
-        if getattr(serve, key) != value
-    ]
+    found = changed_keys(serve, serve.model_copy(update=tuned.metrics["winner"]))
+    changed = [f"`{key}: {value}`" for key, _, value in found]
     keys = " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
     advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)

@@ -79,9 +79,6 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     6. served.
 
     The last four are of the comparison, their ratios within its rounds.
-
-    Args:
-        ceilings: metrics/ceilings.json.
     """
     row, transport = result.compared, _transport_rates(result)
     constants = {name: ceilings.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
@@ -166,11 +163,7 @@ class Diagnosis:
 
 
 def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any]) -> Diagnosis:
-    """Diagnose one configuration; parameter and loss are those of the loss named first.
-
-    Args:
-        ceilings: metrics/ceilings.json.
-    """
+    """Diagnose one configuration, by its bounds and metrics/ceilings.json."""
     if result.emulated:
         text = "Emulated: this CPU has no instructions for bfloat16; `precision` (full) moves it."
         return Diagnosis("bfloat16 is emulated", "precision", text)

@@ -93,9 +93,7 @@ class Snapshot:
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
 
-    Raises:
-        ReportError: a result is missing or malformed, or of a configuration that params.yaml has not;
-            ParamsError: params.yaml is malformed.
+    Raise ReportError where a result is missing, malformed, or of a configuration that params.yaml has not.
     """
     try:
         params, machine, ceilings = load_params(), read_json(paths.MACHINE), read_json(paths.CEILINGS)
@@ -179,11 +177,7 @@ def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
 
 
 def read_capacity(name: str) -> CapacityResult:
-    """What ``make capacity`` has measured of a configuration, on whichever machine.
-
-    Raises:
-        ReportError: nothing, or it cannot be read.
-    """
+    """What ``make capacity`` has measured of a configuration, anywhere; raise ReportError without it."""
     own = paths.CapacityPaths(name)
     try:
         content = read_json(own.metrics)
@@ -201,8 +195,7 @@ def read_capacity(name: str) -> CapacityResult:
 def read_revision(name: str) -> Snapshot:
     """The results that a commit holds, or an experiment of `dvc exp run`.
 
-    Raises:
-        UsageError: there is no such revision; ReportError: it has no complete results.
+    Raise UsageError where there is no such revision, ReportError where it has no complete results.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

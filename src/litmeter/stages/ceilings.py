@@ -61,11 +61,7 @@ def main() -> None:
 
 
 def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
-    """Requests per second of the load generator against a stub server that answers at once.
-
-    Raises:
-        LoadError: the stub did not start, or did not answer every request.
-    """
+    """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
     content_type = CONTENT_TYPES[load.request_body]
     with running_stub(service_s=0.0) as stub, load_generator(bodies, content_type) as sender:
         turn = Turn("stub", null_plan(load))

@@ -133,11 +133,7 @@ def main() -> None:
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
-    """Hash of all that a configuration's row depends on, by configuration.
-
-    Args:
-        bodies: what users send.
-    """
+    """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
     common: dict[str, Any] = {
         "machine": files.read_json(paths.MACHINE)["id"],
         "model": read_card(paths.MODEL.exported).model_dump(),

@@ -65,11 +65,7 @@ def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
 
 
 def reference_answers(index: Index) -> Reference:
-    """The exported model's probabilities for every photo, in full precision on the CPU.
-
-    Raises:
-        ImageError: a photo cannot be read.
-    """
+    """The exported model's probabilities for every photo, in full precision on the CPU."""
     predictor = Predictor(MODEL, "cpu", ServeSettings())
     answers: list[list[float]] = []
     with bar(len(index.photos), "reference answers", "photo") as progress:

@@ -47,11 +47,7 @@ def given_weights(model: ModelSettings) -> dict[str, str | None]:
 
 
 def check_params(params: Params) -> None:
-    """Check the values that depend on this machine: models, folders, files, devices.
-
-    Raises:
-        ParamsError: a model, folder, file or device that does not exist.
-    """
+    """Raise ParamsError for a model, folder, file or device that does not exist on this machine."""
     model, pretrained = params.model, params.model.pretrained
     check_model_name(model.name)
     if not params.data.download and not Path(params.data.folder).is_dir():

@@ -56,12 +56,9 @@ def write_results(module: ClassifierModule, index: Index) -> None:
         },
     )
     write_csv(TRAINING_CURVES, module.history)
+    names = index.classes
     write_csv(
-        CONFUSION,
-        [
-            {"actual": index.classes[actual], "predicted": index.classes[predicted]}
-            for actual, predicted in pairs
-        ],
+        CONFUSION, [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
     )
     print_wrapped(
         f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "
