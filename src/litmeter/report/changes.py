@@ -140,7 +140,9 @@ def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
     """Values before and after of each key, with dots, that differ; a dash where there is none."""
     old, new = _flat(before), _flat(after)
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    before_text, after_text = ({key: json.dumps(one[key]) for key in one} for one in (old, new))
+    before_text, after_text = (
+        {key: json.dumps(one[key]) for key in keys if key in one} for one in (old, new)
+    )
     return {key: (before_text.get(key, "-"), after_text.get(key, "-")) for key in keys}
 
 

@@ -38,8 +38,7 @@ SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#
 WIDE, NARROW, PANEL = 9.0, 4.2, 5.4
 """Inches of a drawing, of the one that a telephone shows, and of one of several side by side."""
 ROW, LINE, AXIS, LEGEND_LINE, HEIGHT = 0.16, 0.16, 0.6, 0.2, 3.6
-"""Inches of a row, of a line of text in it, of the axis below the rows, of a line of the legend; and of a chart
-without rows."""
+"""Inches of a row, a line of text in it, the axis below, a line of the legend; of a chart without rows."""
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5

@@ -226,8 +226,9 @@ def _answer(snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
     said = [one for one in claims(snapshot) if not (changes_said and one.kind == "change")]
     if snapshot.label:
         yield f"<h2>Results of {escape(snapshot.label)}</h2>"
-    yield from (f'<p class="answer">{marked(one.sentence)}</p>' for one in said if one.kind in ANSWER)
-    yield from (f"<p>{marked(one.sentence)}</p>" for one in said if one.kind not in ANSWER)
+    for one in said:
+        answers = ' class="answer"' if one.kind in ANSWER else ""
+        yield f"<p{answers}>{marked(one.sentence)}</p>"
     yield f'<p class="quiet">{escape(setting(snapshot))}.</p>'
     yield f'<div class="results">{markdown(snapshot.table())}</div>'
     yield f'<p class="quiet">{marked(reading(snapshot))}</p>'

@@ -24,15 +24,10 @@ from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import Params, load_params
 from litmeter.report.diagnosis import Bound, Diagnosis, bounds_of, diagnose
 from litmeter.report.results import Result
-from litmeter.report.tables import comparison_table
+from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
-METRICS_KEYS = (
-    *("throughput_rps", "lone_p50_ms", "ready_s", "memory_mib"),
-    *("null_rps", "accuracy", "agreement", "photos", "failed"),
-)
-"""Keys of metrics/benchmark/NAME.json that the report reads."""
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 """Files and folders of a revision that are read."""
 
@@ -141,7 +136,7 @@ def _read_results(params: Params, machine: Mapping[str, Any]) -> list[Result]:
             serve=serve,
             device=resolve_device(params.device, bool(machine["gpu"])),
             machine=machine,
-            metrics={key: metrics[name][key] for key in METRICS_KEYS},
+            metrics={key: metrics[name][key] for key in ALONE if key not in BUSY},
             compared=compared[name],
             turns=[row for row in turns if row.subject == name],
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow),

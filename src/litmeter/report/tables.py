@@ -22,6 +22,21 @@ from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, t
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
 Row = dict[str, Any]
+BUSY = ("cpu_percent", "gpu_percent")
+ALONE = {
+    "ready_s": ("ready s", 1),
+    "memory_mib": ("memory MiB", 0),
+    "lone_p50_ms": ("p50 ms, 1 user", 1),
+    "throughput_rps": ("best req/s", 1),
+    "null_rps": ("null server req/s", 0),
+    "cpu_percent": ("CPU %", 0),
+    "gpu_percent": ("GPU %", 0),
+    "photos": ("test photos", 0),
+    "agreement": ("agreement", 3),
+    "accuracy": ("accuracy", 3),
+    "failed": ("failed", 0),
+}
+"""Heads and decimals of what a configuration does alone: BUSY at its most users, else metrics/benchmark."""
 
 
 def describe(serve: ServeSettings, device: str) -> str:
@@ -71,15 +86,14 @@ def comparison_table(
 
     def cells(row: ComparisonRow) -> list[str]:
         name, share = row.experiment, row.share_of_fastest
+        p95 = f"n/a ({row.answers} of {P95_ANSWERS} answers)"
         return [
             *([f"`{name}`", describe(configurations[name], device)] if device else [name]),
             number_cell(row.rate_rps, 1),
             ratio_text(row, reference),
             "-" if share is None else share_cell(share),
             f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
-            number_cell(row.p95_ms, 0) + " ms"
-            if row.p95_ms
-            else f"n/a ({row.answers} of {P95_ANSWERS} answers)",
+            p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
         ]
 
     ordered, settings = fastest_first(rows), ["settings"] if device else []
@@ -182,27 +196,14 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
 
 def levels_table(results: Sequence[Result]) -> str:
     """Each configuration alone: start, memory, accuracy, a lone user's latency, the best level's rate."""
-    columns = {
-        "ready_s": ("ready s", 1),
-        "memory_mib": ("memory MiB", 0),
-        "lone_p50_ms": ("p50 ms, 1 user", 1),
-        "throughput_rps": ("best req/s", 1),
-        "null_rps": ("null server req/s", 0),
-        "cpu_percent": ("CPU %", 0),
-        "gpu_percent": ("GPU %", 0),
-        "photos": ("test photos", 0),
-        "agreement": ("agreement", 3),
-        "accuracy": ("accuracy", 3),
-        "failed": ("failed", 0),
-    }
     rows = []
     for result in results:
         levels = by_users(result.alone, result.name)
-        busy = {column: mean(levels[max(levels)], column) for column in ("cpu_percent", "gpu_percent")}
+        busy = {column: mean(levels[max(levels)], column) for column in BUSY}
         figures = {**result.metrics, **busy}
-        cells = [number_cell(figures[key], digits) for key, (_, digits) in columns.items()]
+        cells = [number_cell(figures[key], digits) for key, (_, digits) in ALONE.items()]
         rows.append([f"`{result.name}`", *cells])
-    return markdown_table(*without_empty(["configuration", *(head for head, _ in columns.values())], rows))
+    return markdown_table(*without_empty(["configuration", *(head for head, _ in ALONE.values())], rows))
 
 
 def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:

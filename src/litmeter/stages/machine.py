@@ -1,9 +1,8 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
-It runs first in every ``dvc repro``, so that a mistake in any section is found before anything is
-trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again. The
-hashes are those of files that params.yaml names, which may be anywhere or nowhere, so that dvc.yaml cannot
-name them; where a content changes, the model is trained again.
+It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
+changes only with hardware or libraries; then what measures runs again. The hashes are those of files that
+params.yaml names and dvc.yaml cannot; where a content changes, the model is trained again.
 """
 
 from __future__ import annotations
