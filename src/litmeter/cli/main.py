@@ -235,7 +235,7 @@ def predict(
 
 
 app.command(
-    "litmeter.cli.compare:compare",
+    "litmeter.cli.project:compare",
     help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
     help_epilogue="""examples:
   litmeter compare e7_tuned candidate --seconds 180
@@ -269,14 +269,14 @@ The environment variable LITMETER_SENDER_KEY holds the same key on all machines.
 
 
 app.command(
-    "litmeter.cli.tune:tune",
+    "litmeter.cli.project:tune",
     help="Search the fastest configuration for this model and machine, among those that tune: names.",
     help_epilogue="""examples:
   litmeter tune              # a search that was stopped goes on
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
 app.command(
-    "litmeter.cli.quick:main",
+    "litmeter.cli.project:quick",
     name="quick",
     help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",
