@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from litmeter.errors import ReportError
+from litmeter.params import CANDIDATE
 from litmeter.paths import README, RESULTS_PAGE, TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_TABLE
+from litmeter.report import charts
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.pages import (
@@ -22,6 +26,7 @@ from litmeter.report.pages import (
     write_results,
 )
 from litmeter.report.snapshot import read_snapshot
+from litmeter.report.tables import bounds_table
 from litmeter.system.files import write_json, write_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.support.results_project import AVX2, BFLOAT16, searched, write_project
@@ -73,6 +78,16 @@ def test_the_page_tells_accuracy_bounds_precisions_and_the_machine() -> None:
     for name, diagnosis in read_snapshot().diagnoses.items():
         [bullet] = [line for line in bullets if f"`{name}`" in line.partition(": ")[0]]
         assert bullet.endswith(diagnosis.text) or f"{name}`, " in bullet or f", `{name}`" in bullet
+
+
+def test_bounds_and_bars_stand_in_the_order_of_params_yaml() -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["experiments"] = dict(reversed(content["experiments"].items()))
+    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    snapshot, names = read_snapshot(), [*content["experiments"], CANDIDATE]
+    assert re.findall(r"^\| `(\w+)`", bounds_table(snapshot.bounds), re.MULTILINE) == names
+    names.remove("e2_batching")  # of an earlier run: it has no turns
+    assert list(charts.stages(snapshot.results).names) == names
 
 
 def test_those_that_are_held_back_alike_share_a_bullet() -> None:

@@ -21,8 +21,8 @@ from litmeter.system.tables import pluralise
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "pipeline + transport", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED = BOUND_NAMES
-Rates = list[float | None] | float | None
-"""A rate by round, or one for all of them; None where it is unknown."""
+Rates = list[float | None]
+"""A rate by round, None where it is unknown."""
 UNKNOWN = Ratio(1.0, None, None)
 CORE_BUSY = 0.9
 """Cores in use above which a process with one busy thread is at its limit."""
@@ -84,36 +84,30 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     constants = {name: ceilings.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
     left = _share(transport, result.rates("pipeline"))
     known: dict[str, tuple[float | None, Rates]] = {
-        **{name: (rate_rps, rate_rps) for name, rate_rps in constants.items()},
+        **{name: (rate_rps, [rate_rps] * len(transport)) for name, rate_rps in constants.items()},
         MODEL: (row.model_rps, result.rates("model")),
         PIPELINE: (row.pipeline_rps, result.rates("pipeline")),
         TRANSPORT: (row.pipeline_rps * left.ratio if row.pipeline_rps and left else None, transport),
         SERVED: (row.rate_rps, result.rates("served")),
     }
     bounds: list[Bound] = []
-    above: Rates = None
     for name, (rate_rps, rates) in known.items():
-        if rate_rps and bounds:
+        if not rate_rps:
+            continue
+        bound = Bound(name, rate_rps)
+        if bounds:
             upper = bounds[-1]
-            share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
-            bounds.append(Bound(name, rate_rps, upper.name, upper.rate_rps, share))
-        elif rate_rps:
-            bounds.append(Bound(name, rate_rps))
-        above = rates if rate_rps else above
+            share = _share(rates, known[upper.name][1]) or Ratio(rate_rps / upper.rate_rps, None, None)
+            bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share)
+        bounds.append(bound)
     return bounds
 
 
 def _share(rates: Rates, above: Rates) -> Ratio | None:
     """None where they have no common round."""
-    if not rates or not above:
+    if not any(a and b for a, b in zip(rates, above, strict=True)):
         return None
-    if isinstance(rates, float) and isinstance(above, float):
-        return Ratio(*[rates / above] * 3)
-    rounds = max(len(one) for one in (rates, above) if isinstance(one, list))
-    lower, upper = ([one] * rounds if isinstance(one, float) else one for one in (rates, above))
-    if not any(a and b for a, b in zip(lower, upper, strict=True)):
-        return None
-    return ratio({"lower": lower, "upper": upper}, "lower", "upper", reference="upper")
+    return ratio({"rates": rates, "above": above}, "rates", "above", reference="above")
 
 
 def _transport_ms(result: Result) -> float | None:
@@ -122,16 +116,16 @@ def _transport_ms(result: Result) -> float | None:
     return 1000 * null.server_cores / null.rate_rps if null and null.server_cores and null.rate_rps else None
 
 
-def _transport_rates(result: Result) -> list[float | None]:
+def _transport_rates(result: Result) -> Rates:
     """Rates by round of the pipeline where server and load generator take CPU time, too.
 
     The least of three: all cores over the CPU time of a request (pipeline, server and load generator), the
     null server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
-    idle. Empty where one is unknown.
+    idle. None where one is unknown.
     """
     server_ms, null = _transport_ms(result), result.null
     if server_ms is None or null is None:
-        return []
+        return result.by_round([])
     more_ms, null_rps = server_ms + (mean(result.served, "client_cpu_ms") or 0.0), null.rate_rps or 0.0
     rows = [
         replace(
