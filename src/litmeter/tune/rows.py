@@ -122,5 +122,5 @@ def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> st
         return f"{ratio:.2f}"
     digits = 2
     if f"{low:.2f}" == f"{high:.2f}":  # two decimals would tell nothing of the interval
-        digits = -math.floor(math.log10(high - low))
+        digits = max(3, -math.floor(math.log10(high - low)))
     return f"{ratio:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
