@@ -104,7 +104,7 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
 
 
 def _share(rates: Rates, above: Rates) -> Ratio | None:
-    """None where they have no common round."""
+    """The ratio of two series; None where they have no common round."""
     if not any(a and b for a, b in zip(rates, above, strict=True)):
         return None
     return ratio({"rates": rates, "above": above}, "rates", "above", reference="above")
