@@ -127,10 +127,9 @@ def _transport_rates(result: Result) -> Rates:
     if server_ms is None or null is None:
         return result.by_round([])
     more_ms, null_rps = server_ms + (mean(result.served, "client_cpu_ms") or 0.0), null.rate_rps or 0.0
+    cpu_ms = 1000.0 * result.cores  # a second has
     rows = [
-        replace(
-            row, rate_rps=min(row.rate_rps, null_rps, 1000 * result.cores / (row.workers_cpu_ms + more_ms))
-        )
+        replace(row, rate_rps=min(row.rate_rps, null_rps, cpu_ms / (row.workers_cpu_ms + more_ms)))
         for row in result.in_process("pipeline")
         if row.rate_rps and row.workers_cpu_ms is not None
     ]

@@ -182,9 +182,8 @@ def read_capacity(name: str) -> CapacityResult:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{own.metrics}: not of this code; `make capacity` makes it anew") from error
-    return CapacityResult(
-        metrics, rows, curve_of(rows, metrics.miss) if metrics.status in ESTIMATED else None
-    )
+    curve = curve_of(rows, metrics.miss) if metrics.status in ESTIMATED else None
+    return CapacityResult(metrics, rows, curve)
 
 
 def read_revision(name: str) -> Snapshot:

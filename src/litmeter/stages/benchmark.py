@@ -58,12 +58,9 @@ def main(name: str) -> None:
     metrics = metrics_of(name, log, alone, accuracy)
     for row in log.rows:
         p50, p95 = (number_cell(ms, 0) for ms in (row.p50_ms, row.p95_ms))
-        print_wrapped(
-            f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s, "
-            + "; ".join(
-                filter(None, (f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings))
-            )
-        )
+        said = [f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings]
+        rate = f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s"
+        print_wrapped(f"{rate}, {'; '.join(filter(None, said))}")
     print_wrapped(
         f"{name}: ready after {metrics['ready_s']} s, {metrics['memory_mib']} MiB; of "
         f"{accuracy['photos']} test photos {accuracy['agreement']} have full precision's label and "
