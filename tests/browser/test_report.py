@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.report.page import REPORT_PAGE, write_report
+from litmeter.report.pages import REPORT_PAGE, write_report
 from tests.browser.test_plots import requested
 from tests.support.results_project import AVX2, BFLOAT16, write_project
 
@@ -29,6 +29,11 @@ for (const picture of document.querySelectorAll("svg")) {
   }
 }
 return found.concat(document.documentElement.scrollWidth > window_.right ? ["the page is wider"] : []);
+"""
+# Pixels of the table of results that are seen only where one scrolls it.
+HIDDEN = """
+const box = document.querySelector(".results .scroll");
+return box.scrollWidth - box.clientWidth;
 """
 # Of each figure: the heights of its pictures that are seen, and of the letters in them, in pixels.
 SEEN = """
@@ -76,6 +81,7 @@ def test_every_chart_is_readable_and_nothing_is_cut_off(chromium: Any, address: 
     show(chromium, address, width)
     chromium.execute_script(OPEN_ALL)
     assert chromium.execute_script(CUT_OFF) == []
+    assert chromium.execute_script(HIDDEN) <= 0
     figures = chromium.execute_script(SEEN)
     assert figures
     for pictures, letters in figures:

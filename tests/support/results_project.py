@@ -23,7 +23,7 @@ from litmeter.paths import (
     README,
     TRAIN_METRICS,
 )
-from litmeter.report.results_page import BEGIN, END
+from litmeter.report.pages import BEGIN, END
 from litmeter.report.snapshot import Tuned
 from litmeter.system.files import write_json, write_rows
 from litmeter.tune.rows import KnobRow

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from litmeter.report.bounds import BOUND_NAMES, bounds_of
+from litmeter.report.diagnosis import BOUND_NAMES, bounds_of
 from tests.support.synthetic_results import CEILINGS, result
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts
-from litmeter.report.drawing import INK, NARROW, PAPER, WIDE, Chart, draw, svg
+from litmeter.report.charts import INK, NARROW, PAPER, WIDE, Chart, figure_of, svg
 from litmeter.report.results import Result
 from tests.support.search import WINNER
 from tests.support.synthetic_results import compared, result
@@ -40,7 +40,7 @@ def every_chart() -> Iterator[Chart]:
 
 
 def axes_of(chart: Chart, width: float = WIDE) -> Axes:
-    return draw([chart], width).axes[0]
+    return figure_of([chart], width).axes[0]
 
 
 def points(axes: Axes) -> list[tuple[float, float]]:

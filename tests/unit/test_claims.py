@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
-from litmeter.report.bounds import Bound
 from litmeter.report.claims import claims, fastest, next_step, objective, verdict
+from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot
 from litmeter.stats.comparison import Ratio
 from tests.support.search import tuned
@@ -40,20 +41,17 @@ def kinds(snapshot: Snapshot) -> list[str]:
 
 def test_one_is_fastest_with_its_rate_and_its_ratios_to_the_reference_and_the_second() -> None:
     claim = fastest([REFERENCE, FAST, SHIPPED], "e1_baseline")
-    assert claim.subjects == ("e7_tuned",)
-    assert claim.ratio == Ratio(FAST.ratio or 0, FAST.ratio_low, FAST.ratio_high)
     assert says(claim.sentence, "`e7_tuned` is fastest", "60.0", "3.00 (2.85 to 3.15)")
     assert says(claim.sentence, "8 users", "1.50 (1.46 to 1.55) times the second, `candidate`")
 
 
 def test_a_tie_is_said_and_no_certainty_where_nothing_was_ranked_behind() -> None:
     tie = fastest([REFERENCE, FAST, replace(SHIPPED, rank=1)], "e1_baseline")
-    assert tie.subjects == ("e7_tuned", CANDIDATE)
-    assert "not resolved" in tie.sentence
+    assert says(tie.sentence, "`e7_tuned` does", "whether it or `candidate` is fastest is not resolved")
     alone = fastest([replace(REFERENCE, rank=1), SILENT], "e1_baseline")
     assert not says(alone.sentence, "certainty")
     assert not says(alone.sentence, "times")  # the reference itself
-    assert fastest([SILENT], "e1_baseline").subjects == ()
+    assert says(fastest([SILENT], "e1_baseline").sentence, "No configuration could be compared")
 
 
 @pytest.mark.parametrize(
@@ -92,18 +90,17 @@ def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> N
 
 
 def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
-    assert objective([REFERENCE, FAST, SHIPPED], 500.0).subjects == (CANDIDATE,)
+    assert objective([REFERENCE, FAST, SHIPPED], 500.0).sentence.endswith(": `candidate`, 300 ms.")
     equal = [replace(row, p95_ms=300.0) for row in (FAST, replace(SHIPPED, rank=1))]
     both = objective([REFERENCE, *equal], 500.0)
-    assert both.subjects == ("e7_tuned", CANDIDATE)
-    assert "not resolved" in both.sentence
+    assert says(both.sentence, "`e7_tuned`, 300 ms or `candidate`, 300 ms", "not resolved")
 
 
 @pytest.mark.parametrize("changes", [{"failed": 7}, {"p95_ms": None}, {"p95_ms": 501.0}])
 def test_who_fails_or_is_late_does_not_keep_to_the_objective(changes: dict[str, Any]) -> None:
     row = replace(SHIPPED, rank=1, **changes)
-    assert objective([REFERENCE, row], 500.0).subjects == ("e1_baseline",)
-    assert objective([row], 500.0).subjects == ()
+    assert objective([REFERENCE, row], 500.0).sentence.endswith(": `e1_baseline`, 400 ms.")
+    assert says(objective([row], 500.0).sentence, "None")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +138,8 @@ def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> Non
     plain = MACHINE | {"cpu_flags": ["avx2"]}
     emulating = replace(snapshot, results=[replace(one, machine=plain) for one in snapshot.results])
     [claim] = [one for one in claims(emulating) if "bfloat16" in one.sentence]
-    assert set(claim.subjects) == {"e4_half", "e5_timeout", "e6_batch_cap", "e7_tuned"}
+    named = re.findall("`(e[^`]*)`", claim.sentence)
+    assert named == ["e4_half", "e5_timeout", "e6_batch_cap", "e7_tuned"]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +164,6 @@ def test_without_a_search_the_fastest_ones_settings_are_to_try_and_the_search(sn
     claim = next_step(snapshot)
     assert claim is not None
     assert says(claim.sentence, "`dvc exp run -S serve.precision=half`", "`e7_tuned`", "99.7%", "`make tune`")
-    assert claim.ratio is not None
-    assert claim.ratio.ratio == pytest.approx(286 / 168)
     best = next_step(with_rows(snapshot, [REFERENCE, replace(SHIPPED, rank=1)]))
     assert best is not None
     assert says(best.sentence, "`make tune`")

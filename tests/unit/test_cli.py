@@ -17,7 +17,7 @@ from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_param
 from tests.support.project import ROOT
 
 COMMANDS = {
-    *("serve", "predict", "loadtest", "capacity", "sender"),
+    *("serve", "predict", "loadtest", "capacity", "sender", "compare"),
     *("tune", "quick", "verify", "results", "report"),
 }
 URL = ("--url", "http://127.0.0.1:9/")
@@ -54,6 +54,13 @@ def test_the_help_of_every_command_has_examples_that_can_be_parsed(
     for words in examples_of(text):
         app.parse_args(words, exit_on_error=False, print_error=False)
         assert app.parse_commands(words)[0] == (name,)
+
+
+@pytest.mark.parametrize(("command", "usage"), [("compare", "NAME..."), ("predict", "IMAGE...")])
+def test_what_may_be_given_several_times_is_shown_so(
+    capsys: pytest.CaptureFixture[str], command: str, usage: str
+) -> None:
+    assert f"Usage: litmeter {command} [OPTIONS] {usage}\n" in output_of(capsys, command, "--help")[1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.paths import COMPARISON_METRICS, RESULTS_PAGE
-from litmeter.report.results_page import write_results
+from litmeter.report.pages import write_results
 from litmeter.report.snapshot import OF_A_REVISION
 from litmeter.system.files import read_json
 from tests.support.project import ROOT

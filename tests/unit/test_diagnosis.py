@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings
-from litmeter.report.bounds import bounds_of
-from litmeter.report.diagnosis import Diagnosis, diagnose
+from litmeter.report.diagnosis import Diagnosis, bounds_of, diagnose
 from litmeter.report.results import Result
 from tests.support.synthetic_results import CEILINGS, MACHINE, STAGES, compared, result, turn
 

@@ -19,7 +19,7 @@ from litmeter.cli.main import app
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import Params, ServeSettings
 from litmeter.paths import README, SECONDS
-from litmeter.report import results_page
+from litmeter.report import pages
 from litmeter.serve.metrics import STAGES
 from tests.support.project import ROOT
 
@@ -225,7 +225,7 @@ def arrows(edges: Edges) -> set[tuple[str, str]]:
 
 
 def test_the_generated_section_has_both_markers_once() -> None:
-    markers = (results_page.BEGIN, results_page.END)
+    markers = (pages.BEGIN, pages.END)
     text = (ROOT / README).read_text()
     assert [text.count(marker) for marker in markers] == [1, 1]
     assert all(text.index(first) < text.index(second) for first, second in pairwise(markers))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from litmeter.paths import OVER_BEFORE
-from litmeter.report.experiments import describe, experiments
+from litmeter.report.changes import describe_experiment, experiments
 
 NOTHING = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
 FASTER = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
@@ -46,14 +46,14 @@ def test_the_experiments_are_those_of_dvcs_references(base: str) -> None:
 
 
 def test_a_change_of_serve_is_told_with_what_it_did_and_others_by_their_keys(base: str) -> None:
-    told = describe("fast", base, commit(8, 3, FASTER))
+    told = describe_experiment("fast", base, commit(8, 3, FASTER))
     assert told == (
         "fast: train.epochs 2 -> 3; max_batch_size 4 -> 8: 1.20 (1.10 to 1.30) times as fast, faster"
     )
-    assert describe("slow", base, commit(8, 2, {})) == "slow: serve.max_batch_size 4 -> 8"
-    assert "->" not in describe("same", base, commit(4, 2, {}))
+    assert describe_experiment("slow", base, commit(8, 2, {})) == "slow: serve.max_batch_size 4 -> 8"
+    assert "->" not in describe_experiment("same", base, commit(4, 2, {}))
 
 
 def test_what_the_base_had_measured_is_not_said_of_the_experiment(base: str) -> None:
     before = commit(8, 2, FASTER)
-    assert describe("longer", before, commit(8, 9, FASTER)) == "longer: train.epochs 2 -> 9"
+    assert describe_experiment("longer", before, commit(8, 9, FASTER)) == "longer: train.epochs 2 -> 9"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.cli.quick import shorten
+from litmeter.cli.project import shorten
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE
 from litmeter.stages import order

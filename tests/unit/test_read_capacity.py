@@ -12,9 +12,9 @@ from litmeter.measure.capacity import CapacityResult, capacity
 from litmeter.measure.rows import TurnRow
 from litmeter.paths import CapacityPaths
 from litmeter.report import charts
-from litmeter.report.drawing import save_png
-from litmeter.report.printed import capacity_text
+from litmeter.report.charts import save_png
 from litmeter.report.snapshot import read_capacity
+from litmeter.report.tables import capacity_text
 from litmeter.system.files import write_json, write_rows
 from tests.support.capacity import CAPACITY, OBJECTIVE
 from tests.support.queues import QUEUES, drive

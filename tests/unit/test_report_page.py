@@ -13,7 +13,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.changes import changes, ratio_change, runs_table
 from litmeter.report.claims import verdict
-from litmeter.report.page import markdown, marked, render
+from litmeter.report.pages import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
 from tests.support.results_project import searched
 from tests.support.search import WINNER
@@ -81,6 +81,7 @@ def test_the_page_is_whole_and_needs_no_script_and_no_other_file(page: str, snap
     assert [link for link in nesting.links if not link.startswith("#")] == ["data:,"]
     assert nesting.tags["script"] == 0
     assert "://" not in page
+    assert ".md" not in page  # it is sent without those
     assert len(nesting.ids) == len(set(nesting.ids))
     assert nesting.tags["svg"] == 2 * nesting.tags["figure"]  # wide and narrow
     for name in snapshot.params.configurations():

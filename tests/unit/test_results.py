@@ -12,7 +12,8 @@ from litmeter.errors import ReportError
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths
-from litmeter.report.results import fastest_first, read_results
+from litmeter.report.results import fastest_first
+from litmeter.report.snapshot import read_snapshot
 from litmeter.system.files import read_json, read_rows, write_json, write_rows
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared, result, turn
@@ -26,35 +27,34 @@ def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_project")
 def test_a_missing_or_malformed_file_is_refused() -> None:
-    params = load_params()
-    assert [own.name for own in read_results(params)] == list(params.configurations())
+    assert [own.name for own in read_snapshot().results] == list(load_params().configurations())
     paths = BenchmarkPaths("e1_baseline")
     for path in (MACHINE, COMPARISON, COMPARISON_TURNS, paths.metrics, paths.turns):
         content = path.read_bytes()
         path.unlink()
         with pytest.raises(ReportError, match=rf"{path}: No such file.*`dvc repro` makes it"):
-            read_results(params)
+            read_snapshot()
         path.write_text("[1, 2]\n")
         with pytest.raises(ReportError, match="malformed"):
-            read_results(params)
+            read_snapshot()
         path.write_bytes(content)
 
 
 @pytest.mark.usefixtures("_project")
 def test_a_missing_key_or_row_is_refused_by_its_name() -> None:
-    params, path = load_params(), BenchmarkPaths("e2_batching").metrics
+    path = BenchmarkPaths("e2_batching").metrics
     content = read_json(path)
     write_json(path, {key: value for key, value in content.items() if key != "null_rps"})
     with pytest.raises(ReportError, match="null_rps"):
-        read_results(params)
+        read_snapshot()
     write_json(path, content)
     rows = read_rows(COMPARISON, ComparisonRow)
     write_rows(COMPARISON, ComparisonRow, rows[:-1])
     with pytest.raises(ReportError, match="no row of candidate"):
-        read_results(params)
+        read_snapshot()
     write_rows(COMPARISON, ComparisonRow, [*rows, compared("e9_gone", 1.0, 9)])
     with pytest.raises(ReportError, match="rows of e9_gone, which"):
-        read_results(params)
+        read_snapshot()
 
 
 def test_the_pipelines_rate_is_interpolated_between_batch_sizes_and_level_beyond() -> None:

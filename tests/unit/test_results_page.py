@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from litmeter.errors import ReportError
+from litmeter.params import CANDIDATE
 from litmeter.paths import README, RESULTS_PAGE, TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_TABLE
+from litmeter.report import charts
 from litmeter.report.claims import claims
-from litmeter.report.page import marked, render
-from litmeter.report.results_page import BEGIN, END, README_PICTURE, page, readme_section, write_results
+from litmeter.report.diagnosis import Diagnosis
+from litmeter.report.pages import (
+    BEGIN,
+    END,
+    README_PICTURE,
+    marked,
+    page,
+    readme_section,
+    reasons,
+    render,
+    write_results,
+)
 from litmeter.report.snapshot import read_snapshot
+from litmeter.report.tables import bounds_table
 from litmeter.system.files import write_json, write_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.support.results_project import AVX2, BFLOAT16, searched, write_project
@@ -59,8 +74,33 @@ def test_the_page_tells_accuracy_bounds_precisions_and_the_machine() -> None:
     assert f"| {' | '.join(cells)} |" in text
     for picture in ("comparison", "stages"):
         assert f"](../assets/results/{picture}.png)" in text
+    bullets = [line for line in text.splitlines() if line.startswith("- `")]
     for name, diagnosis in read_snapshot().diagnoses.items():
-        assert f"- `{name}`: {diagnosis.text}" in text
+        [bullet] = [line for line in bullets if f"`{name}`" in line.partition(": ")[0]]
+        assert bullet.endswith(diagnosis.text) or f"{name}`, " in bullet or f", `{name}`" in bullet
+
+
+def test_bounds_and_bars_stand_in_the_order_of_params_yaml() -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["experiments"] = dict(reversed(content["experiments"].items()))
+    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    snapshot, names = read_snapshot(), [*content["experiments"], CANDIDATE]
+    assert re.findall(r"^\| `(\w+)`", bounds_table(snapshot.bounds), re.MULTILINE) == names
+    names.remove("e2_batching")  # of an earlier run: it has no turns
+    assert list(charts.stages(snapshot.results).names) == names
+
+
+def test_those_that_are_held_back_alike_share_a_bullet() -> None:
+    crowded = "4 workers x 2 threads share 2 cores."
+    found = {
+        name: Diagnosis("too many workers", None, f"Too many workers: 8 users get {rate} req/s. {crowded}")
+        for name, rate in (("a", 2.2), ("b", 1.9))
+    }
+    found["c"] = Diagnosis("kernels", None, "Kernels: 10.0 images/s.")
+    assert reasons(found).splitlines() == [
+        f"- `a`, `b`: Too many workers: {crowded}",
+        "- `c`: Kernels: 10.0 images/s.",
+    ]
 
 
 @pytest.mark.parametrize(("kept", "missing"), [(BEGIN, "end of results"), (END, "litmeter results")])

@@ -10,11 +10,18 @@ import pytest
 from litmeter.measure.comparison_rows import Pair
 from litmeter.params import ServeSettings
 from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
-from litmeter.report.printed import changed_settings, comparison_table, pairs_table
 from litmeter.report.snapshot import Snapshot
-from litmeter.report.tables import level_rows, short_names, summary
+from litmeter.report.tables import (
+    changed_settings,
+    comparison_table,
+    level_rows,
+    pairs_table,
+    short_names,
+    summary,
+)
 from litmeter.stages.report import main
 from litmeter.system.files import read_json
+from litmeter.tune.rows import ratio_cell
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared, result, turn
 from tests.support.tables import read_csv
@@ -106,3 +113,21 @@ def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
     [row] = [line for line in pairs_table([pair]).splitlines() if "b / a" in line]
     known = ["b / a", "1.50 (1.40 to 1.60)", "faster", "40 / -", "-", "no difference resolved"]
     assert [cell.strip() for cell in row.strip("|").split("|")] == known
+
+
+@pytest.mark.parametrize(
+    ("ends", "text"),
+    [
+        ((17.584, 15.641, 19.766), "17.58 (15.64 to 19.77)"),
+        ((0.0412, 0.0381, 0.0432), "0.041 (0.038 to 0.043)"),
+        ((1.003, 1.001, 1.0043), "1.003 (1.001 to 1.004)"),
+        ((0.1, 0.095, 0.105), "0.100 (0.095 to 0.105)"),
+        ((1.0, 1.0, 1.0), "1.00"),
+        ((0.04, None, None), "0.04"),
+        ((None, None, 0.05), "-"),
+    ],
+)
+def test_an_interval_has_the_digits_that_tell_its_ends_apart(
+    ends: tuple[float | None, float | None, float | None], text: str
+) -> None:
+    assert ratio_cell(*ends) == text

@@ -88,14 +88,8 @@ class LoadOptions(LoadSettings):
 
 @options(
     "configurations",
-    **{
-        "slo_ms": 100.0,
-        "miss": 0.05,
-        "tolerance": 0.1,
-        "max_s": 240.0,
-        "seed": 42,
-        "configurations": ("any",),
-    },
+    **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.1, "max_s": 240.0, "seed": 42},
+    configurations=("any",),
 )
 class ObjectiveOptions(ObjectiveSettings):
     """What users must get, and how the highest rate is searched at which they do."""
@@ -136,16 +130,12 @@ class Requests(BaseModel):
     def server(self) -> Iterator[dict[str, Url]]:
         """The server as a subject, once it has answered a request, and what sends it more.
 
-        One load generator sends them, several on this machine, or those that join it. ``--ca`` is put into
-        the environment, for all of them.
-
-        Raises:
-            UsageError: an option that cannot be used; LoadError: there is nothing to send; ServerError: the
-                request is not answered with 200.
+        Raise UsageError for an option that cannot be used, LoadError where there is nothing to send, and
+        ServerError where the request is not answered with 200.
         """
         if self.ca is not None:
             check_ca_file(self.ca)
-            os.environ[CA_VARIABLE] = str(self.ca.resolve())
+            os.environ[CA_VARIABLE] = str(self.ca.resolve())  # for all that send
         bodies = read_bodies(self.body_file, self.images, self.content_type, self.template)
         sent = (bodies, self.content_type, request_headers(self.header))
         check_url(self.url)
@@ -237,11 +227,8 @@ def check_together(given: set[str]) -> None:
 def read_trace(path: Path, scale: float) -> tuple[float, ...]:
     """When requests are due, seconds from the begin of a load, by a file with a time stamp (s) in each line.
 
-    Args:
-        scale: rates are multiplied by this, and times divided.
-
-    Raises:
-        LoadError: the file cannot be read, holds something else, is not ascending, or has no length.
+    Rates are multiplied by ``scale``, and times divided. Raise LoadError where the file cannot be read, holds
+    something else, is not ascending, or has no length.
     """
     try:
         lines = path.read_text(encoding="utf-8").split()
@@ -276,8 +263,8 @@ def capacity(
         picture: a PNG file for a picture of the probes and the capacity
     """
     from litmeter.report.charts import capacity as chart
-    from litmeter.report.drawing import save_png
-    from litmeter.report.printed import capacity_text
+    from litmeter.report.charts import save_png
+    from litmeter.report.tables import capacity_text
 
     def cells(row: TurnRow) -> list[str]:
         load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
@@ -312,11 +299,7 @@ def sender(*, join: str) -> None:
 
 
 def address(option: str, text: str) -> tuple[str, int]:
-    """The host and port in ``HOST:PORT``.
-
-    Raises:
-        UsageError: it has another form.
-    """
+    """The host and port in ``HOST:PORT``; raise UsageError where it has another form."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
         raise UsageError(f"{option}: expected HOST:PORT, the port from 1024 to 65535, got {text!r}")

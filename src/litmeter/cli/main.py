@@ -85,11 +85,7 @@ def launch(
 
 
 def enter(project: Path, arguments: dict[str, Any]) -> None:
-    """Change to the folder ``project``, after making the paths in ``arguments`` absolute.
-
-    Raises:
-        UsageError: the folder cannot be entered.
-    """
+    """Change to the folder ``project`` and make the paths in ``arguments`` absolute, or raise UsageError."""
 
     def absolute(value: Any) -> Any:
         if isinstance(value, list | tuple):
@@ -208,9 +204,7 @@ def folder_md5(folder: Path) -> str:
   litmeter predict --url https://cats.example.org --ca authority.pem cat.jpg"""
 )
 def predict(
-    images: Annotated[list[Path], Parameter(name="IMAGE")],
-    /,
-    *,
+    *images: Annotated[Path, Parameter(name="IMAGE", required=True)],
     url: str = f"http://127.0.0.1:{DEFAULT_PORT}",
     ca: Path | None = None,
 ) -> int:
@@ -225,25 +219,23 @@ def predict(
     """
     from litmeter.serve.client import Client
 
-    client = Client(url, ca)
-    failed = 0
+    client, failed = Client(url, ca), 0
     for path in images:
         try:
             status, content = client.predict(path.read_bytes())
         except OSError as error:
-            print(f"{path}: {error.strerror}", file=sys.stderr)
-            failed += 1
-            continue
+            status, content = 0, error.strerror
         if status == 200:
             print(f"{path}: {content['label']} ({content['probability']:.3f})", flush=True)
         else:
-            print(f"{path}: refused, {status}: {content}", file=sys.stderr)
+            said = f"refused, {status}: {content}" if status else content
+            print(f"{path}: {said}", file=sys.stderr)
             failed += 1
     return 1 if failed else 0
 
 
 app.command(
-    "litmeter.cli.compare:compare",
+    "litmeter.cli.project:compare",
     help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
     help_epilogue="""examples:
   litmeter compare e7_tuned candidate --seconds 180
@@ -277,26 +269,26 @@ The environment variable LITMETER_SENDER_KEY holds the same key on all machines.
 
 
 app.command(
-    "litmeter.cli.tune:tune",
+    "litmeter.cli.project:tune",
     help="Search the fastest configuration for this model and machine, among those that tune: names.",
     help_epilogue="""examples:
   litmeter tune              # a search that was stopped goes on
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
 app.command(
-    "litmeter.cli.quick:main",
+    "litmeter.cli.project:quick",
     name="quick",
     help="Compare all configurations within minutes, with wide intervals; nothing is kept.",
     help_epilogue="examples:\n  litmeter quick              # what `make quick` does",
 )
 app.command(
-    "litmeter.report.experiments:main",
+    "litmeter.report.changes:show_experiments",
     name="experiments",
     help="Show the rates of all experiments of `dvc exp run`, what each changed, and what came of it.",
     help_epilogue="examples:\n  litmeter experiments        # what `make experiments` does",
 )
 app.command(
-    "litmeter.report.results_page:write_results",
+    "litmeter.report.pages:write_results",
     name="results",
     help="Write docs/results.md, or the README's results, from the results of the last run.",
     help_epilogue="""examples:
@@ -304,7 +296,7 @@ app.command(
   litmeter results --readme           # the README's table and its picture, before a release""",
 )
 app.command(
-    "litmeter.report.page:write_report",
+    "litmeter.report.pages:write_report",
     name="report",
     help="Write report.html: all results in a page that opens anywhere, without a network.",
     help_epilogue="""examples:

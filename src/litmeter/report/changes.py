@@ -1,21 +1,30 @@
-"""What changed between sets of results: params, and rates with their certainty."""
+"""What changed between sets of results, and how sure that is; ``litmeter experiments`` says it of each."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE
+from litmeter.params import CANDIDATE, ParamsLoader
+from litmeter.paths import OVER_BEFORE
 from litmeter.report.claims import Claim, change, times_text
-from litmeter.report.printed import changed_settings, ratio_text
 from litmeter.report.snapshot import Snapshot
+from litmeter.report.tables import changed_settings, ratio_text
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
+from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import markdown_table, number_cell
+
+FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
+"""Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
 
 
 def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
@@ -24,7 +33,11 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     Rates themselves are not compared: they were measured at different times. Ratios to the same reference
     are, at the same load, with the same model and photos.
     """
-    blocks = [_params_table(before, after)]
+    changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
+    table = [[f"`{key}`", *values] for key, values in changed.items()]
+    blocks = [markdown_table(["key of params.yaml", "before", "after"], table, 3)]
+    if not changed:
+        blocks = ["No key of params.yaml has changed."]
     if before.machine["id"] != after.machine["id"]:
         machines = [describe_machine(one.machine) for one in (before, after)]
         blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
@@ -123,28 +136,63 @@ def _cell(row: ComparisonRow | None, reference: str) -> str:
     return f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s{earlier}"
 
 
-def _params_table(before: Snapshot, after: Snapshot) -> str:
-    changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
-    if not changed:
-        return "No key of params.yaml has changed."
-    rows = [[f"`{key}`", *values] for key, values in changed.items()]
-    return markdown_table(["key of params.yaml", "before", "after"], rows, 3)
-
-
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Values before and after of each key, with dots, that differ; a dash where there is none."""
     old, new = _flat(before), _flat(after)
-
-    def text(values: Mapping[str, Any], key: str) -> str:
-        return json.dumps(values[key]) if key in values else "-"
-
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
-    return {key: (text(old, key), text(new, key)) for key in keys}
+    before_text, after_text = (
+        {key: json.dumps(one[key]) for key in keys if key in one} for one in (old, new)
+    )
+    return {key: (before_text.get(key, "-"), after_text.get(key, "-")) for key in keys}
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Keys with dots, and their values."""
     found: dict[str, Any] = {}
     for key, value in content.items():
         found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def show_experiments() -> int:
+    """Print DVC's table, and below it a line for each experiment; return DVC's exit status."""
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--no-pager", *FILTER]
+    status = subprocess.run(command).returncode
+    for name, base, revision in experiments():
+        print_wrapped(describe_experiment(name, base, revision))
+    return status
+
+
+def experiments() -> Iterator[tuple[str, str, str]]:
+    """Name, base and revision of each experiment, the oldest first."""
+    command = ["git", "for-each-ref", "--sort=creatordate", "--format=%(refname) %(objectname)", "refs/exps/"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        reference, revision = line.split()
+        # refs/exps/BA/SE.../NAME; refs/exps/exec, celery and the like are DVC's own.
+        match reference.split("/")[2:]:
+            case [begin, end, name] if len(begin) == 2 and len(begin + end) == 40:
+                yield name, begin + end, revision
+
+
+def describe_experiment(name: str, base: str, revision: str) -> str:
+    """What an experiment changed in params.yaml, and how its section serve compares with that before."""
+    before, after = (_read(commit, "params.yaml") for commit in (base, revision))
+    found = _read(revision, str(OVER_BEFORE))
+    # What came of an experiment whose base had it, too, is the base's.
+    compared = change(found) if found != _read(base, str(OVER_BEFORE)) else None
+    said = [
+        f"{key} {old} -> {new}"
+        for key, (old, new) in changed_params(before, after).items()
+        if not (compared and key.startswith("serve."))
+    ]
+    said += [compared.sentence.rstrip(".")] if compared else []
+    return f"{name}: {'; '.join(said) or 'no key of params.yaml has changed'}"
+
+
+def _read(commit: str, path: str) -> Mapping[str, Any]:
+    """A YAML or JSON file of a commit; empty where it has none."""
+    shown = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, text=True)
+    if shown.returncode:
+        return {}
+    content = yaml.load(shown.stdout, ParamsLoader)  # noqa: S506 -- JSON is YAML
+    return content if isinstance(content, dict) else {}

@@ -1,40 +1,207 @@
-"""The charts of the results: the comparison, stages of a request, a search, a capacity."""
+"""The charts of the results, drawn by matplotlib: as PNG for pages in Markdown, as SVG within report.html."""
 
 from __future__ import annotations
 
+import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle
+from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
-from litmeter.report.drawing import (
-    BLUE,
-    GREY,
-    INK,
-    ORANGE,
-    PURPLE,
-    SEQUENCE,
-    Chart,
-    draw_point,
-    draw_ratio,
-    save_png,
-    set_logarithmic,
-    set_shares,
-)
 from litmeter.report.results import Result, fastest_first
+from litmeter.system.files import atomic_write
 from litmeter.system.tables import number_cell, pluralise
 from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
+INK, PAPER = "#1a1a1a", "#ffffff"
+"""Colours of a PNG; within report.html both are the page's, light or dark."""
+BLUE, PURPLE, ORANGE, GREY = "#2a78b5", "#9c36e0", "#d1600a", "#858585"
+"""Colours of what leads, the candidate, what is in doubt or lost, and the rest: seen on white and on black,
+and told apart by the colour-blind, as the colours below are."""
+SEQUENCE = ("#6a6a6a", "#9c36e0", "#cfa5f2", "#969696", "#2a78b5", "#eda968", "#d1600a")
+"""Parts of a whole, next to each other in this order."""
+WIDE, NARROW, PANEL = 9.0, 4.2, 5.4
+"""Inches of a drawing, of the one that a telephone shows, and of one of several side by side."""
+ROW, LINE, AXIS, LEGEND_LINE, HEIGHT = 0.16, 0.16, 0.6, 0.2, 3.6
+"""Inches of a row, a line of text in it, the axis below, a line of the legend; of a chart without rows."""
+LETTERS_PER_INCH = 12
+DPI = 110
+MOST_DECADES = 5
+STYLE: dict[Any, Any] = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
+    **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor"), PAPER),
+    **{f"axes.spines.{side}": False for side in ("bottom", "left", "right", "top")},
+    **{"font.size": 9, "axes.axisbelow": True, "axes.grid": True, "grid.alpha": 0.2, "grid.linewidth": 0.8},
+    **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none"},
+}
 BEYOND, FARTHEST = 1.6, 4.0
 """The axis of ratios reaches this factor beyond the points, and up to FARTHEST for the intervals: one that is
 wider runs out."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing on axes, and the texts beside it.
+
+    Attributes:
+        draw: puts everything but title, note, legend and the texts of rows onto the axes.
+        note: what one must know to read it.
+        names: of a chart with a row for each, at y = 0, 1, ... from the top.
+        notes: a text behind each row's end, as many as names.
+    """
+
+    title: str
+    draw: Callable[[Axes], None]
+    note: str = ""
+    names: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def save_png(path: Path, charts: Sequence[Chart]) -> None:
+    """Draw the charts side by side, without matplotlib's version: the same results give the same bytes."""
+    width = WIDE if len(charts) == 1 else PANEL * len(charts)
+    with rc_context(STYLE), atomic_write(path) as temporary:
+        figure = figure_of(charts, width, captions=True)
+        figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def svg(chart: Chart, width: float = WIDE) -> str:
+    """The chart without title and note as an element of an HTML page; empty where there is nothing to see.
+
+    Texts are texts, ink and paper those of the page (``currentColor`` and ``--paper``). The ids in it follow
+    from title and width.
+    """
+    with rc_context(STYLE | {"svg.hashsalt": f"{chart.title} {width}"}):
+        figure = figure_of([chart], width)
+        if not figure.axes[0].has_data():
+            return ""
+        file = io.StringIO()
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    return _within_html(file.getvalue())
+
+
+def _within_html(document: str) -> str:
+    """matplotlib's document as an element: short, in the page's font and colours.
+
+    An artist's ``gid`` of several words becomes what is said where one points at it.
+    """
+    _, head, content = document.partition("<svg ")
+    head, _, content = content.partition(">")
+    [box] = re.findall(r'viewBox="[^"]*"', head)
+    for pattern, replacement in (
+        (r"(?s)<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", ""),
+        (r'<g id="([^"]* [^"]*)">', r"<g><title>\1</title>"),
+        (r'<g id="[^"]*"/>|<path [^>]*style="fill: none"/>', ""),
+        (r'<g id="[^"]*">', "<g>"),
+        (r">\s+<", "><"),
+    ):
+        content = re.sub(pattern, replacement, content)
+    content = re.sub(r"<[^>]*>", lambda tag: _short(tag[0]), content)
+    return f"<svg {box}>{content}".strip()
+
+
+def _short(tag: str) -> str:
+    """A tag with numbers of two decimals, and without what the page says for all."""
+    tag = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)
+    tag = re.sub(r"font-family:[^;\"]*;? ?", "", re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", tag))
+    tag = tag.replace(INK, "currentColor").replace(PAPER, "var(--paper)").replace("xlink:href", "href")
+    return re.sub(r"\s+", " ", tag)
+
+
+def figure_of(charts: Sequence[Chart], width: float, captions: bool = False) -> Figure:
+    """All ``charts`` side by side, ``width`` inches together; ``captions``: with their titles and notes."""
+    rows_beside = width > NARROW
+    letters = int(width / len(charts) * LETTERS_PER_INCH)
+    figure = Figure((width, 1.0), layout="constrained")
+    heights = []
+    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False).flat, charts, strict=True):
+        chart.draw(axes)
+        heights.append(_set_rows(axes, chart, rows_beside) if chart.names else HEIGHT)
+        if captions:
+            title, note = fill(chart.title, letters), fill(chart.note, letters)
+            axes.set_title(title, loc="left", fontsize=11)
+            axes.set_xlabel(f"{axes.get_xlabel()}\n\n{note}".strip())
+            heights[-1] += LINE * (title.count("\n") + note.count("\n") + 4)
+    figure.set_figheight(max(heights) + _add_legend(figure))
+    return figure
+
+
+def _add_legend(figure: Figure) -> float:
+    """One of all panels, below them, in as many columns as fit; return its inches."""
+    known = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    if not known:
+        return 0.0
+    handles, labels = zip(*known, strict=True)
+    fitting = int(figure.get_figwidth() * LETTERS_PER_INCH / (max(map(len, labels)) + 4))
+    columns = max(1, min(len(labels), fitting))
+    figure.legend(handles, labels, ncols=columns, loc="outside lower center")
+    return LEGEND_LINE * (math.ceil(len(labels) / columns) + 0.5)
+
+
+def _set_rows(axes: Axes, chart: Chart, beside: bool) -> float:
+    """Put names at the left, notes at the right, or both at the left; return the inches of rows and axis."""
+    places, texts = range(len(chart.names)), list(chart.names)
+    if beside:
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(places, list(chart.notes))
+        right.spines["right"].set_visible(False)
+        right.grid(visible=False)
+    else:
+        texts = ["\n".join(lines) for lines in zip(chart.names, chart.notes, strict=True)]
+    axes.set_yticks(places, texts)
+    axes.set_ylim(len(texts) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    lines = max(text.count("\n") + 1 for text in (chart.notes if beside else texts))
+    return (ROW + LINE * lines) * len(texts) + AXIS
+
+
+def _set_logarithmic(axis: Axis, low: float, high: float) -> None:
+    """A logarithmic axis between two ends, with ticks at 1, 2 and 5, or at decades where there are many."""
+    name = "x" if axis is axis.axes.xaxis else "y"
+    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < MOST_DECADES else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _set_shares(axis: Axis, high: float = 1.0) -> None:
+    """An axis of shares from 0."""
+    axis.set_view_interval(0.0, high, ignore=True)
+    axis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _draw_point(axes: Axes, x: float, y: float, colour: str, tip: str = "", *, hollow: bool = False) -> None:
+    """A point; ``tip`` is what is said where one points at it."""
+    face = PAPER if hollow else colour
+    axes.plot(x, y, "o", color=colour, markerfacecolor=face, markersize=6, gid=tip or None)
+
+
+def _draw_ratio(
+    axes: Axes, place: int, row: ComparisonRow | TuneRow, colour: str, tip: str, *, hollow: bool
+) -> None:
+    """A ratio as a point in the row ``place``, with its interval; nothing where it is unknown."""
+    if row.ratio is None:
+        return
+    if row.ratio_low is not None and row.ratio_high is not None:
+        axes.hlines(place, row.ratio_low, row.ratio_high, color=colour, lw=2)
+    _draw_point(axes, row.ratio, place, colour, tip, hollow=hollow)
 
 
 def draw_pictures(results: Sequence[Result], reference: str) -> None:
@@ -60,12 +227,10 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         axes.axvline(1.0, color=INK, lw=1)
         for place, row in enumerate(rows):
             colour = BLUE if row.rank == 1 else PURPLE if row.experiment == CANDIDATE else GREY
-            tip = (
-                f"{row.experiment}: {number_cell(row.rate_rps, 1)} req/s in {pluralise(row.rounds, 'round')}"
-            )
-            ratio = (row.ratio, row.ratio_low, row.ratio_high)
-            draw_ratio(axes, place, ratio, colour if row.rank else ORANGE, tip, hollow=not row.rank)
-        set_logarithmic(axes.xaxis, low, high)
+            rounds = pluralise(row.rounds, "round")
+            tip = f"{row.experiment}: {number_cell(row.rate_rps, 1)} req/s in {rounds}"
+            _draw_ratio(axes, place, row, colour if row.rank else ORANGE, tip, hollow=not row.rank)
+        _set_logarithmic(axes.xaxis, low, high)
         axes.set_xlabel(f"times {reference}")
 
     def note(row: ComparisonRow) -> str:
@@ -106,7 +271,7 @@ def stages(results: Sequence[Result]) -> Chart:
             for bar, (name, own) in zip(bars, times.items(), strict=True):
                 bar.set_gid(f"{name}: {stage}, {own.get(stage, 0.0):,.4g} ms")
             begins += shares
-        set_shares(axes.xaxis)
+        _set_shares(axes.xaxis)
         axes.set_xlabel("share of a request's mean time")
 
     return Chart(
@@ -143,9 +308,9 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
     def draw(axes: Axes) -> None:
         axes.axvline(1.0, color=INK, lw=1)
         for place, row in enumerate(rows):
-            ratio = (row.ratio, row.ratio_low, row.ratio_high)
-            tip = f"{row.name}: {ratio_cell(*ratio)}, {number_cell(row.rate_rps, 1)} req/s"
-            draw_ratio(axes, place, ratio, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
+            ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
+            tip = f"{row.name}: {ratio}, {number_cell(row.rate_rps, 1)} req/s"
+            _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
         predicted = [row.predicted_rps / fastest.predicted_rps for row in rows]
         axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
         axes.set_xlabel("times the rate of the fastest")
@@ -185,13 +350,13 @@ def capacity(name: str, result: CapacityResult) -> list[Chart]:
             axes.plot(grid[share <= top], share[share <= top], color=INK, lw=1.8)
         for rate, row in zip(rates, probes, strict=True):
             if row.missed is not None:
-                draw_point(axes, rate, min(top, row.missed), GREY, hollow=bool(row.void))
+                _draw_point(axes, rate, min(top, row.missed), GREY, hollow=bool(row.void))
         if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
             colour = BLUE if metrics.status == "resolved" else ORANGE
             axes.axvline(metrics.capacity_rps, color=colour, lw=1)
             axes.hlines(metrics.miss, metrics.low_rps, metrics.high_rps, color=colour, lw=2)
-            draw_point(axes, metrics.capacity_rps, metrics.miss, colour)
-        set_shares(axes.yaxis, top)
+            _draw_point(axes, metrics.capacity_rps, metrics.miss, colour)
+        _set_shares(axes.yaxis, top)
         set_rates(axes)
         axes.set_ylabel("requests that were late or failed")
 
@@ -205,7 +370,7 @@ def capacity(name: str, result: CapacityResult) -> list[Chart]:
             if known:
                 axes.plot(*zip(*known, strict=True), "o", color=colour, markersize=6, label=percent)
         set_rates(axes)
-        set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
+        _set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
         axes.set_ylabel("latency, ms, logarithmic")
 
     return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +10,10 @@ from typing import Any, Literal
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
-from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
-from litmeter.report.printed import changed_keys, ratio_text
+from litmeter.report.diagnosis import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
+from litmeter.report.tables import changed_keys, ratio_text
 from litmeter.stats.comparison import Ratio
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import number_cell, pluralise
@@ -33,15 +32,11 @@ class Claim:
     Attributes:
         kind: "change": what other settings of serve: did; "fastest"; "limit": what holds the fastest back;
             "next": what to try; "objective": who keeps to it; "doubt": what else one must know.
-        subjects: configurations that it is about.
         sentence: names in it stand between backticks.
-        ratio: of rates, that the sentence gives.
     """
 
     kind: Literal["change", "fastest", "limit", "next", "objective", "doubt"]
-    subjects: tuple[str, ...]
     sentence: str
-    ratio: Ratio | None = None
 
     @property
     def plain(self) -> str:
@@ -66,24 +61,14 @@ def claims(snapshot: Snapshot) -> list[Claim]:
 
 
 def change(found: Mapping[str, Any]) -> Claim | None:
-    """What other settings of the section serve did, by metrics/over_before.json; None where it is empty."""
+    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio."""
     if not found.get("ratio"):
         return None
-    ratio = Ratio(found["ratio"], found["low"], found["high"])
-    return Claim("change", (CANDIDATE,), change_sentence(found), ratio)
-
-
-def change_sentence(found: Mapping[str, Any]) -> str:
-    """What a change of the candidate's settings does to its rate and latency.
-
-    Args:
-        found: the content of metrics/over_before.json.
-    """
     ratio = Ratio(found["ratio"], found["low"], found["high"])
     sentence = f"{found['changed']}: {times_text(ratio)} times as fast, {verdict(ratio)}"
     if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
         sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
-    return f"{sentence}."
+    return Claim("change", f"{sentence}.")
 
 
 def times_text(ratio: Ratio) -> str:
@@ -99,16 +84,15 @@ def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     """Who is fastest, how much faster than the reference and the second, and how sure."""
     if not ranked(rows):
-        return Claim("fastest", (), "No configuration could be compared: the reference answered nothing.")
+        return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
-    tied = [row.experiment for row in others if row.rank == 1]
+    tied = ", ".join(f"`{row.experiment}`" for row in others if row.rank == 1)
     name = f"`{first.experiment}`"
     rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
     if first.experiment != reference:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
-        listed = ", ".join(f"`{other}`" for other in tied)
-        sentence = f"{name} does {rate}; whether it or {listed} is fastest is not resolved."
+        sentence = f"{name} does {rate}; whether it or {tied} is fastest is not resolved."
     elif others:
         sentence = f"Of {1 + len(others)} configurations {name} is fastest (95% certain): {rate}"
         second = others[0]
@@ -117,8 +101,7 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
         sentence += "."
     else:
         sentence = f"{name} does {rate}; nothing else was ranked."
-    ratio = Ratio(first.ratio or 1.0, first.ratio_low, first.ratio_high)
-    return Claim("fastest", (first.experiment, *tied), sentence, ratio)
+    return Claim("fastest", sentence)
 
 
 def _lead(row: ComparisonRow) -> Ratio | None:
@@ -147,7 +130,7 @@ def limit(snapshot: Snapshot) -> Claim | None:
     if (loss := diagnosis.loss) is not None:
         rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
         sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
-    return Claim("limit", (name,), f"{sentence}.")
+    return Claim("limit", f"{sentence}.")
 
 
 def next_step(snapshot: Snapshot) -> Claim | None:
@@ -159,35 +142,32 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         return None
     serve, search = snapshot.params.serve, "`make tune`, which searches for a faster `serve:`"
     if snapshot.tuned is not None:
-        return Claim("next", (CANDIDATE,), _tuned_finding(snapshot.tuned, serve))
+        return Claim("next", _tuned_finding(snapshot.tuned, serve))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
-    if own.rank not in (None, 1) and (gain := _lead(own)) is not None:
-        leader = ranked(snapshot.compared)[0].experiment
-        best = next(one for one in snapshot.results if one.name == leader)
-        changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(serve, best.serve)]
-        advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
-        if len(changes) > MOST_KEYS:
-            advice = f"`serve:` with the settings of `{leader}`"
-        second = ranked(snapshot.compared)[1].experiment  # the first claim has its ratio
-        said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
-        if (same := best.metrics["agreement"]) is not None:
-            said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
-        text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}. Or {search}."
-        return Claim("next", (CANDIDATE, leader), text, gain)
-    parameter = snapshot.diagnoses[CANDIDATE].parameter
-    section = "" if parameter and "." in parameter else "serve."
-    key = f"; or `{section}{parameter}`" if parameter else ""
-    return Claim("next", (CANDIDATE,), f"Try next: {search}{key}.")
+    if own.rank in (None, 1) or (gain := _lead(own)) is None:
+        parameter = snapshot.diagnoses[CANDIDATE].parameter
+        section = "" if parameter and "." in parameter else "serve."
+        key = f"; or `{section}{parameter}`" if parameter else ""
+        return Claim("next", f"Try next: {search}{key}.")
+    leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
+    best = next(one for one in snapshot.results if one.name == leader)
+    changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(serve, best.serve)]
+    advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
+    if len(changes) > MOST_KEYS:
+        advice = f"`serve:` with the settings of `{leader}`"
+    # Where it is the second, the first claim has its ratio.
+    said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
+    if (same := best.metrics["agreement"]) is not None:
+        said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
+    text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}. Or {search}."
+    return Claim("next", text)
 
 
 def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     """What the search has found, and whether ``serve`` has it already."""
-    winner, found = tuned.rows[0], tuned.metrics["winner"]
-    changed = [
-        f"`{key}: {json.dumps(value).strip(chr(34))}`"
-        for key, value in found.items()
-        if getattr(serve, key) != value
-    ]
+    winner = tuned.rows[0]
+    found = changed_keys(serve, serve.model_copy(update=tuned.metrics["winner"]))
+    changed = [f"`{key}: {value}`" for key, _, value in found]
     keys = " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
     advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
@@ -208,12 +188,11 @@ def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
         row for row in ranked(rows) if row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
     ]
     if not within:
-        return Claim("objective", (), f"None is known to keep its p95 below {slo_ms:g} ms.")
+        return Claim("objective", f"None is known to keep its p95 below {slo_ms:g} ms.")
     tied = [row for row in within if row.rank == within[0].rank]
     names = " or ".join(f"`{row.experiment}`, {row.p95_ms:.0f} ms" for row in tied)
     doubt = "; which of them is not resolved" if len(tied) > 1 else ""
-    subjects = tuple(row.experiment for row in tied)
-    return Claim("objective", subjects, f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}.")
+    return Claim("objective", f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}.")
 
 
 def doubts(snapshot: Snapshot) -> Iterator[Claim]:
@@ -221,8 +200,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     rows = snapshot.compared
     rounds = max(row.rounds for row in rows)
     if rounds < FEW_ROUNDS:
-        text = f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`."
-        yield Claim("doubt", (), text)
+        yield Claim("doubt", f"With only {rounds} rounds the intervals are wide: raise `comparison.seconds`.")
     errors = {
         name: f"({bound.name} is {times_text(bound.share)} times {bound.upper}, its upper bound)"
         for name, bounds in snapshot.bounds.items()
@@ -248,7 +226,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     }.items():
         if names:
             listed = ", ".join(f"`{name}` {more}".strip() for name, more in names.items())
-            yield Claim("doubt", tuple(names), f"{what}: {listed}.")
+            yield Claim("doubt", f"{what}: {listed}.")
 
 
 def setting(snapshot: Snapshot) -> str:

@@ -1,9 +1,12 @@
-"""Diagnosis of what limits a configuration at the comparison's load, with the figures that are evidence.
+"""What limits a configuration: bounds of its rate, and causes of the losses from one bound to the next.
 
-docs/bounds-and-diagnosis.md has all rules. The largest losses from one bound to the next name the causes:
-those in serving (from the model in-process down to the served rate), and one above the model where it is as
-large. A loss to the served rate has the cause of the first rule that holds, in the order of ``_served``, or
-none.
+Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. Each limits the next;
+its share of the one before it is what is left of the rate. A share above 1 by more than its interval is an
+error of measuring.
+
+docs/bounds-and-diagnosis.md has all rules of the causes. The largest losses name them: those in serving (from
+the model in-process down to the served rate), and one above the model where it is as large. A loss to the
+served rate has the cause of the first rule that holds, in the order of ``_served``, or none.
 """
 
 from __future__ import annotations
@@ -12,11 +15,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litmeter.report.bounds import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT, Bound, transport_ms
-from litmeter.report.printed import share_cell
 from litmeter.report.results import Result, mean
+from litmeter.stats.comparison import Ratio, ratio
 from litmeter.system.tables import pluralise
 
+BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "pipeline + transport", "served")
+DATASHEET, ROOFLINE, MODEL, PIPELINE, TRANSPORT, SERVED = BOUND_NAMES
+Rates = list[float | None]
+"""A rate by round, None where it is unknown."""
+UNKNOWN = Ratio(1.0, None, None)
 CORE_BUSY = 0.9
 """Cores in use above which a process with one busy thread is at its limit."""
 CLIENT_LIMIT_SHARE = 0.8
@@ -32,10 +39,101 @@ time of an idle worker's batch window waits half of the window on average."""
 LEFT_BY_CROWDED = 0.5
 """Share of the rate in-process: less is left than where caches and clock rates are shared."""
 NO_KEY = "no key of `serve:` moves it"
-
-
 UNEXPLAINED, SMALL = "unexplained", 0.9
 """The cause of a loss that no rule fits; above this share it is not named."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One bound of the rate.
+
+    Attributes:
+        upper, upper_rps: name and rate of the bound before it; empty and 0 for the first.
+        share: of the bound before it, with a 95% interval where one is known; 1 for the first.
+    """
+
+    name: str
+    rate_rps: float
+    upper: str = ""
+    upper_rps: float = 0.0
+    share: Ratio = UNKNOWN
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether it lies below the bound before it by more than the interval of their ratio."""
+        return self.share.resolved and self.share.ratio < 1
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it lies above the bound before it by more than the interval of their ratio."""
+        return self.share.resolved and self.share.ratio > 1
+
+
+def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
+    """The bounds of one configuration, from the highest; bounds of unknown rate are left out.
+
+    1. datasheet: the datasheet's peak over FLOPs per image, where the device is in the table;
+    2. roofline: measured peak and memory bandwidth, at the best batch size;
+    3. model in-process; 4. pipeline in-process: decode, preprocess and model, at the same batch size;
+    5. pipeline and transport on the same cores: see ``_transport_rates``;
+    6. served.
+
+    The last four are of the comparison, their ratios within its rounds.
+    """
+    row, transport = result.compared, _transport_rates(result)
+    constants = {name: ceilings.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
+    left = _share(transport, result.rates("pipeline"))
+    known: dict[str, tuple[float | None, Rates]] = {
+        **{name: (rate_rps, [rate_rps] * len(transport)) for name, rate_rps in constants.items()},
+        MODEL: (row.model_rps, result.rates("model")),
+        PIPELINE: (row.pipeline_rps, result.rates("pipeline")),
+        TRANSPORT: (row.pipeline_rps * left.ratio if row.pipeline_rps and left else None, transport),
+        SERVED: (row.rate_rps, result.rates("served")),
+    }
+    bounds: list[Bound] = []
+    for name, (rate_rps, rates) in known.items():
+        if not rate_rps:
+            continue
+        bound = Bound(name, rate_rps)
+        if bounds:
+            upper = bounds[-1]
+            share = _share(rates, known[upper.name][1]) or Ratio(rate_rps / upper.rate_rps, None, None)
+            bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share)
+        bounds.append(bound)
+    return bounds
+
+
+def _share(rates: Rates, above: Rates) -> Ratio | None:
+    """The ratio of two series; None where they have no common round."""
+    if not any(a and b for a, b in zip(rates, above, strict=True)):
+        return None
+    return ratio({"rates": rates, "above": above}, "rates", "above", reference="above")
+
+
+def _transport_ms(result: Result) -> float | None:
+    """CPU time of the server's processes for a request to a model that does nothing; None where unknown."""
+    null = result.null
+    return 1000 * null.server_cores / null.rate_rps if null and null.server_cores and null.rate_rps else None
+
+
+def _transport_rates(result: Result) -> Rates:
+    """Rates by round of the pipeline where server and load generator take CPU time, too.
+
+    The least of three: all cores over the CPU time of a request (pipeline, server and load generator), the
+    null server's rate, and the pipeline's own, as transport costs nothing where the pipeline leaves cores
+    idle. None where one is unknown.
+    """
+    server_ms, null = _transport_ms(result), result.null
+    if server_ms is None or null is None:
+        return result.by_round([])
+    more_ms, null_rps = server_ms + (mean(result.served, "client_cpu_ms") or 0.0), null.rate_rps or 0.0
+    cpu_ms = 1000.0 * result.cores  # a second has
+    rows = [
+        replace(row, rate_rps=min(row.rate_rps, null_rps, cpu_ms / (row.workers_cpu_ms + more_ms)))
+        for row in result.in_process("pipeline")
+        if row.rate_rps and row.workers_cpu_ms is not None
+    ]
+    return result.by_round(rows)
 
 
 @dataclass(frozen=True)
@@ -58,11 +156,7 @@ class Diagnosis:
 
 
 def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any]) -> Diagnosis:
-    """Diagnose one configuration; parameter and loss are those of the loss named first.
-
-    Args:
-        ceilings: metrics/ceilings.json.
-    """
+    """Diagnose one configuration, by its bounds and metrics/ceilings.json."""
     if result.emulated:
         text = "Emulated: this CPU has no instructions for bfloat16; `precision` (full) moves it."
         return Diagnosis("bfloat16 is emulated", "precision", text)
@@ -78,7 +172,8 @@ def diagnose(result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any
     losses = [loss for loss in by_size if loss in above + serving]
     if not losses:
         return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
-    found = [_explain(result, loss, ceilings) for loss in losses]
+    explain = {PIPELINE: _preprocessing, TRANSPORT: _transport, SERVED: _served}
+    found = [explain.get(loss.name, _model)(result, loss, ceilings) for loss in losses]
     groups: list[list[str]] = []
     for before, loss, one in zip([None, *losses], losses, found, strict=False):
         if before is None or not _tied(before, loss):
@@ -96,12 +191,9 @@ def _tied(loss: Bound, other: Bound) -> bool:
     return (a.low or 0.0) <= (b.high or 1.0) and (b.low or 0.0) <= (a.high or 1.0)
 
 
-def _explain(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
-    if loss.name == PIPELINE:
-        return _preprocessing(result, loss)
-    if loss.name == TRANSPORT:
-        return _transport(result, loss)
-    return (_served if loss.name == SERVED else _model)(result, loss, ceilings)
+def share_cell(share: float) -> str:
+    """A share in percent, with a decimal below a tenth."""
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
@@ -111,25 +203,22 @@ def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
 
 def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
     """The loss from the datasheet to the roofline, or from the roofline to the model in-process."""
-    binding = "compute" if ceilings[f"roofline_{result.serve.precision}_bound"] == "compute" else "memory"
+    binding = ceilings[f"roofline_{result.serve.precision}_bound"]
     faster = _faster_precisions(result, ceilings)
     parameter, advice = ("precision", f"`precision` moves it: {faster}") if faster else (None, NO_KEY)
-    owner = f"the {loss.upper}'s"
-    if loss.name == ROOFLINE:
-        rate = f"the roofline measured here is {_rates(loss, owner)} ({binding}-bound)"
-        return Diagnosis("hardware", parameter, f"Hardware: {rate}; {advice}.")
-    rate = f"the model in-process does {_rates(loss, owner)} ({binding}-bound)"
-    if (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE:
-        return Diagnosis("hardware", parameter, f"Hardware: {rate}; {advice}.")
-    if not result.serve.compiled:
+    reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
+    doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
+    cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"
+    if not reached and not result.serve.compiled:
         parameter, advice = "compiled", "`compiled` may move it"
         advice += f", and `precision`: {faster}" if faster else ""
-    elif faster:
+    elif not reached and faster:
         advice = f"`precision` may move it: {faster}"
-    if (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE:
-        doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved"
-        return Diagnosis("hardware or kernels", parameter, f"Hardware or kernels: {rate}; {doubt}; {advice}.")
-    return Diagnosis("kernels", parameter, f"Kernels: {rate}; {advice}.")
+    what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
+    rate = _rates(loss, f"the {loss.upper}'s")
+    doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
+    text = f"{cause.capitalize()}: {what} {rate} ({binding}-bound); {doubt}{advice}."
+    return Diagnosis(cause, parameter, text)
 
 
 def _faster_precisions(result: Result, ceilings: Mapping[str, Any]) -> str:
@@ -141,7 +230,7 @@ def _faster_precisions(result: Result, ceilings: Mapping[str, Any]) -> str:
     return f"the roofline is {', '.join(faster)}" if faster else ""
 
 
-def _preprocessing(result: Result, loss: Bound) -> Diagnosis:
+def _preprocessing(result: Result, loss: Bound, _: Mapping[str, Any]) -> Diagnosis:
     idle = (mean(result.in_process("pipeline"), "cpu_percent") or 100.0) < CPU_FULL_PERCENT
     parameter: str | None = None
     if idle and result.serve.workers_per_device < result.cores:
@@ -158,7 +247,6 @@ def _preprocessing(result: Result, loss: Bound) -> Diagnosis:
 
 
 def _more_workers(result: Result) -> str:
-    """Advice to start more workers, with fewer threads each where they would outnumber the cores."""
     text, threads = "more `workers_per_device` move it", result.threads
     crowded = threads > 1 and threads * (result.serve.workers_per_device + 1) > result.cores
     if result.device == "cpu" and crowded:
@@ -166,7 +254,7 @@ def _more_workers(result: Result) -> str:
     return text
 
 
-def _transport(result: Result, loss: Bound) -> Diagnosis:
+def _transport(result: Result, loss: Bound, _: Mapping[str, Any]) -> Diagnosis:
     parameter, advice = _direct(result)
     if result.null is not None and loss.rate_rps >= 0.999 * (result.null.rate_rps or 0.0):
         rate = _rates(loss, "the pipeline's", "req/s")
@@ -174,26 +262,23 @@ def _transport(result: Result, loss: Bound) -> Diagnosis:
     else:
         text = (
             f"with server and load generator on the same {pluralise(result.cores, 'core')} the pipeline "
-            f"keeps {_rates(loss, 'its')}: they take {transport_ms(result) or 0.0:.1f} and "
+            f"keeps {_rates(loss, 'its')}: they take {_transport_ms(result) or 0.0:.1f} and "
             f"{mean(result.served, 'client_cpu_ms') or 0.0:.1f} ms of CPU for a request"
         )
     return Diagnosis("transport", parameter, f"Transport: {text}; {advice}.")
 
 
 def _direct(result: Result) -> tuple[str | None, str]:
-    """The key that takes LitServe's transport away, and the advice."""
     litserve = result.serve.transport == "litserve"
     return ("transport", "`transport` (direct) moves it") if litserve else (None, NO_KEY)
 
 
 def _served(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnosis:
-    """The loss from what pipeline and transport allow to the served rate."""
     found = (
         _load_generator(result, ceilings)
         or _busy_process(result)
         or _wrong_batch_size(result, loss)
-        or _batch_window(result, loss)
-        or _too_few_workers(result)
+        or _waiting(result, loss)
         or _too_many_workers(result, loss)
         or _unexplained(result)
     )
@@ -205,7 +290,6 @@ def _served(result: Result, loss: Bound, ceilings: Mapping[str, Any]) -> Diagnos
 
 
 def _cores(result: Result, column: str) -> float:
-    """Cores that a process uses, from its CPU time per request; 0 where it is unknown."""
     return (mean(result.served, column) or 0.0) * (result.compared.rate_rps or 0.0) / 1000
 
 
@@ -220,8 +304,8 @@ def _load_generator(result: Result, ceilings: Mapping[str, Any]) -> Diagnosis | 
     share = (result.compared.rate_rps or 0.0) / limit_rps if limit_rps else 0.0
     if cores < CORE_BUSY and share <= CLIENT_LIMIT_SHARE:
         return None
-    text = f"It uses {cores:.2f} of its one core, and {share:.0%} of its limit"
-    return Diagnosis("load generator", None, text)
+    used = f"It uses {cores:.2f} of its one core, and {share:.0%} of its limit"
+    return Diagnosis("load generator", None, used)
 
 
 def _busy_process(result: Result) -> Diagnosis | None:
@@ -256,47 +340,28 @@ def _wrong_batch_size(result: Result, loss: Bound) -> Diagnosis | None:
     return Diagnosis(cause, parameter, text)
 
 
-def _waiting_ms(result: Result) -> tuple[float, float, float] | None:
-    """A request's latency, and its waiting for its batch to fill and for a free worker.
-
-    None where one is unknown, or where the machine is busy, so that all wait for it.
-    """
-    stages, mean_ms = result.stage_ms, mean(result.served, "mean_ms")
+def _waiting(result: Result, loss: Bound) -> Diagnosis | None:
+    """Waiting for a batch to fill, or for a free worker; on a busy machine all wait for that."""
+    serve, stages, mean_ms = result.serve, result.stage_ms, mean(result.served, "mean_ms")
     if "queue" not in stages or mean_ms is None or not _is_idle(result):
         return None
     waiting_ms = stages["queue"] + stages.get("batch_wait", 0.0)
-    timeout_ms = 1000 * result.serve.batch_timeout_s if result.serve.max_batch_size > 1 else 0.0
-    return mean_ms, min(waiting_ms, timeout_ms), max(0.0, waiting_ms - timeout_ms)
-
-
-def _batch_window(result: Result, loss: Bound) -> Diagnosis | None:
-    if (waiting := _waiting_ms(result)) is None:
-        return None
-    mean_ms, window_ms, _ = waiting
-    timeout_s = result.serve.batch_timeout_s
-    if window_ms == 0 or window_ms < WAITING_SHARE * 1000 * timeout_s:
-        return None
+    timeout_ms = 1000 * serve.batch_timeout_s if serve.max_batch_size > 1 else 0.0
+    window_ms, worker_ms = min(waiting_ms, timeout_ms), max(0.0, waiting_ms - timeout_ms)
     without_window_rps = 1000 * result.compared.users / max(mean_ms - window_ms, 1e-3)
-    if window_ms < WAITING_SHARE * mean_ms and without_window_rps < _halfway_rps(loss):
-        return None
-    text = (
-        f"Of its {mean_ms:.0f} ms a request waits {window_ms:.0f} ms for a batch that does not fill, while "
-        f"{mean(result.served, 'cpu_percent'):.0f}% of the CPU is in use; a shorter `batch_timeout_s` than "
-        f"{timeout_s:g} s moves it"
-    )
-    return Diagnosis("batch window", "batch_timeout_s", text)
-
-
-def _too_few_workers(result: Result) -> Diagnosis | None:
-    if (waiting := _waiting_ms(result)) is None:
-        return None
-    mean_ms, _, worker_ms = waiting
+    counts = window_ms >= WAITING_SHARE * mean_ms or without_window_rps >= _halfway_rps(loss)
+    used = f"while {mean(result.served, 'cpu_percent'):.0f}% of the CPU is in use"
+    if counts and 0 < window_ms >= WAITING_SHARE * timeout_ms:
+        text = (
+            f"Of its {mean_ms:.0f} ms a request waits {window_ms:.0f} ms for a batch that does not fill, "
+            f"{used}; a shorter `batch_timeout_s` than {serve.batch_timeout_s:g} s moves it"
+        )
+        return Diagnosis("batch window", "batch_timeout_s", text)
     if worker_ms < WAITING_SHARE * mean_ms:
         return None
     text = (
         f"Of its {mean_ms:.0f} ms a request waits {worker_ms:.0f} ms for a free one of "
-        f"{pluralise(result.serve.workers_per_device, 'worker')}, while "
-        f"{mean(result.served, 'cpu_percent'):.0f}% of the CPU is in use; {_more_workers(result)}"
+        f"{pluralise(serve.workers_per_device, 'worker')}, {used}; {_more_workers(result)}"
     )
     return Diagnosis("too few workers", "workers_per_device", text)
 
@@ -317,7 +382,7 @@ def _unexplained(result: Result) -> Diagnosis:
     stages, cpu_percent = result.stage_ms, mean(result.served, "cpu_percent")
     text = "No rule explains it"
     if stages:
-        longest = max(stages, key=lambda stage: stages[stage])
+        longest = max(stages, key=stages.__getitem__)
         text += f"; its longest stage is {longest}, {stages[longest]:.0f} ms"
     if cpu_percent is not None:
         text += f"; {cpu_percent:.0f}% of the CPU is in use"
@@ -325,5 +390,4 @@ def _unexplained(result: Result) -> Diagnosis:
 
 
 def _halfway_rps(loss: Bound) -> float:
-    """The rate at which half of the loss is explained."""
     return (loss.rate_rps + loss.upper_rps) / 2

@@ -1,31 +1,20 @@
-"""Results of all configurations, read from their files."""
+"""Results of one configuration, and what follows from them."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
 
-from litmeter.errors import ReportError
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.device import dtype_name, resolve_device
-from litmeter.params import Params, ServeSettings
-from litmeter.paths import COMPARISON, COMPARISON_TURNS, MACHINE, BenchmarkPaths, check_no_orphans
-from litmeter.system.files import read_json, read_rows
-
-METRICS_KEYS = (
-    *("throughput_rps", "lone_p50_ms", "ready_s", "memory_mib"),
-    *("null_rps", "accuracy", "agreement", "photos", "failed"),
-)
-"""Keys of metrics/benchmark/NAME.json that the report reads."""
-ANEW = "`dvc repro comparison` makes it"
+from litmeter.model.device import dtype_name
+from litmeter.params import ServeSettings
 
 
 @dataclass(frozen=True)
@@ -123,50 +112,6 @@ def mean(rows: Sequence[TurnRow], column: str) -> float | None:
     """The mean of a column, each turn weighted by its answers; None where it is unknown."""
     known = [(getattr(row, column), max(row.answers, 1)) for row in rows if getattr(row, column) is not None]
     return sum(value * weight for value, weight in known) / sum(w for _, w in known) if known else None
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """Raise ReportError where a result is missing or malformed."""
-    try:
-        yield
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
-    except (KeyError, ValueError) as error:
-        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
-
-
-@explained()
-def read_results(params: Params) -> list[Result]:
-    """Read the results of every configuration of ``params``, in its order.
-
-    Raises:
-        ReportError: a result is missing or malformed, or belongs to no configuration of params.yaml.
-    """
-    configurations = params.configurations()
-    check_no_orphans(configurations)
-    machine = read_json(MACHINE)
-    turns = read_rows(COMPARISON_TURNS, TurnRow)
-    compared = {row.experiment: row for row in read_rows(COMPARISON, ComparisonRow)}
-    if others := sorted(set(compared) - set(configurations)):
-        unknown = f"rows of {', '.join(others)}, which params.yaml has not"
-        raise ReportError(f"{COMPARISON} has {unknown}; {ANEW}")
-    if missing := [name for name in configurations if name not in compared]:
-        raise ReportError(f"{COMPARISON} has no row of {', '.join(missing)}; {ANEW}")
-    metrics = {name: read_json(BenchmarkPaths(name).metrics) for name in configurations}
-    return [
-        Result(
-            name=name,
-            serve=serve,
-            device=resolve_device(params.device, bool(machine["gpu"])),
-            machine=machine,
-            metrics={key: metrics[name][key] for key in METRICS_KEYS},
-            compared=compared[name],
-            turns=[row for row in turns if row.subject == name],
-            alone=read_rows(BenchmarkPaths(name).turns, TurnRow),
-        )
-        for name, serve in configurations.items()
-    ]
 
 
 def fastest_first(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:

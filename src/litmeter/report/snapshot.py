@@ -14,30 +14,17 @@ from zipfile import ZipFile
 
 import yaml
 
+from litmeter import paths
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
+from litmeter.model.device import resolve_device
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import Params, load_params
-from litmeter.paths import (
-    CEILINGS,
-    COMPILED_TABLE,
-    DVC_LOCK,
-    MACHINE,
-    MODEL,
-    OVER_BEFORE,
-    PRECISIONS_TABLE,
-    TRAIN_METRICS,
-    TUNE_KNOBS,
-    TUNE_METRICS,
-    TUNE_TABLE,
-    CapacityPaths,
-)
-from litmeter.report.bounds import Bound, bounds_of
-from litmeter.report.diagnosis import Diagnosis, diagnose
-from litmeter.report.printed import comparison_table
-from litmeter.report.results import Result, explained, read_results
+from litmeter.report.diagnosis import Bound, Diagnosis, bounds_of, diagnose
+from litmeter.report.results import Result
+from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import read_json, read_rows
 from litmeter.tune.rows import KnobRow, TuneRow
 
@@ -98,39 +85,70 @@ class Snapshot:
         return comparison_table(self.compared, self.params, causes, device)
 
 
-@explained()
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
 
-    Raises:
-        ReportError: a result is missing or malformed; ParamsError: params.yaml is.
+    Raise ReportError where a result is missing, malformed, or of a configuration that params.yaml has not.
     """
-    params, ceilings = load_params(), read_json(CEILINGS)
-    results = read_results(params)
-    bounds = {result.name: bounds_of(result, ceilings) for result in results}
-    return Snapshot(
-        label=label,
-        params=params,
-        machine=read_json(MACHINE),
-        ceilings=ceilings,
-        train=read_json(TRAIN_METRICS),
-        results=results,
-        bounds=bounds,
-        diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
-        over_before=read_json(OVER_BEFORE) if OVER_BEFORE.exists() else {},
-        measured_with=_measured_with(),
-        # The stage report does not wait for it.
-        changes=read_rows(PRECISIONS_TABLE, ChangeRow) if PRECISIONS_TABLE.exists() else [],
-        packages=read_rows(COMPILED_TABLE, PackageRow),
-        # It holds for the exported model, which git does not keep.
-        tuned=None if label else _read_tuned(),
-    )
+    try:
+        params, machine, ceilings = load_params(), read_json(paths.MACHINE), read_json(paths.CEILINGS)
+        results = _read_results(params, machine)
+        bounds = {result.name: bounds_of(result, ceilings) for result in results}
+        return Snapshot(
+            label=label,
+            params=params,
+            machine=machine,
+            ceilings=ceilings,
+            train=read_json(paths.TRAIN_METRICS),
+            results=results,
+            bounds=bounds,
+            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
+            over_before=read_json(paths.OVER_BEFORE) if paths.OVER_BEFORE.exists() else {},
+            measured_with=_measured_with(),
+            # The stage report does not wait for it.
+            changes=read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else [],
+            packages=read_rows(paths.COMPILED_TABLE, PackageRow),
+            # It holds for the exported model, which git does not keep.
+            tuned=None if label else _read_tuned(),
+        )
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
+    except (KeyError, ValueError) as error:
+        raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
+
+
+def _read_results(params: Params, machine: Mapping[str, Any]) -> list[Result]:
+    """Those of every configuration of ``params``, in its order."""
+    configurations = params.configurations()
+    paths.check_no_orphans(configurations)
+    turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
+    compared = {row.experiment: row for row in read_rows(paths.COMPARISON, ComparisonRow)}
+    others = sorted(compared.keys() - configurations.keys())
+    missing = [name for name in configurations if name not in compared]
+    if others or missing:
+        what = f"rows of {', '.join(others)}, which params.yaml has not" if others else ""
+        what = what or f"no row of {', '.join(missing)}"
+        raise ReportError(f"{paths.COMPARISON} has {what}; `dvc repro comparison` makes it")
+    metrics = {name: read_json(paths.BenchmarkPaths(name).metrics) for name in configurations}
+    return [
+        Result(
+            name=name,
+            serve=serve,
+            device=resolve_device(params.device, bool(machine["gpu"])),
+            machine=machine,
+            metrics={key: metrics[name][key] for key in ALONE if key not in BUSY},
+            compared=compared[name],
+            turns=[row for row in turns if row.subject == name],
+            alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow),
+        )
+        for name, serve in configurations.items()
+    ]
 
 
 def _measured_with() -> Any:
     """Code, machine, model, photos and params of the comparison."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    lock = yaml.load(DVC_LOCK.read_bytes(), loader) if DVC_LOCK.exists() else {"stages": {}}  # noqa: S506
+    lock = yaml.load(paths.DVC_LOCK.read_bytes(), loader) if paths.DVC_LOCK.exists() else {"stages": {}}  # noqa: S506
     stage = lock["stages"].get("comparison")
     return stage and {key: stage.get(key) for key in ("deps", "params")}
 
@@ -138,45 +156,40 @@ def _measured_with() -> Any:
 def _read_tuned() -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
-        metrics = read_json(TUNE_METRICS)
+        metrics = read_json(paths.TUNE_METRICS)
         if not is_of_this_tree(metrics):
             return None
-        return Tuned(metrics, read_rows(TUNE_TABLE, TuneRow), read_rows(TUNE_KNOBS, KnobRow))
+        return Tuned(metrics, read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow))
     except (OSError, KeyError, ValueError):
         return None
 
 
 def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
     """Whether a search was made on this machine, and for the exported model where there is one."""
-    weights = exported_weights(MODEL.exported)
-    same_machine = metrics.get("machine") == read_json(MACHINE)["id"]
+    weights = exported_weights(paths.MODEL.exported)
+    same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and weights in (None, metrics.get("weights_sha256"))
 
 
 def read_capacity(name: str) -> CapacityResult:
-    """What ``make capacity`` has measured of a configuration, on whichever machine.
-
-    Raises:
-        ReportError: nothing, or it cannot be read.
-    """
-    paths = CapacityPaths(name)
+    """What ``make capacity`` has measured of a configuration, anywhere; raise ReportError without it."""
+    own = paths.CapacityPaths(name)
     try:
-        content = read_json(paths.metrics)
+        content = read_json(own.metrics)
         metrics = CapacityMetrics(**{field.name: content[field.name] for field in fields(CapacityMetrics)})
-        rows = read_rows(paths.probes, TurnRow)
+        rows = read_rows(own.probes, TurnRow)
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise ReportError(f"{paths.metrics}: not of this code; `make capacity` makes it anew") from error
-    estimated = metrics.status in ESTIMATED
-    return CapacityResult(metrics, rows, curve_of(rows, metrics.miss) if estimated else None)
+        raise ReportError(f"{own.metrics}: not of this code; `make capacity` makes it anew") from error
+    curve = curve_of(rows, metrics.miss) if metrics.status in ESTIMATED else None
+    return CapacityResult(metrics, rows, curve)
 
 
 def read_revision(name: str) -> Snapshot:
     """The results that a commit holds, or an experiment of `dvc exp run`.
 
-    Raises:
-        UsageError: there is no such revision; ReportError: it has no complete results.
+    Raise UsageError where there is no such revision, ReportError where it has no complete results.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -185,12 +198,10 @@ def read_revision(name: str) -> Snapshot:
     try:
         revision: str = resolve_rev(Repo(".").scm, name)
     except (DvcException, RevError) as error:
-        raise UsageError(
-            f"{name}: neither a revision nor an experiment of `dvc exp list` ({error})"
-        ) from error
-    archived = subprocess.run(
-        ["git", "archive", "--format=zip", revision, *OF_A_REVISION], capture_output=True
-    )
+        unknown = f"{name}: neither a revision nor an experiment of `dvc exp list` ({error})"
+        raise UsageError(unknown) from error
+    command = ["git", "archive", "--format=zip", revision, *OF_A_REVISION]
+    archived = subprocess.run(command, capture_output=True)
     if archived.returncode:
         raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")
     before = Path.cwd()

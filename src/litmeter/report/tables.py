@@ -1,23 +1,149 @@
-"""Tables of the pages besides that of results, and the rows of the files that DVC shows and plots."""
+"""Tables, rows of the files that DVC plots, and words for what stands in them."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from litmeter.measure.capacity import CapacityMetrics
+from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.params import CANDIDATE
-from litmeter.report.bounds import BOUND_NAMES, Bound
-from litmeter.report.printed import share_cell
-from litmeter.report.results import Result, mean
-from litmeter.report.snapshot import Snapshot, Tuned
+from litmeter.model.device import dtype_name
+from litmeter.params import CANDIDATE, Params, ServeSettings
+from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
+from litmeter.report.results import Result, fastest_first, mean
 from litmeter.system.files import rounded
-from litmeter.system.tables import markdown_table, number_cell, without_empty
-from litmeter.tune.rows import HEAD, NOT_SLOWER, ratio_cell, tune_cells
+from litmeter.system.tables import markdown_table, number_cell, pluralise, text_table, without_empty
+from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
 
+P95_ANSWERS = 130
+"""Answers that a 95th percentile needs."""
 Row = dict[str, Any]
+BUSY = ("cpu_percent", "gpu_percent")
+ALONE = {
+    "ready_s": ("ready s", 1),
+    "memory_mib": ("memory MiB", 0),
+    "lone_p50_ms": ("p50 ms, 1 user", 1),
+    "throughput_rps": ("best req/s", 1),
+    "null_rps": ("null server req/s", 0),
+    "cpu_percent": ("CPU %", 0),
+    "gpu_percent": ("GPU %", 0),
+    "photos": ("test photos", 0),
+    "agreement": ("agreement", 3),
+    "accuracy": ("accuracy", 3),
+    "failed": ("failed", 0),
+}
+"""Heads and decimals of what a configuration does alone: BUSY at its most users, else metrics/benchmark."""
+
+
+def describe(serve: ServeSettings, device: str) -> str:
+    """The settings of ``serve`` on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
+    workers = pluralise(serve.workers_per_device, "worker")
+    if serve.threads_per_worker:
+        workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"
+    parts = [
+        dtype_name(serve.precision, device),
+        f"max_batch_size {serve.max_batch_size}",
+        f"batch_timeout {serve.batch_timeout_s:g} s" if serve.batch_timeout_s else "",
+        workers,
+        "direct" if serve.transport == "direct" else "",
+        "compiled" if serve.compiled else "",
+        serve.preprocess if serve.preprocess != "timm" else "",
+        "freed memory kept" if serve.keep_freed_memory else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str, str, str]]:
+    """Each key that differs, with its values as params.yaml has them."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    texts = [{key: json.dumps(value).strip('"') for key, value in own.items()} for own in (old, new)]
+    return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
+
+
+def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
+    """What differs, as "max_batch_size 4 -> 8, precision full -> half"; empty where nothing does."""
+    return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
+
+
+def comparison_table(
+    rows: Sequence[ComparisonRow],
+    params: Params,
+    causes: Mapping[str, str] | None = None,
+    device: str | None = None,
+) -> str:
+    """The table of results, the fastest first.
+
+    Args:
+        causes: what holds each back; without them this column is left out.
+        device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
+            terminal, without the settings, whose column is wider than all others.
+    """
+    reference, configurations = params.comparison.reference, params.configurations()
+
+    def cells(row: ComparisonRow) -> list[str]:
+        name, share = row.experiment, row.share_of_fastest
+        p95 = f"n/a ({row.answers} of {P95_ANSWERS} answers)"
+        return [
+            *([f"`{name}`", describe(configurations[name], device)] if device else [name]),
+            number_cell(row.rate_rps, 1),
+            ratio_text(row, reference),
+            "-" if share is None else share_cell(share),
+            f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
+            p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
+        ]
+
+    ordered, settings = fastest_first(rows), ["settings"] if device else []
+    head = ["configuration", *settings, "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
+    lines = [cells(row) for row in ordered]
+    table = markdown_table(head, lines, text_columns=2) if device else text_table(head, lines)
+    if not causes:
+        return table
+    # The last column is text, to the left.
+    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)]
+    return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
+
+
+def ratio_text(row: ComparisonRow, reference: str) -> str:
+    """The ratio to the reference with its interval or bound; a dash where it is unknown."""
+    if row.experiment == reference and row.ratio:
+        return "1"
+    if row.ratio is None and row.ratio_high is not None:
+        return f"below {row.ratio_high:.2f}"
+    return ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
+
+
+def pairs_table(found: Sequence[Pair]) -> str:
+    """What `litmeter compare` found, a row per pair."""
+    rows = [
+        [
+            f"{pair.name} / {pair.other}",
+            ratio_cell(pair.ratio, pair.low, pair.high),
+            pair.verdict,
+            f"{number_cell(pair.p95_ms, 0)} / {number_cell(pair.other_p95_ms, 0)}",
+            ratio_cell(pair.p95_ratio, pair.p95_low, pair.p95_high),
+            pair.p95_verdict,
+        ]
+        for pair in found
+    ]
+    return text_table(["pair", "times the rate", "", "p95 ms", "times the p95", ""], rows)
+
+
+def capacity_text(metrics: CapacityMetrics) -> str:
+    """What follows the server's name in a sentence of its capacity."""
+    within = f"with {100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
+    if metrics.status == "above_range":
+        return f"takes at least {metrics.low_rps:.1f} requests a second {within}: {metrics.reason}"
+    if metrics.status == "slo_unreachable":
+        return f"has no rate of requests {within}: {metrics.reason}"
+    if metrics.capacity_rps is None:
+        return f"has an unknown rate of requests {within}: {metrics.reason}"
+    interval = "" if metrics.low_rps is None else f" ({metrics.low_rps:.1f} to {metrics.high_rps:.1f})"
+    text = f"takes {metrics.capacity_rps:.1f} requests a second{interval} {within}"
+    return f"{text}; {metrics.reason}" if metrics.reason else text
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -70,48 +196,35 @@ def bound_rows(bounds: Mapping[str, Sequence[Bound]]) -> list[Row]:
 
 def levels_table(results: Sequence[Result]) -> str:
     """Each configuration alone: start, memory, accuracy, a lone user's latency, the best level's rate."""
-    columns = {
-        "ready_s": ("ready s", 1),
-        "memory_mib": ("memory MiB", 0),
-        "lone_p50_ms": ("p50 ms, 1 user", 1),
-        "throughput_rps": ("best req/s", 1),
-        "null_rps": ("null server req/s", 0),
-        "cpu_percent": ("CPU %", 0),
-        "gpu_percent": ("GPU %", 0),
-        "photos": ("test photos", 0),
-        "agreement": ("agreement", 3),
-        "accuracy": ("accuracy", 3),
-        "failed": ("failed", 0),
-    }
     rows = []
     for result in results:
         levels = by_users(result.alone, result.name)
-        busy = {column: mean(levels[max(levels)], column) for column in ("cpu_percent", "gpu_percent")}
+        busy = {column: mean(levels[max(levels)], column) for column in BUSY}
         figures = {**result.metrics, **busy}
-        cells = [number_cell(figures[key], digits) for key, (_, digits) in columns.items()]
+        cells = [number_cell(figures[key], digits) for key, (_, digits) in ALONE.items()]
         rows.append([f"`{result.name}`", *cells])
-    return markdown_table(*without_empty(["configuration", *(head for head, _ in columns.values())], rows))
+    return markdown_table(*without_empty(["configuration", *(head for head, _ in ALONE.values())], rows))
 
 
-def bounds_table(snapshot: Snapshot) -> str:
+def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
     """A row per configuration: every bound with its share of the one before."""
     rows = []
-    for name, bounds in snapshot.bounds.items():
+    for name, own in bounds.items():
         cells = {
             bound.name: number_cell(bound.rate_rps, 1)
             + (f" ({share_cell(bound.share.ratio)})" if bound.upper else "")
-            for bound in bounds
+            for bound in own
         }
         rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
 
 
-def searched_tables(tuned: Tuned) -> tuple[str, str]:
+def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[str, str]:
     """Those that raced and are not slower, and what another value of one key would be worth."""
-    finalists = [row for row in tuned.rows if row.status in NOT_SLOWER]
-    knobs = [
+    finalists = [row for row in rows if row.status in NOT_SLOWER]
+    worth = [
         [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
-        for row in tuned.knobs
+        for row in knobs
     ]
     head = ["key", "value", "times the winner's rate", "source"]
-    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, knobs, 2)
+    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, worth, 2)

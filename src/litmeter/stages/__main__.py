@@ -47,33 +47,30 @@ def main(arguments: list[str]) -> int:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py blocks them
             exit_with_parent()
             report_stale_files(name)
-            announce((name, *rest))
+            with suppress(ParamsError):  # which the stage itself reports
+                if found := announcement((name, *rest), load_params()):
+                    set_place(found[0])
+                    print_wrapped(found[1])
             with freeze_gc_after():
                 stage = importlib.import_module(f"litmeter.stages.{name}")
             stage.main(*rest)
             record_seconds((name, *rest), monotonic() - began)
     except LitmeterError as error:
         hint = still_there() if isinstance(error, ParamsError) else ""
-        return _fail(name, f"{error}{hint}", error.exit_code)
+        said, status = f"{error}{hint}", error.exit_code
     except OSError as error:
         if (explained := storage_error(error)) is None:
             raise
-        return _fail(name, str(explained), explained.exit_code)
+        said, status = str(explained), explained.exit_code
     except KeyboardInterrupt:
-        return _fail(name, f"interrupted{restore(name)}", 128 + signal.SIGINT)
+        said, status = f"interrupted{restore(name)}", 128 + signal.SIGINT
     except Terminated:
-        return _fail(name, f"terminated{restore(name)}", 128 + signal.SIGTERM)
-    gc.freeze()  # what the stage itself has imported is not walked through at exit
-    return 0
-
-
-def announce(stage: tuple[str, ...]) -> None:
-    """Say where the run stands; not where params.yaml has a mistake, which the stage itself reports."""
-    with suppress(ParamsError):
-        if found := announcement(stage, load_params()):
-            place, text = found
-            set_place(place)
-            print_wrapped(text)
+        said, status = f"terminated{restore(name)}", 128 + signal.SIGTERM
+    else:
+        gc.freeze()  # what the stage itself has imported is not walked through at exit
+        return 0
+    print(f"{name}: {said}", file=sys.stderr)
+    return status
 
 
 def still_there() -> str:
@@ -97,11 +94,6 @@ def restore(name: str) -> str:
 def in_copy() -> bool:
     """Whether the tree is one that is thrown away: `litmeter quick`'s, or DVC's for a queued experiment."""
     return COMPARISON_ONLY in os.environ or ".dvc" in Path.cwd().parts
-
-
-def _fail(name: str, message: str, status: int) -> int:
-    print(f"{name}: {message}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from litmeter.measure.accuracy import compare
 from litmeter.measure.figures import failed_rows
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
-from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.card import read_card
@@ -23,7 +22,7 @@ from litmeter.model.device import dtype_name, resolve_device
 from litmeter.model.reference import read_reference
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
-from litmeter.report.printed import describe
+from litmeter.report.tables import describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
@@ -33,12 +32,7 @@ from litmeter.system.tables import number_cell, pluralise
 
 
 def main(name: str) -> None:
-    """Benchmark the configuration ``name`` of params.yaml and write its results.
-
-    Raises:
-        LitmeterError: there is no such configuration or no exported model, a part of the measurement
-            failed, or results cannot be written.
-    """
+    """Benchmark the configuration ``name`` of params.yaml and write its results."""
     params = load_params()
     serve, load = params.configuration(name), params.load
     read_card(MODEL.exported)
@@ -63,7 +57,10 @@ def main(name: str) -> None:
     accuracy = compare(read_reference(MODEL.exported), alone.answers, dtype, serve.preprocess)
     metrics = metrics_of(name, log, alone, accuracy)
     for row in log.rows:
-        print_wrapped(turn_line(row))
+        p50, p95 = (number_cell(ms, 0) for ms in (row.p50_ms, row.p95_ms))
+        said = [f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings]
+        rate = f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s"
+        print_wrapped(f"{rate}, {'; '.join(filter(None, said))}")
     print_wrapped(
         f"{name}: ready after {metrics['ready_s']} s, {metrics['memory_mib']} MiB; of "
         f"{accuracy['photos']} test photos {accuracy['agreement']} have full precision's label and "
@@ -72,16 +69,6 @@ def main(name: str) -> None:
     with all_or_nothing():
         log.write(paths.turns, paths.samples)
         write_json(paths.metrics, metrics)
-
-
-def turn_line(row: TurnRow) -> str:
-    """A turn in one line."""
-    p50, p95 = ("-" if ms is None else f"{ms:.0f}" for ms in (row.p50_ms, row.p95_ms))
-    remarks = "; ".join(filter(None, (row.void and f"void: {row.void}", row.warnings)))
-    return (
-        f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s, "
-        f"p50 {p50} ms, p95 {p95} ms{remarks and f'; {remarks}'}"
-    )
 
 
 def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from litmeter.model.card import exported_weights, read_card
 from litmeter.model.device import resolve_device
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
-from litmeter.report.printed import capacity_text, describe
+from litmeter.report.tables import capacity_text, describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json, write_rows
 from litmeter.system.machine import exclusive_machine
@@ -24,12 +24,7 @@ from litmeter.system.progress import print_wrapped
 
 
 def main(name: str) -> None:
-    """Search the capacity of the configuration ``name`` of params.yaml, and write it with its turns.
-
-    Raises:
-        LitmeterError: there is no such configuration or no exported model, the server or the load generator
-            failed, or results cannot be written.
-    """
+    """Search the capacity of the configuration ``name`` of params.yaml, and write it with its turns."""
     params = load_params()
     serve, load, objective = params.configuration(name), params.load, params.objective
     read_card(MODEL.exported)

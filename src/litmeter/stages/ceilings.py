@@ -40,13 +40,7 @@ from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Count the model's cost, measure the device's peaks, and write the theoretical rates and rooflines.
-
-    The load generator's own limit, which bounds every served rate, is measured too.
-
-    Raises:
-        LoadError: the load generator failed.
-    """
+    """Write the model's cost, the device's peaks and the load generator's own limit, and what follows."""
     gpu = read_json(MACHINE)["gpu"]
     params = load_params()
     device = resolve_device(params.device, gpu is not None)
@@ -78,11 +72,7 @@ def main() -> None:
 
 
 def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
-    """Requests per second of the load generator against a stub server that answers at once.
-
-    Raises:
-        LoadError: the stub did not start, or did not answer every request.
-    """
+    """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
     content_type = CONTENT_TYPES[load.request_body]
     with running_stub(service_s=0.0) as stub, load_generator(bodies, content_type) as sender:
         turn = Turn("stub", null_plan(load))
@@ -92,20 +82,15 @@ def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
     return row.rate_rps
 
 
-def theoretical_rps(peak_tflops: float, cost: Cost) -> float:
-    """Images per second at the peak FLOP/s, if nothing but arithmetic took time."""
-    return peak_tflops * 1e12 / cost.flops
-
-
 def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
-    """The theoretical throughput of this model on every device of the table."""
+    """The throughput of this model on every device of the table, if nothing but arithmetic took time."""
     return [
         {
             "device": device.name,
             "full_tflops": device.full_tflops,
             "half_tflops": device.half_tflops,
-            "full_rps": round(theoretical_rps(device.full_tflops, cost)),
-            "half_rps": round(theoretical_rps(device.half_tflops, cost)),
+            "full_rps": round(1e12 * device.full_tflops / cost.flops),
+            "half_rps": round(1e12 * device.half_tflops / cost.flops),
             "source": device.source,
         }
         for device in DEVICES
@@ -124,6 +109,7 @@ def ceiling_metrics(
     peaks = {p: flops / 1e12 for p, flops in measured.items()}
     datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
     used = datasheet or peaks
+    rates = {p: round(1e12 * used[p] / cost.flops, 1) for p in measured}
     return {
         "architecture": card.architecture,
         "parameters": cost.parameters,
@@ -134,11 +120,8 @@ def ceiling_metrics(
         "peak_source": known.source if known else "measured matrix product",
         **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
         **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
-        **{f"theoretical_{p}_rps": round(theoretical_rps(used[p], cost), 1) for p in measured},
-        **{
-            f"datasheet_{p}_rps": round(theoretical_rps(datasheet[p], cost), 1) if datasheet else None
-            for p in measured
-        },
+        **{f"theoretical_{p}_rps": rates[p] for p in measured},
+        **{f"datasheet_{p}_rps": rates[p] if datasheet else None for p in measured},
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from litmeter import paths
 from litmeter.data.index import read_index
 from litmeter.errors import ModelError
 from litmeter.load import load_generator
@@ -28,31 +29,10 @@ from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
-from litmeter.paths import (
-    COMPARISON,
-    COMPARISON_METRICS,
-    COMPARISON_RUN,
-    COMPARISON_SAMPLES,
-    COMPARISON_TURNS,
-    DVC_FILE,
-    MACHINE,
-    MODEL,
-    OVER_BEFORE,
-    BenchmarkPaths,
-)
-from litmeter.report.claims import change_sentence
-from litmeter.report.printed import changed_settings, comparison_table
+from litmeter.report import claims
+from litmeter.report.tables import changed_settings, comparison_table
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.system.files import (
-    all_or_nothing,
-    check_writable,
-    code_digest,
-    digest,
-    read_json,
-    read_rows,
-    write_json,
-    write_rows,
-)
+from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
@@ -69,7 +49,7 @@ class Last:
     Attributes:
         signatures: by configuration, a hash of all that its row depends on.
         model: the weights' hash.
-        settings: of the candidate.
+        settings: of the candidate; None where they are of code that had other ones.
         rows: of its comparison, those that it kept from an earlier one with that one's date.
     """
 
@@ -83,12 +63,9 @@ def main() -> None:
     """Measure the changed configurations, the reference and the fastest; compare all.
 
     Metrics of configurations that params.yaml no longer has are removed.
-
-    Raises:
-        LitmeterError: a server or the load generator failed, or results cannot be written.
     """
     params = load_params()
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    device = resolve_device(params.device, files.read_json(paths.MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
@@ -99,17 +76,17 @@ def main() -> None:
     if (before := settings_before(params, device, last)) is not None:
         measured[BEFORE] = before
     for name, serve in measured.items():
-        if note := split_note(MODEL, device, serve):
+        if note := split_note(paths.MODEL, device, serve):
             print_wrapped(f"{name}: {note}")
-    seconds = params.comparison.seconds
-    budget_s = seconds
+    budget_s = params.comparison.seconds
     if len(names) < len(signatures):
-        budget_s = min(seconds, max(FEW_S, FEW_S / FEW * len(measured)))
-    outputs = [COMPARISON, COMPARISON_TURNS, COMPARISON_SAMPLES, COMPARISON_RUN, OVER_BEFORE]
-    check_writable([*outputs, *(BenchmarkPaths(name).comparison for name in signatures)])
+        budget_s = min(budget_s, max(FEW_S, FEW_S / FEW * len(measured)))
+    tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
+    facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
+    files.check_writable([*tables, *facts, *(paths.BenchmarkPaths(name).comparison for name in signatures)])
     print_wrapped(f"comparison: {', '.join(measured)} in turn, about {budget_s:.0f} s")
     key = {"signatures": signatures, "names": list(measured), "before": before and own_inputs(before)}
-    log = unfinished_log("comparison", digest(json.dumps([key, budget_s]).encode())[:16])
+    log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
     schedule = comparison(
         list(measured),
         reference,
@@ -121,44 +98,48 @@ def main() -> None:
     )
     with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
         subjects: dict[str, Subject] = {
-            name: Served(name, serve, sender, MODEL, device, load.timeout_s)
+            name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
             for name, serve in measured.items()
         }
         with progress(budget_s, "comparison") as show:
-            run(schedule, subjects | pipelines_of(measured, MODEL, device, photos), log, budget_s, show)
+            run(schedule, subjects | pipelines_of(measured, paths.MODEL, device, photos), log, budget_s, show)
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
     over_before = {
         **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
         "changed": changed_settings(before, params.serve) if before else None,
     }
-    with all_or_nothing():
-        log.write(COMPARISON_TURNS, COMPARISON_SAMPLES)
-        write_rows(COMPARISON, ComparisonRow, rows)
-        write_json(OVER_BEFORE, over_before)
-        write_json(COMPARISON_RUN, run_facts(params, signatures))
+    with files.all_or_nothing():
+        log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
+        files.write_rows(paths.COMPARISON, ComparisonRow, rows)
+        files.write_json(paths.OVER_BEFORE, over_before)
+        files.write_json(
+            paths.COMPARISON_RUN,
+            {
+                "date": date.today().isoformat(),
+                "model": read_card(paths.MODEL.exported).weights_sha256,
+                "candidate": params.serve.model_dump(),
+                "signatures": signatures,
+            },
+        )
         for row in rows:
-            write_json(BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
+            files.write_json(paths.BenchmarkPaths(row.experiment).comparison, comparison_metrics(row))
     log.remove_unfinished()
-    for path in COMPARISON_METRICS.glob("*.json"):
+    for path in paths.COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
     print(comparison_table(rows, params))
-    if over_before["ratio"] is not None:
-        print_wrapped(change_sentence(over_before))
+    if claim := claims.change(over_before):
+        print_wrapped(claim.sentence)
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
-    """Hash of all that a configuration's row depends on, by configuration.
-
-    Args:
-        bodies: what users send.
-    """
+    """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
     common: dict[str, Any] = {
-        "machine": read_json(MACHINE)["id"],
-        "model": read_card(MODEL.exported).model_dump(),
-        "code": code_digest(DVC_FILE, "comparison"),
+        "machine": files.read_json(paths.MACHINE)["id"],
+        "model": read_card(paths.MODEL.exported).model_dump(),
+        "code": files.code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
-        "bodies": digest(b"".join(bodies)),
+        "bodies": files.digest(b"".join(bodies)),
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
         "users": params.comparison.users,
@@ -166,32 +147,22 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
     return {
-        name: digest(json.dumps({**common, **own_inputs(serve)}, sort_keys=True).encode())
+        name: files.digest(json.dumps({**common, **own_inputs(serve)}, sort_keys=True).encode())
         for name, serve in params.configurations().items()
     }
 
 
 def own_inputs(serve: ServeSettings) -> dict[str, Any]:
     """What only this configuration depends on: its settings, and the hashes of the packages that it runs."""
-    packages = read_json(MODEL.compiled / MANIFEST_NAME)["packages"] if serve.compiled else []
+    packages = files.read_json(paths.MODEL.compiled / MANIFEST_NAME)["packages"] if serve.compiled else []
     used = [one for one in packages if one["precision"] == serve.precision and not one["skipped_reason"]]
     return {"serve": serve.model_dump(), "packages": [one["sha256"] for one in used]}
-
-
-def run_facts(params: Params, signatures: Mapping[str, str]) -> dict[str, Any]:
-    """What the next run needs to know of this one."""
-    return {
-        "date": date.today().isoformat(),
-        "model": read_card(MODEL.exported).weights_sha256,
-        "candidate": params.serve.model_dump(),
-        "signatures": dict(signatures),
-    }
 
 
 def read_last() -> Last | None:
     """What the last results were measured with; None where there are none that can be read."""
     try:
-        facts, rows = read_json(COMPARISON_RUN), read_rows(COMPARISON, ComparisonRow)
+        facts, rows = files.read_json(paths.COMPARISON_RUN), files.read_rows(paths.COMPARISON, ComparisonRow)
         signatures, model, measured_on = facts["signatures"], facts["model"], facts["date"]
     except (OSError, KeyError, ValueError):
         return None
@@ -211,10 +182,11 @@ def names_to_measure(
     Measured are the reference, the fastest of the unchanged ones, and the changed ones; all, where none has
     changed or none is as it was: a repetition replaces.
     """
+    known = last.signatures if last else {}
     unchanged = {
         row.experiment: row
         for row in (last.rows if last else ())
-        if last and last.signatures.get(row.experiment) == signatures.get(row.experiment)
+        if known.get(row.experiment) == signatures.get(row.experiment)
     }
     changed = [name for name in signatures if name not in unchanged]
     others = {name: row for name, row in unchanged.items() if name != reference}
@@ -227,13 +199,12 @@ def names_to_measure(
 
 def settings_before(params: Params, device: str, last: Last | None) -> ServeSettings | None:
     """The candidate's settings of the last results, where they changed and can run with the same model."""
-    if last is None or last.settings in (None, params.serve):
+    if last is None or last.settings is None or last.settings == params.serve:
         return None
-    if last.model != read_card(MODEL.exported).weights_sha256:
+    if last.model != read_card(paths.MODEL.exported).weights_sha256:
         return None
-    assert last.settings is not None
     try:
-        split_note(MODEL, device, last.settings)
+        split_note(paths.MODEL, device, last.settings)
     except ModelError as error:
         print_wrapped(f"the settings before cannot be served, and are not compared: {error}")
         return None

@@ -17,11 +17,7 @@ from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Compile the exported model for the batch sizes of params.yaml.
-
-    Raises:
-        LitmeterError: a package cannot be run.
-    """
+    """Compile the exported model for the batch sizes of params.yaml."""
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     with exclusive_machine():

@@ -9,11 +9,7 @@ from litmeter.system.files import write_json
 
 
 def main() -> None:
-    """Write the index of the photographs.
-
-    Raises:
-        DataError: the source does not exist, a photo cannot be read, or a class has none in some split.
-    """
+    """Write the index of the photographs."""
     index = make_index(load_params().data)
     check_readable(index)
     write_json(INDEX, index.model_dump())

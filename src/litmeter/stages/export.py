@@ -35,16 +35,14 @@ def main() -> None:
     tested = read_json(TRAIN_METRICS)
     with atomic_write(MODEL.exported / WEIGHTS_NAME) as temporary:
         temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
-    card = ModelCard.model_validate(
-        {
-            "architecture": settings.name,
-            "classes": classes,
-            "image_size": settings.image_size,
-            **input_config(model),
-            "test_accuracy": tested["test_accuracy"],
-            "test_images": tested["test_images"],
-            "weights_sha256": sha256(MODEL.exported / WEIGHTS_NAME),
-        }
+    card = ModelCard(
+        architecture=settings.name,
+        classes=classes,
+        image_size=settings.image_size,
+        **input_config(model),
+        test_accuracy=tested["test_accuracy"],
+        test_images=tested["test_images"],
+        weights_sha256=sha256(MODEL.exported / WEIGHTS_NAME),
     )
     write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
     check_equal(model.eval(), card)
@@ -65,11 +63,7 @@ def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
 
 
 def reference_answers(index: Index) -> Reference:
-    """The exported model's probabilities for every photo, in full precision on the CPU.
-
-    Raises:
-        ImageError: a photo cannot be read.
-    """
+    """The exported model's probabilities for every photo, in full precision on the CPU."""
     predictor = Predictor(MODEL, "cpu", ServeSettings())
     answers: list[list[float]] = []
     with bar(len(index.photos), "reference answers", "photo") as progress:

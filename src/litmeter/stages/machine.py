@@ -1,9 +1,8 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
-It runs first in every ``dvc repro``, so that a mistake in any section is found before anything is
-trained. The fingerprint changes only with hardware or libraries; then the measuring stages run again. The
-hashes are those of files that params.yaml names, which may be anywhere or nowhere, so that dvc.yaml cannot
-name them; where a content changes, the model is trained again.
+It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
+changes only with hardware or libraries; then what measures runs again. The hashes are those of files that
+params.yaml names and dvc.yaml cannot; where a content changes, the model is trained again.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ WITHOUT_FILE = ("package", "hub", "none")
 
 
 def main() -> None:
-    """Check params.yaml, then write the fingerprint and the hashes.
-
-    Raises:
-        ParamsError: a wrong key or value; ReportError: there are results of removed experiments.
-    """
+    """Check params.yaml, then write the fingerprint and the hashes."""
     params = load_params()
     check_no_orphans(params.configurations())
     check_params(params)
@@ -51,26 +46,21 @@ def given_weights(model: ModelSettings) -> dict[str, str | None]:
 
 
 def check_params(params: Params) -> None:
-    """Check the values that depend on this machine: models, folders, files, devices.
-
-    Raises:
-        ParamsError: a model, folder, file or device that does not exist.
-    """
-    check_model_name(params.model.name)
+    """Raise ParamsError for a model, folder, file or device that does not exist on this machine."""
+    model, pretrained = params.model, params.model.pretrained
+    check_model_name(model.name)
     if not params.data.download and not Path(params.data.folder).is_dir():
         raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
-    if params.model.checkpoint and not Path(params.model.checkpoint).is_file():
-        raise ParamsError(f"model.checkpoint: got {params.model.checkpoint!r}; allowed: null or a file")
-    wanted = params.model.pretrained
-    if wanted == "package" and params.model.name != PACKAGE_MODEL:
+    if model.checkpoint and not Path(model.checkpoint).is_file():
+        raise ParamsError(f"model.checkpoint: got {model.checkpoint!r}; allowed: null or a file")
+    if pretrained == "package" and model.name != PACKAGE_MODEL:
         raise ParamsError(
             f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
-            f"{params.model.name}; allowed: hub, none, or the path of a state dict"
+            f"{model.name}; allowed: hub, none, or the path of a state dict"
         )
-    if wanted not in WITHOUT_FILE and not Path(wanted).is_file():
-        raise ParamsError(
-            f"model.pretrained: got {wanted!r}; allowed: package, hub, none, or an existing file"
-        )
+    if pretrained not in WITHOUT_FILE and not Path(pretrained).is_file():
+        allowed = "package, hub, none, or an existing file"
+        raise ParamsError(f"model.pretrained: got {pretrained!r}; allowed: {allowed}")
     device = resolve_device(params.device, cuda_available())
     for name, serve in params.configurations().items():
         check_precision(serve.precision, device, f"{section_of(name)}.precision")

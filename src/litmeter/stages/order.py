@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +29,29 @@ def planned(params: Params) -> list[Stage]:
     """The stages in the order in which `dvc repro` (or, in such a run, `dvc repro comparison`) runs them."""
     with DVC_FILE.open("rb") as file:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes 2 ms instead of 50
-        entries: dict[str, Any] = yaml.load(file, loader)["stages"]  # noqa: S506
-    wanted = needed(["comparison"], entries) if COMPARISON_ONLY in os.environ else set(entries)
-    commands = [
-        entry.get("do", entry)["cmd"].replace("${key}", key)
+        listed: dict[str, Any] = yaml.load(file, loader)["stages"]  # noqa: S506
+    entries = {name: entry.get("do", entry) for name, entry in listed.items()}
+    wanted = _needed({"comparison"}, entries) if COMPARISON_ONLY in os.environ else set(entries)
+    return [
+        tuple(entry["cmd"].replace("${key}", key).split()[2:])
         for name, entry in entries.items()
         if name in wanted
-        for key in (params.experiments if "foreach" in entry else [""])
+        for key in (params.experiments if "foreach" in listed[name] else [""])
     ]
-    return [tuple(command.split()[2:]) for command in commands]
 
 
-def needed(names: Sequence[str], entries: dict[str, Any]) -> set[str]:
+def _needed(names: set[str], entries: dict[str, Any]) -> set[str]:
     """The stages ``names`` of dvc.yaml, and all whose outputs they read, directly or not."""
-    writers = {out: name for name, entry in entries.items() for out in outputs(entry)}
-    read = {path for name in names for path in entries[name].get("deps", [])}
-    found = {*names, *(writers[path] for path in read & writers.keys())}
-    return found if found == set(names) else needed(sorted(found), entries)
-
-
-def outputs(entry: dict[str, Any]) -> set[str]:
-    """The paths that a stage of dvc.yaml writes; with ``${key}`` where it is one per experiment."""
-    listed = entry.get("do", entry)
-    return {path for out in listed.get("outs", []) for path in ([out] if isinstance(out, str) else out)}
+    writers = {
+        path: name
+        for name, entry in entries.items()
+        for out in entry.get("outs", [])
+        for path in ([out] if isinstance(out, str) else out)  # an object's key is the path
+    }
+    found = names | {
+        writers[path] for name in names for path in entries[name].get("deps", []) if path in writers
+    }
+    return found if found == names else _needed(found, entries)
 
 
 def seconds_file(stage: Stage) -> Path:
@@ -72,22 +73,19 @@ def circumstances(params: Params) -> dict[str, Any]:
 
 def expected(stages: Sequence[Stage], params: Params, what: str = "") -> str | None:
     """How long ``stages`` take together, as "about 9 min" and ``what``; None where that is not recorded."""
-    total_s, known, missing, elsewhere = 0.0, False, False, False
-    for stage in stages:
-        if stage == COMPARISON:
-            total_s += params.comparison.seconds
-        elif stage not in UNRECORDED:
-            try:
-                took = read_json(seconds_file(stage))
-                total_s += took.pop("seconds")
-            except (OSError, ValueError, KeyError):
-                missing = True
-            else:
-                known = True
-                elsewhere = elsewhere or took != circumstances(params)
-    if not total_s or (missing and not known):
+    total_s = params.comparison.seconds if COMPARISON in stages else 0.0
+    recorded = [stage for stage in stages if stage not in UNRECORDED]
+    known = []
+    for stage in recorded:
+        with suppress(OSError, ValueError, KeyError):
+            took = read_json(seconds_file(stage))
+            total_s += took["seconds"]
+            known.append(took)
+    if not total_s or (recorded and not known):
         return None
-    return f"{'at least' if missing else 'about'} {duration(total_s)}{what}{ELSEWHERE if elsewhere else ''}"
+    about = "about" if len(known) == len(recorded) else "at least"
+    here = all(circumstances(params).items() <= took.items() for took in known)
+    return f"{about} {duration(total_s)}{what}{'' if here else ELSEWHERE}"
 
 
 def announcement(stage: Stage, params: Params) -> tuple[str, str] | None:

@@ -24,11 +24,7 @@ from litmeter.system.tables import text_table
 
 
 def main() -> None:
-    """Answer all photos in each precision and preprocessing, and compare with the reference answers.
-
-    Raises:
-        LitmeterError: a model cannot be loaded or run.
-    """
+    """Answer all photos in each precision and preprocessing, and compare with the reference answers."""
     params = load_params()
     device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]

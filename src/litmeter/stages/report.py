@@ -12,11 +12,7 @@ from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:
-    """Write the summary, the plots' data and the pictures; print the table and what it says.
-
-    Raises:
-        ReportError: a result is missing, malformed, or of an experiment that params.yaml has not.
-    """
+    """Write the summary, the plots' data and the pictures; print the table and what it says."""
     snapshot = read_snapshot()
     diagnoses = [
         {"experiment": name, "cause": one.cause, "parameter": one.parameter, "text": one.text}

@@ -26,9 +26,8 @@ def main() -> None:
     index = read_index()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Expected: few batches, which the main process decodes.
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*number of training batches.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance.treespec, LeafSpec.` is deprecated.*")
+    for expected in ("does not have many workers", "number of training batches", "LeafSpec.` is deprecated"):
+        warnings.filterwarnings("ignore", message=f".*{expected}.*")
     lightning.seed_everything(params.train.seed, verbose=False)
     with scratch() as folder, all_or_nothing():
         module, checkpoint = fit(params, index, folder)
@@ -56,12 +55,9 @@ def write_results(module: ClassifierModule, index: Index) -> None:
         },
     )
     write_csv(TRAINING_CURVES, module.history)
+    names = index.classes
     write_csv(
-        CONFUSION,
-        [
-            {"actual": index.classes[actual], "predicted": index.classes[predicted]}
-            for actual, predicted in pairs
-        ],
+        CONFUSION, [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
     )
     print_wrapped(
         f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "

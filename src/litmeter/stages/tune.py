@@ -19,18 +19,9 @@ from litmeter.model.device import resolve_device
 from litmeter.model.reference import read_reference
 from litmeter.params import KNOBS, Params, ServeSettings, load_params
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
-from litmeter.report.printed import capacity_text
+from litmeter.report.tables import capacity_text
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.system.files import (
-    all_or_nothing,
-    check_writable,
-    code_digest,
-    digest,
-    read_json,
-    rounded,
-    write_json,
-    write_rows,
-)
+from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
@@ -40,26 +31,21 @@ from litmeter.tune.space import machine_of, name_of, space_of
 
 
 def main() -> None:
-    """Search, and write the result. A search that was stopped goes on where it was.
-
-    Raises:
-        LitmeterError: no configuration can run; a model, server or load generator failed; or a file cannot
-            be read or written.
-    """
+    """Search, and write the result. A search that was stopped goes on where it was."""
     params = load_params()
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    device = resolve_device(params.device, files.read_json(MACHINE)["gpu"] is not None)
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
-    check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
+    files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
     job = job_of(params, device, photos)
     log = unfinished_log("tune", key_of(params, device, bodies))
     with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[params.load.request_body]) as generator:
         subjects = subjects_of(job, generator, device, photos)
         outcome = run(search(job), subjects, log, params.tune.max_s)
-    with all_or_nothing():
-        write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
-        write_rows(TUNE_TABLE, TuneRow, outcome.rows)
-        write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
+    with files.all_or_nothing():
+        files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
+        files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)
+        files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
     print(text_table(HEAD, tune_cells(outcome.rows)))
     print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
@@ -96,13 +82,12 @@ def agreement_of(device: str, photos: Sequence[Path]) -> Callable[[ServeSettings
 def subjects_of(job: Job, sender: LoadGenerator, device: str, photos: Sequence[Path]) -> dict[str, Subject]:
     """All that the search may measure."""
     timeout_s = job.load.timeout_s
-    subjects: dict[str, Subject] = {}
-    for part in job.parts:
-        if part.kind == "request":
-            null = Served(part.name, part.settings, sender, MODEL, "cpu", timeout_s, null_model=True)
-            subjects[part.subject] = null
-        else:
-            subjects[part.subject] = InProcess(part.name, part.settings, MODEL, device, photos)
+    subjects: dict[str, Subject] = {
+        part.subject: Served(part.name, part.settings, sender, MODEL, "cpu", timeout_s, null_model=True)
+        if part.kind == "request"
+        else InProcess(part.name, part.settings, MODEL, device, photos)
+        for part in job.parts
+    }
     for one in job.configurations:
         subjects[name_of(one)] = Served(name_of(one), one, sender, MODEL, device, timeout_s)
     return subjects
@@ -111,15 +96,15 @@ def subjects_of(job: Job, sender: LoadGenerator, device: str, photos: Sequence[P
 def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
     """Hash of all that the turns of a search depend on."""
     content: dict[str, Any] = {
-        "machine": read_json(MACHINE)["id"],
+        "machine": files.read_json(MACHINE)["id"],
         "model": read_card(MODEL.exported).weights_sha256,
         "packages": [one.sha256 for one in read_manifest(MODEL, device).packages],
-        "code": code_digest(ON_DEMAND_DVC_FILE, "tune"),
+        "code": files.code_digest(ON_DEMAND_DVC_FILE, "tune"),
         "device": device,
-        "bodies": digest(b"".join(bodies)),
+        "bodies": files.digest(b"".join(bodies)),
         "params": params.model_dump(include={"load", "objective", "serve", "tune"}),
     }
-    return digest(json.dumps(content, sort_keys=True).encode())
+    return files.digest(json.dumps(content, sort_keys=True).encode())
 
 
 def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -138,13 +123,13 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "capacity": capacity and capacity_text(capacity),
         "equal": sum(row.status == "equal" for row in outcome.rows),
         "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
-        "model_error": rounded(outcome.prediction_error, 3),
+        "model_error": files.rounded(outcome.prediction_error, 3),
         "combinations": outcome.combinations,
         "raced": len(outcome.rows),
         "rounds": outcome.rounds,
         "settled": outcome.settled,
         "seconds": round(seconds),
-        "machine": read_json(MACHINE)["id"],
+        "machine": files.read_json(MACHINE)["id"],
         "weights_sha256": read_card(MODEL.exported).weights_sha256,
         "left_out": dict(outcome.left_out),
     }

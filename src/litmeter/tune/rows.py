@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -93,8 +94,12 @@ def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> st
     """A ratio with its interval; a dash where it is not known."""
     if ratio is None:
         return "-"
-    interval = "" if low is None or high is None or low == high else f" ({low:.2f} to {high:.2f})"
-    return f"{ratio:.2f}{interval}"
+    if low is None or high is None or low == high:
+        return f"{ratio:.2f}"
+    digits = 2
+    if f"{low:.2f}" == f"{high:.2f}":  # two decimals would tell nothing of the interval
+        digits = max(3, -math.floor(math.log10(high - low)))
+    return f"{ratio:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 CELLS: dict[str, Callable[[TuneRow], str]] = {

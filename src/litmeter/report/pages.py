@@ -1,0 +1,246 @@
+"""The pages: docs/results.md and the README's results in Markdown, and report.html; all say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from markdown_it import MarkdownIt
+
+from litmeter.errors import ReportError
+from litmeter.model.precision_rows import HEAD, precision_cells
+from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
+from litmeter.report import charts
+from litmeter.report.changes import changes, runs_table
+from litmeter.report.charts import NARROW, WIDE, Chart, save_png, svg
+from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, tuned_text
+from litmeter.report.diagnosis import Diagnosis
+from litmeter.report.snapshot import Snapshot, is_of_this_tree, read_capacity, read_revision, read_snapshot
+from litmeter.report.tables import bounds_table, levels_table, searched_tables
+from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
+from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import markdown_table
+
+BEGIN = "<!-- results: written by `litmeter results --readme` -->"
+END = "<!-- end of results -->"
+README_PICTURE = Path("assets/readme/comparison.png")
+"""The README's own: a run changes those in assets/results/, and the sentences beside them would be false."""
+SHOWN = "Rates of all configurations over the reference's, with 95% intervals"
+REPORT_PAGE = Path("report.html")
+QUESTION = "Which configuration serves this model fastest on this machine?"
+DOUBT = re.compile(
+    r"(<code>.*?</code>)|\b(no difference resolved|not resolved|not measured|no answer|n/a|earlier)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section below the answer, the table and its picture.
+
+    Attributes:
+        text: in Markdown, without its picture; empty where that says everything.
+        chart: drawn where the page is HTML.
+        picture: the same chart's path below assets/.
+    """
+
+    title: str
+    text: str
+    chart: Chart | None = None
+    picture: str = ""
+
+
+def write_results(*, readme: bool = False) -> None:
+    """Write docs/results.md and the pictures of searches; or replace README.md's results and its picture.
+
+    Args:
+        readme: write into README.md, and nothing else
+
+    Raises:
+        ReportError: README.md lacks a marker, or a result is missing or malformed.
+    """
+    snapshot = read_snapshot()
+    with all_or_nothing():
+        if readme:
+            write_section(README, BEGIN, END, readme_section(snapshot))
+            save_png(README_PICTURE, [charts.comparison(snapshot.results, snapshot.reference)])
+        else:
+            if snapshot.tuned is not None:
+                save_png(TUNE_PICTURE, [charts.tune(snapshot.tuned.rows)])
+            for name in snapshot.params.objective.configurations:
+                paths = CapacityPaths(name)
+                if paths.metrics.exists() and is_of_this_tree(read_json(paths.metrics)):
+                    try:
+                        save_png(paths.picture, charts.capacity(name, read_capacity(name)))
+                    except ReportError as error:  # of other code: it costs nothing else
+                        print_wrapped(str(error))
+            write_text(RESULTS_PAGE, page(snapshot))
+    print(f"{README if readme else RESULTS_PAGE}: results written")
+
+
+def readme_section(snapshot: Snapshot) -> str:
+    """All claims, a picture, and the table."""
+    said = " ".join(claim.sentence for claim in claims(snapshot))
+    shown = f"![{SHOWN}]({README_PICTURE})"
+    return "\n\n".join([said, shown, f"{setting(snapshot)}:", snapshot.table()])
+
+
+def page(snapshot: Snapshot) -> str:
+    """docs/results.md."""
+    blocks = [
+        "# Results",
+        "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
+        "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
+        *(claim.sentence for claim in claims(snapshot)),
+        snapshot.table(),
+        reading(snapshot),
+        f"![{SHOWN}](../assets/results/comparison.png)",
+    ]
+    for part in parts(snapshot):
+        blocks += [f"## {part.title}", part.text]
+        blocks += [f"![{part.title}](../assets/{part.picture})"] if part.picture else []
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def parts(snapshot: Snapshot) -> Iterator[Part]:
+    """All sections."""
+    yield Part(
+        "What holds each back",
+        "From the hardware's peak down to the served rate, in images/s = requests/s, with the share of the "
+        "bound to the left. The model and the pipeline (decode, preprocess and model) ran in-process in the "
+        f"rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n{reasons(snapshot.diagnoses)}",
+    )
+    chart = charts.stages(snapshot.results)
+    yield Part(chart.title, "", chart, "results/stages.png")
+    yield Part(
+        "What each does alone",
+        "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory of "
+        "all its processes, the latency of a lone user, the rate at the best number of users, and that of "
+        "its server with a model that does nothing; CPU and GPU at the most users. Of the test photos that "
+        "were answered: agreement is the share with the checkpoint's label, accuracy that with their own.\n\n"
+        + levels_table(snapshot.results),
+    )
+    if snapshot.changes:
+        yield Part(
+            "What a precision costs, and what it brings",
+            "Answers without a server, compared with timm's model in full precision on the same photos: "
+            "share with the same label (with 95% certainty it is at least the next figure), share with the "
+            "right label and its change in points, changes of probabilities, and the divergence of Kullback "
+            "and Leibler in nats. `test` are photos that the model has not seen, `other` those of its "
+            "training; `ms an image` is the compiled model's time on one thread. More: "
+            "[tuning.md](tuning.md#int8).\n\n"
+            + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
+        )
+    if snapshot.tuned:
+        finalists, knobs = searched_tables(snapshot.tuned.rows, snapshot.tuned.knobs)
+        worth = "What another value of one key would be worth, all others as the winner's:"
+        text = "\n\n".join([tuned_text(snapshot.tuned), finalists, worth, knobs])
+        yield Part("What the search found", text, charts.tune(snapshot.tuned.rows), "tune.png")
+    yield Part("The machine and the model", provenance(snapshot))
+
+
+def reasons(diagnoses: Mapping[str, Diagnosis]) -> str:
+    """A bullet per diagnosis; those that differ in the rate alone, which the table above has, share one."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, one in diagnoses.items():
+        explanation = one.text.partition(". ")[2] or one.text
+        groups.setdefault((one.cause, explanation), []).append(name)
+    bullets = []
+    for (_, explanation), names in groups.items():
+        text = diagnoses[names[0]].text
+        if len(names) > 1 and explanation != text:
+            text = f"{text.partition(':')[0]}: {explanation}"
+        bullets.append(f"- {', '.join(f'`{name}`' for name in names)}: {text}")
+    return "\n".join(bullets)
+
+
+def write_report(*revisions: str, out: Path = REPORT_PAGE) -> None:
+    """Write the page of this tree, or of ``revisions`` side by side.
+
+    Args:
+        revisions: commits or experiments; the last is shown in full
+        out: the file
+
+    Raises:
+        UsageError: there is no such revision; ReportError: a result is missing or malformed.
+    """
+    snapshots = [read_revision(name) for name in revisions] or [read_snapshot()]
+    try:
+        page = render(snapshots)
+    except KeyError as error:
+        raise ReportError(f"a result lacks {error}: another version of litmeter wrote it") from error
+    write_text(out, page)
+    for before in snapshots[:-1]:
+        for claim in changes(before, snapshots[-1])[0]:
+            print(f"{before.label} to {snapshots[-1].label}: {claim.plain}")
+    print(f"{out}: open it in a browser")
+
+
+def render(snapshots: Sequence[Snapshot]) -> str:
+    """report.html of the last of ``snapshots``, with what has changed since the others."""
+    last = snapshots[-1]
+    blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(last, len(snapshots) > 1), "<section>"]
+    for part in parts(last):
+        content = (figure(part.chart) if part.chart else "") + markdown(part.text)
+        if content:
+            blocks.append(f"<details><summary>{escape(part.title)}</summary>{content}</details>")
+    template = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
+    title = escape(f"litmeter: {last.label or 'this tree'}")
+    return template.substitute(title=title, content="\n".join([*filter(None, blocks), "</section>"]))
+
+
+def figure(chart: Chart) -> str:
+    """A chart as wide as the page, and drawn once more for narrow ones; empty without data."""
+    drawn = {"wide": svg(chart, WIDE), "narrow": svg(chart, NARROW)}
+    if not drawn["wide"]:
+        return ""
+    caption = f"<b>{marked(chart.title)}</b> {marked(chart.note)}".strip()
+    shown = "".join(f'<div class="{name}">{one}</div>' for name, one in drawn.items())
+    return f"<figure><figcaption>{caption}</figcaption>{shown}</figure>"
+
+
+def marked(text: str) -> str:
+    """Text as HTML: what stands between backticks as code, and words of doubt in their colour."""
+    return _doubts(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False)))
+
+
+def _doubts(html: str) -> str:
+    """Words of doubt in their colour, except in code, where they are names."""
+    return DOUBT.sub(lambda found: found[1] or f'<span class="doubt">{found[2]}</span>', html)
+
+
+def markdown(text: str) -> str:
+    """Markdown as HTML, without what leads to other files: this page is sent without them."""
+    plain = re.sub(r" More: \[[^\]]*\]\([^)]*\)\.", "", text)
+    html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(plain)
+    html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    return _doubts(html)
+
+
+def _answer(snapshot: Snapshot, changes_said: bool) -> Iterator[str]:
+    said = [one for one in claims(snapshot) if not (changes_said and one.kind == "change")]
+    if snapshot.label:
+        yield f"<h2>Results of {escape(snapshot.label)}</h2>"
+    for one in said:
+        answers = ' class="answer"' if one.kind in ANSWER else ""
+        yield f"<p{answers}>{marked(one.sentence)}</p>"
+    yield f'<p class="quiet">{escape(setting(snapshot))}.</p>'
+    yield f'<div class="results">{markdown(snapshot.table())}</div>'
+    yield f'<p class="quiet">{marked(reading(snapshot))}</p>'
+    yield figure(charts.comparison(snapshot.results, snapshot.reference))
+
+
+def _changes(snapshots: Sequence[Snapshot]) -> Iterator[str]:
+    if together := runs_table(snapshots):
+        yield f"<h2>What another hour may bring</h2>{markdown(together)}"
+        return
+    for before in snapshots[:-1]:
+        said, tables = changes(before, snapshots[-1])
+        yield f"<h2>What changed since {escape(before.label)}</h2>"
+        yield from (f'<p class="answer">{marked(claim.sentence)}</p>' for claim in said)
+        yield markdown(tables)
