@@ -18,7 +18,8 @@ from litmeter.system.files import read_json
 from tests.pipeline.conftest import TINY, Clone
 from tests.support.tables import read_csv
 
-CANDIDATE, NEW, OTHER = (BenchmarkPaths(name) for name in ("candidate", "e8_mine", "e9_gone"))
+MINE, GONE = "e8_mine", "e9_gone"
+CANDIDATE, NEW, OTHER = (BenchmarkPaths(name) for name in ("candidate", MINE, GONE))
 TABLES = ("levels", "bounds", "diagnosis", "stages")
 
 
@@ -43,16 +44,16 @@ def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> No
     assert read_json(clone.path / CANDIDATE.metrics) != before
     check_change(clone, "precision half -> full")
     for table in TABLES:
-        assert NEW.name not in (clone.path / f"plots/{table}.csv").read_text()
+        assert MINE not in (clone.path / f"plots/{table}.csv").read_text()
     assert "??" not in clone.git("status", "--porcelain", "metrics", "plots", "assets", "samples")
 
 
 def run_half(clone: Clone) -> None:
     """As the README does it, with one entry more in params.yaml."""
     mine = {"precision": "half", "transport": "direct"}
-    clone.change({"experiments": {**TINY["experiments"], NEW.name: mine}})
+    clone.change({"experiments": {**TINY["experiments"], MINE: mine}})
     done = clone.dvc("exp", "run", "-S", "serve.precision=half")
-    stages = ["machine", f"benchmark@{NEW.name}", "candidate", "comparison", "report"]
+    stages = ["machine", f"benchmark@{MINE}", "candidate", "comparison", "report"]
     assert clone.stages_run(done.stdout) == stages
     check_change(clone, "precision full -> half")
 
@@ -68,10 +69,10 @@ def check_tables(clone: Clone) -> None:
     assert list(read_json(clone.path / "metrics/summary.json")) == ["candidate", "e1", "e8"]
     for table in TABLES:
         rows = read_csv(clone.path / f"plots/{table}.csv")
-        assert {row["experiment"] for row in rows} == {"e1_baseline", NEW.name, "candidate"}, table
-    assert f"{NEW.name}.json" in clone.dvc("metrics", "show", "metrics/benchmark").stdout
+        assert {row["experiment"] for row in rows} == {"e1_baseline", MINE, "candidate"}, table
+    assert f"{MINE}.json" in clone.dvc("metrics", "show", "metrics/benchmark").stdout
     page = Path(clone.dvc("plots", "show").stdout.strip().removeprefix("file://")).read_text()
-    for name in ("e1_baseline", NEW.name, "candidate"):
+    for name in ("e1_baseline", MINE, "candidate"):
         assert page.count(name) >= 4
 
 
@@ -113,6 +114,6 @@ def refuse_results_of_nobody(clone: Clone) -> None:
     assert clone.stages_run(refused.stdout) == ["machine"]
     [said] = [line for line in refused.stderr.splitlines() if line.startswith("machine: ")]
     explained, _, command = said.partition("; remove them: ")
-    assert f"{NEW.name}, {OTHER.name}" in explained
+    assert f"{MINE}, {GONE}" in explained
     assert command.startswith("rm -r ")
     clone.run("sh", "-c", command)

@@ -1,1 +1,1 @@
-"""Measurement of one configuration: in-process and served rates, latency, accuracy, resource usage."""
+"""Measurement: turns of subjects, schedules of them, the one loop, and its log."""

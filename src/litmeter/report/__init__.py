@@ -1,1 +1,1 @@
-"""Comparison of all configurations: bounds, diagnosis, tables, plots and the results page."""
+"""What results say: bounds, diagnosis, claims, tables, charts and pages."""

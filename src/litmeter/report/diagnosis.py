@@ -6,7 +6,7 @@ error of measuring.
 
 docs/bounds-and-diagnosis.md has all rules of the causes. The largest losses name them: those in serving (from
 the model in-process down to the served rate), and one above the model where it is as large. A loss to the
-served rate has the cause of the first rule that holds, in the order of ``_served``, or none.
+served rate has the cause of the first rule that holds, in the order of ``_served``, else it is unexplained.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Diagnosis:
 
     Attributes:
         cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" where it
-            is not resolved which; empty where no rule fits.
+            is not resolved which; empty where nothing is lost.
         parameter: the key of params.yaml that would change the rate, None where there is none; of the first
             cause.
         text: sentences with the figures that are evidence of the cause.
