@@ -271,8 +271,8 @@ def tuned_text(tuned: Tuned) -> str:
         f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
-        f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the photos not trained on full "
-        "precision's label."
+        f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the photos not trained on "
+        "full precision's label."
     )
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
