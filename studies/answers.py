@@ -16,11 +16,11 @@ from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
 from litmeter.measure.turn import Schedule, Turn, measure, serve
 from litmeter.model.predictor import Predictor
-from litmeter.params import ServeSettings, load_params
+from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.stats.records import LoadRecord
 from litmeter.system.machine import exclusive_machine
-from studies.harness import DEVICE, TIMEOUT_S, load_plan, photo_paths, sender, write_result
+from studies.harness import DEVICE, TIMEOUT_S, configuration, load_plan, photo_paths, sender, write_result
 
 CONFIGURATIONS = ("candidate", "e7_tuned")
 USERS = 32
@@ -57,7 +57,7 @@ def differences(settings: ServeSettings, record: LoadRecord) -> dict[str, Any]:
 
 def main() -> None:
     """Load each configuration; keep and print what came of it."""
-    settings = {name: load_params().configuration(name) for name in CONFIGURATIONS}
+    settings = {name: configuration(name) for name in CONFIGURATIONS}
     with exclusive_machine(), sender("image") as generator:
         subjects = {
             name: Served(name, own, generator, MODEL, DEVICE, TIMEOUT_S) for name, own in settings.items()

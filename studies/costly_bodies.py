@@ -17,12 +17,11 @@ from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Turn, measure
-from litmeter.params import load_params
 from litmeter.serve.client import CONTENT_TYPES
 from litmeter.stats.records import OK
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
-from studies.harness import SERVER, load_plan, photo_paths, watched_server, write_result
+from studies.harness import SERVER, configuration, load_plan, photo_paths, watched_server, write_result
 
 SIZE = 19_000_000
 REPEATS = 3
@@ -143,7 +142,7 @@ def good_p99_ms(
 def main() -> None:
     """Ask with each body, attack with the worst that is refused; keep and print the times."""
     found: dict[str, dict[str, float]] = {}
-    with exclusive_machine(), watched_server(load_params().serve) as (server, subjects):
+    with exclusive_machine(), watched_server(configuration("candidate")) as (server, subjects):
         url, kinds = f"{server.url}/predict", bodies()
         for name, make in kinds.items():
             body = make()

@@ -22,6 +22,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served, Subject, Url
 from litmeter.measure.turn import Schedule
+from litmeter.model.device import params_on
 from litmeter.params import ServeSettings
 from litmeter.paths import MACHINE, MODEL
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -73,6 +74,11 @@ def compare_cases(
     for row in log.rows:
         found[row.users or 0][row.subject].append(row)
     return found
+
+
+def configuration(name: str) -> ServeSettings:
+    """A configuration of params.yaml, as it runs on this machine."""
+    return params_on(read_json(MACHINE))[0].configuration(name)
 
 
 def check_answered(rows: Sequence[TurnRow]) -> None:

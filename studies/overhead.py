@@ -9,13 +9,13 @@ from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.measure.turn import Schedule, Turn, Work, in_process, measure, serve
-from litmeter.params import load_params
 from litmeter.paths import MODEL
 from litmeter.system.machine import exclusive_machine
 from studies.harness import (
     DEVICE,
     TIMEOUT_S,
     check_answered,
+    configuration,
     known,
     load_plan,
     photo_paths,
@@ -59,7 +59,7 @@ def rounds() -> Schedule[list[dict[str, float]]]:
 
 def idle_percent() -> float:
     """Of one core, by all of the server's processes while nobody asks anything."""
-    with watched_server(load_params().configuration(CONFIGURATION)) as (server, _):
+    with watched_server(configuration(CONFIGURATION)) as (server, _):
         time.sleep(SETTLE_S)
         tree = process_tree(server.pid)
 
@@ -73,7 +73,7 @@ def idle_percent() -> float:
 
 def main() -> None:
     """Measure, and keep and print all figures."""
-    settings, log = load_params().configuration(CONFIGURATION), Log()
+    settings, log = configuration(CONFIGURATION), Log()
     with exclusive_machine():
         with sender("image") as generator:
             subjects: dict[str, Subject] = {

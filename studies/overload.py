@@ -14,10 +14,9 @@ import numpy as np
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
-from litmeter.params import load_params
 from litmeter.stats.records import OK, WINDOWS, Floats
 from litmeter.system.machine import exclusive_machine
-from studies.harness import SERVER, known, load_plan, memory_mib, watched_server, write_result
+from studies.harness import SERVER, configuration, known, load_plan, memory_mib, watched_server, write_result
 
 TIMES = 3
 SECONDS = 60.0
@@ -42,7 +41,7 @@ def overload() -> Schedule[list[Sample]]:
 
 def main() -> None:
     """Overload the server once; keep and print what came of it."""
-    settings = load_params().configuration("e7_tuned").model_copy(update={"max_queue": MAX_QUEUE})
+    settings = configuration("e7_tuned").model_copy(update={"max_queue": MAX_QUEUE})
     memory: list[tuple[float, float]] = []
     with exclusive_machine(), watched_server(settings) as (server, subjects):
 

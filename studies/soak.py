@@ -11,9 +11,17 @@ from statistics import mean, median
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Schedule, Turn, measure
-from litmeter.params import load_params
 from litmeter.system.machine import exclusive_machine
-from studies.harness import SERVER, known, load_plan, memory_mib, process_tree, watched_server, write_result
+from studies.harness import (
+    SERVER,
+    configuration,
+    known,
+    load_plan,
+    memory_mib,
+    process_tree,
+    watched_server,
+    write_result,
+)
 
 SHARE = 0.8
 MINUTES = 10
@@ -37,7 +45,7 @@ def main() -> None:
     """Soak the server that `make serve` starts; keep and print what each minute was like."""
     samples: dict[str, list[tuple[float, float, int]]] = defaultdict(list)
     log = Log()
-    with exclusive_machine(), watched_server(load_params().serve) as (server, subjects):
+    with exclusive_machine(), watched_server(configuration("candidate")) as (server, subjects):
 
         def watch(text: str, seconds: float) -> None:
             own = samples[text]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -34,8 +35,8 @@ class Section(BaseModel):
 class ServeSettings(Section):
     """One serving configuration: ``serve``, and each experiment. The defaults are LitServe's own."""
 
-    precision: Precision = Field(
-        "full", description="float32; float16 on a GPU and bfloat16 on a CPU; quantised to int8 (CPU only)"
+    precision: Precision | Literal["auto"] = Field(
+        "full", description="float32; float16 on a GPU and bfloat16 on a CPU; int8 (CPU only); half or full"
     )
     max_batch_size: Count = Field(1, description="requests that one batch may hold")
     batch_timeout_s: Seconds = Field(0.0, description="how long a batch waits to fill")
@@ -243,6 +244,14 @@ class Params(Section):
                     "compile.int8_photos is above 0 and compile.batch_sizes has 1"
                 )
         return self
+
+    def on(self, half_is_native: Callable[[], bool]) -> Params:
+        """The same with what ``precision: auto`` stands for: half where it is native, else full."""
+        found = self.configurations()
+        for name, serve in found.items():
+            if serve.precision == "auto":
+                found[name] = serve.model_copy(update={"precision": "half" if half_is_native() else "full"})
+        return self.model_copy(update={"serve": found.pop(CANDIDATE), "experiments": found})
 
     def configurations(self) -> dict[str, ServeSettings]:
         """Every configuration that is benchmarked, by name: the experiments, then the candidate."""

@@ -9,12 +9,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import openvino
 import pytest
 
 from litmeter.errors import ParamsError
-from litmeter.model.device import check_precision, resolve_device
+from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
-from litmeter.stages.machine import check_params, given_weights
+from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
+from litmeter.system import machine
 from litmeter.system.machine import LIBRARIES, cuda_available, fingerprint
 from tests.support.project import ROOT
 
@@ -105,5 +107,45 @@ def test_without_a_drivers_device_torch_is_not_even_imported(
 
 def test_int8_is_for_cpus() -> None:
     check_precision("int8", "cpu")
-    with pytest.raises(ParamsError, match=r"serve.precision: got 'int8'; allowed on cuda: full or half"):
+    with pytest.raises(ParamsError, match=r"got 'int8'; allowed on cuda: auto or full or half"):
         check_precision("int8", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("listed", "flags", "cap", "native"),
+    [
+        (["FP32", "BF16"], {"avx512f", "avx512_bf16"}, "", True),
+        (["FP32", "BF16"], {"avx512f", "avx512_bf16"}, "AVX512_CORE_AMX", True),
+        (["FP32", "BF16"], {"avx512f", "amx_bf16"}, "avx2", False),  # oneDNN may not use them
+        (["FP32", "BF16"], {"avx2", "avx_ne_convert"}, "", False),  # converts only
+        (["FP32"], {"avx512f", "avx512_vnni"}, "", False),
+        (["FP32", "BF16"], set(), "", True),  # macOS has no list
+    ],
+)
+def test_half_is_native_where_instructions_compute_in_it(
+    listed: list[str], flags: set[str], cap: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Core:
+        def get_property(self, device: str, name: str) -> list[str]:
+            return {("CPU", "OPTIMIZATION_CAPABILITIES"): listed}[device, name]
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", cap)
+    assert has_bfloat16() is native
+
+
+def test_this_machine_says_what_half_precision_is_here() -> None:
+    """A tenth to a hundred times: the order of instructions, and of their emulation."""
+    slowdown = slowdown_by_half()
+    assert 0.01 < slowdown < 1000
+    said = said_of_half([], has_bfloat16(), slowdown)
+    assert ("native" in said) == has_bfloat16()
+
+
+def test_who_emulates_half_precision_is_named_with_the_factor() -> None:
+    said = said_of_half(["e4_half", "e5_timeout"], False, 25.3)
+    assert "no bfloat16 instructions" in said
+    assert "e4_half, e5_timeout emulate it, about 25 times slower" in said
+    assert "e4_half emulates it" in said_of_half(["e4_half"], False, 25.3)
+    assert "do not count on it" in said_of_half([], True, 1.5)

@@ -104,6 +104,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_params(tmp_path / "params.yaml")
 
 
+def test_auto_stands_for_half_where_that_is_native(tmp_path: Path) -> None:
+    experiments = {"e1_baseline": {"precision": "half"}, "e2_batching": {"precision": "auto"}}
+    changes = {"serve.precision": "auto", "experiments": experiments}
+    params = load_params(written(tmp_path, **changes))
+    for native, precision in ((True, "half"), (False, "full")):
+        found = params.on(lambda native=native: native)
+        assert found.serve == params.serve.model_copy(update={"precision": precision})
+        assert [one.precision for one in found.experiments.values()] == ["half", precision]
+
+
 def test_an_unknown_configuration_names_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"no experiment 'e9' .* e1_baseline, e2_batching, candidate"):
         load_params(written(tmp_path)).configuration("e9")

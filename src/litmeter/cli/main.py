@@ -144,7 +144,7 @@ def serve(
         docs: serve /docs, /redoc and /openapi.json, or not
     """
     from litmeter.model.compiled.manifest import split_note
-    from litmeter.model.device import check_precision, resolve_device
+    from litmeter.model.device import check_precision, has_bfloat16, resolve_device
     from litmeter.params import load_params
     from litmeter.paths import MODEL
     from litmeter.serve.binding import Binding
@@ -155,6 +155,7 @@ def serve(
     binding.check()
     params = load_params()
     device = resolve_device(params.device, cuda_available())
+    params = params.on(lambda: device != "cpu" or has_bfloat16())
     check_precision(params.serve.precision, device)
     if said := other_model(MODEL.exported):
         print(said, flush=True)

@@ -24,7 +24,7 @@ from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.card import read_card
-from litmeter.model.device import resolve_device
+from litmeter.model.device import has_bfloat16, resolve_device
 from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, load_params
 from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
 from litmeter.report.tables import pairs_table
@@ -61,6 +61,7 @@ def compare(
         raise UsageError("two configurations are needed, at least")
     params = load_params()
     device, load = resolve_device(params.device, cuda_available()), params.load
+    params = params.on(lambda: device != "cpu" or has_bfloat16())
     settings = {}
     for place, name in enumerate(names):
         again = names[:place].count(name)

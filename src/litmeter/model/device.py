@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import os
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from litmeter.errors import ParamsError
-from litmeter.params import Precision
+from litmeter.params import Params, Precision, load_params
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+WITHOUT_BFLOAT16 = "this CPU has no instructions for bfloat16"
+CAPS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
+"""Values of oneDNN's ONEDNN_MAX_CPU_ISA that leave none of these instructions."""
+
+
+def params_on(machine: Mapping[str, Any]) -> tuple[Params, str]:
+    """params.yaml with what ``auto`` stands for on a machine (metrics/machine.json), and its device."""
+    params = load_params()
+    device = resolve_device(params.device, machine["gpu"] is not None)
+    return params.on(lambda: half_is_native(machine, device)), device
+
+
+def half_is_native(machine: Mapping[str, Any], device: str) -> bool:
+    """Whether ``device`` of a machine (metrics/machine.json) has instructions for half precision."""
+    return device != "cpu" or bool(machine["bfloat16"])
 
 
 def resolve_device(device: str, cuda_available: bool) -> str:
@@ -21,7 +38,7 @@ def resolve_device(device: str, cuda_available: bool) -> str:
 
 def check_precision(precision: str, device: str, key: str = "serve.precision") -> None:
     """Raise ParamsError, naming ``key`` of params.yaml, where ``device`` does not run ``precision``."""
-    allowed = precisions_on(device)
+    allowed = ("auto", *precisions_on(device))
     if precision not in allowed:
         raise ParamsError(f"{key}: got {precision!r}; allowed on {device}: {' or '.join(allowed)}")
 
@@ -42,9 +59,20 @@ def cannot_run_reason(dtype: str, device: str) -> str | None:
 
     int8 runs on every CPU, if not faster than float32 on one without instructions for it (VNNI, AMX).
     """
-    if dtype != "bfloat16" or device != "cpu":
-        return None
+    return WITHOUT_BFLOAT16 if (dtype, device) == ("bfloat16", "cpu") and not has_bfloat16() else None
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU computes in bfloat16, as far as oneDNN may use it.
+
+    OpenVINO lists it for CPUs that only convert to it, too (AVX-NE-CONVERT); torch's own check accepts those
+    with AVX-512 that have none.
+    """
     import openvino
 
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return None if "BF16" in capabilities else "this CPU has no instructions for bfloat16"
+    from litmeter.system.machine import cpu_flags
+
+    listed = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    flags = cpu_flags()
+    computes = not flags or any("bf16" in flag for flag in flags)
+    return listed and computes and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in CAPS

@@ -18,9 +18,8 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import split_note
-from litmeter.model.device import dtype_name, resolve_device
+from litmeter.model.device import dtype_name, params_on
 from litmeter.model.reference import read_reference
-from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.tables import describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -33,10 +32,9 @@ from litmeter.system.tables import number_cell, pluralise
 
 def main(name: str) -> None:
     """Benchmark the configuration ``name`` of params.yaml and write its results."""
-    params = load_params()
+    params, device = params_on(read_json(MACHINE))
     serve, load = params.configuration(name), params.load
     read_card(MODEL.exported)
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     paths = BenchmarkPaths(name)
     check_writable(paths.files)
     photos = read_index().photos

@@ -13,8 +13,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.card import exported_weights, read_card
-from litmeter.model.device import resolve_device
-from litmeter.params import load_params
+from litmeter.model.device import params_on
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
 from litmeter.report.tables import capacity_text, describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -25,10 +24,9 @@ from litmeter.system.progress import print_wrapped
 
 def main(name: str) -> None:
     """Search the capacity of the configuration ``name`` of params.yaml, and write it with its turns."""
-    params = load_params()
+    params, device = params_on(read_json(MACHINE))
     serve, load, objective = params.configuration(name), params.load, params.objective
     read_card(MODEL.exported)
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
     paths = CapacityPaths(name)
     check_writable(paths.outputs)

@@ -7,9 +7,8 @@ from pathlib import Path
 from litmeter.data.index import read_index
 from litmeter.model.compiled.build import compile_model, describe
 from litmeter.model.compiled.manifest import Manifest
-from litmeter.model.device import resolve_device
+from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
-from litmeter.params import load_params
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
 from litmeter.system.files import read_json, write_rows
 from litmeter.system.machine import exclusive_machine
@@ -18,8 +17,7 @@ from litmeter.system.progress import print_wrapped
 
 def main() -> None:
     """Compile the exported model for the batch sizes of params.yaml."""
-    params = load_params()
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    params, device = params_on(read_json(MACHINE))
     with exclusive_machine():
         # Calibration needs photos of all classes, and the index is in their order.
         training = read_index().split("train")

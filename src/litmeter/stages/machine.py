@@ -8,18 +8,23 @@ params.yaml names and dvc.yaml cannot; where a content changes, the model is tra
 from __future__ import annotations
 
 import difflib
+import timeit
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from litmeter.errors import ModelError, ParamsError
+from litmeter.data.index import read_index
+from litmeter.errors import LitmeterError, ModelError, ParamsError
 from litmeter.model.card import read_card, sha256
-from litmeter.model.device import check_precision, resolve_device
+from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
-from litmeter.stages.order import whole_run
-from litmeter.system.files import write_json
+from litmeter.serve.client import request_bodies
+from litmeter.stages import comparison
+from litmeter.stages.order import seconds_file, whole_run
+from litmeter.system.files import read_json, write_json
 from litmeter.system.machine import cuda_available, describe_machine, fingerprint
-from litmeter.system.progress import print_wrapped
+from litmeter.system.progress import duration, print_wrapped
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""
@@ -30,12 +35,78 @@ def main() -> None:
     params = load_params()
     check_no_orphans(params.configurations())
     check_params(params)
-    machine = fingerprint()
+    known = read_json(MACHINE) if MACHINE.exists() else {}
+    machine = {**fingerprint(), "bfloat16": has_bfloat16()}
     write_json(MACHINE, machine)
     write_json(WEIGHTS, given_weights(params.model))
     print_wrapped(describe_machine(machine))
+    native = machine["bfloat16"]
+    halves = [name for name, serve in params.configurations().items() if serve.precision == "half"]
+    emulating = [] if native else halves
+    if resolve_device(params.device, machine["gpu"] is not None) == "cpu" and (emulating or machine != known):
+        print_wrapped(said_of_half(emulating, native, slowdown_by_half()))
+    with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
+        if MODEL.exported.exists() and (sentence := change_ahead(*params_on(machine))):
+            print_wrapped(sentence)
+            return
     if sentence := whole_run(params):
         print_wrapped(sentence)
+
+
+SIDE, CHANNELS = 56, 64
+"""Of the images that a timed convolution takes, as large as in the middle of a model."""
+
+
+def slowdown_by_half() -> float:
+    """Time of a convolution in bfloat16 over that in float32, each the fastest of several, on one thread."""
+    import torch  # takes seconds
+
+    def shortest_s(dtype: torch.dtype) -> float:
+        layer = torch.nn.Conv2d(CHANNELS, CHANNELS, 3).to(dtype)
+        images = torch.rand(1, CHANNELS, SIDE, SIDE).to(dtype)
+        with torch.inference_mode():
+            return min(timeit.repeat(lambda: layer(images), number=1, repeat=30))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    slowdown = shortest_s(torch.bfloat16) / shortest_s(torch.float32)
+    torch.set_num_threads(threads)
+    return slowdown
+
+
+def said_of_half(emulating: Sequence[str], native: bool, slowdown: float) -> str:
+    """What half precision is on this CPU.
+
+    Args:
+        emulating: configurations that ask for it though the CPU has no instructions.
+        slowdown: time of a convolution over that in full precision. It decides nothing.
+    """
+    if native:
+        text = f"half precision is native: a convolution takes {slowdown:.2f} times as long as in full"
+        return text + (", though; do not count on it" if slowdown > 1 else "")
+    text = "this CPU has no bfloat16 instructions; `precision: auto` stands for full"
+    if emulating:
+        text += (
+            f". {', '.join(emulating)} emulate{'s' if len(emulating) == 1 else ''} it, about "
+            f"{slowdown:.0f} times slower; what is far behind gets a short measurement"
+        )
+    return text
+
+
+def change_ahead(params: Params, device: str) -> str | None:
+    """What changed since the last results, and how long it takes; None where all is measured.
+
+    Raise LitmeterError or OSError where the model or the photos are not there yet.
+    """
+    photos = [Path(photo.path) for photo in read_index().photos]
+    signatures = comparison.signatures_of(params, device, request_bodies(photos, params.load.request_body))
+    last = comparison.read_last()
+    _, kept, budget_s = comparison.planned(params, device, signatures, last)
+    if last is None or not kept:
+        return None
+    changed = [name for name, own in signatures.items() if last.signatures.get(name) != own]
+    seconds = sum(read_json(seconds_file(("benchmark", name)))["seconds"] for name in changed)
+    return f"{', '.join(changed)} changed: about {duration(budget_s + seconds)}, if nothing else did"
 
 
 def given_weights(model: ModelSettings) -> dict[str, str | None]:

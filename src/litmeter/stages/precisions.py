@@ -11,10 +11,10 @@ from litmeter.errors import ModelError
 from litmeter.model.answers import answers_of
 from litmeter.model.card import INTERPOLATIONS, ModelCard, read_card
 from litmeter.model.compiled.manifest import packages_to_use
-from litmeter.model.device import cannot_run_reason, dtype_name, precisions_on, resolve_device
+from litmeter.model.device import cannot_run_reason, dtype_name, params_on, precisions_on
 from litmeter.model.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageRow, precision_cells
 from litmeter.model.reference import Reference, read_reference
-from litmeter.params import ServeSettings, load_params
+from litmeter.params import ServeSettings
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.stats.change import Probabilities, change
 from litmeter.system.files import read_json, read_rows, write_rows
@@ -25,8 +25,7 @@ from litmeter.system.tables import text_table
 
 def main() -> None:
     """Answer all photos in each precision and preprocessing, and compare with the reference answers."""
-    params = load_params()
-    device = resolve_device(params.device, read_json(MACHINE)["gpu"] is not None)
+    _, device = params_on(read_json(MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
     configurations = list(configurations_of(read_card(MODEL.exported), device))
     with exclusive_machine():

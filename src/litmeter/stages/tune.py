@@ -15,9 +15,9 @@ from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.model.answers import answers_of
 from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import read_manifest
-from litmeter.model.device import resolve_device
+from litmeter.model.device import params_on
 from litmeter.model.reference import read_reference
-from litmeter.params import KNOBS, Params, ServeSettings, load_params
+from litmeter.params import KNOBS, Params, ServeSettings
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -32,8 +32,7 @@ from litmeter.tune.space import machine_of, name_of, space_of
 
 def main() -> None:
     """Search, and write the result. A search that was stopped goes on where it was."""
-    params = load_params()
-    device = resolve_device(params.device, files.read_json(MACHINE)["gpu"] is not None)
+    params, device = params_on(files.read_json(MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from litmeter.system.tables import pluralise
 
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
-CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
+CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
 DEVICES = Path("/dev")
 GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
@@ -31,11 +31,10 @@ GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 def fingerprint() -> dict[str, Any]:
     """Hardware, library versions and their hash as ``id``; it changes only when one of them does."""
     cpu = _proc_cpuinfo()
-    flags = set((cpu.get("flags") or cpu.get("Features") or "").split())
     machine: dict[str, Any] = {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
-        "cpu_flags": [flag for flag in CPU_FLAGS if flag in flags],
+        "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
         **_gpu(),
@@ -44,6 +43,12 @@ def fingerprint() -> dict[str, Any]:
     }
     digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **machine}
+
+
+def cpu_flags() -> set[str]:
+    """All flags in /proc/cpuinfo; empty where there is none (macOS)."""
+    cpu = _proc_cpuinfo()
+    return set((cpu.get("flags") or cpu.get("Features") or "").split())
 
 
 def _proc_cpuinfo() -> dict[str, str]:
