@@ -2,9 +2,9 @@
 
 The roofline is that of Williams, Waterman and Patterson (2009): arithmetic or memory, whichever is slower. A
 batch of b images takes at least the longer of b x FLOPs / peak and the time to move its bytes: the weights
-once per batch, and for each image the activations that convolutions and matrix products read and write. The
-operators between them (normalisation, activation functions) are assumed to be fused, and no activation to
-stay in a cache.
+once per batch, and for each image the activations that convolutions and matrix products read and write, as
+far as one exceeds the last cache. The operators between them (normalisation, activation functions) are
+assumed to be fused.
 
 Datasheets' peaks are dense (without sparsity). ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the
 tensor cores with FP32 accumulation. TF32 is neither: it has float32's range and FP16's precision, and the
@@ -13,9 +13,13 @@ server switches it off.
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -73,26 +77,26 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost:
 
 
 class Traffic(NamedTuple):
-    """Count of numbers that one forward pass moves: parameters once, activations for each image."""
+    """Numbers that one forward pass moves: all parameters once, and those of each activation for an image."""
 
     weights: int
-    activations: int
+    activations: tuple[int, ...]
 
 
 class _ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the activations of COUNTED_OPERATORS while a model runs."""
+    """Collects the activations of COUNTED_OPERATORS while a model runs."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights = weights
-        self.activations = 0
+        self.activations: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in COUNTED_OPERATORS:
             tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
             moved = [tensor for tensor in tensors if tensor.data_ptr() not in self.weights]
-            self.activations += sum(tensor.numel() for tensor in [*moved, out])
+            self.activations += [tensor.numel() for tensor in [*moved, out]]
         return out
 
 
@@ -101,7 +105,7 @@ def traffic_of(model: torch.nn.Module, image_size: int) -> Traffic:
     parameters = list(model.parameters())
     with torch.no_grad(), _ActivationCounter({p.data_ptr() for p in parameters}) as counter:
         model.eval()(torch.zeros(1, 3, image_size, image_size))
-    return Traffic(sum(p.numel() for p in parameters), counter.activations)
+    return Traffic(sum(p.numel() for p in parameters), tuple(counter.activations))
 
 
 class Roofline(NamedTuple):
@@ -118,15 +122,19 @@ class Roofline(NamedTuple):
     batch_size: int | None
 
 
-def roofline(flops: int, traffic: Traffic, dtype: str, peak_flops: float, bandwidth: float) -> Roofline:
+def roofline(
+    flops: int, traffic: Traffic, dtype: str, peak_flops: float, bandwidth: float, cache_bytes: int
+) -> Roofline:
     """The roofline for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
+    number_bytes = BYTES_PER_NUMBER[dtype]
 
     def compute_s(batch_size: int) -> float:
         return batch_size * flops / peak_flops
 
     def memory_s(batch_size: int) -> float:
-        numbers = traffic.weights + batch_size * traffic.activations
-        return BYTES_PER_NUMBER[dtype] * numbers / bandwidth
+        sizes = (number_bytes * batch_size * numbers for numbers in traffic.activations)
+        moved_bytes = number_bytes * traffic.weights + sum(max(0, size - cache_bytes) for size in sizes)
+        return moved_bytes / bandwidth
 
     def rps(batch_size: int) -> float:
         return batch_size / max(compute_s(batch_size), memory_s(batch_size))
@@ -180,7 +188,9 @@ MATRIX_SIZES = (512, 1024, 2048)
 """Sides of the square matrices; which is fastest depends on caches and device."""
 COPY_BYTES = 2**28
 """Larger than any cache."""
-MEASURE_S = 0.5
+LAYERS, LAYER_BATCHES = 4, (1, 8)
+"""Convolutions of the model that are timed, those with most arithmetic, and in which batches."""
+MEASURE_S, LAYER_S = 0.5, 0.1
 LONGEST_PRODUCT_S = 1.0
 """Larger matrices are not tried: without instructions for a format, one product takes minutes."""
 
@@ -196,6 +206,57 @@ def measured_peak_flops(device: str, dtype: str) -> float:
             break
         peak = max(peak, _matrix_product_flops(device, getattr(torch, dtype), size))
     return peak
+
+
+def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str, dtype: str) -> float:
+    """FLOP/s of the fastest of the model's own convolutions; 0 for a model without any."""
+    seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, torch.Size]] = {}
+
+    def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        flops = 2 * output[0].numel() * layer.weight[0].numel()
+        seen[layer.weight.shape, layer.stride, inputs[0].shape] = (flops, layer, inputs[0].shape[1:])
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, image_size, image_size))
+    for hook in hooks:
+        hook.remove()
+    peak, number_format = 0.0, getattr(torch, dtype)
+    for flops, layer, shape in sorted(seen.values(), key=itemgetter(0))[-LAYERS:]:
+        own = copy.deepcopy(layer).to(device, number_format)
+        for size in LAYER_BATCHES:
+            images = torch.randn(size, *shape, device=device).to(number_format)
+            with torch.inference_mode():
+                seconds = _shortest_s(partial(own, images), device, LAYER_S)
+            peak = max(peak, size * flops / seconds)
+    return peak
+
+
+FLOPS_PER_CYCLE = {
+    "full": {"avx512f": 64, "avx2": 32, "asimd": 16},
+    "half": {"amx_bf16": 1024, "avx512_bf16": 128},
+    "int8": {"amx_int8": 2048, "avx512_vnni": 256},
+}
+"""Of a core, by precision and instruction set, the widest first: two units that multiply and add in each
+cycle, or one of tiles."""
+
+
+def instruction_peak_flops(
+    precision: str, flags: Collection[str], cores: int, clock_hz: float
+) -> float | None:
+    """FLOP/s that instructions allow at most at this clock; None where the instructions are not known."""
+    cycles = (flops for flag, flops in FLOPS_PER_CYCLE[precision].items() if flag in flags)
+    widest = next(cycles, None)
+    return None if widest is None else widest * cores * clock_hz
+
+
+def cache_bytes(device: str) -> int:
+    """Size of the last cache; in a virtual machine that of the host; 0 where it is not known."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("*/size")]
+    return max((1024 * int(size.removesuffix("K")) for size in sizes if size.endswith("K")), default=0)
 
 
 def measured_bandwidth(device: str) -> float:
@@ -215,8 +276,8 @@ def _matrix_product_flops(device: str, dtype: torch.dtype, size: int) -> float:
     return 2 * size**3 / _shortest_s(lambda: torch.mm(left, right, out=out), device)
 
 
-def _shortest_s(operation: Callable[[], object], device: str) -> float:
-    """Shortest wall time of ``operation`` among its runs within MEASURE_S, after a warm-up run."""
+def _shortest_s(operation: Callable[[], object], device: str, within_s: float = MEASURE_S) -> float:
+    """Shortest wall time of ``operation`` among its runs within ``within_s``, after a warm-up run."""
 
     def run_s() -> float:
         start = perf_counter()
@@ -227,6 +288,6 @@ def _shortest_s(operation: Callable[[], object], device: str) -> float:
 
     run_s()
     started, shortest = perf_counter(), float("inf")
-    while perf_counter() - started < MEASURE_S:
+    while perf_counter() - started < within_s:
         shortest = min(shortest, run_s())
     return shortest

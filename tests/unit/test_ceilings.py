@@ -39,22 +39,31 @@ def test_the_traffic_of_a_small_net_is_hand_arithmetic() -> None:
     traffic = traffic_of(Small(), image_size=32)
     dense = 3 * 32 * 32 + 8 * 32 * 32
     depthwise = 8 * 32 * 32 + 8 * 16 * 16
-    assert traffic.activations == dense + depthwise + 8 + 10
+    assert sum(traffic.activations) == dense + depthwise + 8 + 10
     assert traffic.weights == 3 * 8 * 9 + 8 * 25 + 8 * 10 + 10
 
 
 def test_many_weights_are_compute_bound_in_large_batches() -> None:
     """One image: 2 FLOPs and 4 bytes a weight; the machine does 8 FLOPs while it moves a byte."""
     weights = 1_000_000
-    found = roofline(2 * weights, Traffic(weights, 0), "float32", 8e9, 1e9)
+    found = roofline(2 * weights, Traffic(weights, ()), "float32", 8e9, 1e9, 0)
     assert (found.bound, found.batch_size) == ("compute", 16)
     assert found.rps == pytest.approx(8e9 / (2 * weights))
 
 
 def test_many_activations_are_memory_bound_at_any_batch_size() -> None:
-    found = roofline(2_000_000, Traffic(0, 1_000_000), "bfloat16", 8e9, 1e9)
+    found = roofline(2_000_000, Traffic(0, (600_000, 400_000)), "bfloat16", 8e9, 1e9, 0)
     assert (found.bound, found.batch_size) == ("memory", None)
     assert found.rps == pytest.approx(1e9 / 2_000_000)
+
+
+def test_an_activation_counts_as_far_as_it_exceeds_the_last_cache() -> None:
+    traffic = Traffic(0, (600_000, 400_000))
+    cached = roofline(1_000, traffic, "float32", 8e15, 1e9, 2**40)
+    assert cached.bound == "compute"
+    found = roofline(1_000, traffic, "float32", 8e15, 1e9, 1_000_000)  # of an image 2.4 and 1.6 MB
+    assert found.bound == "memory"
+    assert found.rps == pytest.approx(1e9 / (1_400_000 + 600_000))
 
 
 def test_the_t4_row_is_the_studys_arithmetic() -> None:
@@ -90,7 +99,7 @@ def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) ->
     cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000)
     measured = {"full": 0.2e12, "half": 0.4e12}
     own = ceiling_metrics(card, cost, measured, None)
-    assert own["peak_source"] == "measured matrix product"
+    assert own["peak_source"] == "measured"
     assert (own["theoretical_full_rps"], own["theoretical_half_rps"]) == (200.0, 400.0)
     t4 = ceiling_metrics(card, cost, measured, "Tesla T4")
     assert t4["peak_source"] == "NVIDIA T4 datasheet"
@@ -113,7 +122,7 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
     """Both come from the same peak, which is rounded for showing only."""
     cost, traffic = (
         Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000),
-        Traffic(3_000_000, 0),
+        Traffic(3_000_000, ()),
     )
     card = ModelCard.model_construct(architecture="tiny")
     for peak_flops in (208.4999e9, 208.5001e9, 0.4e9):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import psutil
+import torch
 
 from litmeter.ceilings import (
     BACKEND,
@@ -12,8 +15,11 @@ from litmeter.ceilings import (
     DEVICES,
     Cost,
     Traffic,
+    cache_bytes,
+    convolution_peak_flops,
     cost_of,
     find_device,
+    instruction_peak_flops,
     measured_bandwidth,
     measured_peak_flops,
     roofline,
@@ -29,9 +35,9 @@ from litmeter.measure.run import run
 from litmeter.measure.subjects import Url
 from litmeter.measure.turn import Turn, measure
 from litmeter.model.card import ModelCard, read_card
-from litmeter.model.device import dtype_name, precisions_on, resolve_device
+from litmeter.model.device import dtype_name, half_is_native, params_on, precisions_on
 from litmeter.model.model import model_of
-from litmeter.params import LoadSettings, load_params
+from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import read_json, write_csv, write_json
@@ -41,20 +47,24 @@ from litmeter.system.progress import print_wrapped
 
 def main() -> None:
     """Write the model's cost, the device's peaks and the load generator's own limit, and what follows."""
-    gpu = read_json(MACHINE)["gpu"]
-    params = load_params()
-    device = resolve_device(params.device, gpu is not None)
+    machine = read_json(MACHINE)
+    params, device = params_on(machine)
     card = read_card(MODEL.exported)
     model = model_of(card)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
     with exclusive_machine():
-        measured = {p: measured_peak_flops(device, dtype_name(p, device)) for p in precisions_on(device)}
+        measured = {
+            precision: peak_flops(model, card.image_size, device, precision)
+            for precision in precisions_on(device)
+            if precision != "half" or half_is_native(machine, device)
+        }
         bandwidth = measured_bandwidth(device)
         client_limit = client_limit_rps(params.load, bodies)
     write_csv(THEORETICAL, theoretical_rows(cost))
-    metrics = ceiling_metrics(card, cost, measured, gpu if device == "cuda" else None)
+    metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
+    metrics |= instruction_metrics(machine, device, measured)
     metrics["client_limit_rps"] = client_limit
     write_json(CEILINGS, metrics)
     print_wrapped(
@@ -63,12 +73,38 @@ def main() -> None:
     )
     for precision in measured:
         unit = "TOP/s" if precision == "int8" else "TFLOP/s"
+        most = metrics[f"instructions_{precision}_tflops"]
+        source = metrics["peak_source"] + (f"; its instructions allow at most {most}" if most else "")
         print_wrapped(
-            f"{precision}: {metrics[f'peak_{precision}_tflops']} {unit} ({metrics['peak_source']}) "
-            f"allow {metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
+            f"{precision}: {metrics[f'peak_{precision}_tflops']} {unit} ({source}) allow "
+            f"{metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
             f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
         )
     print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
+
+
+def peak_flops(model: torch.nn.Module, image_size: int, device: str, precision: str) -> float:
+    """FLOP/s of the fastest matrix product, or of the fastest of the model's convolutions."""
+    dtype = dtype_name(precision, device)
+    product = measured_peak_flops(device, dtype)
+    # torch has no convolution in int8 to time.
+    return (
+        product if dtype == "int8" else max(product, convolution_peak_flops(model, image_size, device, dtype))
+    )
+
+
+def instruction_metrics(
+    machine: Mapping[str, Any], device: str, precisions: Iterable[str]
+) -> dict[str, float | None]:
+    """What a CPU's instructions allow at its highest clock that is reported; None on a GPU."""
+    clock = psutil.cpu_freq() if device == "cpu" else None
+    clock_hz = 1e6 * max(clock.current, clock.max) if clock else None
+    peaks = {
+        precision: clock_hz
+        and instruction_peak_flops(precision, machine["cpu_flags"], machine["cores"], clock_hz)
+        for precision in precisions
+    }
+    return {f"instructions_{one}_tflops": peak and round(peak / 1e12, 3) for one, peak in peaks.items()}
 
 
 def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
@@ -117,7 +153,7 @@ def ceiling_metrics(
         "flops": cost.flops,
         "flops_by_torch": cost.torch_flops,
         "counted_by": f"ptflops, backend {BACKEND}",
-        "peak_source": known.source if known else "measured matrix product",
+        "peak_source": known.source if known else "measured",
         **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
         **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
         **{f"theoretical_{p}_rps": rates[p] for p in measured},
@@ -129,13 +165,17 @@ def roofline_metrics(
     cost: Cost, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
 ) -> dict[str, Any]:
     """The roofline of each precision, by the measured peaks (FLOP/s) and bandwidth (bytes/s)."""
-    metrics: dict[str, Any] = {"bandwidth_gbs": round(bandwidth / 1e9, 2)}
+    cache = cache_bytes(device)
+    metrics: dict[str, Any] = {
+        "bandwidth_gbs": round(bandwidth / 1e9, 2),
+        "last_cache_mib": round(cache / 2**20),
+    }
     for precision in measured:
         dtype = dtype_name(precision, device)
-        bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth)
+        bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth, cache)
         metrics |= {
             f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
-            f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * traffic.activations,
+            f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * sum(traffic.activations),
             f"roofline_{precision}_rps": round(bound.rps, 1),
             f"roofline_{precision}_bound": bound.bound,
             f"roofline_{precision}_batch": bound.batch_size,
