@@ -186,9 +186,9 @@ def test_timms_model_is_timed_for_longer_where_few_rounds_resolve_nothing(
     mean_ms = {"compiled": 10.0, "eager": eager_ms}
     monkeypatch.setattr(compiler, "ROUND_S", 0.0)
     monkeypatch.setattr(compiler, "run_ms", lambda name, _: mean_ms[name] * rng.uniform(0.8, 1.2))
-    models: Any = {name: name for name in mean_ms}
+    models: Any = {("full", kind): kind for kind in mean_ms}
     found = compiler.times_ms(models, torch.zeros(1))
-    assert [len(found[name]) for name in mean_ms] == [10, eager_rounds]
+    assert [len(found["full", kind]) for kind in mean_ms] == [10, eager_rounds]
 
 
 def test_a_package_that_is_slower_than_smaller_ones_is_not_used() -> None:

@@ -7,13 +7,11 @@ that as many workers as there are cores share them without waiting for each othe
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -155,27 +153,19 @@ def describe(manifest: Manifest) -> Iterator[str]:
 def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[Package]) -> list[Package]:
     """Time each package in ``folder`` against the model as timm builds it, and say which are used.
 
-    On a CPU those of several precisions are timed at once, one for each core: workers share the cores, too.
-    Raise LitmeterError where a package cannot be run.
+    Those of a batch size are timed in turn, so that precisions can be compared. Raise LitmeterError where a
+    package cannot be run.
     """
-    compiled = [one for one in packages if one.file is not None]
+    timed = {(one.precision, one.batch_size): one for one in packages}
+    paths = [(*variant, str(folder / one.file)) for variant, one in timed.items() if one.file is not None]
+    job = {"do": "time", "folder": str(exported), "device": device, "packages": paths}
     environment = worker_environment(ServeSettings(keep_freed_memory=True))
-    with bar(len(compiled), "timing", "package") as progress:
-
-        def time_precision(own: Sequence[Package], on_start: OnStart) -> dict[Variant, Package]:
-            paths = [(one.precision, one.batch_size, str(folder / str(one.file))) for one in own]
-            job = {"do": "time", "folder": str(exported), "device": device, "packages": paths}
-            timed: dict[Variant, Package] = {}
-            name = "what runs the compiled models"
-            with json_lines_process(WORKER, job, environment, name, on_start) as process:
-                for one in own:
-                    timed[one.precision, one.batch_size] = one.model_copy(update=process.answer())
-                    progress.update()
-            return timed
-
-        by_size = sorted(compiled, key=attrgetter("precision", "batch_size"))
-        groups = itertools.groupby(by_size, key=attrgetter("precision"))
-        jobs = [partial(time_precision, list(group)) for _, group in groups]
-        found = run_parallel(jobs, 1 if device == "cuda" else os.cpu_count() or 1)
-    timed = {variant: one for own in found for variant, one in own.items()}
-    return [timed.get((one.precision, one.batch_size), one) for one in packages]
+    with (
+        bar(len(paths), "timing", "package") as progress,
+        json_lines_process(WORKER, job, environment, "what runs the compiled models") as process,
+    ):
+        for _ in paths:
+            precision, size, found = process.answer()
+            timed[precision, size] = timed[precision, size].model_copy(update=found)
+            progress.update()
+    return list(timed.values())

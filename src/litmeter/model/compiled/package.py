@@ -36,6 +36,8 @@ from litmeter.stats.comparison import Ratio, ratio
 
 Entry = tuple[str, int, str]
 """A package's precision, batch size and path."""
+Timed = tuple[str, str]
+"""The precision of a model that is timed, and its kind: "compiled", "eager" (timm's) or "parts"."""
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
 """Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first
@@ -145,35 +147,41 @@ def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
 
 
 def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
-    """Time packages of one precision, in the order of their sizes; answer with the ``findings`` of each.
+    """Time packages, those of a batch size in turn; answer with precision, size and ``findings`` of each.
 
     One is used if it is faster than timm's model in the same precision, where there is one, and not slower
     than smaller packages.
     """
-    precision = packages[0][0]
-    eager = None if precision == "int8" else eager_model(folder, device, precision)
-    dtype = getattr(torch, dtype_name(precision, device))
-    used: dict[int, BatchModel] = {}
-    for _, size, path in packages:
+    precisions = dict.fromkeys(precision for precision, _, _ in packages)
+    eager = {one: eager_model(folder, device, one) for one in precisions if one != "int8"}
+    used: dict[str, dict[int, BatchModel]] = {precision: {} for precision in precisions}
+    for size, group in itertools.groupby(sorted(packages, key=itemgetter(1)), key=itemgetter(1)):
         example = example_batch(folder, device, size)
-        compiled = load_package(Path(path), dtype, example.device)
-        models = {"compiled": compiled}
-        if eager is not None:
-            models["eager"] = eager
-        parts = split(size, sorted(used, reverse=True))  # smaller packages that make up the batch
-        if set(parts) <= set(used):
-            models["parts"] = partial(run_in_parts, sizes=parts, model_of=used.__getitem__)
-        found = findings(times_ms(models, example), parts)
-        if found["skipped_reason"] is None:
-            used[size] = compiled
-        _answer(found)
+        models: dict[Timed, BatchModel] = {}
+        parts: dict[str, Sequence[int]] = {}  # smaller packages that make up the batch
+        for precision, _, path in group:
+            dtype = getattr(torch, dtype_name(precision, device))
+            models[precision, "compiled"] = load_package(Path(path), dtype, example.device)
+            if precision in eager:
+                models[precision, "eager"] = eager[precision]
+            own = used[precision]
+            parts[precision] = split(size, sorted(own, reverse=True))
+            if set(parts[precision]) <= set(own):
+                in_parts = partial(run_in_parts, sizes=parts[precision], model_of=own.__getitem__)
+                models[precision, "parts"] = in_parts
+        times = times_ms(models, example)
+        for precision, sizes in parts.items():
+            found = findings({kind: ms for (own, kind), ms in times.items() if own == precision}, sizes)
+            if found["skipped_reason"] is None:
+                used[precision][size] = models[precision, "compiled"]
+            _answer((precision, size, found))
 
 
 def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict[str, float | str | None]:
     """Fields of the manifest's ``Package``: median times, why it is not used, and what to remark if it is.
 
     ``times`` are milliseconds of a run on a batch by round: "compiled"; and, where there are these, "eager"
-    (timm's model, maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
+    (maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
     """
     reason = remark = None
     for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
@@ -201,24 +209,22 @@ def gain_over(own_ms: Sequence[float], other_ms: Sequence[float]) -> Ratio:
 
 
 @torch.inference_mode()
-def times_ms(models: dict[str, BatchModel], example: torch.Tensor) -> dict[str, list[float]]:
+def times_ms(models: Mapping[Timed, BatchModel], example: torch.Tensor) -> dict[Timed, list[float]]:
     """Median wall time of a run by round, milliseconds; each round has the reverse order of the last."""
-    medians: dict[str, list[float]] = {name: [] for name in models}
+    medians: dict[Timed, list[float]] = {one: [] for one in models}
     for model in models.values():  # the first run of each is a warm-up
         run_ms(model, example)
     for number in range(ROUNDS):
-        for name in list(models) if number % 2 else reversed(models):
-            if (
-                name == "eager"
-                and number >= EAGER_ROUNDS
-                and gain_over(medians["compiled"], medians["eager"]).resolved
-            ):
+        for one in list(models) if number % 2 else reversed(list(models)):
+            precision, kind = one
+            compiled = medians[precision, "compiled"]
+            if kind == "eager" and number >= EAGER_ROUNDS and gain_over(compiled, medians[one]).resolved:
                 continue
             deadline = perf_counter() + ROUND_S
-            times = [run_ms(models[name], example)]
+            times = [run_ms(models[one], example)]
             while perf_counter() < deadline:
-                times.append(run_ms(models[name], example))
-            medians[name].append(median(times))
+                times.append(run_ms(models[one], example))
+            medians[one].append(median(times))
     return medians
 
 
