@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from litmeter.errors import LitmeterError
@@ -12,7 +13,7 @@ from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
 from litmeter.params import ServeSettings, load_params
 from litmeter.tune.rows import TuneRow
-from litmeter.tune.search import COST_ROUNDS, Job, Outcome, part_names, search
+from litmeter.tune.search import COST_ROUNDS, Job, Outcome, part_names, search, steady
 from litmeter.tune.space import Machine, name_of, space_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
@@ -128,6 +129,17 @@ def test_costs_are_measured_in_interleaved_rounds() -> None:
     assert [turn.round for turn in costs] == sorted(turn.round for turn in costs)
     assert all(sorted(map(str, one)) == sorted(map(str, rounds[0])) for one in rounds)
     assert rounds[1] == rounds[0][::-1]
+
+
+def test_neither_a_slow_round_nor_a_slow_moment_changes_the_costs() -> None:
+    """The second of four rounds is 1.4 times as slow, and one of five parts three times in the last."""
+    true = np.array([0.01, 0.02, 0.03, 0.05, 0.08])
+    seconds = np.outer(true, [1.0, 1.4, 1.0, 1.0])
+    seconds[2, 3] *= 3.0
+    found = np.array(steady(seconds.tolist())) / true
+    assert found.max() / found.min() < 1.02
+    assert steady([[0.02]]) == pytest.approx([0.02])
+    assert steady([]) == []
 
 
 def test_a_short_search_takes_one_round_of_costs() -> None:

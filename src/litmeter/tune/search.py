@@ -27,7 +27,7 @@ from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
-from litmeter.stats.rates import percentile
+from litmeter.stats.rates import Z95, percentile
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 from litmeter.system.progress import print_wrapped
@@ -139,10 +139,10 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
     does not answer.
 
     Returns:
-        The geometric means over the rounds, without the parts that do not start.
+        Those of ``steady``, without the parts that do not start.
     """
     plan = replace(plan, requests=1, min_s=NULL_S, max_s=NULL_S, give_up_s=None)
-    seconds: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    costs: dict[str, dict[int, float]] = defaultdict(dict)
     waiting, rng = list(parts), random.Random(seed)
     while waiting:
         serving = yield from serve([part.subject for part in waiting])
@@ -150,17 +150,33 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
         works = [(part, size) for part in group for size in part.batch_sizes]
         until_s = serving.at_s + max_s * len(group) / len(parts)
         order: list[tuple[Part, int]] = []
+        seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
         for number in range(COST_ROUNDS):
             order = order[::-1] if number % 2 else rng.sample(works, len(works))
             for part, size in order:
                 load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
                 sample = yield from measure(Turn(part.subject, load, number, note="costs"))
-                seconds[part.name][size].append(_cost_s(part, sample))
+                seconds[part.name, size].append(_cost_s(part, sample))
             if not works or sample.ended_s > until_s:
                 break
+        for (name, size), cost_s in zip(seconds, steady(list(seconds.values())), strict=True):
+            costs[name][size] = cost_s
         # The first of those that wait always has room: where it is not ready, it has failed.
         waiting = [part for part in waiting[1:] if part not in group]
-    return {part: {size: geometric_mean(s) for size, s in own.items()} for part, own in seconds.items()}
+    return costs
+
+
+def steady(seconds: Sequence[Sequence[float]]) -> list[float]:
+    """Costs of parts (rows) by what they took in each round: neither a slow round nor a slow moment counts.
+
+    Logarithms are those of the part plus those of the round, which is what most parts have in common; of what
+    is left, the median over rounds.
+    """
+    if not seconds:
+        return []
+    logs = np.log(np.array(seconds))
+    rounds = np.median(logs - logs.mean(axis=1, keepdims=True), axis=0)
+    return [float(cost_s) for cost_s in np.exp(np.median(logs - rounds, axis=1))]
 
 
 def _cost_s(part: Part, sample: Sample) -> float:
@@ -667,8 +683,12 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
 
 
 def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
-    """For each knob and each of its other values in ``predicted``: the rate over the winner's."""
+    """For each knob and each of its other values in ``predicted``: the rate over the winner's.
+
+    A predicted ratio has an interval by the error of the predictions.
+    """
     best, rows = racing.racers[winner].settings, []
+    factor = math.exp(Z95 * math.sqrt(2) * racing.prediction_error())
     for settings, predicted_rps in predicted.items():
         changed = changed_knobs(settings, best)
         if len(changed) != 1:
@@ -677,7 +697,8 @@ def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: s
         both = knob == WORKERS_TIMES_THREADS
         value = workers_times_threads(settings) if both else json.dumps(getattr(settings, knob)).strip('"')
         measured = racing.ratio(name_of(settings), winner)
-        own = measured or Ratio(predicted_rps / predicted[best], None, None)
+        share = predicted_rps / predicted[best]
+        own = measured or Ratio(share, share / factor, share * factor)
         figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))
         rows.append(KnobRow(knob, value, *figures, "measured" if measured else "predicted"))
     order = [*KNOBS[: KNOBS.index("workers_per_device")], WORKERS_TIMES_THREADS, *KNOBS]
