@@ -24,6 +24,7 @@ from litmeter.stages.comparison import (
     names_to_measure,
     own_inputs,
     read_last,
+    rows_digest,
     settings_before,
     signatures_of,
 )
@@ -83,8 +84,8 @@ def keep_results(names: Sequence[str], settings: ServeSettings | None = None, **
         "candidate": (settings or ServeSettings()).model_dump(),
         "signatures": {name: f"{name}'s" for name in names},
     }
-    write_json(COMPARISON_RUN, own | facts)
     rows = [compared(name, 20.0 * rank, rank) for rank, name in enumerate(names, 1)]
+    write_json(COMPARISON_RUN, own | {"rows": rows_digest(rows)} | facts)
     write_rows(COMPARISON, ComparisonRow, rows)
 
 
@@ -104,8 +105,9 @@ def test_measured_are_the_changed_the_reference_and_the_fastest_and_all_others_k
 
 @pytest.mark.usefixtures("project")
 def test_a_row_that_was_kept_before_keeps_its_date() -> None:
-    keep_results(["reference", "slow", "fast"])
     rows = [replace(compared("slow", 30.0, None), earlier="2025-12-31"), compared("fast", 60.0, 1)]
+    keep_results(["reference", "slow", "fast"], rows=rows_digest(rows))
+    assert read_last() is None  # rows and facts of two runs
     write_rows(COMPARISON, ComparisonRow, rows)
     last = read_last()
     assert last is not None
@@ -139,7 +141,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Those of the project without compiled packages, of a machine and a model."""
     text = (ROOT / "params.yaml").read_text().replace("compiled: true", "compiled: false")
     (project / "params.yaml").write_text(text.replace("precision: int8", "precision: full"))
-    write_json(MACHINE, {"id": "a machine", "gpu": None})
+    write_json(MACHINE, {"id": "a machine", "gpu": None, "bfloat16": True})
     card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
     monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
     return load_params()

@@ -156,9 +156,7 @@ def test_in_process_rates_stand_beside_served_turns_now_before_and_now_after(
     machine = compared(rates)
     for name, rate in rates.items():
         pairs = list(beside(machine, name))
-        fewest = 0 if rate < 1 else 3 if rate < 5 else 4
-        assert len(pairs) >= fewest
-        assert (len(pairs) == 0) == (rate < 1)
+        assert len(pairs) >= (2 if rate < 1 else 3 if rate < 5 else 4)
         before = [first for *_, first in pairs]
         assert before == [place % 2 == 0 for place in range(len(pairs))]
         assert all(abs(row.turn - served.turn) == 1 for row, served, _ in pairs)
@@ -167,6 +165,14 @@ def test_in_process_rates_stand_beside_served_turns_now_before_and_now_after(
     sizes = {row.batch_size for row in machine.rows if row.work == "model" and row.subject == "candidate"}
     assert sizes == {4}
     assert {row.batch_size for row in machine.rows if row.work == "model" and row.subject == "e1"} == {1}
+
+
+def test_all_workers_at_once_are_measured_where_they_crowd_the_cores() -> None:
+    rates, largest = {"e1": 20.0, "e3": 2.0}, {"e1": 1, "e3": USERS}
+    schedule = comparison(list(rates), "e1", USERS, 90.0, 1, 60.0, largest, crowded=["e3"])
+    machine = Machine(rates).run(schedule)
+    [crowded] = [row for row in machine.rows if row.work == "crowded"]
+    assert (crowded.subject, crowded.round) == ("e3", -1)
 
 
 def test_who_does_not_start_in_process_is_compared_without() -> None:

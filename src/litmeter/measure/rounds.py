@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from litmeter.errors import LitmeterError
@@ -59,7 +59,7 @@ LONGEST_BATCH_S = 1.0
 START_SHARE = 1 / 3
 """Share of the time left, at most, for the start of processes."""
 SLOWLY_EVERY, OFTEN_EVERY = 3, 2
-"""In-process rates are measured beside every third turn, or every second of those with few turns."""
+"""In-process rates are measured beside every third turn, every second of those with few turns, each short."""
 
 
 def comparison(
@@ -70,6 +70,7 @@ def comparison(
     seed: int,
     timeout_s: float,
     largest_batch: Mapping[str, int],
+    crowded: Collection[str] = (),
 ) -> Schedule[None]:
     """Compare configurations, served and in-process beside it, within a budget.
 
@@ -79,8 +80,9 @@ def comparison(
     Args:
         seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
         largest_batch: that each can form at this number of users.
+        crowded: names of those with more workers than the cores can run.
     """
-    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch)
+    rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, crowded)
     rounds.share = 1.0 if seconds >= SHORT_S else SHORT_SHARE
     waiting = [name for name in names if name != reference]
     while waiting or not rounds.number:
@@ -139,6 +141,7 @@ class _Rounds:
     seed: int
     timeout_s: float
     largest_batch: Mapping[str, int]
+    crowded: Collection[str] = ()
 
     def __post_init__(self) -> None:
         self.share = 1.0  # of the fewest turns and answers, that each has to have
@@ -173,12 +176,15 @@ class _Rounds:
 
     def _start_beside(self) -> Schedule[None]:
         """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
-        key_of = {name: in_process(name) for name in self.group if not self._has_short_turns(name)}
+        key_of = {name: in_process(name) for name in self.group}
         serving = yield from serve((*self.group, *key_of.values()))
         self.now_s = serving.at_s
         self.ready = {name for name, key in key_of.items() if key in serving.names}
         for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
             self.batch_size[name] = yield from self._fastest_size(name)
+            if name in self.crowded:
+                work = Work("crowded", self.batch_size[name], WORK_S)
+                yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each of ``order`` once, some of them in-process before or after it."""
@@ -187,8 +193,8 @@ class _Rounds:
         note = f"round {self.number + 1}" + (f"; fastest so far: {best} req/s" if best else "")
         for name in order:
             had, every = len(self.rows[name]), self._every(name)
-            beside = name in self.ready and had % every == 1
-            before = had // every % 2 == 0
+            beside = name in self.ready and had % every == 1 % every
+            before = (had - 1) // every % 2 == 0
             if beside and before:
                 yield from self._measure_work(name, ("model", "pipeline"))
             began_s = self.now_s
@@ -264,6 +270,8 @@ class _Rounds:
 
     def _every(self, name: str) -> int:
         """Turns of a configuration from one that has in-process rates beside it to the next."""
+        if self._has_short_turns(name):
+            return 1
         few = self._is_slow(name) or self.planned < FEWEST_ROUNDS
         return OFTEN_EVERY if few else SLOWLY_EVERY
 

@@ -230,6 +230,8 @@ class InProcess(Subject):
         """Run batches."""
         assert isinstance(turn.load, Work)
         tick()
+        if turn.load.kind == "crowded":
+            return self._run(replace(turn.load, kind="pipeline"), self.settings.workers_per_device)
         return self._run(turn.load, turn.load.busy or self.busiest())
 
     def _run(self, work: Work, busy: int) -> Done:

@@ -7,8 +7,9 @@ the same rounds, as ``before``.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, Subject, pipelines_of
 from litmeter.model.card import read_card
 from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
-from litmeter.model.device import resolve_device
-from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
+from litmeter.model.device import params_on
+from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -64,23 +65,16 @@ def main() -> None:
 
     Metrics of configurations that params.yaml no longer has are removed.
     """
-    params = load_params()
-    device = resolve_device(params.device, files.read_json(paths.MACHINE)["gpu"] is not None)
+    params, device = params_on(files.read_json(paths.MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
     bodies = request_bodies(photos, params.load.request_body)
     signatures = signatures_of(params, device, bodies)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
-    last = read_last()
-    names, kept = names_to_measure(signatures, reference, last)
-    measured = {name: params.configuration(name) for name in names}
-    if (before := settings_before(params, device, last)) is not None:
-        measured[BEFORE] = before
+    measured, kept, budget_s = planned(params, device, signatures, read_last())
+    before = measured.get(BEFORE)
     for name, serve in measured.items():
         if note := split_note(paths.MODEL, device, serve):
             print_wrapped(f"{name}: {note}")
-    budget_s = params.comparison.seconds
-    if len(names) < len(signatures):
-        budget_s = min(budget_s, max(FEW_S, FEW_S / FEW * len(measured)))
     tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
     facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
     files.check_writable([*tables, *facts, *(paths.BenchmarkPaths(name).comparison for name in signatures)])
@@ -91,6 +85,7 @@ def main() -> None:
         list(measured),
         reference,
         largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
+        crowded=[name for name, serve in measured.items() if device == "cpu" and crowds(serve)],
         users=users,
         seconds=budget_s,
         seed=load.seed,
@@ -119,6 +114,7 @@ def main() -> None:
                 "model": read_card(paths.MODEL.exported).weights_sha256,
                 "candidate": params.serve.model_dump(),
                 "signatures": signatures,
+                "rows": rows_digest(rows),
             },
         )
         for row in rows:
@@ -130,6 +126,13 @@ def main() -> None:
     print(comparison_table(rows, params))
     if claim := claims.change(over_before):
         print_wrapped(claim.sentence)
+
+
+def crowds(serve: ServeSettings) -> bool:
+    """Whether its workers have more threads together than there are cores."""
+    cores = os.cpu_count() or 1
+    threads = 1 if serve.compiled else serve.threads_per_worker or cores
+    return serve.workers_per_device > 1 and serve.workers_per_device * threads > cores
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
@@ -160,10 +163,15 @@ def own_inputs(serve: ServeSettings) -> dict[str, Any]:
 
 
 def read_last() -> Last | None:
-    """What the last results were measured with; None where there are none that can be read."""
+    """What the last results were measured with; None where there are none that can be read.
+
+    Nor where they do not belong together: git may take a file of the same size and second for unchanged.
+    """
     try:
         facts, rows = files.read_json(paths.COMPARISON_RUN), files.read_rows(paths.COMPARISON, ComparisonRow)
         signatures, model, measured_on = facts["signatures"], facts["model"], facts["date"]
+        if facts["rows"] != rows_digest(rows):
+            return None
     except (OSError, KeyError, ValueError):
         return None
     try:
@@ -172,6 +180,25 @@ def read_last() -> Last | None:
         settings = None
     dated = [replace(row, earlier=row.earlier or measured_on, rank=None) for row in rows]
     return Last(signatures, model, settings, dated)
+
+
+def rows_digest(rows: Sequence[ComparisonRow]) -> str:
+    """Hash of a comparison's rows."""
+    return files.digest(json.dumps([asdict(row) for row in rows]).encode())
+
+
+def planned(
+    params: Params, device: str, signatures: Mapping[str, str], last: Last | None
+) -> tuple[dict[str, ServeSettings], list[ComparisonRow], float]:
+    """Who is measured, ``before`` among them where the candidate changed; rows that are kept; the seconds."""
+    names, kept = names_to_measure(signatures, params.comparison.reference, last)
+    measured = {name: params.configuration(name) for name in names}
+    if (before := settings_before(params, device, last)) is not None:
+        measured[BEFORE] = before
+    budget_s = params.comparison.seconds
+    if len(names) < len(signatures):
+        budget_s = min(budget_s, max(FEW_S, FEW_S / FEW * len(measured)))
+    return measured, kept, budget_s
 
 
 def names_to_measure(
