@@ -38,6 +38,7 @@ MACHINE: dict[str, Any] = {
     "cpu": "A CPU",
     "cores": 2,
     "cpu_flags": ["avx2", "avx512_bf16"],
+    "bfloat16": True,
     "memory_gib": 24,
     "gpu": None,
     "torch": "2.0",

@@ -10,7 +10,7 @@ import pytest
 
 from litmeter.paths import COMPARISON_METRICS, RESULTS_PAGE
 from litmeter.report.pages import write_results
-from litmeter.report.snapshot import OF_A_REVISION
+from litmeter.report.snapshot import OF_A_REVISION, read_snapshot
 from litmeter.system.files import read_json
 from tests.support.project import ROOT
 
@@ -23,14 +23,25 @@ def test_metrics_are_flat_and_have_the_same_keys() -> None:
         assert not any(isinstance(value, dict | list) for own in found for value in own.values())
 
 
-def test_the_results_are_written_without_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the last commit, as a fresh clone has it."""
+@pytest.fixture
+def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the results of the last commit, as a fresh clone has them: without a model."""
     command = ["git", "archive", "HEAD", *OF_A_REVISION]
     archive = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
     subprocess.run(["tar", "-x"], cwd=tmp_path, input=archive.stdout, check=True)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("committed")
+def test_the_results_are_written_without_a_model() -> None:
     write_results()
     page = RESULTS_PAGE.read_text()
     for path in COMPARISON_METRICS.glob("*.json"):
         rate_rps = read_json(path)["rate_rps"]
         assert re.search(rf"\| `{path.stem}` \| [^|]* \| {rate_rps:,.1f} \|", page), path
+
+
+@pytest.mark.usefixtures("committed")
+def test_no_figure_lies_above_its_bound_by_more_than_their_intervals() -> None:
+    bounds = read_snapshot().bounds
+    assert [(name, bound) for name, own in bounds.items() for bound in own if bound.is_error] == []

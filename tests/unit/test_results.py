@@ -57,10 +57,12 @@ def test_a_missing_key_or_row_is_refused_by_its_name() -> None:
         read_snapshot()
 
 
-def test_the_pipelines_rate_is_interpolated_between_batch_sizes_and_level_beyond() -> None:
-    own = result("e1", model=None, pipeline=None, more=[turn("e1", "pipeline", 60.0), pipeline_of(8, 70.0)])
-    rates = {size: own.pipeline_rps(size) for size in (1.0, 4.5, 16.0)}
-    assert rates == {1.0: pytest.approx(60.0), 4.5: pytest.approx(65.0), 16.0: pytest.approx(70.0)}
+def test_the_pipelines_cpu_time_is_interpolated_between_batch_sizes_and_level_beyond() -> None:
+    small = turn("e1", "pipeline", 60.0, workers_cpu_ms=30.0)
+    large = turn("e1", "pipeline", 70.0, batch_size=8, workers_cpu_ms=20.0)
+    own = result("e1", model=None, pipeline=None, more=[small, large])
+    times = {size: own.pipeline_cpu_ms(size) for size in (1.0, 4.5, 16.0)}
+    assert times == {1.0: pytest.approx(30.0), 4.5: pytest.approx(25.0), 16.0: pytest.approx(20.0)}
 
 
 def pipeline_of(size: float, rate_rps: float) -> TurnRow:

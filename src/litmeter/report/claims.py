@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ServeSettings
-from litmeter.report.diagnosis import MODEL, PIPELINE, ROOFLINE, SERVED, TRANSPORT
+from litmeter.params import CANDIDATE, KNOBS, ServeSettings
+from litmeter.report.diagnosis import MODEL, PIPELINE, ROOFLINE, SERVED
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.report.tables import changed_keys, ratio_text
@@ -21,6 +21,8 @@ from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
 """Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
+DISTURBED = 0.05
+"""Share of the turns above which it is said that others used the machine."""
 MOST_KEYS = 2
 """Keys that a sentence names; more are counted."""
 
@@ -115,8 +117,7 @@ LOST = {
     ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
     MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
     PIPELINE: "the model alone does {upper} images/s, with decode and preprocess {lower} ({share})",
-    TRANSPORT: "transport leaves {lower} of the {upper} images/s that it does without a server ({share})",
-    SERVED: "it serves {lower} of the {upper} requests/s that it could do without waiting ({share})",
+    SERVED: "it serves {lower} of the {upper} images/s that it does without a server ({share})",
 }
 """Losses down to each bound, in words."""
 
@@ -179,7 +180,9 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"{advice}: of those that the search measured it takes most requests within the objective."
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    return f"{advice}, for {gain} times the candidate's rate."
+    incumbents = [row for row in tuned.rows if row.incumbent]
+    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in KNOBS)
+    return f"{advice}, for {gain} times {'the candidate' if same else 'what `serve:` was then'}."
 
 
 def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
@@ -212,6 +215,15 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         if reasons := Counter(row.void for row in result.turns if row.void):
             usual = reasons.most_common(1)[0][0]
             void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
+    turns = [row for result in snapshot.results for row in result.turns]
+    disturbed = sum(bool(row.warnings) for row in turns)
+    if disturbed > DISTURBED * len(turns):
+        others = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in turns)
+        yield Claim(
+            "doubt",
+            f"In {disturbed} of {len(turns)} turns others used the machine, up to {others:.0f}% of it: where "
+            "intervals are wide, measure again.",
+        )
     emulated = {result.name: "" for result in snapshot.results if result.emulated}
     silent = {row.experiment: "" for row in rows if row.rate_rps is None}
     failed = {row.experiment: f"({row.failed})" for row in rows if row.failed}
@@ -252,13 +264,17 @@ def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
+    peaks = " and ".join(
+        f"{ceilings[key]:.3f} TFLOP/s in {precision}"
+        for precision in ("full", "half")
+        if (key := f"peak_{precision}_tflops") in ceilings
+    )
     return (
         f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
         f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
         f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
-        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {ceilings['peak_full_tflops']:.3f} TFLOP/s in "
-        f"full and {ceilings['peak_half_tflops']:.3f} in half precision ({ceilings['peak_source']}), the "
-        f"memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
+        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {peaks} precision ({ceilings['peak_source']}), "
+        f"the memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.device import dtype_name
+from litmeter.model.device import dtype_name, half_is_native
 from litmeter.params import ServeSettings
 
 
@@ -52,7 +52,7 @@ class Result:
     @property
     def half_is_native(self) -> bool:
         """Whether its device has instructions for half precision."""
-        return self.device != "cpu" or any("bf16" in flag for flag in self.machine["cpu_flags"])
+        return half_is_native(self.machine, self.device)
 
     @property
     def emulated(self) -> bool:
@@ -89,14 +89,14 @@ class Result:
         rates = [[row.rate_rps for row in rows if row.rate_rps and row.round == number] for number in rounds]
         return [geometric_mean(own) if own else None for own in rates]
 
-    def pipeline_rps(self, batch_size: float) -> float | None:
-        """Rate of the pipeline in-process, interpolated, and constant outside of the measured batch sizes."""
-        rates: dict[float, list[float]] = {}
+    def pipeline_cpu_ms(self, batch_size: float) -> float | None:
+        """CPU time of an image in-process, interpolated, and constant outside of the measured batch sizes."""
+        times: dict[float, list[float]] = {}
         for row in self.turns:
-            if row.work == "pipeline" and row.batch_size and row.rate_rps:
-                rates.setdefault(row.batch_size, []).append(row.rate_rps)
-        sizes = sorted(rates)
-        means = [geometric_mean(rates[size]) for size in sizes]
+            if row.work == "pipeline" and row.batch_size and row.workers_cpu_ms:
+                times.setdefault(row.batch_size, []).append(row.workers_cpu_ms)
+        sizes = sorted(times)
+        means = [geometric_mean(times[size]) for size in sizes]
         return float(np.interp(batch_size, sizes, means)) if sizes else None
 
     @property

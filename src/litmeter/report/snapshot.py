@@ -19,10 +19,10 @@ from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
-from litmeter.model.device import resolve_device
+from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
-from litmeter.params import Params, load_params
-from litmeter.report.diagnosis import Bound, Diagnosis, bounds_of, diagnose
+from litmeter.params import Params
+from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagnose
 from litmeter.report.results import Result
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import read_json, read_rows
@@ -91,9 +91,13 @@ def read_snapshot(label: str = "") -> Snapshot:
     Raise ReportError where a result is missing, malformed, or of a configuration that params.yaml has not.
     """
     try:
-        params, machine, ceilings = load_params(), read_json(paths.MACHINE), read_json(paths.CEILINGS)
-        results = _read_results(params, machine)
+        machine, ceilings = read_json(paths.MACHINE), read_json(paths.CEILINGS)
+        params, device = params_on(machine)
+        results = _read_results(params, machine, device)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
+        # The stage report does not wait for it.
+        changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
+        timed = Timed(results, read_rows(paths.COMPILED_TABLE, PackageRow), changes)
         return Snapshot(
             label=label,
             params=params,
@@ -102,12 +106,11 @@ def read_snapshot(label: str = "") -> Snapshot:
             train=read_json(paths.TRAIN_METRICS),
             results=results,
             bounds=bounds,
-            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings) for one in results},
+            diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, timed) for one in results},
             over_before=read_json(paths.OVER_BEFORE) if paths.OVER_BEFORE.exists() else {},
             measured_with=_measured_with(),
-            # The stage report does not wait for it.
-            changes=read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else [],
-            packages=read_rows(paths.COMPILED_TABLE, PackageRow),
+            changes=timed.changes,
+            packages=timed.packages,
             # It holds for the exported model, which git does not keep.
             tuned=None if label else _read_tuned(),
         )
@@ -117,7 +120,7 @@ def read_snapshot(label: str = "") -> Snapshot:
         raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
-def _read_results(params: Params, machine: Mapping[str, Any]) -> list[Result]:
+def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> list[Result]:
     """Those of every configuration of ``params``, in its order."""
     configurations = params.configurations()
     paths.check_no_orphans(configurations)
@@ -134,7 +137,7 @@ def _read_results(params: Params, machine: Mapping[str, Any]) -> list[Result]:
         Result(
             name=name,
             serve=serve,
-            device=resolve_device(params.device, bool(machine["gpu"])),
+            device=device,
             machine=machine,
             metrics={key: metrics[name][key] for key in ALONE if key not in BUSY},
             compared=compared[name],

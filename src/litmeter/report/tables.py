@@ -84,11 +84,16 @@ def comparison_table(
     """
     reference, configurations = params.comparison.reference, params.configurations()
 
+    def settings(name: str) -> str:
+        if name != CANDIDATE and configurations[name] == params.serve:
+            return f"same as `{CANDIDATE}`"
+        return describe(configurations[name], device or "cpu")
+
     def cells(row: ComparisonRow) -> list[str]:
         name, share = row.experiment, row.share_of_fastest
         p95 = f"n/a ({row.answers} of {P95_ANSWERS} answers)"
         return [
-            *([f"`{name}`", describe(configurations[name], device)] if device else [name]),
+            *([f"`{name}`", settings(name)] if device else [name]),
             number_cell(row.rate_rps, 1),
             ratio_text(row, reference),
             "-" if share is None else share_cell(share),
@@ -96,8 +101,8 @@ def comparison_table(
             p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
         ]
 
-    ordered, settings = fastest_first(rows), ["settings"] if device else []
-    head = ["configuration", *settings, "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
+    ordered, second = fastest_first(rows), ["settings"] if device else []
+    head = ["configuration", *second, "req/s", f"times {reference}", "of the fastest", "rank", "p95"]
     lines = [cells(row) for row in ordered]
     table = markdown_table(head, lines, text_columns=2) if device else text_table(head, lines)
     if not causes:

@@ -76,6 +76,14 @@ class Ratio:
         """Whether the interval excludes 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
+    def overlaps(self, other: Ratio) -> bool:
+        """Whether the two intervals have a value in common; one that is not known has all."""
+        ends = ((one.low, one.high) for one in (self, other))
+        (low, high), (other_low, other_high) = (
+            (-math.inf if low is None else low, math.inf if high is None else high) for low, high in ends
+        )
+        return low <= other_high and other_low <= high
+
     @property
     def equal(self) -> bool:
         """Whether the whole interval is that of equals."""

@@ -1,0 +1,222 @@
+"""What a served request costs beyond the same pipeline in-process, and why: the loss's causes with shares.
+
+In a closed loop all cores together spend cores / rate on a request, whoever uses them: workers, HTTP process
+and LitServe's manager, load generator, other processes, the hypervisor, or nobody. The same holds for an
+image in-process. So the differences of the parts add up to the whole loss from the pipeline to the served
+rate, and each has a share of it. The pipeline is taken as on an undisturbed machine: all that other processes
+and the hypervisor use is lost. What nobody uses is laid to what a request waits for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from litmeter.measure.rows import TurnRow
+from litmeter.report.results import Result, mean
+from litmeter.stats.comparison import Ratio
+from litmeter.stats.records import Floats
+from litmeter.system.tables import pluralise
+
+WORKERS, SERVER, CLIENT = "workers", "server", "client"
+OTHERS, HYPERVISOR, IDLE = "others", "hypervisor", "idle"
+PARTS = (WORKERS, SERVER, CLIENT, OTHERS, HYPERVISOR, IDLE)
+"""Who uses the cores; SERVER is its processes without a model."""
+CORE_BUSY = 0.9
+"""Cores in use above which a process with one busy thread is at its limit."""
+NO_KEY = "no key of `serve:` moves it"
+
+
+class Why(NamedTuple):
+    """A cause, the key of params.yaml that moves it, and sentences with the evidence."""
+
+    cause: str
+    key: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One cause's part of the loss.
+
+    Attributes:
+        core_ms: of all cores, for a request.
+        share: of the whole loss, with a 95% interval; negative where serving costs less of it.
+    """
+
+    why: Why
+    core_ms: float
+    share: Ratio
+
+
+def losses_of(result: Result) -> list[Loss]:
+    """The causes of the loss from the pipeline to the served rate, the largest first.
+
+    Empty where one of both was not measured, or nothing is lost.
+    """
+    served = [parts for row in result.served if (parts := core_ms(row, result.cores))]
+    alone = [parts for row in result.in_process("pipeline") if (parts := core_ms(row, result.cores))]
+    if not served or not alone:
+        return []
+    in_process = {part: float(np.mean([own[part] for own in alone])) for part in PARTS}
+    in_process |= {OTHERS: 0.0, HYPERVISOR: 0.0}
+    excess = {part: np.array([own[part] for own in served]) - in_process[part] for part in PARTS}
+    whole: Floats = sum(excess.values(), np.zeros(len(served)))
+    if whole.mean() <= 0:
+        return []
+    found: list[tuple[Why, Floats]] = []
+    left = excess[WORKERS]
+    for explain in (_batches, _crowding):  # no more than all that the workers take
+        if (explained := explain(result, in_process[WORKERS])) is not None:
+            why, ms = explained
+            found.append((why, np.full(len(served), max(0.0, min(ms, float(left.mean()))))))
+            left = left - found[-1][1]
+    found.append((_contention(result, in_process[WORKERS]), left))
+    others: dict[str, Callable[[Result], Why]] = {
+        SERVER: _transport,
+        CLIENT: _load_generator,
+        OTHERS: lambda own: Why("other processes", None, "other processes use the cores"),
+        HYPERVISOR: lambda own: Why("hypervisor", None, "the hypervisor takes the cores"),
+        IDLE: _waiting,
+    }
+    found += [(explain(result), excess[part]) for part, explain in others.items()]
+    losses = [Loss(why, float(ms.mean()), _share(ms, whole)) for why, ms in found]
+    return sorted(losses, key=lambda loss: -loss.core_ms)
+
+
+def core_ms(row: TurnRow, cores: int) -> dict[str, float] | None:
+    """Cores' time for a request of a turn, by PARTS; None where it has no rate or no CPU time."""
+    if not row.rate_rps or row.workers_cpu_ms is None:
+        return None
+    whole = 1000 * cores / row.rate_rps
+    parts = {
+        WORKERS: row.workers_cpu_ms,
+        SERVER: (row.http_cpu_ms or 0.0) + (row.manager_cpu_ms or 0.0),
+        CLIENT: row.client_cpu_ms or 0.0,
+        OTHERS: whole * (row.other_percent or 0.0) / 100,
+        HYPERVISOR: whole * (row.steal_percent or 0.0) / 100,
+    }
+    return parts | {IDLE: whole - sum(parts.values())}
+
+
+def _share(ms: Floats, whole: Floats) -> Ratio:
+    """The share of the sum, with Student's interval of a ratio of means over turns, three at least."""
+    share, turns = float(ms.mean() / whole.mean()), len(ms)
+    if turns < 3:
+        return Ratio(share, None, None)
+    error = float(np.std(ms - share * whole, ddof=1)) / math.sqrt(turns) / float(whole.mean())
+    spread = float(stdtrit(turns - 1, 0.975)) * error
+    return Ratio(share, share - spread, share + spread)
+
+
+def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
+    """Batches that are smaller or larger than the pipeline's fastest."""
+    serve, size, fastest = result.serve, mean(result.served, "batch_size"), result.in_process_size
+    at_size_ms = result.pipeline_cpu_ms(size) if size else None
+    if not size or not fastest or at_size_ms is None or round(size) == fastest:
+        return None
+    cause, key = "small batches", "max_batch_size"
+    if size > fastest:
+        cause, advice = "large batches", f"a smaller `max_batch_size` than {serve.max_batch_size} moves it"
+    elif size >= 0.9 * serve.max_batch_size:
+        advice = f"a larger `max_batch_size` than {serve.max_batch_size} moves it"
+    elif size >= 0.9 * result.compared.users:
+        key, advice = "comparison.users", "only more users (`comparison.users`) fill them"
+    else:
+        key = "batch_timeout_s"
+        advice = f"a longer `batch_timeout_s` than {serve.batch_timeout_s:g} s fills them"
+    text = (
+        f"batches hold {size:.1f} images, each of which takes {at_size_ms:.1f} ms of CPU in-process, and "
+        f"{fastest_ms:.1f} ms in batches of {fastest}; {advice}"
+    )
+    return Why(cause, key, text), at_size_ms - fastest_ms
+
+
+def _crowding(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
+    """All workers at once, where fewer of them are as many as the cores can run."""
+    crowded = result.in_process("crowded")
+    if not crowded or (ms := mean(crowded, "workers_cpu_ms")) is None:
+        return None
+    workers = pluralise(result.serve.workers_per_device, "worker")
+    text = (
+        f"the same pipeline in-process does {mean(crowded, 'rate_rps'):.1f} images/s in all {workers} of "
+        f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
+        f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
+        "move it"
+    )
+    return Why("too many workers", "workers_per_device", text), max(0.0, ms - fastest_ms)
+
+
+def _contention(result: Result, in_process_ms: float) -> Why:
+    text = (
+        f"the workers take {mean(result.served, 'workers_cpu_ms') or 0.0:.1f} ms of CPU for an image, "
+        f"{in_process_ms:.1f} ms in-process, as server and load generator use the same cores and caches"
+    )
+    if result.device == "cpu" and result.threads > 1:
+        advice = "fewer `threads_per_worker` may move it: threads that share a batch wait for each other"
+        return Why("contention", "threads_per_worker", f"{text}; {advice}")
+    return Why("contention", None, f"{text}; {NO_KEY}")
+
+
+def _transport(result: Result) -> Why:
+    columns = {"http_cpu_ms": "HTTP process", "manager_cpu_ms": "LitServe's manager"}
+    times = {name: mean(result.served, column) for column, name in columns.items()}
+    used = " and ".join(f"{name} {ms:.1f} ms" for name, ms in times.items() if ms)
+    return _direct(result, "transport", f"of CPU for a request {used}")
+
+
+def _direct(result: Result, cause: str, text: str) -> Why:
+    litserve = result.serve.transport == "litserve"
+    advice = "`transport` (direct) moves it" if litserve else NO_KEY
+    return Why(cause, "transport" if litserve else None, f"{text}; {advice}")
+
+
+def _load_generator(result: Result) -> Why:
+    ms = mean(result.served, "client_cpu_ms") or 0.0
+    return Why("load generator", None, f"the load generator takes {ms:.1f} ms of CPU for a request")
+
+
+def _waiting(result: Result) -> Why:
+    """What idle cores wait for: a process at the limit of its one thread, or a request's longest wait."""
+    rate_rps, serve, stages = result.compared.rate_rps or 0.0, result.serve, result.stage_ms
+    for column, name in (("http_cpu_ms", "HTTP process"), ("manager_cpu_ms", "manager process")):
+        if (cores := (mean(result.served, column) or 0.0) * rate_rps / 1000) >= CORE_BUSY:
+            return _direct(result, name, f"the {name} uses {cores:.2f} of one core")
+    if (cores := (mean(result.served, "client_cpu_ms") or 0.0) * rate_rps / 1000) >= CORE_BUSY:
+        return Why("load generator", None, f"the load generator uses {cores:.2f} of its one core")
+    if not stages or not rate_rps:
+        return Why("idle cores", None, "cores are idle")
+    whole_ms = 1000 * result.compared.users / rate_rps
+    waits_ms = stages["queue"] + stages.get("batch_wait", 0.0)
+    window_ms = min(waits_ms, 1000 * serve.batch_timeout_s if serve.max_batch_size > 1 else 0.0)
+    waits = {
+        "batch window": window_ms,
+        "too few workers": waits_ms - window_ms,
+        "transport": stages["transport"],
+        "load generator": whole_ms - sum(stages.values()),
+    }
+    cause = max(waits, key=waits.__getitem__)
+    text = f"cores are idle while of {whole_ms:.0f} ms a request waits {waits[cause]:.0f} ms "
+    if cause == "batch window":
+        advice = f"a shorter `batch_timeout_s` than {serve.batch_timeout_s:g} s moves it"
+        return Why(cause, "batch_timeout_s", f"{text}for a batch that does not fill; {advice}")
+    if cause == "too few workers":
+        free = f"for a free one of {pluralise(serve.workers_per_device, 'worker')}"
+        return Why(cause, "workers_per_device", f"{text}{free}; {more_workers(result)}")
+    if cause == "transport":
+        return _direct(result, cause, f"{text}between the server's processes")
+    return Why(cause, None, f"{text}for the load generator")
+
+
+def more_workers(result: Result) -> str:
+    """Advice to start more workers, with fewer threads each where these would outnumber the cores."""
+    text, threads = "more `workers_per_device` move it", result.threads
+    crowded = threads > 1 and threads * (result.serve.workers_per_device + 1) > result.cores
+    if result.device == "cpu" and crowded:
+        text += f", with fewer threads than {threads} in each (`threads_per_worker`)"
+    return text
