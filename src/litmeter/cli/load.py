@@ -42,7 +42,7 @@ from litmeter.system.files import check_writable, write_rows
 from litmeter.system.http import check_url
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import number_cell, text_table
+from litmeter.system.tables import number_cell, text_table, without_empty
 
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
@@ -270,15 +270,15 @@ def capacity(
         load = f"{row.offered_rps:.1f}/s" if row.offered_rps else f"{row.users} users"
         figures = (row.rate_rps, row.p50_ms, row.p95_ms, row.p99_ms)
         missed = "-" if row.missed is None else f"{row.missed:.1%}"
-        remark = f"void: {row.void}" if row.void and row.offered_rps else ""
+        remark = f"void: {row.void}" if row.void and row.offered_rps else "-"
         return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
     check_writable([path for path in (out, picture) if path is not None])
     with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
         schedule = search([requests.url], objective, requests.timeout_s)
         found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]
-    heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "")
-    print(text_table(heads, [cells(row) for row in found.rows]))
+    heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark")
+    print(text_table(*without_empty(heads, [cells(row) for row in found.rows])))
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
