@@ -35,7 +35,7 @@ class Section(BaseModel):
 class ServeSettings(Section):
     """One serving configuration: ``serve``, and each experiment. The defaults are LitServe's own."""
 
-    precision: Precision | Literal["auto"] = Field(
+    precision: Literal[Precision, "auto"] = Field(
         "full", description="float32; float16 on a GPU and bfloat16 on a CPU; int8 (CPU only); half or full"
     )
     max_batch_size: Count = Field(1, description="requests that one batch may hold")

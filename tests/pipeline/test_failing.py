@@ -17,7 +17,7 @@ def test_a_mistake_is_found_before_anything_is_trained(ran: Clone) -> None:
     finally:
         ran.git("checkout", "-q", ".")
     assert done.returncode == 255
-    message = "params.yaml: serve.precision: got 'hlaf'; allowed: 'full', 'half' or 'int8'"
+    message = "params.yaml: serve.precision: got 'hlaf'; allowed: 'full', 'half', 'int8' or 'auto'"
     assert f"machine: {message}" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     assert ran.stages_run(done.stdout) == ["machine"]

@@ -48,7 +48,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
     ("changes", "parts"),
     [
         ({"serve.precison": "half"}, ["serve.precison", "unknown key", "precision, max_batch_size"]),
-        ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half' or 'int8'"]),
+        ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half', 'int8' or 'auto'"]),
         (
             {"serve.precision": "int8", "serve.compiled": False},
             ["serve: precision ('int8'): allowed without compiled: full or half"],
