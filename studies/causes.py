@@ -1,7 +1,4 @@
-"""Whether the diagnosis names causes that are known, as they are made: one configuration and the reference.
-
-Half precision is emulated where ONEDNN_MAX_CPU_ISA leaves no instructions for it, so this study forbids them.
-"""
+"""Whether the diagnosis names causes that are made: each in one configuration, beside the reference."""
 
 from __future__ import annotations
 
@@ -41,7 +38,6 @@ from studies.harness import DEVICE, TIMEOUT_S, configuration, keep_runs, photo_p
 RUNS, SECONDS = 5, 45.0
 REFERENCE, INJECTED = "reference", "injected"
 PLAIN = configuration("candidate")
-CAPPED = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,6 @@ class Case:
         side: pixels of the photos' shorter sides; None: as they are.
         slowed: share of the time in which the load generator is stopped.
         neighbour: share of a core that another process uses.
-        environment: of the servers, and of the pipelines in-process.
     """
 
     settings: ServeSettings
@@ -60,7 +55,6 @@ class Case:
     side: int | None = None
     slowed: float = 0.0
     neighbour: float = 0.0
-    environment: dict[str, str] | None = None
 
 
 CASES = {
@@ -69,9 +63,6 @@ CASES = {
     "preprocessing": Case(PLAIN, side=3000),
     "load generator": Case(PLAIN, slowed=0.9),
     "other processes": Case(PLAIN, neighbour=0.5),
-    "half precision is emulated": Case(
-        PLAIN.model_copy(update={"precision": "half", "compiled": False}), environment=CAPPED
-    ),
 }
 
 
@@ -79,7 +70,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
     """The cause that is named, with its sentence."""
     configurations = {REFERENCE: configuration("e1_baseline"), INJECTED: case.settings}
     log = Log()
-    with TemporaryDirectory() as folder, exclusive_machine(), changed_environment(case.environment or {}):
+    with TemporaryDirectory() as folder, exclusive_machine():
         photos = photo_paths() if case.side is None else enlarged(Path(folder), case.side)
         with (
             load_generator(request_bodies(photos, "image"), CONTENT_TYPES["image"]) as sender,
@@ -103,8 +94,6 @@ def diagnosed(case: Case) -> dict[str, Any]:
             pipelines = pipelines_of(configurations, MODEL, DEVICE, photos)
             run(schedule, subjects | pipelines, log, SECONDS)
     machine = read_json(MACHINE)
-    if case.environment:
-        machine["bfloat16"] = False
     rows = comparison_rows(list(configurations), REFERENCE, log.rows, log.latencies_ms())
     results = [
         Result(row.experiment, configurations[row.experiment], DEVICE, machine, {}, row, turns, [])
@@ -115,17 +104,6 @@ def diagnosed(case: Case) -> dict[str, Any]:
     [injected] = [one for one in results if one.name == INJECTED]
     found = diagnose(injected, bounds_of(injected, ceilings), ceilings, Timed(results))
     return {"cause": found.cause, "text": found.text}
-
-
-@contextmanager
-def changed_environment(variables: dict[str, str]) -> Iterator[None]:
-    """Start processes with these environment variables."""
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            del os.environ[name]
 
 
 def enlarged(folder: Path, side: int) -> list[Path]:
