@@ -96,8 +96,10 @@ def announcement(stage: Stage, params: Params) -> tuple[str, str] | None:
     number = stages.index(stage) + 1
     name = stage[-1] if stage[-1] == CANDIDATE else " ".join(stage)
     text = f"stage {number} of {len(stages)} ({name})"
-    # The first one finds out on which machine this is, and then says how long the whole takes.
-    left = expected(stages[number - 1 :], params, " to the end") if number > 1 else None
+    # The first one finds out on which machine this is, and then says how long all takes; the comparison says
+    # it of itself.
+    silent = number == 1 or stage == COMPARISON
+    left = None if silent else expected(stages[number - 1 :], params, " to the end")
     less = "" if COMPARISON_ONLY in os.environ else ", less what has not changed"
     return f"{number}/{len(stages)}", text + (f", {left}{less}" if left else "")
 
