@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litmeter.measure.subjects import PIPELINE_KEYS
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, losses_of, more_workers
 from litmeter.report.results import Result, mean
@@ -196,11 +197,12 @@ def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
 
 def _emulated(result: Result, timed: Timed) -> Diagnosis:
     text = "this CPU has no instructions for bfloat16"
-    full = result.serve.model_copy(update={"precision": "full"})
-    for other in timed.results:
-        if other.serve == full and other.compared.pipeline_rps and result.compared.pipeline_rps:
-            factor = other.compared.pipeline_rps / result.compared.pipeline_rps
-            text += f"; in-process, full precision (`{other.name}`) does {factor:.3g} times as many images/s"
+    full = result.serve.model_copy(update={"precision": "full"}).model_dump(include=PIPELINE_KEYS)
+    own_rps = result.compared.pipeline_rps
+    same = [one for one in timed.results if one.serve.model_dump(include=PIPELINE_KEYS) == full]
+    if same and own_rps and (full_rps := same[0].compared.pipeline_rps):
+        factor = full_rps / own_rps
+        text += f"; in-process, full precision (`{same[0].name}`) does {factor:.3g} times as many images/s"
     sentence = f"{EMULATED.capitalize()}: {text}; `precision` (full, or auto) moves it."
     return Diagnosis(EMULATED, "precision", sentence)
 
