@@ -12,7 +12,7 @@ import pytest
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow
 from litmeter.params import ServeSettings
 from litmeter.report.diagnosis import Diagnosis, Timed, bounds_of, diagnose
-from litmeter.report.losses import losses_of
+from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
 from litmeter.stats.change import Change
 from tests.support.synthetic_results import CEILINGS, MACHINE, STAGES, result, turn
@@ -21,6 +21,8 @@ BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
 BUSY: dict[str, Any] = {"workers_cpu_ms": 19.0}
 """As in-process: at 60 of its 100 req/s a request costs 13.3 ms more of the two cores, in other parts."""
+DECODES: dict[str, Any] = {"workers_cpu_ms": 39.0}
+"""As in-process, where decoding and preprocessing takes as long as the model."""
 EIGHT = MACHINE | {"cores": 8}
 
 
@@ -34,7 +36,7 @@ def stages(**times: float) -> dict[str, Any]:
 
 
 CAUSES: dict[str, tuple[Result, str | None, str]] = {
-    "preprocessing": (result("e1", 49.0, 100.0, 50.0), None, "50.0 50 100.0 10.0"),
+    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), None, "49.0 100.0"),
     "contention": (result("e1", workers_cpu_ms=31.0), "threads_per_worker", "31.0 19.3 86"),
     "transport": (result("e1", **BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
     "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), None, "12.0 88"),
@@ -65,7 +67,7 @@ CAUSES: dict[str, tuple[Result, str | None, str]] = {
         result(
             "e1",
             serve=FOUR_WORKERS,
-            more=[turn("e1", "crowded", 60.0, workers_cpu_ms=31.0)],
+            more=[turn("e1", "crowded", 60.0, high_rps=65.0)],
             workers_cpu_ms=31.0,
         ),
         "workers_per_device",
@@ -105,7 +107,8 @@ def test_idle_cores_are_laid_to_what_a_request_waits_for(times: dict[str, float]
 
 
 def test_the_parts_of_a_loss_add_up_to_it() -> None:
-    losses = losses_of(result("e1", workers_cpu_ms=24.0, http_cpu_ms=5.0, other_percent=10.0))
+    decoding = Why("preprocessing", None, "")
+    losses = losses_of(result("e1", workers_cpu_ms=24.0, http_cpu_ms=5.0, other_percent=10.0), decoding)
     assert sum(loss.share.ratio for loss in losses) == pytest.approx(1.0)
     assert sum(loss.core_ms for loss in losses) == pytest.approx(2000 / 60 - 2000 / 100, rel=0.05)
     assert [loss.core_ms for loss in losses] == sorted((loss.core_ms for loss in losses), reverse=True)
@@ -159,7 +162,7 @@ def agreement(precision: str, share: float) -> ChangeRow:
 
 
 def test_what_a_precision_brings_is_read_from_timed_packages() -> None:
-    own = result("e1", 79.0, 100.0, 80.0, serve=COMPILED, noise=0.001)
+    own = result("e1", 79.0, 100.0, 80.0, serve=COMPILED, noise=0.001, workers_cpu_ms=24.3)
     packages = [package("full", 10.0), package("int8", 5.0)]
     timed = Timed([own], packages, [agreement("int8", 0.982)])
     found = limit(own, timed, roofline_full_rps=1100.0)
@@ -178,8 +181,8 @@ def test_a_model_that_is_not_compiled_is_advised_by_its_packages() -> None:
 
 
 def test_another_way_to_preprocess_is_advised_by_what_it_takes_elsewhere() -> None:
-    own = result("e1", 49.0, 100.0, 50.0)
-    fast = result("e7", 90.0, 100.0, 95.0, serve=COMPILED)
+    own = result("e1", 49.0, 100.0, 50.0, **DECODES)
+    fast = result("e7", 90.0, 100.0, 95.0, serve=COMPILED, workers_cpu_ms=20.5)
     found = limit(own, Timed([own, fast]))
     assert (found.cause, found.parameter) == ("preprocessing", "preprocess")
     assert "`e7`" in found.text
@@ -203,7 +206,7 @@ def test_a_row_of_an_earlier_run_has_no_cause() -> None:
 
 
 def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
-    found = limit(result("e1", 49.0, 100.0, 50.0, in_process={"cpu_percent": 50.0}))
+    found = limit(result("e1", 49.0, 100.0, 50.0, in_process={"cpu_percent": 50.0}, **DECODES))
     assert (found.cause, found.parameter) == ("preprocessing", "workers_per_device")
     assert "with fewer threads than 2 in each" in found.text
 
@@ -217,7 +220,12 @@ def test_a_larger_loss_above_the_model_comes_first() -> None:
     assert limit(own).cause == "contention"
 
 
-def test_losses_that_cannot_be_told_apart_are_a_tie() -> None:
-    own = result("e1", 40.0, 100.0, 63.0, workers_cpu_ms=48.0)
-    assert limit(own).cause == "preprocessing or contention"
-    assert " or " not in limit(result("e1", 20.0, 100.0, 63.0, workers_cpu_ms=98.0)).cause
+def test_a_loss_above_the_model_that_cannot_be_told_from_that_in_serving_is_a_tie() -> None:
+    noisy = [
+        turn("e1", work, rate * (1.3 if number % 2 else 0.8), number, workers_cpu_ms=31.0)
+        for number in range(6)
+        for work, rate in (("served", 60.0), ("model", 100.0), ("pipeline", 100.0))
+    ]
+    own = replace(result("e1", 60.0), turns=noisy)
+    assert " or " in limit(own, roofline_full_rps=165.0).cause
+    assert limit(own, roofline_full_rps=800.0).cause.startswith("kernels, then ")

@@ -4,20 +4,21 @@ Bounds are in images/s = requests/s, from the hardware's peak down to the served
 its share of the one before it is what is left of the rate. A share above 1 by more than its interval is a bug
 of the bound above, and then no cause is named.
 
-docs/bounds-and-diagnosis.md has all causes. The largest losses name them: those in serving (from the model
-in-process down to the served rate), and one above the model where it is as large. What moves a loss is read
-from what this run has timed: packages of other precisions, other configurations' pipelines.
+docs/bounds-and-diagnosis.md has all causes. The loss in serving (from the model in-process down to the served
+rate) has several, which losses.py tells apart; one above the model is named where it is as large. What moves
+a loss is read from what this run has timed: packages of other precisions, other configurations' pipelines.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from litmeter.measure.subjects import PIPELINE_KEYS
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
-from litmeter.report.losses import NO_KEY, losses_of, more_workers
+from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
 from litmeter.stats.comparison import Ratio, ratio
 from litmeter.system.tables import pluralise
@@ -122,7 +123,7 @@ class Diagnosis:
 
     Attributes:
         cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" where it
-            is not resolved which; empty where nothing is lost, or a bound is none.
+            is not resolved which, "A and B" of one loss; empty where nothing is lost, or a bound is none.
         parameter: the key of params.yaml that would change the rate, None where there is none; of the first
             cause.
         text: sentences with the figures that are evidence of the cause.
@@ -147,36 +148,27 @@ def diagnose(
     if wrong := [bound for bound in bounds if bound.is_error]:
         rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of')}" for bound in wrong)
         return Diagnosis("", None, f"No cause is named, as a bound is none: {rates}.")
-    by_size = sorted((bound for bound in bounds if bound.is_loss), key=lambda loss: loss.share.ratio)
-    serving = [loss for loss in by_size if loss.name in (PIPELINE, SERVED)]
-    serving = [loss for loss in serving if _tied(serving[0], loss)]
-    above = [loss for loss in by_size if loss.name in (ROOFLINE, MODEL)][:1]
+    above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.is_loss]
+    above = sorted(above, key=lambda loss: loss.share.ratio)[:1]
+    serving = [bound for bound in bounds if bound.name in (PIPELINE, SERVED) and bound.is_loss]
+    found = [(loss.share, _model(result, loss, ceilings, timed)) for loss in above]
     if serving:
-        largest = serving[0]
-        above = [loss for loss in above if loss.share.ratio < largest.share.ratio or _tied(loss, largest)]
-    losses = [loss for loss in by_size if loss in above + serving]
-    if not losses:
+        share = _product([loss.share for loss in serving])
+        found = [(own, one) for own, one in found if own.ratio < share.ratio or own.overlaps(share)]
+        found.append((share, _serving(result, serving, timed)))
+    if not found:
         return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
-    found = []
-    for loss in losses:
-        if loss.name == SERVED:
-            found.append(_served(result, loss))
-        elif loss.name == PIPELINE:
-            found.append(_preprocessing(result, loss, timed))
-        else:
-            found.append(_model(result, loss, ceilings, timed))
-    groups: list[list[str]] = []
-    for before, loss, one in zip([None, *losses], losses, found, strict=False):
-        if before is None or not _tied(before, loss):
-            groups.append([])
-        if one.cause not in groups[-1]:
-            groups[-1].append(one.cause)
-    cause = ", then ".join(" or ".join(names) for names in groups if names)
-    return Diagnosis(cause, found[0].parameter, " ".join(one.text for one in found), losses[0])
+    found = sorted(found, key=lambda pair: pair[0].ratio)
+    tied = len(found) > 1 and found[0][0].overlaps(found[1][0])
+    cause = (" or " if tied else ", then ").join(one.cause for _, one in found)
+    return replace(found[0][1], cause=cause, text=" ".join(one.text for _, one in found))
 
 
-def _tied(loss: Bound, other: Bound) -> bool:
-    return loss.share.overlaps(other.share)
+def _product(shares: Sequence[Ratio]) -> Ratio:
+    """The share that is left of all."""
+    lows, highs = ([getattr(one, end) for one in shares] for end in ("low", "high"))
+    low, high = (None if None in ends else math.prod(ends) for ends in (lows, highs))
+    return Ratio(math.prod(one.ratio for one in shares), low, high)
 
 
 def share_cell(share: float) -> str:
@@ -218,7 +210,7 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
     rate = _rates(loss, f"the {loss.upper}'s")
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
     text = f"{cause.capitalize()}: {what} {rate} ({binding}-bound); {doubt}{advice}."
-    return Diagnosis(cause, parameter, text)
+    return Diagnosis(cause, parameter, text, loss)
 
 
 @dataclass(frozen=True)
@@ -280,18 +272,15 @@ def _rooflines(result: Result, ceilings: Mapping[str, Any]) -> Iterator[Option]:
             yield Option("precision", rps / own_rps, f"the roofline is {rate_text(rps)} in {name}")
 
 
-def _preprocessing(result: Result, loss: Bound, timed: Timed) -> Diagnosis:
+def _preprocessing(result: Result, timed: Timed) -> Why:
     idle = (mean(result.in_process("pipeline"), "cpu_percent") or 100.0) < CPU_FULL_PERCENT
     parameter: str | None
     if idle and result.serve.workers_per_device < result.cores:
         parameter, advice = "workers_per_device", more_workers(result)
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
-    text = (
-        f"Preprocessing: in-process, with decode and preprocess, it does {_rates(loss, 'the model alone,')}, "
-        f"{1000 / loss.rate_rps - 1000 / loss.upper_rps:.1f} ms more for an image; {advice}."
-    )
-    return Diagnosis("preprocessing", parameter, text)
+    text = f"to decode and preprocess an image takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU; {advice}"
+    return Why("preprocessing", parameter, text)
 
 
 def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
@@ -311,16 +300,21 @@ def _preprocess_ms(result: Result) -> float | None:
     return None if whole is None or model is None else max(0.0, whole - model)
 
 
-def _served(result: Result, loss: Bound) -> Diagnosis:
-    """The loss from the pipeline in-process to the served rate, by its largest causes."""
-    users = result.compared.users
-    rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {_rates(loss, 'the', 'req/s')}"
-    if loss.upper != PIPELINE or not (losses := losses_of(result)):
-        return Diagnosis("unexplained", None, f"Unexplained: {rate} that the {loss.upper} allows.")
-    share, least_ms = losses[0].share, losses[0].core_ms / 2
-    named = [one for one in losses if one.share.overlaps(share) and one.core_ms >= least_ms]
+def _serving(result: Result, losses: Sequence[Bound], timed: Timed) -> Diagnosis:
+    """The losses from the model in-process down to the served rate, by their largest causes."""
+    users, highest, lowest = result.compared.users, losses[0], losses[-1]
+    share = share_cell(_product([loss.share for loss in losses]).ratio)
+    rate = (
+        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate_text(lowest.rate_rps)} req/s, "
+        f"{share} of the {rate_text(highest.upper_rps)} images/s that the {highest.upper} allows"
+    )
+    found = losses_of(result, _preprocessing(result, timed))
+    if not found:
+        return Diagnosis("unexplained", None, f"Unexplained: {rate}.", lowest)
+    overlapping = [one for one in found if one.share.overlaps(found[0].share)]
+    named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
     cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
     evidence = " ".join(f"{one.share.ratio:.0%} of the loss: {one.why.text}." for one in named)
-    head = cause[:1].upper() + cause[1:]
-    text = f"{head}: {rate} that the pipeline does in-process. {evidence}"
-    return Diagnosis(cause, named[0].why.key, text)
+    text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
+    first = highest if named[0].why.cause == "preprocessing" else lowest
+    return Diagnosis(cause, named[0].why.key, text, first)

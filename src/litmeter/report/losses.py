@@ -1,16 +1,16 @@
-"""What a served request costs beyond the same pipeline in-process, and why: the loss's causes with shares.
+"""What a served request costs beyond the model in-process, and why: the causes of the loss, with shares.
 
 In a closed loop all cores together spend cores / rate on a request, whoever uses them: workers, HTTP process
 and LitServe's manager, load generator, other processes, the hypervisor, or nobody. The same holds for an
-image in-process. So the differences of the parts add up to the whole loss from the pipeline to the served
-rate, and each has a share of it. The pipeline is taken as on an undisturbed machine: all that other processes
-and the hypervisor use is lost. What nobody uses is laid to what a request waits for.
+image in-process. So the differences of the parts add up to the whole loss from the model to the served rate,
+and each has a share of it. What runs in-process is taken as on an undisturbed machine: all that other
+processes and the hypervisor use is lost. What nobody uses is laid to what a request waits for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,10 +54,11 @@ class Loss:
     share: Ratio
 
 
-def losses_of(result: Result) -> list[Loss]:
-    """The causes of the loss from the pipeline to the served rate, the largest first.
+def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
+    """The causes of the loss from the model to the served rate, the largest first.
 
-    Empty where one of both was not measured, or nothing is lost.
+    One is decoding and preprocessing, as ``preprocessing`` says. Empty where the served or the in-process
+    rate was not measured, or nothing is lost.
     """
     served = [parts for row in result.served if (parts := core_ms(row, result.cores))]
     alone = [parts for row in result.in_process("pipeline") if (parts := core_ms(row, result.cores))]
@@ -66,10 +67,12 @@ def losses_of(result: Result) -> list[Loss]:
     in_process = {part: float(np.mean([own[part] for own in alone])) for part in PARTS}
     in_process |= {OTHERS: 0.0, HYPERVISOR: 0.0}
     excess = {part: np.array([own[part] for own in served]) - in_process[part] for part in PARTS}
-    whole: Floats = sum(excess.values(), np.zeros(len(served)))
+    model = [parts for row in result.in_process("model") if (parts := core_ms(row, result.cores))]
+    preprocess_ms = max(0.0, _undisturbed_ms(alone) - _undisturbed_ms(model)) if model else 0.0
+    found: list[tuple[Why, Floats]] = [(preprocessing, np.full(len(served), preprocess_ms))]
+    whole: Floats = sum(excess.values(), found[0][1])
     if whole.mean() <= 0:
         return []
-    found: list[tuple[Why, Floats]] = []
     left = excess[WORKERS]
     for explain in (_batches, _crowding):  # no more than all that the workers take
         if (explained := explain(result, in_process[WORKERS])) is not None:
@@ -102,6 +105,10 @@ def core_ms(row: TurnRow, cores: int) -> dict[str, float] | None:
         HYPERVISOR: whole * (row.steal_percent or 0.0) / 100,
     }
     return parts | {IDLE: whole - sum(parts.values())}
+
+
+def _undisturbed_ms(rows: Sequence[Mapping[str, float]]) -> float:
+    return float(np.mean([sum(own.values()) - own[OTHERS] - own[HYPERVISOR] for own in rows]))
 
 
 def _share(ms: Floats, whole: Floats) -> Ratio:
@@ -137,19 +144,23 @@ def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
     return Why(cause, key, text), at_size_ms - fastest_ms
 
 
-def _crowding(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
-    """All workers at once, where fewer of them are as many as the cores can run."""
-    crowded = result.in_process("crowded")
-    if not crowded or (ms := mean(crowded, "workers_cpu_ms")) is None:
+def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
+    """All workers at once, where fewer of them are as many as the cores can run.
+
+    If that is slower, all that the workers take is laid to it: their contention with the server is of
+    the same making.
+    """
+    crowded, pipeline_rps = result.in_process("crowded"), result.compared.pipeline_rps
+    if not crowded or not pipeline_rps or (crowded[0].high_rps or math.inf) >= pipeline_rps:
         return None
     workers = pluralise(result.serve.workers_per_device, "worker")
     text = (
         f"the same pipeline in-process does {mean(crowded, 'rate_rps'):.1f} images/s in all {workers} of "
-        f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
+        f"{pluralise(result.threads, 'thread')}, and {pipeline_rps:.1f} in as many as the "
         f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
         "move it"
     )
-    return Why("too many workers", "workers_per_device", text), max(0.0, ms - fastest_ms)
+    return Why("too many workers", "workers_per_device", text), math.inf
 
 
 def _contention(result: Result, in_process_ms: float) -> Why:
