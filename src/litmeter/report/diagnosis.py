@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from litmeter.measure.subjects import PIPELINE_KEYS
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
@@ -35,6 +34,8 @@ CLOSE_TO_ROOFLINE = 0.7
 WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
 EMULATED = "half precision is emulated"
+BATCHING_KEYS = {"max_batch_size", "batch_timeout_s"}
+"""Keys of a configuration that its pipeline in-process does not depend on, among those that experiments set."""
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,9 @@ def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
 
 def _emulated(result: Result, timed: Timed) -> Diagnosis:
     text = "this CPU has no instructions for bfloat16"
-    full = result.serve.model_copy(update={"precision": "full"}).model_dump(include=PIPELINE_KEYS)
+    full = result.serve.model_copy(update={"precision": "full"}).model_dump(exclude=BATCHING_KEYS)
     own_rps = result.compared.pipeline_rps
-    same = [one for one in timed.results if one.serve.model_dump(include=PIPELINE_KEYS) == full]
+    same = [one for one in timed.results if one.serve.model_dump(exclude=BATCHING_KEYS) == full]
     if same and own_rps and (full_rps := same[0].compared.pipeline_rps):
         factor = full_rps / own_rps
         text += f"; in-process, full precision (`{same[0].name}`) does {factor:.3g} times as many images/s"
