@@ -35,7 +35,7 @@ WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
 EMULATED = "half precision is emulated"
 BATCHING_KEYS = {"max_batch_size", "batch_timeout_s"}
-"""Keys of a configuration that its pipeline in-process does not depend on, among those that experiments set."""
+"""Keys on which a pipeline in-process does not depend."""
 
 
 @dataclass(frozen=True)
