@@ -11,7 +11,12 @@ from litmeter import ceilings
 from litmeter.ceilings import Cost, Traffic, cost_of, find_device, measured_peak_flops, roofline, traffic_of
 from litmeter.model.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
-from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
+from litmeter.stages.ceilings import (
+    ceiling_metrics,
+    instruction_metrics,
+    roofline_metrics,
+    theoretical_rows,
+)
 
 
 class Small(nn.Sequential):
@@ -132,3 +137,14 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
         )
         for precision in ("full", "half"):
             assert metrics[f"roofline_{precision}_rps"] <= metrics[f"theoretical_{precision}_rps"]
+
+
+def test_without_a_reported_clock_instructions_allow_nothing_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing() -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("psutil.cpu_freq", missing)
+    found = instruction_metrics({"cpu_flags": ["avx2"], "cores": 2}, "cpu", ["full"])
+    assert found == {"reported_ghz": None, "instructions_full_tflops": None}

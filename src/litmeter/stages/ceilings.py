@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,9 @@ def instruction_metrics(
 
     In a virtual machine the real clock may be higher.
     """
-    clock = psutil.cpu_freq() if device == "cpu" else None
+    clock = None
+    with suppress(AttributeError, OSError, NotImplementedError):  # not every system reports it
+        clock = psutil.cpu_freq() if device == "cpu" else None
     clock_hz = 1e6 * max(clock.current, clock.max) if clock else None
     peaks = {
         precision: clock_hz
