@@ -166,7 +166,7 @@ def test_what_a_precision_brings_is_read_from_timed_packages() -> None:
     packages = [package("full", 10.0), package("int8", 5.0)]
     timed = Timed([own], packages, [agreement("int8", 0.982)])
     found = limit(own, timed, roofline_full_rps=1100.0)
-    assert (found.cause, found.parameter) == ("kernels, then preprocessing", "precision")
+    assert (found.cause, found.parameter) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
     assert {"5.0", "10.0", "98.2", "1.67"} <= set(re.findall(r"\d+\.\d+", found.text))
     slower = Timed([own], [package("full", 10.0), package("int8", 11.0)])
@@ -211,21 +211,18 @@ def test_preprocessing_on_idle_cores_calls_for_workers() -> None:
     assert "with fewer threads than 2 in each" in found.text
 
 
-def test_a_larger_loss_above_the_model_comes_first() -> None:
+def test_a_larger_loss_above_the_model_follows_those_in_serving() -> None:
     own = result("e1", 60.0, workers_cpu_ms=31.0)
     found = limit(own, roofline_full_rps=800.0)
-    assert (found.cause, found.parameter) == ("kernels, then contention", None)
+    assert (found.cause, found.parameter) == ("contention, then kernels", "threads_per_worker")
     assert found.loss is not None
-    assert found.loss.name == "model"
+    assert found.loss.name == "served"
     assert limit(own).cause == "contention"
 
 
-def test_a_loss_above_the_model_that_cannot_be_told_from_that_in_serving_is_a_tie() -> None:
-    noisy = [
-        turn("e1", work, rate * (1.3 if number % 2 else 0.8), number, workers_cpu_ms=31.0)
-        for number in range(6)
-        for work, rate in (("served", 60.0), ("model", 100.0), ("pipeline", 100.0))
-    ]
-    own = replace(result("e1", 60.0), turns=noisy)
-    assert " or " in limit(own, roofline_full_rps=165.0).cause
-    assert limit(own, roofline_full_rps=800.0).cause.startswith("kernels, then ")
+def test_what_a_precision_brings_is_said_where_serving_loses_more() -> None:
+    own = result("e1", 49.0, 100.0, 50.0, noise=0.001, serve=COMPILED, **DECODES)
+    timed = Timed([own], [package("full", 10.0), package("int8", 5.0)])
+    found = limit(own, timed, roofline_full_rps=130.0)
+    assert (found.cause, found.parameter) == ("preprocessing", "precision")
+    assert "int8" in found.text

@@ -4,16 +4,17 @@ Bounds are in images/s = requests/s, from the hardware's peak down to the served
 its share of the one before it is what is left of the rate. A share above 1 by more than its interval is a bug
 of the bound above, and then no cause is named.
 
-docs/bounds-and-diagnosis.md has all causes. The loss in serving (from the model in-process down to the served
-rate) has several, which losses.py tells apart; one above the model is named where it is as large. What moves
-a loss is read from what this run has timed: packages of other precisions, other configurations' pipelines.
+docs/bounds-and-diagnosis.md has all causes. Those of the loss in serving (from the model in-process down to
+the served rate), which losses.py tells apart, come first; one above the model follows where it is as large.
+What moves a loss is read from what this run has timed: packages of other precisions, other configurations'
+pipelines.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
@@ -123,10 +124,9 @@ class Diagnosis:
     """What limits a configuration, or explains one of its losses.
 
     Attributes:
-        cause: the name of a cause; of several, "A, then B" for the larger loss first, "A or B" where it
-            is not resolved which, "A and B" of one loss; empty where nothing is lost, or a bound is none.
-        parameter: the key of params.yaml that would change the rate, None where there is none; of the first
-            cause.
+        cause: the name of a cause; of several "A and B", and ", then C" for one above the model; empty where
+            nothing is lost, or a bound is none.
+        parameter: the key of params.yaml that would change the rate, None where there is none.
         text: sentences with the figures that are evidence of the cause.
         loss: the lower bound of the first loss.
     """
@@ -152,17 +152,18 @@ def diagnose(
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.is_loss]
     above = sorted(above, key=lambda loss: loss.share.ratio)[:1]
     serving = [bound for bound in bounds if bound.name in (PIPELINE, SERVED) and bound.is_loss]
-    found = [(loss.share, _model(result, loss, ceilings, timed)) for loss in above]
-    if serving:
-        share = _product([loss.share for loss in serving])
-        found = [(own, one) for own, one in found if own.ratio < share.ratio or own.overlaps(share)]
-        found.append((share, _serving(result, serving, timed)))
+    found = [_serving(result, serving, timed)] if serving else []
+    named = [one.cause for one in found]
+    for loss in above:
+        found.append(_model(result, loss, ceilings, timed))
+        whole = _product([one.share for one in serving])
+        if not serving or loss.share.ratio < whole.ratio or loss.share.overlaps(whole):
+            named.append(found[-1].cause)
     if not found:
         return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
-    found = sorted(found, key=lambda pair: pair[0].ratio)
-    tied = len(found) > 1 and found[0][0].overlaps(found[1][0])
-    cause = (" or " if tied else ", then ").join(one.cause for _, one in found)
-    return replace(found[0][1], cause=cause, text=" ".join(one.text for _, one in found))
+    parameter = next((one.parameter for one in found if one.parameter), None)
+    text = " ".join(one.text for one in found)
+    return Diagnosis(", then ".join(named), parameter, text, found[0].loss)
 
 
 def _product(shares: Sequence[Ratio]) -> Ratio:
