@@ -226,3 +226,20 @@ def test_what_a_precision_brings_is_said_where_serving_loses_more() -> None:
     found = limit(own, timed, roofline_full_rps=130.0)
     assert (found.cause, found.parameter) == ("preprocessing", "precision")
     assert "int8" in found.text
+
+
+def test_a_neighbour_that_slows_the_model_in_process_as_well_is_named() -> None:
+    found = limit(result("e1", 99.0, **BUSY, other_percent=25.0, in_process={"other_percent": 25.0}))
+    assert found.cause == "other processes"
+
+
+def test_too_many_workers_are_named_however_noisy_the_served_rate_is() -> None:
+    more = [turn("e1", "crowded", 60.0, high_rps=65.0)]
+    steady = result("e1", serve=FOUR_WORKERS, more=more, workers_cpu_ms=31.0)
+    noisy = [
+        turn("e1", "served", 90.0 / factor, number, workers_cpu_ms=20.0 * factor)
+        for number, factor in enumerate((3.0, 0.7, 0.7, 3.0, 0.7, 0.7))
+    ]
+    own = replace(steady, turns=[*noisy, *(row for row in steady.turns if row.work != "served")])
+    assert not next(bound for bound in bounds_of(own, CEILINGS) if bound.name == "served").is_loss
+    assert limit(own).cause == "too many workers"

@@ -12,7 +12,6 @@ pipelines.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,26 +150,21 @@ def diagnose(
         return Diagnosis("", None, f"No cause is named, as a bound is none: {rates}.")
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.is_loss]
     above = sorted(above, key=lambda loss: loss.share.ratio)[:1]
-    serving = [bound for bound in bounds if bound.name in (PIPELINE, SERVED) and bound.is_loss]
-    found = [_serving(result, serving, timed)] if serving else []
-    named = [one.cause for one in found]
+    served = next(bound for bound in bounds if bound.name == SERVED)
+    whole = _share(result.rates("served"), result.undisturbed_model) or served.share
+    found, named = [], []
+    if result.crowded or (whole.resolved and whole.ratio < 1):
+        found.append(_serving(result, bounds, whole, timed))
+        named.append(found[0].cause)
     for loss in above:
         found.append(_model(result, loss, ceilings, timed))
-        whole = _product([one.share for one in serving])
-        if not serving or loss.share.ratio < whole.ratio or loss.share.overlaps(whole):
+        if len(found) == 1 or loss.share.ratio < whole.ratio or loss.share.overlaps(whole):
             named.append(found[-1].cause)
     if not found:
         return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
     parameter = next((one.parameter for one in found if one.parameter), None)
     text = " ".join(one.text for one in found)
     return Diagnosis(", then ".join(named), parameter, text, found[0].loss)
-
-
-def _product(shares: Sequence[Ratio]) -> Ratio:
-    """The share that is left of all."""
-    lows, highs = ([getattr(one, end) for one in shares] for end in ("low", "high"))
-    low, high = (None if None in ends else math.prod(ends) for ends in (lows, highs))
-    return Ratio(math.prod(one.ratio for one in shares), low, high)
 
 
 def share_cell(share: float) -> str:
@@ -302,21 +296,23 @@ def _preprocess_ms(result: Result) -> float | None:
     return None if whole is None or model is None else max(0.0, whole - model)
 
 
-def _serving(result: Result, losses: Sequence[Bound], timed: Timed) -> Diagnosis:
-    """The losses from the model in-process down to the served rate, by their largest causes."""
-    users, highest, lowest = result.compared.users, losses[0], losses[-1]
-    share = share_cell(_product([loss.share for loss in losses]).ratio)
+def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed) -> Diagnosis:
+    """The loss from the model in-process, undisturbed, down to the served rate, by its largest causes."""
+    users, losses = result.compared.users, {bound.name: bound for bound in bounds}
+    served = losses[SERVED]
+    upper = MODEL if MODEL in losses else served.upper
     rate = (
-        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate_text(lowest.rate_rps)} req/s, "
-        f"{share} of the {rate_text(highest.upper_rps)} images/s that the {highest.upper} allows"
+        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate_text(served.rate_rps)} req/s, "
+        f"{share_cell(whole.ratio)} of the {rate_text(served.rate_rps / whole.ratio)} images/s that the "
+        f"{upper} allows on an undisturbed machine"
     )
     found = losses_of(result, _preprocessing(result, timed))
     if not found:
-        return Diagnosis("unexplained", None, f"Unexplained: {rate}.", lowest)
+        return Diagnosis("unexplained", None, f"Unexplained: {rate}.", served)
     overlapping = [one for one in found if one.share.overlaps(found[0].share)]
     named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
     cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
     evidence = " ".join(f"{one.share.ratio:.0%} of the loss: {one.why.text}." for one in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
-    first = highest if named[0].why.cause == "preprocessing" else lowest
+    first = losses.get(PIPELINE, served) if named[0].why.cause == "preprocessing" else served
     return Diagnosis(cause, named[0].why.key, text, first)

@@ -150,13 +150,12 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     If that is slower, all that the workers take is laid to it: their contention with the server is of
     the same making.
     """
-    crowded, pipeline_rps = result.in_process("crowded"), result.compared.pipeline_rps
-    if not crowded or not pipeline_rps or (crowded[0].high_rps or math.inf) >= pipeline_rps:
+    if not (crowded := result.crowded):
         return None
     workers = pluralise(result.serve.workers_per_device, "worker")
     text = (
         f"the same pipeline in-process does {mean(crowded, 'rate_rps'):.1f} images/s in all {workers} of "
-        f"{pluralise(result.threads, 'thread')}, and {pipeline_rps:.1f} in as many as the "
+        f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
         f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
         "move it"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import geometric_mean
 from typing import Any
 
@@ -88,6 +88,25 @@ class Result:
         rounds = range(1 + max((row.round for row in self.turns), default=-1))
         rates = [[row.rate_rps for row in rows if row.rate_rps and row.round == number] for number in rounds]
         return [geometric_mean(own) if own else None for own in rates]
+
+    @property
+    def undisturbed_model(self) -> list[float | None]:
+        """Rates of the model by round, had other processes and the hypervisor left it the whole machine."""
+        return self.by_round(
+            [
+                replace(row, rate_rps=row.rate_rps / (1 - min(lost, 90.0) / 100))
+                for row in self.in_process("model")
+                if row.rate_rps
+                for lost in [(row.other_percent or 0.0) + (row.steal_percent or 0.0)]
+            ]
+        )
+
+    @property
+    def crowded(self) -> list[TurnRow]:
+        """Turns of its pipeline in all workers at once, where that is slower than in as many as can run."""
+        rows, pipeline_rps = self.in_process("crowded"), self.compared.pipeline_rps
+        slower = rows and rows[0].high_rps and pipeline_rps and rows[0].high_rps < pipeline_rps
+        return rows if slower else []
 
     def pipeline_cpu_ms(self, batch_size: float) -> float | None:
         """CPU time of an image in-process, interpolated, and constant outside of the measured batch sizes."""
