@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 from PIL import Image
 
@@ -26,6 +26,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import comparison
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served, Subject, pipelines_of
+from litmeter.model.device import has_bfloat16
 from litmeter.params import ServeSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL
 from litmeter.report.diagnosis import Timed, bounds_of, diagnose
@@ -39,6 +40,12 @@ from studies.harness import DEVICE, TIMEOUT_S, configuration, keep_runs, photo_p
 RUNS, SECONDS = 5, 45.0
 REFERENCE, INJECTED = "reference", "injected"
 PLAIN = configuration("candidate")
+AVX2 = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+"""Caps the instructions of torch, oneDNN and OpenVINO."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,7 @@ class Case:
         side: pixels of the photos' shorter sides; None: as they are.
         slowed: share of the time in which the load generator is stopped.
         neighbour: share of a core that another process uses.
+        environment: of all processes.
     """
 
     settings: ServeSettings
@@ -56,6 +64,7 @@ class Case:
     side: int | None = None
     slowed: float = 0.0
     neighbour: float = 0.0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 CASES = {
@@ -64,6 +73,7 @@ CASES = {
     "preprocessing": Case(PLAIN, side=3000),
     "load generator": Case(PLAIN, slowed=0.9),
     "other processes": Case(PLAIN, neighbour=0.5),
+    "half precision is emulated": Case(ServeSettings(precision="half"), environment=AVX2),
 }
 
 
@@ -71,7 +81,12 @@ def diagnosed(case: Case) -> dict[str, Any]:
     """The cause that is named, with its sentence."""
     configurations = {REFERENCE: configuration("e1_baseline"), INJECTED: case.settings}
     log = Log()
-    with TemporaryDirectory() as folder, exclusive_machine():
+    with (
+        TemporaryDirectory() as folder,
+        patch.dict(os.environ, case.environment),
+        exclusive_machine(),
+    ):
+        machine = read_json(MACHINE) | {"bfloat16": has_bfloat16()}
         photos = photo_paths() if case.side is None else enlarged(Path(folder), case.side)
         with (
             load_generator(request_bodies(photos, "image"), CONTENT_TYPES["image"]) as sender,
@@ -94,7 +109,6 @@ def diagnosed(case: Case) -> dict[str, Any]:
             )
             pipelines = pipelines_of(configurations, MODEL, DEVICE, photos)
             run(schedule, subjects | pipelines, log, SECONDS)
-    machine = read_json(MACHINE)
     rows = comparison_rows(list(configurations), REFERENCE, log.rows, log.latencies_ms())
     results = [
         Result(row.experiment, configurations[row.experiment], DEVICE, machine, {}, row, turns, [])
@@ -157,12 +171,6 @@ def neighbour(share: float, every_s: float = 0.02) -> Iterator[None]:
         process.wait()
 
 
-def in_serving(cause: str) -> str:
-    """The causes of the loss in serving, without what is lost above the model in any case."""
-    parts = re.split(", then | or ", cause)
-    return next((part for part in parts if part not in ("kernels", "hardware")), "")
-
-
 def main() -> None:
     """Diagnose each case RUNS times, and say how often its cause was named first."""
     names = list(CASES)
@@ -172,7 +180,7 @@ def main() -> None:
         return {"injected": name, **diagnosed(CASES[name])}
 
     runs = keep_runs("causes", RUNS * len(CASES), one, seconds=SECONDS)
-    right = Counter(run["injected"] for run in runs if in_serving(run["cause"]).startswith(run["injected"]))
+    right = Counter(run["injected"] for run in runs if run["cause"].startswith(run["injected"]))
     for name in names:
         print(f"{name}: named first in {right[name]} of {RUNS}")
 
