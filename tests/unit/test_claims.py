@@ -123,7 +123,7 @@ def test_what_else_must_be_known_is_said(
 def test_few_rounds_errors_and_turns_that_do_not_count_are_said(snapshot: Snapshot) -> None:
     few = with_rows(snapshot, [replace(REFERENCE, rounds=3), replace(SHIPPED, rounds=3)])
     assert says(claims(few)[-1].sentence, "3 rounds")
-    wrong = Bound("served", 120.0, "pipeline", 100.0, Ratio(1.2, 1.1, 1.3))
+    wrong = Bound("served", 120.0, "pipeline", 100.0, Ratio(1.2, 1.1, 1.3), is_error=True)
     bounds = dict(snapshot.bounds) | {CANDIDATE: [Bound("pipeline", 100.0), wrong]}
     assert says(claims(replace(snapshot, bounds=bounds))[-1].sentence, "`candidate`", "1.20 (1.10 to 1.30)")
     *others, last = snapshot.results

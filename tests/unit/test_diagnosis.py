@@ -36,12 +36,12 @@ def stages(**times: float) -> dict[str, Any]:
 
 
 CAUSES: dict[str, tuple[Result, str | None, str]] = {
-    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), None, "49.0 100.0"),
+    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), "precision", "49.0 100.0"),
     "contention": (result("e1", workers_cpu_ms=31.0), "threads_per_worker", "31.0 19.3 86"),
     "transport": (result("e1", **BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
-    "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), None, "12.0 88"),
-    "other processes": (result("e1", **BUSY, other_percent=36.0), None, "90"),
-    "hypervisor": (result("e1", **BUSY, steal_percent=36.0), None, "90"),
+    "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), "precision", "12.0 88"),
+    "other processes": (result("e1", **BUSY, other_percent=36.0), "precision", "90"),
+    "hypervisor": (result("e1", **BUSY, steal_percent=36.0), "precision", "90"),
     "small batches": (
         result(
             "e1",
@@ -169,6 +169,7 @@ def test_what_a_precision_brings_is_read_from_timed_packages() -> None:
     assert (found.cause, found.parameter) == ("preprocessing, then kernels", "precision")
     # Of 12.5 ms the model takes 10, then 5.
     assert {"5.0", "10.0", "98.2", "1.67"} <= set(re.findall(r"\d+\.\d+", found.text))
+    assert "1.67" in found.brings
     slower = Timed([own], [package("full", 10.0), package("int8", 11.0)])
     assert limit(own, slower, roofline_full_rps=1100.0, roofline_half_rps=9000.0).parameter is None
 
@@ -197,8 +198,8 @@ def test_hardware_is_named_where_the_model_reaches_its_peak() -> None:
     assert (found.cause, found.parameter) == ("hardware", "precision")
 
 
-def test_without_a_loss_beyond_the_intervals_no_cause_is_named() -> None:
-    assert limit(result("e1", 99.0), roofline_full_rps=101.0).cause == ""
+def test_where_nothing_is_lost_the_hardware_is_the_cause() -> None:
+    assert limit(result("e1", 99.0), roofline_full_rps=101.0).cause == "hardware"
 
 
 def test_a_row_of_an_earlier_run_has_no_cause() -> None:

@@ -146,9 +146,10 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         return Claim("next", _tuned_finding(snapshot.tuned, serve))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
     if own.rank in (None, 1) or (gain := _lead(own)) is None:
-        parameter = snapshot.diagnoses[CANDIDATE].parameter
+        diagnosis = snapshot.diagnoses[CANDIDATE]
+        parameter, brings = diagnosis.parameter, f": {diagnosis.brings}" if diagnosis.brings else ""
         section = "" if parameter and "." in parameter else "serve."
-        key = f"; or `{section}{parameter}`" if parameter else ""
+        key = f"; or `{section}{parameter}`{brings}" if parameter else ""
         return Claim("next", f"Try next: {search}{key}.")
     leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
     best = next(one for one in snapshot.results if one.name == leader)

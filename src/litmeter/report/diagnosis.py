@@ -19,7 +19,7 @@ from typing import Any
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
-from litmeter.stats.comparison import Ratio, ratio
+from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
 from litmeter.system.tables import pluralise
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
@@ -27,6 +27,8 @@ DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
 Rates = list[float | None]
 """A rate by round, None where it is unknown."""
 UNKNOWN = Ratio(1.0, None, None)
+SHARES = 24
+"""About as many shares has a report: with individual intervals one would lie above 1 by chance."""
 CPU_FULL_PERCENT = 80.0
 """CPU in use of a full machine: even a saturated server leaves cores idle between one batch and the next."""
 CLOSE_TO_ROOFLINE = 0.7
@@ -45,6 +47,7 @@ class Bound:
     Attributes:
         upper, upper_rps: name and rate of the bound before it; empty and 0 for the first.
         share: of the bound before it, with a 95% interval where one is known; 1 for the first.
+        is_error: it lies above the bound before it by more than an interval that holds for all shares.
     """
 
     name: str
@@ -52,16 +55,12 @@ class Bound:
     upper: str = ""
     upper_rps: float = 0.0
     share: Ratio = UNKNOWN
+    is_error: bool = False
 
     @property
     def is_loss(self) -> bool:
         """Whether it lies below the bound before it by more than the interval of their ratio."""
         return self.share.resolved and self.share.ratio < 1
-
-    @property
-    def is_error(self) -> bool:
-        """Whether it lies above the bound before it by more than the interval of their ratio."""
-        return self.share.resolved and self.share.ratio > 1
 
 
 def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
@@ -90,17 +89,20 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
         bound = Bound(name, rate_rps)
         if bounds:
             upper = bounds[-1]
-            share = _share(rates, known[upper.name][1]) or Ratio(rate_rps / upper.rate_rps, None, None)
-            bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share)
+            above = known[upper.name][1]
+            share = _share(rates, above) or Ratio(rate_rps / upper.rate_rps, None, None)
+            surely = _share(rates, above, simultaneous(SHARES)) or share
+            is_error = surely.resolved and surely.ratio > 1
+            bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share, is_error)
         bounds.append(bound)
     return bounds
 
 
-def _share(rates: Rates, above: Rates) -> Ratio | None:
+def _share(rates: Rates, above: Rates, error: float = FAMILY_ERROR) -> Ratio | None:
     """The ratio of two series; None where they have no common round."""
     if not any(a and b for a, b in zip(rates, above, strict=True)):
         return None
-    return ratio({"rates": rates, "above": above}, "rates", "above", reference="above")
+    return ratio({"rates": rates, "above": above}, "rates", "above", reference="above", error=error)
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Diagnosis:
         cause: the name of a cause; of several "A and B", and ", then C" for one above the model; empty where
             nothing is lost, or a bound is none.
         parameter: the key of params.yaml that would change the rate, None where there is none.
+        brings: what it would bring, where that was timed.
         text: sentences with the figures that are evidence of the cause.
         loss: the lower bound of the first loss.
     """
@@ -134,6 +137,7 @@ class Diagnosis:
     parameter: str | None
     text: str
     loss: Bound | None = None
+    brings: str = ""
 
 
 def diagnose(
@@ -148,8 +152,8 @@ def diagnose(
     if wrong := [bound for bound in bounds if bound.is_error]:
         rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of')}" for bound in wrong)
         return Diagnosis("", None, f"No cause is named, as a bound is none: {rates}.")
-    above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.is_loss]
-    above = sorted(above, key=lambda loss: loss.share.ratio)[:1]
+    above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.upper]
+    above = sorted(above, key=lambda bound: (not bound.is_loss, bound.share.ratio))[:1]
     served = next(bound for bound in bounds if bound.name == SERVED)
     whole = _share(result.rates("served"), result.undisturbed_model) or served.share
     found, named = [], []
@@ -158,13 +162,14 @@ def diagnose(
         named.append(found[0].cause)
     for loss in above:
         found.append(_model(result, loss, ceilings, timed))
-        if len(found) == 1 or loss.share.ratio < whole.ratio or loss.share.overlaps(whole):
+        larger = loss.share.ratio < whole.ratio or loss.share.overlaps(whole)
+        if len(found) == 1 or (loss.is_loss and larger):
             named.append(found[-1].cause)
     if not found:
         return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
-    parameter = next((one.parameter for one in found if one.parameter), None)
+    moved = next((one for one in found if one.parameter), found[0])
     text = " ".join(one.text for one in found)
-    return Diagnosis(", then ".join(named), parameter, text, found[0].loss)
+    return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
 
 
 def share_cell(share: float) -> str:
@@ -201,12 +206,14 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
     reached = loss.name == ROOFLINE or (loss.share.low or 0.0) >= CLOSE_TO_ROOFLINE
     doubtful = not reached and (loss.share.high or 1.0) >= CLOSE_TO_ROOFLINE
     cause = "hardware" if reached else "hardware or kernels" if doubtful else "kernels"
-    parameter, advice = _advice([*_models(result, timed)] or [*_rooflines(result, ceilings)])
+    options = [*_models(result, timed)]
+    parameter, advice = _advice(options or [*_rooflines(result, ceilings)])
     what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
     rate = _rates(loss, f"the {loss.upper}'s")
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
     text = f"{cause.capitalize()}: {what} {rate} ({binding}-bound); {doubt}{advice}."
-    return Diagnosis(cause, parameter, text, loss)
+    brings = advice.partition(": ")[2] if options else ""
+    return Diagnosis(cause, parameter, text, loss, brings)
 
 
 @dataclass(frozen=True)
@@ -283,8 +290,8 @@ def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
     """Other ways to preprocess, by what other configurations' pipelines take beyond the model."""
     own_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
     for other in timed.results:
-        ms = _preprocess_ms(other)
-        if other.serve.preprocess != result.serve.preprocess and own_ms and whole_ms and ms is not None:
+        ms = None if other.emulated else _preprocess_ms(other)  # there it is lost in the model's noise
+        if other.serve.preprocess != result.serve.preprocess and own_ms and whole_ms and ms:
             gain = whole_ms / max(whole_ms - own_ms + ms, 1e-3)
             text = f"{other.serve.preprocess} takes {ms:.1f} ms of CPU (in `{other.name}`), not {own_ms:.1f}"
             yield Option("preprocess", gain, text)
