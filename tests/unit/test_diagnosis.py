@@ -244,3 +244,10 @@ def test_too_many_workers_are_named_however_noisy_the_served_rate_is() -> None:
     own = replace(steady, turns=[*noisy, *(row for row in steady.turns if row.work != "served")])
     assert not next(bound for bound in bounds_of(own, CEILINGS) if bound.name == "served").is_loss
     assert limit(own).cause == "too many workers"
+
+
+def test_preprocessing_comes_first_only_if_it_loses_more_than_all_of_serving() -> None:
+    """Two of them lose 3 ms each, preprocessing first 14, then 5."""
+    loses: dict[str, Any] = {"workers_cpu_ms": 32.7, "client_cpu_ms": 4.0, "http_cpu_ms": 4.0}
+    assert limit(result("e1", 48.0, 100.0, 58.0, **loses)).cause.startswith("preprocessing")
+    assert not limit(result("e1", 48.0, 68.0, 58.0, **loses)).cause.startswith("preprocessing")

@@ -35,7 +35,7 @@ CLOSE_TO_ROOFLINE = 0.7
 """The roofline counts convolutions and matrix products only, so no model reaches 1."""
 WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
-EMULATED = "half precision is emulated"
+EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
 BATCHING_KEYS = {"max_batch_size", "batch_timeout_s"}
 """Keys on which a pipeline in-process does not depend."""
 
@@ -283,7 +283,7 @@ def _preprocessing(result: Result, timed: Timed) -> Why:
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
     text = f"to decode and preprocess an image takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU; {advice}"
-    return Why("preprocessing", parameter, text)
+    return Why(PREPROCESSING, parameter, text)
 
 
 def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
@@ -316,10 +316,12 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     found = losses_of(result, _preprocessing(result, timed))
     if not found:
         return Diagnosis("unexplained", None, f"Unexplained: {rate}.", served)
+    if found[0].why.cause == PREPROCESSING and sum(one.core_ms for one in found[1:]) > found[0].core_ms:
+        found[:2] = reversed(found[:2])  # served and pipeline lie farther apart than pipeline and model
     overlapping = [one for one in found if one.share.overlaps(found[0].share)]
     named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
     cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
     evidence = " ".join(f"{one.share.ratio:.0%} of the loss: {one.why.text}." for one in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
-    first = losses.get(PIPELINE, served) if named[0].why.cause == "preprocessing" else served
+    first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)
