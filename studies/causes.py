@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -172,7 +171,7 @@ def neighbour(share: float, every_s: float = 0.02) -> Iterator[None]:
 
 
 def main() -> None:
-    """Diagnose each case RUNS times, and say how often its cause was named first."""
+    """Diagnose each case RUNS times, and say how often its cause was named first, alone or with others."""
     names = list(CASES)
 
     def one(number: int) -> dict[str, Any]:
@@ -180,9 +179,11 @@ def main() -> None:
         return {"injected": name, **diagnosed(CASES[name])}
 
     runs = keep_runs("causes", RUNS * len(CASES), one, seconds=SECONDS)
-    right = Counter(run["injected"] for run in runs if run["cause"].startswith(run["injected"]))
+    first = [(run["injected"], run["cause"].partition(", then ")[0].split(" and ")) for run in runs]
     for name in names:
-        print(f"{name}: named first in {right[name]} of {RUNS}")
+        together = sum(name in causes for injected, causes in first if injected == name)
+        alone = sum([name] == causes for injected, causes in first if injected == name)
+        print(f"{name}: named first in {together} of {RUNS}, alone in {alone}")
 
 
 if __name__ == "__main__":
