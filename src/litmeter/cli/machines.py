@@ -95,7 +95,7 @@ def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> Mapping[s
 
 def measured_on(cluster: str) -> dict[str, str]:
     """By node the folder of the results that it has measured."""
-    from litmeter.load.cluster import measure_on_cluster  # type: ignore[import-not-found,unused-ignore]
+    from litmeter.load.cluster import measure_on_cluster  # type: ignore[import-untyped,unused-ignore]
 
     found = {}
     for node, content in measure_on_cluster(cluster, print_wrapped):

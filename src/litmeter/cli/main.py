@@ -271,10 +271,10 @@ app.command(
     "litmeter.cli.machines:machines",
     help="How many machines a rate of requests needs, and at what price; on which kind it is lowest.",
     help_epilogue="""examples:
-  litmeter machines --rate 1000 --price 0.17      # what `make capacity` measured; the price of an hour
-  litmeter machines small large --rate 1000 --price small=0.09 --price large=0.17 \\
-      --out machines.html             # results of two machines, each on its branch
-  litmeter machines --cluster 10.0.0.1:6379 --rate 1000 --price 0.17      # measures on each node""",
+  litmeter machines --rate 1000 --price 0.17   # 0.17 for an hour of this one
+  litmeter machines small large --rate 1000 \\
+      --price small=0.09 --price large=0.17    # branches with results of each
+  litmeter machines --cluster 10.0.0.1:6379 --rate 1000 --price 0.17""",
 )
 
 

@@ -17,7 +17,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow, TurnRow
@@ -44,7 +44,7 @@ LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
 FEW_TIMES = 4
-"""Logarithmic axes between ends of a smaller ratio have ticks at equal distances."""
+"""Rates of a smaller ratio have an axis that is not logarithmic."""
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
     **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
@@ -182,8 +182,7 @@ def _set_logarithmic(axis: Axis, low: float, high: float) -> None:
     """A logarithmic axis between two ends, with ticks at 1, 2 and 5, or at decades where there are many."""
     name = "x" if axis is axis.axes.xaxis else "y"
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    subs = (1, 2, 5) if math.log10(high / low) < MOST_DECADES else (1,)
-    axis.set_major_locator(MaxNLocator(6) if high / low < FEW_TIMES else LogLocator(subs=subs))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if math.log10(high / low) < MOST_DECADES else (1,)))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
@@ -360,7 +359,9 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
             axes.plot([], [], color=colours[name], lw=4, label=name)
             if own.low_rps and own.high_rps:
                 axes.axvspan(own.low_rps, own.high_rps, color=colours[name], alpha=0.15, lw=0)
-        _set_logarithmic(axes.xaxis, low, high)
+        if high > FEW_TIMES * low:
+            _set_logarithmic(axes.xaxis, low, high)
+        axes.set_xlim(low, high)
         axes.set_xlabel("requests that arrive each second")
 
     def draw_latencies(axes: Axes) -> None:
@@ -380,11 +381,12 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
         axes.set_ylabel("latency, ms")
 
     def draw_goodput(axes: Axes) -> None:
-        axes.plot([low, high], [low, high], color=INK, lw=0.8)
+        all_rates = np.geomspace(low, high, 100)
+        axes.plot(all_rates, all_rates, color=INK, lw=0.8)
         for name, result in found.items():
             own = probes[name]
             if own and result.curve is not None:
-                grid = np.geomspace(own[0][0], own[-1][0], 100)
+                grid = all_rates[(all_rates >= own[0][0]) & (all_rates <= own[-1][0])]
                 axes.plot(grid, grid * (1 - result.curve.shares(grid)), color=colours[name])
             for rate, row in own:
                 good = rate * (1 - (row.missed or 0.0))
@@ -445,7 +447,7 @@ def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
 
     def note(offer: Offer) -> str:
         capacity, count, _ = plan_cells(rate_rps, offer.metrics)
-        return f"{capacity} requests/s\n{count} machines at {offer.price:g} an hour"
+        return f"{capacity} requests/s\nmachines: {count}, each {offer.price:g} an hour"
 
     return Chart(
         f"What a million requests cost, and how many machines {rate_rps:,g} a second need",

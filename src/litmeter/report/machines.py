@@ -102,7 +102,9 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
     names = [name for name in known if configuration in (None, name)]
     if not names:
         what = configuration or ", ".join(params.objective.configurations)
-        raise ReportError(f"no capacity of {what} for this machine and these settings: `make capacity`")
+        raise ReportError(
+            f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
+        )
     dates = {name: read_json(CapacityPaths(name).metrics).get("measured_at", "") for name in names}
     return [Offer(label, name, machine, known[name].metrics, dates[name], price) for name in names]
 
@@ -147,7 +149,7 @@ def million_cell(offer: Offer) -> str:
     """The price of a million requests that one plans with, and its interval."""
     if offer.million is None:
         return "-"
-    low, high = (significant(end, 2) if end else "0" for end in offer.million)
+    low, high = (significant(end) if end else "0" for end in offer.million)
     return f"{high} ({low} to {high})"
 
 
