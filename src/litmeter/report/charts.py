@@ -434,6 +434,7 @@ def _pooled(probes: Sequence[tuple[float, TurnRow]], column: str) -> list[tuple[
 def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
     """A row per configuration and machine, the cheapest first: the price of a million requests."""
     places = ranked(offers)
+    names = [one.title.replace("`", "") for _, one in places]
     highest = max((one.million[1] for _, one in places if one.million), default=1.0)
 
     def draw(axes: Axes) -> None:
@@ -441,7 +442,7 @@ def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
             if one.million:
                 colour = BLUE if rank == 1 else GREY
                 axes.hlines(place, *one.million, color=colour, lw=2)
-                _draw_point(axes, one.million[1], place, colour, f"{one.plain}: {million_cell(one)}")
+                _draw_point(axes, one.million[1], place, colour, f"{names[place]}: {million_cell(one)}")
         axes.set_xlim(0, 1.1 * highest)
         axes.set_xlabel("price of a million requests")
 
@@ -454,6 +455,6 @@ def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
         draw,
         f"Point: at {PLANNED_SHARE:g} of the capacity's low end, by which one plans. Line: its interval. "
         "Blue: the cheapest, and what cannot be told from it.",
-        names=[one.plain for _, one in places],
+        names=names,
         notes=[note(one) for _, one in places],
     )

@@ -48,11 +48,6 @@ class Offer:
         return " ".join(f"`{name}`" for name in (self.label, self.name) if name)
 
     @property
-    def plain(self) -> str:
-        """Its names without backticks."""
-        return f"{self.label} {self.name}".strip()
-
-    @property
     def million(self) -> tuple[float, float] | None:
         """Lowest and highest price of a million requests, at PLANNED_SHARE of the ends of the capacity.
 
@@ -114,9 +109,9 @@ def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:
 
     Ranks of the others likewise; None without a price. Raise ReportError where objectives differ.
     """
-    objectives = {f"{one.label} {one.metrics.slo_ms:g} ms, {one.metrics.miss:.3g}": one for one in offers}
-    if len({(one.metrics.slo_ms, one.metrics.miss) for one in offers}) > 1:
-        raise ReportError(f"prices compare under one objective only, not under {'; '.join(objectives)}")
+    objectives = {f"{100 * (1 - one.metrics.miss):.4g}% within {one.metrics.slo_ms:g} ms" for one in offers}
+    if len(objectives) > 1:
+        raise ReportError(f"prices compare under one objective, not {' and '.join(sorted(objectives))}")
     prices = [one.million for one in offers if one.million]
     found = [
         (None if (own := one.million) is None else 1 + sum(high < own[0] for _, high in prices), one)
@@ -165,15 +160,14 @@ def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
     if len(leaders) > 1:
         tied = ", ".join(one.title for one in leaders)
         said.append(f"Which of {tied} is cheapest is not resolved: their intervals overlap.")
-    by_machine: dict[str, dict[str, str]] = {}
-    for one in offers:
-        by_machine.setdefault(one.machine["id"], {})[one.label] = one.measured_at or "at an unknown time"
-    for labels in by_machine.values():
-        if len(labels) > 1:
-            same = " and ".join(f"`{label}`" for label in labels)
-            said.append(f"{same} have the same hardware and libraries.")
-    if len({one.label for one in offers}) > 1:
-        times = ", ".join(f"`{label}` {at}" for own in by_machine.values() for label, at in own.items())
+    machines = {one.label: one for one in offers}
+    for kind in dict.fromkeys(one.machine["id"] for one in machines.values()):
+        same = [f"`{label}`" for label, one in machines.items() if one.machine["id"] == kind]
+        if len(same) > 1:
+            said.append(f"{' and '.join(same)} have the same hardware and libraries.")
+    if len(machines) > 1:
+        dates = {label: one.measured_at or "at an unknown time" for label, one in machines.items()}
+        times = ", ".join(f"`{label}` {date}" for label, date in dates.items())
         said.append(
             "Machines cannot be measured in turn, as configurations are, and speeds change from hour to "
             f"hour. Measured: {times}."
