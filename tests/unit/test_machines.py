@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from zipfile import ZipFile
 
 import pytest
@@ -176,9 +175,7 @@ def test_a_cluster_measures_first(
                         archive.write(file, file.relative_to(name))
             yield f"node-{name}", content.getvalue()
 
-    cluster = ModuleType("litmeter.load.cluster")
-    monkeypatch.setattr(cluster, "measure_on_cluster", measure_on_cluster, raising=False)
-    monkeypatch.setitem(sys.modules, "litmeter.load.cluster", cluster)
+    monkeypatch.setattr("litmeter.cli.project.measure_on_cluster", measure_on_cluster, raising=False)
     status, out, _ = said(capsys, "--cluster", "10.0.0.1:6379", *ASKED, "1")
     assert status == 0
     assert re.findall(r"\| (node-\w+) \|", out) == ["node-large", "node-small"]

@@ -12,7 +12,7 @@ from zipfile import ZipFile
 
 from cyclopts import Parameter
 
-from litmeter.errors import UsageError
+from litmeter.errors import ReportError, UsageError
 from litmeter.params import Positive
 from litmeter.report.charts import prices as chart
 from litmeter.report.charts import save_png
@@ -94,11 +94,13 @@ def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> Mapping[s
 
 
 def measured_on(cluster: str) -> dict[str, str]:
-    """By node the folder of the results that it has measured."""
-    from litmeter.load.cluster import measure_on_cluster  # type: ignore[import-untyped,unused-ignore]
+    """By node the folder of the results that it has measured; raise ReportError where there is none."""
+    from litmeter.cli.project import measure_on_cluster  # type: ignore[attr-defined,unused-ignore]
 
     found = {}
     for node, content in measure_on_cluster(cluster, print_wrapped):
         found[node] = str(FOLDER / node)
         ZipFile(io.BytesIO(content)).extractall(found[node])
+    if not found:
+        raise ReportError(f"no node of {cluster} has measured a capacity")
     return found

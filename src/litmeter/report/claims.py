@@ -59,8 +59,8 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         fastest(snapshot.compared, snapshot.reference),
         limit(snapshot),
         next_step(snapshot),
-        objective(snapshot.compared, snapshot.params.objective.slo_ms),
         *capacities(snapshot),
+        objective(snapshot.compared, snapshot.params.objective.slo_ms),
     ]
     return [*filter(None, found), *doubts(snapshot)]
 
