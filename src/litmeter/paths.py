@@ -53,6 +53,7 @@ TUNE_METRICS = Path("metrics/tune.json")
 TUNE_TABLE = Path("plots/tune.csv")
 TUNE_KNOBS = Path("plots/tune_knobs.csv")
 TUNE_PICTURE = Path("assets/tune.png")
+CAPACITY_PICTURE = Path("assets/capacity.png")
 
 SUMMARY = Path("metrics/summary.json")
 LEVELS = Path("plots/levels.csv")
@@ -104,11 +105,9 @@ class CapacityPaths:
     Attributes:
         metrics: the capacity with its interval, one flat object.
         probes: a row per probe.
-        picture: share of late requests and latencies over the rate; no output of the stage.
     """
 
     def __init__(self, name: str) -> None:
         self.metrics = Path(f"metrics/capacity/{name}.json")
         self.probes = Path(f"plots/capacity/{name}.csv")
-        self.picture = Path(f"assets/capacity/{name}.png")
         self.outputs = [self.metrics, self.probes]

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from litmeter.params import CANDIDATE
 from litmeter.report.pages import REPORT_PAGE, write_report
 from tests.browser.test_plots import requested
+from tests.support.capacity import write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, write_project
 
 WIDTHS = (1280, 400)
@@ -54,6 +56,7 @@ def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_project(request.param, earlier="e2_batching", changed=True)
+        write_capacity(CANDIDATE)
         write_report()
     return (folder / REPORT_PAGE).as_uri()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from litmeter.paths import CapacityPaths
+from litmeter.paths import CAPACITY_PICTURE, CapacityPaths
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
 
@@ -24,7 +24,12 @@ def test_capacities_are_measured_where_they_are_asked_for(ran: Clone) -> None:
             assert metrics["seconds"] > 0
             assert metrics["machine"] == read_json(ran.path / "metrics/machine.json")["id"]
         ran.run(".venv/bin/litmeter", "results")
-        assert all((ran.path / CapacityPaths(name).picture).stat().st_size > 10_000 for name in NAMES)
+        assert (ran.path / CAPACITY_PICTURE).stat().st_size > 10_000
+        ran.git("add", "metrics", "plots")
+        revision = ran.git("stash", "create").strip()
+        planned = ran.run(".venv/bin/litmeter", "machines", revision, "--rate", "100", "--price", "1").stdout
+        assert all(f"| {name} |" in " ".join(planned.split()) for name in NAMES)
     finally:
+        ran.git("reset", "-q")
         ran.git("checkout", "-q", ".")
         ran.git("clean", "-fdq", "metrics", "plots", "assets", "ondemand")

@@ -13,10 +13,12 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
+from litmeter.measure.capacity import CapacityResult, curve_of
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report import charts
 from litmeter.report.charts import INK, NARROW, PAPER, WIDE, Chart, figure_of, svg
 from litmeter.report.results import Result
+from tests.support.capacity import CAPACITY, OFFERS, PROBES, probe
 from tests.support.search import WINNER
 from tests.support.synthetic_results import compared, result
 
@@ -36,7 +38,16 @@ def results() -> list[Result]:
 def every_chart() -> Iterator[Chart]:
     yield charts.comparison(results(), "e1")
     yield charts.stages(results())
+    yield from charts.capacity(capacities())
+    yield charts.prices(OFFERS, 1000.0)
     yield charts.tune([WINNER, replace(WINNER, name="full direct 2x1 b4", status="slower", ratio=0.5)])
+
+
+def capacities() -> dict[str, CapacityResult]:
+    """The one of slower answers has too few for a p99."""
+    slow = [replace(row, p99_ms=None) for row in PROBES]
+    curve = curve_of([*PROBES, probe(400.0, 0.5)], 0.05)
+    return {"e1": CapacityResult(CAPACITY, PROBES, curve), "candidate": CapacityResult(CAPACITY, slow, None)}
 
 
 def axes_of(chart: Chart, width: float = WIDE) -> Axes:
@@ -89,6 +100,23 @@ def test_the_fastest_comes_first_with_what_it_costs_and_the_silent_last() -> Non
         ["no answer", "- s to start, - MiB"],
     ]
     assert points(axes_of(chart)) == [(3.0, 0), (2.0, 1), (1.0, 2), (0.1, 3)]
+
+
+def test_latencies_are_medians_of_neighbouring_probes_that_have_them() -> None:
+    latency, goodput = (axes_of(chart) for chart in charts.capacity(capacities()))
+    lines = [line for line in latency.lines if list(line.get_xdata()) == [275.0, 335.0]]
+    assert len(lines) == 3 + 2
+    assert list(lines[1].get_ydata()) == pytest.approx([275.0 / 3, 335.0 / 3])
+    good = [(row.offered_rps or 0) * (1 - (row.missed or 0)) for row in PROBES]
+    assert [y for _, y in points(goodput)] == pytest.approx(2 * good)
+    assert goodput.get_xlim() == latency.get_xlim()
+
+
+def test_the_cheapest_machine_is_the_first() -> None:
+    chart = charts.prices(OFFERS, 1000.0)
+    assert list(chart.names) == ["m2 candidate", "m1 candidate", "m3 candidate"]
+    assert [y for _, y in points(axes_of(chart))] == [0, 1]
+    assert [note.splitlines()[0] for note in chart.notes] == ["290 to 310 requests/s"] * 2 + ["- requests/s"]
 
 
 def test_stages_add_up_to_the_whole() -> None:

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.report.claims import claims, fastest, next_step, objective, verdict
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot
 from litmeter.stats.comparison import Ratio
+from tests.support.capacity import CAPACITY
 from tests.support.search import tuned
 from tests.support.synthetic_results import MACHINE, compared, turn
 
@@ -87,6 +89,15 @@ def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> N
     assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, f"{diagnosis.loss.rate_rps:,.1f}")
     unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
     assert "limit" not in kinds(replace(snapshot, diagnoses=unknown))
+
+
+def test_the_fastest_and_the_candidate_say_how_much_traffic_they_take(snapshot: Snapshot) -> None:
+    assert "capacity" not in kinds(snapshot)
+    found = CapacityResult(CAPACITY, [], None)
+    known = replace(snapshot, capacities=dict.fromkeys(["e1_baseline", CANDIDATE, "e7_tuned"], found))
+    first, second = (one.sentence for one in claims(known) if one.kind == "capacity")
+    assert says(first, "`e7_tuned` takes 290 to 310", "for 1,000 a second plan 4 machines, 5 with one spare.")
+    assert says(second, "`candidate` takes 290 to 310")
 
 
 def test_the_fastest_and_the_one_to_ship_may_differ() -> None:

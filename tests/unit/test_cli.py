@@ -17,7 +17,7 @@ from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_param
 from tests.support.project import ROOT
 
 COMMANDS = {
-    *("serve", "predict", "loadtest", "capacity", "sender", "compare"),
+    *("serve", "predict", "loadtest", "capacity", "machines", "sender", "compare"),
     *("tune", "quick", "verify", "results", "report"),
 }
 URL = ("--url", "http://127.0.0.1:9/")
@@ -104,6 +104,8 @@ def test_a_list_is_typed_with_commas() -> None:
         ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
         ("capacity URL --max-s", "--max-s"),
         ("capacity URL --configurations candidate", "--configurations"),
+        ("machines --rate 0 --price 1", "--rate: got 0.0; allowed: greater than 0"),
+        ("machines --rate 1", "--price"),
         ("verify --unknown", "--unknown"),
         ("verify more", "more"),
     ],

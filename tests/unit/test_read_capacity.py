@@ -10,16 +10,17 @@ import pytest
 from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityResult, capacity
 from litmeter.measure.rows import TurnRow
-from litmeter.paths import CapacityPaths
+from litmeter.paths import CAPACITY_PICTURE, CapacityPaths
 from litmeter.report import charts
 from litmeter.report.charts import save_png
 from litmeter.report.snapshot import read_capacity
 from litmeter.report.tables import capacity_text
 from litmeter.system.files import write_json, write_rows
-from tests.support.capacity import CAPACITY, OBJECTIVE
+from tests.support.capacity import CAPACITY, OBJECTIVE, probe
 from tests.support.queues import QUEUES, drive
 
 PATHS = CapacityPaths("candidate")
+NONE = {"capacity_rps": None, "low_rps": None, "high_rps": None}
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +31,12 @@ def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({}, ("300.0", "290.0 to 310.0", "95%", "100 ms")),
-        ({"status": "unresolved", "reason": "wide"}, ("300.0", "290.0 to 310.0", "wide")),
-        ({"status": "unresolved", "capacity_rps": None, "reason": "too few"}, ("unknown", "too few")),
-        ({"status": "above_range", "capacity_rps": None, "high_rps": None}, ("at least 290.0",)),
-        ({"status": "slo_unreachable", "capacity_rps": None}, ("no rate",)),
+        ({}, ("290 to 310", "95%", "100 ms")),
+        ({"status": "unresolved", "reason": "wide"}, ("300", "290 to 310", "wide")),
+        ({"status": "unresolved", "low_rps": None, "high_rps": None, "reason": "few"}, ("about 300", "few")),
+        ({**NONE, "status": "unresolved", "reason": "too few"}, ("unknown", "too few")),
+        ({"status": "above_range", "capacity_rps": None, "high_rps": None}, ("at least 290",)),
+        ({**NONE, "status": "slo_unreachable"}, ("no rate",)),
     ],
 )
 def test_each_status_has_its_sentence(changes: dict[str, object], parts: tuple[str, ...]) -> None:
@@ -63,12 +65,12 @@ def test_the_result_is_read_as_it_was_measured() -> None:
 
 
 def test_a_picture_is_drawn_of_any_search() -> None:
-    probe = TurnRow(3, 9.0, 4.9, 3, "candidate", "served", 256, 79.0, missed=0.02, p50_ms=20.0, p95_ms=70.0)
     unknown = replace(CAPACITY, capacity_rps=None, low_rps=None, high_rps=None)
+    few = probe(79.0, 0.02, p99_ms=None)
     for rows, metrics in (
         ([], unknown),
-        ([probe], CAPACITY),
-        ([probe, replace(probe, void="late")], unknown),
+        ([few], CAPACITY),
+        ([few, replace(few, void="late")], unknown),
     ):
-        save_png(PATHS.picture, charts.capacity("candidate", CapacityResult(metrics, rows, None)))
-        assert PATHS.picture.stat().st_size > 5000
+        save_png(CAPACITY_PICTURE, charts.capacity({"candidate": CapacityResult(metrics, rows, None)}))
+        assert CAPACITY_PICTURE.stat().st_size > 5000

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from litmeter.errors import ReportError
 from litmeter.params import CANDIDATE
-from litmeter.paths import README, RESULTS_PAGE, TUNE_KNOBS, TUNE_METRICS, TUNE_PICTURE, TUNE_TABLE
+from litmeter.paths import (
+    CAPACITY_PICTURE,
+    README,
+    RESULTS_PAGE,
+    TUNE_KNOBS,
+    TUNE_METRICS,
+    TUNE_PICTURE,
+    TUNE_TABLE,
+    CapacityPaths,
+)
 from litmeter.report import charts
 from litmeter.report.claims import claims
 from litmeter.report.diagnosis import Diagnosis
@@ -27,8 +37,9 @@ from litmeter.report.pages import (
 )
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import bounds_table
-from litmeter.system.files import write_json, write_rows
+from litmeter.system.files import read_json, write_json, write_rows
 from litmeter.tune.rows import KnobRow, TuneRow
+from tests.support.capacity import write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, searched, write_project
 
 
@@ -121,3 +132,28 @@ def test_what_was_searched_on_this_machine_is_drawn_and_told(machine: str, told:
     write_results()
     assert TUNE_PICTURE.exists() is told
     assert ("int8 direct 2x1 b4" in RESULTS_PAGE.read_text()) is told
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({}, True), ({"machine": "another"}, False), ({"settings": "others"}, False)],
+    ids=["these", "another machine", "other settings"],
+)
+def test_a_capacity_of_this_machine_and_these_settings_is_drawn_and_told(
+    changes: dict[str, Any], told: bool
+) -> None:
+    write_capacity(CANDIDATE, **changes)
+    write_results()
+    assert CAPACITY_PICTURE.exists() is told
+    text = RESULTS_PAGE.read_text()
+    assert ("## How much traffic each takes" in text) is told
+    assert ("`candidate` takes 290 to 310 requests a second" in text) is told
+    assert ("| `candidate` | 290 to 310 | 4 | 5 |" in text) is told
+
+
+def test_a_capacity_that_other_code_has_written_costs_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    write_capacity(CANDIDATE)
+    metrics = CapacityPaths(CANDIDATE).metrics
+    write_json(metrics, {key: value for key, value in read_json(metrics).items() if key != "probes"})
+    write_results()
+    assert f"{metrics}: not of this code; `make capacity` makes it anew" in capsys.readouterr().out

@@ -282,7 +282,7 @@ def capacity(
     if out is not None:
         write_rows(out, TurnRow, found.rows)
     if picture is not None:
-        save_png(picture, chart(requests.url, found))
+        save_png(picture, chart({requests.url: found}))
     said = capacity_text(found.metrics)
     text = re.sub(r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", said)
     print_wrapped(f"{requests.url} {text}")

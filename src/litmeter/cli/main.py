@@ -267,6 +267,15 @@ app.command(
   litmeter sender --join 10.0.0.1:9000     # where `... --listen 0.0.0.0:9000` waits
 The environment variable LITMETER_SENDER_KEY holds the same key on all machines.""",
 )
+app.command(
+    "litmeter.cli.machines:machines",
+    help="How many machines a rate of requests needs, and at what price; on which kind it is lowest.",
+    help_epilogue="""examples:
+  litmeter machines --rate 1000 --price 0.17   # 0.17 for an hour of this one
+  litmeter machines small large --rate 1000 \\
+      --price small=0.09 --price large=0.17    # branches with results of each
+  litmeter machines --cluster 10.0.0.1:6379 --rate 1000 --price 0.17""",
+)
 
 
 app.command(

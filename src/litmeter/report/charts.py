@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from litmeter.measure.capacity import CapacityResult
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
+from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
 from litmeter.system.files import atomic_write
 from litmeter.system.tables import number_cell, pluralise
@@ -42,6 +43,8 @@ ROW, LINE, AXIS, LEGEND_LINE, HEIGHT = 0.16, 0.16, 0.6, 0.2, 3.6
 LETTERS_PER_INCH = 12
 DPI = 110
 MOST_DECADES = 5
+FEW_TIMES = 4
+"""Rates of a smaller ratio have an axis that is not logarithmic."""
 STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor"), INK),
     **dict.fromkeys(("grid.color", "xtick.color", "ytick.color"), INK),
@@ -145,13 +148,16 @@ def figure_of(charts: Sequence[Chart], width: float, captions: bool = False) -> 
 
 def _add_legend(figure: Figure) -> float:
     """One of all panels, below them, in as many columns as fit; return its inches."""
-    known = [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+    known: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        known = dict(zip(labels, handles, strict=True)) | known
     if not known:
         return 0.0
-    handles, labels = zip(*known, strict=True)
+    labels = list(known)
     fitting = int(figure.get_figwidth() * LETTERS_PER_INCH / (max(map(len, labels)) + 4))
     columns = max(1, min(len(labels), fitting))
-    figure.legend(handles, labels, ncols=columns, loc="outside lower center")
+    figure.legend(known.values(), labels, ncols=columns, loc="outside lower center")
     return LEGEND_LINE * (math.ceil(len(labels) / columns) + 0.5)
 
 
@@ -330,56 +336,125 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
     )
 
 
-def capacity(name: str, result: CapacityResult) -> list[Chart]:
-    """The share of late requests with the fit, and latencies, over the offered rate."""
-    metrics = result.metrics
-    offered = [(row.offered_rps, row) for row in result.rows if row.offered_rps is not None]
-    rates, probes = [rate for rate, _ in offered], [row for _, row in offered]
-    shown = [*rates, *filter(None, (metrics.low_rps, metrics.high_rps))] or [1.0]
-    top = min(1.0, max(0.2, 4 * metrics.miss))
+POOLED = 5
+"""Neighbouring probes whose latencies are one point of a line."""
+PERCENTILES = {"p50": ":", "p95": "-", "p99": "--"}
 
-    def set_rates(axes: Axes) -> None:
-        axes.set_xlim(min(shown) / 1.05, max(shown) * 1.05)
-        axes.set_xlabel("offered rate, requests/s")
 
-    def draw_late(axes: Axes) -> None:
-        axes.axhline(metrics.miss, color=INK, lw=1, ls="--")
-        if result.curve is not None:
-            grid = np.geomspace(min(shown), max(shown), 200)
-            share = result.curve.shares(grid)
-            axes.plot(grid[share <= top], share[share <= top], color=INK, lw=1.8)
-        for rate, row in zip(rates, probes, strict=True):
-            if row.missed is not None:
-                _draw_point(axes, rate, min(top, row.missed), GREY, hollow=bool(row.void))
-        if metrics.capacity_rps is not None and metrics.low_rps is not None and metrics.high_rps is not None:
-            colour = BLUE if metrics.status == "resolved" else ORANGE
-            axes.axvline(metrics.capacity_rps, color=colour, lw=1)
-            axes.hlines(metrics.miss, metrics.low_rps, metrics.high_rps, color=colour, lw=2)
-            _draw_point(axes, metrics.capacity_rps, metrics.miss, colour)
-        _set_shares(axes.yaxis, top)
-        set_rates(axes)
-        axes.set_ylabel("requests that were late or failed")
+def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
+    """Latencies, and requests that were answered in time, over the offered rate: of all configurations."""
+    names = [name for name in found if name != CANDIDATE]
+    colours = {CANDIDATE: PURPLE} | dict(zip(names, cycle((BLUE, GREY, INK)), strict=False))
+    probes = {name: _probes(result) for name, result in found.items()}
+    rates = [rate for own in probes.values() for rate, _ in own]
+    metrics = [result.metrics for result in found.values()]
+    rates += [end for one in metrics for end in (one.low_rps, one.high_rps) if end]
+    low, high = 0.97 * min(rates, default=1.0), 1.03 * max(rates, default=2.0)
+    objectives = sorted({one.slo_ms for one in metrics})
+    share = f"{100 * (1 - metrics[0].miss):.4g}%"
+
+    def draw_rates(axes: Axes) -> None:
+        for name, result in found.items():
+            own = result.metrics
+            axes.plot([], [], color=colours[name], lw=4, label=name)
+            if own.low_rps and own.high_rps:
+                axes.axvspan(own.low_rps, own.high_rps, color=colours[name], alpha=0.15, lw=0)
+        if high > FEW_TIMES * low:
+            _set_logarithmic(axes.xaxis, low, high)
+        axes.set_xlim(low, high)
+        axes.set_xlabel("requests that arrive each second")
 
     def draw_latencies(axes: Axes) -> None:
-        axes.axhline(metrics.slo_ms, color=INK, lw=1, ls="--")
-        levels = [metrics.slo_ms]
-        for percent, colour in (("p50", GREY), ("p95", BLUE), ("p99", INK)):
-            latencies = [getattr(row, f"{percent}_ms") for row in probes]
-            known = [(rate, ms) for rate, ms in zip(rates, latencies, strict=True) if ms]
-            levels += [ms for _, ms in known]
-            if known:
-                axes.plot(*zip(*known, strict=True), "o", color=colour, markersize=6, label=percent)
-        set_rates(axes)
+        levels = list(objectives)
+        for name, own in probes.items():
+            for percent, style in PERCENTILES.items():
+                points = _pooled(own, f"{percent}_ms")
+                levels += [latency for _, latency in points]
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=colours[name])
+        for slo_ms in objectives:
+            axes.axhline(slo_ms, color=INK, lw=0.8)
+        draw_rates(axes)
+        for percent, style in PERCENTILES.items():
+            axes.plot([], [], style, color=INK, label=percent)
         _set_logarithmic(axes.yaxis, min(levels) / 1.3, max(levels) * 1.3)
-        axes.set_ylabel("latency, ms, logarithmic")
+        axes.set_ylabel("latency, ms")
+
+    def draw_goodput(axes: Axes) -> None:
+        all_rates = np.geomspace(low, high, 100)
+        axes.plot(all_rates, all_rates, color=INK, lw=0.8)
+        for name, result in found.items():
+            own = probes[name]
+            if own and result.curve is not None:
+                grid = all_rates[(all_rates >= own[0][0]) & (all_rates <= own[-1][0])]
+                axes.plot(grid, grid * (1 - result.curve.shares(grid)), color=colours[name])
+            for rate, row in own:
+                good = rate * (1 - (row.missed or 0.0))
+                tip = f"{name}: {good:.1f} of {rate:.1f} requests/s in time"
+                axes.plot(rate, good, "o", color=colours[name], markersize=3, gid=tip)
+        draw_rates(axes)
+        axes.set_ylim(0, high)
+        axes.set_ylabel("answered in time, requests/s")
 
     return [
         Chart(
-            f"{name}: {100 * (1 - metrics.miss):.4g}% within {metrics.slo_ms:g} ms, {metrics.status}",
-            draw_late,
-            "Random arrivals. Dashed: the share that may be late; on it, the capacity with its interval. "
-            f"Black: the fit. A point per probe, those above {top:.0%} on the upper edge. Hollow: the load "
-            "generator was late, so that the probe does not count.",
+            "The more requests arrive, the longer they take",
+            draw_latencies,
+            "Requests arrive whether or not those before are answered. Half of them take no longer than the "
+            "dotted line, 95% no longer than the solid one, 99% no longer than the dashed one (medians of "
+            f"{POOLED} neighbouring probes). Horizontal: the objective. Band: the 95% interval of the "
+            f"capacity, the highest rate at which {share} of the requests keep to the objective.",
         ),
-        Chart(f"{name}: latency by offered rate", draw_latencies, "A point per probe."),
+        Chart(
+            "Beyond the capacity, fewer and fewer are answered in time",
+            draw_goodput,
+            "A point is a probe: one rate for some seconds. On the thin line, all that arrive are answered "
+            "in time. The coloured line is fitted to the points; the band is the capacity's interval.",
+        ),
     ]
+
+
+def _probes(result: CapacityResult) -> list[tuple[float, TurnRow]]:
+    """The probes that count with their rates, the lowest first."""
+    rows = [row for row in result.rows if row.missed is not None and not row.void]
+    return sorted(((row.offered_rps, row) for row in rows if row.offered_rps), key=lambda pair: pair[0])
+
+
+def _pooled(probes: Sequence[tuple[float, TurnRow]], column: str) -> list[tuple[float, float]]:
+    """Rates and medians of ``column`` of POOLED neighbours each; none where a probe has too few answers."""
+    points = []
+    for group in np.array_split(np.arange(len(probes)), max(1, len(probes) // POOLED)):
+        rates, rows = [probes[place][0] for place in group], [probes[place][1] for place in group]
+        values = [getattr(row, column) for row in rows]
+        if values and None not in values:
+            points.append((float(np.median(rates)), float(np.median(values))))
+    return points
+
+
+def prices(offers: Sequence[Offer], rate_rps: float) -> Chart:
+    """A row per configuration and machine, the cheapest first: the price of a million requests."""
+    places = ranked(offers)
+    names = [one.title.replace("`", "") for _, one in places]
+    highest = max((one.million[1] for _, one in places if one.million), default=1.0)
+
+    def draw(axes: Axes) -> None:
+        for place, (rank, one) in enumerate(places):
+            if one.million:
+                colour = BLUE if rank == 1 else GREY
+                axes.hlines(place, *one.million, color=colour, lw=2)
+                _draw_point(axes, one.million[1], place, colour, f"{names[place]}: {million_cell(one)}")
+        axes.set_xlim(0, 1.1 * highest)
+        axes.set_xlabel("price of a million requests")
+
+    def note(offer: Offer) -> str:
+        capacity, count, _ = plan_cells(rate_rps, offer.metrics)
+        return f"{capacity} requests/s\nmachines: {count}, each {offer.price:g} an hour"
+
+    return Chart(
+        f"What a million requests cost, and how many machines {rate_rps:,g} a second need",
+        draw,
+        f"Point: at {PLANNED_SHARE:g} of the capacity's low end, by which one plans. Line: its interval. "
+        "Blue: the cheapest, and what cannot be told from it.",
+        names=names,
+        notes=[note(one) for _, one in places],
+    )

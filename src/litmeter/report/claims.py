@@ -11,6 +11,7 @@ from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, KNOBS, ServeSettings
 from litmeter.report.diagnosis import MODEL, PIPELINE, ROOFLINE, SERVED
+from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.report.tables import changed_keys, ratio_text
@@ -33,11 +34,12 @@ class Claim:
 
     Attributes:
         kind: "change": what other settings of serve: did; "fastest"; "limit": what holds the fastest back;
-            "next": what to try; "objective": who keeps to it; "doubt": what else one must know.
+            "next": what to try; "objective": who keeps to it; "capacity": how much traffic one takes;
+            "doubt": what else one must know.
         sentence: names in it stand between backticks.
     """
 
-    kind: Literal["change", "fastest", "limit", "next", "objective", "doubt"]
+    kind: Literal["change", "fastest", "limit", "next", "objective", "capacity", "doubt"]
     sentence: str
 
     @property
@@ -46,7 +48,7 @@ class Claim:
         return self.sentence.replace("`", "")
 
 
-ANSWER = ("change", "fastest", "limit", "next")
+ANSWER = ("change", "fastest", "limit", "next", "capacity")
 """Kinds of claims that a reader came for."""
 
 
@@ -57,6 +59,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         fastest(snapshot.compared, snapshot.reference),
         limit(snapshot),
         next_step(snapshot),
+        *capacities(snapshot),
         objective(snapshot.compared, snapshot.params.objective.slo_ms),
     ]
     return [*filter(None, found), *doubts(snapshot)]
@@ -197,6 +200,15 @@ def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
     names = " or ".join(f"`{row.experiment}`, {row.p95_ms:.0f} ms" for row in tied)
     doubt = "; which of them is not resolved" if len(tied) > 1 else ""
     return Claim("objective", f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}.")
+
+
+def capacities(snapshot: Snapshot) -> Iterator[Claim]:
+    """How much traffic the fastest and the candidate take, and on how many machines they would take more."""
+    names = [*(row.experiment for row in ranked(snapshot.compared)[:1]), CANDIDATE]
+    for name in dict.fromkeys(names):
+        if name in snapshot.capacities:
+            text = capacity_sentence(f"`{name}`", snapshot.capacities[name].metrics)
+            yield Claim("capacity", f"{text}.")
 
 
 def doubts(snapshot: Snapshot) -> Iterator[Claim]:

@@ -14,16 +14,24 @@ from markdown_it import MarkdownIt
 
 from litmeter.errors import ReportError
 from litmeter.model.precision_rows import HEAD, precision_cells
-from litmeter.paths import README, RESULTS_PAGE, TUNE_PICTURE, CapacityPaths
+from litmeter.paths import CAPACITY_PICTURE, README, RESULTS_PAGE, TUNE_PICTURE
 from litmeter.report import charts
 from litmeter.report.changes import changes, runs_table
 from litmeter.report.charts import NARROW, WIDE, Chart, save_png, svg
 from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, tuned_text
 from litmeter.report.diagnosis import Diagnosis
-from litmeter.report.snapshot import Snapshot, is_of_this_tree, read_capacity, read_revision, read_snapshot
+from litmeter.report.machines import (
+    EXAMPLE_RPS,
+    PLAN,
+    PLANNED_SHARE,
+    Offer,
+    offers_table,
+    offers_text,
+    plan_cells,
+)
+from litmeter.report.snapshot import Snapshot, read_revision, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
-from litmeter.system.files import all_or_nothing, read_json, write_section, write_text
-from litmeter.system.progress import print_wrapped
+from litmeter.system.files import all_or_nothing, write_section, write_text
 from litmeter.system.tables import markdown_table
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"
@@ -45,13 +53,13 @@ class Part:
 
     Attributes:
         text: in Markdown, without its picture; empty where that says everything.
-        chart: drawn where the page is HTML.
-        picture: the same chart's path below assets/.
+        charts: drawn where the page is HTML.
+        picture: the path of these charts below assets/.
     """
 
     title: str
     text: str
-    chart: Chart | None = None
+    charts: Sequence[Chart] = ()
     picture: str = ""
 
 
@@ -72,13 +80,8 @@ def write_results(*, readme: bool = False) -> None:
         else:
             if snapshot.tuned is not None:
                 save_png(TUNE_PICTURE, [charts.tune(snapshot.tuned.rows)])
-            for name in snapshot.params.objective.configurations:
-                paths = CapacityPaths(name)
-                if paths.metrics.exists() and is_of_this_tree(read_json(paths.metrics)):
-                    try:
-                        save_png(paths.picture, charts.capacity(name, read_capacity(name)))
-                    except ReportError as error:  # of other code: it costs nothing else
-                        print_wrapped(str(error))
+            if snapshot.capacities:
+                save_png(CAPACITY_PICTURE, charts.capacity(snapshot.capacities))
             write_text(RESULTS_PAGE, page(snapshot))
     print(f"{README if readme else RESULTS_PAGE}: results written")
 
@@ -116,7 +119,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         f"rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n{reasons(snapshot.diagnoses)}",
     )
     chart = charts.stages(snapshot.results)
-    yield Part(chart.title, "", chart, "results/stages.png")
+    yield Part(chart.title, "", [chart], "results/stages.png")
     yield Part(
         "What each does alone",
         "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory of "
@@ -125,6 +128,17 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "were answered: agreement is the share with the checkpoint's label, accuracy that with their own.\n\n"
         + levels_table(snapshot.results),
     )
+    if snapshot.capacities:
+        found = {name: one.metrics for name, one in snapshot.capacities.items()}
+        rows = [[f"`{name}`", *plan_cells(EXAMPLE_RPS, one)] for name, one in found.items()]
+        yield Part(
+            "How much traffic each takes",
+            "The highest rate of requests at random times that keeps to `objective:` (95% interval), and the "
+            f"machines that take {EXAMPLE_RPS:,g} a second, each {PLANNED_SHARE:g} of its low end. "
+            "More: [capacity.md](capacity.md).\n\n" + markdown_table(["configuration", *PLAN], rows),
+            charts.capacity(snapshot.capacities),
+            CAPACITY_PICTURE.name,
+        )
     if snapshot.changes:
         yield Part(
             "What a precision costs, and what it brings",
@@ -140,7 +154,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         finalists, knobs = searched_tables(snapshot.tuned.rows, snapshot.tuned.knobs)
         worth = "What another value of one key would be worth, all others as the winner's:"
         text = "\n\n".join([tuned_text(snapshot.tuned), finalists, worth, knobs])
-        yield Part("What the search found", text, charts.tune(snapshot.tuned.rows), "tune.png")
+        yield Part("What the search found", text, [charts.tune(snapshot.tuned.rows)], "tune.png")
     yield Part("The machine and the model", provenance(snapshot))
 
 
@@ -186,12 +200,28 @@ def render(snapshots: Sequence[Snapshot]) -> str:
     last = snapshots[-1]
     blocks = [f"<h1>{QUESTION}</h1>", *_changes(snapshots), *_answer(last, len(snapshots) > 1), "<section>"]
     for part in parts(last):
-        content = (figure(part.chart) if part.chart else "") + markdown(part.text)
+        content = "".join(map(figure, part.charts)) + markdown(part.text)
         if content:
             blocks.append(f"<details><summary>{escape(part.title)}</summary>{content}</details>")
+    return _document(last.label or "this tree", [*blocks, "</section>"])
+
+
+def _document(title: str, blocks: Sequence[str]) -> str:
     template = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    title = escape(f"litmeter: {last.label or 'this tree'}")
-    return template.substitute(title=title, content="\n".join([*filter(None, blocks), "</section>"]))
+    return template.substitute(title=escape(f"litmeter: {title}"), content="\n".join(filter(None, blocks)))
+
+
+def write_machines(out: Path, offers: Sequence[Offer], rate_rps: float) -> None:
+    """Write a page of what ``rate_rps`` needs on which machine, and its price."""
+    head, rows = offers_table(offers, rate_rps)
+    blocks = [
+        f"<h1>Which machine takes {rate_rps:,g} requests a second at the lowest price?</h1>",
+        *(f'<p class="answer">{marked(sentence)}</p>' for sentence in offers_text(offers, rate_rps)),
+        markdown(markdown_table(head, rows, head.index(PLAN[0]))),
+        figure(charts.prices(offers, rate_rps)),
+    ]
+    write_text(out, _document("machines", blocks))
+    print(f"{out}: open it in a browser")
 
 
 def figure(chart: Chart) -> str:

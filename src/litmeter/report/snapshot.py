@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,11 +22,12 @@ from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
-from litmeter.params import Params
+from litmeter.params import PARAMS_FILE, Params
 from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagnose
 from litmeter.report.results import Result
 from litmeter.report.tables import ALONE, BUSY, comparison_table
-from litmeter.system.files import read_json, read_rows
+from litmeter.system.files import digest, read_json, read_rows
+from litmeter.system.progress import print_wrapped
 from litmeter.tune.rows import KnobRow, TuneRow
 
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
@@ -52,6 +54,7 @@ class Snapshot:
         measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
         changes, packages: what each precision changes in the answers, and its times.
         tuned: what a search has found for this machine and model.
+        capacities: those that hold for this machine, model and settings, by configuration.
     """
 
     label: str
@@ -67,6 +70,7 @@ class Snapshot:
     changes: Sequence[ChangeRow]
     packages: Sequence[PackageRow]
     tuned: Tuned | None
+    capacities: Mapping[str, CapacityResult]
 
     @property
     def reference(self) -> str:
@@ -113,6 +117,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             packages=timed.packages,
             # It holds for the exported model, which git does not keep.
             tuned=None if label else _read_tuned(),
+            capacities=read_capacities(params),
         )
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
@@ -168,10 +173,31 @@ def _read_tuned() -> Tuned | None:
 
 
 def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
-    """Whether a search was made on this machine, and for the exported model where there is one."""
+    """Whether a search was made on this machine, and for the exported model, or else the compared one."""
     weights = exported_weights(paths.MODEL.exported)
+    if weights is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
+        weights = read_json(paths.COMPARISON_RUN).get("model")
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and weights in (None, metrics.get("weights_sha256"))
+
+
+def read_capacities(params: Params) -> dict[str, CapacityResult]:
+    """Those of ``objective.configurations`` that hold for this machine and model, and for ``params``.
+
+    One that other code has written costs no more than a line.
+    """
+    found = {}
+    for name in params.objective.configurations:
+        settings = digest(params.configuration(name).model_dump_json().encode())
+        try:
+            measured = read_json(paths.CapacityPaths(name).metrics)
+            if is_of_this_tree(measured) and measured.get("settings") == settings:
+                found[name] = read_capacity(name)
+        except FileNotFoundError:
+            continue
+        except (ReportError, ValueError) as error:
+            print_wrapped(str(error))
+    return found
 
 
 def read_capacity(name: str) -> CapacityResult:
@@ -190,10 +216,33 @@ def read_capacity(name: str) -> CapacityResult:
 
 
 def read_revision(name: str) -> Snapshot:
-    """The results that a commit holds, or an experiment of `dvc exp run`.
+    """All results of a revision or folder, by ``entered``; raise ReportError where they are not complete."""
+    with entered(name):
+        return read_snapshot(name)
 
-    Raise UsageError where there is no such revision, ReportError where it has no complete results.
+
+@contextmanager
+def entered(name: str) -> Iterator[None]:
+    """Make a commit's files, an experiment's (`dvc exp run`) or a project's folder the current folder.
+
+    Raise UsageError where there is no such revision; name it in errors of the block.
     """
+    before = Path.cwd()
+    with TemporaryDirectory(prefix="litmeter-") as folder:
+        is_folder = (Path(name) / PARAMS_FILE).is_file()
+        if not is_folder:
+            ZipFile(io.BytesIO(_archived(name))).extractall(folder)
+        os.chdir(name if is_folder else folder)  # all paths of the project are relative to the current folder
+        try:
+            yield
+        except LitmeterError as error:
+            raise type(error)(f"{name}: {error}") from error
+        finally:
+            os.chdir(before)
+
+
+def _archived(name: str) -> bytes:
+    """Those of a revision's files that are read, as a zip file."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.scm import RevError, resolve_rev
@@ -201,19 +250,10 @@ def read_revision(name: str) -> Snapshot:
     try:
         revision: str = resolve_rev(Repo(".").scm, name)
     except (DvcException, RevError) as error:
-        unknown = f"{name}: neither a revision nor an experiment of `dvc exp list` ({error})"
-        raise UsageError(unknown) from error
+        unknown = f"{name}: neither a revision nor an experiment of `dvc exp list`, nor a project's folder"
+        raise UsageError(f"{unknown} ({error})") from error
     command = ["git", "archive", "--format=zip", revision, *OF_A_REVISION]
     archived = subprocess.run(command, capture_output=True)
     if archived.returncode:
         raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")
-    before = Path.cwd()
-    with TemporaryDirectory(prefix="litmeter-") as folder:
-        ZipFile(io.BytesIO(archived.stdout)).extractall(folder)
-        os.chdir(folder)  # all paths of the project are relative to the current folder
-        try:
-            return read_snapshot(name)
-        except LitmeterError as error:
-            raise ReportError(f"{name}: {error}") from error
-        finally:
-            os.chdir(before)
+    return archived.stdout

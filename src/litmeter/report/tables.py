@@ -16,7 +16,14 @@ from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.system.files import rounded
-from litmeter.system.tables import markdown_table, number_cell, pluralise, text_table, without_empty
+from litmeter.system.tables import (
+    markdown_table,
+    number_cell,
+    pluralise,
+    significant,
+    text_table,
+    without_empty,
+)
 from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
 
 P95_ANSWERS = 130
@@ -139,15 +146,19 @@ def pairs_table(found: Sequence[Pair]) -> str:
 
 def capacity_text(metrics: CapacityMetrics) -> str:
     """What follows the server's name in a sentence of its capacity."""
-    within = f"with {100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
-    if metrics.status == "above_range":
-        return f"takes at least {metrics.low_rps:.1f} requests a second {within}: {metrics.reason}"
+    within = f"{100 * (1 - metrics.miss):.4g}% of them within {metrics.slo_ms:g} ms"
+    ends = (metrics.low_rps, metrics.capacity_rps, metrics.high_rps)
+    low, rate, high = (value and significant(value) for value in ends)
     if metrics.status == "slo_unreachable":
-        return f"has no rate of requests {within}: {metrics.reason}"
-    if metrics.capacity_rps is None:
-        return f"has an unknown rate of requests {within}: {metrics.reason}"
-    interval = "" if metrics.low_rps is None else f" ({metrics.low_rps:.1f} to {metrics.high_rps:.1f})"
-    text = f"takes {metrics.capacity_rps:.1f} requests a second{interval} {within}"
+        text = f"has no rate of requests with {within}"
+    elif metrics.status == "resolved":
+        text = f"takes {low} to {high} requests a second (95% certain), {within}"
+    elif high:
+        text = f"takes {rate} requests a second (95% certain: {low} to {high}), {within}"
+    elif low:
+        text = f"takes at least {low} requests a second, {within}"
+    else:
+        text = f"takes {f'about {rate}' if rate else 'an unknown number of'} requests a second, {within}"
     return f"{text}; {metrics.reason}" if metrics.reason else text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timezone
 from pathlib import Path
 
 from litmeter.data.index import read_index
@@ -15,9 +16,10 @@ from litmeter.measure.subjects import Served
 from litmeter.model.card import exported_weights, read_card
 from litmeter.model.device import params_on
 from litmeter.paths import MACHINE, MODEL, CapacityPaths
-from litmeter.report.tables import capacity_text, describe
+from litmeter.report.machines import capacity_sentence
+from litmeter.report.tables import describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.system.files import all_or_nothing, check_writable, read_json, write_json, write_rows
+from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
@@ -36,8 +38,13 @@ def main(name: str) -> None:
         schedule = capacity([name], objective, load.timeout_s)
         with progress(objective.max_s, f"{name}: capacity") as show:
             found = run(schedule, subjects, Log(), objective.max_s, show)[name]
-    provenance = {"machine": read_json(MACHINE)["id"], "weights_sha256": exported_weights(MODEL.exported)}
+    provenance = {
+        "machine": read_json(MACHINE)["id"],
+        "weights_sha256": exported_weights(MODEL.exported),
+        "settings": digest(serve.model_dump_json().encode()),
+        "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+    }
     with all_or_nothing():
         write_json(paths.metrics, dataclasses.asdict(found.metrics) | provenance)
         write_rows(paths.probes, TurnRow, found.rows)
-    print_wrapped(f"{name}: {capacity_text(found.metrics)}")
+    print_wrapped(capacity_sentence(name, found.metrics))

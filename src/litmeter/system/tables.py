@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 
@@ -37,6 +38,11 @@ def without_empty(
 def number_cell(value: float | None, digits: int) -> str:
     """A number with ``digits`` decimals, a dash where it is unknown."""
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number above 0 with so many digits; all of those before the point."""
+    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
 
 
 def pluralise(number: float, noun: str) -> str:

@@ -1,0 +1,106 @@
+"""``litmeter machines``: how many machines a rate of requests needs, and at what price."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+from zipfile import ZipFile
+
+from cyclopts import Parameter
+
+from litmeter.errors import ReportError, UsageError
+from litmeter.params import Positive
+from litmeter.report.charts import prices as chart
+from litmeter.report.charts import save_png
+from litmeter.report.machines import Offer, offers_table, offers_text, read_offers
+from litmeter.report.pages import write_machines
+from litmeter.report.snapshot import entered
+from litmeter.system.files import check_writable
+from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import text_table
+
+FOLDER = Path("machines")
+"""What the nodes of a cluster have measured, a folder for each."""
+
+
+def machines(
+    *revisions: Annotated[str, Parameter(name="REV")],
+    rate: Positive,
+    price: list[str],
+    configuration: str | None = None,
+    cluster: str | None = None,
+    picture: Path | None = None,
+    out: Path | None = None,
+) -> None:
+    """How many machines a rate of requests needs, and what a million of them cost, by `make capacity`.
+
+    Args:
+        revisions: commits, branches, experiments or folders of this project with results of other machines
+            (default: those of this folder)
+        rate: requests a second, of all machines together
+        price: of a machine, an hour: one for all, or for each REV=PRICE; repeatable
+        configuration: that one only
+        cluster: address of a Ray cluster, each of whose nodes measures first, into machines/NODE/
+        picture: a PNG file for a picture of the prices
+        out: an HTML file for a page with all of it
+    """
+    if cluster is not None and revisions:
+        raise UsageError("--cluster: not together with REV")
+    check_writable([path for path in (picture, out) if path is not None])
+    given = read_prices(price)
+    places = {name: name for name in revisions or [""]} if cluster is None else measured_on(cluster)
+    own = price_of_each(given, [name for name in places if name])
+    offers: list[Offer] = []
+    for name, place in places.items():
+        with entered(place) if name else nullcontext():
+            offers += read_offers(name, own[name], configuration)
+    head, rows = offers_table(offers, rate)
+    print(text_table(head, [[cell.replace("`", "") for cell in row] for row in rows]))
+    for sentence in offers_text(offers, rate):
+        print_wrapped(sentence.replace("`", ""))
+    if picture is not None:
+        save_png(picture, [chart(offers, rate)])
+    if out is not None:
+        write_machines(out, offers, rate)
+
+
+def read_prices(given: Sequence[str]) -> dict[str, float]:
+    """Prices by name, the empty one for a price of all; raise UsageError for what is no price above 0."""
+    found: dict[str, float] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            found[name] = math.nan
+        if not 0 < found[name] < math.inf:
+            raise UsageError(f"--price: expected a number above 0, or REV=NUMBER, got {text!r}")
+    return found
+
+
+def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> Mapping[str, float]:
+    """The price of each name, without names of the empty one; raise UsageError for missing or other names."""
+    if given.keys() == {""}:
+        return dict.fromkeys(names or [""], given[""])
+    if given.keys() != set(names):
+        each = f", or REV=NUMBER for each of {', '.join(names)}" if names else ""
+        got = ", ".join(name or "a number" for name in given)
+        raise UsageError(f"--price: expected one number{each}, got {got}")
+    return given
+
+
+def measured_on(cluster: str) -> dict[str, str]:
+    """By node the folder of the results that it has measured; raise ReportError where there is none."""
+    from litmeter.cli.project import measure_on_cluster  # type: ignore[attr-defined,unused-ignore]
+
+    found = {}
+    for node, content in measure_on_cluster(cluster, print_wrapped):
+        found[node] = str(FOLDER / node)
+        ZipFile(io.BytesIO(content)).extractall(found[node])
+    if not found:
+        raise ReportError(f"no node of {cluster} has measured a capacity")
+    return found
