@@ -99,6 +99,9 @@ def check_no_orphans(known: Collection[str]) -> None:
         )
 
 
+CAPACITY_FOLDERS = Path("metrics/capacity"), Path("plots/capacity")
+
+
 class CapacityPaths:
     """The capacity of the configuration ``name``.
 
@@ -108,6 +111,6 @@ class CapacityPaths:
     """
 
     def __init__(self, name: str) -> None:
-        self.metrics = Path(f"metrics/capacity/{name}.json")
-        self.probes = Path(f"plots/capacity/{name}.csv")
+        metrics, plots = CAPACITY_FOLDERS
+        self.metrics, self.probes = metrics / f"{name}.json", plots / f"{name}.csv"
         self.outputs = [self.metrics, self.probes]

@@ -15,9 +15,7 @@ def test_capacities_are_measured_where_they_are_asked_for(ran: Clone) -> None:
         ran.change({"objective": objective})
         assert "ondemand" not in ran.dvc("repro", "--dry").stdout
         done = ran.dvc("repro", "ondemand/dvc.yaml:capacity")
-        assert [one for one in ran.stages_run(done.stdout) if one.startswith("ondemand")] == [
-            f"ondemand/dvc.yaml:capacity@{name}" for name in NAMES
-        ]
+        assert "ondemand/dvc.yaml:capacity" in ran.stages_run(done.stdout)
         for name in NAMES:
             metrics = read_json(ran.path / CapacityPaths(name).metrics)
             assert metrics["status"] in ("resolved", "unresolved", "above_range")

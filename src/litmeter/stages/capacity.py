@@ -1,4 +1,4 @@
-"""Stage ``capacity NAME``: the highest rate at which a configuration keeps to the objective."""
+"""Stage ``capacity``: the highest rates at which configurations keep to the objective."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.card import exported_weights, read_card
 from litmeter.model.device import params_on
-from litmeter.paths import MACHINE, MODEL, CapacityPaths
+from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -24,27 +24,38 @@ from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 
-def main(name: str) -> None:
-    """Search the capacity of the configuration ``name`` of params.yaml, and write it with its turns."""
+def main() -> None:
+    """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
-    serve, load, objective = params.configuration(name), params.load, params.objective
+    load, objective = params.load, params.objective
     read_card(MODEL.exported)
     bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
-    paths = CapacityPaths(name)
-    check_writable(paths.outputs)
-    print_wrapped(f"{name}: {describe(serve, device)}; {objective.max_s:g} s")
+    settings = {name: params.configuration(name) for name in objective.configurations}
+    check_writable(path for name in settings for path in CapacityPaths(name).outputs)
+    same = {serve.model_dump_json(): name for name, serve in reversed(settings.items())}
+    searched = {name: same[serve.model_dump_json()] for name, serve in settings.items()}
+    for name, other in searched.items():
+        print_wrapped(f"{name}: {describe(settings[name], device) if name == other else f'same as {other}'}")
+    names = [name for name, other in searched.items() if name == other]
+    seconds = objective.max_s * len(names)
     with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
-        subjects = {name: Served(name, serve, sender, MODEL, device, load.timeout_s)}
-        schedule = capacity([name], objective, load.timeout_s)
-        with progress(objective.max_s, f"{name}: capacity") as show:
-            found = run(schedule, subjects, Log(), objective.max_s, show)[name]
+        subjects = {
+            name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names
+        }
+        with progress(seconds, "capacity") as show:
+            found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
         "machine": read_json(MACHINE)["id"],
         "weights_sha256": exported_weights(MODEL.exported),
-        "settings": digest(serve.model_dump_json().encode()),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     with all_or_nothing():
-        write_json(paths.metrics, dataclasses.asdict(found.metrics) | provenance)
-        write_rows(paths.probes, TurnRow, found.rows)
-    print_wrapped(capacity_sentence(name, found.metrics))
+        for name, other in searched.items():
+            paths, own = CapacityPaths(name), {"settings": digest(settings[name].model_dump_json().encode())}
+            write_json(paths.metrics, dataclasses.asdict(found[other].metrics) | provenance | own)
+            write_rows(paths.probes, TurnRow, found[other].rows)
+    for path in (path for folder in CAPACITY_FOLDERS for path in folder.glob("[!.]*")):
+        if path.stem not in settings:
+            path.unlink()
+    for name, other in searched.items():
+        print_wrapped(capacity_sentence(name, found[other].metrics))
