@@ -17,7 +17,7 @@ from litmeter.system.files import read_json, reading
 from litmeter.system.tables import pluralise, significant
 
 PLANNED_SHARE = 0.9
-"""Of a capacity: planned by its low end, the objective is missed in at most 5% of simulated searches."""
+"""Of the low end of a capacity, by which one plans: docs/capacity.md says how often that is too much."""
 EXAMPLE_RPS = 1000.0
 """For which machines are counted where nobody named a rate."""
 MILLION, HOUR_S = 1e6, 3600.0
