@@ -156,14 +156,15 @@ def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest
     assert re.search(r"valid; 2\.[01] req/s within 100 ms", capsys.readouterr().out)
 
 
-def test_the_bodies_of_a_trace_are_sent_in_its_order(body: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("senders", ["1", "2"])
+def test_the_bodies_of_a_trace_are_sent_in_its_order(body: Path, tmp_path: Path, senders: str) -> None:
     (other := tmp_path / "other").write_bytes(b"other")
     order = [1, 0, 0, 1, 1, 0]
     lines = (f"{number / 10},{index}" for number, index in enumerate(order))
     (trace := tmp_path / "trace").write_text("\n".join(lines))
     with recorder() as (url, server):
         given = ["--body-file", str(body), "--body-file", str(other), "--trace", str(trace)]
-        main(["loadtest", "--url", url, *given])
+        main(["loadtest", "--url", url, *given, "--senders", senders])
     sent = [content for _, content in server.requests[1:]]  # without the first request
     assert sent == [(body.read_bytes(), b"other")[index] for index in order]
 

@@ -60,7 +60,7 @@ def test_a_log_is_sorted_and_spread_within_its_seconds(tmp_path: Path) -> None:
         ("1\n\n2 0\n", "line 3: expected seconds, as"),
         ("1 0\n2\n", "line 2: expected seconds and the index of a body, as"),
         ("1 0\n2 -1\n", "line 2: expected seconds and the index of a body, as"),
-        ("1 0\n2 3\n", "line 2: expected the index of a body, 0 to 2, got '2 3'"),
+        ("1 0\n2 3\n", "line 2: expected an index below 3, the number of bodies, got '2 3'"),
         ("2\n1\n", "line 2: expected a time that is not before the last one, got '1'"),
         ("1\nnan\n", "line 2: expected seconds"),
         ("1\n1e999\n", "line 2: expected seconds"),

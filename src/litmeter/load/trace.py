@@ -124,7 +124,7 @@ def read_trace(path: Path, bodies: int, seed: int) -> Trace:
             if times and time_s < times[-1] and form is not _LOG:
                 raise ValueError("a time that is not before the last one")
             if index >= bodies:
-                raise ValueError(f"the index of a body, 0 to {bodies - 1}")
+                raise ValueError(f"an index below {bodies}, the number of bodies")
         except ValueError as error:
             raise UsageError(f"{path}: line {number}: expected {error}, got {line[:60]!r}") from None
         times.append(time_s)
