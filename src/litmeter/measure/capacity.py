@@ -143,6 +143,7 @@ def search(
         max_windows=WINDOWS,
         timeout_s=min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
         seed=objective.seed,
+        burstiness=burstiness,
     )
     users, best_rps, rate_rps = 1, 0.0, math.inf
     while users <= MOST_USERS and rate_rps > PEAK_GAIN * best_rps:
@@ -172,7 +173,7 @@ def search(
             break
         most = max(MOST_USERS, math.ceil(2 * rate_rps * slo_s))
         own = replace(plan, users=most, rate_rps=rate_rps, repeat=len(rows))
-        own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds, burstiness=burstiness)
+        own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds)
         if trace is not None:
             own = of_trace(own, trace)
         near = "" if curve is None else f", capacity near {curve.capacity_rps:.4g}/s"
