@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from litmeter.cli.main import main
+from litmeter.load import Trace
 from litmeter.load.stub import running_stub
 from tests.support.capacity import capacity_of
+from tests.support.queues import Queue, times_a_trace
 
 
 def test_a_known_server_has_its_known_capacity() -> None:
@@ -24,3 +32,28 @@ def test_a_known_server_has_its_known_capacity() -> None:
     assert found.peak_rps == pytest.approx(100.0, rel=0.1)
     assert found.seconds < 65
     assert result.curve is not None
+
+
+def test_a_known_server_takes_as_many_times_a_trace_as_a_simulation_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half a second of bursts in every five, sent with two bodies in turn."""
+    queue = Queue("two slots", 2, 0.02, False, 0.1, math.nan)
+    rng = np.random.default_rng(3)
+    burst = [rng.uniform(begin, begin + 0.5, 30) for begin in range(0, 60, 5)]
+    due_s = np.sort(np.concatenate([rng.uniform(0.0, 60.0, 1200), *burst]))
+    lines = (f"{time_s:.4f} {number % 2}\n" for number, time_s in enumerate(due_s))
+    (trace := tmp_path / "trace").write_text("".join(lines))
+    (body := tmp_path / "body").write_text("{}")
+    given = ["--body-file", str(body), "--body-file", str(body), "--trace", str(trace)]
+    with running_stub(queue.service_s, queue.slots) as stub:
+        main(["capacity", "--url", stub.url, *given, "--slo-ms", "100", "--max-s", "40"])
+    text = " ".join(capsys.readouterr().out.split())
+    found = re.search(
+        r"([\d.]+) times the trace \(([\d.]+) to ([\d.]+)\), whose mean is 26\.\d a second", text
+    )
+    assert found, text
+    expected = times_a_trace(queue, Trace(due_s - due_s[0]))
+    times, low, high = map(float, found.groups())
+    assert times == pytest.approx(expected, rel=0.35)  # simulated searches: 0.84 to 1.18
+    assert low < times < high

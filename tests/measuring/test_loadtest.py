@@ -156,6 +156,19 @@ def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest
     assert re.search(r"valid; 2\.[01] req/s within 100 ms", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("senders", ["1", "2"])
+def test_the_bodies_of_a_trace_are_sent_in_its_order(body: Path, tmp_path: Path, senders: str) -> None:
+    (other := tmp_path / "other").write_bytes(b"other")
+    order = [1, 0, 0, 1, 1, 0]
+    lines = (f"{number / 10},{index}" for number, index in enumerate(order))
+    (trace := tmp_path / "trace").write_text("\n".join(lines))
+    with recorder() as (url, server):
+        given = ["--body-file", str(body), "--body-file", str(other), "--trace", str(trace)]
+        main(["loadtest", "--url", url, *given, "--senders", senders])
+    sent = [content for _, content in server.requests[1:]]  # without the first request
+    assert sent == [(body.read_bytes(), b"other")[index] for index in order]
+
+
 def test_constant_arrivals_keep_their_distance(body: Path) -> None:
     arguments = ["loadtest", "--body-file", str(body), *SHORT, "--min-s", "1", "--max-s", "1"]
     with running_stub(0.001, 8) as stub:
@@ -203,9 +216,11 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
         (2, ["--body-file", "BODY", "--rate", "9", "--users", "1"], "--users: not together with --rate"),
         (2, ["--body-file", "BODY", "--connections", "9"], "--connections: only together with --rate"),
         (2, ["--body-file", "BODY", "--arrivals", "constant"], "--arrivals: only together with --rate"),
+        (2, ["--body-file", "BODY", "--rate", "9", "--burstiness", "2"], "only together with --arrivals"),
+        (2, ["--body-file", "BODY", "--rate", "9", "--arrivals", "gamma"], "together with --burstiness"),
         (2, ["--body-file", "BODY", "--trace-scale", "2"], "--trace-scale: only together with --trace"),
         (2, ["--body-file", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
-        (1, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
+        (2, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
         (1, ["--body-file", "BODY"], "cannot be reached (Connection refused)"),
         (2, ["--body-file", "BODY", "--url", "10.0.0.7/v1"], "expected a URL like http://127.0.0.1:8000/"),
         (2, ["--body-file", "BODY", "--url", "http://localhost:80000"], "got 'http://localhost:80000'"),

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import expit, logit
 
 from litmeter.errors import LoadError
+from litmeter.load import Trace
 from litmeter.measure.capacity import CapacityResult, capacity, probe_row
 from litmeter.measure.figures import served_row
 from litmeter.measure.rows import TurnRow
@@ -19,21 +20,23 @@ from litmeter.stats.capacity import Probes, fit, interval
 from litmeter.stats.records import FAILED, Floats, LoadRecord
 from tests.support.capacity import OBJECTIVE
 from tests.support.load import plan, record
-from tests.support.queues import QUEUES, Queue, drive
+from tests.support.queues import QUEUES, Queue, drive, times_a_trace
 
 RATES = np.array([70.0, 74.0, 76.0, 78.0, 82.0, 75.0, 79.0, 77.0])
 SHARES = expit(logit(0.05) + 15 * np.log(RATES / 77.0))
 
 
-def search(queue: Queue, seed: int = 1, slo_ms: float | None = None) -> CapacityResult:
-    objective = OBJECTIVE.model_copy(update={"slo_ms": slo_ms or 1000 * queue.objective_s})
-    found, _ = drive(capacity(["queue"], objective, 10.0), {"queue": queue}, seed)
+def search(queue: Queue, seed: int = 1, trace: Trace | None = None, **changes: float) -> CapacityResult:
+    changes = {"slo_ms": 1000 * queue.objective_s, "seed": seed, **changes}
+    objective = OBJECTIVE.model_copy(update=changes)
+    schedule = capacity(["queue"], objective, 10.0, queue.burstiness, trace)
+    found, _ = drive(schedule, {"queue": queue}, seed)
     return found["queue"]
 
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)
 def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
-    found = [search(queue, seed).metrics for seed in range(6)]
+    found = [search(queue, seed).metrics for seed in range(10)]
     ratios = np.array([(one.capacity_rps or 0.0) / queue.capacity_rps for one in found])
     assert abs(np.median(ratios) - 1) < 0.04
     assert np.abs(ratios - 1).max() < 0.15
@@ -41,6 +44,38 @@ def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
     assert np.mean(held) > 0.6
     assert {one.status for one in found} <= {"resolved", "unresolved"}
     assert all(one.seconds <= OBJECTIVE.max_s + 1 for one in found)
+
+
+def bursts(period_s: float, burst_s: float, pause_s: float, rng: np.random.Generator) -> Trace:
+    """Random requests, 20 a second, and 80 a second in bursts."""
+    begins = np.arange(0.0, period_s, burst_s + pause_s)
+    burst = [rng.uniform(begin, begin + burst_s, int(60 * burst_s)) for begin in begins]
+    due_s = np.sort(np.concatenate([rng.uniform(0.0, period_s, int(20 * period_s)), *burst]))
+    return Trace(due_s - due_s[0])
+
+
+@pytest.mark.parametrize(
+    ("period_s", "burst_s", "pause_s"),
+    [
+        (60.0, 0.5, 4.5),  # bursts shorter than a probe
+        (600.0, 20.0, 80.0),  # and longer
+        (3.0, 0.5, 2.5),  # a trace that is shorter than a probe
+        (900.0, 100.0, 800.0),  # and one burst in a long one
+    ],
+)
+def test_searches_find_how_many_times_a_trace_a_queue_can_take(
+    period_s: float, burst_s: float, pause_s: float
+) -> None:
+    trace = bursts(period_s, burst_s, pause_s, np.random.default_rng(7))
+    queue = replace(QUEUES[3], slots=2)
+    expected = times_a_trace(queue, trace)
+    found = [search(queue, seed, trace, max_s=240.0).metrics for seed in range(6)]
+    ratios = np.array([(one.capacity_rps or 0.0) / trace.rate_rps / expected for one in found])
+    assert abs(np.median(ratios) - 1) < 0.1
+    assert np.abs(ratios - 1).max() < 0.2
+    held = [(one.low_rps or 0.0) <= expected * trace.rate_rps <= (one.high_rps or 0.0) for one in found]
+    assert np.mean(held) > 0.6
+    assert {one.status for one in found} <= {"resolved", "unresolved"}
 
 
 def test_every_probe_counts() -> None:

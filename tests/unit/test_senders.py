@@ -11,7 +11,6 @@ import pytest
 
 from litmeter.errors import LoadError, UsageError
 from litmeter.load import LoadPlan
-from litmeter.load.process import OpenLoop, arrivals_of
 from litmeter.load.senders import (
     KEY_VARIABLE,
     Member,
@@ -38,23 +37,11 @@ def test_users_are_shared_and_a_sender_without_any_has_no_part() -> None:
     assert [share and share.users for share in shares_of(replace(PLAN, users=2), 3)] == [1, 1, None]
 
 
-def test_each_share_of_a_rate_has_arrivals_of_its_own() -> None:
+def test_each_sender_has_its_part_of_a_rate() -> None:
     shares = [share for share in shares_of(replace(PLAN, rate_rps=300.0), 3) if share]
-    assert [share.rate_rps for share in shares] == [100.0] * 3
-    assert len({share.random_seed for share in shares}) == 3
-
-
-def test_constant_arrivals_of_all_senders_keep_their_distance() -> None:
-    shares = [share for share in shares_of(replace(PLAN, rate_rps=30.0, arrivals="constant"), 3) if share]
-    arrivals = [arrivals_of(share) for share in shares]
-    due = sorted(next(own._due_s) for own in arrivals for _ in range(4) if isinstance(own, OpenLoop))
-    assert np.diff(due) == pytest.approx(1 / 30)
-
-
-def test_a_trace_is_shared_request_by_request() -> None:
-    trace = replace(PLAN, rate_rps=2.5, due_s=(0.2, 0.3, 0.9, 1.4))
-    assert [share and share.due_s for share in shares_of(trace, 3)] == [(0.2, 1.4), (0.3,), (0.9,)]
-    assert shares_of(replace(trace, due_s=(0.2,)), 2)[1] is None
+    assert [(share.rate_rps, share.users, share.sender) for share in shares] == [
+        (100.0, 3, number) for number in range(3)
+    ]
 
 
 def test_records_come_together_with_every_request_once() -> None:

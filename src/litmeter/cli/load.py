@@ -5,9 +5,10 @@ They read no params.yaml. An option that is a key of it has the key's type, limi
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Annotated, Any, Literal, TypeVar
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from litmeter.errors import LoadError, UsageError
-from litmeter.load import LoadPlan, load_generator
+from litmeter.errors import UsageError
+from litmeter.load import LoadPlan, Trace, load_generator
 from litmeter.load.senders import Sender, local_senders, remote_senders
 from litmeter.load.senders import join as join_machine
+from litmeter.load.trace import read_trace
+from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.capacity import capacity as search
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
@@ -126,6 +129,10 @@ class Requests(BaseModel):
     """HOST:PORT, to wait there for the senders, which `litmeter sender --join HOST:PORT` starts"""
     timeout_s: Timeout = 30.0
 
+    def bodies(self) -> list[bytes]:
+        """What is sent; raise LoadError where that is nothing, and UsageError for a wrong template."""
+        return read_bodies(self.body_file, self.images, self.content_type, self.template)
+
     @contextmanager
     def server(self) -> Iterator[dict[str, Url]]:
         """The server as a subject, once it has answered a request, and what sends it more.
@@ -136,8 +143,7 @@ class Requests(BaseModel):
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # for all that send
-        bodies = read_bodies(self.body_file, self.images, self.content_type, self.template)
-        sent = (bodies, self.content_type, request_headers(self.header))
+        sent = (self.bodies(), self.content_type, request_headers(self.header))
         check_url(self.url)
         started: AbstractContextManager[Sender]
         if self.listen is not None:
@@ -151,13 +157,47 @@ class Requests(BaseModel):
                 yield {self.url: Url(self.url, sender)}
 
 
+@Parameter(name="*")
+class Traffic(BaseModel):
+    """When requests are due, whatever is answered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    arrivals: Literal["poisson", "gamma", "constant"] | None = None
+    """of a rate: at random (poisson, the default), at random in bursts (gamma), or at equal distances"""
+    burstiness: Positive | None = None
+    """of gamma, as in vLLM: shape of the gamma distribution of the gaps; 1 is poisson, less is burstier"""
+    trace: Path | None = None
+    """a file, a line for each request: seconds, perhaps with the index of a body; or a web server's log"""
+
+    @property
+    def shape(self) -> float:
+        """Shape of the gamma distribution of the gaps."""
+        return math.inf if self.arrivals == "constant" else self.burstiness or 1.0
+
+    def given(self) -> set[str]:
+        """The options that were given, one of them with its value."""
+        return {f"--{name}" for name, value in self if value is not None} | {f"--arrivals {self.arrivals}"}
+
+    def recorded(self, requests: Requests, seed: int) -> Trace | None:
+        """The trace, if there is one; raise UsageError where it cannot be read."""
+        return None if self.trace is None else read_trace(self.trace, len(requests.bodies()), seed)
+
+
+TRAFFIC = Traffic()
+TRAFFIC_RULES = (
+    ("--arrivals", "not", ["--trace"]),
+    ("--arrivals gamma", "only", ["--burstiness"]),
+    ("--burstiness", "only", ["--arrivals gamma"]),
+)
+
+
 def loadtest(
     *,
     requests: Requests,
     load: LoadOptions = LOAD,
+    traffic: Traffic = TRAFFIC,
     rate: Positive | None = None,
-    arrivals: Literal["poisson", "constant"] | None = None,
-    trace: Path | None = None,
     trace_scale: Positive | None = None,
     connections: Count | None = None,
     slo_ms: Positive | None = None,
@@ -171,34 +211,45 @@ def loadtest(
 
     Args:
         rate: open loop: R requests/s, whatever is answered
-        arrivals: with --rate: at random times (poisson, the default) or at equal distances
-        trace: open loop: requests at the times in this file, a time stamp in seconds a line
         trace_scale: with --trace: X times as many requests a second
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
         slo_ms: objective: at most 5% of the requests may fail or take longer
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
-    given = {"--rate": rate, "--trace": trace, "--arrivals": arrivals, "--trace-scale": trace_scale}
-    given |= {"--users": "users" in load.model_fields_set or None, "--connections": connections}
-    check_together({option for option, value in given.items() if value is not None})
+    given = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
+    given |= {"--users": "users" in load.model_fields_set or None}
+    loops = ["--rate", "--trace"]
+    check_together(
+        {option for option, value in given.items() if value is not None} | traffic.given(),
+        [
+            ("--users", "not", loops),
+            ("--trace", "not", ["--rate"]),
+            *TRAFFIC_RULES,
+            ("--connections", "only", loops),
+            ("--arrivals", "only", ["--rate"]),
+            ("--trace-scale", "only", ["--trace"]),
+        ],
+    )
+    trace = traffic.recorded(requests, load.seed)
     plan = LoadPlan(
         users=connections or CONNECTIONS,
         max_windows=max_windows,
         timeout_s=requests.timeout_s,
         rate_rps=rate,
+        burstiness=traffic.shape,
         **load.model_dump(include={"requests", "warmup_s", "min_s", "max_s", "seed"}),
     )
     plans = [plan]
     if trace is not None:
-        due_s = read_trace(trace, trace_scale or 1.0)
+        scale = trace_scale or 1.0
+        due_s, bodies = trace.stretch(0.0, scale, trace.period_s / scale)
+        due_s = tuple(TRACE_EDGE_S + due for due in due_s)
         seconds = due_s[-1] + TRACE_EDGE_S
         plan = replace(plan, requests=1, warmup_s=0.0, min_s=seconds, max_s=seconds)
-        plans = [replace(plan, rate_rps=len(due_s) / seconds, due_s=due_s)]
+        plans = [replace(plan, rate_rps=len(due_s) / seconds, due_s=due_s, bodies=bodies)]
     elif rate is None:
         plans = [replace(plan, users=users) for users in load.users]
-    elif arrivals is not None:
-        plans = [replace(plan, arrivals=arrivals)]
     check_writable([out] if out else [])
     budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
     with requests.server() as subjects, progress(budget_s, "load") as show:
@@ -209,54 +260,25 @@ def loadtest(
     return 0 if all(keeps(sample) for sample in samples) else 1
 
 
-def check_together(given: set[str]) -> None:
+def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:
     """Raise UsageError where one of the options ``given`` would be ignored."""
-    loops = ["--rate", "--trace"]
-    for option, word, others in (
-        ("--users", "not", loops),
-        ("--trace", "not", ["--rate"]),
-        ("--arrivals", "not", ["--trace"]),
-        ("--connections", "only", loops),
-        ("--arrivals", "only", ["--rate"]),
-        ("--trace-scale", "only", ["--trace"]),
-    ):
+    for option, word, others in rules:
         if option in given and given.isdisjoint(others) == (word == "only"):
             raise UsageError(f"{option}: {word} together with {' or '.join(others)}")
-
-
-def read_trace(path: Path, scale: float) -> tuple[float, ...]:
-    """When requests are due, seconds from the begin of a load, by a file with a time stamp (s) in each line.
-
-    Rates are multiplied by ``scale``, and times divided. Raise LoadError where the file cannot be read, holds
-    something else, is not ascending, or has no length.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path}: {getattr(error, 'strerror', None) or 'not a text file'}") from error
-    stamps: list[float] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            stamps.append(float(line))
-        except ValueError:
-            raise LoadError(f"{path}: line {number}: expected seconds, got {line[:40]!r}") from None
-        if not stamps[-2:][0] <= stamps[-1] < float("inf"):
-            raise LoadError(f"{path}: line {number}: expected a time that is not before the last one")
-    if len(stamps) < 2 or stamps[-1] == stamps[0]:
-        raise LoadError(f"{path}: expected time stamps that differ, a line each")
-    return tuple(TRACE_EDGE_S + (stamp - stamps[0]) / scale for stamp in stamps)
 
 
 def capacity(
     *,
     requests: Requests,
     objective: ObjectiveOptions = OBJECTIVE,
+    traffic: Traffic = TRAFFIC,
     out: Path | None = None,
     picture: Path | None = None,
 ) -> int:
     """Search the highest rate at which a server at any URL keeps to an objective.
 
-    The exit status is 0 where it is resolved, or the objective held at all rates, else 1.
+    With --trace, it is the mean rate at which the trace is played. The exit status is 0 where it is resolved,
+    or the objective held at all rates, else 1.
 
     Args:
         out: a CSV file for the loads and their figures
@@ -273,9 +295,11 @@ def capacity(
         remark = f"void: {row.void}" if row.void and row.offered_rps else "-"
         return [load, *(number_cell(figure, 1) for figure in figures), missed, remark]
 
+    check_together(traffic.given(), TRAFFIC_RULES)
+    trace = traffic.recorded(requests, objective.seed)
     check_writable([path for path in (out, picture) if path is not None])
     with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
-        schedule = search([requests.url], objective, requests.timeout_s)
+        schedule = search([requests.url], objective, requests.timeout_s, traffic.shape, trace)
         found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]
     heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark")
     print(text_table(*without_empty(heads, [cells(row) for row in found.rows])))
@@ -285,8 +309,19 @@ def capacity(
         save_png(picture, chart({requests.url: found}))
     said = capacity_text(found.metrics)
     text = re.sub(r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", said)
-    print_wrapped(f"{requests.url} {text}")
+    times = "" if trace is None else times_text(found.metrics, trace.rate_rps)
+    print_wrapped(f"{requests.url} {text}\n{times}")
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
+
+
+def times_text(metrics: CapacityMetrics, rate_rps: float) -> str:
+    """A capacity as a multiple of the mean rate of a trace; empty where it is not known."""
+    if (known_rps := metrics.capacity_rps or metrics.low_rps) is None:
+        return ""
+    interval = ""
+    if metrics.low_rps is not None and metrics.high_rps is not None:
+        interval = f" ({metrics.low_rps / rate_rps:.3g} to {metrics.high_rps / rate_rps:.3g})"
+    return f"{known_rps / rate_rps:.3g} times the trace{interval}, whose mean is {rate_rps:.1f} a second"
 
 
 def sender(*, join: str) -> None:

@@ -258,7 +258,9 @@ app.command(
     help="How many requests a second a server at any URL can take, nearly all of them in time.",
     help_epilogue="""examples:
   litmeter capacity --url http://127.0.0.1:8000/predict --images . \\
-      --content-type image/jpeg --slo-ms 100 --picture capacity.png""",
+      --content-type image/jpeg --slo-ms 100 --picture capacity.png
+  litmeter capacity --url http://10.0.0.7/v1/classify --body-file a.json \\
+      --slo-ms 100 --trace access.log     # how many times these requests""",
 )
 app.command(
     "litmeter.cli.load:sender",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 
@@ -34,7 +34,8 @@ class LoadPlan:
         seed: of the order in which the bodies are sent, and of the arrivals.
         rate_rps: mean rate of an open loop; None is a closed loop, in which each user sends its next request
             when the last one has been answered.
-        arrivals: of an open loop: "poisson" (at random times) or "constant" (at equal distances).
+        burstiness: of an open loop, shape of the gamma distribution of the gaps between requests: 1 is a
+            Poisson process, less is burstier, and infinity are equal gaps.
         due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
         repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
         bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
@@ -43,8 +44,8 @@ class LoadPlan:
             ``requests`` have been, or ``max_s`` are over; None: as long as ``timeout_s``.
         begin_at: when the users start, on the monotonic clock of their machine; three windows of ``min_s``
             together then open ``warmup_s`` later. None: at once, and windows by the rules above.
-        sender: number of the one of several senders that runs this plan.
-        phase: of constant arrivals, when the first request is due, as a share of their distance.
+        sender, senders: number of the one that runs this plan, and how many there are. Of the arrivals of
+            all, and of the bodies in their order, each sends every ``senders``-th.
     """
 
     users: int
@@ -56,19 +57,19 @@ class LoadPlan:
     timeout_s: float
     seed: int
     rate_rps: float | None = None
-    arrivals: Literal["poisson", "constant"] = "poisson"
+    burstiness: float = 1.0
     due_s: Sequence[float] | None = None
     repeat: int = 0
     give_up_s: float | None = None
     bodies: Sequence[int] | None = None
     begin_at: float | None = None
     sender: int = 0
-    phase: float = 0.0
+    senders: int = 1
 
     @property
     def random_seed(self) -> str:
         """Seed of this load's order of bodies and arrivals, the same from run to run."""
-        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}/{self.sender}"
+        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}"
 
 
 OnProgress = Callable[[float], None]

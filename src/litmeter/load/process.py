@@ -191,16 +191,17 @@ class OpenLoop(ClosedLoop):
         return None if self.ended or due_s is None else self._started + due_s
 
 
-def arrivals_of(plan: LoadPlan) -> ClosedLoop:
-    """The arrival process of a plan, which begins now."""
+def due_times(plan: LoadPlan) -> Iterator[float]:
+    """When the requests of an open loop are due that this sender sends, seconds from its begin, ascending."""
     if plan.due_s is not None:
-        return OpenLoop(iter(plan.due_s))
-    if (rate_rps := plan.rate_rps) is None:
-        return ClosedLoop()
-    if plan.arrivals == "constant":
-        return OpenLoop((number + plan.phase) / rate_rps for number in itertools.count())
-    rng = random.Random(plan.random_seed)  # a Poisson process: the gaps are exponential
-    return OpenLoop(itertools.accumulate(iter(lambda: rng.expovariate(rate_rps), None)))
+        due_s = iter(plan.due_s)
+    else:
+        assert plan.rate_rps is not None
+        shape, gap_s = plan.burstiness, 1 / (plan.rate_rps * plan.senders)
+        rng = random.Random(plan.random_seed)
+        gaps = iter(lambda: rng.gammavariate(shape, gap_s / shape), None)
+        due_s = itertools.accumulate(gaps if shape < math.inf else itertools.repeat(gap_s))
+    return itertools.islice(due_s, plan.sender, None, plan.senders)
 
 
 Edge = tuple[float, float]
@@ -227,7 +228,7 @@ class Level:
         if plan.begin_at is not None:
             sleep_until(plan.begin_at)
         edges = [(started := perf_counter(), process_time())]
-        arrivals = arrivals_of(plan)
+        arrivals = ClosedLoop() if plan.rate_rps is None else OpenLoop(due_times(plan))
         users = self._start_users(arrivals)
 
         # In a closed loop the warm-up starts when every user has had an answer or a timeout.
@@ -287,14 +288,14 @@ class Level:
         if order is None:
             order = list(range(len(self._requests)))
             random.Random(self._plan.random_seed).shuffle(order)
-        request_indices = itertools.cycle(order)
+        indices = itertools.islice(itertools.cycle(order), self._plan.sender, None, self._plan.senders)
         pause_s = PAUSE_AFTER_FAILURE_S if self._plan.rate_rps is None else 0.0
 
         def use(number: int) -> None:
             connection = Connection(self._url, self._plan.timeout_s)
             try:
                 while (due := arrivals.wait()) is not None:
-                    index = next(request_indices)
+                    index = next(indices)
                     request = b"".join(self._requests[index])
                     self._in_flight_since[number] = due
                     sent = perf_counter()

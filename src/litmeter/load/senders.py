@@ -1,7 +1,7 @@
 """Several load generators as one, on this machine and on others: each sends its share of a load.
 
-A process sends some thousands of requests a second at most. The shares of an open loop have random arrivals
-of their own, whose sum is again a Poisson process. All shares begin and end at the same absolute times, and
+A process sends some thousands of requests a second at most. Of the arrivals of an open loop, each sends an
+equal part, so that the sum is what one would send. All shares begin and end at the same absolute times, and
 their records are brought together, request by request, on this machine's clock.
 
 Senders on other machines join one that listens. Messages are JSON and bytes over TCP, in the framing of
@@ -202,17 +202,13 @@ def shares_of(plan: LoadPlan, senders: int) -> list[LoadPlan | None]:
     """The plan of each sender: its part of the users or of the rate; None for one that has no part."""
     shares: list[LoadPlan | None] = []
     for number in range(senders):
-        own = replace(plan, sender=number)
+        own = replace(plan, sender=number, senders=senders)
         if plan.rate_rps is None:
             users = plan.users // senders + (number < plan.users % senders)
             shares.append(replace(own, users=users) if users else None)
-            continue
-        own = replace(own, users=math.ceil(plan.users / senders), rate_rps=plan.rate_rps / senders)
-        if plan.due_s is not None:
-            due_s = plan.due_s[number::senders]
-            shares.append(replace(own, due_s=due_s) if due_s else None)
         else:
-            shares.append(replace(own, phase=number / senders))
+            users = math.ceil(plan.users / senders)
+            shares.append(replace(own, users=users, rate_rps=plan.rate_rps / senders))
     return shares
 
 

@@ -1,4 +1,4 @@
-"""Capacity: probes of random arrivals, each for some seconds, around where the objective is just kept.
+"""Capacity: probes of arrivals, each for some seconds, around where the objective is just kept.
 
 The rate of a closed loop says where to begin. The probes then offer absolute rates, a staircase of steps
 around a pooled fit of all probes so far (litmeter.stats.capacity). Every probe counts: to leave some out
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from litmeter.errors import LoadError
-from litmeter.load import LoadPlan
+from litmeter.load import LoadPlan, Trace
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Result, Sample, Schedule, Turn, measure, serve
 from litmeter.params import ObjectiveSettings
@@ -50,6 +50,9 @@ FEWEST_PROBES = 3
 """For an interval."""
 WAIT_FACTOR, SHORTEST_WAIT_S = 10.0, 2.0
 """A request has missed long before this many times the objective; waiting on would only take time."""
+EVEN_STEPS = np.array([0.5698402909980532, 0.7548776662466927])
+"""Multiples of these, modulo 1, cover a square evenly: powers of 1 / p, where p**3 = p + 1 (Roberts 2018).
+Those of the second nearly repeat after four, as STEPS do, so that the first is for what matters more."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +84,26 @@ class CapacityResult:
 
 
 def capacity(
-    names: Sequence[str], objective: ObjectiveSettings, timeout_s: float
+    names: Sequence[str],
+    objective: ObjectiveSettings,
+    timeout_s: float,
+    burstiness: float = 1.0,
+    trace: Trace | None = None,
 ) -> Schedule[dict[str, CapacityResult]]:
     """Search the capacities of subjects side by side, probe by probe in turn, each for ``objective.max_s``.
 
     Those that do not fit into memory together follow. Raise LoadError where a server refused all requests.
+
+    Args:
+        burstiness: of the arrivals; see ``LoadPlan``.
+        trace: its requests instead, at more or less than its mean rate.
     """
     found: dict[str, CapacityResult] = {}
     while missing := [name for name in names if name not in found]:
         serving = yield from serve(missing)
-        found |= yield from in_turn({name: search(name, objective, timeout_s) for name in serving.names})
+        found |= yield from in_turn(
+            {name: search(name, objective, timeout_s, burstiness, trace) for name in serving.names}
+        )
     return found
 
 
@@ -109,10 +122,18 @@ def in_turn(schedules: Mapping[str, Schedule[Result]]) -> Schedule[dict[str, Res
     return results
 
 
-def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedule[CapacityResult]:
-    """Search the capacity of one subject that is served."""
+def search(
+    name: str,
+    objective: ObjectiveSettings,
+    timeout_s: float,
+    burstiness: float = 1.0,
+    trace: Trace | None = None,
+) -> Schedule[CapacityResult]:
+    """Search the capacity of one subject that is served; see ``capacity``."""
     slo_s = objective.slo_ms / 1000
     rows: list[TurnRow] = []
+    overloaded: list[bool] = []  # in each probe, the server
+    evenly = trace is not None
     plan = LoadPlan(
         users=1,
         requests=1,
@@ -122,6 +143,7 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
         max_windows=WINDOWS,
         timeout_s=min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
         seed=objective.seed,
+        burstiness=burstiness,
     )
     users, best_rps, rate_rps = 1, 0.0, math.inf
     while users <= MOST_USERS and rate_rps > PEAK_GAIN * best_rps:
@@ -132,8 +154,8 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
             raise LoadError(f"{name} answered no request well: {row.void}")
         rows.append(row)
         users, rate_rps = MORE_USERS * users, row.rate_rps or 0.0
-    while _end_of(rows, objective.miss) is None:
-        probes, curve = _counted(rows), curve_of(rows, objective.miss)
+    while (end := _end_of(rows, overloaded, objective.miss)) is None:
+        probes, curve = _counted(rows, evenly), curve_of(rows, objective.miss, evenly)
         if curve is not None:
             rate_rps = curve.capacity_rps * math.exp(STEPS[len(probes) % len(STEPS)])
         elif len(probes):
@@ -152,11 +174,30 @@ def search(name: str, objective: ObjectiveSettings, timeout_s: float) -> Schedul
         most = max(MOST_USERS, math.ceil(2 * rate_rps * slo_s))
         own = replace(plan, users=most, rate_rps=rate_rps, repeat=len(rows))
         own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds)
+        if trace is not None:
+            own = of_trace(own, trace)
         near = "" if curve is None else f", capacity near {curve.capacity_rps:.4g}/s"
         note = f"probe at {rate_rps:.4g}/s{near}"
         sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
         rows.append(probe_row(sample, objective))
-    return _result_of(rows, objective)
+        overloaded.append((rows[-1].high_rps or math.inf) < sample.requests.due_rps)
+    return _result_of(rows, end, objective, evenly)
+
+
+def of_trace(plan: LoadPlan, trace: Trace) -> LoadPlan:
+    """A probe of the stretch of a trace in which one of its requests falls, at the rate of ``plan``.
+
+    The request, and where in the stretch it falls, come from a sequence that covers the trace evenly. So a
+    stretch is taken the more often the more requests it has, and one without any never: each counts alike.
+    """
+    assert plan.rate_rps is not None
+    scale = plan.rate_rps / trace.rate_rps
+    request, place = (plan.seed + plan.repeat) * EVEN_STEPS % 1
+    before_s = scale * (plan.warmup_s + place * plan.min_s)
+    begin_s = trace.due_s[int(request * len(trace.due_s))] - before_s
+    # The load goes on while the last requests of the windows are answered.
+    due_s, bodies = trace.stretch(begin_s, scale, plan.warmup_s + plan.min_s + plan.timeout_s)
+    return replace(plan, due_s=due_s, bodies=bodies)
 
 
 def probe_row(sample: Sample, objective: ObjectiveSettings) -> TurnRow:
@@ -185,21 +226,23 @@ def _peak_rps(rows: Sequence[TurnRow]) -> float:
     return max(row.highest_rps for row in rows if row.offered_rps is None)
 
 
-def _counted(rows: Sequence[TurnRow]) -> Probes:
+def _counted(rows: Sequence[TurnRow], evenly: bool = False) -> Probes:
     probes = (row for row in rows if row.offered_rps is not None and row.missed is not None and not row.void)
-    found = [(row.offered_rps, row.missed, row.sent) for row in probes]
+    found = [(row.offered_rps, row.missed, 1 if evenly else row.sent) for row in probes]
     return Probes(*np.array(found, dtype=np.float64).reshape(-1, 3).T)
 
 
-def curve_of(rows: Sequence[TurnRow], miss: float) -> Curve | None:
-    """The curve through the probes that count; None where all keep the objective, or all miss it."""
-    probes = _counted(rows)
+def curve_of(rows: Sequence[TurnRow], miss: float, evenly: bool = False) -> Curve | None:
+    """The curve through the probes that count; None where all keep the objective, or all miss it.
+
+    They count by their requests, or ``evenly``.
+    """
+    probes = _counted(rows, evenly)
     return fit(probes, miss) if len({share <= miss for share in probes.shares}) == 2 else None
 
 
-def _end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
+def _end_of(rows: Sequence[TurnRow], overloaded: Sequence[bool], miss: float) -> tuple[Status, str] | None:
     """The status that ends a search before its time is over, with its reason; None where it goes on."""
-    offered = [row for row in rows if row.offered_rps is not None]
     probes = _counted(rows)
     kept = probes.shares <= miss
     # Whether a closed loop kept the objective, or missed it by chance:
@@ -211,19 +254,20 @@ def _end_of(rows: Sequence[TurnRow], miss: float) -> tuple[Status, str] | None:
         return "slo_unreachable", "a lone user's requests take longer, and so do those of more users"
     if len(kept) and not kept.any() and probes.rates_rps.min() <= LOWEST_SHARE * _peak_rps(rows):
         return "slo_unreachable", "the objective is missed at all rates"
-    exceeded = [row.high_rps is not None and row.high_rps < (row.offered_rps or 0.0) for row in offered[-2:]]
-    if kept.all() and exceeded == [True, True]:
+    if kept.all() and overloaded[-2:] == [True, True]:
         return "above_range", "the objective is kept though more is offered than is answered"
     return None
 
 
-def _result_of(rows: Sequence[TurnRow], objective: ObjectiveSettings) -> CapacityResult:
+def _result_of(
+    rows: Sequence[TurnRow], end: tuple[Status, str] | None, objective: ObjectiveSettings, evenly: bool
+) -> CapacityResult:
     offered = [row for row in rows if row.offered_rps is not None]
-    probes, curve = _counted(rows), curve_of(rows, objective.miss)
+    probes, curve = _counted(rows, evenly), curve_of(rows, objective.miss, evenly)
     low_rps = high_rps = None
     status: Status = "unresolved"
     reason = f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
-    if (end := _end_of(rows, objective.miss)) is not None:
+    if end is not None:
         status, reason = end
         if status == "above_range":
             low_rps = max(row.rate_rps or 0.0 for row in offered)

@@ -221,10 +221,8 @@ def _void_reasons(record: LoadRecord, rate: Throughput, mean_ms: float | None, *
     if mean_ms is None:
         return [*reasons, "no answer within the window"]
     if record.rate_rps is not None:
-        opened, closed = record.window
-        arrivals_rps = float(((record.start > opened) & (record.start <= closed)).sum()) / (closed - opened)
-        if rate.high_rps < arrivals_rps:
-            reasons.append(f"overloaded: {rate.rps:.1f} of {arrivals_rps:.1f} req/s were answered well")
+        if rate.high_rps < record.due_rps:
+            reasons.append(f"overloaded: {rate.rps:.1f} of {record.due_rps:.1f} req/s were answered well")
     elif len(record.window_edges) > WINDOWS:
         reasons += _closed_loop_reasons(record, settles=settles)
     if record.cores > CLIENT_BUSY:

@@ -128,6 +128,12 @@ class LoadRecord:
         return float(edges[0]), float(edges[-1])
 
     @property
+    def due_rps(self) -> float:
+        """Requests per second that were due in the reported windows of an open loop."""
+        opened, closed = self.window
+        return float(self.in_window.sum()) / (closed - opened)
+
+    @property
     def in_window(self) -> npt.NDArray[np.bool_]:
         """Which requests belong to the reported windows.
 
