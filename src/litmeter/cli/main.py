@@ -261,15 +261,6 @@ app.command(
       --content-type image/jpeg --slo-ms 100 --picture capacity.png""",
 )
 app.command(
-    "litmeter.cli.load:sender",
-    help="Send a share of the load that another machine measures.",
-    help_epilogue="""examples:
-  litmeter sender --join 10.0.0.1:9000     # where `... --listen 0.0.0.0:9000` waits
-The environment variable LITMETER_SENDER_KEY holds the same key on all machines.""",
-)
-
-
-app.command(
     "litmeter.cli.project:tune",
     help="Search the fastest configuration for this model and machine, among those that tune: names.",
     help_epilogue="""examples:
