@@ -26,8 +26,8 @@ from litmeter.stats.records import LoadRecord
 from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
-REACH_S = 10
-"""How long reaching the cluster may take."""
+REACH_S = 5
+"""How long reaching the cluster may take; Ray tries once a second."""
 CA_VARIABLE = "SSL_CERT_FILE"
 """Environment variable that OpenSSL reads."""
 
@@ -60,7 +60,11 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         socket.create_connection((host, int(port)), REACH_S).close()
     except OSError as error:
         raise LoadError(f"{option}: cannot be reached ({error.strerror or error})") from error
-    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(REACH_S))  # read when it is imported
+    for variable in (
+        "RAY_gcs_server_request_timeout_seconds",
+        "RAY_NUM_REDIS_GET_RETRIES",
+    ):  # read by the import
+        os.environ.setdefault(variable, str(REACH_S))
     try:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,10 +72,13 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         raise UsageError("--cluster: Ray is not installed: pip install 'litmeter[cluster]'") from error
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ray.exceptions.AuthenticationError as error:
-        raise UsageError(f"{option}: {error.message}") from error
+        with _silent():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+        if isinstance(error, ray.exceptions.AuthenticationError) or "AuthToken" in str(error.__cause__):
+            raise UsageError(
+                f"{option}: it asks for another token than is here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
+            ) from error
         raise LoadError(f"{option}: {' '.join(str(error).split())}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)
@@ -86,6 +93,19 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         yield nodes
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what Ray's C++ code writes to standard error, which no setting of Ray's can prevent."""
+    before = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _is_own(host: str) -> bool:
@@ -283,10 +303,10 @@ def on_each_node(
 
         brought = ray.put(given)
         for name, options in nodes.items():
-            show(f"machine {name}: begins")
+            show(f"machine {name} begins")
             try:
                 result = _result(ray.remote(**options, max_retries=0)(work).remote(brought))
             except LoadError as error:
-                show(f"machine {name}: {error}; it has no result")
+                show(f"machine {name} has no result: {error}")
                 continue
             yield name, result
