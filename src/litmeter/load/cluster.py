@@ -27,7 +27,12 @@ from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
 REACH_S = 5
-"""How long reaching the cluster may take; Ray tries once a second."""
+RAY_SETTINGS = {
+    "RAY_gcs_server_request_timeout_seconds": str(REACH_S),
+    "RAY_NUM_REDIS_GET_RETRIES": str(REACH_S),  # to reach the cluster, one a second
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what nodes say is not printed
+}
+"""Environment variables that Ray reads when it is imported."""
 CA_VARIABLE = "SSL_CERT_FILE"
 """Environment variable that OpenSSL reads."""
 
@@ -60,11 +65,7 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         socket.create_connection((host, int(port)), REACH_S).close()
     except OSError as error:
         raise LoadError(f"{option}: cannot be reached ({error.strerror or error})") from error
-    for variable in (
-        "RAY_gcs_server_request_timeout_seconds",
-        "RAY_NUM_REDIS_GET_RETRIES",
-    ):  # read by the import
-        os.environ.setdefault(variable, str(REACH_S))
+    os.environ.update(RAY_SETTINGS)
     try:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -87,9 +88,10 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         for number, node in enumerate([one for one in ray.nodes() if one["Alive"]], 1):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             nodes[f"{number} ({node['NodeManagerAddress']})"] = {"num_cpus": 0, "scheduling_strategy": here}
-        modes = [ray.remote(**options)(os.getenv).remote("RAY_AUTH_MODE", "") for options in nodes.values()]
-        if not own and {mode.lower() for mode in ray.get(modes)} != {"token"}:
-            raise no_token
+        if not own:  # a cluster that asks for no token takes any
+            modes = [ray.remote(**one)(os.getenv).remote("RAY_AUTH_MODE", "") for one in nodes.values()]
+            if {mode.lower() for mode in ray.get(modes)} != {"token"}:
+                raise no_token
         yield nodes
     finally:
         ray.shutdown()
@@ -210,7 +212,9 @@ def _result(reference: Any) -> Any:
             raise
         raise LoadError(str(error.cause)) from error
     except ray.exceptions.RayError as error:
-        raise LoadError(f"it has died ({type(error).__name__})") from error
+        did_not_start = getattr(error, "actor_init_failed", False)
+        reason = str(error).splitlines()[-1] if did_not_start else "it or its machine has died"
+        raise LoadError(reason) from error
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ class _SurvivingGroup(SenderGroup):
             if not 0 < len(alive) < len(self.members):
                 raise
             self.members[:] = alive
-            self.show(f"{error}; it is repeated by {pluralise(len(alive), 'sender')}")
+            self.show(f"{error}, and repeated by {pluralise(len(alive), 'sender')}")
         return self.run(url, plan, on_progress=on_progress)
 
 
