@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from importlib.metadata import version
@@ -13,11 +14,15 @@ import pytest
 
 from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
+from litmeter.errors import LoadError, UsageError
+from litmeter.load.cluster import connected
+from litmeter.load.stub import running_stub
 from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_params
 from tests.support.project import ROOT
+from tests.support.servers import free_port
 
 COMMANDS = {
-    *("serve", "predict", "loadtest", "capacity", "machines", "sender", "compare"),
+    *("serve", "predict", "loadtest", "capacity", "machines", "compare"),
     *("tune", "quick", "verify", "results", "report"),
 }
 URL = ("--url", "http://127.0.0.1:9/")
@@ -120,15 +125,41 @@ def test_a_mistake_is_one_line_that_names_the_option_as_it_is_typed(
     assert part in error
 
 
-@pytest.mark.parametrize("given", ["sender --join here", "loadtest URL --body-file BODY --listen a:80"])
-def test_an_address_has_a_host_and_a_port(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, given: str
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ("--senders 2 --cluster 127.0.0.1:9", "--senders: not together with --cluster"),
+        ("--if-sender-dies end", "--if-sender-dies: only together with --cluster"),
+        ("--cluster a:80", "--cluster: expected HOST:PORT, the port from 1024"),
+        ("--cluster here", "--cluster: expected HOST:PORT, the port from 1024"),
+        ("--cluster 192.0.2.1:6379", "a cluster on other machines must ask for a token"),
+    ],
+)
+def test_a_cluster_that_is_not_allowed_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: str,
+    part: str,
 ) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     (body := tmp_path / "body").write_bytes(b"{}")
-    words = given.replace("URL", " ".join(URL)).replace("BODY", str(body)).split()
-    status, _, error = output_of(capsys, *words)
-    assert (status, error.count("\n")) == (2, 1)
-    assert f"{words[-2]}: expected HOST:PORT" in error
+    with running_stub(0.0) as stub:
+        words = ("loadtest", "--url", stub.url, "--body-file", str(body), *given.split())
+        status, out, error = output_of(capsys, *words)
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert part in error
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    with pytest.raises(LoadError, match=f"^--cluster {nobody}: cannot be reached"), connected(nobody):
+        pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        somebody = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"pip install 'litmeter\[cluster\]'"), connected(somebody):
+            pass
 
 
 def test_a_missing_project_is_one_line_and_status_2(

@@ -25,7 +25,8 @@ def normal(name: str) -> str:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {normal(re.split(r"[\[<>=~! ]", line)[0]) for line in project["dependencies"]}
+    lines = project["dependencies"] + project["optional-dependencies"]["cluster"]
+    declared = {normal(re.split(r"[\[<>=~! ]", line)[0]) for line in lines}
     graph = grimp.build_graph("litmeter", include_external_packages=True, cache_dir=None)
     external = {m for m in graph.modules if graph.is_module_squashed(m)} - sys.stdlib_module_names
     distributions = packages_distributions()

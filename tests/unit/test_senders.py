@@ -9,16 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import LoadError
 from litmeter.load import LoadPlan
 from litmeter.load.senders import (
-    KEY_VARIABLE,
     Member,
     SenderGroup,
     clock_difference,
     merged,
     on_this_clock,
-    shared_key,
     shares_of,
 )
 from litmeter.stats.records import LoadRecord
@@ -75,7 +73,7 @@ def test_the_difference_of_clocks_is_that_of_the_fastest_answer() -> None:
 
 
 class FakeSender:
-    """Returns a record, or raises an error, once it has reported progress."""
+    """Returns a record, or raises an error, after a while."""
 
     def __init__(self, outcome: LoadRecord | Exception) -> None:
         self.outcome = outcome
@@ -95,14 +93,12 @@ class FakeSender:
 
 def test_all_begin_at_the_same_time_each_on_its_own_clock() -> None:
     senders = [FakeSender(ended([1.5])), FakeSender(ended([7.5]))]
-    told: list[float] = []
     group = SenderGroup([Member("here", senders[0]), Member("there", senders[1], clock_s=5.0)])
-    together = group.run("http://x", PLAN, on_progress=told.append)
+    together = group.run("http://x", PLAN)
     begins = [sender.plans[0].begin_at or 0.0 for sender in senders]
     assert begins[1] - begins[0] == pytest.approx(5.0)
     assert begins[0] == pytest.approx(time.perf_counter() + 0.8, abs=0.5)
     assert together.end == pytest.approx([1.5, 2.5])
-    assert max(told) == 0.5
 
 
 def test_a_sender_that_cannot_get_ready_is_named() -> None:
@@ -113,14 +109,3 @@ def test_a_sender_that_cannot_get_ready_is_named() -> None:
     group = SenderGroup([Member("1", FakeSender(ended([1.5]))), Member("2", Gone(ended([1.5])))])
     with pytest.raises(LoadError, match="sender 2: gone; this load is void"):
         group.run("http://x", PLAN)
-
-
-@pytest.mark.parametrize("key", [None, "too short"])
-def test_without_a_shared_key_nobody_listens_or_joins(
-    key: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(KEY_VARIABLE, raising=False)
-    if key is not None:
-        monkeypatch.setenv(KEY_VARIABLE, key)
-    with pytest.raises(UsageError, match="expected a key of at least 16 characters"):
-        shared_key()

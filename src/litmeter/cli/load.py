@@ -1,4 +1,4 @@
-"""``litmeter loadtest``, ``capacity`` and ``sender``: load a server at any URL.
+"""``litmeter loadtest`` and ``capacity``: load a server at any URL.
 
 They read no params.yaml. An option that is a key of it has the key's type, limits and description.
 """
@@ -19,8 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from litmeter.errors import UsageError
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.senders import Sender, local_senders, remote_senders
-from litmeter.load.senders import join as join_machine
+from litmeter.load.cluster import cluster_senders
+from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.measure.capacity import capacity as search
@@ -124,9 +124,11 @@ class Requests(BaseModel):
     ca: Path | None = None
     """CA certificates to trust with HTTPS (PEM)"""
     senders: Count | None = None
-    """that many processes send the requests, each its share (default: 1); with --listen: on other machines"""
-    listen: str | None = None
-    """HOST:PORT, to wait there for the senders, which `litmeter sender --join HOST:PORT` starts"""
+    """that many processes send the requests, each its share (default: 1)"""
+    cluster: str | None = None
+    """HOST:PORT of a Ray cluster that this machine belongs to: each of its machines sends a share"""
+    if_sender_dies: Literal["go-on", "end"] | None = None
+    """with --cluster: the others repeat the load and go on (the default), or the command ends"""
     timeout_s: Timeout = 30.0
 
     def bodies(self) -> list[bytes]:
@@ -140,15 +142,19 @@ class Requests(BaseModel):
         Raise UsageError for an option that cannot be used, LoadError where there is nothing to send, and
         ServerError where the request is not answered with 200.
         """
+        if self.senders is not None and self.cluster is not None:
+            raise UsageError("--senders: not together with --cluster, which has one on each machine")
+        if self.if_sender_dies is not None and self.cluster is None:
+            raise UsageError("--if-sender-dies: only together with --cluster")
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # for all that send
         sent = (self.bodies(), self.content_type, request_headers(self.header))
         check_url(self.url)
         started: AbstractContextManager[Sender]
-        if self.listen is not None:
-            waits_at = address("--listen", self.listen)
-            started = remote_senders(waits_at, self.senders or 1, *sent, print_wrapped)
+        if self.cluster is not None:
+            ca, go_on = self.ca.read_bytes() if self.ca else None, self.if_sender_dies != "end"
+            started = cluster_senders(self.cluster, *sent, print_wrapped, go_on=go_on, ca=ca)
         else:
             started = load_generator(*sent) if self.senders is None else local_senders(self.senders, *sent)
         with exclusive_machine():
@@ -322,20 +328,3 @@ def times_text(metrics: CapacityMetrics, rate_rps: float) -> str:
     if metrics.low_rps is not None and metrics.high_rps is not None:
         interval = f" ({metrics.low_rps / rate_rps:.3g} to {metrics.high_rps / rate_rps:.3g})"
     return f"{known_rps / rate_rps:.3g} times the trace{interval}, whose mean is {rate_rps:.1f} a second"
-
-
-def sender(*, join: str) -> None:
-    """Send shares of the loads of another machine until it is done.
-
-    Args:
-        join: HOST:PORT where it listens
-    """
-    join_machine(address("--join", join), lambda text: print(text, flush=True))
-
-
-def address(option: str, text: str) -> tuple[str, int]:
-    """The host and port in ``HOST:PORT``; raise UsageError where it has another form."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
-        raise UsageError(f"{option}: expected HOST:PORT, the port from 1024 to 65535, got {text!r}")
-    return host.strip("[]"), int(port)

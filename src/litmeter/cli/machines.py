@@ -95,7 +95,7 @@ def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> Mapping[s
 
 def measured_on(cluster: str) -> dict[str, str]:
     """By node the folder of the results that it has measured; raise ReportError where there is none."""
-    from litmeter.cli.project import measure_on_cluster  # type: ignore[attr-defined,unused-ignore]
+    from litmeter.cli.project import measure_on_cluster
 
     found = {}
     for node, content in measure_on_cluster(cluster, print_wrapped):

@@ -263,13 +263,6 @@ app.command(
       --slo-ms 100 --trace access.log     # how many times these requests""",
 )
 app.command(
-    "litmeter.cli.load:sender",
-    help="Send a share of the load that another machine measures.",
-    help_epilogue="""examples:
-  litmeter sender --join 10.0.0.1:9000     # where `... --listen 0.0.0.0:9000` waits
-The environment variable LITMETER_SENDER_KEY holds the same key on all machines.""",
-)
-app.command(
     "litmeter.cli.machines:machines",
     help="How many machines a rate of requests needs, and at what price; on which kind it is lowest.",
     help_epilogue="""examples:

@@ -1,23 +1,27 @@
-"""``litmeter compare``, ``quick`` and ``tune``, for the configurations of the project's params.yaml."""
+"""``litmeter compare``, ``quick`` and ``tune``, and capacity on other machines: what params.yaml says."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import yaml
 from cyclopts import Parameter
 
 from litmeter.data.index import read_index
-from litmeter.errors import ParamsError, ReportError, UsageError
+from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
 from litmeter.load import load_generator
+from litmeter.load.cluster import as_started, on_each_node
 from litmeter.measure.comparison_rows import pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
@@ -33,7 +37,7 @@ from litmeter.serve.launcher import check_model
 from litmeter.stages.order import COMPARISON_ONLY
 from litmeter.system.files import read_json
 from litmeter.system.machine import cuda_available, exclusive_machine
-from litmeter.system.processes import process_group
+from litmeter.system.processes import log_tail, process_group
 from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 
@@ -98,13 +102,65 @@ def quick() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
         shorten(folder / "params.yaml")
-        (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-        search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": search_path, COMPARISON_ONLY: "1"}
-        command = ["dvc", "--cd", str(folder), "repro", "comparison"]
         print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
-        with process_group(command, stdin=subprocess.DEVNULL, env=environment) as process:
-            return process.wait()
+        return reproduce(folder, "comparison", {**os.environ, COMPARISON_ONLY: "1"})
+
+
+def reproduce(
+    folder: Path, target: str, environment: Mapping[str, str], output: IO[bytes] | None = None
+) -> int:
+    """Run the pipeline up to ``target`` in a copy of the project without git; return DVC's exit status."""
+    (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    search_path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["dvc", "--cd", str(folder), "repro", target]
+    environment = {**environment, "PATH": search_path}
+    with process_group(command, env=environment, stdout=output, stderr=output) as process:
+        return process.wait()
+
+
+CAPACITY = "ondemand/dvc.yaml:capacity"
+CAPACITY_RESULTS = ("metrics/capacity", "plots/capacity")
+BROUGHT_BACK = ("params.yaml", "metrics/machine.json", *CAPACITY_RESULTS)
+"""Files and folders."""
+
+
+def measure_on_cluster(address: str, show: Callable[[str], None]) -> Iterator[tuple[str, bytes]]:
+    """Measure the capacity of the last commit on each machine of a Ray cluster in turn.
+
+    Args:
+        address: HOST:PORT
+        show: called with a line about a machine; one that fails is left out.
+
+    Yields:
+        the machine's name, and BROUGHT_BACK as a zip file.
+
+    Raises:
+        UsageError: this is no project, or ``address`` is not allowed; LoadError: it cannot be reached.
+    """
+    packed = subprocess.run(["git", "archive", "--format=zip", "HEAD"], capture_output=True, check=False)
+    if packed.returncode:
+        raise UsageError(f"{Path.cwd()} is not the project's folder, a git repository with a commit")
+    yield from on_each_node(address, measure_capacity, packed.stdout, show)
+
+
+def measure_capacity(project: bytes) -> bytes:
+    """Measure the capacity of a zipped ``project`` on this node; return BROUGHT_BACK as a zip file.
+
+    Raise LitmeterError where the pipeline fails.
+    """
+    with scratch() as folder, (log := folder / "log").open("wb") as output:
+        copy = folder / "project"
+        zipfile.ZipFile(io.BytesIO(project)).extractall(copy)
+        for results in CAPACITY_RESULTS:
+            shutil.rmtree(copy / results, ignore_errors=True)
+        if status := reproduce(copy, CAPACITY, as_started(), output):
+            raise LitmeterError(f"`dvc repro {CAPACITY}` failed (exit status {status}){log_tail(log)}")
+        found = io.BytesIO()
+        with zipfile.ZipFile(found, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in BROUGHT_BACK:
+                for path in sorted([copy / name, *(copy / name).rglob("*")]):
+                    archive.write(path, path.relative_to(copy))
+        return found.getvalue()
 
 
 def project_files() -> list[Path]:

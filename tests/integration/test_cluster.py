@@ -1,0 +1,230 @@
+"""Senders and work on the nodes of a Ray cluster: three of them on this machine, with a token."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from litmeter.cli.project import measure_on_cluster
+from litmeter.errors import LitmeterError, LoadError
+from litmeter.load.cluster import cluster_senders, connected, on_each_node
+from litmeter.load.generator import OnProgress
+from litmeter.load.stub import running_stub
+from litmeter.stats.records import OK
+from litmeter.system.temporary import remove_stale_files
+from tests.integration.asking import wait_for
+from tests.support.load import plan
+from tests.support.ray_cluster import running_node
+from tests.support.servers import free_port
+
+NODES = 3
+TOKEN = "0123456789abcdef" * 4
+OPEN = plan(96, warmup_s=0.5, min_s=2.5, max_s=2.5, rate_rps=300.0)
+JSON: tuple[list[bytes], str, dict[str, str]] = ([b"{}"], "application/json", {})
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a head with two more nodes."""
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        stack.enter_context(running_node(address, head=True))
+        for _ in range(NODES - 1):
+            stack.enter_context(running_node(address))
+        yield address
+
+
+@contextmanager
+def dying_node(cluster: str) -> Iterator[OnProgress]:
+    """A fourth node; what is called with the seconds of a load, and kills the node amid it."""
+    with running_node(cluster) as process:
+        processes = psutil.Process(process.pid)
+
+        def kill(seconds: float) -> None:
+            if seconds > 0.5 and processes.is_running():
+                for one in [processes, *processes.children(recursive=True)]:
+                    one.kill()
+
+        yield kill
+    wait_for(lambda: live_nodes(cluster) == NODES)
+    remove_stale_files()
+
+
+def live_nodes(cluster: str) -> int:
+    with connected(cluster) as nodes:
+        return len(nodes)
+
+
+def test_each_node_sends_a_third_and_every_request_comes_once(cluster: str) -> None:
+    shown: list[str] = []
+    with running_stub(0.001, 4) as stub, cluster_senders(cluster, *JSON, shown.append) as group:
+        closed, record = (group.run(stub.url, one) for one in (plan(6), OPEN))
+        log = stub.log()
+    assert len(closed.end) + len(record.end) == len(log)
+    assert (closed.status == OK).all()
+    assert (record.status == OK).all()
+    assert set(closed.user) == set(range(6))
+    opened, ended = record.window
+    assert abs(record.in_window.sum() / (ended - opened) - 300) < 4 * np.sqrt(300 / (ended - opened))
+    parts = np.bincount(record.user // (OPEN.users // NODES), minlength=NODES)
+    assert np.abs(parts - len(record.end) / NODES).max() < 4 * np.sqrt(len(record.end) / NODES)
+    assert len(shown) == NODES
+    assert all("): clock" in line for line in shown)
+
+
+def test_when_a_node_dies_amid_a_load_the_others_repeat_it(
+    cluster: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    with (
+        dying_node(cluster) as kill,
+        running_stub(0.001, 4) as stub,
+        cluster_senders(cluster, *JSON, shown.append) as group,
+    ):
+        before = len(group.members)
+        record = group.run(stub.url, OPEN, on_progress=kill)
+        again = group.run(stub.url, OPEN)
+    assert before == NODES + 1
+    assert len(group.members) == NODES
+    assert capfd.readouterr() == ("", "")  # Ray itself says nothing
+    [said] = shown[before:]
+    assert said.endswith("this load is void, and repeated by 3 senders")
+    for one in (record, again):
+        assert (one.status == OK).all()
+        assert abs(one.in_window.mean() * len(one.end) / 2.5 - 300) < 4 * np.sqrt(300 / 2.5)
+
+
+def test_when_a_node_dies_the_load_ends_if_asked(cluster: str) -> None:
+    void = r"^sender \d \(\S+\): it or its machine has died; this load is void$"
+    with (
+        dying_node(cluster) as kill,
+        running_stub(0.001, 4) as stub,
+        cluster_senders(cluster, *JSON, lambda line: None, go_on=False) as group,
+        pytest.raises(LoadError, match=void),
+    ):
+        group.run(stub.url, OPEN, on_progress=kill)
+
+
+class EnoughError(Exception):
+    """Raised by a callback."""
+
+
+def test_a_load_that_was_ended_leaves_nothing_to_the_next(cluster: str) -> None:
+    def end(seconds: float) -> None:
+        if seconds > 0.2:
+            raise EnoughError
+
+    with running_stub(0.3, 8) as slow, running_stub(0.001, 8) as fast:
+        with cluster_senders(cluster, *JSON, lambda line: None) as group:
+            with pytest.raises(EnoughError):
+                group.run(slow.url, OPEN, on_progress=end)
+            asked = len(slow.log())
+            record = group.run(fast.url, OPEN)
+        assert len(slow.log()) <= asked + OPEN.users  # those in flight were served to their end
+    assert (record.status == OK).all()
+    assert np.median(record.end - record.start) < 0.1
+
+
+def loadtest(cluster: str, url: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    (body := folder / "body.json").write_text("{}")
+    command = [sys.executable, "-m", "litmeter.cli.main", "loadtest", "--url", url, "--body-file", str(body)]
+    command += ["--rate", "60", "--min-s", "1", "--max-s", "1", "--cluster", cluster]
+    environment = {**os.environ, **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_loads_from_all_nodes_and_ray_says_nothing(cluster: str, tmp_path: Path) -> None:
+    with running_stub(0.001, 4) as stub:
+        done = loadtest(cluster, stub.url, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert ["sender" in line for line in lines] == [True] * NODES + [False] * 3  # of the table
+    assert "| 60/s " in lines[-1]
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"RAY_AUTH_TOKEN": TOKEN[::-1]},
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_TOKEN": "", "HOME": "/missing"},
+    ],
+    ids=["wrong", "disabled", "missing"],
+)
+def test_without_the_token_nobody_joins(cluster: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    with running_stub(0.001, 4) as stub:
+        done = loadtest(cluster, stub.url, tmp_path, **environment)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert f"--cluster {cluster}: " in done.stderr
+    assert "token" in done.stderr
+
+
+def fail_once(mark: str) -> str:
+    """On the first node that comes by."""
+    try:
+        Path(mark).touch(exist_ok=False)
+    except FileExistsError:
+        return mark
+    raise LitmeterError("no disk")
+
+
+def test_work_that_fails_on_a_node_is_shown_and_the_others_have_theirs(cluster: str, tmp_path: Path) -> None:
+    shown: list[str] = []
+    found = dict(on_each_node(cluster, fail_once, mark := str(tmp_path / "mark"), shown.append))
+    assert list(found.values()) == [mark] * (NODES - 1)
+    assert sum(line.endswith(" has no result: no disk") for line in shown) == 1
+
+
+PIPELINE = (
+    "stages: {machine: {cmd: 'mkdir metrics; echo {} > metrics/machine.json', outs: [metrics/machine.json]}}"
+)
+CAPACITY = """
+stages:
+  capacity:
+    foreach: [any]
+    do:
+      wdir: ..
+      cmd: mkdir metrics/capacity plots plots/capacity; touch plots/capacity/${item}.csv;
+        echo "[\\"$OMP_NUM_THREADS\\", \\"$OWN\\"]" > metrics/capacity/${item}.json
+      deps: [metrics/machine.json]
+      outs:
+      - metrics/capacity/${item}.json
+      - plots/capacity/${item}.csv
+"""
+
+
+def test_the_capacity_of_a_project_is_measured_on_each_node(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A project of two stages; in the environment that `ray start` had, not that of Ray's workers."""
+    files = {"params.yaml": "", "dvc.yaml": PIPELINE, "ondemand/dvc.yaml": CAPACITY, ".dvc/config": ""}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for command in ("init -q", "add .", "-c user.name=any -c user.email=any commit -qm any"):
+        subprocess.run(["git", *command.split()], check=True)
+    brought = dict(measure_on_cluster(cluster, print))
+    assert len(brought) == NODES
+    for content in brought.values():
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = {name for name in archive.namelist() if not name.endswith("/")}
+            assert names == {
+                *("params.yaml", "metrics/machine.json"),
+                *("metrics/capacity/any.json", "plots/capacity/any.csv"),
+            }
+            assert json.loads(archive.read("metrics/capacity/any.json")) == ["", ""]
