@@ -1,7 +1,6 @@
 """How well a capacity is found: the real schedule, on simulated servers of calm and of noisy machines.
 
 Servers are simulated in seconds of *work* at full speed; the machine's speed says how long those take.
-The truth is the capacity over LONG_S.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +27,8 @@ from litmeter.params import load_params
 from litmeter.stats.records import OK, WINDOWS, Floats, LoadRecord
 from studies.harness import TIMEOUT_S, keep_runs
 
-LONG_S = 4 * 3600.0
-LONG_SEED = 10**6
+LONG_CHANGES, LONG_SEED = 1000, 10**6
+"""The truth is the capacity over so many changes of the speed."""
 SLOW_SHARE = 0.35
 """Share of the time in which a noisy machine is slow."""
 LEAST_STOLEN, MOST_STOLEN = 0.2, 0.7
@@ -141,7 +140,7 @@ class Cell:
     searches: int = 100
 
 
-CALM = Noise(1.0, 60.0, math.inf, 0.0)
+CALM = Noise(1.0, 10.0, math.inf, 0.0)
 BATCHING = Server(2, 0.009, 0.1, batch_s=0.0015, max_batch=4)
 NOISES = {
     "by 1.2": Noise(1.2, 30.0, 30.0, 0.3),
@@ -168,21 +167,23 @@ CELLS = [
 
 
 def long_run_rps(
-    took_s: Callable[[Floats], Floats], objective_s: float, miss: float, full_rps: float
+    took_s: Callable[[Floats], Floats], objective_s: float, full_rps: float, seconds: float
 ) -> float:
-    """The rate of random arrivals at which over LONG_S the share ``miss`` takes longer than the objective.
+    """The rate of random arrivals at which over ``seconds`` the objective is just kept.
 
     Args:
         took_s: how long requests take that are due at these times, from their due time on.
         full_rps: a rate above it.
     """
+    miss = load_params().objective.miss
 
-    def excess(rate_rps: float) -> float:
-        rng = np.random.default_rng(LONG_SEED)
-        due = np.cumsum(rng.exponential(1 / rate_rps, round(LONG_S * rate_rps)))
-        return float((took_s(due) > objective_s).mean()) - miss
+    def excess(log_rate: float) -> float:
+        count = round(seconds * math.exp(log_rate))
+        due = np.cumsum(np.random.default_rng(LONG_SEED).exponential(math.exp(-log_rate), count))
+        share = float((took_s(due) > objective_s).mean())
+        return math.log(max(share, 1e-4) / miss)
 
-    return float(brentq(excess, full_rps / 3, full_rps, rtol=1e-3))
+    return math.exp(brentq(excess, math.log(full_rps / 2.5), math.log(full_rps), xtol=1e-3))
 
 
 def simulated(cell: Cell, seed: int) -> CapacityMetrics:
@@ -236,25 +237,27 @@ def loaded(
     )
 
 
-def truth_rps(cell: Cell) -> float:
-    """The capacity of a cell's server in the long run."""
-    machine = cell.noise.machine(2 * LONG_S, np.random.default_rng(LONG_SEED + 2))
+@cache
+def truth_rps(server: Server, noise: Noise) -> float:
+    """The capacity of a server in the long run."""
+    seconds = LONG_CHANGES * noise.changes_s
+    machine = noise.machine(2 * seconds, np.random.default_rng(LONG_SEED + 2))
 
     def took_s(due: Floats) -> Floats:
         rng = np.random.default_rng(LONG_SEED + 1)
-        came, ends = cell.server.serve(machine.work_at(due), math.inf, rng)
+        came, ends = server.serve(machine.work_at(due), math.inf, rng)
         return machine.times_of(ends) - machine.times_of(came)
 
-    return long_run_rps(took_s, cell.server.objective_s, load_params().objective.miss, cell.server.full_rps)
+    return long_run_rps(took_s, server.objective_s, server.full_rps, seconds)
 
 
 def run(number: int) -> dict[str, Any]:
     """All searches of a cell against the truth."""
     cell = CELLS[number]
     with ProcessPoolExecutor() as pool:
-        truth = pool.submit(truth_rps, cell)
-        found = list(pool.map(partial(simulated, cell), range(cell.searches), chunksize=5))
-        return {"cell": cell.name} | summary(found, truth.result())
+        found = pool.map(partial(simulated, cell), range(cell.searches), chunksize=5)
+        truth = truth_rps(cell.server, cell.noise)
+        return {"cell": cell.name} | summary(list(found), truth)
 
 
 def summary(found: list[CapacityMetrics], truth: float) -> dict[str, Any]:
