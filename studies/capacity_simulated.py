@@ -1,0 +1,282 @@
+"""How well a capacity is found: the real schedule, on simulated servers of calm and of noisy machines.
+
+Servers are simulated in seconds of *work* at full speed; the machine's speed says how long those take.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from litmeter.load import LoadPlan
+from litmeter.measure.capacity import CapacityMetrics, search
+from litmeter.measure.figures import served_row
+from litmeter.measure.telemetry import Usage
+from litmeter.measure.turn import Sample, Turn
+from litmeter.params import load_params
+from litmeter.stats.records import OK, WINDOWS, Floats, LoadRecord
+from studies.harness import TIMEOUT_S, keep_runs
+
+LONG_CHANGES, LONG_SEED = 1000, 10**6
+"""The truth is the capacity over so many changes of the speed."""
+SLOW_SHARE = 0.35
+"""Share of the time in which a noisy machine is slow."""
+LEAST_STOLEN, MOST_STOLEN = 0.2, 0.7
+"""Share of the speed that a burst of other load takes."""
+TURN_S = 0.2
+"""What the loop takes for a turn beside its load."""
+MARGIN = 0.9
+"""Of the low end: what one plans with."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Times (s), and the work (s at full speed) that is done until each; the speed is constant in between."""
+
+    times: Floats
+    work: Floats
+
+    def work_at(self, times: Floats) -> Floats:
+        """The work that is done until these times."""
+        return np.interp(times, self.times, self.work)
+
+    def times_of(self, work: Floats) -> Floats:
+        """When this work is done."""
+        return np.interp(work, self.work, self.times)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What changes a machine's speed: a ``factor``, about every ``changes_s``, and bursts of other load.
+
+    All times are means of exponential ones.
+    """
+
+    factor: float
+    changes_s: float
+    burst_every_s: float
+    burst_s: float
+
+    def machine(self, seconds: float, rng: np.random.Generator) -> Machine:
+        """A machine for ``seconds`` at least."""
+        count = 20 + math.ceil(3 * seconds / self.changes_s)
+        slow = np.arange(count) % 2 == (rng.random() >= SLOW_SHARE)
+        changes = np.cumsum(rng.exponential(2 * self.changes_s * np.where(slow, SLOW_SHARE, 1 - SLOW_SHARE)))
+        count = 20 + math.ceil(3 * seconds / self.burst_every_s)
+        lengths = rng.exponential(self.burst_s, count)
+        ends = np.cumsum(rng.exponential(self.burst_every_s, count) + lengths)
+        stolen = rng.uniform(LEAST_STOLEN, MOST_STOLEN, count)
+        times = np.sort(np.concatenate([[0.0], changes, ends - lengths, ends]))
+        times = times[: np.searchsorted(times, min(changes[-1], ends[-1]))]
+        begins = times[:-1]
+        change, burst = np.searchsorted(changes, begins, "right"), np.searchsorted(ends, begins, "right")
+        in_burst = begins >= (ends - lengths)[burst]
+        speeds = np.where(slow[change], 1 / self.factor, 1.0) * np.where(in_burst, 1 - stolen[burst], 1.0)
+        return Machine(times, np.concatenate([[0.0], np.cumsum(np.diff(times) * speeds)]))
+
+
+@dataclass(frozen=True)
+class Server:
+    """Workers that take batches of what waits; a batch takes ``batch_s`` and ``request_s`` for each request.
+
+    Where it is ``random``, an exponential time with that mean.
+    """
+
+    workers: int
+    request_s: float
+    objective_s: float
+    random: bool = False
+    batch_s: float = 0.0
+    max_batch: int = 1
+
+    @property
+    def full_rps(self) -> float:
+        """What it serves where it never waits."""
+        return self.workers / (self.request_s + self.batch_s / self.max_batch)
+
+    def serve(
+        self, due: Floats, closes: float, rng: np.random.Generator, closed_loop: bool = False
+    ) -> tuple[Floats, Floats]:
+        """When requests came that were ``due``, ascending, before ``closes``, and when they were answered.
+
+        In a closed loop an answer is followed by the next request. All times are in seconds of work.
+        """
+        waiting, free = deque(due.tolist()), [0.0] * self.workers
+        came, ends = list[float](), list[float]()
+        while waiting and waiting[0] < closes:
+            begin = max(waiting[0], free[0])
+            batch = [waiting.popleft()]
+            while len(batch) < self.max_batch and waiting and waiting[0] <= begin:
+                batch.append(waiting.popleft())
+            took_s = self.request_s * len(batch)
+            end = begin + self.batch_s + (rng.exponential(took_s) if self.random else took_s)
+            heapq.heapreplace(free, end)
+            came += batch
+            ends += [end] * len(batch)
+            if closed_loop:
+                for _ in batch:
+                    insort(waiting, end)
+        return np.array(came), np.array(ends)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Searches of ``max_s`` each for the capacity of a server."""
+
+    name: str
+    server: Server
+    noise: Noise
+    max_s: float = 240.0
+    searches: int = 100
+
+
+CALM = Noise(1.0, 10.0, math.inf, 0.0)
+BATCHING = Server(2, 0.009, 0.1, batch_s=0.0015, max_batch=4)
+NOISES = {
+    "by 1.2": Noise(1.2, 30.0, 30.0, 0.3),
+    "by 1.4, every 15 s": Noise(1.4, 15.0, 12.0, 0.6),
+    "by 1.4, every 60 s": Noise(1.4, 60.0, 12.0, 0.6),
+}
+CELLS = [
+    *(
+        Cell(f"{name}, {max_s:g} s", BATCHING, noise, max_s, searches=300)
+        for max_s in (240.0, 120.0)
+        for name, noise in NOISES.items()
+    ),
+    *(
+        Cell(f"calm, {name}", server, CALM)
+        for name, server in {
+            "M/D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),
+            "M/D/2, 5 ms, 15 ms": Server(2, 0.005, 0.015),
+            "M/M/1, 5 ms, 50 ms": Server(1, 0.005, 0.05, random=True),
+            "M/D/1, 20 ms, 100 ms": Server(1, 0.02, 0.1),
+            "M/D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
+        }.items()
+    ),
+]
+
+
+def long_run_rps(
+    took_s: Callable[[Floats], Floats], objective_s: float, full_rps: float, seconds: float
+) -> float:
+    """The rate of random arrivals at which over ``seconds`` the objective is just kept.
+
+    Args:
+        took_s: how long requests take that are due at these times, from their due time on.
+        full_rps: a rate above it.
+    """
+    miss = load_params().objective.miss
+
+    def excess(log_rate: float) -> float:
+        count = round(seconds * math.exp(log_rate))
+        due = np.cumsum(np.random.default_rng(LONG_SEED).exponential(math.exp(-log_rate), count))
+        share = float((took_s(due) > objective_s).mean())
+        return math.log(max(share, 1e-4) / miss)
+
+    return math.exp(brentq(excess, math.log(full_rps / 2.5), math.log(full_rps), xtol=1e-3))
+
+
+def simulated(cell: Cell, seed: int) -> CapacityMetrics:
+    """What one search finds."""
+    rng = np.random.default_rng(seed)
+    machine = cell.noise.machine(2 * cell.max_s + TIMEOUT_S, rng)
+    objective = load_params().objective
+    own = {"slo_ms": 1000 * cell.server.objective_s, "max_s": cell.max_s}
+    schedule, turns, now_s = search(cell.name, objective.model_copy(update=own), TIMEOUT_S), 0, 0.0
+    asked = next(schedule)
+    while True:
+        assert isinstance(asked, Turn)
+        assert isinstance(asked.load, LoadPlan)
+        found = loaded(cell.server, machine, asked.load, now_s, rng)
+        seconds = max(found.window_edges[-1], found.end.max()) - now_s + TURN_S
+        row = served_row(asked, turns, now_s, seconds, found, Usage())
+        try:
+            asked = schedule.send(Sample(asked, row, found))
+        except StopIteration as ended:
+            metrics: CapacityMetrics = ended.value.metrics
+            return metrics
+        turns, now_s = turns + 1, now_s + seconds
+
+
+def loaded(
+    server: Server, machine: Machine, plan: LoadPlan, now_s: float, rng: np.random.Generator
+) -> LoadRecord:
+    """The requests of a load that begins at ``now_s``."""
+    opens = now_s + plan.warmup_s
+    closes = opens + plan.min_s
+    due = np.full(plan.users, now_s)
+    if plan.rate_rps is not None:
+        due = np.sort(rng.uniform(now_s, closes, rng.poisson(plan.rate_rps * (closes - now_s))))
+    due, closes_work = machine.work_at(due), float(machine.work_at(np.array(closes)))
+    came, ends = server.serve(due, closes_work, rng, closed_loop=plan.rate_rps is None)
+    start, end = machine.times_of(came), machine.times_of(ends)
+    zeros = np.zeros(len(start), dtype=np.int64)
+    return LoadRecord(
+        users=plan.users,
+        rate_rps=plan.rate_rps,
+        window_edges=np.linspace(opens, closes, WINDOWS + 1),
+        user=zeros,
+        start=start,
+        sent=start,
+        end=end,
+        status=zeros + OK,
+        code=zeros + 200,
+        size=zeros,
+        body=zeros,
+        answer=np.zeros(len(start), dtype="S1"),
+    )
+
+
+@cache
+def truth_rps(server: Server, noise: Noise) -> float:
+    """The capacity of a server in the long run."""
+    seconds = LONG_CHANGES * noise.changes_s
+    machine = noise.machine(2 * seconds, np.random.default_rng(LONG_SEED + 2))
+
+    def took_s(due: Floats) -> Floats:
+        rng = np.random.default_rng(LONG_SEED + 1)
+        came, ends = server.serve(machine.work_at(due), math.inf, rng)
+        return machine.times_of(ends) - machine.times_of(came)
+
+    return long_run_rps(took_s, server.objective_s, server.full_rps, seconds)
+
+
+def run(number: int) -> dict[str, Any]:
+    """All searches of a cell against the truth."""
+    cell = CELLS[number]
+    with ProcessPoolExecutor() as pool:
+        found = pool.map(partial(simulated, cell), range(cell.searches), chunksize=5)
+        truth = truth_rps(cell.server, cell.noise)
+        return {"cell": cell.name} | summary(list(found), truth)
+
+
+def summary(found: list[CapacityMetrics], truth: float) -> dict[str, Any]:
+    """How estimates and intervals lie to the truth; an interval that is missing does not hold it."""
+    over = np.array([(one.capacity_rps or math.nan) / truth for one in found])
+    low = np.array([(one.low_rps or math.nan) / truth for one in found])
+    high = np.array([(one.high_rps or math.nan) / truth for one in found])
+    figures = {
+        "estimate_over_truth": np.nanmedian(over),
+        "within_5_percent": np.mean(np.abs(over - 1) <= 0.05),
+        "within_10_percent": np.mean(np.abs(over - 1) <= 0.1),
+        "interval_holds": np.mean((low <= 1) & (high >= 1)),
+        "half_width": np.nanmedian(np.sqrt(high / low) - 1),
+        "planned_too_much": np.mean(MARGIN * low > 1),
+        "without_interval": np.mean(np.isnan(high)),
+    }
+    rounded = {name: round(float(figure), 3) for name, figure in figures.items()}
+    return {"searches": len(found), "truth_rps": round(truth, 2), **rounded}
+
+
+if __name__ == "__main__":
+    keep_runs("capacity_simulated", len(CELLS), run)
