@@ -39,12 +39,12 @@ FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
 """A probe is longer where so many requests take longer; around an estimate also where so many times the
 objective do, and its warm-up likewise."""
 LONGEST_SHARE = 1 / 16
-"""Share of the whole time that a probe takes at most: two for each block of the jackknife."""
+"""Share of the whole time that a probe takes at most: two at least for each block of the jackknife."""
 FIRST_SHARE, LOWEST_SHARE = 0.75, 0.03
 """Shares of the peak: the first rate, and the one below which no capacity is looked for."""
 RAISE, MOST_RAISE, LOWER = 0.12, 0.24, -0.15
 """First steps, in ln(rate), while all probes keep the objective, or all miss it: twice as long each time."""
-STEPS = (0.12, -0.12, 0.05, -0.05)
+STEPS = (0.08, -0.08, 0.03, -0.03)
 """Later probes' distances from the estimate, in ln(rate)."""
 FEWEST_PROBES = 3
 """For an interval."""

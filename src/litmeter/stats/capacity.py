@@ -22,7 +22,7 @@ LEAST_WEIGHT, MOST_WEIGHT = 6.0, 200.0
 """Independent requests that a probe counts as: on a machine that changes its speed, and on a calm one."""
 REACH = 0.2
 """How far beyond the probes, in ln(rate), an estimate may lie."""
-JACKKNIFE_BLOCKS = 8
+JACKKNIFE_BLOCKS = 6
 """Blocks of successive probes: longer than a machine keeps its speed."""
 
 
