@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from litmeter.cli.project import measure_on_cluster
-from litmeter.errors import LitmeterError, LoadError
+from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.cluster import cluster_senders, connected, on_each_node
 from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub
@@ -173,6 +173,23 @@ def test_without_the_token_nobody_joins(cluster: str, tmp_path: Path, environmen
     assert "token" in done.stderr
 
 
+def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            stack.enter_context(running_node(address, head=True))
+        with connected(address) as nodes:
+            assert len(nodes) == 1
+        monkeypatch.setattr("litmeter.load.cluster._is_own", lambda host: False)
+        with pytest.raises(UsageError, match="must ask for a token"), connected(address):
+            pass
+        with connected(cluster) as nodes:
+            assert len(nodes) == NODES
+
+
 def fail_once(mark: str) -> str:
     """On the first node that comes by."""
     try:
@@ -199,7 +216,7 @@ stages:
     do:
       wdir: ..
       cmd: mkdir metrics/capacity plots plots/capacity; touch plots/capacity/${item}.csv;
-        echo "[\\"$OMP_NUM_THREADS\\", \\"$OWN\\"]" > metrics/capacity/${item}.json
+        echo "[\\"$OMP_NUM_THREADS\\", \\"$LD_PRELOAD\\"]" > metrics/capacity/${item}.json
       deps: [metrics/machine.json]
       outs:
       - metrics/capacity/${item}.json

@@ -29,7 +29,7 @@ from litmeter.system.temporary import scratch
 REACH_S = 5
 RAY_SETTINGS = {
     "RAY_gcs_server_request_timeout_seconds": str(REACH_S),
-    "RAY_NUM_REDIS_GET_RETRIES": str(REACH_S),  # to reach the cluster, one a second
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what nodes say is not printed
 }
 """Environment variables that Ray reads when it is imported."""
@@ -80,7 +80,9 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
             raise UsageError(
                 f"{option}: it asks for another token than is here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
             ) from error
-        raise LoadError(f"{option}: {' '.join(str(error).split())}") from error
+        unknown = "there is no Ray cluster that this machine belongs to"
+        reason = unknown if isinstance(error, ConnectionError) else " ".join(str(error).split())
+        raise LoadError(f"{option}: {reason}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)
     try:
@@ -118,15 +120,18 @@ def _is_own(host: str) -> bool:
 
 
 def as_started() -> dict[str, str]:
-    """Give this process, of a node, the priority of `ray start` there, where it may; return its environment.
+    """Give this process, which Ray has started, the priority of `ray start` here, where it may.
 
-    Ray lowers the priority of what it runs, and sets OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES.
+    Returns:
+        its environment, without what Ray changes: how many threads to use, and which GPUs.
     """
     raylet = psutil.Process().parent()
     assert raylet is not None
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, raylet.nice())
-    return raylet.environ()
+    changed, before = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"), raylet.environ()
+    environment = {name: value for name, value in os.environ.items() if name not in changed}
+    return environment | {name: before[name] for name in changed if name in before}
 
 
 class _Sender:
