@@ -44,7 +44,10 @@ Show = Callable[[str], None]
 
 @contextmanager
 def connected(address: str) -> Iterator[dict[str, Any]]:
-    """Join the cluster at ``address`` until the block is left; Ray's options to run on each live node.
+    """Join the cluster at ``address`` until the block is left.
+
+    Yields:
+        for each live node its name, and Ray's options for what runs there.
 
     Raises:
         UsageError: the address is none, Ray is not installed, or there is no token, or a wrong one.
@@ -89,7 +92,9 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         nodes = {}
         for number, node in enumerate([one for one in ray.nodes() if one["Alive"]], 1):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            nodes[f"{number} ({node['NodeManagerAddress']})"] = {"num_cpus": 0, "scheduling_strategy": here}
+            name = node["NodeManagerAddress"]
+            name = f"{name} ({number})" if name in nodes else name
+            nodes[name] = {"num_cpus": 0, "scheduling_strategy": here}
         if not own:  # a cluster that asks for no token takes any
             modes = [ray.remote(**one)(os.getenv).remote("RAY_AUTH_MODE", "") for one in nodes.values()]
             if {mode.lower() for mode in ray.get(modes)} != {"token"}:
@@ -135,7 +140,7 @@ def as_started() -> dict[str, str]:
 
 
 class _Sender:
-    """A load generator on its node: an actor, with a call that runs a load, and another beside it."""
+    """A load generator on its node: an actor, of which a call may run a load, and another one stop it."""
 
     def __init__(
         self, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str], ca: bytes | None
