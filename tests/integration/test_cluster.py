@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
+import ssl
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+import trustme
 
 from litmeter.cli.project import measure_on_cluster
-from litmeter.errors import LitmeterError, LoadError
+from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.cluster import cluster_senders, connected, on_each_node
 from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub
@@ -82,7 +86,7 @@ def test_each_node_sends_a_third_and_every_request_comes_once(cluster: str) -> N
     parts = np.bincount(record.user // (OPEN.users // NODES), minlength=NODES)
     assert np.abs(parts - len(record.end) / NODES).max() < 4 * np.sqrt(len(record.end) / NODES)
     assert len(shown) == NODES
-    assert all("): clock" in line for line in shown)
+    assert all(": clock" in line for line in shown)
 
 
 def test_when_a_node_dies_amid_a_load_the_others_repeat_it(
@@ -108,7 +112,7 @@ def test_when_a_node_dies_amid_a_load_the_others_repeat_it(
 
 
 def test_when_a_node_dies_the_load_ends_if_asked(cluster: str) -> None:
-    void = r"^sender \d \(\S+\): it or its machine has died; this load is void$"
+    void = r"^sender \S+( \(\d\))?: it or its machine has died; this load is void$"
     with (
         dying_node(cluster) as kill,
         running_stub(0.001, 4) as stub,
@@ -116,6 +120,32 @@ def test_when_a_node_dies_the_load_ends_if_asked(cluster: str) -> None:
         pytest.raises(LoadError, match=void),
     ):
         group.run(stub.url, OPEN, on_progress=kill)
+
+
+def test_every_node_trusts_the_given_authority(cluster: str) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever).start()
+        ca = authority.cert_pem.bytes()
+        with cluster_senders(cluster, *JSON, lambda line: None, ca=ca) as group:
+            record = group.run(f"https://127.0.0.1:{server.server_port}", plan(NODES))
+        server.shutdown()
+    assert set(record.user) == set(range(NODES))
+    assert (record.status == OK).all()
 
 
 class EnoughError(Exception):
@@ -173,6 +203,23 @@ def test_without_the_token_nobody_joins(cluster: str, tmp_path: Path, environmen
     assert "token" in done.stderr
 
 
+def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setenv("RAY_AUTH_MODE", "disabled")
+            stack.enter_context(running_node(address, head=True))
+        with connected(address) as nodes:
+            assert len(nodes) == 1
+        monkeypatch.setattr("litmeter.load.cluster._is_own", lambda host: False)
+        with pytest.raises(UsageError, match="must ask for a token"), connected(address):
+            pass
+        with connected(cluster) as nodes:
+            assert len(nodes) == NODES
+
+
 def fail_once(mark: str) -> str:
     """On the first node that comes by."""
     try:
@@ -199,7 +246,7 @@ stages:
     do:
       wdir: ..
       cmd: mkdir metrics/capacity plots plots/capacity; touch plots/capacity/${item}.csv;
-        echo "[\\"$OMP_NUM_THREADS\\", \\"$OWN\\"]" > metrics/capacity/${item}.json
+        echo "[\\"$OMP_NUM_THREADS\\", \\"$LD_PRELOAD\\"]" > metrics/capacity/${item}.json
       deps: [metrics/machine.json]
       outs:
       - metrics/capacity/${item}.json

@@ -132,7 +132,7 @@ def test_a_mistake_is_one_line_that_names_the_option_as_it_is_typed(
         ("--if-sender-dies end", "--if-sender-dies: only together with --cluster"),
         ("--cluster a:80", "--cluster: expected HOST:PORT, the port from 1024"),
         ("--cluster here", "--cluster: expected HOST:PORT, the port from 1024"),
-        ("--cluster 192.0.2.1:6379", "a cluster on other machines must ask for a token"),
+        ("--cluster 198.51.100.1:6379", "a cluster on other machines must ask for a token"),
     ],
 )
 def test_a_cluster_that_is_not_allowed_is_one_line(

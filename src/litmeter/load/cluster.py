@@ -29,7 +29,7 @@ from litmeter.system.temporary import scratch
 REACH_S = 5
 RAY_SETTINGS = {
     "RAY_gcs_server_request_timeout_seconds": str(REACH_S),
-    "RAY_NUM_REDIS_GET_RETRIES": str(REACH_S),  # to reach the cluster, one a second
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what nodes say is not printed
 }
 """Environment variables that Ray reads when it is imported."""
@@ -44,7 +44,10 @@ Show = Callable[[str], None]
 
 @contextmanager
 def connected(address: str) -> Iterator[dict[str, Any]]:
-    """Join the cluster at ``address`` until the block is left; Ray's options to run on each live node.
+    """Join the cluster at ``address`` until the block is left.
+
+    Yields:
+        for each live node its name, and Ray's options for what runs there.
 
     Raises:
         UsageError: the address is none, Ray is not installed, or there is no token, or a wrong one.
@@ -80,14 +83,18 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
             raise UsageError(
                 f"{option}: it asks for another token than is here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN)"
             ) from error
-        raise LoadError(f"{option}: {' '.join(str(error).split())}") from error
+        unknown = "there is no Ray cluster that this machine belongs to"
+        reason = unknown if isinstance(error, ConnectionError) else " ".join(str(error).split())
+        raise LoadError(f"{option}: {reason}") from error
     finally:
         signal.signal(signal.SIGTERM, handler)
     try:
         nodes = {}
         for number, node in enumerate([one for one in ray.nodes() if one["Alive"]], 1):
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            nodes[f"{number} ({node['NodeManagerAddress']})"] = {"num_cpus": 0, "scheduling_strategy": here}
+            name = node["NodeManagerAddress"]
+            name = f"{name} ({number})" if name in nodes else name
+            nodes[name] = {"num_cpus": 0, "scheduling_strategy": here}
         if not own:  # a cluster that asks for no token takes any
             modes = [ray.remote(**one)(os.getenv).remote("RAY_AUTH_MODE", "") for one in nodes.values()]
             if {mode.lower() for mode in ray.get(modes)} != {"token"}:
@@ -118,19 +125,22 @@ def _is_own(host: str) -> bool:
 
 
 def as_started() -> dict[str, str]:
-    """Give this process, of a node, the priority of `ray start` there, where it may; return its environment.
+    """Give this process, which Ray has started, the priority of `ray start` here, where it may.
 
-    Ray lowers the priority of what it runs, and sets OMP_NUM_THREADS and CUDA_VISIBLE_DEVICES.
+    Returns:
+        its environment, without what Ray changes: how many threads to use, and which GPUs.
     """
     raylet = psutil.Process().parent()
     assert raylet is not None
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, raylet.nice())
-    return raylet.environ()
+    changed, before = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"), raylet.environ()
+    environment = {name: value for name, value in os.environ.items() if name not in changed}
+    return environment | {name: before[name] for name in changed if name in before}
 
 
 class _Sender:
-    """A load generator on its node: an actor, with a call that runs a load, and another beside it."""
+    """A load generator on its node: an actor, of which a call may run a load, and another one stop it."""
 
     def __init__(
         self, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str], ca: bytes | None

@@ -96,7 +96,7 @@ class SenderGroup:
             stopped.set()
             wait(futures)
             raise
-        finally:  # threads that still wait for a sender end when its process or connection does
+        finally:  # threads that still wait for a sender end when its process does
             threads.shutdown(wait=False, cancel_futures=True)
         records = [on_this_clock(future.result(), member.clock_s) for future, member in futures.items()]
         return merged(records, plan)
