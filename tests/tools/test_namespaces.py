@@ -81,4 +81,4 @@ def test_three_machines_reach_the_sum_of_their_rates(monkeypatch: pytest.MonkeyP
     opened, closed = record.window
     came = record.in_window.sum() / (closed - opened)
     assert abs(came - RATE_RPS) < 4 * np.sqrt(RATE_RPS / (closed - opened))
-    assert all(any(f"({host}): clock" in line for line in shown) for host in [HERE, *names.values()])
+    assert all(any(f"sender {host}: clock" in line for line in shown) for host in [HERE, *names.values()])

@@ -29,7 +29,6 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Url
 from litmeter.measure.target import (
-    CA_VARIABLE,
     COLUMNS,
     check_first_request,
     keeps,
@@ -42,7 +41,7 @@ from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Se
 from litmeter.serve.binding import check_ca_file
 from litmeter.stats.records import WINDOWS
 from litmeter.system.files import check_writable, write_rows
-from litmeter.system.http import check_url
+from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import number_cell, text_table, without_empty

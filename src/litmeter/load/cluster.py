@@ -23,6 +23,7 @@ from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.generator import LoadPlan, OnProgress, load_generator
 from litmeter.load.senders import POLL_S, Member, SenderGroup, clock_difference
 from litmeter.stats.records import LoadRecord
+from litmeter.system.http import CA_VARIABLE
 from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
@@ -33,8 +34,6 @@ RAY_SETTINGS = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # what nodes say is not printed
 }
 """Environment variables that Ray reads when it is imported."""
-CA_VARIABLE = "SSL_CERT_FILE"
-"""Environment variable that OpenSSL reads."""
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")

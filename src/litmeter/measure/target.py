@@ -17,7 +17,7 @@ from litmeter.load import LoadPlan
 from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.stats.records import misses
-from litmeter.system.http import direct_session
+from litmeter.system.http import CA_VARIABLE, direct_session
 from litmeter.system.tables import number_cell, pluralise
 
 IMAGE_TOKEN = "{image}"
@@ -25,8 +25,6 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 """Endings of the files that are taken from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
-CA_VARIABLE = "SSL_CERT_FILE"
-"""Environment variable that OpenSSL reads, in the load generator's process too."""
 COLUMNS = (
     *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
     *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),

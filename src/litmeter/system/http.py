@@ -8,6 +8,9 @@ import requests
 
 from litmeter.errors import UsageError
 
+CA_VARIABLE = "SSL_CERT_FILE"
+"""Environment variable that OpenSSL reads, in the load generator's process too."""
+
 
 def direct_session() -> requests.Session:
     """A session without the environment's proxy and netrc, which the load generator does not use either."""
