@@ -43,7 +43,7 @@ def machines(
             (default: those of this folder)
         rate: requests a second, of all machines together
         price: of a machine, an hour: one for all, or for each REV=PRICE; repeatable
-        configuration: that one only
+        configuration: only this one (default: all of objective.configurations)
         cluster: address of a Ray cluster, each of whose nodes measures first, into machines/NODE/
         picture: a PNG file for a picture of the prices
         out: an HTML file for a page with all of it

@@ -72,7 +72,7 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError as error:
-        raise UsageError("--cluster: Ray is not installed: pip install 'litmeter[cluster]'") from error
+        raise UsageError("--cluster: Ray is not installed: pip install 'ray>=2.60'") from error
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
         with _silent():

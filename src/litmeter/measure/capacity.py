@@ -266,22 +266,25 @@ def _result_of(
     probes, curve = _counted(rows, evenly), curve_of(rows, objective.miss, evenly)
     low_rps = high_rps = None
     status: Status = "unresolved"
-    reason = f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
+    reasons = [f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"]
     if end is not None:
-        status, reason = end
+        status, reasons = end[0], [end[1]]
         if status == "above_range":
             low_rps = max(row.rate_rps or 0.0 for row in offered)
     elif curve is not None and len(probes) >= FEWEST_PROBES:
         low_rps, high_rps = interval(probes, objective.miss)
         spread = math.sqrt(high_rps / low_rps) - 1
-        reason = f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"
+        reasons = [f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"]
         if spread <= objective.tolerance:
-            status, reason = "resolved", ""
+            status, reasons = "resolved", []
+    elif curve is None and len(probes) >= FEWEST_PROBES:
+        did = "kept" if probes.shares[-1] <= objective.miss else "missed"
+        reasons = [f"all {len(probes)} probes {did} the objective in {objective.max_s:g} s (objective.max_s)"]
     if 2 * (late := len(offered) - len(probes)) > len(offered):
-        reason += f"; the load generator was late in {late} of {pluralise(len(offered), 'probe')}"
+        reasons.append(f"the load generator was late in {late} of {pluralise(len(offered), 'probe')}")
     metrics = CapacityMetrics(
         status=status,
-        reason=reason,
+        reason="; ".join(reasons),
         slo_ms=objective.slo_ms,
         miss=objective.miss,
         capacity_rps=None if curve is None else round(curve.capacity_rps, 2),
