@@ -27,13 +27,11 @@ from litmeter.system.files import rounded
 from litmeter.system.tables import pluralise
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
-ESTIMATED: tuple[Status, ...] = ("resolved", "unresolved")
-"""Those with an estimate, unless all probes lie on one side of the objective."""
 
 PEAK_GAIN, MORE_USERS, MOST_USERS = 1.03, 4, 256
 """The closed loop's peak is reached where MORE_USERS times as many users bring less than this."""
 PEAK_S, SLOW_PEAK_S, PEAK_WARMUP_S = 1.5, 4.0, 0.3
-"""Windows of a closed loop; up to SLOW_PEAK_S while there are few answers."""
+"""Windows of a closed loop; up to SLOW_PEAK_S, or two objectives, while there are few answers."""
 PROBE_S, WARMUP_S = 4.0, 0.7
 FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
 """A probe is longer where so many requests take longer; around an estimate also where so many times the
@@ -139,7 +137,7 @@ def search(
         requests=1,
         warmup_s=PEAK_WARMUP_S,
         min_s=PEAK_S,
-        max_s=SLOW_PEAK_S,
+        max_s=max(SLOW_PEAK_S, 2 * slo_s),
         max_windows=WINDOWS,
         timeout_s=min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
         seed=objective.seed,
