@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
-from litmeter.load import LoadPlan
+from litmeter.load import LoadPlan, Trace
 from litmeter.measure.capacity import CapacityMetrics, search
 from litmeter.measure.figures import served_row
 from litmeter.measure.telemetry import Usage
@@ -35,6 +35,7 @@ LEAST_STOLEN, MOST_STOLEN = 0.2, 0.7
 """Share of the speed that a burst of other load takes."""
 TURN_S = 0.2
 """What the loop takes for a turn beside its load."""
+BETWEEN_RPS, IN_BURSTS_RPS = 20.0, 80.0
 MARGIN = 0.9
 """Of the low end: what one plans with."""
 
@@ -129,15 +130,36 @@ class Server:
         return np.array(came), np.array(ends)
 
 
+Bursts = tuple[float, float, float]
+
+
+def trace_of(bursts: Bursts | None) -> Trace | None:
+    """Random requests, BETWEEN_RPS a second, and IN_BURSTS_RPS in bursts; None without any."""
+    if bursts is None:
+        return None
+    burst_s, every_s, whole_s = bursts
+    rng = np.random.default_rng(LONG_SEED)
+    due_s = np.sort(rng.uniform(0, whole_s, rng.poisson(whole_s * IN_BURSTS_RPS)))
+    due_s = due_s[(due_s % every_s < burst_s) | (rng.random(len(due_s)) < BETWEEN_RPS / IN_BURSTS_RPS)]
+    return Trace(due_s - due_s[0])
+
+
 @dataclass(frozen=True)
 class Cell:
-    """Searches of ``max_s`` each for the capacity of a server."""
+    """Searches of ``max_s`` each for the capacity of a server.
+
+    Attributes:
+        burstiness: of the arrivals.
+        bursts: of a trace instead: their length, the time from one to the next, and that of the whole trace.
+    """
 
     name: str
     server: Server
     noise: Noise
     max_s: float = 240.0
     searches: int = 100
+    burstiness: float = 1.0
+    bursts: Bursts | None = None
 
 
 CALM = Noise(1.0, 10.0, math.inf, 0.0)
@@ -163,27 +185,59 @@ CELLS = [
             "M/D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
         }.items()
     ),
+    *(
+        Cell(f"burstiness {burstiness:g}, {name}", server, CALM, searches=50, burstiness=burstiness)
+        for burstiness in (0.25, 0.05)
+        for name, server in {
+            "D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),
+            "D/1, 20 ms, 100 ms": Server(1, 0.02, 0.1),
+            "D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
+        }.items()
+    ),
+    *(
+        Cell(
+            "bursts of {:g} s, one each {:g} s of {:g} s".format(*bursts),
+            Server(2, 0.02, 0.1),
+            CALM,
+            searches=50,
+            bursts=bursts,
+        )
+        for bursts in (
+            (0.5, 5.0, 60.0),
+            (5.0, 50.0, 300.0),
+            (20.0, 100.0, 600.0),
+            (100.0, 900.0, 900.0),
+            (60.0, 900.0, 3600.0),
+        )
+    ),
 ]
 
 
 def long_run_rps(
-    took_s: Callable[[Floats], Floats], objective_s: float, full_rps: float, seconds: float
+    took_s: Callable[[Floats], Floats], due: Callable[[float], Floats], objective_s: float, full_rps: float
 ) -> float:
-    """The rate of random arrivals at which over ``seconds`` the objective is just kept.
+    """The rate at which the objective is just kept.
 
     Args:
         took_s: how long requests take that are due at these times, from their due time on.
+        due: when requests are due at a rate.
         full_rps: a rate above it.
     """
     miss = load_params().objective.miss
 
     def excess(log_rate: float) -> float:
-        count = round(seconds * math.exp(log_rate))
-        due = np.cumsum(np.random.default_rng(LONG_SEED).exponential(math.exp(-log_rate), count))
-        share = float((took_s(due) > objective_s).mean())
+        share = float((took_s(due(math.exp(log_rate))) > objective_s).mean())
         return math.log(max(share, 1e-4) / miss)
 
-    return math.exp(brentq(excess, math.log(full_rps / 2.5), math.log(full_rps), xtol=1e-3))
+    return math.exp(brentq(excess, math.log(full_rps / 10), math.log(full_rps), xtol=1e-3))
+
+
+def long_arrivals(seconds: float, rate_rps: float, burstiness: float = 1.0) -> Floats:
+    """Random arrivals; ``burstiness`` is the shape of the gamma distribution of the gaps."""
+    gaps = np.random.default_rng(LONG_SEED).gamma(
+        burstiness, 1 / (burstiness * rate_rps), round(seconds * rate_rps)
+    )
+    return np.cumsum(gaps)
 
 
 def simulated(cell: Cell, seed: int) -> CapacityMetrics:
@@ -191,9 +245,10 @@ def simulated(cell: Cell, seed: int) -> CapacityMetrics:
     rng = np.random.default_rng(seed)
     machine = cell.noise.machine(2 * cell.max_s + TIMEOUT_S, rng)
     objective = load_params().objective
-    own = {"slo_ms": 1000 * cell.server.objective_s, "max_s": cell.max_s}
-    schedule, turns, now_s = search(cell.name, objective.model_copy(update=own), TIMEOUT_S), 0, 0.0
-    asked = next(schedule)
+    own = {"slo_ms": 1000 * cell.server.objective_s, "max_s": cell.max_s, "seed": seed}
+    objective = objective.model_copy(update=own)
+    schedule = search(cell.name, objective, TIMEOUT_S, cell.burstiness, trace_of(cell.bursts))
+    turns, now_s, asked = 0, 0.0, next(schedule)
     while True:
         assert isinstance(asked, Turn)
         assert isinstance(asked.load, LoadPlan)
@@ -215,8 +270,13 @@ def loaded(
     opens = now_s + plan.warmup_s
     closes = opens + plan.min_s
     due = np.full(plan.users, now_s)
-    if plan.rate_rps is not None:
-        due = np.sort(rng.uniform(now_s, closes, rng.poisson(plan.rate_rps * (closes - now_s))))
+    if plan.due_s is not None:
+        due = now_s + np.array([due_s for due_s in plan.due_s if now_s + due_s < closes])
+    elif plan.rate_rps is not None:
+        count = 100 + round(2 * plan.rate_rps * (closes - now_s))
+        gaps = rng.gamma(plan.burstiness, 1 / (plan.burstiness * plan.rate_rps), count)
+        due = now_s + np.cumsum(gaps)
+        due = due[due < closes]
     due, closes_work = machine.work_at(due), float(machine.work_at(np.array(closes)))
     came, ends = server.serve(due, closes_work, rng, closed_loop=plan.rate_rps is None)
     start, end = machine.times_of(came), machine.times_of(ends)
@@ -238,17 +298,24 @@ def loaded(
 
 
 @cache
-def truth_rps(server: Server, noise: Noise) -> float:
-    """The capacity of a server in the long run."""
+def truth_rps(server: Server, noise: Noise, burstiness: float, bursts: Bursts | None) -> float:
+    """The capacity of a server in the long run, or over a whole trace."""
     seconds = LONG_CHANGES * noise.changes_s
     machine = noise.machine(2 * seconds, np.random.default_rng(LONG_SEED + 2))
+
+    trace = trace_of(bursts)
+
+    def due(rate_rps: float) -> Floats:
+        if trace is None:
+            return long_arrivals(seconds, rate_rps, burstiness)
+        return trace.due_s * trace.rate_rps / rate_rps
 
     def took_s(due: Floats) -> Floats:
         rng = np.random.default_rng(LONG_SEED + 1)
         came, ends = server.serve(machine.work_at(due), math.inf, rng)
         return machine.times_of(ends) - machine.times_of(came)
 
-    return long_run_rps(took_s, server.objective_s, server.full_rps, seconds)
+    return long_run_rps(took_s, due, server.objective_s, server.full_rps)
 
 
 def run(number: int) -> dict[str, Any]:
@@ -256,7 +323,7 @@ def run(number: int) -> dict[str, Any]:
     cell = CELLS[number]
     with ProcessPoolExecutor() as pool:
         found = pool.map(partial(simulated, cell), range(cell.searches), chunksize=5)
-        truth = truth_rps(cell.server, cell.noise)
+        truth = truth_rps(cell.server, cell.noise, cell.burstiness, cell.bursts)
         return {"cell": cell.name} | summary(list(found), truth)
 
 

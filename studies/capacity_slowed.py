@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from litmeter.measure.subjects import Url
 from litmeter.params import load_params
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
-from studies.capacity_simulated import LONG_CHANGES, long_run_rps
+from studies.capacity_simulated import LONG_CHANGES, long_arrivals, long_run_rps
 from studies.harness import TIMEOUT_S, keep_runs
 
 RUNS, MAX_S = 10, 120.0
@@ -48,7 +49,9 @@ def took_s(due: Floats) -> Floats:
 
 def main() -> None:
     """Search RUNS times, and say how many intervals hold the capacity."""
-    truth_rps = long_run_rps(took_s, OBJECTIVE_S, SLOTS / SERVICE_S, LONG_CHANGES * SLOW_EVERY_S)
+    truth_rps = long_run_rps(
+        took_s, partial(long_arrivals, LONG_CHANGES * SLOW_EVERY_S), OBJECTIVE_S, SLOTS / SERVICE_S
+    )
     runs = keep_runs("capacity_slowed", RUNS, run, truth_rps=round(truth_rps, 2))
     held = sum((one["low_rps"] or 0.0) <= truth_rps <= (one["high_rps"] or 0.0) for one in runs)
     print(f"{held} of {len(runs)} intervals hold {truth_rps:.1f}/s")
