@@ -20,9 +20,9 @@ import psutil
 import pytest
 import trustme
 
+from litmeter.cli.cluster import cluster_senders, connected, on_each_node
 from litmeter.cli.project import measure_on_cluster
 from litmeter.errors import LitmeterError, LoadError, UsageError
-from litmeter.load.cluster import cluster_senders, connected, on_each_node
 from litmeter.load.generator import OnProgress
 from litmeter.load.stub import running_stub
 from litmeter.stats.records import OK
@@ -213,7 +213,7 @@ def test_a_cluster_elsewhere_that_asks_for_no_token_is_refused(
             stack.enter_context(running_node(address, head=True))
         with connected(address) as nodes:
             assert len(nodes) == 1
-        monkeypatch.setattr("litmeter.load.cluster._is_own", lambda host: False)
+        monkeypatch.setattr("litmeter.cli.cluster._is_own", lambda host: False)
         with pytest.raises(UsageError, match="must ask for a token"), connected(address):
             pass
         with connected(cluster) as nodes:

@@ -218,6 +218,7 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
         (2, ["--body-file", "BODY", "--arrivals", "constant"], "--arrivals: only together with --rate"),
         (2, ["--body-file", "BODY", "--rate", "9", "--burstiness", "2"], "only together with --arrivals"),
         (2, ["--body-file", "BODY", "--rate", "9", "--arrivals", "gamma"], "together with --burstiness"),
+        (2, ["--body-file", "BODY", "--trace", "FILE", "--min-s", "1"], "--trace: not together with"),
         (2, ["--body-file", "BODY", "--trace-scale", "2"], "--trace-scale: only together with --trace"),
         (2, ["--body-file", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
         (2, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from litmeter.load.cluster import cluster_senders
+from litmeter.cli.cluster import cluster_senders
 from litmeter.stats.records import OK
 from litmeter.system.processes import process_group
 from tests.support.load import plan

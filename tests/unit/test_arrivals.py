@@ -1,4 +1,4 @@
-"""When the requests of an open loop are due: how they are spread, and that senders share them."""
+"""What a load sends, and when: arrivals of an open loop, how senders share them, and heads of requests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from litmeter.load import LoadPlan
-from litmeter.load.process import due_times
+from litmeter.load.process import due_times, post_head
 from litmeter.load.senders import shares_of
 from tests.support.load import plan
 
@@ -39,7 +39,7 @@ def test_without_burstiness_gaps_are_exponential() -> None:
 
 
 def test_a_seed_and_a_repeat_make_the_arrivals() -> None:
-    assert first(OPEN, 9) == first(replace(OPEN, users=8), 9)
+    assert first(OPEN, 9) == first(plan(8, rate_rps=300.0), 9)
     others = [replace(OPEN, seed=2), replace(OPEN, repeat=1)]
     assert len({first(one, 1)[0] for one in [OPEN, *others]}) == 3
 
@@ -50,3 +50,9 @@ def test_a_trace_is_shared_request_by_request() -> None:
     shares = [list(due_times(share)) for share in shares_of(trace, 6) if share]
     assert shares == [[0.2], [0.3], [0.9], [1.4], [], []]
     assert first(trace, 4, senders=2) == list(due_s)
+
+
+def test_a_header_of_ones_own_replaces_the_same_one_in_other_letters() -> None:
+    head = post_head("http://10.0.0.7/", {"host": "cats.example"}, 0)
+    assert head.lower().count(b"host:") == 1
+    assert b"cats.example" in head

@@ -36,9 +36,9 @@ def search(queue: Queue, seed: int = 1, trace: Trace | None = None, **changes: f
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: queue.name)
 def test_simulated_searches_find_the_capacity(queue: Queue) -> None:
-    found = [search(queue, seed).metrics for seed in range(10)]
+    found = [search(queue, seed).metrics for seed in range(20)]
     ratios = np.array([(one.capacity_rps or 0.0) / queue.capacity_rps for one in found])
-    assert abs(np.median(ratios) - 1) < 0.04
+    assert abs(np.median(ratios) - 1) < 0.05
     assert np.abs(ratios - 1).max() < 0.15
     held = [(one.low_rps or 0.0) <= queue.capacity_rps <= (one.high_rps or 0.0) for one in found]
     assert np.mean(held) > 0.6

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.cli.cluster import connected
 from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
 from litmeter.errors import LoadError, UsageError
-from litmeter.load.cluster import connected
 from litmeter.load.stub import running_stub
 from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_params
 from tests.support.project import ROOT
@@ -106,6 +106,7 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
         ("loadtest URL --warmup-s nan", "--warmup-s"),
         ("loadtest URL --min-s 3 --max-s 2", "--min-s (3.0) is above --max-s (2.0)"),
+        ("loadtest URL --max-windows 2", "--max-windows: got"),
         ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
         ("capacity URL --max-s", "--max-s"),
         ("capacity URL --configurations candidate", "--configurations"),
@@ -158,7 +159,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         somebody = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(UsageError, match=r"pip install 'litmeter\[cluster\]'"), connected(somebody):
+        with pytest.raises(UsageError, match=r"pip install 'ray>=2.60'"), connected(somebody):
             pass
 
 

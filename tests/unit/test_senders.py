@@ -35,6 +35,11 @@ def test_users_are_shared_and_a_sender_without_any_has_no_part() -> None:
     assert [share and share.users for share in shares_of(replace(PLAN, users=2), 3)] == [1, 1, None]
 
 
+def test_users_of_all_senders_have_parts_of_one_order_of_bodies() -> None:
+    shares = [share for share in shares_of(replace(PLAN, users=9), 2) if share]
+    assert len({share.random_seed for share in shares}) == 1
+
+
 def test_each_sender_has_its_part_of_a_rate() -> None:
     shares = [share for share in shares_of(replace(PLAN, rate_rps=300.0), 3) if share]
     assert [(share.rate_rps, share.users, share.sender) for share in shares] == [

@@ -64,6 +64,7 @@ def test_a_log_is_sorted_and_spread_within_its_seconds(tmp_path: Path) -> None:
         ("2\n1\n", "line 2: expected a time that is not before the last one, got '1'"),
         ("1\nnan\n", "line 2: expected seconds"),
         ("1\n1e999\n", "line 2: expected seconds"),
+        ("-1e999\n1\n", "line 1: expected"),
         ("1.2.3\n", "line 1: expected seconds"),
         (LOG + "no time\n", "line 5: expected a log with times like [10/Oct/2000:13:55:36 -0700], as"),
         (LOG.replace("10/Oct/2000:22", "32/Oct/2000:22"), "line 2: expected a log with times like"),

@@ -11,15 +11,16 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from litmeter.cli.cluster import cluster_senders
 from litmeter.errors import UsageError
 from litmeter.load import LoadPlan, Trace, load_generator
-from litmeter.load.cluster import cluster_senders
 from litmeter.load.senders import Sender, local_senders
 from litmeter.load.trace import read_trace
 from litmeter.measure.capacity import CapacityMetrics
@@ -130,6 +131,7 @@ class Requests(BaseModel):
     """with --cluster: the others repeat the load and go on (the default), or the command ends"""
     timeout_s: Timeout = 30.0
 
+    @cached_property
     def bodies(self) -> list[bytes]:
         """What is sent; raise LoadError where that is nothing, and UsageError for a wrong template."""
         return read_bodies(self.body_file, self.images, self.content_type, self.template)
@@ -148,7 +150,7 @@ class Requests(BaseModel):
         if self.ca is not None:
             check_ca_file(self.ca)
             os.environ[CA_VARIABLE] = str(self.ca.resolve())  # for all that send
-        sent = (self.bodies(), self.content_type, request_headers(self.header))
+        sent = (self.bodies, self.content_type, request_headers(self.header))
         check_url(self.url)
         started: AbstractContextManager[Sender]
         if self.cluster is not None:
@@ -186,7 +188,7 @@ class Traffic(BaseModel):
 
     def recorded(self, requests: Requests, seed: int) -> Trace | None:
         """The trace, if there is one; raise UsageError where it cannot be read."""
-        return None if self.trace is None else read_trace(self.trace, len(requests.bodies()), seed)
+        return None if self.trace is None else read_trace(self.trace, len(requests.bodies), seed)
 
 
 TRAFFIC = Traffic()
@@ -206,7 +208,7 @@ def loadtest(
     trace_scale: Positive | None = None,
     connections: Count | None = None,
     slo_ms: Positive | None = None,
-    max_windows: Count = 5,
+    max_windows: Annotated[int, Field(ge=WINDOWS)] = 5,
     out: Path | None = None,
 ) -> int:
     """Load-test a server at any URL, and print a row per level.
@@ -223,13 +225,15 @@ def loadtest(
         out: a CSV file for the table
     """
     given = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
-    given |= {"--users": "users" in load.model_fields_set or None}
+    windows = ("requests", "min_s", "max_s", "warmup_s")
+    for name in ("users", *windows):
+        given[f"--{name.replace('_', '-')}"] = name in load.model_fields_set or None
     loops = ["--rate", "--trace"]
     check_together(
         {option for option, value in given.items() if value is not None} | traffic.given(),
         [
             ("--users", "not", loops),
-            ("--trace", "not", ["--rate"]),
+            ("--trace", "not", ["--rate", *(f"--{name.replace('_', '-')}" for name in windows)]),
             *TRAFFIC_RULES,
             ("--connections", "only", loops),
             ("--arrivals", "only", ["--rate"]),
@@ -248,10 +252,10 @@ def loadtest(
     plans = [plan]
     if trace is not None:
         scale = trace_scale or 1.0
-        due_s, bodies = trace.stretch(0.0, scale, trace.period_s / scale)
-        due_s = tuple(TRACE_EDGE_S + due for due in due_s)
+        due_s = tuple((TRACE_EDGE_S + trace.due_s / scale).tolist())
+        bodies = None if trace.bodies is None else tuple(trace.bodies.tolist())
         seconds = due_s[-1] + TRACE_EDGE_S
-        plan = replace(plan, requests=1, warmup_s=0.0, min_s=seconds, max_s=seconds)
+        plan = replace(plan, requests=1, warmup_s=0.0, min_s=seconds, max_s=seconds, max_windows=WINDOWS)
         plans = [replace(plan, rate_rps=len(due_s) / seconds, due_s=due_s, bodies=bodies)]
     elif rate is None:
         plans = [replace(plan, users=users) for users in load.users]

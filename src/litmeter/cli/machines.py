@@ -43,7 +43,7 @@ def machines(
             (default: those of this folder)
         rate: requests a second, of all machines together
         price: of a machine, an hour: one for all, or for each REV=PRICE; repeatable
-        configuration: that one only
+        configuration: only this one (default: all of objective.configurations)
         cluster: address of a Ray cluster, each of whose nodes measures first, into machines/NODE/
         picture: a PNG file for a picture of the prices
         out: an HTML file for a page with all of it
@@ -53,7 +53,7 @@ def machines(
     check_writable([path for path in (picture, out) if path is not None])
     given = read_prices(price)
     places = {name: name for name in revisions or [""]} if cluster is None else measured_on(cluster)
-    own = price_of_each(given, [name for name in places if name])
+    own = price_of_each(given, [name for name in places if name], others=cluster is not None)
     offers: list[Offer] = []
     for name, place in places.items():
         with entered(place) if name else nullcontext():
@@ -82,11 +82,16 @@ def read_prices(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def price_of_each(given: Mapping[str, float], names: Sequence[str]) -> Mapping[str, float]:
-    """The price of each name, without names of the empty one; raise UsageError for missing or other names."""
+def price_of_each(
+    given: Mapping[str, float], names: Sequence[str], *, others: bool = False
+) -> Mapping[str, float]:
+    """The price of each name, without names of the empty one.
+
+    Raise UsageError for missing names, and for others unless they are allowed.
+    """
     if given.keys() == {""}:
         return dict.fromkeys(names or [""], given[""])
-    if given.keys() != set(names):
+    if not given.keys() >= set(names) or (given.keys() != set(names) and not others):
         each = f", or REV=NUMBER for each of {', '.join(names)}" if names else ""
         got = ", ".join(name or "a number" for name in given)
         raise UsageError(f"--price: expected one number{each}, got {got}")

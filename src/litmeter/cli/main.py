@@ -34,7 +34,7 @@ def typed(default: Any) -> str | None:
 
 app = App(
     name="litmeter",
-    help="Serve the model that the pipeline has exported, ask it, and load-test any server.",
+    help="Compare, tune, serve and load-test an image classifier, and load-test any server.",
     help_format="plaintext",
     help_epilogue="`dvc repro` runs the pipeline; each command's --help has examples.",
     default_parameter=Parameter(negative=(), show_default=typed),
@@ -264,7 +264,7 @@ app.command(
 )
 app.command(
     "litmeter.cli.machines:machines",
-    help="How many machines a rate of requests needs, and at what price; on which kind it is lowest.",
+    help="How many machines a rate of requests needs, what they cost, and which is cheapest.",
     help_epilogue="""examples:
   litmeter machines --rate 1000 --price 0.17   # 0.17 for an hour of this one
   litmeter machines small large --rate 1000 \\

@@ -18,10 +18,10 @@ from typing import IO, Annotated
 import yaml
 from cyclopts import Parameter
 
+from litmeter.cli.cluster import as_started, on_each_node
 from litmeter.data.index import read_index
 from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
 from litmeter.load import load_generator
-from litmeter.load.cluster import as_started, on_each_node
 from litmeter.measure.comparison_rows import pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,7 +69,8 @@ class LoadPlan:
     @property
     def random_seed(self) -> str:
         """Seed of this load's order of bodies and arrivals, the same from run to run."""
-        return f"{self.seed}/{self.users}/{self.rate_rps}/{self.repeat}"
+        size = self.users if self.senders == 1 else self.senders  # all senders have the same
+        return f"{self.seed}/{size}/{self.rate_rps}/{self.repeat}"
 
 
 OnProgress = Callable[[float], None]
@@ -122,7 +123,7 @@ class LoadGenerator:
         """
         self.wait_until_ready()
         with self._ending_on_error():
-            self._running().send({"url": url, "plan": asdict(plan), "path": str(self.record_path)})
+            self._running().send({"url": url, "plan": vars(plan), "path": str(self.record_path)})
             for event, *values in self._running().answers():
                 if event in ("done", "late"):
                     break

@@ -45,7 +45,9 @@ def post_head(url: str, headers: Mapping[str, str], body_bytes: int) -> bytes:
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     defaults = {"Host": parts.netloc.rpartition("@")[2], "Accept": "*/*", "Content-Length": str(body_bytes)}
-    fields = [f"{name}: {value}" for name, value in {**defaults, **headers}.items()]
+    given = {name.lower() for name in headers}
+    kept = {name: value for name, value in defaults.items() if name.lower() not in given}
+    fields = [f"{name}: {value}" for name, value in {**kept, **headers}.items()]
     return "\r\n".join([f"POST {target} HTTP/1.1", *fields, "", ""]).encode("latin-1")
 
 

@@ -22,8 +22,9 @@ from litmeter.errors import LoadError
 from litmeter.load.generator import LoadGenerator, LoadPlan, OnProgress, load_generator
 from litmeter.stats.records import REQUEST_FIELDS, LoadRecord
 
-START_S = 1.0
-"""From the order to begin until the first request: time for the order to reach all senders."""
+START_S, DUE_S = 1.0, 2e-6
+"""From the order to begin until the first request: time for the order to reach all senders; it is longer by
+DUE_S for each request of a trace and sender."""
 POLL_S = 0.1
 
 
@@ -35,9 +36,6 @@ class Single(Protocol):
 
     def run(self, url: str, plan: LoadPlan, *, on_progress: OnProgress) -> LoadRecord:
         """Run one load; see ``LoadGenerator.run``."""
-
-    def close(self) -> None:
-        """End it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class SenderGroup:
         for member in self.members:
             with _naming(member):
                 member.sender.wait_until_ready()
-        begin_at = time.perf_counter() + START_S
+        begin_at = time.perf_counter() + START_S + DUE_S * len(self.members) * len(plan.due_s or ())
         stopped = threading.Event()
 
         def run_share(member: Member, share: LoadPlan) -> LoadRecord:

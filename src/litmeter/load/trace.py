@@ -75,7 +75,7 @@ class _Format(NamedTuple):
     def read(self, line: str) -> tuple[float, int]:
         """The time, and the index of the body, 0 where there is none; raise ValueError for another line."""
         with suppress(ValueError):
-            if (match := self.pattern.match(line)) and (time_s := self.seconds(match[1])) < math.inf:
+            if (match := self.pattern.match(line)) and abs(time_s := self.seconds(match[1])) < math.inf:
                 return time_s, int(match[2] if match.re.groups > 1 else 0)
         raise ValueError(f"{self.content}, as in the first line")
 

@@ -27,13 +27,11 @@ from litmeter.system.files import rounded
 from litmeter.system.tables import pluralise
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
-ESTIMATED: tuple[Status, ...] = ("resolved", "unresolved")
-"""Those with an estimate, unless all probes lie on one side of the objective."""
 
 PEAK_GAIN, MORE_USERS, MOST_USERS = 1.03, 4, 256
 """The closed loop's peak is reached where MORE_USERS times as many users bring less than this."""
 PEAK_S, SLOW_PEAK_S, PEAK_WARMUP_S = 1.5, 4.0, 0.3
-"""Windows of a closed loop; up to SLOW_PEAK_S while there are few answers."""
+"""Windows of a closed loop; up to SLOW_PEAK_S, or two objectives, while there are few answers."""
 PROBE_S, WARMUP_S = 4.0, 0.7
 FEWEST_DUE, FEWEST_OBJECTIVES, WARMUP_OBJECTIVES = 50, 20, 5
 """A probe is longer where so many requests take longer; around an estimate also where so many times the
@@ -139,7 +137,7 @@ def search(
         requests=1,
         warmup_s=PEAK_WARMUP_S,
         min_s=PEAK_S,
-        max_s=SLOW_PEAK_S,
+        max_s=max(SLOW_PEAK_S, 2 * slo_s),
         max_windows=WINDOWS,
         timeout_s=min(timeout_s, max(SHORTEST_WAIT_S, WAIT_FACTOR * slo_s)),
         seed=objective.seed,
@@ -266,22 +264,25 @@ def _result_of(
     probes, curve = _counted(rows, evenly), curve_of(rows, objective.miss, evenly)
     low_rps = high_rps = None
     status: Status = "unresolved"
-    reason = f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"
+    reasons = [f"{pluralise(len(probes), 'probe')} in {objective.max_s:g} s (objective.max_s) are too few"]
     if end is not None:
-        status, reason = end
+        status, reasons = end[0], [end[1]]
         if status == "above_range":
             low_rps = max(row.rate_rps or 0.0 for row in offered)
     elif curve is not None and len(probes) >= FEWEST_PROBES:
         low_rps, high_rps = interval(probes, objective.miss)
         spread = math.sqrt(high_rps / low_rps) - 1
-        reason = f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"
+        reasons = [f"its interval is wide, {spread:.0%} of it to either side (objective.tolerance)"]
         if spread <= objective.tolerance:
-            status, reason = "resolved", ""
+            status, reasons = "resolved", []
+    elif curve is None and len(probes) >= FEWEST_PROBES:
+        did = "kept" if probes.shares[-1] <= objective.miss else "missed"
+        reasons = [f"all {len(probes)} probes {did} the objective in {objective.max_s:g} s (objective.max_s)"]
     if 2 * (late := len(offered) - len(probes)) > len(offered):
-        reason += f"; the load generator was late in {late} of {pluralise(len(offered), 'probe')}"
+        reasons.append(f"the load generator was late in {late} of {pluralise(len(offered), 'probe')}")
     metrics = CapacityMetrics(
         status=status,
-        reason=reason,
+        reason="; ".join(reasons),
         slo_ms=objective.slo_ms,
         miss=objective.miss,
         capacity_rps=None if curve is None else round(curve.capacity_rps, 2),

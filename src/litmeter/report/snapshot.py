@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
 
@@ -17,7 +16,7 @@ import yaml
 
 from litmeter import paths
 from litmeter.errors import LitmeterError, ReportError, UsageError
-from litmeter.measure.capacity import ESTIMATED, CapacityMetrics, CapacityResult, curve_of
+from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.card import exported_weights
 from litmeter.model.device import params_on
@@ -28,6 +27,7 @@ from litmeter.report.results import Result
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import digest, read_json, read_rows
 from litmeter.system.progress import print_wrapped
+from litmeter.system.temporary import scratch
 from litmeter.tune.rows import KnobRow, TuneRow
 
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
@@ -211,7 +211,7 @@ def read_capacity(name: str) -> CapacityResult:
         raise ReportError(f"{error.filename}: {error.strerror}; `make capacity` makes it") from error
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{own.metrics}: not of this code; `make capacity` makes it anew") from error
-    curve = curve_of(rows, metrics.miss) if metrics.status in ESTIMATED else None
+    curve = curve_of(rows, metrics.miss)
     return CapacityResult(metrics, rows, curve)
 
 
@@ -228,7 +228,7 @@ def entered(name: str) -> Iterator[None]:
     Raise UsageError where there is no such revision; name it in errors of the block.
     """
     before = Path.cwd()
-    with TemporaryDirectory(prefix="litmeter-") as folder:
+    with scratch() as folder:
         is_folder = (Path(name) / PARAMS_FILE).is_file()
         if not is_folder:
             ZipFile(io.BytesIO(_archived(name))).extractall(folder)

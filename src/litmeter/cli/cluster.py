@@ -54,6 +54,7 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
     """
     option = f"--cluster {address}"
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     if not host or not port.isdecimal() or not 1024 <= int(port) <= 65535:
         raise UsageError(f"--cluster: expected HOST:PORT, the port from 1024 to 65535, got {address!r}")
     no_token = UsageError(
@@ -65,14 +66,15 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         if not own and os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
             raise no_token
         socket.create_connection((host, int(port)), REACH_S).close()
-    except OSError as error:
-        raise LoadError(f"{option}: cannot be reached ({error.strerror or error})") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LoadError(f"{option}: cannot be reached ({reason})") from error
     os.environ.update(RAY_SETTINGS)
     try:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
     except ImportError as error:
-        raise UsageError("--cluster: Ray is not installed: pip install 'litmeter[cluster]'") from error
+        raise UsageError("--cluster: Ray is not installed: pip install 'ray>=2.60'") from error
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
         with _silent():
@@ -96,7 +98,7 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
             nodes[name] = {"num_cpus": 0, "scheduling_strategy": here}
         if not own:  # a cluster that asks for no token takes any
             modes = [ray.remote(**one)(os.getenv).remote("RAY_AUTH_MODE", "") for one in nodes.values()]
-            if {mode.lower() for mode in ray.get(modes)} != {"token"}:
+            if {_result(mode).lower() for mode in modes} != {"token"}:
                 raise no_token
         yield nodes
     finally:
@@ -118,7 +120,7 @@ def _silent() -> Iterator[None]:
 
 def _is_own(host: str) -> bool:
     """Whether ``host`` is this machine; raise OSError where nobody knows it."""
-    found = {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
+    found = {ipaddress.ip_address(info[4][0]) for info in socket.getaddrinfo(host, None)}
     interfaces = {one.address for addresses in psutil.net_if_addrs().values() for one in addresses}
     return all(one.is_loopback or str(one) in interfaces for one in found)
 
@@ -217,7 +219,7 @@ def _result(reference: Any) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
-        if not isinstance(error.cause, LitmeterError):
+        if not isinstance(error.cause, LitmeterError | OSError):
             raise
         raise LoadError(str(error.cause)) from error
     except ray.exceptions.RayError as error:
@@ -273,7 +275,7 @@ def cluster_senders(
     Raises:
         UsageError, LoadError: see ``connected``; a load generator did not start.
     """
-    with connected(address) as nodes:
+    with connected(address) as nodes, ExitStack() as stack:
         import ray
 
         given = (ray.put(list(bodies)), content_type, headers, ca)
@@ -281,9 +283,10 @@ def cluster_senders(
             name: ray.remote(**options, max_concurrency=2)(_Sender).remote(*given)
             for name, options in nodes.items()
         }
+        senders = {name: _NodeSender(actor) for name, actor in actors.items()}
+        stack.callback(_close_all, list(senders.values()))
         members = []
-        for name, actor in actors.items():
-            sender = _NodeSender(actor)
+        for name, sender in senders.items():
             try:
                 sender.wait_until_ready()
                 difference_s, error_s = clock_difference(lambda: float(sender.call("clock")))  # noqa: B023
@@ -292,12 +295,13 @@ def cluster_senders(
             members.append(Member(name, sender, difference_s))
             show(f"sender {name}: clock {1000 * difference_s:+.3f} ms, known to {1000 * error_s:.3f} ms")
         group = _SurvivingGroup(members, show) if go_on else SenderGroup(members)
-        try:
-            yield group
-        finally:
-            for member in group.members:
-                with suppress(LoadError):
-                    member.sender.close()
+        yield group
+
+
+def _close_all(senders: Sequence[_NodeSender]) -> None:
+    for sender in senders:
+        with suppress(LoadError):
+            sender.close()
 
 
 def on_each_node(
