@@ -88,7 +88,7 @@ def write_results(*, readme: bool = False) -> None:
 
 def readme_section(snapshot: Snapshot) -> str:
     """All claims, a picture, and the table."""
-    said = " ".join(claim.sentence for claim in claims(snapshot))
+    said = "\n".join(f"- {claim.sentence}" for claim in claims(snapshot))
     shown = f"![{SHOWN}]({README_PICTURE})"
     return "\n\n".join([said, shown, f"{setting(snapshot)}:", snapshot.table()])
 
