@@ -268,8 +268,8 @@ def reading(snapshot: Snapshot) -> str:
         f"next request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. "
         "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
         "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
-        "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the largest loss from "
-        "the hardware's limit down to the served rate."
+        "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the main cause of what "
+        "is lost in serving, then of what the model loses to the hardware's peak, if that is as much."
     )
 
 
