@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from litmeter.measure.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
@@ -208,7 +209,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""
     monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
-    monkeypatch.setattr("litmeter.stages.comparison.request_bodies", lambda *_: [b"photo"])
+    monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"photo"], "image/jpeg"))
 
     def run_it(rates: Mapping[str, float], default_rps: float = 40.0) -> list[str]:
         machine = Machine(lambda turn: rates.get(turn.subject, default_rps))

@@ -19,9 +19,9 @@ import yaml
 from cyclopts import Parameter
 
 from litmeter.cli.cluster import as_started, on_each_node
-from litmeter.data.index import read_index
 from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
 from litmeter.load import load_generator
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.comparison_rows import pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
@@ -32,7 +32,6 @@ from litmeter.model.device import has_bfloat16, resolve_device
 from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, load_params
 from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
 from litmeter.report.tables import pairs_table
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.serve.launcher import check_model
 from litmeter.stages.order import COMPARISON_ONLY
 from litmeter.system.files import read_json
@@ -72,11 +71,11 @@ def compare(
         settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
     for serve in settings.values():
         check_model(MODEL, serve)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
+    bodies = bodies_of(load)
     log, users = Log(), params.comparison.users
     with redirect_stdout(sys.stderr):
         print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
-        with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+        with exclusive_machine(), load_generator(*bodies) as sender:
             subjects = {
                 name: Served(name, serve, sender, MODEL, device, load.timeout_s)
                 for name, serve in settings.items()

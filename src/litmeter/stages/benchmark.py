@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from litmeter.data.index import read_index
 from litmeter.load import load_generator
 from litmeter.measure.accuracy import compare
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.figures import failed_rows
 from litmeter.measure.levels import NULL_SERVER, SECONDS, Alone, by_users, levels, reported
 from litmeter.measure.log import Log
@@ -22,7 +22,6 @@ from litmeter.model.device import dtype_name, params_on
 from litmeter.model.reference import read_reference
 from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.tables import describe
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
 from litmeter.system.machine import exclusive_machine
@@ -38,10 +37,10 @@ def main(name: str) -> None:
     paths = BenchmarkPaths(name)
     check_writable(paths.files)
     photos = read_index().photos
-    bodies = request_bodies([Path(photo.path) for photo in photos], load.request_body)
+    bodies = bodies_of(load)
     tested = [number for number, photo in enumerate(photos) if photo.split == "test"]
     log = Log()
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+    with exclusive_machine(), load_generator(*bodies) as sender:
         print_wrapped(f"{name}: {describe(serve, device)}")
         if note := split_note(MODEL, device, serve):
             print_wrapped(f"{name}: {note}")
@@ -50,7 +49,7 @@ def main(name: str) -> None:
             NULL_SERVER: Served(NULL_SERVER, serve, sender, MODEL, device, load.timeout_s, null_model=True),
         }
         with progress(SECONDS, name) as show:
-            alone = run(levels(name, load, len(bodies), tested), subjects, log, SECONDS, show)
+            alone = run(levels(name, load, len(bodies.contents), tested), subjects, log, SECONDS, show)
     dtype = dtype_name(serve.precision, device)
     accuracy = compare(read_reference(MODEL.exported), alone.answers, dtype, serve.preprocess)
     metrics = metrics_of(name, log, alone, accuracy)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timezone
-from pathlib import Path
 
-from litmeter.data.index import read_index
 from litmeter.load import load_generator
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.capacity import capacity
 from litmeter.measure.log import Log
 from litmeter.measure.rows import TurnRow
@@ -18,7 +17,6 @@ from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -29,7 +27,7 @@ def main() -> None:
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
     read_card(MODEL.exported)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
+    bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
     same = {serve.model_dump_json(): name for name, serve in reversed(settings.items())}
@@ -38,7 +36,7 @@ def main() -> None:
         print_wrapped(f"{name}: {describe(settings[name], device) if name == other else f'same as {other}'}")
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+    with exclusive_machine(), load_generator(*bodies) as sender:
         subjects = {
             name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names
         }

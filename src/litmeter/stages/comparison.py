@@ -20,6 +20,7 @@ from litmeter import paths
 from litmeter.data.index import read_index
 from litmeter.errors import ModelError
 from litmeter.load import load_generator
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows
 from litmeter.measure.log import unfinished_log
 from litmeter.measure.rounds import comparison
@@ -32,7 +33,6 @@ from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -67,8 +67,8 @@ def main() -> None:
     """
     params, device = params_on(files.read_json(paths.MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
-    bodies = request_bodies(photos, params.load.request_body)
-    signatures = signatures_of(params, device, bodies)
+    bodies = bodies_of(params.load)
+    signatures = signatures_of(params, device, bodies.contents)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
     measured, kept, budget_s = planned(params, device, signatures, read_last())
     before = measured.get(BEFORE)
@@ -91,7 +91,7 @@ def main() -> None:
         seed=load.seed,
         timeout_s=load.timeout_s,
     )
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+    with exclusive_machine(), load_generator(*bodies) as sender:
         subjects: dict[str, Subject] = {
             name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
             for name, serve in measured.items()

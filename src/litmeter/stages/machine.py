@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from litmeter.data.index import read_index
 from litmeter.errors import LitmeterError, ModelError, ParamsError
+from litmeter.measure.bodies import bodies_of
 from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
-from litmeter.serve.client import request_bodies
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import read_json, write_json
@@ -98,8 +97,7 @@ def change_ahead(params: Params, device: str) -> str | None:
 
     Raise LitmeterError or OSError where the model or the photos are not there yet.
     """
-    photos = [Path(photo.path) for photo in read_index().photos]
-    signatures = comparison.signatures_of(params, device, request_bodies(photos, params.load.request_body))
+    signatures = comparison.signatures_of(params, device, bodies_of(params.load).contents)
     last = comparison.read_last()
     _, kept, budget_s = comparison.planned(params, device, signatures, last)
     if last is None or not kept:

@@ -9,6 +9,7 @@ from typing import Any
 
 from litmeter.data.index import read_index
 from litmeter.load import LoadGenerator, load_generator
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.log import unfinished_log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
@@ -20,7 +21,6 @@ from litmeter.model.reference import read_reference
 from litmeter.params import KNOBS, Params, ServeSettings
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -34,11 +34,11 @@ def main() -> None:
     """Search, and write the result. A search that was stopped goes on where it was."""
     params, device = params_on(files.read_json(MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
-    bodies = request_bodies(photos, params.load.request_body)
+    bodies = bodies_of(params.load)
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
     job = job_of(params, device, photos)
-    log = unfinished_log("tune", key_of(params, device, bodies))
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[params.load.request_body]) as generator:
+    log = unfinished_log("tune", key_of(params, device, bodies.contents))
+    with exclusive_machine(), load_generator(*bodies) as generator:
         subjects = subjects_of(job, generator, device, photos)
         outcome = run(search(job), subjects, log, params.tune.max_s)
     with files.all_or_nothing():
