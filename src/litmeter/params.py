@@ -45,6 +45,7 @@ class ServeSettings(Section):
     command: str | None = Field(None, description="starts a server of your own; {port} stands for its port")
     ready: str = Field("/health", description="path that answers 200 once it is ready (command)")
     path: str = Field("/predict", description="path that requests are sent to")
+    folder: str | None = Field(None, description="where module or command is found; absent: the project's")
     precision: Literal[Precision, "auto"] = Field(
         "full", description="float32; float16 on a GPU and bfloat16 on a CPU; int8 (CPU only); half or full"
     )
@@ -104,11 +105,11 @@ class ServeSettings(Section):
 
 
 _API_KEYS = {"max_batch_size", "batch_timeout_s", "workers_per_device", "threads_per_worker"}
-_OWN_KEYS = {"api", "api_kwargs", "check_answers", "command", "ready", "path"}
+_OWN_KEYS = {"api", "api_kwargs", "check_answers", "command", "ready", "path", "folder"}
 KEYS_OF: dict[Kind, set[str]] = {
     "classifier": set(ServeSettings.model_fields) - _OWN_KEYS,
-    "api": {"api", "api_kwargs", "check_answers", "path"} | _API_KEYS,
-    "command": {"command", "ready", "path"},
+    "api": {"api", "api_kwargs", "check_answers", "path", "folder"} | _API_KEYS,
+    "command": {"command", "ready", "path", "folder"},
 }
 """Keys that a configuration of each kind may have."""
 
@@ -267,13 +268,17 @@ OF_THE_CLASSIFIER = ("data", "model", "train", "compile")
 
 
 class Params(Section):
-    """All of params.yaml. The sections OF_THE_CLASSIFIER are absent, and empty, where none is served."""
+    """All of params.yaml.
+
+    The sections OF_THE_CLASSIFIER are absent, and empty, where none is served. Without ``serve`` there is no
+    candidate.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="what trains and serves the model")
     data: DataSettings = _absent(DataSettings)
     model: ModelSettings = _absent(ModelSettings)
     train: TrainSettings = _absent(TrainSettings)
-    serve: ServeSettings
+    serve: ServeSettings = Field(default_factory=ServeSettings)
     experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
     compile: CompileSettings = _absent(CompileSettings)
     load: LoadSettings
@@ -317,11 +322,13 @@ class Params(Section):
         for name, serve in found.items():
             if serve.precision == "auto":
                 found[name] = serve.model_copy(update={"precision": "half" if half_is_native() else "full"})
-        return self.model_copy(update={"serve": found.pop(CANDIDATE), "experiments": found})
+        candidate = {"serve": found.pop(CANDIDATE)} if CANDIDATE in found else {}
+        return self.model_copy(update={**candidate, "experiments": found})
 
     def configurations(self) -> dict[str, ServeSettings]:
         """Every configuration that is benchmarked, by name: the experiments, then the candidate."""
-        return {**self.experiments, CANDIDATE: self.serve}
+        candidate = {CANDIDATE: self.serve} if "serve" in self.model_fields_set else {}
+        return {**self.experiments, **candidate}
 
     def configuration(self, name: str) -> ServeSettings:
         """The configuration called ``name``; raise ParamsError where there is none."""
