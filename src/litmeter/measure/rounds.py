@@ -39,6 +39,10 @@ SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 FEWEST_ROUNDS = 12
 """Rounds of a comparison head to head, however short the time."""
 
+BLOCK_S = 45.0
+"""Seconds, or more, from one start of the same subjects to the next. Servers of one configuration differ by 1%
+from start to start."""
+
 TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
 """A turn's measurement at least (a short one no more), at most, and at most in the first turn,
 whose cost is not known yet. Short turns make more rounds, with less time between those that are compared."""
@@ -116,6 +120,45 @@ def head_to_head(
         yield from rounds.run_round(rounds.shuffled(names))
 
 
+def restarted(
+    names: Sequence[str], users: int, seconds: float, seed: int, timeout_s: float
+) -> Schedule[dict[str, list[float]]]:
+    """Compare two subjects that are started anew an even number of times, each first as often as the other.
+
+    Whoever starts first is a little faster, and turns are short, as a machine that changes its speed between
+    two that are compared changes their ratio. It ends early where one answers nothing.
+
+    Args:
+        seconds: for all, starts included; exceeded only for FEWEST_ROUNDS.
+
+    Returns:
+        how long each start took, seconds.
+
+    Raises:
+        LitmeterError: memory does not hold both at once.
+    """
+    rounds = _Rounds(names[0], users, seed, timeout_s, {}, turn_s=TURN_S / 2)
+    starts: dict[str, list[float]] = defaultdict(list)
+    block, blocks = 0, 2
+    while block < blocks:
+        yield from serve(())
+        ready_s = yield from rounds.start(names[::-1] if block % 2 else names)
+        if missing := set(names) - set(rounds.group):
+            raise LitmeterError(f"memory does not hold both at once: no room for {missing.pop()}")
+        for name, own_s in ready_s.items():
+            starts[name].append(own_s or 0.0)
+        if not block:  # starts take half of the time at most
+            blocks = 2 * max(1, int(seconds / max(BLOCK_S, 2 * rounds.now_s) / 2))
+        fewest = math.ceil(FEWEST_ROUNDS * (block + 1) / blocks)
+        until_s = seconds * (block + 1) / blocks
+        while rounds.number < fewest or rounds.now_s + sum(rounds.cost_s.values()) < until_s:
+            yield from rounds.run_round(rounds.shuffled(names))
+            if not all(own[-1].answers for own in rounds.rows.values()):
+                return starts
+        block += 1
+    return starts
+
+
 def turn_plan(users: int, timeout_s: float, seed: int, number: int) -> LoadPlan:
     """Plan a turn's load; each round, by its number, has an order of its own."""
     return LoadPlan(
@@ -142,6 +185,7 @@ class _Rounds:
     timeout_s: float
     largest_batch: Mapping[str, int]
     crowded: Collection[str] = ()
+    turn_s: float = TURN_S
 
     def __post_init__(self) -> None:
         self.share = 1.0  # of the fewest turns and answers, that each has to have
@@ -156,12 +200,13 @@ class _Rounds:
         self.due: dict[str, float] = defaultdict(float)  # share of a turn that a slow one has waited for
         self._order: list[str] = []
 
-    def start(self, names: Sequence[str]) -> Schedule[None]:
-        """Have subjects served, as a new group of those that memory holds."""
+    def start(self, names: Sequence[str]) -> Schedule[Mapping[str, float | None]]:
+        """Have subjects served, as a new group of those that memory holds; return how long each start took."""
         serving = yield from serve(names)
         self.now_s = serving.at_s
         self.group = [name for name in names if name in serving.names]
         self.ready = set()
+        return serving.ready_s
 
     def run(self, until_s: float, starts_s: float) -> Schedule[None]:
         """Run rounds of the group; after the first, in-process beside them where there is time to start it.
@@ -295,7 +340,7 @@ class _Rounds:
             requests = max(2 * self.users, math.ceil((ANSWERS - self._answers(name)) / turns_left))
         requests = max(requests, math.ceil(ANSWERS / FEWEST_TURNS))
         plan = turn_plan(self.users, self.timeout_s, self.seed, self.number)
-        return replace(plan, requests=requests, max_s=most_s)
+        return replace(plan, requests=requests, min_s=self.turn_s, max_s=most_s)
 
     def _fastest_size(self, name: str) -> Schedule[int]:
         """Find the batch size at which its pipeline is fastest: 1, 2, 4 and so on, and the largest."""

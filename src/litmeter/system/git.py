@@ -1,0 +1,101 @@
+"""Revisions of a git repository, each laid out in a temporary folder while it is used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+from litmeter.errors import UsageError
+from litmeter.system.temporary import PREFIX, scratch
+
+EXPERIMENTS = "refs/exps/*/*/"
+"""Where DVC keeps the commits of experiments, by that on which they were run, and their name."""
+NOT_SHARED = ("__pycache__", "*.py[co]", "*.so", "*.pyd", "*.egg-info", "build", "dist", ".git", "tmp")
+"""What is made from code, or belongs to one tree alone."""
+
+
+def git(*words: str | Path) -> str:
+    """What a command of git's prints; raise UsageError where it fails."""
+    try:
+        done = subprocess.run(["git", *map(str, words)], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise UsageError("git is not installed") from error
+    if done.returncode:
+        raise UsageError(f"git {words[0]}: {' '.join(done.stderr.split())}")
+    return done.stdout
+
+
+def commit_of(name: str) -> str:
+    """The commit of a revision, or of DVC's experiment ``name``; raise UsageError where there is none."""
+    git("rev-parse", "--git-dir")  # else it is no repository
+    try:
+        return git("rev-parse", "--verify", "--end-of-options", f"{name}^{{commit}}").strip()
+    except UsageError:
+        found = git("for-each-ref", "--format=%(objectname)", f"{EXPERIMENTS}{name}").split()
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(f"{name}: {len(found)} experiments have this name; name one by its commit")
+    shallow = git("rev-parse", "--is-shallow-repository").strip() == "true"
+    hint = "; this clone is shallow (fetch-depth: 0 clones all)" if shallow else ""
+    raise UsageError(f"{name}: neither a revision nor an experiment of `dvc exp list`{hint}")
+
+
+@contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """Check out ``commit`` in a worktree until the block is left; the place of the current folder in it.
+
+    The worktree of a process that was killed is removed by ``report_stale_files``, and its registration by
+    the next call.
+    """
+    _forget_removed()
+    try:
+        with scratch() as folder:
+            no_hooks = f"core.hooksPath={os.devnull}"  # DVC's would check out all data
+            git("-c", no_hooks, "worktree", "add", "--quiet", "--detach", folder / "tree", commit)
+            yield folder / "tree" / git("rev-parse", "--show-prefix").strip()
+    finally:
+        _forget_removed()
+
+
+def _forget_removed() -> None:
+    """Remove the registrations of temporary worktrees that are not there any more; no others."""
+    lines = git("worktree", "list", "--porcelain", "-z").split("\0")
+    paths = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
+    for path in paths:
+        if path.parent.name.startswith(PREFIX) and not path.exists():
+            git("worktree", "remove", "--force", path)
+
+
+def share_ignored(target: Path) -> list[str]:
+    """Link what git ignores here (models, data, environments) into another tree that lacks it.
+
+    Return the linked paths. What is made from code is left out.
+    """
+    listed = git("ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
+    linked: list[str] = []
+    for name in filter(None, listed.split("\0")):
+        _link(Path(name), target, linked)
+    return linked
+
+
+def _link(path: Path, target: Path, linked: list[str]) -> None:
+    if any(fnmatch(part, pattern) for part in path.parts for pattern in NOT_SHARED):
+        return
+    place = target / path
+    if not os.path.lexists(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(path.absolute())
+        linked.append(str(path))
+    elif path.is_dir() and place.is_dir() and not place.is_symlink():
+        for child in sorted(path.iterdir()):
+            _link(child, target, linked)
+
+
+def changes(commit: str) -> str:
+    """What differs below the current folder from ``commit``, by file, in short; empty where nothing does."""
+    return git("diff", "--stat=80,60,12", commit, "--", ".").rstrip()
