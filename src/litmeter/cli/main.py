@@ -236,10 +236,13 @@ def predict(
 
 
 app.command(
-    "litmeter.cli.project:compare",
-    help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
+    "litmeter.cli.compare:compare",
+    help="Compare servers, of params.yaml or your own: which is faster, by how much, and how sure that is.",
     help_epilogue="""examples:
   litmeter compare e7_tuned candidate --seconds 180
+  litmeter compare one='server:MyAPI' eight='server:MyAPI max_batch_size=8' \\
+      --body request.json --report report.html
+  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --body request.json
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
