@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from litmeter.errors import LitmeterError, UsageError, storage_error
+from litmeter.errors import LitmeterError, UsageError, missing_extra, storage_error
 from litmeter.system.temporary import report_stale_files
 
 DEFAULT_PORT = 8000
@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"litmeter: {explained}", file=sys.stderr)
         return explained.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        print(f"litmeter: {missing}", file=sys.stderr)
+        return missing.exit_code
 
 
 @app.meta.default

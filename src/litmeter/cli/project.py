@@ -48,6 +48,8 @@ def reproduce(
     folder: Path, target: str, environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> int:
     """Run the pipeline up to ``target`` in a copy of the project without git; return DVC's exit status."""
+    import dvc  # noqa: F401 -- where it is not installed, this is said
+
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["dvc", "--cd", str(folder), "repro", target]
