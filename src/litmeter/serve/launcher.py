@@ -129,6 +129,7 @@ def starting_server(
             stdout=None if in_foreground else output,
             stderr=None if in_foreground else output,
             env=environment,
+            cwd=settings.folder,
             stop_s=0.0,  # killed at once, as no client waits for an answer
             pass_fds=(listener.fileno(),),
         ) as process:
