@@ -171,7 +171,7 @@ def starting_server(
             stdout=None if in_foreground else output,
             stderr=None if in_foreground else output,
             env=environment,
-            cwd=settings.folder if settings.kind == "command" else None,
+            cwd=settings.folder,
             stop_s=stop_s,
             pass_fds=inherited,
             follow=settings.kind != "classifier",
