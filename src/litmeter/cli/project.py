@@ -27,7 +27,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import read_card
+from litmeter.model.card import exported_weights
 from litmeter.model.device import has_bfloat16, resolve_device
 from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, load_params
 from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
@@ -216,7 +216,7 @@ def apply_winner() -> None:
         metrics = read_json(TUNE_METRICS)
         winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
         changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], read_card(MODEL.exported).weights_sha256)
+        here = (read_json(MACHINE)["id"], exported_weights(MODEL.exported))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
