@@ -138,13 +138,11 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
         return f"{settings.precision}, compiled: {reason}"
     if reason := machine.preprocess.get(settings.preprocess):
         return f"{settings.preprocess}: {reason}"
-    if reason := machine.batch_sizes.get(settings.max_batch_size):
-        return reason
     threads = settings.workers_per_device * (settings.threads_per_worker or machine.cores)
     may_wait = settings.kind == "api" and settings.threads_per_worker == 1
     if machine.device == "cpu" and threads > machine.cores and not may_wait:
         return f"workers with more threads together than {machine.cores} cores"
-    return ""
+    return machine.batch_sizes.get(settings.max_batch_size, "")
 
 
 def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
