@@ -17,7 +17,7 @@ import yaml
 
 from litmeter.cli.cluster import as_started, on_each_node
 from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
-from litmeter.model.card import read_card
+from litmeter.model.card import exported_weights
 from litmeter.params import PARAMS_FILE, ParamsLoader, load_params
 from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
 from litmeter.stages.order import COMPARISON_ONLY
@@ -157,7 +157,7 @@ def apply_winner() -> None:
         metrics = read_json(TUNE_METRICS)
         winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
         changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], read_card(MODEL.exported).weights_sha256)
+        here = (read_json(MACHINE)["id"], exported_weights(MODEL.exported))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
