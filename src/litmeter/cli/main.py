@@ -325,6 +325,23 @@ app.command(
 )
 
 
+@app.command(
+    help_epilogue="""examples:
+  litmeter stage machine              # cmd: of a stage in dvc.yaml
+  litmeter stage benchmark candidate"""
+)
+def stage(name: str, argument: str | None = None, /) -> int:
+    """Run a stage, as dvc.yaml says; `dvc repro` runs all.
+
+    Args:
+        name: of the stage
+        argument: of benchmark: a configuration
+    """
+    from litmeter.stages.__main__ import main as run
+
+    return run([name, *filter(None, [argument])])
+
+
 @app.command(help_epilogue="examples:\n  litmeter verify     # takes 90 seconds; writes metrics/verify.json")
 def verify() -> int:
     """Test load generator and measurement against a server of known speed, and against wrk."""

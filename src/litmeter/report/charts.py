@@ -212,7 +212,8 @@ def _draw_ratio(
 
 def draw_pictures(results: Sequence[Result], reference: str) -> None:
     """Draw those in assets/results/, which the results' page shows; remove others."""
-    pictures = {"comparison": comparison(results, reference), "stages": stages(results)}
+    drawn = {"comparison": comparison(results, reference), "stages": stages(results)}
+    pictures = {name: chart for name, chart in drawn.items() if chart.names}
     for name, chart in pictures.items():
         save_png(PICTURES_FOLDER / f"{name}.png", [chart])
     for path in PICTURES_FOLDER.glob("*.png"):
