@@ -48,6 +48,12 @@ class ApiError(LitmeterError):
     exit_code = 2
 
 
+class NoVerdict(LitmeterError):
+    """A check of two revisions that found nothing: one does not start, or it was interrupted."""
+
+    exit_code = 2
+
+
 class DataError(LitmeterError):
     """Photographs that are missing or unreadable, or a class without any."""
 

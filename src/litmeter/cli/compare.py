@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from litmeter.cli.own import OWN, Own, is_own, project, settings_of
+from litmeter.cli.own import OWN, USERS, Own, is_own, project, settings_of
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
@@ -33,9 +33,6 @@ from litmeter.stages import comparison
 from litmeter.system.files import check_writable, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import print_wrapped
-
-USERS = 8
-"""Requests in flight at once to servers of one's own, unless said."""
 
 
 def compare(

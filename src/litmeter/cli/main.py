@@ -257,6 +257,17 @@ app.command(
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
+    "litmeter.cli.check:check",
+    help="Check whether the working tree serves slower than a revision, as an exit status.",
+    help_epilogue="""examples:
+  litmeter check --against main                       # what params.yaml says, of both
+  litmeter check --against main --command 'python server.py --port {port}' --body request.json
+  litmeter check --against HEAD~1 --configuration e7_tuned --seconds 360 --margin 0.03
+
+exit status: 0 not slower by the margin, with 95% certainty; 1 slower, in requests per second or p95, or it
+  fails requests or exceeds a limit; 3 open; 2 no verdict, as when one of both does not start""",
+)
+app.command(
     "litmeter.cli.load:loadtest",
     help="Load-test a server at any URL with the pipeline's load generator.",
     help_epilogue="""examples:

@@ -25,10 +25,12 @@ from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 API = re.compile(r"[\w.]+:\w+")
+USERS = 8
+"""Requests in flight at once to servers of one's own, unless said."""
 
 
 @Parameter(name="*")
-class Own(BaseModel):
+class Sent(BaseModel):
     """What servers of one's own are sent, and where."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -43,6 +45,12 @@ class Own(BaseModel):
     """where a command answers 200 once it is ready"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
+
+
+@Parameter(name="*")
+class Own(Sent):
+    """The same, and what is made of it."""
+
     report: Path | None = None
     """an HTML file for a page with all results"""
 
@@ -55,7 +63,7 @@ def is_own(server: str) -> bool:
     return re.search(r"[=:\s{]", server) is not None
 
 
-def settings_of(servers: Sequence[str], own: Own) -> dict[str, dict[str, Any]]:
+def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     """The settings of each server, by its name.
 
     Args:
@@ -110,7 +118,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
-        load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else _together(own.body, folder))
+        load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else together(own.body, folder))
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
         sections = {"load": load, "objective": objective, **content}
         try:
@@ -126,7 +134,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             os.chdir(before)
 
 
-def _together(bodies: Sequence[Path], folder: Path) -> Path:
+def together(bodies: Sequence[Path], folder: Path) -> Path:
     """Files copied into one folder, in their order."""
     (target := folder / "bodies").mkdir()
     try:

@@ -40,8 +40,8 @@ FEWEST_ROUNDS = 12
 """Rounds of a comparison head to head, however short the time."""
 
 BLOCK_S = 45.0
-"""Seconds, or more, from one start of the same subjects to the next. Servers of one configuration differ by 1%
-from start to start."""
+"""Seconds, or more, from one start of the same subjects to the next. From start to start, a server's
+rate differs by 1%."""
 
 TURN_S, SLOW_TURN_S, FIRST_TURN_S = 1.0, 8.0, 4.0
 """A turn's measurement at least (a short one no more), at most, and at most in the first turn,
@@ -201,7 +201,7 @@ class _Rounds:
         self._order: list[str] = []
 
     def start(self, names: Sequence[str]) -> Schedule[Mapping[str, float | None]]:
-        """Have subjects served, as a new group of those that memory holds; return how long each start took."""
+        """Have subjects served, as a new group of those that memory holds; return what starts took."""
         serving = yield from serve(names)
         self.now_s = serving.at_s
         self.group = [name for name in names if name in serving.names]

@@ -150,6 +150,8 @@ def starting_server(
         environment = worker_environment(settings)
         if not in_foreground:
             environment.pop(KEY_VARIABLE, None)
+        if settings.folder is not None:
+            environment["PYTHONPATH"] = module_path(Path(settings.folder), environment.get("PYTHONPATH"))
         binding = replace(binding, port=listener.getsockname()[1])
         if settings.kind == "command":
             words, stop_s, inherited = words_of(settings, binding.port), STOP_S, list[int]()
@@ -178,6 +180,12 @@ def starting_server(
         ) as process:
             listener.close()  # else clients of a server that has died would wait
             yield RunningServer(process, settings, binding, log, started)
+
+
+def module_path(folder: Path, before: str | None) -> str:
+    """PYTHONPATH with the modules of ``folder`` and its ``src`` first, also where others are installed."""
+    own = [one for one in (folder.absolute() / "src", folder.absolute()) if one.is_dir()]
+    return os.pathsep.join([*map(str, own), *([before] if before else [])])
 
 
 def check_model(folders: ModelFolders, settings: ServeSettings) -> None:

@@ -28,13 +28,13 @@ def verdict(ratio: Ratio | None, margin: float) -> Verdict:
     return "slower" if ratio.high < 1 - margin else "open"
 
 
-def seconds_needed(ratio: Ratio, margin: float, seconds: float) -> float | None:
+def seconds_needed(ratio: Ratio | None, margin: float, seconds: float) -> float | None:
     """How long a check should take to find out what one of ``seconds`` has left open.
 
     The interval's width goes with the root of the time. None where that is more than LONGEST_S, as the ratio
     lies too near to 1 - ``margin``, or there is no interval.
     """
-    if ratio.low is None or ratio.high is None:
+    if ratio is None or ratio.low is None or ratio.high is None:
         return None
     distance = abs(math.log(ratio.ratio / (1 - margin)))
     half = math.log(ratio.high / ratio.low) / 2

@@ -69,7 +69,10 @@ def _lines(tree: Path) -> Iterator[str]:
 def _of_pyproject(content: dict[str, Any]) -> Iterable[str]:
     poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
     # Poetry's versions (^1.2) are none of pip's: they are compared as they stand.
-    return [*content.get("project", {}).get("dependencies", []), *(f"{name} =={version}" for name, version in poetry.items())]
+    return [
+        *content.get("project", {}).get("dependencies", []),
+        *(f"{name} =={version}" for name, version in poetry.items()),
+    ]
 
 
 def _of_text(text: str) -> Iterable[str]:
@@ -81,4 +84,6 @@ def _of_setup(module: ast.Module) -> Iterator[str]:
     keywords = (node for node in ast.walk(module) if isinstance(node, ast.keyword))
     for keyword in keywords:
         if keyword.arg == "install_requires" and isinstance(keyword.value, ast.List | ast.Tuple):
-            yield from (ast.literal_eval(item) for item in keyword.value.elts if isinstance(item, ast.Constant))
+            yield from (
+                ast.literal_eval(item) for item in keyword.value.elts if isinstance(item, ast.Constant)
+            )

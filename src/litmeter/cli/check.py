@@ -1,0 +1,354 @@
+"""``litmeter check``: whether the working tree serves slower than a revision, as an exit status."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from pydantic import Field
+
+from litmeter.cli.load import LOAD
+from litmeter.cli.own import USERS, Sent, together
+from litmeter.cli.revisions import Revisions, revisions
+from litmeter.errors import LitmeterError, NoVerdict, UsageError, missing_extra, storage_error
+from litmeter.load import load_generator
+from litmeter.measure.bodies import Bodies, bodies_of, read_bodies
+from litmeter.measure.comparison_rows import Pair, pairs
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import restarted
+from litmeter.measure.run import progress, run
+from litmeter.measure.subjects import Served, named
+from litmeter.measure.target import check_first_request
+from litmeter.model.device import resolve_device
+from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
+from litmeter.paths import MODEL
+from litmeter.stats.comparison import Ratio
+from litmeter.stats.gate import Verdict, seconds_needed, verdict
+from litmeter.system.files import append_line, check_writable
+from litmeter.system.machine import cuda_available, exclusive_machine
+from litmeter.system.progress import duration, print_wrapped
+from litmeter.system.tables import markdown_table, number_cell, significant
+from litmeter.system.temporary import scratch
+
+SMALLEST_MARGIN = 0.02
+"""Servers of one configuration differ by 1% from start to start."""
+NEXT_S = 30
+"""A longer check is named in multiples of this."""
+SLOWER, OPEN = 1, 3
+"""Exit statuses."""
+SENT = Sent()
+
+
+def check(
+    *,
+    against: Annotated[str, Parameter(name="--against")],
+    command: str | None = None,
+    configuration: str = CANDIDATE,
+    sent: Sent = SENT,
+    seconds: Positive = 180.0,
+    margin: Annotated[float, Field(ge=SMALLEST_MARGIN, lt=1)] = 0.05,
+    max_memory_mib: Positive | None = None,
+    max_start_s: Positive | None = None,
+    own_model: bool = False,
+    markdown: Path | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Check whether the working tree serves slower than a revision.
+
+    Both are served on this machine and loaded in turn.
+
+    Args:
+        against: a commit, a branch, or an experiment of DVC
+        command: what serves, started in each tree: a command with {port}, or module:Class with keys of
+            serve: as key=value (default: what params.yaml says)
+        configuration: of each tree's params.yaml, the one to serve
+        seconds: in all, the servers' starts included
+        margin: share by which the working tree may be slower
+        max_memory_mib: that the working tree's server may take
+        max_start_s: seconds that it may take to start
+        own_model: the revision serves its own model, from DVC's cache, and not that of the working tree
+        markdown: a file to which a summary is added
+        as_json: print JSON instead of a sentence
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            limits = Limits(margin, max_memory_mib, max_start_s)
+            check_writable([markdown] if markdown else [])
+            found = measured(against, command, configuration, sent, seconds, limits, own_model=own_model)
+            if markdown is not None:
+                append_line(markdown, found.markdown())
+    except (KeyboardInterrupt, SystemExit):
+        raise NoVerdict("interrupted, without a verdict") from None
+    except Exception as error:  # whatever it is, it must not look like a slower server
+        known: Exception | None = error
+        if isinstance(error, OSError):
+            known = storage_error(error)
+        elif isinstance(error, ModuleNotFoundError):
+            known = missing_extra(error)
+        if not isinstance(known, LitmeterError):
+            traceback.print_exc()
+        raise NoVerdict(str(known or error)) from error
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print_wrapped(found.sentence())
+    return found.exit_code
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much slower the new one may be, as a share, and what it may take at most."""
+
+    margin: float
+    memory_mib: float | None
+    start_s: float | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one revision did: its largest memory, and the median of its starts."""
+
+    name: str
+    rate_rps: float | None
+    memory_mib: float | None
+    start_s: float
+    sent: int
+    failed: int
+    reason: str
+
+    @classmethod
+    def of(cls, name: str, log: Log, starts_s: Sequence[float]) -> Side:
+        """By its turns and starts."""
+        rows = [row for row in log.rows if row.subject == name]
+        rates = [row.rate_rps for row in rows if row.rate_rps]
+        return cls(
+            name=name,
+            rate_rps=geometric_mean(rates) if len(rates) == len(rows) else None,
+            memory_mib=max((row.memory_mib for row in rows if row.memory_mib), default=None),
+            start_s=round(median(starts_s), 2),
+            sent=sum(row.sent for row in rows),
+            failed=sum(row.failed + row.timed_out for row in rows),
+            reason=next((row.void for row in rows if row.failed + row.timed_out), ""),
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a check found."""
+
+    revisions: Revisions
+    users: int
+    seconds: float
+    limits: Limits
+    old: Side
+    new: Side
+    pair: Pair
+
+    @property
+    def rate(self) -> Ratio | None:
+        """Requests per second, new / old."""
+        return ratio_of(self.pair.ratio, self.pair.low, self.pair.high)
+
+    @property
+    def rate_verdict(self) -> Verdict:
+        """Whether the new one answers fewer requests."""
+        return verdict(self.rate, self.limits.margin)
+
+    @property
+    def p95_verdict(self) -> Verdict:
+        """Whether its 95th percentile of latency is longer; of its inverse, which goes with the rate."""
+        ends = (self.pair.p95_ratio, self.pair.p95_high, self.pair.p95_low)
+        return verdict(ratio_of(*(end and 1 / end for end in ends)), self.limits.margin)
+
+    @property
+    def exceeded(self) -> list[str]:
+        """What the new one does that it must not, other than be slow."""
+        new, limits, found = self.new, self.limits, []
+        if new.failed:
+            found.append(f"{new.failed} of {new.sent} requests to it failed ({new.reason})")
+        if limits.memory_mib is not None and (new.memory_mib or 0) > limits.memory_mib:
+            found.append(f"it takes {new.memory_mib:.0f} MiB of memory, allowed: {limits.memory_mib:g}")
+        if limits.start_s is not None and new.start_s > limits.start_s:
+            found.append(f"it takes {new.start_s:.1f} s to start, allowed: {limits.start_s:g}")
+        return found
+
+    @property
+    def exit_code(self) -> int:
+        """0, SLOWER or OPEN.
+
+        An open p95 is no reason for OPEN: its interval is wider than the rate's, which would then be open.
+        """
+        if self.exceeded or "slower" in (self.rate_verdict, self.p95_verdict):
+            return SLOWER
+        return OPEN if self.rate_verdict == "open" else 0
+
+    def sentence(self) -> str:
+        """All of it, a line for each figure."""
+        pair, bound = self.pair, 1 - self.limits.margin
+        lines = [f"{self.new.name}: {line}" for line in self.exceeded]
+        if self.rate is not None:
+            place = {"not slower": f"above {bound:g}", "slower": f"below {bound:g}", "open": "on both sides"}
+            lines.append(
+                f"{self.rate_verdict}: {self.new.name} answers {interval(pair.ratio, pair.low, pair.high)} "
+                f"times the requests per second of {self.old.name} ({cell(self.new.rate_rps)} and "
+                f"{cell(self.old.rate_rps)}), {place[self.rate_verdict]}"
+                + (f" of {bound:g}; {self.advice()}" if self.rate_verdict == "open" else "")
+            )
+        if pair.p95_ratio is not None:
+            lines.append(
+                f"p95 {self.p95_verdict}: {cell(pair.p95_ms)} and {cell(pair.other_p95_ms)} ms, "
+                f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
+            )
+        return "\n".join(lines)
+
+    def advice(self) -> str:
+        """What it would take to close an open rate."""
+        needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
+        if needed_s is None:
+            return f"it lies so near to {1 - self.limits.margin:g} that no hour would tell"
+        return f"--seconds {NEXT_S * math.ceil(needed_s / NEXT_S)} would probably tell"
+
+    def markdown(self) -> str:
+        """A section for a pull request's summary."""
+        pair, old, new, limits = self.pair, self.old, self.new, self.limits
+        ratio, p95 = (
+            interval(pair.ratio, pair.low, pair.high),
+            interval(pair.p95_ratio, pair.p95_low, pair.p95_high),
+        )
+        rows = [
+            ["requests/s", cell(old.rate_rps), cell(new.rate_rps), ratio, self.rate_verdict],
+            ["p95, ms", cell(pair.other_p95_ms), cell(pair.p95_ms), p95, self.p95_verdict],
+            ["memory, MiB", *(number_cell(one.memory_mib, 0) for one in (old, new)), "", ""],
+            ["start, s", *(number_cell(one.start_s, 1) for one in (old, new)), "", ""],
+        ]
+        head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old (95%)", "verdict"]
+        title = {0: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
+        if self.exceeded and self.rate_verdict != "slower":
+            title = "over a limit"
+        parts = [
+            f"### litmeter check: {title}",
+            *(f"{new.name}: {line}" for line in self.exceeded),
+            markdown_table(head, rows),
+            f"At {self.users} users, {self.seconds:g} s; margin {limits.margin:g}."
+            + (f" {self.advice()}." if self.rate_verdict == "open" else ""),
+        ]
+        if self.revisions.keys:
+            parts.append(f"{PARAMS_FILE}:\n" + "\n".join(f"- `{key}`" for key in self.revisions.keys))
+        parts.append(f"```\n{self.revisions.files}\n```" if self.revisions.files else "No file differs.")
+        if self.revisions.shared:
+            parts.append(f"Both use: {', '.join(f'`{path}`' for path in self.revisions.shared)}")
+        return "\n\n".join(parts) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """All figures."""
+        return {
+            "exit_code": self.exit_code,
+            "rate": self.rate_verdict,
+            "p95": self.p95_verdict,
+            "exceeded": self.exceeded,
+            "commit": self.revisions.commit,
+            **{key: getattr(self, key) for key in ("users", "seconds")},
+            **{key: asdict(getattr(self, key)) for key in ("limits", "old", "new")},
+            "new_over_old": {
+                key: getattr(self.pair, key)
+                for key in ("ratio", "low", "high", "p95_ratio", "p95_low", "p95_high")
+            },
+            "p95_ms": {"old": self.pair.other_p95_ms, "new": self.pair.p95_ms},
+        }
+
+
+def ratio_of(ratio: float | None, low: float | None, high: float | None) -> Ratio | None:
+    """The ratio of a pair; None where it has none."""
+    return None if ratio is None else Ratio(ratio, low, high)
+
+
+def interval(ratio: float | None, low: float | None, high: float | None) -> str:
+    """A ratio and its interval."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+
+def cell(value: float | None) -> str:
+    """A figure with three digits, a dash where it is unknown."""
+    return "-" if value is None else significant(value)
+
+
+def measured(
+    against: str,
+    command: str | None,
+    configuration: str,
+    sent: Sent,
+    seconds: float,
+    limits: Limits,
+    *,
+    own_model: bool,
+) -> Found:
+    """Serve both and load them in turn; raise LitmeterError where that is not possible."""
+    load: LoadSettings = LOAD
+    device, users = "auto", USERS
+    if command is not None and sent.body:
+        pass  # a params.yaml may be of another program
+    elif PARAMS_FILE.exists():
+        params = load_params()
+        device, load, users = params.device, params.load, params.comparison.users
+    else:
+        raise UsageError(f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it")
+    device, users = resolve_device(device, cuda_available()), sent.users or users
+    bodies = given(sent) if sent.body else bodies_of(load)
+    names = (f"old ({against})", "new (working tree)")
+    with (
+        exclusive_machine(),
+        revisions(against, command, configuration, sent, own_model=own_model) as both,
+        load_generator(*bodies) as sender,
+        progress(seconds, "check") as show,
+    ):
+        print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
+        subjects = {
+            name: Asked(name, settings, sender, MODEL, device, load.timeout_s, bodies=bodies)
+            for name, settings in zip(names, both.settings, strict=True)
+        }
+        log = Log()
+        schedule = restarted(names, users, seconds, load.seed, load.timeout_s)
+        starts_s = run(schedule, subjects, log, seconds, show)
+    old, new = (Side.of(name, log, starts_s[name]) for name in names)
+    if old.failed:
+        raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
+    [pair] = pairs(names, names[0], log.rows, log.latencies_ms())
+    return Found(both, users, seconds, limits, old, new, pair)
+
+
+def given(sent: Sent) -> Bodies:
+    """The bodies of the command line."""
+    with scratch() as folder:
+        path = sent.body[0] if len(sent.body) == 1 else together(sent.body, folder)
+        return read_bodies(path, sent.content_type)
+
+
+@dataclass(eq=False)
+class Asked(Served):
+    """A served revision that has answered one request well before it is loaded."""
+
+    bodies: Bodies = field(kw_only=True)
+
+    @contextmanager
+    def start(self) -> Iterator[Callable[[], None]]:
+        """Start the server; the function also sends the request."""
+        with super().start() as ready:
+
+            def asked() -> None:
+                ready()
+                with self.awake(), named(self.name):
+                    url = f"{self.server.url}{self.settings.path}"
+                    check_first_request(url, *self.bodies, {}, self.timeout_s)
+
+            yield asked

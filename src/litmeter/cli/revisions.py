@@ -1,0 +1,161 @@
+"""What ``litmeter check`` serves: of a revision, in a worktree of its own, and of the working tree."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from litmeter.cli.own import Sent, settings_of
+from litmeter.cli.project import project_files
+from litmeter.errors import ParamsError, UsageError
+from litmeter.params import CANDIDATE, PARAMS_FILE, ParamsLoader, ServeSettings, explain, section_of
+from litmeter.paths import MODEL
+from litmeter.system.git import changes, commit_of, share_ignored, worktree
+from litmeter.system.requirements import changed_requirements
+from litmeter.system.temporary import scratch
+
+
+class Revisions(NamedTuple):
+    """Two revisions that can be served.
+
+    Attributes:
+        commit: the old one's.
+        settings: of the old one and of the new.
+        shared: what git ignores and both use.
+        files: what git says of the difference.
+        keys: changed keys of params.yaml, each with both values.
+    """
+
+    commit: str
+    settings: tuple[ServeSettings, ServeSettings]
+    shared: list[str]
+    files: str
+    keys: list[str]
+
+
+@contextmanager
+def revisions(
+    against: str, command: str | None, configuration: str, sent: Sent, *, own_model: bool
+) -> Iterator[Revisions]:
+    """Lay out the revision ``against`` until the block is left, beside the working tree.
+
+    Raise UsageError or ParamsError where one of both has nothing to serve, or the two need other packages.
+    """
+    with ExitStack() as stack:
+        commit = commit_of(against)
+        old = stack.enter_context(worktree(commit))
+        if not old.is_dir():
+            raise UsageError(f"{against}: it has no folder {Path.cwd().name}")
+        if changed := changed_requirements(old, Path()):
+            raise UsageError(
+                f"{against} needs other packages, and both would run with the same: {'; '.join(changed)}"
+            )
+        if own_model:
+            _check_out(old, against)
+        shared = share_ignored(old)
+        keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
+        if command is not None:
+            [settings] = settings_of([command], sent).values()
+            found = [_settings({**settings, "folder": str(tree)}, "--command") for tree in (old, Path.cwd())]
+        else:
+            found = [
+                stack.enter_context(_served(tree, configuration, name))
+                for tree, name in ((old, against), (Path.cwd(), "working tree"))
+            ]
+        yield Revisions(commit, (found[0], found[1]), shared, changes(commit), keys)
+
+
+@contextmanager
+def _served(tree: Path, configuration: str, name: str) -> Iterator[ServeSettings]:
+    """The settings of a configuration of a tree's params.yaml; a tree's own code serves a classifier."""
+    content = _read_params(tree)
+    section = content.get("serve") if configuration == CANDIDATE else None
+    section = section or content.get("experiments", {}).get(configuration)
+    if section is None:
+        raise UsageError(f"{name}: {PARAMS_FILE} has no {section_of(configuration)}")
+    if section.keys() & {"api", "command"}:
+        yield _settings({**section, "folder": str(tree / (section.get("folder") or ""))}, name)
+        return
+    with ExitStack() as stack:
+        if tree == Path.cwd():
+            tree = stack.enter_context(_copy())
+        (tree / PARAMS_FILE).write_text(yaml.safe_dump({**content, "serve": section}), encoding="utf-8")
+        # The package had another name once.
+        package = next((path.parts[-3] for path in tree.glob("src/*/cli/main.py")), "litmeter")
+        words = [sys.executable, "-m", f"{package}.cli.main", "serve", "--port"]
+        yield ServeSettings(command=f"{shlex.join(words)} {{port}}", folder=str(tree))
+
+
+def _settings(content: Mapping[str, Any], name: str) -> ServeSettings:
+    try:
+        return ServeSettings.model_validate(content)
+    except ValidationError as error:
+        raise ParamsError(f"{name}: {explain(error)}") from None
+
+
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """A copy of the working tree: its params.yaml can be changed, and edits meanwhile do not matter."""
+    with scratch() as folder:
+        for file in project_files():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, folder / file)
+        share_ignored(folder)
+        yield folder
+
+
+def _read_params(tree: Path) -> dict[str, Any]:
+    """The content of a tree's params.yaml, which other code may check; empty where it has none."""
+    if not (tree / PARAMS_FILE).exists():
+        return {}
+    try:
+        content = yaml.load((tree / PARAMS_FILE).read_text(encoding="utf-8"), ParamsLoader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{tree / PARAMS_FILE}: not YAML: {' '.join(str(error).split())}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Changed keys, each with both values."""
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _changed_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key}: {before} -> {after}")
+    return found
+
+
+def _check_out(tree: Path, name: str) -> None:
+    """Bring a revision's own models and data from DVC's cache, or its remote, into its tree."""
+    dvc = shutil.which("dvc", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if dvc is None:
+        raise UsageError("--own-model: DVC is not installed")
+    for kept in (".dvc/cache", ".dvc/config.local"):
+        if Path(kept).exists():
+            (tree / kept).symlink_to(Path(kept).absolute())
+    own = [str(path) for path in (MODEL.exported, MODEL.compiled) if f"path: {path}" in _lock(tree)]
+    said = ""
+    for verb in ("checkout", "pull"):
+        words = [dvc, "--cd", str(tree), verb, *own]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        said = said or " ".join(done.stderr.split())
+    raise UsageError(f"--own-model: {name}: {said}")
+
+
+def _lock(tree: Path) -> str:
+    lock = tree / "dvc.lock"
+    return lock.read_text(encoding="utf-8") if lock.exists() else ""
