@@ -19,8 +19,8 @@ else:
 
 NAMED = re.compile(r"(\w[\w.-]*)(|[\[<>=!~;@^*\d{].*)")
 """A requirement without spaces: its name, and the rest."""
-FOR_DEVELOPERS = re.compile(r"dev|test|doc|lint|type", re.IGNORECASE)
-"""In the names of requirements files that no server needs."""
+FOR_DEVELOPERS = re.compile(r"dev|test|doc|lint|type|audit", re.IGNORECASE)
+"""In the names of extras and of requirements files that no server needs."""
 
 
 def changed_requirements(before: Path, after: Path) -> list[str]:
@@ -36,7 +36,7 @@ def changed_requirements(before: Path, after: Path) -> list[str]:
 def requirements_of(tree: Path) -> dict[str, str]:
     """Versions and conditions by name, of pyproject.toml, requirements*.txt, setup.cfg and setup.py.
 
-    Extras are not needed to serve. What is no requirement by name, such as a URL, stands for itself.
+    An extra may be what serves. What is no requirement by name, such as a URL, stands for itself.
     """
     found: dict[str, set[str]] = {}
     for line in _lines(tree):
@@ -66,7 +66,7 @@ def _lines(tree: Path) -> Iterator[str]:
         raise UsageError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _of_pyproject(content: dict[str, Any]) -> Iterable[str]:
+def _of_pyproject(content: dict[str, Any]) -> Iterator[str]:
     poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
     # Poetry's versions (^1.2) are none of pip's: they are compared as they stand.
     return [
