@@ -68,11 +68,12 @@ def _lines(tree: Path) -> Iterator[str]:
 
 def _of_pyproject(content: dict[str, Any]) -> Iterator[str]:
     poetry = content.get("tool", {}).get("poetry", {}).get("dependencies", {})
-    # Poetry's versions (^1.2) are none of pip's: they are compared as they stand.
-    return [
-        *content.get("project", {}).get("dependencies", []),
-        *(f"{name} =={version}" for name, version in poetry.items()),
-    ]
+    yield from (f"{name} =={version}" for name, version in poetry.items())  # ^1.2 is compared as it stands
+    project = content.get("project", {})
+    yield from project.get("dependencies", [])
+    for extra, lines in project.get("optional-dependencies", {}).items():
+        if not FOR_DEVELOPERS.search(extra):
+            yield from lines
 
 
 def _of_text(text: str) -> Iterable[str]:
