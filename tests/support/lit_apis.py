@@ -1,5 +1,9 @@
 """LitAPIs as users write them, in no need of a model; a test serves them from this folder."""
 
+import os
+import random
+import signal
+import sys
 import time
 
 import litserve
@@ -96,3 +100,78 @@ class Stream(Square):
     def encode_response(self, output):
         for one in output:
             yield {"output": one}
+
+
+class Trap(Square):
+    """Wrong in a batch: it answers each item with the mean of all."""
+
+    def predict(self, x):
+        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
+
+
+class RandomWeights(Square):
+    """Another model in each worker."""
+
+    def setup(self, device):
+        self.weight = random.random()
+
+    def predict(self, x):
+        return x * self.weight
+
+
+class Rounded(Square):
+    """Differs by ``relative`` in a batch."""
+
+    def __init__(self, relative: float) -> None:
+        super().__init__()
+        self.relative = relative
+
+    def predict(self, x):
+        return [one * (1 + self.relative) for one in x] if isinstance(x, list) else x
+
+
+class Broken(Square):
+    """Breaks in a method, at a batch size if one is given."""
+
+    def __init__(self, method: str, how: str, size: int = 0) -> None:
+        self.method, self.how, self.size = method, how, size
+        super().__init__()
+        self._break("__init__")
+
+    def __reduce__(self):
+        self._break("pickling")
+        return super().__reduce__()
+
+    def _break(self, method: str, size: int = 0) -> None:
+        if method == self.method and size >= self.size:
+            breaks[self.how]()
+
+    def setup(self, device):
+        self._break("setup")
+
+    def decode_request(self, request):
+        self._break("decode_request")
+        return float(request["input"])
+
+    def predict(self, x):
+        self._break("predict", len(x) if isinstance(x, list) else 1)
+        if self.method == "length" and isinstance(x, list) and len(x) > 1:
+            return x[:1]
+        return x
+
+    def encode_response(self, output):
+        self._break("encode_response")
+        return {"output": object() if self.method == "unpicklable" else output}
+
+
+def fail():
+    raise ValueError("no such thing\nas this")
+
+
+breaks = {
+    "raises": fail,
+    "hangs": lambda: time.sleep(600),
+    "exits": lambda: os._exit(3),
+    "segfaults": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "leaves": lambda: sys.exit("no model here"),
+}
