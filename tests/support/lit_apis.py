@@ -13,23 +13,13 @@ from pydantic import BaseModel
 class Square(litserve.LitAPI):
     """The square of ``input``, alone or in a batch, as in LitServe's README."""
 
-    def __init__(self, sleep_s: float = 0.0) -> None:
-        super().__init__()
-        self.sleep_s = sleep_s
-
-    def setup(self, device):
-        self.device_name = device
-
     def decode_request(self, request):
-        time.sleep(self.sleep_s)
         return float(request["input"])
 
     def predict(self, x):
-        time.sleep(self.sleep_s)
         return [one * one for one in x] if isinstance(x, list) else x * x
 
     def encode_response(self, output):
-        time.sleep(self.sleep_s)
         return {"output": output}
 
 
@@ -76,6 +66,49 @@ class Validated(Square):
 
     def decode_request(self, request: Number):
         return request.input * request.factor
+
+
+class Sleeps(Square):
+    """Takes ``seconds`` for each item decoded, batch and answer, and prints."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def decode_request(self, request):
+        time.sleep(self.seconds)
+        return super().decode_request(request)
+
+    def predict(self, x):
+        time.sleep(self.seconds)
+        print("predicting", x)
+        return super().predict(x)
+
+    def encode_response(self, output):
+        time.sleep(self.seconds)
+        return super().encode_response(output)
+
+
+def heavy():
+    """What of the classifier this process has imported."""
+    names = ("torch", "timm", "openvino", "litmeter.model.predictor", "litmeter.model.image")
+    return [name for name in names if name in sys.modules]
+
+
+class Lean(Square):
+    """Fails where one of its processes has a module of the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = heavy()
+
+    def predict(self, x):
+        return self.main + heavy()
+
+    def encode_response(self, output):
+        if output:
+            raise RuntimeError(f"imported: {output}")
+        return "none"
 
 
 class Form(Square):

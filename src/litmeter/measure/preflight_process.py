@@ -1,8 +1,8 @@
 """Tries one configuration of a LitAPI: ``python -m litmeter.measure.preflight_process``.
 
 Started by ``preflight``, which writes the job as a line of JSON. This writes a line before each call of a
-method, so that ``preflight`` knows what hangs or ends a process, and for the answers of each worker; last what
-was raised, or the end. Tracebacks go to the log.
+method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what was
+raised, or the end. Tracebacks go to the log.
 """
 
 from __future__ import annotations
