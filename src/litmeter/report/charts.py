@@ -318,8 +318,9 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
             ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
             tip = f"{row.name}: {ratio}, {number_cell(row.rate_rps, 1)} req/s"
             _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
-        predicted = [row.predicted_rps / fastest.predicted_rps for row in rows]
-        axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
+        if fastest.predicted_rps:
+            predicted = [(row.predicted_rps or math.nan) / fastest.predicted_rps for row in rows]
+            axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
         axes.set_xlabel("times the rate of the fastest")
 
     shown = {word for name in names for word in name.split()}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, KNOBS, ServeSettings
+from litmeter.params import CANDIDATE, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
@@ -188,8 +188,8 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"{advice}: of those that the search measured it takes most requests within the objective."
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    incumbents = [row for row in tuned.rows if row.incumbent]
-    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in KNOBS)
+    incumbents, knobs = [row for row in tuned.rows if row.incumbent], knobs_of(serve.kind)
+    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in knobs)
     return f"{advice}, for {gain} times {'the candidate' if same else 'what `serve:` was then'}."
 
 
@@ -313,10 +313,14 @@ def tuned_text(tuned: Tuned) -> str:
         f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
-        f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the photos not trained on "
-        "full precision's label."
+        f"which was `{incumbent.name}` then"
     )
+    if winner.agreement is not None:
+        text += f", and gives {winner.agreement:.1%} of the photos not trained on full precision's label"
+    text += "."
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."
+    if metrics["model_error"] is None:
+        return f"{text} No rate was predicted."
     return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."

@@ -25,7 +25,7 @@ from litmeter.system.tables import (
     text_table,
     without_empty,
 )
-from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
+from litmeter.tune.rows import NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_table
 
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
@@ -250,4 +250,4 @@ def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[
         for row in knobs
     ]
     head = ["key", "value", "times the winner's rate", "source"]
-    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, worth, 2)
+    return markdown_table(*tune_table(finalists), 2), markdown_table(head, worth, 2)
