@@ -42,6 +42,12 @@ class ParamsError(LitmeterError):
     exit_code = 2
 
 
+class ApiError(LitmeterError):
+    """A LitAPI that fails, or whose answers depend on the batch or the worker."""
+
+    exit_code = 2
+
+
 class DataError(LitmeterError):
     """Photographs that are missing or unreadable, or a class without any."""
 

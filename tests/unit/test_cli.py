@@ -76,8 +76,9 @@ def test_options_are_the_fields_of_params_yaml(
     capsys: pytest.CaptureFixture[str], command: str, options: type[Section], section: type[Section]
 ) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─*]", "", output_of(capsys, command, "--help")[1]).split())
-    hidden = {"request_body", "configurations"}
-    for name, field in section.model_fields.items():
+    hidden = {"request_body", "bodies", "configurations"}
+    for name in section.model_fields.keys() - {"content_type"}:  # any server's bodies have one of their own
+        field = section.model_fields[name]
         assert options.model_fields[name].description == field.description
         assert (f"--{name.replace('_', '-')} " in text) == (name not in hidden)
         assert name in hidden or str(field.description) in text
