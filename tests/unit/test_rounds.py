@@ -12,7 +12,7 @@ import pytest
 
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
-from litmeter.measure.rounds import ANSWERS, FEWEST_ROUNDS, comparison, head_to_head
+from litmeter.measure.rounds import ANSWERS, BLOCK_S, FEWEST_ROUNDS, comparison, head_to_head, restarted
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, configuration_of, in_process
 
@@ -34,12 +34,14 @@ class Machine:
     rates: Mapping[str, float]
     holds: int = 99
     fastest_size: int = 4
+    start_s: float = 4.0
     now_s: float = 0.0
     rows: list[TurnRow] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     serves: list[tuple[float, tuple[str, ...]]] = field(default_factory=list)
+    result: object = None
 
-    def run(self, schedule: Schedule[None]) -> Machine:
+    def run(self, schedule: Schedule[object]) -> Machine:
         answer: Sample | Serving | None = None
         serving: set[str] = set()
         try:
@@ -48,13 +50,15 @@ class Machine:
                 if isinstance(asked, Serve):
                     names = asked.names[: self.holds]
                     self.serves.append((self.now_s, asked.names))
-                    self.now_s += 4.0 * len(set(names) - serving)
+                    new = set(names) - serving
+                    self.now_s += self.start_s * len(new)
                     serving = set(names)
-                    answer = Serving(names, self.now_s)
+                    answer = Serving(names, self.now_s, dict.fromkeys(new, self.start_s))
                 else:
                     assert asked.subject in serving
                     answer = self.sample(asked)
-        except StopIteration:
+        except StopIteration as end:
+            self.result = end.value
             return self
 
     def sample(self, turn: Turn) -> Sample:
@@ -218,6 +222,41 @@ def test_head_to_head_has_all_in_every_round_and_twelve_at_least() -> None:
     assert 280 < machine.now_s <= 300
     with pytest.raises(LitmeterError, match="no room for e1"):
         Machine(AMX, holds=2).run(head_to_head(["e4", "e7", "e1"], USERS, 60.0, seed=1, timeout_s=60.0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "start_s", "blocks"), [(180.0, 4.0, 6), (720.0, 4.0, 24), (180.0, 30.0, 2), (5.0, 1.0, 2)]
+)
+def test_restarted_ones_start_first_as_often_as_the_other(
+    seconds: float, start_s: float, blocks: int
+) -> None:
+    names = ("old", "new")
+    machine = Machine({"old": 100.0, "new": 100.0}, start_s=start_s)
+    machine.run(restarted(names, USERS, seconds, seed=1, timeout_s=60.0))
+    started = [order for _, order in machine.serves if order]
+    assert started == [names, names[::-1]] * (blocks // 2)
+    assert [order for _, order in machine.serves[::2]] == [()] * blocks  # all have ended before
+    assert machine.result == dict.fromkeys(names, [start_s] * blocks)
+    assert len(machine.rows) >= 2 * FEWEST_ROUNDS
+    begins = [at_s for at_s, order in machine.serves if order]
+    if seconds > 2 * BLOCK_S:
+        assert 0.95 * seconds < machine.now_s <= seconds
+        assert max(np.diff([*begins, machine.now_s])) < 1.2 * seconds / blocks
+
+
+def test_turns_between_restarts_are_short() -> None:
+    machine = Machine({"old": 100.0, "new": 100.0})
+    machine.run(restarted(("old", "new"), USERS, 180.0, seed=1, timeout_s=60.0))
+    assert {turn.load.min_s for turn in machine.turns if isinstance(turn.load, LoadPlan)} == {0.5}
+    assert machine.order(3) == machine.order(2)[::-1]
+
+
+def test_restarted_ones_end_early_where_one_answers_nothing() -> None:
+    machine = Machine({"old": 100.0, "new": MUTE / 2})
+    machine.run(restarted(("old", "new"), USERS, 180.0, seed=1, timeout_s=60.0))
+    assert len(machine.rows) == 2
+    with pytest.raises(LitmeterError, match="no room for new"):
+        Machine(AMX, holds=1).run(restarted(("e1", "new"), USERS, 60.0, seed=1, timeout_s=60.0))
 
 
 def test_samples_of_a_log_repeat_the_decisions() -> None:

@@ -39,7 +39,7 @@ SHORT_S, SHORT_SHARE = 80.0, 3 / 7
 FEWEST_ROUNDS = 12
 """Rounds of a comparison head to head, however short the time."""
 
-BLOCK_S = 45.0
+BLOCK_S = 30.0
 """Seconds, or more, from one start of the same subjects to the next. From start to start, a server's
 rate differs by 1%."""
 

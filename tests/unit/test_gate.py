@@ -1,0 +1,97 @@
+"""The gate's verdicts: what they say of an interval, and how often they are right on a noisy machine."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+
+from litmeter.stats.comparison import Ratio, ratio
+from litmeter.stats.gate import LONGEST_S, Verdict, seconds_needed, verdict
+
+MARGIN, REPEATS = 0.05, 600
+ROUND_S, START_S, BLOCK_S = 1.9, 8.0, 30.0
+ROUND_NOISE, START_NOISE = 0.05, 0.008
+"""Standard deviations of logarithms, as measured on a machine with 2 cores: of a turn of half a second,
+and of a start."""
+SLOWDOWN, SLOW_EVERY_S = 1.4, 20.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.951, 1.2, "not slower"),
+        (1.1, 1.2, "not slower"),
+        (0.8, 0.949, "slower"),
+        (0.95, 1.0, "open"),
+        (0.9, 0.95, "open"),
+        (0.5, 2.0, "open"),
+        (None, None, "open"),
+    ],
+)
+def test_only_a_whole_interval_is_firm(low: float | None, high: float | None, expected: Verdict) -> None:
+    assert verdict(Ratio(0.95, low, high), MARGIN) == expected
+
+
+def test_without_a_ratio_it_is_open() -> None:
+    assert verdict(None, MARGIN) == "open"
+    assert seconds_needed(None, MARGIN, 180.0) is None
+
+
+def around(middle: float, half: float) -> Ratio:
+    return Ratio(middle, middle * math.exp(-half), middle * math.exp(half))
+
+
+def test_time_needed_goes_with_the_square_of_the_width() -> None:
+    near, wide = (seconds_needed(around(1.0, half), MARGIN, 180.0) for half in (0.06, 0.12))
+    assert near is not None
+    assert wide == pytest.approx(4 * near)
+    assert seconds_needed(around(0.951, 0.06), MARGIN, 180.0) is None
+    assert seconds_needed(around(0.95, 0.06), MARGIN, 180.0) is None
+    assert seconds_needed(around(1.0, 0.051), MARGIN, LONGEST_S) is None
+
+
+def speed(at_s: float, phase_s: float) -> float:
+    return 1 / SLOWDOWN if (at_s + phase_s) % (2 * SLOW_EVERY_S) < SLOW_EVERY_S else 1.0
+
+
+def checked(seconds: float, truth: float, slowed: bool, rng: np.random.Generator) -> Verdict:
+    """The verdict of a simulated check, whose blocks each begin with new starts."""
+    phase_s, blocks = rng.uniform(0, 2 * SLOW_EVERY_S), round(seconds / BLOCK_S)
+    rates: dict[str, list[float | None]] = {"old": [], "new": []}
+    for block in range(blocks):
+        starts = {"old": rng.normal(0, START_NOISE), "new": math.log(truth) + rng.normal(0, START_NOISE)}
+        begins = np.arange(block * BLOCK_S + START_S, (block + 1) * BLOCK_S - ROUND_S, ROUND_S)
+        for number, begin_s in enumerate(begins):
+            for place, name in enumerate(["old", "new"][:: -1 if number % 2 else 1]):
+                middle_s = begin_s + (place + 0.5) * ROUND_S / 2
+                factor = speed(middle_s, phase_s) if slowed else 1.0
+                rates[name].append(factor * math.exp(starts[name] + rng.normal(0, ROUND_NOISE)))
+    return verdict(ratio(rates, "new", "old", "old"), MARGIN)
+
+
+def shares(seconds: float, truth: float, slowed: bool) -> Counter[Verdict]:
+    rng = np.random.default_rng(1)
+    found = Counter(checked(seconds, truth, slowed, rng) for _ in range(REPEATS))
+    return Counter({key: count / REPEATS for key, count in found.items()})  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("slowed", [False, True])
+def test_equal_ones_pass_and_slower_ones_are_found(slowed: bool) -> None:
+    three, six = (partial(shares, seconds, slowed=slowed) for seconds in (180.0, 360.0))
+    equal = three(truth=1.0)
+    assert equal["slower"] <= 0.025
+    assert equal["open"] <= 0.15
+    assert three(truth=1 / 1.1)["slower"] >= 0.85
+    assert six(truth=1 / 1.1)["slower"] >= 0.95
+
+
+@pytest.mark.parametrize("slowed", [False, True])
+@pytest.mark.parametrize("seconds", [180.0, 720.0])
+def test_at_the_margin_a_firm_verdict_is_rare(seconds: float, slowed: bool) -> None:
+    found = shares(seconds, 1 - MARGIN, slowed)
+    assert found["slower"] <= 0.05
+    assert found["not slower"] <= 0.05
