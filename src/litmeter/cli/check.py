@@ -32,7 +32,7 @@ from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import Ratio
-from litmeter.stats.gate import Verdict, seconds_needed, verdict
+from litmeter.stats.gate import OPEN, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.system.files import append_line, check_writable
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import duration, print_wrapped
@@ -43,8 +43,6 @@ SMALLEST_MARGIN = 0.02
 """Servers of one configuration differ by 1% from start to start."""
 NEXT_S = 30
 """A longer check is named in multiples of this."""
-SLOWER, OPEN = 1, 3
-"""Exit statuses."""
 SENT = Sent()
 
 
@@ -183,13 +181,8 @@ class Found:
 
     @property
     def exit_code(self) -> int:
-        """0, SLOWER or OPEN.
-
-        An open p95 is no reason for OPEN: its interval is wider than the rate's, which would then be open.
-        """
-        if self.exceeded or "slower" in (self.rate_verdict, self.p95_verdict):
-            return SLOWER
-        return OPEN if self.rate_verdict == "open" else 0
+        """PASSED, SLOWER or OPEN."""
+        return exit_status(self.rate_verdict, self.p95_verdict, exceeded=bool(self.exceeded))
 
     def sentence(self) -> str:
         """All of it, a line for each figure."""
@@ -231,7 +224,7 @@ class Found:
             ["start, s", *(number_cell(one.start_s, 1) for one in (old, new)), "", ""],
         ]
         head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old (95%)", "verdict"]
-        title = {0: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
+        title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
         if self.exceeded and self.rate_verdict != "slower":
             title = "over a limit"
         parts = [

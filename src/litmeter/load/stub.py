@@ -1,6 +1,6 @@
 """A stub server of known service time and parallelism that logs arrival and departure of each request.
 
-``python -m litmeter.load.stub SETTINGS`` prints its port once it listens. Any POST is a request;
+``python -m litmeter.load.stub SETTINGS [PORT]`` prints its port once it listens. Any POST is a request;
 ``GET /log`` answers with the log so far. Bodies are read to their end, and not kept. Without a service time
 it answers at once, faster than the load generator: the rate against it is the load generator's own limit.
 """
@@ -171,13 +171,13 @@ class _Connection(asyncio.Protocol):
             self.transport.write(answer)
 
 
-async def serve(stub: Stub, host: str = "127.0.0.1") -> None:
-    """Serve until the process is killed."""
+async def serve(stub: Stub, host: str = "127.0.0.1", port: int = 0) -> None:
+    """Serve at ``port``, or one that the kernel chooses, until the process is killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(stub), host, 0, backlog=BACKLOG)
+    server = await loop.create_server(lambda: _Connection(stub), host, port, backlog=BACKLOG)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(Stub(*json.loads(sys.argv[1]))))
+    uvloop.run(serve(Stub(*json.loads(sys.argv[1])), port=int(sys.argv[2]) if sys.argv[2:] else 0))

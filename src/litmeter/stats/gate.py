@@ -10,6 +10,8 @@ from scipy.special import ndtri, stdtrit
 from litmeter.stats.comparison import BLOCKS, FAMILY_ERROR, Ratio
 
 Verdict = Literal["not slower", "slower", "open"]
+PASSED, SLOWER, OPEN = 0, 1, 3
+"""Exit statuses; 2 is that of errors."""
 LIKELY = 0.8
 """Chance with which a check of ``seconds_needed`` finds out, if the ratio is what it seems to be."""
 LONGEST_S = 3600.0
@@ -26,6 +28,17 @@ def verdict(ratio: Ratio | None, margin: float) -> Verdict:
     if ratio.low > 1 - margin:
         return "not slower"
     return "slower" if ratio.high < 1 - margin else "open"
+
+
+def exit_status(rate: Verdict, p95: Verdict, *, exceeded: bool = False) -> int:
+    """PASSED, SLOWER or OPEN; ``exceeded``: something else is not as it must be.
+
+    A p95 that is slower fails a check. One that is open does not leave it open: it moves with the rate, and
+    has a wider interval, so that most checks would stay open.
+    """
+    if exceeded or "slower" in (rate, p95):
+        return SLOWER
+    return OPEN if rate == "open" else PASSED
 
 
 def seconds_needed(ratio: Ratio | None, margin: float, seconds: float) -> float | None:

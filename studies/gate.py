@@ -1,0 +1,169 @@
+"""How often `litmeter check` is right, by an hour of twins' turns, by one of a slowed machine's, and live."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from litmeter.load import LoadGenerator, load_generator
+from litmeter.load.stub import BODY
+from litmeter.measure.comparison_rows import rates_of
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import restarted
+from litmeter.measure.run import run as measure
+from litmeter.measure.subjects import Served
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
+from litmeter.stats.comparison import percentile_ratio, ratio
+from litmeter.stats.gate import OPEN, PASSED, SLOWER, exit_status, verdict
+from litmeter.stats.records import Floats
+from litmeter.system.machine import exclusive_machine
+from litmeter.system.tables import markdown_table
+from studies.harness import DEVICE, TIMEOUT_S, check_answered, configuration, keep_runs, sender, write_result
+
+RECORDS = Path("samples/gate")
+RUNS, RUN_S, USERS, MARGIN = 20, 180.0, 8, 0.05
+SAMPLES, MINUTES = 500, (3, 6, 12)
+TRUTHS = {"equal": 1.0, "1.10 slower": 1 / 1.1, "at the margin": 1 - MARGIN}
+OLD, NEW = "old", "new"
+SERVICE_S, SLOTS, SLOW_EVERY_S = 0.01, 2, 20.0
+LIVE = {**dict.fromkeys(range(10), "equal"), **dict.fromkeys(range(10, 20), "1.10 slower")}
+LIVE |= dict.fromkeys(range(20, 25), "equal, slowed")
+LIVE_S = 180
+
+
+def stub_settings(service_s: float, slow_every_s: float) -> str:
+    """What the stub takes on its command line."""
+    return json.dumps([service_s, SLOTS, 200, False, slow_every_s, False])
+
+
+@dataclass(frozen=True)
+class Record:
+    """The rounds of twins: two rates each, and all latencies."""
+
+    rates: Floats  # shape (rounds, 2)
+    latencies_ms: list[tuple[Floats, Floats]]
+
+
+def recorded(case: str) -> Record:
+    """An hour of checks of twins, one after another; those that were made are read."""
+    rates, latencies = [], []
+    for number in range(RUNS):
+        if not (path := RECORDS / f"{case.replace(' ', '_')}_{number}.npz").exists():
+            record_run(case, number, path)
+        with np.load(path) as kept:
+            rates.append(kept["rates"])
+            turns = np.split(kept["latencies_ms"], np.cumsum(kept["answers"].ravel())[:-1])
+        latencies += list(zip(turns[::2], turns[1::2], strict=True))
+    return Record(np.concatenate(rates), latencies)
+
+
+def record_run(case: str, number: int, path: Path) -> None:
+    """Keep one check of twins: the candidate's, or stubs that are slow every other SLOW_EVERY_S."""
+    settings, log = configuration("candidate"), Log()
+    generator: Callable[[], AbstractContextManager[LoadGenerator]] = partial(sender, "image")
+    if case != "twins":
+        words = [sys.executable, "-m", "litmeter.load.stub", stub_settings(SERVICE_S, SLOW_EVERY_S)]
+        settings = ServeSettings(command=f"{shlex.join(words)} {{port}}")
+        generator = partial(load_generator, [BODY], "application/json")
+    with exclusive_machine(), generator() as sending:
+        subjects = {name: Served(name, settings, sending, MODEL, DEVICE, TIMEOUT_S) for name in (OLD, NEW)}
+        measure(restarted((OLD, NEW), USERS, RUN_S, number, TIMEOUT_S), subjects, log, RUN_S)
+    check_answered(log.rows)
+    by_name = rates_of(log.rows, [OLD, NEW])
+    latencies_ms = log.latencies_ms()
+    turns = sorted(log.rows, key=lambda row: (row.round, row.subject != OLD))
+    of_turns = [latencies_ms[row.turn] for row in turns]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        rates=np.array([by_name[OLD], by_name[NEW]], dtype=float).T,
+        latencies_ms=np.concatenate(of_turns).round(2),
+        answers=np.array([len(one) for one in of_turns]),
+    )
+    print(f"{case}: run {number + 1} of {RUNS}, {len(by_name[OLD])} rounds", flush=True)
+
+
+def resampled(record: Record, minutes: int, truth: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Exit status of a check, and that by its rate alone: successive rounds, of which one's are scaled."""
+    count = round(len(record.rates) / RUNS * 60 * minutes / RUN_S)
+    chosen = (rng.integers(len(record.rates)) + np.arange(count)) % len(record.rates)
+    old, new = rng.permutation(2)
+    rates = {OLD: record.rates[chosen, old].tolist(), NEW: (truth * record.rates[chosen, new]).tolist()}
+    latencies = [record.latencies_ms[number] for number in chosen]
+    p95 = percentile_ratio([one[old] for one in latencies], [one[new] / truth for one in latencies], 95)
+    by_rate = verdict(ratio(rates, NEW, OLD, OLD), MARGIN)
+    return exit_status(by_rate, verdict(p95, MARGIN)), exit_status(by_rate, "open")
+
+
+def shares(case: str) -> list[dict[str, Any]]:
+    """How often each status comes out, by true ratio and length."""
+    record, rng, found = recorded(case), np.random.default_rng(1), []
+    for minutes in MINUTES:
+        for name, truth in TRUTHS.items():
+            statuses = [resampled(record, minutes, truth, rng) for _ in range(SAMPLES)]
+            for counted, place in (("rate and p95", 0), ("rate", 1)):
+                counts = Counter(one[place] for one in statuses)
+                row = {"case": case, "minutes": minutes, "new is": name, "by": counted}
+                status_of = {"not slower": PASSED, "slower": SLOWER, "open": OPEN}
+                found.append(row | {key: counts[status] / SAMPLES for key, status in status_of.items()})
+    return found
+
+
+def live(number: int) -> dict[str, Any]:
+    """A whole check of two revisions of a repository that has a stub's settings."""
+    case = LIVE[number]
+    slow_every_s = SLOW_EVERY_S if case == "equal, slowed" else 0.0
+    with repository(slow_every_s, 1.1 if case == "1.10 slower" else 1.0) as folder:
+        words = [sys.executable, "-m", "litmeter.cli.main", "check", "--against", "HEAD", "--json"]
+        words += ["--command", "sh serve.sh {port}", "--body", "body.json", "--seconds", str(LIVE_S)]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode not in (PASSED, SLOWER, OPEN):
+        raise RuntimeError(done.stderr)
+    found = json.loads(done.stdout)
+    kept = {key: found[key] for key in ("rate", "p95", "new_over_old")}
+    return {"case": case, "exit_status": done.returncode, **kept}
+
+
+@contextmanager
+def repository(slow_every_s: float, factor: float) -> Iterator[Path]:
+    """A git repository with a commit, and a working tree whose stub takes ``factor`` times as long."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        stub = f"{shlex.quote(sys.executable)} -m litmeter.load.stub"
+        (folder / "serve.sh").write_text(f'exec {stub} "$(cat stub.json)" "$1"\n')
+        (folder / "body.json").write_bytes(BODY)
+        (folder / "stub.json").write_text(stub_settings(SERVICE_S, slow_every_s))
+        identity = ["-c", "user.name=study", "-c", "user.email=study@example.org"]
+        for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "old"]):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+        (folder / "stub.json").write_text(stub_settings(factor * SERVICE_S, slow_every_s))
+        yield folder
+
+
+def main() -> None:
+    """Record, resample, and check live; print the shares."""
+    found = [row for case in ("twins", "slowed") for row in shares(case)]
+    write_result("gate", {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": found})
+    head = list(found[0])
+    print(markdown_table(head, [[str(row[key]) for key in head] for row in found], 4))
+    runs = keep_runs("gate_live", len(LIVE), live, seconds=LIVE_S)
+    counts = Counter((run["case"], run["exit_status"]) for run in runs)
+    for (case, status), count in sorted(counts.items()):
+        print(f"{case}: status {status} in {count}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""`litmeter check` on git repositories with a small server: verdicts, refusals, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.processes import processes_mentioning
+from tests.support.project import ROOT
+
+SERVER = '''
+"""A server that takes SLEEP_S for a request."""
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SLEEP_S, FAILS = {sleep_s}, {fails}
+Path("model/weights").read_text()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version, wbufsize, count = "HTTP/1.1", -1, 0
+
+    def do_GET(self):
+        self.answer(200)
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(SLEEP_S)
+        Handler.count += 1
+        self.answer(500 if FAILS and Handler.count % FAILS == 0 else 200)
+
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *args):
+        pass
+
+
+def main():
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
+'''
+RUN = "\n\nif __name__ == '__main__':\n    main()\n"
+FAST_S, SLOW_S = 0.03, 0.045
+COMMAND = "python server.py --port {port}"
+BRIEF = ("--seconds", "5", "--users", "4")
+GIT = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null")
+
+
+@dataclass
+class Repository:
+    """A repository whose server needs a model that git ignores, and a folder for temporary files."""
+
+    folder: Path
+    temporary: Path
+
+    def git(self, *words: str) -> str:
+        command = ["git", *GIT, *words]
+        return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
+    def commit(self) -> str:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "a revision")
+        return self.git("rev-parse", "HEAD").strip()
+
+    def write(self, name: str, content: str) -> None:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(content)
+
+    def serve(self, sleep_s: float, fails: int = 0, name: str = "server.py") -> None:
+        self.write(name, SERVER.format(sleep_s=sleep_s, fails=fails) + RUN)
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "litmeter.cli.main", "check", *options]
+        environment = {**os.environ, "TMPDIR": str(self.temporary)}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def check(self, *options: str, command: str = COMMAND) -> subprocess.CompletedProcess[str]:
+        process = self.start("--command", command, "--body", "body.json", *BRIEF, *options)
+        said, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
+
+    def left(self) -> list[Any]:
+        """What there should not be after a check: processes, temporary files, worktrees."""
+        worktrees = self.git("worktree", "list").splitlines()[1:]
+        files = [path for path in self.temporary.iterdir() if path.name.startswith(".litmeter")]
+        return [*processes_mentioning(str(self.temporary)), *self.servers(), *files, *worktrees]
+
+    def servers(self) -> list[int]:
+        """Ids of servers, which run in the repository or a worktree."""
+        return [pid for pid in processes_mentioning("server.py --port") if self.runs_here(pid)]
+
+    def runs_here(self, pid: int) -> bool:
+        try:
+            folder = os.readlink(f"/proc/{pid}/cwd")
+        except OSError:
+            return False
+        return folder.startswith((str(self.folder), str(self.temporary)))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """One commit with the fast server."""
+    made = Repository(tmp_path / "project", tmp_path / "tmp")
+    made.temporary.mkdir()
+    made.folder.mkdir()
+    made.git("init", "--quiet")
+    made.write(".gitignore", "model/\n__pycache__/\n")
+    made.write("body.json", '{"text": "hello"}')
+    made.write("model/weights", "")
+    made.serve(FAST_S)
+    made.commit()
+    return made
+
+
+def test_a_slower_working_tree(repository: Repository) -> None:
+    repository.serve(SLOW_S)
+    summary = repository.folder.parent / "summary.md"
+    done = repository.check(
+        "--against", "HEAD", "--json", "--markdown", str(summary), "--max-start-s", "0.01"
+    )
+    assert done.returncode == 1, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["rate"], found["p95"], found["exit_code"]) == ("slower", "slower", 1)
+    assert found["new_over_old"]["ratio"] == pytest.approx(FAST_S / SLOW_S, rel=0.15)
+    assert found["old"]["rate_rps"] > found["new"]["rate_rps"]
+    assert "s to start, allowed: 0.01" in found["exceeded"][0]
+    text = summary.read_text()
+    assert "| requests/s |" in text
+    assert "server.py | 2 +-" in text
+    assert "Both use: `model`" in text
+    assert "__pycache__" not in text
+    assert repository.left() == []
+
+
+def test_an_experiment_beside_an_editable_install_of_the_working_tree(repository: Repository) -> None:
+    """A folder on the path by a .pth file is what an editable install of a src layout is."""
+    environment = repository.folder.parent / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    [packages] = environment.glob("lib/python*/site-packages")
+    (packages / "__editable__.pth").write_text(str(repository.folder / "src"))
+    repository.serve(SLOW_S, name="src/served/__main__.py")
+    repository.write("src/served/__init__.py", "")
+    repository.git("update-ref", f"refs/exps/ab/{'c' * 38}/slow-one", repository.commit())
+    repository.serve(FAST_S, name="src/served/__main__.py")
+    repository.commit()
+    command = f"{shlex.quote(str(environment / 'bin/python'))} -m served --port {{port}}"
+    done = repository.check("--against", "slow-one", command=command)
+    assert done.returncode == 0, done.stderr
+    assert "not slower: new (working tree) answers 1." in done.stdout
+    assert repository.left() == []
+
+
+def test_failed_requests(repository: Repository) -> None:
+    repository.serve(FAST_S, fails=40)
+    done = repository.check("--against", "HEAD")
+    assert done.returncode == 1
+    assert "requests to it failed" in done.stdout
+    assert "status 500" in done.stdout
+    commit = repository.commit()
+    repository.serve(FAST_S)
+    done = repository.check("--against", commit)
+    assert done.returncode == 2
+    assert f"old ({commit})" in done.stderr.splitlines()[-1]
+    assert repository.left() == []
+
+
+def broken(repository: Repository) -> None:
+    repository.write("server.py", "raise SystemExit('there is no model')")
+
+
+def refusing(repository: Repository) -> None:
+    repository.serve(FAST_S, fails=1)
+
+
+def other_packages(repository: Repository) -> None:
+    repository.write("requirements.txt", "numpy>=1.26\n")
+
+
+def no_change(repository: Repository) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "command", "said"),
+    [
+        (
+            broken,
+            (),
+            COMMAND,
+            "old (HEAD): the server died (exit status 1); its log ends:\n    there is no model",
+        ),
+        (refusing, (), COMMAND, "with 500"),
+        (other_packages, (), COMMAND, "HEAD~1 needs other packages"),
+        (no_change, ("--against", "nothing"), COMMAND, "nothing: neither a revision nor an experiment"),
+        (no_change, ("--margin", "0.01"), COMMAND, "--margin"),
+        (no_change, (), "python server.py", "{port} is missing"),
+        (no_change, ("--body", "none.json"), COMMAND, "none.json"),
+        (no_change, ("--own-model",), COMMAND, "--own-model"),
+    ],
+)
+def test_no_verdict_is_one_line_and_status_2(
+    change: Callable[[Repository], None],
+    options: tuple[str, ...],
+    command: str,
+    said: str,
+    repository: Repository,
+) -> None:
+    change(repository)
+    against = "HEAD"
+    if change is not no_change:
+        repository.commit()
+        against = "HEAD~1" if change is other_packages else "HEAD"
+    done = repository.check("--against", against, *options, command=command)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert repository.left() == []
+
+
+def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: Repository) -> None:
+    process = repository.start("--against", "HEAD")
+    assert "--command and --body" in process.communicate()[1]
+    assert process.returncode == 2
+    (plain := tmp_path / "plain").mkdir()
+    (plain / "body.json").write_text("{}")
+    done = Repository(plain, repository.temporary).check("--against", "HEAD")
+    assert done.returncode == 2
+    assert "not a git repository" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        (signal.SIGKILL, "worktree"),
+        (signal.SIGKILL, "servers"),
+        (signal.SIGKILL, "load"),
+        (signal.SIGINT, "servers"),
+        (signal.SIGINT, "load"),
+        (signal.SIGTERM, "load"),
+    ],
+)
+def test_nothing_is_left_of_one_that_was_killed(
+    number: signal.Signals, when: str, repository: Repository
+) -> None:
+    process = repository.start(
+        *("--against", "HEAD", "--command", COMMAND, "--body", "body.json", "--seconds", "60")
+    )
+    begun: dict[str, Callable[[], bool]] = {
+        "worktree": lambda: len(repository.git("worktree", "list").splitlines()) > 1,
+        "servers": lambda: len(repository.servers()) > 0,
+        "load": lambda: len(repository.servers()) > 1,
+    }
+    wait_for(begun[when], process)
+    time.sleep(1.0 if when == "load" else 0.0)
+    process.send_signal(number)
+    _, errors = process.communicate()
+    if number != signal.SIGKILL:
+        assert process.returncode == 2
+        assert errors.splitlines()[-1] == "litmeter: interrupted, without a verdict"
+        assert repository.left() == []
+    wait_for(lambda: not repository.servers())
+    again = repository.check("--against", "HEAD", command="no-such-program {port}")
+    assert again.returncode == 2
+    assert repository.left() == []
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process is None or process.poll() is None, "it ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+PROJECT_SERVER = """
+import yaml
+SLEEP_S = yaml.safe_load(Path("params.yaml").read_text())["serve"]["max_batch_size"] / 1000
+"""
+
+
+def test_each_revision_of_this_project_runs_its_own_code_and_params(repository: Repository) -> None:
+    """The installed litmeter is an editable one, and must not serve either of them."""
+    source = SERVER.format(sleep_s=0, fails=0) + PROJECT_SERVER + RUN
+    repository.write("src/former/cli/main.py", source)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["load"]["bodies"] = "body.json"
+    for name, rank in {"small": 1, "large": 30}.items():
+        params["experiments"][name] = {"max_batch_size": rank}
+    params["objective"]["configurations"] = ["small"]
+    repository.write("params.yaml", yaml.safe_dump(params))
+    repository.commit()
+    repository.git("mv", "src/former", "src/litmeter")
+    params["experiments"]["large"]["max_batch_size"] = 60
+    repository.write("params.yaml", yaml.safe_dump(params))
+    summary = repository.folder.parent / "summary.md"
+    process = repository.start(
+        *("--against", "HEAD", "--configuration", "large", "--json", "--markdown", str(summary), *BRIEF)
+    )
+    said, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert json.loads(said)["new_over_old"]["ratio"] == pytest.approx(0.5, rel=0.15)
+    assert "- `experiments.large.max_batch_size: 30 -> 60`" in summary.read_text()
+    assert yaml.safe_load((repository.folder / "params.yaml").read_text()) == params
+    assert repository.left() == []
