@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from litmeter.measure.turn import Turn, Work
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.serve.lit_api import lit_server, load_class, make_api
+from litmeter.system.processes import process_group
 from tests.support.processes import descendants_mentioning
 from tests.support.servers import free_port, healthy, running_server
 
@@ -63,14 +63,11 @@ def plain(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
     """LitServe alone with all APIs at a batch size."""
     port = free_port()
     command = [sys.executable, "plain_litserve.py", str(port), str(request.param), *BODIES]
-    with subprocess.Popen(command, cwd=FOLDER, start_new_session=True) as process:
-        try:
-            while not healthy(url := f"http://127.0.0.1:{port}"):
-                assert process.poll() is None
-                time.sleep(0.1)
-            yield url, request.param
-        finally:
-            process.terminate()
+    with process_group(command, cwd=FOLDER, stop_s=0.0) as process:  # LitServe does not handle SIGTERM
+        while not healthy(url := f"http://127.0.0.1:{port}"):
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield url, request.param
 
 
 @pytest.mark.filterwarnings(
