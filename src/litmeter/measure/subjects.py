@@ -102,9 +102,12 @@ class Served(Subject):
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the server."""
         device = "cpu" if self.null_model else self.device
-        with starting_server(
-            self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
-        ) as starting:
+        with (
+            named(self.name),
+            starting_server(
+                self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
+            ) as starting,
+        ):
 
             def ready() -> None:
                 with named(self.name):
@@ -125,8 +128,10 @@ class Served(Subject):
         finally:
             self.server.pause()
 
-    def scrape(self) -> Scrape:
-        """Read its ``/metrics``; raise ServerError if it does not answer."""
+    def scrape(self) -> Scrape | None:
+        """Read its ``/metrics``, which a command has not; raise ServerError if it does not answer."""
+        if self.settings.kind == "command":
+            return None
         with named(self.name):
             try:
                 with direct_session() as session:
@@ -147,7 +152,8 @@ class Served(Subject):
 
         with named(self.name):
             try:
-                return self.sender.run(f"{self.server.url}/predict", turn.load, on_progress=on_progress)
+                url = self.server.url + self.settings.path
+                return self.sender.run(url, turn.load, on_progress=on_progress)
             except LoadError:
                 self.server.check()  # a server that died is the cause
                 raise
