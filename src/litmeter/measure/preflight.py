@@ -1,7 +1,7 @@
 """Before anything is timed: whether each LitAPI works, and answers alike in any batch and from any worker.
 
-LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, even of one item. A method
-that is right for one of both may answer wrongly, and fast, for the other.
+LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, even of one item. Code
+for one of both may answer wrongly, and fast, for the other.
 """
 
 from __future__ import annotations
