@@ -340,6 +340,7 @@ def test_nothing_is_left_of_a_run_that_is_interrupted_or_killed(folder: Path, nu
         [sys.executable, "-c", MEASURING, str(command(folder).command), str(daemon)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(folder)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as measuring:
         assert measuring.stdout is not None
