@@ -216,26 +216,37 @@ class TuneSettings(Section):
     compiled: OneOrMore[bool] = (False,)
     preprocess: OneOrMore[Preprocess] = ("timm",)
     transport: OneOrMore[Transport] = ("litserve",)
-    workers_per_device: OneOrMore[StrictCount]
-    threads_per_worker: OneOrMore[StrictCount]
-    max_batch_size: OneOrMore[StrictCount]
-    batch_timeout_s: OneOrMore[Seconds]
+    workers_per_device: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
+    )
+    threads_per_worker: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to the cores"
+    )
+    max_batch_size: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to users"
+    )
+    batch_timeout_s: OneOrMore[Seconds] = (0.0, 0.002, 0.01)
     keep_freed_memory: OneOrMore[bool] = (False,)
     goal: Literal["throughput", "capacity"] = Field(
-        description="rate of a closed loop of ``users``, or the capacity under ``objective``"
+        "throughput", description="rate of a closed loop of ``users``, or the capacity under ``objective``"
     )
-    users: Count = Field(description="requests in flight at once while configurations race")
+    users: Count = Field(8, description="requests in flight at once while configurations race")
     min_agreement: float = Field(
         0.99, ge=0, le=1, description="share of photos with the label of full precision"
     )
     max_memory_mib: Positive | None = Field(None, description="of the server's processes together")
     max_p95_ms: Positive | None = Field(None, description="latency in the closed loop")
-    max_s: Positive = Field(description="budget in seconds; about a third is for costs and starts")
-    seed: Seed = Field(description="seed of the order in which configurations take turns")
+    max_s: Positive = Field(300.0, description="budget in seconds; about a third is for costs and starts")
+    seed: Seed = Field(42, description="seed of the order in which configurations take turns")
 
 
 KNOBS = tuple(name for name in TuneSettings.model_fields if name in ServeSettings.model_fields)
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
+
+
+def knobs_of(kind: Kind) -> tuple[str, ...]:
+    """Those of KNOBS that a configuration of this kind has."""
+    return tuple(knob for knob in KNOBS if knob in KEYS_OF[kind])
 
 
 PARAMS_FILE = Path("params.yaml")

@@ -15,7 +15,7 @@ import pytest
 from litmeter.cli.cluster import connected
 from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import LoadError
 from litmeter.load.stub import running_stub
 from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_params
 from tests.support.project import ROOT
@@ -153,15 +153,24 @@ def test_a_cluster_that_is_not_allowed_is_one_line(
     assert part in error
 
 
-def test_a_cluster_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(LoadError, match=f"^--cluster {nobody}: cannot be reached"), connected(nobody):
         pass
+
+
+def test_a_command_without_its_extra_says_which_one_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         somebody = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(UsageError, match=r"pip install 'ray>=2.60'"), connected(somebody):
-            pass
+        words = ("machines", "--rate", "1", "--price", "1", "--cluster", somebody)
+        assert output_of(capsys, *words) == (
+            2,
+            "",
+            "litmeter: ray is not installed: pip install 'litmeter[cluster]'\n",
+        )
 
 
 def test_a_missing_project_is_one_line_and_status_2(

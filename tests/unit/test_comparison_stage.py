@@ -144,7 +144,7 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     (project / "params.yaml").write_text(text.replace("precision: int8", "precision: full"))
     write_json(MACHINE, {"id": "a machine", "gpu": None, "bfloat16": True})
     card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
-    monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
+    monkeypatch.setattr("litmeter.model.card.read_card", lambda _: card)
     return load_params()
 
 
@@ -191,7 +191,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
             test_images=10,
             weights_sha256="the same",
         )
-        monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _, card=card: card)
+        monkeypatch.setattr("litmeter.model.card.read_card", lambda _, card=card: card)
         found.append(signatures_of(load_params(), "cpu", [b"photo"]))
     assert all(found[0][name] != found[1][name] for name in found[0])
     params = load_params()

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from litmeter.errors import LitmeterError, ParamsError, UsageError, storage_error
+from litmeter.errors import LitmeterError, ParamsError, UsageError, missing_extra, storage_error
 from litmeter.system.temporary import report_stale_files
 
 DEFAULT_PORT = 8000
@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"litmeter: {explained}", file=sys.stderr)
         return explained.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        print(f"litmeter: {missing}", file=sys.stderr)
+        return missing.exit_code
 
 
 @app.meta.default
@@ -242,10 +247,13 @@ def predict(
 
 
 app.command(
-    "litmeter.cli.project:compare",
-    help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
+    "litmeter.cli.compare:compare",
+    help="Compare servers, of params.yaml or your own: which is faster, by how much, and how sure that is.",
     help_epilogue="""examples:
   litmeter compare e7_tuned candidate --seconds 180
+  litmeter compare one='server:MyAPI' eight='server:MyAPI max_batch_size=8' \\
+      --body request.json --report report.html
+  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --body request.json
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
@@ -315,6 +323,23 @@ app.command(
   litmeter report HEAD~1 HEAD         # what changed, and how sure that is
   litmeter report HEAD my-experiment  # an experiment of `dvc exp run`""",
 )
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter stage machine              # cmd: of a stage in dvc.yaml
+  litmeter stage benchmark candidate"""
+)
+def stage(name: str, argument: str | None = None, /) -> int:
+    """Run a stage, as dvc.yaml says; `dvc repro` runs all.
+
+    Args:
+        name: of the stage
+        argument: of benchmark: a configuration
+    """
+    from litmeter.stages.__main__ import main as run
+
+    return run([name, *filter(None, [argument])])
 
 
 @app.command(help_epilogue="examples:\n  litmeter verify     # takes 90 seconds; writes metrics/verify.json")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import mimetypes
+from base64 import b64decode, b64encode
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
@@ -19,6 +20,16 @@ class Bodies(NamedTuple):
 
     contents: list[bytes]
     content_type: str
+
+    def to_json(self) -> Any:
+        """What ``from_json`` reads, in another process."""
+        return [b64encode(content).decode() for content in self.contents], self.content_type
+
+    @classmethod
+    def from_json(cls, written: Any) -> Bodies:
+        """The bodies that ``to_json`` wrote."""
+        texts, content_type = written
+        return cls([b64decode(text) for text in texts], content_type)
 
 
 def bodies_of(load: LoadSettings) -> Bodies:

@@ -9,6 +9,8 @@ from pathlib import Path
 from pydantic import Field
 
 from litmeter.errors import ModelError
+from litmeter.params import Params
+from litmeter.paths import MODEL
 from litmeter.system.files import Record, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
@@ -54,6 +56,11 @@ def read_card(folder: Path) -> ModelCard:
     if digest != card.weights_sha256:
         raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
     return card
+
+
+def served_card(params: Params) -> ModelCard | None:
+    """The exported model's card; None where no classifier is served."""
+    return read_card(MODEL.exported) if params.has_classifier else None
 
 
 def exported_weights(folder: Path) -> str | None:

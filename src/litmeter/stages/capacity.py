@@ -9,10 +9,11 @@ from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
 from litmeter.measure.capacity import capacity
 from litmeter.measure.log import Log
+from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import exported_weights, read_card
+from litmeter.model.card import served_card
 from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
@@ -26,7 +27,7 @@ def main() -> None:
     """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
-    read_card(MODEL.exported)
+    card = served_card(params)
     bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
@@ -37,6 +38,7 @@ def main() -> None:
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
     with exclusive_machine(), load_generator(*bodies) as sender:
+        refuse_faulty({name: settings[name] for name in names}, bodies, device, load.timeout_s)
         subjects = {
             name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names
         }
@@ -44,7 +46,7 @@ def main() -> None:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
         "machine": read_json(MACHINE)["id"],
-        "weights_sha256": exported_weights(MODEL.exported),
+        "weights_sha256": card and card.weights_sha256,
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     with all_or_nothing():

@@ -284,7 +284,12 @@ OnStart = Callable[["subprocess.Popen[bytes]"], object]
 
 @contextmanager
 def json_lines_process(
-    module: str, job: Any, env: Mapping[str, str], name: str, on_start: OnStart = lambda process: None
+    module: str,
+    job: Any,
+    env: Mapping[str, str],
+    name: str,
+    on_start: OnStart = lambda process: None,
+    cwd: str | None = None,
 ) -> Iterator[JsonLinesProcess]:
     """Run ``python -m MODULE`` on a job, with a temporary folder of its own, until the block is left.
 
@@ -299,6 +304,7 @@ def json_lines_process(
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**env, "TMPDIR": str(folder)},
+            cwd=cwd,
         ) as process,
     ):
         on_start(process)
