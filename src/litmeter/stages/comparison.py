@@ -113,7 +113,7 @@ def measured() -> Log:
                 name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
                 for name, serve in chosen.items()
             }
-            pipelines = pipelines_of(beside, paths.MODEL, device, photos)
+            pipelines = pipelines_of(beside, paths.MODEL, device, photos, bodies)
             run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
