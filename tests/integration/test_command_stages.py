@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from litmeter.cli.main import main
 from litmeter.paths import COMPARISON, COMPARISON_RUN, MACHINE, SUMMARY, BenchmarkPaths
 from litmeter.system.files import read_json
 from tests.support.tables import read_csv
@@ -69,15 +70,22 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
     Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
     stages = {stage: {"cmd": f"litmeter stage {stage}", "deps": ["server.py"]} for stage in STAGES}
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
     return tmp_path
 
 
+def litmeter(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it in the current folder; what it did, its output as text."""
+    command = [str(Path(sys.prefix) / "bin/litmeter"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.mark.usefixtures("project")
-def test_two_commands_are_benchmarked_compared_and_reported(capfd: pytest.CaptureFixture[str]) -> None:
-    for stage in STAGES:
-        assert main(["stage", *stage.split()]) == 0, capfd.readouterr().err
-    assert "stage 6 of 6 (report)" in capfd.readouterr().out
+def test_two_commands_are_benchmarked_compared_and_reported() -> None:
+    for number, stage in enumerate(STAGES, 1):
+        done = litmeter("stage", *stage.split())
+        assert done.returncode == 0, done.stderr
+        assert f"stage {number} of {len(STAGES)} " in done.stdout
     assert "bfloat16" not in read_json(MACHINE)
     assert list(read_json(BenchmarkPaths("slow").metrics)) == [
         "throughput_rps",
@@ -91,32 +99,27 @@ def test_two_commands_are_benchmarked_compared_and_reported(capfd: pytest.Captur
     assert (slow["pipeline_rps"], slow["efficiency"]) == ("", "")
     assert set(read_json(COMPARISON_RUN)["unavailable"]) == {"slow", "candidate"}
     assert set(read_json(SUMMARY)) == {"slow", "candidate"}
-    assert main(["report"]) == 0
+    assert litmeter("report").returncode == 0
     assert "not available" in Path("report.html").read_text()
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"bodies": "gone.jsonl"}, "load.bodies: gone.jsonl"),
-        ({"bodies": None}, "load.bodies"),
-    ],
-)
-def test_the_first_stage_refuses_what_cannot_be_sent(
-    changes: dict[str, Any], named: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"load": PARAMS["load"] | changes}))
-    assert main(["stage", "machine"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert named in line
+@pytest.mark.parametrize("bodies", ["gone.jsonl", None])
+def test_the_first_stage_refuses_what_cannot_be_sent(bodies: str | None) -> None:
+    load = PARAMS["load"] | {"bodies": bodies}
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"load": load}))
+    refused = litmeter("stage", "machine")
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert "load.bodies: " in line
     assert not MACHINE.exists()
 
 
 def test_a_stage_without_a_project_or_of_no_name_is_refused_in_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for stage in ("machine", "unknown"):
-        assert main(["stage", stage]) == 2
-        [_] = capsys.readouterr().err.splitlines()
+        refused = litmeter("stage", stage)
+        assert refused.returncode == 2
+        assert len(refused.stderr.splitlines()) == 1
