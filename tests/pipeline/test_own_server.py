@@ -24,7 +24,7 @@ SHORT: dict[str, Any] = {
     "serve": {"max_batch_size": 2},
     "experiments": {"single": API},
     "load": {"users": [1, 4], "requests": 20, "min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1},
-    "comparison": {"users": 4, "seconds": 5.0},
+    "comparison": {"users": 4, "seconds": 40.0},
 }
 
 
@@ -94,7 +94,8 @@ def test_nothing_is_measured_again_but_what_changed(text: Clone) -> None:
 
 
 def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> None:
-    done = restored.run("dvc", "exp", "run", "-S", "serve.max_batch_size=8")
+    changes = ("-S", "serve.max_batch_size=8", "-S", "comparison.seconds=5.0")
+    done = restored.run("dvc", "exp", "run", *changes)
     assert restored.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
     assert read_json(restored.path / OVER_BEFORE)["changed"] == "max_batch_size 2 -> 8"
     diff = json.loads(restored.run("dvc", "metrics", "diff", "--json").stdout)

@@ -17,9 +17,9 @@ import yaml
 
 from litmeter.cli.cluster import as_started, on_each_node
 from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
-from litmeter.model.card import exported_weights
+from litmeter.model.card import served_digest
 from litmeter.params import PARAMS_FILE, ParamsLoader, load_params
-from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
+from litmeter.paths import DVC_LOCK, MACHINE, SECONDS, TUNE_METRICS
 from litmeter.stages.order import COMPARISON_ONLY
 from litmeter.system.files import read_json
 from litmeter.system.processes import log_tail, process_group
@@ -152,12 +152,13 @@ def apply_winner() -> None:
     """
     from dvc.utils.hydra import apply_overrides  # takes a second
 
-    serve = load_params().serve
+    params = load_params()
+    serve = params.serve
     try:
         metrics = read_json(TUNE_METRICS)
         winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
         changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], exported_weights(MODEL.exported))
+        here = (read_json(MACHINE)["id"], served_digest(params))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
