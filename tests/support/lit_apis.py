@@ -1,5 +1,9 @@
 """LitAPIs as users write them, in no need of a model; a test serves them from this folder."""
 
+import os
+import random
+import signal
+import sys
 import time
 
 import litserve
@@ -9,23 +13,13 @@ from pydantic import BaseModel
 class Square(litserve.LitAPI):
     """The square of ``input``, alone or in a batch, as in LitServe's README."""
 
-    def __init__(self, sleep_s: float = 0.0) -> None:
-        super().__init__()
-        self.sleep_s = sleep_s
-
-    def setup(self, device):
-        self.device_name = device
-
     def decode_request(self, request):
-        time.sleep(self.sleep_s)
         return float(request["input"])
 
     def predict(self, x):
-        time.sleep(self.sleep_s)
         return [one * one for one in x] if isinstance(x, list) else x * x
 
     def encode_response(self, output):
-        time.sleep(self.sleep_s)
         return {"output": output}
 
 
@@ -74,6 +68,49 @@ class Validated(Square):
         return request.input * request.factor
 
 
+class Sleeps(Square):
+    """Takes ``seconds`` for each item decoded, batch and answer, and prints."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def decode_request(self, request):
+        time.sleep(self.seconds)
+        return super().decode_request(request)
+
+    def predict(self, x):
+        time.sleep(self.seconds)
+        print("predicting", x)
+        return super().predict(x)
+
+    def encode_response(self, output):
+        time.sleep(self.seconds)
+        return super().encode_response(output)
+
+
+def heavy():
+    """What of the classifier this process has imported."""
+    names = ("torch", "timm", "openvino", "litmeter.model.predictor", "litmeter.model.image")
+    return [name for name in names if name in sys.modules]
+
+
+class Lean(Square):
+    """Fails where one of its processes has a module of the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = heavy()
+
+    def predict(self, x):
+        return self.main + heavy()
+
+    def encode_response(self, output):
+        if output:
+            raise RuntimeError(f"imported: {output}")
+        return "none"
+
+
 class Form(Square):
     """Takes a form with a file."""
 
@@ -96,3 +133,78 @@ class Stream(Square):
     def encode_response(self, output):
         for one in output:
             yield {"output": one}
+
+
+class Trap(Square):
+    """Wrong in a batch: it answers each item with the mean of all."""
+
+    def predict(self, x):
+        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
+
+
+class RandomWeights(Square):
+    """Another model in each worker."""
+
+    def setup(self, device):
+        self.weight = random.random()
+
+    def predict(self, x):
+        return x * self.weight
+
+
+class Rounded(Square):
+    """Differs by ``relative`` in a batch."""
+
+    def __init__(self, relative: float) -> None:
+        super().__init__()
+        self.relative = relative
+
+    def predict(self, x):
+        return [one * (1 + self.relative) for one in x] if isinstance(x, list) else x
+
+
+class Broken(Square):
+    """Breaks in a method, at a batch size if one is given."""
+
+    def __init__(self, method: str, how: str, size: int = 0) -> None:
+        self.method, self.how, self.size = method, how, size
+        super().__init__()
+        self._break("__init__")
+
+    def __reduce__(self):
+        self._break("pickling")
+        return super().__reduce__()
+
+    def _break(self, method: str, size: int = 0) -> None:
+        if method == self.method and size >= self.size:
+            breaks[self.how]()
+
+    def setup(self, device):
+        self._break("setup")
+
+    def decode_request(self, request):
+        self._break("decode_request")
+        return float(request["input"])
+
+    def predict(self, x):
+        self._break("predict", len(x) if isinstance(x, list) else 1)
+        if self.method == "length" and isinstance(x, list) and len(x) > 1:
+            return x[:1]
+        return x
+
+    def encode_response(self, output):
+        self._break("encode_response")
+        return {"output": object() if self.method == "unpicklable" else output}
+
+
+def fail():
+    raise ValueError("no such thing\nas this")
+
+
+breaks = {
+    "raises": fail,
+    "hangs": lambda: time.sleep(600),
+    "exits": lambda: os._exit(3),
+    "segfaults": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "leaves": lambda: sys.exit("no model here"),
+}

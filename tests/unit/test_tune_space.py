@@ -150,6 +150,12 @@ def test_workers_and_threads_are_one_knob() -> None:
     assert len(changed_knobs(one, two.model_copy(update={"max_batch_size": 4}))) == 2
 
 
+def test_without_batches_a_timeout_is_no_difference() -> None:
+    one = ServeSettings(max_batch_size=4, batch_timeout_s=0.01)
+    assert changed_knobs(one, ServeSettings()) == changed_knobs(ServeSettings(), one) == ["max_batch_size"]
+    assert len(changed_knobs(one, ServeSettings(max_batch_size=2))) == 2
+
+
 OWN = ServeSettings(api="server:MyAPI", api_kwargs={"depth": 2}, path="/answer")
 
 
@@ -231,3 +237,6 @@ def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
         for workers in (1, 4, 16)
     ]
     assert rates == pytest.approx([1 / 0.0105, 4 / 0.0105, 2 / 0.003])
+    found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
+    polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
+    assert predicted_rps(polling, found, 2, 32) == pytest.approx(2 * 3 / 7 / 0.0005)

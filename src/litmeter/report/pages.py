@@ -120,16 +120,18 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     """All sections."""
     classifier = snapshot.params.has_classifier
     scale = "the hardware's peak" if classifier else "the model"
-    yield Part(
-        "What holds each back",
+    bounds = (
         f"From {scale} down to the served rate, in {'images/s = ' if classifier else ''}requests/s, with the "
         "share of the bound to the left. The model and the pipeline (all of a request but the server) ran "
-        "in-process in the rounds of the comparison.\n\n"
-        f"{bounds_table(snapshot.bounds)}\n\n{reasons(snapshot.diagnoses)}",
+        f"in-process in the rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
+    known = not all(result.unavailable for result in snapshot.results)
+    yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
     chart = charts.stages(snapshot.results)
     if chart.names:
         yield Part(chart.title, "", [chart], "results/stages.png")
+    nulls = any(result.null for result in snapshot.results)
+    null = ", and that of its server with a model that does nothing" if nulls else ""
     labels = (
         " Of the test photos that were answered: agreement is the share with the checkpoint's label, "
         "accuracy that with their own."
@@ -138,8 +140,8 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         yield Part(
             "What each does alone",
             "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory "
-            "of all its processes, the latency of a lone user, the rate at the best number of users, and "
-            "that of its server with a model that does nothing; CPU and GPU at the most users."
+            f"of all its processes, the latency of a lone user, the rate at the best number of users{null}; "
+            "CPU and GPU at the most users."
             f"{labels if classifier else ''}\n\n{levels_table(snapshot.results)}",
         )
     if snapshot.capacities:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
-from contextlib import suppress
+import signal
+import socket
+import sys
+import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +18,14 @@ import psutil
 from litmeter.errors import ServerError
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import LOOPBACK
-from litmeter.system.processes import named, tree
+from litmeter.system.processes import named, send_signal, tree
 
 STOP_S = 5.0
 """How long a server may take to end after SIGTERM."""
+LONG_PAUSE_S, HEAD_START_S = 10.0, 1.25
+"""After such a pause, workers go on that long before their supervisor."""
+LOOKS, LOOK_AGAIN_S = 5, 0.1
+"""A socket may appear, or be inherited, while one looks; a stranger's stays."""
 REACHED_BY_LOOPBACK = {LOOPBACK, "0.0.0.0", "::"}
 
 
@@ -28,10 +37,38 @@ def words_of(settings: ServeSettings, port: int) -> list[str]:
     except ValueError as error:
         raise ServerError(f"command ({settings.command!r}): {error}") from error
     folder = Path(settings.folder or "")
-    if shutil.which(folder.absolute() / words[0] if "/" in words[0] else words[0]) is None:
+    if not folder.is_dir():
+        raise ServerError(f"folder: there is no folder {settings.folder!r}")
+    program = str(folder / words[0]) if "/" in words[0] else words[0]
+    if shutil.which(program, path=search_path()) is None:
         where = f"in {folder.absolute()}" if "/" in words[0] else "on the PATH"
         raise ServerError(f"command: there is no program {words[0]!r} {where}; a shell's syntax needs sh -c")
     return words
+
+
+def search_path() -> str:
+    """The PATH of a command: where no environment is active, ``python`` is the one that runs this."""
+    active = {"VIRTUAL_ENV", "CONDA_PREFIX"} & os.environ.keys()
+    own = [] if active else [str(Path(sys.executable).parent)]
+    return os.pathsep.join([*own, os.environ.get("PATH", os.defpath)])
+
+
+def continue_workers(leader: int, port: int) -> None:
+    """Continue those processes of a stopped server that have started no others, and let them report.
+
+    A supervisor such as gunicorn's, continued with them, would kill those that have not reported for long.
+    They do within a second, or once a connection wakes them.
+    """
+    processes = tree(leader)
+    supervisors = {process.ppid() for process in processes}
+    workers = [process for process in processes if process.pid not in supervisors]
+    if len(workers) == len(processes):
+        return
+    send_signal(workers, signal.SIGCONT)
+    with ExitStack() as connections, suppress(OSError):
+        for _ in workers:
+            connections.enter_context(socket.create_connection((LOOPBACK, port), HEAD_START_S))
+        time.sleep(HEAD_START_S)
 
 
 def check_listener(leader: int, port: int) -> None:
@@ -39,21 +76,31 @@ def check_listener(leader: int, port: int) -> None:
 
     Another would be measured in its place, or beside it (SO_REUSEPORT).
     """
-    own = set[int | None]()
-    for process in tree(leader):
-        with suppress(psutil.Error):
-            own |= {process.pid for one in process.net_connections("tcp") if _listens(one, port)}
+    for _ in range(LOOKS):
+        if not (strangers := _strangers(leader, port)):
+            return
+        time.sleep(LOOK_AGAIN_S)
+    raise ServerError(f"port {port} is held by {', '.join(strangers)}, which the command has not started")
+
+
+def _strangers(leader: int, port: int) -> list[str]:
+    """Those that listen on ``port`` and are not of the server of ``leader``, by name and process id."""
+
+    def listens(connection: Any) -> bool:
+        here = connection.laddr.port == port and connection.laddr.ip in REACHED_BY_LOOPBACK
+        return here and connection.status == psutil.CONN_LISTEN
+
     try:
-        everyone = {one.pid for one in psutil.net_connections("tcp") if _listens(one, port)}
-    except psutil.AccessDenied:  # not allowed on macOS
-        everyone = own
-    if others := everyone - own:
-        holders = ", ".join("another user's process" if pid is None else named(pid) for pid in others)
-        raise ServerError(f"port {port} is held by {holders}, which the command has not started")
-    if not own:
-        raise ServerError(f"port {port} is held by a process that the command has not started")
-
-
-def _listens(connection: Any, port: int) -> bool:
-    local = connection.laddr
-    return connection.status == psutil.CONN_LISTEN and local.port == port and local.ip in REACHED_BY_LOOPBACK
+        found = {one.pid for one in psutil.net_connections("tcp") if listens(one)}
+    except psutil.AccessDenied:  # macOS shows each process's own alone
+        own = tree(leader)
+        found = {process.pid for process in own if any(map(listens, process.net_connections("tcp")))} or {
+            None
+        }
+    # Looked at last: a server that starts forks processes, which share its socket.
+    others = found - {process.pid for process in tree(leader)}
+    return [
+        "a process of another user" if pid is None else named(pid)
+        for pid in others
+        if pid is None or psutil.pid_exists(pid)
+    ]

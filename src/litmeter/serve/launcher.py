@@ -24,7 +24,14 @@ from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import KEY_VARIABLE, Binding
-from litmeter.serve.command import STOP_S, check_listener, words_of
+from litmeter.serve.command import (
+    LONG_PAUSE_S,
+    STOP_S,
+    check_listener,
+    continue_workers,
+    search_path,
+    words_of,
+)
 from litmeter.system.processes import log_tail, process_group, send_signal, tree
 from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
@@ -52,6 +59,7 @@ class RunningServer:
     log: Path  # file with its output
     started: float  # when, on the monotonic clock
     ready_s: float = 0.0  # seconds from its start to the first 200 of ``settings.ready``
+    paused: float = 0.0  # when it was last, on the monotonic clock
     status: int | None = None  # of its last answer to ``settings.ready``
 
     @property
@@ -104,9 +112,13 @@ class RunningServer:
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
         self._signal(signal.SIGSTOP)
+        self.paused = time.perf_counter()
 
     def resume(self) -> None:
         """Continue its processes (SIGCONT)."""
+        if self.settings.kind == "command" and time.perf_counter() - self.paused > LONG_PAUSE_S:
+            with suppress(psutil.NoSuchProcess):
+                continue_workers(self.pid, self.binding.port)
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -154,7 +166,7 @@ def starting_server(
         if settings.kind == "command":
             words, stop_s, inherited = words_of(settings, binding.port), STOP_S, list[int]()
             listener.close()
-            environment["PYTHONUNBUFFERED"] = "1"  # the log of one that dies is complete
+            environment |= {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}  # its log has all that it printed
         else:
             if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
                 raise UsageError(

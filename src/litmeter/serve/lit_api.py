@@ -60,7 +60,8 @@ def unavailable_in_process(api: litserve.LitAPI) -> str:
         "enable_async": api.enable_async,
         "a loop of its own": not (api._loop == "auto" or isinstance(api._loop, _TimedLoop)),
     }
-    return ", ".join(name for name, given in reasons.items() if given)
+    given = ", ".join(name for name, given in reasons.items() if given)
+    return given and f"a LitAPI with {given} is not run in-process"
 
 
 class NullAPI(litserve.LitAPI):

@@ -32,6 +32,14 @@ from litmeter.tune.space import Machine, cores_here, machine_of, name_of, simpli
 
 
 def main() -> Outcome:
+    """Search, write the result and show it."""
+    outcome = searched()
+    print(text_table(*tune_table(outcome.rows)))
+    print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
+    return outcome
+
+
+def searched() -> Outcome:
     """Search, and write the result. A search that was stopped goes on where it was.
 
     Raise ParamsError where the section ``serve`` cannot be tuned.
@@ -51,8 +59,6 @@ def main() -> Outcome:
         files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
-    print(text_table(*tune_table(outcome.rows)))
-    print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
     return outcome
 
 
@@ -86,9 +92,10 @@ def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
     alone = {"workers_per_device": workers, "threads_per_worker": 1, "batch_timeout_s": 0.0}
     by_size = {one.max_batch_size: one.model_copy(update=alone) for one in job.configurations}
     names = {f"max_batch_size {size}": size for size in sorted(by_size)}
+    print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
     to_check = {name: by_size[size] for name, size in names.items()}
     checked = check_apis(to_check, bodies, device, params.load.timeout_s)
-    print_wrapped("\n".join(dict.fromkeys(note for one in checked.values() for note in one.notes)))
+    print_wrapped("\n".join(next(iter(checked.values())).notes))
     faults = {names[name]: one.fault for name, one in checked.items() if one.fault}
     machine = replace(machine, batch_sizes=faults)
     space, serve = space_of(tune, params.serve, machine), params.serve
@@ -96,7 +103,7 @@ def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
         if not space.configurations:
             raise ApiError(fault)
         serve = min(space.configurations, key=simplicity)
-        print_wrapped(f"{fault}; {name_of(serve)} takes the place of serve:")
+        print_wrapped(f"{fault}\n{name_of(serve)} takes the place of serve:, with which all are compared")
     unavailable = next((one.unavailable for one in checked.values() if one.unavailable), "")
     return replace(job, serve=serve, machine=machine, space=space, unavailable=unavailable)
 

@@ -56,6 +56,8 @@ WORK_S, NULL_S = 0.15, 1.0
 """Measured in each turn, of a part in-process and of a server with a null model."""
 LEAST_S = 1e-6
 """Of a CPU time, which is rounded to this."""
+OTHERS = 3
+"""Processes that a request passes besides a worker: load generator, HTTP and manager."""
 
 FEWEST_ROUNDS = 4
 """Before anybody is compared, however short the time."""
@@ -75,7 +77,7 @@ COSTS_SHARE = 0.2
 """Share of the budget, at most, for further rounds of the costs."""
 CAPACITIES = {"throughput": 1, "capacity": 3}
 """Finalists whose capacity is measured, by goal."""
-CAPACITY_SHARE = 0.5
+CAPACITY_SHARES = {"throughput": 1 / 3, "capacity": 1 / 2}
 """Share of the budget, at most, for their capacities."""
 CHEAPER_FROM = 0.95
 """A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
@@ -247,11 +249,16 @@ def _at_size(by_size: Mapping[int, float], size: float) -> float:
 
 def _predicted_of_api_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
     pipeline, request = part_names(settings)
-    request_s, workers = costs[request][1], settings.workers_per_device
+    request_s, of_worker_s = costs[request][1], costs[cpu_of(request)][1]
+    workers = settings.workers_per_device
     size, wait_s = batch_formed(settings, users, request_s / cores)
     cpu_s = _at_size(costs[cpu_of(pipeline)], size) + request_s
-    item_s = _at_size(costs[pipeline], size) + costs[cpu_of(request)][1]
-    return min(cores / cpu_s, workers * size / (size * item_s + wait_s))
+    item_s = _at_size(costs[pipeline], size) + of_worker_s
+    rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
+    if settings.max_batch_size > 1 and not settings.batch_timeout_s:
+        # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
+        rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / (request_s - of_worker_s))
+    return rate_rps
 
 
 def batch_formed(settings: ServeSettings, users: int, arrival_s: float) -> tuple[float, float]:
@@ -604,7 +611,7 @@ def search(job: Job) -> Schedule[Outcome]:
         f"req/s; the best {len(racing.racers) - 1} race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
     )
     print_wrapped(f"2. {found_rps}")
-    reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARE * tune.max_s)
+    reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARES[tune.goal] * tune.max_s)
     yield from race(racing, plan, tune.max_s - reserve_s, candidates.neighbours)
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     by_capacity = tune.goal == "capacity"

@@ -146,8 +146,13 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
 
 
 def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
-    """The knobs in whose values two configurations differ; workers and threads together are one."""
+    """The knobs in whose values two configurations differ; workers and threads together are one.
+
+    Without batches there is no timeout.
+    """
     changed = [knob for knob in KNOBS if getattr(settings, knob) != getattr(other, knob)]
+    if 1 in (settings.max_batch_size, other.max_batch_size) and "max_batch_size" in changed:
+        changed = [knob for knob in changed if knob != "batch_timeout_s"]
     if WORKERS_AND_THREADS.intersection(changed):
         return [WORKERS_TIMES_THREADS, *(knob for knob in changed if knob not in WORKERS_AND_THREADS)]
     return changed
