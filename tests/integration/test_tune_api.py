@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.cli.project import apply_winner
+from litmeter.cli.tune import apply_winner
 from litmeter.errors import ApiError, ParamsError
 from litmeter.measure.bodies import bodies_of
 from litmeter.params import Params, load_params

@@ -119,7 +119,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             changes=timed.changes,
             packages=timed.packages,
             # It holds for the exported model, which git does not keep.
-            tuned=None if label else _read_tuned(),
+            tuned=None if label else _tuned_here(),
             capacities=read_capacities(params),
         )
     except OSError as error:
@@ -177,13 +177,17 @@ def _measured_with() -> Any:
     return stage and {key: stage.get(key) for key in ("deps", "params")}
 
 
-def _read_tuned() -> Tuned | None:
+def read_tuned() -> Tuned:
+    """The last search; raise OSError, KeyError or ValueError where there is none that can be read."""
+    rows, knobs = read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow)
+    return Tuned(read_json(paths.TUNE_METRICS), rows, knobs)
+
+
+def _tuned_here() -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
-        metrics = read_json(paths.TUNE_METRICS)
-        if not is_of_this_tree(metrics):
-            return None
-        return Tuned(metrics, read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow))
+        tuned = read_tuned()
+        return tuned if is_of_this_tree(tuned.metrics) else None
     except (OSError, KeyError, ValueError):
         return None
 
