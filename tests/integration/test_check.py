@@ -90,7 +90,17 @@ class Repository:
         words = [sys.executable, "-m", "litmeter.cli.main", "check", *options]
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
         pipe = subprocess.PIPE
-        return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=pipe, stderr=pipe, text=True)
+        return subprocess.Popen(
+            words,
+            cwd=self.folder,
+            env=environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # tests may run in the background
+        )
 
     def check(self, *options: str, command: str = COMMAND) -> subprocess.CompletedProcess[str]:
         process = self.start("--command", command, "--body", "body.json", *BRIEF, *options)
@@ -208,7 +218,7 @@ def no_change(repository: Repository) -> None:
             "old (HEAD): the server died (exit status 1); its log ends:\n    there is no model",
         ),
         (refusing, (), COMMAND, "with 500"),
-        (other_packages, (), COMMAND, "HEAD~1 needs other packages"),
+        (other_packages, ("--against", "HEAD~1"), COMMAND, "HEAD~1 needs other packages"),
         (no_change, ("--against", "nothing"), COMMAND, "nothing: neither a revision nor an experiment"),
         (no_change, ("--margin", "0.01"), COMMAND, "--margin"),
         (no_change, (), "python server.py", "{port} is missing"),
@@ -224,11 +234,11 @@ def test_no_verdict_is_one_line_and_status_2(
     repository: Repository,
 ) -> None:
     change(repository)
-    against = "HEAD"
     if change is not no_change:
         repository.commit()
-        against = "HEAD~1" if change is other_packages else "HEAD"
-    done = repository.check("--against", against, *options, command=command)
+    if "--against" not in options:
+        options = ("--against", "HEAD", *options)
+    done = repository.check(*options, command=command)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -301,6 +311,8 @@ def test_each_revision_of_this_project_runs_its_own_code_and_params(repository: 
     """The installed litmeter is an editable one, and must not serve either of them."""
     source = SERVER.format(sleep_s=0, fails=0) + PROJECT_SERVER + RUN
     repository.write("src/former/cli/main.py", source)
+    repository.write("src/former/__init__.py", "")
+    repository.write("src/former/cli/__init__.py", "")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["load"]["bodies"] = "body.json"
     for name, rank in {"small": 1, "large": 30}.items():

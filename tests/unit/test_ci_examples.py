@@ -1,4 +1,4 @@
-"""The workflow files that docs/check.md shows: valid for their services, with options that the command has."""
+"""The workflow files of docs/check.md: valid for their services, with options that the command has."""
 
 from __future__ import annotations
 
