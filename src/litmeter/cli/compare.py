@@ -11,11 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-<<<<<<< HEAD
-from litmeter.cli.own import OWN, USERS, Own, is_own, project, settings_of
-=======
-from litmeter.cli.own import OWN, Own, check_only_own, is_own, project, settings_of
->>>>>>> main
+from litmeter.cli.own import OWN, USERS, Own, check_only_own, is_own, project, settings_of
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of

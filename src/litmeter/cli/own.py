@@ -63,9 +63,6 @@ def is_own(server: str) -> bool:
     return re.search(r"[=:\s{]", server) is not None
 
 
-<<<<<<< HEAD
-def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
-=======
 def check_only_own(own: Own, **others: object) -> None:
     """Raise UsageError for an option of ``own`` or ``others`` that was given without such a server."""
     given = [*sorted(own.model_fields_set), *(name for name, value in others.items() if value)]
@@ -73,8 +70,7 @@ def check_only_own(own: Own, **others: object) -> None:
         raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
 
 
-def settings_of(servers: Sequence[str], own: Own) -> dict[str, dict[str, Any]]:
->>>>>>> main
+def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     """The settings of each server, by its name.
 
     Args:
