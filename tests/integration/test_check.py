@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -97,9 +99,7 @@ class Repository:
             stdout=pipe,
             stderr=pipe,
             text=True,
-            preexec_fn=lambda: signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            ),  # tests may run in the background
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, too
         )
 
     def check(self, *options: str, command: str = COMMAND) -> subprocess.CompletedProcess[str]:
@@ -115,14 +115,14 @@ class Repository:
 
     def servers(self) -> list[int]:
         """Ids of servers, which run in the repository or a worktree."""
-        return [pid for pid in processes_mentioning("server.py --port") if self.runs_here(pid)]
+        return [pid for pid in processes_mentioning("python server.py --port ") if self.runs(pid)]
 
-    def runs_here(self, pid: int) -> bool:
-        try:
-            folder = os.readlink(f"/proc/{pid}/cwd")
-        except OSError:
-            return False
-        return folder.startswith((str(self.folder), str(self.temporary)))
+    def runs(self, pid: int) -> bool:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            here = process.cwd().startswith((str(self.folder), str(self.temporary)))
+            return here and "check" not in process.cmdline()
+        return False
 
 
 @pytest.fixture
@@ -148,7 +148,8 @@ def test_a_slower_working_tree(repository: Repository) -> None:
     )
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
-    assert (found["rate"], found["p95"], found["exit_code"]) == ("slower", "slower", 1)
+    assert (found["rate"], found["exit_code"]) == ("slower", 1)
+    assert found["p95"] in ("slower", "open")
     assert found["new_over_old"]["ratio"] == pytest.approx(FAST_S / SLOW_S, rel=0.15)
     assert found["old"]["rate_rps"] > found["new"]["rate_rps"]
     assert "s to start, allowed: 0.01" in found["exceeded"][0]
