@@ -61,7 +61,7 @@ def test_the_help_of_every_command_has_examples_that_can_be_parsed(
         assert app.parse_commands(words)[0] == (name,)
 
 
-@pytest.mark.parametrize(("command", "usage"), [("compare", "NAME..."), ("predict", "IMAGE...")])
+@pytest.mark.parametrize(("command", "usage"), [("compare", "SERVER..."), ("predict", "IMAGE...")])
 def test_what_may_be_given_several_times_is_shown_so(
     capsys: pytest.CaptureFixture[str], command: str, usage: str
 ) -> None:

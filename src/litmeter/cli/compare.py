@@ -11,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from litmeter.cli.own import OWN, Own, is_own, project, settings_of
+from litmeter.cli.own import OWN, Own, check_only_own, is_own, project, settings_of
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
@@ -58,8 +58,8 @@ def compare(
     if len(servers) < 2:
         raise UsageError("two servers are needed, at least")
     ours = any(map(is_own, servers))
-    if not ours and (given := sorted(own.model_fields_set)):
-        raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
+    if not ours:
+        check_only_own(own)
     with redirect_stdout(sys.stderr):
         users, found, said = (
             compare_own(servers, own, seconds) if ours else compare_configurations(servers, seconds)

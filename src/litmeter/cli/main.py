@@ -288,9 +288,10 @@ app.command(
 
 
 app.command(
-    "litmeter.cli.project:tune",
-    help="Search the fastest configuration for this model and machine, among those that tune: names.",
+    "litmeter.cli.tune:tune",
+    help="Search the fastest settings on this machine, of params.yaml's serve: or of a LitAPI of your own.",
     help_epilogue="""examples:
+  litmeter tune server:MyAPI --body request.json
   litmeter tune              # a search that was stopped goes on
   litmeter tune --apply      # writes the winner into params.yaml""",
 )

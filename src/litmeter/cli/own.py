@@ -55,6 +55,13 @@ def is_own(server: str) -> bool:
     return re.search(r"[=:\s{]", server) is not None
 
 
+def check_only_own(own: Own, **others: object) -> None:
+    """Raise UsageError for an option of ``own`` or ``others`` that was given without such a server."""
+    given = [*sorted(own.model_fields_set), *(name for name, value in others.items() if value)]
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
+
+
 def settings_of(servers: Sequence[str], own: Own) -> dict[str, dict[str, Any]]:
     """The settings of each server, by its name.
 

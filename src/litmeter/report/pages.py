@@ -29,7 +29,7 @@ from litmeter.report.machines import (
     offers_text,
     plan_cells,
 )
-from litmeter.report.snapshot import Snapshot, read_revision, read_snapshot
+from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
 from litmeter.system.files import all_or_nothing, write_section, write_text
 from litmeter.system.tables import markdown_table
@@ -167,11 +167,15 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
         )
     if snapshot.tuned:
-        finalists, knobs = searched_tables(snapshot.tuned.rows, snapshot.tuned.knobs)
-        worth = "What another value of one key would be worth, all others as the winner's:"
-        text = "\n\n".join([tuned_text(snapshot.tuned), finalists, worth, knobs])
-        yield Part("What the search found", text, [charts.tune(snapshot.tuned.rows)], "tune.png")
+        yield _search(snapshot.tuned)
     yield Part("The machine and the model" if classifier else "The machine", provenance(snapshot))
+
+
+def _search(tuned: Tuned) -> Part:
+    finalists, knobs = searched_tables(tuned.rows, tuned.knobs)
+    worth = "What another value of one key would be worth, all others as the winner's:"
+    text = "\n\n".join([tuned_text(tuned), finalists, worth, knobs])
+    return Part("What the search found", text, [charts.tune(tuned.rows)], "tune.png")
 
 
 def reasons(diagnoses: Mapping[str, Diagnosis]) -> str:
@@ -237,6 +241,18 @@ def write_machines(out: Path, offers: Sequence[Offer], rate_rps: float) -> None:
         figure(charts.prices(offers, rate_rps)),
     ]
     write_text(out, _document("machines", blocks))
+    print(f"{out}: open it in a browser")
+
+
+def write_search(out: Path, server: str, tuned: Tuned) -> None:
+    """Write a page of what a search for ``server`` has found."""
+    part = _search(tuned)
+    blocks = [
+        f"<h1>Which settings serve <code>{escape(server)}</code> fastest on this machine?</h1>",
+        *map(figure, part.charts),
+        markdown(part.text),
+    ]
+    write_text(out, _document("tune", blocks))
     print(f"{out}: open it in a browser")
 
 
