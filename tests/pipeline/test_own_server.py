@@ -104,7 +104,7 @@ def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> 
     assert name in shown
     page = Path(restored.run("dvc", "plots", "show").stdout.strip().removeprefix("file://")).read_text()
     for configuration in ("candidate", "single"):
-        assert page.count(configuration) >= 4
+        assert page.count(configuration) >= 3  # compared, and alone at two numbers of users
     restored.run("litmeter", "report", "HEAD", name)
     restored.run("litmeter", "results")
     assert "2 -> 8" in (restored.path / "report.html").read_text().replace("&gt;", ">")
