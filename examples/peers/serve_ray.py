@@ -38,8 +38,8 @@ class Peer:
 
 if __name__ == "__main__":
     options = read_options()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # Ray has set its own
     try:
         serve.start(
             http_options={"host": "127.0.0.1", "port": options.port},

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import subprocess
+import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import distributions
@@ -39,28 +38,47 @@ def test_it_is_small_and_brings_no_extra(installed: Clone) -> None:
     assert "litmeter" in {one.name for one in distributions(path=[str(packages)])}
 
 
-def test_two_servers_are_loaded_and_the_faster_one_is_seen(installed: Clone) -> None:
-    rates = {service_s: rate_of_a_stub(installed, service_s) for service_s in (0.004, 0.04)}
-    assert rates[0.04] < rates[0.004]
+SERVER = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import litserve
+
+class Stub(litserve.LitAPI):
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        time.sleep(self.seconds)
+        return x
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        time.sleep(float(sys.argv[2]))
+        self.do_GET()
+
+if __name__ == "__main__":
+    HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
 
 
-def rate_of_a_stub(user: Clone, service_s: float) -> float:
-    """Requests per second of a server that takes so long for each."""
-    python, out = str(user.path / ".venv/bin/python"), Path("levels.csv")
-    (user.path / "body.json").write_text("{}")
-    with subprocess.Popen(
-        [python, "-m", "litmeter.load.stub", f"[{service_s}, 1, 200, false, 0, false]"],
-        cwd=user.path,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as stub:
-        assert stub.stdout is not None
-        url = f"http://127.0.0.1:{stub.stdout.readline().strip()}"
-        try:
-            given = ("--url", url, "--body-file", "body.json", "--users", "2", "--out", str(out))
-            user.run(str(user.path / ".venv/bin/litmeter"), "loadtest", *given, check=False)
-        finally:
-            stub.kill()
-    with (user.path / out).open() as file:
-        [row] = csv.DictReader(file)
-    return float(row["rate_rps"])
+def test_a_lit_api_and_a_command_are_compared(installed: Clone) -> None:
+    (installed.path / "server.py").write_text(SERVER)
+    (installed.path / "body.json").write_text("{}")
+    servers = ("fast=server:Stub api_kwargs.seconds=0.002", "slow=.venv/bin/python server.py {port} 0.05")
+    litmeter = str(installed.path / ".venv/bin/litmeter")
+    given = ("--body", "body.json", "--users", "2", "--seconds", "10", "--json")
+    [pair] = json.loads(installed.run(litmeter, "compare", *servers, *given).stdout)["pairs"]
+    first, second = pair["name"], pair["other"]
+    assert {first, second} == {"fast", "slow"}
+    assert (pair["ratio"] > 1) == (first == "fast")
