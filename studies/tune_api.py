@@ -40,9 +40,9 @@ SWEPT = TuneSettings(
 """Twelve settings on two cores."""
 
 
-def params_of(folder: str, api: str, bodies: str, seed: int = 0) -> Params:
-    """A project that serves the LitAPI."""
-    params = load_params()
+def params_of(own: Sequence[str], seed: int = 0) -> Params:
+    """A project that serves the LitAPI ``own``: folder, module:Class, bodies."""
+    params, (folder, api, bodies) = load_params(), own
     load = params.load.model_copy(update={"bodies": bodies, "timeout_s": TIMEOUT_S, "seed": seed})
     changed = {
         "serve": ServeSettings(api=api, folder=str(Path(folder).absolute())),
@@ -78,7 +78,7 @@ def twelve(params: Params) -> dict[str, ServeSettings]:
 
 def run(own: Sequence[str], sweep: Mapping[str, Any], number: int) -> dict[str, Any]:
     """One search, and its winner beside the best of the sweep."""
-    params, log = params_of(*own, seed=number), Log()
+    params, log = params_of(own, number), Log()
     bodies = bodies_of(params.load)
     with exclusive_machine(), load_generator(*bodies) as generator:
         job = job_of(params, DEVICE, [], bodies)
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         sweep = read_result(study)["sweep"]
     except FileNotFoundError:
-        params = params_of(*own)
+        params = params_of(own)
         sweep = in_turn(params, list(twelve(params).values()), SWEEP_S)
         print(f"sweep: {sweep}", flush=True)
     keep_runs(study, RUNS, partial(run, own, sweep), sweep=sweep)

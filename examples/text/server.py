@@ -1,7 +1,5 @@
 """Which language a text is in: a linear classifier of scikit-learn behind a LitAPI."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ class TextAPI(litserve.LitAPI):
         """Each worker has the classifier."""
         self.classifier = trained()
 
-    def decode_request(self, request: dict[str, Any]) -> str:
+    def decode_request(self, request) -> str:
         """The text."""
         return str(request["text"])
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from litmeter.measure.turn import Turn, Work
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.serve.lit_api import lit_server, load_class, make_api
+from litmeter.system.processes import process_group
 from tests.support.processes import descendants_mentioning
 from tests.support.servers import free_port, healthy, running_server
 
@@ -58,38 +59,34 @@ def answers(url: str, bodies: Bodies) -> list[Any]:
         return list(pool.map(answer, bodies.contents))
 
 
-@pytest.fixture(scope="module", params=[1, 4])
-def plain(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
-    """LitServe alone with all APIs at a batch size."""
+@contextmanager
+def litserve_alone(batch: int) -> Iterator[str]:
+    """URL of a server of all APIs, as LitServe alone serves them."""
     port = free_port()
-    command = [sys.executable, "plain_litserve.py", str(port), str(request.param), *BODIES]
-    with subprocess.Popen(command, cwd=FOLDER, start_new_session=True) as process:
-        try:
-            while not healthy(url := f"http://127.0.0.1:{port}"):
-                assert process.poll() is None
-                time.sleep(0.1)
-            yield url, request.param
-        finally:
-            process.terminate()
+    command = [sys.executable, "plain_litserve.py", str(port), str(batch), *BODIES]
+    with process_group(command, cwd=FOLDER, stop_s=0.0) as process:  # LitServe does not handle SIGTERM
+        while not healthy(url := f"http://127.0.0.1:{port}"):
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield url
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # forms
-@pytest.mark.parametrize("name", BODIES)
-def test_answers_are_those_of_litserve_alone(
-    name: str, plain: tuple[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url, batch = plain
-    bodies, serve = BODIES[name], settings(name, batch)
-    expected = answers(f"{url}/{name}", bodies)
-    assert all(isinstance(answer, dict) for answer in expected)
-    with running_server(MODEL, serve, "cpu", 30.0) as server:
-        assert answers(f"{server.url}/predict", bodies) == expected
+@pytest.mark.filterwarnings("ignore:Unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_answers_are_those_of_litserve_alone(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forms are files that nobody closes, with LitServe alone, too."""
+    with litserve_alone(batch) as url:
+        expected = {name: answers(f"{url}/{name}", bodies) for name, bodies in BODIES.items()}
     monkeypatch.syspath_prepend(FOLDER)
-    api = make_api(serve, load_class(str(serve.api)))
-    payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), serve.path, bodies)
-    assert [as_sent(answer) for answer in ApiPipeline(api, "cpu", payloads).answers(payloads)] == expected
+    for name, bodies in BODIES.items():
+        assert all(isinstance(answer, dict) for answer in expected[name])
+        serve = settings(name, batch)
+        with running_server(MODEL, serve, "cpu", 30.0) as server:
+            assert answers(f"{server.url}/predict", bodies) == expected[name]
+        api = make_api(serve, load_class(str(serve.api)))
+        payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), serve.path, bodies)
+        found = ApiPipeline(api, "cpu", payloads).answers(payloads)
+        assert [as_sent(answer) for answer in found] == expected[name]
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -125,6 +125,7 @@ def test_batches_may_round_differently() -> None:
 def test_what_works_is_served_and_what_has_no_effect_is_said() -> None:
     works = {name: settings(name, 3) for name in ("Square", "Context", "OwnBatch")}
     works["e1"] = settings("Square", batch_timeout_s=0.01)
+    works["consumes"] = settings("Consumes", 2)
     works["stream"] = settings("Stream")
     works["command"] = ServeSettings(command="serve {port}")
     works["classifier"] = ServeSettings()
@@ -133,6 +134,7 @@ def test_what_works_is_served_and_what_has_no_effect_is_said() -> None:
     assert found["e1"].notes == ("e1: batch_timeout_s has no effect at max_batch_size 1",)
     unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
     assert unavailable == {
+        "consumes": "predict changes its input",
         "stream": "a LitAPI with stream is not run in-process",
         "command": "a command is not run in-process",
     }

@@ -163,6 +163,13 @@ class Rounded(Square):
         return [one * (1 + self.relative) for one in x] if isinstance(x, list) else x
 
 
+class Consumes(Square):
+    """Empties what it gets."""
+
+    def predict(self, x):
+        return [x.pop() for _ in list(x)][::-1]
+
+
 class Broken(Square):
     """Breaks in a method, at a batch size if one is given."""
 

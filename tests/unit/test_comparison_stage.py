@@ -16,7 +16,7 @@ from litmeter.measure.log import Log
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Schedule, Work
-from litmeter.model.card import ModelCard
+from litmeter.model.card import CARD_NAME, ModelCard
 from litmeter.model.compiled.manifest import MANIFEST_NAME
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
@@ -145,6 +145,8 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     write_json(MACHINE, {"id": "a machine", "gpu": None, "bfloat16": True})
     card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
     monkeypatch.setattr("litmeter.model.card.read_card", lambda _: card)
+    MODEL.exported.mkdir(parents=True)
+    (MODEL.exported / CARD_NAME).touch()
     return load_params()
 
 

@@ -31,7 +31,7 @@ COMMAND: dict[str, Any] = {"command": "python -m a.server.with --many --options 
 BATCHED = API | {"max_batch_size": 8, "batch_timeout_s": 0.01, "workers_per_device": 2}
 OF_PHOTOS = ("photos", "agreement", "accuracy")
 WHY = "a command is not run in-process"
-OF_THE_CLASSIFIER = re.compile(r"\b(image|photo|accuracy|agreement|FLOP|None|precision|preprocess|make)s?\b")
+OF_THE_CLASSIFIER = re.compile(r"\b(image|photo|accuracy|agreement|FLOP|None|precision|make)s?\b")
 
 
 def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, Any] | None = None) -> None:

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from litmeter.cli.own import OWN, Own, check_only_own, project, settings_of
 from litmeter.errors import ParamsError, ReportError, UsageError
-from litmeter.model.card import exported_weights
+from litmeter.model.card import served_digest
 from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, load_params
-from litmeter.paths import MACHINE, MODEL, TUNE_METRICS
+from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report.pages import write_search
 from litmeter.report.snapshot import read_tuned
 from litmeter.report.tables import changed_keys
@@ -97,12 +97,13 @@ def apply_winner() -> None:
     """
     from dvc.utils.hydra import apply_overrides  # takes a second
 
-    serve = load_params().serve
+    params = load_params()
+    serve = params.serve
     try:
         metrics = read_json(TUNE_METRICS)
         winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
         changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], exported_weights(MODEL.exported))
+        here = (read_json(MACHINE)["id"], served_digest(params))
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -43,10 +43,7 @@ class ApiPipeline:
 
     def batch(self, size: int) -> list[tuple[Any, Any]]:
         """What ``predict`` takes, with contexts: a batch of the next requests, or as many items."""
-        inputs, contexts = self._decode(self._next(size))
-        if self.batched:
-            return [(self.call("batch", contexts, inputs), contexts)]
-        return list(zip(inputs, contexts, strict=True))
+        return [self._ready(group) for group in self._groups(self._next(size))]
 
     def run(self, kind: str, size: int, batch: list[tuple[Any, Any]]) -> None:
         """Do work of a kind on the next ``size`` requests, the model alone on ``batch``."""
@@ -62,18 +59,25 @@ class ApiPipeline:
 
     def answers(self, requests: Sequence[bytes]) -> list[Any]:
         """The answers to requests, one batch where it batches; raise LengthError for too few or many."""
+        return [answer for group in self._groups(requests) for answer in self.finish(*self._ready(group))]
+
+    def finish(self, inputs: Any, contexts: Any) -> list[Any]:
+        """The answers to a batch, or to an item, that is ready for ``predict``."""
+        outputs = self.call("predict", contexts, inputs)
         if not self.batched:
-            return [self._answer(request) for request in requests]
-        inputs, contexts = self._decode(requests)
-        batch = self.call("batch", contexts, inputs)
-        outputs = self.call("unbatch", contexts, self.call("predict", contexts, batch))
-        if len(outputs) != len(requests):
-            raise LengthError(f"{len(outputs)} outputs for {len(requests)} inputs")
+            return [self.call("encode_response", contexts, outputs)]
+        outputs = self.call("unbatch", contexts, outputs)
+        if len(outputs) != len(contexts):
+            raise LengthError(f"{len(outputs)} outputs for {len(contexts)} inputs")
         return [self.call("encode_response", *each) for each in zip(contexts, outputs, strict=True)]
 
-    def _answer(self, request: bytes) -> Any:
-        [inputs], [context] = self._decode([request])
-        return self.call("encode_response", context, self.call("predict", context, inputs))
+    def _groups(self, requests: Sequence[bytes]) -> list[Sequence[bytes]]:
+        """What LitServe would run together."""
+        return [requests] if self.batched else [[request] for request in requests]
+
+    def _ready(self, group: Sequence[bytes]) -> tuple[Any, Any]:
+        inputs, contexts = self._decode(group)
+        return (self.call("batch", contexts, inputs), contexts) if self.batched else (inputs[0], contexts[0])
 
     def _decode(self, requests: Sequence[bytes]) -> tuple[list[Any], list[Any]]:
         """The inputs in requests, and a context for each."""

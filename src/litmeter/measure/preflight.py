@@ -1,7 +1,7 @@
 """Before anything is timed: whether each LitAPI works, and answers alike in any batch and from any worker.
 
-LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, also of a single item. An
-API that is right for one of both may answer wrongly, and fast, for the other.
+LitServe calls ``predict`` with an item where max_batch_size is 1, else with a batch, even of one item. Code
+for one of both may answer wrongly, and fast, for the other.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def check_apis(
         timeout_s: how long a method may take for a batch.
     """
     trials: dict[str, _Trial] = {}
-    first: dict[str, tuple[str, _Trial]] = {}
+    first: dict[str, tuple[str, list[Any]]] = {}
     checked: dict[str, Checked] = {}
     for name, settings in configurations.items():
         if settings.kind != "api":
@@ -102,8 +102,11 @@ def check_apis(
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
-            api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
-            fault = _disagreement(name, trial, *first.setdefault(api, (name, trial)))
+            fault = _own_disagreement(trial)
+            if not fault:
+                api = settings.model_dump_json(include={"api", "api_kwargs", "folder"})
+                other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
+                fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         checked[name] = Checked(text, trial.unavailable, tuple(_notes(name, settings, trial)))
     return checked
@@ -118,19 +121,19 @@ def _notes(name: str, settings: ServeSettings, trial: _Trial) -> Iterator[str]:
         yield f"{name}: answers are not compared (check_answers: false)"
 
 
-def _disagreement(name: str, trial: _Trial, other_name: str, other: _Trial) -> str:
-    """The first answer that differs by batch size, by worker or by configuration; empty if none does."""
-    expected = trial.answers[1, 1]
+def _own_disagreement(trial: _Trial) -> str:
+    """The first answer of a configuration that differs by batch size or by worker; empty if none does."""
     for (worker, size), answers in trial.answers.items():
         labels = ("from worker 1", f"from worker {worker}")
         if worker == 1:
             labels = ("at batch size 1", f"at batch size {size}")
-        if found := _first_difference(expected, answers, labels):
+        if found := _disagreement(trial.answers[1, 1], answers, *labels):
             return found
-    return _first_difference(other.answers[1, 1], expected, (f"from {other_name}", f"from {name}"))
+    return ""
 
 
-def _first_difference(expected: list[Any], answers: list[Any], labels: tuple[str, str]) -> str:
+def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
+    """The first answer that differs from the expected one; ``labels`` say where both come from."""
     for number, pair in enumerate(zip(expected, answers, strict=False), 1):
         if found := difference(*pair):
             place, *values = found
@@ -140,6 +143,10 @@ def _first_difference(expected: list[Any], answers: list[Any], labels: tuple[str
                 f"answers to body {number} differ{at}: {', '.join(shown)} (check_answers: false if they may)"
             )
     return ""
+
+
+def _changed(first: Any, second: Any, *, compared: bool) -> bool:
+    return second is None or (compared and difference(first, second) is not None)
 
 
 def difference(one: Any, other: Any, place: str = "") -> tuple[str, Any, Any] | None:
@@ -199,13 +206,15 @@ def _try(name: str, settings: ServeSettings, bodies: Bodies, device: str, timeou
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
             trial.threads = message.get("threads", trial.threads)
+            trial.unavailable = message.get("unavailable", trial.unavailable)
+            if "again" in message and _changed(*message["again"], compared=settings.check_answers):
+                trial.unavailable = "predict changes its input"
             if "raised" in message:
                 trial.fault = f"{doing}: {message['raised']}"
             elif "died" in message:
                 trial.fault = f"{doing}: {_exit(message['died'])}{_last_line(trial.log)}"
-            elif "unavailable" not in message:
+            elif "end" not in message:
                 continue
-            trial.unavailable = message.get("unavailable", "")
             return trial
 
 

@@ -1,8 +1,8 @@
 """Tries one configuration of a LitAPI: ``python -m litmeter.measure.preflight_process``.
 
 Started by ``preflight``, which writes the job as a line of JSON. This writes a line before each call of a
-method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what was
-raised, or the end. Tracebacks go to the log.
+method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what
+was raised, or the end. Tracebacks go to the log.
 """
 
 from __future__ import annotations
@@ -37,29 +37,37 @@ Say = Callable[[dict[str, Any]], object]
 class Watched(ApiPipeline):
     """Says which method it calls, and in batches of which size."""
 
-    def __init__(self, say: Say, api: LitAPI, device: str) -> None:
-        self._say, self._size = say, 0
-        super().__init__(api, device, [])
+    def __init__(self, say: Say, api: LitAPI, device: str, requests: Sequence[bytes]) -> None:
+        self._say, self._size, self._tried = say, 0, requests
+        super().__init__(api, device, requests)
 
     def call(self, method: str, context: Any, *arguments: Any) -> Any:
         """Say it, then call the method."""
         self._say({"doing": method, "batch_size": self._size})
         return super().call(method, context, *arguments)
 
-    def answers(self, requests: Sequence[bytes]) -> list[Any]:
+    def finish(self, inputs: Any, contexts: Any) -> list[Any]:
         """Of a wrong number of outputs it is ``predict`` that is named."""
         try:
-            return super().answers(requests)
+            return [as_sent(answer) for answer in super().finish(inputs, contexts)]
         except LengthError:
             self._say({"doing": "predict", "batch_size": self._size})
             raise
 
-    def answers_at(self, size: int, requests: Sequence[bytes]) -> list[Any]:
-        """The answers to ``requests`` in batches of ``size``; the first requests fill up the last batch."""
-        self._size, repeated = size, itertools.cycle(requests)
-        batches = [list(itertools.islice(repeated, size)) for _ in range(0, len(requests), size)]
-        answers = [as_sent(answer) for batch in batches for answer in self.answers(batch)]
-        return answers[: len(requests)]
+    def answers_at(self, size: int) -> list[Any]:
+        """The answers to all requests in batches of ``size``; the first requests fill up the last batch."""
+        self._size, repeated = size, itertools.cycle(self._tried)
+        batches = [list(itertools.islice(repeated, size)) for _ in range(0, len(self._tried), size)]
+        return [answer for batch in batches for answer in self.answers(batch)][: len(self._tried)]
+
+    def again(self) -> list[Any]:
+        """The answers to a batch twice, where ``predict`` takes it again, as it must for its rate alone."""
+        batch = self.batch(self._size)
+        first = [self.finish(*ready) for ready in batch]
+        try:
+            return [first, [self.finish(*ready) for ready in batch]]
+        except Exception:
+            return [first, None]
 
 
 def as_sent(answer: Any) -> Any:
@@ -89,11 +97,11 @@ def run_worker(
 ) -> None:
     """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it."""
     with reporting(connection.send):
-        pipeline = Watched(connection.send, api, device)
+        pipeline = Watched(connection.send, api, device, requests)
         for size in sizes:
-            connection.send({"answers": pipeline.answers_at(size, requests), "batch_size": size})
+            connection.send({"answers": pipeline.answers_at(size), "batch_size": size})
         torch = sys.modules.get("torch")
-        connection.send({"threads": torch and torch.get_num_threads()})
+        connection.send({"threads": torch and torch.get_num_threads(), "again": pipeline.again()})
 
 
 def try_workers(
@@ -143,15 +151,15 @@ def main() -> None:
         say({"doing": "LitServer"})
         unavailable = unavailable_in_process(api)
         server = lit_server(api, settings, job["device"], job["timeout_s"])
-        if not unavailable:
-            largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
-            tried = bodies.contents[: max(largest, FEWEST_BODIES)]
-            requests = payloads_of(server, settings.path, bodies._replace(contents=tried))
-            say({"doing": "pickling"})
-            sizes = sorted({1, min(2, largest), largest})
-            if not try_workers(say, api, settings, job["device"], sizes, requests):
-                return
-        say({"unavailable": unavailable})
+        if unavailable:
+            say({"end": True, "unavailable": unavailable})
+            return
+        largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
+        tried = bodies.contents[: max(largest, FEWEST_BODIES)]
+        requests = payloads_of(server, settings.path, bodies._replace(contents=tried))
+        say({"doing": "pickling"})
+        if try_workers(say, api, settings, job["device"], sorted({1, min(2, largest), largest}), requests):
+            say({"end": True})
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ class InProcess(Subject):
         setup = {"device": self.device, "settings": self.settings.model_dump()}
         setup |= {name: str(path) for name, path in vars(self.folders).items()}
         setup |= {"photos": [str(path) for path in self.photos]}
-        setup |= {"bodies": self.bodies.to_json()} if self.bodies else {}
+        setup |= {"bodies": self.bodies.to_json()} if self.bodies and self.settings.api else {}
         cwd = self.settings.folder
         with json_lines_process(module, setup, env, in_process(self.name), cwd=cwd) as self.talk:
 

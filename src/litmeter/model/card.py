@@ -10,8 +10,8 @@ from pydantic import Field
 
 from litmeter.errors import ModelError
 from litmeter.params import Params
-from litmeter.paths import MODEL
-from litmeter.system.files import Record, read_json, reading
+from litmeter.paths import DVC_FILE, MODEL
+from litmeter.system.files import Record, code_digest, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
@@ -63,6 +63,11 @@ def served_card(params: Params) -> ModelCard | None:
     return read_card(MODEL.exported) if params.has_classifier else None
 
 
-def exported_weights(folder: Path) -> str | None:
-    """Hash of the weights in ``folder``, by ``read_card``; None in a fresh clone, without a model."""
-    return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None
+def served_digest(params: Params) -> str | None:
+    """Hash of the exported weights; without a classifier, of the files on which the comparison depends.
+
+    None where these are not there: the weights in a fresh clone, dvc.yaml in a revision.
+    """
+    if params.has_classifier:
+        return read_card(MODEL.exported).weights_sha256 if (MODEL.exported / CARD_NAME).exists() else None
+    return code_digest(DVC_FILE, "comparison") if DVC_FILE.exists() else None

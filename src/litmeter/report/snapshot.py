@@ -18,7 +18,7 @@ from litmeter import paths
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.card import exported_weights
+from litmeter.model.card import served_digest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import PARAMS_FILE, Params, ServeSettings
@@ -119,7 +119,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             changes=timed.changes,
             packages=timed.packages,
             # It holds for the exported model, which git does not keep.
-            tuned=None if label else _tuned_here(),
+            tuned=None if label else _tuned_here(params),
             capacities=read_capacities(params),
         )
     except OSError as error:
@@ -183,22 +183,22 @@ def read_tuned() -> Tuned:
     return Tuned(read_json(paths.TUNE_METRICS), rows, knobs)
 
 
-def _tuned_here() -> Tuned | None:
+def _tuned_here(params: Params) -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
         tuned = read_tuned()
-        return tuned if is_of_this_tree(tuned.metrics) else None
+        return tuned if is_of_this_tree(tuned.metrics, params) else None
     except (OSError, KeyError, ValueError):
         return None
 
 
-def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
-    """Whether a search was made on this machine, and for the exported model, or else the compared one."""
-    weights = exported_weights(paths.MODEL.exported)
-    if weights is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
-        weights = read_json(paths.COMPARISON_RUN).get("model")
+def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
+    """Whether a search was made on this machine, and for what is served now, or else was compared."""
+    served = served_digest(params)
+    if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
+        served = read_json(paths.COMPARISON_RUN).get("model")
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
-    return same_machine and weights in (None, metrics.get("weights_sha256"))
+    return same_machine and served in (None, metrics.get("weights_sha256"))
 
 
 def read_capacities(params: Params) -> dict[str, CapacityResult]:
@@ -211,7 +211,7 @@ def read_capacities(params: Params) -> dict[str, CapacityResult]:
         settings = digest(params.configuration(name).model_dump_json().encode())
         try:
             measured = read_json(paths.CapacityPaths(name).metrics)
-            if is_of_this_tree(measured) and measured.get("settings") == settings:
+            if is_of_this_tree(measured, params) and measured.get("settings") == settings:
                 found[name] = read_capacity(name)
         except FileNotFoundError:
             continue

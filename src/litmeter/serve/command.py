@@ -18,7 +18,7 @@ import psutil
 from litmeter.errors import ServerError
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import LOOPBACK
-from litmeter.system.processes import named, send_signal, tree
+from litmeter.system.processes import followed, named, send_signal, tree
 
 STOP_S = 5.0
 """How long a server may take to end after SIGTERM."""
@@ -98,7 +98,7 @@ def _strangers(leader: int, port: int) -> list[str]:
             None
         }
     # Looked at last: a server that starts forks processes, which share its socket.
-    others = found - {process.pid for process in tree(leader)}
+    others = found - {process.pid for process in followed(leader)}
     return [
         "a process of another user" if pid is None else named(pid)
         for pid in others

@@ -81,8 +81,9 @@ class RunningServer:
         """
         say_after_s = DOUBT_S
         while (waited_s := time.perf_counter() - self.started) < limit_s:
+            is_ready = self.is_ready()
             self.check()
-            if self.is_ready():
+            if is_ready:
                 self.ready_s = time.perf_counter() - self.started
                 return self
             if waited_s > say_after_s and self.status is not None and 400 <= self.status < 500:

@@ -13,7 +13,7 @@ from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import served_card
+from litmeter.model.card import served_card, served_digest
 from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
@@ -27,7 +27,7 @@ def main() -> None:
     """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
-    card = served_card(params)
+    served_card(params)
     bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
@@ -46,7 +46,7 @@ def main() -> None:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
         "machine": read_json(MACHINE)["id"],
-        "weights_sha256": card and card.weights_sha256,
+        "weights_sha256": served_digest(params),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     with all_or_nothing():

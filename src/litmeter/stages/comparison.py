@@ -28,7 +28,7 @@ from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
-from litmeter.model.card import served_card
+from litmeter.model.card import served_card, served_digest
 from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
 from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, Params, ServeSettings
@@ -51,7 +51,7 @@ class Last:
 
     Attributes:
         signatures: by configuration, a hash of all that its row depends on.
-        model: the weights' hash; None where no classifier was served.
+        model: the served digest.
         settings: of the candidate; None where they are of code that had other ones.
         rows: of its comparison, those that it kept from an earlier one with that one's date.
         unavailable: why some were not run in-process.
@@ -83,7 +83,7 @@ def measured() -> Log:
     bodies = bodies_of(params.load)
     signatures = signatures_of(params, device, bodies.contents)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
-    last, card, candidate = read_last(), served_card(params), params.configurations().get(CANDIDATE)
+    last, candidate = read_last(), params.configurations().get(CANDIDATE)
     chosen, kept, budget_s = planned(params, device, signatures, last)
     for name, serve in chosen.items():
         if note := split_note(paths.MODEL, device, serve):
@@ -130,7 +130,7 @@ def measured() -> Log:
             paths.COMPARISON_RUN,
             {
                 "date": date.today().isoformat(),
-                "model": card and card.weights_sha256,
+                "model": served_digest(params),
                 "candidate": candidate and candidate.model_dump(),
                 "signatures": signatures,
                 "rows": rows_digest(rows),
@@ -264,10 +264,10 @@ def names_to_measure(
 
 def settings_before(params: Params, device: str, last: Last | None) -> ServeSettings | None:
     """The candidate's settings of the last results, where they changed and can run with the same model."""
-    candidate, card = params.configurations().get(CANDIDATE), served_card(params)
+    candidate = params.configurations().get(CANDIDATE)
     if last is None or last.settings is None or candidate in (None, last.settings):
         return None
-    if last.model != (card and card.weights_sha256):
+    if last.model != served_digest(params):
         return None
     try:
         split_note(paths.MODEL, device, last.settings)

@@ -16,7 +16,7 @@ from litmeter.measure.log import unfinished_log
 from litmeter.measure.preflight import check_apis
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
-from litmeter.model.card import exported_weights
+from litmeter.model.card import served_digest
 from litmeter.model.compiled.manifest import read_manifest
 from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
@@ -152,7 +152,7 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
     classifier = params.serve.kind == "classifier"
     content: dict[str, Any] = {
         "machine": files.read_json(MACHINE)["id"],
-        "model": exported_weights(MODEL.exported),
+        "model": served_digest(params),
         "packages": [one.sha256 for one in read_manifest(MODEL, device).packages] if classifier else [],
         "code": files.code_digest(ON_DEMAND_DVC_FILE, "tune"),
         "device": device,
@@ -185,6 +185,6 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "settled": outcome.settled,
         "seconds": round(seconds),
         "machine": files.read_json(MACHINE)["id"],
-        "weights_sha256": exported_weights(MODEL.exported),
+        "weights_sha256": served_digest(params),
         "left_out": dict(outcome.left_out),
     }

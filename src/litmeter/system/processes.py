@@ -91,9 +91,11 @@ def process_group(
 
 def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
     """End ``child`` and its group, and close the pipes to it; with ``follow``, what has left it, too."""
-    known = followed(child.pid) if follow else set()
+    known: set[psutil.Process] = set()
     try:
-        send_signal(known, signal.SIGCONT)  # it may be stopped
+        if follow:
+            known = followed(child.pid)
+            send_signal(known, signal.SIGCONT)  # it may be stopped
         if child.poll() is None:
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -118,7 +120,7 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
                     with suppress(BrokenPipeError):
                         pipe.close()
             if said:
-                print_wrapped(f"killed, as it had not ended with its server: {', '.join(said)}")
+                print_wrapped(f"still running after its server was stopped, and killed: {', '.join(said)}")
 
 
 def tree(root: int) -> set[psutil.Process]:

@@ -216,10 +216,8 @@ def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
             raise LitmeterError(f"{part.name}: no batch was done")
         return {part.name: part.workers / row.rate_rps, **workers}
     if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
-        raise LitmeterError(
-            f"{part.name}: the server with a null model did not answer every request; with fewer places than "
-            "users (max_queue) it cannot"
-        )
+        full = "; with fewer places than users (max_queue) it cannot" * (part.settings.kind == "classifier")
+        raise LitmeterError(f"{part.name}: the server with a null model did not answer every request{full}")
     return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
 
 
