@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +11,7 @@ import pytest
 
 from litmeter.paths import OVER_BEFORE, BenchmarkPaths
 from litmeter.system.files import read_json
-from tests.pipeline.conftest import Clone, results_of
-from tests.support.project import ROOT
+from tests.pipeline.conftest import Clone, copy_of_example, results_of
 from tests.support.tables import read_csv
 
 API = {"api": "server:TextAPI", "threads_per_worker": 1}
@@ -28,28 +23,10 @@ SHORT: dict[str, Any] = {
 }
 
 
-class Activated(Clone):
-    """A project whose shell has this environment activated."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        own = super().environment
-        return own | {"PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{own['PATH']}"}
-
-
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """The example in a short version, run and committed."""
-    path = tmp_path_factory.mktemp("own") / "text"
-    command = ["git", "ls-files", "-co", "--exclude-standard", "examples/text"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
-        target = path / Path(name).relative_to("examples/text")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
-    project = Activated(path)
-    project.git("init", "-qb", "main")
-    project.run("dvc", "init", "-q")
+    project = copy_of_example("text", tmp_path_factory.mktemp("text"))
     project.change(SHORT)
     project.commit("the project")
     done = project.run("dvc", "repro")
