@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 def main():
     ThreadingHTTPServer(("127.0.0.1", int(sys.argv[-1])), Handler).serve_forever()
 '''
+OF_MODEL = "\n\nSLEEP_S = float(Path('sleep/seconds').read_text())\n"
 RUN = "\n\nif __name__ == '__main__':\n    main()\n"
 FAST_S, SLOW_S = 0.03, 0.045
 COMMAND = "python server.py --port {port}"
@@ -291,6 +293,33 @@ def test_nothing_is_left_of_one_that_was_killed(
     wait_for(lambda: not repository.servers())
     again = repository.check("--against", "HEAD", command="no-such-program {port}")
     assert again.returncode == 2
+    assert repository.left() == []
+
+
+def test_the_own_model_comes_from_the_cache(repository: Repository) -> None:
+    """Of a model that DVC tracks; the code of both revisions is the same."""
+
+    def dvc(*words: str) -> None:
+        command = [sys.executable, "-m", "dvc", *words]
+        subprocess.run(command, cwd=repository.folder, check=True, capture_output=True)
+
+    repository.write("server.py", SERVER.format(sleep_s=0, fails=0) + OF_MODEL + RUN)
+    repository.write(".gitignore", "model/weights\n__pycache__/\n")
+    dvc("init", "--quiet")
+    for sleep_s in (SLOW_S, FAST_S):
+        repository.write("sleep/seconds", str(sleep_s))
+        dvc("add", "--quiet", "sleep")
+        repository.commit()
+    done = repository.check("--against", "HEAD~1", "--own-model", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(SLOW_S / FAST_S, rel=0.15)
+    done = repository.check("--against", "HEAD~1", "--json")
+    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(1, rel=0.15)
+    shutil.rmtree(repository.folder / ".dvc/cache")
+    done = repository.check("--against", "HEAD~1", "--own-model")
+    assert done.returncode == 2
+    assert "--own-model: HEAD~1: " in done.stderr.splitlines()[-1]
+    assert "sleep" in done.stderr.splitlines()[-1]
     assert repository.left() == []
 
 
