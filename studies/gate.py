@@ -27,7 +27,7 @@ from litmeter.measure.subjects import Served
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import percentile_ratio, ratio
-from litmeter.stats.gate import OPEN, PASSED, SLOWER, exit_status, verdict
+from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, exit_status, verdict
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.tables import markdown_table
@@ -103,7 +103,9 @@ def resampled(record: Record, minutes: int, truth: float, rng: np.random.Generat
     old, new = rng.permutation(2)
     rates = {OLD: record.rates[chosen, old].tolist(), NEW: (truth * record.rates[chosen, new]).tolist()}
     latencies = [record.latencies_ms[number] for number in chosen]
-    p95 = percentile_ratio([one[old] for one in latencies], [one[new] / truth for one in latencies], 95)
+    p95 = percentile_ratio(
+        [one[old] for one in latencies], [one[new] / truth for one in latencies], 95, P95_ERROR
+    )
     by_rate = verdict(ratio(rates, NEW, OLD, OLD), MARGIN)
     return exit_status(by_rate, verdict(p95, MARGIN)), exit_status(by_rate, "open")
 

@@ -10,13 +10,21 @@ import numpy as np
 import pytest
 
 from litmeter.stats.comparison import Ratio, ratio
-from litmeter.stats.gate import LONGEST_S, Verdict, seconds_needed, verdict
+from litmeter.stats.gate import (
+    LONGEST_S,
+    OPEN,
+    PASSED,
+    SLOWER,
+    Verdict,
+    exit_status,
+    seconds_needed,
+    verdict,
+)
 
 MARGIN, REPEATS = 0.05, 600
-ROUND_S, START_S, BLOCK_S = 1.9, 8.0, 30.0
-ROUND_NOISE, START_NOISE = 0.05, 0.008
-"""Standard deviations of logarithms, as measured on a machine with 2 cores: of a turn of half a second,
-and of a start."""
+ROUND_S, START_S, BLOCK_S = 1.5, 8.0, 30.0
+ROUND_NOISE, START_NOISE = 0.055, 0.008
+"""Standard deviations of logarithms: of a turn's rate, and of a start's."""
 SLOWDOWN, SLOW_EVERY_S = 1.4, 20.0
 
 
@@ -95,3 +103,19 @@ def test_at_the_margin_a_firm_verdict_is_rare(seconds: float, slowed: bool) -> N
     found = shares(seconds, 1 - MARGIN, slowed)
     assert found["slower"] <= 0.05
     assert found["not slower"] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("rate", "p95", "exceeded", "status"),
+    [
+        ("not slower", "not slower", False, PASSED),
+        ("not slower", "open", False, PASSED),
+        ("not slower", "slower", False, SLOWER),
+        ("not slower", "not slower", True, SLOWER),
+        ("slower", "open", False, SLOWER),
+        ("open", "not slower", False, OPEN),
+        ("open", "slower", False, SLOWER),
+    ],
+)
+def test_exit_status(rate: Verdict, p95: Verdict, exceeded: bool, status: int) -> None:
+    assert exit_status(rate, p95, exceeded=exceeded) == status

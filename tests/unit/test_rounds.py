@@ -247,7 +247,7 @@ def test_restarted_ones_start_first_as_often_as_the_other(
 def test_turns_between_restarts_are_short() -> None:
     machine = Machine({"old": 100.0, "new": 100.0})
     machine.run(restarted(("old", "new"), USERS, 180.0, seed=1, timeout_s=60.0))
-    assert {turn.load.min_s for turn in machine.turns if isinstance(turn.load, LoadPlan)} == {0.5}
+    assert {turn.load.min_s for turn in machine.turns if isinstance(turn.load, LoadPlan)} == {0.3}
     assert machine.order(3) == machine.order(2)[::-1]
 
 

@@ -32,7 +32,7 @@ from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import Ratio
-from litmeter.stats.gate import OPEN, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
+from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.system.files import append_line, check_writable
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import duration, print_wrapped
@@ -223,7 +223,7 @@ class Found:
             ["memory, MiB", *(number_cell(one.memory_mib, 0) for one in (old, new)), "", ""],
             ["start, s", *(number_cell(one.start_s, 1) for one in (old, new)), "", ""],
         ]
-        head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old (95%)", "verdict"]
+        head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old", "verdict"]
         title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
         if self.exceeded and self.rate_verdict != "slower":
             title = "over a limit"
@@ -231,7 +231,7 @@ class Found:
             f"### litmeter check: {title}",
             *(f"{new.name}: {line}" for line in self.exceeded),
             markdown_table(head, rows),
-            f"At {self.users} users, {self.seconds:g} s; margin {limits.margin:g}."
+            f"{self.users} users, {self.seconds:g} s, margin {limits.margin:g}; intervals: 95%, p95 99%."
             + (f" {self.advice()}." if self.rate_verdict == "open" else ""),
         ]
         if self.revisions.keys:
@@ -316,7 +316,7 @@ def measured(
     old, new = (Side.of(name, log, starts_s[name]) for name in names)
     if old.failed:
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
-    [pair] = pairs(names, names[0], log.rows, log.latencies_ms())
+    [pair] = pairs(names, names[0], log.rows, log.latencies_ms(), P95_ERROR)
     return Found(both, users, seconds, limits, old, new, pair)
 
 

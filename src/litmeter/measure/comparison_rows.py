@@ -116,11 +116,15 @@ def comparison_metrics(row: ComparisonRow) -> dict[str, float | int | str | None
 
 
 def pairs(
-    names: Sequence[str], reference: str, rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats]
+    names: Sequence[str],
+    reference: str,
+    rows: Sequence[TurnRow],
+    latencies_ms: Mapping[int, Floats],
+    p95_error: float | None = None,
 ) -> list[Pair]:
     """Each of ``names`` over each that stands before it; the variance of all that were measured is pooled.
 
-    ``reference`` compares two that share no round.
+    ``reference`` compares two that share no round; ``p95_error`` is for p95 alone, instead of the common one.
     """
     chosen = list(itertools.combinations(names, 2))
     turns, error = _served_turns(rows), simultaneous(len(chosen))
@@ -137,7 +141,7 @@ def pairs(
         own, others = latencies.get(name, {}), latencies.get(other, {})
         both = [number for number in own if number in others]
         ours, theirs = ([each[number] for number in both] for each in (own, others))
-        p95 = percentile_ratio(ours, theirs, 95, error)
+        p95 = percentile_ratio(ours, theirs, 95, p95_error or error)
         found.append(
             Pair(
                 name=name,

@@ -12,6 +12,9 @@ from litmeter.stats.comparison import BLOCKS, FAMILY_ERROR, Ratio
 Verdict = Literal["not slower", "slower", "open"]
 PASSED, SLOWER, OPEN = 0, 1, 3
 """Exit statuses; 2 is that of errors."""
+P95_ERROR = 0.01
+"""Chance that the interval of p95 misses the true ratio: a second way to be called slower by chance, which
+adds little to that of the rate."""
 LIKELY = 0.8
 """Chance with which a check of ``seconds_needed`` finds out, if the ratio is what it seems to be."""
 LONGEST_S = 3600.0
