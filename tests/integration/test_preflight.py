@@ -13,6 +13,7 @@ from litmeter.measure import preflight
 from litmeter.measure.bodies import Bodies
 from litmeter.measure.preflight import check_apis, difference, refuse_faulty
 from litmeter.params import ServeSettings
+from litmeter.serve.binding import KEY_VARIABLE
 from tests.support.processes import descendants_mentioning
 
 BODIES = Bodies([json.dumps({"input": number}).encode() for number in (1, 2, 5)], "application/json")
@@ -41,6 +42,10 @@ def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
         ({"api": "no_such_module:API"}, "import: ModuleNotFoundError: No module named 'no_such_module'"),
         ({"api": "lit_apis:Nobody"}, "import: AttributeError: module 'lit_apis' has no attribute 'Nobody'"),
         ({"api": "lit_apis:Number"}, "import: TypeError: lit_apis:Number is no subclass of litserve.LitAPI"),
+        (
+            {"api": "lit_apis:Misnamed"},
+            "LitServer: TypeError: decode_request's parameter must be named request",
+        ),
         ({"api_kwargs": {"size": 2}}, "__init__: TypeError: "),
         ({"method": "__init__", "how": "raises"}, "__init__: ValueError: no such thing"),
         ({"method": "pickling", "how": "raises"}, "pickling: ValueError: no such thing"),
@@ -122,7 +127,8 @@ def test_batches_may_round_differently() -> None:
     assert [one.fault for one in check_apis(rounded, BODIES, "cpu", LIMIT_S).values()] == ["", ""]
 
 
-def test_what_works_is_served_and_what_has_no_effect_is_said() -> None:
+def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "a key that LitServe would ask for")
     works = {name: settings(name, 3) for name in ("Square", "Context", "OwnBatch")}
     works["e1"] = settings("Square", batch_timeout_s=0.01)
     works["consumes"] = settings("Consumes", 2)

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 

@@ -135,6 +135,13 @@ class Stream(Square):
             yield {"output": one}
 
 
+class Misnamed(Square):
+    """LitServe wants another name."""
+
+    def decode_request(self, body):
+        return body["input"]
+
+
 class Trap(Square):
     """Wrong in a batch: it answers each item with the mean of all."""
 

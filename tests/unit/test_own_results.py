@@ -21,7 +21,8 @@ from litmeter.report.pages import page, render, write_report, write_results
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import describe
 from litmeter.stages.report import main
-from litmeter.system.files import read_json, write_json, write_rows
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from tests.support import results_project
 from tests.support.project import ROOT
 from tests.support.synthetic_results import CEILINGS, compared, result, write_result
 from tests.support.synthetic_results import MACHINE as OWN_MACHINE
@@ -119,6 +120,25 @@ def test_servers_that_a_command_starts_have_a_page_without_bounds_and_stages() -
     written = page(read_snapshot())
     assert "in-process in the rounds" not in written
     assert "stages.png" not in written
+
+
+def test_a_command_may_stand_beside_the_classifier() -> None:
+    results_project.write_project()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["experiments"]["other"] = COMMAND
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    serve = load_params().configuration("other")
+    found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
+    write_result(replace(found, metrics={"throughput_rps": 30.0}))
+    write_rows(COMPARISON, ComparisonRow, [*read_rows(COMPARISON, ComparisonRow), found.compared])
+    write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
+    write_json(COMPARISON_RUN, {"unavailable": {"other": WHY}})
+    snapshot = read_snapshot()
+    assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
+    assert "roofline" in [bound.name for bound in snapshot.bounds[CANDIDATE]]
+    written = page(snapshot)
+    assert WHY in written
+    assert "images/s" in written
 
 
 def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:

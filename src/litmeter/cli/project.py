@@ -37,7 +37,9 @@ def quick() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
         shorten(folder / "params.yaml")
-        print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
+        print(
+            "quick: runs up to the comparison in a temporary copy; results are not kept", flush=True
+        )
         return reproduce(folder, "comparison", {**os.environ, COMPARISON_ONLY: "1"})
 
 
@@ -117,11 +119,12 @@ def project_files() -> list[Path]:
 def shorten(path: Path) -> None:
     """Have the params.yaml at ``path`` train, compile and compare for a short time."""
     params = yaml.safe_load(path.read_bytes())
-    params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
-    sizes = params["compile"]["batch_sizes"]
-    params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
-    configurations = [params["serve"], *params["experiments"].values()]
-    if not any(one.get("precision") == "int8" for one in configurations):
-        params["compile"]["int8_photos"] = 0
+    if "train" in params:
+        params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
+        sizes = params["compile"]["batch_sizes"]
+        params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
+        configurations = [params["serve"], *params["experiments"].values()]
+        if not any(one.get("precision") == "int8" for one in configurations):
+            params["compile"]["int8_photos"] = 0
     params["comparison"]["seconds"] = min(COMPARISON_S, params["comparison"]["seconds"])
     path.write_text(yaml.safe_dump(params))

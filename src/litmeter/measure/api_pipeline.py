@@ -16,6 +16,7 @@ from litserve.loops.base import _inject_context
 
 from litmeter.errors import ApiError
 from litmeter.measure.bodies import Bodies
+from litmeter.serve.binding import KEY_HEADER, KEY_VARIABLE
 
 
 class LengthError(Exception):
@@ -115,6 +116,9 @@ async def _payloads(app: Any, path: str, bodies: Bodies, queue: _Queue) -> list[
     for number, body in enumerate(bodies.contents, 1):
         queue.payload, answer = None, list[dict[str, Any]]()
         headers = {"content-type": bodies.content_type, "content-length": str(len(body))}
+        headers |= {
+            KEY_HEADER.lower(): os.environ.get(KEY_VARIABLE, "")
+        }  # LitServe asks for it where there is one
         scope = {
             "type": "http",
             "method": "POST",

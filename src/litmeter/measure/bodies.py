@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.params import LoadSettings
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 
 JSON, JSON_LINES, UNKNOWN = "application/json", ".jsonl", "application/octet-stream"
 
@@ -36,6 +35,8 @@ def bodies_of(load: LoadSettings) -> Bodies:
     """The bodies that ``load`` names, else the photos; raise LoadError where there is none."""
     if load.bodies is not None:
         return read_bodies(Path(load.bodies), load.content_type)
+    from litmeter.serve.client import CONTENT_TYPES, request_bodies  # whose imports a LitAPI's processes save
+
     photos = [Path(photo.path) for photo in read_index().photos]
     return Bodies(request_bodies(photos, load.request_body), CONTENT_TYPES[load.request_body])
 

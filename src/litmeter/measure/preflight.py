@@ -33,6 +33,8 @@ from litmeter.system.temporary import scratch
 
 RELATIVE, ABSOLUTE = 0.01, 0.001
 """Two answers agree where their numbers differ by no more than one of these: batches round differently."""
+MOST_BODIES, FEWEST_BODIES = 64, 8
+"""The first bodies are tried, as many as the largest batch has, within these numbers."""
 AT_START = {"import", "__init__", "LitServer", "pickling", "start of a worker", "setup"}
 """What may take as long as a server's start."""
 SHOWN = 60
@@ -175,8 +177,10 @@ def _shortened(answer: Any) -> str:
 def _try(name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float) -> _Trial:
     """Start the processes of a configuration and take their answers, until one fails."""
     trial, doing = _Trial(_log_file(name)), "start"
-    job = {"settings": settings.model_dump(), "bodies": bodies.to_json()}
-    job |= {"device": device, "timeout_s": timeout_s}
+    largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
+    tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
+    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s}
+    job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
     with (
         scratch() as folder,
         trial.log.open("wb") as log,

@@ -29,8 +29,6 @@ from litmeter.measure.bodies import Bodies
 from litmeter.params import ServeSettings
 from litmeter.serve.lit_api import lit_server, load_class, make_api, unavailable_in_process
 
-MOST_BODIES, FEWEST_BODIES = 64, 8
-"""The first bodies are tried, as many as the largest batch has, within these numbers."""
 Say = Callable[[dict[str, Any]], object]
 
 
@@ -142,7 +140,7 @@ def main() -> None:
         print(json.dumps(message), file=output, flush=True)
 
     job = json.loads(sys.stdin.readline())
-    settings, bodies = ServeSettings.model_validate(job["settings"]), Bodies.from_json(job["bodies"])
+    settings = ServeSettings.model_validate(job["settings"])
     with reporting(say):
         say({"doing": "import"})
         kind = load_class(str(settings.api))
@@ -154,11 +152,9 @@ def main() -> None:
         if unavailable:
             say({"end": True, "unavailable": unavailable})
             return
-        largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
-        tried = bodies.contents[: max(largest, FEWEST_BODIES)]
-        requests = payloads_of(server, settings.path, bodies._replace(contents=tried))
+        requests = payloads_of(server, settings.path, Bodies.from_json(job["bodies"]))
         say({"doing": "pickling"})
-        if try_workers(say, api, settings, job["device"], sorted({1, min(2, largest), largest}), requests):
+        if try_workers(say, api, settings, job["device"], job["sizes"], requests):
             say({"end": True})
 
 

@@ -155,6 +155,11 @@ def diagnose(
         return Diagnosis(NOT_AVAILABLE, None, f"Bounds and causes are not available: {result.unavailable}.")
     if not result.served:
         return Diagnosis("", None, "There are no turns of this run to explain its rate by.")
+    if len(bounds) == 1:
+        text = (
+            "It was not run in-process, so nothing explains its rate; a longer `comparison.seconds` may do."
+        )
+        return Diagnosis("", None, text)
     if wrong := [bound for bound in bounds if bound.is_error]:
         unit = f"{result.item}s/s"
         rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of', unit)}" for bound in wrong)

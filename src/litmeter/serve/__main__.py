@@ -24,7 +24,7 @@ from litmeter.system.imports import freeze_gc_after
 
 def main() -> None:
     """Serve until SIGTERM or Ctrl-C, as the JSON of ``launcher.server_command`` says."""
-    options: dict[str, Any] = json.loads(sys.argv[1])
+    options: dict[str, Any] = json.loads(sys.argv.pop(1))  # a LitAPI finds no arguments that are not its own
     settings = ServeSettings.model_validate(options.pop("settings"))
     folders = TypeAdapter(ModelFolders).validate_python(options.pop("folders"))
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))

@@ -87,6 +87,8 @@ def lit_server(
     api: litserve.LitAPI, settings: ServeSettings, device: str, timeout_s: float
 ) -> litserve.LitServer:
     """LitServe's server of one API on one device; raise what LitServe raises for an API that it refuses."""
+    if "request" not in inspect.signature(api.decode_request).parameters:
+        raise TypeError("decode_request's parameter must be named request")
     return litserve.LitServer(
         api,
         accelerator=device,
