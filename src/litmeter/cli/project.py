@@ -37,9 +37,7 @@ def quick() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
         shorten(folder / "params.yaml")
-        print(
-            "quick: runs up to the comparison in a temporary copy; results are not kept", flush=True
-        )
+        print("quick: runs up to the comparison in a temporary copy; results are not kept", flush=True)
         return reproduce(folder, "comparison", {**os.environ, COMPARISON_ONLY: "1"})
 
 
