@@ -16,6 +16,7 @@ from typing import Any
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
 from litmeter.measure.log import Log
+from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.run import run as measure_all
 from litmeter.measure.subjects import Served
@@ -107,6 +108,7 @@ def main(arguments: Sequence[str]) -> None:
         sweep = read_result(study)["sweep"]
     except FileNotFoundError:
         params = params_of(own)
+        refuse_faulty(twelve(params), bodies_of(params.load), DEVICE, TIMEOUT_S)
         sweep = in_turn(params, list(twelve(params).values()), SWEEP_S)
         print(f"sweep: {sweep}", flush=True)
     keep_runs(study, RUNS, partial(run, own, sweep), sweep=sweep)

@@ -93,14 +93,12 @@ def _strangers(leader: int, port: int) -> list[str]:
     try:
         found = {one.pid for one in psutil.net_connections("tcp") if listens(one)}
     except psutil.AccessDenied:  # macOS shows each process's own alone
-        own = tree(leader)
-        found = {process.pid for process in own if any(map(listens, process.net_connections("tcp")))} or {
-            None
-        }
+        own = followed(leader)
+        found = {process.pid for process in own if any(map(listens, process.net_connections("tcp")))}
     # Looked at last: a server that starts forks processes, which share its socket.
-    others = found - {process.pid for process in followed(leader)}
+    others = (found or {None}) - {process.pid for process in followed(leader)}
     return [
-        "a process of another user" if pid is None else named(pid)
+        "a process that cannot be seen" if pid is None else named(pid)
         for pid in others
         if pid is None or psutil.pid_exists(pid)
     ]

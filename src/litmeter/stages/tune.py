@@ -95,7 +95,8 @@ def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
     print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
     to_check = {name: by_size[size] for name, size in names.items()}
     checked = check_apis(to_check, bodies, device, params.load.timeout_s)
-    print_wrapped("\n".join(next(iter(checked.values())).notes))
+    notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
+    print_wrapped("\n".join(dict.fromkeys(notes)))
     faults = {names[name]: one.fault for name, one in checked.items() if one.fault}
     machine = replace(machine, batch_sizes=faults)
     space, serve = space_of(tune, params.serve, machine), params.serve

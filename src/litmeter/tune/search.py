@@ -255,7 +255,8 @@ def _predicted_of_api_rps(settings: ServeSettings, costs: Costs, cores: int, use
     rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
     if settings.max_batch_size > 1 and not settings.batch_timeout_s:
         # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
-        rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / (request_s - of_worker_s))
+        others_s = max(LEAST_S, request_s - of_worker_s)
+        rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)
     return rate_rps
 
 
