@@ -39,7 +39,7 @@ def tree(tmp_path: Path) -> Path:
 def test_all_files_count_but_those_for_developers(tree: Path) -> None:
     assert requirements_of(tree) == {
         **{"numpy": ">=1.26", "py-yaml": "any version", "torch": ">=2", "httpx": "==^0.27"},
-        **{"flask": "==3.0", "-r base.txt": "any version", "uvicorn": "[standard]>=0.3"},
+        **{"flask": "==3.0", "-r base-txt": "any version", "uvicorn": "[standard]>=0.3"},
         **{"gunicorn": "any version", "attrs": ">=23", "six": ">=1"},
     }
 
