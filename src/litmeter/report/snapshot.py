@@ -26,6 +26,7 @@ from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagno
 from litmeter.report.results import Result
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import digest, read_json, read_rows
+from litmeter.system.git import commit_of
 from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 from litmeter.tune.rows import KnobRow, TuneRow
@@ -263,16 +264,10 @@ def entered(name: str) -> Iterator[None]:
 
 def _archived(name: str) -> bytes:
     """Those of a revision's files that are read, as a zip file."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.scm import RevError, resolve_rev
-
     try:
-        revision: str = resolve_rev(Repo(".").scm, name)
-    except (DvcException, RevError) as error:
-        unknown = f"{name}: neither a revision nor an experiment of `dvc exp list`, nor a project's folder"
-        raise UsageError(f"{unknown} ({error})") from error
-    command = ["git", "archive", "--format=zip", revision, *OF_A_REVISION]
+        command = ["git", "archive", "--format=zip", commit_of(name), *OF_A_REVISION]
+    except UsageError as error:
+        raise UsageError(f"{error}, nor a project's folder") from error
     archived = subprocess.run(command, capture_output=True)
     if archived.returncode:
         raise ReportError(f"{name}: {archived.stderr.decode(errors='replace').strip()}")

@@ -14,7 +14,7 @@ from litmeter.system.temporary import PREFIX, scratch
 
 EXPERIMENTS = "refs/exps/*/*/"
 """Where DVC keeps the commits of experiments, by that on which they were run, and their name."""
-NOT_SHARED = ("__pycache__", "*.py[co]", "*.so", "*.pyd", "*.egg-info", "build", "dist", ".git", "tmp")
+NOT_SHARED = ("__pycache__", "*.py[co]", "*.so", "*.pyd", "*.egg-info", "build", "dist", ".*_cache", "tmp")
 """What is made from code, or belongs to one tree alone."""
 
 
