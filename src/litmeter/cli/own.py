@@ -27,6 +27,10 @@ NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 API = re.compile(r"[\w.]+:\w+")
 
 
+CAPACITY_S = 60.0
+"""That a search for settings takes at last, for the winner's capacity."""
+
+
 @Parameter(name="*")
 class Own(BaseModel):
     """What servers of one's own are sent, and where."""
@@ -119,6 +123,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
         load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else _together(own.body, folder))
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
+        objective["max_s"] = CAPACITY_S
         sections = {"load": load, "objective": objective, **content}
         try:
             params = Params.model_validate(sections)
