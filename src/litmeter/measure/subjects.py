@@ -22,6 +22,7 @@ from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.senders import Sender
 from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
+from litmeter.measure.target import check_first_request
 from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.model.environment import worker_environment
@@ -112,6 +113,9 @@ class Served(Subject):
             def ready() -> None:
                 with named(self.name):
                     self.server = starting.ready()
+                    if self.settings.kind != "classifier":  # one's own may answer anything
+                        url = f"{self.server.url}{self.settings.path}"
+                        check_first_request(url, *self.sender.first, self.timeout_s)
                 self.server.pause()
                 self.pid, self.ready_s = self.server.pid, self.server.ready_s
 
