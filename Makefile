@@ -56,8 +56,8 @@ soak: .venv/installed-test
 	$(BIN)/pytest -m soak tests
 
 check: .venv/installed-test
-	$(BIN)/ruff check src tests studies
-	$(BIN)/ruff format --check src tests studies
+	$(BIN)/ruff check src tests studies examples
+	$(BIN)/ruff format --check src tests studies examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
@@ -77,7 +77,7 @@ serve: .venv/installed
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --disable-pip-version-check -e .
+	$(BIN)/pip install --disable-pip-version-check -e '.[train,compile,dvc]'
 	@touch $@
 
 .venv/installed-test: .venv/installed

@@ -187,12 +187,12 @@ CELLS = [
     ),
     *(
         Cell(f"burstiness {burstiness:g}, {name}", server, CALM, searches=50, burstiness=burstiness)
-        for burstiness in (0.25, 0.05)
-        for name, server in {
-            "D/2, 5 ms, 50 ms": Server(2, 0.005, 0.05),
-            "D/1, 20 ms, 100 ms": Server(1, 0.02, 0.1),
-            "D/2, 20 ms, 100 ms": Server(2, 0.02, 0.1),
-        }.items()
+        for burstiness, name, server in (
+            (0.25, "D/2, 5 ms, 50 ms", Server(2, 0.005, 0.05)),
+            (0.25, "D/1, 20 ms, 100 ms", Server(1, 0.02, 0.1)),
+            (0.25, "D/2, 20 ms, 100 ms", Server(2, 0.02, 0.1)),
+            (0.05, "D/2, 5 ms, 50 ms", Server(2, 0.005, 0.05)),
+        )
     ),
     *(
         Cell(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.run import run as measure_all
@@ -18,6 +19,7 @@ from litmeter.measure.turn import Result, Schedule, Turn, measure, serve
 from litmeter.params import load_params
 from litmeter.stages.tune import job_of, subjects_of
 from litmeter.stats.comparison import ratios
+from litmeter.system.files import rounded
 from litmeter.system.machine import exclusive_machine
 from litmeter.tune.search import Job, search
 from litmeter.tune.space import name_of
@@ -50,7 +52,7 @@ def searched(number: int, max_s: float) -> Job:
     objective = params.objective.model_copy(update={"max_s": 1.0})
     load = params.load.model_copy(update={"seed": params.load.seed + number})
     params = params.model_copy(update={"tune": tune, "objective": objective, "load": load})
-    return job_of(params, DEVICE, photo_paths())
+    return job_of(params, DEVICE, photo_paths(), bodies_of(params.load))
 
 
 def in_turn(job: Job) -> Schedule[dict[str, Any]]:
@@ -71,7 +73,7 @@ def in_turn(job: Job) -> Schedule[dict[str, Any]]:
 def measured_by(schedule: Schedule[Result], job: Job, log: Log) -> Result:
     """What a schedule found."""
     with exclusive_machine(), sender(job.load.request_body) as generator:
-        subjects = subjects_of(job, generator, DEVICE, photo_paths())
+        subjects = subjects_of(job, generator, DEVICE, photo_paths(), bodies_of(job.load))
         return measure_all(schedule, subjects, log, job.tune.max_s)
 
 
@@ -84,7 +86,7 @@ def run(measured: Mapping[str, Any], number: int) -> dict[str, Any]:
         "winner": winner,
         "winner_of_best": round(measured["ratios"][winner] / max(measured["ratios"].values()), 4),
         "rounds": outcome.rounds,
-        "model_error": round(outcome.prediction_error, 3),
+        "model_error": rounded(outcome.prediction_error, 3),
         "seconds": round(log.reached_s),
         "share_of_exhaustive": round(log.reached_s / measured["seconds"], 3),
     }

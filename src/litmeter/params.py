@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,9 +32,20 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Kind = Literal["classifier", "api", "command"]
+"""What a configuration serves: the trained classifier, a LitAPI of one's own, or what a command starts."""
+
+
 class ServeSettings(Section):
     """One serving configuration: ``serve``, and each experiment. The defaults are LitServe's own."""
 
+    api: str | None = Field(None, description="module:Class, a LitAPI of your own")
+    api_kwargs: dict[str, Any] = Field({}, description="arguments of its constructor")
+    check_answers: bool = Field(True, description="answers must not depend on batch or worker (api)")
+    command: str | None = Field(None, description="starts a server of your own; {port} stands for its port")
+    ready: str = Field("/health", description="path that answers 200 once it is ready (command)")
+    path: str = Field("/predict", description="path that requests are sent to")
+    folder: str | None = Field(None, description="where module or command is found; absent: the project's")
     precision: Literal[Precision, "auto"] = Field(
         "full", description="float32; float16 on a GPU and bfloat16 on a CPU; int8 (CPU only); half or full"
     )
@@ -56,8 +67,30 @@ class ServeSettings(Section):
     )
     drain_s: Seconds = Field(10.0, description="for a server that stops to finish what it has accepted")
 
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a dict has none
+
+    @property
+    def kind(self) -> Kind:
+        """What it serves."""
+        return "api" if self.api else "command" if self.command else "classifier"
+
     @model_validator(mode="after")
     def _check(self) -> ServeSettings:
+        if self.api and self.command:
+            raise ValueError("api and command exclude each other")
+        if self.api and not re.fullmatch(r"[\w.]+:\w+", self.api):
+            raise ValueError(f"api ({self.api!r}): allowed: module:Class")
+        if self.command and "{port}" not in self.command:
+            raise ValueError(f"command ({self.command!r}): {{port}} is missing, where its port stands")
+        if wrong := [key for key in ("ready", "path") if not getattr(self, key).startswith("/")]:
+            raise ValueError(f"{wrong[0]} ({getattr(self, wrong[0])!r}): allowed: a path from / on")
+        given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+        if others := [key for key in type(self).model_fields if key in given - KEYS_OF[self.kind]]:
+            allowed = ", ".join(key for key in type(self).model_fields if key in KEYS_OF[self.kind])
+            raise ValueError(
+                f"{others[0]} ({getattr(self, others[0])!r}): allowed for {self.kind}: {allowed}"
+            )
         if self.precision == "int8" and not self.compiled:
             raise ValueError("precision ('int8'): allowed without compiled: full or half")
         if self.compiled and self.threads_per_worker not in (None, 1):
@@ -69,6 +102,16 @@ class ServeSettings(Section):
                 "preprocess ('timm'): allowed with compiled: 'torchvision' or 'scaled', whose pixels it takes"
             )
         return self
+
+
+_API_KEYS = {"max_batch_size", "batch_timeout_s", "workers_per_device", "threads_per_worker"}
+_OWN_KEYS = {"api", "api_kwargs", "check_answers", "command", "ready", "path", "folder"}
+KEYS_OF: dict[Kind, set[str]] = {
+    "classifier": set(ServeSettings.model_fields) - _OWN_KEYS,
+    "api": {"api", "api_kwargs", "check_answers", "path", "folder"} | _API_KEYS,
+    "command": {"command", "ready", "path", "folder"},
+}
+"""Keys that a configuration of each kind may have."""
 
 
 class DataSettings(Section):
@@ -127,9 +170,14 @@ class LoadSettings(Section):
     warmup_s: Seconds = Field(description="seconds of load thrown away before each level")
     timeout_s: Timeout
     request_body: Literal["json", "image"] = Field(
-        description="what every user sends, image files or base64 in JSON; servers take both"
+        "image", description="what every user sends, image files or base64 in JSON; the classifier takes both"
     )
-    seed: Seed = Field(description="seed of the order in which users send the photos")
+    bodies: str | None = Field(
+        None,
+        description="what users send instead: a file, JSON lines, or a folder of files",
+    )
+    content_type: str | None = Field(None, description="of the bodies; absent: by the files' names")
+    seed: Seed = Field(description="seed of the order in which users send them")
 
     @model_validator(mode="after")
     def _check(self) -> LoadSettings:
@@ -164,28 +212,41 @@ class ComparisonSettings(Section):
 class TuneSettings(Section):
     """The values of each knob, what is sought, and what the winner has to keep to."""
 
-    precision: OneOrMore[Precision]
-    compiled: OneOrMore[bool]
-    preprocess: OneOrMore[Preprocess]
-    transport: OneOrMore[Transport]
-    workers_per_device: OneOrMore[StrictCount]
-    threads_per_worker: OneOrMore[StrictCount]
-    max_batch_size: OneOrMore[StrictCount]
-    batch_timeout_s: OneOrMore[Seconds]
-    keep_freed_memory: OneOrMore[bool]
-    goal: Literal["throughput", "capacity"] = Field(
-        description="rate of a closed loop of ``users``, or the capacity under ``objective``"
+    precision: OneOrMore[Precision] = ("full",)
+    compiled: OneOrMore[bool] = (False,)
+    preprocess: OneOrMore[Preprocess] = ("timm",)
+    transport: OneOrMore[Transport] = ("litserve",)
+    workers_per_device: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
     )
-    users: Count = Field(description="requests in flight at once while configurations race")
-    min_agreement: float = Field(ge=0, le=1, description="share of photos with the label of full precision")
-    max_memory_mib: Positive | None = Field(description="of the server's processes together")
-    max_p95_ms: Positive | None = Field(description="latency in the closed loop")
-    max_s: Positive = Field(description="budget in seconds; about a third is for costs and starts")
-    seed: Seed = Field(description="seed of the order in which configurations take turns")
+    threads_per_worker: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to the cores"
+    )
+    max_batch_size: OneOrMore[StrictCount] | None = Field(
+        None, description="absent: 1, 2, 4 and so on to users"
+    )
+    batch_timeout_s: OneOrMore[Seconds] = (0.0, 0.002, 0.01)
+    keep_freed_memory: OneOrMore[bool] = (False,)
+    goal: Literal["throughput", "capacity"] = Field(
+        "throughput", description="rate of a closed loop of ``users``, or the capacity under ``objective``"
+    )
+    users: Count = Field(8, description="requests in flight at once while configurations race")
+    min_agreement: float = Field(
+        0.99, ge=0, le=1, description="share of photos with the label of full precision"
+    )
+    max_memory_mib: Positive | None = Field(None, description="of the server's processes together")
+    max_p95_ms: Positive | None = Field(None, description="latency in the closed loop")
+    max_s: Positive = Field(300.0, description="budget in seconds; about a third is for costs and starts")
+    seed: Seed = Field(42, description="seed of the order in which configurations take turns")
 
 
 KNOBS = tuple(name for name in TuneSettings.model_fields if name in ServeSettings.model_fields)
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
+
+
+def knobs_of(kind: Kind) -> tuple[str, ...]:
+    """Those of KNOBS that a configuration of this kind has."""
+    return tuple(knob for knob in KNOBS if knob in KEYS_OF[kind])
 
 
 PARAMS_FILE = Path("params.yaml")
@@ -209,23 +270,44 @@ ParamsLoader.add_implicit_resolver(
 ExperimentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
 
 
-class Params(Section):
-    """All of params.yaml."""
+def _absent(section: type[Section]) -> Any:
+    """The default of a section that may be absent: one without the values that must be given."""
+    return Field(default_factory=section.model_construct)
 
-    device: Literal["auto", "cpu", "cuda"] = Field(description="what trains and serves the model")
-    data: DataSettings
-    model: ModelSettings
-    train: TrainSettings
-    serve: ServeSettings
+
+OF_THE_CLASSIFIER = ("data", "model", "train", "compile")
+
+
+class Params(Section):
+    """All of params.yaml.
+
+    The sections OF_THE_CLASSIFIER are absent, and empty, where none is served. Without ``serve`` there is no
+    candidate.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="what trains and serves the model")
+    data: DataSettings = _absent(DataSettings)
+    model: ModelSettings = _absent(ModelSettings)
+    train: TrainSettings = _absent(TrainSettings)
+    serve: ServeSettings = Field(default_factory=ServeSettings)
     experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
-    compile: CompileSettings
+    compile: CompileSettings = _absent(CompileSettings)
     load: LoadSettings
     objective: ObjectiveSettings
     comparison: ComparisonSettings
-    tune: TuneSettings
+    tune: TuneSettings = _absent(TuneSettings)
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether the trained classifier is served."""
+        return any(serve.kind == "classifier" for serve in self.configurations().values())
 
     @model_validator(mode="after")
     def _check(self) -> Params:
+        if self.has_classifier and (missing := set(OF_THE_CLASSIFIER) - self.model_fields_set):
+            raise ValueError(f"{min(missing)}: missing; a classifier needs {', '.join(OF_THE_CLASSIFIER)}")
+        if not self.has_classifier and self.load.bodies is None:
+            raise ValueError("load.bodies: missing; it must be given where no classifier is served")
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)
             raise ValueError(f"experiments.{name}: this name belongs to {RESERVED[name]}")
@@ -251,11 +333,13 @@ class Params(Section):
         for name, serve in found.items():
             if serve.precision == "auto":
                 found[name] = serve.model_copy(update={"precision": "half" if half_is_native() else "full"})
-        return self.model_copy(update={"serve": found.pop(CANDIDATE), "experiments": found})
+        candidate = {"serve": found.pop(CANDIDATE)} if CANDIDATE in found else {}
+        return self.model_copy(update={**candidate, "experiments": found})
 
     def configurations(self) -> dict[str, ServeSettings]:
         """Every configuration that is benchmarked, by name: the experiments, then the candidate."""
-        return {**self.experiments, CANDIDATE: self.serve}
+        candidate = {CANDIDATE: self.serve} if "serve" in self.model_fields_set else {}
+        return {**self.experiments, **candidate}
 
     def configuration(self, name: str) -> ServeSettings:
         """The configuration called ``name``; raise ParamsError where there is none."""
@@ -286,12 +370,18 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ParamsError(f"{path}: {explain(error)}") from None
 
 
+WITHOUT_EFFECT = {"fast_queue": "LitServe 0.2.19 takes this setting and does nothing with it; remove it"}
+"""What to say of settings that one may know from elsewhere."""
+
+
 def explain(error: ValidationError) -> str:
     """The first of pydantic's errors in one line: key, value, and what is allowed."""
     first = error.errors(include_url=False)[0]
     names = [str(name) for name in first["loc"] if name != "[key]"]
     key = ".".join(names)
     message = first["msg"].removeprefix("Value error, ").replace("Input should be", "allowed:")
+    if first["type"] == "extra_forbidden" and names[-1] in WITHOUT_EFFECT:
+        return f"{key}: {WITHOUT_EFFECT[names[-1]]}"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; allowed: {', '.join(_section_at(names[:-1]).model_fields)}"
     if first["type"] == "missing":

@@ -47,6 +47,7 @@ COMPARISON_TURNS = TURNS / "comparison.csv"
 COMPARISON_SAMPLES = Path("samples/comparison.csv")
 COMPARISON_RUN = Path("metrics/comparison_run.json")
 COMPARISON_METRICS = Path("metrics/comparison")
+BENCHMARKS = Path("metrics/benchmark")
 OVER_BEFORE = Path("metrics/over_before.json")
 
 TUNE_METRICS = Path("metrics/tune.json")
@@ -80,7 +81,7 @@ class BenchmarkPaths:
     """
 
     def __init__(self, name: str) -> None:
-        self.metrics = Path(f"metrics/benchmark/{name}.json")
+        self.metrics = BENCHMARKS / f"{name}.json"
         self.turns = TURNS / f"{name}.csv"
         self.samples = Path(f"samples/{name}.csv")
         self.comparison = COMPARISON_METRICS / f"{name}.json"
@@ -90,7 +91,7 @@ class BenchmarkPaths:
 
 def check_no_orphans(known: Collection[str]) -> None:
     """Raise ReportError, with the command to remove them, where there are results of unknown names."""
-    found = {path.stem for path in Path("metrics/benchmark").glob("[!.]*.json")}
+    found = {path.stem for path in BENCHMARKS.glob("[!.]*.json")}
     if orphans := sorted(found - set(known)):
         paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
         raise ReportError(

@@ -62,5 +62,5 @@ def test_the_metrics_of_a_benchmarked_server() -> None:
         threading.Thread(target=server.handle_request).start()
         sender: Any = SimpleNamespace(pid=0)
         served = Served("any", ServeSettings(), sender, MODEL, "cpu", 1.0)
-        served.server = RunningServer(stub.process, binding, Path("/dev/null"), 0.0, 0.0)
+        served.server = RunningServer(stub.process, served.settings, binding, Path("/dev/null"), 0.0, 0.0)
         assert served.scrape().roles == {7: "http"}

@@ -18,7 +18,7 @@ from tests.support.processes import descendants_mentioning
 HOST = "litmeter.measure.inprocess_workers"
 WITHOUT_PIPELINE = {
     *("max_batch_size", "batch_timeout_s", "transport", "max_queue", "max_queue_mib"),
-    *("worker_timeout_s", "drain_s"),
+    *("worker_timeout_s", "drain_s", "check_answers", "command", "ready", "path"),
 }
 
 

@@ -212,6 +212,30 @@ class Clone:
         return [line.split("'")[1] for line in lines if line.startswith("Running stage '")]
 
 
+class Activated(Clone):
+    """A project whose shell has this environment activated."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = super().environment
+        return own | {"PATH": f"{Path(sys.prefix) / 'bin'}{os.pathsep}{own['PATH']}"}
+
+
+def copy_of_example(name: str, folder: Path) -> Activated:
+    """The example, copied out of the working tree: a DVC repository of its own, not committed."""
+    source = ROOT / "examples" / name
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "."]
+    for file in subprocess.run(
+        listed, cwd=source, capture_output=True, text=True, check=True
+    ).stdout.splitlines():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / file, folder / file)
+    project = Activated(folder)
+    project.git("init", "-qb", "main")
+    project.run("dvc", "init", "-q")
+    return project
+
+
 def results_of(clone: Clone) -> dict[str, bytes]:
     folders = [clone.path / "metrics", clone.path / "plots"]
     return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*.*")}

@@ -12,12 +12,12 @@ import pytest
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
-from litmeter.report.claims import claims, fastest, next_step, objective, verdict
+from litmeter.report.claims import claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
-from litmeter.report.snapshot import Snapshot
+from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.stats.comparison import Ratio
 from tests.support.capacity import CAPACITY
-from tests.support.search import tuned
+from tests.support.search import WINNER, tuned
 from tests.support.synthetic_results import MACHINE, compared, turn
 
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
@@ -188,3 +188,11 @@ def test_what_was_applied_is_not_to_try(snapshot: Snapshot) -> None:
     claim = next_step(applied)
     assert claim is not None
     assert "Try" not in claim.sentence
+
+
+def test_a_search_for_an_api_says_nothing_of_photos_or_of_what_was_not_predicted() -> None:
+    row = replace(WINNER, agreement=None, predicted_rps=None, incumbent=True)
+    metrics = {"combinations": 40, "raced": 17, "rounds": 9, "users": 8, "model_error": None}
+    text = tuned_text(Tuned(metrics, [row], []))
+    assert says(text, "40 combinations", WINNER.name)
+    assert not any(word in text for word in ("photo", "None", "off by"))

@@ -15,7 +15,7 @@ import pytest
 from litmeter.cli.cluster import connected
 from litmeter.cli.load import LoadOptions, ObjectiveOptions
 from litmeter.cli.main import app, main
-from litmeter.errors import LoadError, UsageError
+from litmeter.errors import LoadError
 from litmeter.load.stub import running_stub
 from litmeter.params import LoadSettings, ObjectiveSettings, Section, load_params
 from tests.support.project import ROOT
@@ -61,7 +61,7 @@ def test_the_help_of_every_command_has_examples_that_can_be_parsed(
         assert app.parse_commands(words)[0] == (name,)
 
 
-@pytest.mark.parametrize(("command", "usage"), [("compare", "NAME..."), ("predict", "IMAGE...")])
+@pytest.mark.parametrize(("command", "usage"), [("compare", "SERVER..."), ("predict", "IMAGE...")])
 def test_what_may_be_given_several_times_is_shown_so(
     capsys: pytest.CaptureFixture[str], command: str, usage: str
 ) -> None:
@@ -76,8 +76,9 @@ def test_options_are_the_fields_of_params_yaml(
     capsys: pytest.CaptureFixture[str], command: str, options: type[Section], section: type[Section]
 ) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─*]", "", output_of(capsys, command, "--help")[1]).split())
-    hidden = {"request_body", "configurations"}
-    for name, field in section.model_fields.items():
+    hidden = {"request_body", "bodies", "configurations"}
+    for name in section.model_fields.keys() - {"content_type"}:  # any server's bodies have one of their own
+        field = section.model_fields[name]
         assert options.model_fields[name].description == field.description
         assert (f"--{name.replace('_', '-')} " in text) == (name not in hidden)
         assert name in hidden or str(field.description) in text
@@ -152,15 +153,24 @@ def test_a_cluster_that_is_not_allowed_is_one_line(
     assert part in error
 
 
-def test_a_cluster_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_cannot_be_reached_is_one_line() -> None:
     nobody = f"127.0.0.1:{free_port()}"
     with pytest.raises(LoadError, match=f"^--cluster {nobody}: cannot be reached"), connected(nobody):
         pass
+
+
+def test_a_command_without_its_extra_says_which_one_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         somebody = f"127.0.0.1:{listening.getsockname()[1]}"
-        with pytest.raises(UsageError, match=r"pip install 'ray>=2.60'"), connected(somebody):
-            pass
+        words = ("machines", "--rate", "1", "--price", "1", "--cluster", somebody)
+        assert output_of(capsys, *words) == (
+            2,
+            "",
+            "litmeter: ray is not installed: pip install 'litmeter[cluster]'\n",
+        )
 
 
 def test_a_missing_project_is_one_line_and_status_2(

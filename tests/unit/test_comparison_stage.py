@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from litmeter.measure.bodies import Bodies
 from litmeter.measure.log import Log
+from litmeter.measure.preflight import Checked
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Schedule, Work
-from litmeter.model.card import ModelCard
+from litmeter.model.card import CARD_NAME, ModelCard
 from litmeter.model.compiled.manifest import MANIFEST_NAME
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
@@ -143,7 +145,9 @@ def params(project: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     (project / "params.yaml").write_text(text.replace("precision: int8", "precision: full"))
     write_json(MACHINE, {"id": "a machine", "gpu": None, "bfloat16": True})
     card = SimpleNamespace(weights_sha256="the weights", model_dump=lambda: {"architecture": "any"})
-    monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _: card)
+    monkeypatch.setattr("litmeter.model.card.read_card", lambda _: card)
+    MODEL.exported.mkdir(parents=True)
+    (MODEL.exported / CARD_NAME).touch()
     return load_params()
 
 
@@ -190,7 +194,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
             test_images=10,
             weights_sha256="the same",
         )
-        monkeypatch.setattr("litmeter.stages.comparison.read_card", lambda _, card=card: card)
+        monkeypatch.setattr("litmeter.model.card.read_card", lambda _, card=card: card)
         found.append(signatures_of(load_params(), "cpu", [b"photo"]))
     assert all(found[0][name] != found[1][name] for name in found[0])
     params = load_params()
@@ -208,7 +212,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""
     monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
-    monkeypatch.setattr("litmeter.stages.comparison.request_bodies", lambda *_: [b"photo"])
+    monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"photo"], "image/jpeg"))
 
     def run_it(rates: Mapping[str, float], default_rps: float = 40.0) -> list[str]:
         machine = Machine(lambda turn: rates.get(turn.subject, default_rps))
@@ -267,3 +271,56 @@ def test_after_a_change_of_the_candidate_both_settings_are_measured(
     assert all(rows[name].rank is None for name in kept)
     assert rows["candidate"].ratio == pytest.approx(2.0, rel=0.05)
     assert rows["e2_batching"].ratio == pytest.approx(1.0, rel=0.05)  # beside the reference of its own run
+
+
+@pytest.fixture
+def own_servers(project: Path) -> None:
+    """A project of a LitAPI and a command, without a classifier."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = {key: content[key] for key in ("load", "objective", "comparison")}
+    content["load"] |= {"bodies": "bodies.jsonl"}
+    content["comparison"] |= {"reference": "api"}
+    content["objective"] |= {"configurations": ["api"]}
+    content["experiments"] = {"api": {"api": "server:MyAPI", "max_batch_size": 4}}
+    content["serve"] = {"command": "server --port {port}"}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+    write_json(MACHINE, {"id": "a machine", "gpu": None})
+    Path("server.py").write_text("first\n")
+    deps = ["metrics/machine.json", "server.py", "${load.bodies}"]
+    DVC_FILE.write_text(yaml.safe_dump({"stages": {"comparison": {"deps": deps}}}))
+
+
+@pytest.mark.usefixtures("own_servers")
+def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"api": Checked("", "", ()), "candidate": Checked("", "a command", ())}
+    monkeypatch.setattr("litmeter.stages.comparison.refuse_faulty", lambda own, *_: found)
+    monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"{}"], "application/json"))
+    machine = Machine(lambda turn: 40.0)
+
+    def run(schedule: Schedule[None], subjects: Mapping[str, Subject], log: Log, *_: object) -> None:
+        assert set(subjects) == {"api", "candidate", "api in-process"}
+        drive(schedule, machine, log)
+
+    monkeypatch.setattr("litmeter.stages.comparison.run", run)
+    main()
+    assert {turn.subject for turn in machine.turns if isinstance(turn.load, Work)} == {"api in-process"}
+    assert read_json(COMPARISON_RUN)["unavailable"] == {"candidate": "a command"}
+    rows = rows_by_name()
+    assert rows["api"].efficiency is not None
+    assert rows["candidate"].efficiency is None
+
+
+@pytest.mark.usefixtures("own_servers")
+def test_a_row_depends_on_the_files_that_its_stage_depends_on() -> None:
+    def signatures(server: str, bodies: bytes = b"{}") -> dict[str, str]:
+        Path("server.py").write_text(server)
+        Path("__pycache__").mkdir(exist_ok=True)
+        Path("__pycache__/server.pyc").write_text(server)
+        return signatures_of(load_params(), "cpu", [bodies])
+
+    first = signatures("first\n")
+    assert signatures("first\n") == first
+    for changed in (signatures("second\n"), signatures("first\n", b"others")):
+        assert all(changed[name] != first[name] for name in first)

@@ -24,7 +24,8 @@ from litmeter.serve.metrics import STAGES
 from tests.support.project import ROOT
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / README, *DOCS, ROOT / "data/README.md", ROOT / "studies/README.md"]
+PAGES = [ROOT / README, *DOCS, *(ROOT / name / "README.md" for name in ("data", "studies"))]
+PAGES += sorted(ROOT.glob("examples/*/README.md"))
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 ON_DEMAND = [name for path in ROOT.glob("*/dvc.yaml") for name in yaml.safe_load(path.read_text())["stages"]]
 
@@ -35,10 +36,10 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 ARROW = re.compile(r"^ *(\w+) --> (\w+)$", re.MULTILINE)
 COMMAND = re.compile(r"(?:^|[\s/])litmeter +([a-z][\w-]*)(.*)")
 TARGET = re.compile(r"(?:^|\s)make ([a-z][\w-]*)")
-REPRO = re.compile(r"dvc repro ([a-z][\w@]*)")
+REPRO = re.compile(r"dvc repro (?:ondemand/dvc\.yaml:)?([a-z][\w@]*)")
 STAGE = re.compile(r"\bstages? `([\w@]+)`(?: and `([\w@]+)`)?")
 SECTIONS = "|".join(Params.model_fields)
-KEY = re.compile(rf"(?<![\w/.])((?:{SECTIONS})\.[a-z]\w*(?:\.\w+)?)")
+KEY = re.compile(rf"(?<![\w/.])((?:{SECTIONS})\.(?!py\b)[a-z]\w*(?:\.\w+)?)")
 SETTING = re.compile(r"-S '?([\w.]+)=")
 PATH = re.compile(r"(?<![\w/.])((?:src|tests|studies|assets)(?:/[\w.*-]+)+)")
 STUDY = re.compile(r"\b[Ss]tudy\s+`(\w+)`")
@@ -103,7 +104,8 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         for name, rest in COMMAND.findall(fragment):
             assert name in app, fragment
             known = {known for one in app[name].assemble_argument_collection() for known in one.names}
-            assert set(re.findall(r"--[a-z-]+", rest.partition("#")[0])) <= known, fragment
+            options = re.findall(r"--[a-z-]+", re.sub(r"'[^']*'", "", rest).partition("#")[0])
+            assert set(options) <= known, fragment
 
 
 @each_page

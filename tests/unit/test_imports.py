@@ -10,6 +10,8 @@ from pathlib import Path
 
 import grimp
 
+from litmeter.errors import EXTRAS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -23,15 +25,33 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = {
+    extra: {normal(re.split(r"[\[<>=~! ]", line)[0]) for line in lines}
+    for extra, lines in [("", PROJECT["dependencies"]), *PROJECT["optional-dependencies"].items()]
+    if extra not in ("test", "audit")
+}
+"""Distributions by the extra that brings them."""
+
+
 def test_what_is_imported_is_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["cluster"]
-    declared = {normal(re.split(r"[\[<>=~! ]", line)[0]) for line in lines}
+    declared = set().union(*DECLARED.values())
     graph = grimp.build_graph("litmeter", include_external_packages=True, cache_dir=None)
     external = {m for m in graph.modules if graph.is_module_squashed(m)} - sys.stdlib_module_names
     distributions = packages_distributions()
     undeclared = {module for module in external if not {normal(d) for d in distributions[module]} & declared}
     assert undeclared == set()
+
+
+def test_the_extra_of_a_missing_module_is_the_one_that_brings_it() -> None:
+    distributions = packages_distributions()
+    brought = {
+        module: extra
+        for module, names in distributions.items()
+        for extra, declared in DECLARED.items()
+        if extra and {normal(name) for name in names} & declared and not module.startswith("_")
+    }
+    assert {module: brought[module] for module in EXTRAS} == EXTRAS
 
 
 PROGRAM = """

@@ -1,11 +1,15 @@
-"""A worker's imports leave torch's compiler out, and it is there for whoever wants it later."""
+"""What imports leave out: torch's compiler in a worker, what the classifier alone needs everywhere else."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-PROGRAM = """
+import pytest
+
+from litmeter.errors import EXTRAS
+
+WITHOUT_COMPILER = """
 import sys
 import torch
 disable = torch.compiler.disable
@@ -30,6 +34,66 @@ print(torch.compile(lambda x: 2 * x, backend="eager")(torch.ones(1)).item())
 """
 
 
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_workers_do_not_import_it_and_it_works_afterwards() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    done = run(WITHOUT_COMPILER)
     assert done.stdout.splitlines() == ["[]", "True True", "1.0", "2.0"], done.stderr
+
+
+REFUSING = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+"""With these modules, an environment without any extra."""
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import litmeter
+for module in pkgutil.walk_packages(litmeter.__path__, "litmeter."):
+    if not module.name.endswith(("__main__", "_preload")):  # these do what they are for
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print(module.name)
+"""
+CLASSIFIER = {
+    *("litmeter.ceilings", "litmeter.data.sources"),
+    *(f"litmeter.model.{name}" for name in ("model", "predictor", "preprocess")),
+    *(f"litmeter.model.compiled.{name}" for name in ("model", "package")),
+    *(f"litmeter.stages.{name}" for name in ("ceilings", "data", "export", "train")),
+    *(f"litmeter.training.{name}" for name in ("fit", "weights")),
+}
+"""Modules that may need one."""
+
+
+def test_all_but_the_classifier_is_imported_without_any_extra() -> None:
+    done = run(REFUSING + IMPORT_ALL, ",".join(EXTRAS))
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) - CLASSIFIER == set()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "status", "said"),
+    [
+        ("litmeter.cli.main", ["--help"], 0, ""),
+        ("litmeter.stages.__main__", ["train"], 2, "pip install 'litmeter[train]'"),
+    ],
+)
+def test_without_any_extra_a_command_works_or_says_which_one_it_needs(
+    main: str, arguments: list[str], status: int, said: str
+) -> None:
+    program = f"{REFUSING}\nfrom {main} import main\nsys.exit(main(sys.argv[2:]))"
+    done = run(program, ",".join(EXTRAS), *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (status, bool(said))
+    assert said in done.stderr

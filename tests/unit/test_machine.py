@@ -17,7 +17,7 @@ from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
 from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
 from litmeter.system import machine
-from litmeter.system.machine import LIBRARIES, cuda_available, fingerprint
+from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from tests.support.project import ROOT
 
 
@@ -90,7 +90,7 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
         check_params(load_params().model_copy(update={"device": "cuda"}))
 
 
-def test_without_a_drivers_device_torch_is_not_even_imported(
+def test_torch_is_asked_for_a_gpu_only_where_it_is_installed_and_a_driver_has_a_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -99,10 +99,14 @@ def test_without_a_drivers_device_torch_is_not_even_imported(
     (tmp_path / "nvidia0").touch()
     assert cuda_available()
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ImportError):
-        cuda_available()
-    (tmp_path / "nvidia0").unlink()
     assert not cuda_available()
+
+
+def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "LIBRARIES", ("litserve", "not-installed"))
+    found = fingerprint()
+    assert list(found)[-2:] == ["python", "litserve"]
+    assert describe_machine(found).endswith(f"litserve {version('litserve')}")
 
 
 def test_int8_is_for_cpus() -> None:

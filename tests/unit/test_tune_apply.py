@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from litmeter.cli.project import apply_winner
+from litmeter.cli.tune import apply_winner
 from litmeter.errors import ParamsError, ReportError
 from litmeter.model.card import read_card
 from litmeter.params import load_params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
-from litmeter.params import ServeSettings, load_params
-from litmeter.tune.rows import TuneRow
-from litmeter.tune.search import COST_ROUNDS, Job, Outcome, part_names, search, steady
+from litmeter.params import ServeSettings, TuneSettings, load_params
+from litmeter.system.files import read_rows, write_rows
+from litmeter.tune.rows import TuneRow, tune_table
+from litmeter.tune.search import COST_ROUNDS, RACERS, Job, Outcome, part_names, predicted_rps, search, steady
 from litmeter.tune.space import Machine, name_of, space_of
 from tests.support.made_up_machine import MadeUpMachine
 from tests.support.project import ROOT
@@ -228,3 +230,94 @@ def test_a_search_repeats_its_decisions_from_what_it_was_answered() -> None:
     again = machine_of(job)
     again.answer = repeated  # type: ignore[method-assign]
     assert again.run(search(job)) == first
+
+
+OWN = ServeSettings(api="server:MyAPI")
+ITEM_S = {1: 0.010, 2: 0.006, 4: 0.004, 8: 0.003}
+"""In a worker of one thread; with two it takes three quarters of the time, on two cores."""
+REQUEST_S, OF_WORKER_S = 0.001, 0.0004
+
+
+def job_of_api(unavailable: str = "") -> Job:
+    params, machine = load_params(ROOT / "params.yaml"), Machine("cpu", 2)
+    objective = params.objective.model_copy(update={"max_s": 30.0})
+    tune = TuneSettings(max_s=600.0)
+    space = space_of(tune, OWN, machine)
+    return Job(tune, OWN, params.load, objective, machine, space, lambda one: 1.0, unavailable)
+
+
+def item_s(one: ServeSettings, size: int) -> float:
+    return ITEM_S[size] * (1 if one.threads_per_worker == 1 else 0.75)
+
+
+def cpu_s(one: ServeSettings, size: int) -> float:
+    return item_s(one, size) * (one.threads_per_worker or 2)
+
+
+def served_rps(one: ServeSettings) -> float:
+    """As the costs have it, but that a wait for a batch costs more."""
+    pipeline, request = part_names(one)
+    costs = {
+        pipeline: {size: item_s(one, size) for size in ITEM_S},
+        f"{pipeline}: CPU time": {size: cpu_s(one, size) for size in ITEM_S},
+        request: {1: REQUEST_S},
+        f"{request}: CPU time": {1: OF_WORKER_S},
+    }
+    return predicted_rps(one, costs, 2, 8) * (0.8 if one.batch_timeout_s else 1.0)
+
+
+def searched_for_api(job: Job) -> tuple[Outcome, MadeUpMachine]:
+    settings = {name_of(one): one for one in job.configurations}
+    parts = {part.subject: part for part in job.parts}
+
+    def rate_rps(turn: Turn) -> float:
+        if turn.subject in settings:
+            return served_rps(settings[turn.subject])
+        part = parts[turn.subject]
+        return (
+            part.workers / item_s(part.settings, turn.load.batch_size)
+            if isinstance(turn.load, Work)
+            else 900.0
+        )
+
+    def columns(turn: Turn) -> dict[str, float]:
+        if turn.subject in settings:
+            return {"memory_mib": 100.0 * settings[turn.subject].workers_per_device}
+        if isinstance(turn.load, Work):
+            return {"workers_cpu_ms": 1000 * cpu_s(parts[turn.subject].settings, turn.load.batch_size)}
+        return {
+            "server_cores": 900 * REQUEST_S - 0.1,
+            "client_cores": 0.1,
+            "workers_cpu_ms": 1000 * OF_WORKER_S,
+        }
+
+    machine = MadeUpMachine(rate_rps, columns, lambda turn: 20.0, noise=0.01)
+    return machine.run(search(job)), machine
+
+
+def test_a_search_for_an_api_predicts_by_its_pipeline_and_reports_its_knobs_alone(tmp_path: Path) -> None:
+    job = job_of_api()
+    outcome, _ = searched_for_api(job)
+    assert served_rps(outcome.winner) >= 0.97 * max(map(served_rps, job.space.configurations))
+    assert outcome.prediction_error is not None
+    assert outcome.prediction_error < 0.2
+    assert {row.knob for row in outcome.knobs} <= {"workers x threads", "max_batch_size", "batch_timeout_s"}
+    assert {(row.precision, row.transport, row.agreement) for row in outcome.rows} == {(None, None, None)}
+    head, rows = tune_table(outcome.rows)
+    assert "agreement" not in head
+    assert {len(row) for row in rows} == {len(head)}
+    write_rows(tmp_path / "tune.csv", TuneRow, outcome.rows)
+    assert read_rows(tmp_path / "tune.csv", TuneRow) == outcome.rows
+
+
+def test_where_nothing_runs_in_process_a_race_alone_decides() -> None:
+    job = job_of_api("stream")
+    outcome, machine = searched_for_api(job)
+    assert {turn.subject for turn in machine.turns} <= {name_of(one) for one in job.configurations}
+    assert served_rps(outcome.winner) >= 0.97 * max(map(served_rps, job.space.configurations))
+    assert len(outcome.rows) >= RACERS
+    assert outcome.prediction_error is None
+    assert {row.predicted_rps for row in outcome.rows} == {None}
+    assert {row.source for row in outcome.knobs} == {"measured"}
+    assert "predicted" not in tune_table(outcome.rows)[0]
+    assert len(outcome.rows) + sum(outcome.left_out.values()) == outcome.combinations + 1  # and serve:

@@ -7,8 +7,17 @@ from typing import Any
 import pytest
 
 from litmeter.params import ServeSettings, TuneSettings, load_params
-from litmeter.tune.search import Costs, model_part, parts_of, predicted_rps, ranking
-from litmeter.tune.space import DUPLICATE, Machine, changed_knobs, simplicity, space_of
+from litmeter.tune.search import (
+    Costs,
+    batch_formed,
+    cpu_of,
+    model_part,
+    part_names,
+    parts_of,
+    predicted_rps,
+    ranking,
+)
+from litmeter.tune.space import DUPLICATE, Machine, changed_knobs, name_of, simplicity, space_of
 from tests.support.project import ROOT
 
 CPU = Machine("cpu", 2)
@@ -139,3 +148,95 @@ def test_workers_and_threads_are_one_knob() -> None:
     assert changed_knobs(one, two) == ["workers x threads"]
     assert changed_knobs(one, one) == []
     assert len(changed_knobs(one, two.model_copy(update={"max_batch_size": 4}))) == 2
+
+
+def test_without_batches_a_timeout_is_no_difference() -> None:
+    one = ServeSettings(max_batch_size=4, batch_timeout_s=0.01)
+    assert changed_knobs(one, ServeSettings()) == changed_knobs(ServeSettings(), one) == ["max_batch_size"]
+    assert len(changed_knobs(one, ServeSettings(max_batch_size=2))) == 2
+
+
+OWN = ServeSettings(api="server:MyAPI", api_kwargs={"depth": 2}, path="/answer")
+
+
+def own(**knobs: Any) -> ServeSettings:
+    return ServeSettings.model_validate(OWN.model_dump() | knobs)
+
+
+def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful() -> None:
+    space = space_of(TuneSettings(), OWN, CPU)
+    found = space.configurations
+    assert {(one.workers_per_device, one.threads_per_worker) for one in found} == {
+        *((1, 1), (1, 2), (2, 1)),
+        (4, 1),  # it may wait for something else than a core
+    }
+    assert {one.max_batch_size for one in found} == {1, 2, 4, 8}
+    assert {one.batch_timeout_s for one in found} == {0.0, 0.002, 0.01}
+    assert all((one.api, one.api_kwargs, one.path) == (OWN.api, OWN.api_kwargs, OWN.path) for one in found)
+    assert len(set(map(name_of, found))) == len(found) == 4 * (1 + 3 * 3)
+    assert name_of(own(workers_per_device=2, threads_per_worker=1)) == "2x1 b1 0ms"
+    three = space_of(TuneSettings(users=3, workers_per_device=(3,)), OWN, Machine("cpu", 3)).configurations
+    assert {one.max_batch_size for one in three} == {1, 2, 3}
+    gpu = space_of(TuneSettings(), OWN, Machine("cuda", 32)).configurations
+    assert {one.workers_per_device for one in gpu} == {1, 2, 4}
+
+
+def test_a_batch_size_with_a_fault_is_left_out() -> None:
+    fault = "predict, batch of 2: ValueError"
+    space = space_of(TuneSettings(), OWN, Machine("cpu", 2, batch_sizes={2: fault, 4: fault}))
+    assert {one.max_batch_size for one in space.configurations} == {1, 8}
+    assert space.left_out[fault] == 2 * 3 * 4
+
+
+def test_an_apis_pipeline_is_measured_as_it_is_batched() -> None:
+    parts = parts_of([own(threads_per_worker=1), own(threads_per_worker=1, max_batch_size=8)], "cpu", 2)
+    assert [(part.kind, part.workers, part.batch_sizes) for part in parts] == [
+        ("pipeline", 2, (1, 8)),
+        ("request", 2, (1,)),
+    ]
+    pipeline, null = (part.settings for part in parts)
+    assert (pipeline.workers_per_device, pipeline.max_batch_size) == (2, 8)
+    assert (null.api, null.workers_per_device, null.max_batch_size) == (OWN.api, 2, 1)
+    for settings in (pipeline, null):  # processes read them so
+        assert ServeSettings.model_validate(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(
+    ("workers", "most", "timeout_s", "size", "wait_s"),
+    [
+        (1, 8, 0.0, 4.0, 0.0),  # half of the users wait, the others have just been answered
+        (1, 2, 0.01, 2.0, 0.0),  # as many as it takes are there
+        (3, 8, 0.0, 2.0, 0.0),
+        (1, 8, 0.1, 8.0, 0.008),  # full as soon as all have sent again
+        (1, 6, 0.1, 6.0, 0.004),
+        (1, 8, 0.002, 5.0, 0.002),  # too short for all
+        (1, 16, 0.1, 8.0, 0.1),  # more than there are users: it waits in vain
+        (16, 4, 0.01, 1.0, 0.01),
+        (16, 4, 0.0, 1.0, 0.0),
+    ],
+)
+def test_batches_as_litserves_loop_forms_them(
+    workers: int, most: int, timeout_s: float, size: float, wait_s: float
+) -> None:
+    """8 users whose requests arrive one in each millisecond."""
+    settings = own(workers_per_device=workers, max_batch_size=most, batch_timeout_s=timeout_s)
+    assert batch_formed(settings, 8, 0.001) == pytest.approx((size, wait_s))
+
+
+def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
+    """An item takes a worker 10 ms, of which it computes 2; a request costs 1 ms, half of it the worker's."""
+    pipeline, request = part_names(own(threads_per_worker=1))
+    found = {
+        pipeline: {1: 0.010},
+        cpu_of(pipeline): {1: 0.002},
+        request: {1: 0.001},
+        cpu_of(request): {1: 0.0005},
+    }
+    rates = [
+        predicted_rps(own(threads_per_worker=1, workers_per_device=workers), found, 2, 32)
+        for workers in (1, 4, 16)
+    ]
+    assert rates == pytest.approx([1 / 0.0105, 4 / 0.0105, 2 / 0.003])
+    found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
+    polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
+    assert predicted_rps(polling, found, 2, 32) == pytest.approx(2 * 3 / 7 / 0.0005)

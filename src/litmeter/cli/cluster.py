@@ -49,7 +49,7 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         for each live node its name, and Ray's options for what runs there.
 
     Raises:
-        UsageError: the address is none, Ray is not installed, or there is no token, or a wrong one.
+        UsageError: the address is none, or there is no token, or a wrong one.
         LoadError: the cluster cannot be reached.
     """
     option = f"--cluster {address}"
@@ -70,11 +70,9 @@ def connected(address: str) -> Iterator[dict[str, Any]]:
         reason = getattr(error, "strerror", None) or error
         raise LoadError(f"{option}: cannot be reached ({reason})") from error
     os.environ.update(RAY_SETTINGS)
-    try:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-    except ImportError as error:
-        raise UsageError("--cluster: Ray is not installed: pip install 'ray>=2.60'") from error
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own
     try:
         with _silent():

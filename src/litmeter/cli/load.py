@@ -31,11 +31,11 @@ from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Url
 from litmeter.measure.target import (
     COLUMNS,
+    bodies_to_send,
     check_first_request,
     keeps,
     level_cells,
     one_after_another,
-    read_bodies,
     request_headers,
 )
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
@@ -79,9 +79,9 @@ def items(given: Any) -> Any:
 
 
 @options(
-    *("timeout_s", "request_body"),
+    *("timeout_s", "request_body", "bodies", "content_type"),
     **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
-    **{"timeout_s": 30.0, "request_body": "json"},
+    **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None},
 )
 class LoadOptions(LoadSettings):
     """What is sent how often."""
@@ -112,7 +112,7 @@ class Requests(BaseModel):
     url: str
     """URL to which each body is sent by POST; status 200 is a good answer"""
     body_file: list[Path] = []
-    """file with a request body; repeatable"""
+    """file with a request body, JSON lines (.jsonl) with one each, or a folder of files; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
@@ -134,7 +134,7 @@ class Requests(BaseModel):
     @cached_property
     def bodies(self) -> list[bytes]:
         """What is sent; raise LoadError where that is nothing, and UsageError for a wrong template."""
-        return read_bodies(self.body_file, self.images, self.content_type, self.template)
+        return bodies_to_send(self.body_file, self.images, self.content_type, self.template)
 
     @contextmanager
     def server(self) -> Iterator[dict[str, Url]]:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
-from litmeter.errors import LitmeterError, UsageError, storage_error
+from litmeter.errors import LitmeterError, ParamsError, UsageError, missing_extra, storage_error
 from litmeter.system.temporary import report_stale_files
 
 DEFAULT_PORT = 8000
@@ -64,6 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"litmeter: {explained}", file=sys.stderr)
         return explained.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        print(f"litmeter: {missing}", file=sys.stderr)
+        return missing.exit_code
 
 
 @app.meta.default
@@ -132,7 +137,7 @@ def serve(
     metrics: Annotated[bool, Parameter(negative="--no-metrics", show_default=False)] = True,
     docs: Annotated[bool, Parameter(negative="--no-docs", show_default=False)] = True,
 ) -> int:
-    """Serve the exported model, configured by the section serve of params.yaml.
+    """Serve what the section serve of params.yaml names: the exported model, or a server of your own.
 
     Args:
         port: TCP port
@@ -145,7 +150,7 @@ def serve(
     """
     from litmeter.model.compiled.manifest import split_note
     from litmeter.model.device import check_precision, has_bfloat16, resolve_device
-    from litmeter.params import load_params
+    from litmeter.params import PARAMS_FILE, load_params
     from litmeter.paths import MODEL
     from litmeter.serve.binding import Binding
     from litmeter.serve.launcher import check_model, serve_in_foreground
@@ -154,7 +159,13 @@ def serve(
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
     params = load_params()
+    if "serve" not in params.model_fields_set:
+        raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")
+    if params.serve.kind == "command" and binding != Binding(port):
+        raise UsageError("serve: names a command, which has options of its own; allowed: --port")
     device = resolve_device(params.device, cuda_available())
+    if params.serve.kind != "classifier":
+        return serve_in_foreground(MODEL, params.serve, device, params.load.timeout_s, binding)
     params = params.on(lambda: device != "cpu" or has_bfloat16())
     check_precision(params.serve.precision, device)
     if said := other_model(MODEL.exported):
@@ -236,10 +247,13 @@ def predict(
 
 
 app.command(
-    "litmeter.cli.project:compare",
-    help="Compare configurations of params.yaml: which is faster, by how much, and how sure that is.",
+    "litmeter.cli.compare:compare",
+    help="Compare servers, of params.yaml or your own: which is faster, by how much, and how sure that is.",
     help_epilogue="""examples:
   litmeter compare e7_tuned candidate --seconds 180
+  litmeter compare one='server:MyAPI' eight='server:MyAPI max_batch_size=8' \\
+      --body request.json --report report.html
+  litmeter compare 'python a.py --port {port}' 'python b.py --port {port}' --body request.json
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
@@ -274,9 +288,10 @@ app.command(
 
 
 app.command(
-    "litmeter.cli.project:tune",
-    help="Search the fastest configuration for this model and machine, among those that tune: names.",
+    "litmeter.cli.tune:tune",
+    help="Search the fastest settings on this machine, of params.yaml's serve: or of a LitAPI of your own.",
     help_epilogue="""examples:
+  litmeter tune server:MyAPI --body request.json
   litmeter tune              # a search that was stopped goes on
   litmeter tune --apply      # writes the winner into params.yaml""",
 )
@@ -309,6 +324,23 @@ app.command(
   litmeter report HEAD~1 HEAD         # what changed, and how sure that is
   litmeter report HEAD my-experiment  # an experiment of `dvc exp run`""",
 )
+
+
+@app.command(
+    help_epilogue="""examples:
+  litmeter stage machine              # cmd: of a stage in dvc.yaml
+  litmeter stage benchmark candidate"""
+)
+def stage(name: str, argument: str | None = None, /) -> int:
+    """Run a stage, as dvc.yaml says; `dvc repro` runs all.
+
+    Args:
+        name: of the stage
+        argument: of benchmark: a configuration
+    """
+    from litmeter.stages.__main__ import main as run
+
+    return run([name, *filter(None, [argument])])
 
 
 @app.command(help_epilogue="examples:\n  litmeter verify     # takes 90 seconds; writes metrics/verify.json")

@@ -1,95 +1,30 @@
-"""``litmeter compare``, ``quick`` and ``tune``, and capacity on other machines: what params.yaml says."""
+"""``litmeter quick``, and capacity on other machines: the pipeline in a copy of the project."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO
 
 import yaml
-from cyclopts import Parameter
 
 from litmeter.cli.cluster import as_started, on_each_node
-from litmeter.data.index import read_index
-from litmeter.errors import LitmeterError, ParamsError, ReportError, UsageError
-from litmeter.load import load_generator
-from litmeter.measure.comparison_rows import pairs
-from litmeter.measure.log import Log
-from litmeter.measure.rounds import head_to_head
-from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Served
-from litmeter.model.card import read_card
-from litmeter.model.device import has_bfloat16, resolve_device
-from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, load_params
-from litmeter.paths import DVC_LOCK, MACHINE, MODEL, SECONDS, TUNE_METRICS
-from litmeter.report.tables import pairs_table
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
-from litmeter.serve.launcher import check_model
+from litmeter.errors import LitmeterError, UsageError
+from litmeter.params import load_params
+from litmeter.paths import DVC_LOCK, SECONDS
 from litmeter.stages.order import COMPARISON_ONLY
-from litmeter.system.files import read_json
-from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.processes import log_tail, process_group
-from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 
 EPOCHS = 1
 COMPARISON_S = 60.0
 """Of ``quick``, at most, whatever params.yaml says."""
-
-
-def compare(
-    *names: Annotated[str, Parameter(name="NAME", required=True)],
-    seconds: Positive = 120.0,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
-) -> int:
-    """Compare configurations: which is faster, by how much, and how sure that is.
-
-    They take turns for as long as was said beforehand, whatever comes out. A name may be given twice: what
-    differs between two servers of one configuration is chance.
-
-    Args:
-        names: of experiments, or candidate
-        seconds: in all, the servers' starts included; at least 12 rounds are run
-        as_json: print JSON instead of a table
-    """
-    if len(names) < 2:
-        raise UsageError("two configurations are needed, at least")
-    params = load_params()
-    device, load = resolve_device(params.device, cuda_available()), params.load
-    params = params.on(lambda: device != "cpu" or has_bfloat16())
-    settings = {}
-    for place, name in enumerate(names):
-        again = names[:place].count(name)
-        settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
-    for serve in settings.values():
-        check_model(MODEL, serve)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
-    log, users = Log(), params.comparison.users
-    with redirect_stdout(sys.stderr):
-        print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
-        with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
-            subjects = {
-                name: Served(name, serve, sender, MODEL, device, load.timeout_s)
-                for name, serve in settings.items()
-            }
-            schedule = head_to_head(list(settings), users, seconds, seed=load.seed, timeout_s=load.timeout_s)
-            with progress(seconds, "compare") as show:
-                run(schedule, subjects, log, seconds, show)
-    found = pairs(list(settings), next(iter(settings)), log.rows, log.latencies_ms())
-    if as_json:
-        print(json.dumps({"users": users, "pairs": [asdict(pair) for pair in found]}, indent=2))
-    else:
-        print(pairs_table(found))
-    return 0
 
 
 def quick() -> int:
@@ -102,7 +37,7 @@ def quick() -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, target)
         shorten(folder / "params.yaml")
-        print("quick: trains, compiles and compares in a temporary copy; results are not kept", flush=True)
+        print("quick: runs up to the comparison in a temporary copy; results are not kept", flush=True)
         return reproduce(folder, "comparison", {**os.environ, COMPARISON_ONLY: "1"})
 
 
@@ -110,6 +45,8 @@ def reproduce(
     folder: Path, target: str, environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> int:
     """Run the pipeline up to ``target`` in a copy of the project without git; return DVC's exit status."""
+    import dvc  # noqa: F401 -- where it is not installed, this is said
+
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["dvc", "--cd", str(folder), "repro", target]
@@ -180,62 +117,12 @@ def project_files() -> list[Path]:
 def shorten(path: Path) -> None:
     """Have the params.yaml at ``path`` train, compile and compare for a short time."""
     params = yaml.safe_load(path.read_bytes())
-    params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
-    sizes = params["compile"]["batch_sizes"]
-    params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
-    configurations = [params["serve"], *params["experiments"].values()]
-    if not any(one.get("precision") == "int8" for one in configurations):
-        params["compile"]["int8_photos"] = 0
+    if "train" in params:
+        params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
+        sizes = params["compile"]["batch_sizes"]
+        params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
+        configurations = [params["serve"], *params["experiments"].values()]
+        if not any(one.get("precision") == "int8" for one in configurations):
+            params["compile"]["int8_photos"] = 0
     params["comparison"]["seconds"] = min(COMPARISON_S, params["comparison"]["seconds"])
     path.write_text(yaml.safe_dump(params))
-
-
-def tune(*, apply: bool = False) -> None:
-    """Search the fastest configuration, or apply it.
-
-    Args:
-        apply: write the last search's winner into params.yaml instead
-    """
-    if apply:
-        apply_winner()
-    else:
-        from litmeter.stages.tune import main as search
-
-        search()
-
-
-def apply_winner() -> None:
-    """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
-
-    Raise ReportError without a result for this model on this machine, ParamsError where params.yaml does not
-    allow the winner.
-    """
-    from dvc.utils.hydra import apply_overrides  # takes a second
-
-    serve = load_params().serve
-    try:
-        metrics = read_json(TUNE_METRICS)
-        winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
-        changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
-        here = (read_json(MACHINE)["id"], read_card(MODEL.exported).weights_sha256)
-    except OSError as error:
-        raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ReportError(f"{TUNE_METRICS}: malformed; `make tune` makes it again") from error
-    if found_for != here:
-        raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
-    before = PARAMS_FILE.read_text(encoding="utf-8")
-    section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
-    overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's
-    for key, value in changed.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        overrides.append(f"{'' if key in section else '+'}serve.{key}={text}")
-    if overrides:
-        apply_overrides(PARAMS_FILE, overrides)
-    try:
-        load_params()
-    except ParamsError:
-        PARAMS_FILE.write_text(before, encoding="utf-8")
-        raise
-    lines = [f"{key}: {getattr(serve, key)} -> {value}" for key, value in changed.items()]
-    print("\n".join(lines) or f"{PARAMS_FILE} has the winner already")

@@ -1,8 +1,9 @@
 """The workers of an in-process subject: ``python -m litmeter.measure.inprocess_workers``.
 
 Started by ``subjects.InProcess``, which writes jobs as lines of JSON and reads a line for each.
-The model's libraries are loaded once, and the workers are forked from a process in which torch starts no
-thread: as many at first as there are cores; on a GPU, others when so many are asked for.
+As many workers are started at first as there are cores; on a GPU, others when so many are asked for.
+The classifier's libraries are loaded once, and its workers are forked from a process in which torch starts no
+thread. The workers of a LitAPI are spawned, and it is pickled to them, as LitServe does.
 """
 
 from __future__ import annotations
@@ -13,22 +14,24 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import perf_counter, process_time, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from litmeter.model.environment import modules_of
-from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.records import block_rates
 from litmeter.system.imports import freeze_gc_after
+
+if TYPE_CHECKING:
+    import torch
 
 ANSWER_TIMEOUT_S = 300.0
 BEGIN_S = 0.005
@@ -37,43 +40,76 @@ COMMON_SHARE = 0.5
 """Share of the time in which all workers have to run."""
 
 
+class Pipeline(Protocol):
+    """What a worker runs, on one request after another.
+
+    Attributes:
+        threads: of its libraries.
+    """
+
+    threads: int
+
+    def batch(self, size: int) -> Any:
+        """The next ``size`` requests, ready for the model."""
+
+    def run(self, kind: str, size: int, batch: Any) -> None:
+        """Do work of a kind on the next ``size`` requests, the model alone on ``batch``."""
+
+
+class ClassifierPipeline:
+    """The classifier's, on photos; ``threads`` are torch's."""
+
+    def __init__(
+        self, folders: ModelFolders, device: str, settings: ServeSettings, photos: Sequence[bytes]
+    ) -> None:
+        import torch
+
+        from litmeter.model.predictor import Predictor
+
+        self._torch, self._predictor = torch, Predictor(folders, device, settings)
+        self._next_photo = itertools.cycle(photos).__next__
+        self.threads = torch.get_num_threads()
+
+    def batch(self, size: int) -> torch.Tensor:
+        """Photos on the device, preprocessed."""
+        return self._predictor.batch(self._images(size))
+
+    def run(self, kind: str, size: int, batch: torch.Tensor) -> None:
+        """Preprocess, predict, or both."""
+        if kind == "preprocess":
+            self._images(size)
+        elif kind == "pipeline":
+            self._predictor.predict(self._images(size))
+        else:
+            self._predictor.forward(batch)
+            if self._predictor.device.type == "cuda":
+                self._torch.cuda.synchronize(self._predictor.device)
+
+    def _images(self, size: int) -> list[torch.Tensor]:
+        return [self._predictor.preprocess(self._next_photo()) for _ in range(size)]
+
+
 def run_worker(
-    parents_end: Connection,
-    connection: Connection,
-    folders: ModelFolders,
-    device: str,
-    settings: ServeSettings,
-    photos: Sequence[bytes],
+    connection: Connection, build: Callable[[], Pipeline], inherited: Connection | None = None
 ) -> None:
-    """Load the model, send the number of torch's threads, then run batches on request until the parent dies.
+    """Load the model, send its number of threads, then run batches on request until the parent dies.
 
     The request ``(kind of work, batch_size)`` is answered with None after a warm-up batch. The request
     ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
     monotonic clock, and the CPU seconds of all threads.
+
+    Args:
+        inherited: the parent's end of the connection, in a forked worker.
     """
-    parents_end.close()  # or it would not see that the parent died
-    predictor = Predictor(folders, device, settings)
-    next_photo = itertools.cycle(photos).__next__
-
-    def images(number: int) -> list[torch.Tensor]:
-        return [predictor.preprocess(next_photo()) for _ in range(number)]
-
-    def run_batch(kind: str, batch: torch.Tensor) -> None:
-        if kind == "preprocess":
-            images(len(batch))
-        elif kind == "pipeline":
-            predictor.predict(images(len(batch)))
-        else:
-            predictor.forward(batch)
-            if predictor.device.type == "cuda":
-                torch.cuda.synchronize(predictor.device)
-
-    connection.send(torch.get_num_threads())
+    if inherited is not None:
+        inherited.close()  # or it would not see that the parent died
+    pipeline = build()
+    connection.send(pipeline.threads)
     with suppress(EOFError):
         while True:
             kind, batch_size = connection.recv()
-            batch = predictor.batch(images(batch_size))
-            run_batch(kind, batch)
+            batch = pipeline.batch(batch_size)
+            pipeline.run(kind, batch_size, batch)
             connection.send(None)
             begin, seconds = connection.recv()
             batches: list[tuple[float, float]] = []
@@ -81,7 +117,7 @@ def run_worker(
             cpu_s_before = process_time()
             while not batches or perf_counter() < begin + seconds:
                 start = perf_counter()
-                run_batch(kind, batch)
+                pipeline.run(kind, batch_size, batch)
                 batches.append((start, perf_counter()))
             connection.send((batches, process_time() - cpu_s_before))
 
@@ -122,31 +158,51 @@ def receive(connection: Connection) -> Any:
 
 def main() -> None:
     """Start the workers that the first line describes, then run a job per line and print its result."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a LitAPI prints goes to the log
     setup = json.loads(sys.stdin.readline())
-    photos = [Path(path).read_bytes() for path in setup["photos"]]
     settings = ServeSettings.model_validate(setup["settings"])
+    start = partial(start_workers, *(_api if settings.kind == "api" else _classifier)(setup, settings))
+    workers, threads = start(min(settings.workers_per_device, os.cpu_count() or 1))
+    print(json.dumps(threads), file=answers, flush=True)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if (missing := job["busy"] - len(workers)) > 0:
+            workers += start(missing)[0]
+        result = measure(workers[: job["busy"]], job["kind"], job["batch_size"], job["seconds"])
+        print(json.dumps(result), file=answers, flush=True)
+
+
+def _classifier(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], Pipeline]]:
+    """How its workers are started, and what they run."""
+    photos = [Path(path).read_bytes() for path in setup["photos"]]
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
     with freeze_gc_after():
         for name in modules_of(settings):
             importlib.import_module(name)
-    arguments = (folders, setup["device"], settings, photos)
-    workers, threads = start_workers(min(settings.workers_per_device, os.cpu_count() or 1), arguments)
-    print(json.dumps(threads), flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        if (missing := job["busy"] - len(workers)) > 0:
-            workers += start_workers(missing, arguments)[0]
-        result = measure(workers[: job["busy"]], job["kind"], job["batch_size"], job["seconds"])
-        print(json.dumps(result), flush=True)
+    return "fork", partial(ClassifierPipeline, folders, setup["device"], settings, photos)
 
 
-def start_workers(number: int, arguments: tuple[Any, ...]) -> tuple[list[Connection], int]:
-    """Start workers that have loaded the model; return a connection to each, and torch's threads in one."""
-    fork = multiprocessing.get_context("fork")
+def _api(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], Pipeline]]:
+    """As ``_classifier``."""
+    from litmeter.measure.api_pipeline import ApiPipeline, payloads_of
+    from litmeter.measure.bodies import Bodies
+    from litmeter.serve.lit_api import lit_server, load_class, make_api
+
+    api = make_api(settings, load_class(str(settings.api)))
+    server = lit_server(api, settings, setup["device"], ANSWER_TIMEOUT_S)
+    payloads = payloads_of(server, settings.path, Bodies.from_json(setup["bodies"]))
+    return "spawn", partial(ApiPipeline, api, setup["device"], payloads)
+
+
+def start_workers(method: str, build: Callable[[], Pipeline], number: int) -> tuple[list[Connection], int]:
+    """Start workers that have loaded the model; return a connection to each, and the threads of one."""
+    context: Any = multiprocessing.get_context(method)
     workers = []
     for _ in range(number):
-        connection, worker_end = fork.Pipe()
-        fork.Process(target=run_worker, args=(connection, worker_end, *arguments), daemon=True).start()
+        connection, worker_end = context.Pipe()
+        arguments = (worker_end, build, *([connection] if method == "fork" else []))
+        context.Process(target=run_worker, args=arguments, daemon=True).start()
         worker_end.close()
         workers.append(connection)
     threads = [receive(connection) for connection in workers]

@@ -36,7 +36,9 @@ class Alone:
     answers: Sequence[tuple[int, bytes]]
 
 
-def levels(name: str, load: LoadSettings, bodies: int, tested: Sequence[int]) -> Schedule[Alone]:
+def levels(
+    name: str, load: LoadSettings, bodies: int, tested: Sequence[int] = (), *, null_server: bool = True
+) -> Schedule[Alone]:
     """Load ``name`` at each number of users, again in the reverse order, and its null server at the most.
 
     So the level that is fastest in the first runs is reported from a second one, which had no part in the
@@ -45,8 +47,9 @@ def levels(name: str, load: LoadSettings, bodies: int, tested: Sequence[int]) ->
     Args:
         bodies: number of request bodies.
         tested: indices of those whose answers are needed; they are sent first.
+        null_server: whether there is one.
     """
-    serving = yield from serve([name, NULL_SERVER])
+    serving = yield from serve([name, NULL_SERVER] if null_server else [name])
     answers: list[tuple[int, bytes]] = []
     plan = _plan(load)
     longest_s = 0.0
@@ -67,7 +70,8 @@ def levels(name: str, load: LoadSettings, bodies: int, tested: Sequence[int]) ->
         longest_s = max(longest_s, sample.row.seconds)
         if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
             break
-    yield from measure(Turn(NULL_SERVER, null_plan(load)))
+    if null_server:
+        yield from measure(Turn(NULL_SERVER, null_plan(load)))
     return Alone(serving.ready_s.get(name), answers)
 
 

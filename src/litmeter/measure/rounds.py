@@ -79,7 +79,7 @@ def comparison(
 
     Args:
         seconds: for all, starts included; exceeded only for the fewest turns and answers of each.
-        largest_batch: that each can form at this number of users.
+        largest_batch: that each can form at this number of users; those that it lacks do not run in-process.
         crowded: names of those with more workers than the cores can run.
     """
     rounds = _Rounds(reference, users, seed, timeout_s, largest_batch, crowded)
@@ -176,7 +176,7 @@ class _Rounds:
 
     def _start_beside(self) -> Schedule[None]:
         """Have the group in-process as well, as far as memory holds it, and find the batch sizes."""
-        key_of = {name: in_process(name) for name in self.group}
+        key_of = {name: in_process(name) for name in self.group if name in self.largest_batch}
         serving = yield from serve((*self.group, *key_of.values()))
         self.now_s = serving.at_s
         self.ready = {name for name, key in key_of.items() if key in serving.names}

@@ -20,6 +20,7 @@ import requests
 from litmeter.errors import LoadError, ServerError
 from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.senders import Sender
+from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
 from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
@@ -101,9 +102,12 @@ class Served(Subject):
     def start(self) -> Iterator[Callable[[], None]]:
         """Start the server."""
         device = "cpu" if self.null_model else self.device
-        with starting_server(
-            self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
-        ) as starting:
+        with (
+            named(self.name),
+            starting_server(
+                self.folders, self.settings, device, self.timeout_s, null_model=self.null_model
+            ) as starting,
+        ):
 
             def ready() -> None:
                 with named(self.name):
@@ -124,8 +128,10 @@ class Served(Subject):
         finally:
             self.server.pause()
 
-    def scrape(self) -> Scrape:
-        """Read its ``/metrics``; raise ServerError if it does not answer."""
+    def scrape(self) -> Scrape | None:
+        """Read its ``/metrics``, which a command has not; raise ServerError if it does not answer."""
+        if self.settings.kind == "command":
+            return None
         with named(self.name):
             try:
                 with direct_session() as session:
@@ -146,7 +152,8 @@ class Served(Subject):
 
         with named(self.name):
             try:
-                return self.sender.run(f"{self.server.url}/predict", turn.load, on_progress=on_progress)
+                url = self.server.url + self.settings.path
+                return self.sender.run(url, turn.load, on_progress=on_progress)
             except LoadError:
                 self.server.check()  # a server that died is the cause
                 raise
@@ -181,8 +188,10 @@ class Url(Subject):
 PIPELINE_KEYS = {
     *("precision", "compiled", "preprocess", "max_megapixels", "keep_freed_memory"),
     *("workers_per_device", "threads_per_worker"),
+    *("api", "api_kwargs", "folder"),
 }
-"""Keys of a configuration on which its pipeline depends. Those that agree in all of them share processes."""
+"""Keys of a configuration on which its pipeline depends. Those that agree in all of them share processes; a
+LitAPI depends on ``max_batch_size``, too."""
 PROBE_S, SLOW_PROBE = 0.3, 1 / 3
 """Seconds of a probe in the search for the number of busy workers. Each number has two probes, of which the
 slower one counts, as threads that outnumber the cores spin in most of them; or one, below SLOW_PROBE of the
@@ -194,14 +203,15 @@ class InProcess(Subject):
     """A configuration's workers without a server: processes that hold the model and wait for work.
 
     On a CPU no more of them run than there are cores: they would only take turns. ``threads`` are those of
-    torch in each.
+    the model's libraries in each. The classifier works on ``photos``, a LitAPI on ``bodies``.
     """
 
     name: str
     settings: ServeSettings
     folders: ModelFolders
     device: str
-    photos: Sequence[Path]
+    photos: Sequence[Path] = ()
+    bodies: Bodies | None = None
     talk: JsonLinesProcess = field(init=False)
     threads: int = field(init=False)
     _busy: int | None = field(default=None, init=False)
@@ -216,9 +226,11 @@ class InProcess(Subject):
         """Start the processes."""
         module, env = "litmeter.measure.inprocess_workers", worker_environment(self.settings)
         setup = {"device": self.device, "settings": self.settings.model_dump()}
-        folders = {name: str(path) for name, path in vars(self.folders).items()}
-        job = setup | folders | {"photos": [str(path) for path in self.photos]}
-        with json_lines_process(module, job, env, in_process(self.name)) as self.talk:
+        setup |= {name: str(path) for name, path in vars(self.folders).items()}
+        setup |= {"photos": [str(path) for path in self.photos]}
+        setup |= {"bodies": self.bodies.to_json()} if self.bodies and self.settings.api else {}
+        cwd = self.settings.folder
+        with json_lines_process(module, setup, env, in_process(self.name), cwd=cwd) as self.talk:
 
             def ready() -> None:
                 self.threads = int(self.talk.answer())
@@ -262,14 +274,18 @@ class InProcess(Subject):
 
 
 def pipelines_of(
-    configurations: Mapping[str, ServeSettings], folders: ModelFolders, device: str, photos: Sequence[Path]
+    configurations: Mapping[str, ServeSettings],
+    folders: ModelFolders,
+    device: str,
+    photos: Sequence[Path] = (),
+    bodies: Bodies | None = None,
 ) -> dict[str, InProcess]:
     """The in-process subject of each configuration; those with the same pipeline share one."""
     shared: dict[str, InProcess] = {}
     return {
         in_process(name): shared.setdefault(
-            settings.model_dump_json(include=PIPELINE_KEYS),
-            InProcess(name, settings, folders, device, photos),
+            settings.model_dump_json(include=PIPELINE_KEYS | ({"max_batch_size"} if settings.api else set())),
+            InProcess(name, settings, folders, device, photos, bodies),
         )
         for name, settings in configurations.items()
     }

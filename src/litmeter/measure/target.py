@@ -14,6 +14,7 @@ import requests
 
 from litmeter.errors import LoadError, ServerError, UsageError
 from litmeter.load import LoadPlan
+from litmeter.measure.bodies import read_bodies
 from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.stats.records import misses
@@ -61,10 +62,10 @@ def check_first_request(
         raise ServerError(f"{url} answered the first request ({sent}) with {answer.status_code}: {text}")
 
 
-def read_bodies(
+def bodies_to_send(
     body_files: Sequence[Path], images: Sequence[Path], content_type: str, template: str | None
 ) -> list[bytes]:
-    """The contents of ``body_files``, then one body per image.
+    """The bodies of ``body_files``, as ``read_bodies`` finds them, then one per image.
 
     Args:
         images: files, or folders whose image files are taken. They are sent as they are where the content
@@ -89,14 +90,14 @@ def read_bodies(
         json.loads(template)
     except ValueError as error:
         raise UsageError(f"--template: not JSON ({error}), got {template!r}") from error
-    bodies = [_read(path) for path in body_files]
+    bodies = [body for path in body_files for body in read_bodies(path, content_type).contents]
     for path in images:
         found = [path]
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise LoadError(f"{path}: a folder without an image file")
-        files = map(_read, found)
+        files = [body for file in found for body in read_bodies(file, content_type).contents]
         texts = (template.replace(IMAGE_TOKEN, base64.b64encode(file).decode()).encode() for file in files)
         bodies += files if as_files else texts
     return bodies
@@ -113,13 +114,6 @@ def request_headers(lines: Sequence[str]) -> dict[str, str]:
             raise UsageError("--header: the content type is given by --content-type")
         headers[match[1]] = match[2]
     return headers
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise LoadError(f"{path}: {error.strerror}") from error
 
 
 def _reason(error: requests.ConnectionError) -> str:

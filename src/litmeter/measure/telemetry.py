@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psutil
 
 from litmeter.system.machine import cuda_gpu
-from litmeter.system.processes import CGROUP
+from litmeter.system.processes import CGROUP, tree
 from litmeter.system.progress import print_wrapped
 
 Value = TypeVar("Value")
@@ -136,12 +136,11 @@ class Telemetry:
 
 
 def tree_cpu_s(root: int | None) -> _Counter | None:
-    """CPU seconds of a process and all its descendants, by process id; None without a root."""
+    """CPU seconds of each process of a tree, by process id; None without a root."""
     if root is None:
         return None
     found: dict[int | str, float] = {}
-    main = psutil.Process(root)
-    for process in [main, *main.children(recursive=True)]:
+    for process in tree(root):
         with suppress(psutil.NoSuchProcess):
             found[process.pid] = sum(process.cpu_times()[:2])
     return found

@@ -9,7 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.system.files import Record, read_json, reading
+from litmeter.params import Params
+from litmeter.paths import DVC_FILE, MODEL
+from litmeter.system.files import Record, code_digest, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "model.json"
@@ -56,6 +58,16 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
-def exported_weights(folder: Path) -> str | None:
-    """Hash of the weights in ``folder``, by ``read_card``; None in a fresh clone, without a model."""
-    return read_card(folder).weights_sha256 if (folder / CARD_NAME).exists() else None
+def served_card(params: Params) -> ModelCard | None:
+    """The exported model's card; None where no classifier is served."""
+    return read_card(MODEL.exported) if params.has_classifier else None
+
+
+def served_digest(params: Params) -> str | None:
+    """Hash of the exported weights; without a classifier, of the files on which the comparison depends.
+
+    None where these are not there: the weights in a fresh clone, dvc.yaml in a revision.
+    """
+    if params.has_classifier:
+        return read_card(MODEL.exported).weights_sha256 if (MODEL.exported / CARD_NAME).exists() else None
+    return code_digest(DVC_FILE, "comparison") if DVC_FILE.exists() else None

@@ -10,13 +10,18 @@ from litmeter.params import ServeSettings
 THRESHOLD_BYTES = 2**30
 """Smaller blocks are not mapped one by one, and no less freed memory is given back."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+THREADS = [f"{name}_NUM_THREADS" for name in ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")]
+"""Environment variables by which the usual numerical libraries start so many threads."""
 
 
 def worker_environment(settings: ServeSettings) -> dict[str, str]:
-    """This process's environment; with ``keep_freed_memory``, malloc's thresholds are raised in it.
+    """This process's environment, in which a LitAPI's libraries find their number of threads.
 
-    Other C libraries than glibc ignore them.
+    With ``keep_freed_memory``, malloc's thresholds are raised in it. Other C libraries
+    than glibc ignore them.
     """
+    if settings.kind == "api" and settings.threads_per_worker is not None:
+        return os.environ | dict.fromkeys(THREADS, str(settings.threads_per_worker))
     if not settings.keep_freed_memory:
         return dict(os.environ)
     thresholds = {f"MALLOC_{name}_THRESHOLD_": str(THRESHOLD_BYTES) for name in ("TRIM", "MMAP")}

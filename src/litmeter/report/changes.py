@@ -84,7 +84,7 @@ def _conditions(snapshot: Snapshot) -> dict[str, Any]:
         "the number of users": params.comparison.users,
         "the model": (params.model, params.train),
         "the photos": params.data,
-        "what users send": params.load.request_body,
+        "what users send": (params.load.bodies, params.load.request_body),
     }
 
 

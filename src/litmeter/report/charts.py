@@ -212,7 +212,8 @@ def _draw_ratio(
 
 def draw_pictures(results: Sequence[Result], reference: str) -> None:
     """Draw those in assets/results/, which the results' page shows; remove others."""
-    pictures = {"comparison": comparison(results, reference), "stages": stages(results)}
+    drawn = {"comparison": comparison(results, reference), "stages": stages(results)}
+    pictures = {name: chart for name, chart in drawn.items() if chart.names}
     for name, chart in pictures.items():
         save_png(PICTURES_FOLDER / f"{name}.png", [chart])
     for path in PICTURES_FOLDER.glob("*.png"):
@@ -317,8 +318,9 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
             ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
             tip = f"{row.name}: {ratio}, {number_cell(row.rate_rps, 1)} req/s"
             _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
-        predicted = [row.predicted_rps / fastest.predicted_rps for row in rows]
-        axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
+        if fastest.predicted_rps:
+            predicted = [(row.predicted_rps or math.nan) / fastest.predicted_rps for row in rows]
+            axes.plot(predicted, range(len(rows)), "x", color=INK, markersize=5)
         axes.set_xlabel("times the rate of the fastest")
 
     shown = {word for name in names for word in name.split()}

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, KNOBS, ServeSettings
-from litmeter.report.diagnosis import MODEL, PIPELINE, ROOFLINE, SERVED
+from litmeter.params import CANDIDATE, ServeSettings, knobs_of
+from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
@@ -119,8 +119,8 @@ def _lead(row: ComparisonRow) -> Ratio | None:
 LOST = {
     ROOFLINE: "the hardware's measured peak allows {lower} of the datasheet's {upper} images/s ({share})",
     MODEL: "the model alone does {lower} of the {upper} images/s that the hardware's peak allows ({share})",
-    PIPELINE: "the model alone does {upper} images/s, with decode and preprocess {lower} ({share})",
-    SERVED: "it serves {lower} of the {upper} images/s that it does without a server ({share})",
+    PIPELINE: "the model alone does {upper} {item}s/s, with all that is around it {lower} ({share})",
+    SERVED: "it serves {lower} of the {upper} {item}s/s that it does without a server ({share})",
 }
 """Losses down to each bound, in words."""
 
@@ -128,11 +128,12 @@ LOST = {
 def limit(snapshot: Snapshot) -> Claim | None:
     """What holds the fastest back, and the loss that it explains; None where no cause is known."""
     name = next((row.experiment for row in ranked(snapshot.compared)), None)
-    if name is None or not (diagnosis := snapshot.diagnoses[name]).cause:
+    if name is None or (diagnosis := snapshot.diagnoses[name]).cause in ("", NOT_AVAILABLE):
         return None
     sentence = f"What holds `{name}` back: {diagnosis.cause}"
     if (loss := diagnosis.loss) is not None:
         rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
+        rates["item"] = next(one.item for one in snapshot.results if one.name == name)
         sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
     return Claim("limit", f"{sentence}.")
 
@@ -140,11 +141,13 @@ def limit(snapshot: Snapshot) -> Claim | None:
 def next_step(snapshot: Snapshot) -> Claim | None:
     """What to try: the fastest one's settings, the search's winner, a search, or a key.
 
-    None for a revision, of which it is not known whether anything was searched.
+    None for a revision, of which it is not known whether anything was searched, and without a candidate.
     """
-    if snapshot.label:
+    serve = snapshot.params.configurations().get(CANDIDATE)
+    if snapshot.label or serve is None:
         return None
-    serve, search = snapshot.params.serve, "`make tune`, which searches for a faster `serve:`"
+    tune = "make" if snapshot.params.has_classifier else "litmeter"
+    search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.kind != "command" else ""
     if snapshot.tuned is not None:
         return Claim("next", _tuned_finding(snapshot.tuned, serve))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
@@ -152,20 +155,21 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         diagnosis = snapshot.diagnoses[CANDIDATE]
         parameter, brings = diagnosis.parameter, f": {diagnosis.brings}" if diagnosis.brings else ""
         section = "" if parameter and "." in parameter else "serve."
-        key = f"; or `{section}{parameter}`{brings}" if parameter else ""
-        return Claim("next", f"Try next: {search}{key}.")
+        key = f"`{section}{parameter}`{brings}" if parameter else ""
+        advice = "; or ".join(filter(None, [search, key]))
+        return Claim("next", f"Try next: {advice}.") if advice else None
     leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
     best = next(one for one in snapshot.results if one.name == leader)
     changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(serve, best.serve)]
     advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
-    if len(changes) > MOST_KEYS:
+    if len(changes) > MOST_KEYS or any(" " in change.partition("=")[2] for change in changes):
         advice = f"`serve:` with the settings of `{leader}`"
     # Where it is the second, the first claim has its ratio.
     said = [] if second == CANDIDATE else [f"{times_text(gain)} times as fast"]
     if (same := best.metrics["agreement"]) is not None:
         said.append(f"{same:.1%} of {best.metrics['photos']} test photos keep the checkpoint's label")
-    text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}. Or {search}."
-    return Claim("next", text)
+    text = f"Try next: {': '.join(filter(None, [advice, '; '.join(said)]))}."
+    return Claim("next", text + (f" Or {search}." if search else ""))
 
 
 def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
@@ -184,8 +188,8 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"{advice}: of those that the search measured it takes most requests within the objective."
     if winner.over_serve_low is None or winner.over_serve_low <= 1:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
-    incumbents = [row for row in tuned.rows if row.incumbent]
-    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in KNOBS)
+    incumbents, knobs = [row for row in tuned.rows if row.incumbent], knobs_of(serve.kind)
+    same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in knobs)
     return f"{advice}, for {gain} times {'the candidate' if same else 'what `serve:` was then'}."
 
 
@@ -255,27 +259,36 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
 
 
 def setting(snapshot: Snapshot) -> str:
-    """The model and the machine."""
+    """The model, where it is the classifier, and the machine."""
+    if not snapshot.params.has_classifier:
+        return describe_machine(snapshot.machine)
     model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
     return f"{model}, on {describe_machine(snapshot.machine)}"
 
 
 def reading(snapshot: Snapshot) -> str:
     """How the table of results is read."""
-    users = pluralise(snapshot.params.comparison.users, "user")
+    params = snapshot.params
+    users = pluralise(params.comparison.users, "user")
+    candidate = ""
+    if CANDIDATE in params.configurations():
+        candidate = f" `{CANDIDATE}` is the section `serve:` of params.yaml."
+    model = ", then of what the model loses to the hardware's peak, if that is as much"
     return (
         f"All configurations were served at once and loaded in turn by {users}, each of which sends its "
-        f"next request when the last one is answered. `{CANDIDATE}` is the section `serve:` of params.yaml. "
+        f"next request when the last one is answered.{candidate} "
         "Ratios are taken within rounds, with 95% intervals for all together; the fastest, and all that "
         "cannot be told from it, have rank 1. p95: 95% of the requests took no longer; it needs 130 answers. "
         "Slow ones have fewer turns, and a ratio of these rounds alone. Held back by: the main cause of what "
-        "is lost in serving, then of what the model loses to the hardware's peak, if that is as much."
+        f"is lost in serving{model if params.has_classifier else ''}."
     )
 
 
 def provenance(snapshot: Snapshot) -> str:
     """The machine, the model with its accuracy and cost, and the peaks."""
     params, ceilings, train = snapshot.params, snapshot.ceilings, snapshot.train
+    if not params.has_classifier:
+        return f"Measured: {setting(snapshot)}. Users send what is in `{params.load.bodies}`."
     form = "image files" if params.load.request_body == "image" else "base64 in JSON"
     peaks = " and ".join(
         f"{ceilings[key]:.3f} TFLOP/s in {precision}"
@@ -300,10 +313,14 @@ def tuned_text(tuned: Tuned) -> str:
         f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
         f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
-        f"which was `{incumbent.name}` then, and gives {winner.agreement:.1%} of the photos not trained on "
-        "full precision's label."
+        f"which was `{incumbent.name}` then"
     )
+    if winner.agreement is not None:
+        text += f", and gives {winner.agreement:.1%} of the photos not trained on full precision's label"
+    text += "."
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."
+    if metrics["model_error"] is None:
+        return f"{text} No rate was predicted."
     return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."

@@ -1,8 +1,9 @@
 """What limits a configuration: bounds of its rate, and causes of the losses from one bound to the next.
 
-Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. Each limits the next;
-its share of the one before it is what is left of the rate. A share above 1 by more than its interval is a bug
-of the bound above, and then no cause is named.
+Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. A LitAPI of one's own
+has none above the model, its ``predict``, and what cannot be run in-process has none at all. Each limits the
+next; its share of the one before it is what is left of the rate. A share above 1 by more than its interval is
+a bug of the bound above, and then no cause is named.
 
 docs/bounds-and-diagnosis.md has all causes. Those of the loss in serving (from the model in-process down to
 the served rate), which losses.py tells apart, come first; one above the model follows where it is as large.
@@ -36,6 +37,8 @@ CLOSE_TO_ROOFLINE = 0.7
 WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
+NOT_AVAILABLE = "not available"
+"""The cause of what cannot be run in-process."""
 BATCHING_KEYS = {"max_batch_size", "batch_timeout_s"}
 """Keys on which a pipeline in-process does not depend."""
 
@@ -75,7 +78,8 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     """
     row = result.compared
     served = result.rates("served")
-    constants = {name: ceilings.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
+    peaks = ceilings if result.serve.kind == "classifier" else {}
+    constants = {name: peaks.get(f"{name}_{result.serve.precision}_rps") for name in (DATASHEET, ROOFLINE)}
     known: dict[str, tuple[float | None, Rates]] = {
         **{name: (rate_rps, [rate_rps] * len(served)) for name, rate_rps in constants.items()},
         MODEL: (row.model_rps, result.rates("model")),
@@ -147,10 +151,18 @@ def diagnose(
     timed = timed or Timed()
     if result.emulated:
         return _emulated(result, timed)
+    if result.unavailable:
+        return Diagnosis(NOT_AVAILABLE, None, f"Bounds and causes are not available: {result.unavailable}.")
     if not result.served:
         return Diagnosis("", None, "There are no turns of this run to explain its rate by.")
+    if len(bounds) == 1:
+        text = (
+            "It was not run in-process, so nothing explains its rate; a longer `comparison.seconds` may do."
+        )
+        return Diagnosis("", None, text)
     if wrong := [bound for bound in bounds if bound.is_error]:
-        rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of')}" for bound in wrong)
+        unit = f"{result.item}s/s"
+        rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of', unit)}" for bound in wrong)
         return Diagnosis("", None, f"No cause is named, as a bound is none: {rates}.")
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.upper]
     above = sorted(above, key=lambda bound: (not bound.is_loss, bound.share.ratio))[:1]
@@ -182,7 +194,7 @@ def rate_text(rate_rps: float) -> str:
     return f"{rate_rps:,.1f}" if rate_rps >= 10 else f"{rate_rps:.3g}"
 
 
-def _rates(loss: Bound, owner: str, unit: str = "images/s") -> str:
+def _rates(loss: Bound, owner: str, unit: str) -> str:
     """Rate and share, as "50.0 images/s, 50% of the model's 100.0" for the owner "the model's"."""
     rates = f"{rate_text(loss.rate_rps)} {unit}, {share_cell(loss.share.ratio)} of {owner}"
     return f"{rates} {rate_text(loss.upper_rps)}"
@@ -209,7 +221,7 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
     options = [*_models(result, timed)]
     parameter, advice = _advice(options or [*_rooflines(result, ceilings)])
     what = "the roofline measured here is" if loss.name == ROOFLINE else "the model in-process does"
-    rate = _rates(loss, f"the {loss.upper}'s")
+    rate = _rates(loss, f"the {loss.upper}'s", "images/s")
     doubt = f"whether that is at least {CLOSE_TO_ROOFLINE:.0%} is not resolved; " if doubtful else ""
     text = f"{cause.capitalize()}: {what} {rate} ({binding}-bound); {doubt}{advice}."
     brings = advice.partition(": ")[2] if options else ""
@@ -282,14 +294,17 @@ def _preprocessing(result: Result, timed: Timed) -> Why:
         parameter, advice = "workers_per_device", more_workers(result)
     else:
         parameter, advice = _advice([*_decoders(result, timed)])
-    text = f"to decode and preprocess an image takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU; {advice}"
+    what = "to decode and preprocess an image" if result.item == "image" else "all of a request but `predict`"
+    text = f"{what} takes {_preprocess_ms(result) or 0.0:.1f} ms of CPU; {advice}"
     return Why(PREPROCESSING, parameter, text)
 
 
 def _decoders(result: Result, timed: Timed) -> Iterator[Option]:
     """Other ways to preprocess, by what other configurations' pipelines take beyond the model."""
     own_ms, whole_ms = _preprocess_ms(result), mean(result.in_process("pipeline"), "workers_cpu_ms")
-    for other in timed.results:
+    for other in timed.results if result.serve.kind == "classifier" else ():
+        if other.serve.kind != "classifier":
+            continue
         ms = None if other.emulated else _preprocess_ms(other)  # there it is lost in the model's noise
         if other.serve.preprocess != result.serve.preprocess and own_ms and whole_ms and ms:
             gain = whole_ms / max(whole_ms - own_ms + ms, 1e-3)
@@ -310,8 +325,8 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     upper = MODEL if MODEL in losses else served.upper
     rate = (
         f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate_text(served.rate_rps)} req/s, "
-        f"{share_cell(whole.ratio)} of the {rate_text(served.rate_rps / whole.ratio)} images/s that the "
-        f"{upper} allows on an undisturbed machine"
+        f"{share_cell(whole.ratio)} of the {rate_text(served.rate_rps / whole.ratio)} {result.item}s/s "
+        f"that the {upper} allows on an undisturbed machine"
     )
     found = losses_of(result, _preprocessing(result, timed))
     if not found:

@@ -138,8 +138,8 @@ def _batches(result: Result, fastest_ms: float) -> tuple[Why, float] | None:
         key = "batch_timeout_s"
         advice = f"a longer `batch_timeout_s` than {serve.batch_timeout_s:g} s fills them"
     text = (
-        f"batches hold {size:.1f} images, each of which takes {at_size_ms:.1f} ms of CPU in-process, and "
-        f"{fastest_ms:.1f} ms in batches of {fastest}; {advice}"
+        f"batches hold {size:.1f} {result.item}s, each of which takes {at_size_ms:.1f} ms of CPU in-process, "
+        f"and {fastest_ms:.1f} ms in batches of {fastest}; {advice}"
     )
     return Why(cause, key, text), at_size_ms - fastest_ms
 
@@ -152,9 +152,9 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     """
     if not (crowded := result.crowded):
         return None
-    workers = pluralise(result.serve.workers_per_device, "worker")
+    workers, all_rps = pluralise(result.serve.workers_per_device, "worker"), mean(crowded, "rate_rps")
     text = (
-        f"the same pipeline in-process does {mean(crowded, 'rate_rps'):.1f} images/s in all {workers} of "
+        f"the same pipeline in-process does {all_rps:.1f} {result.item}s/s in all {workers} of "
         f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
         f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
         "move it"
@@ -164,7 +164,7 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
 
 def _contention(result: Result, in_process_ms: float) -> Why:
     text = (
-        f"the workers take {mean(result.served, 'workers_cpu_ms') or 0.0:.1f} ms of CPU for an image, "
+        f"the workers take {mean(result.served, 'workers_cpu_ms') or 0.0:.1f} ms of CPU per {result.item}, "
         f"{in_process_ms:.1f} ms in-process, as server and load generator use the same cores and caches"
     )
     if result.device == "cpu" and result.threads > 1:
@@ -181,7 +181,7 @@ def _transport(result: Result) -> Why:
 
 
 def _direct(result: Result, cause: str, text: str) -> Why:
-    litserve = result.serve.transport == "litserve"
+    litserve = (result.serve.kind, result.serve.transport) == ("classifier", "litserve")
     advice = "`transport` (direct) moves it" if litserve else NO_KEY
     return Why(cause, "transport" if litserve else None, f"{text}; {advice}")
 

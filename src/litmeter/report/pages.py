@@ -29,7 +29,7 @@ from litmeter.report.machines import (
     offers_text,
     plan_cells,
 )
-from litmeter.report.snapshot import Snapshot, read_revision, read_snapshot
+from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
 from litmeter.system.files import all_or_nothing, write_section, write_text
 from litmeter.system.tables import markdown_table
@@ -40,7 +40,9 @@ README_PICTURE = Path("assets/readme/comparison.png")
 """The README's own: a run changes those in assets/results/, and the sentences beside them would be false."""
 SHOWN = "Rates of all configurations over the reference's, with 95% intervals"
 REPORT_PAGE = Path("report.html")
-QUESTION = "Which configuration serves this model fastest on this machine?"
+QUESTION = "Which configuration is fastest on this machine?"
+MORE = re.compile(r" More: \[[^\]]*\]\([^)]*\)\.")
+"""What leads to pages of this project's docs."""
 DOUBT = re.compile(
     r"(<code>.*?</code>)|\b(no difference resolved|not resolved|not measured|no answer|n/a|earlier)\b",
     re.IGNORECASE,
@@ -94,40 +96,54 @@ def readme_section(snapshot: Snapshot) -> str:
 
 
 def page(snapshot: Snapshot) -> str:
-    """docs/results.md."""
+    """docs/results.md; a project without a classifier has no other pages that it could lead to."""
+    own = not snapshot.params.has_classifier
+    about = (
+        "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
+        "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md)."
+    )
     blocks = [
         "# Results",
-        "`make run` writes this page. How each number is measured: [measuring.md](measuring.md); what the "
-        "bounds and causes mean: [bounds-and-diagnosis.md](bounds-and-diagnosis.md).",
+        "`litmeter results` writes this page." if own else about,
         *(claim.sentence for claim in claims(snapshot)),
         snapshot.table(),
         reading(snapshot),
         f"![{SHOWN}](../assets/results/comparison.png)",
     ]
     for part in parts(snapshot):
-        blocks += [f"## {part.title}", part.text]
+        blocks += [f"## {part.title}", MORE.sub("", part.text) if own else part.text]
         blocks += [f"![{part.title}](../assets/{part.picture})"] if part.picture else []
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
 def parts(snapshot: Snapshot) -> Iterator[Part]:
     """All sections."""
-    yield Part(
-        "What holds each back",
-        "From the hardware's peak down to the served rate, in images/s = requests/s, with the share of the "
-        "bound to the left. The model and the pipeline (decode, preprocess and model) ran in-process in the "
-        f"rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n{reasons(snapshot.diagnoses)}",
+    classifier = snapshot.params.has_classifier
+    scale = "the hardware's peak" if classifier else "the model"
+    bounds = (
+        f"From {scale} down to the served rate, in {'images/s = ' if classifier else ''}requests/s, with the "
+        "share of the bound to the left. The model and the pipeline (all of a request but the server) ran "
+        f"in-process in the rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
+    known = any(len(own) > 1 for own in snapshot.bounds.values())
+    yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
     chart = charts.stages(snapshot.results)
-    yield Part(chart.title, "", [chart], "results/stages.png")
-    yield Part(
-        "What each does alone",
-        "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory of "
-        "all its processes, the latency of a lone user, the rate at the best number of users, and that of "
-        "its server with a model that does nothing; CPU and GPU at the most users. Of the test photos that "
-        "were answered: agreement is the share with the checkpoint's label, accuracy that with their own.\n\n"
-        + levels_table(snapshot.results),
+    if chart.names:
+        yield Part(chart.title, "", [chart], "results/stages.png")
+    nulls = any(result.null for result in snapshot.results)
+    null = ", and that of its server with a model that does nothing" if nulls else ""
+    labels = (
+        " Of the test photos that were answered: agreement is the share with the checkpoint's label, "
+        "accuracy that with their own."
     )
+    if any(result.alone for result in snapshot.results):
+        yield Part(
+            "What each does alone",
+            "In its own stage, one after the other, so not for comparing: seconds until it was ready, memory "
+            f"of all its processes, the latency of a lone user, the rate at the best number of users{null}; "
+            "CPU and GPU at the most users."
+            f"{labels if classifier else ''}\n\n{levels_table(snapshot.results)}",
+        )
     if snapshot.capacities:
         found = {name: one.metrics for name, one in snapshot.capacities.items()}
         rows = [[f"`{name}`", *plan_cells(EXAMPLE_RPS, one)] for name, one in found.items()]
@@ -151,11 +167,15 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
         )
     if snapshot.tuned:
-        finalists, knobs = searched_tables(snapshot.tuned.rows, snapshot.tuned.knobs)
-        worth = "What another value of one key would be worth, all others as the winner's:"
-        text = "\n\n".join([tuned_text(snapshot.tuned), finalists, worth, knobs])
-        yield Part("What the search found", text, [charts.tune(snapshot.tuned.rows)], "tune.png")
-    yield Part("The machine and the model", provenance(snapshot))
+        yield _search(snapshot.tuned)
+    yield Part("The machine and the model" if classifier else "The machine", provenance(snapshot))
+
+
+def _search(tuned: Tuned) -> Part:
+    finalists, knobs = searched_tables(tuned.rows, tuned.knobs)
+    worth = "What another value of one key would be worth, all others as the winner's:"
+    text = "\n\n".join([tuned_text(tuned), finalists, worth, knobs])
+    return Part("What the search found", text, [charts.tune(tuned.rows)], "tune.png")
 
 
 def reasons(diagnoses: Mapping[str, Diagnosis]) -> str:
@@ -224,6 +244,18 @@ def write_machines(out: Path, offers: Sequence[Offer], rate_rps: float) -> None:
     print(f"{out}: open it in a browser")
 
 
+def write_search(out: Path, server: str, tuned: Tuned) -> None:
+    """Write a page of what a search for ``server`` has found."""
+    part = _search(tuned)
+    blocks = [
+        f"<h1>Which settings serve <code>{escape(server)}</code> fastest on this machine?</h1>",
+        *map(figure, part.charts),
+        markdown(part.text),
+    ]
+    write_text(out, _document("tune", blocks))
+    print(f"{out}: open it in a browser")
+
+
 def figure(chart: Chart) -> str:
     """A chart as wide as the page, and drawn once more for narrow ones; empty without data."""
     drawn = {"wide": svg(chart, WIDE), "narrow": svg(chart, NARROW)}
@@ -246,8 +278,7 @@ def _doubts(html: str) -> str:
 
 def markdown(text: str) -> str:
     """Markdown as HTML, without what leads to other files: this page is sent without them."""
-    plain = re.sub(r" More: \[[^\]]*\]\([^)]*\)\.", "", text)
-    html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(plain)
+    html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(MORE.sub("", text))
     html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
     return _doubts(html)
 

@@ -24,10 +24,11 @@ class Result:
     Attributes:
         device: cpu or cuda.
         machine: metrics/machine.json.
-        metrics: metrics/benchmark/NAME.json.
+        metrics: metrics/benchmark/NAME.json; None where it has no such figure, or its stage has not run.
         compared: its row of the comparison.
         turns: the comparison's turns of it; none where its row is an earlier run's.
         alone: turns of its own stage, those of its null server among them.
+        unavailable: why it was not run in-process; empty where it was.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Result:
     compared: ComparisonRow
     turns: Sequence[TurnRow]
     alone: Sequence[TurnRow]
+    unavailable: str = ""
 
     @property
     def cores(self) -> int:
@@ -50,6 +52,11 @@ class Result:
         return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
 
     @property
+    def item(self) -> str:
+        """What its rates count."""
+        return "image" if self.serve.kind == "classifier" else "request"
+
+    @property
     def half_is_native(self) -> bool:
         """Whether its device has instructions for half precision."""
         return half_is_native(self.machine, self.device)
@@ -57,7 +64,7 @@ class Result:
     @property
     def emulated(self) -> bool:
         """Whether it computes in bfloat16 on a CPU that has no instructions for it."""
-        return not self.half_is_native and dtype_name(self.serve.precision, self.device) == "bfloat16"
+        return dtype_name(self.serve.precision, self.device) == "bfloat16" and not self.half_is_native
 
     @property
     def served(self) -> list[TurnRow]:

@@ -18,10 +18,10 @@ from litmeter import paths
 from litmeter.errors import LitmeterError, ReportError, UsageError
 from litmeter.measure.capacity import CapacityMetrics, CapacityResult, curve_of
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.model.card import exported_weights
+from litmeter.model.card import served_digest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
-from litmeter.params import PARAMS_FILE, Params
+from litmeter.params import PARAMS_FILE, Params, ServeSettings
 from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagnose
 from litmeter.report.results import Result
 from litmeter.report.tables import ALONE, BUSY, comparison_table
@@ -49,6 +49,7 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
+        ceilings, train: metrics/ceilings.json and train.json, empty where no classifier is served.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
         over_before: metrics/over_before.json, empty where there is none.
         measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
@@ -95,19 +96,21 @@ def read_snapshot(label: str = "") -> Snapshot:
     Raise ReportError where a result is missing, malformed, or of a configuration that params.yaml has not.
     """
     try:
-        machine, ceilings = read_json(paths.MACHINE), read_json(paths.CEILINGS)
+        machine = read_json(paths.MACHINE)
         params, device = params_on(machine)
+        ceilings = read_json(paths.CEILINGS) if params.has_classifier else {}
         results = _read_results(params, machine, device)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         # The stage report does not wait for it.
         changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
-        timed = Timed(results, read_rows(paths.COMPILED_TABLE, PackageRow), changes)
+        packages = read_rows(paths.COMPILED_TABLE, PackageRow) if params.has_classifier else []
+        timed = Timed(results, packages, changes)
         return Snapshot(
             label=label,
             params=params,
             machine=machine,
             ceilings=ceilings,
-            train=read_json(paths.TRAIN_METRICS),
+            train=read_json(paths.TRAIN_METRICS) if params.has_classifier else {},
             results=results,
             bounds=bounds,
             diagnoses={one.name: diagnose(one, bounds[one.name], ceilings, timed) for one in results},
@@ -116,7 +119,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             changes=timed.changes,
             packages=timed.packages,
             # It holds for the exported model, which git does not keep.
-            tuned=None if label else _read_tuned(),
+            tuned=None if label else _tuned_here(params),
             capacities=read_capacities(params),
         )
     except OSError as error:
@@ -137,17 +140,30 @@ def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> li
         what = f"rows of {', '.join(others)}, which params.yaml has not" if others else ""
         what = what or f"no row of {', '.join(missing)}"
         raise ReportError(f"{paths.COMPARISON} has {what}; `dvc repro comparison` makes it")
-    metrics = {name: read_json(paths.BenchmarkPaths(name).metrics) for name in configurations}
+    facts = read_json(paths.COMPARISON_RUN) if paths.COMPARISON_RUN.exists() else {}
+    benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
+
+    def metrics_of(name: str, serve: ServeSettings) -> dict[str, Any]:
+        if benchmarked:
+            own = read_json(paths.BenchmarkPaths(name).metrics)
+        else:
+            memory_mib = [row.memory_mib for row in turns if row.subject == name and row.memory_mib]
+            own = {"ready_s": facts["ready_s"].get(name), "memory_mib": max(memory_mib, default=None)}
+        if serve.kind != "classifier" or params.load.bodies is not None:
+            own = dict.fromkeys(ALONE) | own
+        return {key: own[key] for key in ALONE if key not in BUSY}
+
     return [
         Result(
             name=name,
             serve=serve,
             device=device,
             machine=machine,
-            metrics={key: metrics[name][key] for key in ALONE if key not in BUSY},
+            metrics=metrics_of(name, serve),
             compared=compared[name],
             turns=[row for row in turns if row.subject == name],
-            alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow),
+            alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],
+            unavailable=facts.get("unavailable", {}).get(name, ""),
         )
         for name, serve in configurations.items()
     ]
@@ -161,24 +177,28 @@ def _measured_with() -> Any:
     return stage and {key: stage.get(key) for key in ("deps", "params")}
 
 
-def _read_tuned() -> Tuned | None:
+def read_tuned() -> Tuned:
+    """The last search; raise OSError, KeyError or ValueError where there is none that can be read."""
+    rows, knobs = read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow)
+    return Tuned(read_json(paths.TUNE_METRICS), rows, knobs)
+
+
+def _tuned_here(params: Params) -> Tuned | None:
     """What was found for this model on this machine; None where nothing was searched."""
     try:
-        metrics = read_json(paths.TUNE_METRICS)
-        if not is_of_this_tree(metrics):
-            return None
-        return Tuned(metrics, read_rows(paths.TUNE_TABLE, TuneRow), read_rows(paths.TUNE_KNOBS, KnobRow))
+        tuned = read_tuned()
+        return tuned if is_of_this_tree(tuned.metrics, params) else None
     except (OSError, KeyError, ValueError):
         return None
 
 
-def is_of_this_tree(metrics: Mapping[str, Any]) -> bool:
-    """Whether a search was made on this machine, and for the exported model, or else the compared one."""
-    weights = exported_weights(paths.MODEL.exported)
-    if weights is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
-        weights = read_json(paths.COMPARISON_RUN).get("model")
+def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
+    """Whether a search was made on this machine, and for what is served now, or else was compared."""
+    served = served_digest(params)
+    if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
+        served = read_json(paths.COMPARISON_RUN).get("model")
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
-    return same_machine and weights in (None, metrics.get("weights_sha256"))
+    return same_machine and served in (None, metrics.get("weights_sha256"))
 
 
 def read_capacities(params: Params) -> dict[str, CapacityResult]:
@@ -191,7 +211,7 @@ def read_capacities(params: Params) -> dict[str, CapacityResult]:
         settings = digest(params.configuration(name).model_dump_json().encode())
         try:
             measured = read_json(paths.CapacityPaths(name).metrics)
-            if is_of_this_tree(measured) and measured.get("settings") == settings:
+            if is_of_this_tree(measured, params) and measured.get("settings") == settings:
                 found[name] = read_capacity(name)
         except FileNotFoundError:
             continue

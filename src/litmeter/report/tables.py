@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 from litmeter.measure.capacity import CapacityMetrics
@@ -24,11 +25,13 @@ from litmeter.system.tables import (
     text_table,
     without_empty,
 )
-from litmeter.tune.rows import HEAD, NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_cells
+from litmeter.tune.rows import NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_table
 
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
 Row = dict[str, Any]
+LONGEST_COMMAND = 60
+"""Characters of a command line in a table."""
 BUSY = ("cpu_percent", "gpu_percent")
 ALONE = {
     "ready_s": ("ready s", 1),
@@ -48,11 +51,14 @@ ALONE = {
 
 def describe(serve: ServeSettings, device: str) -> str:
     """The settings of ``serve`` on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
+    if serve.command:
+        return shorten(serve.command, LONGEST_COMMAND, placeholder=" ...")
     workers = pluralise(serve.workers_per_device, "worker")
     if serve.threads_per_worker:
         workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"
     parts = [
-        dtype_name(serve.precision, device),
+        serve.api or dtype_name(serve.precision, device),
+        *(f"{key} {value}" for key, value in serve.api_kwargs.items()),
         f"max_batch_size {serve.max_batch_size}",
         f"batch_timeout {serve.batch_timeout_s:g} s" if serve.batch_timeout_s else "",
         workers,
@@ -60,6 +66,7 @@ def describe(serve: ServeSettings, device: str) -> str:
         "compiled" if serve.compiled else "",
         serve.preprocess if serve.preprocess != "timm" else "",
         "freed memory kept" if serve.keep_freed_memory else "",
+        "" if serve.check_answers else "answers not compared",
     ]
     return ", ".join(filter(None, parts))
 
@@ -92,7 +99,7 @@ def comparison_table(
     reference, configurations = params.comparison.reference, params.configurations()
 
     def settings(name: str) -> str:
-        if name != CANDIDATE and configurations[name] == params.serve:
+        if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):
             return f"same as `{CANDIDATE}`"
         return describe(configurations[name], device or "cpu")
 
@@ -115,7 +122,7 @@ def comparison_table(
     if not causes:
         return table
     # The last column is text, to the left.
-    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)]
+    last = ["held back by", "---", *(causes.get(row.experiment) or "-" for row in ordered)]
     return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 
 
@@ -178,7 +185,7 @@ def summary(compared: Sequence[ComparisonRow]) -> dict[str, float]:
     short = short_names([row.experiment for row in compared])
     by_name = {short[row.experiment]: float(f"{row.rate_rps or 0.0:.3g}") for row in compared}
     # The candidate, which `-S serve.…` changes, comes first: a terminal cuts off the last columns.
-    return {CANDIDATE: by_name.pop(CANDIDATE), **by_name}
+    return dict(sorted(by_name.items(), key=lambda item: item[0] != CANDIDATE))
 
 
 def level_rows(results: Sequence[Result]) -> list[Row]:
@@ -243,4 +250,4 @@ def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[
         for row in knobs
     ]
     head = ["key", "value", "times the winner's rate", "source"]
-    return markdown_table(HEAD, tune_cells(finalists), 2), markdown_table(head, worth, 2)
+    return markdown_table(*tune_table(finalists), 2), markdown_table(head, worth, 2)

@@ -11,12 +11,9 @@ import socket
 from types import SimpleNamespace
 
 import litserve
-import uvicorn
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from litmeter.model.card import read_card
 from litmeter.params import ServeSettings
@@ -30,7 +27,8 @@ from litmeter.serve.direct.http import DirectRoute
 from litmeter.serve.direct.supervisor import Supervisor
 from litmeter.serve.errors import invalid_body_reply
 from litmeter.serve.forkserver import FORKS, WORKERS
-from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer
+from litmeter.serve.lit_api import bind, metrics
+from litmeter.serve.metrics import RequestTimer
 from litmeter.serve.middleware import ApiKey, ImageBodies, response_of
 from litmeter.serve.pages import extend_openapi, serve_pages
 
@@ -88,15 +86,7 @@ def serve(
     if binding.metrics:  # the outermost: it also counts requests that are refused for their key
         app.add_middleware(RequestTimer)
 
-    # LitServe has no option for a socket that is bound already; uvicorn's own, fd, takes it for a Unix one.
-    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
-    options = {
-        "host": binding.host,
-        "port": binding.port,
-        "ssl_certfile": binding.certificate,
-        "ssl_keyfile": binding.certificate_key,
-        "log_level": "warning",
-    }
+    options = bind(binding, listener)
     if direct:
         workers = settings.workers_per_device
         channel = Channel(settings.max_queue, workers)
@@ -119,15 +109,6 @@ def fork_workers() -> None:
         "Manager": multiprocessing.get_context("fork").Manager,
     }
     litserve.server.mp = SimpleNamespace(**vars(multiprocessing) | own)
-
-
-async def metrics() -> Response:
-    """The metrics in Prometheus' text format."""
-    PROCESS.labels("http").set(1)
-    IN_FLIGHT.set(RequestTimer.in_flight)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def handle_invalid_body(request: Request, error: Exception) -> Response:

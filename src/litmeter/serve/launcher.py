@@ -16,18 +16,31 @@ from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 
+import psutil
+
 from litmeter.errors import ModelError, ServerError, UsageError
 from litmeter.model.card import read_card
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import KEY_VARIABLE, Binding
-from litmeter.system.processes import log_tail, process_group
+from litmeter.serve.command import (
+    LONG_PAUSE_S,
+    STOP_S,
+    check_listener,
+    continue_workers,
+    search_path,
+    words_of,
+)
+from litmeter.system.processes import log_tail, process_group, send_signal, tree
+from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
 READY_POLL_S = 0.05
+DOUBT_S = 5.0
+"""How long an answer such as 404 to ``ready`` is taken for one of a server that starts."""
 LOCAL = Binding(0)
 """127.0.0.1, at a free port that the kernel chooses."""
 LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
@@ -41,10 +54,13 @@ class RunningServer:
     """A server whose processes have been started; it answers when ``ready`` has returned."""
 
     process: subprocess.Popen[bytes]  # its main process, the root of its process tree
+    settings: ServeSettings
     binding: Binding
     log: Path  # file with its output
     started: float  # when, on the monotonic clock
-    ready_s: float = 0.0  # seconds from its start to the first 200 of ``/health``
+    ready_s: float = 0.0  # seconds from its start to the first 200 of ``settings.ready``
+    paused: float = 0.0  # when it was last, on the monotonic clock
+    status: int | None = None  # of its last answer to ``settings.ready``
 
     @property
     def url(self) -> str:
@@ -57,36 +73,68 @@ class RunningServer:
         return self.process.pid
 
     def ready(self, limit_s: float = READY_S) -> RunningServer:
-        """Wait until ``/health`` answers with 200; return the server itself.
+        """Wait until ``settings.ready`` answers with 200; return the server itself.
 
         Raises:
-            ServerError: the server died, or its workers were not ready within ``limit_s`` of its start.
+            ServerError: the server died, or was not ready within ``limit_s`` of its start, or the port of a
+                command is held by a process that it has not started.
         """
-        while time.perf_counter() < self.started + limit_s:
+        say_after_s = DOUBT_S
+        while (waited_s := time.perf_counter() - self.started) < limit_s:
+            is_ready = self.is_ready()
             self.check()
-            if is_healthy(self.binding):
+            if is_ready:
                 self.ready_s = time.perf_counter() - self.started
                 return self
+            if waited_s > say_after_s and self.status is not None and 400 <= self.status < 500:
+                print_wrapped(f"still waiting for the server{self.answered}")
+                say_after_s = limit_s
             time.sleep(READY_POLL_S)
-        raise ServerError(f"the server was not ready within {limit_s:.0f} s{log_tail(self.log)}")
+        raise ServerError(
+            f"the server was not ready within {limit_s:.0f} s{self.answered}{log_tail(self.log)}"
+        )
+
+    def is_ready(self) -> bool:
+        """Whether ``settings.ready`` answers with 200; raise ServerError where another process answers."""
+        self.status = status_of(self.binding, self.settings.ready)
+        if self.settings.kind == "command" and self.status == 200:
+            check_listener(self.pid, self.binding.port)
+        return self.status == 200
+
+    @property
+    def answered(self) -> str:
+        """What a command's server answered last, to append to what is said of it."""
+        if self.settings.kind != "command":
+            return ""
+        url = self.url + self.settings.ready
+        answered = "nothing has answered at" if self.status is None else f"status {self.status} from"
+        return f": {answered} {url}; `ready` names a path that answers 200"
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""
         self._signal(signal.SIGSTOP)
+        self.paused = time.perf_counter()
 
     def resume(self) -> None:
         """Continue its processes (SIGCONT)."""
+        if self.settings.kind == "command" and time.perf_counter() - self.paused > LONG_PAUSE_S:
+            with suppress(psutil.NoSuchProcess):
+                continue_workers(self.pid, self.binding.port)
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):  # it has died: ``check`` says so
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):  # it has died: ``check`` says so
             os.killpg(self.pid, number)
+            if self.settings.kind != "classifier":  # one's own server may have processes outside the group
+                send_signal(tree(self.pid), number)
 
     def check(self) -> None:
         """Raise ServerError, with the end of its log, if the server has died."""
         status = self.process.poll()
         if status is not None:
-            raise ServerError(f"the server died (exit status {status}){log_tail(self.log)}")
+            daemon = self.settings.kind == "command" and status == 0
+            hint = "; a command must stay in the foreground" if daemon else ""
+            raise ServerError(f"the server died (exit status {status}{hint}){log_tail(self.log)}")
 
 
 @contextmanager
@@ -100,7 +148,7 @@ def starting_server(
     null_model: bool = False,
     in_foreground: bool = False,
 ) -> Iterator[RunningServer]:
-    """Serve the exported model until the block is left, which begins at once.
+    """Serve what ``settings`` name until the block is left, which begins at once.
 
     Args:
         timeout_s: how long a request may wait in the server's queue.
@@ -109,31 +157,40 @@ def starting_server(
             the load generator sends none.
 
     Raises:
-        ServerError: the port is taken.
+        ServerError: the port is taken, or a command starts no program.
     """
     with bound_socket(binding) as listener, scratch() as folder, (log := folder / "log").open("wb") as output:
-        if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
-            raise UsageError(
-                f"TMPDIR: {folder.parent} is {excess} bytes too long for the path of a socket; "
-                "set it to a shorter one"
-            )
-        (metrics := folder / "metrics").mkdir()
         environment = worker_environment(settings)
-        environment |= {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
         if not in_foreground:
             environment.pop(KEY_VARIABLE, None)
         binding = replace(binding, port=listener.getsockname()[1])
+        if settings.kind == "command":
+            words, stop_s, inherited = words_of(settings, binding.port), STOP_S, list[int]()
+            listener.close()
+            environment |= {"PATH": search_path(), "PYTHONUNBUFFERED": "1"}  # its log has all that it printed
+        else:
+            if (excess := len(os.fsencode(folder)) - LONGEST_FOLDER) > 0:
+                raise UsageError(
+                    f"TMPDIR: {folder.parent} is {excess} bytes too long for the path of a socket; "
+                    "set it to a shorter one"
+                )
+            words = server_command(folders, settings, device, timeout_s, binding, listener, null_model)
+            stop_s, inherited = 0.0, [listener.fileno()]  # killed at once: no client waits for an answer
+            (metrics := folder / "metrics").mkdir()
+            environment |= {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
         started = time.perf_counter()
         with process_group(
-            server_command(folders, settings, device, timeout_s, binding, listener, null_model),
+            words,
             stdout=None if in_foreground else output,
             stderr=None if in_foreground else output,
             env=environment,
-            stop_s=0.0,  # killed at once, as no client waits for an answer
-            pass_fds=(listener.fileno(),),
+            cwd=settings.folder,
+            stop_s=stop_s,
+            pass_fds=inherited,
+            follow=settings.kind != "classifier",
         ) as process:
             listener.close()  # else clients of a server that has died would wait
-            yield RunningServer(process, binding, log, started)
+            yield RunningServer(process, settings, binding, log, started)
 
 
 def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
@@ -166,13 +223,15 @@ def serve_in_foreground(
     """
     with starting_server(folders, settings, device, timeout_s, binding, in_foreground=True) as server:
         process = server.process
-        print("loading the model ...", flush=True)
+        own = settings.kind != "classifier"
+        print("starting the server ..." if own else "loading the model ...", flush=True)
         try:
-            while process.poll() is None and not is_healthy(binding):
+            while process.poll() is None and not server.is_ready():
                 time.sleep(READY_POLL_S)
             if process.poll() is None:
                 url, seconds = binding.url, time.perf_counter() - server.started
-                said = f"{url}/predict answers, and {url} is a page to try it (Ctrl-C ends it)"
+                page = "" if own else f", and {url} is a page to try it"
+                said = f"{url}{settings.path} answers{page} (Ctrl-C ends it)"
                 print(f"ready after {seconds:.1f} s: {said}", flush=True)
             status = process.wait()
         except (KeyboardInterrupt, SystemExit):
@@ -209,17 +268,20 @@ def server_command(
     return [sys.executable, "-m", "litmeter.serve", json.dumps(options, default=str)]
 
 
-def is_healthy(binding: Binding) -> bool:
-    """Whether the server answers ``/health`` with 200; it may not listen yet. No certificate is verified."""
+def status_of(binding: Binding, path: str) -> int | None:
+    """The status of the server's answer to GET; None without one, as it may not listen yet.
+
+    No certificate is verified.
+    """
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(binding.host, binding.host)
     connection = HTTPConnection(host, binding.port, timeout=5)
     if binding.certificate:
         unverified = ssl._create_unverified_context()
         connection = HTTPSConnection(host, binding.port, timeout=5, context=unverified)
     with closing(connection), suppress(OSError, HTTPException):
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    return False
+        connection.request("GET", path)
+        return connection.getresponse().status
+    return None
 
 
 def bound_socket(binding: Binding) -> socket.socket:

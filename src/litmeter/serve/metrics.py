@@ -46,7 +46,7 @@ SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
 class RequestTimer:
-    """Times all requests to ``/predict``: as ASGI middleware, or by ``begin`` and ``end``.
+    """Times all requests to ``path``: as ASGI middleware, or by ``begin`` and ``end``.
 
     Attributes:
         in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
@@ -55,12 +55,12 @@ class RequestTimer:
 
     in_flight = 0
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, path: str = "/predict") -> None:
+        self.app, self.path = app, path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] != "/predict":
+        if scope["type"] != "http" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
         began, code = self.begin(), 0

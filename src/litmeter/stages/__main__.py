@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
-from litmeter.errors import LitmeterError, ParamsError, storage_error
+from litmeter.errors import LitmeterError, ParamsError, missing_extra, storage_error
 from litmeter.params import PARAMS_FILE, load_params
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
 from litmeter.system.imports import freeze_gc_after
@@ -62,6 +62,10 @@ def main(arguments: list[str]) -> int:
         if (explained := storage_error(error)) is None:
             raise
         said, status = str(explained), explained.exit_code
+    except ModuleNotFoundError as error:
+        if (missing := missing_extra(error)) is None:
+            raise
+        said, status = str(missing), missing.exit_code
     except KeyboardInterrupt:
         said, status = f"interrupted{restore(name)}", 128 + signal.SIGINT
     except Terminated:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timezone
-from pathlib import Path
 
-from litmeter.data.index import read_index
 from litmeter.load import load_generator
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.capacity import capacity
 from litmeter.measure.log import Log
+from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
-from litmeter.model.card import exported_weights, read_card
+from litmeter.model.card import served_card, served_digest
 from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -28,8 +27,8 @@ def main() -> None:
     """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
-    read_card(MODEL.exported)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], load.request_body)
+    served_card(params)
+    bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
     same = {serve.model_dump_json(): name for name, serve in reversed(settings.items())}
@@ -38,7 +37,8 @@ def main() -> None:
         print_wrapped(f"{name}: {describe(settings[name], device) if name == other else f'same as {other}'}")
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
+    with exclusive_machine(), load_generator(*bodies) as sender:
+        refuse_faulty({name: settings[name] for name in names}, bodies, device, load.timeout_s)
         subjects = {
             name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names
         }
@@ -46,7 +46,7 @@ def main() -> None:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
         "machine": read_json(MACHINE)["id"],
-        "weights_sha256": exported_weights(MODEL.exported),
+        "weights_sha256": served_digest(params),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     with all_or_nothing():

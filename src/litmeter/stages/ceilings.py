@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,10 +25,10 @@ from litmeter.ceilings import (
     roofline,
     traffic_of,
 )
-from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.load import load_generator
 from litmeter.load.stub import running_stub
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.levels import null_plan
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
@@ -40,7 +39,6 @@ from litmeter.model.device import dtype_name, half_is_native, params_on, precisi
 from litmeter.model.model import model_of
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system.files import read_json, write_csv, write_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -53,7 +51,6 @@ def main() -> None:
     card = read_card(MODEL.exported)
     model = model_of(card)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
-    bodies = request_bodies([Path(photo.path) for photo in read_index().photos], params.load.request_body)
     with exclusive_machine():
         measured = {
             precision: peak_flops(model, card.image_size, device, precision)
@@ -61,7 +58,7 @@ def main() -> None:
             if precision != "half" or half_is_native(machine, device)
         }
         bandwidth = measured_bandwidth(device)
-        client_limit = client_limit_rps(params.load, bodies)
+        client_limit = client_limit_rps(params.load)
     write_csv(THEORETICAL, theoretical_rows(cost))
     metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
@@ -116,10 +113,9 @@ def instruction_metrics(
     return {"reported_ghz": clock_hz and round(clock_hz / 1e9, 2), **tflops}
 
 
-def client_limit_rps(load: LoadSettings, bodies: Sequence[bytes]) -> float:
+def client_limit_rps(load: LoadSettings) -> float:
     """Requests per second of the load generator against a stub server that answers at once, or LoadError."""
-    content_type = CONTENT_TYPES[load.request_body]
-    with running_stub(service_s=0.0) as stub, load_generator(bodies, content_type) as sender:
+    with running_stub(service_s=0.0) as stub, load_generator(*bodies_of(load)) as sender:
         turn = Turn("stub", null_plan(load))
         row = run(measure(turn), {"stub": Url(stub.url, sender)}, Log(), 2.0).row
     if row.failed or row.timed_out or row.rate_rps is None:

@@ -20,25 +20,27 @@ from litmeter import paths
 from litmeter.data.index import read_index
 from litmeter.errors import ModelError
 from litmeter.load import load_generator
+from litmeter.measure.bodies import Bodies, bodies_of
 from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows
-from litmeter.measure.log import unfinished_log
+from litmeter.measure.log import Log, unfinished_log
+from litmeter.measure.preflight import check_apis, refuse_faulty
 from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Served, Subject, pipelines_of
-from litmeter.model.card import read_card
+from litmeter.measure.subjects import Served, pipelines_of
+from litmeter.model.card import served_card, served_digest
 from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
 from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 BEFORE = "before"
 """The subject with the candidate's settings of the last results."""
+CANNOT_BE_SERVED = "the settings before cannot be served, and are not compared"
 FEW, FEW_S = 4, 90.0
 """A comparison of so many configurations, as after a change of one, takes so long; of more, in proportion."""
 
@@ -49,55 +51,72 @@ class Last:
 
     Attributes:
         signatures: by configuration, a hash of all that its row depends on.
-        model: the weights' hash.
+        model: the served digest.
         settings: of the candidate; None where they are of code that had other ones.
         rows: of its comparison, those that it kept from an earlier one with that one's date.
+        unavailable: why some were not run in-process.
     """
 
     signatures: Mapping[str, str]
-    model: str
+    model: str | None
     settings: ServeSettings | None
     rows: Sequence[ComparisonRow]
+    unavailable: Mapping[str, str]
 
 
 def main() -> None:
+    """Compare, and print the table, and what a change of the candidate did."""
+    measured()
+    params, _ = params_on(files.read_json(paths.MACHINE))
+    print(comparison_table(files.read_rows(paths.COMPARISON, ComparisonRow), params))
+    if claim := claims.change(files.read_json(paths.OVER_BEFORE)):
+        print_wrapped(claim.sentence)
+
+
+def measured() -> Log:
     """Measure the changed configurations, the reference and the fastest; compare all.
 
-    Metrics of configurations that params.yaml no longer has are removed.
+    Metrics of configurations that params.yaml no longer has are removed. Return what was measured.
     """
     params, device = params_on(files.read_json(paths.MACHINE))
-    photos = [Path(photo.path) for photo in read_index().photos]
-    bodies = request_bodies(photos, params.load.request_body)
-    signatures = signatures_of(params, device, bodies)
+    photos = [Path(photo.path) for photo in read_index().photos] if params.has_classifier else []
+    bodies = bodies_of(params.load)
+    signatures = signatures_of(params, device, bodies.contents)
     reference, users, load = params.comparison.reference, params.comparison.users, params.load
-    measured, kept, budget_s = planned(params, device, signatures, read_last())
-    before = measured.get(BEFORE)
-    for name, serve in measured.items():
+    last, candidate = read_last(), params.configurations().get(CANDIDATE)
+    chosen, kept, budget_s = planned(params, device, signatures, last)
+    for name, serve in chosen.items():
         if note := split_note(paths.MODEL, device, serve):
             print_wrapped(f"{name}: {note}")
     tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
     facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
     files.check_writable([*tables, *facts, *(paths.BenchmarkPaths(name).comparison for name in signatures)])
-    print_wrapped(f"comparison: {', '.join(measured)} in turn, about {budget_s:.0f} s")
-    key = {"signatures": signatures, "names": list(measured), "before": before and own_inputs(before)}
-    log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
-    schedule = comparison(
-        list(measured),
-        reference,
-        largest_batch={name: min(serve.max_batch_size, users) for name, serve in measured.items()},
-        crowded=[name for name, serve in measured.items() if device == "cpu" and crowds(serve)],
-        users=users,
-        seconds=budget_s,
-        seed=load.seed,
-        timeout_s=load.timeout_s,
-    )
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[load.request_body]) as sender:
-        subjects: dict[str, Subject] = {
-            name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
-            for name, serve in measured.items()
-        }
-        with progress(budget_s, "comparison") as show:
-            run(schedule, subjects | pipelines_of(measured, paths.MODEL, device, photos), log, budget_s, show)
+    with exclusive_machine():
+        unavailable = checked(chosen, bodies, device, load.timeout_s)
+        print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
+        before = chosen.get(BEFORE)
+        key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before)}
+        log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
+        beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
+        schedule = comparison(
+            list(chosen),
+            reference,
+            largest_batch={name: min(serve.max_batch_size, users) for name, serve in beside.items()},
+            crowded=[name for name, serve in beside.items() if device == "cpu" and crowds(serve)],
+            users=users,
+            seconds=budget_s,
+            seed=load.seed,
+            timeout_s=load.timeout_s,
+        )
+        with load_generator(*bodies) as sender, progress(budget_s, "comparison") as show:
+            served = {
+                name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
+                for name, serve in chosen.items()
+            }
+            pipelines = pipelines_of(beside, paths.MODEL, device, photos, bodies)
+            run(schedule, {**served, **pipelines}, log, budget_s, show)
+    earlier = {row.experiment for row in kept}
+    unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
     over_before = {
         **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
@@ -111,10 +130,12 @@ def main() -> None:
             paths.COMPARISON_RUN,
             {
                 "date": date.today().isoformat(),
-                "model": read_card(paths.MODEL.exported).weights_sha256,
-                "candidate": params.serve.model_dump(),
+                "model": served_digest(params),
+                "candidate": candidate and candidate.model_dump(),
                 "signatures": signatures,
                 "rows": rows_digest(rows),
+                "unavailable": unavailable,
+                "ready_s": {name: files.rounded(one.ready_s, 2) for name, one in served.items()},
             },
         )
         for row in rows:
@@ -123,9 +144,24 @@ def main() -> None:
     for path in paths.COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    print(comparison_table(rows, params))
-    if claim := claims.change(over_before):
-        print_wrapped(claim.sentence)
+    return log
+
+
+def checked(
+    measured: dict[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float
+) -> dict[str, str]:
+    """Why some of ``measured`` cannot run in-process, by name; raise ApiError where one must not be served.
+
+    Where that is only the one before, it is taken out of ``measured``.
+    """
+    own = {name: serve for name, serve in measured.items() if name != BEFORE}
+    found = refuse_faulty(own, bodies, device, timeout_s)
+    if before := measured.get(BEFORE):
+        found |= check_apis({BEFORE: before}, bodies, device, timeout_s)
+        if fault := found[BEFORE].fault:
+            print_wrapped(f"{CANNOT_BE_SERVED}: {fault}")
+            del measured[BEFORE]
+    return {name: one.unavailable for name, one in found.items() if one.unavailable}
 
 
 def crowds(serve: ServeSettings) -> bool:
@@ -137,9 +173,10 @@ def crowds(serve: ServeSettings) -> bool:
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:
     """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
+    card = served_card(params)
     common: dict[str, Any] = {
         "machine": files.read_json(paths.MACHINE)["id"],
-        "model": read_card(paths.MODEL.exported).model_dump(),
+        "model": card and card.model_dump(),
         "code": files.code_digest(paths.DVC_FILE, "comparison"),
         "device": device,
         "bodies": files.digest(b"".join(bodies)),
@@ -170,16 +207,17 @@ def read_last() -> Last | None:
     try:
         facts, rows = files.read_json(paths.COMPARISON_RUN), files.read_rows(paths.COMPARISON, ComparisonRow)
         signatures, model, measured_on = facts["signatures"], facts["model"], facts["date"]
+        unavailable = facts.get("unavailable", {})
         if facts["rows"] != rows_digest(rows):
             return None
     except (OSError, KeyError, ValueError):
         return None
     try:
         settings = ServeSettings.model_validate(facts["candidate"])
-    except (KeyError, ValidationError):  # of code that had other settings
+    except (KeyError, ValidationError):  # of code that had other settings, or without a candidate
         settings = None
     dated = [replace(row, earlier=row.earlier or measured_on, rank=None) for row in rows]
-    return Last(signatures, model, settings, dated)
+    return Last(signatures, model, settings, dated, unavailable)
 
 
 def rows_digest(rows: Sequence[ComparisonRow]) -> str:
@@ -226,13 +264,14 @@ def names_to_measure(
 
 def settings_before(params: Params, device: str, last: Last | None) -> ServeSettings | None:
     """The candidate's settings of the last results, where they changed and can run with the same model."""
-    if last is None or last.settings is None or last.settings == params.serve:
+    candidate = params.configurations().get(CANDIDATE)
+    if last is None or last.settings is None or candidate in (None, last.settings):
         return None
-    if last.model != read_card(paths.MODEL.exported).weights_sha256:
+    if last.model != served_digest(params):
         return None
     try:
         split_note(paths.MODEL, device, last.settings)
     except ModelError as error:
-        print_wrapped(f"the settings before cannot be served, and are not compared: {error}")
+        print_wrapped(f"{CANNOT_BE_SERVED}: {error}")
         return None
     return last.settings

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from litmeter.data.index import read_index
-from litmeter.errors import LitmeterError, ModelError, ParamsError
+from litmeter.errors import LitmeterError, LoadError, ModelError, ParamsError
+from litmeter.measure.bodies import bodies_of
 from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
-from litmeter.serve.client import request_bodies
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import read_json, write_json
@@ -36,17 +35,22 @@ def main() -> None:
     check_no_orphans(params.configurations())
     check_params(params)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    machine = {**fingerprint(), "bfloat16": has_bfloat16()}
+    machine = fingerprint()
+    if params.has_classifier:
+        machine["bfloat16"] = has_bfloat16()
+        write_json(WEIGHTS, given_weights(params.model))
     write_json(MACHINE, machine)
-    write_json(WEIGHTS, given_weights(params.model))
     print_wrapped(describe_machine(machine))
-    native = machine["bfloat16"]
-    halves = [name for name, serve in params.configurations().items() if serve.precision == "half"]
-    emulating = [] if native else halves
-    if resolve_device(params.device, machine["gpu"] is not None) == "cpu" and (emulating or machine != known):
-        print_wrapped(said_of_half(emulating, native, slowdown_by_half()))
+    if params.has_classifier:
+        native = machine["bfloat16"]
+        halves = [name for name, serve in params.configurations().items() if serve.precision == "half"]
+        emulating = [] if native else halves
+        device = resolve_device(params.device, machine["gpu"] is not None)
+        if device == "cpu" and (emulating or machine != known):
+            print_wrapped(said_of_half(emulating, native, slowdown_by_half()))
     with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
-        if MODEL.exported.exists() and (sentence := change_ahead(*params_on(machine))):
+        there = MODEL.exported.exists() or not params.has_classifier
+        if there and (sentence := change_ahead(*params_on(machine))):
             print_wrapped(sentence)
             return
     if sentence := whole_run(params):
@@ -98,8 +102,7 @@ def change_ahead(params: Params, device: str) -> str | None:
 
     Raise LitmeterError or OSError where the model or the photos are not there yet.
     """
-    photos = [Path(photo.path) for photo in read_index().photos]
-    signatures = comparison.signatures_of(params, device, request_bodies(photos, params.load.request_body))
+    signatures = comparison.signatures_of(params, device, bodies_of(params.load).contents)
     last = comparison.read_last()
     _, kept, budget_s = comparison.planned(params, device, signatures, last)
     if last is None or not kept:
@@ -118,6 +121,14 @@ def given_weights(model: ModelSettings) -> dict[str, str | None]:
 
 def check_params(params: Params) -> None:
     """Raise ParamsError for a model, folder, file or device that does not exist on this machine."""
+    device = resolve_device(params.device, cuda_available())
+    if params.load.bodies is not None:
+        try:
+            bodies_of(params.load)
+        except LoadError as error:
+            raise ParamsError(f"load.bodies: {error}") from error
+    if not params.has_classifier:
+        return
     model, pretrained = params.model, params.model.pretrained
     check_model_name(model.name)
     if not params.data.download and not Path(params.data.folder).is_dir():
@@ -132,7 +143,6 @@ def check_params(params: Params) -> None:
     if pretrained not in WITHOUT_FILE and not Path(pretrained).is_file():
         allowed = "package, hub, none, or an existing file"
         raise ParamsError(f"model.pretrained: got {pretrained!r}; allowed: {allowed}")
-    device = resolve_device(params.device, cuda_available())
     for name, serve in params.configurations().items():
         check_precision(serve.precision, device, f"{section_of(name)}.precision")
 

@@ -10,13 +10,14 @@ from typing import Any
 
 import yaml
 
+from litmeter.errors import UsageError
 from litmeter.params import CANDIDATE, Params, load_params
 from litmeter.paths import DVC_FILE, MACHINE, SECONDS
 from litmeter.system.files import read_json, write_json
 from litmeter.system.progress import duration
 
 Stage = tuple[str, ...]
-"""What stands behind ``src/stage.py``: a module of this package, and its argument."""
+"""What stands behind ``python3 src/stage.py`` or ``litmeter stage``: a module here, and its argument."""
 COMPARISON_ONLY = "LITMETER_COMPARISON_ONLY"
 """Environment variable of a run that ends with the stage ``comparison``."""
 COMPARISON: Stage = ("comparison",)
@@ -27,6 +28,8 @@ ELSEWHERE = " on the machine and with the model of the committed results"
 
 def planned(params: Params) -> list[Stage]:
     """The stages in the order in which `dvc repro` (or, in such a run, `dvc repro comparison`) runs them."""
+    if not DVC_FILE.exists():
+        raise UsageError(f"{Path.cwd()} has no {DVC_FILE}, whose stages are run")
     with DVC_FILE.open("rb") as file:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes 2 ms instead of 50
         listed: dict[str, Any] = yaml.load(file, loader)["stages"]  # noqa: S506
@@ -68,7 +71,8 @@ def record_seconds(stage: Stage, seconds: float) -> None:
 
 def circumstances(params: Params) -> dict[str, Any]:
     """What the seconds of a stage hold for."""
-    return {"machine": read_json(MACHINE)["id"] if MACHINE.exists() else None, "model": params.model.name}
+    model = params.model.name if params.has_classifier else None
+    return {"machine": read_json(MACHINE)["id"] if MACHINE.exists() else None, "model": model}
 
 
 def expected(stages: Sequence[Stage], params: Params, what: str = "") -> str | None:

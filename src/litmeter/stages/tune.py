@@ -4,58 +4,109 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from litmeter.data.index import read_index
+from litmeter.errors import ApiError, ParamsError
 from litmeter.load import LoadGenerator, load_generator
+from litmeter.measure.bodies import Bodies, bodies_of
 from litmeter.measure.log import unfinished_log
+from litmeter.measure.preflight import check_apis
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
-from litmeter.model.answers import answers_of
-from litmeter.model.card import read_card
+from litmeter.model.card import served_digest
 from litmeter.model.compiled.manifest import read_manifest
 from litmeter.model.device import params_on
-from litmeter.model.reference import read_reference
-from litmeter.params import KNOBS, Params, ServeSettings
+from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
-from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.system import files
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
-from litmeter.tune.rows import HEAD, KnobRow, TuneRow, tune_cells
+from litmeter.tune.rows import KnobRow, TuneRow, tune_table
 from litmeter.tune.search import Job, Outcome, search
-from litmeter.tune.space import machine_of, name_of, space_of
+from litmeter.tune.space import Machine, cores_here, machine_of, name_of, simplicity, space_of
 
 
-def main() -> None:
-    """Search, and write the result. A search that was stopped goes on where it was."""
+def main() -> Outcome:
+    """Search, write the result and show it."""
+    outcome = searched()
+    print(text_table(*tune_table(outcome.rows)))
+    print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
+    return outcome
+
+
+def searched() -> Outcome:
+    """Search, and write the result. A search that was stopped goes on where it was.
+
+    Raise ParamsError where the section ``serve`` cannot be tuned.
+    """
     params, device = params_on(files.read_json(MACHINE))
-    photos = [Path(photo.path) for photo in read_index().photos]
-    bodies = request_bodies(photos, params.load.request_body)
+    check_tunable(params)
+    photos = [Path(photo.path) for photo in read_index().photos] if params.serve.kind == "classifier" else []
+    bodies = bodies_of(params.load)
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
-    job = job_of(params, device, photos)
-    log = unfinished_log("tune", key_of(params, device, bodies))
-    with exclusive_machine(), load_generator(bodies, CONTENT_TYPES[params.load.request_body]) as generator:
-        subjects = subjects_of(job, generator, device, photos)
+    with exclusive_machine(), load_generator(*bodies) as generator:
+        job = job_of(params, device, photos, bodies)
+        log = unfinished_log("tune", key_of(params, device, bodies.contents))
+        subjects = subjects_of(job, generator, device, photos, bodies)
         outcome = run(search(job), subjects, log, params.tune.max_s)
     with files.all_or_nothing():
         files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
         files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
-    print(text_table(HEAD, tune_cells(outcome.rows)))
-    print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
+    return outcome
 
 
-def job_of(params: Params, device: str, photos: Sequence[Path]) -> Job:
-    """What the search works on."""
+def check_tunable(params: Params) -> None:
+    """Raise ParamsError where there is nothing to tune, or ``tune`` has values of knobs that it has not."""
+    kind, knobs = params.serve.kind, knobs_of(params.serve.kind)
+    if CANDIDATE not in params.configurations():
+        raise ParamsError("serve: missing; the configuration that the search begins with")
+    if not knobs:
+        raise ParamsError("serve.command: a command has no knobs; allowed for tuning: api, or the classifier")
+    if others := [knob for knob in KNOBS if knob in params.tune.model_fields_set and knob not in knobs]:
+        raise ParamsError(f"tune.{others[0]}: unknown key; allowed for {kind}: {', '.join(knobs)}")
+
+
+def job_of(params: Params, device: str, photos: Sequence[Path], bodies: Bodies) -> Job:
+    """What the search works on; raise ApiError where no configuration of a LitAPI can be served."""
+    if params.serve.kind == "api":
+        return job_of_api(params, device, bodies)
     machine = machine_of(device, photos)
     space = space_of(params.tune, params.serve, machine)
     agreement = agreement_of(device, photos)
     return Job(params.tune, params.serve, params.load, params.objective, machine, space, agreement)
+
+
+def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
+    """The same for a LitAPI of one's own, without the batch sizes at which it fails or answers otherwise."""
+    tune, machine = params.tune, Machine(device, cores_here())
+    space = space_of(tune, params.serve, machine)
+    job = Job(tune, params.serve, params.load, params.objective, machine, space, lambda one: 1.0)
+    workers = min(2, max(one.workers_per_device for one in job.configurations))
+    alone = {"workers_per_device": workers, "threads_per_worker": 1, "batch_timeout_s": 0.0}
+    by_size = {one.max_batch_size: one.model_copy(update=alone) for one in job.configurations}
+    names = {f"max_batch_size {size}": size for size in sorted(by_size)}
+    print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
+    to_check = {name: by_size[size] for name, size in names.items()}
+    checked = check_apis(to_check, bodies, device, params.load.timeout_s)
+    notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
+    print_wrapped("\n".join(dict.fromkeys(notes)))
+    faults = {names[name]: one.fault for name, one in checked.items() if one.fault}
+    machine = replace(machine, batch_sizes=faults)
+    space, serve = space_of(tune, params.serve, machine), params.serve
+    if fault := faults.get(job.incumbent.max_batch_size):
+        if not space.configurations:
+            raise ApiError(fault)
+        serve = min(space.configurations, key=simplicity)
+        print_wrapped(f"{fault}\n{name_of(serve)} takes the place of serve:, with which all are compared")
+    unavailable = next((one.unavailable for one in checked.values() if one.unavailable), "")
+    return replace(job, serve=serve, machine=machine, space=space, unavailable=unavailable)
 
 
 def agreement_of(device: str, photos: Sequence[Path]) -> Callable[[ServeSettings], float]:
@@ -63,6 +114,9 @@ def agreement_of(device: str, photos: Sequence[Path]) -> Callable[[ServeSettings
 
     Photos that the model was fitted to are left out: with them it agrees too well.
     """
+    from litmeter.model.answers import answers_of
+    from litmeter.model.reference import read_reference
+
     reference = read_reference(MODEL.exported)
     numbers = [number for number, split in enumerate(reference.splits) if split != "train"]
     expected = reference.probabilities[numbers].argmax(axis=1)
@@ -78,13 +132,15 @@ def agreement_of(device: str, photos: Sequence[Path]) -> Callable[[ServeSettings
     return agreement
 
 
-def subjects_of(job: Job, sender: LoadGenerator, device: str, photos: Sequence[Path]) -> dict[str, Subject]:
+def subjects_of(
+    job: Job, sender: LoadGenerator, device: str, photos: Sequence[Path], bodies: Bodies
+) -> dict[str, Subject]:
     """All that the search may measure."""
     timeout_s = job.load.timeout_s
     subjects: dict[str, Subject] = {
         part.subject: Served(part.name, part.settings, sender, MODEL, "cpu", timeout_s, null_model=True)
         if part.kind == "request"
-        else InProcess(part.name, part.settings, MODEL, device, photos)
+        else InProcess(part.name, part.settings, MODEL, device, photos, bodies)
         for part in job.parts
     }
     for one in job.configurations:
@@ -94,10 +150,11 @@ def subjects_of(job: Job, sender: LoadGenerator, device: str, photos: Sequence[P
 
 def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
     """Hash of all that the turns of a search depend on."""
+    classifier = params.serve.kind == "classifier"
     content: dict[str, Any] = {
         "machine": files.read_json(MACHINE)["id"],
-        "model": read_card(MODEL.exported).weights_sha256,
-        "packages": [one.sha256 for one in read_manifest(MODEL, device).packages],
+        "model": served_digest(params),
+        "packages": [one.sha256 for one in read_manifest(MODEL, device).packages] if classifier else [],
         "code": files.code_digest(ON_DEMAND_DVC_FILE, "tune"),
         "device": device,
         "bodies": files.digest(b"".join(bodies)),
@@ -113,7 +170,7 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
     return {
         "goal": params.tune.goal,
         "users": params.tune.users,
-        "winner": {knob: getattr(outcome.winner, knob) for knob in KNOBS},
+        "winner": {knob: getattr(outcome.winner, knob) for knob in knobs_of(outcome.winner.kind)},
         **{column: getattr(first, column) for column in (*columns, "agreement")},
         "capacity_status": capacity and capacity.status,
         "capacity_rps": capacity and capacity.capacity_rps,
@@ -129,6 +186,6 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "settled": outcome.settled,
         "seconds": round(seconds),
         "machine": files.read_json(MACHINE)["id"],
-        "weights_sha256": read_card(MODEL.exported).weights_sha256,
+        "weights_sha256": served_digest(params),
         "left_out": dict(outcome.left_out),
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import itertools
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from litmeter.errors import LitmeterError, ReportError, storage_error
+from litmeter.paths import INDEX, MACHINE, MODEL
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -216,13 +216,23 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
 
 
+HASHED_ELSEWHERE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled}
+"""What signatures have in another form: a machine's id, bodies, a model's card, the packages that are run."""
+NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
+"""Names and suffixes that .dvcignore has, too."""
+
+
 def code_digest(dvc_file: Path, stage: str) -> str:
-    """Digest of the source files that a stage depends on, by its dvc.yaml."""
-    own = yaml.safe_load(dvc_file.read_bytes())["stages"][stage]
-    paths = [Path(path) for path in own["deps"] if path.startswith("src/")]
-    files = itertools.chain.from_iterable(
-        sorted(path.rglob("*.py")) if path.is_dir() else [path] for path in paths
-    )
+    """Digest of the files that a stage depends on by its dvc.yaml, but for those HASHED_ELSEWHERE.
+
+    A path with a parameter (``${...}``) is photos or bodies, and hashed by what is in it. Without the stage
+    it is the digest of nothing.
+    """
+    stages = yaml.safe_load(dvc_file.read_bytes())["stages"] if dvc_file.exists() else {}
+    deps = stages.get(stage, {}).get("deps", [])
+    paths = [path for dep in deps if "${" not in dep and (path := Path(dep)) not in HASHED_ELSEWHERE]
+    found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    files = [file for file in found if file.is_file() and NO_INPUT.isdisjoint((*file.parts, file.suffix))]
     return digest(b"".join(file.read_bytes() for file in files))
 
 

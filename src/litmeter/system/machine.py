@@ -8,9 +8,10 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from filelock import FileLock, Timeout
 from litmeter.system.tables import pluralise
 
 LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
+"""Those that are installed are part of the fingerprint."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
 DEVICES = Path("/dev")
@@ -39,10 +41,18 @@ def fingerprint() -> dict[str, Any]:
         "system": platform.system(),
         **_gpu(),
         "python": platform.python_version(),
-        **{name: version(name) for name in LIBRARIES},
+        **_versions(),
     }
     digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **machine}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def cpu_flags() -> set[str]:
@@ -62,8 +72,11 @@ def _proc_cpuinfo() -> dict[str, str]:
 
 
 def cuda_available() -> bool:
-    """Whether torch can use a GPU. It is asked only where a driver has a device: its import takes seconds."""
-    if not any(any(DEVICES.glob(pattern)) for pattern in GPU_DEVICES):
+    """Whether torch is installed and can use a GPU.
+
+    It is asked only where a driver has a device: its import takes seconds.
+    """
+    if not any(any(DEVICES.glob(pattern)) for pattern in GPU_DEVICES) or find_spec("torch") is None:
         return False
     import torch
 
@@ -111,9 +124,10 @@ def _gpu() -> dict[str, Any]:
 def describe_machine(machine: Mapping[str, Any]) -> str:
     """The machine in one line."""
     gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
+    libraries = "".join(f", {name} {machine[name]}" for name in ("torch", "litserve") if name in machine)
     return (
         f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
-        f"{machine['memory_gib']} GiB{gpu}, torch {machine['torch']}, litserve {machine['litserve']}"
+        f"{machine['memory_gib']} GiB{gpu}{libraries}"
     )
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import IO, Any, TypeVar
 import psutil
 
 from litmeter.errors import FREE_SPACE, LitmeterError
+from litmeter.system.progress import print_wrapped
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import scratch
 
@@ -27,8 +28,17 @@ FULL_DISK_BYTES = 2**16
 CGROUP = Path("/sys/fs/cgroup")
 GONE_S = 10.0
 """How long killed processes are waited for."""
+MARK = "LITMETER_GROUP"
+"""Environment variable with the process id of a followed group's leader. All that the leader starts inherit
+it, wherever they go: a daemon is in no group, and nobody's child, that one could know it by."""
+SETTLE_S = 1.0
+"""How long the processes of a followed group may take to end after its leader."""
 WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
 """Shell script: execute the command after a line from the pipe; end if the pipe is closed before."""
+MARK_ITSELF = f"export {MARK}=$$; "
+GUARD = 'read -r _; kill -s KILL -- "-$1"; shift; [ $# = 0 ] || exec "$@"'
+"""Shell script: kill a group at the end of standard input, then execute a command, if there is one."""
+KILL_MARKED = "import sys; from litmeter.system.processes import kill_marked; kill_marked(int(sys.argv[1]))"
 
 
 @contextmanager
@@ -38,6 +48,7 @@ def process_group(
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
     stop_s: float = 10.0,
     pass_fds: Sequence[int] = (),
+    follow: bool = False,
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` in a process group of its own; end the group when the block is left.
@@ -46,19 +57,24 @@ def process_group(
     process is killed, even by SIGKILL, a guard process outside the group reads the end of its pipe
     and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``;
     ``options`` are Popen's.
+
+    With ``follow``, what has left the group is killed with it. What had time to end and did not, or has left
+    the group, is named.
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the clean-up of what has been started is registered
             start, release = os.pipe()
             child = subprocess.Popen(
-                ["/bin/sh", "-c", WAIT_THEN_RUN, str(start), *command],
+                ["/bin/sh", "-c", follow * MARK_ITSELF + WAIT_THEN_RUN, str(start), *command],
                 stdin=stdin,
                 pass_fds=(start, *pass_fds),
                 start_new_session=True,
                 **options,
             )
+            pid = str(child.pid)
+            kill_followed = [sys.executable, "-c", KILL_MARKED, pid] if follow else []
             guard = subprocess.Popen(
-                ["/bin/sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(child.pid)],
+                ["/bin/sh", "-c", GUARD, "guard", pid, *kill_followed],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -66,31 +82,86 @@ def process_group(
             )
             cleanup.callback(guard.communicate)
             cleanup.callback(guard.kill)  # before it: the last is called first
-            cleanup.callback(_stop, child, stop_s)
+            cleanup.callback(_stop, child, stop_s, follow)
             os.write(release, b"\n")
             os.close(release)
             os.close(start)
         yield child
 
 
-def _stop(child: subprocess.Popen[bytes], stop_s: float) -> None:
-    """End ``child`` and its group, and close the pipes to it."""
+def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
+    """End ``child`` and its group, and close the pipes to it; with ``follow``, what has left it, too."""
+    known: set[psutil.Process] = set()
     try:
+        if follow:
+            known = followed(child.pid)
+            send_signal(known, signal.SIGCONT)  # it may be stopped
         if child.poll() is None:
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(timeout=stop_s)
+        settled = time.monotonic() + min(stop_s, SETTLE_S)
+        while any(map(_lives, known)) and time.monotonic() < settled:
+            time.sleep(0.01)
     finally:  # a second Ctrl-C ends the waiting; the group is killed all the same
         with defer_signals():
+            left = set(filter(_lives, known | followed(child.pid))) if follow else set()
+            said = sorted(named(one.pid) for one in left if stop_s or _is_outside(one, child.pid))
             deadline = time.monotonic() + GONE_S  # killed processes take time to end
             while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
                 time.sleep(0.01)
+            send_signal(left, signal.SIGKILL)
+            if follow:
+                kill_marked(child.pid)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
                     with suppress(BrokenPipeError):
                         pipe.close()
+            if said:
+                print_wrapped(f"still running after its server was stopped, and killed: {', '.join(said)}")
+
+
+def tree(root: int) -> set[psutil.Process]:
+    """A process and its descendants; of a followed group's leader, also those that have left it.
+
+    Raise psutil.NoSuchProcess where it has ended.
+    """
+    main = psutil.Process(root)
+    found = {main, *main.children(recursive=True)}
+    with suppress(psutil.Error):
+        if main.environ().get(MARK) == str(root):
+            found |= marked(root)
+    return found
+
+
+def marked(leader: int) -> set[psutil.Process]:
+    """The living processes that a followed group's leader has started, wherever they are, and itself."""
+    processes = psutil.process_iter(["environ"])
+    return {process for process in processes if (process.info["environ"] or {}).get(MARK) == str(leader)}
+
+
+def followed(leader: int) -> set[psutil.Process]:
+    """All processes of a followed group, whether its leader has ended or not."""
+    with suppress(psutil.NoSuchProcess):
+        return tree(leader) | marked(leader)
+    return marked(leader)
+
+
+def kill_marked(leader: int) -> None:
+    """Kill what ``leader`` has started, wherever it is, and what that starts meanwhile."""
+    deadline = time.monotonic() + GONE_S
+    while (left := marked(leader)) and time.monotonic() < deadline:
+        send_signal(left, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def send_signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to each that lives."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.send_signal(number)
 
 
 def kill_group(group: int) -> bool:
@@ -103,29 +174,47 @@ def kill_group(group: int) -> bool:
 
 
 def _is_alive(group: int) -> bool:
-    """Whether a process of ``group`` is more than a zombie: that holds nothing, and lasts until it is reaped.
-
-    One whose first thread has ended is called a zombie, too.
-    """
+    """Whether a process of ``group`` lives."""
     for pid in psutil.pids():
         with suppress(psutil.NoSuchProcess, ProcessLookupError, PermissionError):  # another user's, on macOS
-            if os.getpgid(pid) != group:
-                continue
-            process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1:
+            if os.getpgid(pid) == group and _lives(psutil.Process(pid)):
                 return True
     return False
 
 
+def _lives(process: psutil.Process) -> bool:
+    """Whether it is more than a zombie: that holds nothing, and lasts until it is reaped.
+
+    One whose first thread has ended is called a zombie, too.
+    """
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and (
+            process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1
+        )
+    return False
+
+
+def _is_outside(process: psutil.Process, group: int) -> bool:
+    with suppress(ProcessLookupError):
+        return os.getpgid(process.pid) != group
+    return False
+
+
+def named(pid: int) -> str:
+    """A process by its name and id."""
+    with suppress(psutil.Error):
+        return f"{psutil.Process(pid).name()} ({pid})"
+    return f"process {pid}"
+
+
 def memory_alone(pid: int) -> int:
-    """Memory of a process and its descendants, bytes, as if no other process shared any page with them.
+    """Memory of a process ``tree``, bytes, as if no other process shared any page with them.
 
     That is what each has to itself, and the most that one of them shares; 0 for one that has ended.
     """
     own, shared = 0, 0
     with suppress(psutil.NoSuchProcess):
-        main = psutil.Process(pid)
-        for process in [main, *main.children(recursive=True)]:
+        for process in tree(pid):
             with suppress(psutil.NoSuchProcess):
                 memory = process.memory_full_info()
                 own += memory.uss
@@ -197,7 +286,12 @@ OnStart = Callable[["subprocess.Popen[bytes]"], object]
 
 @contextmanager
 def json_lines_process(
-    module: str, job: Any, env: Mapping[str, str], name: str, on_start: OnStart = lambda process: None
+    module: str,
+    job: Any,
+    env: Mapping[str, str],
+    name: str,
+    on_start: OnStart = lambda process: None,
+    cwd: str | None = None,
 ) -> Iterator[JsonLinesProcess]:
     """Run ``python -m MODULE`` on a job, with a temporary folder of its own, until the block is left.
 
@@ -212,6 +306,7 @@ def json_lines_process(
             stdout=subprocess.PIPE,
             stderr=stderr,
             env={**env, "TMPDIR": str(folder)},
+            cwd=cwd,
         ) as process,
     ):
         on_start(process)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from litmeter.system.tables import number_cell
+from litmeter.system.tables import number_cell, without_empty
 
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
 NOT_SLOWER: tuple[Status, ...] = ("winner", "equal", "not resolved")
@@ -25,7 +25,9 @@ class TuneRow:
         rate_rps, p95_ms: geometric mean over its rounds, p95 over all; None where too little was answered.
         ratio, over_serve: its rate over the fastest one's, and over that of the section ``serve``, in the
             rounds of both, each with a 95% interval of its own (not of all together).
-        agreement: share of the photos that the model was not fitted to, with the label of full precision.
+        predicted_rps: by the costs of the parts; None where nothing runs in-process.
+        agreement: share of the photos that the model was not fitted to, with the label of full precision;
+            None of a LitAPI of one's own, as are the knobs that it has not.
         failed: requests that were refused, failed or timed out.
         eliminated_after_rounds: rounds of the race after which it left, slower beyond doubt or excluded; None
             where it did not. Who left early looks some 4% slower than it is: it left where it was unlucky.
@@ -35,16 +37,16 @@ class TuneRow:
     name: str
     status: str
     incumbent: bool
-    precision: str
-    compiled: bool
-    preprocess: str
-    transport: str
+    precision: str | None
+    compiled: bool | None
+    preprocess: str | None
+    transport: str | None
     workers_per_device: int
     threads_per_worker: int | None
     max_batch_size: int
     batch_timeout_s: float
-    keep_freed_memory: bool
-    predicted_rps: float
+    keep_freed_memory: bool | None
+    predicted_rps: float | None
     rate_rps: float | None
     ratio: float | None
     ratio_low: float | None
@@ -54,7 +56,7 @@ class TuneRow:
     over_serve_high: float | None
     p95_ms: float | None
     memory_mib: float | None
-    agreement: float
+    agreement: float | None
     failed: int
     rounds: int
     capacity_rps: float | None
@@ -110,12 +112,11 @@ CELLS: dict[str, Callable[[TuneRow], str]] = {
     "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
     "p95 ms": lambda row: number_cell(row.p95_ms, 0),
     "MiB": lambda row: number_cell(row.memory_mib, 0),
-    "agreement": lambda row: f"{row.agreement:.1%}",
+    "agreement": lambda row: "-" if row.agreement is None else f"{row.agreement:.1%}",
     "rounds": lambda row: str(row.rounds),
 }
-HEAD = tuple(CELLS)
 
 
-def tune_cells(rows: Sequence[TuneRow]) -> list[list[str]]:
-    """A row of cells for each configuration, under HEAD."""
-    return [[cell(row) for cell in CELLS.values()] for row in rows]
+def tune_table(rows: Sequence[TuneRow]) -> tuple[list[str], list[list[str]]]:
+    """A head, and a row of cells for each configuration; columns without content are left out."""
+    return without_empty(list(CELLS), [[cell(row) for cell in CELLS.values()] for row in rows], 2)

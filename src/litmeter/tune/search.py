@@ -1,8 +1,9 @@
 """The whole search, a schedule of the one loop.
 
 What cannot run is left out (``space``). The costs of the parts, in-process and of servers with a null model,
-predict every rate. The best race: they are served at once and take turns in rounds, and who has lost drops
-out. Rates of the same round are compared, as a machine that drifts changes both (``stats.comparison``).
+predict every rate; where nothing runs in-process, nothing is predicted. The best race: they are served at
+once and take turns in rounds, and who has lost drops out. Rates of the same round are compared, as a machine
+that drifts changes both (``stats.comparison``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, geometric_mean, pstdev
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from litmeter.measure.comparison_rows import ratio_columns
 from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
-from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
+from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings, knobs_of
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import Z95, percentile
 from litmeter.stats.records import Floats, joined
@@ -45,13 +46,18 @@ from litmeter.tune.space import (
 )
 
 Costs = Mapping[str, Mapping[int, float]]
-"""By part, then by batch size, seconds for an image or request: of a worker for the model, while as many as
-have cores are busy; of a core for a preprocessing, or a transport with the load generator's share."""
+"""By part, then by batch size, seconds for an image or request: of a worker for the model or a pipeline,
+while as many as have cores are busy; of a core for a preprocessing, or a transport with the load generator's
+share; and of a core for what ``cpu_of`` says."""
 
 COST_ROUNDS = 4
 """Rounds of all parts: were each measured once, a drift of the machine would pass for a cost."""
 WORK_S, NULL_S = 0.15, 1.0
 """Measured in each turn, of a part in-process and of a server with a null model."""
+LEAST_S = 1e-6
+"""Of a CPU time, which is rounded to this."""
+OTHERS = 3
+"""Processes that a request passes besides a worker: load generator, HTTP and manager."""
 
 FEWEST_ROUNDS = 4
 """Before anybody is compared, however short the time."""
@@ -71,7 +77,7 @@ COSTS_SHARE = 0.2
 """Share of the budget, at most, for further rounds of the costs."""
 CAPACITIES = {"throughput": 1, "capacity": 3}
 """Finalists whose capacity is measured, by goal."""
-CAPACITY_SHARE = 0.5
+CAPACITY_SHARES = {"throughput": 1 / 3, "capacity": 1 / 2}
 """Share of the budget, at most, for their capacities."""
 CHEAPER_FROM = 0.95
 """A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
@@ -83,11 +89,12 @@ MEMORY_STEP_MIB = 50.0
 class Part:
     """A part of configurations whose cost is measured by itself, with all workers busy.
 
-    Of the kind "request" it is a server with a null model, else workers in-process.
+    Of the kind "request" it is a server with a null model, else workers in-process. A LitAPI of one's own has
+    a "pipeline", all that LitServe's loop calls, in place of model and preprocessing.
     """
 
     name: str
-    kind: Literal["model", "preprocess", "request"]
+    kind: Literal["model", "preprocess", "pipeline", "request"]
     settings: ServeSettings
     workers: int
     batch_sizes: tuple[int, ...] = (1,)
@@ -99,14 +106,23 @@ class Part:
 
 
 def model_part(settings: ServeSettings) -> str:
-    """What the model's cost depends on."""
+    """What the cost of the model, or of a LitAPI's pipeline, depends on."""
     threads = f"{settings.threads_per_worker or 'all'} threads"
+    if settings.kind == "api":
+        return f"pipeline, {threads}"
     memory = "keeps" if settings.keep_freed_memory else "frees"
     return f"model {settings.precision}, {built(settings)}, {threads}, {memory} memory"
 
 
-def part_names(settings: ServeSettings) -> tuple[str, str, str]:
+def cpu_of(part: str) -> str:
+    """The CPU time of a LitAPI's pipeline, or of the workers for a request's way."""
+    return f"{part}: CPU time"
+
+
+def part_names(settings: ServeSettings) -> tuple[str, ...]:
     """The parts of a configuration: its model, decoding and preprocessing, and a request's way."""
+    if settings.kind == "api":
+        return model_part(settings), "request"
     return model_part(settings), f"preprocess {settings.preprocess}", f"request {settings.transport}"
 
 
@@ -117,19 +133,29 @@ def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -
     others: dict[str, Part] = {}
     one_thread = {"threads_per_worker": 1, "keep_freed_memory": True, "workers_per_device": cores}
     for one in configurations:
-        model, preprocess, request = part_names(one)
+        model, *preprocess, request = part_names(one)
         models.setdefault(model, one)
         sizes[model].add(one.max_batch_size)
-        alone = one.model_copy(update=one_thread)
-        others.setdefault(preprocess, Part(preprocess, "preprocess", alone, cores))
-        null = ServeSettings(transport=one.transport, workers_per_device=cores, threads_per_worker=1)
-        others.setdefault(request, Part(request, "request", null, cores))
+        for name in preprocess:
+            others.setdefault(name, Part(name, "preprocess", one.model_copy(update=one_thread), cores))
+        others.setdefault(request, Part(request, "request", _null_of(one, cores), cores))
     parts = []
     for name, one in models.items():
         workers = max(1, cores // (one.threads_per_worker or cores)) if device == "cpu" else 1
         settings = one.model_copy(update={"workers_per_device": workers})
-        parts.append(Part(name, "model", settings, workers, tuple(sorted(sizes[name]))))
+        kind: Literal["model", "pipeline"] = "model"
+        if one.kind == "api":  # batched at any size if it ever is: LitServe's two loops call it differently
+            kind, settings = "pipeline", settings.model_copy(update={"max_batch_size": max(sizes[name])})
+        parts.append(Part(name, kind, settings, workers, tuple(sorted(sizes[name]))))
     return [*parts, *others.values()]
+
+
+def _null_of(settings: ServeSettings, cores: int) -> ServeSettings:
+    """A server of which, with a null model, the transport remains."""
+    null = ServeSettings(transport=settings.transport, workers_per_device=cores, threads_per_worker=1)
+    if settings.kind == "classifier":
+        return null
+    return settings.model_copy(update={knob: getattr(null, knob) for knob in knobs_of(settings.kind)})
 
 
 def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int) -> Schedule[Costs]:
@@ -156,7 +182,8 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
             for part, size in order:
                 load = plan if part.kind == "request" else Work(part.kind, size, WORK_S, part.workers)
                 sample = yield from measure(Turn(part.subject, load, number, note="costs"))
-                seconds[part.name, size].append(_cost_s(part, sample))
+                for name, cost_s in _costs_s(part, sample).items():
+                    seconds[name, size].append(cost_s)
             if not works or sample.ended_s > until_s:
                 break
         for (name, size), cost_s in zip(seconds, steady(list(seconds.values())), strict=True):
@@ -179,35 +206,75 @@ def steady(seconds: Sequence[Sequence[float]]) -> list[float]:
     return [float(cost_s) for cost_s in np.exp(np.median(logs - rounds, axis=1))]
 
 
-def _cost_s(part: Part, sample: Sample) -> float:
+def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
+    """What a turn of a part says of its costs."""
     row = sample.row
+    own = part.settings.kind == "api" and row.workers_cpu_ms is not None
+    workers = {cpu_of(part.name): max((row.workers_cpu_ms or 0.0) / 1000, LEAST_S)} if own else {}
     if part.kind != "request":
         if not row.rate_rps:
             raise LitmeterError(f"{part.name}: no batch was done")
-        return part.workers / row.rate_rps
+        return {part.name: part.workers / row.rate_rps, **workers}
     if not row.rate_rps or row.server_cores is None or row.client_cores is None or row.failed:
-        raise LitmeterError(
-            f"{part.name}: the server with a null model did not answer every request; with fewer places than "
-            "users (max_queue) it cannot"
-        )
-    return (row.server_cores + row.client_cores) / row.rate_rps
+        full = "; with fewer places than users (max_queue) it cannot" * (part.settings.kind == "classifier")
+        raise LitmeterError(f"{part.name}: the server with a null model did not answer every request{full}")
+    return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
 
 
 def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
     """Requests per second in a closed loop, by the CPU time of all parts and the time of a batch."""
+    if settings.kind == "api":
+        return _predicted_of_api_rps(settings, costs, cores, users)
     workers = settings.workers_per_device
     if settings.transport == "litserve" and settings.batch_timeout_s == 0:
         size = 1.0  # LitServe's queues give a batch of one without a timeout
     else:
         size = max(1.0, min(float(settings.max_batch_size), users / workers))
     by_size, preprocess, request = (costs[part] for part in part_names(settings))
-    sizes = sorted(by_size)
-    model_s = float(np.interp(size, sizes, [by_size[one] for one in sizes]))
+    model_s = _at_size(by_size, size)
     preprocess_s, request_s = preprocess[1], request[1]
     cpu_s = model_s * (settings.threads_per_worker or cores) + preprocess_s + request_s
     filled = settings.max_batch_size * workers <= users
     batch_s = size * (model_s + preprocess_s) + (0.0 if filled else settings.batch_timeout_s)
     return min(cores / cpu_s, workers * size / batch_s)
+
+
+def _at_size(by_size: Mapping[int, float], size: float) -> float:
+    """A cost at a batch size, between those that were measured."""
+    sizes = sorted(by_size)
+    return float(np.interp(size, sizes, [by_size[one] for one in sizes]))
+
+
+def _predicted_of_api_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
+    pipeline, request = part_names(settings)
+    request_s, of_worker_s = costs[request][1], costs[cpu_of(request)][1]
+    workers = settings.workers_per_device
+    size, wait_s = batch_formed(settings, users, request_s / cores)
+    cpu_s = _at_size(costs[cpu_of(pipeline)], size) + request_s
+    item_s = _at_size(costs[pipeline], size) + of_worker_s
+    rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
+    if settings.max_batch_size > 1 and not settings.batch_timeout_s:
+        # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
+        others_s = max(LEAST_S, request_s - of_worker_s)
+        rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)
+    return rate_rps
+
+
+def batch_formed(settings: ServeSettings, users: int, arrival_s: float) -> tuple[float, float]:
+    """The mean size of a batch in LitServe's loop, and how long the worker waits for it to fill.
+
+    In a closed loop a worker that is free finds what waits: all requests but those in the other workers and
+    those just answered, whose users send again meanwhile. If it may wait, it also gets some of the latter,
+    one each ``arrival_s``, and it waits until the batch is full, however few users there are.
+    """
+    workers, most = settings.workers_per_device, settings.max_batch_size
+    ready, all_ = max(1.0, users / (workers + 1)), max(1.0, users / workers)
+    if most <= ready or not settings.batch_timeout_s:
+        return min(most, ready), 0.0
+    until_all_s = arrival_s * all_
+    to_fill = (most - ready) / (all_ - ready) if most <= all_ else math.inf
+    wait_s = min(settings.batch_timeout_s, until_all_s * to_fill)
+    return min(most, ready + (all_ - ready) * min(1.0, wait_s / until_all_s)), wait_s
 
 
 def ranking(
@@ -231,7 +298,7 @@ class Racer:
     """
 
     settings: ServeSettings
-    predicted_rps: float
+    predicted_rps: float | None
     agreement: float
     rates: list[float | None] = field(default_factory=list)
     latencies_ms: list[Floats] = field(default_factory=list)
@@ -360,14 +427,14 @@ class Race:
         mean_rps = fmean(rate for rate in self.racers[self.leader].rates if rate)
         return f"{len(self.remaining)} of {len(self.racers)} left, {self.leader} leads, {mean_rps:.0f}/s"
 
-    def prediction_error(self) -> float:
-        """Standard deviation of ln(measured / predicted) over all that answered.
+    def prediction_error(self) -> float | None:
+        """Standard deviation of ln(measured / predicted) over all that answered; None without predictions.
 
         So what is wrong by the same factor everywhere does not count: it changes no order.
         """
-        ratios = {name: self.ratio(name, self.reference) for name in self.racers}
-        logs = [math.log(own.ratio / self.racers[name].predicted_rps) for name, own in ratios.items() if own]
-        return pstdev(logs or [0.0])
+        pairs = [(self.ratio(name, self.reference), one.predicted_rps) for name, one in self.racers.items()]
+        logs = [math.log(own.ratio / rps) for own, rps in pairs if own and rps]
+        return pstdev(logs) if logs else None
 
     def _has_lost(self, name: str, leader: str, answered: Rates) -> bool:
         pairs = zip(self.racers[name].rates, self.racers[leader].rates, strict=True)
@@ -453,7 +520,12 @@ def too_little(agreement: float, min_agreement: float) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What a search works on; ``agreement`` is the share of the photos with the label of full precision."""
+    """What a search works on.
+
+    Attributes:
+        agreement: the share of the photos with the label of full precision; 1 of a LitAPI of one's own.
+        unavailable: why nothing runs in-process, so that no rate is predicted; empty where it does.
+    """
 
     tune: TuneSettings
     serve: ServeSettings
@@ -462,6 +534,7 @@ class Job:
     machine: Machine
     space: Space
     agreement: Callable[[ServeSettings], float]
+    unavailable: str = ""
 
     @property
     def incumbent(self) -> ServeSettings:
@@ -476,6 +549,8 @@ class Job:
     @property
     def parts(self) -> list[Part]:
         """All whose costs are measured."""
+        if self.unavailable:
+            return []
         return parts_of(self.configurations, self.machine.device, self.machine.cores)
 
 
@@ -495,7 +570,7 @@ class Outcome:
     knobs: list[KnobRow]
     left_out: Mapping[str, int]
     combinations: int
-    prediction_error: float
+    prediction_error: float | None
     rounds: int
     settled: bool
     capacity: CapacityMetrics | None
@@ -517,18 +592,25 @@ def search(job: Job) -> Schedule[Outcome]:
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
     plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0)
     costs = yield from measure_costs(job.parts, plan, COSTS_SHARE * tune.max_s, tune.seed)
-    running = [one for one in job.configurations if costs.keys() >= set(part_names(one))]
-    if job.incumbent not in running or not set(running).intersection(space.configurations):
+    if job.unavailable:
+        shuffled = random.Random(tune.seed).sample(job.configurations, len(job.configurations))
+        predicted = dict.fromkeys(shuffled, 1.0)
+    else:
+        running = [one for one in job.configurations if costs.keys() >= set(part_names(one))]
+        predicted = dict(ranking(running, costs, job.machine.cores, tune.users))
+    if job.incumbent not in predicted or not set(predicted).intersection(space.configurations):
         raise LitmeterError("tune: what configurations consist of does not start")
-    candidates = _Candidates(job, dict(ranking(running, costs, job.machine.cores, tune.users)))
+    candidates = _Candidates(job, predicted)
     racing = Race(tune)
     racing.join(candidates.first())
-    best_rps, worst_rps = (pick(candidates.predicted.values()) for pick in (max, min))
-    print_wrapped(
-        f"2. the costs of the parts predict {worst_rps:.0f} to {best_rps:.0f} req/s; the best "
-        f"{len(racing.racers) - 1} race, and serve: ({candidates.predicted[job.incumbent]:.0f} req/s)"
+    found_rps = (
+        f"no rate is predicted ({job.unavailable}); {len(racing.racers) - 1} race, by chance, and serve:"
+        if job.unavailable
+        else f"the costs of the parts predict {min(predicted.values()):.0f} to {max(predicted.values()):.0f} "
+        f"req/s; the best {len(racing.racers) - 1} race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
     )
-    reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARE * tune.max_s)
+    print_wrapped(f"2. {found_rps}")
+    reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARES[tune.goal] * tune.max_s)
     yield from race(racing, plan, tune.max_s - reserve_s, candidates.neighbours)
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     by_capacity = tune.goal == "capacity"
@@ -570,7 +652,7 @@ class _Candidates:
     reasons: dict[ServeSettings, str] = field(default_factory=dict)
 
     def first(self) -> list[Racer]:
-        """The incumbent, and the best of the space.
+        """The incumbent, and the best of the space, or any where nothing is predicted.
 
         Of those with the very same prediction the simplest alone races: nothing that was measured tells them
         apart.
@@ -581,7 +663,7 @@ class _Candidates:
         for settings, predicted_rps in self.predicted.items():
             if settings == incumbent or len(racers) > RACERS:
                 continue
-            if predicted_rps in taken:
+            if predicted_rps in taken and not self.job.unavailable:
                 self.reasons[settings] = "predicted as fast as a simpler one"
             elif self._agrees(settings):
                 taken.add(predicted_rps)
@@ -602,6 +684,8 @@ class _Candidates:
     def left_out(self, racers: Mapping[str, Racer]) -> Mapping[str, int]:
         """Number of configurations by the reason why they did not race."""
         slower, failed = "predicted to be slower", "a part of it does not start"
+        if self.job.unavailable:
+            slower = "no place in the race"
         return Counter(self.job.space.left_out) + Counter(
             self.reasons.get(one, slower if one in self.predicted else failed)
             for one in self.job.space.configurations
@@ -609,7 +693,8 @@ class _Candidates:
         )
 
     def _racer(self, settings: ServeSettings) -> Racer:
-        return Racer(settings, self.predicted[settings], self.job.agreement(settings))
+        predicted_rps = None if self.job.unavailable else self.predicted[settings]
+        return Racer(settings, predicted_rps, self.job.agreement(settings))
 
     def _agrees(self, settings: ServeSettings) -> bool:
         agreement, least = self.job.agreement(settings), self.job.tune.min_agreement
@@ -660,18 +745,20 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
     racer = racing.racers[name]
     rates = [rate for rate in racer.rates if rate]
     over_serve = racing.ratio(name, racing.reference)
+    knobs: dict[str, Any] = dict.fromkeys(KNOBS)
+    knobs |= {knob: getattr(racer.settings, knob) for knob in knobs_of(racer.settings.kind)}
     return TuneRow(
         name=name,
         status=status,
         incumbent=name == racing.reference,
-        **{knob: getattr(racer.settings, knob) for knob in KNOBS},
-        predicted_rps=round(racer.predicted_rps, 1),
+        **knobs,
+        predicted_rps=rounded(racer.predicted_rps, 1),
         rate_rps=round(geometric_mean(rates), 1) if rates else None,
         **ratio_columns(racing.over_leader(name), "ratio", "ratio_low", "ratio_high"),
         **ratio_columns(over_serve, "over_serve", "over_serve_low", "over_serve_high"),
         p95_ms=rounded(racer.latency_ms(95), 1),
         memory_mib=rounded(racer.memory_mib, 0),
-        agreement=round(racer.agreement, 4),
+        agreement=round(racer.agreement, 4) if racer.settings.kind == "classifier" else None,
         failed=racer.failed,
         rounds=racer.rounds,
         eliminated_after_rounds=racer.eliminated_after_rounds,
@@ -685,10 +772,11 @@ def _tune_row(racing: Race, name: str, status: Status, capacity: CapacityMetrics
 def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: str) -> list[KnobRow]:
     """For each knob and each of its other values in ``predicted``: the rate over the winner's.
 
-    A predicted ratio has an interval by the error of the predictions.
+    A predicted ratio has an interval by the error of the predictions; without any, measured ones are all.
     """
     best, rows = racing.racers[winner].settings, []
-    factor = math.exp(Z95 * math.sqrt(2) * racing.prediction_error())
+    error = racing.prediction_error()
+    factor = math.exp(Z95 * math.sqrt(2) * (error or 0.0))
     for settings, predicted_rps in predicted.items():
         changed = changed_knobs(settings, best)
         if len(changed) != 1:
@@ -697,6 +785,8 @@ def _knob_rows(predicted: Mapping[ServeSettings, float], racing: Race, winner: s
         both = knob == WORKERS_TIMES_THREADS
         value = workers_times_threads(settings) if both else json.dumps(getattr(settings, knob)).strip('"')
         measured = racing.ratio(name_of(settings), winner)
+        if error is None and measured is None:
+            continue
         share = predicted_rps / predicted[best]
         own = measured or Ratio(share, share / factor, share * factor)
         figures = (round(own.ratio, 3), rounded(own.low, 3), rounded(own.high, 3))

@@ -17,20 +17,23 @@ from litmeter.measure.telemetry import available_cores
 from litmeter.model.card import INTERPOLATIONS, read_card
 from litmeter.model.compiled.manifest import packages_to_use
 from litmeter.model.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
-from litmeter.params import KNOBS, ServeSettings, TuneSettings
+from litmeter.params import KNOBS, ServeSettings, TuneSettings, knobs_of
 from litmeter.paths import MODEL
 
 DUPLICATE = "the same as another one"
 WORKERS_AND_THREADS = frozenset({"workers_per_device", "threads_per_worker"})
 """Knobs of which one leaves less to the other."""
 WORKERS_TIMES_THREADS = "workers x threads"
+GPU_WORKERS = 4
+"""On a GPU, where ``tune`` does not say how many."""
 
 
 @dataclass(frozen=True)
 class Machine:
     """What decides which configurations can run: the device, the CPU's cores, and reasons against.
 
-    These are by precision, by precision of a compiled package for a single image, and by preprocessing.
+    These are by precision, by precision of a compiled package for a single image, by preprocessing, and by
+    max_batch_size.
     """
 
     device: str
@@ -38,6 +41,7 @@ class Machine:
     precisions: Mapping[str, str] = field(default_factory=dict)
     compiled: Mapping[str, str] = field(default_factory=dict)
     preprocess: Mapping[str, str] = field(default_factory=dict)
+    batch_sizes: Mapping[int, str] = field(default_factory=dict)
 
 
 def machine_of(device: str, photos: Sequence[Path]) -> Machine:
@@ -58,7 +62,12 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
     elif max(map(_shorter_side, photos)) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
-    return Machine(device, max(1, int(available_cores())), precisions, compiled, preprocess)
+    return Machine(device, cores_here(), precisions, compiled, preprocess)
+
+
+def cores_here() -> int:
+    """The whole cores that this process may use, at least one."""
+    return max(1, int(available_cores()))
 
 
 def _shorter_side(photo: Path) -> int:
@@ -78,8 +87,9 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
     """All combinations of the knobs' values that can run, each once; ``serve`` has the other keys."""
     left_out: Counter[str] = Counter()
     found: dict[ServeSettings, None] = {}
-    for values in itertools.product(*(getattr(tune, knob) for knob in KNOBS)):
-        knobs = dict(zip(KNOBS, values, strict=True))
+    values_of = {knob: getattr(tune, knob) or _doubled(knob, tune, machine) for knob in knobs_of(serve.kind)}
+    for values in itertools.product(*values_of.values()):
+        knobs = dict(zip(values_of, values, strict=True))
         try:
             settings = canonical(serve.model_dump() | knobs, tune.users, machine)
         except ValidationError as error:
@@ -92,6 +102,16 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
         else:
             found[settings] = None
     return Space(tuple(found), dict(left_out))
+
+
+def _doubled(knob: str, tune: TuneSettings, machine: Machine) -> list[int]:
+    """The values of a knob that ``tune`` does not name: 1, 2, 4 and so on, and the most that may be useful.
+
+    A server whose requests wait for something else, such as a disk, can use more workers than cores.
+    """
+    workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
+    most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": tune.users}
+    return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
 
 
 def canonical(values: Mapping[str, Any], users: int, machine: Machine) -> ServeSettings:
@@ -119,14 +139,20 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     if reason := machine.preprocess.get(settings.preprocess):
         return f"{settings.preprocess}: {reason}"
     threads = settings.workers_per_device * (settings.threads_per_worker or machine.cores)
-    if machine.device == "cpu" and threads > machine.cores:
+    may_wait = settings.kind == "api" and settings.threads_per_worker == 1
+    if machine.device == "cpu" and threads > machine.cores and not may_wait:
         return f"workers with more threads together than {machine.cores} cores"
-    return ""
+    return machine.batch_sizes.get(settings.max_batch_size, "")
 
 
 def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
-    """The knobs in whose values two configurations differ; workers and threads together are one."""
+    """The knobs in whose values two configurations differ; workers and threads together are one.
+
+    Without batches there is no timeout.
+    """
     changed = [knob for knob in KNOBS if getattr(settings, knob) != getattr(other, knob)]
+    if 1 in (settings.max_batch_size, other.max_batch_size) and "max_batch_size" in changed:
+        changed = [knob for knob in changed if knob != "batch_timeout_s"]
     if WORKERS_AND_THREADS.intersection(changed):
         return [WORKERS_TIMES_THREADS, *(knob for knob in changed if knob not in WORKERS_AND_THREADS)]
     return changed
@@ -139,10 +165,10 @@ def built(settings: ServeSettings) -> str:
 
 def name_of(settings: ServeSettings) -> str:
     """A short name that says the values of all knobs."""
-    model = f"{settings.precision} {built(settings)} {settings.preprocess} {settings.transport}"
+    model = f"{settings.precision} {built(settings)} {settings.preprocess} {settings.transport} "
     batches = f"b{settings.max_batch_size} {1000 * settings.batch_timeout_s:g}ms"
     memory = " keep" if settings.keep_freed_memory else ""
-    return f"{model} {workers_times_threads(settings)} {batches}{memory}"
+    return f"{model * (settings.kind == 'classifier')}{workers_times_threads(settings)} {batches}{memory}"
 
 
 def workers_times_threads(settings: ServeSettings) -> str:

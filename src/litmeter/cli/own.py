@@ -1,0 +1,149 @@
+"""Servers of one's own on the command line: a project is written for them, and thrown away."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cyclopts import Parameter
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from litmeter.cli.load import LOAD, OBJECTIVE
+from litmeter.errors import UsageError
+from litmeter.params import PARAMS_FILE, Count, Params, ParamsLoader, explain
+from litmeter.paths import MACHINE
+from litmeter.system.files import write_json
+from litmeter.system.machine import fingerprint
+from litmeter.system.temporary import scratch
+
+NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
+API = re.compile(r"[\w.]+:\w+")
+
+
+CAPACITY_S = 60.0
+"""That a search for settings takes at last, for the winner's capacity."""
+
+
+@Parameter(name="*")
+class Own(BaseModel):
+    """What servers of one's own are sent, and where."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    body: list[Path] = []
+    """of your own servers: a file with a request's body, JSON lines, or a folder of files; repeatable"""
+    content_type: str | None = None
+    """of all bodies (default: by the files' names)"""
+    path: str = "/predict"
+    """where requests are sent"""
+    ready: str = "/health"
+    """where a command answers 200 once it is ready"""
+    users: Count | None = None
+    """requests in flight at once (default: 8)"""
+    report: Path | None = None
+    """an HTML file for a page with all results"""
+
+
+OWN = Own()
+
+
+def is_own(server: str) -> bool:
+    """Whether an argument is no name of a configuration, but says what to serve."""
+    return re.search(r"[=:\s{]", server) is not None
+
+
+def check_only_own(own: Own, **others: object) -> None:
+    """Raise UsageError for an option of ``own`` or ``others`` that was given without such a server."""
+    given = [*sorted(own.model_fields_set), *(name for name, value in others.items() if value)]
+    if given:
+        raise UsageError(f"--{given[0].replace('_', '-')}: only with servers of your own")
+
+
+def settings_of(servers: Sequence[str], own: Own) -> dict[str, dict[str, Any]]:
+    """The settings of each server, by its name.
+
+    Args:
+        servers: ``NAME=SPEC``, or the SPEC alone, which is named a, b and so on: ``module:Class key=value``
+            with any keys of ``serve:``, or a command with {port}.
+
+    Raises:
+        UsageError: a name stands twice, or a SPEC cannot be read.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for number, server in enumerate(servers):
+        name, spec = NAMED.fullmatch(server).groups()  # type: ignore[union-attr]
+        name = name or chr(ord("a") + number)
+        if name in found:
+            raise UsageError(f"two servers are named {name}")
+        try:
+            first, *words = shlex.split(spec)
+        except ValueError as error:
+            raise UsageError(f"{name}: expected module:Class or a command, got {spec!r} ({error})") from error
+        where = {"path": own.path, "folder": str(Path.cwd())}
+        if API.fullmatch(first):
+            found[name] = {"api": first, **where, **_values(name, words)}
+        else:
+            found[name] = {"command": spec, "ready": own.ready, **where}
+    return found
+
+
+def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Keys and values of words as ``max_batch_size=8`` and ``api_kwargs.size=small``."""
+    found: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise UsageError(f"{name}: expected key=value behind the class, got {word!r}")
+        section, _, inner = key.partition(".")
+        value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
+        if inner:
+            found.setdefault(section, {})[inner] = value
+        else:
+            found[section] = value
+    return found
+
+
+@contextmanager
+def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
+    """Make the folder of a project with these sections the current one; it is removed at the end.
+
+    Raise UsageError where a value is not allowed, or there is nothing to send.
+    """
+    if not own.body:
+        raise UsageError("--body: missing; a file with a request's body, JSON lines, or a folder of files")
+    before = Path.cwd()
+    with scratch() as folder:
+        load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
+        load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else _together(own.body, folder))
+        objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
+        objective["max_s"] = CAPACITY_S
+        sections = {"load": load, "objective": objective, **content}
+        try:
+            params = Params.model_validate(sections)
+        except ValidationError as error:
+            raise UsageError(explain(error).removeprefix("experiments.")) from None
+        (folder / PARAMS_FILE).write_text(yaml.safe_dump(sections), encoding="utf-8")
+        os.chdir(folder)  # all paths of a project are relative to the current folder
+        try:
+            write_json(MACHINE, fingerprint())
+            yield params
+        finally:
+            os.chdir(before)
+
+
+def _together(bodies: Sequence[Path], folder: Path) -> Path:
+    """Files copied into one folder, in their order."""
+    (target := folder / "bodies").mkdir()
+    try:
+        for number, path in enumerate(bodies):
+            shutil.copy(path, target / f"{number:06}{path.suffix}")
+    except OSError as error:
+        raise UsageError(f"--body {error.filename}: {error.strerror}") from error
+    return target

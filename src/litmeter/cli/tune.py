@@ -1,0 +1,127 @@
+"""``litmeter tune``: search the fastest settings of a project, or of a LitAPI of one's own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import yaml
+from cyclopts import Parameter
+
+from litmeter.cli.own import OWN, Own, check_only_own, project, settings_of
+from litmeter.errors import ParamsError, ReportError, UsageError
+from litmeter.model.card import served_digest
+from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, load_params
+from litmeter.paths import MACHINE, TUNE_METRICS
+from litmeter.report.pages import write_search
+from litmeter.report.snapshot import read_tuned
+from litmeter.report.tables import changed_keys
+from litmeter.stages.tune import main as search_project
+from litmeter.stages.tune import searched
+from litmeter.system.files import check_writable, read_json
+from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import text_table
+from litmeter.tune.rows import ratio_cell, tune_table
+
+
+def tune(
+    server: str | None = None,
+    /,
+    *,
+    own: Own = OWN,
+    seconds: Positive | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    apply: bool = False,
+) -> None:
+    """Search the fastest settings of params.yaml's section serve:, or of a LitAPI of your own.
+
+    Args:
+        server: your own, module:Class, with keys of serve: as key=value (default: that of params.yaml)
+        seconds: that the search of your own takes (default: 300)
+        as_json: of your own: print JSON instead of tables
+        apply: write the winner of the last search into params.yaml instead
+    """
+    if server is not None:
+        if apply:
+            raise UsageError("--apply: only for params.yaml")
+        tune_own(server, own, seconds, as_json)
+        return
+    check_only_own(own, seconds=seconds, json=as_json)
+    if apply:
+        apply_winner()
+    else:
+        search_project()
+
+
+def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> None:
+    """Search the fastest settings of one's own LitAPI; print them, and write a page, if one is wanted."""
+    settings = settings_of([server], own)
+    [name], [given] = settings, settings.values()
+    users = {"users": own.users} if own.users else {}
+    sections = {
+        "serve": given,
+        "experiments": settings,
+        "comparison": {"reference": name, "users": 1, "seconds": 1.0},
+        "tune": users | ({"max_s": seconds} if seconds else {}),
+    }
+    report = own.report and own.report.absolute()
+    check_writable([report] if report else [])
+    with project(sections, own) as params:
+        with redirect_stdout(sys.stderr):
+            outcome = searched()
+        found, first = read_tuned(), outcome.rows[0]
+        if report is not None:
+            write_search(report, server, found)
+        if as_json:
+            tables = {"raced": found.rows, "knobs": found.knobs}
+            rows = {name: [vars(row) for row in table] for name, table in tables.items()}
+            print(json.dumps({"metrics": found.metrics, **rows}, indent=2))
+            return
+        print(text_table(*tune_table(outcome.rows)))
+        gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
+        print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the rate of {server}")
+
+
+def spec_of(given: ServeSettings, winner: ServeSettings) -> str:
+    """The winner as one types it."""
+    return " ".join([str(given.api), *(f"{key}={new}" for key, _, new in changed_keys(given, winner))])
+
+
+def apply_winner() -> None:
+    """Write the winner into the section ``serve`` of params.yaml; comments and layout stay.
+
+    Raise ReportError without a result for this model on this machine, ParamsError where params.yaml does not
+    allow the winner.
+    """
+    from dvc.utils.hydra import apply_overrides  # takes a second
+
+    params = load_params()
+    serve = params.serve
+    try:
+        metrics = read_json(TUNE_METRICS)
+        winner, found_for = metrics["winner"], (metrics["machine"], metrics["weights_sha256"])
+        changed = {key: value for key, value in winner.items() if getattr(serve, key) != value}
+        here = (read_json(MACHINE)["id"], served_digest(params))
+    except OSError as error:
+        raise ReportError(f"{error.filename}: {error.strerror}; `make tune` makes it") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"{TUNE_METRICS}: malformed; `make tune` makes it again") from error
+    if found_for != here:
+        raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
+    before = PARAMS_FILE.read_text(encoding="utf-8")
+    section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
+    overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's
+    for key, value in changed.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        overrides.append(f"{'' if key in section else '+'}serve.{key}={text}")
+    if overrides:
+        apply_overrides(PARAMS_FILE, overrides)
+    try:
+        load_params()
+    except ParamsError:
+        PARAMS_FILE.write_text(before, encoding="utf-8")
+        raise
+    lines = [f"{key}: {getattr(serve, key)} -> {value}" for key, value in changed.items()]
+    print("\n".join(lines) or f"{PARAMS_FILE} has the winner already")

@@ -1,0 +1,162 @@
+"""Tries one configuration of a LitAPI: ``python -m litmeter.measure.preflight_process``.
+
+Started by ``preflight``, which writes the job as a line of JSON. This writes a line before each call of a
+method, so that ``preflight`` knows what hangs or ends a process, and one for a worker's answers; last what
+was raised, or the end. Tracebacks go to the log.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fastapi.encoders import jsonable_encoder
+from fastapi.responses import JSONResponse, Response
+from litserve import LitAPI
+
+from litmeter.errors import ApiError
+from litmeter.measure.api_pipeline import ApiPipeline, LengthError, payloads_of
+from litmeter.measure.bodies import Bodies
+from litmeter.params import ServeSettings
+from litmeter.serve.lit_api import lit_server, load_class, make_api, unavailable_in_process
+
+Say = Callable[[dict[str, Any]], object]
+
+
+class Watched(ApiPipeline):
+    """Says which method it calls, and in batches of which size."""
+
+    def __init__(self, say: Say, api: LitAPI, device: str, requests: Sequence[bytes]) -> None:
+        self._say, self._size, self._tried = say, 0, requests
+        super().__init__(api, device, requests)
+
+    def call(self, method: str, context: Any, *arguments: Any) -> Any:
+        """Say it, then call the method."""
+        self._say({"doing": method, "batch_size": self._size})
+        return super().call(method, context, *arguments)
+
+    def finish(self, inputs: Any, contexts: Any) -> list[Any]:
+        """Of a wrong number of outputs it is ``predict`` that is named."""
+        try:
+            return [as_sent(answer) for answer in super().finish(inputs, contexts)]
+        except LengthError:
+            self._say({"doing": "predict", "batch_size": self._size})
+            raise
+
+    def answers_at(self, size: int) -> list[Any]:
+        """The answers to all requests in batches of ``size``; the first requests fill up the last batch."""
+        self._size, repeated = size, itertools.cycle(self._tried)
+        batches = [list(itertools.islice(repeated, size)) for _ in range(0, len(self._tried), size)]
+        return [answer for batch in batches for answer in self.answers(batch)][: len(self._tried)]
+
+    def again(self) -> list[Any]:
+        """The answers to a batch twice, where ``predict`` takes it again, as it must for its rate alone."""
+        batch = self.batch(self._size)
+        first = [self.finish(*ready) for ready in batch]
+        try:
+            return [first, [self.finish(*ready) for ready in batch]]
+        except Exception:
+            return [first, None]
+
+
+def as_sent(answer: Any) -> Any:
+    """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
+    arrived = pickle.loads(pickle.dumps(answer))  # noqa: S301
+    if not isinstance(arrived, Response):
+        return json.loads(bytes(JSONResponse(jsonable_encoder(arrived)).body))
+    text = bytes(arrived.body).decode(errors="backslashreplace")
+    is_json = arrived.headers.get("content-type") == "application/json"
+    return {"status": arrived.status_code, "content": json.loads(text) if is_json else text}
+
+
+@contextmanager
+def reporting(say: Say) -> Iterator[None]:
+    """Say what is raised within, in one line; its traceback goes to the log."""
+    try:
+        yield
+    except BaseException as error:
+        traceback.print_exc()
+        own = isinstance(error, (ApiError, LengthError))
+        text = str(error) if own else traceback.format_exception_only(error)[-1]
+        say({"raised": text.splitlines()[0]})
+
+
+def run_worker(
+    connection: Connection, api: LitAPI, device: str, sizes: Sequence[int], requests: Sequence[bytes]
+) -> None:
+    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it."""
+    with reporting(connection.send):
+        pipeline = Watched(connection.send, api, device, requests)
+        for size in sizes:
+            connection.send({"answers": pipeline.answers_at(size), "batch_size": size})
+        torch = sys.modules.get("torch")
+        connection.send({"threads": torch and torch.get_num_threads(), "again": pipeline.again()})
+
+
+def try_workers(
+    say: Say, api: LitAPI, settings: ServeSettings, device: str, sizes: list[int], requests: list[bytes]
+) -> bool:
+    """Pass on what the workers send, one after another, as far as all goes well; whether it does.
+
+    The first worker takes batches of all ``sizes``, the others of the first size.
+    """
+    spawn, workers = multiprocessing.get_context("spawn"), []
+    for number in range(settings.workers_per_device):
+        connection, end = spawn.Pipe(duplex=False)
+        arguments = (end, api, device, sizes[: 1 if number else None], requests)
+        workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
+        workers[-1][1].start()
+        end.close()
+    for number, (connection, process) in enumerate(workers, 1):
+        message: dict[str, Any] = {"doing": "start of a worker"}
+        say(message)
+        while "threads" not in message:
+            try:
+                message = connection.recv()
+            except EOFError:
+                process.join()
+                message = {"died": process.exitcode}
+            say(message | {"worker": number})
+            if "raised" in message or "died" in message:
+                return False
+    return True
+
+
+def main() -> None:
+    """Try the configuration that the first line describes."""
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the LitAPI prints goes to the log
+
+    def say(message: dict[str, Any]) -> None:
+        print(json.dumps(message), file=output, flush=True)
+
+    job = json.loads(sys.stdin.readline())
+    settings = ServeSettings.model_validate(job["settings"])
+    with reporting(say):
+        say({"doing": "import"})
+        kind = load_class(str(settings.api))
+        say({"doing": "__init__"})
+        api = make_api(settings, kind)
+        say({"doing": "LitServer"})
+        unavailable = unavailable_in_process(api)
+        server = lit_server(api, settings, job["device"], job["timeout_s"])
+        if unavailable:
+            say({"end": True, "unavailable": unavailable})
+            return
+        requests = payloads_of(server, settings.path, Bodies.from_json(job["bodies"]))
+        say({"doing": "pickling"})
+        if try_workers(say, api, settings, job["device"], job["sizes"], requests):
+            say({"end": True})
+
+
+if __name__ == "__main__":
+    main()

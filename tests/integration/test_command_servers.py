@@ -1,0 +1,439 @@
+"""Servers that a command starts: who answers, what is measured of them, and that nothing of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from litmeter.errors import ServerError
+from litmeter.load import LoadGenerator, load_generator
+from litmeter.measure import rounds
+from litmeter.measure.comparison_rows import pairs
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import head_to_head
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Served
+from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
+from litmeter.serve import launcher
+from litmeter.serve.binding import KEY_VARIABLE, Binding
+from litmeter.serve.launcher import RunningServer, bound_socket, starting_server
+from litmeter.system.processes import memory_alone, tree
+from tests.integration.asking import wait_for
+from tests.support.load import plan
+from tests.support.processes import processes_mentioning
+from tests.support.project import ROOT
+from tests.support.servers import free_port
+
+SERVER = """
+import os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status = 200 if self.path in ("/health", "/predict", "/v1") else 404
+        if self.path == "/die":
+            print("the last words")
+            os._exit(3)
+        answer = repr(dict(os.environ, pid=os.getpid(), cwd=os.getcwd())).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments):
+        pass
+
+def serve(port):
+    ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
+"""
+LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Of server.py, of which no process may be left."""
+    (tmp_path / "server.py").write_text(SERVER)
+    yield tmp_path
+    assert processes_mentioning(str(tmp_path)) == []
+
+
+@pytest.fixture(scope="module")
+def sender() -> Iterator[LoadGenerator]:
+    with load_generator([b"{}"], "application/json") as generator:
+        yield generator
+
+
+def command(folder: Path, program: str = "", **settings: Any) -> ServeSettings:
+    """A command that runs server.py, or another program that may import it."""
+    script = folder / "server.py"
+    if program:
+        script = folder / "program.py"
+        script.write_text(program)
+    return ServeSettings(command=f"{sys.executable} {script} {{port}}", **settings)
+
+
+@contextmanager
+def running(settings: ServeSettings) -> Iterator[RunningServer]:
+    """The server once it is ready; then its port is free."""
+    with starting_server(MODEL, settings, "cpu", 1.0) as server:
+        yield server.ready()
+    bound_socket(server.binding).close()
+
+
+def turns(names: list[str]) -> Schedule[list[Sample]]:
+    yield from serve(names)
+    samples = []
+    for number, name in enumerate(names):
+        samples.append((yield from measure(Turn(name, LOAD, number))))
+    return samples
+
+
+def served(sender: LoadGenerator, **settings: ServeSettings) -> dict[str, Served]:
+    return {name: Served(name, one, sender, MODEL, "cpu", 10.0) for name, one in settings.items()}
+
+
+def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: LoadGenerator) -> None:
+    subjects = served(sender, a=command(folder), b=command(folder, path="/v1"))
+    states: dict[str, list[str]] = {}
+
+    def show(text: str, seconds: float) -> None:
+        if text in subjects:
+            statuses = (psutil.Process(one.server.pid).status() for one in subjects.values())
+            states[text] = [status for status in statuses if status == psutil.STATUS_STOPPED]
+
+    log = Log()
+    for sample in run(turns(["a", "b"]), dict(subjects), log, 10.0, show):
+        row = sample.row
+        assert (row.void, row.failed) == ("", 0)
+        assert row.rate_rps > 0
+        assert row.server_cores is not None
+        assert row.server_cores > 0.01
+        assert row.memory_mib is not None
+        assert row.memory_mib > 5
+    assert states == {name: [psutil.STATUS_STOPPED] for name in subjects}
+    for subject in subjects.values():
+        assert subject.workers == 1
+        assert subject.ready_s is not None
+        bound_socket(subject.server.binding).close()
+
+
+def test_a_command_runs_in_its_folder_with_the_users_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "secret")  # which the load generator does not send
+    monkeypatch.setenv("OWN", "value")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.setenv("PATH", os.defpath)
+    with running(ServeSettings(command="python server.py '{port}'", folder=str(folder))) as server:
+        found = eval(requests.post(f"{server.url}/predict", timeout=10).text)
+        assert psutil.Process(server.pid).exe() == os.path.realpath(sys.executable)
+    assert found["cwd"] == str(folder)
+    assert found["OWN"] == "value"
+    assert KEY_VARIABLE not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsuch {port}", "there is no program 'nonsuch' on the PATH"),
+        ("./server.py {port}", "there is no program './server.py' in "),  # it may not be executed
+        ("A=1 python {port}", "there is no program 'A=1' .* needs sh -c"),
+        ("python '{port}", "No closing quotation"),
+    ],
+)
+def test_a_command_that_starts_no_program_is_one_line(
+    folder: Path, sender: LoadGenerator, text: str, message: str
+) -> None:
+    subjects = served(sender, a=ServeSettings(command=text, folder=str(folder)))
+    with pytest.raises(ServerError, match=f"^a: command.*{message}") as caught:
+        run(turns(["a"]), dict(subjects), Log(), 10.0, lambda *_: None)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stranger_on_the_port_is_named(folder: Path) -> None:
+    """It answers for a command that has no server."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+    program = "import sys, time; print(sys.argv[1]); time.sleep(60)"
+    with (
+        starting_server(MODEL, command(folder, program), "cpu", 1.0) as server,
+        ThreadingHTTPServer(("127.0.0.1", server.binding.port), Answer) as stranger,
+    ):
+        threading.Thread(target=stranger.serve_forever).start()
+        try:
+            with pytest.raises(ServerError, match=rf"is held by .* \({os.getpid()}\), which the command"):
+                server.ready()
+        finally:
+            stranger.shutdown()
+
+
+def test_a_stranger_beside_the_server_is_named(folder: Path) -> None:
+    """Both may listen there, by SO_REUSEPORT."""
+    program = """
+import socket, sys
+import server
+class Server(server.ThreadingHTTPServer):
+    allow_reuse_port = True
+    def server_bind(self):
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        super().server_bind()
+Server(("127.0.0.1", int(sys.argv[1])), server.Handler).serve_forever()
+"""
+    settings = command(folder, program)
+    with running(settings) as server:
+        assert server.is_ready()
+        arguments = [sys.executable, str(folder / "program.py"), str(server.binding.port)]
+        with subprocess.Popen(arguments) as stranger:
+            try:
+                with pytest.raises(ServerError, match=rf"\({stranger.pid}\)"):
+                    wait_for(lambda: not server.is_ready())
+            finally:
+                stranger.kill()
+
+
+IGNORES_SIGTERM = """
+import os, signal, sys, time
+import server
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    LEAVE
+    server.serve(sys.argv[1])
+time.sleep(60)
+"""
+OUTSIDE = {"child": "pass", "session": "os.setsid()", "daemon": "os.setsid(); os.fork() and os._exit(0)"}
+"""What a child that serves does first."""
+
+
+@pytest.mark.parametrize("where", OUTSIDE)
+def test_what_survives_its_end_is_counted_stopped_killed_and_named(
+    folder: Path, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running(command(folder, IGNORES_SIGTERM.replace("LEAVE", OUTSIDE[where]))) as server:
+        serving = int(eval(requests.get(f"{server.url}/health", timeout=10).text)["pid"])
+        processes = {process for process in tree(server.pid) if process.status() != psutil.STATUS_ZOMBIE}
+        assert {process.pid for process in processes} == {server.pid, serving}
+        name = psutil.Process(serving).name()
+        assert memory_alone(server.pid) > psutil.Process(serving).memory_full_info().uss
+        server.pause()
+        wait_for(lambda: {process.status() for process in processes} == {psutil.STATUS_STOPPED})
+        server.resume()
+        assert requests.get(f"{server.url}/health", timeout=10).status_code == 200
+        server.pause()
+    assert f"{name} ({serving})" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_command_that_goes_to_the_background_is_refused_and_killed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = f"print('here I go')\n{IGNORES_SIGTERM.replace('LEAVE', 'pass').replace('time.sleep(60)', '')}"
+    with (
+        pytest.raises(
+            ServerError, match=r"(?s)exit status 0; .* stay in the foreground.*here I go"
+        ) as caught,
+        running(command(folder, program)),
+    ):
+        pass
+    assert "Traceback" not in str(caught.value)
+    assert "and killed: python" in capsys.readouterr().out
+
+
+def test_a_server_has_time_to_clean_up_even_if_it_sleeps(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = """
+import signal, sys, threading, time
+import server
+def clean_up(*_):
+    time.sleep(0.5)
+    print("cleaned up")
+    open(__file__ + ".cleaned", "w").close()
+    sys.exit()
+signal.signal(signal.SIGTERM, clean_up)
+threading.Thread(target=server.serve, args=sys.argv[1:], daemon=True).start()
+signal.pause()
+"""
+    with running(command(folder, program)) as server:
+        server.pause()
+    assert (folder / "program.py.cleaned").exists()
+    assert capsys.readouterr().out == ""
+
+
+def test_a_server_that_is_never_ready_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Soon, and again where it ends."""
+    monkeypatch.setattr(launcher, "DOUBT_S", 0.5)
+    with (
+        starting_server(MODEL, command(folder, ready="/nonsuch"), "cpu", 1.0) as server,
+        pytest.raises(ServerError, match=r"status 404 from http://.*/nonsuch; `ready` names"),
+    ):
+        server.ready(10.0)
+    said = capsys.readouterr().out
+    assert said.count("still waiting for the server: status 404 from ") == 1
+
+
+def test_the_log_of_a_server_that_dies_is_shown(folder: Path, sender: LoadGenerator) -> None:
+    """Before it is ready, and under load."""
+    dies = command(folder, "print('no model'); raise SystemExit(7)")
+    with pytest.raises(ServerError, match=r"(?s)^a: the server died \(exit status 7\).*no model"):
+        run(turns(["a"]), dict(served(sender, a=dies)), Log(), 10.0, lambda *_: None)
+    under_load = command(folder, path="/die")
+    with pytest.raises(ServerError, match=r"(?s)^b: the server died \(exit status 3\).*the last words"):
+        run(turns(["b"]), dict(served(sender, b=under_load)), Log(), 10.0, lambda *_: None)
+
+
+MEASURING = """
+import sys
+from litmeter.load import load_generator
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import head_to_head
+from litmeter.measure.run import run
+from litmeter.measure.subjects import Served
+from litmeter.params import ServeSettings
+from litmeter.paths import MODEL
+from litmeter.system.temporary import scratch
+
+def show(text, seconds):
+    if text.endswith("now b"):
+        print("up", flush=True)
+
+commands = {"a": ServeSettings(command=sys.argv[1]), "b": ServeSettings(command=sys.argv[2])}
+with load_generator([b"{}"], "application/json") as sender:
+    subjects = {name: Served(name, one, sender, MODEL, "cpu", 9.0) for name, one in commands.items()}
+    run(head_to_head(["a", "b"], 4, 60.0, 1, 9.0), subjects, Log(), 60.0, show)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_run_that_is_interrupted_or_killed(folder: Path, number: int) -> None:
+    """One of its servers has left its process group, and ignores SIGTERM."""
+    daemon = command(folder, IGNORES_SIGTERM.replace("LEAVE", OUTSIDE["daemon"])).command
+    with subprocess.Popen(
+        [sys.executable, "-c", MEASURING, str(command(folder).command), str(daemon)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(folder)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as measuring:
+        assert measuring.stdout is not None
+        assert measuring.stdout.readline() == b"up\n"
+        servers = processes_mentioning(f"{folder}/program.py")
+        assert len(servers) == 3  # the measuring process names it, too
+        measuring.send_signal(number)
+        measuring.communicate()
+    assert measuring.returncode != 0
+    wait_for(lambda: processes_mentioning(str(folder)) == [])
+
+
+SUPERVISOR = """
+import os, signal, sys, threading, time
+import server
+alive = __file__ + ".alive"
+open(alive, "w").close()
+def report():
+    while True:
+        os.utime(alive)
+        for _ in range(10):
+            time.sleep(0.05)
+if (worker := os.fork()) == 0:
+    threading.Thread(target=report, daemon=True).start()
+    server.serve(sys.argv[1])
+while True:
+    if time.time() - os.stat(alive).st_mtime > 1.5:
+        os.kill(worker, signal.SIGKILL)
+        sys.exit("the worker has not reported")
+    time.sleep(0.01)
+"""
+
+
+def test_a_supervisor_does_not_take_a_pause_for_a_hanging_worker(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "LONG_PAUSE_S", 1.0)
+    with running(command(folder, SUPERVISOR)) as server:
+        for _ in range(2):
+            server.pause()
+            time.sleep(3.0)
+            server.resume()
+            time.sleep(0.5)
+            server.check()
+        assert requests.get(f"{server.url}/health", timeout=10).status_code == 200
+
+
+APP = """
+from fastapi import FastAPI
+app = FastAPI()
+@app.get("/health")
+def health() -> str:
+    return "ok"
+@app.post("/predict")
+def predict(body: dict) -> dict:
+    return body
+"""
+
+
+def test_fastapi_under_uvicorn_with_two_workers_is_as_fast_as_itself(
+    folder: Path, sender: LoadGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "FEWEST_ROUNDS", 5)
+    (folder / "app.py").write_text(APP)
+    text = f"{sys.executable} -m uvicorn app:app --workers 2 --port {{port}} --log-level warning"
+    settings = ServeSettings(command=text, folder=str(folder))
+    subjects, log = served(sender, one=settings, other=settings), Log()
+
+    def counting(schedule: Schedule[None]) -> Schedule[None]:
+        yield from serve(["one", "other"])
+        assert all(len(tree(one.server.pid)) >= 3 for one in subjects.values())
+        yield from schedule
+
+    run(counting(head_to_head(["one", "other"], 4, 10.0, 1, 10.0)), dict(subjects), log, 10.0)
+    assert all(row.failed == row.timed_out == 0 for row in log.rows)
+    [pair] = pairs(["one", "other"], "one", log.rows, log.latencies_ms())
+    assert pair.ratio is not None
+    assert 0.5 < pair.ratio < 2.0
+
+
+def test_serve_runs_a_command_in_the_foreground(folder: Path) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serve"] = {"command": command(folder).command, "path": "/v1"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    started = [sys.executable, "-m", "litmeter.cli.main", "serve", "--port", str(port := free_port())]
+    refused = subprocess.run([*started, "--no-docs"], cwd=folder, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("litmeter: serve: names a command"), refused.stderr
+    with subprocess.Popen(started, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        assert any(f"http://127.0.0.1:{port}/v1 answers" in line for line in lines)
+        assert requests.post(f"http://127.0.0.1:{port}/v1", timeout=10).status_code == 200
+        process.terminate()
+        assert process.wait(60) == 0
+    bound_socket(Binding(port)).close()

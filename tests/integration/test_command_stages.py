@@ -1,0 +1,125 @@
+"""The stages of a project whose configurations are commands: without a model, and without DVC."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from litmeter.paths import COMPARISON, COMPARISON_RUN, MACHINE, SUMMARY, BenchmarkPaths
+from litmeter.system.files import read_json
+from tests.support.tables import read_csv
+
+SERVER = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def do_GET(self):
+        self.answer()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(float(sys.argv[2]))
+        self.answer()
+
+    def answer(self):
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+def command(seconds: float) -> dict[str, str]:
+    return {"command": f"python3 server.py {{port}} {seconds}", "ready": "/"}
+
+
+PARAMS: dict[str, Any] = {
+    "serve": command(0.02),
+    "experiments": {"slow": command(0.1)},
+    "load": {
+        **{"bodies": "bodies.jsonl", "users": [1, 2], "requests": 5, "seed": 1},
+        **{"min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1, "timeout_s": 10.0},
+    },
+    "objective": {
+        **{"slo_ms": 500.0, "miss": 0.05, "configurations": ["candidate"]},
+        **{"tolerance": 0.5, "max_s": 5.0, "seed": 1},
+    },
+    "comparison": {"reference": "slow", "users": 2, "seconds": 5.0},
+}
+STAGES = ["machine", "benchmark slow", "benchmark candidate", "comparison", "capacity", "report"]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("server.py").write_text(SERVER)
+    Path("bodies.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS))
+    stages = {stage: {"cmd": f"litmeter stage {stage}", "deps": ["server.py"]} for stage in STAGES}
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+    return tmp_path
+
+
+def litmeter(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it in the current folder; what it did, its output as text."""
+    command = [str(Path(sys.prefix) / "bin/litmeter"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.usefixtures("project")
+def test_two_commands_are_benchmarked_compared_and_reported() -> None:
+    for number, stage in enumerate(STAGES, 1):
+        done = litmeter("stage", *stage.split())
+        assert done.returncode == 0, done.stderr
+        assert f"stage {number} of {len(STAGES)} " in done.stdout
+    assert "bfloat16" not in read_json(MACHINE)
+    assert list(read_json(BenchmarkPaths("slow").metrics)) == [
+        "throughput_rps",
+        "lone_p50_ms",
+        "ready_s",
+        "memory_mib",
+        "failed",
+    ]
+    [slow, candidate] = read_csv(COMPARISON)
+    assert float(candidate["ratio"]) > 2
+    assert (slow["pipeline_rps"], slow["efficiency"]) == ("", "")
+    assert set(read_json(COMPARISON_RUN)["unavailable"]) == {"slow", "candidate"}
+    assert set(read_json(SUMMARY)) == {"slow", "candidate"}
+    assert litmeter("report").returncode == 0
+    assert "not available" in Path("report.html").read_text()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("bodies", ["gone.jsonl", None])
+def test_the_first_stage_refuses_what_cannot_be_sent(bodies: str | None) -> None:
+    load = PARAMS["load"] | {"bodies": bodies}
+    Path("params.yaml").write_text(yaml.safe_dump(PARAMS | {"load": load}))
+    refused = litmeter("stage", "machine")
+    assert refused.returncode == 2
+    [line] = refused.stderr.splitlines()
+    assert "load.bodies: " in line
+    assert not MACHINE.exists()
+
+
+def test_a_stage_without_a_project_or_of_no_name_is_refused_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for stage in ("machine", "unknown"):
+        refused = litmeter("stage", stage)
+        assert refused.returncode == 2
+        assert len(refused.stderr.splitlines()) == 1

@@ -1,0 +1,164 @@
+"""What is found of a LitAPI before anything is timed: faults, and answers that depend on the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from litmeter.errors import ApiError
+from litmeter.measure import preflight
+from litmeter.measure.bodies import Bodies
+from litmeter.measure.preflight import check_apis, difference, refuse_faulty
+from litmeter.params import ServeSettings
+from litmeter.serve.binding import KEY_VARIABLE
+from tests.support.processes import descendants_mentioning
+
+BODIES = Bodies([json.dumps({"input": number}).encode() for number in (1, 2, 5)], "application/json")
+FOLDER = str(Path(__file__).parents[1] / "support")
+LIMIT_S = 60.0
+
+
+def settings(name: str, max_batch_size: int = 1, **others: Any) -> ServeSettings:
+    timeout_s = 0.01 if max_batch_size > 1 else 0.0
+    others = {"batch_timeout_s": timeout_s, "api": f"lit_apis:{name}", **others}
+    return ServeSettings(folder=FOLDER, max_batch_size=max_batch_size, **others)
+
+
+def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
+    """A fault is one line with a log that stays, and no process does."""
+    assert descendants_mentioning("litmeter.measure.preflight_process") == []
+    text, _, log = found[name].fault.partition("; its log: ")
+    assert "\n" not in text
+    assert Path(log).is_file()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("others", "text"),
+    [
+        ({"api": "no_such_module:API"}, "import: ModuleNotFoundError: No module named 'no_such_module'"),
+        ({"api": "lit_apis:Nobody"}, "import: AttributeError: module 'lit_apis' has no attribute 'Nobody'"),
+        ({"api": "lit_apis:Number"}, "import: TypeError: lit_apis:Number is no subclass of litserve.LitAPI"),
+        (
+            {"api": "lit_apis:Misnamed"},
+            "LitServer: TypeError: decode_request's parameter must be named request",
+        ),
+        ({"api_kwargs": {"size": 2}}, "__init__: TypeError: "),
+        ({"method": "__init__", "how": "raises"}, "__init__: ValueError: no such thing"),
+        ({"method": "pickling", "how": "raises"}, "pickling: ValueError: no such thing"),
+        ({"method": "setup", "how": "raises"}, "setup: ValueError: no such thing"),
+        ({"method": "setup", "how": "leaves"}, "setup: SystemExit: no model here"),
+        (
+            {"method": "decode_request", "how": "raises"},
+            "decode_request at batch size 1: ValueError: ",
+        ),
+        (
+            {"method": "predict", "how": "raises", "size": 2},
+            "predict at batch size 2: ValueError: ",
+        ),
+        ({"method": "predict", "how": "exits", "size": 2}, "predict at batch size 2: exit status 3"),
+        ({"method": "predict", "how": "segfaults"}, "predict at batch size 1: killed by SIGSEGV"),
+        ({"method": "length", "how": ""}, "predict at batch size 2: 1 outputs for 2 inputs"),
+        ({"method": "unpicklable", "how": ""}, "encode_response at batch size 1: "),
+        ({"method": "__init__", "how": "exits"}, "__init__: exit status 3"),
+    ],
+)
+def test_what_is_broken_is_one_line(others: dict[str, Any], text: str) -> None:
+    if "method" in others:
+        others = {"api_kwargs": others}
+    found = check_apis({"e1": settings("Broken", 2, **others)}, BODIES, "cpu", LIMIT_S)
+    assert fault_of(found, "e1").startswith(f"e1: {text}")
+
+
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("setup", "setup did not return within 20 s"),
+        ("predict", "predict at batch size 1 did not return within 5 s"),
+    ],
+)
+def test_what_hangs_is_ended(method: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "READY_S", 20.0)
+    broken = settings("Broken", api_kwargs={"method": method, "how": "hangs"})
+    found = check_apis({"e1": broken}, BODIES, "cpu", 5.0)
+    assert fault_of(found, "e1") == f"e1: {text}"
+
+
+def test_a_body_that_is_refused_is_named() -> None:
+    found = check_apis({"e1": settings("Validated")}, Bodies([b"{}"], "application/json"), "cpu", LIMIT_S)
+    assert "body 1 is refused with status 422" in fault_of(found, "e1")
+
+
+def test_answers_must_not_depend_on_the_batch() -> None:
+    found = check_apis({"e1": settings("Trap"), "e2": settings("Trap", 4)}, BODIES, "cpu", LIMIT_S)
+    assert found["e1"].fault == ""
+    assert "body 1 differ at output: 1.0 at batch size 1, 1.5 at batch size 2" in fault_of(found, "e2")
+
+
+def test_answers_must_not_depend_on_the_configuration() -> None:
+    """LitServe calls with an item at a largest batch of one, and with a list above."""
+    kind = "Rounded"
+    pair = {
+        "e1": settings(kind, api_kwargs={"relative": 0.2}),
+        "e2": settings(kind, 2, api_kwargs={"relative": 0.2}),
+        "other": settings(kind, 2, api_kwargs={"relative": 0.3}),
+    }
+    found = check_apis(pair, BODIES, "cpu", LIMIT_S)
+    assert found["e1"].fault == found["other"].fault == ""
+    assert "body 1 differ at output: 1.0 from e1, 1.2 from e2" in fault_of(found, "e2")
+
+
+def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str]) -> None:
+    random = settings("RandomWeights", workers_per_device=2)
+    found = check_apis({"e1": random}, BODIES, "cpu", LIMIT_S)
+    assert "from worker 1" in fault_of(found, "e1")
+    with pytest.raises(ApiError, match="e1: answers to body 1 differ"):
+        refuse_faulty({"e1": random}, BODIES, "cpu", LIMIT_S)
+    sampling = random.model_copy(update={"check_answers": False})
+    assert refuse_faulty({"e1": sampling}, BODIES, "cpu", LIMIT_S)["e1"].fault == ""
+    assert "e1: answers are not compared" in capsys.readouterr().err
+
+
+def test_batches_may_round_differently() -> None:
+    rounded = {f"e{size}": settings("Rounded", size, api_kwargs={"relative": 0.005}) for size in (1, 4)}
+    assert [one.fault for one in check_apis(rounded, BODIES, "cpu", LIMIT_S).values()] == ["", ""]
+
+
+def test_what_works_is_served_and_what_has_no_effect_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "a key that LitServe would ask for")
+    works = {name: settings(name, 3) for name in ("Square", "Context", "OwnBatch")}
+    works["e1"] = settings("Square", batch_timeout_s=0.01)
+    works["consumes"] = settings("Consumes", 2)
+    works["stream"] = settings("Stream")
+    works["command"] = ServeSettings(command="serve {port}")
+    works["classifier"] = ServeSettings()
+    found = refuse_faulty(works, BODIES, "cpu", LIMIT_S)
+    assert list(found) == list(works)
+    assert found["e1"].notes == ("e1: batch_timeout_s has no effect at max_batch_size 1",)
+    unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
+    assert unavailable == {
+        "consumes": "predict changes its input",
+        "stream": "a LitAPI with stream is not run in-process",
+        "command": "a command is not run in-process",
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "found"),
+    [
+        ({"a": [1, 2.0]}, {"a": [1, 2.01]}, None),
+        ({"a": [1, 2.0]}, {"a": [1, 2.1]}, ("a[1]", 2.0, 2.1)),
+        (0.0001, 0.0009, None),
+        (1, 1.001, None),
+        (100, 101, ("", 100, 101)),
+        (True, 1, ("", True, 1)),
+        ({"a": 1}, {"b": 1}, ("", {"a": 1}, {"b": 1})),
+        ([1], [1, 2], ("", [1], [1, 2])),
+        ("cat", "dog", ("", "cat", "dog")),
+    ],
+)
+def test_numbers_agree_within_a_hundredth(one: Any, other: Any, found: Any) -> None:
+    assert difference(one, other) == found

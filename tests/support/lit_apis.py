@@ -1,0 +1,224 @@
+"""LitAPIs as users write them, in no need of a model; a test serves them from this folder."""
+
+import os
+import random
+import signal
+import sys
+import time
+
+import litserve
+from pydantic import BaseModel
+
+
+class Square(litserve.LitAPI):
+    """The square of ``input``, alone or in a batch, as in LitServe's README."""
+
+    def decode_request(self, request):
+        return float(request["input"])
+
+    def predict(self, x):
+        return [one * one for one in x] if isinstance(x, list) else x * x
+
+    def encode_response(self, output):
+        return {"output": output}
+
+
+class Context(Square):
+    """Takes LitServe's context in each of its methods."""
+
+    def decode_request(self, request, context):
+        context["input"] = request["input"]
+        return float(request["input"])
+
+    def predict(self, x, context):
+        if isinstance(x, list):
+            return [one + each["input"] for one, each in zip(x, context, strict=True)]
+        return x + context["input"]
+
+    def encode_response(self, output, context):
+        return {"output": output, "input": context["input"]}
+
+
+class OwnBatch(Square):
+    """A batch of its own kind, also of a single item."""
+
+    def batch(self, inputs):
+        return {"inputs": inputs}
+
+    def predict(self, x):
+        if isinstance(x, dict):
+            return {"outputs": [one * one for one in x["inputs"]]}
+        return x * x
+
+    def unbatch(self, output):
+        return output["outputs"]
+
+
+class Number(BaseModel):
+    """A request that FastAPI validates."""
+
+    input: float
+    factor: int = 2
+
+
+class Validated(Square):
+    """Takes a pydantic model."""
+
+    def decode_request(self, request: Number):
+        return request.input * request.factor
+
+
+class Sleeps(Square):
+    """Takes ``seconds`` for each item decoded, batch and answer, and prints."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def decode_request(self, request):
+        time.sleep(self.seconds)
+        return super().decode_request(request)
+
+    def predict(self, x):
+        time.sleep(self.seconds)
+        print("predicting", x)
+        return super().predict(x)
+
+    def encode_response(self, output):
+        time.sleep(self.seconds)
+        return super().encode_response(output)
+
+
+def heavy():
+    """What of the classifier this process has imported."""
+    names = ("torch", "timm", "openvino", "litmeter.model.predictor", "litmeter.model.image")
+    return [name for name in names if name in sys.modules]
+
+
+class Lean(Square):
+    """Fails where one of its processes has a module of the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.main = heavy()
+
+    def predict(self, x):
+        return self.main + heavy()
+
+    def encode_response(self, output):
+        if output:
+            raise RuntimeError(f"imported: {output}")
+        return "none"
+
+
+class Form(Square):
+    """Takes a form with a file."""
+
+    def decode_request(self, request):
+        return float(request["input"]) + len(request["file"].file.read())
+
+
+class Stream(Square):
+    """Answers in parts."""
+
+    def __init__(self) -> None:
+        litserve.LitAPI.__init__(self, stream=True)
+
+    def predict(self, x):
+        yield x["input"]
+
+    def decode_request(self, request):
+        return request
+
+    def encode_response(self, output):
+        for one in output:
+            yield {"output": one}
+
+
+class Misnamed(Square):
+    """LitServe wants another name."""
+
+    def decode_request(self, body):
+        return body["input"]
+
+
+class Trap(Square):
+    """Wrong in a batch: it answers each item with the mean of all."""
+
+    def predict(self, x):
+        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
+
+
+class RandomWeights(Square):
+    """Another model in each worker."""
+
+    def setup(self, device):
+        self.weight = random.random()
+
+    def predict(self, x):
+        return x * self.weight
+
+
+class Rounded(Square):
+    """Differs by ``relative`` in a batch."""
+
+    def __init__(self, relative: float) -> None:
+        super().__init__()
+        self.relative = relative
+
+    def predict(self, x):
+        return [one * (1 + self.relative) for one in x] if isinstance(x, list) else x
+
+
+class Consumes(Square):
+    """Empties what it gets."""
+
+    def predict(self, x):
+        return [x.pop() for _ in list(x)][::-1]
+
+
+class Broken(Square):
+    """Breaks in a method, at a batch size if one is given."""
+
+    def __init__(self, method: str, how: str, size: int = 0) -> None:
+        self.method, self.how, self.size = method, how, size
+        super().__init__()
+        self._break("__init__")
+
+    def __reduce__(self):
+        self._break("pickling")
+        return super().__reduce__()
+
+    def _break(self, method: str, size: int = 0) -> None:
+        if method == self.method and size >= self.size:
+            breaks[self.how]()
+
+    def setup(self, device):
+        self._break("setup")
+
+    def decode_request(self, request):
+        self._break("decode_request")
+        return float(request["input"])
+
+    def predict(self, x):
+        self._break("predict", len(x) if isinstance(x, list) else 1)
+        if self.method == "length" and isinstance(x, list) and len(x) > 1:
+            return x[:1]
+        return x
+
+    def encode_response(self, output):
+        self._break("encode_response")
+        return {"output": object() if self.method == "unpicklable" else output}
+
+
+def fail():
+    raise ValueError("no such thing\nas this")
+
+
+breaks = {
+    "raises": fail,
+    "hangs": lambda: time.sleep(600),
+    "exits": lambda: os._exit(3),
+    "segfaults": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "leaves": lambda: sys.exit("no model here"),
+}

@@ -1,0 +1,167 @@
+"""What report and pages say of servers of one's own: a LitAPI, and what a command starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.params import CANDIDATE, ServeSettings, load_params
+from litmeter.paths import BENCHMARKS, COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, LEVELS, MACHINE, SUMMARY
+from litmeter.report.claims import claims
+from litmeter.report.diagnosis import bounds_of, diagnose
+from litmeter.report.losses import NO_KEY
+from litmeter.report.pages import page, render, write_report, write_results
+from litmeter.report.snapshot import read_snapshot
+from litmeter.report.tables import describe
+from litmeter.stages.report import main
+from litmeter.system.files import read_json, read_rows, write_json, write_rows
+from tests.support import results_project
+from tests.support.project import ROOT
+from tests.support.synthetic_results import CEILINGS, compared, result, write_result
+from tests.support.synthetic_results import MACHINE as OWN_MACHINE
+
+API: dict[str, Any] = {"api": "server:MyAPI", "threads_per_worker": 1}
+COMMAND: dict[str, Any] = {"command": "python -m a.server.with --many --options --port {port} --batch 8"}
+BATCHED = API | {"max_batch_size": 8, "batch_timeout_s": 0.01, "workers_per_device": 2}
+OF_PHOTOS = ("photos", "agreement", "accuracy")
+WHY = "a command is not run in-process"
+OF_THE_CLASSIFIER = re.compile(r"\b(image|photo|accuracy|agreement|FLOP|None|precision|make)s?\b")
+
+
+def write_project(experiments: Mapping[str, dict[str, Any]], serve: dict[str, Any] | None = None) -> None:
+    """A project's params.yaml, and results that are the faster the later a configuration stands there."""
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    content = {key: content[key] for key in ("load", "objective", "comparison")}
+    content["load"] |= {"bodies": "bodies.jsonl"}
+    content["comparison"]["reference"] = next(iter(experiments))
+    content["objective"]["configurations"] = [next(iter(experiments))]
+    content |= {"experiments": dict(experiments)} | ({"serve": serve} if serve else {})
+    Path("params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    write_json(MACHINE, {key: value for key, value in OWN_MACHINE.items() if key != "bfloat16"})
+    rows: list[ComparisonRow] = []
+    turns: list[TurnRow] = []
+    configurations = load_params().configurations()
+    for number, (name, own) in enumerate(configurations.items(), 1):
+        rate_rps, rank = 20.0 * number, len(configurations) + 1 - number
+        beside = (None, None) if own.command else (2 * rate_rps, 1.5 * rate_rps)
+        row = compared(name, rate_rps, rank, fastest=20.0 * len(configurations))
+        columns = {"stage_ms": "{}", "http_cpu_ms": None} if own.command else {"http_cpu_ms": 9.0}
+        found = result(name, rate_rps, *beside, serve=own, row=row, **columns)
+        metrics = {key: value for key, value in found.metrics.items() if key not in OF_PHOTOS}
+        write_result(replace(found, metrics=metrics))
+        rows.append(found.compared)
+        turns += found.turns
+    write_rows(COMPARISON, ComparisonRow, rows)
+    write_rows(COMPARISON_TURNS, TurnRow, turns)
+    unavailable = {name: WHY for name, own in configurations.items() if own.command}
+    write_json(COMPARISON_RUN, {"unavailable": unavailable, "ready_s": dict.fromkeys(configurations, 1.5)})
+
+
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_pages_of_a_litapi_name_nothing_of_the_classifier() -> None:
+    write_project({"single": API, "batched": BATCHED}, API | {"max_batch_size": 4})
+    main()
+    snapshot = read_snapshot()
+    written = page(snapshot)
+    assert OF_THE_CLASSIFIER.findall(written) == []
+    assert ".md" not in written
+    assert (
+        "| `batched` | server:MyAPI, max_batch_size 8, batch_timeout 0.01 s, 2 workers of 1 thread |"
+        in written
+    )
+    assert "litmeter tune" in written
+    assert OF_THE_CLASSIFIER.findall(re.sub(r"<style>.*</style>", "", render([snapshot]), flags=re.S)) == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "rates", "columns"),
+    [
+        ("preprocessing", (49.0, 100.0, 50.0), {"workers_cpu_ms": 39.0}),
+        ("transport", (60.0, 100.0, 100.0), {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5}),
+    ],
+)
+def test_no_key_is_advised_that_a_litapi_has_not(
+    cause: str, rates: tuple[float, float, float], columns: dict[str, float]
+) -> None:
+    found = result("own", *rates, serve=ServeSettings.model_validate(API), **columns)
+    bounds = bounds_of(found, CEILINGS)
+    assert [bound.name for bound in bounds] == ["model", "pipeline", "served"]
+    diagnosis = diagnose(found, bounds, CEILINGS)
+    assert (diagnosis.cause, diagnosis.parameter) == (cause, None)
+    assert NO_KEY in diagnosis.text
+    assert OF_THE_CLASSIFIER.findall(diagnosis.text) == []
+
+
+def test_bounds_and_causes_of_a_command_are_not_available_and_the_reason_is_said() -> None:
+    write_project({"single": API, "other": COMMAND}, COMMAND)
+    snapshot = read_snapshot()
+    assert snapshot.diagnoses["other"].cause == "not available"
+    assert WHY in snapshot.diagnoses["other"].text
+    assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
+    assert {"limit", "next"}.isdisjoint(claim.kind for claim in claims(snapshot))  # a command is fastest
+    assert WHY in page(snapshot)
+
+
+def test_servers_that_a_command_starts_have_a_page_without_bounds_and_stages() -> None:
+    write_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
+    write_results()
+    write_report()
+    written = page(read_snapshot())
+    assert "in-process in the rounds" not in written
+    assert "stages.png" not in written
+
+
+def test_a_command_may_stand_beside_the_classifier() -> None:
+    results_project.write_project()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["experiments"]["other"] = COMMAND
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    serve = load_params().configuration("other")
+    found = result("other", 30.0, None, None, serve=serve, row=compared("other", 30.0, 3, fastest=286.0))
+    write_result(replace(found, metrics={"throughput_rps": 30.0}))
+    write_rows(COMPARISON, ComparisonRow, [*read_rows(COMPARISON, ComparisonRow), found.compared])
+    write_rows(COMPARISON_TURNS, TurnRow, [*read_rows(COMPARISON_TURNS, TurnRow), *found.turns])
+    write_json(COMPARISON_RUN, {"unavailable": {"other": WHY}})
+    snapshot = read_snapshot()
+    assert [bound.name for bound in snapshot.bounds["other"]] == ["served"]
+    assert "roofline" in [bound.name for bound in snapshot.bounds[CANDIDATE]]
+    written = page(snapshot)
+    assert WHY in written
+    assert "images/s" in written
+
+
+def test_a_comparison_alone_has_a_report_without_a_candidate() -> None:
+    """As `litmeter compare` of servers on the command line makes it."""
+    write_project({"one": COMMAND, "other": COMMAND | {"path": "/other"}})
+    for path in BENCHMARKS.iterdir():
+        path.unlink()
+    BENCHMARKS.rmdir()
+    main()
+    assert read_json(SUMMARY) == {"one": 20.0, "other": 40.0}
+    assert len(LEVELS.read_text().splitlines()) == 1
+    written = page(read_snapshot())
+    assert CANDIDATE not in written
+    assert "What each does alone" not in written
+    assert "1.5 s to start" in render([read_snapshot()])
+
+
+def test_a_configuration_is_described_by_what_it_has() -> None:
+    own = API | {"api_kwargs": {"size": "small"}, "check_answers": False}
+    write_project({"own": own, "command": COMMAND})
+    described = {name: describe(serve, "cpu") for name, serve in load_params().configurations().items()}
+    assert described["own"] == (
+        "server:MyAPI, size small, max_batch_size 1, 1 worker of 1 thread, answers not compared"
+    )
+    assert described["command"].endswith(" ...")
+    assert len(described["command"]) <= 60
