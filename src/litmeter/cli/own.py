@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.cli.load import LOAD, OBJECTIVE
 from litmeter.errors import UsageError
-from litmeter.params import PARAMS_FILE, Count, Params, ParamsLoader, explain
+from litmeter.params import (
+    KEYS_OF,
+    PARAMS_FILE,
+    WITHOUT_EFFECT,
+    Count,
+    Params,
+    ParamsLoader,
+    ServeSettings,
+    explain,
+)
 from litmeter.paths import MACHINE
 from litmeter.system.files import write_json
 from litmeter.system.machine import fingerprint
@@ -102,6 +111,10 @@ def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"{name}: expected key=value behind the class, got {word!r}")
         section, _, inner = key.partition(".")
+        if section not in KEYS_OF["api"]:
+            allowed = ", ".join(key for key in ServeSettings.model_fields if key in KEYS_OF["api"] - {"api"})
+            reason = WITHOUT_EFFECT.get(section, f"unknown key; allowed: {allowed} (api_kwargs.NAME=value)")
+            raise UsageError(f"{name}.{section}: {reason}")
         value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
         if inner:
             found.setdefault(section, {})[inner] = value
