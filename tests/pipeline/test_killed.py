@@ -37,7 +37,7 @@ LINES = {
 PHASES = {"start": 5.0, "ready": 2.0, "load": 4.0, "writing": 0.02}
 """Seconds from where each begins, over which the moments are spread."""
 LOAD = {"requests": 1_000_000, "max_s": 2.0}
-COMPARISON_S, TURNS_BEFORE = 45.0, 6
+COMPARISON_S, TURNS_BEFORE = 60.0, 6
 """Long enough for the pipelines in-process beside; turns after which it is killed."""
 
 

@@ -114,7 +114,8 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> tuple[int, 
     with project(sections, own):
         log = comparison.measured()
         snapshot = read_snapshot()
-        said = [snapshot.table(terminal=True), *(claim.plain for claim in claims(snapshot))]
+        plain = (claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot))
+        said = [snapshot.table(terminal=True), *plain]
         if report is not None:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")

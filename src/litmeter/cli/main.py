@@ -34,7 +34,7 @@ def typed(default: Any) -> str | None:
 
 app = App(
     name="litmeter",
-    help="Compare, tune, serve and load-test an image classifier, and load-test any server.",
+    help="Compare, tune, serve and load-test model servers: your own, or the image classifier's.",
     help_format="plaintext",
     help_epilogue="`dvc repro` runs the pipeline; each command's --help has examples.",
     default_parameter=Parameter(negative=(), show_default=typed),

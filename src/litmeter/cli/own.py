@@ -17,7 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.cli.load import LOAD, OBJECTIVE
 from litmeter.errors import UsageError
-from litmeter.params import PARAMS_FILE, Count, Params, ParamsLoader, explain
+from litmeter.params import (
+    KEYS_OF,
+    PARAMS_FILE,
+    WITHOUT_EFFECT,
+    Count,
+    Params,
+    ParamsLoader,
+    ServeSettings,
+    explain,
+)
 from litmeter.paths import MACHINE
 from litmeter.system.files import write_json
 from litmeter.system.machine import fingerprint
@@ -27,6 +36,10 @@ NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 API = re.compile(r"[\w.]+:\w+")
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
+
+
+CAPACITY_S = 60.0
+"""That a search for settings takes at last, for the winner's capacity."""
 
 
 @Parameter(name="*")
@@ -106,6 +119,10 @@ def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"{name}: expected key=value behind the class, got {word!r}")
         section, _, inner = key.partition(".")
+        if section not in KEYS_OF["api"]:
+            allowed = ", ".join(key for key in ServeSettings.model_fields if key in KEYS_OF["api"] - {"api"})
+            reason = WITHOUT_EFFECT.get(section, f"unknown key; allowed: {allowed} (api_kwargs.NAME=value)")
+            raise UsageError(f"{name}.{section}: {reason}")
         value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
         if inner:
             found.setdefault(section, {})[inner] = value
@@ -127,6 +144,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
         load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else together(own.body, folder))
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
+        objective["max_s"] = CAPACITY_S
         sections = {"load": load, "objective": objective, **content}
         try:
             params = Params.model_validate(sections)

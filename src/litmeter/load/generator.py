@@ -87,8 +87,11 @@ class LoadGenerator:
         folder: with the request bodies, and for what the process writes.
 
     Attributes:
+        first: the first body, in a list, its content type, and the other headers.
         record_path: the record of the last load, as the process has written it.
     """
+
+    first: tuple[Sequence[bytes], str, Mapping[str, str]]
 
     def __init__(self, folder: Path, headers: Mapping[str, str]) -> None:
         self._folder = folder
@@ -180,6 +183,7 @@ def load_generator(
         for number, body in enumerate(bodies):
             (folder / f"{number:06}.body").write_bytes(body)
         with closing(LoadGenerator(folder, {"Content-Type": content_type, **(headers or {})})) as generator:
+            generator.first = bodies[:1], content_type, headers or {}
             yield generator
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import pickle
 import sys
@@ -100,18 +101,29 @@ class _Queue:
         raise HTTPException(200)
 
 
+class _Errors(logging.Handler):
+    """Keeps the last error that LitServe logs: its answer, a 500, does not say it."""
+
+    last: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with each record."""
+        self.last = record.exc_info[1] if record.exc_info else None
+
+
 def payloads_of(server: LitServer, path: str, bodies: Bodies) -> list[bytes]:
     """What LitServe's HTTP process puts on the queue of a worker for each body, pickled.
 
     Raises:
         ApiError: it refuses a body.
     """
-    queue = _Queue()
+    queue, errors = _Queue(), _Errors()
     server._get_request_queue = lambda api_path: queue
-    return asyncio.run(_payloads(server.app, path, bodies, queue))
+    logging.getLogger("litserve").addHandler(errors)
+    return asyncio.run(_payloads(server.app, path, bodies, queue, errors))
 
 
-async def _payloads(app: Any, path: str, bodies: Bodies, queue: _Queue) -> list[bytes]:
+async def _payloads(app: Any, path: str, bodies: Bodies, queue: _Queue, errors: _Errors) -> list[bytes]:
     payloads: list[bytes] = []
     for number, body in enumerate(bodies.contents, 1):
         queue.payload, answer = None, list[dict[str, Any]]()
@@ -137,6 +149,7 @@ async def _payloads(app: Any, path: str, bodies: Bodies, queue: _Queue) -> list[
         await app(scope, receive, send)
         if queue.payload is None:
             said = b"".join(message.get("body", b"") for message in answer).decode(errors="replace")
-            raise ApiError(f"body {number} is refused with status {answer[0]['status']}: {said}")
+            reason = f"{type(errors.last).__name__}: {errors.last}" if errors.last else said
+            raise ApiError(f"body {number} is refused with status {answer[0]['status']}: {reason}")
         payloads.append(queue.payload)
     return payloads

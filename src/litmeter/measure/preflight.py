@@ -35,7 +35,7 @@ RELATIVE, ABSOLUTE = 0.01, 0.001
 """Two answers agree where their numbers differ by no more than one of these: batches round differently."""
 MOST_BODIES, FEWEST_BODIES = 64, 8
 """The first bodies are tried, as many as the largest batch has, within these numbers."""
-AT_START = {"import", "__init__", "LitServer", "pickling", "start of a worker", "setup"}
+AT_START = {"import", "__init__", "LitServer", "request", "pickling", "start of a worker", "setup"}
 """What may take as long as a server's start."""
 SHOWN = 60
 """Characters of an answer in a message."""

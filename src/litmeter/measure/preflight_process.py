@@ -152,6 +152,7 @@ def main() -> None:
         if unavailable:
             say({"end": True, "unavailable": unavailable})
             return
+        say({"doing": "request"})
         requests = payloads_of(server, settings.path, Bodies.from_json(job["bodies"]))
         say({"doing": "pickling"})
         if try_workers(say, api, settings, job["device"], job["sizes"], requests):

@@ -6,10 +6,11 @@ Until a subject is started, it costs nothing; then it is one or several processe
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +23,7 @@ from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.senders import Sender
 from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
+from litmeter.measure.target import check_first_request
 from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.model.environment import worker_environment
@@ -78,6 +80,10 @@ class Subject(ABC):
         """
 
 
+DYING_S = 0.5
+"""A server that dies of a request may take so long to end."""
+
+
 @dataclass(eq=False)
 class Served(Subject):
     """A configuration behind HTTP, in a process group of its own.
@@ -112,10 +118,22 @@ class Served(Subject):
             def ready() -> None:
                 with named(self.name):
                     self.server = starting.ready()
+                    if self.settings.kind != "classifier":  # one's own may answer anything
+                        self._ask()
                 self.server.pause()
                 self.pid, self.ready_s = self.server.pid, self.server.ready_s
 
             yield ready
+
+    def _ask(self) -> None:
+        """Send one request; raise ServerError where it is not answered well."""
+        try:
+            check_first_request(f"{self.server.url}{self.settings.path}", *self.sender.first, self.timeout_s)
+        except ServerError:
+            with suppress(subprocess.TimeoutExpired):
+                self.server.process.wait(DYING_S)
+            self.server.check()  # a server that died is the cause
+            raise
 
     @contextmanager
     def awake(self) -> Iterator[None]:

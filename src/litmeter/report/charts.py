@@ -255,7 +255,8 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         "Rates of all configurations, measured in turn",
         draw,
         f"At {pluralise(rows[0].users, 'user')}, with 95% intervals, on a logarithmic axis. Blue: the "
-        "fastest, and what cannot be told from it. Purple: the candidate, if it is not blue."
+        "fastest, and what cannot be told from it."
+        + (" Purple: the candidate, if it is not blue." if CANDIDATE in metrics else "")
         + (" Hollow: of an earlier run, and not ranked." if any(row.earlier for row in rows) else "")
         + (" An interval that ends at the edge goes on beyond it." if cut else ""),
         names=[row.experiment for row in rows],

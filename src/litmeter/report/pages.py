@@ -125,7 +125,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         "share of the bound to the left. The model and the pipeline (all of a request but the server) ran "
         f"in-process in the rounds of the comparison.\n\n{bounds_table(snapshot.bounds)}\n\n"
     )
-    known = not all(result.unavailable for result in snapshot.results)
+    known = any(len(own) > 1 for own in snapshot.bounds.values())
     yield Part("What holds each back", (bounds if known else "") + reasons(snapshot.diagnoses))
     chart = charts.stages(snapshot.results)
     if chart.names:

@@ -122,7 +122,7 @@ def comparison_table(
     if not causes:
         return table
     # The last column is text, to the left.
-    last = ["held back by", "---", *(causes.get(row.experiment, "") for row in ordered)]
+    last = ["held back by", "---", *(causes.get(row.experiment) or "-" for row in ordered)]
     return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 
 

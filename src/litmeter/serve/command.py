@@ -83,6 +83,17 @@ def check_listener(leader: int, port: int) -> None:
     raise ServerError(f"port {port} is held by {', '.join(strangers)}, which the command has not started")
 
 
+def listening_ports(leader: int) -> set[int]:
+    """The ports on which the server of ``leader`` listens; empty where that is not known."""
+    found: set[int] = set()
+    with suppress(psutil.Error):
+        for process in tree(leader):
+            with suppress(psutil.Error):
+                listeners = process.net_connections("tcp")
+                found |= {one.laddr.port for one in listeners if one.status == psutil.CONN_LISTEN}
+    return found
+
+
 def _strangers(leader: int, port: int) -> list[str]:
     """Those that listen on ``port`` and are not of the server of ``leader``, by name and process id."""
 

@@ -29,6 +29,7 @@ from litmeter.serve.command import (
     STOP_S,
     check_listener,
     continue_workers,
+    listening_ports,
     search_path,
     words_of,
 )
@@ -86,7 +87,7 @@ class RunningServer:
             if is_ready:
                 self.ready_s = time.perf_counter() - self.started
                 return self
-            if waited_s > say_after_s and self.status is not None and 400 <= self.status < 500:
+            if waited_s > say_after_s and (self.elsewhere if self.status is None else self.status < 500):
                 print_wrapped(f"still waiting for the server{self.answered}")
                 say_after_s = limit_s
             time.sleep(READY_POLL_S)
@@ -107,8 +108,15 @@ class RunningServer:
         if self.settings.kind != "command":
             return ""
         url = self.url + self.settings.ready
-        answered = "nothing has answered at" if self.status is None else f"status {self.status} from"
-        return f": {answered} {url}; `ready` names a path that answers 200"
+        if self.status is None:
+            return f": nothing has answered at {url}{self.elsewhere}"
+        return f": status {self.status} from {url}; `ready` names a path that answers 200"
+
+    @property
+    def elsewhere(self) -> str:
+        """Where a command listens that does not at its port, to append to what is said of it."""
+        ports = ", ".join(map(str, sorted(listening_ports(self.pid) - {self.binding.port})))
+        return f"; it listens on port {ports}" if ports and self.settings.kind == "command" else ""
 
     def pause(self) -> None:
         """Stop all its processes (SIGSTOP), so that it takes no CPU time; no request must be in flight."""

@@ -216,7 +216,8 @@ def read_last() -> Last | None:
         settings = ServeSettings.model_validate(facts["candidate"])
     except (KeyError, ValidationError):  # of code that had other settings, or without a candidate
         settings = None
-    dated = [replace(row, earlier=row.earlier or measured_on, rank=None) for row in rows]
+    of_then: dict[str, Any] = {"rank": None, "share_of_fastest": None, "share_low": None, "share_high": None}
+    dated = [replace(row, earlier=row.earlier or measured_on, **of_then) for row in rows]
     return Last(signatures, model, settings, dated, unavailable)
 
 
