@@ -37,8 +37,8 @@ LINES = {
 PHASES = {"start": 5.0, "ready": 2.0, "load": 4.0, "writing": 0.02}
 """Seconds from where each begins, over which the moments are spread."""
 LOAD = {"requests": 1_000_000, "max_s": 2.0}
-COMPARISON_S, TURNS_BEFORE = 60.0, 6
-"""Long enough for the pipelines in-process beside; turns after which it is killed."""
+COMPARISON_S, TURNS_BEFORE = 120.0, 6
+"""Long enough for the pipelines in-process on a busy machine, too; turns after which it is killed."""
 
 
 @dataclass(frozen=True)
