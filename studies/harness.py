@@ -16,6 +16,7 @@ from scipy.special import stdtrit
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.load import LoadGenerator, LoadPlan, load_generator
+from litmeter.measure.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import TurnRow
@@ -89,11 +90,14 @@ def check_answered(rows: Sequence[TurnRow]) -> None:
 
 
 @contextmanager
-def watched_server(settings: ServeSettings) -> Iterator[tuple[RunningServer, dict[str, Subject]]]:
-    """A server whose processes a study watches, and the subject SERVER, which sends it photos."""
-    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sender("image") as generator:
+def watched_server(
+    settings: ServeSettings, bodies: Bodies | None = None
+) -> Iterator[tuple[RunningServer, dict[str, Subject]]]:
+    """A server whose processes a study watches, and the subject SERVER, which sends ``bodies``, or photos."""
+    sending = sender("image") if bodies is None else load_generator(*bodies)
+    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sending as generator:
         server = starting.ready()
-        yield server, {SERVER: Url(f"{server.url}/predict", generator)}
+        yield server, {SERVER: Url(f"{server.url}{settings.path}", generator)}
 
 
 def sender(form: str) -> AbstractContextManager[LoadGenerator]:

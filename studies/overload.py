@@ -1,19 +1,24 @@
 """Three times what a server can do, offered for a minute: goodput, memory, and how long anyone waits.
 
-An open loop of Poisson arrivals, over more connections than the server lets wait. The peak of the same
+``python -m studies.overload [FOLDER module:Class BODIES]``: e7_tuned, or a LitAPI by the direct transport. An
+open loop of Poisson arrivals, over more connections than the server lets wait. The peak of the same
 minutes is that of a closed loop before it and after it.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 from statistics import mean
 
 import numpy as np
 
+from litmeter.measure.bodies import read_bodies
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
+from litmeter.params import ServeSettings
 from litmeter.stats.records import OK, WINDOWS, Floats
 from litmeter.system.machine import exclusive_machine
 from studies.harness import SERVER, configuration, known, load_plan, memory_mib, watched_server, write_result
@@ -41,9 +46,14 @@ def overload() -> Schedule[list[Sample]]:
 
 def main() -> None:
     """Overload the server once; keep and print what came of it."""
-    settings = configuration("e7_tuned").model_copy(update={"max_queue": MAX_QUEUE})
-    memory: list[tuple[float, float]] = []
-    with exclusive_machine(), watched_server(settings) as (server, subjects):
+    settings, bodies = configuration("e7_tuned"), None
+    if own := sys.argv[1:]:
+        folder, api, path = own
+        batches = {"max_batch_size": 8, "threads_per_worker": 1, "transport": "direct"}
+        settings = ServeSettings.model_validate({"api": api, "folder": folder, **batches})
+        bodies = read_bodies(Path(path))
+    settings, memory = settings.model_copy(update={"max_queue": MAX_QUEUE}), list[tuple[float, float]]()
+    with exclusive_machine(), watched_server(settings, bodies) as (server, subjects):
 
         def watch(text: str, seconds: float) -> None:
             due_s = memory[-1][0] + MEMORY_EVERY_S if memory else 0.0
@@ -68,7 +78,7 @@ def main() -> None:
         "max_queue": MAX_QUEUE,
         "rss_mib": [round(mib, 1) for _, mib in memory],
     }
-    write_result("overload", result)
+    write_result("overload_api" if own else "overload", result)
     print(result)
 
 

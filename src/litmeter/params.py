@@ -105,6 +105,7 @@ class ServeSettings(Section):
 
 
 _API_KEYS = {"max_batch_size", "batch_timeout_s", "workers_per_device", "threads_per_worker"}
+_API_KEYS |= {"transport", "max_queue", "max_queue_mib", "worker_timeout_s", "drain_s"}
 _OWN_KEYS = {"api", "api_kwargs", "check_answers", "command", "ready", "path", "folder"}
 KEYS_OF: dict[Kind, set[str]] = {
     "classifier": set(ServeSettings.model_fields) - _OWN_KEYS,
@@ -215,7 +216,9 @@ class TuneSettings(Section):
     precision: OneOrMore[Precision] = ("full",)
     compiled: OneOrMore[bool] = (False,)
     preprocess: OneOrMore[Preprocess] = ("timm",)
-    transport: OneOrMore[Transport] = ("litserve",)
+    transport: OneOrMore[Transport] | None = Field(
+        None, description="absent: both for a LitAPI, litserve for the classifier"
+    )
     workers_per_device: OneOrMore[StrictCount] | None = Field(
         None, description="absent: 1, 2, 4 and so on to twice the cores, on a GPU to 4"
     )

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,11 +18,9 @@ from litmeter.measure.turn import Turn, Work
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.serve.lit_api import lit_server, load_class, make_api
-from litmeter.system.processes import process_group
 from tests.support.processes import descendants_mentioning
-from tests.support.servers import free_port, healthy, running_server
+from tests.support.servers import APIS, litserve_alone, running_server
 
-FOLDER = Path(__file__).parents[1] / "support"
 HOST = "litmeter.measure.inprocess_workers"
 JSON = Bodies([json.dumps({"input": number}).encode() for number in (1, 2.5, 4)], "application/json")
 FORM = Bodies(
@@ -44,7 +37,7 @@ BODIES = {"Square": JSON, "Context": JSON, "OwnBatch": JSON, "Validated": JSON, 
 def settings(name: str, max_batch_size: int = 1, **others: Any) -> ServeSettings:
     timeout_s = 0.02 if max_batch_size > 1 else 0.0
     sizes = {"max_batch_size": max_batch_size, "batch_timeout_s": timeout_s}
-    return ServeSettings(api=f"lit_apis:{name}", folder=str(FOLDER), **sizes, **others)
+    return ServeSettings(api=f"lit_apis:{name}", folder=str(APIS), **sizes, **others)
 
 
 def answers(url: str, bodies: Bodies) -> list[Any]:
@@ -59,32 +52,20 @@ def answers(url: str, bodies: Bodies) -> list[Any]:
         return list(pool.map(answer, bodies.contents))
 
 
-@contextmanager
-def litserve_alone(batch: int) -> Iterator[str]:
-    """URL of a server of all APIs, as LitServe alone serves them."""
-    port = free_port()
-    command = [sys.executable, "plain_litserve.py", str(port), str(batch), *BODIES]
-    with process_group(command, cwd=FOLDER, stop_s=0.0) as process:  # LitServe does not handle SIGTERM
-        while not healthy(url := f"http://127.0.0.1:{port}"):
-            assert process.poll() is None
-            time.sleep(0.1)
-        yield url
-
-
 @pytest.mark.filterwarnings("ignore:Unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("batch", [1, 4])
 def test_answers_are_those_of_litserve_alone(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forms are files that nobody closes, with LitServe alone, too."""
-    with litserve_alone(batch) as url:
+    with litserve_alone(batch, *(f"lit_apis:{name}" for name in BODIES)) as url:
         expected = {name: answers(f"{url}/{name}", bodies) for name, bodies in BODIES.items()}
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(APIS)
     for name, bodies in BODIES.items():
         assert all(isinstance(answer, dict) for answer in expected[name])
         serve = settings(name, batch)
         with running_server(MODEL, serve, "cpu", 30.0) as server:
             assert answers(f"{server.url}/predict", bodies) == expected[name]
         api = make_api(serve, load_class(str(serve.api)))
-        payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), serve.path, bodies)
+        payloads = payloads_of(lit_server(api, serve, "cpu", 30.0), bodies)
         found = ApiPipeline(api, "cpu", payloads).answers(payloads)
         assert [as_sent(answer) for answer in found] == expected[name]
 

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from litmeter.serve.direct.channel import Channel, Response
+from litmeter.params import ServeSettings
+from litmeter.serve.classifier import is_image
+from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.dispatcher import Dispatcher
 from litmeter.serve.direct.http import DirectRoute
-from litmeter.serve.errors import Reply
+from litmeter.serve.messages import Reply
 
 IMAGE_HEAD = [(b"content-type", b"image/jpeg")]
 MAX_BYTES = 1_000_000
@@ -31,19 +33,13 @@ def open_channel(capacity: int) -> Iterator[Channel]:
                 end.close()
 
 
-def work(channel: Channel, number: int, seconds: float, kind: str) -> None:
-    """A worker that answers with the body, or dies with its first request, claimed (dies) or not (drops)."""
+def die(channel: Channel, seconds: float) -> None:
+    """A worker that dies with its first request, after a time."""
     channel.send_registration()
-    while True:
-        request = channel.wait_for_request(number)
-        if kind == "drops":
-            os._exit(1)
-        if not channel.slots.claim(request.slot, number, os.getpid()):
-            continue
-        time.sleep(seconds)
-        if kind == "dies":
-            os._exit(1)
-        channel.send_responses([Response(request.slot, 200, request.body)])
+    request = channel.wait_for_request(0)
+    assert channel.slots.claim(request.slot, 0, os.getpid())
+    time.sleep(seconds)
+    os._exit(1)
 
 
 async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
@@ -51,9 +47,9 @@ async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
     admitted = route_to(dispatcher, MAX_BYTES).admit(IMAGE_HEAD)
     if isinstance(admitted, Reply):
         return admitted
-    slot, is_image = admitted
+    slot, content_type = admitted
     try:
-        return await dispatcher.submit(slot, is_image, body, never_disconnects)
+        return await dispatcher.submit(slot, content_type, body, never_disconnects)
     finally:
         dispatcher.release(slot)
 
@@ -64,7 +60,8 @@ def route_to(dispatcher: Dispatcher, max_bytes: int, key: str | None = None) -> 
     async def nothing(*_: object) -> None:
         raise NotImplementedError
 
-    return DirectRoute(nothing, dispatcher, max_bytes, key, timed=False, drain_s=0.0)
+    settings = ServeSettings(drain_s=0.0)
+    return DirectRoute(nothing, dispatcher, settings, key, max_bytes, check_type=is_image)
 
 
 async def never_disconnects() -> Any:

@@ -15,24 +15,27 @@ from typing import BinaryIO
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from litmeter.serve.direct.channel import Channel, Request, Response
+from litmeter.params import ServeSettings
+from litmeter.serve.classifier import is_image
+from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.dispatcher import Dispatcher
 from litmeter.serve.direct.http import DirectRoute, LimitedProtocol
+from litmeter.serve.messages import Reply, Request
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
 KEEP_ALIVE_S = 1
 CAPACITY = 2
 MAX_BYTES = 10
+SETTINGS = ServeSettings(drain_s=0.0)
 PREDICT = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: 5\r\n\r\n"
 BY_THE_APP = 200, b"app"
 """Answer to all other requests."""
-STOP = Request(1, True, 0.0, b"")
+STOP = Request(1, b"", 0.0, b"")
 
 
 class Impatient(LimitedProtocol):
     REQUEST_TIMEOUT_S = PATIENCE_S
-    CLOSE_TIMEOUT_S = PATIENCE_S
 
 
 @dataclass
@@ -58,7 +61,8 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
     """Serve predictions by the worker; to all other requests a slow app says ``app``."""
     with open_channel(CAPACITY) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
-        dispatcher = Dispatcher(channel, 30.0, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * PATIENCE_S))
+        dispatcher = Dispatcher(channel, SETTINGS, 30.0)
 
         async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:
             while (await receive()).get("more_body", False):
@@ -68,7 +72,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"app"})
 
-        route = DirectRoute(slow_app, dispatcher, MAX_BYTES, key, timed=True, drain_s=0.0)
+        route = DirectRoute(slow_app, dispatcher, SETTINGS, key, MAX_BYTES, check_type=is_image)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":  # the route's own takes signals, which a thread cannot
@@ -111,8 +115,8 @@ def work(process: HttpProcess) -> None:
             return
         if process.channel.slots.claim(request.slot, 0, 1):
             process.taken.append(request.body)
-            said = b"%b, %b" % (request.body, b"image" if request.is_image else b"json")
-            process.channel.send_responses([Response(request.slot, 200, said)])
+            said = b"%b, %b" % (request.body, request.content_type)
+            process.channel.send_replies({request.slot: Reply(200, said)})
 
 
 def connected(process: HttpProcess) -> socket.socket:

@@ -1,13 +1,20 @@
 """LitAPIs as users write them, in no need of a model; a test serves them from this folder."""
 
+import datetime
+import enum
 import os
 import random
 import signal
 import sys
 import time
+from dataclasses import dataclass
 
 import litserve
+import numpy as np
+from fastapi import HTTPException
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 
 class Square(litserve.LitAPI):
@@ -222,3 +229,106 @@ breaks = {
     "segfaults": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "leaves": lambda: sys.exit("no model here"),
 }
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+@dataclass
+class Point:
+    x: int
+    y: float
+
+
+ANSWERS = {
+    "dict": lambda: {"a": 1, "b": [1.5, None, True, {"c": "é\u2028"}], 3: "key", None: 4},
+    "list": lambda: [],
+    "text": lambda: 'plain "text"',
+    "number": lambda: 0.1 + 0.2,
+    "none": lambda: None,
+    "tuple": lambda: (1, (2, 3)),
+    "set": lambda: {7},
+    "long": lambda: {"text": 5000 * "long "},
+    "not finite": lambda: {"value": float("nan")},
+    "hidden": lambda: {"_sa_instance": 1, "shown": {"_sa": 2, "a": "_sa"}},
+    "surrogate": lambda: "\ud800",
+    "enum": lambda: {Colour.RED: Colour.RED},
+    "dataclass": lambda: Point(1, 2.0),
+    "model": lambda: Number(input=1.0),
+    "date": lambda: datetime.date(2020, 1, 2),
+    "bytes": lambda: b"bytes",
+    "numpy": lambda: {"value": np.float64(1.5)},
+    "float32": lambda: np.float32(1.5),
+    "object": object,
+    "json": lambda: JSONResponse({"a": 1}, 201, {"X-Own": "yes", "Retry-After": "7"}),
+    "plain": lambda: PlainTextResponse("plain"),
+    "empty": lambda: Response(status_code=204),
+    "binary": lambda: Response(bytes(range(256)), media_type="application/octet-stream"),
+    "elsewhere": lambda: RedirectResponse("/elsewhere"),
+}
+ERRORS = {
+    "teapot": lambda: HTTPException(418, "short and stout"),
+    "details": lambda: HTTPException(422, {"why": ["a", 1]}, {"X-Own": "yes"}),
+    "unavailable": lambda: HTTPException(503, "loading"),
+    "no content": lambda: HTTPException(204),
+    "starlette": lambda: StarletteHTTPException(418, "not FastAPI's"),
+    "value": lambda: ValueError("no such thing"),
+    "key": lambda: KeyError("key"),
+}
+
+
+class Anything(litserve.LitAPI):
+    """Does in each method what the request says; in a batch, too."""
+
+    def decode_request(self, request):
+        if request.get("in") == "decode":
+            raise ERRORS[request["raise"]]()
+        return request
+
+    def predict(self, x):
+        for request in x if isinstance(x, list) else [x]:
+            if request.get("in") == "predict":
+                raise ERRORS[request["raise"]]()
+            if "sleep_s" in request:
+                time.sleep(request["sleep_s"])
+            if "short" in request:
+                return x[:-1] if isinstance(x, list) else x
+        return x
+
+    def encode_response(self, output):
+        if output.get("in") == "encode":
+            raise ERRORS[output["raise"]]()
+        return ANSWERS[output["answer"]]() if "answer" in output else {"number": output.get("number")}
+
+
+class Unwell(Square):
+    """Says that it is not healthy while a file is there."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    async def health(self):
+        return not os.path.exists(self.file)
+
+
+class Misannotated(Square):
+    """An answer that is not what it says it is."""
+
+    def encode_response(self, output) -> Number:
+        return {"input": output} if output > 1 else {"other": output}
+
+
+class Authorised(Square):
+    """Checks who asks."""
+
+    def authorize(self):
+        raise HTTPException(403)
+
+
+class InTheQuery(Square):
+    """Takes no body."""
+
+    def decode_request(self, request: float):
+        return request

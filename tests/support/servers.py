@@ -22,7 +22,11 @@ from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.binding import KEY_VARIABLE
 from litmeter.serve.launcher import RunningServer, starting_server
+from litmeter.system.processes import process_group
 from tests.support.project import ROOT
+
+APIS = Path(__file__).parent
+"""The folder of lit_apis.py and lit_examples.py."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,18 @@ def serve_command(
             yield Command(url, process, log)
         finally:
             process.terminate()
+
+
+@contextmanager
+def litserve_alone(batch: int, *apis: str) -> Iterator[str]:
+    """URL of a server of LitAPIs (module:Class) of this folder by LitServe alone, each at /Class."""
+    port = free_port()
+    command = [sys.executable, "plain_litserve.py", str(port), str(batch), *apis]
+    with process_group(command, cwd=APIS, stop_s=0.0) as process:  # LitServe does not handle SIGTERM
+        while not healthy(url := f"http://127.0.0.1:{port}"):
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield url
 
 
 def free_port() -> int:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from litmeter.serve.direct.dispatcher import STOPPING, Dispatcher
+from litmeter.params import ServeSettings
+from litmeter.serve.direct.dispatcher import MIB, STOPPING, Dispatcher
 from litmeter.serve.direct.http import FULL
-from litmeter.serve.errors import Reply
+from litmeter.serve.messages import Reply
 from litmeter.serve.middleware import UNAUTHORISED
 from tests.support.direct import open_channel, route_to
 
@@ -23,15 +24,15 @@ TOO_LARGE = [(b"content-length", b"11")]
 def dispatcher() -> Iterator[Dispatcher]:
     """With one slot."""
     with open_channel(1) as channel:
-        yield Dispatcher(channel, 10.0, 1)
+        yield Dispatcher(channel, ServeSettings(), 10.0)
 
 
-def status(decision: tuple[int, bool] | Reply) -> int:
+def status(decision: tuple[int, bytes] | Reply) -> int:
     assert isinstance(decision, Reply)
     return decision.status
 
 
-def slot_of(decision: tuple[int, bool] | Reply) -> int:
+def slot_of(decision: tuple[int, bytes] | Reply) -> int:
     assert not isinstance(decision, Reply)
     return decision[0]
 
@@ -52,35 +53,35 @@ def test_stopping_comes_before_full_key_type_and_size(dispatcher: Dispatcher) ->
     assert route.admit(KEY + IMAGE + FITS) is STOPPING
 
 
-def test_the_bytes_that_have_come_are_bounded_and_one_alone_is_taken() -> None:
+LIMITED = ServeSettings(max_queue_mib=1)
+PART = MIB // 4
+"""Of each of four slots."""
+
+
+def test_the_bytes_that_have_come_are_bounded() -> None:
     with open_channel(4) as channel:
-        dispatcher = Dispatcher(channel, 10.0, 1, max_body_bytes=100)
+        dispatcher = Dispatcher(channel, LIMITED, 10.0)
         first, second = dispatcher.slots.acquire(), dispatcher.slots.acquire()
         assert first is not None
         assert second is not None
-        assert dispatcher.hold(first, 60)
-        assert dispatcher.has_room(40)
-        assert dispatcher.hold(second, 40)
-        assert not dispatcher.has_room(40)
+        assert dispatcher.hold(first, MIB - 2 * PART)
+        assert dispatcher.has_room(2 * PART)
+        assert dispatcher.hold(second, 2 * PART)
+        assert not dispatcher.has_room(2 * PART)
         assert not dispatcher.hold(second, 1)
         dispatcher.release(second)
-        assert dispatcher.has_room(40)
-        assert dispatcher.hold(first, 90)
-        assert not dispatcher.has_room(40)
-        dispatcher.release(first)
-        assert dispatcher.has_room(40)
+        assert dispatcher.has_room(2 * PART)
 
 
 def test_large_bodies_keep_no_small_one_out() -> None:
-    """Of 4 slots' maximum of 100 bytes, 25 are small."""
     with open_channel(4) as channel:
-        dispatcher = Dispatcher(channel, 10.0, 1, max_body_bytes=100)
-        route = route_to(dispatcher, 1000)
-        large = slot_of(route.admit([*IMAGE, (b"content-length", b"200")]))
-        assert dispatcher.hold(large, 200)
-        assert route.admit([*IMAGE, (b"content-length", b"26")]) is FULL
-        small = slot_of(route.admit([*IMAGE, (b"content-length", b"25")]))
+        dispatcher = Dispatcher(channel, LIMITED, 10.0)
+        route = route_to(dispatcher, MIB)
+        large = slot_of(route.admit([*IMAGE, (b"content-length", b"%d" % MIB)]))
+        assert dispatcher.hold(large, MIB)
+        assert route.admit([*IMAGE, (b"content-length", b"%d" % (PART + 1))]) is FULL
+        small = slot_of(route.admit([*IMAGE, (b"content-length", b"%d" % PART)]))
         unknown = slot_of(route.admit(IMAGE))
-        assert dispatcher.hold(small, 25)
-        assert dispatcher.hold(unknown, 25)
+        assert dispatcher.hold(small, PART)
+        assert dispatcher.hold(unknown, PART)
         assert not dispatcher.hold(unknown, 1)

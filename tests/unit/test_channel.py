@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
+from litmeter.params import ServeSettings
 from litmeter.serve.direct.channel import (
     MAX_INLINE_BYTES,
     REGISTRATION,
     UNCLAIMED,
     Channel,
-    Response,
     Slots,
     receive,
     send,
     socket_pair,
 )
 from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.errors import Reply
+from litmeter.serve.messages import Reply
 from tests.support.direct import ask, open_channel
 
 
@@ -130,7 +130,7 @@ def answer_with_number(channel: Channel, number: int) -> None:
     channel.send_registration()
     while True:
         request = channel.wait_for_request(number)
-        channel.send_responses([Response(request.slot, 200, str(number).encode())])
+        channel.send_replies({request.slot: Reply(200, str(number).encode())})
 
 
 def test_one_user_gets_the_same_worker_every_time() -> None:
@@ -145,7 +145,7 @@ def test_one_user_gets_the_same_worker_every_time() -> None:
         for worker in workers:
             worker.start()
         try:
-            dispatcher = Dispatcher(channel, 30.0, len(workers))
+            dispatcher = Dispatcher(channel, ServeSettings(workers_per_device=3), 30.0)
             dispatcher.start()
             while sum(channel._idle) < len(workers):
                 await asyncio.sleep(0.05)
@@ -160,6 +160,6 @@ def test_one_user_gets_the_same_worker_every_time() -> None:
 
     with open_channel(8) as channel:
         answers = asyncio.run(ask_in_turn(channel))
-    assert {status for status, _ in answers} == {200}
+    assert {answer.status for answer in answers} == {200}
     _, most = collections.Counter(answers).most_common(1)[0]
     assert most > 34  # in turn it would be 17

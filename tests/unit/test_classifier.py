@@ -15,20 +15,19 @@ import torch
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.classifier import Classifier, PredictRequest
-from litmeter.serve.direct.channel import Request
-from litmeter.serve.direct.worker import answer_batch
-from litmeter.serve.errors import Reply
+from litmeter.serve.messages import Reply, Request
 
 
 @pytest.fixture
 def classifier(exported: ModelFolders) -> Classifier:
-    classifier = Classifier(exported, ServeSettings(max_batch_size=8), timed=False)
+    classifier = Classifier(exported, ServeSettings(max_batch_size=8))
     classifier.setup("cpu")
     return classifier
 
 
-def requests_of(files: list[bytes]) -> list[Request]:
-    return [Request(number, True, 0.0, file) for number, file in enumerate(files, start=1)]
+def answers_to(classifier: Classifier, files: list[bytes]) -> list[Reply]:
+    requests = [Request(number, b"image/jpeg", 0.0, file) for number, file in enumerate(files, start=1)]
+    return [*classifier.answer(requests).values()]
 
 
 def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]:
@@ -49,11 +48,9 @@ def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]
 
 def test_a_batch_without_memory_is_answered_in_halves(classifier: Classifier, photos: list[Path]) -> None:
     files = [path.read_bytes() for path in photos[:7]]
-    expected = [
-        json.loads(answer.body)["probability"] for answer in answer_batch(classifier, requests_of(files))
-    ]
+    expected = [json.loads(answer.body)["probability"] for answer in answers_to(classifier, files)]
     sizes = fail_above(classifier, 2, torch.OutOfMemoryError("CUDA out of memory"))
-    answers = answer_batch(classifier, requests_of(files))
+    answers = answers_to(classifier, files)
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
     assert [answer.status for answer in answers] == [200] * 7
     got = [json.loads(answer.body)["probability"] for answer in answers]
@@ -64,14 +61,14 @@ def test_one_request_without_memory_gets_503(classifier: Classifier, photos: lis
     with pytest.raises(RuntimeError) as caught:  # torch's own
         torch.empty(2**50, dtype=torch.uint8)
     fail_above(classifier, 0, caught.value)
-    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:2]]))
+    answers = answers_to(classifier, [path.read_bytes() for path in photos[:2]])
     assert [answer.status for answer in answers] == [503, 503]
     assert b"no memory" in answers[0].body
 
 
 def test_another_failure_of_the_model_is_not_retried(classifier: Classifier, photos: list[Path]) -> None:
     sizes = fail_above(classifier, 0, RuntimeError("shapes do not match"))
-    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:2]]))
+    answers = answers_to(classifier, [path.read_bytes() for path in photos[:2]])
     assert [answer.status for answer in answers] == [500, 500]
     assert sizes == [2]
 
@@ -94,7 +91,7 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
         return transform(image)
 
     predictor.transform = surprising
-    answers = answer_batch(classifier, requests_of([path.read_bytes() for path in photos[:3]]))
+    answers = answers_to(classifier, [path.read_bytes() for path in photos[:3]])
     assert [answer.status for answer in answers] == [200, status, 200]
     assert ("could not be decoded" in caplog.text) == (status == 500)
     # LitServe's own loops go the same way.
@@ -106,6 +103,7 @@ def test_an_item_that_fails_unexpectedly_is_refused_alone(
 NOT_NEEDED = ("fastapi", "litserve", "starlette", "uvicorn", "timm", "torchvision")
 WORKER_OF_A_COMPILED_MODEL = f"""
 import sys
+from litmeter.serve.classifier import Classifier
 from litmeter.serve.direct.worker import run_worker
 assert "torch" not in sys.modules
 from litmeter.model.predictor import Predictor

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from litmeter.serve.direct.channel import Request
+from litmeter.serve.messages import Request
 from litmeter.serve.metrics import RequestTimer
 from tests.support.http_process import (
     BY_THE_APP,
@@ -22,7 +22,7 @@ from tests.support.http_process import (
     next_answer,
 )
 
-ANSWERED = 200, b"12345, image"
+ANSWERED = 200, b"12345, image/jpeg"
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_plain_request_in_any_pieces_gets_its_answer(process: HttpProcess) -> 
                 time.sleep(0.02)
             assert answer(connection) == ANSWERED
         connection.sendall(PREDICT.replace(b"image/jpeg", b"application/json") + b"12345")
-        assert answer(connection) == (200, b"12345, json")
+        assert answer(connection) == (200, b"12345, application/json")
 
 
 CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
@@ -68,7 +68,7 @@ def test_pipelined_requests_are_answered_in_order(process: HttpProcess, first: b
     expected = ANSWERED if first == PREDICT else BY_THE_APP
     with connected(process) as connection, connection.makefile("rb") as stream:
         connection.sendall(2 * (first + b"12345" + PREDICT + b"67890" + CHUNKED) + PREDICT + b"12345")
-        once = [expected, (200, b"67890, image"), ANSWERED]
+        once = [expected, (200, b"67890, image/jpeg"), ANSWERED]
         assert [next_answer(stream) for _ in range(7)] == [*once, *once, ANSWERED]
         connection.sendall(PREDICT + b"12345")
         assert answer(connection) == ANSWERED

@@ -173,7 +173,8 @@ def test_the_space_of_an_api_has_its_knobs_alone_and_reaches_as_far_as_is_useful
     assert {one.max_batch_size for one in found} == {1, 2, 4, 8}
     assert {one.batch_timeout_s for one in found} == {0.0, 0.002, 0.01}
     assert all((one.api, one.api_kwargs, one.path) == (OWN.api, OWN.api_kwargs, OWN.path) for one in found)
-    assert len(set(map(name_of, found))) == len(found) == 4 * (1 + 3 * 3)
+    assert {one.transport for one in found} == {"litserve", "direct"}
+    assert len(set(map(name_of, found))) == len(found) == 2 * 4 * (1 + 3 * 3)
     assert name_of(own(workers_per_device=2, threads_per_worker=1)) == "2x1 b1 0ms"
     three = space_of(TuneSettings(users=3, workers_per_device=(3,)), OWN, Machine("cpu", 3)).configurations
     assert {one.max_batch_size for one in three} == {1, 2, 3}
@@ -185,7 +186,13 @@ def test_a_batch_size_with_a_fault_is_left_out() -> None:
     fault = "predict, batch of 2: ValueError"
     space = space_of(TuneSettings(), OWN, Machine("cpu", 2, batch_sizes={2: fault, 4: fault}))
     assert {one.max_batch_size for one in space.configurations} == {1, 8}
-    assert space.left_out[fault] == 2 * 3 * 4
+    assert space.left_out[fault] == 2 * 2 * 3 * 4
+
+
+def test_a_transport_with_a_fault_is_left_out() -> None:
+    space = space_of(TuneSettings(), OWN, Machine("cpu", 2, transports={"direct": "it streams"}))
+    assert {one.transport for one in space.configurations} == {"litserve"}
+    assert space.left_out["it streams"] == len(space.configurations)
 
 
 def test_an_apis_pipeline_is_measured_as_it_is_batched() -> None:
@@ -240,3 +247,6 @@ def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
     found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
     polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
     assert predicted_rps(polling, found, 2, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
+    direct = polling.model_copy(update={"transport": "direct"})
+    found |= {"request direct": found[request], cpu_of("request direct"): found[cpu_of(request)]}
+    assert predicted_rps(direct, found, 2, 32) > 1000

@@ -8,15 +8,16 @@ import time
 
 import pytest
 
-from litmeter.serve.direct.channel import Channel, Request
+from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.worker import collect_batch
+from litmeter.serve.messages import Request
 from tests.support.direct import open_channel
 
 
 def send_request(channel: Channel) -> int:
     slot = channel.slots.acquire()
     assert slot is not None
-    channel.send_request(Request(slot, True, time.perf_counter(), b"image"))
+    channel.send_request(Request(slot, b"image/jpeg", time.perf_counter(), b"image"))
     return slot
 
 

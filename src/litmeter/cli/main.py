@@ -125,11 +125,14 @@ def mistake(error: CycloptsError) -> str:
 @app.command(
     help_epilogue="""examples:
   litmeter serve                    # http://127.0.0.1:8000 has a page to try it
+  litmeter serve server:MyAPI transport=direct max_batch_size=8
   LIT_SERVER_API_KEY=... litmeter serve --host 0.0.0.0 \\
       --certificate chain.pem --certificate-key key.pem --no-docs"""
 )
 def serve(
-    *,
+    server: str | None = None,
+    /,
+    *keys: str,
     port: Annotated[int, Parameter(validator=Number(gte=1024, lte=65535))] = DEFAULT_PORT,
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = "127.0.0.1",
     certificate: Path | None = None,
@@ -140,6 +143,8 @@ def serve(
     """Serve what the section serve of params.yaml names: the exported model, or a server of your own.
 
     Args:
+        server: a LitAPI of your own instead, module:Class from the current folder
+        keys: its settings, keys of serve: as key=value
         port: TCP port
         host: address to listen on; other machines can reach 0.0.0.0 and ::, which need an API key in the
             environment variable LIT_SERVER_API_KEY
@@ -158,6 +163,12 @@ def serve(
 
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()
+    if server is not None:
+        from litmeter.cli.load import LOAD
+        from litmeter.cli.own import lit_api_settings
+
+        device = resolve_device("auto", cuda_available())
+        return serve_in_foreground(MODEL, lit_api_settings(server, keys), device, LOAD.timeout_s, binding)
     params = load_params()
     if "serve" not in params.model_fields_set:
         raise ParamsError(f"{PARAMS_FILE}: serve: missing; it says what is served")

@@ -111,6 +111,16 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     return found
 
 
+def lit_api_settings(api: str, keys: Sequence[str]) -> ServeSettings:
+    """Those of a LitAPI, ``module:Class``, with keys of ``serve:`` as key=value; UsageError for others."""
+    if not API.fullmatch(api):
+        raise UsageError(f"serve: expected module:Class, got {api!r}")
+    try:
+        return ServeSettings(api=api, folder=str(Path.cwd()), **_values("serve", keys))
+    except ValidationError as error:
+        raise UsageError(f"serve.{explain(error)}") from None
+
+
 def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Keys and values of words as ``max_batch_size=8`` and ``api_kwargs.size=small``."""
     found: dict[str, Any] = {}

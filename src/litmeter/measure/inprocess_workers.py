@@ -191,7 +191,7 @@ def _api(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], Pipelin
 
     api = make_api(settings, load_class(str(settings.api)))
     server = lit_server(api, settings, setup["device"], ANSWER_TIMEOUT_S)
-    payloads = payloads_of(server, settings.path, Bodies.from_json(setup["bodies"]))
+    payloads = payloads_of(server, Bodies.from_json(setup["bodies"]))
     return "spawn", partial(ApiPipeline, api, setup["device"], payloads)
 
 

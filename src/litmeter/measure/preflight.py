@@ -98,7 +98,7 @@ def check_apis(
             why = "a command is not run in-process" if settings.command else ""
             checked[name] = Checked("", why, ())
             continue
-        key = settings.model_dump_json(include=PIPELINE_KEYS | {"max_batch_size", "path"})
+        key = settings.model_dump_json(include=PIPELINE_KEYS | {"max_batch_size", "path", "transport"})
         if key not in trials:
             trials[key] = _try(name, settings, bodies, device, timeout_s)
         trial = trials[key]

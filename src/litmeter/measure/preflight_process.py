@@ -24,10 +24,11 @@ from fastapi.responses import JSONResponse, Response
 from litserve import LitAPI
 
 from litmeter.errors import ApiError
-from litmeter.measure.api_pipeline import ApiPipeline, LengthError, payloads_of
+from litmeter.measure.api_pipeline import ApiPipeline, payloads_of
 from litmeter.measure.bodies import Bodies
 from litmeter.params import ServeSettings
-from litmeter.serve.lit_api import lit_server, load_class, make_api, unavailable_in_process
+from litmeter.serve.lit_api import lit_server, load_class, make_api, unusual_features
+from litmeter.serve.lit_methods import LengthError
 
 Say = Callable[[dict[str, Any]], object]
 
@@ -147,13 +148,12 @@ def main() -> None:
         say({"doing": "__init__"})
         api = make_api(settings, kind)
         say({"doing": "LitServer"})
-        unavailable = unavailable_in_process(api)
         server = lit_server(api, settings, job["device"], job["timeout_s"])
-        if unavailable:
-            say({"end": True, "unavailable": unavailable})
+        if unusual := unusual_features(api):
+            say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
             return
         say({"doing": "request"})
-        requests = payloads_of(server, settings.path, Bodies.from_json(job["bodies"]))
+        requests = payloads_of(server, Bodies.from_json(job["bodies"]))
         say({"doing": "pickling"})
         if try_workers(say, api, settings, job["device"], job["sizes"], requests):
             say({"end": True})

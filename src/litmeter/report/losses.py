@@ -181,7 +181,7 @@ def _transport(result: Result) -> Why:
 
 
 def _direct(result: Result, cause: str, text: str) -> Why:
-    litserve = (result.serve.kind, result.serve.transport) == ("classifier", "litserve")
+    litserve = result.serve.kind != "command" and result.serve.transport == "litserve"
     advice = "`transport` (direct) moves it" if litserve else NO_KEY
     return Why(cause, "transport" if litserve else None, f"{text}; {advice}")
 

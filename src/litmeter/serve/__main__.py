@@ -8,11 +8,13 @@ import multiprocessing
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from litmeter.errors import LitmeterError
 from litmeter.model.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -30,38 +32,38 @@ def main() -> None:
     binding = TypeAdapter(Binding).validate_python(options.pop("binding"))
     listener = socket.socket(fileno=options.pop("listener"))
     signal.signal(signal.SIGTERM, _interrupt)
+    if settings.transport == "direct" and not is_supported():
+        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
+        settings = settings.model_copy(update={"transport": "litserve"})
+    serve = _serve_api if settings.kind == "api" else partial(_serve_classifier, folders)
     try:
-        if settings.kind == "api":
-            from litmeter.serve.lit_api import serve_api
-
-            serve_api(settings, binding, listener, **options)
-        else:
-            _serve_classifier(folders, settings, binding, listener, **options)
+        serve(settings, binding=binding, listener=listener, key=api_key(), **options)
+    except LitmeterError as error:
+        print(f"litmeter: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:  # LitServe does not handle one while it starts
         for child in multiprocessing.active_children():
             child.kill()
 
 
+def _serve_api(settings: ServeSettings, **options: Any) -> None:
+    if settings.transport == "direct":  # LitServe spawns its own workers
+        start_forkserver(["litmeter.serve.direct.worker", "litmeter.serve.lit_api"])
+    from litmeter.serve.lit_api import serve_api
+
+    serve_api(settings, **options)
+
+
 def _serve_classifier(
-    folders: ModelFolders,
-    settings: ServeSettings,
-    binding: Binding,
-    listener: socket.socket,
-    *,
-    null_model: bool,
-    **options: Any,
+    folders: ModelFolders, settings: ServeSettings, *, null_model: bool, **options: Any
 ) -> None:
-    direct = settings.transport == "direct" and is_supported()
-    if settings.transport == "direct" and not direct:
-        print("transport: this system has no SOCK_SEQPACKET; LitServe's own is used", file=sys.stderr)
     if FORKS:
-        worker = "litmeter.serve.direct.worker" if direct else "litmeter.serve.api"
-        start_forkserver([worker, *([] if null_model else modules_of(settings))])
+        own = ["direct.worker", "classifier"] if settings.transport == "direct" else ["api"]
+        modules = [] if null_model else modules_of(settings)
+        start_forkserver([*(f"litmeter.serve.{name}" for name in own), *modules])
     with freeze_gc_after():
         from litmeter.serve.app import serve
-    serve(
-        folders, settings, binding, listener, direct=direct, null_model=null_model, key=api_key(), **options
-    )
+    serve(folders, settings, null_model=null_model, **options)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -1,17 +1,19 @@
 """The classifier as LitServe's API, for its own worker loops and its documentation.
 
 LitServe's batch loop fails a whole batch when one of its items raises. So an invalid item does not raise:
-it passes through the batch as its refusal.
+it passes through the batch as its refusal. Its route takes JSON alone: image files are converted to that.
 """
 
+import base64
 from collections.abc import Sequence
 
 import litserve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from litmeter.serve.classifier import Classifier, Item, Output, PredictRequest
-from litmeter.serve.errors import Reply
+from litmeter.serve.classifier import EMPTY_BODY, Classifier, Item, Output, PredictRequest, is_image
 from litmeter.serve.forkserver import FORKS, become_litserve_worker
-from litmeter.serve.middleware import response_of
+from litmeter.serve.messages import Reply, RequestError
+from litmeter.serve.middleware import check_length, read_body, response_of
 
 
 class ClassifierAPI(litserve.LitAPI):
@@ -51,3 +53,39 @@ class ClassifierAPI(litserve.LitAPI):
         """The content of the answer, or the refusal as a response."""
         content = self.classifier.content_of(output)
         return response_of(content) if isinstance(content, Reply) else content
+
+
+class ImageBodies:
+    """ASGI middleware that converts an image file to the JSON body that LitServe's route takes."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] != "/predict" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        try:
+            given = dict(scope["headers"])
+            image = is_image(given.get(b"content-type", b""))
+            check_length(given, self._max_bytes)
+            if not image:
+                await self.app(scope, receive, send)
+                return
+            body = await read_body(receive, self._max_bytes)
+            if not body:
+                raise RequestError(400, EMPTY_BODY)
+            text = base64.b64encode(body)
+        except RequestError as error:
+            await response_of(error.reply)(scope, receive, send)
+            return
+        headers = [pair for pair in scope["headers"] if pair[0] not in (b"content-type", b"content-length")]
+        headers.append((b"content-type", b"application/json"))
+        messages = [{"type": "http.request", "body": b'{"image":"' + text + b'"}', "more_body": False}]
+
+        async def receive_json() -> Message:
+            return messages.pop() if messages else await receive()
+
+        await self.app({**scope, "headers": headers}, receive_json, send)

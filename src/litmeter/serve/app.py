@@ -7,8 +7,8 @@ client.py in the working directory.
 from __future__ import annotations
 
 import multiprocessing
-import socket
 from types import SimpleNamespace
+from typing import Any
 
 import litserve
 from fastapi import Request
@@ -18,19 +18,14 @@ from fastapi.responses import Response
 from litmeter.model.card import read_card
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.api import ClassifierAPI
+from litmeter.serve.api import ClassifierAPI, ImageBodies
 from litmeter.serve.binding import Binding
-from litmeter.serve.classifier import Classifier, PredictRequest
-from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.http import DirectRoute
-from litmeter.serve.direct.supervisor import Supervisor
-from litmeter.serve.errors import invalid_body_reply
+from litmeter.serve.classifier import Classifier, PredictRequest, is_image
 from litmeter.serve.forkserver import FORKS, WORKERS
-from litmeter.serve.lit_api import bind, metrics
-from litmeter.serve.metrics import RequestTimer
-from litmeter.serve.middleware import ApiKey, ImageBodies, response_of
+from litmeter.serve.messages import invalid_body_reply
+from litmeter.serve.middleware import response_of
 from litmeter.serve.pages import extend_openapi, serve_pages
+from litmeter.serve.run import run_server
 
 MAX_BODY_BYTES = 20_000_000
 """Maximum size of a request body: an image file of 15 MB as base64."""
@@ -39,29 +34,22 @@ MAX_BODY_BYTES = 20_000_000
 def serve(
     folders: ModelFolders,
     settings: ServeSettings,
-    binding: Binding,
-    listener: socket.socket,
     *,
-    direct: bool,
+    binding: Binding,
     device: str,
     timeout_s: float,
     null_model: bool,
-    key: str | None,
+    **options: Any,
 ) -> None:
-    """Serve the exported model until SIGTERM or Ctrl-C.
+    """Serve the exported model until SIGTERM or Ctrl-C; ``run_server`` has the other options.
 
     Args:
-        listener: is bound to the address of ``binding``.
-        direct: whether the transport is the direct one.
-        device: cpu or cuda.
-        timeout_s: how long a request may wait for a worker.
         null_model: serve the null model, which does no work, instead.
-        key: API key that requests must send, None if they need none.
 
     Raises:
         ModelError: there is no exported model.
     """
-    classifier = Classifier(folders, settings, null_model=null_model, timed=binding.metrics)
+    classifier = Classifier(folders, settings, null_model=null_model)
     card = read_card(folders.exported)
     server = litserve.LitServer(
         ClassifierAPI(classifier),
@@ -73,30 +61,15 @@ def serve(
         disable_openapi_url=not binding.docs,
         model_metadata=card.model_dump(mode="json") | settings.model_dump(),
     )
-    app = server.app
-    app.add_exception_handler(RequestValidationError, handle_invalid_body)
-    serve_pages(app, docs=binding.docs)
-    extend_openapi(app, PredictRequest.model_json_schema(), card.classes)
-    if binding.metrics:
-        app.get("/metrics")(metrics)
-    if not direct:
-        app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
-    if key:
-        app.add_middleware(ApiKey, key=key)
-    if binding.metrics:  # the outermost: it also counts requests that are refused for their key
-        app.add_middleware(RequestTimer)
-
-    options = bind(binding, listener)
-    if direct:
-        workers = settings.workers_per_device
-        channel = Channel(settings.max_queue, workers)
-        queue_bytes = settings.max_queue_mib * 2**20
-        dispatcher = Dispatcher(channel, timeout_s, workers, settings.worker_timeout_s, queue_bytes)
-        route = DirectRoute(app, dispatcher, MAX_BODY_BYTES, key, binding.metrics, settings.drain_s)
-        Supervisor(classifier, "cuda:0" if device == "cuda" else "cpu", channel, route).run(**options)
-    if FORKS:
-        fork_workers()
-    server.run(num_api_servers=1, generate_client_file=False, **options)
+    server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
+    serve_pages(server.app, docs=binding.docs)
+    extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
+    if settings.transport == "litserve":
+        server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
+        if FORKS:
+            fork_workers()
+    limits = {"max_bytes": MAX_BODY_BYTES, "check_type": is_image}
+    run_server(server, classifier, settings, device, timeout_s, binding=binding, **limits, **options)
 
 
 def fork_workers() -> None:

@@ -7,8 +7,9 @@ neither LitServe nor FastAPI, which the workers of the direct transport do not n
 from __future__ import annotations
 
 import base64
+import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,7 +23,7 @@ from litmeter.model.card import read_card
 from litmeter.model.image import ImageError
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.errors import Reply, RequestError, error_reply, invalid_body_reply
+from litmeter.serve.messages import Reply, Request, RequestError, error_reply, invalid_body_reply
 from litmeter.serve.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.system.imports import freeze_gc_after
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from litmeter.model.predictor import Predictor
 
 logger = logging.getLogger(__name__)
+
+ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 Prediction = dict[str, Any]
 """Label, probability, and the probabilities of all classes."""
@@ -85,20 +88,14 @@ class Classifier:
 
     Attributes:
         predictor: in a worker, once ``setup`` has run.
-
-    Args:
-        timed: whether the metrics of the stages are collected.
     """
 
     predictor: Predictor | NullPredictor
 
-    def __init__(
-        self, folders: ModelFolders, settings: ServeSettings, *, null_model: bool = False, timed: bool = True
-    ) -> None:
+    def __init__(self, folders: ModelFolders, settings: ServeSettings, *, null_model: bool = False) -> None:
         self.folders = folders
         self.settings = settings
         self.null_model = null_model
-        self.timed = timed
 
     def setup(self, device: str) -> None:
         """Load the model; called once in each worker, so that the HTTP process does not import torch."""
@@ -115,14 +112,22 @@ class Classifier:
         """Decode and preprocess the image of a validated JSON body."""
         return self._item(self._decode, request.image, request._received)
 
-    def decode_body(self, is_image: bool, body: bytes, received: float) -> Item:
-        """Decode and preprocess the image of an unparsed body.
-
-        Args:
-            is_image: whether the body is an image file; otherwise it is JSON.
-            received: when it was received (monotonic clock, seconds).
-        """
-        return self._item(self._decode_body, is_image, body, received)
+    def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
+        """The replies to a batch from the direct transport, by slot; an invalid request gets its refusal."""
+        items = {request.slot: self._item(self._decode_body, request) for request in batch}
+        if not items:
+            return {}
+        try:
+            outputs = self.predict_batch([*items.values()])
+        except Exception:
+            logger.exception("the model failed on a batch of %d", len(items))
+            outputs = [Output(error_reply(500, "Internal server error"), perf_counter())] * len(items)
+        replies = {}
+        for slot, output in zip(items, outputs, strict=True):
+            content = self.content_of(output)
+            is_refusal = isinstance(content, Reply)
+            replies[slot] = content if is_refusal else Reply(200, ENCODER.encode(content).encode())
+        return replies
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
         """The outputs of a batch, one for each item, in the same order."""
@@ -134,16 +139,15 @@ class Classifier:
             Output(item.image if isinstance(item.image, Reply) else next(contents), predicted)
             for item in items
         ]
-        if self.timed:
-            BATCH_SIZE.observe(len(items))
-            for item in items:
-                SECONDS_OF["batch_wait"].observe(started - item.decoded)
-                SECONDS_OF["model"].observe(predicted - started)
+        BATCH_SIZE.observe(len(items))
+        for item in items:
+            SECONDS_OF["batch_wait"].observe(started - item.decoded)
+            SECONDS_OF["model"].observe(predicted - started)
         return outputs
 
     def content_of(self, output: Output) -> Prediction | Reply:
         """The prediction or the refusal; the time since the model has run counts as encoding."""
-        self._time("encode", perf_counter() - output.predicted)
+        SECONDS_OF["encode"].observe(perf_counter() - output.predicted)
         return output.content
 
     def _item(self, decode: Callable[..., Any], *arguments: Any) -> Item:
@@ -161,11 +165,14 @@ class Classifier:
             image = error_reply(500, "Internal server error")
         return Item(image, perf_counter())
 
-    def _decode_body(self, is_image: bool, body: bytes, received: float) -> Any:
+    def _decode_body(self, request: Request) -> Any:
+        body = request.body
+        if is_image(request.content_type):
+            if not body:
+                raise RequestError(400, EMPTY_BODY)
+            return self._decode(body, request.received)
         if not body:
-            raise RequestError(400, EMPTY_BODY) if is_image else RequestError(422, "body: Field required")
-        if is_image:
-            return self._decode(body, received)
+            raise RequestError(422, "body: Field required")
         # Counted without parsing, which takes a second for millions; base64 contains no comma, and the parser
         # itself gives up on brackets that are nested deeply.
         if body.count(b",") > MAX_JSON_PARTS:
@@ -174,23 +181,19 @@ class Classifier:
             text = PredictRequest.model_validate_json(body).image
         except ValidationError as error:
             return invalid_body_reply(error.errors(include_url=False)[0])
-        return self._decode(text, received)
+        return self._decode(text, request.received)
 
     def _decode(self, content: bytes | str, received: float) -> Any:
         """Decode and preprocess an image file, given as bytes or as base64 text."""
         started = perf_counter()
-        self._time("queue", started - received)
+        SECONDS_OF["queue"].observe(started - received)
         pixels: Any = self.predictor.decode(content if isinstance(content, bytes) else decode_base64(content))
         decoded = perf_counter()
         image = self.predictor.transform(pixels)
         preprocessed = perf_counter()
-        self._time("decode", decoded - started)
-        self._time("preprocess", preprocessed - decoded)
+        SECONDS_OF["decode"].observe(decoded - started)
+        SECONDS_OF["preprocess"].observe(preprocessed - decoded)
         return image
-
-    def _time(self, stage: str, seconds: float) -> None:
-        if self.timed:
-            SECONDS_OF[stage].observe(seconds)
 
     def _predict(self, images: Sequence[Any]) -> list[Prediction | Reply]:
         """Run the model on preprocessed images; on a lack of memory, run each half of the batch."""
@@ -211,6 +214,20 @@ class Classifier:
             "probability": probabilities[best],
             "probabilities": dict(zip(classes, probabilities, strict=True)),
         }
+
+
+def is_image(content_type: bytes) -> bool:
+    """Whether the body is an image file, otherwise it is JSON; RequestError, 415, for other content types."""
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind.startswith(b"image/"):
+        return True
+    if kind == b"application/json":
+        return False
+    raise RequestError(
+        415,
+        "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
+        "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'",
+    )
 
 
 def decode_base64(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""A LitAPI of the user's own: imported, built into LitServe's server, its stages timed.
+"""A LitAPI of the user's own: imported, served by LitServe or by the direct transport, its stages timed.
 
 Processes that serve one import nothing of the classifier, as they shall cost what the user's own server does.
 """
@@ -8,23 +8,26 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import socket
+import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import litserve
-import uvicorn
-from fastapi.responses import Response
+from fastapi import HTTPException
 from litserve.callbacks import Callback
 from litserve.loops.simple_loops import BatchedLoop, SingleLoop
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from litserve.utils import LitAPIStatus
 
+from litmeter.errors import ApiError
 from litmeter.params import ServeSettings
-from litmeter.serve.binding import Binding
-from litmeter.serve.metrics import BATCH_SIZE, IN_FLIGHT, PROCESS, SECONDS_OF, RequestTimer
+from litmeter.serve.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
+from litmeter.serve.messages import Reply, Request
+from litmeter.serve.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
+from litmeter.serve.run import run_server
+
+logger = logging.getLogger(__name__)
 
 
 def load_class(name: str) -> type[litserve.LitAPI]:
@@ -46,28 +49,33 @@ def make_api(settings: ServeSettings, kind: type[litserve.LitAPI]) -> litserve.L
     api.max_batch_size = settings.max_batch_size
     api.batch_timeout = settings.batch_timeout_s
     api.api_path = settings.path
-    if not unavailable_in_process(api):
-        api.loop = TimedSingleLoop() if api.max_batch_size == 1 else TimedBatchedLoop()
+    unusual = unusual_features(api) or "authorize" * hasattr(api, "authorize")
+    if settings.transport == "direct" and unusual:
+        raise ApiError(f"transport: direct serves no LitAPI with {unusual}; allowed: litserve")
     return api
 
 
-def unavailable_in_process(api: litserve.LitAPI) -> str:
-    """Why it cannot be run without LitServe's loop, which is then not ours; empty where it can."""
-    reasons = {
+def unusual_features(api: litserve.LitAPI) -> str:
+    """What it has that only LitServe's own loops and transport can run; empty where that is nothing."""
+    default = BatchedLoop if api.max_batch_size > 1 else SingleLoop
+    features = {
         "stream": api.stream,
         "spec": api.spec is not None,
         "mcp": api.mcp is not None,
         "enable_async": api.enable_async,
-        "a loop of its own": not (api._loop == "auto" or isinstance(api._loop, _TimedLoop)),
+        "a loop of its own": api._loop != "auto" and type(api._loop) is not default,
     }
-    given = ", ".join(name for name, given in reasons.items() if given)
-    return given and f"a LitAPI with {given} is not run in-process"
+    return ", ".join(name for name, has_it in features.items() if has_it)
 
 
 class NullAPI(litserve.LitAPI):
-    """Answers without doing anything: a request costs what LitServe's transport costs."""
+    """Answers without doing anything: a request costs what the transport costs."""
 
-    def decode_request(self, request):  # type: ignore[no-untyped-def]  # annotated by null_api
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        NullAPI.decode_request.__annotations__["request"] = self.request
+
+    def decode_request(self, request):  # type: ignore[no-untyped-def]  # annotated by __setstate__
         """Nothing is read."""
 
     def predict(self, x: Any) -> Any:
@@ -78,9 +86,9 @@ class NullAPI(litserve.LitAPI):
 def null_api(settings: ServeSettings, kind: type[litserve.LitAPI]) -> litserve.LitAPI:
     """The null API that takes the same requests as the class ``kind``."""
     request = inspect.signature(kind.decode_request).parameters["request"].annotation
-    if request is not inspect.Parameter.empty:
-        NullAPI.decode_request.__annotations__["request"] = request  # by which LitServe reads requests
-    return make_api(settings.model_copy(update={"api_kwargs": {}}), NullAPI)
+    api = make_api(settings.model_copy(update={"api_kwargs": {}}), NullAPI)
+    api.__setstate__({"request": request})  # by this annotation LitServe reads requests
+    return api
 
 
 def lit_server(
@@ -89,106 +97,164 @@ def lit_server(
     """LitServe's server of one API on one device; raise what LitServe raises for an API that it refuses."""
     if "request" not in inspect.signature(api.decode_request).parameters:
         raise TypeError("decode_request's parameter must be named request")
-    return litserve.LitServer(
+    server = litserve.LitServer(
         api,
         accelerator=device,
         devices=1,
         workers_per_device=settings.workers_per_device,
         timeout=timeout_s,
-        callbacks=[] if isinstance(api.loop, _TimedLoop) else [WorkerRole()],
+        callbacks=[times := StageTimes()],
     )
+    if not unusual_features(api):
+        times.replace_queue(server)
+    if settings.transport == "direct" and route_of(server).dependant.query_params:
+        raise ApiError("transport: direct serves no LitAPI whose request is not the body; allowed: litserve")
+    return server
 
 
 def serve_api(
-    settings: ServeSettings,
-    binding: Binding,
-    listener: socket.socket,
-    *,
-    device: str,
-    timeout_s: float,
-    null_model: bool,
+    settings: ServeSettings, *, device: str, timeout_s: float, null_model: bool, **options: Any
 ) -> None:
-    """Serve ``settings.api``, or its null API, until SIGTERM or Ctrl-C; ``app.serve`` has the arguments."""
-    kind = load_class(str(settings.api))
+    """Serve ``settings.api``, or its null API, until SIGTERM or Ctrl-C; ``run_server`` has the options.
+
+    Raises:
+        ApiError: it cannot be imported or served.
+    """
+    try:
+        kind = load_class(str(settings.api))
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ApiError(f"api: {type(error).__name__}: {error}") from error
     api = (null_api if null_model else make_api)(settings, kind)
     server = lit_server(api, settings, device, timeout_s)
-    if binding.metrics:
-        server.app.get("/metrics")(metrics)
-        server.app.add_middleware(RequestTimer, path=settings.path)
-    server.run(num_api_servers=1, generate_client_file=False, **bind(binding, listener))
+    healthy = functools.partial(is_healthy, api)
+    run_server(
+        server, ApiResponder(api, settings), settings, device, timeout_s, is_healthy=healthy, **options
+    )
 
 
-def bind(binding: Binding, listener: socket.socket) -> dict[str, Any]:
-    """Have uvicorn listen on a socket that is bound; return the other options of its server.
+async def is_healthy(api: litserve.LitAPI) -> bool:
+    """What ``health`` says, asked as LitServe does: in the HTTP process, where the API is not set up."""
+    try:
+        said = api.health()
+        return bool(await said if inspect.isawaitable(said) else said)
+    except Exception:
+        logger.exception("health failed")
+        return False
 
-    LitServe has no option for such a socket; uvicorn's own, fd, takes it for a Unix one.
+
+class ApiResponder:
+    """A LitAPI in a worker of the direct transport.
+
+    As in LitServe's loops, except that an item which cannot be decoded does not fail the others of its batch.
     """
-    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
-    return {
-        "host": binding.host,
-        "port": binding.port,
-        "ssl_certfile": binding.certificate,
-        "ssl_keyfile": binding.certificate_key,
-        "log_level": "warning",
-    }
 
+    def __init__(self, api: litserve.LitAPI, settings: ServeSettings) -> None:
+        self._api, self._settings = api, settings
 
-async def metrics() -> Response:
-    """The metrics in Prometheus' text format."""
-    PROCESS.labels("http").set(1)
-    IN_FLIGHT.set(RequestTimer.in_flight)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class WorkerRole(Callback):
-    """Says of a worker whose loop is not ours that it is one."""
-
-    def on_after_setup(self, lit_api: litserve.LitAPI) -> None:
-        """Called by LitServe in the worker."""
+    def setup(self, device: str) -> None:
+        """Set up the API and its route."""
         PROCESS.labels("worker").set(1)
+        self._route = Route(lit_server(self._api, self._settings, "cpu", self._api.request_timeout))
+        self._methods = Methods(self._api, device)
+
+    def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
+        """The replies to a batch, by slot."""
+        replies: dict[int, Reply] = {}
+        decoded: list[tuple[Request, Any, dict[str, Any], float]] = []
+        for request in batch:
+            begin, context = time.perf_counter(), dict[str, Any]()
+            SECONDS_OF["queue"].observe(begin - request.received)
+            try:
+                payload = self._route.payload(request.content_type, request.body)
+                item = self._methods.call("decode_request", context, payload)
+            except RefusedError as error:
+                replies[request.slot] = error.reply
+            except Exception as error:
+                replies[request.slot] = self._reply(request, failure(error))
+            else:
+                decoded.append((request, item, context, time.perf_counter()))
+            SECONDS_OF["decode"].observe(time.perf_counter() - begin)
+        if not decoded:
+            return replies
+        requests, items, contexts, ends = map(list, zip(*decoded, strict=True))
+        begin = end = time.perf_counter()
+        try:
+            inputs, context = self._methods.ready(items, contexts)
+            begin = time.perf_counter()
+            outputs = self._methods.call("predict", context, inputs)
+            end = time.perf_counter()
+            outcomes: list[Outcome] = [
+                (answer, LitAPIStatus.OK) for answer in self._methods.encode(outputs, context)
+            ]
+        except Exception as error:
+            end = max(begin, end)
+            outcomes = [failure(error)] * len(items)
+        BATCH_SIZE.observe(len(items))
+        for request, decoded_at, outcome in zip(requests, ends, outcomes, strict=True):
+            SECONDS_OF["batch_wait"].observe(begin - decoded_at)
+            SECONDS_OF["model"].observe(end - begin)
+            replies[request.slot] = self._reply(request, outcome)
+            SECONDS_OF["encode"].observe(time.perf_counter() - end)
+        return replies
+
+    def _reply(self, request: Request, outcome: Outcome) -> Reply:
+        return self._route.reply(request.content_type, request.body, outcome)
 
 
-class _TimedLoop:
-    """Has a loop of LitServe's run a timed API on a timed queue."""
-
-    def __call__(
-        self, lit_api: litserve.LitAPI, device: str, worker_id: int, request_queue: Any, *rest: Any
-    ) -> None:
-        PROCESS.labels("worker").set(1)
-        timed = TimedQueue(request_queue)
-        timed.watch(lit_api)
-        super().__call__(lit_api, device, worker_id, timed, *rest)  # type: ignore[misc]
+def failure(error: Exception) -> Outcome:
+    """The outcome of requests of which ``error`` was raised, which is logged."""
+    if isinstance(error, LengthError):
+        logger.error("predict or unbatch: %s", error)
+        error = HTTPException(500, "Batch size mismatch")
+    elif not isinstance(error, HTTPException):
+        logger.exception("a request failed", exc_info=error)
+    return error, LitAPIStatus.ERROR
 
 
-class TimedSingleLoop(_TimedLoop, SingleLoop):
-    """LitServe's loop for single items, timed."""
+class StageTimes(Callback):
+    """Says of LitServe's workers that they are ones, and times the stages of requests (monotonic clock).
 
-
-class TimedBatchedLoop(_TimedLoop, BatchedLoop):
-    """LitServe's loop for batches, timed."""
-
-
-class TimedQueue:
-    """A worker's request queue, which times the stages of its requests, on the monotonic clock.
-
+    It stands before the request queue: a worker gets both uses of it by one pickle, in which it stays one.
     ``batch_wait`` is the time between a request's arrival in the worker and ``predict`` in which it is not
     decoded itself; ``encode`` ends with its own answer and includes those before it in the batch.
     """
 
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
+    def __init__(self) -> None:
+        self._queue: Any = None
         self._taken: list[float] = []  # when each request of the batch was taken off the queue
         self._decode_s: list[float] = []
         self._predicted = 0.0
 
+    def replace_queue(self, server: litserve.LitServer) -> None:
+        """Stand before the request queue of the server's only API from now on."""
+        get_queue = server._get_request_queue
+
+        def get_self(api_path: str) -> StageTimes:
+            self._queue = get_queue(api_path)
+            return self
+
+        server._get_request_queue = get_self
+
+    def on_after_setup(self, lit_api: litserve.LitAPI) -> None:
+        """Called by LitServe in the worker: time the API's methods from now on."""
+        PROCESS.labels("worker").set(1)
+        for name in ("decode_request", "predict", "encode_response") if self._queue else ():
+            method = getattr(lit_api, name)
+            timed = functools.partial(getattr(self, f"_{name}"), method)
+            setattr(
+                lit_api, name, functools.update_wrapper(timed, method)
+            )  # keeps its signature, for LitServe
+
+    def put(self, item: Any) -> None:
+        """The queue's own, as are ``get`` and ``get_nowait``."""
+        self._queue.put(item)
+
     def get(self, *arguments: Any, **options: Any) -> Any:
-        """The queue's own, as is ``get_nowait``."""
+        """See ``put``."""
         return self._take(self._queue.get(*arguments, **options))
 
     def get_nowait(self) -> Any:
-        """See ``get``."""
+        """See ``put``."""
         return self._take(self._queue.get_nowait())
 
     def _take(self, item: Any) -> Any:
@@ -199,13 +265,6 @@ class TimedQueue:
         if (sent := item[2]) is not None:  # None tells the loop to end
             SECONDS_OF["queue"].observe(now - sent)
         return item
-
-    def watch(self, api: litserve.LitAPI) -> None:
-        """Time the API's methods from now on."""
-        for name in ("decode_request", "predict", "encode_response"):
-            method = getattr(api, name)
-            timed = functools.partial(getattr(self, f"_{name}"), method)
-            setattr(api, name, functools.update_wrapper(timed, method))  # keeps its signature, for LitServe
 
     def _decode_request(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         begin = time.monotonic()

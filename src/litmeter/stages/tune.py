@@ -30,6 +30,9 @@ from litmeter.tune.rows import KnobRow, TuneRow, tune_table
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import Machine, cores_here, machine_of, name_of, simplicity, space_of
 
+DIRECT = "transport direct"
+"""Name of what is checked to know whether a LitAPI can be served so."""
+
 
 def main() -> Outcome:
     """Search, write the result and show it."""
@@ -90,17 +93,22 @@ def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
     job = Job(tune, params.serve, params.load, params.objective, machine, space, lambda one: 1.0)
     workers = min(2, max(one.workers_per_device for one in job.configurations))
     alone = {"workers_per_device": workers, "threads_per_worker": 1, "batch_timeout_s": 0.0}
+    alone |= {"transport": "litserve"}
     by_size = {one.max_batch_size: one.model_copy(update=alone) for one in job.configurations}
     names = {f"max_batch_size {size}": size for size in sorted(by_size)}
     print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
     to_check = {name: by_size[size] for name, size in names.items()}
+    if any(one.transport == "direct" for one in job.configurations):
+        to_check[DIRECT] = by_size[min(by_size)].model_copy(update={"transport": "direct"})
     checked = check_apis(to_check, bodies, device, params.load.timeout_s)
     notes = [note.partition(": ")[2] for one in checked.values() for note in one.notes]
     print_wrapped("\n".join(dict.fromkeys(notes)))
-    faults = {names[name]: one.fault for name, one in checked.items() if one.fault}
-    machine = replace(machine, batch_sizes=faults)
+    faults = {name: one.fault for name, one in checked.items() if one.fault}
+    by_transport = {"direct": faults.pop(DIRECT)} if DIRECT in faults else {}
+    by_batch = {names[name]: fault for name, fault in faults.items()}
+    machine = replace(machine, batch_sizes=by_batch, transports=by_transport)
     space, serve = space_of(tune, params.serve, machine), params.serve
-    if fault := faults.get(job.incumbent.max_batch_size):
+    if fault := by_batch.get(job.incumbent.max_batch_size) or by_transport.get(job.incumbent.transport):
         if not space.configurations:
             raise ApiError(fault)
         serve = min(space.configurations, key=simplicity)

@@ -121,9 +121,8 @@ def cpu_of(part: str) -> str:
 
 def part_names(settings: ServeSettings) -> tuple[str, ...]:
     """The parts of a configuration: its model, decoding and preprocessing, and a request's way."""
-    if settings.kind == "api":
-        return model_part(settings), "request"
-    return model_part(settings), f"preprocess {settings.preprocess}", f"request {settings.transport}"
+    preprocess = () if settings.kind == "api" else (f"preprocess {settings.preprocess}",)
+    return model_part(settings), *preprocess, f"request {settings.transport}"
 
 
 def parts_of(configurations: Iterable[ServeSettings], device: str, cores: int) -> list[Part]:
@@ -253,7 +252,7 @@ def _predicted_of_api_rps(settings: ServeSettings, costs: Costs, cores: int, use
     cpu_s = _at_size(costs[cpu_of(pipeline)], size) + request_s
     item_s = _at_size(costs[pipeline], size) + of_worker_s
     rate_rps = min(cores / cpu_s, workers * size / (size * item_s + wait_s))
-    if settings.max_batch_size > 1 and not settings.batch_timeout_s:
+    if settings.transport == "litserve" and settings.max_batch_size > 1 and not settings.batch_timeout_s:
         # Its workers never sleep, they poll: of the cores the other processes have a fair share left.
         others_s = max(LEAST_S, request_s - of_worker_s)
         rate_rps = min(rate_rps, cores * OTHERS / (OTHERS + workers) / others_s)

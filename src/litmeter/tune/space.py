@@ -17,7 +17,7 @@ from litmeter.measure.telemetry import available_cores
 from litmeter.model.card import INTERPOLATIONS, read_card
 from litmeter.model.compiled.manifest import packages_to_use
 from litmeter.model.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
-from litmeter.params import KNOBS, ServeSettings, TuneSettings, knobs_of
+from litmeter.params import KNOBS, Kind, ServeSettings, TuneSettings, knobs_of
 from litmeter.paths import MODEL
 
 DUPLICATE = "the same as another one"
@@ -32,8 +32,8 @@ GPU_WORKERS = 4
 class Machine:
     """What decides which configurations can run: the device, the CPU's cores, and reasons against.
 
-    These are by precision, by precision of a compiled package for a single image, by preprocessing, and by
-    max_batch_size.
+    These are by precision, by precision of a compiled package for a single image, by preprocessing, by
+    max_batch_size, and by transport.
     """
 
     device: str
@@ -42,6 +42,7 @@ class Machine:
     compiled: Mapping[str, str] = field(default_factory=dict)
     preprocess: Mapping[str, str] = field(default_factory=dict)
     batch_sizes: Mapping[int, str] = field(default_factory=dict)
+    transports: Mapping[str, str] = field(default_factory=dict)
 
 
 def machine_of(device: str, photos: Sequence[Path]) -> Machine:
@@ -87,7 +88,9 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
     """All combinations of the knobs' values that can run, each once; ``serve`` has the other keys."""
     left_out: Counter[str] = Counter()
     found: dict[ServeSettings, None] = {}
-    values_of = {knob: getattr(tune, knob) or _doubled(knob, tune, machine) for knob in knobs_of(serve.kind)}
+    values_of = {
+        knob: getattr(tune, knob) or _values(knob, serve.kind, tune, machine) for knob in knobs_of(serve.kind)
+    }
     for values in itertools.product(*values_of.values()):
         knobs = dict(zip(values_of, values, strict=True))
         try:
@@ -104,11 +107,13 @@ def space_of(tune: TuneSettings, serve: ServeSettings, machine: Machine) -> Spac
     return Space(tuple(found), dict(left_out))
 
 
-def _doubled(knob: str, tune: TuneSettings, machine: Machine) -> list[int]:
+def _values(knob: str, kind: Kind, tune: TuneSettings, machine: Machine) -> list[Any]:
     """The values of a knob that ``tune`` does not name: 1, 2, 4 and so on, and the most that may be useful.
 
     A server whose requests wait for something else, such as a disk, can use more workers than cores.
     """
+    if knob == "transport":
+        return ["litserve", "direct"] if kind == "api" else ["litserve"]
     workers = 2 * machine.cores if machine.device == "cpu" else GPU_WORKERS
     most = {"workers_per_device": workers, "threads_per_worker": machine.cores, "max_batch_size": tune.users}
     return sorted({*(2**power for power in range(most[knob].bit_length())), most[knob]})
@@ -142,7 +147,7 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     may_wait = settings.kind == "api" and settings.threads_per_worker == 1
     if machine.device == "cpu" and threads > machine.cores and not may_wait:
         return f"workers with more threads together than {machine.cores} cores"
-    return machine.batch_sizes.get(settings.max_batch_size, "")
+    return machine.transports.get(settings.transport) or machine.batch_sizes.get(settings.max_batch_size, "")
 
 
 def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
@@ -167,8 +172,10 @@ def name_of(settings: ServeSettings) -> str:
     """A short name that says the values of all knobs."""
     model = f"{settings.precision} {built(settings)} {settings.preprocess} {settings.transport} "
     batches = f"b{settings.max_batch_size} {1000 * settings.batch_timeout_s:g}ms"
-    memory = " keep" if settings.keep_freed_memory else ""
-    return f"{model * (settings.kind == 'classifier')}{workers_times_threads(settings)} {batches}{memory}"
+    ending = " keep" if settings.keep_freed_memory else ""
+    if settings.kind == "api":
+        model, ending = "", " direct" * (settings.transport == "direct")
+    return f"{model}{workers_times_threads(settings)} {batches}{ending}"
 
 
 def workers_times_threads(settings: ServeSettings) -> str:

@@ -7,17 +7,17 @@ a file in memory, whose descriptor is sent instead (unix(7), memfd_create(2)).
 
 from __future__ import annotations
 
-import errno
+import marshal
 import os
 import select
 import socket
 import struct
 from array import array
 from collections import deque
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from litmeter.serve.forkserver import WORKERS
+from litmeter.serve.messages import Reply, Request
 
 MAX_INLINE_BYTES = 98_304
 """Longer messages are sent as a file in memory: two more system calls, but no large copies in the kernel."""
@@ -28,9 +28,7 @@ SEND_BUFFER_BYTES = 4_194_304
 
 def is_supported() -> bool:
     """Whether this system has the system calls that the direct transport needs: Linux has, macOS has not."""
-    return all(
-        hasattr(*owner) for owner in ((socket, "SOCK_SEQPACKET"), (os, "memfd_create"), (os, "pidfd_open"))
-    )
+    return hasattr(socket, "SOCK_SEQPACKET") and hasattr(os, "memfd_create") and hasattr(os, "pidfd_open")
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
@@ -48,12 +46,8 @@ def send(connection: socket.socket, parts: Sequence[bytes], flags: int = 0) -> N
         OSError: there is no descriptor or memory for the file of a long message.
     """
     if sum(map(len, parts)) <= MAX_INLINE_BYTES:
-        try:
-            connection.sendmsg(parts, (), flags)
-            return
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:
-                raise
+        connection.sendmsg(parts, (), flags)
+        return
     file = os.memfd_create("litmeter-message")
     try:
         with open(file, "wb", closefd=False) as content:
@@ -151,33 +145,14 @@ class Slots:
         return UNCLAIMED
 
 
-REQUEST = struct.Struct("<QB7xd")
-"""Header of a request: slot, whether the body is an image file, time of arrival (monotonic, seconds)."""
-RESPONSE = struct.Struct("<QII")
-"""Header of a response: slot, HTTP status, length of the body in bytes."""
+REQUEST = struct.Struct("<QdI")
+"""Header of a request: slot, time of arrival (monotonic, seconds), length of the content type in bytes."""
 REGISTRATION = 0
 """Slot of a worker's first message, which has the process id in place of the HTTP status."""
 
 
-class Request(NamedTuple):
-    """A request as the worker receives it."""
-
-    slot: int
-    is_image: bool  # the body is an image file; otherwise it is JSON
-    received: float  # when the HTTP process had read the whole body (monotonic clock, seconds)
-    body: bytes
-
-
-class Response(NamedTuple):
-    """A response as the HTTP process receives it; the body is JSON."""
-
-    slot: int
-    status: int
-    body: bytes
-
-
 class Channel:
-    """A socket pair for requests, from which all workers read, one for responses, and the slots.
+    """A socket pair for requests, from which all workers read, one for replies, and the slots.
 
     It is created before the processes that share it start.
     """
@@ -186,7 +161,7 @@ class Channel:
         self.slots = Slots(capacity, workers)
         self._idle = WORKERS.RawArray("B", workers)
         self.request_sender, self._request_receiver = socket_pair()
-        self._response_sender, self.response_receiver = socket_pair()
+        self._reply_sender, self.reply_receiver = socket_pair()
         self._epoll: select.epoll | None = None
 
     def send_request(self, request: Request) -> None:
@@ -196,8 +171,9 @@ class Channel:
             BlockingIOError: the socket's buffer is full.
             OSError: there is no descriptor or memory for a large body.
         """
-        head = REQUEST.pack(request.slot, request.is_image, request.received)
-        send(self.request_sender, (head, request.body), socket.MSG_DONTWAIT)
+        slot, content_type, received, body = request
+        head = REQUEST.pack(slot, received, len(content_type))
+        send(self.request_sender, (head, content_type, body), socket.MSG_DONTWAIT)
 
     def receive_request(self) -> Request | None:
         """Receive the next request, None if there is none; called by workers."""
@@ -205,8 +181,9 @@ class Channel:
             message = receive(self._request_receiver, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
-        slot, is_image, received = REQUEST.unpack_from(message)
-        return Request(slot, bool(is_image), received, message[REQUEST.size :])
+        slot, received, length = REQUEST.unpack_from(message)
+        start = REQUEST.size + length
+        return Request(slot, message[REQUEST.size : start], received, message[start:])
 
     def wait_for_request(self, worker: int) -> Request:
         """Block until there is a request for the worker of index ``worker``; return it.
@@ -238,26 +215,17 @@ class Channel:
 
     def send_registration(self) -> None:
         """Send this worker's process id to the HTTP process, which then watches for its exit."""
-        send(self._response_sender, (RESPONSE.pack(REGISTRATION, os.getpid(), 0),))
+        self.send_replies({REGISTRATION: Reply(os.getpid(), b"")})
 
-    def send_responses(self, responses: Sequence[Response]) -> None:
-        """Send the responses of a batch as one message; block while the socket's buffer is full."""
-        parts: list[bytes] = []
-        for slot, status, body in responses:
-            parts += (RESPONSE.pack(slot, status, len(body)), body)
-        send(self._response_sender, (b"".join(parts),))
+    def send_replies(self, replies: Mapping[int, Reply]) -> None:
+        """Send the replies of a batch, by slot, as one message; block while the socket's buffer is full."""
+        send(self._reply_sender, [marshal.dumps({slot: tuple(reply) for slot, reply in replies.items()})])
 
-    def receive_responses(self) -> list[Response]:
-        """Receive the responses of the next message, without blocking.
+    def receive_replies(self) -> dict[int, Reply]:
+        """Receive the replies of the next message, by slot, without blocking.
 
         Raises:
             BlockingIOError: there is no message.
         """
-        message = receive(self.response_receiver, socket.MSG_DONTWAIT)
-        responses, offset = [], 0
-        while offset < len(message):
-            slot, status, length = RESPONSE.unpack_from(message, offset)
-            offset += RESPONSE.size
-            responses.append(Response(slot, status, message[offset : offset + length]))
-            offset += length
-        return responses
+        message = receive(self.reply_receiver, socket.MSG_DONTWAIT)
+        return {slot: Reply(*reply) for slot, reply in marshal.loads(message).items()}  # noqa: S302 -- our own

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import os
 import signal
 from contextlib import suppress
@@ -14,15 +13,16 @@ from time import perf_counter
 
 from starlette.types import Receive
 
-from litmeter.serve.direct.channel import REGISTRATION, UNCLAIMED, Channel, Request
-from litmeter.serve.errors import Reply, error_reply
+from litmeter.params import ServeSettings
+from litmeter.serve.direct.channel import REGISTRATION, UNCLAIMED, Channel
+from litmeter.serve.messages import Reply, Request, error_reply
 from litmeter.serve.metrics import KILLED_WORKERS
 
 logger = logging.getLogger(__name__)
 
-
+MIB = 2**20
 SWEEP_INTERVAL_S = 0.1
-"""Interval of the checks for requests that have timed out or were lost, while any is pending."""
+"""Interval of the checks for requests that have timed out and workers that hang."""
 
 STOPPING = error_reply(503, "the server is stopping")
 WORKER_DIED = error_reply(503, "the worker that had this request died")
@@ -49,11 +49,9 @@ class Dispatcher:
     """Dispatches requests; all methods are called in the event loop in which it was started.
 
     Args:
+        settings: a worker that has had a request for longer than ``worker_timeout_s`` hangs: it is killed,
+            and its supervisor starts another. Time in which this process was stopped does not count.
         timeout_s: how long a request may wait until a worker claims it.
-        worker_timeout_s: a worker that has had a request for longer hangs: it is killed, and its supervisor
-            starts another. Time in which this process itself was stopped does not count.
-        max_body_bytes: of all requests in flight together; a request that is alone may have more, and small
-            ones are not refused.
 
     Attributes:
         slots: of the requests in flight; one is acquired before a request's body is read.
@@ -61,37 +59,28 @@ class Dispatcher:
         unfinished: number of admitted requests that were not answered within the drain time.
     """
 
-    def __init__(
-        self,
-        channel: Channel,
-        timeout_s: float,
-        workers: int,
-        worker_timeout_s: float = math.inf,
-        max_body_bytes: float = math.inf,
-    ) -> None:
+    def __init__(self, channel: Channel, settings: ServeSettings, timeout_s: float) -> None:
         self.slots = channel.slots
         self._channel = channel
         self._timeout_s = timeout_s
-        self._worker_timeout_s = worker_timeout_s
-        self._expected_workers = workers
+        self._worker_timeout_s = settings.worker_timeout_s
+        self._expected_workers = settings.workers_per_device
         self._live_workers: set[int] = set()
         self._started = False
-        self._pending: dict[int, Pending] = {}
+        self._pending: dict[int, Pending] = {}  # in order of arrival
         self._unsent: dict[int, Request] = {}
-        self._max_body_bytes = max_body_bytes
-        self._small_bytes = max_body_bytes / self.slots.capacity
+        self._max_body_bytes = settings.max_queue_mib * MIB
+        self._small_bytes = self._max_body_bytes / self.slots.capacity
         self._body_bytes: dict[int, int] = {}
         self._total_body_bytes = 0
-        self._sweeping = False
         self._last_sweep = 0.0
-        # Arrival of the latest request that has been answered, and last death of a worker (monotonic, s).
-        self._last_answered = self._last_death = 0.0
         self.stopping = False
         self.unfinished = 0
 
     def start(self) -> None:
-        """Start to read the workers' responses in the running event loop."""
-        asyncio.get_running_loop().add_reader(self._channel.response_receiver, self._read_responses)
+        """Start to read the workers' replies, and to sweep, in the running event loop."""
+        asyncio.get_running_loop().add_reader(self._channel.reply_receiver, self._read_replies)
+        self._sweep()
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether a request with a body of that size may begin.
@@ -106,11 +95,9 @@ class Dispatcher:
 
         Announced lengths do not count: clients that announce much and send nothing would keep others out.
         """
-        own_bytes = self._body_bytes.get(slot, 0) + body_bytes
-        self._body_bytes[slot] = own_bytes
+        own_bytes = self._body_bytes[slot] = self._body_bytes.get(slot, 0) + body_bytes
         self._total_body_bytes += body_bytes
-        most = max(self._max_body_bytes, own_bytes)
-        return own_bytes <= self._small_bytes or self._total_body_bytes <= most
+        return own_bytes <= self._small_bytes or self._total_body_bytes <= self._max_body_bytes
 
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""
@@ -119,37 +106,38 @@ class Dispatcher:
         self._total_body_bytes -= self._body_bytes.pop(slot, 0)
         self.slots.release(slot)
 
-    def health(self) -> Reply:
+    def health(self, is_healthy: bool = True) -> Reply:
         """The answer to ``GET /health``: 200 while requests are answered, otherwise 503.
 
         A starting server is not ready before all of its workers are; later, one worker is enough.
-        """
-        live = len(self._live_workers)
-        if self.stopping:
-            state = "stopping"
-        elif not self._started:
-            state = "starting"
-        elif live == 0:
-            state = "down"
-        else:
-            state = "ok" if live == self._expected_workers else "degraded"
-        body = {"status": state, "workers": live, "expected": self._expected_workers}
-        return Reply(200 if state in ("ok", "degraded") else 503, json.dumps(body).encode())
 
-    async def submit(self, slot: int, is_image: bool, body: bytes, receive: Receive) -> Reply:
+        Args:
+            is_healthy: what the server itself says.
+        """
+        live, expected = len(self._live_workers), self._expected_workers
+        troubles = {
+            "stopping": self.stopping,
+            "starting": not self._started,
+            "down": not live,
+            "unhealthy": not is_healthy,
+        }
+        trouble = next((state for state, is_so in troubles.items() if is_so), None)
+        state = trouble or ("ok" if live == expected else "degraded")
+        body = {"status": state, "workers": live, "expected": expected}
+        return Reply(503 if trouble else 200, json.dumps(body).encode())
+
+    async def submit(self, slot: int, content_type: bytes, body: bytes, receive: Receive) -> Reply:
         """Send an admitted request to the workers; return its answer, 504 if no worker claims it in time.
 
         Args:
             receive: ASGI's, of the client's connection: a disconnect ends the wait.
         """
         loop = asyncio.get_running_loop()
-        request = Request(slot, is_image, perf_counter(), body)
-        pending = Pending(request.received, loop.create_future())
-        self._pending[slot] = pending
-        self._send(request)
-        if not self._sweeping:
-            self._sweeping, self._last_sweep = True, perf_counter()
-            loop.call_later(SWEEP_INTERVAL_S, self._sweep)
+        request = Request(slot, content_type, perf_counter(), body)
+        pending = self._pending[slot] = Pending(request.received, loop.create_future())
+        if self._unsent or not self._try_send(request):
+            self._unsent[slot] = request
+            loop.add_writer(self._channel.request_sender, self._send_unsent)
 
         async def answer_on_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
@@ -172,17 +160,12 @@ class Dispatcher:
         for slot in [*self._pending]:
             self._respond(slot, STOPPING)
 
-    def _send(self, request: Request) -> None:
-        if self._unsent or not self._try_send(request):
-            self._unsent[request.slot] = request
-            asyncio.get_running_loop().add_writer(self._channel.request_sender, self._flush_unsent)
-
-    def _flush_unsent(self) -> None:
-        """Send the queued requests; called when the socket's buffer has room again."""
-        for request in [*self._unsent.values()]:
+    def _send_unsent(self) -> None:
+        """Called when the socket's buffer has room again."""
+        for slot, request in [*self._unsent.items()]:
             if not self._try_send(request):
                 return
-            self._unsent.pop(request.slot, None)
+            self._unsent.pop(slot, None)
         asyncio.get_running_loop().remove_writer(self._channel.request_sender)
 
     def _try_send(self, request: Request) -> bool:
@@ -196,15 +179,14 @@ class Dispatcher:
             self._respond(request.slot, OUT_OF_RESOURCES)
         return True
 
-    def _read_responses(self) -> None:
+    def _read_replies(self) -> None:
         with suppress(BlockingIOError):
             while True:
-                for response in self._channel.receive_responses():
-                    if response.slot == REGISTRATION:
-                        self.watch_worker(response.status)
-                    elif (pending := self._pending.get(response.slot)) is not None:
-                        self._last_answered = max(self._last_answered, pending.received)
-                        self._respond(response.slot, Reply(response.status, response.body))
+                for slot, reply in self._channel.receive_replies().items():
+                    if slot == REGISTRATION:
+                        self.watch_worker(reply.status)
+                    elif slot in self._pending:
+                        self._respond(slot, reply)
 
     def _respond(self, slot: int, answer: Reply) -> None:
         self._unsent.pop(slot, None)
@@ -226,8 +208,7 @@ class Dispatcher:
             asyncio.get_running_loop().remove_reader(pidfd)
             os.close(pidfd)
         self._live_workers.discard(worker)
-        self._read_responses()  # responses that it sent before it died are valid
-        self._last_death = perf_counter()
+        self._read_replies()  # those that it sent before it died are valid
         for slot in [*self._pending]:
             if self.slots.claimed_by(slot) == worker:
                 self._respond(slot, WORKER_DIED)
@@ -241,14 +222,11 @@ class Dispatcher:
             os.kill(worker, signal.SIGKILL)
 
     def _sweep(self) -> None:
-        """Answer the requests that have timed out or were lost; ``_pending`` is in order of arrival."""
+        """Answer the requests that have timed out, and kill workers that hang; called again and again."""
         now = perf_counter()
         # A process that was stopped (SIGSTOP) for a minute has not waited for its workers for a minute.
         passed_s = min(now - self._last_sweep, 2 * SWEEP_INTERVAL_S)
         self._last_sweep = now
-        # Workers receive requests in order of arrival. So an unclaimed request that is older than an answered
-        # one was lost: a worker received it and died before it claimed it.
-        lost_before = min(self._last_death, self._last_answered)
         for slot, pending in [*self._pending.items()]:
             if now - pending.received < SWEEP_INTERVAL_S:
                 break
@@ -256,11 +234,6 @@ class Dispatcher:
                 pending.claimed_s += passed_s
                 if pending.claimed_s > self._worker_timeout_s and worker in self._live_workers:
                     self._kill_hung(worker)
-                continue
-            if pending.received < lost_before:
-                self._respond(slot, WORKER_DIED)
             elif now - pending.received > self._timeout_s:
                 self._respond(slot, error_reply(504, f"no worker was free within {self._timeout_s:g} s"))
-        self._sweeping = bool(self._pending)
-        if self._sweeping:
-            asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)
+        asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self._sweep)

@@ -1,7 +1,7 @@
 """The main process of a server with the direct transport: it starts and supervises the others.
 
-It replaces the processes of LitServe's server and keeps its app and LitAPI. A worker that dies is restarted.
-When the HTTP process dies, or the server is told to stop, all processes end.
+It replaces the processes of LitServe's server and keeps its app. A worker that dies is restarted. When the
+HTTP process dies, or the server is told to stop, all processes end.
 """
 
 from __future__ import annotations
@@ -13,25 +13,21 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 
 from litmeter.serve.direct.channel import Channel
-from litmeter.serve.direct.http import DirectRoute, LimitedProtocol
-from litmeter.serve.direct.worker import run_worker
+from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.serve.forkserver import WORKERS
 from litmeter.system.signals import TERMINATION_SIGNALS, kill_with_parent
-
-if TYPE_CHECKING:
-    from litmeter.serve.classifier import Classifier
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +39,8 @@ MAX_PAUSE_S = 8.0
 """Before a worker is started again."""
 GRACEFUL_SHUTDOWN_S = 5
 """How long uvicorn waits for clients to read their answers when the server stops."""
+UNREAD_S = 20
+"""After which the kernel ends a connection whose client reads no answers (tcp(7), TCP_USER_TIMEOUT)."""
 EXIT_UNFINISHED = 3
 """Exit status of an HTTP process that left requests unfinished."""
 EXIT_GRACE_S = 3.0
@@ -56,48 +54,47 @@ class Worker:
     index: int
     start_at: float = 0.0  # when the next process is due; infinite while one runs
     process: BaseProcess = field(init=False)
-    ready: Connection = field(init=False)  # on which the process reports that it has loaded the model
-    ready_at: float | None = None  # when it has reported so, None before
+    ready_at: float | None = None  # when it has reported that it has loaded the model, None before
     failed_starts: int = 0  # processes in a row that were never ready
     early_deaths: int = 0  # processes in a row that died soon after they were
 
 
 class Supervisor:
-    """Starts and supervises the HTTP process, which serves ``route``, and the workers of one classifier.
+    """Starts and supervises the HTTP process, which serves ``route``, and the workers.
 
     Args:
-        device: of all workers.
+        target: what each worker runs, with its index and a connection to which it sends that it is ready.
     """
 
-    def __init__(self, classifier: Classifier, device: str, channel: Channel, route: DirectRoute) -> None:
-        self._classifier = classifier
-        self._device = device
+    def __init__(self, target: Callable[..., NoReturn], channel: Channel, route: DirectRoute) -> None:
+        self._target = target
         self._channel = channel
         self._route = route
-        self._signal_received, self._signal_sender = multiprocessing.Pipe(duplex=False)
-        self._workers = [Worker(index) for index in range(classifier.settings.workers_per_device)]
+        self._events, self._sender = multiprocessing.Pipe(duplex=False)  # signals, and workers that are ready
+        self._workers = [Worker(index) for index in range(route.settings.workers_per_device)]
         self._http: BaseProcess | None = None
         self._stop_by = math.inf  # when the HTTP process must have exited, once it is told to (monotonic, s)
 
     def run(self, **options: Any) -> NoReturn:
-        """Serve until SIGTERM or SIGINT; kill all processes at the end.
-
-        Args:
-            options: uvicorn's: host, port, certificates, log level.
+        """Serve until SIGTERM or SIGINT, with uvicorn's ``options``; kill all processes at the end.
 
         Raises:
             SystemExit: always: 0 if the server was told to stop and had answered all requests, otherwise 1.
         """
         for number in TERMINATION_SIGNALS:
-            signal.signal(number, lambda number, _: self._signal_sender.send(number))
+            signal.signal(number, lambda number, _: self._sender.send(("signal", number)))
         config = uvicorn.Config(
             self._route,
             http=partial(LimitedProtocol, route=self._route),  # type: ignore[arg-type]  # a factory will do, too
             ws="none",
+            lifespan="off",  # LitServe's would need its queues
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
             **options,
         )
         listener = config.bind_socket()
+        listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_S
+        )  # connections inherit it
         try:
             while not any(worker.ready_at for worker in self._workers):
                 self._handle_next_event()
@@ -122,26 +119,21 @@ class Supervisor:
         for worker in self._workers:
             if worker.start_at <= monotonic():
                 self._start_worker(worker)
-        running = [worker for worker in self._workers if worker.start_at == math.inf]
-        exits = {worker.process.sentinel: worker for worker in running}
-        starts = {worker.ready: worker for worker in running if worker.ready_at is None}
-        watched: list[Connection | int] = [self._signal_received, *exits, *starts]
-        if self._http is not None:
-            watched.append(self._http.sentinel)
+        exits = {worker.process.sentinel: worker for worker in self._workers if worker.start_at == math.inf}
+        http = [] if self._http is None else [self._http.sentinel]
         due = min(self._stop_by, *(worker.start_at for worker in self._workers))
-        events = wait(watched, None if due == math.inf else max(0.0, due - monotonic()))
-        if self._signal_received in events:
-            self._handle_signal(self._signal_received.recv())
+        events = wait([self._events, *exits, *http], None if due == math.inf else max(0.0, due - monotonic()))
+        while self._events.poll():
+            kind, number = self._events.recv()
+            if kind == "signal":
+                self._handle_signal(number)
+            else:
+                self._workers[number].ready_at = monotonic()
         if self._http is not None and self._http.sentinel in events:
             ended = _describe_exit(self._http)
             if self._stop_by == math.inf or self._http.exitcode not in (0, EXIT_UNFINISHED):
                 self._fail(f"the HTTP process {ended}")
             sys.exit(0 if self._http.exitcode == 0 else 1)
-        for event in events:
-            if event in starts:
-                with suppress(EOFError):  # it has closed the connection by exiting
-                    starts[event].ready.recv()
-                    starts[event].ready_at = monotonic()
         for event in events:
             if event in exits:
                 self._on_worker_exit(exits[event])
@@ -149,24 +141,19 @@ class Supervisor:
             self._fail("the HTTP process did not stop in time")
 
     def _start_worker(self, worker: Worker) -> None:
-        ready, ready_sender = multiprocessing.Pipe(duplex=False)
-        arguments = (self._classifier, self._device, worker.index, self._channel, ready_sender)
-        process = WORKERS.Process(target=run_worker, args=arguments, name=f"worker-{worker.index}")
+        process = WORKERS.Process(target=self._target, args=(worker.index, self._sender))
         try:
             _start(process)
         except (EOFError, OSError) as error:  # the forkserver has died; another is started when that is known
-            ready.close()
             self._on_failed_start(worker, f"a worker could not be forked ({error!r})")
         else:
-            worker.process, worker.ready, worker.ready_at, worker.start_at = process, ready, None, math.inf
-        finally:
-            ready_sender.close()
+            worker.process, worker.ready_at, worker.start_at = process, None, math.inf
 
     def _handle_signal(self, number: int) -> None:
         if self._http is None:  # no request has been accepted yet
             sys.exit(0)
         if self._stop_by == math.inf:
-            self._stop_by = monotonic() + self._route.drain_s + GRACEFUL_SHUTDOWN_S + EXIT_GRACE_S
+            self._stop_by = monotonic() + self._route.settings.drain_s + GRACEFUL_SHUTDOWN_S + EXIT_GRACE_S
             self._http.terminate()
         elif number == signal.SIGINT:  # a second Ctrl-C
             self._fail("interrupted while it stopped")
@@ -174,7 +161,6 @@ class Supervisor:
     def _on_worker_exit(self, worker: Worker) -> None:
         """Schedule the next start, after a pause if the process has died soon after its own."""
         ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
-        worker.ready.close()
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # its counters stay
         self._channel.on_worker_exit(worker.index)
         if worker.ready_at is None:
@@ -222,7 +208,7 @@ def _serve_http(config: uvicorn.Config, listener: socket.socket, parent: int, ro
     # Uvicorn raises the signal again once it has stopped. SIG_IGN would discard a pending one.
     signal.signal(signal.SIGTERM, lambda *_: None)
     kill_with_parent(parent)
-    uvicorn.Server(config).run([listener])
+    DrainingServer(config, route).run([listener])
     sys.exit(EXIT_UNFINISHED if route.dispatcher.unfinished else 0)
 
 

@@ -1,38 +1,46 @@
-"""The worker process: loads the model, then collects, runs and answers batches."""
+"""The worker process: sets up what answers requests, then collects batches and sends their replies."""
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from time import perf_counter
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from litmeter.serve.classifier import Classifier, Output, Prediction
-from litmeter.serve.direct.channel import Channel, Request, Response
-from litmeter.serve.errors import Reply, error_reply
+from litmeter.params import ServeSettings
+from litmeter.serve.direct.channel import Channel
+from litmeter.serve.messages import Reply, Request
 from litmeter.system.signals import kill_with_parent
 
-logger = logging.getLogger(__name__)
 
-ENCODER = json.JSONEncoder(separators=(",", ":"))
+class Responder(Protocol):
+    """What answers requests; it is pickled to each worker, and set up there."""
+
+    def setup(self, device: str) -> None:
+        """Load the model."""
+
+    def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
+        """The replies to a batch, by slot; each request is decoded before the next one is taken."""
 
 
 def run_worker(
-    classifier: Classifier, device: str, index: int, channel: Channel, ready_sender: Connection
+    responder: Responder,
+    settings: ServeSettings,
+    device: str,
+    channel: Channel,
+    index: int,
+    events: Connection,
 ) -> NoReturn:
-    """Load the model on ``device``, say so to ``ready_sender``, and answer batches until killed."""
+    """Set up the responder on ``device``, say so to ``events``, and answer batches until killed."""
     kill_with_parent(os.getppid())  # the forkserver, which ends with the main process
-    classifier.setup(device)
-    settings = classifier.settings
-    ready_sender.send(True)
+    responder.setup(device)
+    events.send(("ready", index))
     channel.send_registration()
     while True:
         batch = collect_batch(channel, index, settings.max_batch_size, settings.batch_timeout_s)
-        if responses := answer_batch(classifier, batch):
-            channel.send_responses(responses)
+        if replies := responder.answer(batch):
+            channel.send_replies(replies)
 
 
 def collect_batch(
@@ -59,27 +67,3 @@ def collect_batch(
         left_s = deadline - perf_counter()
         if request is None and (left_s <= 0 or not channel.wait_readable(left_s)):
             return
-
-
-def answer_batch(classifier: Classifier, batch: Iterable[Request]) -> list[Response]:
-    """Decode, run and encode a batch; an invalid request gets an error response, and the others go on."""
-    slots, items = [], []
-    for request in batch:
-        slots.append(request.slot)
-        items.append(classifier.decode_body(request.is_image, request.body, request.received))
-    if not items:
-        return []
-    try:
-        outputs = classifier.predict_batch(items)
-    except Exception:
-        logger.exception("the model failed on a batch of %d", len(items))
-        failure = Output(error_reply(500, "Internal server error"), perf_counter())
-        outputs = [failure] * len(items)
-    return [
-        Response(slot, *_encode(classifier.content_of(output)))
-        for slot, output in zip(slots, outputs, strict=True)
-    ]
-
-
-def _encode(content: Prediction | Reply) -> Reply:
-    return content if isinstance(content, Reply) else Reply(200, ENCODER.encode(content).encode())

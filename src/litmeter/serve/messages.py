@@ -1,4 +1,4 @@
-"""Errors that refuse a request: HTTP status and reason, as JSON in FastAPI's form."""
+"""What passes between the HTTP process and a worker: a request and its reply; and errors that refuse one."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+Headers = tuple[tuple[bytes, bytes], ...]
+JSON: Headers = ((b"content-type", b"application/json"),)
+
+
+class Request(NamedTuple):
+    """A request as a worker receives it: nothing of it has been parsed."""
+
+    slot: int
+    content_type: bytes  # empty where the head has none
+    received: float  # when the HTTP process had read the whole body (monotonic clock, seconds)
+    body: bytes
+
 
 class Reply(NamedTuple):
-    """HTTP status and JSON body."""
+    """HTTP status, body and headers; these leave out Content-Length, which the HTTP process adds."""
 
     status: int
     body: bytes
+    headers: Headers = JSON
 
 
 class RequestError(Exception):
@@ -23,8 +36,9 @@ class RequestError(Exception):
 
 
 def error_reply(status: int, reason: str) -> Reply:
-    """A refusal with the body ``{"detail": reason}``."""
-    return Reply(status, json.dumps({"detail": reason}, ensure_ascii=False, separators=(",", ":")).encode())
+    """A refusal with the body ``{"detail": reason}``, as FastAPI's are; 503 says when to try again."""
+    body = json.dumps({"detail": reason}, ensure_ascii=False, separators=(",", ":")).encode()
+    return Reply(status, body, (*JSON, (b"retry-after", b"1")) if status == 503 else JSON)
 
 
 def invalid_body_reply(error: Mapping[str, Any], parents: int = 0) -> Reply:

@@ -1,0 +1,81 @@
+"""Runs a server with LitServe's processes, or with those of the direct transport."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import Any
+
+import litserve
+import uvicorn
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from litmeter.params import ServeSettings
+from litmeter.serve.binding import Binding
+from litmeter.serve.direct.channel import Channel
+from litmeter.serve.direct.dispatcher import Dispatcher
+from litmeter.serve.direct.http import DirectRoute
+from litmeter.serve.direct.supervisor import Supervisor
+from litmeter.serve.direct.worker import Responder, run_worker
+from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer
+from litmeter.serve.middleware import ApiKey
+
+
+def run_server(
+    server: litserve.LitServer,
+    responder: Responder,
+    settings: ServeSettings,
+    device: str,
+    timeout_s: float,
+    *,
+    binding: Binding,
+    listener: socket.socket,
+    key: str | None,
+    **route: Any,
+) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        server: LitServe's; the direct transport keeps its app for all but predictions.
+        responder: of the direct transport.
+        device: cpu or cuda.
+        timeout_s: how long a request may wait for a worker.
+        listener: is bound to the address of ``binding``.
+        key: API key that requests must send, None if they need none.
+        route: other arguments of ``DirectRoute``.
+    """
+    app = server.app
+    if binding.metrics:
+        app.get("/metrics")(metrics)
+    if key:
+        app.add_middleware(ApiKey, key=key)
+    if binding.metrics:  # the outermost: it also counts requests that are refused for their key
+        app.add_middleware(RequestTimer, path=settings.path)
+    # LitServe has no option for a socket that is bound; uvicorn's own, fd, takes it for a Unix one.
+    uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
+    options: dict[str, Any] = {
+        "host": binding.host,
+        "port": binding.port,
+        "ssl_certfile": binding.certificate,
+        "ssl_keyfile": binding.certificate_key,
+        "log_level": "warning",
+    }
+    if settings.transport == "litserve":
+        server.run(num_api_servers=1, generate_client_file=False, **options)
+        return
+    channel = Channel(settings.max_queue, settings.workers_per_device)
+    dispatcher = Dispatcher(channel, settings, timeout_s)
+    device = "cuda:0" if device == "cuda" else device  # as LitServe names it
+    worker = partial(run_worker, responder, settings, device, channel)
+    Supervisor(worker, channel, DirectRoute(app, dispatcher, settings, key, **route)).run(**options)
+
+
+async def metrics() -> Response:
+    """The metrics in Prometheus' text format."""
+    PROCESS.labels("http").set(1)
+    IN_FLIGHT.set(RequestTimer.in_flight)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
