@@ -54,13 +54,17 @@ async def ask(dispatcher: Dispatcher, body: bytes) -> Reply:
         dispatcher.release(slot)
 
 
-def route_to(dispatcher: Dispatcher, max_bytes: int, key: str | None = None) -> DirectRoute:
+def route_to(
+    dispatcher: Dispatcher,
+    max_bytes: int,
+    key: str | None = None,
+    settings: ServeSettings = ServeSettings(drain_s=0.0),  # noqa: B008 -- frozen
+) -> DirectRoute:
     """A route without an app behind it."""
 
     async def nothing(*_: object) -> None:
         raise NotImplementedError
 
-    settings = ServeSettings(drain_s=0.0)
     return DirectRoute(nothing, dispatcher, settings, key, max_bytes, check_type=is_image)
 
 

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from http.client import parse_headers
 from typing import BinaryIO
 
@@ -19,8 +18,9 @@ from litmeter.params import ServeSettings
 from litmeter.serve.classifier import is_image
 from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.dispatcher import Dispatcher
-from litmeter.serve.direct.http import DirectRoute, LimitedProtocol
+from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.serve.messages import Reply, Request
+from litmeter.serve.metrics import RequestTimer
 from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
@@ -45,7 +45,6 @@ class HttpProcess:
     Attributes:
         at_work: the worker works while this is set.
         taken: the bodies that it has worked on.
-        passed_on: number of requests that the protocol has passed to the route.
     """
 
     address: tuple[str, int]
@@ -53,7 +52,6 @@ class HttpProcess:
     dispatcher: Dispatcher
     at_work: threading.Event
     taken: list[bytes]
-    passed_on: int = 0
 
 
 @contextmanager
@@ -73,23 +71,17 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.body", "body": b"app"})
 
         route = DirectRoute(slow_app, dispatcher, SETTINGS, key, MAX_BYTES, check_type=is_image)
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":  # the route's own takes signals, which a thread cannot
-                await receive()
-                dispatcher.start()
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                process.passed_on += 1
-                await route(scope, receive, send)
-
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
-        protocol = partial(Impatient, route=route)
         config = uvicorn.Config(
-            app, http=protocol, ws="none", log_level="critical", timeout_keep_alive=KEEP_ALIVE_S
+            RequestTimer(route),
+            http=Impatient,
+            ws="none",
+            lifespan="off",
+            log_level="critical",
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
-        server = uvicorn.Server(config)
+        server = DrainingServer(config, route)
         threads = [
             threading.Thread(target=server.run, kwargs={"sockets": [listening]}),
             threading.Thread(target=work, args=(process,)),

@@ -62,16 +62,13 @@ def fits(sender: socket.socket) -> bool:
 def test_a_slot_is_claimed_until_released_and_never_after() -> None:
     slots = Slots(2, 2)
     first, second = slots.acquire(), slots.acquire()
-    assert first is not None
-    assert second is not None
-    assert slots.acquire() is None
+    assert slots.full
     assert slots.claimed_by(first) == UNCLAIMED
     assert slots.claim(first, 0, 7)
     assert slots.claimed_by(first) == 7
     slots.release(second)
     assert not slots.claim(second, 0, 7)
     third = slots.acquire()
-    assert third is not None
     assert third not in (first, second, REGISTRATION)
     assert not slots.claim(second, 0, 7)
     assert slots.claim(third, 1, 8)
@@ -84,14 +81,12 @@ def test_a_claim_that_a_release_overtakes_is_none_of_the_next_request() -> None:
         for other_claims in (False, True):
             slots, later = Slots(1, 2), list[int]()
             first = slots.acquire()
-            assert first is not None
 
             def release_and_acquire(
                 slots: Slots = slots, first: int = first, later: list[int] = later, also: bool = other_claims
             ) -> None:
                 slots.release(first)
                 second = slots.acquire()
-                assert second is not None
                 later.append(second)
                 assert not also or slots.claim(second, 1, 8)
 

@@ -45,7 +45,6 @@ def test_a_worker_gone_before_it_is_watched_is_dead() -> None:
     async def watch(channel: Channel, worker: int) -> Reply:
         dispatcher = Dispatcher(channel, ServeSettings(), 60.0)
         slot = dispatcher.slots.acquire()
-        assert slot is not None
         asked = asyncio.create_task(dispatcher.submit(slot, b"", b"x", never_disconnects))
         await asyncio.sleep(0)
         assert channel.slots.claim(slot, 0, worker)

@@ -16,7 +16,6 @@ from tests.support.direct import open_channel
 
 def send_request(channel: Channel) -> int:
     slot = channel.slots.acquire()
-    assert slot is not None
     channel.send_request(Request(slot, b"image/jpeg", time.perf_counter(), b"image"))
     return slot
 

@@ -46,7 +46,7 @@ SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
 class RequestTimer:
-    """Times all requests to ``path``: as ASGI middleware, or by ``begin`` and ``end``.
+    """ASGI middleware that times all requests to ``path``.
 
     Attributes:
         in_flight: number of requests in flight in the HTTP process. ``GET /metrics`` sets the gauge from it,
@@ -63,7 +63,8 @@ class RequestTimer:
         if scope["type"] != "http" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
-        began, code = self.begin(), 0
+        began, code = perf_counter(), 0
+        RequestTimer.in_flight += 1
 
         async def record_status(message: Message) -> None:
             nonlocal code
@@ -74,16 +75,5 @@ class RequestTimer:
         try:
             await self.app(scope, receive, record_status)
         finally:
-            self.end(code, began)
-
-    @staticmethod
-    def begin() -> float:
-        """Count the start of a request; return its time (perf_counter, seconds)."""
-        RequestTimer.in_flight += 1
-        return perf_counter()
-
-    @staticmethod
-    def end(code: int, began: float) -> None:
-        """Count the end of the request that began at ``began``, by the HTTP status of its answer."""
-        RequestTimer.in_flight -= 1
-        _by_code(code).observe(perf_counter() - began)
+            RequestTimer.in_flight -= 1
+            _by_code(code).observe(perf_counter() - began)

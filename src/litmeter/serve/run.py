@@ -51,8 +51,6 @@ def run_server(
         app.get("/metrics")(metrics)
     if key:
         app.add_middleware(ApiKey, key=key)
-    if binding.metrics:  # the outermost: it also counts requests that are refused for their key
-        app.add_middleware(RequestTimer, path=settings.path)
     # LitServe has no option for a socket that is bound; uvicorn's own, fd, takes it for a Unix one.
     uvicorn.Config.bind_socket = lambda self: listener  # type: ignore[method-assign]
     options: dict[str, Any] = {
@@ -63,6 +61,8 @@ def run_server(
         "log_level": "warning",
     }
     if settings.transport == "litserve":
+        if binding.metrics:  # the outermost: it also counts requests that are refused for their key
+            app.add_middleware(RequestTimer, path=settings.path)
         server.run(num_api_servers=1, generate_client_file=False, **options)
         return
     channel = Channel(settings.max_queue, settings.workers_per_device)

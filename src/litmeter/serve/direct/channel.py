@@ -113,10 +113,8 @@ class Slots:
         """Whether all slots are in use."""
         return not self._free_indices
 
-    def acquire(self) -> int | None:
-        """Allocate a slot, None if all are in use. Only the HTTP process calls this."""
-        if not self._free_indices:
-            return None
+    def acquire(self) -> int:
+        """Allocate a slot, of which there is one. Only the HTTP process calls this."""
         index = self._free_indices.popleft()
         slot = self._next_slots[index]
         self._next_slots[index] = slot + self.capacity

@@ -20,7 +20,6 @@ from litmeter.serve.metrics import KILLED_WORKERS
 
 logger = logging.getLogger(__name__)
 
-MIB = 2**20
 SWEEP_INTERVAL_S = 0.1
 """Interval of the checks for requests that have timed out and workers that hang."""
 
@@ -38,11 +37,6 @@ class Pending:
     received: float  # when its whole body had been read (monotonic clock, seconds)
     answer: asyncio.Future[Reply]
     claimed_s: float = 0.0  # how long a worker has had it
-
-    def respond(self, reply: Reply) -> None:
-        """Set the answer, unless it is."""
-        if not self.answer.done():
-            self.answer.set_result(reply)
 
 
 class Dispatcher:
@@ -69,10 +63,6 @@ class Dispatcher:
         self._started = False
         self._pending: dict[int, Pending] = {}  # in order of arrival
         self._unsent: dict[int, Request] = {}
-        self._max_body_bytes = settings.max_queue_mib * MIB
-        self._small_bytes = self._max_body_bytes / self.slots.capacity
-        self._body_bytes: dict[int, int] = {}
-        self._total_body_bytes = 0
         self._last_sweep = 0.0
         self.stopping = False
         self.unfinished = 0
@@ -82,28 +72,10 @@ class Dispatcher:
         asyncio.get_running_loop().add_reader(self._channel.reply_receiver, self._read_replies)
         self._sweep()
 
-    def has_room(self, body_bytes: int) -> bool:
-        """Whether a request with a body of that size may begin.
-
-        A small one always may, so that large bodies, of an attacker for example, keep no photo out: one that
-        is no larger than its part of the maximum if all slots had the same.
-        """
-        return body_bytes <= self._small_bytes or self._total_body_bytes < self._max_body_bytes
-
-    def hold(self, slot: int, body_bytes: int) -> bool:
-        """Count bytes of a body that have come; False if it is not small and all in flight are too large.
-
-        Announced lengths do not count: clients that announce much and send nothing would keep others out.
-        """
-        own_bytes = self._body_bytes[slot] = self._body_bytes.get(slot, 0) + body_bytes
-        self._total_body_bytes += body_bytes
-        return own_bytes <= self._small_bytes or self._total_body_bytes <= self._max_body_bytes
-
     def release(self, slot: int) -> None:
         """Free a slot, once for each; a request that is still pending is abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
-        self._total_body_bytes -= self._body_bytes.pop(slot, 0)
         self.slots.release(slot)
 
     def health(self, is_healthy: bool = True) -> Reply:
@@ -142,7 +114,7 @@ class Dispatcher:
         async def answer_on_disconnect() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            pending.respond(CLIENT_CLOSED_REQUEST)
+            self._respond(slot, CLIENT_CLOSED_REQUEST)
 
         watch = loop.create_task(answer_on_disconnect())
         try:
@@ -185,12 +157,15 @@ class Dispatcher:
                 for slot, reply in self._channel.receive_replies().items():
                     if slot == REGISTRATION:
                         self.watch_worker(reply.status)
-                    elif slot in self._pending:
+                    else:
                         self._respond(slot, reply)
 
-    def _respond(self, slot: int, answer: Reply) -> None:
+    def _respond(self, slot: int, reply: Reply) -> None:
+        """Answer a request, unless it has been answered."""
         self._unsent.pop(slot, None)
-        self._pending.pop(slot).respond(answer)
+        pending = self._pending.pop(slot, None)
+        if pending is not None and not pending.answer.done():
+            pending.answer.set_result(reply)
 
     def watch_worker(self, worker: int) -> None:
         """Watch the pidfd of the worker with process id ``worker``, which is readable when it exits."""

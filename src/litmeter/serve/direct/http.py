@@ -1,9 +1,7 @@
-"""The HTTP process: its protocol admits or refuses a request by its head, its route gives it to the workers.
+"""The HTTP process: its route admits or refuses a request by its head, and gives it to the workers.
 
 Workers get the body as it was received. LitServe's own route stays behind this one for the OpenAPI document
-only, as FastAPI's routing and validation cost more CPU time than the whole of it. Under overload most of the
-CPU time would go to requests that are refused: ASGI and its middleware cost more than all else that this
-process does for a request. So a full server answers 503 in the protocol.
+only, as FastAPI's routing and validation cost more CPU time than the whole of it.
 """
 
 from __future__ import annotations
@@ -15,18 +13,15 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import has_key
-from litmeter.serve.direct.dispatcher import MIB, STOPPING, Dispatcher
-from litmeter.serve.messages import Headers, Reply, RequestError, error_reply
-from litmeter.serve.metrics import RequestTimer
+from litmeter.serve.direct.dispatcher import STOPPING, Dispatcher
+from litmeter.serve.messages import Reply, RequestError, error_reply
 from litmeter.serve.middleware import UNAUTHORISED, check_length, read_body
 
 logger = logging.getLogger(__name__)
@@ -55,12 +50,17 @@ class DirectRoute:
     is_healthy: Callable[[], Awaitable[bool]] = always
 
     def __post_init__(self) -> None:
-        self.max_bytes = min(self.max_bytes, self.settings.max_queue_mib * MIB)
+        self._queue_bytes = self.settings.max_queue_mib * 2**20
+        self._small_bytes = self._queue_bytes / self.settings.max_queue
+        self.max_bytes = min(self.max_bytes, self._queue_bytes)
+        self.held_bytes = 0  # of all bodies in flight, as far as they have come
 
     def admit(self, pairs: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes] | Reply:
         """Admit a request by its headers, or return its refusal.
 
-        A full server makes no further checks, so that refusing costs little CPU time under overload.
+        A full server makes no further checks, so that refusing costs little CPU time under overload. While
+        bodies are too large together, one is admitted that is no larger than its part if all slots had the
+        same: else large ones, of an attacker for example, would keep it out.
 
         Returns:
             Its slot, which the caller releases once, and its content type.
@@ -78,27 +78,17 @@ class DirectRoute:
             body_bytes = check_length(headers, self.max_bytes)
         except RequestError as error:
             return error.reply
-        slot = self.dispatcher.slots.acquire() if self.dispatcher.has_room(body_bytes) else None
-        return FULL if slot is None else (slot, content_type)
-
-    def headers_of(self, reply: Reply, *, close: bool) -> Headers:
-        """All headers of a reply; ``close``: its connection ends, as all do while the server drains."""
-        length = () if reply.status in NO_BODY else ((b"content-length", b"%d" % len(reply.body)),)
-        closing = ((b"connection", b"close"),) if close or self.dispatcher.stopping else ()
-        return (*reply.headers, *length, *closing)
+        if body_bytes > self._small_bytes and self.held_bytes >= self._queue_bytes:
+            return FULL
+        return self.dispatcher.slots.acquire(), content_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["path"] == self.settings.path and scope["method"] == "POST":
-            began, status = RequestTimer.begin(), 500
-            try:
-                reply = await self._predict(scope, receive)
-                status = reply.status
-                # A chunked body that is too large might never end: its rest cannot be skipped.
-                close = status == 413 and b"content-length" not in dict(scope["headers"])
-                await self._respond(reply, send, close=close)
-            finally:
-                RequestTimer.end(status, began)
+            reply = await self._predict(scope, receive)
+            # A chunked body that is too large might never end: its rest cannot be skipped.
+            close = reply.status == 413 and b"content-length" not in dict(scope["headers"])
+            await self._respond(reply, send, close=close)
         elif scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
             await self._respond(self.dispatcher.health(await self.is_healthy()), send)
         else:
@@ -109,20 +99,30 @@ class DirectRoute:
         if isinstance(admitted, Reply):
             return admitted  # uvicorn skips the body
         slot, content_type = admitted
+        own_bytes = 0
+
+        def hold(more_bytes: int) -> None:
+            nonlocal own_bytes
+            own_bytes += more_bytes
+            self.held_bytes += more_bytes
+            if own_bytes > self._small_bytes and self.held_bytes > self._queue_bytes:
+                raise RequestError(FULL.status, FULL_REASON)
+
         try:
-            body = await read_body(receive, self.max_bytes, partial(self._hold, slot))
+            body = await read_body(receive, self.max_bytes, hold)
             return await self.dispatcher.submit(slot, content_type, body, receive)
         except RequestError as error:
             return error.reply
         finally:
+            self.held_bytes -= own_bytes
             self.dispatcher.release(slot)
 
-    def _hold(self, slot: int, body_bytes: int) -> None:
-        if not self.dispatcher.hold(slot, body_bytes):
-            raise RequestError(FULL.status, FULL_REASON)
-
     async def _respond(self, reply: Reply, send: Send, *, close: bool = False) -> None:
-        headers = self.headers_of(reply, close=close)
+        headers = [*reply.headers]
+        if reply.status not in NO_BODY:
+            headers.append((b"content-length", b"%d" % len(reply.body)))
+        if close or self.dispatcher.stopping:
+            headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
@@ -153,22 +153,8 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Refused:
-    """A request refused at its head; in the place of uvicorn's cycle, it makes uvicorn skip the body."""
-
-    message_event = asyncio.Event()  # set by uvicorn; nothing waits for it
-    disconnected = False
-    response_started = response_complete = True
-    keep_alive = True
-
-
 class LimitedProtocol(HttpToolsProtocol):
-    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly.
-
-    While the server is full, it refuses all plain predictions.
-    """
-
-    cycle: RequestResponseCycle | _Refused | None  # type: ignore[assignment]
+    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly."""
 
     MAX_HEAD_BYTES = 65_536
     """Maximum size of a head, and of what is received between two parts of a body."""
@@ -179,10 +165,6 @@ class LimitedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _head_complete = False
     """Whether ``cycle`` is that of the request being received: from the end of its head to its last byte."""
-
-    def __init__(self, *args: Any, route: DirectRoute, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._route = route
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request."""
@@ -215,15 +197,9 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a request to the app, or refuse it, as its head is complete."""
+        """Pass a request to the route, as its head is complete."""
         self._head_bytes = 0
-        if self._route.dispatcher.slots.full and self._is_plain():
-            self.cycle = _Refused()
-            RequestTimer.end(FULL.status, RequestTimer.begin())
-            self._write(FULL)
-            self.on_response_complete()
-        else:
-            super().on_headers_complete()
+        super().on_headers_complete()
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
@@ -241,27 +217,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse malformed HTTP."""
         self._refuse(400, msg)
-
-    def _is_plain(self) -> bool:
-        """Whether the request is a prediction with a body of known length, which uvicorn can skip."""
-        return (
-            self.url == self._route.settings.path.encode()
-            and self.parser.get_method() == b"POST"
-            and self.parser.get_http_version() == "1.1"
-            and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
-            and not self.expect_100_continue
-            and not self.flow.write_paused
-            and not self._route.dispatcher.stopping
-            and self._is_idle()
-            and any(name == b"content-length" for name, _ in self.headers)
-        )
-
-    def _write(self, reply: Reply, *, close: bool = False) -> None:
-        """Write a complete answer, after which the connection may be closed."""
-        headers = (*self._route.headers_of(reply, close=close), *self.server_state.default_headers)
-        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        self.transport.write(STATUS_LINE[reply.status] + lines + b"\r\n" + reply.body)
 
     def _start_deadline(self) -> None:
         self._cancel_deadline()
@@ -284,5 +239,9 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             is_next = self._is_idle()
         if is_next and not self.transport.is_closing():
-            self._write(error_reply(status, reason), close=True)
+            reply = error_reply(status, reason)
+            headers = *reply.headers, *self.server_state.default_headers, (b"connection", b"close")
+            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+            length = b"content-length: %d\r\n\r\n" % len(reply.body)
+            self.transport.write(STATUS_LINE[status] + lines + length + reply.body)
         self.transport.close()

@@ -15,7 +15,6 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
@@ -27,6 +26,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.serve.forkserver import WORKERS
+from litmeter.serve.metrics import RequestTimer
 from litmeter.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
 logger = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class Supervisor:
         for number in TERMINATION_SIGNALS:
             signal.signal(number, lambda number, _: self._sender.send(("signal", number)))
         config = uvicorn.Config(
-            self._route,
-            http=partial(LimitedProtocol, route=self._route),  # type: ignore[arg-type]  # a factory will do, too
+            RequestTimer(self._route, self._route.settings.path),
+            http=LimitedProtocol,
             ws="none",
             lifespan="off",  # LitServe's would need its queues
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
