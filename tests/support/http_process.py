@@ -25,6 +25,7 @@ from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
 KEEP_ALIVE_S = 1
+UNREAD_MS = 2000
 CAPACITY = 2
 MAX_BYTES = 10
 SETTINGS = ServeSettings(drain_s=0.0)
@@ -59,7 +60,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
     """Serve predictions by the worker; to all other requests a slow app says ``app``."""
     with open_channel(CAPACITY) as channel, socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that little fills it
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * PATIENCE_S))
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
         dispatcher = Dispatcher(channel, SETTINGS, 30.0)
 
         async def slow_app(scope: Scope, receive: Receive, send: Send) -> None:

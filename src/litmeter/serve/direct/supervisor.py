@@ -92,9 +92,8 @@ class Supervisor:
             **options,
         )
         listener = config.bind_socket()
-        listener.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_S
-        )  # connections inherit it
+        # Its connections inherit this.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * UNREAD_S)
         try:
             while not any(worker.ready_at for worker in self._workers):
                 self._handle_next_event()
