@@ -160,7 +160,7 @@ def test_answers_are_those_of_litserve_to_the_byte(batch: int) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with running_server(MODEL, settings("Anything", 4, workers_per_device=2), "cpu", 30.0) as running:
+    with running_server(MODEL, settings("Anything", 4), "cpu", 30.0) as running:
         yield running
         assert in_flight(running.url) == 0
 
@@ -211,7 +211,7 @@ def test_headers_are_kept(server: RunningServer) -> None:
 
 
 def test_all_else_is_litserves_own(server: RunningServer) -> None:
-    others = settings("Anything", 4, workers_per_device=2, transport="litserve")
+    others = settings("Anything", 4, transport="litserve")
     with running_server(MODEL, others, "cpu", 30.0) as litserve:
         for path in ("/", "/info", "/openapi.json", "/docs", "/predict", "/nowhere"):
             ours, theirs = (requests.get(one.url + path, timeout=10) for one in (server, litserve))
