@@ -68,8 +68,8 @@ def serve(
         server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
         if FORKS:
             fork_workers()
-    limits = {"max_bytes": MAX_BODY_BYTES, "check_type": is_image}
-    run_server(server, classifier, settings, device, timeout_s, binding=binding, **limits, **options)
+    options |= {"max_bytes": MAX_BODY_BYTES, "check_type": is_image}
+    run_server(server, classifier, settings, device, timeout_s, binding=binding, **options)
 
 
 def fork_workers() -> None:

@@ -122,12 +122,11 @@ class Classifier:
         except Exception:
             logger.exception("the model failed on a batch of %d", len(items))
             outputs = [Output(error_reply(500, "Internal server error"), perf_counter())] * len(items)
-        replies = {}
-        for slot, output in zip(items, outputs, strict=True):
-            content = self.content_of(output)
-            is_refusal = isinstance(content, Reply)
-            replies[slot] = content if is_refusal else Reply(200, ENCODER.encode(content).encode())
-        return replies
+        contents = map(self.content_of, outputs)
+        return {
+            slot: own if isinstance(own, Reply) else Reply(200, ENCODER.encode(own).encode())
+            for slot, own in zip(items, contents, strict=True)
+        }
 
     def predict_batch(self, items: Sequence[Item]) -> list[Output]:
         """The outputs of a batch, one for each item, in the same order."""

@@ -72,7 +72,7 @@ class NullAPI(litserve.LitAPI):
     """Answers without doing anything: a request costs what the transport costs."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        self.__dict__.update(state)
         NullAPI.decode_request.__annotations__["request"] = self.request
 
     def decode_request(self, request):  # type: ignore[no-untyped-def]  # annotated by __setstate__

@@ -92,8 +92,8 @@ def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
     space = space_of(tune, params.serve, machine)
     job = Job(tune, params.serve, params.load, params.objective, machine, space, lambda one: 1.0)
     workers = min(2, max(one.workers_per_device for one in job.configurations))
-    alone = {"workers_per_device": workers, "threads_per_worker": 1, "batch_timeout_s": 0.0}
-    alone |= {"transport": "litserve"}
+    alone: dict[str, Any] = {"workers_per_device": workers, "threads_per_worker": 1, "batch_timeout_s": 0.0}
+    alone["transport"] = "litserve"
     by_size = {one.max_batch_size: one.model_copy(update=alone) for one in job.configurations}
     names = {f"max_batch_size {size}": size for size in sorted(by_size)}
     print_wrapped(f"0. answers at max_batch_size {', '.join(map(str, names.values()))} are checked")
