@@ -25,7 +25,7 @@ from tests.support.direct import open_channel
 
 PATIENCE_S = 0.3
 KEEP_ALIVE_S = 1
-UNREAD_MS = 2000
+UNREAD_MS = 5000
 CAPACITY = 2
 MAX_BYTES = 10
 SETTINGS = ServeSettings(drain_s=0.0)

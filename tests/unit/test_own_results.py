@@ -84,6 +84,9 @@ def test_pages_of_a_litapi_name_nothing_of_the_classifier() -> None:
     assert OF_THE_CLASSIFIER.findall(re.sub(r"<style>.*</style>", "", render([snapshot]), flags=re.S)) == []
 
 
+DIRECT = {"transport": "direct"}
+
+
 @pytest.mark.parametrize(
     ("cause", "rates", "columns"),
     [
@@ -94,13 +97,20 @@ def test_pages_of_a_litapi_name_nothing_of_the_classifier() -> None:
 def test_no_key_is_advised_that_a_litapi_has_not(
     cause: str, rates: tuple[float, float, float], columns: dict[str, float]
 ) -> None:
-    found = result("own", *rates, serve=ServeSettings.model_validate(API), **columns)
+    found = result("own", *rates, serve=ServeSettings.model_validate(API | DIRECT), **columns)
     bounds = bounds_of(found, CEILINGS)
     assert [bound.name for bound in bounds] == ["model", "pipeline", "served"]
     diagnosis = diagnose(found, bounds, CEILINGS)
     assert (diagnosis.cause, diagnosis.parameter) == (cause, None)
     assert NO_KEY in diagnosis.text
     assert OF_THE_CLASSIFIER.findall(diagnosis.text) == []
+
+
+def test_the_direct_transport_is_advised() -> None:
+    columns = {"workers_cpu_ms": 19.0, "http_cpu_ms": 12.5}
+    found = result("own", 60.0, 100.0, 100.0, serve=ServeSettings.model_validate(API), **columns)
+    diagnosis = diagnose(found, bounds_of(found, CEILINGS), CEILINGS)
+    assert (diagnosis.cause, diagnosis.parameter) == ("transport", "transport")
 
 
 def test_bounds_and_causes_of_a_command_are_not_available_and_the_reason_is_said() -> None:
