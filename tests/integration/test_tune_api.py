@@ -71,6 +71,7 @@ TUNE: Mapping[str, Any] = {
     "threads_per_worker": [1],
     "max_batch_size": [1, 4],
     "batch_timeout_s": [0.0],
+    "transport": ["litserve"],
     "max_s": 15.0,
 }
 
@@ -121,10 +122,20 @@ def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.Cap
     assert load_params().serve.max_batch_size == 4
 
 
+def test_a_transport_is_a_knob(project: Path) -> None:
+    both = {**TUNE, "transport": ["litserve", "direct"], "max_batch_size": [4]}
+    write_params({"api": "server:Product", "threads_per_worker": 1, "max_batch_size": 4}, both)
+    main()
+    rows = read_rows(TUNE_TABLE, TuneRow)
+    assert {row.name for row in rows} == {"1x1 b4 0ms", "1x1 b4 0ms direct"}
+    assert {row.transport for row in rows} == {"litserve", "direct"}
+
+
 def test_a_stream_races_without_predictions(project: Path) -> None:
-    write_params({"api": "server:Stream"})
+    write_params({"api": "server:Stream"}, {**TUNE, "transport": ["litserve", "direct"]})
     outcome = main()
     assert len(outcome.rows) == 3
+    assert any("serves no LitAPI with stream" in reason for reason in outcome.left_out)
     assert outcome.rows[0].rate_rps
     assert all(row.predicted_rps is None for row in outcome.rows)
     assert read_json(TUNE_METRICS)["model_error"] is None

@@ -148,8 +148,9 @@ def main() -> None:
         say({"doing": "__init__"})
         api = make_api(settings, kind)
         say({"doing": "LitServer"})
+        unusual = unusual_features(api)
         server = lit_server(api, settings, job["device"], job["timeout_s"])
-        if unusual := unusual_features(api):
+        if unusual:
             say({"end": True, "unavailable": f"a LitAPI with {unusual} is not run in-process"})
             return
         say({"doing": "request"})

@@ -17,7 +17,6 @@ from typing import Any
 import litserve
 from fastapi import HTTPException
 from litserve.callbacks import Callback
-from litserve.loops.simple_loops import BatchedLoop, SingleLoop
 from litserve.utils import LitAPIStatus
 
 from litmeter.errors import ApiError
@@ -56,14 +55,16 @@ def make_api(settings: ServeSettings, kind: type[litserve.LitAPI]) -> litserve.L
 
 
 def unusual_features(api: litserve.LitAPI) -> str:
-    """What it has that only LitServe's own loops and transport can run; empty where that is nothing."""
-    default = BatchedLoop if api.max_batch_size > 1 else SingleLoop
+    """What it has that only LitServe's own loops and transport can run; empty where that is nothing.
+
+    Asked before a server is made of it, which gives it LitServe's loop.
+    """
     features = {
         "stream": api.stream,
         "spec": api.spec is not None,
         "mcp": api.mcp is not None,
         "enable_async": api.enable_async,
-        "a loop of its own": api._loop != "auto" and type(api._loop) is not default,
+        "a loop of its own": api._loop != "auto",
     }
     return ", ".join(name for name, has_it in features.items() if has_it)
 
@@ -97,6 +98,7 @@ def lit_server(
     """LitServe's server of one API on one device; raise what LitServe raises for an API that it refuses."""
     if "request" not in inspect.signature(api.decode_request).parameters:
         raise TypeError("decode_request's parameter must be named request")
+    unusual = unusual_features(api)
     server = litserve.LitServer(
         api,
         accelerator=device,
@@ -105,7 +107,7 @@ def lit_server(
         timeout=timeout_s,
         callbacks=[times := StageTimes()],
     )
-    if not unusual_features(api):
+    if not unusual:
         times.replace_queue(server)
     if settings.transport == "direct" and route_of(server).dependant.query_params:
         raise ApiError("transport: direct serves no LitAPI whose request is not the body; allowed: litserve")
