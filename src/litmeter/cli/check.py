@@ -6,9 +6,9 @@ import json
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Annotated, Any
@@ -26,8 +26,7 @@ from litmeter.measure.comparison_rows import Pair, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Served, named
-from litmeter.measure.target import check_first_request
+from litmeter.measure.subjects import Served
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
@@ -307,7 +306,7 @@ def measured(
     ):
         print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
         subjects = {
-            name: Asked(name, settings, sender, MODEL, device, load.timeout_s, bodies=bodies)
+            name: Served(name, settings, sender, MODEL, device, load.timeout_s)
             for name, settings in zip(names, both.settings, strict=True)
         }
         log = Log()
@@ -325,23 +324,3 @@ def given(sent: Sent) -> Bodies:
     with scratch() as folder:
         path = sent.body[0] if len(sent.body) == 1 else together(sent.body, folder)
         return read_bodies(path, sent.content_type)
-
-
-@dataclass(eq=False)
-class Asked(Served):
-    """A served revision that has answered one request well before it is loaded."""
-
-    bodies: Bodies = field(kw_only=True)
-
-    @contextmanager
-    def start(self) -> Iterator[Callable[[], None]]:
-        """Start the server; the function also sends the request."""
-        with super().start() as ready:
-
-            def asked() -> None:
-                ready()
-                with self.awake(), named(self.name):
-                    url = f"{self.server.url}{self.settings.path}"
-                    check_first_request(url, *self.bodies, {}, self.timeout_s)
-
-            yield asked
