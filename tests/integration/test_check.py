@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -263,24 +264,27 @@ def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: R
 @pytest.mark.parametrize(
     ("number", "when"),
     [
-        (signal.SIGKILL, "worktree"),
-        (signal.SIGKILL, "servers"),
-        (signal.SIGKILL, "load"),
-        (signal.SIGINT, "servers"),
-        (signal.SIGINT, "load"),
-        (signal.SIGTERM, "load"),
+        *itertools.product((signal.SIGKILL, signal.SIGINT, signal.SIGTERM), ("worktree", "servers", "load")),
+        (signal.SIGKILL, "restart"),
     ],
 )
 def test_nothing_is_left_of_one_that_was_killed(
     number: signal.Signals, when: str, repository: Repository
 ) -> None:
     process = repository.start(
-        *("--against", "HEAD", "--command", COMMAND, "--body", "body.json", "--seconds", "60")
+        *("--against", "HEAD", "--command", COMMAND, "--body", "body.json", "--seconds", "10")
     )
+    servers: set[int] = set()
+
+    def started() -> int:
+        servers.update(repository.servers())
+        return len(servers)
+
     begun: dict[str, Callable[[], bool]] = {
         "worktree": lambda: len(repository.git("worktree", "list").splitlines()) > 1,
-        "servers": lambda: len(repository.servers()) > 0,
-        "load": lambda: len(repository.servers()) > 1,
+        "servers": lambda: started() > 0,
+        "load": lambda: started() > 1,
+        "restart": lambda: started() > 2,
     }
     wait_for(begun[when], process)
     time.sleep(1.0 if when == "load" else 0.0)
