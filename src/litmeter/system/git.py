@@ -68,7 +68,7 @@ def _forget_removed() -> None:
     paths = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
     for path in paths:
         if path.parent.name.startswith(PREFIX) and not path.exists():
-            git("worktree", "remove", "--force", path)
+            git("worktree", "remove", "--force", "--force", path)  # also where git was stopped within "add"
 
 
 def share_ignored(target: Path) -> list[str]:
