@@ -148,12 +148,12 @@ def shares(case: str) -> list[dict[str, Any]]:
     return found
 
 
-def single_runs(case: str) -> Counter[int]:
-    """How often each status comes out of the recorded checks as they were, of twins."""
+def single_runs(case: str, truth: float) -> Counter[int]:
+    """How often each status comes out of the recorded checks, with the new one's rates scaled."""
     pairs, found = recorded(case), Counter[int]()
     for begin in range(0, len(pairs), PAIRS):
         rounds = [one for pair in pairs[begin : begin + PAIRS] for one in pair]
-        found[judged(rounds, [0] * len(rounds), 1.0)[0]] += 1
+        found[judged(rounds, [0] * len(rounds), truth)[0]] += 1
     return found
 
 
@@ -191,7 +191,7 @@ def repository(slow_every_s: float, factor: float) -> Iterator[Path]:
 def main() -> None:
     """Record, resample, and check live; print the shares."""
     found = [row for case in CASES for row in shares(case)]
-    singly = {case: single_runs(case) for case in CASES}
+    singly = {case: {name: single_runs(case, truth) for name, truth in TRUTHS.items()} for case in CASES}
     write_result(
         "gate",
         {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": found, "status_of_runs": singly},
