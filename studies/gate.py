@@ -113,7 +113,8 @@ def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> tuple[i
     Args:
         old: in each round, which of both is the old one; the other's rate is multiplied by ``truth``.
     """
-    rates, latencies = {OLD: [], NEW: []}, {OLD: [], NEW: []}
+    rates: dict[str, list[float]] = {OLD: [], NEW: []}
+    latencies: dict[str, list[Floats]] = {OLD: [], NEW: []}
     for one, place in zip(rounds, old, strict=True):
         rates[OLD].append(one.rates[place])
         rates[NEW].append(truth * one.rates[1 - place])
