@@ -155,7 +155,7 @@ _NEEDED = {"name": {"pretrained", "image_size"}, "factory": {"preprocess"}, "onn
 _OPTIONAL = {"name": {"checkpoint"}, "factory": {"checkpoint", "classes"}, "onnx": {"classes"}}
 _LIKE = (
     "like {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], interpolation: bilinear, "
-    "crop: 0.875}, as the model was trained with"
+    "crop: 0.875}, with the values of its training"
 )
 
 

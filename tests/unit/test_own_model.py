@@ -12,13 +12,15 @@ import pytest
 import timm
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from litmeter.ceilings import convolution_peak_flops, cost_of, traffic_of
 from litmeter.data.index import Index, Photo
-from litmeter.errors import ParamsError
+from litmeter.errors import ModelError, ParamsError
+from litmeter.model.card import WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.graph import GraphModel, converted
-from litmeter.model.model import build_model, check_shapes
+from litmeter.model.model import build_model, check_shapes, input_config, load_model
 from litmeter.model.own import files_of_factory
 from litmeter.params import ModelSettings, Params, load_params
 from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
@@ -254,6 +256,29 @@ def test_an_onnx_file_answers_as_the_module_it_was_made_of(any_batch: bool) -> N
     images = torch.rand(3, 3, SIZE, SIZE)
     with torch.no_grad():
         assert torch.allclose(model(images), small_net()(images), atol=1e-5)
+
+
+def test_other_code_than_was_exported_is_not_loaded() -> None:
+    write_net(Path())
+    (folder := Path("exported")).mkdir()
+    save_file(small_net().state_dict(), folder / WEIGHTS_NAME)
+    card = ModelCard(
+        architecture="net:make",
+        kind="factory",
+        code_sha256=sha256(Path("net.py")),
+        classes=CLASSES,
+        image_size=SIZE,
+        **input_config(small_net(), settings_of(factory="net:make")),
+        test_accuracy=0.5,
+        test_images=1,
+        weights_sha256=sha256(folder / WEIGHTS_NAME),
+    )
+    images = torch.rand(2, 3, SIZE, SIZE)
+    loaded = load_model(folder, card, torch.device("cpu"), torch.float32)
+    assert torch.equal(loaded(images), small_net()(images))
+    Path("net.py").write_text(Path("net.py").read_text() + "# changed")
+    with pytest.raises(ModelError, match="the code of net:make has changed"):
+        load_model(folder, card, torch.device("cpu"), torch.float32)
 
 
 def test_photos_get_the_models_labels() -> None:

@@ -99,34 +99,31 @@ class Operator(NamedTuple):
 
 def operators(graph: openvino.Model) -> Iterator[Operator]:
     """The convolutions and matrix products of a graph with static shapes."""
+    fixed: set[str] = set()  # names of the nodes that no image changes
     for node in graph.get_ordered_ops():
-        kind = node.get_type_name()
+        kind, inputs = node.get_type_name(), node.input_values()
+        varying = [value for value in inputs if value.get_node().get_name() not in fixed]
+        if kind == "Constant" or (inputs and not varying):
+            fixed.add(node.get_name())
+            continue
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        inputs, outputs = node.input_values(), math.prod(node.get_output_shape(0))
-        read = [math.prod(value.shape) for value in inputs if not _is_weight(value.get_node())]
-        (taken, weights), options = ([*value.shape] for value in inputs), node.get_attributes()
+        outputs, options = math.prod(node.get_output_shape(0)), node.get_attributes()
+        moved = (*(math.prod(value.shape) for value in varying), outputs)
+        taken, weights = ([*value.shape] for value in inputs)
         if kind == "MatMul":
             depth = taken[-2] if options["transpose_a"] and len(taken) > 1 else taken[-1]
-            yield Operator(outputs * depth, (*read, outputs))
+            yield Operator(outputs * depth, moved)
             continue
         groups = weights.pop(0) if kind == "GroupConvolution" else 1
         channels, per_group, *kernel = weights
-        found = Operator(outputs * per_group * math.prod(kernel), (*read, outputs))
+        found = Operator(outputs * per_group * math.prod(kernel), moved)
         if len(kernel) == 2:
             padding = map(max, options["pads_begin"], options["pads_end"])
             sizes = [tuple(size) for size in (kernel, options["strides"], padding, options["dilations"])]
             layer = torch.nn.Conv2d(groups * per_group, groups * channels, *sizes, groups)
             found = found._replace(layer=layer, takes=tuple(taken[1:]))
         yield found
-
-
-def _is_weight(node: openvino.Node) -> bool:
-    """Whether a node is a constant, or made of constants alone."""
-    inputs = node.input_values()
-    return node.get_type_name() == "Constant" or (
-        bool(inputs) and all(_is_weight(value.get_node()) for value in inputs)
-    )
 
 
 def parameters_in(graph: openvino.Model) -> int:

@@ -48,7 +48,7 @@ def main() -> None:
         test_images=tested["test_images"],
         weights_sha256=sha256(*weights),
     )
-    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json", exclude_defaults=True))
     check_equal(model.eval(), card)
     write_reference(MODEL.exported, reference_answers(index))
     size_mb = sum(path.stat().st_size for path in weights) / 1e6

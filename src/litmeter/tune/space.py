@@ -63,7 +63,7 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
     elif max(map(_shorter_side, photos)) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
-    in_torch = "an ONNX file is compiled only" if card.kind == "onnx" else ""
+    in_torch = "a model of an ONNX file is served compiled" if card.kind == "onnx" else ""
     return Machine(device, cores_here(), precisions, compiled, preprocess, in_torch=in_torch)
 
 
