@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,19 @@ def test_an_onnx_file_is_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("litmeter.stages.machine.cuda_available", lambda: True)
     with pytest.raises(ParamsError, match=r"device: got 'auto', cuda here; allowed with model\.onnx: cpu"):
         check_params(params)
+
+
+def test_half_precision_is_not_emulated_for_an_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("net.onnx").touch()
+    params = params_of(ONNX, train=None, **{"serve.precision": "half"})
+    for native in (True, False):
+        monkeypatch.setattr("litmeter.stages.machine.has_bfloat16", lambda native=native: native)
+        with (
+            nullcontext()
+            if native
+            else pytest.raises(ParamsError, match=r"serve\.precision: got 'half'; allowed")
+        ):
+            check_params(params)
 
 
 def test_another_content_of_a_factorys_files_is_another_model() -> None:
