@@ -16,9 +16,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
@@ -73,9 +74,11 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
     """
     image = torch.zeros(1, 3, image_size, image_size)
     if not isinstance(model, GraphModel):
-        macs, parameters = get_model_complexity_info(
-            model, image.shape[1:], print_per_layer_stat=False, as_strings=False, backend=BACKEND
-        )
+        shape = (3, image_size, image_size)
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # a traceback, where it fails
+            macs, parameters = get_model_complexity_info(
+                model, shape, print_per_layer_stat=False, as_strings=False, backend=BACKEND
+            )
         if macs and parameters:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 model.eval()(image)
