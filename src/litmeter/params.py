@@ -194,7 +194,7 @@ class ModelSettings(Section):
         if missing := sorted(_NEEDED[kind] - set(given)):
             like = f"; write it {_LIKE}" if missing[0] == "preprocess" else ""
             raise ValueError(f"{missing[0]}: missing; {kind} needs it{like}")
-        if self.factory is not None and not re.fullmatch(r"[\w.]+:\w+", self.factory):
+        if self.factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", self.factory):
             raise ValueError(f"factory ({self.factory!r}): allowed: module:function")
         if self.classes is not None and not 2 <= len(self.classes) == len(set(self.classes)):
             raise ValueError(f"classes ({', '.join(self.classes)}): allowed: two or more, each once")
