@@ -86,6 +86,7 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
             return Cost(int(parameters), int(macs), flops, f"ptflops, backend {BACKEND}")
     with suppress(Exception):  # torch and OpenVINO raise many for a model that they cannot convert
         graph = model.of_one if isinstance(model, GraphModel) else converted(model.eval(), image)
+        graph.reshape(list(image.shape))
         if macs := sum(operator.macs for operator in operators(graph)):
             return Cost(parameters_in(graph), macs, None, "OpenVINO's graph")
     return None
