@@ -55,7 +55,8 @@ class GraphModel(torch.nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, classes)."""
-        outputs = [self._compiled(image.contiguous().numpy())[0] for image in images.float().split(1)]
+        single = torch.split(images.float(), 1)
+        outputs = [self._compiled(image.contiguous().numpy())[0] for image in single]
         return torch.cat([torch.from_numpy(logits.copy()) for logits in outputs])
 
 
@@ -119,9 +120,15 @@ def operators(graph: openvino.Model) -> Iterator[Operator]:
         channels, per_group, *kernel = weights
         found = Operator(outputs * per_group * math.prod(kernel), moved)
         if len(kernel) == 2:
-            padding = map(max, options["pads_begin"], options["pads_end"])
-            sizes = [tuple(size) for size in (kernel, options["strides"], padding, options["dilations"])]
-            layer = torch.nn.Conv2d(groups * per_group, groups * channels, *sizes, groups)
+            layer = torch.nn.Conv2d(
+                groups * per_group,
+                groups * channels,
+                tuple(kernel),
+                stride=tuple(options["strides"]),
+                padding=tuple(map(max, options["pads_begin"], options["pads_end"])),
+                dilation=tuple(options["dilations"]),
+                groups=groups,
+            )
             found = found._replace(layer=layer, takes=tuple(taken[1:]))
         yield found
 

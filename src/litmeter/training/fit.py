@@ -163,8 +163,17 @@ def freeze_first_layers(model: Any, share: float) -> None:
         parameter.requires_grad = layer_of[name] >= share * last
 
 
-TESTING = TrainSettings.model_construct(batch_size=16, num_workers=0, seed=42)
-"""For a model that is not fitted, where ``train`` is empty."""
+TESTING = TrainSettings(
+    epochs=1,
+    batch_size=16,
+    learning_rate=1.0,
+    head_learning_rate_factor=1.0,
+    weight_decay=0.0,
+    frozen_share=0.0,
+    num_workers=0,
+    seed=42,
+)
+"""For a model that is not fitted, where ``train`` is empty: only batches and workers matter."""
 
 
 def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
@@ -193,7 +202,7 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     trainer = lightning.Trainer(
         accelerator="gpu" if resolve_device(params.device, torch.cuda.is_available()) == "cuda" else "cpu",
         devices=1,
-        max_epochs=train.epochs if fitted else 1,
+        max_epochs=train.epochs,
         callbacks=[keep_best],
         logger=False,
         enable_progress_bar=sys.stderr.isatty(),
