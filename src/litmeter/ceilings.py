@@ -230,7 +230,7 @@ def measured_peak_flops(device: str, dtype: str) -> float:
 def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str, dtype: str) -> float:
     """FLOP/s of the fastest of the model's own convolutions; 0 for a model without any."""
     peak, number_format = 0.0, getattr(torch, dtype)
-    for flops, layer, shape in sorted(_convolutions(model, image_size), key=itemgetter(0))[-LAYERS:]:
+    for flops, layer, shape in sorted(convolutions_of(model, image_size), key=itemgetter(0))[-LAYERS:]:
         own = copy.deepcopy(layer).to(device, number_format)
         for size in LAYER_BATCHES:
             images = torch.randn(size, *shape, device=device).to(number_format)
@@ -240,7 +240,7 @@ def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str,
     return peak
 
 
-def _convolutions(
+def convolutions_of(
     model: torch.nn.Module, image_size: int
 ) -> Collection[tuple[int, torch.nn.Conv2d, tuple[int, ...]]]:
     """The model's convolutions, each kind once: FLOPs of an image, layer, and shape of what it takes."""
