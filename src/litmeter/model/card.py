@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from litmeter.errors import ModelError
+from litmeter.model.own import files_of_factory
 from litmeter.params import ModelKind, Params
 from litmeter.paths import DVC_FILE, MODEL
 from litmeter.system.files import Record, code_digest, read_json, reading
@@ -68,6 +69,12 @@ def read_card(folder: Path) -> ModelCard:
             f"{folder / card.weights_names[-1]} is not the file that {CARD_NAME} was written for"
         )
     return card
+
+
+def check_code(card: ModelCard) -> None:
+    """Raise ModelError where the factory's code is not that which was exported; only torch runs it."""
+    if card.kind == "factory" and sha256(*files_of_factory(card.architecture)) != card.code_sha256:
+        raise ModelError(f"the code of {card.architecture} has changed; `dvc repro export` exports it again")
 
 
 def served_card(params: Params) -> ModelCard | None:

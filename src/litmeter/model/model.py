@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from litmeter.errors import ModelError, ParamsError
-from litmeter.model.card import GRAPH_NAMES, WEIGHTS_NAME, ModelCard, sha256
-from litmeter.model.own import files_of_factory, made_by, reason
+from litmeter.model.card import GRAPH_NAMES, WEIGHTS_NAME, ModelCard, check_code
+from litmeter.model.own import made_by, reason
 from litmeter.params import ModelSettings
 from litmeter.system.imports import lean_import
 
@@ -91,12 +91,11 @@ def load_model(folder: Path, card: ModelCard, device: torch.device, dtype: torch
     torch.backends.cudnn.allow_tf32 = False
     if card.kind == "onnx":
         return onnx_model(folder / GRAPH_NAMES[0], card.image_size)
-    if card.kind == "name":
-        model = timm_model(card.architecture, len(card.classes), card.image_size)
-    elif sha256(*files_of_factory(card.architecture)) == card.code_sha256:
+    check_code(card)
+    if card.kind == "factory":
         model = made_by(card.architecture)
     else:
-        raise ModelError(f"the code of {card.architecture} has changed; `dvc repro export` exports it again")
+        model = timm_model(card.architecture, len(card.classes), card.image_size)
     model.load_state_dict(load_file(folder / WEIGHTS_NAME))
     return model.eval().to(device, dtype)
 
