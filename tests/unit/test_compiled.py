@@ -156,14 +156,14 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     path.write_bytes(b"machine code")
     slower = entry("half", 1, path, Timing([10.0] * 4, [10.5] * 4))
     failed = Package(precision="half", batch_size=4, skipped_reason="it cannot be compiled")
-    assert slower.skipped_reason == "slower than timm's model: 0.95 times the rate (0.95 to 0.95)"
+    assert slower.skipped_reason == "slower than the model in torch: 0.95 times the rate (0.95 to 0.95)"
     assert (failed.file, failed.compiled_ms) == (None, None)
     packages = [json.loads(one.model_dump_json()) for one in (slower, failed)]
     write_manifest(folders, packages=packages)
     manifest = read_manifest(folders, "cpu")
     assert manifest.packages == [slower, failed]
     lines = list(describe(manifest))
-    assert "10.5 ms, 10.0 ms as timm builds it; not used: slower than timm's model: 0.95" in lines[0]
+    assert "10.5 ms, 10.0 ms in torch; not used: slower than the model in torch: 0.95" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
     model = compiled_model(lambda: lambda batch: batch, folders, "half", CPU)
     assert len(model(torch.ones(4, 1))) == 4
@@ -174,12 +174,12 @@ def test_a_package_that_may_be_no_faster_is_not_used() -> None:
     eager_ms = [10.0, 10.2, 9.9, 10.1, 10.0, 10.1]
     equal = reason_against(Timing(eager_ms, [10.1, 10.0, 10.0, 9.9, 10.2, 10.1]))
     assert equal is not None
-    assert equal.startswith("no difference resolved from timm's model: 1.00 times the rate (0.9")
+    assert equal.startswith("no difference resolved from the model in torch: 1.00 times the rate (0.9")
     assert reason_against(Timing(eager_ms, [5.0, 5.1, 6.5, 5.0, 5.1, 5.0])) is None
 
 
 @pytest.mark.parametrize(("eager_ms", "eager_rounds"), [(25.0, 4), (10.1, 10)])
-def test_timms_model_is_timed_for_longer_where_few_rounds_resolve_nothing(
+def test_the_model_in_torch_is_timed_for_longer_where_few_rounds_resolve_nothing(
     eager_ms: float, eager_rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(1)
@@ -232,7 +232,7 @@ def test_a_manifest_of_earlier_code_is_read(folders: ModelFolders) -> None:
     assert read_manifest(folders, "cpu").packages == [package]
 
 
-def test_a_package_that_timms_model_cannot_replace_is_used() -> None:
+def test_a_package_that_torch_cannot_replace_is_used() -> None:
     """Such as one in int8."""
     assert reason_against(Timing((), [10.5] * 6)) is None
     assert reason_against(Timing([10.0] * 6, [10.5] * 6)) is not None

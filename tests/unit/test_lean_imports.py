@@ -15,9 +15,9 @@ import torch
 disable = torch.compiler.disable
 import litmeter.model.model
 import litmeter.model.preprocess
-from litmeter.model.model import build_model
+from litmeter.model.model import timm_model
 with torch.inference_mode():
-    build_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
+    timm_model("test_efficientnet", 2, 64).eval()(torch.zeros(1, 3, 64, 64))
 print([name for name in sys.modules if name.startswith(("torch._dynamo", "sympy"))])
 
 from litmeter.system.imports import without_compiler
@@ -69,7 +69,7 @@ for module in pkgutil.walk_packages(litmeter.__path__, "litmeter."):
 """
 CLASSIFIER = {
     *("litmeter.ceilings", "litmeter.data.sources"),
-    *(f"litmeter.model.{name}" for name in ("model", "predictor", "preprocess")),
+    *(f"litmeter.model.{name}" for name in ("graph", "model", "predictor", "preprocess")),
     *(f"litmeter.model.compiled.{name}" for name in ("model", "package")),
     *(f"litmeter.stages.{name}" for name in ("ceilings", "data", "export", "train")),
     *(f"litmeter.training.{name}" for name in ("fit", "weights")),

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from litmeter.cli.project import shorten
 from litmeter.params import Params, load_params
@@ -109,3 +110,11 @@ def test_a_quick_comparison_trains_compiles_and_compares_less(params: Params) ->
     assert set(quick.compile.batch_sizes) == {1, max(params.compile.batch_sizes)}
     assert quick.comparison.seconds < params.comparison.seconds
     assert quick.configurations() == params.configurations()
+
+
+def test_a_quick_comparison_of_a_model_as_it_is_compiles_less(params: Params) -> None:
+    path = Path("params.yaml")
+    content = yaml.safe_load(path.read_text()) | {"train": None}
+    path.write_text(yaml.safe_dump(content))
+    shorten(path)
+    assert len(yaml.safe_load(path.read_text())["compile"]["batch_sizes"]) < len(params.compile.batch_sizes)

@@ -75,7 +75,7 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ({"load.users": [4, 4]}, ["load", "twice"]),
         ({"comparison.users": [8]}, ["comparison.users: got [8]", "integer"]),
         ({"load.min_s": 99.0}, ["load", "min_s (99.0) is above max_s"]),
-        ({"model.name": KeyError}, ["model.name", "missing"]),
+        ({"model.name": KeyError}, ["model: got none of name, factory, onnx; allowed: one of these"]),
         ({"bananas": 1}, ["bananas", "unknown key", "device, data"]),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from litmeter.errors import ModelError
 from litmeter.model.device import dtype_name
-from litmeter.model.model import build_model
+from litmeter.model.model import timm_model
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -72,7 +72,7 @@ def test_torch_uses_the_threads_of_the_settings(exported: ModelFolders) -> None:
 
 def test_a_model_that_timm_lacks_is_one_line() -> None:
     with pytest.raises(ModelError, match="timm cannot build no_such_model at 96 px") as caught:
-        build_model("no_such_model", 2, 96)
+        timm_model("no_such_model", 2, 96)
     assert "\n" not in str(caught.value)
 
 

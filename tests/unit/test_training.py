@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, read_card
-from litmeter.model.model import model_of
+from litmeter.model.model import load_model
 from litmeter.params import PACKAGE_MODEL, ModelSettings, load_params
 from litmeter.paths import ModelFolders
 from litmeter.stages.export import check_equal
@@ -77,8 +77,7 @@ def test_an_export_with_other_answers_is_refused(
     exported: ModelFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     card = read_card(exported.exported)
-    model = model_of(card)
-    model.load_state_dict(load_file(exported.exported / WEIGHTS_NAME))
+    model = load_model(exported.exported, card, torch.device("cpu"), torch.float32)
     monkeypatch.setattr("litmeter.stages.export.MODEL", ModelFolders(tmp_path, tmp_path / "compiled"))
     weights = load_file(exported.exported / WEIGHTS_NAME)
     save_file(weights, tmp_path / WEIGHTS_NAME)

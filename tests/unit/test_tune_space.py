@@ -62,6 +62,10 @@ def test_what_cannot_run_is_left_out_with_the_reason() -> None:
     assert spaces(other, precision=("half",)) == ([], {"half: no instructions": 1})
     assert spaces(other, precision=("int8",), compiled=(True,))[1] == {"int8, compiled: no package": 1}
     assert spaces(other, preprocess=("scaled",))[1] == {"scaled: no large photo": 1}
+    compiled_only = Machine("cpu", 2, in_torch="an ONNX file")
+    found, left_out = spaces(compiled_only, compiled=(True, False))
+    assert [one.compiled for one in found] == [True]
+    assert left_out == {"not compiled: an ONNX file": 1}
 
 
 def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:

@@ -117,8 +117,9 @@ def project_files() -> list[Path]:
 def shorten(path: Path) -> None:
     """Have the params.yaml at ``path`` train, compile and compare for a short time."""
     params = yaml.safe_load(path.read_bytes())
-    if "train" in params:
+    if params.get("train"):
         params["train"]["epochs"] = min(EPOCHS, params["train"]["epochs"])
+    if "compile" in params:
         sizes = params["compile"]["batch_sizes"]
         params["compile"]["batch_sizes"] = sorted({min(sizes), max(sizes)}) if sizes else []
         configurations = [params["serve"], *params["experiments"].values()]

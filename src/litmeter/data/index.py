@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from litmeter.errors import DataError
+from litmeter.errors import DataError, ParamsError
 from litmeter.paths import INDEX
 from litmeter.system.files import Record, read_json, reading
 
@@ -41,6 +42,16 @@ class Index(Record):
             if missing:
                 raise DataError(f"class {self.classes[min(missing)]!r} has no photo in the {name} split")
 
+    def labelled(self, classes: Sequence[str]) -> Index:
+        """The same with these classes, in their order; raise ParamsError where one of its own is missing."""
+        if missing := [name for name in self.classes if name not in classes]:
+            raise ParamsError(
+                f"model.classes: got {', '.join(classes)}; {missing[0]} is missing, a class of the data"
+            )
+        labels = [classes.index(name) for name in self.classes]
+        photos = [photo.model_copy(update={"label": labels[photo.label]}) for photo in self.photos]
+        return Index(classes=list(classes), photos=photos)
+
     def describe(self) -> str:
         """Number of photographs per class, one line per split."""
         lines = []
@@ -52,11 +63,14 @@ class Index(Record):
         return "\n".join(lines)
 
 
-def read_index() -> Index:
-    """Read the index that the stage ``data`` wrote; raise DataError where it or a photograph is missing."""
+def read_index(classes: Sequence[str] | None = None) -> Index:
+    """Read the index that the stage ``data`` wrote, labelled by a model's own ``classes`` if it has any.
+
+    Raise DataError where it or a photograph is missing.
+    """
     with reading(INDEX, "dvc repro data", DataError):
         index = Index.model_validate(read_json(INDEX))
     for photo in index.photos:
         if not Path(photo.path).is_file():
             raise DataError(f"{photo.path} is not there any more; `dvc repro --force data` looks again")
-    return index
+    return index.labelled(classes) if classes else index

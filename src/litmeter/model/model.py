@@ -1,22 +1,44 @@
-"""timm models: built by name, or loaded from an exported folder, and their input configuration."""
+"""Models: timm's by name, or one's own; their input configuration; loaded from an exported folder."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from litmeter.errors import ModelError
-from litmeter.model.card import WEIGHTS_NAME, ModelCard
+from litmeter.errors import ModelError, ParamsError
+from litmeter.model.card import GRAPH_NAMES, WEIGHTS_NAME, ModelCard, check_code
+from litmeter.model.own import made_by, reason
+from litmeter.params import ModelSettings
 from litmeter.system.imports import lean_import
 
 timm = lean_import("timm")
 lean_import("timm.data")
 
 
-def build_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:
+def build_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
+    """The model that ``settings`` name: timm's with random weights, one's own as it is.
+
+    Raise ModelError where timm cannot build it, ParamsError where one's own is not a model.
+    """
+    if settings.name:
+        return timm_model(settings.name, num_classes, settings.side)
+    if settings.factory:
+        return made_by(settings.factory)
+    return onnx_model(Path(str(settings.onnx)), settings.side)
+
+
+def onnx_model(path: Path, image_size: int) -> torch.nn.Module:
+    """The model in an ONNX file, or in an exported graph; raise ParamsError as ``read_graph``."""
+    from litmeter.model.graph import GraphModel, read_graph  # OpenVINO may not be installed
+
+    return GraphModel(read_graph(path, image_size), image_size)
+
+
+def timm_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:
     """A timm model for square images of ``image_size`` pixels; ``hub`` downloads timm's weights.
 
     Raise ModelError where timm cannot build it, or cannot reach the weights.
@@ -32,24 +54,50 @@ def build_model(name: str, num_classes: int, image_size: int, hub: bool = False)
         raise ModelError(f"timm cannot build {name}{source} at {image_size} px: {line}") from error
 
 
-def model_of(card: ModelCard) -> torch.nn.Module:
-    """The card's architecture, without its weights, in evaluation mode."""
-    return build_model(card.architecture, len(card.classes), card.image_size).eval()
+def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Sequence[str]) -> None:
+    """Raise ParamsError unless a model of one's own answers images with a logit for each of ``classes``."""
+    what = f"model.{settings.kind}: {settings.architecture}"
+    images = torch.rand(2, 3, settings.side, settings.side, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            logits = model(images)
+    except Exception as error:
+        raise ParamsError(f"{what} takes no images {tuple(images.shape)}: {reason(error)}") from error
+    found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if found != (len(images), len(classes)):
+        listed = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
+        raise ParamsError(
+            f"{what} answers {found} to images {tuple(images.shape)}; allowed: {len(images), len(classes)}, "
+            f"logits of the {len(classes)} classes {listed} (those of the data, or model.classes)"
+        )
+    if logits.min() >= 0 and torch.allclose(logits.sum(dim=1), torch.ones(len(images)), atol=1e-3):
+        raise ParamsError(f"{what} answers probabilities; allowed: logits, as they are before the softmax")
 
 
-def input_config(model: torch.nn.Module) -> dict[str, Any]:
-    """timm's preprocessing parameters of ``model``: mean, std, interpolation, crop_pct."""
+def input_config(model: torch.nn.Module, settings: ModelSettings) -> dict[str, Any]:
+    """Preprocessing parameters, timm's or one's own: mean, std, interpolation, crop_pct."""
+    if own := settings.preprocess:
+        return {**own.model_dump(include={"mean", "std", "interpolation"}), "crop_pct": own.crop}
     config = timm.data.resolve_data_config({}, model=model)
     return {key: config[key] for key in ("mean", "std", "interpolation", "crop_pct")}
 
 
 def load_model(folder: Path, card: ModelCard, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """The exported model with its weights, ready for float tensors (N, 3, size, size) of ``dtype``."""
+    """The exported model in ``folder``, ready for float tensors (N, 3, size, size) of ``dtype``.
+
+    Raise ModelError where a factory's code is not what was exported.
+    """
     # Full precision means IEEE float32: without this, convolutions on a GPU run in TF32.
     torch.backends.cudnn.allow_tf32 = False
-    model = model_of(card)
+    if card.kind == "onnx":
+        return onnx_model(folder / GRAPH_NAMES[0], card.image_size)
+    check_code(card)
+    if card.kind == "factory":
+        model = made_by(card.architecture)
+    else:
+        model = timm_model(card.architecture, len(card.classes), card.image_size)
     model.load_state_dict(load_file(folder / WEIGHTS_NAME))
-    return model.to(device, dtype)
+    return model.eval().to(device, dtype)
 
 
 class PixelModel(torch.nn.Module):

@@ -262,7 +262,7 @@ def setting(snapshot: Snapshot) -> str:
     """The model, where it is the classifier, and the machine."""
     if not snapshot.params.has_classifier:
         return describe_machine(snapshot.machine)
-    model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.image_size} px"
+    model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.side} px"
     return f"{model}, on {describe_machine(snapshot.machine)}"
 
 
@@ -295,12 +295,15 @@ def provenance(snapshot: Snapshot) -> str:
         for precision in ("full", "half")
         if (key := f"peak_{precision}_tflops") in ceilings
     )
+    cost = "not available"
+    if ceilings["macs"]:
+        cost = f"{ceilings['macs'] / 1e9:.3f} GMACs, {ceilings['flops'] / 1e9:.3f} GFLOPs"
     return (
         f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
         f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
-        f"{train['test_accuracy_high']:.3f}). One image costs {ceilings['macs'] / 1e9:.3f} GMACs, "
-        f"{ceilings['flops'] / 1e9:.3f} GFLOPs; the peak is {peaks} precision ({ceilings['peak_source']}), "
-        f"the memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
+        f"{train['test_accuracy_high']:.3f}). One image costs: {cost}; the peak is {peaks} precision "
+        f"({ceilings['peak_source']}), the memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s "
+        f"(measured). Every user sends {form}."
     )
 
 

@@ -158,12 +158,12 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
     if snapshot.changes:
         yield Part(
             "What a precision costs, and what it brings",
-            "Answers without a server, compared with timm's model in full precision on the same photos: "
-            "share with the same label (with 95% certainty it is at least the next figure), share with the "
-            "right label and its change in points, changes of probabilities, and the divergence of Kullback "
-            "and Leibler in nats. `test` are photos that the model has not seen, `other` those of its "
-            "training; `ms an image` is the compiled model's time on one thread. More: "
-            "[tuning.md](tuning.md#int8).\n\n"
+            "Answers without a server, compared with those in full precision and timm's preprocessing, on "
+            "the same photos: share with the same label (with 95% certainty it is at least the next figure), "
+            "share with the right label and its change in points, changes of probabilities, and the "
+            "divergence of Kullback and Leibler in nats. `test` are photos that the model has not seen, "
+            "`other` those of its training; `ms an image` is the compiled model's time on one thread. "
+            "More: [tuning.md](tuning.md#int8).\n\n"
             + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
         )
     if snapshot.tuned:

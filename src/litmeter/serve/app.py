@@ -59,7 +59,7 @@ def serve(
         timeout=timeout_s,
         max_payload_size=MAX_BODY_BYTES,
         disable_openapi_url=not binding.docs,
-        model_metadata=card.model_dump(mode="json") | settings.model_dump(),
+        model_metadata=card.model_dump(mode="json", exclude_defaults=True) | settings.model_dump(),
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
     serve_pages(server.app, docs=binding.docs)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from litmeter.errors import ModelError, ServerError, UsageError
-from litmeter.model.card import read_card
+from litmeter.model.card import check_code, read_card
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -211,7 +211,7 @@ def module_path(folder: Path, before: str | None) -> str:
 
 def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
     """Raise ModelError, with the command that makes it, unless the model that ``settings`` need exists, or if
-    its weights are not those of its card.
+    its weights or its code are not those of its card.
     """
     needed = {"export": folders.exported} | ({"compile": folders.compiled} if settings.compiled else {})
     if not all(folder.is_dir() for folder in needed.values()):
@@ -219,7 +219,9 @@ def check_model(folders: ModelFolders, settings: ServeSettings) -> None:
             f"there is no model to serve in {Path.cwd()}; `.venv/bin/dvc repro {list(needed)[-1]}` makes it "
             "(another project: --project FOLDER)"
         )
-    read_card(folders.exported)
+    card = read_card(folders.exported)
+    if not settings.compiled:
+        check_code(card)
 
 
 def serve_in_foreground(

@@ -10,7 +10,6 @@ import psutil
 import torch
 
 from litmeter.ceilings import (
-    BACKEND,
     BYTES_PER_NUMBER,
     DEVICES,
     Cost,
@@ -36,7 +35,7 @@ from litmeter.measure.subjects import Url
 from litmeter.measure.turn import Turn, measure
 from litmeter.model.card import ModelCard, read_card
 from litmeter.model.device import dtype_name, half_is_native, params_on, precisions_on
-from litmeter.model.model import model_of
+from litmeter.model.model import load_model
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.system.files import read_json, write_csv, write_json
@@ -49,7 +48,7 @@ def main() -> None:
     machine = read_json(MACHINE)
     params, device = params_on(machine)
     card = read_card(MODEL.exported)
-    model = model_of(card)
+    model = load_model(MODEL.exported, card, torch.device("cpu"), torch.float32)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
     with exclusive_machine():
         measured = {
@@ -65,9 +64,12 @@ def main() -> None:
     metrics |= instruction_metrics(machine, device, measured)
     metrics["client_limit_rps"] = client_limit
     write_json(CEILINGS, metrics)
+    if cost is None:
+        print_wrapped(f"{card.architecture}: its FLOPs, and what follows from them, are not available")
+        return
     print_wrapped(
         f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
-        f"{cost.flops / 1e9:.3f} GFLOPs an image"
+        f"{cost.flops / 1e9:.3f} GFLOPs an image (by {cost.counted_by})"
     )
     for precision in measured:
         unit = "TOP/s" if precision == "int8" else "TFLOP/s"
@@ -123,15 +125,15 @@ def client_limit_rps(load: LoadSettings) -> float:
     return row.rate_rps
 
 
-def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
+def theoretical_rows(cost: Cost | None) -> list[dict[str, Any]]:
     """The throughput of this model on every device of the table, if nothing but arithmetic took time."""
     return [
         {
             "device": device.name,
             "full_tflops": device.full_tflops,
             "half_tflops": device.half_tflops,
-            "full_rps": round(1e12 * device.full_tflops / cost.flops),
-            "half_rps": round(1e12 * device.half_tflops / cost.flops),
+            "full_rps": cost and round(1e12 * device.full_tflops / cost.flops),
+            "half_rps": cost and round(1e12 * device.half_tflops / cost.flops),
             "source": device.source,
         }
         for device in DEVICES
@@ -139,7 +141,7 @@ def theoretical_rows(cost: Cost) -> list[dict[str, Any]]:
 
 
 def ceiling_metrics(
-    card: ModelCard, cost: Cost, measured: dict[str, float], gpu_name: str | None
+    card: ModelCard, cost: Cost | None, measured: dict[str, float], gpu_name: str | None
 ) -> dict[str, Any]:
     """Cost, peaks and theoretical rates, by the datasheet's peak where the device has one, else the measured.
 
@@ -150,14 +152,14 @@ def ceiling_metrics(
     peaks = {p: flops / 1e12 for p, flops in measured.items()}
     datasheet = {"full": known.full_tflops, "half": known.half_tflops} if known else {}
     used = datasheet or peaks
-    rates = {p: round(1e12 * used[p] / cost.flops, 1) for p in measured}
+    rates = {p: cost and round(1e12 * used[p] / cost.flops, 1) for p in measured}
     return {
         "architecture": card.architecture,
-        "parameters": cost.parameters,
-        "macs": cost.macs,
-        "flops": cost.flops,
-        "flops_by_torch": cost.torch_flops,
-        "counted_by": f"ptflops, backend {BACKEND}",
+        "parameters": cost and cost.parameters,
+        "macs": cost and cost.macs,
+        "flops": cost and cost.flops,
+        "flops_by_torch": cost and cost.torch_flops,
+        "counted_by": cost and cost.counted_by,
         "peak_source": known.source if known else "measured",
         **{f"peak_{p}_tflops": round(used[p], 3) for p in measured},
         **{f"measured_{p}_tflops": round(peaks[p], 3) for p in measured},
@@ -167,14 +169,16 @@ def ceiling_metrics(
 
 
 def roofline_metrics(
-    cost: Cost, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
+    cost: Cost | None, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
 ) -> dict[str, Any]:
-    """The roofline of each precision, by the measured peaks (FLOP/s) and bandwidth (bytes/s)."""
+    """Rooflines by measured peaks (FLOP/s, by precision) and bandwidth (bytes/s); none without FLOPs."""
     cache = cache_bytes(device)
     metrics: dict[str, Any] = {
         "bandwidth_gbs": round(bandwidth / 1e9, 2),
         "last_cache_mib": round(cache / 2**20),
     }
+    if cost is None:
+        return metrics
     for precision in measured:
         dtype = dtype_name(precision, device)
         bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth, cache)

@@ -1,24 +1,27 @@
-"""Stage ``export``: checkpoint -> weights as safetensors, model card and reference answers."""
+"""Stage ``export``: checkpoint -> weights (safetensors, or a graph), model card and reference answers."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from litmeter.data.index import Index, read_index
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.model.card import CARD_NAME, GRAPH_NAMES, WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.environment import keep_freed_memory
-from litmeter.model.model import build_model, input_config, model_of
+from litmeter.model.model import build_model, input_config, load_model
+from litmeter.model.own import files_of_factory
 from litmeter.model.predictor import Predictor
 from litmeter.model.reference import Reference, write_reference
-from litmeter.params import ServeSettings, load_params
+from litmeter.params import ModelKind, ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from litmeter.system.files import atomic_write, read_json, write_json
 from litmeter.system.progress import bar, print_wrapped
+from litmeter.system.temporary import scratch
 from litmeter.training.weights import load_all, read_state_dict
 
 BATCH_SIZE = 8
@@ -28,33 +31,51 @@ def main() -> None:
     """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
     keep_freed_memory()
     settings = load_params().model
-    index = read_index()
+    index = read_index(settings.classes)
     classes = index.classes
-    model = build_model(settings.name, len(classes), settings.image_size)
+    model = build_model(settings, len(classes))
     load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
     tested = read_json(TRAIN_METRICS)
-    with atomic_write(MODEL.exported / WEIGHTS_NAME) as temporary:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+    weights = write_weights(model, settings.kind)
     card = ModelCard(
-        architecture=settings.name,
+        architecture=settings.architecture,
+        kind=settings.kind,
+        code_sha256=sha256(*files_of_factory(settings.factory)) if settings.factory else None,
         classes=classes,
-        image_size=settings.image_size,
-        **input_config(model),
+        image_size=settings.side,
+        **input_config(model, settings),
         test_accuracy=tested["test_accuracy"],
         test_images=tested["test_images"],
-        weights_sha256=sha256(MODEL.exported / WEIGHTS_NAME),
+        weights_sha256=sha256(*weights),
     )
-    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json"))
+    write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json", exclude_defaults=True))
     check_equal(model.eval(), card)
     write_reference(MODEL.exported, reference_answers(index))
-    size_mb = (MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6
+    size_mb = sum(path.stat().st_size for path in weights) / 1e6
     print_wrapped(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+
+
+def write_weights(model: torch.nn.Module, kind: ModelKind) -> list[Path]:
+    """Write the model's weights; those of a graph with itself. Return the files' paths."""
+    if kind == "onnx":
+        import openvino
+
+        with scratch() as folder:
+            openvino.serialize(model.graph, folder / GRAPH_NAMES[0], folder / GRAPH_NAMES[1])
+            for name in GRAPH_NAMES:
+                with atomic_write(MODEL.exported / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
+        return [MODEL.exported / name for name in GRAPH_NAMES]
+    # Copied, as safetensors refuses tensors that share memory.
+    weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(path := MODEL.exported / WEIGHTS_NAME) as temporary:
+        temporary.write_bytes(save(weights))
+    return [path]
 
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:
     """Raise ModelError unless the exported model's outputs equal those of ``model``, bit for bit."""
-    exported = model_of(card)
-    exported.load_state_dict(load_file(MODEL.exported / WEIGHTS_NAME))
+    exported = load_model(MODEL.exported, card, torch.device("cpu"), torch.float32)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 3, card.image_size, card.image_size, generator=generator)
     with torch.inference_mode():

@@ -16,7 +16,14 @@ from pathlib import Path
 from litmeter.errors import LitmeterError, LoadError, ModelError, ParamsError
 from litmeter.measure.bodies import bodies_of
 from litmeter.model.card import read_card, sha256
-from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
+from litmeter.model.device import (
+    WITHOUT_BFLOAT16,
+    check_precision,
+    has_bfloat16,
+    params_on,
+    resolve_device,
+)
+from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
 from litmeter.stages import comparison
@@ -114,9 +121,14 @@ def change_ahead(params: Params, device: str) -> str | None:
 
 def given_weights(model: ModelSettings) -> dict[str, str | None]:
     """SHA-256 of the files that ``model`` names, by key; None where it names none."""
-    pretrained = None if model.pretrained in WITHOUT_FILE else model.pretrained
+    pretrained = None if model.pretrained in (None, *WITHOUT_FILE) else model.pretrained
     files = {"checkpoint": model.checkpoint, "pretrained": pretrained}
-    return {key: sha256(Path(file)) if file else None for key, file in files.items()}
+    found = {key: sha256(Path(file)) if file else None for key, file in files.items()}
+    if model.factory:
+        found["factory"] = sha256(*files_of_factory(model.factory))
+    if model.onnx:
+        found["onnx"] = sha256(*files_of_onnx(Path(model.onnx)))
+    return found
 
 
 def check_params(params: Params) -> None:
@@ -129,22 +141,38 @@ def check_params(params: Params) -> None:
             raise ParamsError(f"load.bodies: {error}") from error
     if not params.has_classifier:
         return
-    model, pretrained = params.model, params.model.pretrained
-    check_model_name(model.name)
+    model = params.model
+    if model.name:
+        check_model_name(model.name)
+        check_pretrained(model.name, str(model.pretrained))
+    elif model.factory:
+        files_of_factory(model.factory)
+    elif not Path(str(model.onnx)).is_file():
+        raise ParamsError(f"model.onnx: got {model.onnx!r}; allowed: an existing file")
+    elif device != "cpu":
+        raise ParamsError(f"device: got {params.device!r}, {device} here; allowed with model.onnx: cpu")
     if not params.data.download and not Path(params.data.folder).is_dir():
         raise ParamsError(f"data.folder: got {params.data.folder!r}; allowed: an existing folder")
     if model.checkpoint and not Path(model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {model.checkpoint!r}; allowed: null or a file")
-    if pretrained == "package" and model.name != PACKAGE_MODEL:
+    for name, serve in params.configurations().items():
+        check_precision(serve.precision, device, key := f"{section_of(name)}.precision")
+        if model.onnx and serve.precision == "half" and not has_bfloat16():
+            raise ParamsError(
+                f"{key}: got 'half'; allowed with model.onnx: auto, full or int8, as {WITHOUT_BFLOAT16}"
+            )
+
+
+def check_pretrained(name: str, pretrained: str) -> None:
+    """Raise ParamsError where there are no such weights for timm's model ``name``."""
+    if pretrained == "package" and name != PACKAGE_MODEL:
         raise ParamsError(
             f"model.pretrained: got 'package', which has weights of {PACKAGE_MODEL} only, for "
-            f"{model.name}; allowed: hub, none, or the path of a state dict"
+            f"{name}; allowed: hub, none, or the path of a state dict"
         )
     if pretrained not in WITHOUT_FILE and not Path(pretrained).is_file():
         allowed = "package, hub, none, or an existing file"
         raise ParamsError(f"model.pretrained: got {pretrained!r}; allowed: {allowed}")
-    for name, serve in params.configurations().items():
-        check_precision(serve.precision, device, f"{section_of(name)}.precision")
 
 
 def check_model_name(name: str) -> None:

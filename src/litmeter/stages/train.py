@@ -16,19 +16,19 @@ from litmeter.stats.rates import wilson_interval
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
-from litmeter.training.fit import ClassifierModule, fit
+from litmeter.training.fit import TESTING, ClassifierModule, fit
 
 
 def main() -> None:
-    """Fit (or take ``model.checkpoint``), test, write checkpoint, metrics and curves."""
+    """Fit (or take a model as it is), test, write checkpoint, metrics and curves."""
     keep_freed_memory()
     params = load_params()
-    index = read_index()
+    index = read_index(params.model.classes)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     # Expected: few batches, which the main process decodes.
     for expected in ("does not have many workers", "number of training batches", "LeafSpec.` is deprecated"):
         warnings.filterwarnings("ignore", message=f".*{expected}.*")
-    lightning.seed_everything(params.train.seed, verbose=False)
+    lightning.seed_everything((params.train or TESTING).seed, verbose=False)
     with scratch() as folder, all_or_nothing():
         module, checkpoint = fit(params, index, folder)
         with atomic_write(CHECKPOINT) as temporary:

@@ -1,1 +1,1 @@
-"""Fine-tuning of a timm model on the photographs, and its test."""
+"""Fine-tuning of a model on the photographs, and its test."""

