@@ -66,7 +66,11 @@ def revisions(
         keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
         if command is not None:
             [settings] = settings_of([command], sent).values()
-            found = [_settings({**settings, "folder": str(tree)}, "--command") for tree in (old, Path.cwd())]
+            folder = os.path.relpath(settings["folder"])
+            found = [
+                _settings({**settings, "folder": str(tree / folder)}, "--command")
+                for tree in (old, Path.cwd())
+            ]
         else:
             found = [
                 stack.enter_context(_served(tree, configuration, name))

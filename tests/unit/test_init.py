@@ -1,0 +1,82 @@
+"""What `litmeter init` writes of what it has found, without a server."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from litmeter.cli import init
+from litmeter.cli.own import OWN, settings_of
+from litmeter.errors import UsageError
+from tests.support.project import ROOT
+
+EXAMPLES = {
+    "text": (["sentences.tsv", "server.py"], True),
+    "torch": (["server.py"], True),
+    "peers": (
+        ["model.py", "requirements.txt", *(f"serve_{name}.py" for name in ("bentoml", "fastapi", "litserve"))]
+        + ["serve_mosec.py", "serve_ray.py"],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_have_what_is_written(name: str) -> None:
+    files, candidate = EXAMPLES[name]
+    assert (ROOT / f"examples/{name}/dvc.yaml").read_text() == init.dvc_text(files, candidate=candidate)
+
+
+def test_a_file_is_imported_from_the_folder_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "src/package").mkdir(parents=True)
+    (tmp_path / "src/package/__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for spec, api, folder in (
+        ("server.py:A", "server:A", ""),
+        ("src/server.py:A", "server:A", "src"),
+        ("src/package/server.py:A", "package.server:A", "src"),
+        ("package.server:A", "package.server:A", ""),
+    ):
+        [found] = settings_of([spec], OWN).values()
+        assert (found["api"], found["folder"]) == (api, str(tmp_path / folder))
+
+
+def commands(monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[str]:
+    monkeypatch.chdir(folder)
+    return list(init.next_commands())
+
+
+def test_the_next_commands_are_those_that_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.prefix) / "bin"))
+    (inner := tmp_path / "a/b").mkdir(parents=True)
+    assert commands(monkeypatch, inner) == ["git init", "dvc init", "dvc repro"]
+    (tmp_path / ".git").mkdir()
+    assert commands(monkeypatch, inner) == ["dvc init --subdir", "dvc repro"]
+    assert commands(monkeypatch, tmp_path) == ["dvc init", "dvc repro"]
+    (tmp_path / ".dvc").mkdir()
+    assert commands(monkeypatch, inner) == ["dvc repro"]
+    monkeypatch.setattr(init, "find_spec", lambda name: None)  # DVC is not installed
+    assert commands(monkeypatch, inner)[0] == "pip install 'litmeter[dvc]'"
+    monkeypatch.setenv("PATH", "")
+    assert commands(monkeypatch, inner)[0] == f". {sys.prefix}/bin/activate"
+
+
+def test_budgets_grow_with_the_time_of_an_answer() -> None:
+    quick, slow = init.Budget(0.001, 8), init.Budget(1.0, 8)
+    assert (quick.level_s, quick.comparison_s) == (1.5, 80.0)
+    assert slow.level_s == 20.0
+    assert slow.comparison_s >= 7 * 4 * 8  # a turn of each of four in which each user has an answer
+
+
+def test_bodies_of_several_content_types_are_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.jpg"):
+        (tmp_path / name).write_text("{}")
+    given = OWN.model_copy(update={"body": [tmp_path / "a.json", tmp_path / "b.jpg"]})
+    with pytest.raises(UsageError, match="several content types"):
+        init.read_given(given)
+    named = given.model_copy(update={"content_type": "text/plain"})
+    assert init.read_given(named).content_type == "text/plain"
