@@ -12,14 +12,11 @@ from litmeter.cli.own import OWN, settings_of
 from litmeter.errors import UsageError
 from tests.support.project import ROOT
 
+PEERS = ("bentoml", "fastapi", "litserve", "mosec", "ray")
 EXAMPLES = {
     "text": (["sentences.tsv", "server.py"], True),
     "torch": (["server.py"], True),
-    "peers": (
-        ["model.py", "requirements.txt", *(f"serve_{name}.py" for name in ("bentoml", "fastapi", "litserve"))]
-        + ["serve_mosec.py", "serve_ray.py"],
-        False,
-    ),
+    "peers": (["model.py", "requirements.txt", *(f"serve_{peer}.py" for peer in PEERS)], False),
 }
 
 

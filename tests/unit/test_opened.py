@@ -14,15 +14,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linu
 
 
 def test_what_a_program_reads_is_found_and_what_it_writes_is_not(tmp_path: Path) -> None:
-    for name in (
-        "models/a.bin",
-        "models/unread.bin",
-        ".hidden/b",
-        "env/lib/c",
-        "env/pyvenv.cfg",
-        ".d",
-        "log",
-    ):
+    names = ("models/a.bin", "models/unread.bin", ".hidden/b", "env/lib/c", "env/pyvenv.cfg", ".d", "log")
+    for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("content")
     with opened_below(tmp_path) as opened:

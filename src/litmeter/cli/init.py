@@ -22,7 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from litmeter.cli.load import LOAD
-from litmeter.cli.own import USERS, Sent, settings_of
+from litmeter.cli.own import NO_BODY, USERS, Sent, settings_of
 from litmeter.errors import ApiError, LoadError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies, read_bodies
 from litmeter.measure.preflight import check_apis
@@ -104,7 +104,7 @@ def validated(given: Mapping[str, Any]) -> ServeSettings:
 def read_given(sent: Sent) -> Bodies:
     """All bodies that were given; raise UsageError where there is none, or one cannot be read."""
     if not sent.body:
-        raise UsageError("--body: missing; a file with a request's body, JSON lines, or a folder of files")
+        raise UsageError(NO_BODY)
     try:
         read = [read_bodies(path, sent.content_type) for path in sent.body]
     except LoadError as error:
@@ -116,7 +116,7 @@ def read_given(sent: Sent) -> Bodies:
 
 
 def part_of_project(given: Sequence[Path]) -> Path | None:
-    """The folder, or the file of JSON lines, that is used where it is; None where bodies have to be copied."""
+    """The folder or file of JSON lines that is used where it is; None where bodies have to be copied."""
     path = Path(os.path.relpath(given[0]))
     below = path.name and path.parts[0] != os.pardir
     return path if len(given) == 1 and below and (path.is_dir() or path.suffix == JSON_LINES) else None
@@ -173,9 +173,7 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
                 answer_s = time.perf_counter() - began
     except ServerError as error:
         raise UsageError(f"{settings.api or 'command'}: {error}") from error
-    why = (
-        "A command has its own options" if settings.command else "It runs in LitServe's loop, without batches"
-    )
+    why = "A command has its own options" if settings.command else "Batches were not tried with this kind"
     return Tried(answer_s, True, False, f"A request is answered in {1000 * answer_s:.3g} ms. {why}:")
 
 

@@ -34,6 +34,7 @@ from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
 API = re.compile(r"(?:[^:]*/)?[\w.]+:\w+")
+NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
 
@@ -149,7 +150,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     Raise UsageError where a value is not allowed, or there is nothing to send.
     """
     if not own.body:
-        raise UsageError("--body: missing; a file with a request's body, JSON lines, or a folder of files")
+        raise UsageError(NO_BODY)
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}

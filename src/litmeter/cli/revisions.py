@@ -65,12 +65,9 @@ def revisions(
         shared = share_ignored(old)
         keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
         if command is not None:
-            [settings] = settings_of([command], sent).values()
-            folder = os.path.relpath(settings["folder"])
-            found = [
-                _settings({**settings, "folder": str(tree / folder)}, "--command")
-                for tree in (old, Path.cwd())
-            ]
+            [given] = settings_of([command], sent).values()
+            folders = [tree / os.path.relpath(given["folder"]) for tree in (old, Path.cwd())]
+            found = [_settings({**given, "folder": str(folder)}, "--command") for folder in folders]
         else:
             found = [
                 stack.enter_context(_served(tree, configuration, name))

@@ -49,7 +49,7 @@ class Checked:
         fault: why it must not be served, one line with the log's path; empty where it may.
         unavailable: why it cannot be run in-process; empty where it can.
         notes: lines to say.
-        rate_rps: answers a second of one worker without a server, in its largest batches, where that was timed.
+        rate_rps: answers a second of one worker in-process, in its largest batches; None where not timed.
     """
 
     fault: str
