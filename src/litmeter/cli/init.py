@@ -11,6 +11,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -71,6 +72,7 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
         if os.path.lexists(path):
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
     device = resolve_device("auto", cuda_available())
+    print_wrapped(f"{settings.api or settings.command} is tried for some seconds")
     with exclusive_machine(), opened_below(Path()) as opened:
         tried = (try_api if settings.api else try_server)(settings, bodies, device)
         read = opened() | source_of(settings)
@@ -89,7 +91,8 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
     print_wrapped(f"written: {', '.join(map(str, [*texts, *([] if own else [BODIES])]))}\n{tried.said}")
     for name, one in found.items():
         print_wrapped(f"  {name}: {describe(ServeSettings.model_validate(one), device)}")
-    print_wrapped(f"files that the results depend on: {', '.join(dependencies)}; name others in {DVC_FILE}")
+    seen = ", ".join(dependencies) or "none was seen"
+    print_wrapped(f"files that the results depend on: {seen}; name others below deps in {DVC_FILE}")
     print("next:", *next_commands(), sep="\n  ", end=f"  # about {duration(budget.run_s(len(found)))}\n")
 
 
@@ -199,7 +202,8 @@ def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[s
         shipped = workers | {"workers_per_device": 2 * workers["workers_per_device"]}
     explicit = {key: ServeSettings.model_fields[key].default for key in knobs_of("api")}  # -S sets no others
     shipped = base | explicit | shipped | given
-    return {**{name: base | one for name, one in others.items()}, CANDIDATE: shipped}
+    found = {**{name: base | one for name, one in others.items()}, CANDIDATE: shipped}
+    return {name: deepcopy(one) for name, one in found.items()}  # YAML would mark what they share
 
 
 @dataclass(frozen=True)
