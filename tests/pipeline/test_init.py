@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from litmeter.params import load_params
 from litmeter.paths import OVER_BEFORE
 from litmeter.system.files import read_json
-from tests.pipeline.conftest import Activated
+from tests.pipeline.conftest import Activated, Clone
 
 SERVER = """
 import time
@@ -31,42 +34,45 @@ class Sum(litserve.LitAPI):
     def encode_response(self, output):
         return {"output": output}
 """
+SHORT: dict[str, Any] = {
+    "load": {"users": [4], "requests": 20, "min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1},
+    "comparison": {"users": 4, "seconds": 5.0},
+}
 
 
-def test_an_initialised_project_is_run_tried_compared_and_drawn(tmp_path: Path) -> None:
-    files = {"server.py": SERVER, "weights.txt": "2", "body.json": '{"input": 1}'}
-    for name, content in files.items():
-        (tmp_path / name).write_text(content)
-    project = Activated(tmp_path)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """As it was written, but for one of the experiments and short budgets; run and committed."""
+    folder = tmp_path_factory.mktemp("initialised")
+    for name, content in {"server.py": SERVER, "weights.txt": "2", "body.json": '{"input": 1}'}.items():
+        (folder / name).write_text(content)
+    project = Activated(folder)
     said = project.run("litmeter", "init", "server.py:Sum", "--body", "body.json").stdout
-    assert [line.split()[0] for line in said.splitlines()[-3:]] == ["git", "dvc", "dvc"]
-    project.git("init", "-qb", "main")
-    project.run("dvc", "init", "-q")
-    project.change(
-        {
-            "load": {"users": [4], "requests": 20, "min_s": 0.3, "max_s": 1.0, "warmup_s": 0.1},
-            "comparison": {"users": 4, "seconds": 5.0},
-        }
-    )
-    experiments = load_params(tmp_path / "params.yaml").experiments
+    for command in said.partition("next:\n")[2].partition("  dvc repro")[0].splitlines():
+        project.run(*command.split())
+    single = load_params(folder / "params.yaml").experiments["single"]
+    project.change({**SHORT, "experiments": {"single": single.model_dump(exclude_defaults=True)}})
     done = project.run("dvc", "repro")
-    alone = [f"benchmark@{name}" for name in experiments]
-    assert project.stages_run(done.stdout) == ["machine", *alone, "candidate", "comparison", "report"]
-    assert set(read_json(tmp_path / "metrics/summary.json")) == {*experiments, "candidate"}
+    stages = ["machine", "benchmark@single", "candidate", "comparison", "report"]
+    assert project.stages_run(done.stdout) == stages
     project.commit("results of this machine")
-    assert project.stages_run(project.run("dvc", "repro").stdout) == ["machine"]
-    assert project.git("status", "--porcelain") == ""
+    return project
 
+
+def test_only_what_depends_on_a_changed_file_runs_again(project: Clone) -> None:
+    assert project.stages_run(project.run("dvc", "repro").stdout) == ["machine"]
+    (project.path / "weights.txt").write_text("3")
+    status = json.loads(project.run("dvc", "status", "--json").stdout)
+    assert {"benchmark@single", "candidate", "comparison"} <= set(status)
+    project.git("checkout", "-q", "weights.txt")
+
+
+def test_an_experiment_is_run_compared_and_drawn(project: Clone) -> None:
     done = project.run("dvc", "exp", "run", "-S", "serve.max_batch_size=8")
     assert project.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
-    assert read_json(tmp_path / OVER_BEFORE)["changed"] == "max_batch_size 4 -> 8"
-    [changed] = [line for line in project.git("diff", "-U0", "params.yaml").splitlines() if line[:2] == "+ "]
-    assert changed == "+  max_batch_size: 8"
+    assert read_json(project.path / OVER_BEFORE)["changed"] == "max_batch_size 4 -> 8"
     diff = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)
     assert "candidate" in diff["metrics/summary.json"]
     page = Path(project.run("dvc", "plots", "show").stdout.strip().removeprefix("file://")).read_text()
-    assert all(name in page for name in (*experiments, "candidate"))
-
-    (tmp_path / "weights.txt").write_text("3")
-    status = json.loads(project.run("dvc", "status", "--json").stdout)
-    assert {*alone, "candidate", "comparison"} <= set(status)
+    for configuration in ("candidate", "single"):
+        assert page.count(configuration) >= 2  # compared, and alone
