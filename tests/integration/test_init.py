@@ -48,7 +48,7 @@ class Table(litserve.LitAPI):
 
 class Single(Table):
     def predict(self, x):
-        return x + offset
+        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
 
 
 class Batch(Table):

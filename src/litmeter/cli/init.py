@@ -133,12 +133,14 @@ class Tried:
         answer_s: seconds that an answer takes, one at a time.
         single, batched: whether single items, and batches, are worth comparing.
         said: the reason, as a sentence.
+        direct: whether the direct transport serves it.
     """
 
     answer_s: float
     single: bool
     batched: bool
     said: str
+    direct: bool = False
 
 
 def try_api(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
@@ -148,20 +150,22 @@ def try_api(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
     single = validated(settings.model_dump(exclude=set(knobs_of("api"))) | alone)
     both = {name: single, f"{name} max_batch_size={size}": single.model_copy(update=LARGER_BATCHES)}
     one, batch = check_apis(both, bodies, device, LOAD.timeout_s, TIMED_S).values()
-    reasons = [checked.fault.partition("; its log: ")[0] for checked in (one, batch)]
     if one.fault and batch.fault:
         raise ApiError(one.fault)
     if one.rate_rps is None and batch.rate_rps is None:
         return try_server(settings, bodies, device)  # it cannot be run without a server
-    if one.rate_rps is None:
-        assert batch.rate_rps is not None
-        return Tried(size / batch.rate_rps, False, True, f"It takes batches alone ({reasons[0]}):")
+    direct = sys.platform == "linux" and "transport" in knobs_of("api")
+    reason = (one.fault or batch.fault).partition("; its log: ")[0]
+    if one.fault or one.rate_rps is None:
+        answer_s = size / (batch.rate_rps or size)
+        return Tried(answer_s, False, True, f"It takes batches alone ({reason}):", direct)
+    answer_s = 1 / one.rate_rps
     said = f"One worker answers {significant(one.rate_rps)} requests a second, one at a time"
-    if batch.rate_rps is None:
-        return Tried(1 / one.rate_rps, True, False, f"{said}, and takes no batches ({reasons[1]}):")
+    if batch.fault or batch.rate_rps is None:
+        return Tried(answer_s, True, False, f"{said}, and takes no batches ({reason}):", direct)
     gain = batch.rate_rps / one.rate_rps
     said = f"{said}, and {gain:.2f} times as many in batches of {size}:"
-    return Tried(1 / one.rate_rps, True, gain >= GAIN, said)
+    return Tried(answer_s, True, gain >= GAIN, said, direct)
 
 
 def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
@@ -192,11 +196,14 @@ def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[s
     workers = {"workers_per_device": min(MOST_WORKERS, cores)}
     if device == "cpu":
         workers["threads_per_worker"] = cores // workers["workers_per_device"]
+    direct = {"transport": "direct", "batch_timeout_s": 0.0} if tried.direct else {}
     if not tried.single:
         others = {"batched": BATCHES, "larger_batches": LARGER_BATCHES, "workers": BATCHES | workers}
-        shipped = LARGER_BATCHES | workers
+        shipped = LARGER_BATCHES | workers | direct
     elif tried.batched:
-        others, shipped = {"single": {}, "batched": BATCHES, "workers": workers}, BATCHES | workers
+        others, shipped = {"single": {}, "batched": BATCHES, "workers": workers}, BATCHES | workers | direct
+    elif direct:
+        others, shipped = {"single": {}, "direct": direct, "workers": workers}, workers | direct
     else:
         others = {"single": {}, "one_thread": {"threads_per_worker": 1}, "workers": workers}
         shipped = workers | {"workers_per_device": 2 * workers["workers_per_device"]}
@@ -220,7 +227,7 @@ class Budget:
 
     @property
     def comparison_s(self) -> float:
-        """Of a comparison: ten answers to each user in each of the fewest turns, or more."""
+        """Of a comparison: until one worker of each of four has answered each user ten times, or more."""
         return max(80.0, 10.0 * math.ceil(4 * self.users * self.answer_s))
 
     def run_s(self, number: int) -> float:
