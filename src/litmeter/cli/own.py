@@ -111,18 +111,6 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _api(spec: str) -> dict[str, str]:
-    """Module and class, and the folder from which the module is imported: for a file, that of its package."""
-    place, _, name = spec.partition(":")
-    file, folder = Path(place), Path.cwd()
-    if file.suffix != ".py":
-        return {"api": spec, "folder": str(folder)}
-    module, folder = file.stem, (folder / file).parent
-    while (folder / "__init__.py").exists():
-        module, folder = f"{folder.name}.{module}", folder.parent
-    return {"api": f"{module}:{name}", "folder": str(folder)}
-
-
 def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Keys and values of words as ``max_batch_size=8`` and ``api_kwargs.size=small``."""
     found: dict[str, Any] = {}
@@ -141,6 +129,18 @@ def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
         else:
             found[section] = value
     return found
+
+
+def _api(spec: str) -> dict[str, str]:
+    """Module and class, and the folder from which the module is imported: for a file, that of its package."""
+    place, _, name = spec.partition(":")
+    file, folder = Path(place), Path.cwd()
+    if file.suffix != ".py":
+        return {"api": spec, "folder": str(folder)}
+    module, folder = file.stem, (folder / file).parent
+    while (folder / "__init__.py").exists():
+        module, folder = f"{folder.name}.{module}", folder.parent
+    return {"api": f"{module}:{name}", "folder": str(folder)}
 
 
 @contextmanager
