@@ -163,7 +163,7 @@ def test_a_project_has_settings_with_batches_where_these_answer_more(
 def test_a_lit_api_that_takes_no_batches_gets_no_settings_with_them(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = initialised("server:Single workers_per_device=3")
+    params = initialised("server:Single workers_per_device=3", "--body", "b.json")
     assert set(sizes(params).values()) == {1}
     assert len(set(params.configurations().values())) == 4
     assert params.serve.workers_per_device == 3  # as it was given
