@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from litmeter.load import LoadGenerator, load_generator
 from litmeter.load.stub import BODY
 from litmeter.measure.comparison_rows import rates_of
 from litmeter.measure.log import Log
-from litmeter.measure.rounds import restarted
+from litmeter.measure.rounds import BLOCK_S, restarted
 from litmeter.measure.run import run as measure
 from litmeter.measure.subjects import Served
 from litmeter.params import ServeSettings
@@ -35,8 +36,12 @@ from studies.harness import DEVICE, TIMEOUT_S, check_answered, configuration, ke
 
 RECORDS = Path("samples/gate")
 RUNS, RUN_S, USERS, MARGIN = 20, 180.0, 8, 0.05
+PAIR_S = 2 * BLOCK_S
+PAIRS = round(RUN_S / PAIR_S)
+"""Of blocks in a run: with starts of a few seconds, blocks have the planned length."""
 SAMPLES, MINUTES = 500, (3, 6, 12)
 TRUTHS = {"equal": 1.0, "1.10 slower": 1 / 1.1, "at the margin": 1 - MARGIN}
+CASES = ("twins", "slowed")
 OLD, NEW = "old", "new"
 SERVICE_S, SLOTS, SLOW_EVERY_S = 0.01, 2, 20.0
 LIVE = {**dict.fromkeys(range(10), "equal"), **dict.fromkeys(range(10, 20), "1.10 slower")}
@@ -50,24 +55,29 @@ def stub_settings(service_s: float, slow_every_s: float) -> str:
 
 
 @dataclass(frozen=True)
-class Record:
-    """The rounds of twins: two rates each, and all latencies."""
+class Round:
+    """A round of twins: their rates, and the latencies of their answers in milliseconds."""
 
-    rates: Floats  # shape (rounds, 2)
-    latencies_ms: list[tuple[Floats, Floats]]
+    rates: Floats  # shape (2,)
+    latencies_ms: tuple[Floats, Floats]
 
 
-def recorded(case: str) -> Record:
-    """An hour of checks of twins, one after another; those that were made are read."""
-    rates, latencies = [], []
+def recorded(case: str) -> list[list[Round]]:
+    """An hour of checks of twins, one after another, those that were made before read from files.
+
+    Return the rounds of each pair of blocks, in which each twin starts first once.
+    """
+    pairs: list[list[Round]] = []
     for number in range(RUNS):
-        if not (path := RECORDS / f"{case.replace(' ', '_')}_{number}.npz").exists():
+        if not (path := RECORDS / f"{case}_{number}.npz").exists():
             record_run(case, number, path)
         with np.load(path) as kept:
-            rates.append(kept["rates"])
-            turns = np.split(kept["latencies_ms"], np.cumsum(kept["answers"].ravel())[:-1])
-        latencies += list(zip(turns[::2], turns[1::2], strict=True))
-    return Record(np.concatenate(rates), latencies)
+            turns = np.split(kept["latencies_ms"], np.cumsum(kept["answers"])[:-1])
+            both = zip(turns[::2], turns[1::2], strict=True)
+            rounds = [Round(*one) for one in zip(kept["rates"], both, strict=True)]
+            pair_of = (kept["at_s"] / PAIR_S).astype(int).clip(max=PAIRS - 1)
+        pairs += [list(compress(rounds, pair_of == pair)) for pair in range(PAIRS)]
+    return pairs
 
 
 def record_run(case: str, number: int, path: Path) -> None:
@@ -89,6 +99,7 @@ def record_run(case: str, number: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
+        at_s=np.array([row.at_s for row in turns[::2]]),
         rates=np.array([by_name[OLD], by_name[NEW]], dtype=float).T,
         latencies_ms=np.concatenate(of_turns).round(2),
         answers=np.array([len(one) for one in of_turns]),
@@ -96,31 +107,54 @@ def record_run(case: str, number: int, path: Path) -> None:
     print(f"{case}: run {number + 1} of {RUNS}, {len(by_name[OLD])} rounds", flush=True)
 
 
-def resampled(record: Record, minutes: int, truth: float, rng: np.random.Generator) -> tuple[int, int]:
-    """Exit status of a check, and that by its rate alone: successive rounds, of which one's are scaled."""
-    count = round(len(record.rates) / RUNS * 60 * minutes / RUN_S)
-    chosen = (rng.integers(len(record.rates)) + np.arange(count)) % len(record.rates)
-    old, new = rng.permutation(2)
-    rates = {OLD: record.rates[chosen, old].tolist(), NEW: (truth * record.rates[chosen, new]).tolist()}
-    latencies = [record.latencies_ms[number] for number in chosen]
-    p95 = percentile_ratio(
-        [one[old] for one in latencies], [one[new] / truth for one in latencies], 95, P95_ERROR
-    )
+def judged(rounds: Sequence[Round], old: Sequence[int], truth: float) -> tuple[int, int]:
+    """Exit status of a check of these rounds, and that by its rate alone.
+
+    Args:
+        old: in each round, which of both is the old one; the other's rate is multiplied by ``truth``.
+    """
+    rates: dict[str, list[float]] = {OLD: [], NEW: []}
+    latencies: dict[str, list[Floats]] = {OLD: [], NEW: []}
+    for one, place in zip(rounds, old, strict=True):
+        rates[OLD].append(one.rates[place])
+        rates[NEW].append(truth * one.rates[1 - place])
+        latencies[OLD].append(one.latencies_ms[place])
+        latencies[NEW].append(one.latencies_ms[1 - place] / truth)
+    p95 = percentile_ratio(latencies[OLD], latencies[NEW], 95, P95_ERROR)
     by_rate = verdict(ratio(rates, NEW, OLD, OLD), MARGIN)
     return exit_status(by_rate, verdict(p95, MARGIN)), exit_status(by_rate, "open")
 
 
+def resampled(
+    pairs: Sequence[Sequence[Round]], minutes: int, truth: float, rng: np.random.Generator
+) -> tuple[int, int]:
+    """As a check of successive pairs of blocks, in each of which either twin is the old one, by chance."""
+    count = round(60 * minutes / PAIR_S)
+    chosen = [pairs[number % len(pairs)] for number in rng.integers(len(pairs)) + np.arange(count)]
+    old = [place for pair in chosen for place in [int(rng.integers(2))] * len(pair)]
+    return judged([one for pair in chosen for one in pair], old, truth)
+
+
 def shares(case: str) -> list[dict[str, Any]]:
     """How often each status comes out, by true ratio and length."""
-    record, rng, found = recorded(case), np.random.default_rng(1), []
+    pairs, rng, found = recorded(case), np.random.default_rng(1), []
     for minutes in MINUTES:
         for name, truth in TRUTHS.items():
-            statuses = [resampled(record, minutes, truth, rng) for _ in range(SAMPLES)]
+            statuses = [resampled(pairs, minutes, truth, rng) for _ in range(SAMPLES)]
             for counted, place in (("rate and p95", 0), ("rate", 1)):
                 counts = Counter(one[place] for one in statuses)
                 row = {"case": case, "minutes": minutes, "new is": name, "by": counted}
                 status_of = {"not slower": PASSED, "slower": SLOWER, "open": OPEN}
                 found.append(row | {key: counts[status] / SAMPLES for key, status in status_of.items()})
+    return found
+
+
+def single_runs(case: str, truth: float) -> Counter[int]:
+    """How often each status comes out of the recorded checks, with the new one's rates scaled."""
+    pairs, found = recorded(case), Counter[int]()
+    for begin in range(0, len(pairs), PAIRS):
+        rounds = [one for pair in pairs[begin : begin + PAIRS] for one in pair]
+        found[judged(rounds, [0] * len(rounds), truth)[0]] += 1
     return found
 
 
@@ -157,8 +191,12 @@ def repository(slow_every_s: float, factor: float) -> Iterator[Path]:
 
 def main() -> None:
     """Record, resample, and check live; print the shares."""
-    found = [row for case in ("twins", "slowed") for row in shares(case)]
-    write_result("gate", {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": found})
+    found = [row for case in CASES for row in shares(case)]
+    singly = {case: {name: single_runs(case, truth) for name, truth in TRUTHS.items()} for case in CASES}
+    write_result(
+        "gate",
+        {"runs": RUNS, "seconds": RUN_S, "samples": SAMPLES, "shares": found, "status_of_runs": singly},
+    )
     head = list(found[0])
     print(markdown_table(head, [[str(row[key]) for key in head] for row in found], 4))
     runs = keep_runs("gate_live", len(LIVE), live, seconds=LIVE_S)

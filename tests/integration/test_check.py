@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -90,13 +91,13 @@ class Repository:
     def serve(self, sleep_s: float, fails: int = 0, name: str = "server.py") -> None:
         self.write(name, SERVER.format(sleep_s=sleep_s, fails=fails) + RUN)
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
+    def start(self, *options: str, within: str = ".") -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "litmeter.cli.main", "check", *options]
         environment = {**os.environ, "TMPDIR": str(self.temporary)}
         pipe = subprocess.PIPE
         return subprocess.Popen(
             words,
-            cwd=self.folder,
+            cwd=self.folder / within,
             env=environment,
             stdout=pipe,
             stderr=pipe,
@@ -104,8 +105,11 @@ class Repository:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, too
         )
 
-    def check(self, *options: str, command: str = COMMAND) -> subprocess.CompletedProcess[str]:
-        process = self.start("--command", command, "--body", "body.json", *BRIEF, *options)
+    def check(
+        self, *options: str, command: str = COMMAND, within: str = "."
+    ) -> subprocess.CompletedProcess[str]:
+        body = str(self.folder / "body.json")
+        process = self.start("--command", command, "--body", body, *BRIEF, *options, within=within)
         said, errors = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
@@ -181,6 +185,23 @@ def test_an_experiment_beside_an_editable_install_of_the_working_tree(repository
     assert repository.left() == []
 
 
+def test_a_server_in_a_subfolder_whose_model_lies_above_it(repository: Repository) -> None:
+    repository.write(
+        "served/server.py",
+        SERVER.format(sleep_s=FAST_S, fails=0).replace("model/weights", "../model/weights") + RUN,
+    )
+    commit = repository.commit()
+    repository.write("served/new.py", "")
+    summary = repository.folder.parent / "summary.md"
+    done = repository.check("--against", commit, "--json", "--markdown", str(summary), within="served")
+    assert done.returncode in (0, 3), done.stderr
+    assert json.loads(done.stdout)["new_over_old"]["ratio"] == pytest.approx(1, rel=0.3)
+    text = summary.read_text()
+    assert "Both use: `model`" in text
+    assert "new.py | not tracked" in text
+    assert repository.left() == []
+
+
 def test_failed_requests(repository: Repository) -> None:
     repository.serve(FAST_S, fails=40)
     done = repository.check("--against", "HEAD")
@@ -226,6 +247,7 @@ def no_change(repository: Repository) -> None:
         (no_change, ("--margin", "0.01"), COMMAND, "--margin"),
         (no_change, (), "python server.py", "{port} is missing"),
         (no_change, ("--body", "none.json"), COMMAND, "none.json"),
+        (no_change, ("--against", ""), COMMAND, "--against: empty"),
         (no_change, ("--own-model",), COMMAND, "--own-model"),
     ],
 )
@@ -241,9 +263,12 @@ def test_no_verdict_is_one_line_and_status_2(
         repository.commit()
     if "--against" not in options:
         options = ("--against", "HEAD", *options)
-    done = repository.check(*options, command=command)
+    summary = repository.folder.parent / "summary.md"
+    done = repository.check(*options, "--markdown", str(summary), command=command)
     assert done.returncode == 2
     assert said in done.stderr
+    if "--margin" not in options:
+        assert said.splitlines()[0] in summary.read_text()
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert repository.left() == []
@@ -263,24 +288,27 @@ def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: R
 @pytest.mark.parametrize(
     ("number", "when"),
     [
-        (signal.SIGKILL, "worktree"),
-        (signal.SIGKILL, "servers"),
-        (signal.SIGKILL, "load"),
-        (signal.SIGINT, "servers"),
-        (signal.SIGINT, "load"),
-        (signal.SIGTERM, "load"),
+        *itertools.product((signal.SIGKILL, signal.SIGINT, signal.SIGTERM), ("worktree", "servers", "load")),
+        (signal.SIGKILL, "restart"),
     ],
 )
 def test_nothing_is_left_of_one_that_was_killed(
     number: signal.Signals, when: str, repository: Repository
 ) -> None:
     process = repository.start(
-        *("--against", "HEAD", "--command", COMMAND, "--body", "body.json", "--seconds", "60")
+        *("--against", "HEAD", "--command", COMMAND, "--body", "body.json", "--seconds", "10")
     )
+    servers: set[int] = set()
+
+    def started() -> int:
+        servers.update(repository.servers())
+        return len(servers)
+
     begun: dict[str, Callable[[], bool]] = {
         "worktree": lambda: len(repository.git("worktree", "list").splitlines()) > 1,
-        "servers": lambda: len(repository.servers()) > 0,
-        "load": lambda: len(repository.servers()) > 1,
+        "servers": lambda: started() > 0,
+        "load": lambda: started() > 1,
+        "restart": lambda: started() > 2,
     }
     wait_for(begun[when], process)
     time.sleep(1.0 if when == "load" else 0.0)

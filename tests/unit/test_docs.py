@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from dataclasses import fields
@@ -33,7 +34,6 @@ FENCE = re.compile(r"^```[a-z]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-ARROW = re.compile(r"^ *(\w+) --> (\w+)$", re.MULTILINE)
 COMMAND = re.compile(r"(?:^|[\s/])litmeter +([a-z][\w-]*)(.*)")
 TARGET = re.compile(r"(?:^|\s)make ([a-z][\w-]*)")
 REPRO = re.compile(r"dvc repro (?:ondemand/dvc\.yaml:)?([a-z][\w@]*)")
@@ -203,7 +203,8 @@ def test_the_drawing_of_the_packages_is_that_of_the_imports() -> None:
 
 def drawn(page: Path) -> set[tuple[str, str]]:
     [chart] = [block for block in FENCE.findall(page.read_text()) if block.startswith("flowchart")]
-    return set(ARROW.findall(chart))
+    chains = (line.split() for line in chart.splitlines())
+    return {pair for chain in chains if chain[1:2] == ["-->"] for pair in itertools.pairwise(chain[::2])}
 
 
 def arrows(edges: Edges) -> set[tuple[str, str]]:

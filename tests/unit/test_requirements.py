@@ -23,8 +23,6 @@ FILES = {
     "requirements.txt": "flask == 3.0  # serves\n-r base.txt\n\nuvicorn[standard]>=0.3 --hash=sha256:ab\n",
     "requirements-dev.txt": "ruff\n",
     "requirements/serve.txt": "gunicorn\n",
-    "setup.cfg": "[options]\ninstall_requires =\n  attrs>=23\n",
-    "setup.py": "from setuptools import setup\nsetup(install_requires=['six>=1'])\n",
 }
 
 
@@ -38,9 +36,8 @@ def tree(tmp_path: Path) -> Path:
 
 def test_all_files_count_but_those_for_developers(tree: Path) -> None:
     assert requirements_of(tree) == {
-        **{"numpy": ">=1.26", "py-yaml": "any version", "torch": ">=2", "httpx": "==^0.27"},
-        **{"flask": "==3.0", "-r base-txt": "any version", "uvicorn": "[standard]>=0.3"},
-        **{"gunicorn": "any version", "attrs": ">=23", "six": ">=1"},
+        **{"numpy": ">=1.26", "py-yaml": "any version", "torch": ">=2", "httpx = ^0.27": "given"},
+        **{"flask": "==3.0", "-r base.txt": "given", "uvicorn": "[standard]>=0.3", "gunicorn": "any version"},
     }
 
 
@@ -57,8 +54,10 @@ def test_added_removed_and_other_versions_are_named(tree: Path, tmp_path: Path) 
     assert changed_requirements(tree, tree) == []
 
 
-@pytest.mark.parametrize(("name", "content"), [("pyproject.toml", "[project"), ("setup.py", "setup(")])
-def test_a_file_that_cannot_be_read_is_named(name: str, content: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text(content)
+@pytest.mark.parametrize(
+    ("name", "content"), [("pyproject.toml", b"[project"), ("requirements.txt", b"\xff\xfe")]
+)
+def test_a_file_that_cannot_be_read_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=name):
         requirements_of(tmp_path)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Annotated, Any
@@ -26,8 +27,7 @@ from litmeter.measure.comparison_rows import Pair, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
 from litmeter.measure.run import progress, run
-from litmeter.measure.subjects import Served, named
-from litmeter.measure.target import check_first_request
+from litmeter.measure.subjects import Served
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
@@ -77,10 +77,10 @@ def check(
         markdown: a file to which a summary is added
         as_json: print JSON instead of a sentence
     """
+    check_writable([markdown] if markdown else [])
     try:
         with redirect_stdout(sys.stderr):
             limits = Limits(margin, max_memory_mib, max_start_s)
-            check_writable([markdown] if markdown else [])
             found = measured(against, command, configuration, sent, seconds, limits, own_model=own_model)
             if markdown is not None:
                 append_line(markdown, found.markdown())
@@ -94,6 +94,9 @@ def check(
             known = missing_extra(error)
         if not isinstance(known, LitmeterError):
             traceback.print_exc()
+        if markdown is not None:
+            with suppress(OSError):
+                append_line(markdown, f"### litmeter check: no verdict\n\n```\n{known or error}\n```\n")
         raise NoVerdict(str(known or error)) from error
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
@@ -172,7 +175,7 @@ class Found:
         """What the new one does that it must not, other than be slow."""
         new, limits, found = self.new, self.limits, []
         if new.failed:
-            found.append(f"{new.failed} of {new.sent} requests to it failed ({new.reason})")
+            found.append(f"{new.failed} of {new.sent} requests to it failed (in one turn: {new.reason})")
         if limits.memory_mib is not None and (new.memory_mib or 0) > limits.memory_mib:
             found.append(f"it takes {new.memory_mib:.0f} MiB of memory, allowed: {limits.memory_mib:g}")
         if limits.start_s is not None and new.start_s > limits.start_s:
@@ -207,7 +210,7 @@ class Found:
         """What it would take to close an open rate."""
         needed_s = seconds_needed(self.rate, self.limits.margin, self.seconds)
         if needed_s is None:
-            return f"it lies so near to {1 - self.limits.margin:g} that no hour would tell"
+            return "it would probably take more than an hour to tell"
         return f"--seconds {NEXT_S * math.ceil(needed_s / NEXT_S)} would probably tell"
 
     def markdown(self) -> str:
@@ -226,13 +229,13 @@ class Found:
         head = ["", f"{old.name}, {self.revisions.commit[:9]}", new.name, "new / old", "verdict"]
         title = {PASSED: "not slower", SLOWER: "slower", OPEN: "open"}[self.exit_code]
         if self.exceeded and self.rate_verdict != "slower":
-            title = "over a limit"
+            title = "failed requests" if new.failed else "over a limit"
         parts = [
             f"### litmeter check: {title}",
             *(f"{new.name}: {line}" for line in self.exceeded),
             markdown_table(head, rows),
-            f"{self.users} users, {self.seconds:g} s, margin {limits.margin:g}; intervals: 95%, p95 99%."
-            + (f" {self.advice()}." if self.rate_verdict == "open" else ""),
+            f"{self.users} users, {self.seconds:.0f} s, margin {limits.margin:g}; intervals: 95%, p95 99%"
+            + (f"; {self.advice()}." if self.rate_verdict == "open" else "."),
         ]
         if self.revisions.keys:
             parts.append(f"{PARAMS_FILE}:\n" + "\n".join(f"- `{key}`" for key in self.revisions.keys))
@@ -296,9 +299,12 @@ def measured(
         device, load, users = params.device, params.load, params.comparison.users
     else:
         raise UsageError(f"--command and --body: what serves, and what it is sent; or {PARAMS_FILE} says it")
+    if not against:
+        raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
     bodies = given(sent) if sent.body else bodies_of(load)
-    names = (f"old ({against})", "new (working tree)")
+    short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
+    names = (f"old ({short})", "new (working tree)")
     with (
         exclusive_machine(),
         revisions(against, command, configuration, sent, own_model=own_model) as both,
@@ -307,7 +313,7 @@ def measured(
     ):
         print_wrapped(f"{names[0]} and {names[1]} in turn, at {users} users: about {duration(seconds)}")
         subjects = {
-            name: Asked(name, settings, sender, MODEL, device, load.timeout_s, bodies=bodies)
+            name: Served(name, settings, sender, MODEL, device, load.timeout_s)
             for name, settings in zip(names, both.settings, strict=True)
         }
         log = Log()
@@ -317,7 +323,8 @@ def measured(
     if old.failed:
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
     [pair] = pairs(names, names[0], log.rows, log.latencies_ms(), P95_ERROR)
-    return Found(both, users, seconds, limits, old, new, pair)
+    took_s = log.rows[-1].at_s + log.rows[-1].seconds
+    return Found(both, users, took_s, limits, old, new, pair)
 
 
 def given(sent: Sent) -> Bodies:
@@ -325,23 +332,3 @@ def given(sent: Sent) -> Bodies:
     with scratch() as folder:
         path = sent.body[0] if len(sent.body) == 1 else together(sent.body, folder)
         return read_bodies(path, sent.content_type)
-
-
-@dataclass(eq=False)
-class Asked(Served):
-    """A served revision that has answered one request well before it is loaded."""
-
-    bodies: Bodies = field(kw_only=True)
-
-    @contextmanager
-    def start(self) -> Iterator[Callable[[], None]]:
-        """Start the server; the function also sends the request."""
-        with super().start() as ready:
-
-            def asked() -> None:
-                ready()
-                with self.awake(), named(self.name):
-                    url = f"{self.server.url}{self.settings.path}"
-                    check_first_request(url, *self.bodies, {}, self.timeout_s)
-
-            yield asked

@@ -72,7 +72,7 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
     """
     if (server is None) == (command is None):
         raise UsageError("one server is needed: module:Class, or --command 'python server.py --port {port}'")
-    [given] = settings_of([str(server or command)], sent).values()
+    [given] = settings_of([f"server={server or command}"], sent).values()
     settings, bodies, own = validated(given), read_given(sent), part_of_project(sent.body)
     for path in (PARAMS_FILE, DVC_FILE, *([] if own else [BODIES])):
         if os.path.lexists(path):

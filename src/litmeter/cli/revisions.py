@@ -20,7 +20,7 @@ from litmeter.cli.project import project_files
 from litmeter.errors import ParamsError, UsageError
 from litmeter.params import CANDIDATE, PARAMS_FILE, ParamsLoader, ServeSettings, explain, section_of
 from litmeter.paths import MODEL
-from litmeter.system.git import changes, commit_of, share_ignored, worktree
+from litmeter.system.git import changes, commit_of, forget_removed, git, share_ignored, worktree
 from litmeter.system.requirements import changed_requirements
 from litmeter.system.temporary import scratch
 
@@ -52,8 +52,10 @@ def revisions(
     Raise UsageError or ParamsError where one of both has nothing to serve, or the two need other packages.
     """
     with ExitStack() as stack:
+        forget_removed()
         commit = commit_of(against)
-        old = stack.enter_context(worktree(commit))
+        root = stack.enter_context(worktree(commit))
+        old = root / git("rev-parse", "--show-prefix").strip()
         if not old.is_dir():
             raise UsageError(f"{against}: it has no folder {Path.cwd().name}")
         if changed := changed_requirements(old, Path()):
@@ -62,10 +64,10 @@ def revisions(
             )
         if own_model:
             _check_out(old, against)
-        shared = share_ignored(old)
+        shared = share_ignored(Path(git("rev-parse", "--show-toplevel").strip()), root)
         keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
         if command is not None:
-            [given] = settings_of([command], sent).values()
+            [given] = settings_of([f"command={command}"], sent).values()
             folders = [tree / os.path.relpath(given["folder"]) for tree in (old, Path.cwd())]
             found = [_settings({**given, "folder": str(folder)}, "--command") for folder in folders]
         else:
@@ -111,7 +113,7 @@ def _copy() -> Iterator[Path]:
         for file in project_files():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, folder / file)
-        share_ignored(folder)
+        share_ignored(Path(), folder)
         yield folder
 
 

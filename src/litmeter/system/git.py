@@ -47,55 +47,56 @@ def commit_of(name: str) -> str:
 
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """Check out ``commit`` in a worktree until the block is left; the place of the current folder in it.
+    """Check out ``commit`` in a worktree until the block is left.
 
     The worktree of a process that was killed is removed by ``report_stale_files``, and its registration by
     the next call.
     """
-    _forget_removed()
     try:
         with scratch() as folder:
             no_hooks = f"core.hooksPath={os.devnull}"  # DVC's would check out all data
             git("-c", no_hooks, "worktree", "add", "--quiet", "--detach", folder / "tree", commit)
-            yield folder / "tree" / git("rev-parse", "--show-prefix").strip()
+            yield folder / "tree"
     finally:
-        _forget_removed()
+        forget_removed()
 
 
-def _forget_removed() -> None:
+def forget_removed() -> None:
     """Remove the registrations of temporary worktrees that are not there any more; no others."""
     lines = git("worktree", "list", "--porcelain", "-z").split("\0")
     paths = [Path(line.removeprefix("worktree ")) for line in lines if line.startswith("worktree ")]
     for path in paths:
         if path.parent.name.startswith(PREFIX) and not path.exists():
-            git("worktree", "remove", "--force", path)
+            git("worktree", "remove", "--force", "--force", path)  # also where git was stopped within "add"
 
 
-def share_ignored(target: Path) -> list[str]:
-    """Link what git ignores here (models, data, environments) into another tree that lacks it.
+def share_ignored(source: Path, target: Path) -> list[str]:
+    """Link what git ignores in ``source`` (models, data, environments) into another tree that lacks it.
 
     Return the linked paths. What is made from code is left out.
     """
-    listed = git("ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
+    options = ("--others", "--ignored", "--exclude-standard", "--directory", "-z")
     linked: list[str] = []
-    for name in filter(None, listed.split("\0")):
-        _link(Path(name), target, linked)
+    for name in filter(None, git("-C", source, "ls-files", *options).split("\0")):
+        _link(source, Path(name), target, linked)
     return linked
 
 
-def _link(path: Path, target: Path, linked: list[str]) -> None:
+def _link(source: Path, path: Path, target: Path, linked: list[str]) -> None:
     if any(fnmatch(part, pattern) for part in path.parts for pattern in NOT_SHARED):
         return
     place = target / path
     if not os.path.lexists(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(path.absolute())
+        place.symlink_to((source / path).absolute())
         linked.append(str(path))
-    elif path.is_dir() and place.is_dir() and not place.is_symlink():
-        for child in sorted(path.iterdir()):
-            _link(child, target, linked)
+    elif (source / path).is_dir() and place.is_dir() and not place.is_symlink():
+        for child in sorted((source / path).iterdir()):
+            _link(source, child.relative_to(source), target, linked)
 
 
 def changes(commit: str) -> str:
     """What differs below the current folder from ``commit``, by file, in short; empty where nothing does."""
-    return git("diff", "--stat=80,60,12", commit, "--", ".").rstrip()
+    tracked = git("diff", "--stat=80,60,12", commit, "--", ".").rstrip("\n")
+    untracked = git("ls-files", "--others", "--exclude-standard").splitlines()
+    return "\n".join([*filter(None, [tracked]), *(f" {name} | not tracked" for name in untracked)])
