@@ -67,9 +67,8 @@ def test_the_next_commands_are_those_that_are_needed(tmp_path: Path, monkeypatch
 
 def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
     [given] = settings_of(["server:A api_kwargs.size=small workers_per_device=3"], OWN).values()
-    tried = init.Tried(0.01, single=True, batched=True, said="")
-    found = init.configurations(tried, init.validated(given), "cpu")
-    text = init.params_text(found, Path("bodies"), None, init.Budget(0.01, 8))
+    found = init.configurations(init.Tried(0.01, "", batches=True), init.validated(given), "cpu")
+    text = init.params_text(found, Path("bodies"), OWN, 0.01)
     content = yaml.safe_load(text)
     written = {**content["experiments"], "candidate": content["serve"]}
     assert written == found
@@ -81,11 +80,14 @@ def test_each_configuration_is_written_as_a_whole(tmp_path: Path) -> None:
     assert path.read_text() == text
 
 
-def test_budgets_grow_with_the_time_of_an_answer() -> None:
-    quick, slow = init.Budget(0.001, 8), init.Budget(1.0, 8)
-    assert (quick.level_s, quick.comparison_s) == (1.5, 80.0)
-    assert slow.level_s == 20.0
-    assert slow.comparison_s >= 7 * 4 * 8  # a turn of each of four in which each user has an answer
+def test_time_limits_grow_with_the_time_of_an_answer() -> None:
+    found = {"server": {"command": "serve {port}"}}
+    quick, slow = (
+        yaml.safe_load(init.params_text(found, Path("bodies"), OWN, answer_s)) for answer_s in (0.001, 1.0)
+    )
+    assert (quick["load"]["max_s"], quick["comparison"]["seconds"]) == (1.5, 80.0)
+    assert slow["load"]["timeout_s"] > 8  # all users wait for one worker
+    assert slow["comparison"]["seconds"] > 8 * 7
 
 
 def test_bodies_of_several_content_types_are_refused(tmp_path: Path) -> None:

@@ -12,12 +12,11 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -37,8 +36,7 @@ from litmeter.serve.launcher import starting_server
 from litmeter.system.files import all_or_nothing, atomic_folder, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.opened import opened_below
-from litmeter.system.progress import duration, print_wrapped
-from litmeter.system.tables import significant
+from litmeter.system.progress import print_wrapped
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
 IGNORED = (".venv", "__pycache__/", "*.tmp", "/samples", "/report.html", "dvc_plots/")
@@ -81,11 +79,14 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
     print_wrapped(f"{settings.api or settings.command} is tried for some seconds")
     with exclusive_machine(), opened_below(Path()) as opened:
         tried = (try_api if settings.api else try_server)(settings, bodies, device)
-        read = opened() | source_of(settings)
-    found, budget = configurations(tried, settings, device), Budget(tried.answer_s, sent.users or USERS)
+        read = opened()
+    found = configurations(tried, settings, device)
+    module = Path(os.path.relpath(str(settings.folder)), *str(settings.api).partition(":")[0].split("."))
+    if settings.api and module.with_suffix(".py").is_file():  # where the system does not say what is opened
+        read.add(module.with_suffix(".py"))
     dependencies = dependencies_of(read, own or BODIES)
     texts = {
-        PARAMS_FILE: params_text(found, own or BODIES, sent.content_type, budget),
+        PARAMS_FILE: params_text(found, own or BODIES, sent, tried.answer_s),
         DVC_FILE: dvc_text(dependencies, candidate=CANDIDATE in found),
         GIT_IGNORE: git_ignore(),
     }
@@ -94,12 +95,13 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
             write_text(path, text)
         if not own:
             write_bodies(bodies, sent.body[0].suffix)
-    print_wrapped(f"written: {', '.join(map(str, [*texts, *([] if own else [BODIES])]))}\n{tried.said}")
+    written = ", ".join(map(str, [*texts, *([] if own else [BODIES])]))
+    print_wrapped(f"written: {written}\nfound: {tried.said}; so these are compared:")
     for name, one in found.items():
         print_wrapped(f"  {name}: {describe(ServeSettings.model_validate(one), device)}")
     seen = ", ".join(dependencies) or "none was seen"
     print_wrapped(f"files that the results depend on: {seen}; name others below deps in {DVC_FILE}")
-    print("next:", *next_commands(), sep="\n  ", end=f"  # about {duration(budget.run_s(len(found)))}\n")
+    print("next:", *next_commands(), sep="\n  ")
 
 
 def validated(given: Mapping[str, Any]) -> ServeSettings:
@@ -131,21 +133,13 @@ def part_of_project(given: Sequence[Path]) -> Path | None:
     return path if len(given) == 1 and below and (path.is_dir() or path.suffix == JSON_LINES) else None
 
 
-@dataclass(frozen=True)
-class Tried:
-    """What a try has shown.
-
-    Attributes:
-        answer_s: seconds that an answer takes, one at a time.
-        single, batched: whether single items, and batches, are worth comparing.
-        said: the reason, as a sentence.
-        direct: whether the direct transport serves it.
-    """
+class Tried(NamedTuple):
+    """What a try has shown: seconds that an answer takes, what was found, and what is worth comparing."""
 
     answer_s: float
-    single: bool
-    batched: bool
     said: str
+    single: bool = True
+    batches: bool = False
     direct: bool = False
 
 
@@ -162,20 +156,16 @@ def try_api(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
             break
     else:
         raise ApiError(one.fault)
-    if one.rate_rps is None and batch.rate_rps is None:
-        return try_server(settings, bodies, device)  # it cannot be run without a server
-    direct = transport == "direct"
-    reason = (one.fault or batch.fault).partition("; its log: ")[0]
-    if one.fault or one.rate_rps is None:
-        answer_s = size / (batch.rate_rps or size)
-        return Tried(answer_s, False, True, f"It takes batches alone ({reason}):", direct)
-    answer_s = 1 / one.rate_rps
-    said = f"One worker answers {significant(one.rate_rps)} requests a second, one at a time"
-    if batch.fault or batch.rate_rps is None:
-        return Tried(answer_s, True, False, f"{said}, and takes no batches ({reason}):", direct)
-    gain = batch.rate_rps / one.rate_rps
-    said = f"{said}, and {gain:.2f} times as many in batches of {size}:"
-    return Tried(answer_s, True, gain >= GAIN, said, direct)
+    one_rps, batch_rps = (None if found.fault else found.rate_rps for found in (one, batch))
+    direct, reason = transport == "direct", (one.fault or batch.fault).partition("; its log: ")[0]
+    if one_rps and batch_rps:
+        said = f"in batches of {size} a worker answers {batch_rps / one_rps:.2f} times as much as one by one"
+        return Tried(1 / one_rps, said, batches=batch_rps >= GAIN * one_rps, direct=direct)
+    if one_rps:
+        return Tried(1 / one_rps, f"no batches ({reason})", direct=direct)
+    if batch_rps:
+        return Tried(size / batch_rps, f"batches alone ({reason})", single=False, batches=True, direct=direct)
+    return try_server(settings, bodies, device)  # it cannot be run without a server
 
 
 def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
@@ -190,13 +180,11 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
                 passed_s.append(time.perf_counter() - began)
     except ServerError as error:
         raise UsageError(f"{settings.api or 'command'}: {error}") from error
-    answer_s = min(passed_s)  # the first ones warm it up
-    why = "A command has its own options" if settings.command else "Batches were not tried with this kind"
-    return Tried(answer_s, True, False, f"A request is answered in {1000 * answer_s:.3g} ms. {why}:")
+    return Tried(min(passed_s), f"a request is answered in {1000 * min(passed_s):.3g} ms")
 
 
 def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[str, dict[str, Any]]:
-    """Four that are worth comparing, the one to ship with what was given; of a command, the one."""
+    """Those worth comparing, the one to ship last, with what was given; of a command, the one."""
     base = settings.model_dump(mode="json", exclude_defaults=True)
     if (folder := os.path.relpath(base.pop("folder"))) != os.curdir:
         base["folder"] = folder
@@ -204,54 +192,19 @@ def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[s
         return {"server": base}
     given = {key: base.pop(key) for key in knobs_of("api") if key in base}
     cores = max(2, int(available_cores()))
-    workers = {"workers_per_device": min(MOST_WORKERS, cores)}
-    if device == "cpu":
-        workers["threads_per_worker"] = cores // workers["workers_per_device"]
+    number = min(MOST_WORKERS, cores)
+    threads = {"threads_per_worker": cores // number} if device == "cpu" else {}
+    workers: dict[str, Any] = {"workers_per_device": number, **threads}
     direct = {"transport": "direct", "batch_timeout_s": 0.0} if tried.direct else {}
-    if not tried.single:
-        others = {"batched": BATCHES, "larger_batches": LARGER_BATCHES, "workers": BATCHES | workers}
-        shipped = LARGER_BATCHES | workers | direct
-    elif tried.batched:
-        others, shipped = {"single": {}, "batched": BATCHES, "workers": workers}, BATCHES | workers | direct
-    elif direct:
-        others, shipped = {"single": {}, "direct": direct, "workers": workers}, workers | direct
-    else:
-        others = {"single": {}, "one_thread": {"threads_per_worker": 1}, "workers": workers}
-        shipped = workers | {"workers_per_device": 2 * workers["workers_per_device"]}
+    least = {} if tried.single else BATCHES
+    found: dict[str, dict[str, Any]] = {"single": {}} if tried.single else {}
+    found |= {"batched": BATCHES} if tried.batches else {}
+    found |= {"direct": least | direct} if direct and len(found) == 1 else {}
+    found["workers"] = least | workers
+    more = direct or ({"workers_per_device": 2 * number} if len(found) == 2 else {})
     explicit = {key: ServeSettings.model_fields[key].default for key in knobs_of("api")}  # -S sets no others
-    shipped = base | explicit | shipped | given
-    found = {**{name: base | one for name, one in others.items()}, CANDIDATE: shipped}
-    return {name: deepcopy(one) for name, one in found.items()}  # YAML would mark what they share
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long is measured, where an answer takes ``answer_s`` and so many users wait for theirs."""
-
-    answer_s: float
-    users: int
-
-    @property
-    def level_s(self) -> float:
-        """Of a level at most: 130 answers to one user, within bounds."""
-        return round(min(max(1.5, 130 * self.answer_s), 20.0), 1)
-
-    @property
-    def comparison_s(self) -> float:
-        """Of a comparison: until one worker of each of four has answered each user ten times, or more."""
-        return max(80.0, 10.0 * math.ceil(4 * self.users * self.answer_s))
-
-    def run_s(self, number: int) -> float:
-        """Of a first run with so many configurations, roughly."""
-        return self.comparison_s + number * (10 + 4 * self.level_s)
-
-
-def source_of(settings: ServeSettings) -> set[Path]:
-    """The file of a LitAPI's module, if it lies below the current folder."""
-    module = str(settings.api).partition(":")[0]
-    place = Path(os.path.relpath(str(settings.folder)), *module.split("."))
-    found = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
-    return {path for path in found if settings.api and path.parts[0] != os.pardir}
+    found[CANDIDATE] = explicit | (BATCHES if tried.batches else {}) | workers | more | given
+    return {name: deepcopy(base) | one for name, one in found.items()}  # YAML would mark what they share
 
 
 def dependencies_of(read: Collection[Path], bodies: Path) -> list[str]:
@@ -262,30 +215,31 @@ def dependencies_of(read: Collection[Path], bodies: Path) -> list[str]:
     return sorted(str(path) for path in found if bodies not in (path, *path.parents))
 
 
-def params_text(
-    found: Mapping[str, Mapping[str, Any]], bodies: Path, content_type: str | None, budget: Budget
-) -> str:
-    """Content of params.yaml."""
+def params_text(found: Mapping[str, Mapping[str, Any]], bodies: Path, sent: Sent, answer_s: float) -> str:
+    """Content of params.yaml, with time enough for answers that take so long."""
     text = template("params.yaml")
     experiments = {name: one for name, one in found.items() if name != CANDIDATE}
     about = "; an absent key has LitServe's default."
     if CANDIDATE not in found:
         text = without(text, "$serve")
         about = f". Another one:\n#   other:\n#     command: {experiments['server']['command']} --option"
-    load: dict[str, Any] = {"bodies": str(bodies), "users": sorted({1, budget.users})}
-    if content_type:
-        load["content_type"] = content_type
+    users = sent.users or USERS
+    load: dict[str, Any] = {"bodies": str(bodies), "users": sorted({1, users})}
+    if sent.content_type:
+        load["content_type"] = sent.content_type
     return Template(text).substitute(
         serve=block({"serve": found.get(CANDIDATE)}),
         experiments=block({"experiments": experiments}),
         about=about,
         load=block({"load": load}),
-        level_s=budget.level_s,
-        timeout_s=max(10.0, math.ceil(4 * budget.users * budget.answer_s)),
+        level_s=round(min(max(1.5, 130 * answer_s), 20.0), 1),
+        timeout_s=max(10.0, math.ceil(4 * users * answer_s)),
         reference=next(iter(experiments)),
-        users=budget.users,
-        comparison_s=budget.comparison_s,
-        slo_ms=50.0 * max(1, math.ceil(200 * budget.answer_s)),  # ten times as long, in steps
+        users=users,
+        comparison_s=max(
+            80.0, math.ceil(40 * users * answer_s)
+        ),  # ten answers to each user from each of four
+        slo_ms=50.0 * max(1, math.ceil(200 * answer_s)),  # ten times as long, in steps
         shipped=list(found)[-1],
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mimetypes
 from base64 import b64decode, b64encode
 from pathlib import Path
@@ -56,7 +55,7 @@ def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
             if path.is_dir():
                 files = sorted(file for file in path.iterdir() if file.is_file() and file.name[0] != ".")
             contents = [file.read_bytes() for file in files]
-            types = {_type_of(file, content) for file, content in zip(files, contents, strict=True)}
+            types = {mimetypes.guess_type(file.name)[0] or UNKNOWN for file in files}
     except OSError as error:
         raise LoadError(f"{error.filename}: {error.strerror}") from error
     if not contents:
@@ -64,14 +63,3 @@ def read_bodies(path: Path, content_type: str | None = None) -> Bodies:
     if content_type is None and len(types) > 1:
         raise LoadError(f"{path}: files of several content types ({', '.join(sorted(types))}); name one")
     return Bodies(contents, content_type or types.pop())
-
-
-def _type_of(file: Path, content: bytes) -> str:
-    """The content type that a name says, or what is in the file."""
-    if named := mimetypes.guess_type(file.name)[0]:
-        return named
-    try:
-        json.loads(content)
-    except ValueError:
-        return UNKNOWN
-    return JSON

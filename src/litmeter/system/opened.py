@@ -14,7 +14,7 @@ IN_MODIFY, IN_OPEN, IN_CREATE, IN_ISDIR = 0x2, 0x20, 0x100, 0x40000000
 EVENT = struct.Struct("iIII")
 MOST_BYTES = 2**20
 """Of events that are read at once."""
-ENVIRONMENT = ("pyvenv.cfg", "conda-meta")
+ENVIRONMENT = {"pyvenv.cfg", "conda-meta"}
 """What a virtual environment's folder has; its files belong to packages."""
 
 
@@ -41,13 +41,12 @@ def opened_below(folder: Path) -> Iterator[Callable[[], set[Path]]]:
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    for path, names, _ in os.walk(folder):
+    for path, names, files in os.walk(folder):
+        if not ENVIRONMENT.isdisjoint([*names, *files]):
+            names.clear()
+            continue
         yield Path(path)
-        names[:] = [name for name in names if not (name.startswith(".") or _is_environment(Path(path, name)))]
-
-
-def _is_environment(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ENVIRONMENT)
+        names[:] = [name for name in names if not name.startswith(".")]
 
 
 def _opened(descriptor: int, watches: dict[int, Path]) -> set[Path]:
