@@ -285,14 +285,16 @@ def write_bodies(bodies: Bodies, suffix: str) -> None:
 def next_commands() -> Iterator[str]:
     """What to type for a first run."""
     here, activate = Path.cwd(), Path(sys.prefix) / "bin/activate"
-    above = [here, *here.parents]
     if shutil.which("litmeter") is None and activate.exists():
         yield f". {activate}"
     if find_spec("dvc") is None:
         yield "pip install 'litmeter[dvc]'"
-    if not any((folder / ".dvc").is_dir() for folder in above):
-        repository = next((folder for folder in above if (folder / ".git").exists()), None)
-        if repository is None:
-            yield "git init"
+    repository, project = (
+        next((folder for folder in (here, *here.parents) if (folder / name).exists()), None)
+        for name in (".git", ".dvc")
+    )
+    if project is None and repository is None:
+        yield "git init"
+    if project is None:
         yield "dvc init" if repository in (None, here) else "dvc init --subdir"
     yield "dvc repro"
