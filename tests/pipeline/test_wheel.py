@@ -71,13 +71,25 @@ if __name__ == "__main__":
 """
 
 
-def test_a_lit_api_and_a_command_are_compared(installed: Clone) -> None:
+@pytest.fixture(scope="module")
+def served(installed: Clone) -> Clone:
     (installed.path / "server.py").write_text(SERVER)
     (installed.path / "body.json").write_text("{}")
+    return installed
+
+
+def test_a_project_is_written_and_says_how_to_get_dvc(served: Clone) -> None:
+    litmeter = str(served.path / ".venv/bin/litmeter")
+    words = ("init", "server.py:Stub api_kwargs.seconds=0.002", "--body", "body.json")
+    assert "pip install 'litmeter[dvc]'" in served.run(litmeter, *words).stdout
+    assert "server.py" in (served.path / "dvc.yaml").read_text()
+
+
+def test_a_lit_api_and_a_command_are_compared(served: Clone) -> None:
     servers = ("fast=server:Stub api_kwargs.seconds=0.002", "slow=.venv/bin/python server.py {port} 0.05")
-    litmeter = str(installed.path / ".venv/bin/litmeter")
+    litmeter = str(served.path / ".venv/bin/litmeter")
     given = ("--body", "body.json", "--users", "2", "--seconds", "10", "--json")
-    [pair] = json.loads(installed.run(litmeter, "compare", *servers, *given).stdout)["pairs"]
+    [pair] = json.loads(served.run(litmeter, "compare", *servers, *given).stdout)["pairs"]
     first, second = pair["name"], pair["other"]
     assert {first, second} == {"fast", "slow"}
     assert (pair["ratio"] > 1) == (first == "fast")

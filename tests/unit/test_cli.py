@@ -23,7 +23,7 @@ from tests.support.servers import free_port
 
 COMMANDS = {
     *("serve", "predict", "loadtest", "capacity", "machines", "compare"),
-    *("tune", "quick", "verify", "results", "report"),
+    *("init", "tune", "quick", "verify", "results", "report"),
 }
 URL = ("--url", "http://127.0.0.1:9/")
 

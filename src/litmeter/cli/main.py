@@ -268,6 +268,14 @@ app.command(
   litmeter compare candidate candidate --json     # two servers of one configuration: chance alone""",
 )
 app.command(
+    "litmeter.cli.init:init",
+    help="Write a DVC project for a server of your own: settings worth comparing, stages, dependencies.",
+    help_epilogue="""examples:
+  litmeter init server.py:MyAPI --body request.json
+  litmeter init 'server.py:MyAPI api_kwargs.size=small' --body bodies.jsonl
+  litmeter init --command 'python server.py --port {port}' --body request.json""",
+)
+app.command(
     "litmeter.cli.check:check",
     help="Check whether the working tree serves slower than a revision, as an exit status.",
     help_epilogue="""examples:

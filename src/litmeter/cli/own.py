@@ -33,7 +33,8 @@ from litmeter.system.machine import fingerprint
 from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
-API = re.compile(r"[\w.]+:\w+")
+API = re.compile(r"(?:[^:]*/)?[\w.]+:\w+")
+NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
 
@@ -88,7 +89,7 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
 
     Args:
         servers: ``NAME=SPEC``, or the SPEC alone, which is named a, b and so on: ``module:Class key=value``
-            with any keys of ``serve:``, or a command with {port}.
+            or ``FILE.py:Class key=value``, with any keys of ``serve:``, or a command with {port}.
 
     Raises:
         UsageError: a name stands twice, or a SPEC cannot be read.
@@ -103,11 +104,10 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
             first, *words = shlex.split(spec)
         except ValueError as error:
             raise UsageError(f"{name}: expected module:Class or a command, got {spec!r} ({error})") from error
-        where = {"path": own.path, "folder": str(Path.cwd())}
         if API.fullmatch(first):
-            found[name] = {"api": first, **where, **_values(name, words)}
+            found[name] = {**_api(first), "path": own.path, **_values(name, words)}
         else:
-            found[name] = {"command": spec, "ready": own.ready, **where}
+            found[name] = {"command": spec, "ready": own.ready, "path": own.path, "folder": str(Path.cwd())}
     return found
 
 
@@ -141,6 +141,18 @@ def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _api(spec: str) -> dict[str, str]:
+    """Module and class, and the folder from which the module is imported: for a file, that of its package."""
+    place, _, name = spec.partition(":")
+    file, folder = Path(place), Path.cwd()
+    if file.suffix != ".py":
+        return {"api": spec, "folder": str(folder)}
+    module, folder = file.stem, (folder / file).parent
+    while (folder / "__init__.py").exists():
+        module, folder = f"{folder.name}.{module}", folder.parent
+    return {"api": f"{module}:{name}", "folder": str(folder)}
+
+
 @contextmanager
 def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     """Make the folder of a project with these sections the current one; it is removed at the end.
@@ -148,7 +160,7 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     Raise UsageError where a value is not allowed, or there is nothing to send.
     """
     if not own.body:
-        raise UsageError("--body: missing; a file with a request's body, JSON lines, or a folder of files")
+        raise UsageError(NO_BODY)
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}

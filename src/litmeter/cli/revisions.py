@@ -67,8 +67,9 @@ def revisions(
         shared = share_ignored(Path(git("rev-parse", "--show-toplevel").strip()), root)
         keys = _changed_keys(_read_params(old), _read_params(Path()))  # before a copy is changed
         if command is not None:
-            [settings] = settings_of([f"command={command}"], sent).values()
-            found = [_settings({**settings, "folder": str(tree)}, "--command") for tree in (old, Path.cwd())]
+            [given] = settings_of([f"command={command}"], sent).values()
+            folders = [tree / os.path.relpath(given["folder"]) for tree in (old, Path.cwd())]
+            found = [_settings({**given, "folder": str(folder)}, "--command") for folder in folders]
         else:
             found = [
                 stack.enter_context(_served(tree, configuration, name))

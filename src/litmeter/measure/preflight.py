@@ -49,11 +49,13 @@ class Checked:
         fault: why it must not be served, one line with the log's path; empty where it may.
         unavailable: why it cannot be run in-process; empty where it can.
         notes: lines to say.
+        rate_rps: answers a second of one worker in-process, in its largest batches; None where not timed.
     """
 
     fault: str
     unavailable: str
     notes: tuple[str, ...]
+    rate_rps: float | None = None
 
 
 @dataclass
@@ -64,6 +66,7 @@ class _Trial:
     fault: str = ""
     unavailable: str = ""
     threads: int | None = None
+    rate_rps: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # by worker and batch size
 
 
@@ -81,7 +84,11 @@ def refuse_faulty(
 
 
 def check_apis(
-    configurations: Mapping[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float
+    configurations: Mapping[str, ServeSettings],
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    timed_s: float = 0.0,
 ) -> dict[str, Checked]:
     """Try each LitAPI in processes of its own, which end with the check.
 
@@ -89,6 +96,7 @@ def check_apis(
         configurations: of any kind; only LitAPIs are tried.
         bodies: of requests, of which some are answered.
         timeout_s: how long a method may take for a batch.
+        timed_s: for how long each is then timed in its largest batches.
     """
     trials: dict[str, _Trial] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
@@ -100,7 +108,7 @@ def check_apis(
             continue
         key = settings.model_dump_json(include=PIPELINE_KEYS | {"max_batch_size", "path", "transport"})
         if key not in trials:
-            trials[key] = _try(name, settings, bodies, device, timeout_s)
+            trials[key] = _try(name, settings, bodies, device, timeout_s, timed_s)
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
@@ -110,7 +118,8 @@ def check_apis(
                 other, expected = first.setdefault(api, (name, trial.answers[1, 1]))
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
-        checked[name] = Checked(text, trial.unavailable, tuple(_notes(name, settings, trial)))
+        notes = tuple(_notes(name, settings, trial))
+        checked[name] = Checked(text, trial.unavailable, notes, trial.rate_rps)
     return checked
 
 
@@ -174,12 +183,14 @@ def _shortened(answer: Any) -> str:
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
-def _try(name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float) -> _Trial:
+def _try(
+    name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float, timed_s: float
+) -> _Trial:
     """Start the processes of a configuration and take their answers, until one fails."""
     trial, doing = _Trial(_log_file(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
-    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s}
+    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "timed_s": timed_s}
     job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
     with (
         scratch() as folder,
@@ -210,6 +221,7 @@ def _try(name: str, settings: ServeSettings, bodies: Bodies, device: str, timeou
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
             trial.threads = message.get("threads", trial.threads)
+            trial.rate_rps = message.get("rate_rps", trial.rate_rps)
             trial.unavailable = message.get("unavailable", trial.unavailable)
             if "again" in message and _changed(*message["again"], compared=settings.check_answers):
                 trial.unavailable = "predict changes its input"

@@ -14,9 +14,10 @@ import os
 import pickle
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from time import perf_counter
 from typing import Any
 
 from fastapi.encoders import jsonable_encoder
@@ -68,6 +69,14 @@ class Watched(ApiPipeline):
         except Exception:
             return [first, None]
 
+    def rate_rps(self, seconds: float) -> float:
+        """Answers a second in the largest batches, for so many seconds; nothing is said of their methods."""
+        self._say = lambda message: None
+        begin, answered = perf_counter(), 0
+        while (passed_s := perf_counter() - begin) < seconds:
+            answered += len(self.answers(self._next(self.api.max_batch_size)))
+        return answered / passed_s
+
 
 def as_sent(answer: Any) -> Any:
     """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
@@ -92,28 +101,38 @@ def reporting(say: Say) -> Iterator[None]:
 
 
 def run_worker(
-    connection: Connection, api: LitAPI, device: str, sizes: Sequence[int], requests: Sequence[bytes]
+    connection: Connection,
+    api: LitAPI,
+    device: str,
+    sizes: Sequence[int],
+    requests: Sequence[bytes],
+    timed_s: float,
 ) -> None:
-    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it."""
+    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it.
+
+    Where it is timed, say its rate, too.
+    """
     with reporting(connection.send):
         pipeline = Watched(connection.send, api, device, requests)
         for size in sizes:
             connection.send({"answers": pipeline.answers_at(size), "batch_size": size})
         torch = sys.modules.get("torch")
-        connection.send({"threads": torch and torch.get_num_threads(), "again": pipeline.again()})
+        last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
+        connection.send(last | ({"rate_rps": pipeline.rate_rps(timed_s)} if timed_s else {}))
 
 
 def try_workers(
-    say: Say, api: LitAPI, settings: ServeSettings, device: str, sizes: list[int], requests: list[bytes]
+    say: Say, api: LitAPI, settings: ServeSettings, job: Mapping[str, Any], requests: list[bytes]
 ) -> bool:
     """Pass on what the workers send, one after another, as far as all goes well; whether it does.
 
-    The first worker takes batches of all ``sizes``, the others of the first size.
+    The first worker takes batches of all sizes, and is timed; the others take those of the first size.
     """
     spawn, workers = multiprocessing.get_context("spawn"), []
     for number in range(settings.workers_per_device):
         connection, end = spawn.Pipe(duplex=False)
-        arguments = (end, api, device, sizes[: 1 if number else None], requests)
+        sizes, timed_s = (job["sizes"][:1], 0.0) if number else (job["sizes"], job["timed_s"])
+        arguments = (end, api, job["device"], sizes, requests, timed_s)
         workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
         workers[-1][1].start()
         end.close()
@@ -156,7 +175,7 @@ def main() -> None:
         say({"doing": "request"})
         requests = payloads_of(server, Bodies.from_json(job["bodies"]))
         say({"doing": "pickling"})
-        if try_workers(say, api, settings, job["device"], job["sizes"], requests):
+        if try_workers(say, api, settings, job, requests):
             say({"end": True})
 
 

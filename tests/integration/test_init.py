@@ -1,0 +1,241 @@
+"""A project for a server of one's own: what is written, by what a try of it shows, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from litmeter.cli import init
+from litmeter.cli.main import main
+from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
+from litmeter.stages.machine import main as check_all
+from tests.support.processes import descendants_mentioning
+
+SERVER = """
+import time
+from pathlib import Path
+
+import litserve
+from pydantic import BaseModel
+
+from helper import offset
+
+
+class Number(BaseModel):
+    input: float
+
+
+class Table(litserve.LitAPI):
+    def setup(self, device):
+        self.table = Path("weights/table.txt").read_bytes()
+        self.parts = [path.read_bytes() for path in Path("parts").iterdir()]
+
+    def decode_request(self, request: Number):
+        return request.input
+
+    def predict(self, x):
+        time.sleep(0.02)
+        return [one + offset for one in x] if isinstance(x, list) else x + offset
+
+    def encode_response(self, output):
+        return {"output": output}
+
+
+class Single(Table):
+    def predict(self, x):
+        return [sum(x) / len(x)] * len(x) if isinstance(x, list) else x
+
+
+class Batch(Table):
+    def predict(self, x):
+        return [one + offset for one in x]
+
+
+class Neither(Table):
+    def predict(self, x):
+        raise ValueError("no weights")
+
+
+class Stream(litserve.LitAPI):
+    def __init__(self):
+        super().__init__(stream=True)
+
+    def setup(self, device):
+        self.table = Path("weights/table.txt").read_bytes()
+
+    def predict(self, x):
+        yield from range(3)
+
+    def encode_response(self, output):
+        for one in output:
+            yield str(one)
+"""
+COMMAND = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(200)
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(200 if b"input" in body else 422)
+
+    def answer(self, status):
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+open("weights/table.txt").read()
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+READ = ["helper.py", "parts", "server.py", "weights/table.txt"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a server without a project."""
+    files = {f"parts/{number}": "" for number in range(init.MANY + 1)}
+    files |= {"server.py": SERVER, "helper.py": "offset = 1", "plain.py": COMMAND, "weights/table.txt": "1"}
+    files |= {"a.json": '{"input": 1}', "b.json": '{"input": 2}', "wrong.json": '{"output": 2}'}
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def initialised(*arguments: str) -> Params:
+    """The project that `litmeter init` writes: the first stage finds nothing wrong in it."""
+    assert main(["init", "--body", "a.json", *arguments]) == 0
+    check_all()
+    return load_params()
+
+
+def dependencies(stage: str = "comparison") -> list[str]:
+    """Those of a stage that are no results."""
+    found: list[str] = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][stage]["deps"]
+    return [path for path in found if path not in ("metrics/machine.json", "${load.bodies}")]
+
+
+def sizes(params: Params) -> dict[str, int]:
+    return {name: one.max_batch_size for name, one in params.configurations().items()}
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    """All but what Python keeps of a module that was imported."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path: path.read_bytes() for path in found}
+
+
+def test_a_project_has_settings_with_batches_where_these_answer_more(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".gitignore").write_text("own\n\n.venv\nlast")
+    params = initialised("server.py:Table", "--body", "b.json")
+    assert sizes(params) == {"single": 1, "batched": 4, "workers": 1, CANDIDATE: 4}
+    assert params.experiments["single"] == ServeSettings(api="server:Table")
+    assert [path.read_text() for path in sorted(Path("bodies").iterdir())] == ['{"input": 1}', '{"input": 2}']
+    assert dependencies() == dependencies("candidate") == READ
+    ignored = Path(".gitignore").read_text().splitlines()
+    assert ignored[:4] == ["own", "", ".venv", "last"]
+    assert sorted(set(init.IGNORED) - {".venv"}) == sorted(ignored[4:])
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("times as much", *sizes(params), *READ, "git init", "dvc repro"))
+    subprocess.run(["git", "init", "-q"], check=True)
+    dvc = str(Path(sys.prefix) / "bin/dvc")
+    subprocess.run([dvc, "init", "-q"], check=True)
+    shown = subprocess.run([dvc, "stage", "list"], check=True, capture_output=True, text=True).stdout
+    names = [line.split()[0] for line in shown.splitlines()]
+    alone = [f"benchmark@{name}" for name in params.experiments]
+    assert names == ["machine", *alone, "candidate", "comparison", "report"]
+    subprocess.run([dvc, "dag"], check=True, capture_output=True)
+
+
+def test_a_lit_api_that_takes_no_batches_gets_no_settings_with_them(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = initialised("server:Single workers_per_device=3", "--body", "b.json")
+    assert set(sizes(params).values()) == {1}
+    assert len(set(params.configurations().values())) == len(params.configurations())
+    assert params.serve.workers_per_device == 3  # as it was given
+    assert "no batches (" in capsys.readouterr().out
+
+
+def test_a_lit_api_that_takes_batches_alone_gets_no_other_settings(folder: Path) -> None:
+    params = initialised("server.py:Batch")
+    assert 1 not in sizes(params).values()
+    assert len(set(params.configurations().values())) == len(params.configurations())
+
+
+def test_a_stream_is_tried_behind_its_server(folder: Path) -> None:
+    params = initialised("server.py:Stream")
+    assert set(sizes(params).values()) == {1}
+    assert "weights/table.txt" in dependencies()
+
+
+def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dvc.lock").write_text("")  # is none of the files that are written
+    params = initialised("--command", "python plain.py {port}", "--ready", "/up", "--users", "4")
+    expected = ServeSettings(command="python plain.py {port}", ready="/up")
+    assert params.configurations() == {"server": expected}
+    assert (params.load.users, params.comparison.users) == ((1, 4), 4)
+    assert dependencies() == ["plain.py", "weights/table.txt"]
+    stages = yaml.safe_load(Path("dvc.yaml").read_text())["stages"]
+    assert CANDIDATE not in stages
+    assert "serve" not in stages["comparison"]["params"] + stages["report"]["params"]
+    assert "#     command: python plain.py {port} --option" in Path("params.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.py:Table", "--body", "a.json"], "nowhere:Table: import: ModuleNotFoundError"),
+        (["server.py:Neither", "--body", "a.json"], "server:Neither: predict at batch size 1: ValueError"),
+        (["server.py:Table", "--body", "wrong.json"], "body 1 is refused with status 422"),
+        (["server.py:Table"], "--body: missing"),
+        (["server.py:Table", "--body", "none.json"], "--body none.json: No such file"),
+        (["server.py:Table", "--body", "a.json", "--body", "server.py"], "--body: files of several content"),
+        (["server.py:Table max_batch_size=0", "--body", "a.json"], "max_batch_size: got 0"),
+        (["--body", "a.json"], "one server is needed"),
+        (["server.py:Table", "--command", "python plain.py {port}"], "one server is needed"),
+        (["--command", "python plain.py", "--body", "a.json"], "{port} is missing"),
+        (["--command", "nonsuch {port}", "--body", "a.json"], "there is no program 'nonsuch'"),
+        (["--command", "python plain.py {port}", "--body", "wrong.json"], "answered the first request"),
+    ],
+)
+def test_what_cannot_be_used_is_a_line_and_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    before = files_in(folder)
+    assert main(["init", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert files_in(folder) == before
+    assert descendants_mentioning("plain.py") == []
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "bodies"])
+def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    Path(name).write_text("own")
+    before = files_in(folder)
+    assert main(["init", "server.py:Table", "--body", "a.json"]) == 2
+    assert capsys.readouterr().err == f"litmeter: {name}: is there already, and nothing is overwritten\n"
+    assert files_in(folder) == before
+
+
+def test_bodies_that_are_part_of_the_project_stay_where_they_are(folder: Path) -> None:
+    Path("bodies").mkdir()
+    Path("bodies/a.json").write_text('{"input": 1}')
+    command = ["init", "--command", "python plain.py {port}", "--ready", "/", "--body", "bodies"]
+    assert main(command) == 0
+    assert load_params().load.bodies == "bodies"
+    assert [path.name for path in Path("bodies").iterdir()] == ["a.json"]
