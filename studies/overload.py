@@ -1,8 +1,8 @@
 """Three times what a server can do, offered for a minute: goodput, memory, and how long anyone waits.
 
-``python -m studies.overload [FOLDER module:Class BODIES]``: e7_tuned, or a LitAPI by the direct transport. An
-open loop of Poisson arrivals, over more connections than the server lets wait. The peak of the same
-minutes is that of a closed loop before it and after it.
+``python -m studies.overload [FOLDER module:Class BODIES]``: e7_tuned, or a LitAPI by the direct transport.
+Open loops of Poisson arrivals, over more connections than the server lets wait, in turn with closed loops,
+whose rates before and after are the peak.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 import numpy as np
 
@@ -19,67 +19,87 @@ from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
 from litmeter.params import ServeSettings
-from litmeter.stats.records import OK, WINDOWS, Floats
+from litmeter.stats.records import OK, Floats
 from litmeter.system.machine import exclusive_machine
-from studies.harness import SERVER, configuration, known, load_plan, memory_mib, watched_server, write_result
+from studies.harness import (
+    SERVER,
+    configuration,
+    known,
+    load_plan,
+    memory_mib,
+    ratios,
+    summary,
+    watched_server,
+    write_result,
+)
 
 TIMES = 3
-SECONDS = 60.0
+ROUNDS = 6
+OVERLOAD_S = 10.0
+PEAK_S = 5.0
 WARMUP_S = 2.0
 CONNECTIONS = 512
 MAX_QUEUE = 64
 USERS = 32
-PEAK_S = 6.0
-OVERLOAD = "overload"
-MEMORY_EVERY_S = 5.0
 
 
-def overload() -> Schedule[list[Sample]]:
-    """The peak, TIMES its rate, and the peak again."""
-    before = yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=0), note="peak"))
-    offered_rps = TIMES * known(before.row.rate_rps)
-    plan = load_plan(CONNECTIONS, SECONDS, seed=0, warmup_s=WARMUP_S, rate_rps=offered_rps)
-    over = yield from measure(Turn(SERVER, plan, note=OVERLOAD))
-    after = yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=1), note="peak"))
-    return [before, over, after]
+def overload() -> Schedule[tuple[list[Sample], list[Sample]]]:
+    """The peak, TIMES its rate, the peak again and so on: the turns at the peak, and those above it."""
+    peaks = [(yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=0))))]
+    above = []
+    for seed in range(1, ROUNDS + 1):
+        offered_rps = TIMES * known(peaks[-1].row.rate_rps)
+        plan = load_plan(CONNECTIONS, OVERLOAD_S, seed=seed, warmup_s=WARMUP_S, rate_rps=offered_rps)
+        above.append((yield from measure(Turn(SERVER, plan))))
+        peaks.append((yield from measure(Turn(SERVER, load_plan(USERS, PEAK_S, seed=seed)))))
+    return peaks, above
 
 
 def main() -> None:
-    """Overload the server once; keep and print what came of it."""
+    """Overload the server; keep and print what came of it."""
     settings, bodies = configuration("e7_tuned"), None
     if own := sys.argv[1:]:
         folder, api, path = own
         batches = {"max_batch_size": 8, "threads_per_worker": 1, "transport": "direct"}
         settings = ServeSettings.model_validate({"api": api, "folder": folder, **batches})
         bodies = read_bodies(Path(path))
-    settings, memory = settings.model_copy(update={"max_queue": MAX_QUEUE}), list[tuple[float, float]]()
+    settings = settings.model_copy(update={"max_queue": MAX_QUEUE})
+    seconds = ROUNDS * (OVERLOAD_S + WARMUP_S + PEAK_S) + PEAK_S
     with exclusive_machine(), watched_server(settings, bodies) as (server, subjects):
-
-        def watch(text: str, seconds: float) -> None:
-            due_s = memory[-1][0] + MEMORY_EVERY_S if memory else 0.0
-            if text.startswith(OVERLOAD) and seconds >= due_s:
-                memory.append((seconds, memory_mib(server.pid)))
-
-        before, over, after = run(overload(), subjects, Log(), SECONDS + 2 * PEAK_S, watch)
-    record = over.requests
-    edges = record.window_edges[-WINDOWS - 1 :]
-    answers, _ = np.histogram(record.end[record.status == OK], edges)
-    peak_rps = mean(known(one.row.rate_rps) for one in (before, after))
-    inside = record.in_window
-    wait_ms = 1000 * (record.end - record.sent)
+        before_mib = memory_mib(server.pid)
+        peaks, above = run(overload(), subjects, Log(), seconds)
+        after_mib = memory_mib(server.pid)
+    peak_rps = [known(one.row.rate_rps) for one in peaks]
+    around_rps = [(left + right) / 2 for left, right in zip(peak_rps, peak_rps[1:], strict=False)]
+    records = [one.requests for one in above]
+    inside = np.concatenate([record.in_window for record in records])
+    wait_ms = 1000 * np.concatenate([record.end - record.sent for record in records])
+    code = np.concatenate([record.code for record in records])
+    status = np.concatenate([record.status for record in records])
+    goodput_rps = [_goodput_rps(one) for one in above]
     result = {
-        "goodput_over_peak": (answers / np.diff(edges) / peak_rps).round(4).tolist(),
-        "peak_rps": round(peak_rps, 1),
-        "offered_rps": over.row.offered_rps,
-        "answers_by_status": dict(Counter(str(code) for code in record.code[inside])),
-        "good_p99_ms": _p99(wait_ms[inside & (record.status == OK)]),
-        "refused_p99_ms": _p99(wait_ms[inside & (record.code == 503)]),
+        "goodput_over_peak": summary(ratios(goodput_rps, around_rps)),
+        "peak_rps": round(median(peak_rps), 1),
+        "offered_over_peak": [
+            round(known(one.row.offered_rps) / peak, 2) for one, peak in zip(above, around_rps, strict=True)
+        ],
+        "answers_by_status": dict(Counter(map(str, code[inside]))),
+        "good_p99_ms": _p99(wait_ms[inside & (status == OK)]),
+        "refused_p99_ms": _p99(wait_ms[inside & (code == 503)]),
         "longest_ms": round(float(wait_ms.max()), 1),
         "max_queue": MAX_QUEUE,
-        "rss_mib": [round(mib, 1) for _, mib in memory],
+        "rss_mib": [round(before_mib, 1), round(after_mib, 1)],
     }
     write_result("overload_api" if own else "overload", result)
     print(result)
+
+
+def _goodput_rps(sample: Sample) -> float:
+    """Good answers a second that came while the load was full."""
+    record = sample.requests
+    begin, end = record.window_edges[0], record.window_edges[-1]
+    came = record.end[record.status == OK]
+    return float(np.sum((came >= begin) & (came < end)) / (end - begin))
 
 
 def _p99(values: Floats) -> float | None:

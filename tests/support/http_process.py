@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import parse_headers
 from typing import BinaryIO
 
@@ -44,6 +45,7 @@ class HttpProcess:
     """What a test may look at.
 
     Attributes:
+        passed_on: number of requests that the protocol has passed to the route.
         at_work: the worker works while this is set.
         taken: the bodies that it has worked on.
     """
@@ -53,6 +55,7 @@ class HttpProcess:
     dispatcher: Dispatcher
     at_work: threading.Event
     taken: list[bytes]
+    passed_on: int = 0
 
 
 @contextmanager
@@ -74,9 +77,14 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
         route = DirectRoute(slow_app, dispatcher, SETTINGS, key, MAX_BYTES, check_type=is_image)
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            process.passed_on += 1
+            await route(scope, receive, send)
+
         config = uvicorn.Config(
-            RequestTimer(route),
-            http=Impatient,
+            RequestTimer(counted),
+            http=partial(Impatient, route=route),
             ws="none",
             lifespan="off",
             log_level="critical",

@@ -1,4 +1,4 @@
-"""A full server refuses predictions at their head, and skips their bodies."""
+"""A full server refuses predictions at their head, and does nothing more for them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.support.http_process import (
 )
 
 REFUSED = 503, b'{"detail":"the server is full; try again later"}'
+CHUNKED = PREDICT.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked") + b"5\r\n12345\r\n0\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def test_a_refused_client_may_ask_again_on_its_connection(full: HttpProcess) -> 
         for sent in (PREDICT + b"12345", PREDICT + b"123", b"45" + PREDICT + b"12345"):
             connection.sendall(sent)
             assert answer(connection) == REFUSED
+    assert full.passed_on == 0
 
 
 def test_a_refused_client_gets_retry_after(full: HttpProcess) -> None:
@@ -62,6 +64,26 @@ def test_a_refused_client_does_not_hold_its_connection(full: HttpProcess) -> Non
             assert answer(connection) == REFUSED
         for connection in (half, idle, late):
             assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        CHUNKED,
+        PREDICT.replace(b"/predict", b"/predict?a=b") + b"12345",
+        PREDICT.replace(b"HTTP/1.1", b"HTTP/1.0") + b"12345",
+        PREDICT.replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n") + b"12345",
+        PREDICT.replace(b"Host", b"Connection: close\r\nHost") + b"12345",
+        PREDICT.replace(b"Host", b"Connection: upgrade\r\nUpgrade: h2c\r\nHost") + b"12345",
+        PREDICT.replace(b"Host", b"Expect: 100-continue\r\nHost"),
+    ],
+)
+def test_unusual_predictions_are_refused_by_the_route(full: HttpProcess, sent: bytes) -> None:
+    passed_on = full.passed_on
+    with connected(full) as connection:
+        connection.sendall(sent)
+        assert answer(connection) == REFUSED
+    assert full.passed_on == passed_on + 1
 
 
 @pytest.mark.parametrize("change", [(b"/predict", b"/info"), (b"POST", b"PUT")])

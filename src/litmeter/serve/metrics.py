@@ -41,7 +41,8 @@ KILLED_WORKERS = Counter(
 )
 PROCESS = Gauge("litmeter_process", "1 for each process of a role", ["role"], multiprocess_mode="liveall")
 
-_by_code = functools.cache(REQUEST_SECONDS.labels)
+request_seconds = functools.cache(REQUEST_SECONDS.labels)
+"""The histogram of a code."""
 SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
 
 
@@ -76,4 +77,4 @@ class RequestTimer:
             await self.app(scope, receive, record_status)
         finally:
             RequestTimer.in_flight -= 1
-            _by_code(code).observe(perf_counter() - began)
+            request_seconds(code).observe(perf_counter() - began)

@@ -1,7 +1,8 @@
 """The HTTP process: its route admits or refuses a request by its head, and gives it to the workers.
 
 Workers get the body as it was received. LitServe's own route stays behind this one for the OpenAPI document
-only, as FastAPI's routing and validation cost more CPU time than the whole of it.
+only, as FastAPI's routing and validation cost more CPU time than the whole of it. Under overload ASGI costs
+more than the rest of a refusal, and most requests are refused: so a full server answers in the protocol.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import has_key
 from litmeter.serve.direct.dispatcher import STOPPING, Dispatcher
-from litmeter.serve.messages import Reply, RequestError, error_reply
+from litmeter.serve.messages import Headers, Reply, RequestError, error_reply
+from litmeter.serve.metrics import request_seconds
 from litmeter.serve.middleware import UNAUTHORISED, check_length, read_body
 
 logger = logging.getLogger(__name__)
@@ -117,12 +120,14 @@ class DirectRoute:
             self.held_bytes -= own_bytes
             self.dispatcher.release(slot)
 
+    def headers_of(self, reply: Reply, *, close: bool) -> Headers:
+        """All headers of a reply; ``close``: its connection ends, as all do while the server drains."""
+        length = () if reply.status in NO_BODY else ((b"content-length", b"%d" % len(reply.body)),)
+        closing = ((b"connection", b"close"),) if close or self.dispatcher.stopping else ()
+        return (*reply.headers, *length, *closing)
+
     async def _respond(self, reply: Reply, send: Send, *, close: bool = False) -> None:
-        headers = [*reply.headers]
-        if reply.status not in NO_BODY:
-            headers.append((b"content-length", b"%d" % len(reply.body)))
-        if close or self.dispatcher.stopping:
-            headers.append((b"connection", b"close"))
+        headers = self.headers_of(reply, close=close)
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
 
@@ -153,8 +158,22 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class Refused:
+    """A request refused at its head; in the place of uvicorn's cycle, it makes uvicorn skip the body."""
+
+    message_event = asyncio.Event()  # set by uvicorn; nothing waits for it
+    disconnected = False
+    response_started = response_complete = True
+    keep_alive = True
+
+
 class LimitedProtocol(HttpToolsProtocol):
-    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly."""
+    """Refuses, as JSON, malformed HTTP, heads that are too large, and requests that arrive too slowly.
+
+    While the server is full, it refuses all plain predictions.
+    """
+
+    cycle: RequestResponseCycle | Refused | None  # type: ignore[assignment]
 
     MAX_HEAD_BYTES = 65_536
     """Maximum size of a head, and of what is received between two parts of a body."""
@@ -165,6 +184,10 @@ class LimitedProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     _head_complete = False
     """Whether ``cycle`` is that of the request being received: from the end of its head to its last byte."""
+
+    def __init__(self, *args: Any, route: DirectRoute, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._route = route
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timeout of the first request."""
@@ -197,9 +220,15 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Pass a request to the route, as its head is complete."""
+        """Pass a request to the route, or refuse it, as its head is complete."""
         self._head_bytes = 0
-        super().on_headers_complete()
+        if self._route.dispatcher.slots.full and self._is_plain():
+            self.cycle = Refused()
+            request_seconds(FULL.status).observe(0.0)
+            self._write(FULL)
+            self.on_response_complete()
+        else:
+            super().on_headers_complete()
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
@@ -217,6 +246,27 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Refuse malformed HTTP."""
         self._refuse(400, msg)
+
+    def _is_plain(self) -> bool:
+        """Whether the request is a prediction with a body of known length, which uvicorn can skip."""
+        return (
+            self.url == self._route.settings.path.encode()
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and not self._route.dispatcher.stopping
+            and self._is_idle()
+            and any(name == b"content-length" for name, _ in self.headers)
+        )
+
+    def _write(self, reply: Reply, *, close: bool = False) -> None:
+        """Write a complete answer."""
+        headers = (*self._route.headers_of(reply, close=close), *self.server_state.default_headers)
+        lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        self.transport.write(STATUS_LINE[reply.status] + lines + b"\r\n" + reply.body)
 
     def _start_deadline(self) -> None:
         self._cancel_deadline()
@@ -239,9 +289,5 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             is_next = self._is_idle()
         if is_next and not self.transport.is_closing():
-            reply = error_reply(status, reason)
-            headers = *reply.headers, *self.server_state.default_headers, (b"connection", b"close")
-            lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-            length = b"content-length: %d\r\n\r\n" % len(reply.body)
-            self.transport.write(STATUS_LINE[status] + lines + length + reply.body)
+            self._write(error_reply(status, reason), close=True)
         self.transport.close()

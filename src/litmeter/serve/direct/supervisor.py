@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
@@ -85,7 +86,7 @@ class Supervisor:
             signal.signal(number, lambda number, _: self._sender.send(("signal", number)))
         config = uvicorn.Config(
             RequestTimer(self._route, self._route.settings.path),
-            http=LimitedProtocol,
+            http=partial(LimitedProtocol, route=self._route),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",  # LitServe's would need its queues
             timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
