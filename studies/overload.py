@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -70,7 +71,7 @@ def main() -> None:
         peaks, above = run(overload(), subjects, Log(), seconds)
         after_mib = memory_mib(server.pid)
     peak_rps = [known(one.row.rate_rps) for one in peaks]
-    around_rps = [(left + right) / 2 for left, right in zip(peak_rps, peak_rps[1:], strict=False)]
+    around_rps = [(left + right) / 2 for left, right in pairwise(peak_rps)]
     records = [one.requests for one in above]
     inside = np.concatenate([record.in_window for record in records])
     wait_ms = 1000 * np.concatenate([record.end - record.sent for record in records])
@@ -95,9 +96,9 @@ def main() -> None:
 
 
 def _goodput_rps(sample: Sample) -> float:
-    """Good answers a second that came while the load was full."""
+    """Good answers a second that came in the windows."""
     record = sample.requests
-    begin, end = record.window_edges[0], record.window_edges[-1]
+    begin, end = record.window
     came = record.end[record.status == OK]
     return float(np.sum((came >= begin) & (came < end)) / (end - begin))
 
