@@ -122,10 +122,11 @@ class Slots:
         return slot
 
     def release(self, slot: int) -> None:
-        """Free ``slot``. Only the HTTP process calls this, once for each slot."""
+        """Free ``slot``, unless it is. Only the HTTP process calls this."""
         index = slot % self.capacity
-        self._in_use[index] = 0
-        self._free_indices.append(index)
+        if self._in_use[index] == slot:
+            self._in_use[index] = 0
+            self._free_indices.append(index)
 
     def claim(self, slot: int, worker: int, process: int) -> bool:
         """Record that the worker of that index and process id has the request; False if it was released."""

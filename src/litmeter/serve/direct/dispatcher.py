@@ -72,8 +72,18 @@ class Dispatcher:
         asyncio.get_running_loop().add_reader(self._channel.reply_receiver, self._read_replies)
         self._sweep()
 
+    def is_full(self) -> bool:
+        """Whether all slots are in use, after the replies that have come have been read.
+
+        Under overload the event loop comes to read them once it has been through hundreds of connections:
+        until then workers would have nothing to do.
+        """
+        if self.slots.full:
+            self._read_replies()
+        return self.slots.full
+
     def release(self, slot: int) -> None:
-        """Free a slot, once for each; a request that is still pending is abandoned."""
+        """Free the slot of a request that has been answered, or is abandoned."""
         self._pending.pop(slot, None)
         self._unsent.pop(slot, None)
         self.slots.release(slot)
@@ -162,8 +172,8 @@ class Dispatcher:
 
     def _respond(self, slot: int, reply: Reply) -> None:
         """Answer a request, unless it has been answered."""
-        self._unsent.pop(slot, None)
-        pending = self._pending.pop(slot, None)
+        pending = self._pending.get(slot)
+        self.release(slot)
         if pending is not None and not pending.answer.done():
             pending.answer.set_result(reply)
 

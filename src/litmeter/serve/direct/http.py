@@ -70,7 +70,7 @@ class DirectRoute:
         """
         if self.dispatcher.stopping:
             return STOPPING
-        if self.dispatcher.slots.full:
+        if self.dispatcher.is_full():
             return FULL
         if self.key is not None and not has_key(pairs, self.key):
             return UNAUTHORISED
@@ -222,7 +222,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Pass a request to the route, or refuse it, as its head is complete."""
         self._head_bytes = 0
-        if self._route.dispatcher.slots.full and self._is_plain():
+        if self._route.dispatcher.is_full() and self._is_plain():
             self.cycle = Refused()
             request_seconds(FULL.status).observe(0.0)
             self._write(FULL)
