@@ -58,7 +58,7 @@ class ServeSettings(Section):
     preprocess: Preprocess = Field(
         "timm", description="timm's on PIL images; torchvision's; that with large JPEGs decoded scaled down"
     )
-    compiled: bool = Field(False, description="compiled for this machine (stage compile), not timm's modules")
+    compiled: bool = Field(False, description="compiled for this machine (stage compile), not in torch")
     keep_freed_memory: bool = Field(False, description="glibc keeps freed memory instead of returning it")
     max_queue: Count = Field(1024, description="requests in flight; above, the direct transport refuses")
     max_queue_mib: Count = Field(128, description="of their bodies; above, the direct transport refuses")
@@ -152,8 +152,8 @@ class PreprocessSettings(Section):
 
 ModelKind = Literal["name", "factory", "onnx"]
 """Where a model comes from: timm, a function of one's own, or an ONNX file; the key that says so."""
-_NEEDED = {"name": {"pretrained", "image_size"}, "factory": {"preprocess"}, "onnx": {"preprocess"}}
-_OPTIONAL = {"name": {"checkpoint"}, "factory": {"checkpoint", "classes"}, "onnx": {"classes"}}
+_NEEDED = {"name": ["pretrained", "image_size"], "factory": ["preprocess"], "onnx": ["preprocess"]}
+_OPTIONAL = {"name": ["checkpoint"], "factory": ["checkpoint", "classes"], "onnx": ["classes"]}
 _LIKE = (
     "like {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], interpolation: bilinear, "
     "crop: 0.875}, with the values of its training"
@@ -168,15 +168,9 @@ class ModelSettings(Section):
     onnx: str | None = Field(None, description="path of an ONNX file, which OpenVINO runs on a CPU")
     pretrained: str | None = Field(None, description="package, hub, none, or the path of a state dict (name)")
     image_size: int | None = Field(None, ge=32, le=1024, description="side in pixels (name)")
-    checkpoint: str | None = Field(
-        None, description="an existing checkpoint: no fitting, only testing (name, factory)"
-    )
-    preprocess: PreprocessSettings | None = Field(
-        None, description="how an image becomes an input (factory, onnx)"
-    )
-    classes: OneOrMore[str] | None = Field(
-        None, description="by output; absent: those of the data (factory, onnx)"
-    )
+    checkpoint: str | None = Field(None, description="fitted weights, to be tested only (name, factory)")
+    preprocess: PreprocessSettings | None = Field(None, description="an image's way in (factory, onnx)")
+    classes: OneOrMore[str] | None = Field(None, description="by output; absent: the data's (factory, onnx)")
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -184,15 +178,14 @@ class ModelSettings(Section):
         kinds = [key for key in given if key in _NEEDED]
         if len(kinds) != 1:
             raise ValueError(
-                f"got {' and '.join(kinds) or 'none'} of name, factory, onnx; allowed: one of these"
+                f"got {' and '.join(kinds) or 'none'} of {', '.join(_NEEDED)}; allowed: one of these"
             )
         [kind] = kinds
-        allowed = _NEEDED[kind] | _OPTIONAL[kind]
-        if wrong := [key for key in given if key not in allowed and key != kind]:
-            raise ValueError(
-                f"{wrong[0]} ({getattr(self, wrong[0])!r}): allowed with {kind}: {', '.join(sorted(allowed))}"
-            )
-        if missing := sorted(_NEEDED[kind] - set(given)):
+        allowed = _NEEDED[kind] + _OPTIONAL[kind]
+        if wrong := [key for key in given if key not in (kind, *allowed)]:
+            got = f"{wrong[0]} ({getattr(self, wrong[0])!r})"
+            raise ValueError(f"{got}: allowed with {kind}: {', '.join(allowed)}")
+        if missing := [key for key in _NEEDED[kind] if key not in given]:
             like = f"; write it {_LIKE}" if missing[0] == "preprocess" else ""
             raise ValueError(f"{missing[0]}: missing; {kind} needs it{like}")
         if self.factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", self.factory):

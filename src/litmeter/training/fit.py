@@ -163,17 +163,8 @@ def freeze_first_layers(model: Any, share: float) -> None:
         parameter.requires_grad = layer_of[name] >= share * last
 
 
-TESTING = TrainSettings(
-    epochs=1,
-    batch_size=16,
-    learning_rate=1.0,
-    head_learning_rate_factor=1.0,
-    weight_decay=0.0,
-    frozen_share=0.0,
-    num_workers=0,
-    seed=42,
-)
-"""For a model that is not fitted, where ``train`` is empty: only batches and workers matter."""
+TESTING = TrainSettings.model_construct(epochs=1, batch_size=16, num_workers=0, seed=42)  # type: ignore[call-arg]
+"""Where ``train`` is empty."""
 
 
 def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
@@ -185,7 +176,10 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     """
     settings, classes, train = params.model, len(index.classes), params.train or TESTING
     fitted = params.train is not None and settings.checkpoint is None
-    model = pretrained_model(settings, classes) if fitted else build_model(settings, classes)
+    if settings.checkpoint:
+        model = build_model(settings.kind, settings.architecture, classes, settings.side)
+    else:
+        model = pretrained_model(settings, classes)
     if settings.kind != "name":
         check_shapes(model.eval(), settings, index.classes)
         if fitted:  # some models answer otherwise while they are trained
