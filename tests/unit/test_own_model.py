@@ -110,7 +110,7 @@ ONNX = {"onnx": "net.onnx", "preprocess": PREPROCESS}
         (
             {"factory": "net:make", "preprocess": {**PREPROCESS, "std": [0.5, 0.5, 0]}},
             {},
-            "model.preprocess: std: got [0.5, 0.5, 0.0]; allowed: above 0",
+            "model.preprocess.std.2: got 0; allowed: greater than 0",
         ),
         (ONNX, {}, "train: allowed with model.onnx: nothing"),
         (ONNX, {"train": None, "compile.batch_sizes": [2]}, "compile.batch_sizes: 1 is missing"),
@@ -211,10 +211,13 @@ def test_a_factory_that_fails_is_one_line(code: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), "takes no images (2, 3, 64, 64): RuntimeError: "),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()),
+            "takes no images (2, 3, 64, 64), as model.preprocess.size says: RuntimeError: ",
+        ),
         (
             small_net(classes=3),
-            "answers (2, 3) to images (2, 3, 64, 64); allowed: (2, 2), logits of the 2 classes cat, dog",
+            "answers (2, 3) to images (2, 3, 64, 64); allowed: (2, 2), logits of the classes cat, dog",
         ),
         (nn.Conv2d(3, 2, 3), "answers (2, 2, 62, 62) to images"),
         (nn.LSTM(64, 2), "takes no images"),
@@ -238,8 +241,8 @@ def test_an_onnx_file_of_other_images_or_none_is_one_line(capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")  # parsers write there
     grey = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     write_onnx(Path("net.onnx"), grey, (1, 28, 28))
-    said = "model.onnx: net.onnx takes no images (2, 3, 64, 64): it takes f32 [?,1,28,28], and has"
-    with pytest.raises(ParamsError, match=re.escape(said)):
+    said = r"net\.onnx takes no images \(2, 3, 64, 64\), .*: it takes f32 \[\?,1,28,28\], and has 1 outputs"
+    with pytest.raises(ParamsError, match=said):
         check_shapes(pretrained_model(settings, 2), settings, CLASSES)
     write_onnx(Path("net.onnx"), small_net(classes=3), (3, SIZE, SIZE))
     with pytest.raises(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import openvino
 import torch
@@ -93,33 +94,31 @@ def converted(model: torch.nn.Module, example: torch.Tensor, any_batch: bool = F
     return graph
 
 
-def operators(graph: openvino.Model) -> Iterator[tuple[int, list[int]]]:
-    """Each convolution and matrix product of a graph with static shapes.
+class Operator(NamedTuple):
+    """A convolution or matrix product: its multiply-accumulates, weights, and numbers of each activation."""
 
-    Its multiply-accumulates, and the numbers in each activation that it reads or writes.
-    """
-    varying = {node.get_name() for node in graph.get_parameters()}  # with the image, unlike weights
+    macs: int
+    weights: int
+    activations: tuple[int, ...]
+
+
+def operators(graph: openvino.Model, image_size: int) -> Iterator[Operator]:
+    """The operators that count, for one image."""
+    graph.reshape([1, 3, image_size, image_size])
+    varying = {node.get_name() for node in graph.get_parameters()}  # nodes that an image changes
     for node in graph.get_ordered_ops():
-        read = [value for value in node.input_values() if value.get_node().get_name() in varying]
+        inputs, kind = node.input_values(), node.get_type_name()
+        read = [value for value in inputs if value.get_node().get_name() in varying]
         if not read:
             continue
         varying.add(node.get_name())
-        kind = node.get_type_name()
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        taken, weights, output = (value.shape for value in (*node.input_values(), node.output(0)))
+        taken, weights, output = (value.shape for value in (*inputs, node.output(0)))
         if kind == "MatMul":
             depth = taken[-2 if node.get_attributes()["transpose_a"] else -1]
         else:
-            depth = math.prod(weights) // output[1]  # weights of an output channel
-        yield math.prod(output) * depth, [math.prod(value.shape) for value in (*read, node.output(0))]
-
-
-def parameters_in(graph: openvino.Model) -> int:
-    """The numbers in a graph's constants, but for its wide integers, which say shapes and axes."""
-    constants = (node for node in graph.get_ops() if node.get_type_name() == "Constant")
-    return sum(
-        math.prod(node.shape)
-        for node in constants
-        if node.get_element_type().is_real() or node.get_element_type().bitwidth <= 8
-    )
+            depth = math.prod(weights) // output[1]  # of an output channel
+        own = math.prod(weights) if len(read) == 1 else 0
+        moved = tuple(math.prod(value.shape) for value in (*read, node.output(0)))
+        yield Operator(math.prod(output) * depth, own, moved)

@@ -83,13 +83,15 @@ def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Seque
         with torch.no_grad():
             logits = model(images)
     except Exception as error:
-        raise ParamsError(f"{what} takes no images {tuple(images.shape)}: {reason(error)}") from error
+        raise ParamsError(
+            f"{what} takes no images {tuple(images.shape)}, as model.preprocess.size says: {reason(error)}"
+        ) from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (len(images), len(classes)):
         listed = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
         raise ParamsError(
             f"{what} answers {found} to images {tuple(images.shape)}; allowed: {len(images), len(classes)}, "
-            f"logits of the {len(classes)} classes {listed} (those of the data, or model.classes)"
+            f"logits of the classes {listed}; model.classes names others"
         )
     if logits.min() >= 0 and torch.allclose(logits.sum(dim=1), torch.ones(len(images)), atol=1e-3):
         raise ParamsError(f"{what} answers probabilities; allowed: logits, as they are before the softmax")
