@@ -20,7 +20,7 @@ StateDict = dict[str, torch.Tensor]
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
     """The model of ``settings`` with its initial weights: timm's with a new classifier layer, or one's own.
 
-    Where there is a checkpoint it has any.
+    With a ``checkpoint`` these do not matter.
     Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape;
     ParamsError where a model of one's own cannot be made or read.
     """
