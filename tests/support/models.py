@@ -22,7 +22,7 @@ def export_tiny(folder: Path, image_size: int = 96) -> ModelFolders:
     folders.exported.mkdir()
     torch.manual_seed(0)
     settings = ModelSettings(name="test_efficientnet", pretrained="none", image_size=image_size)
-    model = build_model(settings, len(CLASSES)).eval()
+    model = build_model("name", "test_efficientnet", len(CLASSES), image_size).eval()
     # Scaled up, so that random weights answer different photos differently.
     model.get_classifier().weight.data.mul_(50)
     save_file(model.state_dict(), folders.exported / WEIGHTS_NAME)

@@ -15,8 +15,6 @@ from litmeter.paths import DVC_FILE, MODEL
 from litmeter.system.files import Record, code_digest, read_json, reading
 
 WEIGHTS_NAME = "model.safetensors"
-GRAPH_NAMES = ("model.xml", "model.bin")
-"""Of a model from an ONNX file: OpenVINO's graph, and its weights."""
 CARD_NAME = "model.json"
 INTERPOLATIONS = ("bilinear", "bicubic")
 """Timm's interpolations that torch computes on bytes; models of others are not for torchvision."""
@@ -36,17 +34,12 @@ class ModelCard(Record):
     crop_pct: float = Field(description="share of the resized image that the centre crop keeps")
     test_accuracy: float = Field(description="on the test split, in full precision")
     test_images: int = Field(description="size of the test split")
-    weights_sha256: str = Field(description="of the files with the weights that belong to this card")
+    weights_sha256: str = Field(description="of the weights file that belongs to this card")
 
     @property
     def resized_side(self) -> int:
         """The shorter side of a resized image, in pixels; its centre is cropped."""
         return math.floor(self.image_size / self.crop_pct)
-
-    @property
-    def weights_names(self) -> tuple[str, ...]:
-        """Names of the files with the weights."""
-        return GRAPH_NAMES if self.kind == "onnx" else (WEIGHTS_NAME,)
 
 
 def sha256(*paths: Path) -> str:
@@ -63,11 +56,9 @@ def read_card(folder: Path) -> ModelCard:
     """Read the card in ``folder``, and check that the weights beside it have its hash; raise ModelError."""
     with reading(folder / CARD_NAME, "dvc repro export", ModelError):
         card = ModelCard.model_validate(read_json(folder / CARD_NAME))
-        digest = sha256(*(folder / name for name in card.weights_names))
+        digest = sha256(folder / WEIGHTS_NAME)
     if digest != card.weights_sha256:
-        raise ModelError(
-            f"{folder / card.weights_names[-1]} is not the file that {CARD_NAME} was written for"
-        )
+        raise ModelError(f"{folder / WEIGHTS_NAME} is not the file that {CARD_NAME} was written for")
     return card
 
 

@@ -1,4 +1,4 @@
-"""OpenVINO's graphs of models: read, checked, run, given their normalisation, and their operators counted."""
+"""Models as OpenVINO's graphs: an ONNX file's as a module, torch modules converted, operators counted."""
 
 from __future__ import annotations
 
@@ -9,55 +9,67 @@ from typing import NamedTuple
 
 import openvino
 import torch
+from openvino.frontend import FrontEndManager
 from openvino.preprocess import PrePostProcessor
 
 from litmeter.errors import ParamsError
 from litmeter.model.card import ModelCard
-
-
-def read_graph(path: Path, image_size: int) -> openvino.Model:
-    """The graph in an ONNX file, or as the stage ``export`` wrote it.
-
-    Raise ParamsError where OpenVINO cannot read it, or it takes no square images of this size.
-    """
-    try:
-        graph = openvino.Core().read_model(path)
-    except RuntimeError as error:
-        line = " ".join(str(error).split())[-300:]
-        raise ParamsError(f"model.onnx: OpenVINO cannot read {path}: {line}") from error
-    takes = ", ".join(f"{one.element_type.to_string()} {one.partial_shape}" for one in graph.inputs)
-    images = openvino.PartialShape([-1, 3, image_size, image_size])
-    if (len(graph.inputs), len(graph.outputs)) != (1, 1) or not (
-        graph.input().element_type.is_real() and graph.input().partial_shape.compatible(images)
-    ):
-        raise ParamsError(
-            f"model.onnx: {path} takes {takes}, and has {len(graph.outputs)} outputs; allowed: floats "
-            f"{images} (by model.preprocess.size), and one output"
-        )
-    return graph
+from litmeter.system.temporary import scratch
 
 
 class GraphModel(torch.nn.Module):
-    """A graph as a module without parameters, in float32 on the CPU: for its test and its reference answers.
+    """A model of an ONNX file, whose state is its graph: on the CPU, for its test and reference answers."""
 
-    It takes float images (N, 3, size, size), and runs one by one: some graphs take no larger batch.
-
-    Attributes:
-        graph, of_one: as it was read, and for a batch of one image.
-    """
-
-    def __init__(self, graph: openvino.Model, image_size: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.graph, self.of_one = graph, graph.clone()
-        self.of_one.reshape([1, 3, image_size, image_size])
-        options = {"INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(self.of_one, "CPU", options)
+        self._state = torch.empty(0, dtype=torch.uint8)
+        self._compiled: openvino.CompiledModel | None = None
+
+    def get_extra_state(self) -> torch.Tensor:
+        """The graph as OpenVINO writes it, bytes: its structure in XML, a zero, and its weights."""
+        return self._state
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take the graph with this ``state``."""
+        self._state, self._compiled = state, None
+
+    def graph(self, image_size: int) -> openvino.Model:
+        """The graph; raise ParamsError unless it takes floats (N, 3, image_size, image_size) alone."""
+        structure, _, weights = self._state.numpy().tobytes().partition(b"\0")
+        graph = openvino.Core().read_model(structure, weights)
+        images = openvino.PartialShape([-1, 3, image_size, image_size])
+        if (len(graph.inputs), len(graph.outputs)) != (1, 1) or not (
+            graph.input().element_type.is_real() and graph.input().partial_shape.compatible(images)
+        ):
+            takes = ", ".join(f"{one.element_type.to_string()} {one.partial_shape}" for one in graph.inputs)
+            raise ParamsError(
+                f"it takes {takes or 'nothing'}, and has {len(graph.outputs)} outputs; allowed: one input, "
+                "of floats, and one output"
+            )
+        return graph
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits (N, classes)."""
-        single = torch.split(images.float(), 1)
-        outputs = [self._compiled(image.contiguous().numpy())[0] for image in single]
+        """Logits (N, classes) of float images (N, 3, size, size), one by one: some graphs take no batch."""
+        if self._compiled is None:
+            graph, options = self.graph(images.shape[-1]), {"INFERENCE_PRECISION_HINT": "f32"}
+            graph.reshape([1, *images.shape[1:]])
+            self._compiled = openvino.Core().compile_model(graph, "CPU", options)
+        outputs = [self._compiled(image.contiguous().numpy())[0] for image in torch.split(images.float(), 1)]
         return torch.cat([torch.from_numpy(logits.copy()) for logits in outputs])
+
+
+def read_onnx(path: Path) -> dict[str, torch.Tensor]:
+    """The state of a ``GraphModel`` from an ONNX file; raise ParamsError where OpenVINO cannot read it."""
+    reader = FrontEndManager().load_by_framework("onnx")
+    try:
+        graph = reader.convert(reader.load(str(path)))
+    except Exception as error:  # of several types
+        line = " ".join(str(error).split())[-300:]
+        raise ParamsError(f"model.onnx: OpenVINO cannot read {path}: {line}") from error
+    with scratch() as folder:
+        openvino.serialize(graph, folder / "model.xml", folder / "model.bin")
+        content = (folder / "model.xml").read_bytes() + b"\0" + (folder / "model.bin").read_bytes()
+    return {"_extra_state": torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
 
 def pixel_graph(graph: openvino.Model, card: ModelCard) -> openvino.Model:
@@ -83,61 +95,30 @@ def converted(model: torch.nn.Module, example: torch.Tensor, any_batch: bool = F
 
 
 class Operator(NamedTuple):
-    """A convolution or matrix product of a graph, for the batch size that the graph has.
-
-    Attributes:
-        macs: its multiply-accumulates.
-        moved: numbers in each activation that it reads or writes.
-        layer, takes: torch's convolution of the same size, with other weights, and the shape of an image
-            that it takes; for those of two dimensions.
-    """
+    """A convolution or matrix product: its multiply-accumulates, weights, and numbers of each activation."""
 
     macs: int
-    moved: tuple[int, ...]
-    layer: torch.nn.Conv2d | None = None
-    takes: tuple[int, ...] = ()
+    weights: int
+    activations: tuple[int, ...]
 
 
-def operators(graph: openvino.Model) -> Iterator[Operator]:
-    """The convolutions and matrix products of a graph with static shapes."""
-    fixed: set[str] = set()  # names of the nodes that no image changes
+def operators(graph: openvino.Model, image_size: int) -> Iterator[Operator]:
+    """The operators that count, for one image."""
+    graph.reshape([1, 3, image_size, image_size])
+    varying = {node.get_name() for node in graph.get_parameters()}  # nodes that an image changes
     for node in graph.get_ordered_ops():
-        kind, inputs = node.get_type_name(), node.input_values()
-        varying = [value for value in inputs if value.get_node().get_name() not in fixed]
-        if kind == "Constant" or (inputs and not varying):
-            fixed.add(node.get_name())
+        inputs, kind = node.input_values(), node.get_type_name()
+        read = [value for value in inputs if value.get_node().get_name() in varying]
+        if not read:
             continue
+        varying.add(node.get_name())
         if kind not in ("Convolution", "GroupConvolution", "MatMul"):
             continue
-        outputs, options = math.prod(node.get_output_shape(0)), node.get_attributes()
-        moved = (*(math.prod(value.shape) for value in varying), outputs)
-        taken, weights = ([*value.shape] for value in inputs)
+        taken, weights, output = (value.shape for value in (*inputs, node.output(0)))
         if kind == "MatMul":
-            depth = taken[-2] if options["transpose_a"] and len(taken) > 1 else taken[-1]
-            yield Operator(outputs * depth, moved)
-            continue
-        groups = weights.pop(0) if kind == "GroupConvolution" else 1
-        channels, per_group, *kernel = weights
-        found = Operator(outputs * per_group * math.prod(kernel), moved)
-        if len(kernel) == 2:
-            layer = torch.nn.Conv2d(
-                groups * per_group,
-                groups * channels,
-                tuple(kernel),
-                stride=tuple(options["strides"]),
-                padding=tuple(map(max, options["pads_begin"], options["pads_end"])),
-                dilation=tuple(options["dilations"]),
-                groups=groups,
-            )
-            found = found._replace(layer=layer, takes=tuple(taken[1:]))
-        yield found
-
-
-def parameters_in(graph: openvino.Model) -> int:
-    """The numbers in a graph's constants, but for those that say shapes and axes."""
-    constants = (node for node in graph.get_ops() if node.get_type_name() == "Constant")
-    types = ((node.get_element_type(), node) for node in constants)
-    of_bytes = (openvino.Type.i8, openvino.Type.u8)
-    return sum(
-        math.prod(node.get_output_shape(0)) for kind, node in types if kind.is_real() or kind in of_bytes
-    )
+            depth = taken[-2 if node.get_attributes()["transpose_a"] else -1]
+        else:
+            depth = math.prod(weights) // output[1]  # of an output channel
+        own = math.prod(weights) if len(read) == 1 else 0
+        moved = tuple(math.prod(value.shape) for value in (*read, node.output(0)))
+        yield Operator(math.prod(output) * depth, own, moved)

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from litmeter.errors import ModelError, ParamsError
-from litmeter.model.card import GRAPH_NAMES, WEIGHTS_NAME, ModelCard, check_code
-from litmeter.model.own import made_by, reason
-from litmeter.params import ModelSettings
+from litmeter.errors import LitmeterError, ModelError, ParamsError
+from litmeter.model.card import WEIGHTS_NAME, ModelCard, check_code
+from litmeter.model.own import files_of_factory
+from litmeter.params import ModelKind, ModelSettings
 from litmeter.system.imports import lean_import
 
 timm = lean_import("timm")
 lean_import("timm.data")
 
 
-def build_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
-    """The model that ``settings`` name: timm's with random weights, one's own as it is.
+def build_model(kind: ModelKind, architecture: str, num_classes: int, image_size: int) -> torch.nn.Module:
+    """timm's model with random weights, what the factory returns, or one for the state of an ONNX file.
 
-    Raise ModelError where timm cannot build it, ParamsError where one's own is not a model.
+    Raise ModelError where timm cannot build it, ParamsError where the factory fails.
     """
-    if settings.name:
-        return timm_model(settings.name, num_classes, settings.side)
-    if settings.factory:
-        return made_by(settings.factory)
-    return onnx_model(Path(str(settings.onnx)), settings.side)
+    if kind == "name":
+        return timm_model(architecture, num_classes, image_size)
+    if kind == "factory":
+        return made_by(architecture)
+    from litmeter.model.graph import GraphModel  # imports OpenVINO
 
-
-def onnx_model(path: Path, image_size: int) -> torch.nn.Module:
-    """The model in an ONNX file, or in an exported graph; raise ParamsError as ``read_graph``."""
-    from litmeter.model.graph import GraphModel, read_graph  # OpenVINO may not be installed
-
-    return GraphModel(read_graph(path, image_size), image_size)
+    return GraphModel()
 
 
 def timm_model(name: str, num_classes: int, image_size: int, hub: bool = False) -> torch.nn.Module:
@@ -54,6 +51,30 @@ def timm_model(name: str, num_classes: int, image_size: int, hub: bool = False) 
         raise ModelError(f"timm cannot build {name}{source} at {image_size} px: {line}") from error
 
 
+def made_by(factory: str) -> torch.nn.Module:
+    """The module that ``module:function`` returns; raise ParamsError where it fails, or that is none."""
+    files_of_factory(factory)
+    module, _, function = factory.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except Exception as error:
+        raise ParamsError(f"model.factory: {factory}: {reason(error)}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise ParamsError(
+            f"model.factory: {factory} returns {type(made).__name__}; allowed: a torch.nn.Module"
+        )
+    return made
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, in one line; where it was raised, if by somebody else's code."""
+    if isinstance(error, LitmeterError):
+        return str(error)
+    place = extract_tb(error.__traceback__)[-1]
+    line = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {line} ({Path(place.filename).name}, line {place.lineno})"
+
+
 def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Sequence[str]) -> None:
     """Raise ParamsError unless a model of one's own answers images with a logit for each of ``classes``."""
     what = f"model.{settings.kind}: {settings.architecture}"
@@ -62,13 +83,15 @@ def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Seque
         with torch.no_grad():
             logits = model(images)
     except Exception as error:
-        raise ParamsError(f"{what} takes no images {tuple(images.shape)}: {reason(error)}") from error
+        raise ParamsError(
+            f"{what} takes no images {tuple(images.shape)}, as model.preprocess.size says: {reason(error)}"
+        ) from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (len(images), len(classes)):
         listed = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
         raise ParamsError(
             f"{what} answers {found} to images {tuple(images.shape)}; allowed: {len(images), len(classes)}, "
-            f"logits of the {len(classes)} classes {listed} (those of the data, or model.classes)"
+            f"logits of the classes {listed}; model.classes names others"
         )
     if logits.min() >= 0 and torch.allclose(logits.sum(dim=1), torch.ones(len(images)), atol=1e-3):
         raise ParamsError(f"{what} answers probabilities; allowed: logits, as they are before the softmax")
@@ -89,13 +112,8 @@ def load_model(folder: Path, card: ModelCard, device: torch.device, dtype: torch
     """
     # Full precision means IEEE float32: without this, convolutions on a GPU run in TF32.
     torch.backends.cudnn.allow_tf32 = False
-    if card.kind == "onnx":
-        return onnx_model(folder / GRAPH_NAMES[0], card.image_size)
     check_code(card)
-    if card.kind == "factory":
-        model = made_by(card.architecture)
-    else:
-        model = timm_model(card.architecture, len(card.classes), card.image_size)
+    model = build_model(card.kind, card.architecture, len(card.classes), card.image_size)
     model.load_state_dict(load_file(folder / WEIGHTS_NAME))
     return model.eval().to(device, dtype)
 

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             stage.main(*rest)
             record_seconds((name, *rest), monotonic() - began)
     except LitmeterError as error:
-        hint = still_there() if isinstance(error, ParamsError) else ""
+        hint = still_there() if isinstance(error, ParamsError) and name == "machine" else ""
         said, status = f"{error}{hint}", error.exit_code
     except OSError as error:
         if (explained := storage_error(error)) is None:

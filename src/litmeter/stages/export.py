@@ -1,8 +1,7 @@
-"""Stage ``export``: checkpoint -> weights (safetensors, or a graph), model card and reference answers."""
+"""Stage ``export``: checkpoint -> weights as safetensors, model card and reference answers."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,16 @@ from safetensors.torch import save
 
 from litmeter.data.index import Index, read_index
 from litmeter.errors import ModelError
-from litmeter.model.card import CARD_NAME, GRAPH_NAMES, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.environment import keep_freed_memory
 from litmeter.model.model import build_model, input_config, load_model
 from litmeter.model.own import files_of_factory
 from litmeter.model.predictor import Predictor
 from litmeter.model.reference import Reference, write_reference
-from litmeter.params import ModelKind, ServeSettings, load_params
+from litmeter.params import ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
 from litmeter.system.files import atomic_write, read_json, write_json
 from litmeter.system.progress import bar, print_wrapped
-from litmeter.system.temporary import scratch
 from litmeter.training.weights import load_all, read_state_dict
 
 BATCH_SIZE = 8
@@ -33,10 +31,13 @@ def main() -> None:
     settings = load_params().model
     index = read_index(settings.classes)
     classes = index.classes
-    model = build_model(settings, len(classes))
+    model = build_model(settings.kind, settings.architecture, len(classes), settings.side)
     load_all(model, read_state_dict(CHECKPOINT), str(CHECKPOINT))
     tested = read_json(TRAIN_METRICS)
-    weights = write_weights(model, settings.kind)
+    # Copied, as safetensors refuses tensors that share memory.
+    weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_write(path := MODEL.exported / WEIGHTS_NAME) as temporary:
+        temporary.write_bytes(save(weights))
     card = ModelCard(
         architecture=settings.architecture,
         kind=settings.kind,
@@ -46,31 +47,13 @@ def main() -> None:
         **input_config(model, settings),
         test_accuracy=tested["test_accuracy"],
         test_images=tested["test_images"],
-        weights_sha256=sha256(*weights),
+        weights_sha256=sha256(path),
     )
     write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json", exclude_defaults=True))
     check_equal(model.eval(), card)
     write_reference(MODEL.exported, reference_answers(index))
-    size_mb = sum(path.stat().st_size for path in weights) / 1e6
+    size_mb = path.stat().st_size / 1e6
     print_wrapped(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
-
-
-def write_weights(model: torch.nn.Module, kind: ModelKind) -> list[Path]:
-    """Write the model's weights; those of a graph with itself. Return the files' paths."""
-    if kind == "onnx":
-        import openvino
-
-        with scratch() as folder:
-            openvino.serialize(model.graph, folder / GRAPH_NAMES[0], folder / GRAPH_NAMES[1])
-            for name in GRAPH_NAMES:
-                with atomic_write(MODEL.exported / name) as temporary:
-                    shutil.copyfile(folder / name, temporary)
-        return [MODEL.exported / name for name in GRAPH_NAMES]
-    # Copied, as safetensors refuses tensors that share memory.
-    weights = {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(path := MODEL.exported / WEIGHTS_NAME) as temporary:
-        temporary.write_bytes(save(weights))
-    return [path]
 
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:

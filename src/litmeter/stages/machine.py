@@ -16,13 +16,7 @@ from pathlib import Path
 from litmeter.errors import LitmeterError, LoadError, ModelError, ParamsError
 from litmeter.measure.bodies import bodies_of
 from litmeter.model.card import read_card, sha256
-from litmeter.model.device import (
-    WITHOUT_BFLOAT16,
-    check_precision,
-    has_bfloat16,
-    params_on,
-    resolve_device,
-)
+from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
@@ -156,11 +150,7 @@ def check_params(params: Params) -> None:
     if model.checkpoint and not Path(model.checkpoint).is_file():
         raise ParamsError(f"model.checkpoint: got {model.checkpoint!r}; allowed: null or a file")
     for name, serve in params.configurations().items():
-        check_precision(serve.precision, device, key := f"{section_of(name)}.precision")
-        if model.onnx and serve.precision == "half" and not has_bfloat16():
-            raise ParamsError(
-                f"{key}: got 'half'; allowed with model.onnx: auto, full or int8, as {WITHOUT_BFLOAT16}"
-            )
+        check_precision(serve.precision, device, f"{section_of(name)}.precision")
 
 
 def check_pretrained(name: str, pretrained: str) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from litmeter.data.index import SPLITS, Index, Photo, Split
 from litmeter.errors import ParamsError
 from litmeter.model.device import resolve_device
-from litmeter.model.model import build_model, check_shapes, input_config
+from litmeter.model.model import check_shapes, input_config
 from litmeter.params import Params, TrainSettings
 from litmeter.system.progress import print_wrapped
 from litmeter.training.weights import (
@@ -163,17 +163,8 @@ def freeze_first_layers(model: Any, share: float) -> None:
         parameter.requires_grad = layer_of[name] >= share * last
 
 
-TESTING = TrainSettings(
-    epochs=1,
-    batch_size=16,
-    learning_rate=1.0,
-    head_learning_rate_factor=1.0,
-    weight_decay=0.0,
-    frozen_share=0.0,
-    num_workers=0,
-    seed=42,
-)
-"""For a model that is not fitted, where ``train`` is empty: only batches and workers matter."""
+TESTING = TrainSettings.model_construct(epochs=1, batch_size=16, num_workers=0, seed=42)  # type: ignore[call-arg]
+"""Where ``train`` is empty."""
 
 
 def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, Path]:
@@ -185,15 +176,13 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
     """
     settings, classes, train = params.model, len(index.classes), params.train or TESTING
     fitted = params.train is not None and settings.checkpoint is None
-    model = pretrained_model(settings, classes) if fitted else build_model(settings, classes)
+    model = pretrained_model(settings, classes)
     if settings.kind != "name":
         check_shapes(model.eval(), settings, index.classes)
         if fitted:  # some models answer otherwise while they are trained
             check_shapes(copy.deepcopy(model).train(), settings, index.classes)
     if fitted and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ParamsError(
-            f"train: allowed with {settings.architecture}: nothing, as it has no parameters to fit"
-        )
+        raise ParamsError(f"train: {settings.architecture} has no parameters to fit; leave it empty")
     # A module of one's own tells nothing of its weights: they are pretrained where some shall be frozen.
     frozen = settings.pretrained != "none" if settings.name else fitted and train.frozen_share > 0
     module = ClassifierModule(model, train, pretrained=frozen)

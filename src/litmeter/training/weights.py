@@ -20,12 +20,18 @@ StateDict = dict[str, torch.Tensor]
 def pretrained_model(settings: ModelSettings, num_classes: int) -> torch.nn.Module:
     """The model of ``settings`` with its initial weights: timm's with a new classifier layer, or one's own.
 
-    Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape.
+    With a ``checkpoint`` these do not matter.
+    Raise ModelError where weights cannot be read or downloaded, or do not fit the model by name and shape;
+    ParamsError where a model of one's own cannot be made or read.
     """
-    if settings.name and settings.pretrained == "hub":
+    if settings.name and settings.pretrained == "hub" and not settings.checkpoint:
         return timm_model(settings.name, num_classes, settings.side, hub=True)
-    model = build_model(settings, num_classes)
-    if settings.pretrained in (None, "none"):
+    model = build_model(settings.kind, settings.architecture, num_classes, settings.side)
+    if settings.onnx:
+        from litmeter.model.graph import read_onnx  # imports OpenVINO
+
+        model.load_state_dict(read_onnx(Path(settings.onnx)))
+    if settings.checkpoint or settings.pretrained in (None, "none"):
         return model
     if settings.pretrained == "package":
         weights, source = package_weights(model), "the package's weights"

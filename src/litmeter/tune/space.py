@@ -168,8 +168,8 @@ def changed_knobs(settings: ServeSettings, other: ServeSettings) -> list[str]:
 
 
 def built(settings: ServeSettings) -> str:
-    """Who built its model."""
-    return "compiled" if settings.compiled else "timm's"
+    """How its model runs."""
+    return "compiled" if settings.compiled else "torch"
 
 
 def name_of(settings: ServeSettings) -> str:

@@ -27,10 +27,10 @@ from typing import Any
 import openvino
 import torch
 
-from litmeter.model.card import GRAPH_NAMES, read_card
+from litmeter.model.card import read_card
 from litmeter.model.compiled.model import BatchModel, load_package, openvino_options, run_in_parts, split
 from litmeter.model.device import dtype_name
-from litmeter.model.graph import converted, pixel_graph, read_graph
+from litmeter.model.graph import GraphModel, converted, pixel_graph
 from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
 from litmeter.stats.comparison import Ratio, ratio
@@ -100,10 +100,10 @@ def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibratio
 
 def graph_of(folder: str, example: torch.Tensor, any_batch: bool = False) -> openvino.Model:
     """OpenVINO's graph of the exported model, for pixels like ``example``, or a batch of any size."""
-    card = read_card(Path(folder))
-    if card.kind == "onnx":
-        return pixel_graph(read_graph(Path(folder) / GRAPH_NAMES[0], card.image_size), card)
-    return converted(eager_model(folder, "cpu", "full"), example, any_batch)
+    model, card = eager_model(folder, "cpu", "full"), read_card(Path(folder))
+    if isinstance(model.model, GraphModel):
+        return pixel_graph(model.model.graph(card.image_size), card)
+    return converted(model, example, any_batch)
 
 
 def write_package(graph: openvino.Model, shape: Sequence[int], dtype: torch.dtype, path: str) -> None:
