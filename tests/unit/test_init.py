@@ -37,11 +37,13 @@ def test_a_file_is_imported_from_the_folder_of_its_package(
     for spec, api, folder in (
         ("server.py:A", "server:A", ""),
         ("src/server.py:A", "server:A", "src"),
+        ("src/my-server.py:A", "my-server:A", "src"),
         ("src/package/server.py:A", "package.server:A", "src"),
         ("package.server:A", "package.server:A", ""),
     ):
         [found] = settings_of([spec], OWN).values()
-        assert (found["api"], found["folder"]) == (api, str(tmp_path / folder))
+        read = ServeSettings.model_validate(found)
+        assert (read.api, read.folder) == (api, str(tmp_path / folder))
 
 
 def test_the_next_commands_are_those_that_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:

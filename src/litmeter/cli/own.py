@@ -34,7 +34,7 @@ from litmeter.system.machine import fingerprint
 from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
-API = re.compile(r"(?:[^:]*/)?[\w.]+:\w+")
+API = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
