@@ -64,9 +64,9 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
     except ValidationError as error:
         raise UsageError(explain(error)) from None
     bodies, place = read_given(sent), Path(os.path.relpath(sent.body[0]))
-    copied = len(sent.body) > 1 or os.pardir in place.parts
-    if copied or (place.is_file() and place.suffix != JSON_LINES):
-        copied, place = True, BODIES
+    kept = place.is_dir() or place.suffix == JSON_LINES
+    copied = len(sent.body) > 1 or not kept or place.parts[:1] in ((), (os.pardir,))
+    place = BODIES if copied else place
     for path in (PARAMS_FILE, DVC_FILE, *([BODIES] if copied else [])):
         if os.path.lexists(path):
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
