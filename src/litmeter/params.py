@@ -80,7 +80,7 @@ class ServeSettings(Section):
     def _check(self) -> ServeSettings:
         if self.api and self.command:
             raise ValueError("api and command exclude each other")
-        if self.api and not re.fullmatch(r"[\w.]+:\w+", self.api):
+        if self.api and not re.fullmatch(r"[\w.-]+:\w+", self.api):
             raise ValueError(f"api ({self.api!r}): allowed: module:Class")
         if self.command and "{port}" not in self.command:
             raise ValueError(f"command ({self.command!r}): {{port}} is missing, where its port stands")

@@ -46,6 +46,7 @@ def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
             {"api": "lit_apis:Misnamed"},
             "LitServer: TypeError: decode_request's parameter must be named request",
         ),
+        ({"api": "lit_apis:Unawaited"}, "LitServer: TypeError: predict is async: __init__ needs super()"),
         ({"api_kwargs": {"size": 2}}, "__init__: TypeError: "),
         ({"method": "__init__", "how": "raises"}, "__init__: ValueError: no such thing"),
         ({"method": "pickling", "how": "raises"}, "pickling: ValueError: no such thing"),

@@ -47,8 +47,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     for name, content in {"server.py": SERVER, "weights.txt": "2", "body.json": '{"input": 1}'}.items():
         (folder / name).write_text(content)
     project = Activated(folder)
-    said = project.run("litmeter", "init", "server.py:Sum", "--body", "body.json").stdout
-    for command in said.partition("next:\n")[2].partition("  dvc repro")[0].splitlines():
+    project.git("init")
+    for command in ("dvc init", "litmeter init server.py:Sum --body body.json"):
         project.run(*command.split())
     single = load_params(folder / "params.yaml").experiments["single"]
     project.change({**SHORT, "experiments": {"single": single.model_dump(exclude_defaults=True)}})

@@ -46,6 +46,13 @@ class Context(Square):
         return {"output": output, "input": context["input"]}
 
 
+class Unawaited(Square):
+    """Does not say that it is async."""
+
+    async def predict(self, x):
+        return x * x
+
+
 class OwnBatch(Square):
     """A batch of its own kind, also of a single item."""
 

@@ -39,6 +39,17 @@ def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPa
     assert after["id"] != before["id"]
 
 
+def test_the_packages_that_own_files_import_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import os, numpy.linalg\ndef f():\n    from PIL import Image\n")
+    (tmp_path / "b.py").write_text("from . import yaml\nfrom scipy.stats import norm\nimport no_such_module")
+    (tmp_path / "broken.py").write_text("import yaml (")
+    (tmp_path / "weights.bin").write_bytes(b"\0")
+    before, found = fingerprint(), fingerprint(tmp_path.iterdir())
+    added = {name: version(name) for name in ("numpy", "scipy")}
+    assert found == before | added | {"id": found["id"]}
+    assert found["id"] != before["id"]
+
+
 def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) -> None:
     """Of their contents: not of when they were written."""
     (given := tmp_path / "my.ckpt").write_bytes(b"one")

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from litmeter.cli.main import main
-from litmeter.cli.own import OWN, Own, is_own, project, settings_of
+from litmeter.cli.own import OWN, Own, is_own, project, read_given, settings_of
 from litmeter.errors import UsageError
+from litmeter.measure.bodies import Bodies, bodies_of
 from litmeter.params import Params
 
 
@@ -59,18 +60,29 @@ def test_mistakes_are_named(servers: list[str], said: str) -> None:
 
 
 def test_several_bodies_are_sent_in_their_order(tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("b.json", "a.json")]
-    for number, file in enumerate(files):
-        file.write_text(str(number))
+    files = [tmp_path / name for name in ("b.json", "a.jsonl")]
+    for file, content in zip(files, ("0", "1\n2"), strict=True):
+        file.write_text(content)
     content = {
         "experiments": settings_of(["m:A"], OWN),
         "comparison": {"reference": "a", "users": 1, "seconds": 1.0},
     }
     before = Path.cwd()
     with project(content, Own(body=files)) as params:
-        assert [file.read_text() for file in sorted(Path(str(params.load.bodies)).iterdir())] == ["0", "1"]
+        bodies = bodies_of(params.load)
+        assert bodies == Bodies([b"0", b"1", b"2"], "application/json")
         assert Path.cwd() != before
     assert Path.cwd() == before
+
+
+def test_bodies_of_several_content_types_are_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "b.jpg"):
+        (tmp_path / name).write_text("{}")
+    given = OWN.model_copy(update={"body": [tmp_path / "a.json", tmp_path / "b.jpg"]})
+    with pytest.raises(UsageError, match="several content types"):
+        read_given(given)
+    named = given.model_copy(update={"content_type": "text/plain"})
+    assert read_given(named).content_type == "text/plain"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from cyclopts import Parameter
 from pydantic import Field
 
 from litmeter.cli.load import LOAD
-from litmeter.cli.own import USERS, Sent, together
+from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
 from litmeter.errors import LitmeterError, NoVerdict, UsageError, missing_extra, storage_error
 from litmeter.load import load_generator
-from litmeter.measure.bodies import Bodies, bodies_of, read_bodies
+from litmeter.measure.bodies import bodies_of
 from litmeter.measure.comparison_rows import Pair, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import restarted
@@ -37,7 +37,6 @@ from litmeter.system.files import append_line, check_writable
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import duration, print_wrapped
 from litmeter.system.tables import markdown_table, number_cell, significant
-from litmeter.system.temporary import scratch
 
 SMALLEST_MARGIN = 0.02
 """Servers of one configuration differ by 1% from start to start."""
@@ -302,7 +301,7 @@ def measured(
     if not against:
         raise UsageError("--against: empty; expected a revision, or an experiment of DVC")
     device, users = resolve_device(device, cuda_available()), sent.users or users
-    bodies = given(sent) if sent.body else bodies_of(load)
+    bodies = read_given(sent) if sent.body else bodies_of(load)
     short = against[:9] if re.fullmatch("[0-9a-f]{40}", against) else against
     names = (f"old ({short})", "new (working tree)")
     with (
@@ -325,10 +324,3 @@ def measured(
     [pair] = pairs(names, names[0], log.rows, log.latencies_ms(), P95_ERROR)
     took_s = log.rows[-1].at_s + log.rows[-1].seconds
     return Found(both, users, took_s, limits, old, new, pair)
-
-
-def given(sent: Sent) -> Bodies:
-    """The bodies of the command line."""
-    with scratch() as folder:
-        path = sent.body[0] if len(sent.body) == 1 else together(sent.body, folder)
-        return read_bodies(path, sent.content_type)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,8 @@ from cyclopts import Parameter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from litmeter.cli.load import LOAD, OBJECTIVE
-from litmeter.errors import UsageError
+from litmeter.errors import LoadError, UsageError
+from litmeter.measure.bodies import Bodies, read_bodies
 from litmeter.params import (
     KEYS_OF,
     PARAMS_FILE,
@@ -28,17 +29,15 @@ from litmeter.params import (
     explain,
 )
 from litmeter.paths import MACHINE
-from litmeter.system.files import write_json
+from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.machine import fingerprint
 from litmeter.system.temporary import scratch
 
 NAMED = re.compile(r"(?:([a-z][a-z0-9_]*)=)?(.*)", re.DOTALL)
-API = re.compile(r"(?:[^:]*/)?[\w.]+:\w+")
+API = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
-
-
 CAPACITY_S = 60.0
 """That a search for settings takes at last, for the winner's capacity."""
 
@@ -164,7 +163,10 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
     before = Path.cwd()
     with scratch() as folder:
         load = LOAD.model_dump(mode="json") | {"content_type": own.content_type}
-        load["bodies"] = str(own.body[0].absolute() if len(own.body) == 1 else together(own.body, folder))
+        load["bodies"] = str(own.body[0].absolute())
+        if len(own.body) > 1:
+            write_bodies(read_given(own), folder / "bodies")
+            load["bodies"] = "bodies"
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
         objective["max_s"] = CAPACITY_S
         sections = {"load": load, "objective": objective, **content}
@@ -181,12 +183,23 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             os.chdir(before)
 
 
-def together(bodies: Sequence[Path], folder: Path) -> Path:
-    """Files copied into one folder, in their order."""
-    (target := folder / "bodies").mkdir()
+def read_given(sent: Sent) -> Bodies:
+    """All bodies that were given; raise UsageError where there is none, or one cannot be read."""
+    if not sent.body:
+        raise UsageError(NO_BODY)
     try:
-        for number, path in enumerate(bodies):
-            shutil.copy(path, target / f"{number:06}{path.suffix}")
-    except OSError as error:
-        raise UsageError(f"--body {error.filename}: {error.strerror}") from error
-    return target
+        read = [read_bodies(path, sent.content_type) for path in sent.body]
+    except LoadError as error:
+        raise UsageError(f"--body {error}") from error
+    types = {one.content_type for one in read}
+    if len(types) > 1:
+        raise UsageError(f"--body: files of several content types ({', '.join(sorted(types))}); name one")
+    return Bodies([content for one in read for content in one.contents], types.pop())
+
+
+def write_bodies(bodies: Bodies, folder: Path) -> None:
+    """Write a file for each into a new folder, in their order, with the ending of their content type."""
+    ending = mimetypes.guess_extension(bodies.content_type) or ""
+    with atomic_folder(folder) as temporary:
+        for number, content in enumerate(bodies.contents):
+            (temporary / f"{number:06}{ending}").write_bytes(content)

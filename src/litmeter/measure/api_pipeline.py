@@ -96,5 +96,6 @@ def payloads_of(server: LitServer, bodies: Bodies) -> list[bytes]:
             f"{type(errors.last).__name__}: {errors.last}" if errors.last else body.decode(errors="replace")
         )
         number = len(payloads) + 1
-        raise ApiError(f"body {number} is refused with status {status}: {reason}") from error
+        as_type = f"status {status}, as {bodies.content_type}"
+        raise ApiError(f"body {number} is refused with {as_type}: {reason}") from error
     return payloads

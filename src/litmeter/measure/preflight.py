@@ -49,13 +49,13 @@ class Checked:
         fault: why it must not be served, one line with the log's path; empty where it may.
         unavailable: why it cannot be run in-process; empty where it can.
         notes: lines to say.
-        rate_rps: answers a second of one worker in-process, in its largest batches; None where not timed.
+        answer_s: how long an answer took in-process, in the largest batch; None where it was not run.
     """
 
     fault: str
     unavailable: str
     notes: tuple[str, ...]
-    rate_rps: float | None = None
+    answer_s: float | None = None
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Trial:
     fault: str = ""
     unavailable: str = ""
     threads: int | None = None
-    rate_rps: float | None = None
+    answer_s: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # by worker and batch size
 
 
@@ -88,7 +88,8 @@ def check_apis(
     bodies: Bodies,
     device: str,
     timeout_s: float,
-    timed_s: float = 0.0,
+    *,
+    quick: bool = False,
 ) -> dict[str, Checked]:
     """Try each LitAPI in processes of its own, which end with the check.
 
@@ -96,7 +97,8 @@ def check_apis(
         configurations: of any kind; only LitAPIs are tried.
         bodies: of requests, of which some are answered.
         timeout_s: how long a method may take for a batch.
-        timed_s: for how long each is then timed in its largest batches.
+        quick: try each in a single process instead, as its only worker; whether a LitAPI can be pickled
+            stays open.
     """
     trials: dict[str, _Trial] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
@@ -108,7 +110,7 @@ def check_apis(
             continue
         key = settings.model_dump_json(include=PIPELINE_KEYS | {"max_batch_size", "path", "transport"})
         if key not in trials:
-            trials[key] = _try(name, settings, bodies, device, timeout_s, timed_s)
+            trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick)
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
@@ -119,7 +121,7 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        checked[name] = Checked(text, trial.unavailable, notes, trial.rate_rps)
+        checked[name] = Checked(text, trial.unavailable, notes, trial.answer_s)
     return checked
 
 
@@ -184,13 +186,13 @@ def _shortened(answer: Any) -> str:
 
 
 def _try(
-    name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float, timed_s: float
+    name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float, *, quick: bool
 ) -> _Trial:
     """Start the processes of a configuration and take their answers, until one fails."""
     trial, doing = _Trial(_log_file(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
-    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "timed_s": timed_s}
+    job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "quick": quick}
     job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
     with (
         scratch() as folder,
@@ -221,7 +223,7 @@ def _try(
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
             trial.threads = message.get("threads", trial.threads)
-            trial.rate_rps = message.get("rate_rps", trial.rate_rps)
+            trial.answer_s = message.get("answer_s", trial.answer_s)
             trial.unavailable = message.get("unavailable", trial.unavailable)
             if "again" in message and _changed(*message["again"], compared=settings.check_answers):
                 trial.unavailable = "predict changes its input"

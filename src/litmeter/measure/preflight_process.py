@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any
 
@@ -69,14 +68,6 @@ class Watched(ApiPipeline):
         except Exception:
             return [first, None]
 
-    def rate_rps(self, seconds: float) -> float:
-        """Answers a second in the largest batches, for so many seconds; nothing is said of their methods."""
-        self._say = lambda message: None
-        begin, answered = perf_counter(), 0
-        while (passed_s := perf_counter() - begin) < seconds:
-            answered += len(self.answers(self._next(self.api.max_batch_size)))
-        return answered / passed_s
-
 
 def as_sent(answer: Any) -> Any:
     """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
@@ -100,25 +91,15 @@ def reporting(say: Say) -> Iterator[None]:
         say({"raised": text.splitlines()[0]})
 
 
-def run_worker(
-    connection: Connection,
-    api: LitAPI,
-    device: str,
-    sizes: Sequence[int],
-    requests: Sequence[bytes],
-    timed_s: float,
-) -> None:
-    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it.
-
-    Where it is timed, say its rate, too.
-    """
-    with reporting(connection.send):
-        pipeline = Watched(connection.send, api, device, requests)
+def run_worker(say: Say, api: LitAPI, device: str, sizes: Sequence[int], requests: Sequence[bytes]) -> None:
+    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it."""
+    with reporting(say):
+        pipeline = Watched(say, api, device, requests)
         for size in sizes:
-            connection.send({"answers": pipeline.answers_at(size), "batch_size": size})
-        torch = sys.modules.get("torch")
+            say({"answers": pipeline.answers_at(size), "batch_size": size})
+        torch, began = sys.modules.get("torch"), perf_counter()
         last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
-        connection.send(last | ({"rate_rps": pipeline.rate_rps(timed_s)} if timed_s else {}))
+        say(last | {"answer_s": (perf_counter() - began) / 2 / sizes[-1]})
 
 
 def try_workers(
@@ -126,13 +107,13 @@ def try_workers(
 ) -> bool:
     """Pass on what the workers send, one after another, as far as all goes well; whether it does.
 
-    The first worker takes batches of all sizes, and is timed; the others take those of the first size.
+    The first worker takes batches of all sizes, the others those of the first size.
     """
     spawn, workers = multiprocessing.get_context("spawn"), []
     for number in range(settings.workers_per_device):
         connection, end = spawn.Pipe(duplex=False)
-        sizes, timed_s = (job["sizes"][:1], 0.0) if number else (job["sizes"], job["timed_s"])
-        arguments = (end, api, job["device"], sizes, requests, timed_s)
+        sizes = job["sizes"][:1] if number else job["sizes"]
+        arguments = (end.send, api, job["device"], sizes, requests)
         workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
         workers[-1][1].start()
         end.close()
@@ -174,6 +155,10 @@ def main() -> None:
             return
         say({"doing": "request"})
         requests = payloads_of(server, Bodies.from_json(job["bodies"]))
+        if job["quick"]:
+            run_worker(lambda one: say({"worker": 1} | one), api, job["device"], job["sizes"], requests)
+            say({"end": True})
+            return
         say({"doing": "pickling"})
         if try_workers(say, api, settings, job, requests):
             say({"end": True})

@@ -12,6 +12,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any
 
 import litserve
@@ -98,6 +99,10 @@ def lit_server(
     """LitServe's server of one API on one device; raise what LitServe raises for an API that it refuses."""
     if "request" not in inspect.signature(api.decode_request).parameters:
         raise TypeError("decode_request's parameter must be named request")
+    for name in ("decode_request", "predict", "encode_response"):
+        is_async = any(check(getattr(api, name)) for check in (iscoroutinefunction, isasyncgenfunction))
+        if is_async and not api.enable_async and api._loop == "auto":
+            raise TypeError(f"{name} is async: __init__ needs super().__init__(enable_async=True)")
     unusual = unusual_features(api)
     server = litserve.LitServer(
         api,

@@ -19,10 +19,10 @@ from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import MACHINE, MODEL, WEIGHTS, check_no_orphans
+from litmeter.paths import DVC_FILE, MACHINE, MODEL, WEIGHTS, check_no_orphans
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
-from litmeter.system.files import read_json, write_json
+from litmeter.system.files import code_files, read_json, write_json
 from litmeter.system.machine import cuda_available, describe_machine, fingerprint
 from litmeter.system.progress import duration, print_wrapped
 
@@ -36,7 +36,7 @@ def main() -> None:
     check_no_orphans(params.configurations())
     check_params(params)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    machine = fingerprint()
+    machine = fingerprint([] if params.has_classifier else code_files(DVC_FILE, "comparison"))
     if params.has_classifier:
         machine["bfloat16"] = has_bfloat16()
         write_json(WEIGHTS, given_weights(params.model))

@@ -222,18 +222,21 @@ NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
 """Names and suffixes that .dvcignore has, too."""
 
 
-def code_digest(dvc_file: Path, stage: str) -> str:
-    """Digest of the files that a stage depends on by its dvc.yaml, but for those HASHED_ELSEWHERE.
+def code_files(dvc_file: Path, stage: str) -> list[Path]:
+    """The files that a stage depends on by its dvc.yaml, but for those HASHED_ELSEWHERE; none without it.
 
-    A path with a parameter (``${...}``) is photos or bodies, and hashed by what is in it. Without the stage
-    it is the digest of nothing.
+    A path with a parameter (``${...}``) is photos or bodies, and hashed by what is in it.
     """
     stages = yaml.safe_load(dvc_file.read_bytes())["stages"] if dvc_file.exists() else {}
     deps = stages.get(stage, {}).get("deps", [])
     paths = [path for dep in deps if "${" not in dep and (path := Path(dep)) not in HASHED_ELSEWHERE]
     found = [file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
-    files = [file for file in found if file.is_file() and NO_INPUT.isdisjoint((*file.parts, file.suffix))]
-    return digest(b"".join(file.read_bytes() for file in files))
+    return [file for file in found if file.is_file() and NO_INPUT.isdisjoint((*file.parts, file.suffix))]
+
+
+def code_digest(dvc_file: Path, stage: str) -> str:
+    """Digest of the files of ``code_files``."""
+    return digest(b"".join(file.read_bytes() for file in code_files(dvc_file, stage)))
 
 
 def digest(content: bytes) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,11 @@ GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 """Devices of the drivers of NVIDIA (the second, third: Jetson), WSL, and AMD, which torch calls CUDA."""
 
 
-def fingerprint() -> dict[str, Any]:
-    """Hardware, library versions and their hash as ``id``; it changes only when one of them does."""
+def fingerprint(sources: Iterable[Path] = ()) -> dict[str, Any]:
+    """Hardware, library versions and their hash as ``id``; it changes only when one of them does.
+
+    The libraries are LIBRARIES, and the packages from which the Python files among ``sources`` import.
+    """
     cpu = _proc_cpuinfo()
     machine: dict[str, Any] = {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
@@ -41,18 +45,31 @@ def fingerprint() -> dict[str, Any]:
         "system": platform.system(),
         **_gpu(),
         "python": platform.python_version(),
-        **_versions(),
+        **_versions(sources),
     }
     digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **machine}
 
 
-def _versions() -> dict[str, str]:
+def _versions(sources: Iterable[Path]) -> dict[str, str]:
+    imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
+    packages = packages_distributions() if imported else {}
+    others = {package.lower() for name in imported for package in packages.get(name, ())}
     found = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *sorted(others.difference(LIBRARIES))):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The top-level modules that a Python file imports, anywhere in it; none where it is not Python."""
+    with suppress(SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            yield from (name.partition(".")[0] for name in names)
 
 
 def cpu_flags() -> set[str]:
