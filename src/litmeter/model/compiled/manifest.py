@@ -32,9 +32,7 @@ class Package(Record):
     batch_size: int
     file: str | None = Field(None, description="name beside the manifest; null if it cannot be compiled")
     sha256: str | None = Field(None, description="of the file")
-    eager_ms: float | None = Field(
-        None, description="median time of a batch in torch; not in int8, nor of ONNX"
-    )
+    eager_ms: float | None = Field(None, description="median ms of a batch in torch; not int8, nor ONNX")
     compiled_ms: float | None = Field(None, description="the same, compiled")
     parts_ms: float | None = Field(None, description="the same, by smaller packages; null without these")
     compile_s: float = Field(0.0, description="how long compiling took")

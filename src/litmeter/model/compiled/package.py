@@ -41,9 +41,8 @@ Timed = tuple[str, str]
 """The precision of a model that is timed, and its kind: "compiled", "eager" (in torch) or "parts"."""
 ROUNDS, EAGER_ROUNDS = 10, 4
 ROUND_S = 0.05
-"""Runs of each model, in turn: a machine that slows down for longer slows down all. The
-one in torch has only the first ones where they resolve a difference: it is mostly two or three times slower
-than a package."""
+"""Runs of each model, in turn: a machine that slows down for longer slows down all. The one in torch has only
+the first ones where they resolve a difference: it is mostly two or three times slower than a package."""
 
 
 def main() -> None:
