@@ -140,9 +140,9 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
 
 
 def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[str, dict[str, Any]]:
-    """A first configuration, two that differ from it in a thing, and the one to ship, which has all things.
+    """A first configuration, two that differ from it in one thing, and the one to ship, which has all things.
 
-    Where only workers can differ it is the first and the last; of a command it is one.
+    Where only workers can differ, it is the first and the last; of a command it is one.
     """
     base = settings.model_dump(mode="json", exclude_defaults=True)
     if (folder := os.path.relpath(base.pop("folder"))) != os.curdir:
@@ -187,9 +187,7 @@ def params_text(found: Mapping[str, Mapping[str, Any]], bodies: Path, sent: Sent
         timeout_s=max(10.0, math.ceil(4 * users * answer_s)),
         reference=reference,
         users=users,
-        comparison_s=max(
-            80.0, math.ceil(40 * users * answer_s)
-        ),  # ten answers to each user from each of four
+        comparison_s=max(80.0, math.ceil(40 * users * answer_s)),  # from each of four, ten to a user
         slo_ms=max(50.0, math.ceil(10_000 * answer_s)),
         shipped=list(found)[-1],
     )

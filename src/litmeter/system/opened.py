@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import source_from_cache
 from pathlib import Path
 
-IN_MODIFY, IN_OPEN, IN_CREATE, IN_ISDIR = 0x2, 0x20, 0x100, 0x40000000
+IN_MODIFY, IN_OPEN, IN_CREATE = 0x2, 0x20, 0x100
 EVENT = struct.Struct("iIII")
 MOST_BYTES = 2**20
 """Of events that are read at once."""
@@ -31,9 +31,9 @@ def opened_below(folder: Path) -> Iterator[Callable[[], set[Path]]]:
         yield set
         return
     try:
-        wanted = IN_OPEN | IN_CREATE | IN_MODIFY
         watches = {
-            libc.inotify_add_watch(descriptor, os.fsencode(each), wanted): each for each in _folders(folder)
+            libc.inotify_add_watch(descriptor, os.fsencode(each), IN_OPEN | IN_CREATE | IN_MODIFY): each
+            for each in _folders(folder)
         }
         yield lambda: _opened(descriptor, watches)
     finally:
@@ -42,11 +42,11 @@ def opened_below(folder: Path) -> Iterator[Callable[[], set[Path]]]:
 
 def _folders(folder: Path) -> Iterator[Path]:
     for path, names, files in os.walk(folder):
-        if not ENVIRONMENT.isdisjoint([*names, *files]):
-            names.clear()
-            continue
-        yield Path(path)
         names[:] = [name for name in names if not name.startswith(".")]
+        if ENVIRONMENT.isdisjoint([*names, *files]):
+            yield Path(path)
+        else:
+            names.clear()
 
 
 def _opened(descriptor: int, watches: dict[int, Path]) -> set[Path]:
@@ -57,7 +57,7 @@ def _opened(descriptor: int, watches: dict[int, Path]) -> set[Path]:
             while place < len(events):
                 watch, mask, _, length = EVENT.unpack_from(events, place)
                 begin, place = place + EVENT.size, place + EVENT.size + length
-                if watch in watches and not mask & IN_ISDIR:
+                if watch in watches:  # not where events were lost
                     found = opened if mask & IN_OPEN else written
                     found.add(watches[watch] / os.fsdecode(events[begin:place].rstrip(b"\0")))
     files = set()
