@@ -16,7 +16,6 @@ from scipy.special import stdtrit
 from litmeter.data.index import read_index
 from litmeter.errors import LoadError
 from litmeter.load import LoadGenerator, LoadPlan, load_generator
-from litmeter.measure.bodies import Bodies
 from litmeter.measure.log import Log
 from litmeter.measure.rounds import head_to_head
 from litmeter.measure.rows import TurnRow
@@ -39,11 +38,13 @@ WARMUP_S = 0.5
 SERVER = "server"
 """The subject of ``watched_server``."""
 RESULTS = Path("studies/results")
+NUMBER = "number"
+"""The form of a small JSON body, which the LitAPIs of ``studies.apis`` take."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A server of the pipeline's model, and the form of the bodies that it is sent: ``image`` or ``json``."""
+    """A server, and the form of the bodies that it is sent: ``image`` or ``json`` of photos, or NUMBER."""
 
     settings: ServeSettings
     form: str = "image"
@@ -91,17 +92,18 @@ def check_answered(rows: Sequence[TurnRow]) -> None:
 
 @contextmanager
 def watched_server(
-    settings: ServeSettings, bodies: Bodies | None = None
+    settings: ServeSettings, form: str = "image"
 ) -> Iterator[tuple[RunningServer, dict[str, Subject]]]:
-    """A server whose processes a study watches, and the subject SERVER, which sends ``bodies``, or photos."""
-    sending = sender("image") if bodies is None else load_generator(*bodies)
-    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sending as generator:
+    """A server whose processes a study watches, and the subject SERVER, which sends bodies of that form."""
+    with starting_server(MODEL, settings, DEVICE, TIMEOUT_S) as starting, sender(form) as generator:
         server = starting.ready()
         yield server, {SERVER: Url(f"{server.url}{settings.path}", generator)}
 
 
 def sender(form: str) -> AbstractContextManager[LoadGenerator]:
-    """A load generator that sends all photos in the form ``form``."""
+    """A load generator that sends all photos, or a number, in the form ``form``."""
+    if form == NUMBER:
+        return load_generator([b'{"input": 1.5}'], "application/json")
     return load_generator(request_bodies(photo_paths(), form), CONTENT_TYPES[form])
 
 

@@ -1,21 +1,19 @@
 """Three times what a server can do, offered for a minute: goodput, memory, and how long anyone waits.
 
-``python -m studies.overload [FOLDER module:Class BODIES]``: e7_tuned, or a LitAPI by the direct transport.
-Open loops of Poisson arrivals, over more connections than the server lets wait, in turn with closed loops,
-whose rates before and after are the peak.
+Of e7_tuned, and of LitAPIs by the direct transport, a heavy one to a light one. Open loops of Poisson
+arrivals, over more connections than the server lets wait, in turn with closed loops, whose rates before and
+after are the peak.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
-from litmeter.measure.bodies import read_bodies
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Turn, measure
@@ -23,7 +21,9 @@ from litmeter.params import ServeSettings
 from litmeter.stats.records import OK, Floats
 from litmeter.system.machine import exclusive_machine
 from studies.harness import (
+    NUMBER,
     SERVER,
+    Case,
     configuration,
     known,
     load_plan,
@@ -42,6 +42,7 @@ WARMUP_S = 2.0
 CONNECTIONS = 512
 MAX_QUEUE = 64
 USERS = 32
+PRODUCTS = (240, 60, 4)
 
 
 def overload() -> Schedule[tuple[list[Sample], list[Sample]]]:
@@ -57,16 +58,24 @@ def overload() -> Schedule[tuple[list[Sample], list[Sample]]]:
 
 
 def main() -> None:
-    """Overload the server; keep and print what came of it."""
-    settings, bodies = configuration("e7_tuned"), None
-    if own := sys.argv[1:]:
-        folder, api, path = own
-        batches = {"max_batch_size": 8, "threads_per_worker": 1, "transport": "direct"}
-        settings = ServeSettings.model_validate({"api": api, "folder": folder, **batches})
-        bodies = read_bodies(Path(path))
-    settings = settings.model_copy(update={"max_queue": MAX_QUEUE})
+    """Overload each server; keep and print what came of it."""
+    common = {"max_batch_size": 8, "threads_per_worker": 1, "transport": "direct"}
+    cases = {"e7_tuned": Case(configuration("e7_tuned"))}
+    for products in PRODUCTS:
+        keys = common | {"api": "studies.apis:Product", "api_kwargs": {"products": products}}
+        cases[f"LitAPI of {products} matrix products"] = Case(ServeSettings.model_validate(keys), NUMBER)
+    result = {}
+    for name, case in cases.items():
+        result[name] = overloaded(case)
+        print(f"{name}: {result[name]}", flush=True)
+        write_result("overload", {"max_queue": MAX_QUEUE, **result})
+
+
+def overloaded(case: Case) -> dict[str, Any]:
+    """Rates, answers and waits of a server at its peak and at TIMES that."""
+    settings = case.settings.model_copy(update={"max_queue": MAX_QUEUE})
     seconds = ROUNDS * (OVERLOAD_S + WARMUP_S + PEAK_S) + PEAK_S
-    with exclusive_machine(), watched_server(settings, bodies) as (server, subjects):
+    with exclusive_machine(), watched_server(settings, case.form) as (server, subjects):
         before_mib = memory_mib(server.pid)
         peaks, above = run(overload(), subjects, Log(), seconds)
         after_mib = memory_mib(server.pid)
@@ -77,22 +86,21 @@ def main() -> None:
     wait_ms = 1000 * np.concatenate([record.end - record.sent for record in records])
     code = np.concatenate([record.code for record in records])
     status = np.concatenate([record.status for record in records])
-    goodput_rps = [_goodput_rps(one) for one in above]
-    result = {
-        "goodput_over_peak": summary(ratios(goodput_rps, around_rps)),
+    offered_rps = [known(one.row.offered_rps) for one in above]
+    return {
+        "goodput_over_peak": summary(ratios([_goodput_rps(one) for one in above], around_rps)),
         "peak_rps": round(median(peak_rps), 1),
-        "offered_over_peak": [
-            round(known(one.row.offered_rps) / peak, 2) for one, peak in zip(above, around_rps, strict=True)
-        ],
+        "offered_over_peak": [round(ratio, 2) for ratio in ratios(offered_rps, around_rps)],
+        "client_cores": {
+            "peak": round(median(one.requests.cores for one in peaks), 2),
+            "overload": round(median(record.cores for record in records), 2),
+        },
         "answers_by_status": dict(Counter(map(str, code[inside]))),
         "good_p99_ms": _p99(wait_ms[inside & (status == OK)]),
         "refused_p99_ms": _p99(wait_ms[inside & (code == 503)]),
         "longest_ms": round(float(wait_ms.max()), 1),
-        "max_queue": MAX_QUEUE,
         "rss_mib": [round(before_mib, 1), round(after_mib, 1)],
     }
-    write_result("overload_api" if own else "overload", result)
-    print(result)
 
 
 def _goodput_rps(sample: Sample) -> float:
