@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from litmeter.stages.machine import main as check_all
 from tests.support.processes import descendants_mentioning
 
 SERVER = """
+import random
 import time
 from pathlib import Path
 
@@ -58,6 +60,11 @@ class Batch(Table):
 class Neither(Table):
     def predict(self, x):
         raise ValueError("no weights")
+
+
+class Sampling(Table):
+    def predict(self, x):
+        return [random.random() for _ in x] if isinstance(x, list) else random.random()
 
 
 class Stream(litserve.LitAPI):
@@ -187,6 +194,15 @@ def test_a_stream_is_tried_behind_its_server(folder: Path) -> None:
     assert "weights/table.txt" in dependencies()
 
 
+def test_files_of_a_server_that_lies_elsewhere_are_found(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    there = Path(os.path.relpath(folder))
+    assert main(["init", f"{there}/server.py:Table", "--body", str(there / "a.json")]) == 0
+    assert dependencies() == [str(there / name) for name in READ]
+
+
 def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dvc.lock").write_text("")  # is none of the files that are written
     params = initialised("--command", "python plain.py {port}", "--ready", "/up", "--users", "4")
@@ -205,11 +221,13 @@ def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.Ca
     [
         (["nowhere.py:Table", "--body", "a.json"], "nowhere:Table: import: ModuleNotFoundError"),
         (["server.py:Neither", "--body", "a.json"], "server:Neither: predict at batch size 1: ValueError"),
+        (["server.py:Sampling", "--body", "a.json"], "'server:Sampling check_answers=false'"),
+        (["server.py", "--body", "a.json"], "expected module:Class or FILE.py:Class, got 'server.py'"),
         (["server.py:Table", "--body", "wrong.json"], "body 1 is refused with status 422"),
         (["server.py:Table"], "--body: missing"),
         (["server.py:Table", "--body", "none.json"], "--body none.json: No such file"),
         (["server.py:Table", "--body", "a.json", "--body", "server.py"], "--body: files of several content"),
-        (["server.py:Table max_batch_size=0", "--body", "a.json"], "max_batch_size: got 0"),
+        (["server.py:Table", "max_batch_size=0", "--body", "a.json"], "max_batch_size: got 0"),
         (["--body", "a.json"], "one server is needed"),
         (["server.py:Table", "--command", "python plain.py {port}"], "one server is needed"),
         (["--command", "python plain.py", "--body", "a.json"], "{port} is missing"),

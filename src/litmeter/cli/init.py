@@ -20,10 +20,10 @@ import yaml
 from pydantic import ValidationError
 
 from litmeter.cli.load import LOAD
-from litmeter.cli.own import USERS, Sent, read_given, settings_of, write_bodies
+from litmeter.cli.own import USERS, Sent, read_given, settings_of, with_keys, write_bodies
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies
-from litmeter.measure.preflight import check_apis
+from litmeter.measure.preflight import DIFFER, check_apis
 from litmeter.measure.target import check_first_request
 from litmeter.measure.telemetry import available_cores
 from litmeter.model.device import resolve_device
@@ -46,19 +46,24 @@ TRANSPORTS = ("direct", "litserve") if sys.platform == "linux" else ("litserve",
 MOST_WORKERS = 4
 
 
-def init(server: str | None = None, /, *, command: str | None = None, sent: Sent = SENT) -> None:
+def init(server: str | None = None, /, *keys: str, command: str | None = None, sent: Sent = SENT) -> None:
     """Write a DVC project for a server of your own into the current folder.
 
     A short try of the server finds what to compare, and which files results depend on. Nothing is
     overwritten.
 
     Args:
-        server: a LitAPI, module:Class or FILE.py:Class, with keys of serve: as key=value
+        server: a LitAPI, module:Class or FILE.py:Class
+        keys: its settings, keys of serve: as key=value
         command: starts a server instead; {port} stands for its port
     """
     if (server is None) == (command is None):
         raise UsageError("one server is needed: module:Class, or --command 'python server.py --port {port}'")
-    [given] = settings_of([f"server={server or command}"], sent).values()
+    [given] = settings_of([f"server={command or with_keys(str(server), keys)}"], sent).values()
+    if server is not None and "api" not in given:
+        raise UsageError(
+            f"expected module:Class or FILE.py:Class, got {server!r}; a command goes by --command"
+        )
     try:
         settings = ServeSettings.model_validate(given)
     except ValidationError as error:
@@ -72,7 +77,10 @@ def init(server: str | None = None, /, *, command: str | None = None, sent: Sent
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
     device = resolve_device("auto", cuda_available())
     print_wrapped(f"{settings.api or settings.command} is tried for some seconds")
-    with exclusive_machine(), opened_below(Path()) as opened:
+    own, here = Path(str(settings.folder)).resolve(), Path.cwd()
+    apart = own not in (here, *here.parents) and here not in own.parents
+    below = [Path(), *([Path(os.path.relpath(own))] if apart else [])]
+    with exclusive_machine(), opened_below(*below) as opened:
         tried = (try_api if settings.api else try_server)(settings, bodies, device)
         read = opened()
     module = Path(os.path.relpath(str(settings.folder)), *str(settings.api).partition(":")[0].split("."))
@@ -112,10 +120,13 @@ def try_api(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
         alone = settings.model_copy(update=common | {"transport": transport})
         both = {str(settings.api): alone, f"{settings.api} in batches": alone.model_copy(update=BATCHES)}
         single, batch = check_apis(both, bodies, device, LOAD.timeout_s, quick=True).values()
-        if not (single.fault and batch.fault):
+        if f"transport: {transport}" not in single.fault:  # which then cannot serve it
             break
-    else:
+    if single.fault and batch.fault:
         raise ApiError(single.fault)
+    if single.unavailable and DIFFER in batch.fault:
+        again = f"'{settings.api} check_answers=false'"
+        raise ApiError(f"{batch.fault}; of a model that samples, give {again}")
     answer_s = single.answer_s or batch.answer_s
     if answer_s is None:  # it cannot be run in-process
         return try_server(settings, bodies, device)
@@ -135,7 +146,7 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
                 check_first_request(url, bodies.contents, bodies.content_type, {}, LOAD.timeout_s)
                 answer_s = time.perf_counter() - began
     except ServerError as error:
-        raise UsageError(f"{settings.api or 'command'}: {error}") from error
+        raise UsageError(f"{settings.api}: {error}" if settings.api else str(error)) from error
     return Tried(answer_s, f"a request is answered in {1000 * answer_s:.3g} ms")
 
 
@@ -152,8 +163,9 @@ def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[s
     given = {key: base.pop(key) for key in DEFAULTS if key in base}
     cores = max(2, int(available_cores()))
     workers = min(MOST_WORKERS, cores)
-    first: dict[str, Any] = {} if tried.single else BATCHES
-    things = {"batched": BATCHES} if tried.batches and tried.single else {}
+    batches = BATCHES | {key: given[key] for key in BATCHES if key in given}
+    first: dict[str, Any] = {} if tried.single else batches
+    things = {"batched": batches} if tried.batches and tried.single else {}
     if tried.direct:
         things["direct"] = {"transport": "direct", "batch_timeout_s": 0.0}
     things["workers"] = {"workers_per_device": workers}

@@ -111,13 +111,22 @@ def settings_of(servers: Sequence[str], own: Sent) -> dict[str, dict[str, Any]]:
 
 
 def lit_api_settings(api: str, keys: Sequence[str]) -> ServeSettings:
-    """Those of a LitAPI, ``module:Class``, with keys of ``serve:`` as key=value; UsageError for others."""
-    if not API.fullmatch(api):
-        raise UsageError(f"serve: expected module:Class, got {api!r}")
+    """Those of a LitAPI, ``module:Class`` or ``FILE.py:Class``, with keys of ``serve:`` as key=value.
+
+    Raise UsageError for what is none.
+    """
+    [(name, given)] = settings_of([f"serve={with_keys(api, keys)}"], Sent()).items()
+    if "api" not in given:
+        raise UsageError(f"{name}: expected module:Class, got {api!r}")
     try:
-        return ServeSettings(api=api, folder=str(Path.cwd()), **_values("serve", keys))
+        return ServeSettings.model_validate(given)
     except ValidationError as error:
-        raise UsageError(f"serve.{explain(error)}") from None
+        raise UsageError(f"{name}.{explain(error)}") from None
+
+
+def with_keys(server: str, keys: Sequence[str]) -> str:
+    """A server and its keys, which may be arguments of their own, as a single one."""
+    return " ".join([server, *map(shlex.quote, keys)])
 
 
 def _values(name: str, words: Sequence[str]) -> dict[str, Any]:

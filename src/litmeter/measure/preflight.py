@@ -37,6 +37,8 @@ MOST_BODIES, FEWEST_BODIES = 64, 8
 """The first bodies are tried, as many as the largest batch has, within these numbers."""
 AT_START = {"import", "__init__", "LitServer", "request", "pickling", "start of a worker", "setup"}
 """What may take as long as a server's start."""
+DIFFER = "answers to body"
+"""How a fault begins, where answers differ."""
 SHOWN = 60
 """Characters of an answer in a message."""
 
@@ -152,9 +154,7 @@ def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
             place, *values = found
             at = f" at {place}" if place else ""
             shown = [f"{_shortened(value)} {label}" for value, label in zip(values, labels, strict=True)]
-            return (
-                f"answers to body {number} differ{at}: {', '.join(shown)} (check_answers: false if they may)"
-            )
+            return f"{DIFFER} {number} differ{at}: {', '.join(shown)} (check_answers: false if they may)"
     return ""
 
 

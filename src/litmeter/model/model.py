@@ -91,7 +91,7 @@ def check_shapes(model: torch.nn.Module, settings: ModelSettings, classes: Seque
         listed = ", ".join(classes[:4]) + (", ..." if len(classes) > 4 else "")
         raise ParamsError(
             f"{what} answers {found} to images {tuple(images.shape)}; allowed: {len(images), len(classes)}, "
-            f"logits of the classes {listed}; model.classes names others"
+            f"logits of the classes {listed}; model.classes may list others"
         )
     if logits.min() >= 0 and torch.allclose(logits.sum(dim=1), torch.ones(len(images)), atol=1e-3):
         raise ParamsError(f"{what} answers probabilities; allowed: logits, as they are before the softmax")

@@ -132,7 +132,10 @@ def serve_api(
     except (ImportError, AttributeError, TypeError) as error:
         raise ApiError(f"api: {type(error).__name__}: {error}") from error
     api = (null_api if null_model else make_api)(settings, kind)
-    server = lit_server(api, settings, device, timeout_s)
+    try:
+        server = lit_server(api, settings, device, timeout_s)
+    except (TypeError, ValueError) as error:  # LitServe's
+        raise ApiError(f"LitServer: {type(error).__name__}: {error}") from error
     healthy = functools.partial(is_healthy, api)
     run_server(
         server, ApiResponder(api, settings), settings, device, timeout_s, is_healthy=healthy, **options

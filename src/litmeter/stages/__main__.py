@@ -32,7 +32,7 @@ STAGES = (
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
 ON_DEMAND = ("capacity", "tune")
 """Stages that leave parameters and model as they are; a search that was stopped goes on."""
-RESTORE = "; `git checkout -- . && dvc checkout` brings back parameters, results and model of the last commit"
+RESTORE = "; `git status` shows what it has changed, `dvc checkout` brings back the model of the last commit"
 
 
 def main(arguments: list[str]) -> int:
@@ -80,8 +80,10 @@ def main(arguments: list[str]) -> int:
 def still_there() -> str:
     """What to do about a value that was refused: `dvc exp run -S` has written it before any stage runs.
 
-    Nothing where git does not say that params.yaml differs from the last commit.
+    Nothing where this is no such run, or git does not say that params.yaml differs from the last commit.
     """
+    if "DVC_EXP_NAME" not in os.environ:
+        return ""
     command = ["git", "status", "--porcelain", "--untracked-files=no", "--", str(PARAMS_FILE)]
     with suppress(OSError):
         changed = subprocess.run(command, capture_output=True, check=False).stdout

@@ -19,8 +19,8 @@ ENVIRONMENT = {"pyvenv.cfg", "conda-meta"}
 
 
 @contextmanager
-def opened_below(folder: Path) -> Iterator[Callable[[], set[Path]]]:
-    """The function returns which files below ``folder`` were opened since, and neither made nor changed.
+def opened_below(*below: Path) -> Iterator[Callable[[], set[Path]]]:
+    """The function returns which files below these folders were opened since, and neither made nor changed.
 
     Of a compiled module it is the source. Hidden files, environments and files behind links are left out.
     Where the system has no inotify (macOS), it is none.
@@ -33,6 +33,7 @@ def opened_below(folder: Path) -> Iterator[Callable[[], set[Path]]]:
     try:
         watches = {
             libc.inotify_add_watch(descriptor, os.fsencode(each), IN_OPEN | IN_CREATE | IN_MODIFY): each
+            for folder in below
             for each in _folders(folder)
         }
         yield lambda: _opened(descriptor, watches)
