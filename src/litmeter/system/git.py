@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from litmeter.errors import UsageError
+from litmeter.system.processes import process_group
 from litmeter.system.temporary import PREFIX, scratch
 
 EXPERIMENTS = "refs/exps/*/*/"
@@ -19,14 +21,18 @@ NOT_SHARED = ("__pycache__", "*.py[co]", "*.so", "*.pyd", "*.egg-info", "build",
 
 
 def git(*words: str | Path) -> str:
-    """What a command of git's prints; raise UsageError where it fails."""
-    try:
-        done = subprocess.run(["git", *map(str, words)], capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise UsageError("git is not installed") from error
-    if done.returncode:
-        raise UsageError(f"git {words[0]}: {' '.join(done.stderr.split())}")
-    return done.stdout
+    """What a command of git's prints; raise UsageError where it fails.
+
+    It is ended with the git processes that it starts, one of which writes a worktree's files.
+    """
+    if shutil.which("git") is None:
+        raise UsageError("git is not installed")
+    pipe = subprocess.PIPE
+    with process_group(["git", *map(str, words)], stdout=pipe, stderr=pipe) as process:
+        said, errors = map(os.fsdecode, process.communicate())
+    if process.returncode:
+        raise UsageError(f"git {words[0]}: {' '.join(errors.split())}")
+    return said
 
 
 def commit_of(name: str) -> str:
