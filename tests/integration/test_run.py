@@ -188,6 +188,29 @@ def test_two_are_served_without_memory_for_more(
     assert run(schedule(), subjects, Log(), 10.0, lambda *_: None) == ("null", "direct")
 
 
+def test_scattered_memory_is_given_back_for_a_server(
+    subjects: dict[str, Subject], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which would have no room beside it; before, it is held."""
+    (tmp_path / "buddyinfo").write_text(f"Node 0, zone Normal {2**26 // 4096}\n")
+    monkeypatch.setattr("litmeter.system.memory.FREE_BLOCKS", tmp_path / "buddyinfo")
+    process = psutil.Process()
+    before, held = process.memory_info().rss, []
+
+    def available() -> int:
+        held.append(process.memory_info().rss - before > 2**25)
+        return 2**20 if held[-1] else 2**40
+
+    monkeypatch.setattr("litmeter.measure.run.available_memory", available)
+
+    def schedule() -> Schedule[tuple[str, ...]]:
+        serving = yield from serve(["null", "direct", "stock"])
+        return serving.names
+
+    assert run(schedule(), subjects, Log(), 10.0, lambda *_: None) == ("null", "direct", "stock")
+    assert held == [True, False]
+
+
 def test_memory_has_room_for_a_fifth_more_than_workers_take() -> None:
     memory = Memory(lambda: 300)
     assert memory.fits(new=8, ready=8)  # nothing is known yet

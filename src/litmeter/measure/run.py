@@ -20,7 +20,8 @@ from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn
 from litmeter.system.machine import cuda_gpu
-from litmeter.system.processes import available_memory, memory_alone
+from litmeter.system.memory import ScatteredMemory, available_memory
+from litmeter.system.processes import memory_alone
 from litmeter.system.progress import bar, print_wrapped
 
 Result = TypeVar("Result")
@@ -47,7 +48,9 @@ def run(
         LitmeterError: a server did not start, or died; the load generator failed; the log cannot be written.
     """
     with ExitStack() as stack:
-        loop = _Loop(subjects, log, show or stack.enter_context(progress(budget_s)))
+        scattered = ScatteredMemory(min(TAKING_S, TAKING_SHARE * budget_s))
+        stack.callback(scattered.give_back)
+        loop = _Loop(subjects, log, scattered, show or stack.enter_context(progress(budget_s)))
         stack.callback(loop.end_all)
         stack.callback(schedule.close)
         try:
@@ -77,6 +80,8 @@ each worker of it and of those that still start, and a fifth of it for each that
 STARTED_AT_ONCE = 5
 """Subjects, once the first one is ready: each starts its processes one after another, with a core idle. On a
 GPU one, as what is free there says nothing of a single subject while others load."""
+TAKING_S, TAKING_SHARE = 10.0, 1 / 10
+"""Taking scattered memory may last so long, and so much of the budget."""
 
 
 @dataclass
@@ -101,8 +106,10 @@ def free_gpu_bytes() -> int:
 class _Loop:
     """What runs, and since when."""
 
-    def __init__(self, subjects: Mapping[str, Subject], log: Log, show: Show) -> None:
-        self.subjects, self.log, self.show = subjects, log, show
+    def __init__(
+        self, subjects: Mapping[str, Subject], log: Log, scattered: ScatteredMemory, show: Show
+    ) -> None:
+        self.subjects, self.log, self.scattered, self.show = subjects, log, scattered, show
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
         self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
@@ -182,6 +189,8 @@ class _Loop:
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
         self.show(f"starting {self._names(subject)[0]}", self.seconds)
         stack = self.stacks[subject] = ExitStack()
+        if subject.workers:  # it starts processes
+            self.scattered.take()
         try:
             starting[subject] = stack.enter_context(subject.start())
         except (LitmeterError, OSError) as error:
@@ -216,7 +225,10 @@ class _Loop:
         if len(self.live) + len(new) <= 2 and all(subject.essential for subject in new):
             return True
         starting, ready = (sum(one.workers for one in subjects) for subjects in (new, self.live))
-        return self.memory.fits(starting, ready) and (self.gpu is None or self.gpu.fits(starting, ready))
+        if self.gpu is not None and not self.gpu.fits(starting, ready):
+            return False
+        fits = self.memory.fits(starting, ready)
+        return fits or (self.scattered.give_back() and self.memory.fits(starting, ready))
 
     def _end(self, subject: Subject) -> None:
         self.live = [one for one in self.live if one is not subject]

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import psutil
 
 from litmeter.system.machine import cuda_gpu
-from litmeter.system.processes import CGROUP, tree
+from litmeter.system.memory import CGROUP
+from litmeter.system.processes import tree
 from litmeter.system.progress import print_wrapped
 
 Value = TypeVar("Value")

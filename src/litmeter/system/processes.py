@@ -25,7 +25,6 @@ from litmeter.system.temporary import scratch
 LOG_TAIL_LINES = 15
 FULL_DISK_BYTES = 2**16
 """Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
-CGROUP = Path("/sys/fs/cgroup")
 GONE_S = 10.0
 """How long killed processes are waited for."""
 MARK = "LITMETER_GROUP"
@@ -220,17 +219,6 @@ def memory_alone(pid: int) -> int:
                 own += memory.uss
                 shared = max(shared, memory.rss - memory.uss)
     return own + shared
-
-
-def available_memory() -> int:
-    """Memory that is free for processes, bytes: of the machine, and of the container if it has a limit."""
-    available = psutil.virtual_memory().available
-    try:
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        reclaimable = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no cgroup v2, or no limit ("max")
-        return available
-    return min(available, limit - used + int(reclaimable.get("inactive_file", 0)))
 
 
 def log_tail(log: Path) -> str:
