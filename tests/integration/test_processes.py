@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from litmeter.system.processes import memory_alone, process_group
@@ -47,6 +48,28 @@ with process_group(["/bin/sh", "-c", "sleep 60 & wait"]):
 assert time.monotonic() - started < GONE_S / 2
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_stopped_leader_hears_sigterm(tmp_path: Path) -> None:
+    """Also one with threads, any of which the kernel may give a signal."""
+    program = """
+import signal, sys, threading, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda *_: Path(sys.argv[1]).touch() or sys.exit())
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+Path(sys.argv[1]).unlink()
+signal.pause()
+"""
+    for number in range(8):
+        heard = tmp_path / str(number)
+        heard.touch()
+        with process_group([sys.executable, "-c", program, str(heard)], stop_s=5, follow=True) as leader:
+            wait_for(lambda heard=heard: not heard.exists())
+            time.sleep(0.1)
+            os.kill(leader.pid, signal.SIGSTOP)
+            wait_for(lambda pid=leader.pid: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        assert heard.exists()
 
 
 def test_a_leader_that_ignores_sigterm_is_killed() -> None:

@@ -30,6 +30,9 @@ GONE_S = 10.0
 MARK = "LITMETER_GROUP"
 """Environment variable with the process id of a followed group's leader. All that the leader starts inherit
 it, wherever they go: a daemon is in no group, and nobody's child, that one could know it by."""
+CONTINUE_S = 0.1
+"""For a stopped process to go on. Until its main thread does, another thread may get a signal, of which
+Python's main thread does not hear while it waits in the kernel."""
 SETTLE_S = 1.0
 """How long the processes of a followed group may take to end after its leader."""
 WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
@@ -95,6 +98,7 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
         if follow:
             known = followed(child.pid)
             send_signal(known, signal.SIGCONT)  # it may be stopped
+            time.sleep(min(stop_s, CONTINUE_S))
         if child.poll() is None:
             child.terminate()
             with suppress(subprocess.TimeoutExpired):
