@@ -14,7 +14,7 @@ FREE_BLOCKS = Path("/proc/buddyinfo")
 """Linux's free blocks, a line for each zone of memory: their numbers, of one page, two, four, and so on."""
 REGION_BYTES = 2**21
 """What one entry of the tables covers by which a hypervisor finds a machine's memory."""
-TAKEN_SHARE, STEP_BYTES = 1 / 4, 2**24
+TAKEN_SHARE, STEP_BYTES = 1 / 2, 2**24
 """At most so much of what is available is taken as scattered memory, in such steps."""
 
 
@@ -44,7 +44,8 @@ class ScatteredMemory:
 
     Linux gives out the smallest free blocks first: what starts first on a machine that has run for long gets
     pages from thousands of regions. In a virtual machine each access to them that misses the caches may take
-    ten times as long, and the server stays slower than its equals.
+    ten times as long, and the server stays slower than its equals. Where memory runs short, Linux takes back
+    what is held.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -70,7 +71,8 @@ class ScatteredMemory:
             pages = range(begin, min(begin + STEP_BYTES, len(block)), mmap.PAGESIZE)
             block[pages.start : pages.stop : mmap.PAGESIZE] = bytes(len(pages))
             if monotonic() > until:
-                return
+                break
+        block.madvise(mmap.MADV_FREE)  # to be taken back, as its content does not matter
 
     def give_back(self) -> bool:
         """Give it back, for good; whether there was any."""
