@@ -72,6 +72,9 @@ if __name__ == "__main__":
 """
 LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6)
 
+LEAST_SERVER_S = 20e-6
+"""CPU time of a server per request: less than two system calls and some lines of Python take."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
@@ -131,7 +134,7 @@ def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: Loa
         assert (row.void, row.failed) == ("", 0)
         assert row.rate_rps > 0
         assert row.server_cores is not None
-        assert row.server_cores > 0.01
+        assert row.server_cores * row.seconds / row.answers > LEAST_SERVER_S
         assert row.memory_mib is not None
         assert row.memory_mib > 5
     assert states == {name: [psutil.STATUS_STOPPED] for name in subjects}
