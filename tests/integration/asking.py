@@ -19,7 +19,9 @@ def post_image(url: str, photo: bytes) -> requests.Response:
 
 def metric(url: str, name: str) -> float:
     """A value at ``/metrics``, 0 where it has not come up yet."""
-    lines = requests.get(f"{url}/metrics", timeout=10).text.splitlines()
+    answer = requests.get(f"{url}/metrics", timeout=10)
+    assert answer.status_code == 200, answer.text
+    lines = answer.text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from litmeter.measure.figures import Scrape, between, read_scrape
+from litmeter.serve.metrics import exposition
 
 
 class Server:
@@ -50,3 +54,14 @@ def test_a_window_is_the_difference_of_two_scrapes() -> None:
 def test_a_window_without_a_request_is_none() -> None:
     server = Server()
     assert between(server.scrape(), server.scrape()) is None
+
+
+def test_a_process_that_has_just_created_its_file_hides_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    file = MmapedDict(str(tmp_path / "counter_1.db"))  # type: ignore[no-untyped-call]
+    file.write_value(mmap_key("killed", "killed_total", [], [], ""), 3.0, 0.0)  # type: ignore[no-untyped-call]
+    file.close()  # type: ignore[no-untyped-call]
+    (tmp_path / "counter_2.db").touch()
+    assert "killed_total 3.0" in exposition().decode()

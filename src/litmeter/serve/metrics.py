@@ -7,12 +7,17 @@ module is imported. ``GET /metrics`` aggregates them.
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
+    from prometheus_client import Metric
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 STAGES = ("queue", "decode", "preprocess", "batch_wait", "model", "encode")
@@ -44,6 +49,30 @@ PROCESS = Gauge("litmeter_process", "1 for each process of a role", ["role"], mu
 request_seconds = functools.cache(REQUEST_SECONDS.labels)
 """The histogram of a code."""
 SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in STAGES}
+
+
+class WrittenFiles(MultiProcessCollector):
+    """Collects what the processes have written.
+
+    A process creates its files empty, then gives them their size; the library fails at an empty one.
+    """
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics of all processes together."""
+        written = []
+        with os.scandir(self._path) as files:
+            for file in files:
+                with suppress(FileNotFoundError):  # that of a worker which has ended meanwhile
+                    written += [file.path] if file.stat().st_size else []
+        metrics: Iterable[Metric] = self.merge(written)  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def exposition() -> bytes:
+    """The metrics of all processes in Prometheus' text format."""
+    registry = CollectorRegistry()
+    WrittenFiles(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
 
 
 class RequestTimer:

@@ -9,8 +9,7 @@ from typing import Any
 import litserve
 import uvicorn
 from fastapi.responses import Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import Binding
@@ -19,7 +18,7 @@ from litmeter.serve.direct.dispatcher import Dispatcher
 from litmeter.serve.direct.http import DirectRoute
 from litmeter.serve.direct.supervisor import Supervisor
 from litmeter.serve.direct.worker import Responder, run_worker
-from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer
+from litmeter.serve.metrics import IN_FLIGHT, PROCESS, RequestTimer, exposition
 from litmeter.serve.middleware import ApiKey
 
 
@@ -76,6 +75,4 @@ async def metrics() -> Response:
     """The metrics in Prometheus' text format."""
     PROCESS.labels("http").set(1)
     IN_FLIGHT.set(RequestTimer.in_flight)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
