@@ -73,7 +73,8 @@ if __name__ == "__main__":
 LOAD = plan(4, warmup_s=0.2, min_s=0.6, max_s=0.6)
 
 LEAST_SERVER_S = 20e-6
-"""CPU time of a server per request: less than two system calls and some lines of Python take."""
+"""CPU time of a server per request: less than two system calls and some lines of Python take. It is read in
+ticks of 10 ms, more than a slow turn's requests may take together."""
 
 
 @pytest.fixture
@@ -129,14 +130,16 @@ def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: Loa
             states[text] = [status for status in statuses if status == psutil.STATUS_STOPPED]
 
     log = Log()
+    server_s = 0.0
     for sample in run(turns(["a", "b"]), dict(subjects), log, 10.0, show):
         row = sample.row
         assert (row.void, row.failed) == ("", 0)
         assert row.rate_rps > 0
         assert row.server_cores is not None
-        assert row.server_cores * row.seconds / row.answers > LEAST_SERVER_S
+        server_s += row.server_cores * row.seconds
         assert row.memory_mib is not None
         assert row.memory_mib > 5
+    assert server_s / sum(row.answers for row in log.rows) > LEAST_SERVER_S
     assert states == {name: [psutil.STATUS_STOPPED] for name in subjects}
     for subject in subjects.values():
         assert subject.workers == 1
@@ -420,8 +423,10 @@ def test_fastapi_under_uvicorn_with_two_workers_is_as_fast_as_itself(
     run(counting(head_to_head(["one", "other"], 4, 10.0, 1, 10.0)), dict(subjects), log, 10.0)
     assert all(row.failed == row.timed_out == 0 for row in log.rows)
     [pair] = pairs(["one", "other"], "one", log.rows, log.latencies_ms())
-    assert pair.ratio is not None
-    assert 0.5 < pair.ratio < 2.0
+    assert pair.low is not None
+    assert pair.high is not None
+    assert pair.low < 2.0
+    assert pair.high > 0.5
 
 
 def test_serve_runs_a_command_in_the_foreground(folder: Path) -> None:
