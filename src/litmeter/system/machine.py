@@ -1,4 +1,4 @@
-"""The machine: its hardware, libraries and GPU, and a lock that lets one benchmark run at a time."""
+"""The machine: its hardware, libraries and GPU, and a lock that lets one run at a time compute."""
 
 from __future__ import annotations
 
@@ -149,17 +149,17 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 
 
 LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
-"""One per user, outside the working tree: other clones, and DVC's queue, benchmark on the same cores."""
+"""One per user, outside the working tree: other clones, and DVC's queue, compute on the same cores."""
 
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
-    """Hold the machine's lock; wait, with a message, for another benchmark. A process that dies loses it."""
+    """Hold the machine's lock; wait, with a message, for who has it. A process that dies loses it."""
     lock = FileLock(LOCK_FILE)
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
-        print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
+        print(f"litmeter is at work on this machine already; waiting for it ({LOCK_FILE})", flush=True)
         held = lock.acquire()
     with held:
         yield
