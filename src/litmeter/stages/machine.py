@@ -24,7 +24,7 @@ from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, check_no
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
-from litmeter.system.machine import cuda_available, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from litmeter.system.progress import duration, print_wrapped
 
 WITHOUT_FILE = ("package", "hub", "none")
@@ -37,7 +37,10 @@ def main() -> None:
     check_no_orphans(params.configurations())
     check_params(params)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    machine = fingerprint([] if params.has_classifier else code_files(DVC_FILE, "comparison"))
+    if params.has_classifier:  # stages depend on the code of litmeter
+        machine = fingerprint()
+    else:
+        machine = fingerprint(code_files(DVC_FILE, "comparison"), (*LIBRARIES, "litmeter"))
     if params.has_classifier:
         machine["bfloat16"] = has_bfloat16()
         downloaded = None
