@@ -28,6 +28,7 @@ DVC_LOCK = Path("dvc.lock")
 
 INDEX = Path("data/index.json")
 DOWNLOAD_FOLDER = Path("data/download")
+DOWNLOAD = Path("metrics/download.json")
 
 CHECKPOINT = Path("models/checkpoint/best.ckpt")
 TRAIN_METRICS = Path("metrics/train.json")

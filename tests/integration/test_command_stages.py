@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_two_commands_are_benchmarked_compared_and_reported() -> None:
         done = litmeter("stage", *stage.split())
         assert done.returncode == 0, done.stderr
         assert f"stage {number} of {len(STAGES)} " in done.stdout
-    assert "bfloat16" not in read_json(MACHINE)
+    machine = read_json(MACHINE)
+    assert machine["litmeter"] == version("litmeter")  # an upgrade of which measures all anew
+    assert "bfloat16" not in machine
     assert list(read_json(BenchmarkPaths("slow").metrics)) == [
         "throughput_rps",
         "lone_p50_ms",

@@ -206,7 +206,7 @@ def test_the_second_benchmark_waits_and_says_so(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "60"], **options) as first:  # type: ignore[call-overload]
         assert first.stdout.readline() == "have it\n"
         with subprocess.Popen([sys.executable, "-c", LOCK_PROGRAM, "0"], **options) as second:  # type: ignore[call-overload]
-            assert "another benchmark runs on this machine; waiting" in second.stdout.readline()
+            assert "at work on this machine already; waiting" in second.stdout.readline()
             assert second.poll() is None
             # Killed outright, the holder cannot release: the kernel does.
             first.kill()

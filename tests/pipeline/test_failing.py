@@ -67,7 +67,7 @@ def test_a_benchmark_waits_for_another_one_and_says_so(ran: Clone) -> None:
     try:
         with exclusive_machine():
             process = ran.start(ran.dvc_path, "repro", "benchmark@e1_baseline")
-            ran.wait_for("another benchmark runs on this machine; waiting for it", process)
+            ran.wait_for("litmeter is at work on this machine already; waiting for it", process)
             time.sleep(1.0)
             assert not ran.processes("litmeter.serve")
         ran.wait_for("e1_baseline: float32", process)

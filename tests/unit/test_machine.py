@@ -13,8 +13,10 @@ import openvino
 import pytest
 
 from litmeter.errors import ParamsError
+from litmeter.model.compiled.manifest import identity
 from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
+from litmeter.paths import ModelFolders
 from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
 from litmeter.system import machine
 from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
@@ -39,13 +41,26 @@ def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPa
     assert after["id"] != before["id"]
 
 
+@pytest.mark.parametrize("library", ["fastapi", "starlette", "uvloop", "numpy", "gevent", "torch"])
+def test_an_upgrade_of_what_carries_requests_or_computes_is_another_environment(
+    library: str, exported: ModelFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packages of the compiled model stay those of this machine, unless it is what compiled them."""
+    before, packages = fingerprint(), identity(exported.exported)
+    upgraded = {library: "99.0"}
+    monkeypatch.setattr(machine, "version", lambda name: upgraded.get(name) or version(name))
+    assert fingerprint() == before | upgraded | {"id": fingerprint()["id"]}
+    assert fingerprint()["id"] != before["id"]
+    assert (identity(exported.exported) == packages) == (library != "torch")
+
+
 def test_the_packages_that_own_files_import_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import os, numpy.linalg\ndef f():\n    from PIL import Image\n")
     (tmp_path / "b.py").write_text("from . import yaml\nfrom scipy.stats import norm\nimport no_such_module")
     (tmp_path / "broken.py").write_text("import yaml (")
     (tmp_path / "weights.bin").write_bytes(b"\0")
     before, found = fingerprint(), fingerprint(tmp_path.iterdir())
-    added = {name: version(name) for name in ("numpy", "scipy")}
+    added = {"scipy": version("scipy")}
     assert found == before | added | {"id": found["id"]}
     assert found["id"] != before["id"]
 
@@ -114,8 +129,7 @@ def test_torch_is_asked_for_a_gpu_only_where_it_is_installed_and_a_driver_has_a_
 
 
 def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "LIBRARIES", ("litserve", "not-installed"))
-    found = fingerprint()
+    found = fingerprint(libraries=("litserve", "not-installed"))
     assert list(found)[-2:] == ["python", "litserve"]
     assert describe_machine(found).endswith(f"litserve {version('litserve')}")
 

@@ -284,7 +284,7 @@ def test_other_code_than_was_exported_is_not_loaded() -> None:
 
 
 def test_photos_get_the_models_labels() -> None:
-    photos = [Photo(path=name, label=label, split="test") for name, label in (("a", 0), ("b", 1))]
+    photos = [Photo(path=name, label=label, split="test", sha256="") for name, label in (("a", 0), ("b", 1))]
     index = Index(classes=CLASSES, photos=photos)
     own = index.labelled(["fox", "dog", "cat"])
     assert [own.classes[photo.label] for photo in own.photos] == CLASSES

@@ -183,6 +183,12 @@ def test_ratios_of_other_work_are_not_compared(
     assert "Another CPU" in text
 
 
+def test_another_library_on_the_same_machine_is_named(snapshot: Snapshot) -> None:
+    machine = {**snapshot.machine, "id": "9876", "fastapi": "9.9"}
+    _, text = changes(snapshot, replace(snapshot, machine=machine))
+    assert "fastapi - before, fastapi 9.9 after" in text
+
+
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:
     less = replace(snapshot, results=snapshot.results[:-1])
     assert "| `candidate` | 8.40 (7.98 to 8.82), 168.0 req/s | - | - |" in changes(snapshot, less)[1]

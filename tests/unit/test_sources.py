@@ -11,10 +11,10 @@ from PIL import Image
 from torchvision.datasets import OxfordIIITPet
 
 from litmeter.data.index import read_index
-from litmeter.data.sources import check_readable, make_index
+from litmeter.data.sources import check_readable, download, make_index
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
-from litmeter.paths import INDEX
+from litmeter.paths import DOWNLOAD_FOLDER, INDEX
 from litmeter.system.files import write_json
 from tests.support.project import PHOTOS, ROOT
 
@@ -138,4 +138,16 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     nowhere = (("http://127.0.0.1:9/images.tar.gz", "0" * 32),)
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", nowhere)
     with pytest.raises(DataError, match=r"cannot be downloaded .* set data\.download to false"):
-        make_index(settings(download=True))
+        download()
+
+
+def test_another_photo_under_the_same_name_is_another_download_and_index() -> None:
+    shutil.copytree(ROOT / "data/sample", DOWNLOAD_FOLDER)
+    before, index = download(), make_index(settings(download=True))
+    assert download() == before
+    one, other = (Path(photo.path) for photo in index.photos[:2])
+    shutil.copy(one, other)
+    assert download() != before
+    changed = make_index(settings(download=True))
+    assert [photo.path for photo in changed.photos] == [photo.path for photo in index.photos]
+    assert [new != old for new, old in zip(changed.photos, index.photos, strict=True)].count(True) == 1

@@ -1,8 +1,11 @@
-"""Each dvc.yaml names, for each stage, the code that its figures depend on: neither less nor more."""
+"""Each dvc.yaml names, for each stage, the code that its figures depend on, and the results that it reads."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,10 @@ import grimp
 import pytest
 import yaml
 
+from litmeter.paths import COMPARISON_RUN
+from litmeter.system.files import write_json
 from tests.support.project import ROOT
+from tests.support.results_project import write_project
 
 PIPELINES = [ROOT / "dvc.yaml", ROOT / "ondemand/dvc.yaml"]
 STAGES: dict[str, dict[str, Any]] = {
@@ -21,6 +27,8 @@ STAGES: dict[str, dict[str, Any]] = {
 }
 NO_FIGURES = {"system", "errors", "params", "paths", "cli", "report"}
 """They check, write, print and draw what others measure. Only the stage `report` depends on `report`."""
+OF_MEASURING = {"system", "params"}
+"""Yet what sends a load depends on these: how servers are started, with what memory and which defaults."""
 MOST = 2 / 3
 """Of a folder's modules: a stage that imports so many depends on the folder."""
 STARTED = re.compile(r'"(litmeter(?:\.\w+)+)"')
@@ -46,7 +54,9 @@ def source_of(module: str) -> Path:
 def figure_modules(stage: str) -> set[Path]:
     """The files of all that the stage's module imports, directly or not, and that figures depend on."""
     left_out = NO_FIGURES - {stage}
-    pending, seen = [f"litmeter.stages.{stage}"], set()
+    pending, seen = [module := f"litmeter.stages.{stage}"], set()
+    if "litmeter.load" in imports()[module]:
+        left_out -= OF_MEASURING
     while pending:
         module = pending.pop()
         if module not in seen and module != "litmeter" and module.split(".")[1] not in left_out:
@@ -81,3 +91,55 @@ def test_every_stage_module_is_a_stage_of_the_pipeline() -> None:
     paths = (ROOT / "src/litmeter/stages").glob("[!_]*.py")
     modules = {path.stem for path in paths if "\ndef main(" in path.read_text()}
     assert modules == {stage["cmd"].split()[2] for stage in STAGES.values()}
+
+
+def outputs(stage: dict[str, Any]) -> Iterator[str]:
+    for out in [*stage.get("outs", []), *stage.get("metrics", [])]:
+        yield from [out] if isinstance(out, str) else out
+
+
+def results(path: Path) -> set[str]:
+    """The results that the stage `report` of a dvc.yaml depends on."""
+    deps = yaml.safe_load(path.read_text())["stages"]["report"]["deps"]
+    return {dependency for dependency in deps if not dependency.startswith("src/")}
+
+
+REPORT_OPENS = """
+import os, sys
+def print_result(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        path = os.path.relpath(arguments[0])
+        if path.startswith(("metrics/", "plots/")) and not path.endswith(".tmp"):
+            print(path, file=sys.stderr)
+from litmeter.stages.report import main
+sys.addaudithook(print_result)
+main()
+"""
+
+
+def test_report_depends_on_all_results_that_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for those that are measured where they are asked for: none of what it writes depends on them."""
+    monkeypatch.chdir(tmp_path)
+    write_project()
+    write_json(COMPARISON_RUN, {"unavailable": {}})
+    done = subprocess.run([sys.executable, "-c", REPORT_OPENS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    on_demand = {path for name in ("capacity", "tune") for path in outputs(STAGES[name])}
+    opened = {Path(line) for line in done.stderr.splitlines()}
+    read = {file for file in opened if on_demand.isdisjoint(map(str, (file, *file.parents)))}
+    declared = results(ROOT / "dvc.yaml")
+    assert {
+        str(next((path for path in (file, *file.parents) if str(path) in declared), file)) for file in read
+    } == declared
+
+
+@pytest.mark.parametrize(
+    "path", [ROOT / "src/litmeter/cli/templates/dvc.yaml", *sorted(ROOT.glob("examples/*/dvc.yaml"))]
+)
+def test_without_a_classifier_report_depends_on_all_of_these_that_there_are(path: Path) -> None:
+    stages = yaml.safe_load(path.read_text())["stages"].values()
+    made = {Path(out) for stage in stages for out in outputs(stage.get("do", stage))}
+    wanted = {Path(path) for path in results(ROOT / "dvc.yaml")}
+    assert results(path) == {
+        str(found) for found in wanted if any(found in (out, *out.parents) for out in made)
+    }

@@ -1,4 +1,4 @@
-"""How a stage starts, in whatever environment, and how it says that a parameter is wrong."""
+"""How a stage starts, in whatever environment and beside others, and how it says that a value is wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from litmeter.stages.__main__ import BESIDE_OTHERS, STAGES
+from litmeter.system.machine import LOCK_FILE
 from tests.support.project import ROOT
 
 SYSTEM_PYTHON = Path(sys.base_prefix, "bin/python3")
@@ -83,3 +86,48 @@ def test_without_git_only_the_mistake_is_said(project: Path, monkeypatch: pytest
     monkeypatch.setenv("DVC_EXP_NAME", "lucky-newt")
     shutil.rmtree(project / ".git")
     assert refuse(project).endswith("greater than or equal to 1")
+
+
+def stage_beside_another(project: Path, name: str) -> tuple[str, str]:
+    """What a stage says while something else has the machine, to its end, or until it waits."""
+    with (
+        FileLock(project / LOCK_FILE.name),
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / "src/stage.py"),
+                name,
+                *(["candidate"] if name == "benchmark" else []),
+            ],
+            cwd=project,
+            env=os.environ | {"TMPDIR": str(project)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running,
+    ):
+        assert running.stdout is not None
+        assert running.stderr is not None
+        said = ""
+        for line in running.stdout:
+            said += line
+            if "waiting" in line:
+                assert running.poll() is None
+                running.terminate()
+        return said, running.stderr.read()
+
+
+@pytest.mark.parametrize("name", [name for name in STAGES if name not in BESIDE_OTHERS])
+def test_what_computes_waits_for_whoever_computes_on_this_machine(project: Path, name: str) -> None:
+    """Without results it would fail at once if it began."""
+    said, failure = stage_beside_another(project, name)
+    assert "litmeter is at work on this machine already; waiting for it" in said
+    assert failure.startswith(f"{name}: terminated")
+
+
+@pytest.mark.parametrize("name", BESIDE_OTHERS)
+def test_what_takes_seconds_waits_for_nobody(project: Path, name: str) -> None:
+    said, failure = stage_beside_another(project, name)
+    assert "waiting" not in said
+    assert failure.startswith(f"{name}: ")  # there is neither a folder of photos nor a result
+    assert "terminated" not in failure

@@ -21,6 +21,7 @@ from litmeter.report.tables import changed_keys
 from litmeter.stages.tune import main as search_project
 from litmeter.stages.tune import searched
 from litmeter.system.files import check_writable, read_json
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
 from litmeter.tune.rows import ratio_cell, tune_table
@@ -52,7 +53,8 @@ def tune(
     if apply:
         apply_winner()
     else:
-        search_project()
+        with exclusive_machine():
+            search_project()
 
 
 def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> None:
@@ -69,7 +71,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
     report = own.report and own.report.absolute()
     check_writable([report] if report else [])
     with project(sections, own) as params:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), exclusive_machine():
             outcome = searched()
         found, first = read_tuned(), outcome.rows[0]
         if report is not None:

@@ -1,4 +1,4 @@
-"""The index: path, label and split of every photograph."""
+"""The index: path, label, split and content of every photograph."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 class Photo(Record):
-    """One photograph; ``label`` is its position in the index's classes."""
+    """One photograph; ``label`` is its position in the index's classes.
+
+    ``sha256``, of the file, is read by nobody: by it, stages that read photos depend on their content.
+    """
 
     path: str
     label: int
     split: Split
+    sha256: str
 
 
 class Index(Record):

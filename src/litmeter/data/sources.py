@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
 
@@ -28,17 +29,27 @@ def make_index(settings: DataSettings) -> Index:
     Raise DataError where it is not there, or has a class without a photograph in some split.
     """
     root = DOWNLOAD_FOLDER if settings.download else Path(settings.folder)
-    if settings.download:
-        try:
-            datasets.OxfordIIITPet(root, download=True)  # unless it is there already
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
-                "data.download to false, for the photos in data/sample"
-            ) from error
     index = _oxford(root, settings) if (root / OXFORD_NAME).is_dir() else _class_folders(settings)
     index.check()
     return index
+
+
+def download() -> str:
+    """Download Oxford-IIIT Pet, unless it is there; return a hash of its photos and lists, and their names.
+
+    Raise DataError where it cannot be downloaded.
+    """
+    try:
+        datasets.OxfordIIITPet(DOWNLOAD_FOLDER, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"data.download: Oxford-IIIT Pet cannot be downloaded ({error}); without a network set "
+            "data.download to false, for the photos in data/sample"
+        ) from error
+    folder = DOWNLOAD_FOLDER / OXFORD_NAME
+    files = sorted(path for path in folder.glob("*/*") if path.is_file())  # above these are the archives
+    lines = [f"{_sha256(path)} {path.relative_to(folder)}\n" for path in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def check_readable(index: Index) -> None:
@@ -102,8 +113,12 @@ def _split(items: list[Item], fraction: float, rng: random.Random) -> tuple[list
 
 def _index(classes: list[str], *splits: list[Item]) -> Index:
     photos = [
-        Photo(path=path, label=label, split=name)
+        Photo(path=path, label=label, split=name, sha256=_sha256(Path(path)))
         for name, items in zip(SPLITS, splits, strict=True)
         for path, label in items
     ]
     return Index(classes=classes, photos=photos)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

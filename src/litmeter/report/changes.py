@@ -39,8 +39,7 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     if not changed:
         blocks = ["No key of params.yaml has changed."]
     if before.machine["id"] != after.machine["id"]:
-        machines = [describe_machine(one.machine) for one in (before, after)]
-        blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
+        blocks.append(machine_change(before.machine, after.machine))
     conditions = _conditions(after)
     other = [what for what, value in _conditions(before).items() if value != conditions[what]]
     if other:
@@ -61,6 +60,16 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     blocks.append(markdown_table(head, rows))
     claim = _claim(before, after, found.get(CANDIDATE))
     return [claim] if claim else [], "\n\n".join(blocks)
+
+
+def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """How two machines differ, by metrics/machine.json; where their lines are the same, by the other keys."""
+    old, new = describe_machine(before), describe_machine(after)
+    if old != new:
+        return f"Another machine: {old} before, {new} after."
+    keys = [key for key in {**before, **after} if key != "id" and before.get(key) != after.get(key)]
+    old, new = (", ".join(f"{key} {one.get(key, '-')}" for key in keys) for one in (before, after))
+    return f"Another environment: {old} before, {new} after."
 
 
 def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | None:

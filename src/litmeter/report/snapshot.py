@@ -102,7 +102,7 @@ def read_snapshot(label: str = "") -> Snapshot:
         ceilings = read_json(paths.CEILINGS) if params.has_classifier else {}
         results = _read_results(params, machine, device)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
-        # The stage report does not wait for it.
+        # `litmeter quick` and servers of one's own have none.
         changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
         packages = read_rows(paths.COMPILED_TABLE, PackageRow) if params.has_classifier else []
         timed = Timed(results, packages, changes)

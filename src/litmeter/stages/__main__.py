@@ -2,7 +2,8 @@
 
 Errors of the user or of the disk are printed in one line. SIGTERM and Ctrl-C raise an exception, so that
 the processes that a stage has started are stopped. A stage ends when its DVC was killed. Temporary files
-of a stage that was itself killed are removed by the next one.
+of a stage that was itself killed are removed by the next one. One stage at a time computes on a machine,
+also of other clones and of DVC's queue: else one would take the cores on which another one measures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 
@@ -21,6 +22,7 @@ from litmeter.errors import LitmeterError, ParamsError, missing_extra, storage_e
 from litmeter.params import PARAMS_FILE, load_params
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
 from litmeter.system.imports import freeze_gc_after
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped, set_place
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from litmeter.system.temporary import report_stale_files
@@ -30,6 +32,8 @@ STAGES = (
     *("benchmark", "comparison", "report", "capacity", "tune"),
 )
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
+BESIDE_OTHERS = ("machine", "report")
+"""Stages that wait for no other: the first one finds mistakes at once, and both take a few seconds."""
 ON_DEMAND = ("capacity", "tune")
 """Stages that leave parameters and model as they are; a search that was stopped goes on."""
 RESTORE = "; `git status` shows what it has changed, `dvc checkout` brings back the model of the last commit"
@@ -41,7 +45,6 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m litmeter.stages {{{'|'.join(STAGES)}}}", file=sys.stderr)
         return 2
     name, *rest = arguments
-    began = monotonic()
     try:
         with graceful_termination():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATION_SIGNALS)  # src/stage.py blocks them
@@ -51,10 +54,12 @@ def main(arguments: list[str]) -> int:
                 if found := announcement((name, *rest), load_params()):
                     set_place(found[0])
                     print_wrapped(found[1])
-            with freeze_gc_after():
-                stage = importlib.import_module(f"litmeter.stages.{name}")
-            stage.main(*rest)
-            record_seconds((name, *rest), monotonic() - began)
+            with nullcontext() if name in BESIDE_OTHERS else exclusive_machine():
+                began = monotonic()
+                with freeze_gc_after():
+                    stage = importlib.import_module(f"litmeter.stages.{name}")
+                stage.main(*rest)
+                record_seconds((name, *rest), monotonic() - began)
     except LitmeterError as error:
         hint = still_there() if isinstance(error, ParamsError) and name == "machine" else ""
         said, status = f"{error}{hint}", error.exit_code

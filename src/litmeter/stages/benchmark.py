@@ -25,7 +25,6 @@ from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.tables import describe
 from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import number_cell, pluralise
 
@@ -42,7 +41,7 @@ def main(name: str) -> None:
     bodies = bodies_of(load)
     tested = [number for number, photo in enumerate(photos) if photo.split == "test"]
     log = Log()
-    with exclusive_machine(), load_generator(*bodies) as sender:
+    with load_generator(*bodies) as sender:
         print_wrapped(f"{name}: {describe(serve, device)}")
         refuse_faulty({name: serve}, bodies, device, load.timeout_s)
         if note := split_note(MODEL, device, serve):

@@ -19,7 +19,6 @@ from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 
@@ -37,7 +36,7 @@ def main() -> None:
         print_wrapped(f"{name}: {describe(settings[name], device) if name == other else f'same as {other}'}")
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
-    with exclusive_machine(), load_generator(*bodies) as sender:
+    with load_generator(*bodies) as sender:
         refuse_faulty({name: settings[name] for name in names}, bodies, device, load.timeout_s)
         subjects = {
             name: Served(name, settings[name], sender, MODEL, device, load.timeout_s) for name in names

@@ -39,7 +39,6 @@ from litmeter.model.model import load_model
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
 from litmeter.system.files import read_json, write_csv, write_json
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 
@@ -50,14 +49,13 @@ def main() -> None:
     card = read_card(MODEL.exported)
     model = load_model(MODEL.exported, card, torch.device("cpu"), torch.float32)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
-    with exclusive_machine():
-        measured = {
-            precision: peak_flops(model, card.image_size, device, precision)
-            for precision in precisions_on(device)
-            if precision != "half" or half_is_native(machine, device)
-        }
-        bandwidth = measured_bandwidth(device)
-        client_limit = client_limit_rps(params.load)
+    measured = {
+        precision: peak_flops(model, card.image_size, device, precision)
+        for precision in precisions_on(device)
+        if precision != "half" or half_is_native(machine, device)
+    }
+    bandwidth = measured_bandwidth(device)
+    client_limit = client_limit_rps(params.load)
     write_csv(THEORETICAL, theoretical_rows(cost))
     metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)

@@ -35,7 +35,6 @@ from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
 from litmeter.system import files
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 BEFORE = "before"
@@ -91,30 +90,29 @@ def measured() -> Log:
     tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
     facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
     files.check_writable([*tables, *facts, *(paths.BenchmarkPaths(name).comparison for name in signatures)])
-    with exclusive_machine():
-        unavailable = checked(chosen, bodies, device, load.timeout_s)
-        print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
-        before = chosen.get(BEFORE)
-        key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before)}
-        log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
-        beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
-        schedule = comparison(
-            list(chosen),
-            reference,
-            largest_batch={name: min(serve.max_batch_size, users) for name, serve in beside.items()},
-            crowded=[name for name, serve in beside.items() if device == "cpu" and crowds(serve)],
-            users=users,
-            seconds=budget_s,
-            seed=load.seed,
-            timeout_s=load.timeout_s,
-        )
-        with load_generator(*bodies) as sender, progress(budget_s, "comparison") as show:
-            served = {
-                name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
-                for name, serve in chosen.items()
-            }
-            pipelines = pipelines_of(beside, paths.MODEL, device, photos, bodies)
-            run(schedule, {**served, **pipelines}, log, budget_s, show)
+    unavailable = checked(chosen, bodies, device, load.timeout_s)
+    print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
+    before = chosen.get(BEFORE)
+    key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before)}
+    log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
+    beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
+    schedule = comparison(
+        list(chosen),
+        reference,
+        largest_batch={name: min(serve.max_batch_size, users) for name, serve in beside.items()},
+        crowded=[name for name, serve in beside.items() if device == "cpu" and crowds(serve)],
+        users=users,
+        seconds=budget_s,
+        seed=load.seed,
+        timeout_s=load.timeout_s,
+    )
+    with load_generator(*bodies) as sender, progress(budget_s, "comparison") as show:
+        served = {
+            name: Served(name, serve, sender, paths.MODEL, device, load.timeout_s)
+            for name, serve in chosen.items()
+        }
+        pipelines = pipelines_of(beside, paths.MODEL, device, photos, bodies)
+        run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)

@@ -11,19 +11,17 @@ from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
 from litmeter.system.files import read_json, write_rows
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:
     """Compile the exported model for the batch sizes of params.yaml."""
     params, device = params_on(read_json(MACHINE))
-    with exclusive_machine():
-        # Calibration needs photos of all classes, and the index is in their order.
-        training = read_index().split("train")
-        number = min(params.compile.int8_photos, len(training))
-        photos = [Path(training[position * len(training) // number].path) for position in range(number)]
-        manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
+    # Calibration needs photos of all classes, and the index is in their order.
+    training = read_index().split("train")
+    number = min(params.compile.int8_photos, len(training))
+    photos = [Path(training[position * len(training) // number].path) for position in range(number)]
+    manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
     write_rows(COMPILED_TABLE, PackageRow, package_rows(manifest))
     print_wrapped("\n".join(describe(manifest)))
 

@@ -2,7 +2,8 @@
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
 changes only with hardware or libraries; then what measures runs again. The hashes are those of files that
-params.yaml names and dvc.yaml cannot; where a content changes, the model is trained again.
+params.yaml names and dvc.yaml cannot, downloaded photos among them; where a content changes, the model is
+trained again.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import DVC_FILE, MACHINE, MODEL, WEIGHTS, check_no_orphans
+from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, check_no_orphans
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
-from litmeter.system.machine import cuda_available, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
 from litmeter.system.progress import duration, print_wrapped
 
 WITHOUT_FILE = ("package", "hub", "none")
@@ -36,9 +37,18 @@ def main() -> None:
     check_no_orphans(params.configurations())
     check_params(params)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    machine = fingerprint([] if params.has_classifier else code_files(DVC_FILE, "comparison"))
+    if params.has_classifier:  # stages depend on the code of litmeter
+        machine = fingerprint()
+    else:
+        machine = fingerprint(code_files(DVC_FILE, "comparison"), (*LIBRARIES, "litmeter"))
     if params.has_classifier:
         machine["bfloat16"] = has_bfloat16()
+        downloaded = None
+        if params.data.download:
+            from litmeter.data.sources import download  # whose import takes seconds
+
+            downloaded = download()
+        write_json(DOWNLOAD, {"sha256": downloaded})
         write_json(WEIGHTS, given_weights(params.model))
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))

@@ -18,7 +18,6 @@ from litmeter.params import ServeSettings
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.stats.change import Probabilities, change
 from litmeter.system.files import read_json, read_rows, write_rows
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
 
@@ -28,8 +27,7 @@ def main() -> None:
     _, device = params_on(read_json(MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
     configurations = list(configurations_of(read_card(MODEL.exported), device))
-    with exclusive_machine():
-        answers = answers_of(MODEL, device, configurations, photos)
+    answers = answers_of(MODEL, device, configurations, photos)
     reference = read_reference(MODEL.exported)
     rows = [
         row

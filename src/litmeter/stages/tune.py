@@ -23,7 +23,6 @@ from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
 from litmeter.system import files
-from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
 from litmeter.tune.rows import KnobRow, TuneRow, tune_table
@@ -52,7 +51,7 @@ def searched() -> Outcome:
     photos = [Path(photo.path) for photo in read_index().photos] if params.serve.kind == "classifier" else []
     bodies = bodies_of(params.load)
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
-    with exclusive_machine(), load_generator(*bodies) as generator:
+    with load_generator(*bodies) as generator:
         job = job_of(params, device, photos, bodies)
         log = unfinished_log("tune", key_of(params, device, bodies.contents))
         subjects = subjects_of(job, generator, device, photos, bodies)

@@ -1,4 +1,4 @@
-"""The machine: its hardware, libraries and GPU, and a lock that lets one benchmark run at a time."""
+"""The machine: its hardware, libraries and GPU, and a lock that lets one run at a time compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -22,8 +22,13 @@ from filelock import FileLock, Timeout
 
 from litmeter.system.tables import pluralise
 
-LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
-"""Those that are installed are part of the fingerprint."""
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "numpy"),
+    *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gevent"),
+)
+"""What computes, and what carries requests: those that are installed are part of the fingerprint."""
+COMPILERS = ("torch", "timm", "openvino")
+"""Those that make the packages of a compiled model."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
 DEVICES = Path("/dev")
@@ -31,10 +36,10 @@ GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
 """Devices of the drivers of NVIDIA (the second, third: Jetson), WSL, and AMD, which torch calls CUDA."""
 
 
-def fingerprint(sources: Iterable[Path] = ()) -> dict[str, Any]:
+def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
     """Hardware, library versions and their hash as ``id``; it changes only when one of them does.
 
-    The libraries are LIBRARIES, and the packages from which the Python files among ``sources`` import.
+    The libraries are ``libraries``, and the packages from which the Python files among ``sources`` import.
     """
     cpu = _proc_cpuinfo()
     machine: dict[str, Any] = {
@@ -45,18 +50,18 @@ def fingerprint(sources: Iterable[Path] = ()) -> dict[str, Any]:
         "system": platform.system(),
         **_gpu(),
         "python": platform.python_version(),
-        **_versions(sources),
+        **_versions(sources, libraries),
     }
     digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **machine}
 
 
-def _versions(sources: Iterable[Path]) -> dict[str, str]:
+def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, str]:
     imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
     packages = packages_distributions() if imported else {}
     others = {package.lower() for name in imported for package in packages.get(name, ())}
     found = {}
-    for name in (*LIBRARIES, *sorted(others.difference(LIBRARIES))):
+    for name in (*libraries, *sorted(others.difference(libraries))):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
@@ -149,17 +154,17 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 
 
 LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"
-"""One per user, outside the working tree: other clones, and DVC's queue, benchmark on the same cores."""
+"""One per user, outside the working tree: other clones, and DVC's queue, compute on the same cores."""
 
 
 @contextmanager
 def exclusive_machine() -> Iterator[None]:
-    """Hold the machine's lock; wait, with a message, for another benchmark. A process that dies loses it."""
+    """Hold the machine's lock; wait, with a message, for who has it. A process that dies loses it."""
     lock = FileLock(LOCK_FILE)
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
-        print(f"another benchmark runs on this machine; waiting for it ({LOCK_FILE})", flush=True)
+        print(f"litmeter is at work on this machine already; waiting for it ({LOCK_FILE})", flush=True)
         held = lock.acquire()
     with held:
         yield

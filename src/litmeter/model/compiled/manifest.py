@@ -19,7 +19,7 @@ from litmeter.model.card import CARD_NAME, read_card, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import Record, read_json, reading
-from litmeter.system.machine import fingerprint
+from litmeter.system.machine import COMPILERS, fingerprint
 
 MANIFEST_NAME = "manifest.json"
 COMPILE = "dvc repro compile"
@@ -52,7 +52,7 @@ class Manifest(Record):
     """All packages, and the model, machine and device they belong to."""
 
     model: str = Field(description="hash of the model card, which has the weights' own")
-    machine: str = Field(description="id of the machine")
+    machine: str = Field(description="id of the machine and of what compiled them")
     device: str
     skipped_reason: str | None = Field(description="why there are no packages, null where there are")
     calibration: Calibration | None = Field(None, description="null where nothing was quantised")
@@ -60,8 +60,8 @@ class Manifest(Record):
 
 
 def identity(exported: Path) -> tuple[str, str]:
-    """Hash of the model card in ``exported``, and id of this machine with its libraries."""
-    return sha256(exported / CARD_NAME), str(fingerprint()["id"])
+    """Hash of the model card in ``exported``, and id of this machine with what compiles here."""
+    return sha256(exported / CARD_NAME), str(fingerprint(libraries=COMPILERS)["id"])
 
 
 def read_manifest(folders: ModelFolders, device: str) -> Manifest:
