@@ -102,7 +102,7 @@ class Repository:
             stdout=pipe,
             stderr=pipe,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, too
+            preexec_fn=heeds_signals,
         )
 
     def check(
@@ -129,6 +129,12 @@ class Repository:
             here = process.cwd().startswith((str(self.folder), str(self.temporary)))
             return here and "check" not in process.cmdline()
         return False
+
+
+def heeds_signals() -> None:
+    """A process in the background, or of nohup, ignores some."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -290,6 +296,7 @@ def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: R
     [
         *itertools.product((signal.SIGKILL, signal.SIGINT, signal.SIGTERM), ("worktree", "servers", "load")),
         (signal.SIGKILL, "restart"),
+        (signal.SIGHUP, "load"),
     ],
 )
 def test_nothing_is_left_of_one_that_was_killed(
@@ -317,6 +324,8 @@ def test_nothing_is_left_of_one_that_was_killed(
     wait_for(begun[when], process)
     time.sleep(1.0 if when == "load" else 0.0)
     process.send_signal(number)
+    if number == signal.SIGHUP:  # the shell's, too
+        process.send_signal(number)
     _, errors = process.communicate()
     if number != signal.SIGKILL:
         assert process.returncode == 2

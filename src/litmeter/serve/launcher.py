@@ -235,7 +235,7 @@ def starting_server(
             cwd=settings.folder,
             stop_s=stop_s,
             pass_fds=inherited,
-            follow=settings.kind != "classifier",
+            follow=settings.command or settings.api or "",
         ) as process:
             listener.close()  # else clients of a server that has died would wait
             yield RunningServer(process, settings, binding, log, started)
