@@ -254,6 +254,13 @@ def no_change(repository: Repository) -> None:
         (no_change, (), "python server.py", "{port} is missing"),
         (no_change, ("--body", "none.json"), COMMAND, "none.json"),
         (no_change, ("--against", ""), COMMAND, "--against: empty"),
+        (
+            no_change,
+            ("--markdown", "no/summary.md"),
+            COMMAND,
+            "--markdown: got no/summary.md; there is no folder no",
+        ),
+        (no_change, ("--markdown", "/dev/full/a"), COMMAND, "--markdown: "),
         (no_change, ("--own-model",), COMMAND, "--own-model"),
     ],
 )
@@ -270,11 +277,14 @@ def test_no_verdict_is_one_line_and_status_2(
     if "--against" not in options:
         options = ("--against", "HEAD", *options)
     summary = repository.folder.parent / "summary.md"
-    done = repository.check(*options, "--markdown", str(summary), command=command)
+    if "--markdown" not in options:
+        options = (*options, "--markdown", str(summary))
+    done = repository.check(*options, command=command)
     assert done.returncode == 2
     assert said in done.stderr
-    if "--margin" not in options:
+    if said[:8] not in ("--margin", "--markdo"):
         assert said.splitlines()[0] in summary.read_text()
+    assert not (repository.folder / "no").exists()
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert repository.left() == []

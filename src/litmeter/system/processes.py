@@ -127,8 +127,8 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
             if said and follow not in _named:
                 _named.add(follow)
                 print_wrapped(
-                    f"note: not all of {follow} ended by itself when it was stopped, so {', '.join(said)} had to "
-                    "be killed; that changes no figure, and is said once"
+                    f"note: not all of {follow} ended by itself when it was stopped, so {', '.join(said)} "
+                    "had to be killed; that changes no figure, and is said once"
                 )
 
 
