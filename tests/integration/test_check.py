@@ -254,13 +254,8 @@ def no_change(repository: Repository) -> None:
         (no_change, (), "python server.py", "{port} is missing"),
         (no_change, ("--body", "none.json"), COMMAND, "none.json"),
         (no_change, ("--against", ""), COMMAND, "--against: empty"),
-        (
-            no_change,
-            ("--markdown", "no/summary.md"),
-            COMMAND,
-            "--markdown: got no/summary.md; there is no folder no",
-        ),
-        (no_change, ("--markdown", "/dev/full/a"), COMMAND, "--markdown: "),
+        (no_change, ("--markdown", "no/summary.md"), COMMAND, "--markdown: got no/summary.md; there is no"),
+        (no_change, ("--markdown", "."), COMMAND, "--markdown: got .; allowed: a file"),
         (no_change, ("--own-model",), COMMAND, "--own-model"),
     ],
 )
