@@ -44,7 +44,9 @@ class ServeSettings(Section):
     api_kwargs: dict[str, Any] = Field({}, description="arguments of its constructor")
     check_answers: bool = Field(True, description="answers must not depend on batch or worker (api)")
     command: str | None = Field(None, description="starts a server of your own; {port} stands for its port")
-    ready: str = Field("/health", description="path that answers 200 once it is ready (command)")
+    ready: str | None = Field(
+        None, description="path that answers 200 once it is ready; absent: /health, if it has one (command)"
+    )
     path: str = Field("/predict", description="path that requests are sent to")
     folder: str | None = Field(None, description="where module or command is found; absent: the project's")
     precision: Literal[Precision, "auto"] = Field(
@@ -84,7 +86,7 @@ class ServeSettings(Section):
             raise ValueError(f"api ({self.api!r}): allowed: module:Class")
         if self.command and "{port}" not in self.command:
             raise ValueError(f"command ({self.command!r}): {{port}} is missing, where its port stands")
-        if wrong := [key for key in ("ready", "path") if not getattr(self, key).startswith("/")]:
+        if wrong := [key for key in ("ready", "path") if not (getattr(self, key) or "/").startswith("/")]:
             raise ValueError(f"{wrong[0]} ({getattr(self, wrong[0])!r}): allowed: a path from / on")
         given = {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
         if others := [key for key in type(self).model_fields if key in given - KEYS_OF[self.kind]]:

@@ -102,7 +102,7 @@ class Repository:
             stdout=pipe,
             stderr=pipe,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in the background, too
+            preexec_fn=heeds_signals,
         )
 
     def check(
@@ -129,6 +129,12 @@ class Repository:
             here = process.cwd().startswith((str(self.folder), str(self.temporary)))
             return here and "check" not in process.cmdline()
         return False
+
+
+def heeds_signals() -> None:
+    """A process in the background, or of nohup, ignores some."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -248,6 +254,8 @@ def no_change(repository: Repository) -> None:
         (no_change, (), "python server.py", "{port} is missing"),
         (no_change, ("--body", "none.json"), COMMAND, "none.json"),
         (no_change, ("--against", ""), COMMAND, "--against: empty"),
+        (no_change, ("--markdown", "no/summary.md"), COMMAND, "--markdown: got no/summary.md; there is no"),
+        (no_change, ("--markdown", "."), COMMAND, "--markdown: got .; allowed: a file"),
         (no_change, ("--own-model",), COMMAND, "--own-model"),
     ],
 )
@@ -264,11 +272,14 @@ def test_no_verdict_is_one_line_and_status_2(
     if "--against" not in options:
         options = ("--against", "HEAD", *options)
     summary = repository.folder.parent / "summary.md"
-    done = repository.check(*options, "--markdown", str(summary), command=command)
+    if "--markdown" not in options:
+        options = (*options, "--markdown", str(summary))
+    done = repository.check(*options, command=command)
     assert done.returncode == 2
     assert said in done.stderr
-    if "--margin" not in options:
+    if said[:8] not in ("--margin", "--markdo"):
         assert said.splitlines()[0] in summary.read_text()
+    assert not (repository.folder / "no").exists()
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert repository.left() == []
@@ -290,6 +301,7 @@ def test_a_folder_without_git_or_anything_to_serve(tmp_path: Path, repository: R
     [
         *itertools.product((signal.SIGKILL, signal.SIGINT, signal.SIGTERM), ("worktree", "servers", "load")),
         (signal.SIGKILL, "restart"),
+        (signal.SIGHUP, "load"),
     ],
 )
 def test_nothing_is_left_of_one_that_was_killed(
@@ -317,6 +329,8 @@ def test_nothing_is_left_of_one_that_was_killed(
     wait_for(begun[when], process)
     time.sleep(1.0 if when == "load" else 0.0)
     process.send_signal(number)
+    if number == signal.SIGHUP:  # the shell's, too
+        process.send_signal(number)
     _, errors = process.communicate()
     if number != signal.SIGKILL:
         assert process.returncode == 2

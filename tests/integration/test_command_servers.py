@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -242,7 +243,8 @@ OUTSIDE = {"child": "pass", "session": "os.setsid()", "daemon": "os.setsid(); os
 def test_what_survives_its_end_is_counted_stopped_killed_and_named(
     folder: Path, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running(command(folder, IGNORES_SIGTERM.replace("LEAVE", OUTSIDE[where]))) as server:
+    settings = command(folder, IGNORES_SIGTERM.replace("LEAVE", OUTSIDE[where]))
+    with running(settings) as server:
         serving = int(eval(requests.get(f"{server.url}/health", timeout=10).text)["pid"])
         processes = {process for process in tree(server.pid) if process.status() != psutil.STATUS_ZOMBIE}
         assert {process.pid for process in processes} == {server.pid, serving}
@@ -254,12 +256,23 @@ def test_what_survives_its_end_is_counted_stopped_killed_and_named(
         assert requests.get(f"{server.url}/health", timeout=10).status_code == 200
         server.pause()
     assert f"{name} ({serving})" in " ".join(capsys.readouterr().out.split())
+    with running(settings):
+        pass
+    assert capsys.readouterr().out == ""
 
 
+LINGERS = """
+until = time.monotonic() + 0.5
+while time.monotonic() < until:
+    pass
+"""
+
+
+@pytest.mark.parametrize("end", ["", LINGERS], ids=["at once", "after the other answers"])
 def test_a_command_that_goes_to_the_background_is_refused_and_killed(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, end: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    program = f"print('here I go')\n{IGNORES_SIGTERM.replace('LEAVE', 'pass').replace('time.sleep(60)', '')}"
+    program = f"print('here I go')\n{IGNORES_SIGTERM.replace('LEAVE', 'pass').replace('time.sleep(60)', end)}"
     with (
         pytest.raises(
             ServerError, match=r"(?s)exit status 0; .* stay in the foreground.*here I go"
@@ -268,7 +281,7 @@ def test_a_command_that_goes_to_the_background_is_refused_and_killed(
     ):
         pass
     assert "Traceback" not in str(caught.value)
-    assert "and killed: python" in capsys.readouterr().out
+    assert re.search(r"python\S* \(\d+\) had to be killed", " ".join(capsys.readouterr().out.split()))
 
 
 def test_a_server_has_time_to_clean_up_even_if_it_sleeps(
@@ -290,6 +303,85 @@ signal.pause()
         server.pause()
     assert (folder / "program.py.cleaned").exists()
     assert capsys.readouterr().out == ""
+
+
+WITHOUT_HEALTH = """
+import os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+ANSWERS = [int(status) for status in sys.argv[2:]]
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        status = ANSWERS.pop(0) if len(ANSWERS) > 1 else ANSWERS[0]
+        if status == 200 and not os.path.exists(name := __file__ + ".loaded"):
+            with open(name + "~", "w") as file:
+                file.write(str(time.perf_counter()))
+            os.rename(name + "~", name)
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    GET
+    def log_message(self, *arguments):
+        pass
+
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+GETS = {"not found": "def do_GET(self): self.send_error(404)", "no method": ""}
+"""How a server without a health check answers to one."""
+
+
+def without_health(folder: Path, get: str, statuses: str) -> ServeSettings:
+    """A command that answers requests with these statuses, again and again with the last."""
+    settings = command(folder, WITHOUT_HEALTH.replace("GET\n", f"{GETS[get]}\n"))
+    return settings.model_copy(update={"command": f"{settings.command} {statuses}"})
+
+
+@pytest.mark.parametrize("get", GETS)
+@pytest.mark.parametrize("statuses", ["200", "503 404 503 200"])
+def test_a_server_without_a_health_check_is_ready_once_it_answers(
+    folder: Path, sender: LoadGenerator, get: str, statuses: str
+) -> None:
+    """At the first good answer, which tells when that is."""
+    [subject] = served(sender, a=without_health(folder, get, statuses)).values()
+    with subject.start() as ready:
+        ready()
+        loaded = float((folder / "program.py.loaded").read_text())
+        assert subject.server.first_status == 200
+        assert subject.ready_s is not None
+        assert subject.server.started + subject.ready_s >= loaded
+
+
+def test_a_first_body_that_is_refused_is_said_at_once(folder: Path, sender: LoadGenerator) -> None:
+    [subject] = served(sender, a=without_health(folder, "not found", "503 422")).values()
+    with pytest.raises(ServerError, match=r"^a: .* with 422"), subject.start() as ready:
+        ready()
+
+
+def test_a_health_check_that_is_there_is_waited_for(folder: Path, sender: LoadGenerator) -> None:
+    """Though requests are answered before, as by a front end whose model still loads."""
+    program = """
+import os, sys
+import server
+class Handler(server.Handler):
+    def do_GET(self):
+        if self.path == "/health" and not os.path.exists(__file__ + ".healthy"):
+            self.send_error(503)
+            open(__file__ + ".healthy", "w").close()
+            return
+        super().do_GET()
+    def do_POST(self):
+        if not os.path.exists(__file__ + ".healthy"):
+            os._exit(4)
+        super().do_GET()
+server.Handler = Handler
+server.serve(sys.argv[1])
+"""
+    [subject] = served(sender, a=command(folder, program)).values()
+    with subject.start() as ready:
+        ready()
+        assert (subject.server.status, subject.server.first_status) == (200, None)
 
 
 def test_a_server_that_is_never_ready_is_said(

@@ -59,11 +59,20 @@ def png(colour: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-MALFORMED = [
-    *(Sent(body) for body in (b"", b"{", b"\xff", b"null", b"[1]", b'"text"', b"NaN", b"[" * 100_000)),
-    *(Sent(b'{"number": 1}', kind) for kind in (None, "", "text/plain", "application/JSON; charset=utf-8")),
-    *(Sent(b'{"number": 1}', kind) for kind in (FORM, "multipart/form-data", "image/jpeg")),
+UNREADABLE = [
+    *(Sent(body) for body in (b"", b"{", b"\xff", b"[" * 100_000)),
+    *(Sent(b"\xff\xfe", kind) for kind in (None, "text/plain", "image/jpeg")),
     Sent('{"number": "é"}'.encode("latin-1")),
+    Sent(b'{"number": 1}', "multipart/form-data"),
+]
+NOT_A_MODEL = [Sent(b"NaN"), Sent(b"\xff\xfe", FORM)]
+"""What FastAPI refuses where a model is wanted, by an answer that it cannot write as JSON."""
+MALFORMED = [
+    *UNREADABLE,
+    *NOT_A_MODEL,
+    *(Sent(body) for body in (b"null", b"[1]", b'"text"')),
+    *(Sent(b'{"number": 1}', kind) for kind in (None, "", "text/plain", "application/JSON; charset=utf-8")),
+    *(Sent(b'{"number": 1}', kind) for kind in (FORM, "image/jpeg")),
     Sent('{"number": "é"}'.encode("utf-16")),
     multipart(),
     Sent(multipart(number="1", file=b"123").body[:50], "multipart/form-data; boundary=x"),
@@ -154,8 +163,23 @@ def test_answers_are_those_of_litserve_to_the_byte(batch: int) -> None:
                 good = [one for one, (status, *_) in zip(sent, expected[name], strict=True) if status == 200]
                 batched = list(pool.map(lambda one: answer(url, one), 4 * good))  # noqa: B023
         for one, theirs, ours in zip(sent, expected[name], found, strict=True):
-            assert ours == theirs, (name, one)
+            refused = UNREADABLE + (NOT_A_MODEL if name == "lit_examples:Typed" else [])
+            if one in refused and theirs[0] == 500:
+                assert ours[0] == 422, (name, one)
+                assert json.loads(ours[3])["detail"], (name, one)
+            else:
+                assert ours == theirs, (name, one)
         assert batched == 4 * [one for one in expected[name] if one[0] == 200]
+
+
+@pytest.mark.parametrize("name", ["lit_apis:Anything", "lit_examples:Typed"])
+def test_whoever_sends_what_cannot_be_read_fills_no_log(name: str) -> None:
+    """LitServe and FastAPI write a traceback for each."""
+    with running_server(MODEL, settings(name), "cpu", 30.0) as server:
+        statuses = {ask(f"{server.url}/predict", one).status_code for one in UNREADABLE}
+        assert statuses <= {200, 400, 422}
+        assert 422 in statuses
+        assert "Traceback" not in server.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +206,7 @@ def in_one_batch(server: RunningServer, sent: list[Sent]) -> list[requests.Respo
 @pytest.mark.parametrize(
     ("bad", "status"),
     [
-        (Sent(b"{"), 500),
+        (Sent(b"{"), 422),
         (sent_json({"in": "decode", "raise": "teapot"}), 418),
         (sent_json({"in": "decode", "raise": "key"}), 500),
     ],

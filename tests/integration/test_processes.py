@@ -64,7 +64,7 @@ signal.pause()
     for number in range(8):
         heard = tmp_path / str(number)
         heard.touch()
-        with process_group([sys.executable, "-c", program, str(heard)], stop_s=5, follow=True) as leader:
+        with process_group([sys.executable, "-c", program, str(heard)], stop_s=5, follow="it") as leader:
             wait_for(lambda heard=heard: not heard.exists())
             time.sleep(0.1)
             os.kill(leader.pid, signal.SIGSTOP)

@@ -20,7 +20,7 @@ from pydantic import Field
 from litmeter.cli.load import LOAD
 from litmeter.cli.own import USERS, Sent, read_given
 from litmeter.cli.revisions import Revisions, revisions
-from litmeter.errors import LitmeterError, NoVerdict, UsageError, missing_extra, storage_error
+from litmeter.errors import LitmeterError, NoVerdict, StorageError, UsageError, missing_extra, storage_error
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
 from litmeter.measure.comparison_rows import Pair, pairs
@@ -33,7 +33,7 @@ from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load
 from litmeter.paths import MODEL
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
-from litmeter.system.files import append_line, check_writable
+from litmeter.system.files import append_line, check_outputs
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import duration, print_wrapped
 from litmeter.system.tables import markdown_table, number_cell, significant
@@ -76,13 +76,11 @@ def check(
         markdown: a file to which a summary is added
         as_json: print JSON instead of a sentence
     """
-    check_writable([markdown] if markdown else [])
+    check_outputs(markdown=markdown)
     try:
         with redirect_stdout(sys.stderr):
             limits = Limits(margin, max_memory_mib, max_start_s)
             found = measured(against, command, configuration, sent, seconds, limits, own_model=own_model)
-            if markdown is not None:
-                append_line(markdown, found.markdown())
     except (KeyboardInterrupt, SystemExit):
         raise NoVerdict("interrupted, without a verdict") from None
     except Exception as error:  # whatever it is, it must not look like a slower server
@@ -94,13 +92,18 @@ def check(
         if not isinstance(known, LitmeterError):
             traceback.print_exc()
         if markdown is not None:
-            with suppress(OSError):
+            with suppress(StorageError):
                 append_line(markdown, f"### litmeter check: no verdict\n\n```\n{known or error}\n```\n")
         raise NoVerdict(str(known or error)) from error
     if as_json:
         print(json.dumps(found.as_json(), indent=2))
     else:
         print_wrapped(found.sentence())
+    if markdown is not None:
+        try:
+            append_line(markdown, found.markdown())
+        except StorageError as error:  # its own status is that of a slower server
+            raise NoVerdict(str(error)) from error
     return found.exit_code
 
 

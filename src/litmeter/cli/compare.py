@@ -30,7 +30,7 @@ from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import pairs_table
 from litmeter.serve.launcher import check_model
 from litmeter.stages import comparison
-from litmeter.system.files import check_writable, write_text
+from litmeter.system.files import check_outputs, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import print_wrapped
 
@@ -110,7 +110,7 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> tuple[int, 
         "comparison": {"reference": reference, "users": users, "seconds": seconds},
     }
     report = own.report and own.report.absolute()
-    check_writable([report] if report else [])
+    check_outputs(report=report)
     with project(sections, own):
         log = comparison.measured()
         snapshot = read_snapshot()

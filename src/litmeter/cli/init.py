@@ -10,6 +10,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from litmeter.cli.own import USERS, Sent, read_given, settings_of, with_keys, wr
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies
 from litmeter.measure.preflight import DIFFER, check_apis
-from litmeter.measure.target import check_first_request
+from litmeter.measure.target import LOADING, check_first_request
 from litmeter.measure.telemetry import available_cores
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, ServeSettings, explain, knobs_of
@@ -140,10 +141,12 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
     """Start a server and time a request; raise UsageError where it fails."""
     try:
         with starting_server(MODEL, settings, device, LOAD.timeout_s) as starting:
-            url = starting.ready().url + settings.path
+            url = starting.url + settings.path
+            ask = partial(check_first_request, url, *bodies, {}, LOAD.timeout_s)
+            starting.ready(ask=partial(ask, LOADING))
             for _ in range(2):  # the first may take longer
                 began = time.perf_counter()
-                check_first_request(url, bodies.contents, bodies.content_type, {}, LOAD.timeout_s)
+                ask()
                 answer_s = time.perf_counter() - began
     except ServerError as error:
         raise UsageError(f"{settings.api}: {error}" if settings.api else str(error)) from error

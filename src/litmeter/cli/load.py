@@ -41,7 +41,7 @@ from litmeter.measure.target import (
 from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
 from litmeter.stats.records import WINDOWS
-from litmeter.system.files import check_writable, write_rows
+from litmeter.system.files import check_outputs, write_rows
 from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
@@ -259,7 +259,7 @@ def loadtest(
         plans = [replace(plan, rate_rps=len(due_s) / seconds, due_s=due_s, bodies=bodies)]
     elif rate is None:
         plans = [replace(plan, users=users) for users in load.users]
-    check_writable([out] if out else [])
+    check_outputs(out=out)
     budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
     with requests.server() as subjects, progress(budget_s, "load") as show:
         samples = run(one_after_another(requests.url, plans, slo_ms), subjects, Log(), budget_s, show)
@@ -306,7 +306,7 @@ def capacity(
 
     check_together(traffic.given(), TRAFFIC_RULES)
     trace = traffic.recorded(requests, objective.seed)
-    check_writable([path for path in (out, picture) if path is not None])
+    check_outputs(out=out, picture=picture)
     with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
         schedule = search([requests.url], objective, requests.timeout_s, traffic.shape, trace)
         found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]

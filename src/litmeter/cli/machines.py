@@ -19,7 +19,7 @@ from litmeter.report.charts import save_png
 from litmeter.report.machines import Offer, offers_table, offers_text, read_offers
 from litmeter.report.pages import write_machines
 from litmeter.report.snapshot import entered
-from litmeter.system.files import check_writable
+from litmeter.system.files import check_outputs
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
 
@@ -50,7 +50,7 @@ def machines(
     """
     if cluster is not None and revisions:
         raise UsageError("--cluster: not together with REV")
-    check_writable([path for path in (picture, out) if path is not None])
+    check_outputs(picture=picture, out=out)
     given = read_prices(price)
     places = {name: name for name in revisions or [""]} if cluster is None else measured_on(cluster)
     own = price_of_each(given, [name for name in places if name], others=cluster is not None)

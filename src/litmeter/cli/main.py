@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
@@ -84,9 +85,17 @@ def launch(
     if project is not None:
         enter(project, bound.arguments)
     report_stale_files("litmeter")
-    # SIGTERM raises SystemExit, so that context managers stop the processes that they started.
+    # They raise SystemExit, so that context managers stop the processes that they started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, hang_up)
     return command(*bound.args, **bound.kwargs)
+
+
+def hang_up(number: int, frame: FrameType | None) -> None:
+    """End as by SIGTERM, once: a terminal that is closed and the shell in it send SIGHUP each."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 def enter(project: Path, arguments: dict[str, Any]) -> None:

@@ -54,8 +54,8 @@ class Sent(BaseModel):
     """of all bodies (default: by the files' names)"""
     path: str = "/predict"
     """where requests are sent"""
-    ready: str = "/health"
-    """where a command answers 200 once it is ready"""
+    ready: str | None = None
+    """where a command answers 200 once it is ready (default: /health, or the first body if it has none)"""
     users: Count | None = None
     """requests in flight at once (default: 8)"""
 

@@ -20,7 +20,7 @@ from litmeter.report.snapshot import read_tuned
 from litmeter.report.tables import changed_keys
 from litmeter.stages.tune import main as search_project
 from litmeter.stages.tune import searched
-from litmeter.system.files import check_writable, read_json
+from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
@@ -69,7 +69,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         "tune": users | ({"max_s": seconds} if seconds else {}),
     }
     report = own.report and own.report.absolute()
-    check_writable([report] if report else [])
+    check_outputs(report=report)
     with project(sections, own) as params:
         with redirect_stdout(sys.stderr), exclusive_machine():
             outcome = searched()

@@ -9,9 +9,10 @@ import math
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from litmeter.load import LoadGenerator, LoadPlan
 from litmeter.load.senders import Sender
 from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
-from litmeter.measure.target import check_first_request
+from litmeter.measure.target import LOADING, check_first_request
 from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.model.environment import worker_environment
@@ -117,7 +118,8 @@ class Served(Subject):
 
             def ready() -> None:
                 with named(self.name):
-                    self.server = starting.ready()
+                    self.server = starting
+                    starting.ready(ask=partial(self._ask, LOADING))
                     if self.settings.kind != "classifier":  # one's own may answer anything
                         self._ask()
                 self.server.pause()
@@ -125,10 +127,11 @@ class Served(Subject):
 
             yield ready
 
-    def _ask(self) -> None:
-        """Send one request; raise ServerError where it is not answered well."""
+    def _ask(self, others: Collection[int] = ()) -> int:
+        """Send one request; return its status, 200 or one of ``others``, or raise ServerError."""
         try:
-            check_first_request(f"{self.server.url}{self.settings.path}", *self.sender.first, self.timeout_s)
+            url = f"{self.server.url}{self.settings.path}"
+            return check_first_request(url, *self.sender.first, self.timeout_s, others)
         except ServerError:
             with suppress(subprocess.TimeoutExpired):
                 self.server.process.wait(DYING_S)

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,12 +35,22 @@ ALLOWED_LATE = 0.05
 GROWS = "latency grows: the server may be overloaded"
 
 
+LOADING = (404, 503)
+"""Statuses that a server without a health check may answer until its model is loaded."""
+
+
 def check_first_request(
-    url: str, bodies: Sequence[bytes], content_type: str, headers: Mapping[str, str], timeout_s: float
-) -> None:
+    url: str,
+    bodies: Sequence[bytes],
+    content_type: str,
+    headers: Mapping[str, str],
+    timeout_s: float,
+    others: Collection[int] = (),
+) -> int:
     """Send one request before the load starts, so that a wrong URL or body is reported at once.
 
-    Raise ServerError where it was not answered with 200, the one status that counts as a good answer.
+    Return its status: 200, the one that counts as a good answer, or one of ``others``; raise ServerError
+    where it is another.
     """
     body, headers = bodies[0], {**headers, "Content-Type": content_type}
     with direct_session() as session:
@@ -56,10 +66,11 @@ def check_first_request(
             raise ServerError(f"{url} cannot be reached ({_reason(error)})") from error
         except (requests.RequestException, ValueError) as error:
             raise ServerError(f"{url}: {error}") from error
-    if answer.status_code != 200:
+    if answer.status_code != 200 and answer.status_code not in others:
         sent = f"{len(body):,} bytes of {content_type}, beginning with {body[:24]!r}"
         text = " ".join(answer.text.split())[:200]
         raise ServerError(f"{url} answered the first request ({sent}) with {answer.status_code}: {text}")
+    return answer.status_code
 
 
 def bodies_to_send(

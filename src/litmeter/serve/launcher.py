@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -42,6 +42,12 @@ READY_S = 180.0
 READY_POLL_S = 0.05
 DOUBT_S = 5.0
 """How long an answer such as 404 to ``ready`` is taken for one of a server that starts."""
+HEALTH = "/health"
+NO_HEALTH = (404, 405, 501)
+"""Statuses of its answer where a command's server has none."""
+SETTLE_S = 1.0
+"""How long a command's main process is watched that does not wait for anything, as if it were to end."""
+BUSY = (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
 LOCAL = Binding(0)
 """127.0.0.1, at a free port that the kernel chooses."""
 LONGEST_FOLDER = 107 - len("/pymp-xxxxxxxx/listener-xxxxxxxx")
@@ -59,9 +65,10 @@ class RunningServer:
     binding: Binding
     log: Path  # file with its output
     started: float  # when, on the monotonic clock
-    ready_s: float = 0.0  # seconds from its start to the first 200 of ``settings.ready``
+    ready_s: float = 0.0  # seconds from its start until it was ready
     paused: float = 0.0  # when it was last, on the monotonic clock
-    status: int | None = None  # of its last answer to ``settings.ready``
+    status: int | None = None  # of its last answer to ``health``
+    first_status: int | None = None  # of its last answer to a request, where it has no ``health``
 
     @property
     def url(self) -> str:
@@ -73,8 +80,19 @@ class RunningServer:
         """Process id of its main process."""
         return self.process.pid
 
-    def ready(self, limit_s: float = READY_S) -> RunningServer:
-        """Wait until ``settings.ready`` answers with 200; return the server itself.
+    @property
+    def health(self) -> str:
+        """The path that answers 200 once it is ready."""
+        return self.settings.ready or HEALTH
+
+    def ready(self, limit_s: float = READY_S, ask: Callable[[], int] = lambda: 200) -> RunningServer:
+        """Wait until it is ready; return the server itself.
+
+        It is once ``health`` answers with 200. A command for which no path was given, and that has no
+        ``/health``, is once a request does.
+
+        Args:
+            ask: sends that request, and returns the status of its answer.
 
         Raises:
             ServerError: the server died, or was not ready within ``limit_s`` of its start, or the port of a
@@ -82,12 +100,14 @@ class RunningServer:
         """
         say_after_s = DOUBT_S
         while (waited_s := time.perf_counter() - self.started) < limit_s:
-            is_ready = self.is_ready()
+            is_ready = self.is_ready(ask)
             self.check()
             if is_ready:
                 self.ready_s = time.perf_counter() - self.started
+                self._settle()
                 return self
-            if waited_s > say_after_s and (self.elsewhere if self.status is None else self.status < 500):
+            status = self.first_status or self.status
+            if waited_s > say_after_s and (self.elsewhere if status is None else status < 500):
                 print_wrapped(f"still waiting for the server{self.answered}")
                 say_after_s = limit_s
             time.sleep(READY_POLL_S)
@@ -95,22 +115,40 @@ class RunningServer:
             f"the server was not ready within {limit_s:.0f} s{self.answered}{log_tail(self.log)}"
         )
 
-    def is_ready(self) -> bool:
-        """Whether ``settings.ready`` answers with 200; raise ServerError where another process answers."""
-        self.status = status_of(self.binding, self.settings.ready)
-        if self.settings.kind == "command" and self.status == 200:
-            check_listener(self.pid, self.binding.port)
-        return self.status == 200
+    def is_ready(self, ask: Callable[[], int] = lambda: 200) -> bool:
+        """Whether it is ready, as ``ready`` has it; raise ServerError where another process answers."""
+        self.status, self.first_status = status_of(self.binding, self.health), None
+        if self.settings.kind != "command":
+            return self.status == 200
+        has_none = self.settings.ready is None and self.status in NO_HEALTH
+        if self.status != 200 and not has_none:
+            return False
+        check_listener(self.pid, self.binding.port)
+        if has_none:
+            self.first_status = ask()
+        return not has_none or self.first_status == 200
+
+    def _settle(self) -> None:
+        """Wait until a command's main process waits for something; raise ServerError where it ends.
+
+        One that has gone to the background may not have ended yet when the other answers.
+        """
+        until = time.perf_counter() + (SETTLE_S if self.settings.kind == "command" else 0.0)
+        with suppress(psutil.NoSuchProcess):
+            while time.perf_counter() < until and psutil.Process(self.pid).status() in BUSY:
+                time.sleep(READY_POLL_S)
+        self.check()
 
     @property
     def answered(self) -> str:
         """What a command's server answered last, to append to what is said of it."""
         if self.settings.kind != "command":
             return ""
-        url = self.url + self.settings.ready
+        url = self.url + self.health
         if self.status is None:
             return f": nothing has answered at {url}{self.elsewhere}"
-        return f": status {self.status} from {url}; `ready` names a path that answers 200"
+        first = f" and {self.first_status} to a request" if self.first_status else ""
+        return f": status {self.status} from {url}{first}; `ready` names a path that answers 200"
 
     @property
     def elsewhere(self) -> str:
@@ -197,7 +235,7 @@ def starting_server(
             cwd=settings.folder,
             stop_s=stop_s,
             pass_fds=inherited,
-            follow=settings.kind != "classifier",
+            follow=settings.command or settings.api or "",
         ) as process:
             listener.close()  # else clients of a server that has died would wait
             yield RunningServer(process, settings, binding, log, started)

@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastapi import HTTPException, params
+from fastapi import HTTPException, Request, params
+from fastapi.exception_handlers import request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from litserve import LitAPI, LitServer
+from litserve.server import RegularRequestHandler
 from litserve.utils import LitAPIStatus
+from starlette.types import Receive
 
-from litmeter.serve.messages import Reply
+from litmeter.serve.messages import Reply, error_reply
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 Outcome = tuple[Any, str]
 """What ``encode_response`` returned and ``LitAPIStatus.OK``, or an exception and ``ERROR``."""
 FORMS = (b"application/x-www-form-urlencoded", b"multipart/form-data")
+UNREADABLE = 422
+"""Status of a request that cannot be read, which is nothing to log."""
 
 
 class LengthError(Exception):
@@ -107,6 +113,7 @@ class Route:
         self._queues = server.response_buffer = _Queues()
         server._get_request_queue = lambda api_path: self._queues
         server.app.dependency_overrides[server.setup_auth(api)] = _allow
+        server.app.add_exception_handler(RequestValidationError, _refuse)
         self._loop = asyncio.new_event_loop()
         route: Any = route_of(server)
         field, self._response = route.body_field, route.response_field
@@ -116,9 +123,9 @@ class Route:
 
     def payload(self, content_type: bytes, body: bytes) -> Any:
         """What ``decode_request`` gets; raise RefusedError where that is nothing."""
+        if self._takes_any:
+            return self._unvalidated(content_type, body)
         with suppress(Exception):  # the route knows what to say of it
-            if self._takes_any and not content_type.startswith(FORMS):
-                return json.loads(body)
             if self._request and content_type.partition(b";")[0].strip().lower() == b"application/json":
                 value, errors = self._request.validate(json.loads(body), {}, loc=("body",))
                 if not errors:
@@ -128,6 +135,20 @@ class Route:
         if self._queues.payload is None:
             raise RefusedError(reply)
         return pickle.loads(self._queues.payload)  # noqa: S301 -- of this process
+
+    def _unvalidated(self, content_type: bytes, body: bytes) -> Any:
+        """What is in a form, or else in JSON; LitServe answers what is neither with 500, and logs it."""
+        try:
+            if not content_type.startswith(FORMS):
+                return json.loads(body)
+            request = Request(*self._asgi(content_type, body))
+            form = self._loop.run_until_complete(
+                RegularRequestHandler._prepare_request(self, request, Request)  # type: ignore[arg-type]
+            )
+            return pickle.loads(pickle.dumps(form))  # noqa: S301 -- as through LitServe's queue
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise RefusedError(error_reply(UNREADABLE, f"body: cannot be read ({reason})")) from None
 
     def reply(self, content_type: bytes, body: bytes, outcome: Outcome) -> Reply:
         """The reply to a request with this outcome."""
@@ -143,8 +164,8 @@ class Route:
         self._queues.outcome = outcome
         return self._run(content_type, body)
 
-    def _run(self, content_type: bytes, body: bytes) -> Reply:
-        """The answer of LitServe's app."""
+    def _asgi(self, content_type: bytes, body: bytes) -> tuple[dict[str, Any], Receive]:
+        """A request as an ASGI application gets it."""
         headers = [(b"content-length", b"%d" % len(body))]
         scope = {
             "type": "http",
@@ -154,16 +175,21 @@ class Route:
             "headers": [*headers, (b"content-type", content_type)] if content_type else headers,
         }
         messages = [{"type": "http.request", "body": body}]
-        sent: list[Any] = []
 
         async def receive() -> Any:
             return messages.pop() if messages else {"type": "http.disconnect"}
+
+        return scope, receive
+
+    def _run(self, content_type: bytes, body: bytes) -> Reply:
+        """The answer of LitServe's app."""
+        sent: list[Any] = []
 
         async def send(message: Any) -> None:
             sent.append(message)
 
         try:
-            self._loop.run_until_complete(self._app(scope, receive, send))
+            self._loop.run_until_complete(self._app(*self._asgi(content_type, body), send))
         except Exception:
             logger.exception("a request failed")  # it has been answered: starlette's ServerErrorMiddleware
         own = tuple(pair for pair in sent[0]["headers"] if pair[0] != b"content-length")
@@ -177,6 +203,19 @@ def route_of(server: LitServer) -> APIRoute:
     routes: Sequence[Any] = server.app.routes
     [found] = [one for one in routes if isinstance(one, APIRoute) and one.path == api.api_path]
     return found
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """FastAPI's answer to an invalid body, without the body where FastAPI cannot write it as JSON.
+
+    It cannot write bytes that are not UTF-8, NaN, or half of a surrogate pair.
+    """
+    assert isinstance(error, RequestValidationError)
+    try:
+        return await request_validation_exception_handler(request, error)
+    except (ValueError, RecursionError):
+        detail = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+        return Response(json.dumps({"detail": detail}), UNREADABLE, media_type="application/json")
 
 
 async def _allow() -> None:

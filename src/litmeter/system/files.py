@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from litmeter.errors import LitmeterError, ReportError, storage_error
+from litmeter.errors import LitmeterError, ReportError, StorageError, UsageError, storage_error
 from litmeter.paths import INDEX, MACHINE, MODEL
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
@@ -100,6 +100,24 @@ def check_writable(paths: Iterable[Path]) -> None:
     for path in paths:
         with _storage_errors(path), _temporary_file(path):
             pass
+
+
+def check_outputs(**given: Path | None) -> None:
+    """Raise UsageError where the file of an option, by its name, lies in no folder, or cannot be written.
+
+    No folder is made for it: one that is missing is a slip, and the file would be looked for elsewhere.
+    """
+    for option, path in given.items():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise UsageError(f"--{option}: got {path}; there is no folder {path.parent}")
+        if path.is_dir():
+            raise UsageError(f"--{option}: got {path}; allowed: a file")
+        try:
+            check_writable([path])
+        except StorageError as error:
+            raise UsageError(f"--{option}: {error}") from error
 
 
 @contextmanager

@@ -38,6 +38,8 @@ SETTLE_S = 1.0
 WAIT_THEN_RUN = 'read -r _ <"/dev/fd/$0" && exec "$@"'
 """Shell script: execute the command after a line from the pipe; end if the pipe is closed before."""
 MARK_ITSELF = f"export {MARK}=$$; "
+_named = set[str]()
+"""What was followed, and named as it did not end by itself."""
 GUARD = 'read -r _; kill -s KILL -- "-$1"; shift; [ $# = 0 ] || exec "$@"'
 """Shell script: kill a group at the end of standard input, then execute a command, if there is one."""
 KILL_MARKED = "import sys; from litmeter.system.processes import kill_marked; kill_marked(int(sys.argv[1]))"
@@ -50,7 +52,7 @@ def process_group(
     stdin: int | IO[bytes] | None = subprocess.DEVNULL,
     stop_s: float = 10.0,
     pass_fds: Sequence[int] = (),
-    follow: bool = False,
+    follow: str = "",
     **options: Any,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``command`` in a process group of its own; end the group when the block is left.
@@ -60,14 +62,14 @@ def process_group(
     and kills the group. The command starts only after the guard. It inherits the descriptors ``pass_fds``;
     ``options`` are Popen's.
 
-    With ``follow``, what has left the group is killed with it. What had time to end and did not, or has left
-    the group, is named.
+    With ``follow``, what to call it, what has left the group is killed with it. What had time to end and did
+    not, or has left the group, is named, at the first time in this process.
     """
     with ExitStack() as cleanup:
         with defer_signals():  # until the clean-up of what has been started is registered
             start, release = os.pipe()
             child = subprocess.Popen(
-                ["/bin/sh", "-c", follow * MARK_ITSELF + WAIT_THEN_RUN, str(start), *command],
+                ["/bin/sh", "-c", (MARK_ITSELF if follow else "") + WAIT_THEN_RUN, str(start), *command],
                 stdin=stdin,
                 pass_fds=(start, *pass_fds),
                 start_new_session=True,
@@ -91,7 +93,7 @@ def process_group(
         yield child
 
 
-def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
+def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
     """End ``child`` and its group, and close the pipes to it; with ``follow``, what has left it, too."""
     known: set[psutil.Process] = set()
     try:
@@ -122,8 +124,12 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: bool) -> None:
                 if pipe is not None:
                     with suppress(BrokenPipeError):
                         pipe.close()
-            if said:
-                print_wrapped(f"still running after its server was stopped, and killed: {', '.join(said)}")
+            if said and follow not in _named:
+                _named.add(follow)
+                print_wrapped(
+                    f"note: not all of {follow} ended by itself when it was stopped, so {', '.join(said)} "
+                    "had to be killed; that changes no figure, and is said once"
+                )
 
 
 def tree(root: int) -> set[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Handling of SIGINT and SIGTERM, and processes that end with their parent."""
+"""Handling of the signals that end a process, and processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ UNWIND_S = 60
 """How long the clean-up after a signal may take before SIGALRM ends the process."""
 PR_SET_PDEATHSIG = 1
 TERMINATION_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+ENDINGS = (*TERMINATION_SIGNALS, signal.SIGHUP)
+"""Also that of a terminal which is closed; servers are in sessions of their own, and do not get it."""
 SHELLS = {"sh", "dash", "bash", "zsh", "fish", "ksh"}
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception that unwinds the stack as KeyboardInterrupt does."""
+    """SIGTERM or SIGHUP, as an exception that unwinds the stack as KeyboardInterrupt does."""
 
 
 @contextmanager
 def graceful_termination() -> Iterator[None]:
-    """Raise an exception at the first SIGTERM or Ctrl-C; ignore those that follow, for UNWIND_S at most.
+    """Raise an exception at the first SIGTERM, SIGHUP or Ctrl-C; ignore those that follow, for UNWIND_S.
 
     A second signal must not interrupt the clean-up. If the exception gets lost, as in a destructor,
     the alarm ends this process, and the guards of its process groups kill those.
     """
-    handled = [number for number in TERMINATION_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
 
     def unwind(signum: int, frame: FrameType | None) -> None:
         for number in handled:
@@ -88,12 +90,12 @@ def kill_with_parent(parent: int) -> None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM only after the block has ended.
+    """Handle ENDINGS only after the block has ended.
 
     They are not blocked, as a child would inherit that. Ignored signals stay ignored.
     """
     deferred: list[int] = []
-    handled = [number for number in TERMINATION_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    handled = [number for number in ENDINGS if signal.getsignal(number) != signal.SIG_IGN]
     if threading.current_thread() is not threading.main_thread():
         handled = []  # signals are handled in the main thread only
     before = {number: signal.signal(number, lambda n, _: deferred.append(n)) for number in handled}
