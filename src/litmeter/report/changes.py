@@ -190,8 +190,8 @@ def describe_experiment(name: str, base: str, revision: str) -> str:
 
 
 def _read(commit: str, path: str) -> Mapping[str, Any]:
-    """A YAML or JSON file of a commit; empty where it has none."""
-    shown = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, text=True)
+    """A YAML or JSON file of a commit, below the current folder as now; empty where it has none."""
+    shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, text=True)
     if shown.returncode:
         return {}
     content = yaml.load(shown.stdout, ParamsLoader)  # noqa: S506 -- JSON is YAML
