@@ -111,6 +111,6 @@ def left_out(known: Collection[str]) -> str | None:
         return None
     paths = [*BenchmarkPaths("$name").outputs, *CapacityPaths("$name").outputs]
     return (
-        f"results of {', '.join(others)}, which params.yaml has not, are left out of tables and pictures; remove "
-        f"them: for name in {' '.join(others)}; do rm -f {' '.join(map(str, paths))}; done"
+        f"results of {', '.join(others)}, which params.yaml has not, are left out of tables and pictures; "
+        f"remove them: for name in {' '.join(others)}; do rm -f {' '.join(map(str, paths))}; done"
     )

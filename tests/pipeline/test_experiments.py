@@ -101,7 +101,7 @@ def text_of(html: str) -> str:
 
 
 def leave_out_results_of_nobody(clone: Clone) -> None:
-    """Take the new entry out again: its results stay, beside the committed ones of e2 to e7, and nothing stops."""
+    """Take the new entry out again: its results stay, beside those of e2 to e7, and nothing stops."""
     clone.git("checkout", "-q", "params.yaml")
     done = clone.dvc("repro")
     # DVC's run cache would replay the candidate's old measurement; `persist` keeps it out.

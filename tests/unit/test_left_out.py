@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from litmeter.errors import ReportError
+from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, load_params
 from litmeter.paths import (
     BENCHMARKS,
@@ -25,7 +26,6 @@ from litmeter.paths import (
     CapacityPaths,
     left_out,
 )
-from litmeter.measure.rows import ComparisonRow
 from litmeter.report.pages import page, render
 from litmeter.report.snapshot import only, read_snapshot
 from litmeter.stages import report
@@ -108,7 +108,10 @@ def test_ranks_and_shares_are_among_those_that_stay() -> None:
     assert [row.rank for row in only(["a", "c"], everyone)] == [1, 2]
     assert only(["a", "c"], everyone)[0] == fastest
     left = only(["b", "c"], everyone)
-    assert [(row.rank, row.share_of_fastest, row.share_low) for row in left] == [(1, 1.0, None), (2, 0.5, None)]
+    assert [(row.rank, row.share_of_fastest, row.share_low) for row in left] == [
+        (1, 1.0, None),
+        (2, 0.5, None),
+    ]
 
 
 def test_a_configuration_without_a_row_is_named() -> None:

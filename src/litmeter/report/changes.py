@@ -21,7 +21,7 @@ from litmeter.report.tables import changed_settings, ratio_text
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import markdown_table, number_cell
+from litmeter.system.tables import markdown_table, markdown_text, rate_cell
 
 FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
 """Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
@@ -40,7 +40,7 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
         blocks = ["No key of params.yaml has changed."]
     if before.machine["id"] != after.machine["id"]:
         machines = [describe_machine(one.machine) for one in (before, after)]
-        blocks.append(f"Another machine: {machines[0]} before, {machines[1]} after.")
+        blocks.append(markdown_text(f"Another machine: {machines[0]} before, {machines[1]} after."))
     conditions = _conditions(after)
     other = [what for what, value in _conditions(before).items() if value != conditions[what]]
     if other:
@@ -133,7 +133,7 @@ def _cell(row: ComparisonRow | None, reference: str) -> str:
     if row is None or row.rate_rps is None:
         return "-"
     earlier = f", earlier, {row.earlier}" if row.earlier else ""
-    return f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s{earlier}"
+    return f"{ratio_text(row, reference)}, {rate_cell(row.rate_rps)} req/s{earlier}"
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -86,7 +86,7 @@ class Snapshot:
 
     def table(self, *, terminal: bool = False) -> str:
         """The table of results."""
-        causes = {name: one.cause for name, one in self.diagnoses.items()}
+        causes = {name: one.held_back_by for name, one in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
         return comparison_table(self.compared, self.params, causes, device)
 
@@ -183,13 +183,12 @@ def only(names: Collection[str], rows: Sequence[ComparisonRow]) -> list[Comparis
     if len(own) == len(rows) or not ranks:
         return own
     moved = [replace(row, rank=row.rank and 1 + sum(rank < row.rank for rank in ranks)) for row in own]
-    first = fastest_first(own)[0]
-    if first.share_of_fastest in (None, 1.0):
+    if (whole := fastest_first(own)[0].share_of_fastest) in (None, 1.0):
         return moved
     return [
         replace(
             row,
-            share_of_fastest=row.share_of_fastest and row.share_of_fastest / first.share_of_fastest,
+            share_of_fastest=row.share_of_fastest and whole and row.share_of_fastest / whole,
             share_low=None,
             share_high=None,
         )
