@@ -346,7 +346,7 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     overlapping = [one for one in found if one.share.overlaps(found[0].share)]
     named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
     cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
-    evidence = " ".join(f"{one.share.ratio:.0%} of the loss: {one.why.text}." for one in named)
+    evidence = " ".join(f"{share_cell(one.share)} of the loss: {one.why.text}." for one in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
     first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)

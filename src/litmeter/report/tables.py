@@ -130,7 +130,7 @@ def comparison_table(
     if not causes:
         return table
     # The last column is text, to the left.
-    said = [causes[row.experiment] for row in ordered]
+    said = [" ".join(causes[row.experiment].split()) for row in ordered]
     last = ["held back by", "---", *(map(markdown_cell, said) if device else said)]
     return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 

@@ -38,21 +38,28 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_colu
 
 
 def markdown_cell(text: str) -> str:
-    """A text as a cell of a Markdown table."""
-    parts = CODE.split(re.sub(r"\s*[\r\n]\s*", " ", text))
-    parts[::2] = (MARKUP.sub(r"\\\g<0>", part) for part in parts[::2])
-    parts[1::2] = (f"`{part}`".replace("|", r"\|") for part in parts[1::2])
+    """A text as a cell of a Markdown table, which ends code at a pipe, too."""
+    parts = _parts(text)
+    parts[1::2] = (part.replace("|", r"\|") for part in parts[1::2])
     return "".join(parts)
 
 
 def markdown_text(text: str) -> str:
     """A text as a paragraph, or part of one, in Markdown."""
-    cell = markdown_cell(text.strip())
-    found = BLOCK.match(cell)
+    whole = "".join(_parts(text.strip()))
+    found = BLOCK.match(whole)
     if found is None:
-        return cell
+        return whole
     begin = found.end() if found[1].isdigit() else 0
-    return f"{cell[:begin]}\\{cell[begin:]}"
+    return f"{whole[:begin]}\\{whole[begin:]}"
+
+
+def _parts(text: str) -> list[str]:
+    """A text in Markdown, in one line: words and code in turn."""
+    parts = CODE.split(" ".join(text.splitlines()))
+    parts[::2] = (MARKUP.sub(r"\\\g<0>", part) for part in parts[::2])
+    parts[1::2] = (f"`{part}`" for part in parts[1::2])
+    return parts
 
 
 def without_empty(
