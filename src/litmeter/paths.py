@@ -6,8 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from litmeter.errors import ReportError
-
 
 @dataclass(frozen=True)
 class ModelFolders:
@@ -90,17 +88,6 @@ class BenchmarkPaths:
         self.outputs = [*self.files, SECONDS / f"benchmark/{name}.json"]
 
 
-def check_no_orphans(known: Collection[str]) -> None:
-    """Raise ReportError, with the command to remove them, where there are results of unknown names."""
-    found = {path.stem for path in BENCHMARKS.glob("[!.]*.json")}
-    if orphans := sorted(found - set(known)):
-        paths = [str(path) for name in orphans for path in BenchmarkPaths(name).outputs if path.exists()]
-        raise ReportError(
-            f"there are results of {', '.join(orphans)}, but params.yaml has only {', '.join(known)}; "
-            f"remove them: rm -r {' '.join(paths)}"
-        )
-
-
 CAPACITY_FOLDERS = Path("metrics/capacity"), Path("plots/capacity")
 
 
@@ -116,3 +103,15 @@ class CapacityPaths:
         metrics, plots = CAPACITY_FOLDERS
         self.metrics, self.probes = metrics / f"{name}.json", plots / f"{name}.csv"
         self.outputs = [self.metrics, self.probes]
+
+
+def left_out(known: Collection[str]) -> str | None:
+    """A line about results of other configurations than ``known``, and how to remove them; None without."""
+    others = sorted({path.stem for path in BENCHMARKS.glob("[!.]*.json")} - set(known))
+    if not others:
+        return None
+    paths = [*BenchmarkPaths("$name").outputs, *CapacityPaths("$name").outputs]
+    return (
+        f"results of {', '.join(others)}, which params.yaml has not, are left out of tables and pictures; "
+        f"remove them: for name in {' '.join(others)}; do rm -f {' '.join(map(str, paths))}; done"
+    )

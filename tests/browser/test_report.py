@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from litmeter.params import CANDIDATE
 from litmeter.report.pages import REPORT_PAGE, write_report
 from tests.browser.test_plots import requested
 from tests.support.capacity import write_capacity
+from tests.support.hostile import BRANCH, COMMAND, commit_hostile_branch
 from tests.support.results_project import AVX2, BFLOAT16, write_project
+from tests.unit.test_own_results import write_project as write_own_project
 
 WIDTHS = (1280, 400)
 
@@ -42,6 +45,23 @@ SEEN = """
 const seen = (selector, within) => [...within.querySelectorAll(selector)]
   .filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect().height);
 return [...document.querySelectorAll("figure")].map((one) => [seen("svg", one), seen("text", one)]);
+"""
+# What somebody's text has become besides text, and what it has done.
+OWNED = """
+const handlers = [...document.querySelectorAll("*")]
+  .filter((one) => [...one.attributes].some((own) => own.name.startsWith("on")));
+const elements = document.querySelectorAll("script, img, a, iframe, form, object");
+return [window.owned, elements.length, handlers.length];
+"""
+INJECTED = """
+const script = document.createElement("script");
+script.textContent = "window.owned = 5";
+document.body.append(script);
+const picture = document.createElement("img");
+picture.setAttribute("onerror", "window.owned = 6");
+const failed = new Promise((done) => picture.addEventListener("error", () => done(window.owned)));
+picture.src = "data:,";
+return failed;
 """
 SELECTED = """
 getSelection().selectAllChildren(document.querySelector("figure"));
@@ -107,3 +127,25 @@ def test_all_that_is_folded_is_printed(chromium: Any, address: str) -> None:
     assert folded
     show(chromium, address, WIDTHS[1], media="print")
     assert all(len(pictures) == 1 for pictures, _ in chromium.execute_script(SEEN))
+
+
+def test_the_report_of_a_hostile_branch_runs_nothing_that_it_wrote(
+    chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commit_hostile_branch(write_own_project)
+    write_report("main", BRANCH)
+    show(chromium, (tmp_path / REPORT_PAGE).as_uri())
+    chromium.execute_script(OPEN_ALL)
+    assert chromium.execute_script(OWNED) == [None, 0, 0]
+    assert chromium.title == f"litmeter: {BRANCH}"
+    text = " ".join(chromium.execute_script("return document.body.innerText").replace("`", "").split())
+    for shown in (f"Results of {BRANCH}", COMMAND[:50].replace("`", "")):
+        assert shown in text
+    assert requested(chromium) == []
+    assert [one["message"] for one in chromium.get_log("browser")] == []
+    # Whatever were to get into it in spite of all that may not run.
+    assert chromium.execute_script(INJECTED) is None
+    refused = [one["message"] for one in chromium.get_log("browser")]
+    assert refused
+    assert all("Content Security Policy" in message for message in refused)

@@ -187,11 +187,6 @@ class Clone:
         self.run("git", "update-ref", "--stdin", input=experiments)
         self.dvc("checkout", "-q", "--force")
 
-    def forget_results(self) -> None:
-        """Remove the committed results of all configurations, which are others than the small ones."""
-        for folder in ("metrics/benchmark", "metrics/comparison", "plots/turns"):
-            self.git("rm", "-rq", "--ignore-unmatch", folder)
-
     def keep_few_photos(self) -> None:
         """Of the photos of each list every eighth, with both species in each split: 47 of 370.
 
@@ -272,8 +267,10 @@ def new_clone(origin: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 
 def run_once(clone: Clone) -> None:
-    """What `make run` does, with a configuration small enough to be quick, committed."""
-    clone.forget_results()
+    """What `make run` does, with a configuration small enough to be quick, committed.
+
+    The committed results of all others stay where they are.
+    """
     clone.change(TINY)
     clone.keep_few_photos()
     clone.commit("a small configuration")

@@ -21,7 +21,6 @@ COMPILED = {"precision": "full", "compiled": True, "preprocess": "torchvision"}
 @pytest.fixture(scope="module")
 def project(new_clone: Callable[[], Clone]) -> Clone:
     clone = new_clone()
-    clone.forget_results()
     clone.keep_few_photos()
     clone.change({**TINY, "compile": {"batch_sizes": [1], "int8_photos": 4}})
     clone.commit("a small configuration")

@@ -16,6 +16,7 @@ from litmeter.report.claims import claims, fastest, next_step, objective, tuned_
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.stats.comparison import Ratio
+from litmeter.system.tables import significant
 from tests.support.capacity import CAPACITY
 from tests.support.search import WINNER, tuned
 from tests.support.synthetic_results import MACHINE, compared, turn
@@ -86,7 +87,7 @@ def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> N
     [claim] = [one for one in claims(snapshot) if one.kind == "limit"]
     diagnosis = snapshot.diagnoses["e7_tuned"]
     assert isinstance(diagnosis.loss, Bound)
-    assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, f"{diagnosis.loss.rate_rps:,.1f}")
+    assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, significant(diagnosis.loss.rate_rps))
     unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
     assert "limit" not in kinds(replace(snapshot, diagnoses=unknown))
 

@@ -12,6 +12,7 @@ from litmeter.paths import COMPARISON_METRICS, RESULTS_PAGE
 from litmeter.report.pages import write_results
 from litmeter.report.snapshot import OF_A_REVISION, read_snapshot
 from litmeter.system.files import read_json
+from litmeter.system.tables import significant
 from tests.support.project import ROOT
 
 
@@ -38,7 +39,7 @@ def test_the_results_are_written_without_a_model() -> None:
     page = RESULTS_PAGE.read_text()
     for path in COMPARISON_METRICS.glob("*.json"):
         rate_rps = read_json(path)["rate_rps"]
-        assert re.search(rf"\| `{path.stem}` \| [^|]* \| {rate_rps:,.1f} \|", page), path
+        assert re.search(rf"\| `{path.stem}` \| [^|]* \| {re.escape(significant(rate_rps))} \|", page), path
 
 
 @pytest.mark.usefixtures("committed")

@@ -36,7 +36,7 @@ def stages(**times: float) -> dict[str, Any]:
 
 
 CAUSES: dict[str, tuple[Result, str | None, str]] = {
-    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), "precision", "49.0 100.0"),
+    "preprocessing": (result("e1", 49.0, 100.0, 50.0, **DECODES), "precision", "49.0 100"),
     "contention": (result("e1", workers_cpu_ms=31.0), "threads_per_worker", "31.0 19.3 86"),
     "transport": (result("e1", **BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
     "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), "precision", "12.0 88"),
@@ -71,7 +71,7 @@ CAUSES: dict[str, tuple[Result, str | None, str]] = {
             workers_cpu_ms=31.0,
         ),
         "workers_per_device",
-        "60.0 100.0 4 2",
+        "60.0 100 4 2",
     ),
     "batch window": (
         result("e1", serve=BATCHING, **BUSY, **stages(queue=48.0, model=70.0)),
@@ -137,7 +137,7 @@ def test_emulated_half_is_the_cause_whatever_else_is_slow() -> None:
     e3 = result("e3", 20.0, 45.0, 40.0, serve=half.model_copy(update={"precision": "full"}))
     found = limit(e4, Timed([e3, e4]))
     assert (found.cause, found.parameter) == ("half precision is emulated", "precision")
-    assert "25 times" in found.text
+    assert "25.0 times" in found.text
     assert limit(result("e4", 0.8, 1.7, 1.6, serve=half)).cause != found.cause
     # What is emulated is no advice.
     assert limit(result("e1", 99.0, machine=emulating), roofline_full_rps=101.0).parameter != "precision"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from litmeter.paths import OVER_BEFORE
-from litmeter.report.changes import describe_experiment, experiments
+from litmeter.report.changes import describe_experiment, experiments, show_experiments
 
 NOTHING = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
 FASTER = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
@@ -57,3 +58,42 @@ def test_a_change_of_serve_is_told_with_what_it_did_and_others_by_their_keys(bas
 def test_what_the_base_had_measured_is_not_said_of_the_experiment(base: str) -> None:
     before = commit(8, 2, FASTER)
     assert describe_experiment("longer", before, commit(8, 9, FASTER)) == "longer: train.epochs 2 -> 9"
+
+
+SETTING = "serve:\n  max_batch_size: 4\n"
+"""As `dvc exp run -S` leaves it."""
+COPY = """
+stages:
+  copy:
+    cmd: cp params.yaml copied.yaml
+    params: [serve.max_batch_size]
+    outs: [copied.yaml: {cache: false}]
+"""
+
+
+@pytest.mark.parametrize("place", [".", "below"], ids=["DVC above", "DVC below"])
+def test_experiments_of_a_project_below_a_repositorys_root_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Real ones, beside another params.yaml in the root, which is none of its."""
+    monkeypatch.chdir(tmp_path)
+    git("init")
+    for name, value in {"user.name": "a", "user.email": "a@b.example"}.items():
+        git("config", name, value)
+    (tmp_path / "params.yaml").write_text("another: 1\n")
+    (below := tmp_path / "below").mkdir()
+    (below / "params.yaml").write_text(SETTING)
+    (below / "dvc.yaml").write_text(COPY)
+    monkeypatch.chdir(place)
+    dvc("init", *(["--subdir"] if place == "below" else []))
+    monkeypatch.chdir(below)
+    git("add", "--all", str(tmp_path))
+    git("commit", "-m", "project")
+    dvc("exp", "run", "--quiet", "--name", "larger", "-S", "serve.max_batch_size=8")
+    capfd.readouterr()
+    assert show_experiments() == 0
+    assert "larger: serve.max_batch_size 4 -> 8\n" in capfd.readouterr().out
+
+
+def dvc(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)

@@ -141,7 +141,7 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     [claim], text = changes(snapshot, after)
     assert f"| `serve.max_batch_size` | {snapshot.params.serve.max_batch_size} | 16 |" in text
     assert text.count("`serve.") == 1
-    assert "| `candidate` | 8.40 (7.98 to 8.82), 168.0 req/s | 16.80" in text
+    assert "| `candidate` | 8.40 (7.98 to 8.82), 168 req/s | 16.8" in text
     assert "faster |" in text
     assert "| `e1_baseline` | 1, 20.0 req/s | 1, 20.0 req/s | - |" in text
     assert "max_batch_size 4 -> 16" in claim.sentence
@@ -191,7 +191,7 @@ def test_another_library_on_the_same_machine_is_named(snapshot: Snapshot) -> Non
 
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:
     less = replace(snapshot, results=snapshot.results[:-1])
-    assert "| `candidate` | 8.40 (7.98 to 8.82), 168.0 req/s | - | - |" in changes(snapshot, less)[1]
+    assert "| `candidate` | 8.40 (7.98 to 8.82), 168 req/s | - | - |" in changes(snapshot, less)[1]
 
 
 def test_three_runs_of_the_same_say_what_another_hour_may_bring(snapshot: Snapshot) -> None:

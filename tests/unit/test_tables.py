@@ -52,7 +52,7 @@ def cells(table: str) -> dict[str, list[str]]:
 def test_a_row_has_rate_ratio_share_rank_p95_and_cause_wherever_it_is_shown(snapshot: Snapshot) -> None:
     page, terminal = cells(snapshot.table()), cells(snapshot.table(terminal=True))
     cause = snapshot.diagnoses["candidate"].cause
-    assert page["candidate"][1:] == ["168.0", "8.40 (7.98 to 8.82)", "59%", "2", "67 ms", cause]
+    assert page["candidate"][1:] == ["168", "8.40 (7.98 to 8.82)", "59%", "2", "67 ms", cause]
     assert page["e3_workers"][4:6] == ["5", "n/a (24 of 130 answers)"]
     assert page["e1_baseline"][2] == "1"
     assert {name: row[1:] for name, row in page.items() if name[0] == "e"} == {
@@ -118,7 +118,7 @@ def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:
 @pytest.mark.parametrize(
     ("ends", "text"),
     [
-        ((17.584, 15.641, 19.766), "17.58 (15.64 to 19.77)"),
+        ((17.584, 15.641, 19.766), "17.6 (15.6 to 19.8)"),
         ((0.0412, 0.0381, 0.0432), "0.041 (0.038 to 0.043)"),
         ((1.003, 1.001, 1.0043), "1.003 (1.001 to 1.004)"),
         ((0.1, 0.095, 0.105), "0.100 (0.095 to 0.105)"),

@@ -36,6 +36,7 @@ from litmeter.system.files import all_or_nothing, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.opened import opened_below
 from litmeter.system.progress import print_wrapped
+from litmeter.system.tables import significant
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
 IGNORED = (".venv", "__pycache__/", "*.tmp", "/samples", "/report.html", "dvc_plots/")
@@ -150,7 +151,7 @@ def try_server(settings: ServeSettings, bodies: Bodies, device: str) -> Tried:
                 answer_s = time.perf_counter() - began
     except ServerError as error:
         raise UsageError(f"{settings.api}: {error}" if settings.api else str(error)) from error
-    return Tried(answer_s, f"a request is answered in {1000 * answer_s:.3g} ms")
+    return Tried(answer_s, f"a request is answered in {significant(1000 * answer_s)} ms")
 
 
 def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[str, dict[str, Any]]:

@@ -45,7 +45,7 @@ from litmeter.system.files import check_outputs, write_rows
 from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import number_cell, text_table, without_empty
+from litmeter.system.tables import number_cell, significant, text_table, without_empty
 
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2
@@ -329,5 +329,7 @@ def times_text(metrics: CapacityMetrics, rate_rps: float) -> str:
         return ""
     interval = ""
     if metrics.low_rps is not None and metrics.high_rps is not None:
-        interval = f" ({metrics.low_rps / rate_rps:.3g} to {metrics.high_rps / rate_rps:.3g})"
-    return f"{known_rps / rate_rps:.3g} times the trace{interval}, whose mean is {rate_rps:.1f} a second"
+        low, high = (significant(end / rate_rps) for end in (metrics.low_rps, metrics.high_rps))
+        interval = f" ({low} to {high})"
+    times = f"{significant(known_rps / rate_rps)} times the trace{interval}"
+    return f"{times}, whose mean is {rate_rps:.1f} a second"

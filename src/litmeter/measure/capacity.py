@@ -24,7 +24,7 @@ from litmeter.stats.capacity import Curve, Probes, fit, interval
 from litmeter.stats.rates import wilson_interval
 from litmeter.stats.records import OK, WINDOWS, LoadRecord, misses
 from litmeter.system.files import rounded
-from litmeter.system.tables import pluralise
+from litmeter.system.tables import pluralise, significant
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
 
@@ -174,8 +174,8 @@ def search(
         own = replace(own, warmup_s=warmup_s, min_s=seconds, max_s=seconds)
         if trace is not None:
             own = of_trace(own, trace)
-        near = "" if curve is None else f", capacity near {curve.capacity_rps:.4g}/s"
-        note = f"probe at {rate_rps:.4g}/s{near}"
+        near = "" if curve is None else f", capacity near {significant(curve.capacity_rps, 4)}/s"
+        note = f"probe at {significant(rate_rps, 4)}/s{near}"
         sample = yield from measure(Turn(name, own, len(rows), objective.slo_ms, note))
         rows.append(probe_row(sample, objective))
         overloaded.append((rows[-1].high_rps or math.inf) < sample.requests.due_rps)

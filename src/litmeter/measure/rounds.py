@@ -22,6 +22,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, measure, serve
 from litmeter.stats.rates import SAMPLES_NEEDED
 from litmeter.stats.records import WINDOWS
+from litmeter.system.tables import significant
 
 FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
 """Turns that each configuration has at least, those far behind exactly; at most for the sake of ANSWERS."""
@@ -235,7 +236,7 @@ class _Rounds:
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each of ``order`` once, some of them in-process before or after it."""
         fastest = sorted(self.rows, key=self._rate, reverse=True)[:3]
-        best = ", ".join(f"{name} {self._rate(name):.3g}" for name in fastest)
+        best = ", ".join(f"{name} {significant(self._rate(name))}" for name in fastest)
         note = f"round {self.number + 1}" + (f"; fastest so far: {best} req/s" if best else "")
         for name in order:
             had, every = len(self.rows[name]), self._every(name)

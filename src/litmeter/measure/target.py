@@ -19,7 +19,7 @@ from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
 from litmeter.stats.records import misses
 from litmeter.system.http import CA_VARIABLE, direct_session
-from litmeter.system.tables import number_cell, pluralise
+from litmeter.system.tables import number_cell, pluralise, rate_cell, significant
 
 IMAGE_TOKEN = "{image}"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -158,8 +158,8 @@ def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
     verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
         str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
-        number_cell(row.rate_rps, 1),
-        "-" if row.low_rps is None else f"{row.low_rps:.1f} to {row.high_rps:.1f}",
+        rate_cell(row.rate_rps),
+        "-" if row.low_rps is None else f"{rate_cell(row.low_rps)} to {rate_cell(row.high_rps)}",
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
         f"{sample.requests.cores:.0%}",
@@ -176,7 +176,7 @@ def _objective_text(sample: Sample, slo_ms: float | None) -> str:
         return ""
     opened, closed = record.window
     good_rps = float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)
-    good = f"{good_rps:.1f} req/s within"
+    good = f"{significant(good_rps)} req/s within"
     if missed <= ALLOWED_LATE:
         return f"{good} {slo_ms:g} ms"
     late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"

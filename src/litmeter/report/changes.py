@@ -21,7 +21,7 @@ from litmeter.report.tables import changed_settings, ratio_text
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
 from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import markdown_table, number_cell
+from litmeter.system.tables import markdown_table, markdown_text, rate_cell
 
 FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
 """Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
@@ -39,7 +39,7 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     if not changed:
         blocks = ["No key of params.yaml has changed."]
     if before.machine["id"] != after.machine["id"]:
-        blocks.append(machine_change(before.machine, after.machine))
+        blocks.append(markdown_text(machine_change(before.machine, after.machine)))
     conditions = _conditions(after)
     other = [what for what, value in _conditions(before).items() if value != conditions[what]]
     if other:
@@ -142,7 +142,7 @@ def _cell(row: ComparisonRow | None, reference: str) -> str:
     if row is None or row.rate_rps is None:
         return "-"
     earlier = f", earlier, {row.earlier}" if row.earlier else ""
-    return f"{ratio_text(row, reference)}, {number_cell(row.rate_rps, 1)} req/s{earlier}"
+    return f"{ratio_text(row, reference)}, {rate_cell(row.rate_rps)} req/s{earlier}"
 
 
 def changed_params(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
@@ -199,8 +199,8 @@ def describe_experiment(name: str, base: str, revision: str) -> str:
 
 
 def _read(commit: str, path: str) -> Mapping[str, Any]:
-    """A YAML or JSON file of a commit; empty where it has none."""
-    shown = subprocess.run(["git", "show", f"{commit}:{path}"], capture_output=True, text=True)
+    """A YAML or JSON file of a commit, below the current folder as now; empty where it has none."""
+    shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True, text=True)
     if shown.returncode:
         return {}
     content = yaml.load(shown.stdout, ParamsLoader)  # noqa: S506 -- JSON is YAML

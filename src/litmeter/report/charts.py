@@ -26,7 +26,7 @@ from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
 from litmeter.system.files import atomic_write
-from litmeter.system.tables import number_cell, pluralise
+from litmeter.system.tables import number_cell, pluralise, rate_cell
 from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 INK, PAPER = "#1a1a1a", "#ffffff"
@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     **{f"axes.spines.{side}": False for side in ("bottom", "left", "right", "top")},
     **{"font.size": 9, "axes.axisbelow": True, "axes.grid": True, "grid.alpha": 0.2, "grid.linewidth": 0.8},
     **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "svg.fonttype": "none"},
+    "text.parse_math": False,  # names and messages are somebody's
 }
 BEYOND, FARTHEST = 1.6, 4.0
 """The axis of ratios reaches this factor beyond the points, and up to FARTHEST for the intervals: one that is
@@ -235,7 +236,7 @@ def comparison(results: Sequence[Result], reference: str) -> Chart:
         for place, row in enumerate(rows):
             colour = BLUE if row.rank == 1 else PURPLE if row.experiment == CANDIDATE else GREY
             rounds = pluralise(row.rounds, "round")
-            tip = f"{row.experiment}: {number_cell(row.rate_rps, 1)} req/s in {rounds}"
+            tip = f"{row.experiment}: {rate_cell(row.rate_rps)} req/s in {rounds}"
             _draw_ratio(axes, place, row, colour if row.rank else ORANGE, tip, hollow=not row.rank)
         _set_logarithmic(axes.xaxis, low, high)
         axes.set_xlabel(f"times {reference}")
@@ -317,7 +318,7 @@ def tune(rows: Sequence[TuneRow]) -> Chart:
         axes.axvline(1.0, color=INK, lw=1)
         for place, row in enumerate(rows):
             ratio = ratio_cell(row.ratio, row.ratio_low, row.ratio_high)
-            tip = f"{row.name}: {ratio}, {number_cell(row.rate_rps, 1)} req/s"
+            tip = f"{row.name}: {ratio}, {rate_cell(row.rate_rps)} req/s"
             _draw_ratio(axes, place, row, STATUS_COLOURS[row.status], tip, hollow=row.status != "winner")
         if fastest.predicted_rps:
             predicted = [(row.predicted_rps or math.nan) / fastest.predicted_rps for row in rows]
@@ -393,7 +394,7 @@ def capacity(found: Mapping[str, CapacityResult]) -> list[Chart]:
                 axes.plot(grid, grid * (1 - result.curve.shares(grid)), color=colours[name])
             for rate, row in own:
                 good = rate * (1 - (row.missed or 0.0))
-                tip = f"{name}: {good:.1f} of {rate:.1f} requests/s in time"
+                tip = f"{name}: {rate_cell(good)} of {rate_cell(rate)} requests/s in time"
                 axes.plot(rate, good, "o", color=colours[name], markersize=3, gid=tip)
         draw_rates(axes)
         axes.set_ylim(0, high)

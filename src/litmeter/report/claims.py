@@ -10,14 +10,14 @@ from typing import Any, Literal
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings, knobs_of
-from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED
+from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
-from litmeter.report.tables import changed_keys, ratio_text
+from litmeter.report.tables import changed_keys, ratio_text, served_name
 from litmeter.stats.comparison import Ratio
 from litmeter.system.machine import describe_machine
-from litmeter.system.tables import number_cell, pluralise
+from litmeter.system.tables import pluralise, rate_cell, significant
 from litmeter.tune.rows import ratio_cell
 
 FEW_ROUNDS = 10
@@ -93,7 +93,7 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     first, *others = ranked(rows)
     tied = ", ".join(f"`{row.experiment}`" for row in others if row.rank == 1)
     name = f"`{first.experiment}`"
-    rate = f"{first.rate_rps:,.1f} requests/s from {pluralise(first.users, 'user')}"
+    rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
     if first.experiment != reference:
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
@@ -132,9 +132,9 @@ def limit(snapshot: Snapshot) -> Claim | None:
         return None
     sentence = f"What holds `{name}` back: {diagnosis.cause}"
     if (loss := diagnosis.loss) is not None:
-        rates = {"lower": f"{loss.rate_rps:,.1f}", "upper": f"{loss.upper_rps:,.1f}"}
+        rates = {"lower": significant(loss.rate_rps), "upper": significant(loss.upper_rps)}
         rates["item"] = next(one.item for one in snapshot.results if one.name == name)
-        sentence += "; " + LOST[loss.name].format(share=f"{loss.share.ratio:.0%}", **rates)
+        sentence += "; " + LOST[loss.name].format(share=share_cell(loss.share), **rates)
     return Claim("limit", f"{sentence}.")
 
 
@@ -258,11 +258,19 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             yield Claim("doubt", f"{what}: {listed}.")
 
 
+def subject(snapshot: Snapshot) -> str:
+    """What is served: the classifier's model, or each LitAPI and command."""
+    if snapshot.params.has_classifier:
+        return str(snapshot.ceilings["architecture"])
+    served = (served_name(result.serve) for result in snapshot.results)
+    return ", ".join(dict.fromkeys(served))
+
+
 def setting(snapshot: Snapshot) -> str:
     """The model, where it is the classifier, and the machine."""
     if not snapshot.params.has_classifier:
         return describe_machine(snapshot.machine)
-    model = f"{snapshot.ceilings['architecture']} at {snapshot.params.model.side} px"
+    model = f"{subject(snapshot)} at {snapshot.params.model.side} px"
     return f"{model}, on {describe_machine(snapshot.machine)}"
 
 
@@ -314,7 +322,7 @@ def tuned_text(tuned: Tuned) -> str:
     text = (
         f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
         f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
-        f"`{winner.name}` won with {number_cell(winner.rate_rps, 1)} req/s, "
+        f"`{winner.name}` won with {rate_cell(winner.rate_rps)} req/s, "
         f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
         f"which was `{incumbent.name}` then"
     )

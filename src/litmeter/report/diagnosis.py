@@ -21,7 +21,7 @@ from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
 from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
-from litmeter.system.tables import pluralise
+from litmeter.system.tables import pluralise, significant
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
@@ -134,6 +134,7 @@ class Diagnosis:
         parameter: the key of params.yaml that would change the rate, None where there is none.
         brings: what it would bring, where that was timed.
         text: sentences with the figures that are evidence of the cause.
+        without: why no cause is named, in few words.
         loss: the lower bound of the first loss.
     """
 
@@ -142,6 +143,12 @@ class Diagnosis:
     text: str
     loss: Bound | None = None
     brings: str = ""
+    without: str = ""
+
+    @property
+    def held_back_by(self) -> str:
+        """The cause, or why none is named, for a table."""
+        return f"{self.cause}: {self.without}" if self.cause and self.without else self.cause or self.without
 
 
 def diagnose(
@@ -152,18 +159,21 @@ def diagnose(
     if result.emulated:
         return _emulated(result, timed)
     if result.unavailable:
-        return Diagnosis(NOT_AVAILABLE, None, f"Bounds and causes are not available: {result.unavailable}.")
+        text = f"Bounds and causes are not available: {result.unavailable}."
+        return Diagnosis(NOT_AVAILABLE, None, text, without=result.unavailable)
     if not result.served:
-        return Diagnosis("", None, "There are no turns of this run to explain its rate by.")
+        text = "There are no turns of this run to explain its rate by."
+        return Diagnosis("", None, text, without="not known: not of this run")
     if len(bounds) == 1:
         text = (
             "It was not run in-process, so nothing explains its rate; a longer `comparison.seconds` may do."
         )
-        return Diagnosis("", None, text)
+        return Diagnosis("", None, text, without="not known: not run in-process")
     if wrong := [bound for bound in bounds if bound.is_error]:
         unit = f"{result.item}s/s"
         rates = ", ".join(f"{bound.name} {_rates(bound, f'the {bound.upper} of', unit)}" for bound in wrong)
-        return Diagnosis("", None, f"No cause is named, as a bound is none: {rates}.")
+        text = f"No cause is named, as a bound is none: {rates}."
+        return Diagnosis("", None, text, without="not known: an error of measuring")
     above = [bound for bound in bounds if bound.name in (ROOFLINE, MODEL) and bound.upper]
     above = sorted(above, key=lambda bound: (not bound.is_loss, bound.share.ratio))[:1]
     served = next(bound for bound in bounds if bound.name == SERVED)
@@ -178,26 +188,26 @@ def diagnose(
         if len(found) == 1 or (loss.is_loss and larger):
             named.append(found[-1].cause)
     if not found:
-        return Diagnosis("", None, "No bound lies below the one above it by more than their interval.")
+        text = "No bound lies below the one above it by more than their interval."
+        return Diagnosis("", None, text, without="nothing lost")
     moved = next((one for one in found if one.parameter), found[0])
     text = " ".join(one.text for one in found)
     return Diagnosis(", then ".join(named), moved.parameter, text, found[0].loss, moved.brings)
 
 
-def share_cell(share: float) -> str:
-    """A share in percent, with a decimal below a tenth."""
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
-
-
-def rate_text(rate_rps: float) -> str:
-    """A rate with a decimal; with three digits where it is small."""
-    return f"{rate_rps:,.1f}" if rate_rps >= 10 else f"{rate_rps:.3g}"
+def share_cell(share: Ratio) -> str:
+    """A share in percent, with a decimal below a tenth, and with its interval where it is above the whole."""
+    text = f"{share.ratio:.0%}" if share.ratio >= 0.1 else f"{share.ratio:.1%}"
+    if share.ratio < 1.005:
+        return text
+    known = share.low is not None and share.high is not None
+    return f"{text} ({share.low:.0%} to {share.high:.0%})" if known else f"{text} (interval unknown)"
 
 
 def _rates(loss: Bound, owner: str, unit: str) -> str:
     """Rate and share, as "50.0 images/s, 50% of the model's 100.0" for the owner "the model's"."""
-    rates = f"{rate_text(loss.rate_rps)} {unit}, {share_cell(loss.share.ratio)} of {owner}"
-    return f"{rates} {rate_text(loss.upper_rps)}"
+    rates = f"{significant(loss.rate_rps)} {unit}, {share_cell(loss.share)} of {owner}"
+    return f"{rates} {significant(loss.upper_rps)}"
 
 
 def _emulated(result: Result, timed: Timed) -> Diagnosis:
@@ -206,8 +216,8 @@ def _emulated(result: Result, timed: Timed) -> Diagnosis:
     own_rps = result.compared.pipeline_rps
     same = [one for one in timed.results if one.serve.model_dump(exclude=BATCHING_KEYS) == full]
     if same and own_rps and (full_rps := same[0].compared.pipeline_rps):
-        factor = full_rps / own_rps
-        text += f"; in-process, full precision (`{same[0].name}`) does {factor:.3g} times as many images/s"
+        times = f"{significant(full_rps / own_rps)} times as many images/s"
+        text += f"; in-process, full precision (`{same[0].name}`) does {times}"
     sentence = f"{EMULATED.capitalize()}: {text}; `precision` (full, or auto) moves it."
     return Diagnosis(EMULATED, "precision", sentence)
 
@@ -284,7 +294,7 @@ def _rooflines(result: Result, ceilings: Mapping[str, Any]) -> Iterator[Option]:
     for name, usable in allowed.items():
         rps = ceilings.get(f"roofline_{name}_rps")
         if usable and rps and rps > own_rps:
-            yield Option("precision", rps / own_rps, f"the roofline is {rate_text(rps)} in {name}")
+            yield Option("precision", rps / own_rps, f"the roofline is {significant(rps)} in {name}")
 
 
 def _preprocessing(result: Result, timed: Timed) -> Why:
@@ -324,8 +334,8 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     served = losses[SERVED]
     upper = MODEL if MODEL in losses else served.upper
     rate = (
-        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {rate_text(served.rate_rps)} req/s, "
-        f"{share_cell(whole.ratio)} of the {rate_text(served.rate_rps / whole.ratio)} {result.item}s/s "
+        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate_rps)} req/s, "
+        f"{share_cell(whole)} of the {significant(served.rate_rps / whole.ratio)} {result.item}s/s "
         f"that the {upper} allows on an undisturbed machine"
     )
     found = losses_of(result, _preprocessing(result, timed))
@@ -336,7 +346,7 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     overlapping = [one for one in found if one.share.overlaps(found[0].share)]
     named = [one for one in overlapping if one.core_ms >= found[0].core_ms / 2]
     cause = " and ".join(dict.fromkeys(one.why.cause for one in named))
-    evidence = " ".join(f"{one.share.ratio:.0%} of the loss: {one.why.text}." for one in named)
+    evidence = " ".join(f"{share_cell(one.share)} of the loss: {one.why.text}." for one in named)
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
     first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)

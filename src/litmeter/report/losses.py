@@ -21,7 +21,7 @@ from litmeter.measure.rows import TurnRow
 from litmeter.report.results import Result, mean
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.records import Floats
-from litmeter.system.tables import pluralise
+from litmeter.system.tables import pluralise, rate_cell
 
 WORKERS, SERVER, CLIENT = "workers", "server", "client"
 OTHERS, HYPERVISOR, IDLE = "others", "hypervisor", "idle"
@@ -153,9 +153,10 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     if not (crowded := result.crowded):
         return None
     workers, all_rps = pluralise(result.serve.workers_per_device, "worker"), mean(crowded, "rate_rps")
+    fitting_rps = result.compared.pipeline_rps
     text = (
-        f"the same pipeline in-process does {all_rps:.1f} {result.item}s/s in all {workers} of "
-        f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
+        f"the same pipeline in-process does {rate_cell(all_rps)} {result.item}s/s in all {workers} of "
+        f"{pluralise(result.threads, 'thread')}, and {rate_cell(fitting_rps)} in as many as the "
         f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
         "move it"
     )

@@ -141,11 +141,11 @@ def offers_table(offers: Sequence[Offer], rate_rps: float) -> tuple[list[str], l
 
 
 def million_cell(offer: Offer) -> str:
-    """The price of a million requests that one plans with, and its interval."""
+    """Lowest and highest price of a million requests; one plans with the highest."""
     if offer.million is None:
         return "-"
-    low, high = (significant(end) if end else "0" for end in offer.million)
-    return f"{high} ({low} to {high})"
+    low, high = map(significant, offer.million)
+    return f"{low} to {high}" if offer.million[0] else f"at most {high}"
 
 
 def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
@@ -155,7 +155,7 @@ def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
     for one in (one for rank, one in places if rank in (1, None) or not one.label):
         text = capacity_sentence(one.title, one.metrics, rate_rps)
         if one.million:
-            text += f"; {significant(one.million[1], 2)} per million at {one.price:g} an hour"
+            text += f"; a million cost at most {significant(one.million[1])} at {one.price:g} an hour"
         said.append(f"{text}.")
     if len(leaders) > 1:
         tied = ", ".join(one.title for one in leaders)

@@ -1,4 +1,8 @@
-"""The pages: docs/results.md and the README's results in Markdown, and report.html; all say the same."""
+"""The pages: docs/results.md and the README's results in Markdown, and report.html; all say the same.
+
+Names, commands and messages in them are somebody's, and are shown as they are: in Markdown they are escaped,
+in HTML they make no element, and report.html has no script and loads nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ from litmeter.paths import CAPACITY_PICTURE, README, RESULTS_PAGE, TUNE_PICTURE
 from litmeter.report import charts
 from litmeter.report.changes import changes, runs_table
 from litmeter.report.charts import NARROW, WIDE, Chart, save_png, svg
-from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, tuned_text
+from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, subject, tuned_text
 from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.machines import (
     EXAMPLE_RPS,
@@ -32,7 +36,7 @@ from litmeter.report.machines import (
 from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
 from litmeter.system.files import all_or_nothing, write_section, write_text
-from litmeter.system.tables import markdown_table
+from litmeter.system.tables import CODE, markdown_table, markdown_text
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"
 END = "<!-- end of results -->"
@@ -43,6 +47,8 @@ REPORT_PAGE = Path("report.html")
 QUESTION = "Which configuration is fastest on this machine?"
 MORE = re.compile(r" More: \[[^\]]*\]\([^)]*\)\.")
 """What leads to pages of this project's docs."""
+NO_MARKUP = ["autolink", "html_block", "html_inline", "image", "link", "reference"]
+"""Rules of markdown-it that report.html does without."""
 DOUBT = re.compile(
     r"(<code>.*?</code>)|\b(no difference resolved|not resolved|not measured|no answer|n/a|earlier)\b",
     re.IGNORECASE,
@@ -90,9 +96,9 @@ def write_results(*, readme: bool = False) -> None:
 
 def readme_section(snapshot: Snapshot) -> str:
     """All claims, a picture, and the table."""
-    said = "\n".join(f"- {claim.sentence}" for claim in claims(snapshot))
+    said = "\n".join(f"- {markdown_text(claim.sentence)}" for claim in claims(snapshot))
     shown = f"![{SHOWN}]({README_PICTURE})"
-    return "\n\n".join([said, shown, f"{setting(snapshot)}:", snapshot.table()])
+    return "\n\n".join([said, shown, markdown_text(f"{setting(snapshot)}:"), snapshot.table()])
 
 
 def page(snapshot: Snapshot) -> str:
@@ -105,9 +111,9 @@ def page(snapshot: Snapshot) -> str:
     blocks = [
         "# Results",
         "`litmeter results` writes this page." if own else about,
-        *(claim.sentence for claim in claims(snapshot)),
+        *(markdown_text(claim.sentence) for claim in claims(snapshot)),
         snapshot.table(),
-        reading(snapshot),
+        markdown_text(reading(snapshot)),
         f"![{SHOWN}](../assets/results/comparison.png)",
     ]
     for part in parts(snapshot):
@@ -168,13 +174,15 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
         )
     if snapshot.tuned:
         yield _search(snapshot.tuned)
-    yield Part("The machine and the model" if classifier else "The machine", provenance(snapshot))
+    yield Part(
+        "The machine and the model" if classifier else "The machine", markdown_text(provenance(snapshot))
+    )
 
 
 def _search(tuned: Tuned) -> Part:
     finalists, knobs = searched_tables(tuned.rows, tuned.knobs)
     worth = "What another value of one key would be worth, all others as the winner's:"
-    text = "\n\n".join([tuned_text(tuned), finalists, worth, knobs])
+    text = "\n\n".join([markdown_text(tuned_text(tuned)), finalists, worth, knobs])
     return Part("What the search found", text, [charts.tune(tuned.rows)], "tune.png")
 
 
@@ -189,7 +197,7 @@ def reasons(diagnoses: Mapping[str, Diagnosis]) -> str:
         text = diagnoses[names[0]].text
         if len(names) > 1 and explanation != text:
             text = f"{text.partition(':')[0]}: {explanation}"
-        bullets.append(f"- {', '.join(f'`{name}`' for name in names)}: {text}")
+        bullets.append(f"- {markdown_text(', '.join(f'`{name}`' for name in names) + f': {text}')}")
     return "\n".join(bullets)
 
 
@@ -223,7 +231,7 @@ def render(snapshots: Sequence[Snapshot]) -> str:
         content = "".join(map(figure, part.charts)) + markdown(part.text)
         if content:
             blocks.append(f"<details><summary>{escape(part.title)}</summary>{content}</details>")
-    return _document(last.label or "this tree", [*blocks, "</section>"])
+    return _document(last.label or subject(last), [*blocks, "</section>"])
 
 
 def _document(title: str, blocks: Sequence[str]) -> str:
@@ -268,7 +276,7 @@ def figure(chart: Chart) -> str:
 
 def marked(text: str) -> str:
     """Text as HTML: what stands between backticks as code, and words of doubt in their colour."""
-    return _doubts(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text, quote=False)))
+    return _doubts(CODE.sub(r"<code>\1</code>", escape(text, quote=False)))
 
 
 def _doubts(html: str) -> str:
@@ -277,8 +285,9 @@ def _doubts(html: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Markdown as HTML, without what leads to other files: this page is sent without them."""
-    html: str = MarkdownIt("commonmark", {"html": True}).enable("table").render(MORE.sub("", text))
+    """Markdown as HTML, without HTML in it, links and pictures: this page is sent without other files."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(NO_MARKUP)
+    html: str = parser.render(MORE.sub("", text))
     html = html.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
     return _doubts(html)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -23,7 +23,7 @@ from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import PARAMS_FILE, Params, ServeSettings
 from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagnose
-from litmeter.report.results import Result
+from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import digest, read_json, read_rows
 from litmeter.system.git import commit_of
@@ -86,7 +86,7 @@ class Snapshot:
 
     def table(self, *, terminal: bool = False) -> str:
         """The table of results."""
-        causes = {name: one.cause for name, one in self.diagnoses.items()}
+        causes = {name: one.held_back_by for name, one in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
         return comparison_table(self.compared, self.params, causes, device)
 
@@ -94,7 +94,8 @@ class Snapshot:
 def read_snapshot(label: str = "") -> Snapshot:
     """Read the results below the current folder.
 
-    Raise ReportError where a result is missing, malformed, or of a configuration that params.yaml has not.
+    Those of configurations that params.yaml has not are left out. Raise ReportError where a result is missing
+    or malformed.
     """
     try:
         machine = read_json(paths.MACHINE)
@@ -132,15 +133,17 @@ def read_snapshot(label: str = "") -> Snapshot:
 def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> list[Result]:
     """Those of every configuration of ``params``, in its order."""
     configurations = params.configurations()
-    paths.check_no_orphans(configurations)
     turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
-    compared = {row.experiment: row for row in read_rows(paths.COMPARISON, ComparisonRow)}
-    others = sorted(compared.keys() - configurations.keys())
-    missing = [name for name in configurations if name not in compared]
-    if others or missing:
-        what = f"rows of {', '.join(others)}, which params.yaml has not" if others else ""
-        what = what or f"no row of {', '.join(missing)}"
+    rows = read_rows(paths.COMPARISON, ComparisonRow)
+    compared = {row.experiment: row for row in only(configurations, rows)}
+    if missing := [name for name in configurations if name not in compared]:
+        what = f"no row of {', '.join(missing)}"
         raise ReportError(f"{paths.COMPARISON} has {what}; `dvc repro comparison` makes it")
+    if others := [row.experiment for row in rows if row.experiment not in configurations]:
+        print_wrapped(
+            f"{paths.COMPARISON}: rows of {', '.join(others)}, which params.yaml has not, are left out; "
+            "`dvc repro` compares the others anew"
+        )
     facts = read_json(paths.COMPARISON_RUN) if paths.COMPARISON_RUN.exists() else {}
     benchmarked = paths.BENCHMARKS.exists()  # `litmeter compare` of servers has the comparison alone
 
@@ -167,6 +170,29 @@ def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> li
             unavailable=facts.get("unavailable", {}).get(name, ""),
         )
         for name, serve in configurations.items()
+    ]
+
+
+def only(names: Collection[str], rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """The rows of ``names``; without those of others, ranks and shares are among themselves.
+
+    A share of another's rate has an interval no more.
+    """
+    own = [row for row in rows if row.experiment in names]
+    ranks = [row.rank for row in own if row.rank]
+    if len(own) == len(rows) or not ranks:
+        return own
+    moved = [replace(row, rank=row.rank and 1 + sum(rank < row.rank for rank in ranks)) for row in own]
+    if (whole := fastest_first(own)[0].share_of_fastest) in (None, 1.0):
+        return moved
+    return [
+        replace(
+            row,
+            share_of_fastest=row.share_of_fastest and whole and row.share_of_fastest / whole,
+            share_low=None,
+            share_high=None,
+        )
+        for row in moved
     ]
 
 

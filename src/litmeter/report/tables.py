@@ -16,11 +16,14 @@ from litmeter.model.device import dtype_name
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
+from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
 from litmeter.system.tables import (
+    markdown_cell,
     markdown_table,
     number_cell,
     pluralise,
+    rate_cell,
     significant,
     text_table,
     without_empty,
@@ -49,10 +52,15 @@ ALONE = {
 """Heads and decimals of what a configuration does alone: BUSY at its most users, else metrics/benchmark."""
 
 
+def served_name(serve: ServeSettings) -> str:
+    """The LitAPI, or the command, shortened; empty of the classifier."""
+    return serve.api or shorten(serve.command or "", LONGEST_COMMAND, placeholder=" ...")
+
+
 def describe(serve: ServeSettings, device: str) -> str:
     """The settings of ``serve`` on ``device`` (cpu or cuda) in words; LitServe's defaults are left out."""
     if serve.command:
-        return shorten(serve.command, LONGEST_COMMAND, placeholder=" ...")
+        return served_name(serve)
     workers = pluralise(serve.workers_per_device, "worker")
     if serve.threads_per_worker:
         workers += f" of {pluralise(serve.threads_per_worker, 'thread')}"
@@ -92,7 +100,7 @@ def comparison_table(
     """The table of results, the fastest first.
 
     Args:
-        causes: what holds each back; without them this column is left out.
+        causes: what holds each back, or why that is not known; without them this column is left out.
         device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
             terminal, without the settings, whose column is wider than all others.
     """
@@ -108,9 +116,9 @@ def comparison_table(
         p95 = f"n/a ({row.answers} of {P95_ANSWERS} answers)"
         return [
             *([f"`{name}`", settings(name)] if device else [name]),
-            number_cell(row.rate_rps, 1),
+            rate_cell(row.rate_rps),
             ratio_text(row, reference),
-            "-" if share is None else share_cell(share),
+            "-" if share is None else share_cell(Ratio(share, row.share_low, row.share_high)),
             f"earlier, {row.earlier}" if row.earlier else number_cell(row.rank, 0),
             p95 if row.p95_ms is None else f"{row.p95_ms:,.0f} ms",
         ]
@@ -122,7 +130,8 @@ def comparison_table(
     if not causes:
         return table
     # The last column is text, to the left.
-    last = ["held back by", "---", *(causes.get(row.experiment) or "-" for row in ordered)]
+    said = [" ".join(causes[row.experiment].split()) for row in ordered]
+    last = ["held back by", "---", *(map(markdown_cell, said) if device else said)]
     return "\n".join(f"{line} {cell} |" for line, cell in zip(table.splitlines(), last, strict=True))
 
 
@@ -234,8 +243,7 @@ def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
     rows = []
     for name, own in bounds.items():
         cells = {
-            bound.name: number_cell(bound.rate_rps, 1)
-            + (f" ({share_cell(bound.share.ratio)})" if bound.upper else "")
+            bound.name: rate_cell(bound.rate_rps) + (f" ({share_cell(bound.share)})" if bound.upper else "")
             for bound in own
         }
         rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])

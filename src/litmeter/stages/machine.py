@@ -20,7 +20,7 @@ from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, check_no_orphans
+from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
@@ -34,8 +34,9 @@ WITHOUT_FILE = ("package", "hub", "none")
 def main() -> None:
     """Check params.yaml, then write the fingerprint and the hashes."""
     params = load_params()
-    check_no_orphans(params.configurations())
     check_params(params)
+    if sentence := left_out(params.configurations()):
+        print_wrapped(sentence)
     known = read_json(MACHINE) if MACHINE.exists() else {}
     if params.has_classifier:  # stages depend on the code of litmeter
         machine = fingerprint()

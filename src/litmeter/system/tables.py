@@ -1,9 +1,19 @@
-"""Tables and counted nouns, for a terminal and for Markdown."""
+"""Tables, figures and counted nouns, for a terminal and for Markdown.
+
+A text is said as it stands, whatever is in it; what stands between backticks is code.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+CODE = re.compile("`([^`]+)`")
+MARKUP = re.compile(r"[\\`*\[\]<&~$|]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown, or GitHub's, would take for more than text, anywhere."""
+BLOCK = re.compile(r"^([-+>=#]|\d+(?=[.)](\s|$)))")
+"""What it would take for a block's beginning: where it is no digit, it is escaped, else what follows."""
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -21,9 +31,35 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
-    """A Markdown table for a page; the first ``text_columns`` are text, all others numbers."""
+    """A Markdown table for a page, of texts; the first ``text_columns`` are words, all others numbers."""
     rules = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rules, *rows])
+    lines = [[markdown_cell(cell) for cell in row] for row in (head, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rules, *lines[1:]))
+
+
+def markdown_cell(text: str) -> str:
+    """A text as a cell of a Markdown table, which ends code at a pipe, too."""
+    parts = _parts(text)
+    parts[1::2] = (part.replace("|", r"\|") for part in parts[1::2])
+    return "".join(parts)
+
+
+def markdown_text(text: str) -> str:
+    """A text as a paragraph, or part of one, in Markdown."""
+    whole = "".join(_parts(text.strip()))
+    found = BLOCK.match(whole)
+    if found is None:
+        return whole
+    begin = found.end() if found[1].isdigit() else 0
+    return f"{whole[:begin]}\\{whole[begin:]}"
+
+
+def _parts(text: str) -> list[str]:
+    """A text in Markdown, in one line: words and code in turn."""
+    parts = CODE.split(" ".join(text.splitlines()))
+    parts[::2] = (MARKUP.sub(r"\\\g<0>", part) for part in parts[::2])
+    parts[1::2] = (f"`{part}`" for part in parts[1::2])
+    return parts
 
 
 def without_empty(
@@ -41,8 +77,26 @@ def number_cell(value: float | None, digits: int) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number above 0 with so many digits; all of those before the point."""
-    return f"{value:,.{max(0, digits - 1 - math.floor(math.log10(value)))}f}"
+    """A number from 0 on with so many digits, as many as most intervals support; zeros before the point."""
+    return with_decimals(value, decimals_of(value, digits))
+
+
+def decimals_of(value: float, digits: int = 3) -> int:
+    """Decimals of a number from 0 on with so many digits; below 0 where it is rounded before the point."""
+    if not value:
+        return 0
+    decimals = digits - 1 - math.floor(math.log10(value))
+    return digits - 1 - math.floor(math.log10(round(value, decimals)))  # 99.96 is 100
+
+
+def with_decimals(value: float, decimals: int) -> str:
+    """A number rounded so."""
+    return f"{round(value, decimals):,.{max(0, decimals)}f}"
+
+
+def rate_cell(value: float | None) -> str:
+    """A rate with three digits, a dash where it is unknown."""
+    return "-" if value is None else significant(value)
 
 
 def pluralise(number: float, noun: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from litmeter.system.tables import number_cell, without_empty
+from litmeter.system.tables import decimals_of, number_cell, rate_cell, with_decimals, without_empty
 
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
 NOT_SLOWER: tuple[Status, ...] = ("winner", "equal", "not resolved")
@@ -93,22 +93,25 @@ def fate(row: TuneRow) -> str:
 
 
 def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio with its interval; a dash where it is not known."""
+    """A ratio with its interval, in three digits or those that tell its ends apart; a dash where unknown."""
     if ratio is None:
         return "-"
     if low is None or high is None or low == high:
-        return f"{ratio:.2f}"
-    digits = 2
-    if f"{low:.2f}" == f"{high:.2f}":  # two decimals would tell nothing of the interval
-        digits = max(3, -math.floor(math.log10(high - low)))
-    return f"{ratio:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        return with_decimals(ratio, min(2, decimals_of(ratio)))
+    decimals = min(2, decimals_of(high))
+    if with_decimals(low, decimals) == with_decimals(
+        high, decimals
+    ):  # they would tell nothing of the interval
+        decimals = max(decimals + 1, -math.floor(math.log10(high - low)))
+    value, begin, end = (with_decimals(one, decimals) for one in (ratio, low, high))
+    return f"{value} ({begin} to {end})"
 
 
 CELLS: dict[str, Callable[[TuneRow], str]] = {
     "configuration": lambda row: row.name + (" (serve:)" if row.incumbent else ""),
     "result": fate,
-    "req/s": lambda row: number_cell(row.rate_rps, 1),
-    "predicted": lambda row: number_cell(row.predicted_rps, 1),
+    "req/s": lambda row: rate_cell(row.rate_rps),
+    "predicted": lambda row: rate_cell(row.predicted_rps),
     "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
     "p95 ms": lambda row: number_cell(row.p95_ms, 0),
     "MiB": lambda row: number_cell(row.memory_mib, 0),

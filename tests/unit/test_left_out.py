@@ -1,0 +1,122 @@
+"""Results of configurations that params.yaml has not: left out of all that is said and drawn."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from litmeter.errors import ReportError
+from litmeter.measure.rows import ComparisonRow
+from litmeter.params import CANDIDATE, load_params
+from litmeter.paths import (
+    BENCHMARKS,
+    BOUNDS,
+    CAPACITY_FOLDERS,
+    COMPARISON,
+    DIAGNOSIS,
+    LEVELS,
+    STAGES,
+    SUMMARY,
+    TURNS,
+    BenchmarkPaths,
+    CapacityPaths,
+    left_out,
+)
+from litmeter.report.pages import page, render
+from litmeter.report.snapshot import only, read_snapshot
+from litmeter.stages import report
+from litmeter.system.files import read_json, read_rows, write_rows
+from tests.support.capacity import write_capacity
+from tests.support.results_project import write_project
+from tests.support.synthetic_results import compared
+
+KEPT = ("e1_baseline", "e7_tuned")
+GONE = ("e2_batching", "e3_workers", "e4_half", "e5_timeout", "e6_batch_cap")
+
+
+@pytest.fixture(autouse=True)
+def _empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def keep(*names: str) -> None:
+    """Take all other experiments out of params.yaml."""
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content["experiments"] = {name: content["experiments"][name] for name in names}
+    Path("params.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_a_line_names_them_and_its_command_removes_them_and_nothing_else() -> None:
+    write_project()
+    write_capacity(CANDIDATE)
+    assert left_out(load_params().configurations()) is None
+    write_capacity(GONE[0])
+    keep(*KEPT)
+    said = left_out(load_params().configurations())
+    assert said is not None
+    named, _, command = said.partition("; remove them: ")
+    assert ", ".join(GONE) in named
+    assert not any(name in named for name in KEPT)
+    assert len(said) < 500
+    subprocess.run(["sh", "-c", command], check=True)
+    for folder in (BENCHMARKS, TURNS, *CAPACITY_FOLDERS):
+        assert {path.stem for path in folder.iterdir()} <= {*KEPT, CANDIDATE, "comparison"}
+    for own in (BenchmarkPaths(KEPT[0]).metrics, CapacityPaths(CANDIDATE).metrics, COMPARISON):
+        assert own.exists()
+    assert left_out(load_params().configurations()) is None
+
+
+def test_half_written_results_are_none() -> None:
+    half = Path("metrics/benchmark/.e9_gone.json.litmeter.tmp")
+    half.parent.mkdir(parents=True)
+    half.touch()
+    assert left_out(KEPT) is None
+
+
+def test_nothing_that_is_said_or_drawn_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither where the comparison was run without them, nor where it has them still."""
+    write_project()
+    write_capacity(CANDIDATE)
+    write_capacity(GONE[0])
+    keep(*KEPT)
+    stale = read_rows(COMPARISON, ComparisonRow)
+    for rows in ([row for row in stale if row.experiment not in GONE], stale):
+        write_rows(COMPARISON, ComparisonRow, rows)
+        report.main()
+        told = " ".join(capsys.readouterr().out.split())
+        assert (", ".join(GONE) in told) is (rows is stale)
+        assert list(read_json(SUMMARY)) == [CANDIDATE, "e1", "e7"]
+        snapshot = read_snapshot()
+        written = [path.read_text() for path in (LEVELS, BOUNDS, DIAGNOSIS, STAGES)]
+        for text in (*written, page(snapshot), render([snapshot])):
+            assert not any(name in text for name in GONE)
+            assert all(name in text for name in KEPT)
+
+
+def test_ranks_and_shares_are_among_those_that_stay() -> None:
+    fastest, second, third = (
+        compared("a", 60.0, 1),
+        compared("b", 30.0, 2),
+        replace(compared("c", 15.0, 3), share_of_fastest=0.25),
+    )
+    everyone = [fastest, second, third]
+    assert only(["a", "b", "c"], everyone) == everyone
+    assert [row.rank for row in only(["a", "c"], everyone)] == [1, 2]
+    assert only(["a", "c"], everyone)[0] == fastest
+    left = only(["b", "c"], everyone)
+    assert [(row.rank, row.share_of_fastest, row.share_low) for row in left] == [
+        (1, 1.0, None),
+        (2, 0.5, None),
+    ]
+
+
+def test_a_configuration_without_a_row_is_named() -> None:
+    write_project()
+    rows = read_rows(COMPARISON, ComparisonRow)
+    write_rows(COMPARISON, ComparisonRow, [row for row in rows if row.experiment != KEPT[0]])
+    with pytest.raises(ReportError, match=f"no row of {KEPT[0]}"):
+        read_snapshot()
