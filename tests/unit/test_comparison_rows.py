@@ -154,10 +154,11 @@ def test_the_change_is_that_of_after_over_before_and_null_where_there_is_no_befo
     turns = turns_of(
         {"reference": noisy(5, 0.1, 1), "before": noisy(10, 0.01, 2), "candidate": noisy(12, 0.01, 3)}
     )
-    found = change(turns, latencies(turns, "before"), "before", "candidate")
+    found = change(turns, latencies(turns, "before"), "reference", "before", "candidate")
     assert found["low"] < 1.2 < found["high"] < 1.3  # type: ignore[operator]
     assert found["p95_before_ms"] == pytest.approx(2 * found["p95_after_ms"], rel=0.1)  # type: ignore[operator]
     assert found["p95_high"] < 0.6  # type: ignore[operator]
-    without = change([turn for turn in turns if turn.subject != "before"], {}, "before", "candidate")
+    others = [turn for turn in turns if turn.subject != "before"]
+    without = change(others, {}, "reference", "before", "candidate")
     assert without.keys() == found.keys()
     assert not any(without.values())

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from litmeter.measure.bodies import Bodies
-from litmeter.measure.log import Log
+from litmeter.measure.log import UNFINISHED, Log
 from litmeter.measure.preflight import Checked
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
@@ -214,8 +214,20 @@ def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
     monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"photo"], "image/jpeg"))
 
-    def run_it(rates: Mapping[str, float], default_rps: float = 40.0) -> list[str]:
-        machine = Machine(lambda turn: rates.get(turn.subject, default_rps))
+    def run_it(
+        rates: Mapping[str, float],
+        default_rps: float = 40.0,
+        holds: int | None = None,
+        silent: Sequence[tuple[str, int]] = (),
+    ) -> list[str]:
+        machine = Machine(
+            lambda turn: (
+                0.0
+                if (turn.subject, turn.round) in silent and not isinstance(turn.load, Work)
+                else rates.get(turn.subject, default_rps)
+            ),
+            holds=holds,
+        )
 
         def run(schedule: Schedule[None], subjects: Mapping[str, Subject], log: Log, *_: object) -> None:
             assert {turn.subject for turn in machine.turns} <= set(subjects)
@@ -271,6 +283,31 @@ def test_after_a_change_of_the_candidate_both_settings_are_measured(
     assert all(rows[name].rank is None for name in kept)
     assert rows["candidate"].ratio == pytest.approx(2.0, rel=0.05)
     assert rows["e2_batching"].ratio == pytest.approx(1.0, rel=0.05)  # beside the reference of its own run
+
+
+@pytest.mark.parametrize(
+    ("silent", "ratio"),
+    [((), 2.0), ([("e1_baseline", 0)], None)],
+    ids=["all answered", "the reference missed a turn"],
+)
+def test_where_memory_keeps_candidate_and_before_apart_the_reference_compares_them(
+    params: Params,
+    run_stage: Callable[..., list[str]],
+    silent: Sequence[tuple[str, int]],
+    ratio: float | None,
+) -> None:
+    assert params.comparison.reference == "e1_baseline"
+    run_stage({})
+    set_key("serve", max_batch_size=7)
+    run_stage({"e1_baseline": 30.0, "before": 20.0}, 40.0, holds=2, silent=silent)
+    rounds: dict[str, set[int]] = {"before": set(), "candidate": set()}
+    for turn in read_rows(COMPARISON_TURNS, TurnRow):
+        if turn.subject in rounds:
+            rounds[turn.subject].add(turn.round)
+    assert rounds["before"].isdisjoint(rounds["candidate"])
+    found = read_json(OVER_BEFORE)["ratio"]
+    assert found == (ratio and pytest.approx(ratio, rel=0.05))
+    assert not list(UNFINISHED.glob("comparison-*"))
 
 
 @pytest.fixture

@@ -10,7 +10,16 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.stats.comparison import Ratio, block_edges, percentile_ratio, ranks, ratio, ratios, simultaneous
+from litmeter.stats.comparison import (
+    Ratio,
+    block_edges,
+    comparable,
+    percentile_ratio,
+    ranks,
+    ratio,
+    ratios,
+    simultaneous,
+)
 from litmeter.stats.rates import percentile, percentile_interval_of_blocks
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
@@ -31,7 +40,8 @@ Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved
 class Pair:
     """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
 
-    Intervals are simultaneous 95% ones. None where a rate is unknown, or too few answers have a percentile.
+    Intervals are simultaneous 95% ones. None where a rate is unknown, nothing compares them, or too few answers
+    have a percentile.
     """
 
     name: str
@@ -137,7 +147,9 @@ def pairs(
         latencies[turn.subject][turn.round] = joined([before, latencies_ms.get(turn.turn, nothing)])
     found = []
     for other, name in chosen:
-        rate = ratio(rates, name, other, reference, error) if {name, other} <= answered else None
+        rate = (
+            ratio(rates, name, other, reference, error) if comparable(rates, name, other, reference) else None
+        )
         own, others = latencies.get(name, {}), latencies.get(other, {})
         both = [number for number in own if number in others]
         ours, theirs = ([each[number] for number in both] for each in (own, others))
@@ -158,13 +170,16 @@ def pairs(
 
 
 def change(
-    rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats], before: str, after: str
+    rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats], reference: str, before: str, after: str
 ) -> dict[str, float | None]:
-    """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
+    """Content of metrics/over_before.json: ``after`` over ``before``, see ``pairs``.
+
+    Null where either was not measured.
+    """
     keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")
     if not {before, after} <= _served_turns(rows).keys():
         return dict.fromkeys(keys)
-    [pair] = pairs((before, after), before, rows, latencies_ms)
+    [pair] = pairs((before, after), reference, rows, latencies_ms)
     p95 = (pair.other_p95_ms, pair.p95_ms, pair.p95_ratio, pair.p95_low, pair.p95_high)
     return dict(zip(keys, (pair.ratio, pair.low, pair.high, *p95), strict=True))
 

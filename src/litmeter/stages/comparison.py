@@ -119,7 +119,7 @@ def measured() -> Log:
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
     over_before = {
-        **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
+        **change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE),
         "changed": changed_settings(before, params.serve) if before else None,
     }
     with files.all_or_nothing():
