@@ -206,6 +206,9 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     load = params.load.model_copy(update={"timeout_s": 1.0})
     less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", [b"photo"])
     assert less_patient["e7_tuned"] != found[1]["e7_tuned"]
+    objective = params.objective.model_copy(update={"miss": 0.01})
+    stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", [b"photo"])
+    assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
 
 
 @pytest.fixture

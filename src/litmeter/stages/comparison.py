@@ -117,7 +117,8 @@ def measured() -> Log:
             run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
-    rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
+    miss = params.objective.miss
+    rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept)
     over_before = {
         **change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE),
         "changed": changed_settings(before, params.serve) if before else None,
@@ -183,6 +184,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
         "users": params.comparison.users,
+        "miss": params.objective.miss,
         "reference_name": params.comparison.reference,
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }
