@@ -67,13 +67,16 @@ def claims(snapshot: Snapshot) -> list[Claim]:
 
 
 def change(found: Mapping[str, Any]) -> Claim | None:
-    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio."""
-    if not found.get("ratio"):
+    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio.
+
+    Nor where it is of earlier code, which had no "changes".
+    """
+    if not found.get("ratio") or not found.get("changes"):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
-    sentence = f"{found['changed']}: {times_text(ratio)} times as fast, {verdict(ratio)}"
-    if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
-        sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
+    sentence = f"{', '.join(found['changes'])}: {times_text(ratio)} times as fast, {verdict(ratio)}"
+    if all(found["p95_ms"]):
+        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found["p95_ms"])
     return Claim("change", f"{sentence}.")
 
 

@@ -119,10 +119,8 @@ def measured() -> Log:
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     miss = params.objective.miss
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept)
-    over_before = {
-        **change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE),
-        "changed": changed_settings(before, params.serve) if before else None,
-    }
+    changes = changed_settings(before, params.serve) if before else []
+    over_before = change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes)
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
         files.write_rows(paths.COMPARISON, ComparisonRow, rows)
