@@ -108,7 +108,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
             )
             pipelines = pipelines_of(configurations, MODEL, DEVICE, photos)
             run(schedule, subjects | pipelines, log, SECONDS)
-    rows = comparison_rows(list(configurations), REFERENCE, log.rows, log.latencies_ms())
+    rows = comparison_rows(list(configurations), REFERENCE, log.rows, log.latencies_ms(), 0.05)
     results = [
         Result(row.experiment, configurations[row.experiment], DEVICE, machine, {}, row, turns, [])
         for row in rows

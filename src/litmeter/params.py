@@ -17,6 +17,7 @@ Seconds = NotNegative
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Timeout = Annotated[Positive, Field(description="a request without an answer by then has timed out")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Miss = Annotated[float, Field(gt=0, le=0.5, description="share of the requests that may take longer or fail")]
 Count = Annotated[int, Field(ge=1)]
 StrictCount = Annotated[int, Field(ge=1, strict=True)]
 Value = TypeVar("Value")
@@ -260,7 +261,7 @@ class ObjectiveSettings(Section):
     """What users must get, and how `make capacity` searches the highest rate at which they do."""
 
     slo_ms: Positive = Field(description="how long a request may take")
-    miss: float = Field(gt=0, le=0.5, description="share of the requests that may take longer or fail")
+    miss: Miss
     configurations: OneOrMore[str] = Field(description="those whose capacity `make capacity` measures")
     tolerance: Annotated[float, Field(ge=0.01, le=0.5)] = Field(
         description="of the capacity, share by which the interval of a resolved one reaches to either side"

@@ -57,7 +57,7 @@ def run_half(clone: Clone) -> None:
 def check_change(clone: Clone, changed: str) -> None:
     """The candidate before and after, measured in the same rounds."""
     found = read_json(clone.path / OVER_BEFORE)
-    assert found["changed"] == changed
+    assert found["changes"] == [changed]
     assert found["low"] <= found["ratio"] <= found["high"]
 
 
@@ -75,7 +75,10 @@ def check_tables(clone: Clone) -> None:
 def check_differences(clone: Clone) -> None:
     """To the last commit."""
     diff = json.loads(clone.dvc("metrics", "diff", "--all", "--json").stdout)
-    assert set(diff) == {"metrics/summary.json"}
+    assert set(diff) == {"metrics/summary.json", "metrics/over_before.json"}
+    over_before = read_json(clone.path / OVER_BEFORE)
+    told = {key: found["new"] for key, found in diff["metrics/over_before.json"].items()}
+    assert told == {key: over_before[key] for key in ("ratio", "low", "high")}
     old = json.loads(clone.git("show", f"HEAD:{CANDIDATE.comparison}"))
     new = read_json(clone.path / CANDIDATE.comparison)
     assert old != new

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from litmeter.paths import SUMMARY
+from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.system.files import read_json, write_json
 from tests.pipeline.conftest import Clone
 from tests.support.project import ROOT
@@ -24,6 +24,13 @@ RATES = {
     "e6": 16.3,
     "e7": 1270.0,
 }
+NUMBERS = {"ratio": 1.0213, "low": 0.9654, "high": 1.0803}
+CHANGE = {
+    **NUMBERS,
+    "changes": ["max_batch_size 4 -> 8"],
+    "p95_ms": [65.2, 66.1],
+    "p95_ratio": [1.01, 0.9, 1.2],
+}
 OTHERS = {name: rate + 1 for name, rate in RATES.items()}
 
 
@@ -35,10 +42,11 @@ def documented() -> list[str]:
 
 @pytest.fixture(scope="module")
 def eight(ran: Clone) -> Iterator[Clone]:
-    """Rates of eight configurations in the last commit, others in the tree and in an experiment."""
+    """Rates of eight configurations in the last commit; others in the tree and an experiment."""
     write_json(ran.path / SUMMARY, RATES)
     ran.commit("eight configurations")
     write_json(ran.path / SUMMARY, OTHERS)
+    write_json(ran.path / OVER_BEFORE, CHANGE)
     ran.dvc("exp", "save")
     yield ran
     ran.git("reset", "-q", "--hard", "HEAD~1")
@@ -47,14 +55,22 @@ def eight(ran: Clone) -> Iterator[Clone]:
 
 def test_metrics_show_has_a_column_per_configuration(eight: Clone) -> None:
     lines = eight.in_terminal(eight.dvc_path, "metrics", "show", columns=WIDTH)
-    assert lines[0].split() == ["Path", *RATES]
-    assert lines[1].split() == [str(SUMMARY), *map(str, OTHERS.values())]
+    assert lines[0].split() == ["Path", *RATES, *sorted(NUMBERS)]
+    assert lines[1].split() == [str(SUMMARY), *map(str, OTHERS.values()), "-", "-", "-"]
+    assert lines[2].split() == [
+        str(OVER_BEFORE),
+        *"--------",
+        *(str(NUMBERS[key]) for key in sorted(NUMBERS)),
+    ]
     assert max(map(len, lines)) <= WIDTH
 
 
 def test_metrics_diff_has_a_row_per_configuration(eight: Clone) -> None:
     lines = eight.in_terminal(eight.dvc_path, "metrics", "diff", columns=WIDTH)
     rows = [line.split() for line in lines[1:] if line]
+    changed = {row[1]: row[3] for row in rows if row[0] == str(OVER_BEFORE)}
+    assert changed == {key: str(value) for key, value in NUMBERS.items()}
+    rows = [row for row in rows if row[0] == str(SUMMARY)]
     assert [row[:2] for row in rows] == [[str(SUMMARY), name] for name in RATES]
     assert [[float(cell) for cell in row[2:4]] for row in rows] == [
         list(pair) for pair in zip(RATES.values(), OTHERS.values(), strict=True)
@@ -89,4 +105,5 @@ def test_the_committed_results_are_shown_a_row_each(new_clone: Callable[[], Clon
         f"metrics/benchmark/{name}.json" for name in names
     )
     head, *_ = clone.in_terminal(clone.dvc_path, "metrics", "show", columns=WIDTH)
-    assert sorted(head.split()) == sorted(["Path", *read_json(clone.path / SUMMARY)])
+    change = [key for key in NUMBERS if read_json(clone.path / OVER_BEFORE)[key] is not None]
+    assert sorted(head.split()) == sorted(["Path", *read_json(clone.path / SUMMARY), *change])

@@ -174,6 +174,7 @@ def compared(
         failed=0,
         rounds=12 if p95_ms else 3,
         turns=12 if p95_ms else 3,
+        objective_ms=p95_ms,
     )
 
 

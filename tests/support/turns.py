@@ -27,11 +27,13 @@ class Machine:
     Attributes:
         rate_rps: of a turn; 0: no answer is good.
         turn_s: that a turn takes.
+        holds: subjects that its memory holds at once.
         asked: all that it was asked.
     """
 
     rate_rps: Callable[[Turn], float]
     turn_s: Callable[[Turn], float] = lambda turn: 1.0
+    holds: int | None = None
     now_s: float = 0.0
     asked: list[Turn | Serve] = field(default_factory=list)
 
@@ -44,7 +46,8 @@ class Machine:
         self.asked.append(asked)
         if isinstance(asked, Serve):
             self.now_s += READY_S
-            return Serving(asked.names, self.now_s, dict.fromkeys(asked.names, READY_S))
+            names = asked.names[: self.holds]
+            return Serving(names, self.now_s, dict.fromkeys(names, READY_S))
         at_s, seconds, rate_rps = self.now_s, self.turn_s(asked), self.rate_rps(asked)
         self.now_s += seconds
         usage = Usage(seconds=seconds)

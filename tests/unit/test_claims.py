@@ -11,7 +11,7 @@ import pytest
 
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE
+from litmeter.params import CANDIDATE, ObjectiveSettings
 from litmeter.report.claims import claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned
@@ -24,6 +24,9 @@ from tests.support.synthetic_results import MACHINE, compared, turn
 REFERENCE = compared("e1_baseline", 20.0, 3, p95_ms=400.0)
 FAST = compared("e7_tuned", 60.0, 1, p95_ms=700.0)
 SHIPPED = compared(CANDIDATE, 40.0, 2, p95_ms=300.0)
+WITHIN = ObjectiveSettings(
+    slo_ms=500.0, miss=0.05, configurations=(CANDIDATE,), tolerance=0.1, max_s=60.0, seed=1
+)
 SILENT = compared("e2_batching", None, None, p95_ms=None)
 
 
@@ -74,12 +77,12 @@ def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | N
 
 def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
     assert "change" not in kinds(snapshot)
-    over = {"changed": "max_batch_size 4 -> 8", "ratio": 1.02, "low": 0.97, "high": 1.07}
-    after = replace(snapshot, over_before=over | {"p95_before_ms": 65.2, "p95_after_ms": 66.1})
+    over = {"changes": ["max_batch_size 4 -> 8"], "ratio": 1.02, "low": 0.97, "high": 1.07}
+    after = replace(snapshot, over_before=over | {"p95_ms": [65.2, 66.1]})
     assert claims(after)[0].sentence == (
         "max_batch_size 4 -> 8: 1.02 (0.97 to 1.07) times as fast, no difference resolved; p95 65 -> 66 ms."
     )
-    unknown = replace(snapshot, over_before=over | {"p95_before_ms": None, "p95_after_ms": None})
+    unknown = replace(snapshot, over_before=over | {"p95_ms": [65.2, None]})
     assert "p95" not in claims(unknown)[0].sentence
 
 
@@ -102,17 +105,60 @@ def test_the_fastest_and_the_candidate_say_how_much_traffic_they_take(snapshot: 
 
 
 def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
-    assert objective([REFERENCE, FAST, SHIPPED], 500.0).sentence.endswith(": `candidate`, 300 ms.")
-    equal = [replace(row, p95_ms=300.0) for row in (FAST, replace(SHIPPED, rank=1))]
-    both = objective([REFERENCE, *equal], 500.0)
+    assert objective([REFERENCE, FAST, SHIPPED], WITHIN).sentence.endswith(": `candidate`, 300 ms.")
+    equal = [replace(row, objective_ms=300.0) for row in (FAST, replace(SHIPPED, rank=1))]
+    both = objective([REFERENCE, *equal], WITHIN)
     assert says(both.sentence, "`e7_tuned`, 300 ms or `candidate`, 300 ms", "not resolved")
 
 
-@pytest.mark.parametrize("changes", [{"failed": 7}, {"p95_ms": None}, {"p95_ms": 501.0}])
+@pytest.mark.parametrize("changes", [{"failed": 7}, {"objective_ms": None}, {"objective_ms": 501.0}])
 def test_who_fails_or_is_late_does_not_keep_to_the_objective(changes: dict[str, Any]) -> None:
     row = replace(SHIPPED, rank=1, **changes)
-    assert objective([REFERENCE, row], 500.0).sentence.endswith(": `e1_baseline`, 400 ms.")
-    assert says(objective([row], 500.0).sentence, "None")
+    assert objective([REFERENCE, row], WITHIN).sentence.endswith(": `e1_baseline`, 400 ms.")
+    assert says(objective([row], WITHIN).sentence, "None")
+
+
+@pytest.mark.parametrize(("miss", "percent"), [(0.05, "p95"), (0.01, "p99"), (0.001, "p99.9"), (0.5, "p50")])
+def test_the_objective_names_the_percentile_that_its_miss_asks_for(miss: float, percent: str) -> None:
+    """Whose p95 keeps to it, and whose p99 does not, is not named for a miss of 1%."""
+    asked = WITHIN.model_copy(update={"miss": miss})
+    late = replace(FAST, p95_ms=300.0, objective_ms=700.0)
+    for rows in ([REFERENCE, late, SHIPPED], [late], [replace(SHIPPED, objective_ms=None)]):
+        sentence = objective(rows, asked).sentence
+        assert f"{percent} below 500 ms" in sentence
+        assert not says(sentence, "`e7_tuned`")
+    assert says(objective([replace(SHIPPED, objective_ms=None)], asked).sentence, "answers")
+
+
+@pytest.mark.parametrize("changes", [{"share_high": 1.01}, {"rank": 1}])
+@pytest.mark.parametrize("reference", ["e1_baseline", CANDIDATE])
+def test_certain_is_who_is_told_from_all_others_by_rank_and_interval(
+    changes: dict[str, Any], reference: str
+) -> None:
+    """A ratio to the reference that excludes 1 would say more than the same sentence's doubt."""
+    near = replace(SHIPPED, **changes)
+    assert says(fastest([REFERENCE, FAST, SHIPPED], reference).sentence, "95% certain")
+    sentence = fastest([REFERENCE, FAST, near], reference).sentence
+    assert says(sentence, "`candidate` is fastest is not resolved")
+    assert "certain" not in sentence
+    assert (f"times `{reference}`" in sentence) == (reference != CANDIDATE)
+    both = objective([FAST, near], WITHIN.model_copy(update={"slo_ms": 1000.0})).sentence
+    assert says(both, "`e7_tuned`", "`candidate`", "not resolved")
+
+
+def test_the_third_may_be_the_one_that_the_fastest_is_not_told_from() -> None:
+    """As one of few rounds, whose interval is wide."""
+    wide = replace(compared("e3_workers", 35.0, 3), share_high=1.2)
+    sentence = fastest([REFERENCE, FAST, SHIPPED, wide], "e1_baseline").sentence
+    assert says(sentence, "`e3_workers` is fastest is not resolved")
+    assert "candidate" not in sentence
+
+
+def test_settings_whose_lead_is_not_resolved_are_not_to_try(snapshot: Snapshot) -> None:
+    rows = [REFERENCE, FAST, replace(SHIPPED, share_high=1.01)]
+    claim = next_step(with_rows(snapshot, rows))
+    assert claim is not None
+    assert "exp run" not in claim.sentence
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
         ("loadtest URL --warmup-s nan", "--warmup-s"),
         ("loadtest URL --min-s 3 --max-s 2", "--min-s (3.0) is above --max-s (2.0)"),
+        ("loadtest URL --slo-ms 9 --miss 0.6", "--miss: got 0.6; allowed: less than or equal to 0.5"),
         ("loadtest URL --max-windows 2", "--max-windows: got"),
         ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
         ("capacity URL --max-s", "--max-s"),

@@ -29,7 +29,7 @@ def turns_of(rates: Rounds, work: str = "served", begin: int = 0) -> list[TurnRo
 
 def rows_of(rates: Rounds, earlier: Sequence[ComparisonRow] = ()) -> dict[str, ComparisonRow]:
     names = [*rates, *(row.experiment for row in earlier)]
-    rows = comparison_rows(names, "reference", turns_of(rates), {}, earlier)
+    rows = comparison_rows(names, "reference", turns_of(rates), {}, 0.05, earlier)
     assert [row.experiment for row in rows] == names
     return {row.experiment: row for row in rows}
 
@@ -88,13 +88,25 @@ def test_an_earlier_row_is_shown_as_it_is_and_changes_no_other() -> None:
 def test_metrics_are_ten_keys_and_two_turns_of_a_round_count_as_one() -> None:
     turns = [*turns_of({"reference": [10.0, 40.0, 20.0]}), *turns_of({"reference": [40.0]}, begin=3)]
     assert rates_of(turns, ["reference"]) == {"reference": pytest.approx([20.0, 40.0, 20.0])}
-    [row] = comparison_rows(
-        ["reference"], "reference", turns, {turn.turn: np.full(40, 7.0) for turn in turns}
-    )
+    answers = {turn.turn: np.full(40, 7.0) for turn in turns}
+    [row] = comparison_rows(["reference"], "reference", turns, answers, 0.05)
     assert (row.rounds, row.turns, row.answers, row.failed) == (3, 4, 80, 4)
     assert (row.p50_ms, row.p95_ms, row.p95_low_ms) == (7.0, 7.0, 7.0)
     assert len(comparison_metrics(row)) == 10
     assert comparison_metrics(row).keys() <= {field.name for field in fields(ComparisonRow)}
+
+
+def test_a_row_has_the_percentile_that_the_objective_asks_for_where_its_answers_suffice() -> None:
+    turns = turns_of({"reference": [10.0, 40.0, 20.0]})
+    answers = {turn.turn: np.arange(100.0) + turn.turn for turn in turns}
+
+    def percentile_for(miss: float) -> float | None:
+        return comparison_rows(["reference"], "reference", turns, answers, miss)[0].objective_ms
+
+    [row] = comparison_rows(["reference"], "reference", turns, answers, 0.05)
+    assert (percentile_for(0.05), percentile_for(0.5)) == (row.p95_ms, row.p50_ms)
+    assert percentile_for(0.1) == pytest.approx(90, abs=1)
+    assert percentile_for(0.01) is None  # 300 of 662
 
 
 SPEEDS = (1.0, 0.5, 0.9, 0.6, 1.0, 0.7, 0.5, 1.0)
@@ -105,7 +117,7 @@ def efficiency(served: Sequence[float | None], pipeline_in: range) -> Comparison
     beside = [100 * speed if number in pipeline_in else None for number, speed in enumerate(SPEEDS)]
     turns = [*turns_of({"reference": served}), *turns_of({"reference": beside}, "pipeline", 50)]
     probe = TurnRow(99, 0.0, 0.3, -1, "reference", "pipeline", rate_rps=1.0)
-    return comparison_rows(["reference"], "reference", [*turns, probe], {})[0]
+    return comparison_rows(["reference"], "reference", [*turns, probe], {}, 0.05)[0]
 
 
 def test_efficiency_is_that_of_the_rounds_that_have_both_rates_whatever_the_machines_speed() -> None:
@@ -154,10 +166,14 @@ def test_the_change_is_that_of_after_over_before_and_null_where_there_is_no_befo
     turns = turns_of(
         {"reference": noisy(5, 0.1, 1), "before": noisy(10, 0.01, 2), "candidate": noisy(12, 0.01, 3)}
     )
-    found = change(turns, latencies(turns, "before"), "before", "candidate")
-    assert found["low"] < 1.2 < found["high"] < 1.3  # type: ignore[operator]
-    assert found["p95_before_ms"] == pytest.approx(2 * found["p95_after_ms"], rel=0.1)  # type: ignore[operator]
-    assert found["p95_high"] < 0.6  # type: ignore[operator]
-    without = change([turn for turn in turns if turn.subject != "before"], {}, "before", "candidate")
+    found = change(turns, latencies(turns, "before"), "reference", "before", "candidate", ["a 1 -> 2"])
+    assert found["low"] < 1.2 < found["high"] < 1.3
+    assert found["changes"] == ["a 1 -> 2"]
+    before_ms, after_ms = found["p95_ms"]
+    assert before_ms == pytest.approx(2 * after_ms, rel=0.1)
+    ratio, low, high = found["p95_ratio"]
+    assert low < ratio < high < 0.6
+    others = [turn for turn in turns if turn.subject != "before"]
+    without = change(others, {}, "reference", "before", "candidate", ["a 1 -> 2"])
     assert without.keys() == found.keys()
     assert not any(without.values())

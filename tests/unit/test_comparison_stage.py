@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from litmeter.measure.bodies import Bodies
-from litmeter.measure.log import Log
+from litmeter.measure.log import UNFINISHED, Log
 from litmeter.measure.preflight import Checked
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
@@ -206,6 +206,9 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     load = params.load.model_copy(update={"timeout_s": 1.0})
     less_patient = signatures_of(params.model_copy(update={"load": load}), "cpu", [b"photo"])
     assert less_patient["e7_tuned"] != found[1]["e7_tuned"]
+    objective = params.objective.model_copy(update={"miss": 0.01})
+    stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", [b"photo"])
+    assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
 
 
 @pytest.fixture
@@ -214,8 +217,20 @@ def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     monkeypatch.setattr("litmeter.stages.comparison.read_index", lambda: SimpleNamespace(photos=[]))
     monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"photo"], "image/jpeg"))
 
-    def run_it(rates: Mapping[str, float], default_rps: float = 40.0) -> list[str]:
-        machine = Machine(lambda turn: rates.get(turn.subject, default_rps))
+    def run_it(
+        rates: Mapping[str, float],
+        default_rps: float = 40.0,
+        holds: int | None = None,
+        silent: Sequence[tuple[str, int]] = (),
+    ) -> list[str]:
+        machine = Machine(
+            lambda turn: (
+                0.0
+                if (turn.subject, turn.round) in silent and not isinstance(turn.load, Work)
+                else rates.get(turn.subject, default_rps)
+            ),
+            holds=holds,
+        )
 
         def run(schedule: Schedule[None], subjects: Mapping[str, Subject], log: Log, *_: object) -> None:
             assert {turn.subject for turn in machine.turns} <= set(subjects)
@@ -262,7 +277,7 @@ def test_after_a_change_of_the_candidate_both_settings_are_measured(
     measured = run_stage({"e1_baseline": 20.0, "before": 20.0}, 40.0)
     assert measured == ["before", "candidate", "e1_baseline", "e7_tuned"]
     found = read_json(OVER_BEFORE)
-    assert found["changed"] == f"max_batch_size {params.serve.max_batch_size} -> 7"
+    assert found["changes"] == [f"max_batch_size {params.serve.max_batch_size} -> 7"]
     assert found["ratio"] == pytest.approx(2.0, rel=0.05)
     rows = rows_by_name()
     assert sorted(rows) == everyone
@@ -271,6 +286,31 @@ def test_after_a_change_of_the_candidate_both_settings_are_measured(
     assert all(rows[name].rank is None for name in kept)
     assert rows["candidate"].ratio == pytest.approx(2.0, rel=0.05)
     assert rows["e2_batching"].ratio == pytest.approx(1.0, rel=0.05)  # beside the reference of its own run
+
+
+@pytest.mark.parametrize(
+    ("silent", "ratio"),
+    [((), 2.0), ([("e1_baseline", 0)], None)],
+    ids=["all answered", "the reference missed a turn"],
+)
+def test_where_memory_keeps_candidate_and_before_apart_the_reference_compares_them(
+    params: Params,
+    run_stage: Callable[..., list[str]],
+    silent: Sequence[tuple[str, int]],
+    ratio: float | None,
+) -> None:
+    assert params.comparison.reference == "e1_baseline"
+    run_stage({})
+    set_key("serve", max_batch_size=7)
+    run_stage({"e1_baseline": 30.0, "before": 20.0}, 40.0, holds=2, silent=silent)
+    rounds: dict[str, set[int]] = {"before": set(), "candidate": set()}
+    for turn in read_rows(COMPARISON_TURNS, TurnRow):
+        if turn.subject in rounds:
+            rounds[turn.subject].add(turn.round)
+    assert rounds["before"].isdisjoint(rounds["candidate"])
+    found = read_json(OVER_BEFORE)["ratio"]
+    assert found == (ratio and pytest.approx(ratio, rel=0.05))
+    assert not list(UNFINISHED.glob("comparison-*"))
 
 
 @pytest.fixture

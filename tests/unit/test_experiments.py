@@ -12,8 +12,11 @@ import pytest
 from litmeter.paths import OVER_BEFORE
 from litmeter.report.changes import describe_experiment, experiments, show_experiments
 
-NOTHING = dict.fromkeys(("changed", "ratio", "low", "high", "p95_before_ms", "p95_after_ms"))
-FASTER = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
+NOTHING = dict.fromkeys(("changes", "ratio", "low", "high", "p95_ms"))
+FASTER = {
+    **{"changes": ["max_batch_size 4 -> 8"], "ratio": 1.2, "low": 1.1, "high": 1.3},
+    "p95_ms": [None, 66.1],
+}
 
 
 def git(*arguments: str) -> str:
@@ -53,6 +56,11 @@ def test_a_change_of_serve_is_told_with_what_it_did_and_others_by_their_keys(bas
     )
     assert describe_experiment("slow", base, commit(8, 2, {})) == "slow: serve.max_batch_size 4 -> 8"
     assert "->" not in describe_experiment("same", base, commit(4, 2, {}))
+
+
+def test_what_earlier_code_has_written_is_left_out(base: str) -> None:
+    earlier = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
+    assert describe_experiment("old", base, commit(8, 2, earlier)) == "old: serve.max_batch_size 4 -> 8"
 
 
 def test_what_the_base_had_measured_is_not_said_of_the_experiment(base: str) -> None:

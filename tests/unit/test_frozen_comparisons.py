@@ -42,7 +42,7 @@ def turns_of(machine: str, users: int) -> list[TurnRow]:
 @pytest.mark.parametrize("machine", ["amx", "avx512_bf16", "avx2"])
 def test_the_figures_are_the_frozen_ones(machine: str) -> None:
     frozen = json.loads((FIXTURES / f"figures_{machine}.json").read_text())
-    rows = comparison_rows(list(frozen), "e1_baseline", turns_of(machine, 8), {})
+    rows = comparison_rows(list(frozen), "e1_baseline", turns_of(machine, 8), {}, 0.05)
     assert [row.experiment for row in rows] == list(frozen)
     for row, figures in zip(rows, frozen.values(), strict=True):
         assert {key: getattr(row, key) for key in figures} == figures, row.experiment

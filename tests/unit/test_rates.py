@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import norm
 
 from litmeter.stats.rates import (
-    SAMPLES_NEEDED,
     Throughput,
     percentile,
     percentile_interval_of_blocks,
+    samples_needed,
     throughput,
     wilson_interval,
 )
@@ -90,9 +90,9 @@ def test_a_percentile_has_no_interval_without_two_blocks() -> None:
     assert percentile_interval_of_blocks([np.arange(200.0), np.array([])], 95) is None
 
 
-@pytest.mark.parametrize(("percent", "needed"), [(95, 130), (99, 662)])
+@pytest.mark.parametrize(("percent", "needed"), [(80, 31), (95, 130), (99, 662)])
 def test_a_percentile_needs_its_samples(percent: int, needed: int) -> None:
-    assert SAMPLES_NEEDED[percent] == needed
+    assert samples_needed(percent) == needed
     assert percentile(np.arange(needed - 1.0), percent) is None
     assert percentile(np.arange(float(needed)), percent) == pytest.approx((needed - 1) * percent / 100)
 

@@ -103,9 +103,8 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 
 def test_changed_settings_are_named_as_in_params() -> None:
     after = ServeSettings(max_batch_size=8, keep_freed_memory=True)
-    assert (
-        changed_settings(ServeSettings(), after) == "max_batch_size 1 -> 8, keep_freed_memory false -> true"
-    )
+    found = changed_settings(ServeSettings(), after)
+    assert found == ["max_batch_size 1 -> 8", "keep_freed_memory false -> true"]
 
 
 def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:

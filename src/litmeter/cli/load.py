@@ -38,7 +38,7 @@ from litmeter.measure.target import (
     one_after_another,
     request_headers,
 )
-from litmeter.params import Count, LoadSettings, ObjectiveSettings, Positive, Section, Timeout
+from litmeter.params import Count, LoadSettings, Miss, ObjectiveSettings, Positive, Section, Timeout
 from litmeter.serve.binding import check_ca_file
 from litmeter.stats.records import WINDOWS
 from litmeter.system.files import check_outputs, write_rows
@@ -208,6 +208,7 @@ def loadtest(
     trace_scale: Positive | None = None,
     connections: Count | None = None,
     slo_ms: Positive | None = None,
+    miss: Miss | None = None,
     max_windows: Annotated[int, Field(ge=WINDOWS)] = 5,
     out: Path | None = None,
 ) -> int:
@@ -220,11 +221,13 @@ def loadtest(
         rate: open loop: R requests/s, whatever is answered
         trace_scale: with --trace: X times as many requests a second
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
-        slo_ms: objective: at most 5% of the requests may fail or take longer
+        slo_ms: objective: how long a request may take
+        miss: with --slo-ms: share of the requests that may take longer or fail (default: 0.05)
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
     given = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
+    given |= {"--slo-ms": slo_ms, "--miss": miss}
     windows = ("requests", "min_s", "max_s", "warmup_s")
     for name in ("users", *windows):
         given[f"--{name.replace('_', '-')}"] = name in load.model_fields_set or None
@@ -238,6 +241,7 @@ def loadtest(
             ("--connections", "only", loops),
             ("--arrivals", "only", ["--rate"]),
             ("--trace-scale", "only", ["--trace"]),
+            ("--miss", "only", ["--slo-ms"]),
         ],
     )
     trace = traffic.recorded(requests, load.seed)
@@ -263,10 +267,11 @@ def loadtest(
     budget_s = sum(plan.warmup_s + plan.max_s / WINDOWS * plan.max_windows for plan in plans)
     with requests.server() as subjects, progress(budget_s, "load") as show:
         samples = run(one_after_another(requests.url, plans, slo_ms), subjects, Log(), budget_s, show)
-    print(text_table(COLUMNS, [level_cells(sample, slo_ms) for sample in samples]))
+    allowed = OBJECTIVE.miss if miss is None else miss
+    print(text_table(COLUMNS, [level_cells(sample, slo_ms, allowed) for sample in samples]))
     if out is not None:
         write_rows(out, TurnRow, [sample.row for sample in samples])
-    return 0 if all(keeps(sample) for sample in samples) else 1
+    return 0 if all(keeps(sample, allowed) for sample in samples) else 1
 
 
 def check_together(given: set[str], rules: Sequence[tuple[str, str, Sequence[str]]]) -> None:

@@ -10,8 +10,17 @@ from statistics import geometric_mean
 from typing import Any, Literal
 
 from litmeter.measure.rows import ComparisonRow, TurnRow
-from litmeter.stats.comparison import Ratio, block_edges, percentile_ratio, ranks, ratio, ratios, simultaneous
-from litmeter.stats.rates import percentile, percentile_interval_of_blocks
+from litmeter.stats.comparison import (
+    Ratio,
+    block_edges,
+    comparable,
+    percentile_ratio,
+    ranks,
+    ratio,
+    ratios,
+    simultaneous,
+)
+from litmeter.stats.rates import objective_percent, percentile, percentile_interval_of_blocks
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
 
@@ -31,7 +40,8 @@ Verdict = Literal["faster", "slower", "equal within 3%", "no difference resolved
 class Pair:
     """Two subjects compared: rates and 95th percentiles of latency, of ``name`` over ``other``.
 
-    Intervals are simultaneous 95% ones. None where a rate is unknown, or too few answers have a percentile.
+    Intervals are simultaneous 95% ones. None where a rate is unknown, nothing compares them, or a percentile
+    has too few answers.
     """
 
     name: str
@@ -53,12 +63,14 @@ def comparison_rows(
     reference: str,
     rows: Sequence[TurnRow],
     latencies_ms: Mapping[int, Floats],
+    miss: float,
     earlier: Sequence[ComparisonRow] = (),
 ) -> list[ComparisonRow]:
     """One row per configuration that has been measured, in the order of ``names``.
 
     Args:
         latencies_ms: of the good answers in the measured windows, by the number of their turn.
+        miss: share of the answers that the objective allows to take longer.
         earlier: rows of an earlier run, for those that this one has not measured; they are shown as they are
             and take no part in comparisons.
     """
@@ -99,7 +111,9 @@ def comparison_rows(
                 **columns,
                 **ratio_columns(to_fastest.get(name), "share_of_fastest", "share_low", "share_high"),
                 rank=rank_of.get(name),
-                **_latency_columns([latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms]),
+                **_latency_columns(
+                    [latencies_ms[turn.turn] for turn in own if turn.turn in latencies_ms], miss
+                ),
                 answers=sum(turn.answers for turn in own),
                 failed=sum(turn.failed + turn.timed_out for turn in own),
                 rounds=len({turn.round for turn in own}),
@@ -137,7 +151,8 @@ def pairs(
         latencies[turn.subject][turn.round] = joined([before, latencies_ms.get(turn.turn, nothing)])
     found = []
     for other, name in chosen:
-        rate = ratio(rates, name, other, reference, error) if {name, other} <= answered else None
+        known = comparable(rates, name, other, reference)
+        rate = ratio(rates, name, other, reference, error) if known else None
         own, others = latencies.get(name, {}), latencies.get(other, {})
         both = [number for number in own if number in others]
         ours, theirs = ([each[number] for number in both] for each in (own, others))
@@ -158,15 +173,24 @@ def pairs(
 
 
 def change(
-    rows: Sequence[TurnRow], latencies_ms: Mapping[int, Floats], before: str, after: str
-) -> dict[str, float | None]:
-    """Content of metrics/over_before.json: ``after`` over ``before``; null where either was not measured."""
-    keys = ("ratio", "low", "high", "p95_before_ms", "p95_after_ms", "p95_ratio", "p95_low", "p95_high")
+    rows: Sequence[TurnRow],
+    latencies_ms: Mapping[int, Floats],
+    reference: str,
+    before: str,
+    after: str,
+    changes: Sequence[str],
+) -> dict[str, Any]:
+    """Content of metrics/over_before.json: ``after`` over ``before``, see ``pairs``.
+
+    Null where either was not measured. DVC shows numbers, not lists: ratio and interval stand beside the
+    rates, and nothing else.
+    """
+    keys = ("ratio", "low", "high", "changes", "p95_ms", "p95_ratio")
     if not {before, after} <= _served_turns(rows).keys():
         return dict.fromkeys(keys)
-    [pair] = pairs((before, after), before, rows, latencies_ms)
-    p95 = (pair.other_p95_ms, pair.p95_ms, pair.p95_ratio, pair.p95_low, pair.p95_high)
-    return dict(zip(keys, (pair.ratio, pair.low, pair.high, *p95), strict=True))
+    [pair] = pairs((before, after), reference, rows, latencies_ms)
+    p95_ms, p95_ratio = [pair.other_p95_ms, pair.p95_ms], [pair.p95_ratio, pair.p95_low, pair.p95_high]
+    return dict(zip(keys, (pair.ratio, pair.low, pair.high, list(changes), p95_ms, p95_ratio), strict=True))
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:
@@ -203,12 +227,15 @@ def ratio_columns(one: Ratio | None, *columns: str) -> dict[str, Any]:
     return {column: rounded(value, 4) for column, value in zip(columns, values, strict=True)}
 
 
-def _latency_columns(turns: Sequence[Floats]) -> dict[str, Any]:
-    """p50 and p95 of all turns together, with intervals over blocks of rounds, as neighbours are alike."""
+def _latency_columns(turns: Sequence[Floats], miss: float) -> dict[str, Any]:
+    """p50 and p95 of all turns together, with intervals over blocks of rounds, as neighbours are alike.
+
+    And what all but the share ``miss`` of the answers keep to.
+    """
     edges = block_edges(len(turns))
     blocks = [joined(turns[begin:end]) for begin, end in itertools.pairwise(edges)]
     pooled = joined(blocks)
-    columns: dict[str, float | None] = {}
+    columns = {"objective_ms": percentile(pooled, objective_percent(miss))}
     for percent in (50, 95):
         low, high = percentile_interval_of_blocks(blocks, percent) or (None, None)
         name = f"p{percent}"

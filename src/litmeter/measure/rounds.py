@@ -20,13 +20,13 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, measure, serve
-from litmeter.stats.rates import SAMPLES_NEEDED
+from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
 from litmeter.system.tables import significant
 
 FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
 """Turns that each configuration has at least, those far behind exactly; at most for the sake of ANSWERS."""
-ANSWERS = SAMPLES_NEEDED[95]
+ANSWERS = samples_needed(95)
 """Good answers that each configuration has at least, for its p95."""
 SLOW_BELOW, SLOW_TO_REFERENCE, SHORT_TURNS_BELOW = 0.1, 0.5, 0.01
 """Slow is whose rate is below SLOW_BELOW of the best's and SLOW_TO_REFERENCE of the reference's; below

@@ -91,6 +91,7 @@ class ComparisonRow:
     failed: int
     rounds: int
     turns: int
+    objective_ms: float | None = None
     earlier: str = ""
     model_rps: float | None = None
     pipeline_rps: float | None = None

@@ -30,8 +30,6 @@ COLUMNS = (
     *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
     *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
 )
-ALLOWED_LATE = 0.05
-"""Share of the requests that may miss an objective."""
 GROWS = "latency grows: the server may be overloaded"
 
 
@@ -147,13 +145,13 @@ def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None
     return samples
 
 
-def keeps(sample: Sample) -> bool:
-    """Whether a level is valid and keeps its objective, where there is one."""
-    return not sample.row.void and (sample.row.missed or 0.0) <= ALLOWED_LATE
+def keeps(sample: Sample, miss: float) -> bool:
+    """Whether a level is valid and no more than ``miss`` of its requests miss the objective, if any."""
+    return not sample.row.void and (sample.row.missed or 0.0) <= miss
 
 
-def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
-    """A level as a row of the table, under COLUMNS."""
+def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
+    """A level as a row of the table, under COLUMNS; the share ``miss`` may exceed the objective."""
     row = sample.row
     verdict = f"not valid: {row.void}" if row.void else "valid"
     return [
@@ -163,11 +161,11 @@ def level_cells(sample: Sample, slo_ms: float | None) -> list[str]:
         *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
         *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
         f"{sample.requests.cores:.0%}",
-        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms), row.warnings))),
+        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms, miss), row.warnings))),
     ]
 
 
-def _objective_text(sample: Sample, slo_ms: float | None) -> str:
+def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
     # An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
     record, missed = sample.requests, sample.row.missed
     if slo_ms is None:
@@ -177,7 +175,7 @@ def _objective_text(sample: Sample, slo_ms: float | None) -> str:
     opened, closed = record.window
     good_rps = float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)
     good = f"{significant(good_rps)} req/s within"
-    if missed <= ALLOWED_LATE:
+    if missed <= miss:
         return f"{good} {slo_ms:g} ms"
-    late = f"{missed:.1%} failed or took longer than {slo_ms:g} ms, allowed: {ALLOWED_LATE:.0%}"
+    late = f"{100 * missed:.3g}% failed or took longer than {slo_ms:g} ms, allowed: {100 * miss:.4g}%"
     return f"objective missed: {late}; {good} it"

@@ -75,14 +75,13 @@ def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | None:
     """What other settings of the section serve did: measured in the same rounds, or through the reference."""
     what = changed_settings(before.params.serve, after.params.serve)
-    if what and after.over_before.get("changed") == what and after.over_before["ratio"]:
+    if what and after.over_before.get("changes") == what and after.over_before["ratio"]:
         return change(after.over_before)
     if not what or ratio is None:
         return None
     old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
-    found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high}
-    found |= {"p95_before_ms": old, "p95_after_ms": new}
-    return change({"changed": f"{what} (in two runs, through `{after.reference}`)", **found})
+    found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "p95_ms": [old, new]}
+    return change(found | {"changes": [f"{', '.join(what)} (in two runs, through `{after.reference}`)"]})
 
 
 def _conditions(snapshot: Snapshot) -> dict[str, Any]:

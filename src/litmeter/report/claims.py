@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ServeSettings, knobs_of
+from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.report.tables import changed_keys, ratio_text, served_name
 from litmeter.stats.comparison import Ratio
+from litmeter.stats.rates import objective_percent, samples_needed
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import pluralise, rate_cell, significant
 from litmeter.tune.rows import ratio_cell
@@ -60,19 +61,22 @@ def claims(snapshot: Snapshot) -> list[Claim]:
         limit(snapshot),
         next_step(snapshot),
         *capacities(snapshot),
-        objective(snapshot.compared, snapshot.params.objective.slo_ms),
+        objective(snapshot.compared, snapshot.params.objective),
     ]
     return [*filter(None, found), *doubts(snapshot)]
 
 
 def change(found: Mapping[str, Any]) -> Claim | None:
-    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio."""
-    if not found.get("ratio"):
+    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio.
+
+    Nor where it is of earlier code, which had no "changes".
+    """
+    if not found.get("ratio") or not found.get("changes"):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
-    sentence = f"{found['changed']}: {times_text(ratio)} times as fast, {verdict(ratio)}"
-    if found["p95_before_ms"] is not None and found["p95_after_ms"] is not None:
-        sentence += f"; p95 {found['p95_before_ms']:.0f} -> {found['p95_after_ms']:.0f} ms"
+    sentence = f"{', '.join(found['changes'])}: {times_text(ratio)} times as fast, {verdict(ratio)}"
+    if all(found["p95_ms"]):
+        sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found["p95_ms"])
     return Claim("change", f"{sentence}.")
 
 
@@ -87,17 +91,21 @@ def ranked(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
 
 
 def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
-    """Who is fastest, how much faster than the reference and the second, and how sure."""
+    """Who is fastest, how much faster than the reference and the second, and how sure.
+
+    Sure where it alone has rank 1, and no interval of what it leads by holds 1.
+    """
     if not ranked(rows):
         return Claim("fastest", "No configuration could be compared: the reference answered nothing.")
     first, *others = ranked(rows)
-    tied = ", ".join(f"`{row.experiment}`" for row in others if row.rank == 1)
+    tied = _tied(first, others)
     name = f"`{first.experiment}`"
     rate = f"{rate_cell(first.rate_rps)} requests/s from {pluralise(first.users, 'user')}"
-    if first.experiment != reference:
+    if first.experiment != reference and not any(row.experiment == reference for row in tied):
         rate += f", {ratio_text(first, reference)} times `{reference}`"
     if tied:
-        sentence = f"{name} does {rate}; whether it or {tied} is fastest is not resolved."
+        names = ", ".join(f"`{row.experiment}`" for row in tied)
+        sentence = f"{name} does {rate}; whether it or {names} is fastest is not resolved."
     elif others:
         sentence = f"Of {1 + len(others)} configurations {name} is fastest (95% certain): {rate}"
         second = others[0]
@@ -107,6 +115,20 @@ def fastest(rows: Sequence[ComparisonRow], reference: str) -> Claim:
     else:
         sentence = f"{name} does {rate}; nothing else was ranked."
     return Claim("fastest", sentence)
+
+
+def _tied(first: ComparisonRow, others: Sequence[ComparisonRow]) -> list[ComparisonRow]:
+    """Those of ``others`` that may be faster: of the rank of ``first``, or near it by their interval.
+
+    The intervals are of all over the fastest: of another ``first`` ranks alone tell.
+    """
+    is_fastest = first.share_of_fastest == 1
+
+    def may_be_faster(row: ComparisonRow) -> bool:
+        lead = _lead(row)
+        return row.rank == first.rank or (is_fastest and (lead is None or not lead.resolved))
+
+    return [row for row in others if may_be_faster(row)]
 
 
 def _lead(row: ComparisonRow) -> Ratio | None:
@@ -151,7 +173,7 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     if snapshot.tuned is not None:
         return Claim("next", _tuned_finding(snapshot.tuned, serve))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
-    if own.rank in (None, 1) or (gain := _lead(own)) is None:
+    if own.rank in (None, 1) or (gain := _lead(own)) is None or not gain.resolved:
         diagnosis = snapshot.diagnoses[CANDIDATE]
         parameter, brings = diagnosis.parameter, f": {diagnosis.brings}" if diagnosis.brings else ""
         section = "" if parameter and "." in parameter else "serve."
@@ -193,17 +215,19 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     return f"{advice}, for {gain} times {'the candidate' if same else 'what `serve:` was then'}."
 
 
-def objective(rows: Sequence[ComparisonRow], slo_ms: float) -> Claim:
+def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim:
     """Who is fastest among those that keep to the objective."""
-    within = [
-        row for row in ranked(rows) if row.p95_ms is not None and row.p95_ms <= slo_ms and not row.failed
-    ]
+    percent, slo_ms = objective_percent(objective.miss), objective.slo_ms
+    known = [row for row in ranked(rows) if row.objective_ms is not None]
+    within = [row for row in known if (row.objective_ms or 0.0) <= slo_ms and not row.failed]
     if not within:
-        return Claim("objective", f"None is known to keep its p95 below {slo_ms:g} ms.")
-    tied = [row for row in within if row.rank == within[0].rank]
-    names = " or ".join(f"`{row.experiment}`, {row.p95_ms:.0f} ms" for row in tied)
+        few = "" if known else f", which takes {samples_needed(percent):,} answers"
+        return Claim("objective", f"None is known to keep its p{percent:g} below {slo_ms:g} ms{few}.")
+    first, *others = within
+    tied = [first, *_tied(first, others)]
+    names = " or ".join(f"`{row.experiment}`, {row.objective_ms:.0f} ms" for row in tied)
     doubt = "; which of them is not resolved" if len(tied) > 1 else ""
-    return Claim("objective", f"Fastest with p95 below {slo_ms:g} ms: {names}{doubt}.")
+    return Claim("objective", f"Fastest with p{percent:g} below {slo_ms:g} ms: {names}{doubt}.")
 
 
 def capacities(snapshot: Snapshot) -> Iterator[Claim]:

@@ -86,9 +86,9 @@ def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str,
     return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
 
 
-def changed_settings(before: ServeSettings, after: ServeSettings) -> str:
-    """What differs, as "max_batch_size 4 -> 8, precision full -> half"; empty where nothing does."""
-    return ", ".join(f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after))
+def changed_settings(before: ServeSettings, after: ServeSettings) -> list[str]:
+    """What differs, each key as "max_batch_size 4 -> 8"."""
+    return [f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after)]
 
 
 def comparison_table(

@@ -115,11 +115,10 @@ def measured() -> Log:
         run(schedule, {**served, **pipelines}, log, budget_s, show)
     earlier = {row.experiment for row in kept}
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
-    rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), kept)
-    over_before = {
-        **change(log.rows, log.latencies_ms(), BEFORE, CANDIDATE),
-        "changed": changed_settings(before, params.serve) if before else None,
-    }
+    miss = params.objective.miss
+    rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept)
+    changes = changed_settings(before, params.serve) if before else []
+    over_before = change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes)
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
         files.write_rows(paths.COMPARISON, ComparisonRow, rows)
@@ -181,6 +180,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "request_body": params.load.request_body,
         "timeout_s": params.load.timeout_s,
         "users": params.comparison.users,
+        "miss": params.objective.miss,
         "reference_name": params.comparison.reference,
         "reference": own_inputs(params.configuration(params.comparison.reference)),
     }

@@ -91,6 +91,13 @@ class Ratio:
         return low is not None and high is not None and 1 - EQUAL <= low <= high <= 1 + EQUAL
 
 
+def comparable(rates: Rates, name: str, other: str, reference: str) -> bool:
+    """Whether two share a round, or each shares one with the reference; not where the rates of one lack."""
+    if _rounds_of_both(rates, name, other):
+        return True
+    return all(_rounds_of_both(rates, key, reference) for key in (name, other))
+
+
 def difference(rates: Rates, name: str, other: str, reference: str) -> Difference:
     """Mean log ratio of ``name`` over ``other``, within rounds; through the reference if they share none.
 
@@ -98,7 +105,7 @@ def difference(rates: Rates, name: str, other: str, reference: str) -> Differenc
     """
     if _rounds_of_both(rates, name, other):
         return _paired_difference(rates, name, other)
-    if not all(_rounds_of_both(rates, key, reference) for key in (name, other)):
+    if not comparable(rates, name, other, reference):
         raise ValueError(f"{name} and {other} share no round, and not both share one with {reference}")
     a, b = (_paired_difference(rates, key, reference) for key in (name, other))
     if a.error is None or b.error is None:
@@ -242,6 +249,8 @@ def _slower_than(rates: Rates, leader: str, others: Sequence[str], reference: st
 
 
 def _rounds_of_both(rates: Rates, name: str, other: str) -> list[int]:
+    if not {name, other} <= rates.keys():
+        return []
     pairs = zip(rates[name], rates[other], strict=True)
     return [number for number, (a, b) in enumerate(pairs) if a and b]
 

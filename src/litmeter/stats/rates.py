@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
-from scipy.special import betaincinv, stdtrit
+from scipy.special import bdtr, betaincinv, stdtrit
 
 from litmeter.stats.records import Floats, joined
 
@@ -29,9 +31,20 @@ def lower_bound(successes: int, trials: int) -> float:
     return float(betaincinv(successes, trials - successes + 1, 0.05)) if successes else 0.0
 
 
-SAMPLES_NEEDED: dict[float, int] = {50: 1, 95: 130, 99: 662, 99.9: 6620}
-"""Fewest samples that can support a percentile: the binomial floor that MLPerf LoadGen uses
-(https://github.com/mlcommons/inference, loadgen/early_stopping.cc); for 99.9 ten times as many as for 99."""
+FLOOR_ERROR, MOST_SAMPLES = 0.01, 2**31
+
+
+@cache
+def samples_needed(percent: float) -> int:
+    """Fewest samples that can support a percentile above 50: 130 for 95, 662 for 99; one for the median.
+
+    Of so many, two lie above it at least, but for FLOOR_ERROR: the binomial floor that MLPerf LoadGen uses
+    (https://github.com/mlcommons/inference, loadgen/early_stopping.cc).
+    """
+    if percent <= 50:
+        return 1
+    above = 1 - percent / 100
+    return bisect_left(range(MOST_SAMPLES), True, key=lambda n: bool(bdtr(1, n, above) <= FLOOR_ERROR))
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,14 @@ def _spread(values: Floats) -> float:
     return float(stdtrit(len(values) - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
+def objective_percent(miss: float) -> float:
+    """The percentile of latency that has to keep to an objective which the share ``miss`` may exceed."""
+    return round(100 * (1 - miss), 9)
+
+
 def percentile(latency: Floats, percent: float) -> float | None:
     """A latency percentile, or None where there are too few samples to support it."""
-    if len(latency) < SAMPLES_NEEDED[percent]:
+    if len(latency) < samples_needed(percent):
         return None
     return float(np.percentile(latency, percent))
 
