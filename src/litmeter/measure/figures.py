@@ -40,7 +40,7 @@ CLIENT_BUSY = 0.9
 IDLE_SHARE = 0.05
 """Share of the users' time without a request in flight above which a closed loop does not count."""
 OTHER_LOAD_PERCENT = 10.0
-"""CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
+"""Of the cores, used by other processes or by the hypervisor, above which there is a warning."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975
@@ -132,6 +132,7 @@ def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage:
         "round": turn.round,
         "subject": configuration_of(turn.subject),
         "cpu_percent": rounded(usage.cpu_percent, 1),
+        "waited_cores": _over(usage.waited_s, usage.seconds),
         "other_percent": rounded(usage.other_percent, 1),
         "steal_percent": rounded(usage.steal_percent, 1),
         "cpu_mhz": rounded(usage.mhz, 0),
@@ -277,9 +278,9 @@ def latency_grows(record: LoadRecord) -> bool:
 def _machine_warnings(usage: Usage) -> list[str]:
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
-        warnings.append(f"other processes used {usage.other_percent:.0f}% of the machine")
+        warnings.append(f"other processes used {usage.other_percent:.0f}% of the cores")
     if usage.steal_percent is not None and usage.steal_percent > OTHER_LOAD_PERCENT:
-        warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the machine")
+        warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the cores")
     if usage.cores and usage.cores[0] != usage.cores[1]:
         warnings.append(f"the number of cores changed between {usage.cores[0]:g} and {usage.cores[1]:g}")
     if usage.mhz and usage.best_mhz and usage.mhz < (1 - SLOWDOWN_SHARE) * usage.best_mhz:

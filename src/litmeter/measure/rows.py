@@ -44,6 +44,7 @@ class TurnRow:
     workers_cpu_ms: float | None = None
     manager_cpu_ms: float | None = None
     client_cpu_ms: float | None = None
+    waited_cores: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
     steal_percent: float | None = None

@@ -42,14 +42,15 @@ class Result:
     unavailable: str = ""
 
     @property
-    def cores(self) -> int:
-        """Cores of the machine."""
-        return int(self.machine["cores"])
+    def cores(self) -> float:
+        """Cores that it may use."""
+        return float(self.machine["cores"])
 
     @property
     def threads(self) -> int:
         """Threads of the model's library in each worker, on a CPU."""
-        return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
+        cpus = int(self.machine.get("cpus", self.machine["cores"]))  # libraries do not know of quotas
+        return 1 if self.serve.compiled else self.serve.threads_per_worker or cpus
 
     @property
     def item(self) -> str:
