@@ -6,6 +6,7 @@ A reading that fails leaves a gap in its own values: the others go on, and it is
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ class Usage:
     Attributes:
         server_s, client_s: CPU seconds of either's process tree.
         process_s: CPU seconds of each process of the server, by process id.
-        waited_s: for which threads of server and client were ready to run and had no core.
+        process_waited_s: for which threads of each of these were ready to run and had no core.
+        client_waited_s: the same of the client.
         other_percent: by processes other than server, client and this one; not known where the server's are
             not.
         steal_percent: what the hypervisor gave to other machines.
@@ -48,7 +50,8 @@ class Usage:
     server_s: float | None = None
     client_s: float | None = None
     process_s: Mapping[int, float] = field(default_factory=dict)
-    waited_s: float | None = None
+    process_waited_s: Mapping[int, float] | None = None
+    client_waited_s: float | None = None
     other_percent: float | None = None
     steal_percent: float | None = None
     throttled_s: float | None = None
@@ -92,7 +95,7 @@ class Telemetry:
         ended, cores, after = self._counters()
         machine, *grown = map(_grown, self._before, after)
         sums = (None if one is None else sum(one.values()) for one in grown)
-        throttled_s, own_s, server_s, client_s, server_waited_s, client_waited_s = sums
+        throttled_s, own_s, server_s, client_s, _, client_waited_s = sums
         ours_s = _sum(own_s, server_s, 0.0 if self._client is None else client_s)
         percents: dict[int | str, float] = {}
         if machine is not None and machine["all"]:
@@ -108,7 +111,8 @@ class Telemetry:
             server_s=server_s,
             client_s=client_s,
             process_s={int(pid): used for pid, used in (grown[2] or {}).items()},
-            waited_s=_sum(server_waited_s, 0.0 if self._client is None else client_waited_s),
+            process_waited_s=None if grown[4] is None else _by_process(grown[4]),
+            client_waited_s=client_waited_s,
             other_percent=percents.get("other"),
             steal_percent=percents.get("steal"),
             throttled_s=throttled_s,
@@ -160,7 +164,7 @@ def tree_cpu_s(root: int | None) -> _Counter | None:
 
 
 def waited_s(pids: Iterable[int | str]) -> _Counter | None:
-    """Seconds for which each thread of processes was ready to run and had no core, by thread id.
+    """Seconds for which each thread of processes was ready to run and had no core, by "PID/TID".
 
     None without a process, and where the system does not count them (/proc/PID/task/TID/schedstat).
     """
@@ -169,8 +173,15 @@ def waited_s(pids: Iterable[int | str]) -> _Counter | None:
         with suppress(OSError):  # it has ended
             _, waited_ns, runs = map(int, path.read_text().split())
             if runs:  # else it has never run, or nothing is counted
-                found[int(path.parent.name)] = waited_ns / 1e9
+                found[f"{path.parts[2]}/{path.parent.name}"] = waited_ns / 1e9
     return found or None
+
+
+def _by_process(threads: _Counter) -> dict[int, float]:
+    found: dict[int, float] = defaultdict(float)
+    for thread, seconds in threads.items():
+        found[int(str(thread).partition("/")[0])] += seconds
+    return dict(found)
 
 
 def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
