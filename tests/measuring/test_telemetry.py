@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from litmeter.measure.telemetry import Telemetry, available_cores, throttled_s
+from litmeter.measure.telemetry import Telemetry
 from litmeter.system.processes import process_group
 
 BURN = """
@@ -56,13 +59,61 @@ def test_cpu_time_is_found_with_who_used_it(tmp_path: Path) -> None:
     assert 0 < usage.other_percent < usage.cpu_percent < 100.1
 
 
-def test_cores_are_those_of_the_cgroups_quota(tmp_path: Path) -> None:
-    free = available_cores(tmp_path)
-    assert free == len(os.sched_getaffinity(0))
+CONTEND = """
+import json, subprocess, sys, time
+from dataclasses import asdict
+from litmeter.measure.telemetry import Telemetry
+burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+sleep = subprocess.Popen(["sleep", "60"])
+try:
+    telemetry = Telemetry()
+    telemetry.begin(burn[0].pid, sleep.pid)
+    time.sleep(2)
+    print(json.dumps(asdict(telemetry.end())))
+finally:
+    for process in (*burn, sleep):
+        process.kill()
+"""
+"""The usage of a busy server, beside a busy neighbour, while the client sleeps."""
+
+
+def contended(tmp_path: Path, prelude: str) -> dict[str, Any]:
+    """That usage after ``prelude``, which decides what cores this process may use."""
+    (script := tmp_path / "contend.py").write_text(prelude + CONTEND)
+    done = subprocess.run([sys.executable, script], capture_output=True, check=True)
+    usage: dict[str, Any] = json.loads(done.stdout)
+    return usage
+
+
+def test_percentages_are_of_the_cpus_that_may_be_used(tmp_path: Path) -> None:
+    """Two busy processes on the only CPU that they may use leave nothing idle, whatever the others do."""
+    cpu = max(os.sched_getaffinity(0))
+    usage = contended(tmp_path, f"import os; os.sched_setaffinity(0, [{cpu}])\n")
+    assert usage["cores"] == [1.0, 1.0]
+    assert usage["cpu_percent"] + usage["steal_percent"] > 95
+    server_percent = 100 * usage["server_s"] / usage["seconds"]
+    known_percent = server_percent + usage["other_percent"] + usage["steal_percent"]
+    assert known_percent == pytest.approx(100, abs=8)  # the rest is this process's
+    waited_s = sum(usage["process_waited_s"].values())
+    assert waited_s == pytest.approx(usage["seconds"] - usage["server_s"], rel=0.1)
+    assert usage["client_waited_s"] < 0.1
+
+
+QUOTA = """
+from pathlib import Path
+from litmeter.measure import telemetry
+from litmeter.system import cores
+telemetry.available_cores = lambda: cores.available_cores(Path("{0}"), Path("{0}/own"))
+"""
+
+
+def test_what_a_quota_does_not_say_is_unknown(tmp_path: Path) -> None:
+    """It gives time of the machine's CPUs, and does not say of which."""
+    (tmp_path / "own").write_text("0::/\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert available_cores(tmp_path) == 0.5
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert available_cores(tmp_path) == free
-    assert throttled_s(tmp_path) == 0.0
-    (tmp_path / "cpu.stat").write_text("usage_usec 9\nthrottled_usec 1500000\n")
-    assert throttled_s(tmp_path) == 1.5
+    usage = contended(tmp_path, QUOTA.format(tmp_path))
+    assert usage["cores"] == [0.5, 0.5]
+    assert usage["other_percent"] is usage["steal_percent"] is None
+    # Nobody holds these processes to the quota.
+    assert usage["cpu_percent"] == pytest.approx(200 * usage["server_s"] / usage["seconds"], rel=0.2)
+    assert usage["process_waited_s"]

@@ -68,6 +68,7 @@ def turn(subject: str, work: str, rate_rps: float | None, number: int = 0, **cha
     }
     own: dict[str, Any] = served if work == "served" else {"workers_cpu_ms": 1900 / rate}
     own |= {"batch_size": 1.0, "cpu_percent": 95.0, "rate_rps": rate_rps, "server_cores": 1.7}
+    own |= {"other_percent": 0.0, "steal_percent": 0.0, "workers_wait_ms": 0.0}
     return TurnRow(number, 10.0 * number, 3.0, number, subject, work, **(own | changes))
 
 

@@ -40,7 +40,7 @@ CAUSES: dict[str, tuple[Result, str | None, str]] = {
     "contention": (result("e1", workers_cpu_ms=31.0), "threads_per_worker", "31.0 19.3 86"),
     "transport": (result("e1", **BUSY, http_cpu_ms=12.5), "transport", "12.5 0.5 96"),
     "load generator": (result("e1", **BUSY, client_cpu_ms=12.0), "precision", "12.0 88"),
-    "other processes": (result("e1", **BUSY, other_percent=36.0), "precision", "90"),
+    "other processes": (result("e1", **BUSY, other_percent=36.0, workers_wait_ms=12.0), "precision", "90 36"),
     "hypervisor": (result("e1", **BUSY, steal_percent=36.0), "precision", "90"),
     "small batches": (
         result(
@@ -230,7 +230,8 @@ def test_what_a_precision_brings_is_said_where_serving_loses_more() -> None:
 
 
 def test_a_neighbour_that_slows_the_model_in_process_as_well_is_named() -> None:
-    found = limit(result("e1", 99.0, **BUSY, other_percent=25.0, in_process={"other_percent": 25.0}))
+    beside = {"other_percent": 25.0, "workers_wait_ms": 5.0}
+    found = limit(result("e1", 99.0, **BUSY, **beside, in_process=beside))
     assert found.cause == "other processes"
 
 

@@ -65,7 +65,7 @@ def failing_once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list
     ("owner", "name", "lost"),
     [
         (psutil, "cpu_times", {"cpu_percent", "other_percent", "steal_percent"}),
-        (psutil.Process, "children", {"server_s", "other_percent"}),
+        (psutil.Process, "children", {"server_s", "other_percent", "process_waited_s"}),
     ],
 )
 def test_a_reading_that_fails_once_is_said_and_leaves_a_gap_in_its_own_values(
@@ -92,7 +92,7 @@ def test_a_reading_that_fails_once_is_said_and_leaves_a_gap_in_its_own_values(
 def test_a_reading_that_fails_always_is_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], watched: Watched
 ) -> None:
-    def failing() -> None:
+    def failing(**options: bool) -> None:
         raise RuntimeError("no times")
 
     monkeypatch.setattr(psutil, "cpu_times", failing)

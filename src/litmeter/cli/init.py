@@ -26,12 +26,12 @@ from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies
 from litmeter.measure.preflight import DIFFER, check_apis
 from litmeter.measure.target import LOADING, check_first_request
-from litmeter.measure.telemetry import available_cores
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, ServeSettings, explain, knobs_of
 from litmeter.paths import DVC_FILE, MODEL
 from litmeter.report.tables import describe
 from litmeter.serve.launcher import starting_server
+from litmeter.system.cores import whole_cores
 from litmeter.system.files import all_or_nothing, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.opened import opened_below
@@ -165,7 +165,7 @@ def configurations(tried: Tried, settings: ServeSettings, device: str) -> dict[s
     if settings.command:
         return {"server": base}
     given = {key: base.pop(key) for key in DEFAULTS if key in base}
-    cores = max(2, int(available_cores()))
+    cores = max(2, whole_cores())
     workers = min(MOST_WORKERS, cores)
     batches = BATCHES | {key: given[key] for key in BATCHES if key in given}
     first: dict[str, Any] = {} if tried.single else batches

@@ -15,6 +15,7 @@ from litserve import LitAPI, LitServer
 from litmeter.errors import ApiError
 from litmeter.measure.bodies import Bodies
 from litmeter.serve.lit_methods import Methods, RefusedError, Route
+from litmeter.system.cores import allowed_cpus
 
 
 class ApiPipeline(Methods):
@@ -25,7 +26,7 @@ class ApiPipeline(Methods):
     """
 
     def __init__(self, api: LitAPI, device: str, payloads: Sequence[bytes]) -> None:
-        self.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1
+        self.threads = int(os.environ.get("OMP_NUM_THREADS", 0)) or len(allowed_cpus())
         self._requests = itertools.cycle(payloads)
         self._on_gpu = device == "cuda"
         super().__init__(api, "cuda:0" if self._on_gpu else device)

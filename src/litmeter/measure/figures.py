@@ -40,7 +40,7 @@ CLIENT_BUSY = 0.9
 IDLE_SHARE = 0.05
 """Share of the users' time without a request in flight above which a closed loop does not count."""
 OTHER_LOAD_PERCENT = 10.0
-"""CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
+"""Of the cores, used by other processes or by the hypervisor, above which there is a warning."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975
@@ -98,6 +98,7 @@ def served_row(
         server_cores=_over(usage.server_s, usage.seconds),
         client_cores=_over(usage.client_s, usage.seconds),
         client_cpu_ms=_over(usage.client_s, answered / 1000),
+        client_wait_ms=_over(usage.client_waited_s, answered / 1000),
         **(_server_columns(*scrapes, usage, answered) if scrapes else {}),
         late_ms=_lateness_ms(record),
         memory_mib=None if memory_bytes is None else round(memory_bytes / 2**20, 1),
@@ -110,12 +111,15 @@ def inprocess_row(
 ) -> TurnRow:
     """The row of a turn of work in-process, by what ``subjects.Done`` has."""
     assert isinstance(turn.load, Work)
+    rate = throughput(blocks)
+    waited_s = None if usage.process_waited_s is None else sum(usage.process_waited_s.values())
     return TurnRow(
         **_common_columns(turn, number, at_s, seconds, usage),
         work=turn.load.kind,
         batch_size=turn.load.batch_size,
-        **_rate_columns(throughput(blocks)),
+        **_rate_columns(rate),
         workers_cpu_ms=round(cpu_ms, 3),
+        workers_wait_ms=_over(waited_s, usage.seconds * rate.rps / 1000),
     )
 
 
@@ -143,13 +147,13 @@ def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage:
 
 
 def _server_columns(before: Scrape, after: Scrape, usage: Usage, answered: int) -> dict[str, Any]:
-    """What the server counted, and CPU times by role; processes without a role count as the manager's."""
-    seconds = dict.fromkeys(ROLES, 0.0)
-    for pid, used in usage.process_s.items():
-        seconds[after.roles.get(pid, "manager")] += used
-    columns: dict[str, Any] = {
-        f"{ROLES[role]}_cpu_ms": _over(used, answered / 1000) for role, used in seconds.items()
-    }
+    """What the server counted, and times by role; processes without a role count as the manager's."""
+    columns: dict[str, Any] = {}
+    for name, by_process in (("cpu", usage.process_s), ("wait", usage.process_waited_s)):
+        seconds = dict.fromkeys(ROLES if by_process is not None else (), 0.0)
+        for pid, spent in (by_process or {}).items():
+            seconds[after.roles.get(pid, "manager")] += spent
+        columns |= {f"{ROLES[role]}_{name}_ms": _over(own, answered / 1000) for role, own in seconds.items()}
     if (times := between(before, after)) is not None:
         columns["batch_size"] = rounded(times.batch_size, 2)
         columns["stage_ms"] = json.dumps({stage: round(ms, 3) for stage, ms in times.stage_ms.items()})
@@ -277,9 +281,9 @@ def latency_grows(record: LoadRecord) -> bool:
 def _machine_warnings(usage: Usage) -> list[str]:
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
-        warnings.append(f"other processes used {usage.other_percent:.0f}% of the machine")
+        warnings.append(f"other processes used {usage.other_percent:.0f}% of the cores")
     if usage.steal_percent is not None and usage.steal_percent > OTHER_LOAD_PERCENT:
-        warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the machine")
+        warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the cores")
     if usage.cores and usage.cores[0] != usage.cores[1]:
         warnings.append(f"the number of cores changed between {usage.cores[0]:g} and {usage.cores[1]:g}")
     if usage.mhz and usage.best_mhz and usage.mhz < (1 - SLOWDOWN_SHARE) * usage.best_mhz:

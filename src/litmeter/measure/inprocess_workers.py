@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -28,6 +29,7 @@ from litmeter.model.environment import modules_of
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.stats.records import block_rates
+from litmeter.system.cores import available_cores
 from litmeter.system.imports import freeze_gc_after
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def main() -> None:
     setup = json.loads(sys.stdin.readline())
     settings = ServeSettings.model_validate(setup["settings"])
     start = partial(start_workers, *(_api if settings.kind == "api" else _classifier)(setup, settings))
-    workers, threads = start(min(settings.workers_per_device, os.cpu_count() or 1))
+    workers, threads = start(min(settings.workers_per_device, math.ceil(available_cores())))
     print(json.dumps(threads), file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)

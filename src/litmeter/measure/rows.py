@@ -44,6 +44,10 @@ class TurnRow:
     workers_cpu_ms: float | None = None
     manager_cpu_ms: float | None = None
     client_cpu_ms: float | None = None
+    http_wait_ms: float | None = None
+    workers_wait_ms: float | None = None
+    manager_wait_ms: float | None = None
+    client_wait_ms: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
     steal_percent: float | None = None

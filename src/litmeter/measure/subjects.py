@@ -25,13 +25,13 @@ from litmeter.load.senders import Sender
 from litmeter.measure.bodies import Bodies
 from litmeter.measure.figures import Scrape, read_scrape
 from litmeter.measure.target import LOADING, check_first_request
-from litmeter.measure.telemetry import available_cores
 from litmeter.measure.turn import Turn, Work, in_process
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.launcher import RunningServer, starting_server
 from litmeter.stats.records import Floats, LoadRecord
+from litmeter.system.cores import available_cores
 from litmeter.system.http import direct_session
 from litmeter.system.processes import JsonLinesProcess, json_lines_process
 

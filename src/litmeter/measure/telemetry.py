@@ -5,8 +5,9 @@ A reading that fails leaves a gap in its own values: the others go on, and it is
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from litmeter.system.cores import allowed_cpus, available_cores, throttled_s
 from litmeter.system.machine import cuda_gpu
-from litmeter.system.memory import CGROUP
 from litmeter.system.processes import tree
 from litmeter.system.progress import print_wrapped
 
@@ -25,11 +26,16 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Usage:
-    """Resource usage from a turn's begin to its end; percentages are of all cores of the machine.
+    """Resource usage from a turn's begin to its end; percentages are of the cores that this process may use.
+
+    Where a quota allows fewer cores than CPUs, it is not known what others and the hypervisor took, and
+    ``cpu_percent`` is that of server, client and this process.
 
     Attributes:
         server_s, client_s: CPU seconds of either's process tree.
         process_s: CPU seconds of each process of the server, by process id.
+        process_waited_s: for which threads of each of these were ready to run and had no core.
+        client_waited_s: the same of the client.
         other_percent: by processes other than server, client and this one; not known where the server's are
             not.
         steal_percent: what the hypervisor gave to other machines.
@@ -44,6 +50,8 @@ class Usage:
     server_s: float | None = None
     client_s: float | None = None
     process_s: Mapping[int, float] = field(default_factory=dict)
+    process_waited_s: Mapping[int, float] | None = None
+    client_waited_s: float | None = None
     other_percent: float | None = None
     steal_percent: float | None = None
     throttled_s: float | None = None
@@ -56,7 +64,7 @@ class Usage:
 
 
 _Counter = Mapping[int | str, float]
-"""What grows by process id or name: CPU seconds since the start of a process, or of the machine."""
+"""What grows by id of a process or thread, or by name: seconds since its start, or the machine's."""
 
 
 class Telemetry:
@@ -86,14 +94,16 @@ class Telemetry:
         """Usage since ``begin``."""
         ended, cores, after = self._counters()
         machine, *grown = map(_grown, self._before, after)
-        throttled_s, own_s, server_s, client_s = (None if one is None else sum(one.values()) for one in grown)
+        sums = (None if one is None else sum(one.values()) for one in grown)
+        throttled_s, own_s, server_s, client_s, _, client_waited_s = sums
+        ours_s = _sum(own_s, server_s, 0.0 if self._client is None else client_s)
         percents: dict[int | str, float] = {}
         if machine is not None and machine["all"]:
             percents = {name: 100 * used_s / machine["all"] for name, used_s in machine.items()}
-            ours = (own_s, server_s, 0.0 if self._client is None else client_s)
-            known = [used for used in ours if used is not None]
-            if len(known) == len(ours):
-                percents["other"] = 100 * max(0.0, machine["busy"] - sum(known)) / machine["all"]
+            if ours_s is not None:
+                percents["other"] = 100 * max(0.0, machine["busy"] - ours_s) / machine["all"]
+        elif self._cores is not None and _is_quota(self._cores) and ours_s is not None:
+            percents["busy"] = 100 * ours_s / (self._cores * (ended - self._began))
         memory = (gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None)
         return Usage(
             seconds=ended - self._began,
@@ -101,6 +111,8 @@ class Telemetry:
             server_s=server_s,
             client_s=client_s,
             process_s={int(pid): used for pid, used in (grown[2] or {}).items()},
+            process_waited_s=None if grown[4] is None else _by_process(grown[4]),
+            client_waited_s=client_waited_s,
             other_percent=percents.get("other"),
             steal_percent=percents.get("steal"),
             throttled_s=throttled_s,
@@ -114,14 +126,18 @@ class Telemetry:
 
     def _counters(self) -> tuple[float, float | None, list[_Counter | None]]:
         """The time, the number of cores, and what grows; None could not be read."""
+        cores = self._read("the number of cores", available_cores)
+        server = self._read("the server's CPU times", lambda: tree_cpu_s(self._server))
+        client = self._read("the load generator's CPU times", lambda: tree_cpu_s(self._client))
         readers: dict[str, Callable[[], _Counter | None]] = {
-            "the machine's CPU times": _machine,
+            "the machine's CPU times": lambda: None if cores is None or _is_quota(cores) else _machine(),
             "the CPU quota": lambda: {"throttled": throttled_s()},
             "this process's CPU times": lambda: {"own": sum(psutil.Process().cpu_times()[:2])},
-            "the server's CPU times": lambda: tree_cpu_s(self._server),
-            "the load generator's CPU times": lambda: tree_cpu_s(self._client),
+            "the server's CPU times": lambda: server,
+            "the load generator's CPU times": lambda: client,
+            "the server's waits for a core": lambda: waited_s(server or ()),
+            "the load generator's waits for a core": lambda: waited_s(client or ()),
         }
-        cores = self._read("the number of cores", available_cores)
         return perf_counter(), cores, [self._read(what, reader) for what, reader in readers.items()]
 
     def _read(self, what: str, reader: Callable[[], Value]) -> Value | None:
@@ -147,6 +163,27 @@ def tree_cpu_s(root: int | None) -> _Counter | None:
     return found
 
 
+def waited_s(pids: Iterable[int | str]) -> _Counter | None:
+    """Seconds for which each thread of processes was ready to run and had no core, by "PID/TID".
+
+    None without a process, and where the system does not count them (/proc/PID/task/TID/schedstat).
+    """
+    found: dict[int | str, float] = {}
+    for path in (path for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")):
+        with suppress(OSError):  # it has ended
+            _, waited_ns, runs = map(int, path.read_text().split())
+            if runs:  # else it has never run, or nothing is counted
+                found[f"{path.parts[2]}/{path.parent.name}"] = waited_ns / 1e9
+    return found or None
+
+
+def _by_process(threads: _Counter) -> dict[int, float]:
+    found: dict[int, float] = defaultdict(float)
+    for thread, seconds in threads.items():
+        found[int(str(thread).partition("/")[0])] += seconds
+    return dict(found)
+
+
 def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
     # What has ended meanwhile is left out, as it is not known how much it did.
     if before is None or after is None:
@@ -155,28 +192,37 @@ def _grown(before: _Counter | None, after: _Counter | None) -> _Counter | None:
 
 
 def _machine() -> _Counter:
-    """CPU seconds of all cores since the machine's start."""
-    times = psutil.cpu_times()
-    # Linux includes the time of guests in that of user and nice.
-    total_s = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-    steal_s = getattr(times, "steal", 0.0)
-    busy_s = total_s - times.idle - getattr(times, "iowait", 0.0) - steal_s
-    return {"busy": busy_s, "all": total_s, "steal": steal_s}
+    """CPU seconds of the CPUs on which this process may run, since the machine's start."""
+    times, allowed = psutil.cpu_times(percpu=True), allowed_cpus()
+    if len(times) != len(allowed):
+        numbers = re.findall(r"^cpu(\d+) ", Path("/proc/stat").read_text(), re.MULTILINE)
+        times = [own for number, own in zip(numbers, times, strict=True) if int(number) in allowed]
+    if len(times) != len(allowed):
+        raise OSError(f"of {len(allowed)} CPUs that may be used {len(times)} are listed")
+    found: dict[int | str, float] = {"busy": 0.0, "all": 0.0, "steal": 0.0}
+    for own in times:
+        # Linux includes the time of guests in that of user and nice.
+        total_s = sum(own) - getattr(own, "guest", 0.0) - getattr(own, "guest_nice", 0.0)
+        steal_s = getattr(own, "steal", 0.0)
+        found["all"] += total_s
+        found["steal"] += steal_s
+        found["busy"] += total_s - own.idle - getattr(own, "iowait", 0.0) - steal_s
+    return found
+
+
+def _is_quota(cores: float) -> bool:
+    """Whether ``available_cores`` are a quota of the CPUs' time, whichever of these it is spent on."""
+    return cores < len(allowed_cpus())
+
+
+def _sum(*values: float | None) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def available_cores(root: Path = CGROUP) -> float:
-    """Cores that this process may use: its affinity, or a smaller quota of its cgroup."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (root / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return float(affinity)
-    return float(affinity) if quota == "max" else min(affinity, int(quota) / int(period))
 
 
 def _mhz() -> float | None:
@@ -185,13 +231,3 @@ def _mhz() -> float | None:
     except (AttributeError, OSError, NotImplementedError):  # not available on this system
         return None
     return float(frequency.current) if frequency and frequency.current else None
-
-
-def throttled_s(root: Path = CGROUP) -> float:
-    """Seconds for which a CPU quota has stopped the cgroup's processes so far, 0 without a quota."""
-    try:
-        words = (root / "cpu.stat").read_text().split()
-    except OSError:
-        return 0.0
-    stat = dict(zip(words[::2], words[1::2], strict=False))
-    return float(stat.get("throttled_usec", 0)) / 1e6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.system.cores import whole_cores
 from litmeter.system.processes import OnStart, json_lines_process, run_parallel
 from litmeter.system.progress import bar
 
@@ -27,7 +27,7 @@ def answers_of(
 
     Raise LitmeterError, with the end of its log, where a model cannot be loaded or run.
     """
-    processes = 1 if device == "cuda" else min(os.cpu_count() or 1, len(photos))
+    processes = 1 if device == "cuda" else min(whole_cores(), len(photos))
     answers: list[list[Any]] = [[None] * len(photos) for _ in configurations]
     job = {
         "exported": str(folders.exported),

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from litmeter.measure.figures import OTHER_LOAD_PERCENT
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
@@ -34,6 +35,8 @@ CPU_FULL_PERCENT = 80.0
 """CPU in use of a full machine: even a saturated server leaves cores idle between one batch and the next."""
 CLOSE_TO_ROOFLINE = 0.7
 """The roofline counts convolutions and matrix products only, so no model reaches 1."""
+ROUNDS = 3
+"""Of fewer the interval of a rate says nothing."""
 WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
@@ -328,16 +331,29 @@ def _preprocess_ms(result: Result) -> float | None:
     return None if whole is None or model is None else max(0.0, whole - model)
 
 
+def _allowed(result: Result, served: Bound, upper: Bound, whole: Ratio) -> str:
+    """The served rate as a share of the undisturbed one, or of the measured one where others took much."""
+    percent, unit = result.disturbed_percent(upper.name), f"{result.item}s/s that the {upper.name}"
+    if not result.in_process(upper.name) or (percent is not None and percent <= OTHER_LOAD_PERCENT):
+        rate_rps, rates = served.rate_rps / whole.ratio, result.undisturbed_model
+        own = _share(rates, [1.0] * len(rates)) if len([rate for rate in rates if rate]) >= ROUNDS else None
+        ends = [significant(rate_rps * end / own.ratio) for end in (own.low, own.high) if end] if own else []
+        interval = f" ({' to '.join(ends)})" * bool(ends)
+        rate = f"{significant(rate_rps)}{interval} {unit} allows on an undisturbed machine"
+        return f"{share_cell(whole)} of the {rate}"
+    share = share_cell(Ratio(served.rate_rps / upper.rate_rps, None, None))
+    measured = f"{share} of the {significant(upper.rate_rps)} {unit} does in-process"
+    if percent is None:
+        return f"{measured}, beside others or not: a quota does not say"
+    return f"{measured} while others take {percent:.0f}% of the cores (undisturbed: not known beside others)"
+
+
 def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed) -> Diagnosis:
     """The loss from the model in-process, undisturbed, down to the served rate, by its largest causes."""
     users, losses = result.compared.users, {bound.name: bound for bound in bounds}
     served = losses[SERVED]
-    upper = MODEL if MODEL in losses else served.upper
-    rate = (
-        f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate_rps)} req/s, "
-        f"{share_cell(whole)} of the {significant(served.rate_rps / whole.ratio)} {result.item}s/s "
-        f"that the {upper} allows on an undisturbed machine"
-    )
+    rate = f"{pluralise(users, 'user')} get{'s' if users == 1 else ''} {significant(served.rate_rps)} req/s, "
+    rate += _allowed(result, served, losses.get(MODEL) or losses[served.upper], whole)
     found = losses_of(result, _preprocessing(result, timed))
     if not found:
         return Diagnosis("unexplained", None, f"Unexplained: {rate}.", served)

@@ -3,8 +3,9 @@
 In a closed loop all cores together spend cores / rate on a request, whoever uses them: workers, HTTP process
 and LitServe's manager, load generator, other processes, the hypervisor, or nobody. The same holds for an
 image in-process. So the differences of the parts add up to the whole loss from the model to the served rate,
-and each has a share of it. What runs in-process is taken as on an undisturbed machine: all that other
-processes and the hypervisor use is lost. What nobody uses is laid to what a request waits for.
+and each has a share of it. What runs in-process is taken as on an undisturbed machine. What other processes
+use is lost as far as threads that were ready had to wait for a core; the rest, and what nobody uses, is laid
+to what a request waits for.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from litmeter.measure.rows import TurnRow
-from litmeter.report.results import Result, mean
+from litmeter.report.results import Result, Taken, mean
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.records import Floats
 from litmeter.system.tables import pluralise, rate_cell
@@ -60,14 +61,14 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
     One is decoding and preprocessing, as ``preprocessing`` says. Empty where the served or the in-process
     rate was not measured, or nothing is lost.
     """
-    served = [parts for row in result.served if (parts := core_ms(row, result.cores))]
-    alone = [parts for row in result.in_process("pipeline") if (parts := core_ms(row, result.cores))]
+    served = [parts for row in result.served if (parts := core_ms(row, result))]
+    alone = [parts for row in result.in_process("pipeline") if (parts := core_ms(row, result))]
     if not served or not alone:
         return []
     in_process = {part: float(np.mean([own[part] for own in alone])) for part in PARTS}
     in_process |= {OTHERS: 0.0, HYPERVISOR: 0.0}
     excess = {part: np.array([own[part] for own in served]) - in_process[part] for part in PARTS}
-    model = [parts for row in result.in_process("model") if (parts := core_ms(row, result.cores))]
+    model = [parts for row in result.in_process("model") if (parts := core_ms(row, result))]
     preprocess_ms = max(0.0, _undisturbed_ms(alone) - _undisturbed_ms(model)) if model else 0.0
     found: list[tuple[Why, Floats]] = [(preprocessing, np.full(len(served), preprocess_ms))]
     whole: Floats = sum(excess.values(), found[0][1])
@@ -83,7 +84,7 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
     others: dict[str, Callable[[Result], Why]] = {
         SERVER: _transport,
         CLIENT: _load_generator,
-        OTHERS: lambda own: Why("other processes", None, "other processes use the cores"),
+        OTHERS: _others,
         HYPERVISOR: lambda own: Why("hypervisor", None, "the hypervisor takes the cores"),
         IDLE: _waiting,
     }
@@ -92,17 +93,17 @@ def losses_of(result: Result, preprocessing: Why) -> list[Loss]:
     return sorted(losses, key=lambda loss: -loss.core_ms)
 
 
-def core_ms(row: TurnRow, cores: int) -> dict[str, float] | None:
+def core_ms(row: TurnRow, result: Result) -> dict[str, float] | None:
     """Cores' time for a request of a turn, by PARTS; None where it has no rate or no CPU time."""
     if not row.rate_rps or row.workers_cpu_ms is None:
         return None
-    whole = 1000 * cores / row.rate_rps
+    whole, lost = 1000 * result.cores / row.rate_rps, result.taken(row) or Taken()
     parts = {
         WORKERS: row.workers_cpu_ms,
         SERVER: (row.http_cpu_ms or 0.0) + (row.manager_cpu_ms or 0.0),
         CLIENT: row.client_cpu_ms or 0.0,
-        OTHERS: whole * (row.other_percent or 0.0) / 100,
-        HYPERVISOR: whole * (row.steal_percent or 0.0) / 100,
+        OTHERS: whole * lost.others,
+        HYPERVISOR: whole * lost.hypervisor,
     }
     return parts | {IDLE: whole - sum(parts.values())}
 
@@ -192,8 +193,20 @@ def _load_generator(result: Result) -> Why:
     return Why("load generator", None, f"the load generator takes {ms:.1f} ms of CPU for a request")
 
 
+def _others(result: Result) -> Why:
+    waits = "threads that are ready to run wait for a core"
+    if (percent := mean(result.served, "other_percent")) is None:
+        text = f"{waits}, which others have or the quota withholds: it does not say"
+        return Why("other processes or the quota", None, text)
+    return Why("other processes", None, f"{waits}: other processes use {percent:.0f}% of the cores")
+
+
 def _waiting(result: Result) -> Why:
     """What idle cores wait for: a process at the limit of its one thread, or a request's longest wait."""
+    rows = [*result.served, *result.in_process("pipeline")]
+    if any(row.rate_rps and result.taken(row) is None for row in rows):
+        text = "others have the cores, or they are idle: what threads waited for them is not known here"
+        return Why("other processes or idle cores", None, text)
     rate_rps, serve, stages = result.compared.rate_rps or 0.0, result.serve, result.stage_ms
     for column, name in (("http_cpu_ms", "HTTP process"), ("manager_cpu_ms", "manager process")):
         if (cores := (mean(result.served, column) or 0.0) * rate_rps / 1000) >= CORE_BUSY:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import geometric_mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from litmeter.measure.figures import OTHER_LOAD_PERCENT
 from litmeter.measure.levels import NULL_SERVER
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name, half_is_native
 from litmeter.params import ServeSettings
+
+ROLES = ("http", "workers", "manager", "client")
+"""Whose times a turn has."""
+MOST_TAKEN = 0.9
+"""Share of the work above which what is left says too little of the rest."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,15 @@ class Result:
     unavailable: str = ""
 
     @property
-    def cores(self) -> int:
-        """Cores of the machine."""
-        return int(self.machine["cores"])
+    def cores(self) -> float:
+        """Cores that it may use."""
+        return float(self.machine["cores"])
 
     @property
     def threads(self) -> int:
         """Threads of the model's library in each worker, on a CPU."""
-        return 1 if self.serve.compiled else self.serve.threads_per_worker or self.cores
+        cpus = int(self.machine.get("cpus", self.machine["cores"]))  # libraries do not know of quotas
+        return 1 if self.serve.compiled else self.serve.threads_per_worker or cpus
 
     @property
     def item(self) -> str:
@@ -98,15 +106,24 @@ class Result:
 
     @property
     def undisturbed_model(self) -> list[float | None]:
-        """Rates of the model by round, had other processes and the hypervisor left it the whole machine."""
+        """Rates of the model by round, had it done what it did not for other processes and the hypervisor."""
         return self.by_round(
             [
-                replace(row, rate_rps=row.rate_rps / (1 - min(lost, 90.0) / 100))
+                replace(row, rate_rps=row.rate_rps / (1 - min(MOST_TAKEN, sum(self.taken(row) or Taken()))))
                 for row in self.in_process("model")
                 if row.rate_rps
-                for lost in [(row.other_percent or 0.0) + (row.steal_percent or 0.0)]
             ]
         )
+
+    def taken(self, row: TurnRow) -> Taken | None:
+        """What others took from one of its turns."""
+        return taken(row, self.cores, self.serve.workers_per_device)
+
+    def disturbed_percent(self, work: str) -> float | None:
+        """Of the cores, what others and the hypervisor took beside ``work`` in-process; None: not known."""
+        rows = self.in_process(work)
+        other = mean(rows, "other_percent")
+        return None if other is None else other + (mean(rows, "steal_percent") or 0.0)
 
     @property
     def crowded(self) -> list[TurnRow]:
@@ -132,6 +149,43 @@ class Result:
         known = [(json.loads(row.stage_ms), max(row.answers, 1)) for row in rows]
         stages, whole = dict.fromkeys(name for own, _ in known for name in own), sum(w for _, w in known)
         return {name: sum(own.get(name, 0.0) * weight for own, weight in known) / whole for name in stages}
+
+
+class Taken(NamedTuple):
+    """Shares of what a turn would have done that it did not, as others had the cores."""
+
+    others: float = 0.0
+    hypervisor: float = 0.0
+
+
+def taken(row: TurnRow, cores: float, workers: int) -> Taken | None:
+    """What other processes and the hypervisor took from a turn with a rate; None where it is not known.
+
+    A turn is as fast as its busiest process, which others hold up while it is ready and has no core; what
+    they used beside that, it would have left idle. Where none is busy all the time, a request waits for a
+    core in one process after another. The hypervisor takes from whoever runs.
+
+    Args:
+        workers: processes that work at once; of the others each has one busy thread.
+    """
+    used, waited = (
+        {role: (row.rate_rps or 0.0) * (getattr(row, f"{role}_{what}_ms") or 0.0) / 1000 for role in ROLES}
+        for what in ("cpu", "wait")
+    )
+    all_used = sum(used.values())
+    other = cores - all_used if row.other_percent is None else cores * row.other_percent / 100
+    if row.workers_wait_ms is not None:
+        threads = dict.fromkeys(ROLES, 1.0) | {"workers": min(workers, cores)}
+        busiest = max(ROLES, key=lambda role: (used[role] + waited[role]) / threads[role])
+        own, lost = used[busiest], max(0.0, min(other, waited[busiest]))
+    elif row.other_percent is not None and row.other_percent <= OTHER_LOAD_PERCENT:
+        own, lost = all_used, other
+    else:
+        return None
+    stolen = cores * (row.steal_percent or 0.0) / 100 * own / max(all_used + other, 1e-9)
+    wanted = max(min(1.0, cores), own + lost + stolen)
+    on_the_way = max(0.0, min(other, sum(waited.values()))) / (row.users or math.inf)
+    return Taken(max(lost / wanted, on_the_way), stolen / wanted)
 
 
 def mean(rows: Sequence[TurnRow], column: str) -> float | None:

@@ -7,7 +7,6 @@ the same rounds, as ``before``.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -35,6 +34,7 @@ from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
 from litmeter.system import files
+from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.progress import print_wrapped
 
 BEFORE = "before"
@@ -163,9 +163,8 @@ def checked(
 
 def crowds(serve: ServeSettings) -> bool:
     """Whether its workers have more threads together than there are cores."""
-    cores = os.cpu_count() or 1
-    threads = 1 if serve.compiled else serve.threads_per_worker or cores
-    return serve.workers_per_device > 1 and serve.workers_per_device * threads > cores
+    threads = 1 if serve.compiled else serve.threads_per_worker or len(allowed_cpus())
+    return serve.workers_per_device > 1 and serve.workers_per_device * threads > available_cores()
 
 
 def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[str, str]:

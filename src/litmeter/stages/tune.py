@@ -23,11 +23,12 @@ from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
 from litmeter.system import files
+from litmeter.system.cores import whole_cores
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
 from litmeter.tune.rows import KnobRow, TuneRow, tune_table
 from litmeter.tune.search import Job, Outcome, search
-from litmeter.tune.space import Machine, cores_here, machine_of, name_of, simplicity, space_of
+from litmeter.tune.space import Machine, machine_of, name_of, simplicity, space_of
 
 DIRECT = "transport direct"
 """Name of what is checked to know whether a LitAPI can be served so."""
@@ -87,7 +88,7 @@ def job_of(params: Params, device: str, photos: Sequence[Path], bodies: Bodies) 
 
 def job_of_api(params: Params, device: str, bodies: Bodies) -> Job:
     """The same for a LitAPI of one's own, without the batch sizes at which it fails or answers otherwise."""
-    tune, machine = params.tune, Machine(device, cores_here())
+    tune, machine = params.tune, Machine(device, whole_cores())
     space = space_of(tune, params.serve, machine)
     job = Job(tune, params.serve, params.load, params.objective, machine, space, lambda one: 1.0)
     workers = min(2, max(one.workers_per_device for one in job.configurations))

@@ -20,6 +20,7 @@ import gpustat
 import psutil
 from filelock import FileLock, Timeout
 
+from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.tables import pluralise
 
 LIBRARIES = (
@@ -44,7 +45,7 @@ def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARI
     cpu = _proc_cpuinfo()
     machine: dict[str, Any] = {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        **_cores(),
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
@@ -54,6 +55,12 @@ def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARI
     }
     digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
     return {"id": digest[:12], **machine}
+
+
+def _cores() -> dict[str, float]:
+    """Cores that this process may use; where a quota allows fewer than its CPUs, also these, as ``cpus``."""
+    cores, cpus = available_cores(), len(allowed_cpus())
+    return {"cores": cpus} if cores == cpus else {"cores": cores, "cpus": cpus}
 
 
 def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, str]:

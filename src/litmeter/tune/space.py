@@ -13,12 +13,12 @@ from PIL import Image
 from pydantic import ValidationError
 
 from litmeter.errors import ModelError
-from litmeter.measure.telemetry import available_cores
 from litmeter.model.card import INTERPOLATIONS, read_card
 from litmeter.model.compiled.manifest import packages_to_use
 from litmeter.model.device import PRECISIONS, cannot_run_reason, dtype_name, precisions_on
 from litmeter.params import KNOBS, Kind, ServeSettings, TuneSettings, knobs_of
 from litmeter.paths import MODEL
+from litmeter.system.cores import whole_cores
 
 DUPLICATE = "the same as another one"
 WORKERS_AND_THREADS = frozenset({"workers_per_device", "threads_per_worker"})
@@ -65,12 +65,7 @@ def machine_of(device: str, photos: Sequence[Path]) -> Machine:
     elif max(map(_shorter_side, photos)) < 2 * card.resized_side:
         preprocess = {"scaled": "no photo is twice as large as the model needs it"}
     in_torch = "a model of an ONNX file is served compiled" if card.kind == "onnx" else ""
-    return Machine(device, cores_here(), precisions, compiled, preprocess, in_torch=in_torch)
-
-
-def cores_here() -> int:
-    """The whole cores that this process may use, at least one."""
-    return max(1, int(available_cores()))
+    return Machine(device, whole_cores(), precisions, compiled, preprocess, in_torch=in_torch)
 
 
 def _shorter_side(photo: Path) -> int:

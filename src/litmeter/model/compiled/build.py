@@ -22,6 +22,7 @@ from litmeter.model.device import cannot_run_reason, dtype_name, precisions_on
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.system.cores import whole_cores
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.processes import OnStart, json_lines_process, run_parallel
 from litmeter.system.progress import bar
@@ -76,7 +77,7 @@ def build_packages(
     """Compile packages into ``folder``, in as many processes at a time as there are cores; not timed yet."""
     reasons = {one: cannot_run_reason(dtype_name(one, device), device) for one, _ in variants}
     environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    cores = os.cpu_count() or 1
+    cores = whole_cores()
     with bar(len(variants), "compiling", "package") as progress:
 
         def build(own: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:

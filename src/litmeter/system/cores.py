@@ -1,0 +1,69 @@
+"""CPU cores: those that this process and what it starts may use, and how long a quota has held them back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from litmeter.system.memory import CGROUP
+
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def allowed_cpus() -> set[int]:
+    """Numbers of the CPUs on which this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def available_cores(root: Path = CGROUP, own: Path = OWN_CGROUPS) -> float:
+    """Cores that this process may use: its CPUs, or the smallest quota of its cgroups if that is less."""
+    quotas = (quota for group in _cgroups(root, own) for quota in _quota(group))
+    return min([float(len(allowed_cpus())), *quotas])
+
+
+def whole_cores() -> int:
+    """How many processes have a core each, at least one."""
+    return max(1, int(available_cores()))
+
+
+def throttled_s(root: Path = CGROUP, own: Path = OWN_CGROUPS) -> float:
+    """Seconds for which CPU quotas have stopped processes of this one's cgroups so far, 0 without a quota."""
+    total_s = 0.0
+    for group in _cgroups(root, own):
+        with suppress(OSError):
+            words = (group / "cpu.stat").read_text().split()
+            stat = dict(zip(words[::2], words[1::2], strict=False))
+            total_s += int(stat.get("throttled_usec", 0)) / 1e6 + int(stat.get("throttled_time", 0)) / 1e9
+    return total_s
+
+
+def _cgroups(root: Path, own: Path) -> Iterator[Path]:
+    """Folders of the cgroups, of version 1 and 2, whose quota of CPU holds for this process.
+
+    In a container they may have the names of its host, and only the uppermost is there.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            top = root / "cpu" if controllers else root
+            group = top / path.strip("/")
+            yield from (group, *(parent for parent in group.parents if parent.is_relative_to(top)))
+
+
+def _quota(group: Path) -> Iterator[float]:
+    """Cores that a cgroup may use, where it has a quota."""
+    with suppress(OSError, ValueError):  # none of this version, or "max"
+        quota, period = (group / "cpu.max").read_text().split()
+        yield int(quota) / int(period)
+    with suppress(OSError):
+        quota_us = int((group / "cpu.cfs_quota_us").read_text())
+        if quota_us > 0:  # -1: none
+            yield quota_us / int((group / "cpu.cfs_period_us").read_text())

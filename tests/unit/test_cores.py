@@ -1,0 +1,73 @@
+"""The cores that a process may use, by its affinity and the quotas of its cgroups."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from litmeter.system.cores import available_cores, throttled_s
+
+FREE = float(len(os.sched_getaffinity(0)))
+V2, V1 = "0::/pod/server\n", "12:cpuset:/\n3:cpu,cpuacct:/docker/c0ffee\n0::/\n"
+"""/proc/self/cgroup in each version."""
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        (V2, {}, FREE),
+        (V2, {"pod/server/cpu.max": "max 100000"}, FREE),
+        (V2, {"pod/server/cpu.max": "50000 100000"}, 0.5),
+        (V2, {"cpu.max": "6400000 100000"}, min(FREE, 64.0)),
+        (V2, {"pod/server/cpu.max": "75000 100000", "pod/cpu.max": "25000 50000", "cpu.max": "max 1"}, 0.5),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, FREE),
+        (V1, {"cpu/cpu.cfs_quota_us": "75000", "cpu/cpu.cfs_period_us": "100000"}, 0.75),
+        (V1, {"cpuset/cpu.cfs_quota_us": "1", "cpuset/cpu.cfs_period_us": "100000"}, FREE),
+    ],
+)
+def test_the_smallest_quota_above_a_process_counts(
+    tmp_path: Path, own: str, files: dict[str, str], cores: float
+) -> None:
+    (cgroup := tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert available_cores(tmp_path, cgroup) == cores
+
+
+@pytest.mark.parametrize(
+    ("own", "file", "text"),
+    [
+        (V2, "pod/server/cpu.stat", "usage_usec 9\nnr_throttled 3\nthrottled_usec 1500000\n"),
+        (V1, "cpu/cpu.stat", "nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n"),
+    ],
+)
+def test_how_long_quotas_have_stopped_processes(tmp_path: Path, own: str, file: str, text: str) -> None:
+    (cgroup := tmp_path / "own").write_text(own)
+    assert throttled_s(tmp_path, cgroup) == 0.0
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert throttled_s(tmp_path, cgroup) == 1.5
+
+
+COUNTED = """
+import json, os
+os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
+from litmeter.params import ServeSettings
+from litmeter.stages.comparison import crowds
+from litmeter.system.cores import whole_cores
+from litmeter.system.machine import fingerprint
+two = ServeSettings(workers_per_device=2, threads_per_worker=1)
+print(json.dumps([whole_cores(), fingerprint()["cores"], crowds(two)]))
+"""
+
+
+def test_all_count_the_cores_that_may_be_used() -> None:
+    """On one CPU of this machine's two workers crowd each other, however many CPUs it has."""
+    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, check=True)
+    assert json.loads(done.stdout) == [1, 1, True]
