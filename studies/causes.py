@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -179,7 +179,7 @@ def neighboured(serve: ServeSettings) -> dict[str, Any]:
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
     ceilings = read_json(CEILINGS)
     losses = {name: losses_of(one, Why("preprocessing", None, "")) for name, one in results.items()}
-    ms = {name: Counter[str]() for name in losses}
+    ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in losses}
     for name, found in losses.items():
         for loss in found:
             ms[name][loss.why.cause] += loss.core_ms

@@ -199,7 +199,7 @@ def _machine() -> _Counter:
         times = [own for number, own in zip(numbers, times, strict=True) if int(number) in allowed]
     if len(times) != len(allowed):
         raise OSError(f"of {len(allowed)} CPUs that may be used {len(times)} are listed")
-    found = {"busy": 0.0, "all": 0.0, "steal": 0.0}
+    found: dict[int | str, float] = {"busy": 0.0, "all": 0.0, "steal": 0.0}
     for own in times:
         # Linux includes the time of guests in that of user and nice.
         total_s = sum(own) - getattr(own, "guest", 0.0) - getattr(own, "guest_nice", 0.0)
