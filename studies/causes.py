@@ -179,7 +179,7 @@ def neighboured(serve: ServeSettings) -> dict[str, Any]:
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
     ceilings = read_json(CEILINGS)
     losses = {name: losses_of(one, Why("preprocessing", None, "")) for name, one in results.items()}
-    ms = {name: defaultdict[str, float](float) for name in losses}
+    ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in losses}
     for name, found in losses.items():
         for loss in found:
             ms[name][loss.why.cause] += loss.core_ms

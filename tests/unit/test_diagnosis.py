@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from statistics import geometric_mean
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from litmeter.report.diagnosis import Diagnosis, Timed, bounds_of, diagnose
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
 from litmeter.stats.change import Change
-from tests.support.synthetic_results import CEILINGS, MACHINE, STAGES, result, turn
+from tests.support.synthetic_results import CEILINGS, MACHINE, SPEEDS, STAGES, result, turn
 
 BATCHING = ServeSettings(max_batch_size=64, batch_timeout_s=0.05)
 FOUR_WORKERS = ServeSettings(max_batch_size=64, batch_timeout_s=0.01, workers_per_device=4)
@@ -233,6 +234,82 @@ def test_a_neighbour_that_slows_the_model_in_process_as_well_is_named() -> None:
     beside = {"other_percent": 25.0, "workers_wait_ms": 5.0}
     found = limit(result("e1", 99.0, **BUSY, **beside, in_process=beside))
     assert found.cause == "other processes"
+
+
+ONE_CORE: dict[str, Any] = {
+    **{"other_percent": 46.0, "batch_size": 1.0},
+    **{"workers_cpu_ms": 11.5, "http_cpu_ms": 1.5, "manager_cpu_ms": 0.5, "client_cpu_ms": 0.3},
+    **{"workers_wait_ms": 0.6, "http_wait_ms": 2.0, "manager_wait_ms": 1.7, "client_wait_ms": 0.4},
+}
+"""Measured beside a neighbour on the other of two cores: one worker of one thread, 82 req/s."""
+ALL_CORES: dict[str, Any] = {
+    **{"other_percent": 35.0, "batch_size": 1.0},
+    **{"workers_cpu_ms": 10.5, "http_cpu_ms": 0.25, "manager_cpu_ms": 0.0, "client_cpu_ms": 0.2},
+    **{"workers_wait_ms": 5.4, "http_wait_ms": 0.4, "manager_wait_ms": 0.0, "client_wait_ms": 0.3},
+}
+"""Likewise, two workers: 124 req/s, and 181 without the neighbour."""
+
+
+def share_of(own: Result, cause: str) -> float:
+    losses = losses_of(own, Why("preprocessing", None, ""))
+    return sum(loss.share.ratio for loss in losses if loss.why.cause == cause)
+
+
+def test_a_neighbour_on_a_core_that_the_pipeline_leaves_idle_takes_nothing() -> None:
+    in_process = {"other_percent": 50.0, "workers_cpu_ms": 9.7, "workers_wait_ms": 0.1}
+    own = result("e1", 82.0, 103.0, 103.0, in_process=in_process, **ONE_CORE)
+    assert [rate and rate < 1.2 * 103 * max(SPEEDS) for rate in own.undisturbed_model] == [True] * len(SPEEDS)
+    found = limit(own)
+    assert share_of(own, "other processes") < 0.35
+    assert found.cause != "other processes"
+    assert "not known beside others" in found.text
+    assert "103.0" in found.text
+
+
+def test_a_neighbour_takes_from_a_pipeline_on_all_cores_what_its_threads_wait_for() -> None:
+    """The model did 232 images/s without it, and 135 beside it."""
+    in_process = {"other_percent": 42.0, "workers_cpu_ms": 8.9, "workers_wait_ms": 5.9}
+    two = ServeSettings(workers_per_device=2, threads_per_worker=1)
+    own = result("e1", 124.0, 135.0, 135.0, serve=two, in_process=in_process, **ALL_CORES)
+    undisturbed = geometric_mean(
+        rate / speed for rate, speed in zip(own.undisturbed_model, SPEEDS, strict=True) if rate
+    )
+    assert undisturbed == pytest.approx(232, rel=0.1)
+    true = (1 / 124 - 1 / 181) / (1 / 124 - 1 / 232)
+    assert share_of(own, "other processes") == pytest.approx(true, abs=0.1)
+    assert "not known beside others" in limit(own).text
+
+
+def test_little_load_beside_the_model_leaves_a_rate_with_its_interval() -> None:
+    text = limit(result("e1", workers_cpu_ms=31.0, other_percent=2.0, in_process={"other_percent": 2.0})).text
+    [(rate, low, high)] = re.findall(
+        r"([\d.]+) \(([\d.]+) to ([\d.]+)\) images/s that the model allows", text
+    )
+    assert float(low) < 100 < float(high)
+    assert float(low) < float(rate) < float(high)
+
+
+QUOTA = MACHINE | {"cores": 2.0, "cpus": 64}
+UNKNOWN: dict[str, Any] = {"other_percent": None, "steal_percent": None}
+
+
+def test_under_a_quota_idle_cores_are_known_by_threads_that_wait_for_none() -> None:
+    """Others' use of the CPUs is not: what they may have had is at most what threads waited for."""
+    slow = stages(queue=100.0, model=25.0)
+    idle = result("e1", machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow)
+    found = limit(idle)
+    assert found.cause == "too few workers"
+    assert "undisturbed" not in found.text
+    waiting = result("e1", machine=QUOTA, in_process=UNKNOWN, **BUSY, **UNKNOWN, **slow, workers_wait_ms=30.0)
+    assert limit(waiting).cause == "other processes or the quota"
+    assert idle.threads == 64
+
+
+def test_where_waits_are_not_counted_others_are_not_told_from_idle_cores() -> None:
+    unknown = {"other_percent": 36.0, "workers_wait_ms": None}
+    own = result("e1", **BUSY, **unknown, in_process=unknown)
+    assert limit(own).cause == "other processes or idle cores"
+    assert own.undisturbed_model == own.rates("model")
 
 
 def test_too_many_workers_are_named_however_noisy_the_served_rate_is() -> None:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy.special import stdtrit
 
 from litmeter.load import LoadPlan
-from litmeter.measure.rows import TurnRow
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, TurnRow
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work, configuration_of
 from litmeter.stats.rates import Z95, Throughput, percentile, throughput
@@ -39,8 +39,6 @@ CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
 """Share of the users' time without a request in flight above which a closed loop does not count."""
-OTHER_LOAD_PERCENT = 10.0
-"""Of the cores, used by other processes or by the hypervisor, above which there is a warning."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+OTHER_LOAD_PERCENT = 10.0
+"""Of the cores, used by other processes or by the hypervisor, above which a turn is disturbed."""
+
 
 @dataclass(frozen=True)
 class TurnRow:

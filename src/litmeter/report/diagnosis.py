@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from litmeter.measure.figures import OTHER_LOAD_PERCENT
+from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from litmeter.measure.figures import OTHER_LOAD_PERCENT
 from litmeter.measure.levels import NULL_SERVER
-from litmeter.measure.rows import ComparisonRow, TurnRow
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name, half_is_native
 from litmeter.params import ServeSettings
 
@@ -162,8 +161,8 @@ def taken(row: TurnRow, cores: float, workers: int) -> Taken | None:
     """What other processes and the hypervisor took from a turn with a rate; None where it is not known.
 
     A turn is as fast as its busiest process, which others hold up while it is ready and has no core; what
-    they used beside that, it would have left idle. Where none is busy all the time, a request waits for a
-    core in one process after another. The hypervisor takes from whoever runs.
+    they used beside that, it would have left idle. Where none is busy all the time, a request waits for cores
+    in one process after another. The hypervisor takes from whoever runs.
 
     Args:
         workers: processes that work at once; of the others each has one busy thread.
