@@ -28,7 +28,7 @@ from litmeter.measure.subjects import Served, Subject, pipelines_of
 from litmeter.model.device import has_bfloat16
 from litmeter.params import ServeSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL
-from litmeter.report.diagnosis import Timed, bounds_of, diagnose
+from litmeter.report.diagnosis import Timed, bounds_of, diagnose, raised
 from litmeter.report.results import Result
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
 from litmeter.stages.comparison import crowds
@@ -114,7 +114,7 @@ def diagnosed(case: Case) -> dict[str, Any]:
         for row in rows
         if (turns := [turn for turn in log.rows if turn.subject == row.experiment])
     ]
-    ceilings = read_json(CEILINGS)
+    ceilings, _ = raised(results, read_json(CEILINGS))
     [injected] = [one for one in results if one.name == INJECTED]
     found = diagnose(injected, bounds_of(injected, ceilings), ceilings, Timed(results))
     return {"cause": found.cause, "text": found.text}

@@ -13,7 +13,7 @@ from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE
 from litmeter.report.claims import claims, fastest, next_step, objective, tuned_text, verdict
-from litmeter.report.diagnosis import Bound
+from litmeter.report.diagnosis import Bound, Exceeded
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.stats.comparison import Ratio
 from tests.support.capacity import CAPACITY
@@ -141,6 +141,13 @@ def test_few_rounds_errors_and_turns_that_do_not_count_are_said(snapshot: Snapsh
     void = replace(last, turns=[*last.turns, turn(CANDIDATE, "served", 1.0, void="the machine slept")])
     sentence = claims(replace(snapshot, results=[*others, void]))[-1].sentence
     assert says(sentence, "`candidate`", "1 of 19 turns: the machine slept")
+
+
+def test_a_roofline_that_a_model_exceeds_is_said(snapshot: Snapshot) -> None:
+    model = Bound("model", 131.0, "roofline", 61.5, Ratio(2.13, 2.05, 2.22), is_error=True)
+    exceeded = replace(snapshot, exceeded=[Exceeded(CANDIDATE, "full", model)])
+    assert claims(exceeded)[:-1] == claims(snapshot)
+    assert says(claims(exceeded)[-1].sentence, "full", "`candidate` (model)", "131.0", "2.13 (2.05 to 2.22)")
 
 
 def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> None:

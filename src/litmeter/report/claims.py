@@ -10,7 +10,7 @@ from typing import Any, Literal
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings, knobs_of
-from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED
+from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, rate_text
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
@@ -240,6 +240,13 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             "doubt",
             f"In {disturbed} of {len(turns)} turns others used the machine, up to {others:.0f}% of it: where "
             "intervals are wide, measure again.",
+        )
+    for name, precision, bound in snapshot.exceeded:
+        yield Claim(
+            "doubt",
+            f"The measured roofline in {precision} precision is too low: `{name}` ({bound.name}) does "
+            f"{rate_text(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate takes "
+            "its place.",
         )
     emulated = {result.name: "" for result in snapshot.results if result.emulated}
     silent = {row.experiment: "" for row in rows if row.rate_rps is None}
