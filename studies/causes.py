@@ -35,7 +35,7 @@ from litmeter.measure.turn import Turn
 from litmeter.model.device import has_bfloat16
 from litmeter.params import ServeSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL
-from litmeter.report.diagnosis import Timed, bounds_of, diagnose
+from litmeter.report.diagnosis import Timed, bounds_of, diagnose, raised
 from litmeter.report.losses import Why, losses_of
 from litmeter.report.results import Result
 from litmeter.serve.client import CONTENT_TYPES, request_bodies
@@ -110,7 +110,8 @@ def diagnosed(case: Case) -> dict[str, Any]:
         ):
             subjects = subjects_of(configurations, sender, photos)
             results = compared(configurations, subjects, case.users, SECONDS)
-    ceilings, injected = read_json(CEILINGS), results[INJECTED]
+    ceilings, _ = raised([*results.values()], read_json(CEILINGS))
+    injected = results[INJECTED]
     found = diagnose(injected, bounds_of(injected, ceilings), ceilings, Timed([*results.values()]))
     return {"cause": found.cause, "text": found.text}
 
@@ -177,7 +178,7 @@ def neighboured(serve: ServeSettings) -> dict[str, Any]:
             own = subjects_of({name: serve}, sender, photo_paths())
             subjects |= own if name == ALONE else {key: beside(one, busy) for key, one in own.items()}
         results = compared(configurations, subjects, users=8, seconds=NEIGHBOUR_SECONDS)
-    ceilings = read_json(CEILINGS)
+    ceilings, _ = raised([*results.values()], read_json(CEILINGS))
     losses = {name: losses_of(one, Why("preprocessing", None, "")) for name, one in results.items()}
     ms: dict[str, dict[str, float]] = {name: defaultdict(float) for name in losses}
     for name, found in losses.items():

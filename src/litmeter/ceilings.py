@@ -2,9 +2,9 @@
 
 The roofline is that of Williams, Waterman and Patterson (2009): arithmetic or memory, whichever is slower. A
 batch of b images takes at least the longer of b x FLOPs / peak and the time to move its bytes: the weights
-once per batch, and for each image the activations that convolutions and matrix products read and write, as
-far as one exceeds the last cache. The operators between them (normalisation, activation functions) are
-assumed to be fused.
+once per batch, at the rate at which so many bytes are read, and for each image the activations that
+convolutions and matrix products read and write, as far as one exceeds all last caches. The operators between
+them (normalisation, activation functions) are assumed to be fused.
 
 Datasheets' peaks are dense (without sparsity). ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the
 tensor cores with FP32 accumulation. TF32 is neither: it has float32's range and FP16's precision, and the
@@ -14,23 +14,30 @@ server switches it off.
 from __future__ import annotations
 
 import copy
+import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+import openvino
 import torch
+from openvino import opset13 as opset
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from litmeter.model.compiled.model import openvino_options
 from litmeter.model.graph import GraphModel, converted, operators
 from litmeter.system.imports import lean_import
+from litmeter.system.memory import available_memory
 
 get_model_complexity_info = lean_import("ptflops").get_model_complexity_info  # it imports timm
 
@@ -142,9 +149,19 @@ class Roofline(NamedTuple):
 
 
 def roofline(
-    flops: int, traffic: Traffic, dtype: str, peak_flops: float, bandwidth: float, cache_bytes: int
+    flops: int,
+    traffic: Traffic,
+    dtype: str,
+    peak_flops: float,
+    bandwidth: float,
+    weights_bandwidth: float,
+    cache_bytes: int,
 ) -> Roofline:
-    """The roofline for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s, ``bandwidth`` in bytes/s."""
+    """The roofline for ``dtype`` (torch's name); ``peak_flops`` in FLOP/s.
+
+    Args:
+        bandwidth, weights_bandwidth: bytes/s, of activations beyond the caches, and of the weights.
+    """
     number_bytes = BYTES_PER_NUMBER[dtype]
 
     def compute_s(batch_size: int) -> float:
@@ -152,8 +169,8 @@ def roofline(
 
     def memory_s(batch_size: int) -> float:
         sizes = (number_bytes * batch_size * numbers for numbers in traffic.activations)
-        moved_bytes = number_bytes * traffic.weights + sum(max(0, size - cache_bytes) for size in sizes)
-        return moved_bytes / bandwidth
+        beyond_bytes = sum(max(0, size - cache_bytes) for size in sizes)
+        return number_bytes * traffic.weights / weights_bandwidth + beyond_bytes / bandwidth
 
     def rps(batch_size: int) -> float:
         return batch_size / max(compute_s(batch_size), memory_s(batch_size))
@@ -205,30 +222,88 @@ def find_device(gpu_name: str | None) -> Device | None:
 
 MATRIX_SIZES = (512, 1024, 2048)
 """Sides of the square matrices; which is fastest depends on caches and device."""
-COPY_BYTES = 2**28
-"""Larger than any cache."""
 LAYERS, LAYER_BATCHES = 4, (1, 8)
-"""Convolutions of the model that are timed, those with most arithmetic, and in which batches."""
-MEASURE_S, LAYER_S = 0.5, 0.1
-LONGEST_PRODUCT_S = 1.0
-"""Larger matrices are not tried: without instructions for a format, one product takes minutes."""
+"""Convolutions of the model that are timed in torch, those with most arithmetic, and in which batches."""
+CHANNELS, ROWS = (512, 1024), 512
+"""Columns and rows of OpenVINO's products."""
+CONVOLUTIONS, CONVOLUTION_BATCH = ((3, 256, 14), (3, 512, 7), (1, 512, 14)), 4
+"""OpenVINO's convolutions: side of the kernel, channels, side of the image."""
+ROUNDS, ROUND_S = 4, 0.05
+"""Runs of each operation, in turn: a machine that slows down for a while slows down all."""
+LONGEST_S = 1.0
+"""Operations that take longer are not timed: without instructions for a format, a product takes minutes."""
 
 
-def measured_peak_flops(device: str, dtype: str) -> float:
-    """FLOP/s of the fastest square matrix product of several sizes, all cores, best of many runs.
+class Operation(NamedTuple):
+    """A matrix product or convolution that is timed: torch's name of its number format, and its FLOPs."""
 
-    A product of n x n matrices is 2 n^3 FLOPs; ``dtype`` is torch's name of the number format.
+    dtype: str
+    flops: int
+    run: Callable[[], object]
+
+
+@torch.inference_mode()
+def measured_peaks(
+    model: torch.nn.Module, image_size: int, device: str, dtypes: Sequence[str], cores: int
+) -> dict[str, float]:
+    """FLOP/s of the fastest operation in each of ``dtypes`` (torch's names), on all ``cores``, best of many.
+
+    A peak is a bound of a rate only if no library that serves is faster. So these are torch's products and
+    the model's own convolutions in it, and on a CPU OpenVINO's products and convolutions of many channels.
+    FLOPs are counted as a model's are, with those at the border of an image that a library leaves out.
     """
-    peak = 0.0
+    torch.set_num_threads(cores)
+    layers = _largest_convolutions(model, image_size)
+    operations = [one for dtype in dtypes for one in _torch_operations(layers, device, dtype)]
+    if device == "cpu":
+        operations += [one for dtype in dtypes for one in _openvino_operations(dtype, cores)]
+    return fastest_flops(operations, device)
+
+
+def fastest_flops(operations: Iterable[Operation], device: str) -> dict[str, float]:
+    """FLOP/s of the fastest operation of each number format; all take turns."""
+    peaks: dict[str, float] = {}
+
+    def run(one: Operation, within_s: float) -> None:
+        peaks[one.dtype] = max(peaks.get(one.dtype, 0.0), one.flops / _shortest_s(one.run, device, within_s))
+
+    timed = []
+    for one in sorted(operations, key=attrgetter("flops")):
+        if one.flops <= LONGEST_S * peaks.get(one.dtype, math.inf):
+            run(one, 0.0)
+            timed.append(one)
+    for one in ROUNDS * timed:
+        run(one, ROUND_S)
+    return peaks
+
+
+def _torch_operations(
+    layers: Sequence[tuple[int, torch.nn.Conv2d, torch.Size]], device: str, dtype: str
+) -> Iterator[Operation]:
+    """Square matrix products, and convolutions in batches; without these in int8, which torch has not."""
+    number_format = getattr(torch, dtype)
     for size in MATRIX_SIZES:
-        if peak and 2 * size**3 / peak > LONGEST_PRODUCT_S:
-            break
-        peak = max(peak, _matrix_product_flops(device, getattr(torch, dtype), size))
-    return peak
+        yield Operation(dtype, 2 * size**3, _torch_product(device, number_format, size))
+    for flops, layer, shape in layers if number_format.is_floating_point else ():
+        own = copy.deepcopy(layer).to(device, number_format)
+        for size in LAYER_BATCHES:
+            images = torch.randn(size, *shape, device=device).to(number_format)
+            yield Operation(dtype, size * flops, partial(own, images))
 
 
-def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str, dtype: str) -> float:
-    """FLOP/s of the fastest of the model's own convolutions; 0 for a model without any."""
+def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    if dtype == torch.int8:
+        integers = [torch.randint(-128, 128, (size, size), dtype=dtype) for _ in range(2)]
+        # The product in int32 has no public name (torch.ops.aten lists it).
+        return partial(torch._int_mm, *integers)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return partial(torch.mm, left, right, out=torch.empty_like(left))
+
+
+def _largest_convolutions(
+    model: torch.nn.Module, image_size: int
+) -> list[tuple[int, torch.nn.Conv2d, torch.Size]]:
+    """Those with most arithmetic: FLOPs for an image, layer, and shape of its input; none of a graph."""
     seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, torch.Size]] = {}
 
     def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
@@ -237,19 +312,56 @@ def convolution_peak_flops(model: torch.nn.Module, image_size: int, device: str,
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
-    with torch.inference_mode():
-        model.eval()(torch.zeros(1, 3, image_size, image_size))
+    model.eval()(torch.zeros(1, 3, image_size, image_size))
     for hook in hooks:
         hook.remove()
-    peak, number_format = 0.0, getattr(torch, dtype)
-    for flops, layer, shape in sorted(seen.values(), key=itemgetter(0))[-LAYERS:]:
-        own = copy.deepcopy(layer).to(device, number_format)
-        for size in LAYER_BATCHES:
-            images = torch.randn(size, *shape, device=device).to(number_format)
-            with torch.inference_mode():
-                seconds = _shortest_s(partial(own, images), device, LAYER_S)
-            peak = max(peak, size * flops / seconds)
-    return peak
+    return sorted(seen.values(), key=itemgetter(0))[-LAYERS:]
+
+
+def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
+    """Products and convolutions as packages run: on one thread each, as many at once as there are cores."""
+    options = openvino_options(getattr(torch, dtype))
+    options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
+    shapes = [((ROWS, channels), (channels, channels)) for channels in CHANNELS]
+    shapes += [
+        ((CONVOLUTION_BATCH, channels, side, side), (channels, channels, kernel, kernel))
+        for kernel, channels, side in CONVOLUTIONS
+    ]
+    for images, weights in shapes:
+        compiled = openvino.Core().compile_model(_graph(images, weights, dtype), "CPU", options)
+        requests = [compiled.create_infer_request() for _ in range(cores)]
+        for request in requests:
+            request.set_input_tensor(openvino.Tensor(_random(images)))
+        flops = 2 * math.prod(images) * math.prod(weights) // weights[1]
+        yield Operation(dtype, cores * flops, partial(_run_at_once, requests))
+
+
+def _graph(images: Sequence[int], weights: Sequence[int], dtype: str) -> openvino.Model:
+    """The product of (rows, channels) with (channels, channels), or the convolution that keeps the size."""
+
+    def numbers(node: openvino.Node, low: float, high: float, levels: int) -> openvino.Node:
+        limits = [np.float32(low), np.float32(high)] * 2
+        return opset.fake_quantize(node, *limits, levels) if dtype == "int8" else node
+
+    taken = opset.parameter(images, np.float32)
+    factors = numbers(taken, 0.0, 1.0, 256), numbers(opset.constant(_random(weights)), -1.0, 1.0, 255)
+    if len(weights) == 2:
+        found = opset.matmul(*factors, False, False)
+    else:
+        border = [weights[-1] // 2] * 2
+        found = opset.convolution(*factors, [1, 1], border, border, [1, 1])
+    return openvino.Model([numbers(opset.relu(found), 0.0, float(weights[1]), 256)], [taken])
+
+
+def _random(shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def _run_at_once(requests: Sequence[Any]) -> None:
+    for request in requests:
+        request.start_async()
+    for request in requests:
+        request.wait()
 
 
 FLOPS_PER_CYCLE = {
@@ -262,7 +374,7 @@ cycle, or one of tiles."""
 
 
 def instruction_peak_flops(
-    precision: str, flags: Collection[str], cores: int, clock_hz: float
+    precision: str, flags: Collection[str], cores: float, clock_hz: float
 ) -> float | None:
     """FLOP/s that instructions allow at most at this clock; None where the instructions are not known."""
     cycles = (flops for flag, flops in FLOPS_PER_CYCLE[precision].items() if flag in flags)
@@ -271,32 +383,61 @@ def instruction_peak_flops(
 
 
 def cache_bytes(device: str) -> int:
-    """Size of the last cache; in a virtual machine that of the host; 0 where it is not known."""
+    """Size of all last caches together; in a virtual machine those of the host; 0 where it is not known."""
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).L2_cache_size)
-    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("*/size")]
-    return max((1024 * int(size.removesuffix("K")) for size in sizes if size.endswith("K")), default=0)
+    return last_caches_bytes(Path("/sys/devices/system/cpu"))
+
+
+def last_caches_bytes(cpus: Path) -> int:
+    """Size of the caches of the highest level that Linux lists in ``cpus``, each once, whoever shares it."""
+    caches = {}
+    for folder in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
+        with suppress(OSError):  # not every hypervisor says all
+            names = ("level", "shared_cpu_list", "size")
+            level, shared, size = ((folder / name).read_text().strip() for name in names)
+            caches[int(level), shared] = 1024 * int(size.removesuffix("K"))
+    last = max((level for level, _ in caches), default=0)
+    return sum(size for (level, _), size in caches.items() if level == last)
+
+
+CACHES, SMALLEST_BUFFER_BYTES = 4, 2**28
+"""A buffer that no cache holds is so many times as large as all last caches together, and this at least."""
+BUFFERS_SHARE = 1 / 4
+"""Of the free memory, that two such buffers take at most."""
+READ_BYTES = 2**26
+"""So much is read at a time, at least, a small buffer again and again: the call itself takes microseconds."""
+MEMORY_S = 0.3
+
+
+def buffer_bytes(cache: int, free: int) -> int:
+    """Size of a buffer that caches of so many bytes do not hold, as far as the ``free`` memory allows."""
+    return min(max(CACHES * cache, SMALLEST_BUFFER_BYTES), int(BUFFERS_SHARE * free / 2))
 
 
 def measured_bandwidth(device: str) -> float:
-    """Bytes per second, read and written, of the fastest of many copies too large for a cache."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    """Bytes per second of the memory, copying or reading alone, whichever is faster."""
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+    size = buffer_bytes(cache_bytes(device), free)
+    return max(measured_copying(device, size), measured_reading(device, size))
+
+
+def measured_copying(device: str, size: int) -> float:
+    """Bytes per second, read and written, of the fastest of many copies of ``size`` bytes."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * COPY_BYTES / _shortest_s(lambda: target.copy_(source), device)
+    return 2 * size / _shortest_s(lambda: target.copy_(source), device, MEMORY_S)
 
 
-def _matrix_product_flops(device: str, dtype: torch.dtype, size: int) -> float:
-    if dtype == torch.int8:
-        left, right = (torch.randint(-128, 128, (size, size), dtype=dtype) for _ in range(2))
-        # The product in int32 has no public name (torch.ops.aten lists it).
-        return 2 * size**3 / _shortest_s(lambda: torch._int_mm(left, right), device)
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(left)
-    return 2 * size**3 / _shortest_s(lambda: torch.mm(left, right, out=out), device)
+def measured_reading(device: str, size: int) -> float:
+    """Bytes per second of reading the same ``size`` bytes again and again, from a cache if they fit."""
+    buffer = torch.ones(max(1024, size // 4), dtype=torch.float32, device=device)
+    read = buffer.expand(max(1, READ_BYTES // buffer.nbytes), -1)
+    return 4 * read.numel() / _shortest_s(read.sum, device, MEMORY_S)
 
 
-def _shortest_s(operation: Callable[[], object], device: str, within_s: float = MEASURE_S) -> float:
-    """Shortest wall time of ``operation`` among its runs within ``within_s``, after a warm-up run."""
+def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -> float:
+    """Shortest wall time of ``operation`` within ``within_s``, of one run at least after a warm-up."""
 
     def run_s() -> float:
         start = perf_counter()
@@ -306,7 +447,7 @@ def _shortest_s(operation: Callable[[], object], device: str, within_s: float = 
         return perf_counter() - start
 
     run_s()
-    started, shortest = perf_counter(), float("inf")
+    started, shortest = perf_counter(), run_s()
     while perf_counter() - started < within_s:
         shortest = min(shortest, run_s())
     return shortest

@@ -6,33 +6,66 @@ A machine that is busy with others for a moment gets three chances.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
+import openvino
 import torch
 
-from litmeter.ceilings import measured_bandwidth, measured_peak_flops
+from litmeter.ceilings import measured_copying, measured_peaks, measured_reading
+from litmeter.model.compiled.model import openvino_options
+from litmeter.model.graph import converted
+
+CORES = os.cpu_count() or 1
 
 
-def test_the_measured_peak_is_that_of_products_timed_here() -> None:
-    def fastest_product() -> float:
-        rates = []
-        for size in (512, 1024, 2048):
-            factor = torch.randn(size, size)
-            out = torch.empty_like(factor)
-            multiply = functools.partial(torch.mm, factor, factor, out=out)
-            rates.append(2 * size**3 / fastest_s(multiply))
-        return max(rates)
-
-    assert agree(lambda: measured_peak_flops("cpu", "float32"), fastest_product)
+def test_the_measured_peak_is_that_of_products_and_convolutions_timed_here() -> None:
+    assert agree(measured_peak, lambda: max(fastest_product(), fastest_convolution()))
 
 
-def test_the_measured_bandwidth_is_that_of_a_copy_timed_here() -> None:
+def test_no_library_that_serves_is_faster_than_the_measured_peak() -> None:
+    """The model that it is measured with has no convolution."""
+    assert any(fastest_convolution() < 1.1 * measured_peak() for _ in range(3))
+
+
+def measured_peak() -> float:
+    linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 2))
+    return measured_peaks(linear, 32, "cpu", ["float32"], CORES)["float32"]
+
+
+def fastest_product() -> float:
+    rates = []
+    for size in (512, 1024, 2048):
+        factor = torch.randn(size, size)
+        out = torch.empty_like(factor)
+        multiply = functools.partial(torch.mm, factor, factor, out=out)
+        rates.append(2 * size**3 / fastest_s(multiply))
+    return max(rates)
+
+
+def fastest_convolution() -> float:
+    """As models run: compiled by OpenVINO, on one thread each."""
+    layer, images = torch.nn.Conv2d(512, 512, 3, padding=1), torch.randn(4, 512, 7, 7)
+    options = openvino_options(torch.float32)
+    compiled = openvino.Core().compile_model(converted(layer.eval(), images), "CPU", options)
+    requests = [compiled.create_infer_request() for _ in range(CORES)]
+    with ThreadPoolExecutor(CORES) as pool:
+        seconds = fastest_s(lambda: [*pool.map(lambda one: one.infer([images.numpy()]), requests)])
+    return CORES * 2 * images.numel() * layer.weight[0].numel() / seconds
+
+
+def test_copying_and_reading_are_as_fast_as_timed_here() -> None:
     source = torch.ones(2**28, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    moved_bytes = 2 * source.nbytes  # read and written
+    target, numbers = torch.empty_like(source), source.view(torch.int64)
+    copied_bytes = 2 * source.nbytes  # read and written
     assert agree(
-        lambda: measured_bandwidth("cpu"), lambda: moved_bytes / fastest_s(lambda: target.copy_(source))
+        lambda: measured_copying("cpu", source.nbytes),
+        lambda: copied_bytes / fastest_s(lambda: target.copy_(source)),
+    )
+    assert agree(
+        lambda: measured_reading("cpu", source.nbytes), lambda: source.nbytes / fastest_s(numbers.sum)
     )
 
 

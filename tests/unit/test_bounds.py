@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from litmeter.report.diagnosis import BOUND_NAMES, bounds_of
+from litmeter.params import ServeSettings
+from litmeter.report.diagnosis import BOUND_NAMES, bounds_of, diagnose, raised
 from tests.support.synthetic_results import CEILINGS, result
 
 
@@ -32,3 +33,21 @@ def test_shares_are_as_certain_as_ratios_within_rounds() -> None:
 @pytest.mark.parametrize(("served", "error"), [(110.0, True), (102.0, False)])
 def test_a_bound_above_the_one_before_is_an_error(served: float, error: bool) -> None:
     assert bounds_of(result("e1", served, noise=0.02), CEILINGS)[-1].is_error is error
+
+
+def test_a_model_above_the_measured_roofline_takes_its_place() -> None:
+    half = ServeSettings(precision="half")
+    fast, fastest = result("e1", 90.0, 200.0, 190.0), result("e2", 90.0, 230.0, 190.0)
+    others = [result("e3", 90.0, 100.0, 95.0), result("e4", 90.0, 160.0, 155.0, serve=half)]
+    ceilings, [exceeded] = raised([fast, fastest, *others], CEILINGS)
+    assert (exceeded.name, exceeded.precision) == ("e2", "full")
+    assert exceeded.bound.share.low < 230 / 110 < exceeded.bound.share.high  # type: ignore[operator]
+    assert ceilings == CEILINGS | {"roofline_full_rps": 230.0}
+    for one in (fast, fastest, *others):
+        bounds = bounds_of(one, ceilings)
+        assert not any(bound.is_error for bound in bounds)
+        assert diagnose(one, bounds, ceilings).cause
+
+
+def test_a_model_above_the_roofline_within_its_interval_leaves_it() -> None:
+    assert raised([result("e1", 90.0, 114.0, 110.0)], CEILINGS) == (CEILINGS, [])

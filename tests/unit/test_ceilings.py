@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import pytest
 import timm
-import torch
 from torch import nn
 
-from litmeter import ceilings
-from litmeter.ceilings import Cost, Traffic, cost_of, find_device, measured_peak_flops, roofline, traffic_of
+from litmeter.ceilings import (
+    Cost,
+    Operation,
+    Traffic,
+    buffer_bytes,
+    cost_of,
+    fastest_flops,
+    find_device,
+    last_caches_bytes,
+    roofline,
+    traffic_of,
+)
 from litmeter.model.card import ModelCard, read_card
 from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import (
+    Memory,
     ceiling_metrics,
     instruction_metrics,
     roofline_metrics,
@@ -51,22 +64,22 @@ def test_the_traffic_of_a_small_net_is_hand_arithmetic() -> None:
 def test_many_weights_are_compute_bound_in_large_batches() -> None:
     """One image: 2 FLOPs and 4 bytes a weight; the machine does 8 FLOPs while it moves a byte."""
     weights = 1_000_000
-    found = roofline(2 * weights, Traffic(weights, ()), "float32", 8e9, 1e9, 0)
+    found = roofline(2 * weights, Traffic(weights, ()), "float32", 8e9, 1e3, 1e9, 0)
     assert (found.bound, found.batch_size) == ("compute", 16)
     assert found.rps == pytest.approx(8e9 / (2 * weights))
 
 
 def test_many_activations_are_memory_bound_at_any_batch_size() -> None:
-    found = roofline(2_000_000, Traffic(0, (600_000, 400_000)), "bfloat16", 8e9, 1e9, 0)
+    found = roofline(2_000_000, Traffic(0, (600_000, 400_000)), "bfloat16", 8e9, 1e9, 1e3, 0)
     assert (found.bound, found.batch_size) == ("memory", None)
     assert found.rps == pytest.approx(1e9 / 2_000_000)
 
 
 def test_an_activation_counts_as_far_as_it_exceeds_the_last_cache() -> None:
     traffic = Traffic(0, (600_000, 400_000))
-    cached = roofline(1_000, traffic, "float32", 8e15, 1e9, 2**40)
+    cached = roofline(1_000, traffic, "float32", 8e15, 1e9, 1e9, 2**40)
     assert cached.bound == "compute"
-    found = roofline(1_000, traffic, "float32", 8e15, 1e9, 1_000_000)  # of an image 2.4 and 1.6 MB
+    found = roofline(1_000, traffic, "float32", 8e15, 1e9, 1e9, 1_000_000)  # of an image 2.4 and 1.6 MB
     assert found.bound == "memory"
     assert found.rps == pytest.approx(1e9 / (1_400_000 + 600_000))
 
@@ -111,16 +124,64 @@ def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) ->
     assert (t4["theoretical_full_rps"], t4["measured_full_tflops"]) == (8100.0, 0.2)
 
 
-def test_products_that_would_take_seconds_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_that_would_take_seconds_are_not_tried() -> None:
     tried = []
 
-    def product_flops(device: str, dtype: torch.dtype, size: int) -> float:
-        tried.append(size)
-        return 1e9  # as emulated bfloat16: the next size takes 2 s
+    def work(dtype: str, flops: int) -> Operation:
+        return Operation(dtype, flops, lambda: tried.append((dtype, flops)))
 
-    monkeypatch.setattr(ceilings, "_matrix_product_flops", product_flops)
-    assert measured_peak_flops("cpu", "bfloat16") == 1e9
-    assert tried == [512]
+    found = fastest_flops([work("bfloat16", 10**20), work("bfloat16", 1000), work("float32", 1000)], "cpu")
+    assert found.keys() == {"bfloat16", "float32"}
+    assert set(tried) == {("bfloat16", 1000), ("float32", 1000)}
+
+
+def test_operations_take_turns_and_the_fastest_run_of_all_counts() -> None:
+    tried = []
+
+    def work(name: str, flops: int) -> Operation:
+        return Operation("float32", flops, lambda: tried.append(name))
+
+    slow, fast = (fastest_flops([work("slow", 10), work("fast", flops)], "cpu") for flops in (10, 10**6))
+    assert fast["float32"] > 1000 * slow["float32"]
+    turns = [name for name, _ in itertools.groupby(tried)]
+    assert turns.count("slow") == turns.count("fast") > 4
+
+
+def caches(folder: Path, cpu: int, level: int, shared: str, size: str) -> None:
+    """What Linux lists of a cache of a CPU."""
+    own = folder / f"cpu{cpu}" / "cache" / f"index{level}"
+    own.mkdir(parents=True)
+    for name, content in {"level": f"{level}", "shared_cpu_list": shared, "size": size}.items():
+        (own / name).write_text(f"{content}\n")
+
+
+def test_every_last_cache_counts_once(tmp_path: Path) -> None:
+    """Four CPUs: two share a last cache, and two another."""
+    for cpu in range(4):
+        caches(tmp_path, cpu, 2, f"{cpu}", "98304K")
+        caches(tmp_path, cpu, 3, "0-1" if cpu < 2 else "2-3", "32768K")
+    (tmp_path / "cpufreq").mkdir()
+    assert last_caches_bytes(tmp_path) == 2 * 32 * 2**20
+    assert last_caches_bytes(tmp_path / "cpufreq") == 0
+
+
+@pytest.mark.parametrize(
+    ("cache_mib", "free_mib", "expected_mib"),
+    [(32, 24_000, 256), (768, 24_000, 3000), (768, 100_000, 3072), (0, 24_000, 256), (0, 1024, 128)],
+)
+def test_a_buffer_exceeds_all_caches_and_two_leave_three_quarters_of_the_memory(
+    cache_mib: int, free_mib: int, expected_mib: int
+) -> None:
+    assert buffer_bytes(cache_mib * 2**20, free_mib * 2**20) == expected_mib * 2**20
+
+
+def test_weights_are_read_at_their_own_rate() -> None:
+    """Of 1 MB, in 10 us from a cache and in 1 ms from memory, for 1 us of arithmetic."""
+    weights = Traffic(250_000, ())
+    cached = roofline(1_000, weights, "float32", 1e9, 1e9, 1e11, 2**20)
+    assert cached == roofline(1_000, weights, "float32", 1e9, 1e3, 1e11, 0)
+    assert (cached.bound, cached.batch_size) == ("compute", 16)
+    assert roofline(1_000, weights, "float32", 1e9, 1e9, 1e9, 2**20).bound == "memory"
 
 
 def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
@@ -133,7 +194,7 @@ def test_the_roofline_never_lies_above_the_theoretical_rate() -> None:
     for peak_flops in (208.4999e9, 208.5001e9, 0.4e9):
         measured = {"full": peak_flops, "half": 2 * peak_flops}
         metrics = ceiling_metrics(card, cost, measured, None) | roofline_metrics(
-            cost, traffic, "cpu", measured, 1e13
+            cost, traffic, "cpu", measured, Memory(1e13, dict.fromkeys(measured, 1e13))
         )
         for precision in ("full", "half"):
             assert metrics[f"roofline_{precision}_rps"] <= metrics[f"theoretical_{precision}_rps"]

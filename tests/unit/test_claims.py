@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ import pytest
 from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings
+from litmeter.paths import CEILINGS
 from litmeter.report.claims import claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
-from litmeter.report.snapshot import Snapshot, Tuned
+from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.stats.comparison import Ratio
+from litmeter.system.files import read_json, write_json
 from litmeter.system.tables import significant
 from tests.support.capacity import CAPACITY
+from tests.support.results_project import write_project
 from tests.support.search import WINNER, tuned
 from tests.support.synthetic_results import MACHINE, compared, turn
 
@@ -188,6 +192,20 @@ def test_few_rounds_errors_and_turns_that_do_not_count_are_said(snapshot: Snapsh
     void = replace(last, turns=[*last.turns, turn(CANDIDATE, "served", 1.0, void="the machine slept")])
     sentence = claims(replace(snapshot, results=[*others, void]))[-1].sentence
     assert says(sentence, "`candidate`", "1 of 19 turns: the machine slept")
+
+
+def test_a_roofline_that_a_model_exceeds_is_said_and_causes_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_project()
+    write_json(CEILINGS, read_json(CEILINGS) | {"roofline_full_rps": 110.0})
+    snapshot = read_snapshot()
+    doubts = [claim.sentence for claim in claims(snapshot) if claim.kind == "doubt"]
+    [said] = [sentence for sentence in doubts if "roofline" in sentence]
+    assert says(said, "full", f"`{CANDIDATE}` (model)", "230.0 images/s, 2.07")
+    assert not any("Errors" in sentence for sentence in doubts)
+    assert all(diagnosis.cause for diagnosis in snapshot.diagnoses.values())
 
 
 def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> None:

@@ -22,7 +22,7 @@ from litmeter.model.card import WEIGHTS_NAME, ModelCard, sha256
 from litmeter.model.model import check_shapes, input_config, load_model
 from litmeter.model.own import files_of_factory
 from litmeter.params import ModelSettings, Params, load_params
-from litmeter.stages.ceilings import ceiling_metrics, roofline_metrics, theoretical_rows
+from litmeter.stages.ceilings import Memory, ceiling_metrics, roofline_metrics, theoretical_rows
 from litmeter.stages.machine import check_params, given_weights
 from litmeter.training.fit import freeze_first_layers
 from litmeter.training.weights import classifier_parameters, pretrained_model
@@ -342,7 +342,8 @@ def test_what_cannot_be_counted_is_not_available() -> None:
     assert cost_of(Mean(), SIZE) is None
     card: Any = type("Card", (), {"architecture": "net:make"})
     metrics = ceiling_metrics(card, None, {"full": 1e12}, None)
-    metrics |= roofline_metrics(None, traffic_of(Mean(), SIZE), "cpu", {"full": 1e12}, 1e10)
+    memory = Memory(1e10, {"full": 1e10})
+    metrics |= roofline_metrics(None, traffic_of(Mean(), SIZE), "cpu", {"full": 1e12}, memory)
     assert metrics["flops"] is None
     assert metrics["theoretical_full_rps"] is None
     assert "roofline_full_rps" not in metrics

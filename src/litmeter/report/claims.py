@@ -265,6 +265,13 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             f"In {disturbed} of {len(turns)} turns others used the machine, up to {others:.0f}% of it: where "
             "intervals are wide, measure again.",
         )
+    for name, precision, bound in snapshot.exceeded:
+        yield Claim(
+            "doubt",
+            f"The measured roofline in {precision} precision is too low: `{name}` ({bound.name}) does "
+            f"{significant(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate takes "
+            "its place.",
+        )
     emulated = {result.name: "" for result in snapshot.results if result.emulated}
     silent = {row.experiment: "" for row in rows if row.rate_rps is None}
     failed = {row.experiment: f"({row.failed})" for row in rows if row.failed}

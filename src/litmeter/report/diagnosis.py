@@ -3,7 +3,8 @@
 Bounds are in images/s = requests/s, from the hardware's peak down to the served rate. A LitAPI of one's own
 has none above the model, its ``predict``, and what cannot be run in-process has none at all. Each limits the
 next; its share of the one before it is what is left of the rate. A share above 1 by more than its interval is
-a bug of the bound above, and then no cause is named.
+a bug of the bound above, and then no cause is named; but a roofline, which is measured, gives way to the rate
+of the model that exceeds it.
 
 docs/bounds-and-diagnosis.md has all causes. Those of the loss in serving (from the model in-process down to
 the served rate), which losses.py tells apart, come first; one above the model follows where it is as large.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
@@ -69,6 +70,14 @@ class Bound:
         return self.share.resolved and self.share.ratio < 1
 
 
+class Exceeded(NamedTuple):
+    """A measured roofline that is none: the configuration that exceeds it, its precision, and its bound."""
+
+    name: str
+    precision: str
+    bound: Bound
+
+
 def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
     """The bounds of one configuration, from the highest; bounds of unknown rate are left out.
 
@@ -103,6 +112,22 @@ def bounds_of(result: Result, ceilings: Mapping[str, Any]) -> list[Bound]:
             bound = Bound(name, rate_rps, upper.name, upper.rate_rps, share, is_error)
         bounds.append(bound)
     return bounds
+
+
+def raised(results: Sequence[Result], ceilings: Mapping[str, Any]) -> tuple[dict[str, Any], list[Exceeded]]:
+    """metrics/ceilings.json with the rooflines that models leave, and who exceeds the measured ones most.
+
+    A peak is the rate of what was tried; a served model that is faster by more than the interval was not.
+    """
+    found: dict[str, Exceeded] = {}
+    for result in results:
+        precision = result.serve.precision
+        for bound in bounds_of(result, ceilings):
+            most = found[precision].bound.rate_rps if precision in found else 0.0
+            if bound.upper == ROOFLINE and bound.is_error and bound.rate_rps > most:
+                found[precision] = Exceeded(result.name, precision, bound)
+    rooflines = {f"roofline_{precision}_rps": one.bound.rate_rps for precision, one in found.items()}
+    return {**ceilings, **rooflines}, [*found.values()]
 
 
 def _share(rates: Rates, above: Rates, error: float = FAMILY_ERROR) -> Ratio | None:

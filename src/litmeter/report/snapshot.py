@@ -22,7 +22,7 @@ from litmeter.model.card import served_digest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import PARAMS_FILE, Params, ServeSettings
-from litmeter.report.diagnosis import Bound, Diagnosis, Timed, bounds_of, diagnose
+from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.system.files import digest, read_json, read_rows
@@ -50,7 +50,8 @@ class Snapshot:
 
     Attributes:
         label: the revision; empty for this tree.
-        ceilings, train: metrics/ceilings.json and train.json, empty where no classifier is served.
+        ceilings, train: metrics/ceilings.json and train.json, empty where no classifier is served; rooflines
+            that ``exceeded`` has are raised.
         results, bounds, diagnoses: of each configuration, in the order of params.yaml.
         over_before: metrics/over_before.json, empty where there is none.
         measured_with: what the comparison depended on, by its stage in dvc.lock; None where it is not there.
@@ -63,6 +64,7 @@ class Snapshot:
     params: Params
     machine: Mapping[str, Any]
     ceilings: Mapping[str, Any]
+    exceeded: Sequence[Exceeded]
     train: Mapping[str, Any]
     results: Sequence[Result]
     bounds: Mapping[str, Sequence[Bound]]
@@ -102,6 +104,7 @@ def read_snapshot(label: str = "") -> Snapshot:
         params, device = params_on(machine)
         ceilings = read_json(paths.CEILINGS) if params.has_classifier else {}
         results = _read_results(params, machine, device)
+        ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         # `litmeter quick` and servers of one's own have none.
         changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
@@ -112,6 +115,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             params=params,
             machine=machine,
             ceilings=ceilings,
+            exceeded=exceeded,
             train=read_json(paths.TRAIN_METRICS) if params.has_classifier else {},
             results=results,
             bounds=bounds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -15,12 +15,12 @@ from litmeter.ceilings import (
     Cost,
     Traffic,
     cache_bytes,
-    convolution_peak_flops,
     cost_of,
     find_device,
     instruction_peak_flops,
     measured_bandwidth,
-    measured_peak_flops,
+    measured_peaks,
+    measured_reading,
     roofline,
     traffic_of,
 )
@@ -38,6 +38,7 @@ from litmeter.model.device import dtype_name, half_is_native, params_on, precisi
 from litmeter.model.model import load_model
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json
 from litmeter.system.progress import print_wrapped
 
@@ -49,16 +50,15 @@ def main() -> None:
     card = read_card(MODEL.exported)
     model = load_model(MODEL.exported, card, torch.device("cpu"), torch.float32)
     cost, traffic = cost_of(model, card.image_size), traffic_of(model, card.image_size)
-    measured = {
-        precision: peak_flops(model, card.image_size, device, precision)
-        for precision in precisions_on(device)
-        if precision != "half" or half_is_native(machine, device)
-    }
-    bandwidth = measured_bandwidth(device)
+    precisions = [one for one in precisions_on(device) if one != "half" or half_is_native(machine, device)]
+    dtypes = {precision: dtype_name(precision, device) for precision in precisions}
+    peaks = measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
+    measured = {precision: peaks[dtype] for precision, dtype in dtypes.items()}
+    memory = measured_memory(traffic, device, dtypes)
     client_limit = client_limit_rps(params.load)
     write_csv(THEORETICAL, theoretical_rows(cost))
     metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
-    metrics |= roofline_metrics(cost, traffic, device, measured, bandwidth)
+    metrics |= roofline_metrics(cost, traffic, device, measured, memory)
     metrics |= instruction_metrics(machine, device, measured)
     metrics["client_limit_rps"] = client_limit
     write_json(CEILINGS, metrics)
@@ -83,14 +83,21 @@ def main() -> None:
     print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
 
 
-def peak_flops(model: torch.nn.Module, image_size: int, device: str, precision: str) -> float:
-    """FLOP/s of the fastest matrix product, or of the fastest of the model's convolutions."""
-    dtype = dtype_name(precision, device)
-    product = measured_peak_flops(device, dtype)
-    # torch has no convolution in int8 to time.
-    return (
-        product if dtype == "int8" else max(product, convolution_peak_flops(model, image_size, device, dtype))
-    )
+class Memory(NamedTuple):
+    """Bytes per second: of what no cache holds, and by precision those at which the weights are read."""
+
+    bandwidth: float
+    weights: Mapping[str, float]
+
+
+def measured_memory(traffic: Traffic, device: str, dtypes: Mapping[str, str]) -> Memory:
+    """Rates of the memory; ``dtypes`` are torch's names by precision."""
+    bandwidth = measured_bandwidth(device)
+    weights = {
+        precision: max(bandwidth, measured_reading(device, BYTES_PER_NUMBER[dtype] * traffic.weights))
+        for precision, dtype in dtypes.items()
+    }
+    return Memory(bandwidth, weights)
 
 
 def instruction_metrics(
@@ -167,21 +174,23 @@ def ceiling_metrics(
 
 
 def roofline_metrics(
-    cost: Cost | None, traffic: Traffic, device: str, measured: dict[str, float], bandwidth: float
+    cost: Cost | None, traffic: Traffic, device: str, measured: dict[str, float], memory: Memory
 ) -> dict[str, Any]:
-    """Rooflines by measured peaks (FLOP/s, by precision) and bandwidth (bytes/s); none without FLOPs."""
+    """Rooflines by measured peaks (FLOP/s, by precision) and rates of the memory; none without FLOPs."""
     cache = cache_bytes(device)
     metrics: dict[str, Any] = {
-        "bandwidth_gbs": round(bandwidth / 1e9, 2),
-        "last_cache_mib": round(cache / 2**20),
+        "bandwidth_gbs": round(memory.bandwidth / 1e9, 2),
+        "last_caches_mib": round(cache / 2**20),
     }
     if cost is None:
         return metrics
     for precision in measured:
         dtype = dtype_name(precision, device)
-        bound = roofline(cost.flops, traffic, dtype, measured[precision], bandwidth, cache)
+        read = memory.weights[precision]
+        bound = roofline(cost.flops, traffic, dtype, measured[precision], memory.bandwidth, read, cache)
         metrics |= {
             f"bytes_weights_{precision}": BYTES_PER_NUMBER[dtype] * traffic.weights,
+            f"weights_{precision}_gbs": round(read / 1e9, 2),
             f"bytes_activations_{precision}": BYTES_PER_NUMBER[dtype] * sum(traffic.activations),
             f"roofline_{precision}_rps": round(bound.rps, 1),
             f"roofline_{precision}_bound": bound.bound,
