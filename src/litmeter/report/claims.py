@@ -269,8 +269,8 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         yield Claim(
             "doubt",
             f"The measured roofline in {precision} precision is too low: `{name}` ({bound.name}) does "
-            f"{significant(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate takes "
-            "its place.",
+            f"{significant(bound.rate_rps)} images/s, {times_text(bound.share)} times as much. That rate "
+            "takes its place.",
         )
     emulated = {result.name: "" for result in snapshot.results if result.emulated}
     silent = {row.experiment: "" for row in rows if row.rate_rps is None}
