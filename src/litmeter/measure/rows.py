@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class TurnRow:
     """One turn; docs/columns.md says what each column means.
 
-    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``
-    and ``batches`` are JSON. ``void`` is empty where the turn counts.
+    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``,
+    ``batches`` and ``others`` are JSON. ``void`` is empty where the turn counts.
     """
 
     turn: int
@@ -46,6 +46,7 @@ class TurnRow:
     client_cpu_ms: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
+    others: str = "{}"
     steal_percent: float | None = None
     cpu_mhz: float | None = None
     gpu_percent: float | None = None

@@ -15,12 +15,15 @@ from typing import Any, TypeVar
 
 import psutil
 
+from litmeter.measure.neighbours import Neighbours
 from litmeter.system.machine import cuda_gpu
 from litmeter.system.memory import CGROUP
 from litmeter.system.processes import tree
 from litmeter.system.progress import print_wrapped
 
 Value = TypeVar("Value")
+OTHER_LOAD_PERCENT = 10.0
+"""CPU of the machine, used by other processes or by the hypervisor, above which there is a warning."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Usage:
         process_s: CPU seconds of each process of the server, by process id.
         other_percent: by processes other than server, client and this one; not known where the server's are
             not.
+        others: mean number of cores of those of these processes that are busy, by name; empty where
+            ``other_percent`` is no reason for a warning, and where none is visible.
         steal_percent: what the hypervisor gave to other machines.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
@@ -45,6 +50,7 @@ class Usage:
     client_s: float | None = None
     process_s: Mapping[int, float] = field(default_factory=dict)
     other_percent: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
     steal_percent: float | None = None
     throttled_s: float | None = None
     cores: tuple[float, float] | None = None
@@ -65,12 +71,14 @@ class Telemetry:
     def __init__(self) -> None:
         self._best_mhz = 0.0
         self._failed: set[str] = set()
+        self._neighbours = Neighbours()
 
     def begin(self, server_pid: int | None, client_pid: int | None) -> None:
         """Begin a turn, with the pids of ``Subject``."""
         self._server, self._client = server_pid, client_pid
         self._mhz: list[float] = []
         self._gpu: list[Any] = []
+        self._read("other processes", self._neighbours.begin)
         self._began, self._cores, self._before = self._counters()
 
     def tick(self) -> None:
@@ -94,6 +102,8 @@ class Telemetry:
             known = [used for used in ours if used is not None]
             if len(known) == len(ours):
                 percents["other"] = 100 * max(0.0, machine["busy"] - sum(known)) / machine["all"]
+        busy = percents.get("other", 0.0) > OTHER_LOAD_PERCENT
+        others = self._read("other processes", self._neighbours.busiest) if busy else None
         memory = (gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None)
         return Usage(
             seconds=ended - self._began,
@@ -102,6 +112,7 @@ class Telemetry:
             client_s=client_s,
             process_s={int(pid): used for pid, used in (grown[2] or {}).items()},
             other_percent=percents.get("other"),
+            others=others or {},
             steal_percent=percents.get("steal"),
             throttled_s=throttled_s,
             cores=None if self._cores is None or cores is None else (self._cores, cores),
