@@ -61,9 +61,9 @@ def test_a_server_that_refuses_everything_is_an_error() -> None:
 def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (body := tmp_path / "body.json").write_text("{}")
     out, picture = tmp_path / "probes.csv", tmp_path / "capacity.png"
-    arguments = ["capacity", "--body-file", str(body), "--out", str(out), "--picture", str(picture)]
+    arguments = ["capacity", "--body", str(body), "--out", str(out), "--picture", str(picture)]
     with running_stub(0.01, 2) as stub:
-        status = main([*arguments, "--slo-ms", "50", "--max-s", "12", "--url", stub.url])
+        status = main([*arguments, "--slo-ms", "50", "--seconds", "12", "--url", stub.url])
     text = " ".join(capsys.readouterr().out.split())  # wherever a line ends
     with out.open() as file:
         rows = list(csv.DictReader(file))
@@ -71,5 +71,5 @@ def test_the_command_prints_writes_and_draws(tmp_path: Path, capsys: pytest.Capt
     for row in rows:
         load = f"{float(row['offered_rps']):.1f}/s" if row["offered_rps"] else f"{row['users']} users"
         assert f"| {load}" in text
-    assert "in 12 s (--max-s) are too few" in text
+    assert "in 12 s (--seconds) are too few" in text
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -170,8 +170,8 @@ def test_a_load_that_was_ended_leaves_nothing_to_the_next(cluster: str) -> None:
 
 def loadtest(cluster: str, url: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     (body := folder / "body.json").write_text("{}")
-    command = [sys.executable, "-m", "litmeter.cli.main", "loadtest", "--url", url, "--body-file", str(body)]
-    command += ["--rate", "60", "--min-s", "1", "--max-s", "1", "--cluster", cluster]
+    command = [sys.executable, "-m", "litmeter.cli.main", "loadtest", "--url", url, "--body", str(body)]
+    command += ["--rate", "60", "--seconds", "1", "--cluster", cluster]
     environment = {**os.environ, **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -14,7 +14,7 @@ from litmeter.cli import init
 from litmeter.cli.main import main
 from litmeter.params import CANDIDATE, Params, ServeSettings, load_params
 from litmeter.stages.machine import main as check_all
-from tests.support.processes import descendants_mentioning
+from tests.support.processes import descendants_mentioning, limited_inotify
 
 SERVER = """
 import random
@@ -205,7 +205,7 @@ def test_files_of_a_server_that_lies_elsewhere_are_found(
 
 def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("dvc.lock").write_text("")  # is none of the files that are written
-    params = initialised("--command", "python plain.py {port}", "--ready", "/up", "--users", "4")
+    params = initialised("python plain.py {port}", "--ready", "/up", "--users", "4")
     expected = ServeSettings(command="python plain.py {port}", ready="/up")
     assert params.configurations() == {"server": expected}
     assert (params.load.users, params.comparison.users) == ((1, 4), 4)
@@ -222,17 +222,16 @@ def test_of_a_command_there_is_one_configuration(folder: Path, capsys: pytest.Ca
         (["nowhere.py:Table", "--body", "a.json"], "nowhere:Table: import: ModuleNotFoundError"),
         (["server.py:Neither", "--body", "a.json"], "server:Neither: predict at batch size 1: ValueError"),
         (["server.py:Sampling", "--body", "a.json"], "'server:Sampling check_answers=false'"),
-        (["server.py", "--body", "a.json"], "expected module:Class or FILE.py:Class, got 'server.py'"),
+        (["server.py", "--body", "a.json"], "or a command with {port}, got 'server.py'"),
         (["server.py:Table", "--body", "wrong.json"], "body 1 is refused with status 422"),
         (["server.py:Table"], "--body: missing"),
         (["server.py:Table", "--body", "none.json"], "--body none.json: No such file"),
         (["server.py:Table", "--body", "a.json", "--body", "server.py"], "--body: files of several content"),
         (["server.py:Table", "max_batch_size=0", "--body", "a.json"], "max_batch_size: got 0"),
-        (["--body", "a.json"], "one server is needed"),
-        (["server.py:Table", "--command", "python plain.py {port}"], "one server is needed"),
-        (["--command", "python plain.py", "--body", "a.json"], "{port} is missing"),
-        (["--command", "nonsuch {port}", "--body", "a.json"], "there is no program 'nonsuch'"),
-        (["--command", "python plain.py {port}", "--body", "wrong.json"], "answered the first request"),
+        (["--body", "a.json"], "litmeter init"),
+        (["python plain.py", "--body", "a.json"], "{port} is missing"),
+        (["nonsuch {port}", "--body", "a.json"], "there is no program 'nonsuch'"),
+        (["python plain.py {port}", "--body", "wrong.json"], "answered the first request"),
     ],
 )
 def test_what_cannot_be_used_is_a_line_and_leaves_nothing(
@@ -259,7 +258,16 @@ def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str]
 def test_bodies_that_are_part_of_the_project_stay_where_they_are(folder: Path) -> None:
     Path("bodies").mkdir()
     Path("bodies/a.json").write_text('{"input": 1}')
-    command = ["init", "--command", "python plain.py {port}", "--ready", "/", "--body", "bodies"]
+    command = ["init", "python plain.py {port}", "--ready", "/", "--body", "bodies"]
     assert main(command) == 0
     assert load_params().load.bodies == "bodies"
     assert [path.name for path in Path("bodies").iterdir()] == ["a.json"]
+
+
+def test_files_that_were_not_seen_at_the_limit_of_watches_are_said(folder: Path) -> None:
+    command = [sys.executable, "-m", "litmeter.cli.main", "init", "python plain.py {port}", "--ready", "/"]
+    command = limited_inotify("max_inotify_watches", 1, [*command, "--body", "a.json"])
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert dependencies() == ["plain.py"]  # that weights/table.txt is read was not seen
+    [said] = [line for line in done.stdout.splitlines() if "max_user_watches" in line]
+    assert "weights" in said

@@ -45,7 +45,7 @@ def dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_load_and_its_first_request(tmp_path: Path) -> None:
     (body := tmp_path / "body.json").write_text("{}")
-    arguments = ["--body-file", str(body), "--users=1", "--requests", "1", "--min-s", "0.3", "--max-s", "0.3"]
+    arguments = ["--body", str(body), "--users=1", "--requests", "1", "--seconds", "0.3"]
     with running_stub(0.01) as stub:
         assert main(["loadtest", "--url", stub.url, *arguments]) in {0, 1}  # valid or not
         assert len(stub.log()) > 3

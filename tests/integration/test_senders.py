@@ -64,8 +64,8 @@ def test_a_sender_that_dies_makes_the_load_void() -> None:
 
 def test_the_command_loads_with_several_senders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (body := tmp_path / "body.json").write_text("{}")
-    arguments = ["loadtest", "--body-file", str(body), "--users", "4", "--senders", "2"]
-    arguments += ["--min-s", "1", "--max-s", "1"]
+    arguments = ["loadtest", "--body", str(body), "--users", "4", "--senders", "2"]
+    arguments += ["--seconds", "1"]
     with running_stub(0.01, 2) as stub:
         assert main([*arguments, "--url", stub.url]) in (0, 1)
     assert "| 4 " in capsys.readouterr().out

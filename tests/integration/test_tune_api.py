@@ -132,7 +132,8 @@ def test_a_transport_is_a_knob(project: Path) -> None:
 
 
 def test_a_stream_races_without_predictions(project: Path) -> None:
-    write_params({"api": "server:Stream"}, {**TUNE, "transport": ["litserve", "direct"]})
+    given = {**TUNE, "transport": ["litserve", "direct"], "max_s": 60.0}  # all three have time
+    write_params({"api": "server:Stream"}, given)
     outcome = main()
     assert len(outcome.rows) == 3
     assert any("serves no LitAPI with stream" in reason for reason in outcome.left_out)

@@ -45,9 +45,9 @@ def test_a_known_server_takes_as_many_times_a_trace_as_a_simulation_says(
     lines = (f"{time_s:.4f} {number % 2}\n" for number, time_s in enumerate(due_s))
     (trace := tmp_path / "trace").write_text("".join(lines))
     (body := tmp_path / "body").write_text("{}")
-    given = ["--body-file", str(body), "--body-file", str(body), "--trace", str(trace)]
+    given = ["--body", str(body), "--body", str(body), "--trace", str(trace)]
     with running_stub(queue.service_s, queue.slots) as stub:
-        main(["capacity", "--url", stub.url, *given, "--slo-ms", "100", "--max-s", "40"])
+        main(["capacity", "--url", stub.url, *given, "--slo-ms", "100", "--seconds", "40"])
     text = " ".join(capsys.readouterr().out.split())
     found = re.search(
         r"([\d.]+) times the trace \(([\d.]+) to ([\d.]+)\), whose mean is 26\.\d a second", text

@@ -17,10 +17,12 @@ import pytest
 
 from litmeter.cli.main import main
 from litmeter.load.stub import running_stub
+from litmeter.measure.rows import TurnRow
+from litmeter.system.files import read_rows
 from tests.support.servers import free_port
 
 SHORT = ["--requests", "5", "--warmup-s", "0.1"]
-QUICK = ["--users", "1,2", *SHORT, "--min-s", "0.3", "--max-s", "2"]
+QUICK = ["--users", "1,2", *SHORT, "--seconds", "0.5"]
 
 
 class Recorder(ThreadingHTTPServer):
@@ -67,13 +69,27 @@ def body(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_level_takes_the_seconds_that_are_given_or_less_where_its_requests_are_answered(
+    body: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "levels.csv"
+    with running_stub(0.002) as stub:
+        arguments = ["loadtest", "--url", stub.url, "--body", str(body), "--users", "1", "--out", str(out)]
+        main([*arguments, "--seconds", "6"])
+        [given] = read_rows(out, TurnRow)
+        main([*arguments, "--requests", "5", "--seconds", "3600"])
+        [less] = read_rows(out, TurnRow)
+    assert given.seconds > 6
+    assert less.seconds < 3600
+
+
 def test_a_server_is_measured_at_every_level(
     body: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "levels.csv"
     with running_stub(0.02, 2) as stub:
-        arguments = ["loadtest", "--url", stub.url, "--body-file", str(body), "--out", str(out), *QUICK[:-3]]
-        status = main([*arguments, "1", "--max-s", "2"])  # long enough for a few samples of the CPU
+        arguments = ["loadtest", "--url", stub.url, "--body", str(body), "--out", str(out), *QUICK[:-1]]
+        status = main([*arguments, "1"])  # long enough for a few samples of the CPU
         log = stub.log()
     *_, head, _, one, two = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in head.split("|")][1:4] == ["users", "req/s", "95% interval"]
@@ -95,7 +111,7 @@ def test_a_server_is_measured_at_every_level(
 
 
 def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["loadtest", "--body-file", str(body), *SHORT, "--min-s", "2", "--max-s", "2", "--rate", "60"]
+    arguments = ["loadtest", "--body", str(body), *SHORT, "--seconds", "2", "--rate", "60"]
     with running_stub(0.05, 2) as stub:
         assert main([*arguments, "--url", stub.url]) == 1
     row = capsys.readouterr().out.splitlines()[-1]
@@ -106,7 +122,7 @@ def test_a_rate_is_offered_whatever_is_answered(body: Path, capsys: pytest.Captu
 def test_a_rate_whose_requests_wait_misses_the_objective(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["loadtest", "--body-file", str(body), *SHORT, "--min-s", "1", "--max-s", "1", "--rate", "30"]
+    arguments = ["loadtest", "--body", str(body), *SHORT, "--seconds", "1", "--rate", "30"]
     with running_stub(0.05, 2) as stub:
         assert main([*arguments, "--url", stub.url, "--slo-ms", "45"]) == 1
     verdict = capsys.readouterr().out.splitlines()[-1].split("|")[-2]
@@ -141,7 +157,7 @@ def test_the_share_that_may_miss_the_objective_is_given(
 def test_bodies_and_headers_are_sent_as_they_were_given(body: Path, photos: list[Path]) -> None:
     template = '{"instances": [{"b64": "{image}", "options": {"top": 3}}]}'
     with recorder() as (url, server):
-        arguments = ["loadtest", "--url", url, "--body-file", str(body), "--template", template]
+        arguments = ["loadtest", "--url", url, "--body", str(body), "--template", template]
         arguments += ["--images", *map(str, photos[:2]), "--content-type", "application/x-test"]
         arguments += ["--header", "Authorization: Bearer a:b", "--header", "X-Two:2", *QUICK]
         main(arguments)
@@ -170,7 +186,7 @@ def test_a_folder_of_photos_is_sent_as_files(photos: list[Path]) -> None:
 def test_a_trace_is_sent_at_its_times(body: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stamps = [100.0, 100.0, 101.0, 101.5, 104.0]
     (trace := tmp_path / "trace").write_text("\n".join(map(str, stamps)) + "\n")
-    arguments = ["loadtest", "--body-file", str(body), "--trace", str(trace), "--trace-scale", "2"]
+    arguments = ["loadtest", "--body", str(body), "--trace", str(trace), "--trace-scale", "2"]
     with running_stub(0.01, 8) as stub:
         assert main([*arguments, "--url", stub.url, "--slo-ms", "100"]) == 0
         log = stub.log()[1:]  # without the first request, which is no part of the load
@@ -188,14 +204,14 @@ def test_the_bodies_of_a_trace_are_sent_in_its_order(body: Path, tmp_path: Path,
     lines = (f"{number / 10},{index}" for number, index in enumerate(order))
     (trace := tmp_path / "trace").write_text("\n".join(lines))
     with recorder() as (url, server):
-        given = ["--body-file", str(body), "--body-file", str(other), "--trace", str(trace)]
+        given = ["--body", str(body), "--body", str(other), "--trace", str(trace)]
         main(["loadtest", "--url", url, *given, "--senders", senders])
     sent = [content for _, content in server.requests[1:]]  # without the first request
     assert sent == [(body.read_bytes(), b"other")[index] for index in order]
 
 
 def test_constant_arrivals_keep_their_distance(body: Path) -> None:
-    arguments = ["loadtest", "--body-file", str(body), *SHORT, "--min-s", "1", "--max-s", "1"]
+    arguments = ["loadtest", "--body", str(body), *SHORT, "--seconds", "1"]
     with running_stub(0.001, 8) as stub:
         main([*arguments, "--url", stub.url, "--rate", "40", "--arrivals", "constant"])
         gaps = np.diff(stub.log()[1:, 0])
@@ -207,7 +223,7 @@ def test_failures_under_load_are_counted_and_not_valid(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=20) as (url, _):
-        assert main(["loadtest", "--url", url, "--body-file", str(body), *QUICK]) == 1
+        assert main(["loadtest", "--url", url, "--body", str(body), *QUICK]) == 1
     out = capsys.readouterr().out
     assert re.search(r"not valid: ([1-9]\d*) failed and 0 timed out of \d+ \(status 503: \1\)", out)
 
@@ -216,7 +232,7 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with recorder(good=0) as (url, server):
-        assert main(["loadtest", "--url", url, "--body-file", str(body), *QUICK]) == 1
+        assert main(["loadtest", "--url", url, "--body", str(body), *QUICK]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert f"{url} answered the first request" in line
     assert "503: too busy" in line
@@ -226,31 +242,31 @@ def test_a_server_that_refuses_the_first_request_is_not_loaded(
 @pytest.mark.parametrize(
     ("status", "arguments", "reason"),
     [
-        (1, [], "nothing to send: give --body-file or --images"),
-        (1, ["--body-file", "missing"], "missing: No such file"),
+        (1, [], "nothing to send: give --body or --images"),
+        (1, ["--body", "missing"], "missing: No such file"),
         (1, ["--images", "EMPTY"], "a folder without an image file"),
         (2, ["--images", "BODY", "--template", '{"image": ""}'], "{image} is missing"),
-        (2, ["--body-file", "BODY", "--template", '{"image": "{image}"}'], "--images, which are missing"),
+        (2, ["--body", "BODY", "--template", '{"image": "{image}"}'], "--images, which are missing"),
         (
             2,
             ["--images", "BODY", "--content-type", "image/png", "--template", '{"image": "{image}"}'],
             "--template: not used, as --content-type image/png sends the files themselves",
         ),
-        (2, ["--body-file", "BODY", "--header", "no colon"], "expected 'Name: value', got 'no colon'"),
-        (2, ["--body-file", "BODY", "--header", "content-type: text/plain"], "--content-type"),
-        (2, ["--body-file", "BODY", "--rate", "9", "--users", "1"], "--users: not together with --rate"),
-        (2, ["--body-file", "BODY", "--connections", "9"], "--connections: only together with --rate"),
-        (2, ["--body-file", "BODY", "--arrivals", "constant"], "--arrivals: only together with --rate"),
-        (2, ["--body-file", "BODY", "--rate", "9", "--burstiness", "2"], "only together with --arrivals"),
-        (2, ["--body-file", "BODY", "--rate", "9", "--arrivals", "gamma"], "together with --burstiness"),
-        (2, ["--body-file", "BODY", "--trace", "FILE", "--min-s", "1"], "--trace: not together with"),
-        (2, ["--body-file", "BODY", "--trace-scale", "2"], "--trace-scale: only together with --trace"),
-        (2, ["--body-file", "BODY", "--miss", "0.01"], "--miss: only together with --slo-ms"),
-        (2, ["--body-file", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
-        (2, ["--body-file", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
-        (1, ["--body-file", "BODY"], "cannot be reached (Connection refused)"),
-        (2, ["--body-file", "BODY", "--url", "10.0.0.7/v1"], "expected a URL like http://127.0.0.1:8000/"),
-        (2, ["--body-file", "BODY", "--url", "http://localhost:80000"], "got 'http://localhost:80000'"),
+        (2, ["--body", "BODY", "--header", "no colon"], "expected 'Name: value', got 'no colon'"),
+        (2, ["--body", "BODY", "--header", "content-type: text/plain"], "--content-type"),
+        (2, ["--body", "BODY", "--rate", "9", "--users", "1"], "--users: not together with --rate"),
+        (2, ["--body", "BODY", "--connections", "9"], "--connections: only together with --rate"),
+        (2, ["--body", "BODY", "--arrivals", "constant"], "--arrivals: only together with --rate"),
+        (2, ["--body", "BODY", "--rate", "9", "--burstiness", "2"], "only together with --arrivals"),
+        (2, ["--body", "BODY", "--rate", "9", "--arrivals", "gamma"], "together with --burstiness"),
+        (2, ["--body", "BODY", "--trace", "FILE", "--seconds", "1"], "--trace: not together with"),
+        (2, ["--body", "BODY", "--trace-scale", "2"], "--trace-scale: only together with --trace"),
+        (2, ["--body", "BODY", "--miss", "0.01"], "--miss: only together with --slo-ms"),
+        (2, ["--body", "BODY", "--ca", "BODY"], "no certificates in PEM form"),
+        (2, ["--body", "BODY", "--trace", "BODY"], "line 1: expected seconds"),
+        (1, ["--body", "BODY"], "cannot be reached (Connection refused)"),
+        (2, ["--body", "BODY", "--url", "10.0.0.7/v1"], "expected a URL like http://127.0.0.1:8000/"),
+        (2, ["--body", "BODY", "--url", "http://localhost:80000"], "got 'http://localhost:80000'"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -271,7 +287,7 @@ def test_a_mistake_is_one_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["capacity", "--body-file", "BODY", "--slo-ms", "50", "--url"], ["predict", "BODY", "--url"]],
+    [["capacity", "--body", "BODY", "--slo-ms", "50", "--url"], ["predict", "BODY", "--url"]],
 )
 def test_what_is_no_url_is_one_line_of_other_commands(
     arguments: list[str], body: Path, capsys: pytest.CaptureFixture[str]

@@ -221,7 +221,7 @@ def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> Non
 @pytest.mark.parametrize(
     ("changes", "parts", "advised"),
     [
-        ({}, ("`precision: int8`", "2.00 (1.90 to 2.10)"), True),
+        ({}, ("`precision: int8`", "2.00 (1.90 to 2.10)", "at 8 users"), True),
         ({"over_serve_low": 0.9}, ("2.00 (0.90 to 2.10)", "not resolved"), False),
         ({"incumbent": True}, ("nothing faster",), False),
         ({"goal": "capacity"}, ("`precision: int8`", "within the objective"), True),
@@ -259,5 +259,5 @@ def test_a_search_for_an_api_says_nothing_of_photos_or_of_what_was_not_predicted
     row = replace(WINNER, agreement=None, predicted_rps=None, incumbent=True)
     metrics = {"combinations": 40, "raced": 17, "rounds": 9, "users": 8, "model_error": None}
     text = tuned_text(Tuned(metrics, [row], []))
-    assert says(text, "40 combinations", WINNER.name)
+    assert says(text, "40 combinations", WINNER.name, "Fastest at 8 users")
     assert not any(word in text for word in ("photo", "None", "off by"))

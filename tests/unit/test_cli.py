@@ -76,7 +76,7 @@ def test_options_are_the_fields_of_params_yaml(
     capsys: pytest.CaptureFixture[str], command: str, options: type[Section], section: type[Section]
 ) -> None:
     text = " ".join(re.sub("[│╭╮╰╯─*]", "", output_of(capsys, command, "--help")[1]).split())
-    hidden = {"request_body", "bodies", "configurations"}
+    hidden = {"request_body", "bodies", "configurations", "min_s", "max_s"}  # the last two: --seconds
     for name in section.model_fields.keys() - {"content_type"}:  # any server's bodies have one of their own
         field = section.model_fields[name]
         assert options.model_fields[name].description == field.description
@@ -86,10 +86,10 @@ def test_options_are_the_fields_of_params_yaml(
 
 
 def test_a_list_is_typed_with_commas() -> None:
-    words = ("loadtest", *URL, "--users", "1, 8,64", "--min-s", "1e-1", "--images", "a.jpg", "b.jpg")
+    words = ("loadtest", *URL, "--users", "1, 8,64", "--warmup-s", "1e-1", "--images", "a.jpg", "b.jpg")
     _, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     assert bound.arguments["load"].users == (1, 8, 64)
-    assert bound.arguments["load"].min_s == 0.1
+    assert bound.arguments["load"].warmup_s == 0.1
     assert bound.arguments["requests"].images == [Path("a.jpg"), Path("b.jpg")]
     assert bound.arguments["requests"].timeout_s == load_params(ROOT / "params.yaml").load.timeout_s
 
@@ -106,11 +106,12 @@ def test_a_list_is_typed_with_commas() -> None:
         ("loadtest URL --requests 1.5", "--requests: got '1.5'"),
         ("loadtest URL --rate 0", "--rate: got 0.0; allowed: greater than 0"),
         ("loadtest URL --warmup-s nan", "--warmup-s"),
-        ("loadtest URL --min-s 3 --max-s 2", "--min-s (3.0) is above --max-s (2.0)"),
+        ("loadtest URL --seconds 0", "--seconds: got 0.0; allowed: greater than 0"),
+        ("loadtest URL --max-s 2", "--max-s"),
         ("loadtest URL --slo-ms 9 --miss 0.6", "--miss: got 0.6; allowed: less than or equal to 0.5"),
         ("loadtest URL --max-windows 2", "--max-windows: got"),
         ("capacity URL --tolerance 2", "--tolerance: got '2'; allowed: less than or equal"),
-        ("capacity URL --max-s", "--max-s"),
+        ("capacity URL --seconds", "--seconds"),
         ("capacity URL --configurations candidate", "--configurations"),
         ("machines --rate 0 --price 1", "--rate: got 0.0; allowed: greater than 0"),
         ("machines --rate 1", "--price"),
@@ -148,7 +149,7 @@ def test_a_cluster_that_is_not_allowed_is_one_line(
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     (body := tmp_path / "body").write_bytes(b"{}")
     with running_stub(0.0) as stub:
-        words = ("loadtest", "--url", stub.url, "--body-file", str(body), *given.split())
+        words = ("loadtest", "--url", stub.url, "--body", str(body), *given.split())
         status, out, error = output_of(capsys, *words)
     assert (status, out, error.count("\n")) == (2, "", 1)
     assert part in error
@@ -186,7 +187,7 @@ def test_a_missing_project_is_one_line_and_status_2(
     assert Path.cwd() == here
 
 
-@pytest.mark.parametrize("command", ["loadtest --body-file", "loadtest --images", "predict"])
+@pytest.mark.parametrize("command", ["loadtest --body", "loadtest --images", "predict"])
 def test_paths_given_beside_a_project_stay_the_users(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from litmeter.paths import OVER_BEFORE
+from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.changes import describe_experiment, experiments, show_experiments
 
 NOTHING = dict.fromkeys(("changes", "ratio", "low", "high", "p95_ms"))
@@ -105,3 +111,34 @@ def test_experiments_of_a_project_below_a_repositorys_root_are_told(
 
 def dvc(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+
+
+def test_all_rates_are_shown_in_a_terminal_of_80_columns(base: str) -> None:
+    names = ["candidate", *(f"e{number}" for number in range(1, 8))]
+    SUMMARY.write_text(json.dumps({name: 100.0 + number for number, name in enumerate(names)}))
+    Path("dvc.yaml").write_text(f"metrics: [{SUMMARY}]\n")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+    before, after = commit(4, 2, {}), commit(8, 2, FASTER)
+    git("update-ref", f"refs/exps/{before[:2]}/{before[2:]}/my-name", after)
+    git("reset", "--hard", before)
+    shown = in_terminal(80, [sys.executable, "-m", "litmeter.cli.main", "experiments"])
+    assert max(map(len, shown.splitlines())) <= 80
+    cells = {cell.strip() for line in shown.splitlines() for cell in line.split("|")}
+    assert {*names, *(f"{100 + number}" for number in range(8)), "my-name", "workspace"} <= cells
+    assert "max_batch_size 4 -> 8" in shown
+
+
+def in_terminal(columns: int, command: list[str]) -> str:
+    """What a command prints in a terminal of that many columns."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 25, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=subprocess.DEVNULL, env=environment)
+    os.close(its)
+    found = b""
+    with suppress(OSError):  # its end
+        while read := os.read(ours, 65536):
+            found += read
+    os.close(ours)
+    assert process.wait() == 0
+    return found.decode().replace("\r", "")

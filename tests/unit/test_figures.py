@@ -153,11 +153,14 @@ def test_other_load_is_a_warning_and_does_not_void_the_turn() -> None:
     )
     row = row_of(steady_record(), usage)
     assert row.void == ""
-    for number in ("14%", "12%", "1 and 2", "1800 MHz of 3000", "0.5 s"):
+    for number in ("not visible", "14%", "12%", "1 and 2", "1800 MHz of 3000", "0.5 s"):
         assert number in row.warnings
     assert len(row.warnings.split("; ")) == 5
     calm = replace(usage, other_percent=9.0, steal_percent=2.0, throttled_s=0.0, cores=(2.0, 2.0), mhz=2900.0)
     assert row_of(steady_record(), calm).warnings == ""
+    seen = row_of(steady_record(), replace(usage, others={"make": 0.2, "clamd": 0.6}))
+    assert "(clamd, make)" in seen.warnings
+    assert json.loads(seen.others) == {"make": 0.2, "clamd": 0.6}
 
 
 NOTHING = Scrape(stages={}, whole=(0.0, 0.0), batches={}, batched=(0.0, 0.0), roles={})

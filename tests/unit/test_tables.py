@@ -14,6 +14,7 @@ from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import (
     changed_settings,
     comparison_table,
+    differences,
     level_rows,
     pairs_table,
     short_names,
@@ -21,6 +22,7 @@ from litmeter.report.tables import (
 )
 from litmeter.stages.report import main
 from litmeter.system.files import read_json
+from litmeter.system.tables import fitted_table, text_table
 from litmeter.tune.rows import ratio_cell
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import compared, result, turn
@@ -130,3 +132,30 @@ def test_an_interval_has_the_digits_that_tell_its_ends_apart(
     ends: tuple[float | None, float | None, float | None], text: str
 ) -> None:
     assert ratio_cell(*ends) == text
+
+
+def test_what_is_compared_is_said_by_what_differs_from_the_first() -> None:
+    first = ServeSettings(api="server:A", api_kwargs={"size": "small"})
+    command = "python server.py --port {port} " + "--option " * 20 + "--last"
+    found = differences(
+        {
+            "one": first,
+            "eight": first.model_copy(update={"max_batch_size": 8, "transport": "direct"}),
+            "one (2)": first,
+            "other": ServeSettings(command=command),
+        },
+        "cpu",
+    )
+    assert found[0].startswith("one: server:A, size small, max_batch_size 1")
+    assert found[1:3] == ["eight: max_batch_size 8, transport direct", "one (2): the same as one"]
+    assert found[3] == f"other: {command}"
+
+
+def test_a_table_has_all_columns_however_narrow_the_terminal_is() -> None:
+    head, row = [f"column {number}" for number in range(9)], [f"cell {number}" for number in range(9)]
+    for width in (30, 60, 80):
+        lines = fitted_table(head, [row], width).splitlines()
+        assert all(len(line) <= width for line in lines)
+        assert [cell for cell in head if not any(cell in line for line in lines)] == []
+        assert sum("cell 0" in line for line in lines) == sum("column 0" in line for line in lines)
+    assert fitted_table(head, [row], 200) == text_table(head, [row])

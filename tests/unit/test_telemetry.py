@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import sleep
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +128,23 @@ def test_what_nobody_measures_is_unknown(watched: Watched) -> None:
     usage = telemetry.end()
     assert usage.client_s is None
     assert usage.other_percent is not None
+
+
+def test_who_else_is_busy_is_named_and_what_is_measured_is_not(tmp_path: Path) -> None:
+    for name in ("measured", "neighbour"):
+        (tmp_path / name).write_text("#!/bin/sh\nwhile :; do :; done\n")
+        (tmp_path / name).chmod(0o700)
+    command = ["sh", "-c", "./neighbour >/dev/null 2>&1 & echo $!"]  # whose parent has ended
+    neighbour = int(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout)
+    try:
+        with process_group([str(tmp_path / "measured")]) as server, process_group(["sleep", "600"]) as client:
+            watched = Watched(server, client)
+            while "neighbour" not in (usage := watched.usage()).others:
+                assert usage.server_s is not None
+        assert usage.others["neighbour"] > 0
+        assert "measured" not in usage.others
+    finally:
+        os.kill(neighbour, signal.SIGKILL)
 
 
 OTHER, OWN = (

@@ -87,7 +87,7 @@ def test_every_second_round_has_the_reverse_order() -> None:
 
 def test_who_is_far_behind_leaves_after_two_rounds_and_who_never_answers_too() -> None:
     near = [70.0, 59.0, *[90.0] * 20]
-    racing, _ = raced({"s": 100.0, "a": 55.0, "b": 0.0, "c": near}, max_s=20.0, noise=0.001)
+    racing, _ = raced({"s": 100.0, "a": 55.0, "b": 0.0, "c": near}, max_s=60.0, noise=0.001)
     assert {letter: rounds for letter, rounds in left(racing).items() if rounds == 2} == {"a": 2, "b": 2}
     assert racing.ratio(NAMES["b"], NAMES["s"]) is None
 
@@ -126,7 +126,7 @@ def test_who_finds_no_memory_races_as_soon_as_others_have_left() -> None:
     racing, machine = raced(rates, max_s=100.0, places=3, noise=0.01)
     assert min(turn.round for turn in machine.turns if turn.subject == NAMES["c"]) == 2
     assert racing.leader == NAMES["c"]
-    racing, _ = raced({**rates, "a": 100.0}, max_s=40.0, places=3, noise=0.01)
+    racing, _ = raced({**rates, "a": 100.0}, max_s=60.0, places=3, noise=0.01)
     assert [name for name, one in racing.racers.items() if one.out_of_memory] == [NAMES["c"]]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -15,24 +15,32 @@ from litmeter.cli.own import OWN, USERS, Own, check_only_own, is_own, project, s
 from litmeter.errors import UsageError
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
-from litmeter.measure.comparison_rows import Pair, pairs
+from litmeter.measure.comparison_rows import Pair, comparison_rows, pairs
 from litmeter.measure.log import Log
 from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rounds import head_to_head
+from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served
 from litmeter.model.device import has_bfloat16, resolve_device
-from litmeter.params import Positive, load_params
+from litmeter.params import Positive, ServeSettings, load_params
 from litmeter.paths import MODEL
 from litmeter.report.claims import claims
+from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
-from litmeter.report.tables import pairs_table
+from litmeter.report.tables import differences, pairs_table
 from litmeter.serve.launcher import check_model
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
 from litmeter.system.machine import cuda_available, exclusive_machine
 from litmeter.system.progress import print_wrapped
+
+COLUMNS = (
+    *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "share_low", "share_high", "rank"),
+    *("p50_ms", "p95_ms", "answers", "failed", "rounds"),
+)
+"""Of a comparison's row, as JSON has them."""
 
 
 def compare(
@@ -58,21 +66,47 @@ def compare(
     if not ours:
         check_only_own(own)
     with redirect_stdout(sys.stderr):
-        users, found, said = (
-            compare_own(servers, own, seconds) if ours else compare_configurations(servers, seconds)
-        )
-    print(
-        json.dumps({"users": users, "pairs": [asdict(pair) for pair in found]}, indent=2) if as_json else said
-    )
+        found = compare_own(servers, own, seconds) if ours else compare_configurations(servers, seconds)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        print(found.table)
+        print_wrapped("\n".join([*differences(found.settings, found.device), *found.said]))
     return 0
 
 
-def compare_configurations(names: Sequence[str], seconds: float) -> tuple[int, list[Pair], str]:
-    """Compare configurations of params.yaml head to head, for a time that nothing found shortens or extends.
+@dataclass(frozen=True)
+class Found:
+    """What a comparison has found.
 
-    Returns:
-        the users, all pairs, and a table of these.
+    Attributes:
+        causes: what holds servers back, where that is known.
+        table, said: for a terminal: all figures, and what they say.
     """
+
+    settings: Mapping[str, ServeSettings]
+    device: str
+    users: int
+    rows: Sequence[ComparisonRow]
+    causes: Mapping[str, str]
+    pairs: Sequence[Pair]
+    table: str
+    said: Sequence[str] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """What --json prints; docs/your-own-server.md says what each key means."""
+        configurations = [
+            {"name": row.experiment}
+            | {column: getattr(row, column) for column in COLUMNS}
+            | {"held_back_by": self.causes.get(row.experiment)}
+            for row in self.rows
+        ]
+        pairs = [asdict(pair) for pair in self.pairs]
+        return {"users": self.users, "configurations": configurations, "pairs": pairs}
+
+
+def compare_configurations(names: Sequence[str], seconds: float) -> Found:
+    """Compare configurations of params.yaml head to head, for a time that nothing shortens or extends."""
     params = load_params()
     device, load = resolve_device(params.device, cuda_available()), params.load
     params = params.on(lambda: device != "cpu" or has_bfloat16())
@@ -93,16 +127,18 @@ def compare_configurations(names: Sequence[str], seconds: float) -> tuple[int, l
             }
             schedule = head_to_head(list(settings), users, seconds, seed=load.seed, timeout_s=load.timeout_s)
             run(schedule, subjects, log, seconds, show)
-    found = pairs(list(settings), next(iter(settings)), log.rows, log.latencies_ms())
-    return users, found, pairs_table(found)
+    found, rows = results_of(log, list(settings), params.objective.miss)
+    return Found(settings, device, users, rows, {}, found, pairs_table(found))
 
 
-def compare_own(servers: Sequence[str], own: Own, seconds: float) -> tuple[int, list[Pair], str]:
-    """Compare servers of one's own as a project's stage does; write a page, if one is wanted.
+def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair], list[ComparisonRow]]:
+    """All pairs, and a row for each; the first is the reference."""
+    measured = (names, names[0], log.rows, log.latencies_ms())
+    return pairs(*measured), comparison_rows(*measured, miss)
 
-    Returns:
-        the users, all pairs, and the table of results with what it says.
-    """
+
+def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
+    """Compare servers of one's own as a project's stage does; write a page, if one is wanted."""
     settings, users = settings_of(servers, own), own.users or USERS
     reference = next(iter(settings))
     sections = {
@@ -111,12 +147,21 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> tuple[int, 
     }
     report = own.report and own.report.absolute()
     check_outputs(report=report)
-    with project(sections, own):
+    with project(sections, own) as params:
         log = comparison.measured()
         snapshot = read_snapshot()
-        plain = (claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot))
-        said = [snapshot.table(terminal=True), *plain]
+        said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
         if report is not None:
             write_text(report, render([snapshot]))
             said.append(f"{report}: open it in a browser")
-    return users, pairs(list(settings), reference, log.rows, log.latencies_ms()), "\n".join(said)
+        causes = {name: one.cause for name, one in snapshot.diagnoses.items()}
+        return Found(
+            settings=params.configurations(),
+            device=snapshot.results[0].device,
+            users=users,
+            rows=snapshot.compared,
+            causes={name: cause for name, cause in causes.items() if cause not in ("", NOT_AVAILABLE)},
+            pairs=results_of(log, list(settings), params.objective.miss)[0],
+            table=snapshot.table(terminal=True),
+            said=said,
+        )

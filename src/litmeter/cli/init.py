@@ -21,7 +21,7 @@ import yaml
 from pydantic import ValidationError
 
 from litmeter.cli.load import LOAD
-from litmeter.cli.own import USERS, Sent, read_given, settings_of, with_keys, write_bodies
+from litmeter.cli.own import USERS, Sent, is_own, read_given, settings_of, with_keys, write_bodies
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies
 from litmeter.measure.preflight import DIFFER, check_apis
@@ -48,24 +48,19 @@ TRANSPORTS = ("direct", "litserve") if sys.platform == "linux" else ("litserve",
 MOST_WORKERS = 4
 
 
-def init(server: str | None = None, /, *keys: str, command: str | None = None, sent: Sent = SENT) -> None:
+def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     """Write a DVC project for a server of your own into the current folder.
 
     A short try of the server finds what to compare, and which files results depend on. Nothing is
     overwritten.
 
     Args:
-        server: a LitAPI, module:Class or FILE.py:Class
-        keys: its settings, keys of serve: as key=value
-        command: starts a server instead; {port} stands for its port
+        server: a LitAPI, module:Class or FILE.py:Class, or a command with {port}
+        keys: of a LitAPI: its settings, keys of serve: as key=value
     """
-    if (server is None) == (command is None):
-        raise UsageError("one server is needed: module:Class, or --command 'python server.py --port {port}'")
-    [given] = settings_of([f"server={command or with_keys(str(server), keys)}"], sent).values()
-    if server is not None and "api" not in given:
-        raise UsageError(
-            f"expected module:Class or FILE.py:Class, got {server!r}; a command goes by --command"
-        )
+    [given] = settings_of([f"server={with_keys(server, keys)}"], sent).values()
+    if "api" not in given and not is_own(server):
+        raise UsageError(f"expected module:Class, FILE.py:Class or a command with {{port}}, got {server!r}")
     try:
         settings = ServeSettings.model_validate(given)
     except ValidationError as error:
@@ -86,9 +81,9 @@ def init(server: str | None = None, /, *keys: str, command: str | None = None, s
         tried = (try_api if settings.api else try_server)(settings, bodies, device)
         read = opened()
     module = Path(os.path.relpath(str(settings.folder)), *str(settings.api).partition(":")[0].split("."))
-    if (file := module.with_suffix(".py")).is_file():  # where the system does not say what is opened
-        read.add(file)
-    dependencies = sorted(str(path) for path in read if not path.is_relative_to(place))
+    if (file := module.with_suffix(".py")).is_file():  # also where it was not seen
+        read.files.add(file)
+    dependencies = sorted(str(path) for path in read.files if not path.is_relative_to(place))
     found = configurations(tried, settings, device)
     with all_or_nothing():
         write_text(PARAMS_FILE, params_text(found, place, sent, tried.answer_s))
@@ -102,6 +97,10 @@ def init(server: str | None = None, /, *keys: str, command: str | None = None, s
         print_wrapped(f"  {name}: {describe(ServeSettings.model_validate(one), device)}")
     seen = ", ".join(dependencies) or "none was seen"
     print_wrapped(f"files that the results depend on: {seen}; name others below deps in {DVC_FILE}")
+    if read.missed:
+        print_wrapped(
+            f"deps in {DVC_FILE} may be incomplete: {read.missed}; add what your server reads there"
+        )
     print("next:", *next_commands(), sep="\n  ")
 
 

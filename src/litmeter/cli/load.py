@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -79,7 +78,7 @@ def items(given: Any) -> Any:
 
 
 @options(
-    *("timeout_s", "request_body", "bodies", "content_type"),
+    *("min_s", "max_s", "timeout_s", "request_body", "bodies", "content_type"),
     **{"users": (1, 8), "requests": 130, "min_s": 2.5, "max_s": 4.0, "warmup_s": 0.5, "seed": 42},
     **{"timeout_s": 30.0, "request_body": "json", "bodies": None, "content_type": None},
 )
@@ -90,7 +89,7 @@ class LoadOptions(LoadSettings):
 
 
 @options(
-    "configurations",
+    *("configurations", "max_s"),
     **{"slo_ms": 100.0, "miss": 0.05, "tolerance": 0.1, "max_s": 240.0, "seed": 42},
     configurations=("any",),
 )
@@ -111,8 +110,8 @@ class Requests(BaseModel):
 
     url: str
     """URL to which each body is sent by POST; status 200 is a good answer"""
-    body_file: list[Path] = []
-    """file with a request body, JSON lines (.jsonl) with one each, or a folder of files; repeatable"""
+    body: list[Path] = []
+    """a file with a request's body, JSON lines (.jsonl), or a folder of files; repeatable"""
     images: Annotated[list[Path], Parameter(consume_multiple=True)] = []
     """images, or folders of them: a body each, the file itself where the content type is an image's"""
     template: str | None = None
@@ -134,7 +133,7 @@ class Requests(BaseModel):
     @cached_property
     def bodies(self) -> list[bytes]:
         """What is sent; raise LoadError where that is nothing, and UsageError for a wrong template."""
-        return bodies_to_send(self.body_file, self.images, self.content_type, self.template)
+        return bodies_to_send(self.body, self.images, self.content_type, self.template)
 
     @contextmanager
     def server(self) -> Iterator[dict[str, Url]]:
@@ -209,6 +208,7 @@ def loadtest(
     connections: Count | None = None,
     slo_ms: Positive | None = None,
     miss: Miss | None = None,
+    seconds: Positive | None = None,
     max_windows: Annotated[int, Field(ge=WINDOWS)] = 5,
     out: Path | None = None,
 ) -> int:
@@ -223,20 +223,20 @@ def loadtest(
         connections: open loop: connections; requests due while all are busy are sent late (default: 256)
         slo_ms: objective: how long a request may take
         miss: with --slo-ms: share of the requests that may take longer or fail (default: 0.05)
+        seconds: that a level is measured; with --requests at most (default: 4 at most)
         max_windows: windows per level, at most; a level is unstable if its last three differ
         out: a CSV file for the table
     """
     given = {"--rate": rate, "--trace-scale": trace_scale, "--connections": connections}
-    given |= {"--slo-ms": slo_ms, "--miss": miss}
-    windows = ("requests", "min_s", "max_s", "warmup_s")
-    for name in ("users", *windows):
+    given |= {"--slo-ms": slo_ms, "--miss": miss, "--seconds": seconds}
+    for name in ("users", "requests", "warmup_s"):
         given[f"--{name.replace('_', '-')}"] = name in load.model_fields_set or None
     loops = ["--rate", "--trace"]
     check_together(
         {option for option, value in given.items() if value is not None} | traffic.given(),
         [
             ("--users", "not", loops),
-            ("--trace", "not", ["--rate", *(f"--{name.replace('_', '-')}" for name in windows)]),
+            ("--trace", "not", ["--rate", "--requests", "--seconds", "--warmup-s"]),
             *TRAFFIC_RULES,
             ("--connections", "only", loops),
             ("--arrivals", "only", ["--rate"]),
@@ -245,13 +245,17 @@ def loadtest(
         ],
     )
     trace = traffic.recorded(requests, load.seed)
+    max_s = seconds or load.max_s
+    min_s = seconds if seconds and not given["--requests"] else min(load.min_s, max_s)
     plan = LoadPlan(
         users=connections or CONNECTIONS,
         max_windows=max_windows,
         timeout_s=requests.timeout_s,
         rate_rps=rate,
         burstiness=traffic.shape,
-        **load.model_dump(include={"requests", "warmup_s", "min_s", "max_s", "seed"}),
+        min_s=min_s,
+        max_s=max_s,
+        **load.model_dump(include={"requests", "warmup_s", "seed"}),
     )
     plans = [plan]
     if trace is not None:
@@ -286,6 +290,7 @@ def capacity(
     requests: Requests,
     objective: ObjectiveOptions = OBJECTIVE,
     traffic: Traffic = TRAFFIC,
+    seconds: Positive = OBJECTIVE.max_s,
     out: Path | None = None,
     picture: Path | None = None,
 ) -> int:
@@ -295,6 +300,7 @@ def capacity(
     or the objective held at all rates, else 1.
 
     Args:
+        seconds: in all
         out: a CSV file for the loads and their figures
         picture: a PNG file for a picture of the probes and the capacity
     """
@@ -311,10 +317,11 @@ def capacity(
 
     check_together(traffic.given(), TRAFFIC_RULES)
     trace = traffic.recorded(requests, objective.seed)
+    objective = objective.model_copy(update={"max_s": seconds})
     check_outputs(out=out, picture=picture)
-    with requests.server() as subjects, progress(objective.max_s, "capacity") as show:
+    with requests.server() as subjects, progress(seconds, "capacity") as show:
         schedule = search([requests.url], objective, requests.timeout_s, traffic.shape, trace)
-        found = run(schedule, subjects, Log(), objective.max_s, show)[requests.url]
+        found = run(schedule, subjects, Log(), seconds, show)[requests.url]
     heads = ("load", "answers/s", "p50 ms", "p95 ms", "p99 ms", "missed", "remark")
     print(text_table(*without_empty(heads, [cells(row) for row in found.rows])))
     if out is not None:
@@ -322,9 +329,9 @@ def capacity(
     if picture is not None:
         save_png(picture, chart({requests.url: found}))
     said = capacity_text(found.metrics)
-    text = re.sub(r"objective\.(\w+)", lambda key: f"--{key[1].replace('_', '-')}", said)
+    options = said.replace("objective.max_s", "--seconds").replace("objective.tolerance", "--tolerance")
     times = "" if trace is None else times_text(found.metrics, trace.rate_rps)
-    print_wrapped(f"{requests.url} {text}\n{times}")
+    print_wrapped(f"{requests.url} {options}\n{times}")
     return 0 if found.metrics.status in ("resolved", "above_range") else 1
 
 

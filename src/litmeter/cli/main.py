@@ -282,7 +282,7 @@ app.command(
     help_epilogue="""examples:
   litmeter init server.py:MyAPI --body request.json
   litmeter init 'server.py:MyAPI api_kwargs.size=small' --body bodies.jsonl
-  litmeter init --command 'python server.py --port {port}' --body request.json""",
+  litmeter init 'python server.py --port {port}' --body request.json""",
 )
 app.command(
     "litmeter.cli.check:check",
@@ -301,7 +301,7 @@ app.command(
     help_epilogue="""examples:
   litmeter loadtest --url http://127.0.0.1:8000/predict --images . \\
       --content-type image/jpeg --users 1,8
-  litmeter loadtest --url http://10.0.0.7/v1/classify --body-file a.json \\
+  litmeter loadtest --url http://10.0.0.7/v1/classify --body a.json \\
       --rate 200 --slo-ms 100
   litmeter loadtest --url http://127.0.0.1:8501/v1/models/pets:predict \\
       --images *.jpg --template '{"instances": [{"b64": "{image}"}]}'""",
@@ -312,7 +312,7 @@ app.command(
     help_epilogue="""examples:
   litmeter capacity --url http://127.0.0.1:8000/predict --images . \\
       --content-type image/jpeg --slo-ms 100 --picture capacity.png
-  litmeter capacity --url http://10.0.0.7/v1/classify --body-file a.json \\
+  litmeter capacity --url http://10.0.0.7/v1/classify --body a.json \\
       --slo-ms 100 --trace access.log     # how many times these requests""",
 )
 app.command(

@@ -38,8 +38,6 @@ API = re.compile(r"(?:[^:]*/)?[\w.-]+:\w+")
 NO_BODY = "--body: missing; a file with a request's body, JSON lines, or a folder of files"
 USERS = 8
 """Requests in flight at once to servers of one's own, unless said."""
-CAPACITY_S = 60.0
-"""That a search for settings takes at last, for the winner's capacity."""
 
 
 @Parameter(name="*")
@@ -177,7 +175,6 @@ def project(content: Mapping[str, Any], own: Own) -> Iterator[Params]:
             write_bodies(read_given(own), folder / "bodies")
             load["bodies"] = "bodies"
         objective = OBJECTIVE.model_dump(mode="json") | {"configurations": list(content["experiments"])}
-        objective["max_s"] = CAPACITY_S
         sections = {"load": load, "objective": objective, **content}
         try:
             params = Params.model_validate(sections)

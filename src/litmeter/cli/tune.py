@@ -24,7 +24,7 @@ from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
-from litmeter.tune.rows import ratio_cell, tune_table
+from litmeter.tune.rows import at_users, ratio_cell, tune_table
 
 
 def tune(
@@ -40,7 +40,7 @@ def tune(
 
     Args:
         server: your own, module:Class, with keys of serve: as key=value (default: that of params.yaml)
-        seconds: that the search of your own takes (default: 300)
+        seconds: that the search of your own takes, from enter to result (default: 300)
         as_json: of your own: print JSON instead of tables
         apply: write the winner of the last search into params.yaml instead
     """
@@ -84,6 +84,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         print(text_table(*tune_table(outcome.rows)))
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
         print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the rate of {server}")
+        print_wrapped(f"{at_users(params.tune.users)}: --users N searches for another number")
 
 
 def spec_of(given: ServeSettings, winner: ServeSettings) -> str:

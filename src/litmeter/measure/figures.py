@@ -39,6 +39,8 @@ CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
 """Share of the users' time without a request in flight above which a closed loop does not count."""
+MOST_NAMED = 3
+"""Of other processes."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975
@@ -135,6 +137,7 @@ def _common_columns(turn: Turn, number: int, at_s: float, seconds: float, usage:
         "subject": configuration_of(turn.subject),
         "cpu_percent": rounded(usage.cpu_percent, 1),
         "other_percent": rounded(usage.other_percent, 1),
+        "others": json.dumps({name: round(usage.others[name], 2) for name in busiest(usage.others)}),
         "steal_percent": rounded(usage.steal_percent, 1),
         "cpu_mhz": rounded(usage.mhz, 0),
         "gpu_percent": rounded(usage.gpu_percent, 1),
@@ -279,7 +282,8 @@ def latency_grows(record: LoadRecord) -> bool:
 def _machine_warnings(usage: Usage) -> list[str]:
     warnings = []
     if usage.other_percent is not None and usage.other_percent > OTHER_LOAD_PERCENT:
-        warnings.append(f"other processes used {usage.other_percent:.0f}% of the cores")
+        who = named_others(usage.others)
+        warnings.append(f"other processes ({who}) used {usage.other_percent:.0f}% of the cores")
     if usage.steal_percent is not None and usage.steal_percent > OTHER_LOAD_PERCENT:
         warnings.append(f"the hypervisor took {usage.steal_percent:.0f}% of the cores")
     if usage.cores and usage.cores[0] != usage.cores[1]:
@@ -289,6 +293,16 @@ def _machine_warnings(usage: Usage) -> list[str]:
     if usage.throttled_s:
         warnings.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
     return warnings
+
+
+def named_others(cores: Mapping[str, float]) -> str:
+    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
+    return ", ".join(busiest(cores)) or "not visible from here"
+
+
+def busiest(cores: Mapping[str, float]) -> list[str]:
+    """Those that used most, MOST_NAMED at most."""
+    return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]
 
 
 def _lateness_ms(record: LoadRecord) -> float | None:

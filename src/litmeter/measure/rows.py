@@ -12,8 +12,8 @@ OTHER_LOAD_PERCENT = 10.0
 class TurnRow:
     """One turn; docs/columns.md says what each column means.
 
-    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``
-    and ``batches`` are JSON. ``void`` is empty where the turn counts.
+    CPU, machine and stages are of the whole turn, rates and latencies of its measured windows. ``stage_ms``,
+    ``batches`` and ``others`` are JSON. ``void`` is empty where the turn counts.
     """
 
     turn: int
@@ -53,6 +53,7 @@ class TurnRow:
     client_wait_ms: float | None = None
     late_ms: float | None = None
     other_percent: float | None = None
+    others: str = "{}"
     steal_percent: float | None = None
     cpu_mhz: float | None = None
     gpu_percent: float | None = None

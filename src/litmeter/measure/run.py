@@ -35,6 +35,7 @@ def run(
     log: Log,
     budget_s: float,
     show: Show | None = None,
+    spent_s: float = 0.0,
 ) -> Result:
     """Measure what ``schedule`` asks for until it returns.
 
@@ -43,6 +44,7 @@ def run(
     Args:
         budget_s: how long it should take, for the progress.
         show: None for a progress bar.
+        spent_s: seconds of it that are gone already: the log begins with them.
 
     Raises:
         LitmeterError: a server did not start, or died; the load generator failed; the log cannot be written.
@@ -50,7 +52,8 @@ def run(
     with ExitStack() as stack:
         scattered = ScatteredMemory(min(TAKING_S, TAKING_SHARE * budget_s))
         stack.callback(scattered.give_back)
-        loop = _Loop(subjects, log, scattered, show or stack.enter_context(progress(budget_s)))
+        show = show or stack.enter_context(progress(budget_s, spent_s=spent_s))
+        loop = _Loop(subjects, log, scattered, show, spent_s)
         stack.callback(loop.end_all)
         stack.callback(schedule.close)
         try:
@@ -63,9 +66,9 @@ def run(
 
 
 @contextmanager
-def progress(budget_s: float, title: str = "measuring") -> Iterator[Show]:
-    """Show how far a run is."""
-    with bar(round(budget_s), title, "s") as shown:
+def progress(budget_s: float, title: str = "measuring", spent_s: float = 0.0) -> Iterator[Show]:
+    """Show how far a run is of which ``spent_s`` are over."""
+    with bar(round(budget_s), title, "s", min(round(spent_s), round(budget_s))) as shown:
 
         def show(text: str, seconds: float) -> None:
             shown.set_postfix_str(text)
@@ -107,9 +110,15 @@ class _Loop:
     """What runs, and since when."""
 
     def __init__(
-        self, subjects: Mapping[str, Subject], log: Log, scattered: ScatteredMemory, show: Show
+        self,
+        subjects: Mapping[str, Subject],
+        log: Log,
+        scattered: ScatteredMemory,
+        show: Show,
+        spent_s: float,
     ) -> None:
         self.subjects, self.log, self.scattered, self.show = subjects, log, scattered, show
+        self.spent_s = spent_s
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
         self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
@@ -123,7 +132,7 @@ class _Loop:
     def seconds(self) -> float:
         """Seconds since the log's begin; the time between a stopped run and this one does not count."""
         if self.began is None:  # all that was measured before has been repeated
-            self.began = monotonic() - self.log.reached_s
+            self.began = monotonic() - max(self.log.reached_s, self.spent_s)
         return monotonic() - self.began
 
     def answer(self, asked: Turn | Serve) -> Sample | Serving:

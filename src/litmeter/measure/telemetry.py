@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import psutil
 
+from litmeter.measure.neighbours import Neighbours
+from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.system.cores import allowed_cpus, available_cores, throttled_s
 from litmeter.system.machine import cuda_gpu
 from litmeter.system.processes import tree
@@ -38,6 +40,8 @@ class Usage:
         client_waited_s: the same of the client.
         other_percent: by processes other than server, client and this one; not known where the server's are
             not.
+        others: mean number of cores of those of these processes that are busy, by name; empty where
+            ``other_percent`` is no reason for a warning, and where none is visible.
         steal_percent: what the hypervisor gave to other machines.
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
@@ -53,6 +57,7 @@ class Usage:
     process_waited_s: Mapping[int, float] | None = None
     client_waited_s: float | None = None
     other_percent: float | None = None
+    others: Mapping[str, float] = field(default_factory=dict)
     steal_percent: float | None = None
     throttled_s: float | None = None
     cores: tuple[float, float] | None = None
@@ -73,12 +78,14 @@ class Telemetry:
     def __init__(self) -> None:
         self._best_mhz = 0.0
         self._failed: set[str] = set()
+        self._neighbours = Neighbours()
 
     def begin(self, server_pid: int | None, client_pid: int | None) -> None:
         """Begin a turn, with the pids of ``Subject``."""
         self._server, self._client = server_pid, client_pid
         self._mhz: list[float] = []
         self._gpu: list[Any] = []
+        self._read("other processes", self._neighbours.begin)
         self._began, self._cores, self._before = self._counters()
 
     def tick(self) -> None:
@@ -104,6 +111,8 @@ class Telemetry:
                 percents["other"] = 100 * max(0.0, machine["busy"] - ours_s) / machine["all"]
         elif self._cores is not None and _is_quota(self._cores) and ours_s is not None:
             percents["busy"] = 100 * ours_s / (self._cores * (ended - self._began))
+        busy = percents.get("other", 0.0) > OTHER_LOAD_PERCENT
+        others = self._read("other processes", self._neighbours.busiest) if busy else None
         memory = (gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None)
         return Usage(
             seconds=ended - self._began,
@@ -114,6 +123,7 @@ class Telemetry:
             process_waited_s=None if grown[4] is None else _by_process(grown[4]),
             client_waited_s=client_waited_s,
             other_percent=percents.get("other"),
+            others=others or {},
             steal_percent=percents.get("steal"),
             throttled_s=throttled_s,
             cores=None if self._cores is None or cores is None else (self._cores, cores),

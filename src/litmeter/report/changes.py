@@ -14,17 +14,16 @@ import yaml
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ParamsLoader
-from litmeter.paths import OVER_BEFORE
+from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import changed_settings, ratio_text
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import markdown_table, markdown_text, rate_cell
+from litmeter.system.progress import print_wrapped, terminal_width
+from litmeter.system.tables import fitted_table, markdown_table, markdown_text, rate_cell
 
-FILTER = ["--drop", ".*", "--keep", "Experiment|Created|candidate|^e[0-9]+$"]
-"""Choice of DVC's columns: all others (hashes of data and models, params) would hide the rates."""
+LONGEST_REVISION = len("workspace")
 
 
 def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
@@ -162,12 +161,44 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def show_experiments() -> int:
-    """Print DVC's table, and below it a line for each experiment; return DVC's exit status."""
-    command = [sys.executable, "-m", "dvc", "exp", "show", "--no-pager", *FILTER]
-    status = subprocess.run(command).returncode
+    """Print a table of rates, and below it a line for each experiment; return DVC's exit status.
+
+    `dvc exp show` leaves out the columns for which the terminal has no room.
+    """
+    command = [sys.executable, "-m", "dvc", "exp", "show", "--json"]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if shown.returncode:
+        return shown.returncode
+    print(fitted_table(*rates_table(json.loads(shown.stdout)), terminal_width()))
     for name, base, revision in experiments():
         print_wrapped(describe_experiment(name, base, revision))
-    return status
+    return 0
+
+
+def rates_table(shown: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of what `dvc exp show --json` has: rates by metrics/summary.json, and their time.
+
+    Below each commit are its experiments; one that has not ended has its state beside its name.
+    """
+    rows: list[tuple[str, Mapping[str, float], str]] = []
+
+    def add(name: str, revision: Mapping[str, Any]) -> None:
+        data = revision["data"] or {}
+        rates = data.get("metrics", {}).get(str(SUMMARY), {}).get("data") or {}
+        rows.append((name, rates, (data.get("timestamp") or "-")[:16].replace("T", " ")))
+
+    for commit in shown:
+        add(commit["name"] or commit["rev"][:LONGEST_REVISION], commit)
+        for experiment in commit["experiments"] or ():
+            state = f" ({experiment['executor']['state']})" if experiment["executor"] else ""
+            for revision in experiment["revs"][:1]:
+                add(f"  {revision['name'] or revision['rev'][:LONGEST_REVISION]}{state}", revision)
+    names = list(dict.fromkeys(name for _, rates, _ in rows for name in rates))
+    cells = [
+        [name, *(f"{rates[key]:g}" if key in rates else "-" for key in names), created]
+        for name, rates, created in rows
+    ]
+    return ["experiment", *names, "created"], cells
 
 
 def experiments() -> Iterator[tuple[str, str, str]]:

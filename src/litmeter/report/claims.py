@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
+from litmeter.measure.figures import named_others
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
@@ -19,7 +21,7 @@ from litmeter.stats.comparison import Ratio
 from litmeter.stats.rates import objective_percent, samples_needed
 from litmeter.system.machine import describe_machine
 from litmeter.system.tables import pluralise, rate_cell, significant
-from litmeter.tune.rows import ratio_cell
+from litmeter.tune.rows import at_users, ratio_cell
 
 FEW_ROUNDS = 10
 """Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
@@ -212,7 +214,8 @@ def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
         return f"The search found `{winner.name}`, {gain} times the candidate: not resolved."
     incumbents, knobs = [row for row in tuned.rows if row.incumbent], knobs_of(serve.kind)
     same = all(getattr(row, knob) == getattr(serve, knob) for row in incumbents for knob in knobs)
-    return f"{advice}, for {gain} times {'the candidate' if same else 'what `serve:` was then'}."
+    than = "the candidate" if same else "what `serve:` was then"
+    return f"{advice}, for {gain} times {than} at {pluralise(tuned.metrics['users'], 'user')}."
 
 
 def objective(rows: Sequence[ComparisonRow], objective: ObjectiveSettings) -> Claim:
@@ -260,10 +263,13 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
     disturbed = sum(bool(row.warnings) for row in turns)
     if disturbed > DISTURBED * len(turns):
         others = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in turns)
+        cores: dict[str, float] = defaultdict(float)
+        for name, used in (pair for row in turns for pair in json.loads(row.others).items()):
+            cores[name] += used
         yield Claim(
             "doubt",
-            f"In {disturbed} of {len(turns)} turns others used the machine, up to {others:.0f}% of it: where "
-            "intervals are wide, measure again.",
+            f"In {disturbed} of {len(turns)} turns others used the machine ({named_others(cores)}), up to "
+            f"{others:.0f}% of it: where intervals are wide, measure again.",
         )
     for name, precision, bound in snapshot.exceeded:
         yield Claim(
@@ -359,7 +365,7 @@ def tuned_text(tuned: Tuned) -> str:
     )
     if winner.agreement is not None:
         text += f", and gives {winner.agreement:.1%} of the photos not trained on full precision's label"
-    text += "."
+    text += f". {at_users(metrics['users']).capitalize()}."
     for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
         if names := [f"`{row.name}`" for row in rows if row.status == status]:
             text += f" {said}: {', '.join(names)}."

@@ -91,6 +91,21 @@ def changed_settings(before: ServeSettings, after: ServeSettings) -> list[str]:
     return [f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after)]
 
 
+def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]:
+    """A line for each of ``settings``: what the first one is, and in what each other differs from it.
+
+    A command is shown as a whole, as its settings are its own options.
+    """
+    (reference, first), *others = settings.items()
+    lines = [f"{reference}: {first.command or describe(first, device)}"]
+    for name, one in others:
+        keys = ", ".join(f"{key} {new}" for key, _, new in changed_keys(first, one))
+        if one.kind != first.kind:
+            keys = describe(one, device)
+        lines.append(f"{name}: {one.command or keys or f'the same as {reference}'}")
+    return lines
+
+
 def comparison_table(
     rows: Sequence[ComparisonRow],
     params: Params,

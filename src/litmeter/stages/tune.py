@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from litmeter.system import files
 from litmeter.system.cores import whole_cores
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import text_table
-from litmeter.tune.rows import KnobRow, TuneRow, tune_table
+from litmeter.tune.rows import KnobRow, TuneRow, at_users, tune_table
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import Machine, machine_of, name_of, simplicity, space_of
 
@@ -39,24 +40,27 @@ def main() -> Outcome:
     outcome = searched()
     print(text_table(*tune_table(outcome.rows)))
     print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
+    print_wrapped(f"{at_users(files.read_json(TUNE_METRICS)['users'])} (tune.users)")
     return outcome
 
 
 def searched() -> Outcome:
     """Search, and write the result. A search that was stopped goes on where it was.
 
-    Raise ParamsError where the section ``serve`` cannot be tuned.
+    Its time counts from when the machine is free. Raise ParamsError where the section ``serve`` cannot be
+    tuned.
     """
     params, device = params_on(files.read_json(MACHINE))
     check_tunable(params)
     photos = [Path(photo.path) for photo in read_index().photos] if params.serve.kind == "classifier" else []
     bodies = bodies_of(params.load)
     files.check_writable([TUNE_METRICS, TUNE_TABLE, TUNE_KNOBS])
+    began = time.monotonic()
     with load_generator(*bodies) as generator:
         job = job_of(params, device, photos, bodies)
         log = unfinished_log("tune", key_of(params, device, bodies.contents))
         subjects = subjects_of(job, generator, device, photos, bodies)
-        outcome = run(search(job), subjects, log, params.tune.max_s)
+        outcome = run(search(job), subjects, log, params.tune.max_s, spent_s=time.monotonic() - began)
     with files.all_or_nothing():
         files.write_json(TUNE_METRICS, metrics_of(params, outcome, log.reached_s))
         files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from contextlib import AbstractContextManager, nullcontext
@@ -16,10 +17,16 @@ EVERY_S = 10.0
 _place = ""
 
 
+def terminal_width() -> int:
+    """Characters of a line in the terminal; WIDTH where there is none."""
+    return shutil.get_terminal_size((WIDTH, 0)).columns
+
+
 def print_wrapped(text: str) -> None:
-    """Print ``text`` at once, in lines of at most WIDTH characters; a line's continuation is indented."""
+    """Print ``text`` at once, in lines of the terminal's width, WIDTH at most; continuations are indented."""
+    width = min(WIDTH, terminal_width())
     for line in text.splitlines():
-        print(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False), flush=True)
+        print(textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False), flush=True)
 
 
 def set_place(place: str) -> None:
@@ -31,8 +38,8 @@ def set_place(place: str) -> None:
 class ProgressLines:
     """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer."""
 
-    def __init__(self, total: float, description: str) -> None:
-        self.n = 0.0
+    def __init__(self, total: float, description: str, initial: float = 0.0) -> None:
+        self.n = self._initial = initial
         self._total, self._description = total, description
         self._began = self._shown = monotonic()
         self._text = ""
@@ -44,8 +51,8 @@ class ProgressLines:
         if now - self._shown >= EVERY_S:
             self._shown = now
             text = self._description + (f": {min(1.0, self.n / self._total):.0%}" if self._total else "")
-            if 0 < self.n < self._total:
-                left_s = (now - self._began) * (self._total - self.n) / self.n
+            if self._initial < self.n < self._total:
+                left_s = (now - self._began) * (self._total - self.n) / (self.n - self._initial)
                 text += f", {duration(left_s)} left"
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
@@ -59,9 +66,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def bar(total: float, description: str, unit: str) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
-    """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines."""
+def bar(
+    total: float, description: str, unit: str, initial: float = 0.0
+) -> AbstractContextManager[ProgressLines | tqdm[Any]]:
+    """One line that moves, with the share done and the remaining time; without a terminal, ProgressLines.
+
+    ``initial`` of the ``total`` was done before.
+    """
     described = f"{_place} {description}".strip()
     if not sys.stderr.isatty():
-        return nullcontext(ProgressLines(total, described))
-    return tqdm(total=total, desc=described, unit=unit, leave=False, dynamic_ncols=True)
+        return nullcontext(ProgressLines(total, described, initial))
+    return tqdm(total=total, initial=initial, desc=described, unit=unit, leave=False, dynamic_ncols=True)

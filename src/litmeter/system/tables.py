@@ -30,6 +30,19 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def fitted_table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
+    """Such tables in lines of ``width``, one below another: as many columns as fit, beside the first."""
+    first, *others = zip(head, *rows, strict=True)
+    tables: list[list[Sequence[str]]] = []
+    for column in others:
+        if tables and sum(max(map(len, one)) + 3 for one in [*tables[-1], column]) < width:
+            tables[-1].append(column)
+        else:
+            tables.append([first, column])
+    lines = (zip(*table, strict=True) for table in tables)
+    return "\n\n".join(text_table(head, rows) for head, *rows in lines)
+
+
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """A Markdown table for a page, of texts; the first ``text_columns`` are words, all others numbers."""
     rules = [*["---"] * text_columns, *["---:"] * (len(head) - text_columns)]

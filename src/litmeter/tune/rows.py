@@ -7,7 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from litmeter.system.tables import decimals_of, number_cell, rate_cell, with_decimals, without_empty
+from litmeter.system.tables import (
+    decimals_of,
+    number_cell,
+    pluralise,
+    rate_cell,
+    with_decimals,
+    without_empty,
+)
 
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
 NOT_SLOWER: tuple[Status, ...] = ("winner", "equal", "not resolved")
@@ -90,6 +97,11 @@ def fate(row: TuneRow) -> str:
     """What became of a configuration, and when it left where it was slower."""
     left = row.status == "slower" and row.eliminated_after_rounds is not None
     return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
+
+
+def at_users(users: int) -> str:
+    """For how many users a search holds: with more or fewer of them other settings may be faster."""
+    return f"fastest at {pluralise(users, 'user')}; with more or fewer others may be"
 
 
 def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:

@@ -65,8 +65,15 @@ LOSING_P = 0.02
 """One-sided p value of a paired test against the leader, below which a configuration is eliminated."""
 FAR_BEHIND_ROUNDS, FAR_BEHIND = 2, 0.6
 """Sooner, where it had less than this share of the leader's rate in each round so far."""
-NEIGHBOURS_EVERY, NEIGHBOURS_ROUNDS = 4, 6
-"""Every so many rounds the leader's neighbours join, as many as have time for so many rounds."""
+NEIGHBOURS_EVERY, JOIN_ROUNDS = 4, 6
+"""Every so many rounds the leader's neighbours join. Nobody joins who has no time for so many rounds."""
+FEWEST_RACERS = 2
+"""The reference and another, however short the time."""
+LATEST = 1.05
+"""Share of the time by which the fewest rounds end at the latest: whoever has none for them leaves."""
+AROUND_TURN_S = 0.3
+"""A turn takes so much longer than its load."""
+NO_TIME = "no time for it"
 FAR_LATE = 90
 """Percentile that is above the limit of the p95 where that is missed beyond doubt."""
 RACERS = 16
@@ -74,11 +81,9 @@ RACERS = 16
 NEIGHBOURS_FROM = 0.5
 """Share of the leader's predicted rate: predictions are hardly ever off by more."""
 COSTS_SHARE = 0.2
-"""Share of the budget, at most, for further rounds of the costs."""
-CAPACITIES = {"throughput": 1, "capacity": 3}
-"""Finalists whose capacity is measured, by goal."""
-CAPACITY_SHARES = {"throughput": 1 / 3, "capacity": 1 / 2}
-"""Share of the budget, at most, for their capacities."""
+"""Share of the time that is left, at most, for further rounds of the costs."""
+CAPACITIES, CAPACITIES_SHARE = 3, 1 / 2
+"""By goal capacity, finalists whose capacity is measured, and share of the budget, at most, for that."""
 CHEAPER_FROM = 0.95
 """A cheaper one wins where the interval of its rate over the leader's reaches no further down."""
 MEMORY_STEP_MIB = 50.0
@@ -157,11 +162,11 @@ def _null_of(settings: ServeSettings, cores: int) -> ServeSettings:
     return settings.model_copy(update={knob: getattr(null, knob) for knob in knobs_of(settings.kind)})
 
 
-def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int) -> Schedule[Costs]:
+def measure_costs(parts: Sequence[Part], plan: LoadPlan, budget_s: float, seed: int) -> Schedule[Costs]:
     """Measure all parts in interleaved rounds, as many of them at once as memory holds.
 
-    After ``max_s`` no more rounds than the first begin. Raise LitmeterError where a server with a null model
-    does not answer.
+    After COSTS_SHARE of what is left of ``budget_s`` no more rounds than the first begin. Raise LitmeterError
+    where a server with a null model does not answer.
 
     Returns:
         Those of ``steady``, without the parts that do not start.
@@ -173,7 +178,8 @@ def measure_costs(parts: Sequence[Part], plan: LoadPlan, max_s: float, seed: int
         serving = yield from serve([part.subject for part in waiting])
         group = [part for part in waiting if part.subject in serving.names]
         works = [(part, size) for part in group for size in part.batch_sizes]
-        until_s = serving.at_s + max_s * len(group) / len(parts)
+        share = COSTS_SHARE * len(group) / len(parts)
+        until_s = serving.at_s + share * max(0.0, budget_s - serving.at_s)
         order: list[tuple[Part, int]] = []
         seconds: dict[tuple[str, int], list[float]] = defaultdict(list)
         for number in range(COST_ROUNDS):
@@ -361,6 +367,20 @@ class Race:
         racers = self.racers.items()
         return [name for name, one in racers if one.eliminated_after_rounds is None or name == self.reference]
 
+    def keep(self, count: int) -> None:
+        """Let only the first that joined take part, ``count`` with the reference."""
+        self.racers = dict(list(self.racers.items())[:count])
+
+    def shorten(self, names: Sequence[str], count: int) -> None:
+        """Let no more than ``count`` of those that are served go on, the reference and the fastest so far."""
+
+        def order(name: str) -> tuple[bool, float]:
+            return name != self.reference, -fmean(rate or 0.0 for rate in self.racers[name].rates)
+
+        for name in sorted(set(names).intersection(self.next_turns), key=order)[count:]:
+            self.racers[name].constraint_violation = NO_TIME
+            self.racers[name].eliminated_after_rounds = self.rounds
+
     @property
     def remaining(self) -> list[str]:
         """Those that may lead: neither eliminated nor breaking a constraint."""
@@ -473,6 +493,8 @@ def race(
 ) -> Schedule[None]:
     """Run rounds until all that remain are equally fast, or time is up, ``until_s`` after the log's begin.
 
+    As many of those that joined take part, the first ones, as have time for JOIN_ROUNDS.
+
     Args:
         neighbours: who differs from a configuration by one key, the best first; they race once it leads.
 
@@ -480,7 +502,11 @@ def race(
         ServerError: the reference does not answer, or memory has no room for it.
     """
     rng, order = random.Random(racing.limits.seed), list[str]()
+    nobody = yield from serve([])
     alone = yield from serve([racing.reference])
+    start_s, turn_s = alone.at_s - nobody.at_s, plan.warmup_s + plan.min_s + AROUND_TURN_S
+    count = int((until_s - alone.at_s - JOIN_ROUNDS * turn_s) / (start_s + JOIN_ROUNDS * turn_s))
+    racing.keep(1 + max(FEWEST_RACERS - 1, count))
     serving = yield from serve(racing.next_turns)
     start_s = (serving.at_s - alone.at_s) / max(1, len(serving.names) - 1)
     now_s = serving.at_s
@@ -495,15 +521,18 @@ def race(
             order = rng.sample(present, len(present))
         began_s, now_s = now_s, (yield from racing.run_round(order, plan))
         round_s, leader = now_s - began_s, racing.leader
-        if racing.rounds >= FEWEST_ROUNDS:
+        if (rounds := FEWEST_ROUNDS - racing.rounds) > 0:
+            spare_s = LATEST * until_s - now_s
+            racing.shorten(order, max(FEWEST_RACERS, int(spare_s / (rounds * round_s / len(order)))))
+        else:
             if leader is None or now_s + round_s > until_s:
                 return
             settled = racing.settled()
             if settled or not racing.rounds % NEIGHBOURS_EVERY:
-                spare_s = until_s - now_s - NEIGHBOURS_ROUNDS * round_s
-                count = spare_s / (start_s + NEIGHBOURS_ROUNDS * round_s / len(order))
+                spare_s = until_s - now_s - JOIN_ROUNDS * round_s
+                count = int(spare_s / (start_s + JOIN_ROUNDS * round_s / len(order)))
                 near = neighbours(racing.racers[leader].settings)
-                new = [one for one in near if one.name not in racing.racers][: max(0, int(count))]
+                new = [one for one in near if one.name not in racing.racers][: max(0, count)]
                 if settled and not new:
                     return
                 racing.join(new)
@@ -590,7 +619,7 @@ def search(job: Job) -> Schedule[Outcome]:
         raise LitmeterError(f"tune: no configuration can run: {reasons}")
     print_wrapped(f"1. {len(space.configurations)} configurations can run; left out: {reasons or 'none'}")
     plan = turn_plan(tune.users, job.load.timeout_s, job.load.seed, 0)
-    costs = yield from measure_costs(job.parts, plan, COSTS_SHARE * tune.max_s, tune.seed)
+    costs = yield from measure_costs(job.parts, plan, tune.max_s, tune.seed)
     if job.unavailable:
         shuffled = random.Random(tune.seed).sample(job.configurations, len(job.configurations))
         predicted = dict.fromkeys(shuffled, 1.0)
@@ -603,21 +632,22 @@ def search(job: Job) -> Schedule[Outcome]:
     racing = Race(tune)
     racing.join(candidates.first())
     found_rps = (
-        f"no rate is predicted ({job.unavailable}); {len(racing.racers) - 1} race, by chance, and serve:"
+        f"no rate is predicted ({job.unavailable}); some race, by chance, and serve:"
         if job.unavailable
         else f"the costs of the parts predict {min(predicted.values()):.0f} to {max(predicted.values()):.0f} "
-        f"req/s; the best {len(racing.racers) - 1} race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
+        f"req/s; the best of them race, and serve: ({predicted[job.incumbent]:.0f} req/s)"
     )
     print_wrapped(f"2. {found_rps}")
-    reserve_s = min(CAPACITIES[tune.goal] * job.objective.max_s, CAPACITY_SHARES[tune.goal] * tune.max_s)
-    yield from race(racing, plan, tune.max_s - reserve_s, candidates.neighbours)
-    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
     by_capacity = tune.goal == "capacity"
-    names = (list(fastest(racing)) if by_capacity else finalists(racing))[: CAPACITIES[tune.goal]]
-    objective = job.objective.model_copy(update={"max_s": reserve_s / CAPACITIES[tune.goal]})
-    found = yield from capacity(names, objective, job.load.timeout_s)
-    capacities = {name: one.metrics for name, one in found.items()}
-    highest = highest_capacities(capacities) if by_capacity else []
+    each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
+    yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, candidates.neighbours)
+    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
+    capacities: dict[str, CapacityMetrics] = {}
+    if by_capacity:
+        objective = job.objective.model_copy(update={"max_s": each_s})
+        found = yield from capacity(list(fastest(racing))[:CAPACITIES], objective, job.load.timeout_s)
+        capacities = {name: one.metrics for name, one in found.items()}
+    highest = highest_capacities(capacities)
     ordered = sorted(highest, key=lambda name: cost(racing.racers[name])) or finalists(racing)
     if not ordered:
         broken = sorted({one.constraint_violation for one in racing.racers.values()} - {""})
