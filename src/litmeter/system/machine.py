@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from litmeter.system.tables import pluralise
 
-LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow")
+LIBRARIES = ("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "simplejpeg")
 """Those that are installed are part of the fingerprint."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
