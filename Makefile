@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run quick experiments capacity tune test soak test-unit test-integration test-pipeline test-system check audit serve
+.PHONY: run quick experiments capacity tune test soak test-unit test-integration test-pipeline test-system \
+	test-versions test-newest test-oldest check audit serve
 
 run: .venv/installed
 	$(BIN)/dvc repro
@@ -65,6 +66,21 @@ check: .venv/installed-test
 # with; and ip (as root).
 test-system: .venv/installed-test
 	$(BIN)/pytest tests/browser tests/tools
+
+# Both ends of the ranges in pyproject.toml, side by side, each in an environment of its own: the newest releases on the
+# newest Python on the PATH, and the oldest that are allowed on the oldest Python.
+PYTHON_NEWEST ?= $(shell for minor in $$(seq 30 -1 10); do \
+	python3.$$minor -c '' 2>/dev/null && echo python3.$$minor && break; done)
+PYTHON_OLDEST ?= python3.10
+
+test-versions:
+	$(MAKE) --no-print-directory --jobs 2 test-newest test-oldest
+
+test-newest:
+	tests/versions.sh newest $(PYTHON_NEWEST)
+
+test-oldest:
+	tests/versions.sh oldest $(PYTHON_OLDEST)
 
 # Asks PyPI about each installed release; one that it knows nothing of fails, too. A local build (torch's
 # "+cpu") is looked up as the release that it was made from.

@@ -107,8 +107,7 @@ from litmeter.serve.classifier import Classifier
 from litmeter.serve.direct.worker import run_worker
 assert "torch" not in sys.modules
 from litmeter.model.predictor import Predictor
-from litmeter.model.preprocess import jpeg_decoder
-jpeg_decoder()
+import litmeter.model.preprocess
 print([name for name in {NOT_NEEDED} if name in sys.modules])
 """
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import center_crop, resize
 
@@ -20,6 +21,7 @@ from litmeter.model.image import ImageError
 from litmeter.model.model import PixelModel
 from litmeter.model.preprocess import ScaledPreprocess, TimmPreprocess, TorchvisionPreprocess
 from litmeter.paths import ModelFolders
+from tests.support.project import PHOTOS
 
 LEVEL = 1 / 255 / 0.2
 """One step of a byte after division by the smallest standard deviation that timm's models use."""
@@ -92,8 +94,27 @@ VARIANTS: dict[str, Callable[[Image.Image], bytes]] = {
 }
 
 
+def by_pillow(content: bytes) -> torch.Tensor:
+    with Image.open(io.BytesIO(content)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def test_photos_are_decoded_to_pillows_pixels(both: Both) -> None:
+    for path in sorted(PHOTOS.glob("*.jpg"))[::10]:
+        content = path.read_bytes()
+        assert torch.equal(both.torchvision.decode(content), by_pillow(content)), path
+
+
+def test_a_flawed_jpeg_is_decoded_as_by_pillow(both: Both, photos: list[Path]) -> None:
+    """libjpeg warns of zeros before its end mark."""
+    content = photos[0].read_bytes()[:-2] + bytes(7) + b"\xff\xd9"
+    with pytest.raises(ValueError, match="extraneous"):
+        simplejpeg.decode_jpeg(content)
+    assert torch.equal(both.torchvision.decode(content), by_pillow(content))
+
+
 @pytest.mark.parametrize("variant", list(VARIANTS))
-def test_the_pixels_of_every_kind_of_image_are_torchvisions_and_like_timms(
+def test_every_kind_of_image_is_decoded_as_by_pillow_and_resized_as_by_torchvision(
     both: Both, photos: list[Path], variant: str
 ) -> None:
     with Image.open(photos[0]) as image:
@@ -103,9 +124,7 @@ def test_the_pixels_of_every_kind_of_image_are_torchvisions_and_like_timms(
     assert difference.mean() <= 0.3 * LEVEL
     own = both.torchvision
     decoded = own.decode(content)
-    if variant not in ("CMYK", "PNG with alpha", "palette"):  # Pillow's colours
-        data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        assert torch.equal(decoded, decode_image(data, ImageReadMode.RGB))
+    assert torch.equal(decoded, by_pillow(content))
     resized = resize(decoded, [own.resized], InterpolationMode(own.interpolation), antialias=True)
     assert torch.equal(own.transform(decoded), center_crop(resized, [own.image_size, own.image_size]))
 

@@ -2,21 +2,20 @@
 
 On bytes, libjpeg decodes straight into a tensor, and uint8 are resized (by the same filter as timm's, with
 antialiasing). Batches are stacked and copied to the device as uint8, and normalised there (``PixelModel``).
-Files that torchvision does not decode to the same pixels as Pillow (other formats, CMYK, damaged files) are
-decoded by Pillow. The package torchvision itself is not imported: that takes a second, and 60 MiB in each
-worker. Nor is timm where it is not used.
+Pixels are those of torchvision's decoder and resize, without importing it: that takes a second, and 60 MiB
+in each worker. Nor is timm imported where it is not used. Files of other formats, in CMYK, or damaged, are
+decoded by Pillow.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FileFinder
-from importlib.util import find_spec
 
 import numpy as np
+import simplejpeg
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from litmeter.errors import ModelError
@@ -50,16 +49,14 @@ class TimmPreprocess:
         return tensor
 
 
-TORCHVISION_MODES = ("RGB", "L")
-"""Pillow's names of the JPEGs that torchvision decodes to the same pixels."""
-RGB = 3
-"""torchvision's ImageReadMode.RGB."""
+LIBJPEG_MODES = ("RGB", "L")
+"""Pillow's names of the colours that libjpeg itself turns into RGB."""
 
 
 class TorchvisionPreprocess:
     """Decodes and resizes by libjpeg and torch: image files -> uint8 pixels, as ``PixelModel`` takes them.
 
-    Raises ModelError where torch cannot resize as the model needs it, or has no decoder for JPEG.
+    Raises ModelError where torch cannot resize as the model needs it.
     """
 
     def __init__(self, card: ModelCard, max_pixels: int = MAX_PIXELS) -> None:
@@ -69,7 +66,6 @@ class TorchvisionPreprocess:
                 f"needs {card.interpolation}; set 'timm'"
             )
         self._max_pixels = max_pixels
-        self._decode_jpeg = jpeg_decoder()
         self.image_size = card.image_size
         self.resized = card.resized_side
         self.interpolation = card.interpolation
@@ -80,10 +76,9 @@ class TorchvisionPreprocess:
         return self._decode(content, open_image(content, self._max_pixels))
 
     def _decode(self, content: bytes, image: Image.Image) -> torch.Tensor:
-        if image.format == "JPEG" and image.mode in TORCHVISION_MODES:
-            data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            with suppress(RuntimeError):  # Pillow decodes it, or raises with a reason
-                return self._decode_jpeg(data, RGB, False)
+        if image.format == "JPEG" and image.mode in LIBJPEG_MODES:
+            with suppress(ValueError):  # flawed: Pillow decodes it all the same, or says why not
+                return channels_first(simplejpeg.decode_jpeg(content))
         return pixels_of(image)
 
     def transform(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -120,25 +115,14 @@ PREPROCESS: dict[str, type[TimmPreprocess | TorchvisionPreprocess]] = {
 }
 
 
-@functools.cache
-def jpeg_decoder() -> Callable[[torch.Tensor, int, bool], torch.Tensor]:
-    """torchvision's decoder of JPEG files: bytes, mode, and whether to rotate as EXIF says -> pixels.
-
-    Raise ModelError where torchvision was built without it.
-    """
-    torchvision = find_spec("torchvision")
-    for folder in (torchvision and torchvision.submodule_search_locations) or []:
-        library = FileFinder(folder, (ExtensionFileLoader, EXTENSION_SUFFIXES)).find_spec("image")
-        if library is not None and library.origin is not None:
-            torch.ops.load_library(library.origin)  # type: ignore[no-untyped-call]
-            decode_jpeg: Callable[[torch.Tensor, int, bool], torch.Tensor] = torch.ops.image.decode_jpeg
-            return decode_jpeg
-    raise ModelError("serve.preprocess: this torchvision was built without JPEG; set 'timm'")
-
-
 def pixels_of(image: Image.Image) -> torch.Tensor:
     """Decode an opened image by Pillow: RGB, uint8 (3, height, width); raise ImageError as ``to_rgb``."""
-    return torch.from_numpy(np.array(to_rgb(image))).permute(2, 0, 1)
+    return channels_first(np.array(to_rgb(image)))
+
+
+def channels_first(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """(height, width, 3) -> (3, height, width), in the same memory."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def stack_images(images: Sequence[torch.Tensor], device: torch.device, dtype: torch.dtype) -> torch.Tensor:

@@ -24,7 +24,7 @@ from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.tables import pluralise
 
 LIBRARIES = (
-    *("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "numpy"),
+    *("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "simplejpeg", "numpy"),
     *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gevent"),
 )
 """What computes, and what carries requests: those that are installed are part of the fingerprint."""
