@@ -6,6 +6,7 @@ changes the order of sums, may move a probability.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ def one_after_another() -> Schedule[dict[str, LoadRecord]]:
     """Serve each configuration alone and load it once."""
     records = {}
     plan = load_plan(USERS, SECONDS, seed=0, longest_s=LONGEST_S, requests=REQUESTS, warmup_s=0.0)
+    plan = replace(plan, keep_answers=True)
     for name in CONFIGURATIONS:
         yield from serve([name])
         records[name] = (yield from measure(Turn(name, plan))).requests
@@ -46,7 +48,7 @@ def differences(settings: ServeSettings, record: LoadRecord) -> dict[str, Any]:
     own = [predictor.predict([predictor.preprocess(photo)])[0].numpy() for photo in photos]
     found = [
         float(np.abs(probabilities(answer, predictor.card.classes) - own[body]).max())
-        for body, answer in zip(record.body, map(bytes, record.answer), strict=True)
+        for body, answer in zip(record.body, record.answers, strict=True)
     ]
     return {
         "largest_difference": round(max(found), 4),

@@ -293,7 +293,6 @@ def loaded(
         code=zeros + 200,
         size=zeros,
         body=zeros,
-        answer=np.zeros(len(start), dtype="S1"),
     )
 
 

@@ -110,7 +110,7 @@ JSON_CASES = [
     Case("an unknown key more", lambda photo: b'{"x": [1, {}], ' + wrapped(photo)[1:], 200, like=same),
     Case("the key twice, good last", lambda photo: b'{"image": 3, ' + wrapped(photo)[1:], 200, like=same),
     Case("the key twice, bad last", lambda photo: wrapped(photo)[:-1] + b', "image": 3}', 422, NOT_STRING),
-    Case("21 MB", text(b'{"image": "' + b"A" * 21_000_000 + b'"}'), 413, "too large"),
+    Case("28 MB", text(b'{"image": "' + b"A" * 28_000_000 + b'"}'), 413, "too large; 27,000,000"),
     Case(
         "base64 of a bomb", lambda photo: wrapped(images.png(2**31 - 1, 2**31 - 1, 8, 0, b"")), 413, "pixels"
     ),
@@ -188,6 +188,22 @@ IMAGE_CASES = [
     ),
     of_image("JPEG and ZIP", images.with_zip, 200, like=same),
 ]
+
+
+def of_size(count: int) -> Make:
+    """A photo, and zeros behind its end, which nobody decodes."""
+    return lambda photo: photo.ljust(count, b"\0")
+
+
+LIMIT = 20_000_000
+SAID = "too large; 20,000,000"
+SIZE_CASES = [
+    of_image("image of 20 MB", of_size(LIMIT), 200, like=same),
+    of_image("image of a byte more", of_size(LIMIT + 1), 413, SAID),
+    Case("image of 20 MB in JSON", lambda photo: wrapped(of_size(LIMIT)(photo)), 200, like=same),
+    Case("image of a byte more in JSON", lambda photo: wrapped(of_size(LIMIT + 1)(photo)), 413, SAID),
+]
+"""The limit is the image's, by whatever transport and in whatever body it comes."""
 
 
 def in_a_form(photo: bytes) -> bytes:

@@ -35,7 +35,7 @@ HTTP_CASES = [
     raw("length in hexadecimal", "Content-Length: 0xC", EMPTY),
     raw("length of 30 digits", "Content-Length: " + "9" * 30, EMPTY),
     raw("two lengths", "Content-Length: 12\r\nContent-Length: 5", EMPTY),
-    raw("21 MB announced", "Content-Length: 21000000", b"", 413, "too large"),
+    raw("28 MB announced", "Content-Length: 28000000", b"", 413, "too large"),
     raw(
         "length and chunks",
         "Content-Length: 12\r\nTransfer-Encoding: chunked",

@@ -23,12 +23,20 @@ from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.launcher import RunningServer
 from tests.integration.asking import in_flight, wait_for
-from tests.integration.bad_bodies import CLOSED, ELSEWHERE_CASES, IMAGE_CASES, JSON_CASES, TYPE_CASES, Case
+from tests.integration.bad_bodies import (
+    CLOSED,
+    ELSEWHERE_CASES,
+    IMAGE_CASES,
+    JSON_CASES,
+    SIZE_CASES,
+    TYPE_CASES,
+    Case,
+)
 from tests.integration.bad_http import HTTP_CASES
 from tests.support.server_processes import tree
 from tests.support.servers import running_server
 
-CASES = [*JSON_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
+CASES = [*JSON_CASES, *SIZE_CASES, *TYPE_CASES, *ELSEWHERE_CASES, *HTTP_CASES]
 
 SETTINGS = {
     "direct": ServeSettings(

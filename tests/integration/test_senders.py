@@ -27,11 +27,13 @@ OPEN = plan(64, warmup_s=0.5, rate_rps=150.0)
 
 def test_senders_on_this_machine_send_every_request_once() -> None:
     with running_stub(0.01, 4) as stub, local_senders(3, [b"{}"], "application/json") as group:
-        closed, opened = (group.run(stub.url, plan) for plan in (PLAN, OPEN))
+        closed, opened = (group.run(stub.url, plan) for plan in (replace(PLAN, keep_answers=True), OPEN))
         log = stub.log()
     assert len(closed.end) + len(opened.end) == len(log)
     assert (closed.status == OK).all()
     assert set(closed.user) == set(range(6))
+    assert [len(answer) for answer in closed.answers] == closed.size.tolist()
+    assert not opened.answers
     # The same requests by the server's own log, on the same clock.
     begun, ended = closed.window
     logged = ((log[:, 1] > begun) & (log[:, 1] <= ended)).sum()

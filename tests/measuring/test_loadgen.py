@@ -116,11 +116,12 @@ def test_the_same_seed_makes_the_same_arrivals() -> None:
 
 def test_every_request_keeps_what_was_sent_and_answered() -> None:
     with stub(service_s=0.01, parallel=2) as (url, _):
-        [level] = load(url, plan(2, min_s=0.6, max_s=0.6))
+        [level] = load(url, plan(2, min_s=0.6, max_s=0.6, keep_answers=True))
     turn = level.body[np.argsort(level.start)][: len(BODIES)]
     assert sorted(turn) == list(range(len(BODIES)))
     assert list(turn) != sorted(turn)
-    assert set(level.answer) == {b'{"label": "cat"}'}
+    assert set(level.answers) == {b'{"label": "cat"}'}
+    assert len(level.answers) == len(level.body)
 
 
 def test_what_does_not_settle_is_measured_until_the_limit() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -65,7 +65,17 @@ def route_to(
     async def nothing(*_: object) -> None:
         raise NotImplementedError
 
-    return DirectRoute(nothing, dispatcher, settings, key, max_bytes, check_type=is_image)
+    return DirectRoute(nothing, dispatcher, settings, key, of_images(max_bytes))
+
+
+def of_images(max_bytes: int) -> Callable[[bytes], int]:
+    """A limit of bodies that are images or JSON; others are refused."""
+
+    def limit(content_type: bytes) -> int:
+        is_image(content_type)
+        return max_bytes
+
+    return limit
 
 
 async def never_disconnects() -> Any:

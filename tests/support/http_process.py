@@ -16,13 +16,12 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from litmeter.params import ServeSettings
-from litmeter.serve.classifier import is_image
 from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.dispatcher import Dispatcher
 from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.serve.messages import Reply, Request
 from litmeter.serve.metrics import RequestTimer
-from tests.support.direct import open_channel
+from tests.support.direct import of_images, open_channel
 
 PATIENCE_S = 0.3
 KEEP_ALIVE_S = 1
@@ -74,7 +73,7 @@ def http_process(key: str | None = None) -> Iterator[HttpProcess]:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": b"app"})
 
-        route = DirectRoute(slow_app, dispatcher, SETTINGS, key, MAX_BYTES, check_type=is_image)
+        route = DirectRoute(slow_app, dispatcher, SETTINGS, key, of_images(MAX_BYTES))
         process = HttpProcess(listening.getsockname(), channel, dispatcher, threading.Event(), [])
         process.at_work.set()
 

@@ -43,5 +43,4 @@ def record(
         code=np.full(count, 200),
         size=zeros,
         body=zeros,
-        answer=np.full(count, b"{}"),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,20 +17,20 @@ from litmeter.system.files import write_json
 CLASSES = ["cat", "dog", "fox"]
 
 
-def export_tiny(folder: Path, image_size: int = 96) -> ModelFolders:
+def export_tiny(folder: Path, image_size: int = 96, classes: Sequence[str] = CLASSES) -> ModelFolders:
     """Export timm's tiny test model, with random weights, to new folders in ``folder``; none is compiled."""
     folders = ModelFolders(exported=folder / "exported", compiled=folder / "compiled")
     folders.exported.mkdir()
     torch.manual_seed(0)
     settings = ModelSettings(name="test_efficientnet", pretrained="none", image_size=image_size)
-    model = build_model("name", "test_efficientnet", len(CLASSES), image_size).eval()
+    model = build_model("name", "test_efficientnet", len(classes), image_size).eval()
     # Scaled up, so that random weights answer different photos differently.
     model.get_classifier().weight.data.mul_(50)
     save_file(model.state_dict(), folders.exported / WEIGHTS_NAME)
     card = ModelCard.model_validate(
         {
             "architecture": "test_efficientnet",
-            "classes": CLASSES,
+            "classes": classes,
             "image_size": image_size,
             **input_config(model, settings),
             "test_accuracy": 0.5,

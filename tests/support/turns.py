@@ -70,9 +70,9 @@ def requests_at(plan: LoadPlan, rate_rps: float, seconds: float) -> LoadRecord:
     start = end - np.minimum(end, plan.users * interval_s)
     found = record(start, end, users=plan.users, edges=np.linspace(0.0, end[-1], 4))
     order = np.resize(plan.bodies or range(4), len(end))
-    answers = np.array([b"%d" % body for body in order])
+    answers = [b"%d" % body for body in order] if plan.keep_answers else []
     status = np.full(len(end), OK if rate_rps else FAILED)
-    return replace(found, body=order, answer=answers, status=status)
+    return replace(found, body=order, answers=answers, status=status)
 
 
 def drive(schedule: Schedule[Result], machine: Machine, log: Log | None = None) -> Result:

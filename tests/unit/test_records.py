@@ -55,6 +55,23 @@ def test_each_request_is_a_row() -> None:
     assert arrays["status"].tolist() == [0, 2]
 
 
+def test_a_single_large_answer_costs_its_own_bytes_alone() -> None:
+    level = Level("http://x", [], plan(2, keep_answers=True))
+    for number in range(10_000):
+        level.add(0, 3, 1.0, 1.1, 1.5, 200, bytes(60_000) if number == 77 else b"{}")
+    arrays = level.arrays()
+    assert arrays["answers"].nbytes == arrays["size"].sum() == 60_000 + 2 * 9_999
+    assert sum(values.nbytes for values in arrays.values()) < 2_000_000
+
+
+def test_answers_that_nobody_reads_are_not_kept() -> None:
+    level = Level("http://x", [], plan(2))
+    level.add(0, 3, 1.0, 1.1, 1.5, 200, bytes(60_000))
+    arrays = level.arrays()
+    assert arrays["size"].tolist() == [60_000]
+    assert arrays["answers"].nbytes == 0
+
+
 def test_a_closed_loop_reports_what_ended_in_the_windows() -> None:
     found = record([0.5, 2.0, 3.9, 3.5], [1.5, 2.5, 6.0, 4.0])
     assert found.in_window.tolist() == [True, True, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -39,6 +40,7 @@ class LoadPlan:
         due_s: of an open loop that repeats a trace: when requests are due, seconds from its begin.
         repeat: distinguishes loads that are otherwise equal, so that each has its own order and arrivals.
         bodies: indices of the bodies to send, in this order and again; None for all, in a random order.
+        keep_answers: whether the record has the answers' bodies; they may take much memory.
         give_up_s: how long the users of a closed loop wait for their first answers. If one waits longer, the
             load has a single window, from its first request to its last answer, and no more is sent once
             ``requests`` have been, or ``max_s`` are over; None: as long as ``timeout_s``.
@@ -62,6 +64,7 @@ class LoadPlan:
     repeat: int = 0
     give_up_s: float | None = None
     bodies: Sequence[int] | None = None
+    keep_answers: bool = False
     begin_at: float | None = None
     sender: int = 0
     senders: int = 1
@@ -192,4 +195,16 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
     with np.load(source, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         edges, cores = stored["window_edges"], float(stored["cores"])
-    return LoadRecord(users=plan.users, rate_rps=plan.rate_rps, window_edges=edges, cores=cores, **arrays)
+        joined = memoryview(stored["answers"])
+    answers: list[bytes] = []
+    if plan.keep_answers:
+        ends = arrays["size"].cumsum().tolist()
+        answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]
+    return LoadRecord(
+        users=plan.users,
+        rate_rps=plan.rate_rps,
+        window_edges=edges,
+        cores=cores,
+        answers=answers,
+        **arrays,
+    )

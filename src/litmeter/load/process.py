@@ -33,8 +33,6 @@ PROGRESS_S = 0.25
 """Between two progress events."""
 PAUSE_AFTER_FAILURE_S = 0.1
 """A refused connection fails in microseconds: without a pause, users of a closed loop would spin on it."""
-MAX_ANSWER_BYTES = 65_536
-"""Longer answers are counted, but not stored."""
 IDLE_S = 1.0
 """A connection that has been idle for longer is opened anew: the server may have closed it."""
 READ_BYTES = 65_536
@@ -267,18 +265,19 @@ class Level:
         else:
             status = TIMED_OUT if code == 0 and end - sent >= self._plan.timeout_s else FAILED
         self._rows.append((user, due, sent, end, status, code, len(content), body))
-        self._answers.append(content if len(content) <= MAX_ANSWER_BYTES else b"")
+        if self._plan.keep_answers:
+            self._answers.append(content)
         self._good += status == OK
         self._answered[user] = True
         return status == OK
 
     def arrays(self) -> dict[str, Any]:
-        """The recorded requests as one array per field."""
+        """The recorded requests as one array per field, and the bytes of all answers that are kept."""
         names = ("user", "start", "sent", "end", "status", "code", "size", "body")
         columns = dict(zip(names, np.array(self._rows, dtype=np.float64).reshape(-1, 8).T, strict=True))
         for name in ("user", "status", "code", "size", "body"):
             columns[name] = columns[name].astype(np.int64)
-        return {**columns, "answer": np.array(self._answers, dtype=np.bytes_)}
+        return {**columns, "answers": np.frombuffer(b"".join(self._answers), dtype=np.uint8)}
 
     def _start_users(self, arrivals: ClosedLoop) -> list[gevent.Greenlet]:
         """Start the users, who send until the level has ended.

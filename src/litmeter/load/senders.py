@@ -139,11 +139,13 @@ def merged(records: Sequence[LoadRecord], plan: LoadPlan) -> LoadRecord:
     arrays = {name: np.concatenate([getattr(record, name) for record in records]) for name in REQUEST_FIELDS}
     arrays["user"] += np.repeat(users_before[:-1], [len(record.user) for record in records])
     order = np.argsort(arrays["end"], kind="stable")
+    answers = [answer for record in records for answer in record.answers]
     return LoadRecord(
         users=int(users_before[-1]),
         rate_rps=plan.rate_rps,
         window_edges=records[0].window_edges,
         cores=max(record.cores for record in records),
+        answers=[answers[place] for place in order] if answers else (),
         **{name: values[order] for name, values in arrays.items()},
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,14 +24,14 @@ MIN_PROBABILITY = 1e-12
 
 
 def compare(
-    reference: Reference, answers: Sequence[tuple[int, bytes]], dtype: str, preprocess: str = "timm"
+    reference: Reference, answers: Mapping[tuple[int, bytes], int], dtype: str, preprocess: str = "timm"
 ) -> dict[str, float | int | None]:
     """Accuracy and agreement with the reference on the test photos, and number of mismatched answers.
 
     A photo that was answered several times counts only if all its answers name the same label.
 
     Args:
-        answers: index of the photo in ``reference``, and the body of the answer of status 200.
+        answers: index of the photo in ``reference``, and the body of the answer of status 200: how many.
         dtype: torch's name of the format that the server computed in.
 
     Returns:
@@ -44,10 +44,11 @@ def compare(
     labels: dict[int, set[int]] = defaultdict(set)
     tolerance = MAX_LOG_ODDS_DIFFERENCE[dtype] + PIXELS_DIFFERENCE[preprocess]
     mismatched = 0
-    for photo, content in answers:
+    for (photo, content), number in answers.items():
         answer = probabilities(content, reference.classes)
         labels[photo].add(int(answer.argmax()))
-        mismatched += _log_odds_difference(answer, reference.probabilities[photo]) > tolerance
+        if _log_odds_difference(answer, reference.probabilities[photo]) > tolerance:
+            mismatched += number
     tested = [photo for photo in labels if reference.splits[photo] == "test"]
     agreed = sum(labels[photo] == {int(reference.probabilities[photo].argmax())} for photo in tested)
     correct = sum(labels[photo] == {reference.labels[photo]} for photo in tested)

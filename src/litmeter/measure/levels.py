@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
@@ -29,11 +31,11 @@ class Alone:
 
     Attributes:
         ready_s: from its start to its first 200.
-        answers: index of the body, and the answer, of every request that was answered with 200.
+        answers: index of the body and answer of the requests that were answered with 200: how many.
     """
 
     ready_s: float | None
-    answers: Sequence[tuple[int, bytes]]
+    answers: Mapping[tuple[int, bytes], int]
 
 
 def levels(
@@ -46,12 +48,12 @@ def levels(
 
     Args:
         bodies: number of request bodies.
-        tested: indices of those whose answers are needed; they are sent first.
+        tested: indices of those whose answers are needed; they are sent first. Without these, none is kept.
         null_server: whether there is one.
     """
     serving = yield from serve([name, NULL_SERVER] if null_server else [name])
-    answers: list[tuple[int, bytes]] = []
-    plan = _plan(load)
+    answers: Counter[tuple[int, bytes]] = Counter()  # most are like another one, and they may be large
+    plan = replace(_plan(load), keep_answers=bool(tested))
     longest_s = 0.0
     runs = [(number, users) for number, order in enumerate((1, -1)) for users in load.users[::order]]
     for place, (number, users) in enumerate(runs, 1):
@@ -65,8 +67,9 @@ def levels(
         plan = replace(plan, bodies=missing + others)
         sample = yield from measure(Turn(name, plan, number, note=f"{name}: {users} users"))
         record = sample.requests
-        good = record.status == OK
-        answers += zip(record.body[good].tolist(), map(bytes, record.answer[good]), strict=True)
+        if plan.keep_answers:
+            good = np.flatnonzero(record.status == OK)
+            answers.update((int(record.body[place]), record.answers[place]) for place in good)
         longest_s = max(longest_s, sample.row.seconds)
         if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
             break

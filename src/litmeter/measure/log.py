@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Log:
     """The samples of one stage or command, in their order.
 
     Attributes:
+        samples: of each turn, without the answers' bodies.
         reached_s: how far it has come, seconds since its begin.
     """
 
@@ -78,6 +79,8 @@ class Log:
 
     def _keep(self, answer: Sample | Serving) -> None:
         if isinstance(answer, Sample):
+            if answer.record is not None:
+                answer = replace(answer, record=replace(answer.record, answers=()))
             self.samples.append(answer)
             self.reached_s = answer.ended_s
         else:
@@ -115,7 +118,7 @@ def _answer_line(answer: Sample | Serving) -> dict[str, Any]:
         line["record"] = {
             name: value.tolist() if isinstance(value, np.ndarray) else value
             for name, value in vars(answer.record).items()
-            if name != "answer"
+            if name != "answers"
         }
     return line
 
@@ -126,7 +129,7 @@ def _read_answer(asked: Turn | Serve, line: dict[str, Any]) -> Sample | Serving:
     record = None
     if kept := line.get("record"):
         found: dict[str, Any] = {key: np.array(v) if isinstance(v, list) else v for key, v in kept.items()}
-        record = LoadRecord(**found, answer=np.zeros(len(kept["end"]), dtype="S1"))
+        record = LoadRecord(**found)
     return Sample(asked, TurnRow(**line["row"]), record)
 
 

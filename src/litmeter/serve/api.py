@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import litserve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from litmeter.serve.classifier import EMPTY_BODY, Classifier, Item, Output, PredictRequest, is_image
+from litmeter.serve.classifier import (
+    EMPTY_BODY,
+    Classifier,
+    Item,
+    Output,
+    PredictRequest,
+    is_image,
+    max_body_bytes,
+)
 from litmeter.serve.forkserver import FORKS, become_litserve_worker
 from litmeter.serve.messages import Reply, RequestError
 from litmeter.serve.middleware import check_length, read_body, response_of
@@ -58,9 +66,8 @@ class ClassifierAPI(litserve.LitAPI):
 class ImageBodies:
     """ASGI middleware that converts an image file to the JSON body that LitServe's route takes."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -69,12 +76,13 @@ class ImageBodies:
             return
         try:
             given = dict(scope["headers"])
-            image = is_image(given.get(b"content-type", b""))
-            check_length(given, self._max_bytes)
-            if not image:
+            content_type = given.get(b"content-type", b"")
+            max_bytes = max_body_bytes(content_type)
+            check_length(given, max_bytes)
+            if not is_image(content_type):
                 await self.app(scope, receive, send)
                 return
-            body = await read_body(receive, self._max_bytes)
+            body = await read_body(receive, max_bytes)
             if not body:
                 raise RequestError(400, EMPTY_BODY)
             text = base64.b64encode(body)

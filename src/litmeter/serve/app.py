@@ -20,15 +20,18 @@ from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.api import ClassifierAPI, ImageBodies
 from litmeter.serve.binding import Binding
-from litmeter.serve.classifier import Classifier, PredictRequest, is_image
+from litmeter.serve.classifier import (
+    MAX_IMAGE_BYTES,
+    MAX_JSON_BYTES,
+    Classifier,
+    PredictRequest,
+    max_body_bytes,
+)
 from litmeter.serve.forkserver import FORKS, WORKERS
 from litmeter.serve.messages import invalid_body_reply
 from litmeter.serve.middleware import response_of
 from litmeter.serve.pages import extend_openapi, serve_pages
 from litmeter.serve.run import run_server
-
-MAX_BODY_BYTES = 20_000_000
-"""Maximum size of a request body: an image file of 15 MB as base64."""
 
 
 def serve(
@@ -57,18 +60,22 @@ def serve(
         devices=1,
         workers_per_device=settings.workers_per_device,
         timeout=timeout_s,
-        max_payload_size=MAX_BODY_BYTES,
+        max_payload_size=MAX_JSON_BYTES,
         disable_openapi_url=not binding.docs,
-        model_metadata=card.model_dump(mode="json", exclude_defaults=True) | settings.model_dump(),
+        model_metadata={
+            **card.model_dump(mode="json", exclude_defaults=True),
+            **settings.model_dump(),
+            "max_image_bytes": MAX_IMAGE_BYTES,
+        },
     )
     server.app.add_exception_handler(RequestValidationError, handle_invalid_body)
     serve_pages(server.app, docs=binding.docs)
     extend_openapi(server.app, PredictRequest.model_json_schema(), card.classes)
     if settings.transport == "litserve":
-        server.app.add_middleware(ImageBodies, max_bytes=MAX_BODY_BYTES)
+        server.app.add_middleware(ImageBodies)
         if FORKS:
             fork_workers()
-    options |= {"max_bytes": MAX_BODY_BYTES, "check_type": is_image}
+    options["max_bytes"] = max_body_bytes
     run_server(server, classifier, settings, device, timeout_s, binding=binding, **options)
 
 

@@ -23,7 +23,7 @@ from litmeter.model.card import read_card
 from litmeter.model.image import ImageError
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.messages import Reply, Request, RequestError, error_reply, invalid_body_reply
+from litmeter.serve.messages import Reply, Request, RequestError, error_reply, invalid_body_reply, too_large
 from litmeter.serve.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.system.imports import freeze_gc_after
 
@@ -37,6 +37,10 @@ ENCODER = json.JSONEncoder(separators=(",", ":"))
 Prediction = dict[str, Any]
 """Label, probability, and the probabilities of all classes."""
 
+MAX_IMAGE_BYTES = 20_000_000
+"""Of an image file, whatever brings it: a body, base64 in JSON, LitServe's transport or the direct one."""
+MAX_JSON_BYTES = 27_000_000
+"""Of a JSON body: the largest image as base64, and some other keys."""
 MAX_JSON_PARTS = 1000
 EMPTY_BODY = "image: the body is empty"
 OUT_OF_MEMORY = "no memory left for this request; try again later"
@@ -186,7 +190,10 @@ class Classifier:
         """Decode and preprocess an image file, given as bytes or as base64 text."""
         started = perf_counter()
         SECONDS_OF["queue"].observe(started - received)
-        pixels: Any = self.predictor.decode(content if isinstance(content, bytes) else decode_base64(content))
+        file = content if isinstance(content, bytes) else decode_base64(content)
+        if len(file) > MAX_IMAGE_BYTES:
+            raise ImageError(413, f"image: {too_large(MAX_IMAGE_BYTES)}")
+        pixels: Any = self.predictor.decode(file)
         decoded = perf_counter()
         image = self.predictor.transform(pixels)
         preprocessed = perf_counter()
@@ -227,6 +234,11 @@ def is_image(content_type: bytes) -> bool:
         "Content-Type: neither application/json nor image/*; send an image file as it is, not as a form: "
         "curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'",
     )
+
+
+def max_body_bytes(content_type: bytes) -> int:
+    """Bytes that a body of this type may have; raise RequestError as ``is_image``."""
+    return MAX_IMAGE_BYTES if is_image(content_type) else MAX_JSON_BYTES
 
 
 def decode_base64(text: str) -> bytes:

@@ -41,6 +41,11 @@ def error_reply(status: int, reason: str) -> Reply:
     return Reply(status, body, (*JSON, (b"retry-after", b"1")) if status == 503 else JSON)
 
 
+def too_large(max_bytes: int) -> str:
+    """Why a body, or an image in it, is refused with 413."""
+    return f"too large; {max_bytes:,} bytes are allowed"
+
+
 def invalid_body_reply(error: Mapping[str, Any], parents: int = 0) -> Reply:
     """The refusal of an invalid body, without the body: 400 if it is not JSON, otherwise 422.
 

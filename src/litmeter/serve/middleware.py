@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from litmeter.serve.binding import KEY_HEADER, has_key
-from litmeter.serve.messages import Reply, RequestError, error_reply
+from litmeter.serve.messages import Reply, RequestError, error_reply, too_large
 
 UNAUTHORISED = error_reply(401, f"{KEY_HEADER}: missing or wrong")
 PUBLIC_PATHS = frozenset(("/", "/health"))
@@ -49,7 +49,7 @@ def check_length(headers: Mapping[bytes, bytes], max_bytes: int) -> int:
     text = headers.get(b"content-length", b"0").strip()
     length = int(text) if text.isdigit() else 0
     if length > max_bytes:
-        raise RequestError(413, "Payload too large")
+        raise RequestError(413, f"body: {too_large(max_bytes)}")
     return length
 
 
@@ -71,6 +71,6 @@ async def read_body(
         size += len(chunks[-1])
         on_bytes(len(chunks[-1]))
         if size > max_bytes:
-            raise RequestError(413, "Payload too large")
+            raise RequestError(413, f"body: {too_large(max_bytes)}")
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

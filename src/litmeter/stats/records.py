@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +85,7 @@ def window_means(start: Floats, end: Floats, edges: Floats) -> tuple[Floats, Flo
 OK, FAILED, TIMED_OUT = 0, 1, 2
 """Outcome of a request: answered with 200, answered otherwise or cut off, not answered in time."""
 STATUS_NAMES = {OK: "ok", FAILED: "failed", TIMED_OUT: "timed out"}
-REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body", "answer")
+REQUEST_FIELDS = ("user", "start", "sent", "end", "status", "code", "size", "body")
 """The arrays of a ``LoadRecord``, one element per request."""
 
 
@@ -102,9 +102,10 @@ class LoadRecord:
         start, sent: when the request was due, and when it was sent, in a closed loop microseconds later.
         end: when its answer was complete, or it failed.
         status, code: OK, FAILED or TIMED_OUT; HTTP status, 0 without an answer.
-        size, answer: bytes of the answer's body, and that body; empty above 64 KiB.
+        size: bytes of the answer's body.
         body: index of the request's body among the bodies.
         cores: CPU use of the load generator in the reported windows, of the busiest one of several.
+        answers: the answers' bodies, in the same order; empty where the plan did not ask for them.
     """
 
     users: int
@@ -118,8 +119,8 @@ class LoadRecord:
     code: npt.NDArray[np.int64]
     size: npt.NDArray[np.int64]
     body: npt.NDArray[np.int64]
-    answer: npt.NDArray[np.bytes_]
     cores: float = 0.0
+    answers: Sequence[bytes] = ()
 
     @property
     def window(self) -> tuple[float, float]:

@@ -48,14 +48,13 @@ class DirectRoute:
     dispatcher: Dispatcher
     settings: ServeSettings
     key: str | None  # the API key that requests must send, None if they need none
-    max_bytes: int = sys.maxsize  # of a body, if that is less than all may have together
-    check_type: Callable[[bytes], object] = lambda _: None  # raises RequestError for a type that is not taken
+    # Of a body of some type, if that is less than all may have together; RequestError: the type is not taken.
+    max_bytes: Callable[[bytes], int] = lambda content_type: sys.maxsize
     is_healthy: Callable[[], Awaitable[bool]] = always
 
     def __post_init__(self) -> None:
         self._queue_bytes = self.settings.max_queue_mib * 2**20
         self._small_bytes = self._queue_bytes / self.settings.max_queue
-        self.max_bytes = min(self.max_bytes, self._queue_bytes)
         self.held_bytes = 0  # of all bodies in flight, as far as they have come
 
     def admit(self, pairs: Iterable[tuple[bytes, bytes]]) -> tuple[int, bytes] | Reply:
@@ -77,8 +76,7 @@ class DirectRoute:
         headers = dict(pairs)
         content_type = headers.get(b"content-type", b"")
         try:
-            self.check_type(content_type)
-            body_bytes = check_length(headers, self.max_bytes)
+            body_bytes = check_length(headers, self._limit_bytes(content_type))
         except RequestError as error:
             return error.reply
         if body_bytes > self._small_bytes and self.held_bytes >= self._queue_bytes:
@@ -112,13 +110,16 @@ class DirectRoute:
                 raise RequestError(FULL.status, FULL_REASON)
 
         try:
-            body = await read_body(receive, self.max_bytes, hold)
+            body = await read_body(receive, self._limit_bytes(content_type), hold)
             return await self.dispatcher.submit(slot, content_type, body, receive)
         except RequestError as error:
             return error.reply
         finally:
             self.held_bytes -= own_bytes
             self.dispatcher.release(slot)
+
+    def _limit_bytes(self, content_type: bytes) -> int:
+        return min(self.max_bytes(content_type), self._queue_bytes)
 
     def headers_of(self, reply: Reply, *, close: bool) -> Headers:
         """All headers of a reply; ``close``: its connection ends, as all do while the server drains."""
