@@ -25,8 +25,8 @@ from litmeter.system.processes import memory_alone
 from litmeter.system.progress import bar, print_wrapped
 
 Result = TypeVar("Result")
-Show = Callable[[str, float], None]
-"""Called with what is being done, and the seconds so far."""
+Show = Callable[[str, float, float], None]
+"""Called with what is being done, the seconds so far, and those that all will have taken."""
 
 
 def run(
@@ -50,7 +50,7 @@ def run(
     with ExitStack() as stack:
         scattered = ScatteredMemory(min(TAKING_S, TAKING_SHARE * budget_s))
         stack.callback(scattered.give_back)
-        loop = _Loop(subjects, log, scattered, show or stack.enter_context(progress(budget_s)))
+        loop = _Loop(subjects, log, scattered, show or stack.enter_context(progress(budget_s)), budget_s)
         stack.callback(loop.end_all)
         stack.callback(schedule.close)
         try:
@@ -67,9 +67,10 @@ def progress(budget_s: float, title: str = "measuring") -> Iterator[Show]:
     """Show how far a run is."""
     with bar(round(budget_s), title, "s") as shown:
 
-        def show(text: str, seconds: float) -> None:
+        def show(text: str, seconds: float, end_s: float) -> None:
             shown.set_postfix_str(text)
-            shown.update(max(0, min(round(seconds), round(budget_s)) - round(shown.n)))
+            shown.total = round(end_s)
+            shown.update(max(0, min(round(seconds), shown.total) - round(shown.n)))
 
         yield show
 
@@ -107,9 +108,15 @@ class _Loop:
     """What runs, and since when."""
 
     def __init__(
-        self, subjects: Mapping[str, Subject], log: Log, scattered: ScatteredMemory, show: Show
+        self,
+        subjects: Mapping[str, Subject],
+        log: Log,
+        scattered: ScatteredMemory,
+        show: Show,
+        budget_s: float,
     ) -> None:
-        self.subjects, self.log, self.scattered, self.show = subjects, log, scattered, show
+        self.subjects, self.log, self.scattered = subjects, log, scattered
+        self._show, self.budget_s, self.end_s = show, budget_s, budget_s
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
         self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
@@ -125,6 +132,10 @@ class _Loop:
         if self.began is None:  # all that was measured before has been repeated
             self.began = monotonic() - self.log.reached_s
         return monotonic() - self.began
+
+    def show(self, text: str) -> None:
+        """Say what is being done, and how far that is."""
+        self._show(text, self.seconds, self.end_s)
 
     def answer(self, asked: Turn | Serve) -> Sample | Serving:
         """What was measured before, or is measured now."""
@@ -153,9 +164,10 @@ class _Loop:
 
         def tick() -> None:
             self.telemetry.tick()
-            self.show(text, self.seconds)
+            self.show(text)
 
-        self.show(text, at_s)
+        self.end_s = turn.end_s or self.budget_s
+        self.show(text)
         with subject.awake():
             before = subject.scrape()
             self.telemetry.begin(subject.pid, subject.client_pid)
@@ -187,7 +199,7 @@ class _Loop:
         return tuple(name for name in names if self.subjects[name] in self.live)
 
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
-        self.show(f"starting {self._names(subject)[0]}", self.seconds)
+        self.show(f"starting {self._names(subject)[0]}")
         stack = self.stacks[subject] = ExitStack()
         if subject.workers:  # it starts processes
             self.scattered.take()

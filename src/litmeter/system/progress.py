@@ -29,11 +29,14 @@ def set_place(place: str) -> None:
 
 
 class ProgressLines:
-    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer."""
+    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer.
+
+    ``total`` may change meanwhile, as it may with tqdm.
+    """
 
     def __init__(self, total: float, description: str) -> None:
         self.n = 0.0
-        self._total, self._description = total, description
+        self.total, self._description = total, description
         self._began = self._shown = monotonic()
         self._text = ""
 
@@ -43,9 +46,9 @@ class ProgressLines:
         now = monotonic()
         if now - self._shown >= EVERY_S:
             self._shown = now
-            text = self._description + (f": {min(1.0, self.n / self._total):.0%}" if self._total else "")
-            if 0 < self.n < self._total:
-                left_s = (now - self._began) * (self._total - self.n) / self.n
+            text = self._description + (f": {min(1.0, self.n / self.total):.0%}" if self.total else "")
+            if 0 < self.n < self.total:
+                left_s = (now - self._began) * (self.total - self.n) / self.n
                 text += f", {duration(left_s)} left"
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 
