@@ -314,7 +314,7 @@ def server_command(
     """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
     options = {
         "folders": asdict(folders),
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude_defaults=True),  # a revision's own code may lack keys
         "binding": asdict(binding),
         "listener": listener.fileno(),
         "device": device,
