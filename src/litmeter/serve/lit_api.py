@@ -180,7 +180,7 @@ def serve_api(
         raise ApiError(f"api: {in_a_line(error)}") from error
     api = (null_api if null_model else make_api)(settings, kind)
     if "setup" not in vars(api):
-        api.setup = functools.partial(set_up, api)  # type: ignore[method-assign]
+        api.setup = functools.partial(set_up, api)
     try:
         server = lit_server(api, settings, device, timeout_s)
     except (TypeError, ValueError) as error:  # LitServe's

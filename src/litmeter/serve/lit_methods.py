@@ -143,7 +143,7 @@ class Route:
                 return json.loads(body)
             request = Request(*self._asgi(content_type, body))
             form = self._loop.run_until_complete(
-                RegularRequestHandler._prepare_request(self, request, Request)  # type: ignore[arg-type]
+                RegularRequestHandler._prepare_request(self, request, Request)
             )
             return pickle.loads(pickle.dumps(form))  # noqa: S301 -- as through LitServe's queue
         except Exception as error:
