@@ -130,7 +130,7 @@ def good_p99_ms(
     plan = load_plan(CONNECTIONS, GOOD_S, seed=0, rate_rps=GOOD_RPS)
     attacks = [attack]
 
-    def watch(text: str, seconds: float) -> None:
+    def watch(text: str, seconds: float, end_s: float) -> None:
         if attacks and seconds > GOOD_S / 3:
             attacks.pop()()
 

@@ -47,7 +47,7 @@ def main() -> None:
     log = Log()
     with exclusive_machine(), watched_server(configuration("candidate")) as (server, subjects):
 
-        def watch(text: str, seconds: float) -> None:
+        def watch(text: str, seconds: float, end_s: float) -> None:
             own = samples[text]
             if not own or seconds >= own[-1][0] + SAMPLE_EVERY_S:
                 tree = process_tree(server.pid)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -469,7 +470,7 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden" and names[-1] in WITHOUT_EFFECT:
         return f"{key}: {WITHOUT_EFFECT[names[-1]]}"
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key; allowed: {', '.join(_section_at(names[:-1]).model_fields)}"
+        return f"{key}: {unknown_key(names[-1], list(_section_at(names[:-1]).model_fields))}"
     if first["type"] == "missing":
         return f"{key}: missing; it must be given"
     if first["type"] == "value_error":
@@ -477,6 +478,13 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "too_short" and (fewest := re.search(r"at least \d+ items?", message)):
         message = f"allowed: {fewest[0]}"
     return f"{key}: got {first['input']!r}; {message}"
+
+
+def unknown_key(key: str, allowed: Sequence[str]) -> str:
+    """What to say of a key that is none of those allowed."""
+    near = difflib.get_close_matches(key, allowed, n=1)
+    meant = f", did you mean {near[0]}?" if near else ";"
+    return f"unknown key{meant} allowed: {', '.join(allowed)}"
 
 
 def _section_at(parents: list[str]) -> type[BaseModel]:

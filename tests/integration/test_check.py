@@ -377,6 +377,25 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str] | Non
         time.sleep(0.05)
 
 
+def test_a_lit_api_beside_a_litmeter_that_served_none_yet(repository: Repository) -> None:
+    """A litmeter's own repository: of each tree it is its own that serves."""
+    repository.write("own.py", "import litserve\nclass API(litserve.LitAPI):\n    pass\n")
+    repository.write("src/litmeter/__init__.py", "")
+    former = "from pydantic import BaseModel\nclass ServeSettings(BaseModel, extra='forbid'):\n"
+    repository.write("src/litmeter/params.py", f"{former}    max_batch_size: int = 1\n")
+    commit = repository.commit()
+    repository.git("rm", "-r", "--quiet", "src")
+    repository.commit()
+    done = repository.check("--against", commit, command="own:API")
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()[-1:]
+    assert line.startswith(
+        f"litmeter: {commit}: the LitAPI lies beside a litmeter that does not serve it (api: "
+    )
+    assert "Traceback" not in done.stderr
+    assert repository.left() == []
+
+
 PROJECT_SERVER = """
 import yaml
 SLEEP_S = yaml.safe_load(Path("params.yaml").read_text())["serve"]["max_batch_size"] / 1000

@@ -125,7 +125,7 @@ def test_commands_are_loaded_in_turn_and_sleep_between(folder: Path, sender: Loa
     subjects = served(sender, a=command(folder), b=command(folder, path="/v1"))
     states: dict[str, list[str]] = {}
 
-    def show(text: str, seconds: float) -> None:
+    def show(text: str, seconds: float, end_s: float) -> None:
         if text in subjects:
             statuses = (psutil.Process(one.server.pid).status() for one in subjects.values())
             states[text] = [status for status in statuses if status == psutil.STATUS_STOPPED]
@@ -419,7 +419,7 @@ from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.system.temporary import scratch
 
-def show(text, seconds):
+def show(text, seconds, end_s):
     if text.endswith("now b"):
         print("up", flush=True)
 

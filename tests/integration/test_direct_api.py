@@ -340,13 +340,23 @@ def test_it_is_served_without_a_project_and_to_those_with_the_key() -> None:
         assert asked.json() == {"output": 9.0}
 
 
+RAISES = ["api_kwargs.method=setup", "api_kwargs.how=raises", "workers_per_device=2"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["lit_apis:Stream", "transport=direct"], "transport: direct serves no LitAPI with stream"),
         (["lit_apis:Authorised", "transport=direct"], "with authorize"),
         (["lit_apis:InTheQuery", "transport=direct"], "whose request is not the body"),
-        (["lit_apis:Nobody"], "api: AttributeError: module 'lit_apis' has no attribute 'Nobody'"),
+        (["lit_apis:Nobody"], "lit_apis.py has no 'Nobody'; LitAPIs there: Square, "),
+        (["lit_apis:Generates"], "must not be generator or async generator functions."),
+        (["lit_apis:Generates", "transport=direct"], "must not be generator or async generator functions."),
+        (["lit_apis:Broken", *RAISES], "setup: ValueError: no such thing as this; its log"),
+        (
+            ["lit_apis:Broken", *RAISES, "transport=direct"],
+            "setup: ValueError: no such thing as this; its log",
+        ),
         (["no_such_module:API"], "api: ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
@@ -358,6 +368,8 @@ def test_what_cannot_be_served_is_one_line(
     error = capfd.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+    if "its log: " in error:
+        assert "Traceback" in Path(error.rpartition("its log: ")[2].strip()).read_text()
 
 
 @pytest.mark.parametrize(
@@ -365,7 +377,7 @@ def test_what_cannot_be_served_is_one_line(
     [
         (["nothing"], "serve: expected module:Class, got 'nothing'"),
         (["a:B", "transport=fast"], "serve.transport"),
-        (["a:B", "max_bach=2"], "serve.max_bach: unknown key"),
+        (["a:B", "max_bach=2"], "serve.max_bach: unknown key, did you mean max_batch_size?"),
         (["a:B", "8"], "expected key=value"),
     ],
 )

@@ -40,8 +40,16 @@ def fault_of(found: dict[str, preflight.Checked], name: str) -> str:
     ("others", "text"),
     [
         ({"api": "no_such_module:API"}, "import: ModuleNotFoundError: No module named 'no_such_module'"),
-        ({"api": "lit_apis:Nobody"}, "import: AttributeError: module 'lit_apis' has no attribute 'Nobody'"),
-        ({"api": "lit_apis:Number"}, "import: TypeError: lit_apis:Number is no subclass of litserve.LitAPI"),
+        ({"api": "lit_apis:Nobody"}, "import: lit_apis.py has no 'Nobody'; LitAPIs there: Square, "),
+        (
+            {"api": "lit_apis:Number"},
+            "import: Number of lit_apis.py is no subclass of litserve.LitAPI; LitAPIs there: Square, ",
+        ),
+        (
+            {"api": "lit_apis:Generates"},
+            "LitServer: ValueError: When `stream=False`, `lit_api.predict`, `lit_api.encode_response` must "
+            "not be generator or async generator functions.",
+        ),
         (
             {"api": "lit_apis:Misnamed"},
             "LitServer: TypeError: decode_request's parameter must be named request",

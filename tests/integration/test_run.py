@@ -94,7 +94,7 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
 ) -> None:
     awake: dict[str, set[str]] = {}
 
-    def show(text: str, seconds: float) -> None:
+    def show(text: str, seconds: float, end_s: float) -> None:
         if text in SETTINGS:
             found = servers(exported).items()
             awake.setdefault(text, set()).update(name for name, one in found if not sleeps(one))

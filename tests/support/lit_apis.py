@@ -191,6 +191,13 @@ class Consumes(Square):
         return [x.pop() for _ in list(x)][::-1]
 
 
+class Generates(Square):
+    """Streams without saying so."""
+
+    def predict(self, x):
+        yield x
+
+
 class Broken(Square):
     """Breaks in a method, at a batch size if one is given."""
 

@@ -105,7 +105,8 @@ ONNX = {"onnx": "net.onnx", "preprocess": PREPROCESS}
         (
             {"factory": "net:make", "preprocess": {**PREPROCESS, "side": 1}},
             {},
-            "model.preprocess.side: unknown key; allowed: size, mean, std, interpolation, crop",
+            "model.preprocess.side: unknown key, did you mean size? allowed: size, mean, std, "
+            "interpolation, crop",
         ),
         (
             {"factory": "net:make", "preprocess": {**PREPROCESS, "std": [0.5, 0.5, 0]}},

@@ -47,7 +47,10 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"serve.precison": "half"}, ["serve.precison", "unknown key", "precision, max_batch_size"]),
+        (
+            {"serve.precison": "half"},
+            ["serve.precison", "did you mean precision?", "precision, max_batch_size"],
+        ),
         ({"serve.precision": "hlaf"}, ["serve.precision", "'hlaf'", "'full', 'half', 'int8' or 'auto'"]),
         (
             {"serve.precision": "int8", "serve.compiled": False},
@@ -63,7 +66,10 @@ def test_configurations_are_the_experiments_and_then_the_candidate(tmp_path: Pat
         ),
         ({"serve.max_batch_size": 0}, ["serve.max_batch_size", "got 0", "greater than or equal to 1"]),
         ({"serve.max_batch_size": True}, ["serve.max_batch_size", "got True", "integer"]),
-        ({"experiments.e1_baseline.wokers": 2}, ["experiments.e1_baseline.wokers", "unknown key"]),
+        (
+            {"experiments.e1_baseline.wokers": 2},
+            ["experiments.e1_baseline.wokers", "unknown key"],
+        ),
         ({"experiments.Bad-Name": {}}, ["experiments.Bad-Name", "pattern"]),
         ({"experiments.candidate": {}}, ["candidate", "belongs to the serve section"]),
         ({"experiments": {}}, ["experiments", "at least 1"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from litmeter.measure.run import progress as progress_of_a_run
 from litmeter.system import progress
 from litmeter.system.progress import bar, set_place
 
@@ -57,3 +58,14 @@ def test_the_place_in_the_run_is_said(clock: Clock, capsys: pytest.CaptureFixtur
     finally:
         set_place("")
     assert capsys.readouterr().err == "8/18 load\n"
+
+
+def test_what_takes_longer_than_it_may_is_not_said_to_be_done(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress_of_a_run(20.0, "check") as show:
+        for seconds in range(1, 61):
+            clock.now += 1
+            show("a round", float(seconds), 100.0 if seconds > 15 else 20.0)
+    shares = [line.partition("%")[0] for line in capsys.readouterr().err.splitlines()]
+    assert shares == ["check: 50", *(f"check: {share}" for share in (20, 30, 40, 50, 60))]

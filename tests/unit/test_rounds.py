@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -242,6 +242,24 @@ def test_restarted_ones_start_first_as_often_as_the_other(
     if seconds > 2 * BLOCK_S:
         assert 0.95 * seconds < machine.now_s <= seconds
         assert max(np.diff([*begins, machine.now_s])) < 1.2 * seconds / blocks
+
+
+@pytest.mark.parametrize(("schedule", "start_s"), [(restarted, 1.0), (restarted, 9.0), (head_to_head, 4.0)])
+def test_the_end_that_is_expected_includes_rounds_that_are_made_up(
+    schedule: Callable[..., Schedule[object]], start_s: float
+) -> None:
+    """From the second turn on, when it is known what turns cost."""
+    machine = Machine({"old": 2.0, "new": 3.0}, start_s=start_s)
+    machine.run(schedule(("old", "new"), USERS, 5.0, seed=1, timeout_s=60.0))
+    assert machine.now_s > 50.0
+    first, *others = [turn.end_s for turn in machine.turns]
+    assert first is not None
+    assert first < 50.0
+    assert others == pytest.approx([machine.now_s] * len(others), rel=0.35)
+    assert others[-1] == pytest.approx(machine.now_s, rel=0.05)
+    quick = Machine({"old": 100.0, "new": 100.0})
+    quick.run(schedule(("old", "new"), USERS, 180.0, seed=1, timeout_s=60.0))
+    assert {turn.end_s for turn in quick.turns} == {180.0}
 
 
 def test_turns_between_restarts_are_short() -> None:

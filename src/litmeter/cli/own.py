@@ -27,6 +27,7 @@ from litmeter.params import (
     ParamsLoader,
     ServeSettings,
     explain,
+    unknown_key,
 )
 from litmeter.paths import MACHINE
 from litmeter.system.files import atomic_folder, write_json
@@ -136,9 +137,9 @@ def _values(name: str, words: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{name}: expected key=value behind the class, got {word!r}")
         section, _, inner = key.partition(".")
         if section not in KEYS_OF["api"]:
-            allowed = ", ".join(key for key in ServeSettings.model_fields if key in KEYS_OF["api"] - {"api"})
-            reason = WITHOUT_EFFECT.get(section, f"unknown key; allowed: {allowed} (api_kwargs.NAME=value)")
-            raise UsageError(f"{name}.{section}: {reason}")
+            allowed = [key for key in ServeSettings.model_fields if key in KEYS_OF["api"] - {"api"}]
+            reason = f"{unknown_key(section, allowed)} (api_kwargs.NAME=value)"
+            raise UsageError(f"{name}.{section}: {WITHOUT_EFFECT.get(section, reason)}")
         value = yaml.load(text, ParamsLoader)  # noqa: S506 -- a SafeLoader
         if inner:
             found.setdefault(section, {})[inner] = value

@@ -75,6 +75,8 @@ def revisions(
                 stack.enter_context(_served(tree, configuration, name))
                 for tree, name in ((old, against), (Path.cwd(), "working tree"))
             ]
+        for settings, name in zip(found, (against, "working tree"), strict=True):
+            _check_own_litmeter(settings, name)
         yield Revisions(commit, (found[0], found[1]), shared, changes(commit), keys)
 
 
@@ -104,6 +106,31 @@ def _settings(content: Mapping[str, Any], name: str) -> ServeSettings:
         return ServeSettings.model_validate(content)
     except ValidationError as error:
         raise ParamsError(f"{name}: {explain(error)}") from None
+
+
+OWN_SETTINGS = """
+import json, sys
+from litmeter import params
+try:
+    getattr(params, "ServeSettings", dict)(**json.loads(sys.argv[1]))
+except ValueError as error:
+    first = error.errors()[0]
+    sys.exit(".".join(map(str, first["loc"])) + ": " + first["msg"])
+"""
+"""Python that reads a LitAPI's settings as a tree's own litmeter does, if it has one."""
+
+
+def _check_own_litmeter(settings: ServeSettings, name: str) -> None:
+    """Raise UsageError where a LitAPI lies beside a litmeter that does not serve it, as before it did."""
+    folders = [Path(settings.folder or "") / place for place in ("src", "")]
+    if settings.kind != "api" or not any((folder / "litmeter").is_dir() for folder in folders):
+        return
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
+    words = [sys.executable, "-c", OWN_SETTINGS, settings.model_dump_json(exclude_defaults=True)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it ended"])[-1]
+        raise UsageError(f"{name}: the LitAPI lies beside a litmeter that does not serve it ({said})")
 
 
 @contextmanager

@@ -105,7 +105,8 @@ def unfinished_log(stage: str, key: str) -> Log:
 
 def _asked_line(asked: Turn | Serve) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(asdict(asked)))  # tuples are lists there
-    found.pop("note", None)
+    for shown in ("note", "end_s"):
+        found.pop(shown, None)
     return found
 
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import queue
-import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +26,7 @@ from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.serve.launcher import READY_S
 from litmeter.system.processes import process_group
-from litmeter.system.temporary import scratch
+from litmeter.system.temporary import lasting_log, scratch
 
 RELATIVE, ABSOLUTE = 0.01, 0.001
 """Two answers agree where their numbers differ by no more than one of these: batches round differently."""
@@ -189,7 +186,7 @@ def _try(
     name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float, *, quick: bool
 ) -> _Trial:
     """Start the processes of a configuration and take their answers, until one fails."""
-    trial, doing = _Trial(_log_file(name)), "start"
+    trial, doing = _Trial(lasting_log(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
     job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "quick": quick}
@@ -263,12 +260,3 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {last}" if last else ""
-
-
-def _log_file(name: str) -> Path:
-    """Where the log of the last check of a configuration stays."""
-    folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise ApiError(f"{folder}: belongs to somebody else")
-    return folder / (re.sub(r"[^\w.-]", "_", name) + ".log")

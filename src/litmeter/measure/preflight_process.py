@@ -27,7 +27,7 @@ from litmeter.errors import ApiError
 from litmeter.measure.api_pipeline import ApiPipeline, payloads_of
 from litmeter.measure.bodies import Bodies
 from litmeter.params import ServeSettings
-from litmeter.serve.lit_api import lit_server, load_class, make_api, unusual_features
+from litmeter.serve.lit_api import in_a_line, lit_server, load_class, make_api, unusual_features
 from litmeter.serve.lit_methods import LengthError
 
 Say = Callable[[dict[str, Any]], object]
@@ -87,8 +87,7 @@ def reporting(say: Say) -> Iterator[None]:
     except BaseException as error:
         traceback.print_exc()
         own = isinstance(error, (ApiError, LengthError))
-        text = str(error) if own else traceback.format_exception_only(error)[-1]
-        say({"raised": text.splitlines()[0]})
+        say({"raised": str(error) if own else in_a_line(error)})
 
 
 def run_worker(say: Say, api: LitAPI, device: str, sizes: Sequence[int], requests: Sequence[bytes]) -> None:

@@ -115,6 +115,7 @@ def head_to_head(
         LitmeterError: memory does not hold all at once.
     """
     rounds = _Rounds(names[0], users, seed, timeout_s, {})
+    rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
     yield from rounds.start(names)
     if missing := set(names) - set(rounds.group):
         raise LitmeterError(f"memory does not hold all at once: no room for {', '.join(sorted(missing))}")
@@ -140,10 +141,12 @@ def restarted(
         LitmeterError: memory does not hold both at once.
     """
     rounds = _Rounds(names[0], users, seed, timeout_s, {}, turn_s=BRIEF_TURN_S)
+    rounds.fewest, rounds.budget_s = FEWEST_ROUNDS, seconds
     starts: dict[str, list[float]] = defaultdict(list)
     block, blocks = 0, 2
     while block < blocks:
         yield from serve(())
+        began_s = rounds.now_s
         ready_s = yield from rounds.start(names[::-1] if block % 2 else names)
         if missing := set(names) - set(rounds.group):
             raise LitmeterError(f"memory does not hold both at once: no room for {missing.pop()}")
@@ -151,6 +154,7 @@ def restarted(
             starts[name].append(own_s or 0.0)
         if not block:  # starts take half of the time at most
             blocks = 2 * max(1, int(seconds / max(BLOCK_S, 2 * rounds.now_s) / 2))
+        rounds.starts_s = (blocks - block - 1) * (rounds.now_s - began_s)
         fewest = math.ceil(FEWEST_ROUNDS * (block + 1) / blocks)
         until_s = seconds * (block + 1) / blocks
         while rounds.number < fewest or rounds.now_s + sum(rounds.cost_s.values()) < until_s:
@@ -191,6 +195,8 @@ class _Rounds:
 
     def __post_init__(self) -> None:
         self.share = 1.0  # of the fewest turns and answers, that each has to have
+        # Where all take each turn: the fewest rounds, the time for all, and that of later starts.
+        self.fewest, self.budget_s, self.starts_s = 0, 0.0, 0.0
         self.number, self.planned = 0, 0  # of the next round; rounds by the time's end
         self.now_s = 0.0  # when the last turn ended, since the log's begin
         self.rows: dict[str, list[TurnRow]] = defaultdict(list)  # of served turns
@@ -362,6 +368,14 @@ class _Rounds:
             rates[size] = sum(probes) / len(probes)
         return max(rates, key=lambda size: rates[size])
 
+    def _end_s(self) -> float | None:
+        """When the fewest rounds will have been made, by what turns cost; None where there is no fewest."""
+        if not self.fewest:
+            return None
+        turns = self.fewest * len(self.group) - sum(map(len, self.rows.values()))
+        turn_s = sum(self.cost_s.values()) / max(1, len(self.cost_s))
+        return max(self.budget_s, self.now_s + turns * turn_s + self.starts_s)
+
     def _measure_work(self, name: str, kinds: Sequence[WorkKind]) -> Schedule[None]:
         began_s = self.now_s
         for kind in kinds:
@@ -370,6 +384,6 @@ class _Rounds:
         self.work_s[name] = self.now_s - began_s
 
     def _measure(self, subject: str, load: LoadPlan | Work, number: int, note: str = "") -> Schedule[Sample]:
-        sample = yield from measure(Turn(subject, load, number, note=note))
+        sample = yield from measure(Turn(subject, load, number, note=note, end_s=self._end_s()))
         self.now_s = sample.ended_s
         return sample

@@ -25,8 +25,8 @@ from litmeter.system.processes import memory_alone
 from litmeter.system.progress import bar, print_wrapped
 
 Result = TypeVar("Result")
-Show = Callable[[str, float], None]
-"""Called with what is being done, and the seconds so far."""
+Show = Callable[[str, float, float], None]
+"""Called with what is being done, the seconds so far, and those that all will have taken."""
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
         scattered = ScatteredMemory(min(TAKING_S, TAKING_SHARE * budget_s))
         stack.callback(scattered.give_back)
         show = show or stack.enter_context(progress(budget_s, spent_s=spent_s))
-        loop = _Loop(subjects, log, scattered, show, spent_s)
+        loop = _Loop(subjects, log, scattered, show, budget_s, spent_s)
         stack.callback(loop.end_all)
         stack.callback(schedule.close)
         try:
@@ -70,9 +70,10 @@ def progress(budget_s: float, title: str = "measuring", spent_s: float = 0.0) ->
     """Show how far a run is of which ``spent_s`` are over."""
     with bar(round(budget_s), title, "s", min(round(spent_s), round(budget_s))) as shown:
 
-        def show(text: str, seconds: float) -> None:
+        def show(text: str, seconds: float, end_s: float) -> None:
             shown.set_postfix_str(text)
-            shown.update(max(0, min(round(seconds), round(budget_s)) - round(shown.n)))
+            shown.total = round(end_s)
+            shown.update(max(0, min(round(seconds), shown.total) - round(shown.n)))
 
         yield show
 
@@ -115,9 +116,11 @@ class _Loop:
         log: Log,
         scattered: ScatteredMemory,
         show: Show,
+        budget_s: float,
         spent_s: float,
     ) -> None:
-        self.subjects, self.log, self.scattered, self.show = subjects, log, scattered, show
+        self.subjects, self.log, self.scattered = subjects, log, scattered
+        self._show, self.budget_s, self.end_s = show, budget_s, budget_s
         self.spent_s = spent_s
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
@@ -134,6 +137,10 @@ class _Loop:
         if self.began is None:  # all that was measured before has been repeated
             self.began = monotonic() - max(self.log.reached_s, self.spent_s)
         return monotonic() - self.began
+
+    def show(self, text: str) -> None:
+        """Say what is being done, and how far that is."""
+        self._show(text, self.seconds, self.end_s)
 
     def answer(self, asked: Turn | Serve) -> Sample | Serving:
         """What was measured before, or is measured now."""
@@ -162,9 +169,10 @@ class _Loop:
 
         def tick() -> None:
             self.telemetry.tick()
-            self.show(text, self.seconds)
+            self.show(text)
 
-        self.show(text, at_s)
+        self.end_s = turn.end_s or self.budget_s
+        self.show(text)
         with subject.awake():
             before = subject.scrape()
             self.telemetry.begin(subject.pid, subject.client_pid)
@@ -196,7 +204,7 @@ class _Loop:
         return tuple(name for name in names if self.subjects[name] in self.live)
 
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
-        self.show(f"starting {self._names(subject)[0]}", self.seconds)
+        self.show(f"starting {self._names(subject)[0]}")
         stack = self.stacks[subject] = ExitStack()
         if subject.workers:  # it starts processes
             self.scattered.take()

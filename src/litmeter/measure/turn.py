@@ -53,6 +53,8 @@ class Turn:
         round: number of the round, the level's run, or the probe.
         slo_ms: if given, the sample says which share of the requests failed or took longer.
         note: what the progress says beside the subject.
+        end_s: when all will have been measured, as far as that is known, seconds since the log's begin; None
+            where it is the budget.
     """
 
     subject: str
@@ -60,6 +62,7 @@ class Turn:
     round: int = 0
     slo_ms: float | None = None
     note: str = field(default="", compare=False)
+    end_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

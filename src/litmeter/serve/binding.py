@@ -14,6 +14,8 @@ from litmeter.errors import UsageError
 KEY_VARIABLE = "LIT_SERVER_API_KEY"
 """Environment variable that holds the key, the same as LitServe's."""
 KEY_HEADER = "X-API-Key"
+LOG_VARIABLE = "LITMETER_SETUP_LOG"
+"""Environment variable with the path of a file for what a LitAPI's ``setup`` raises, which is kept."""
 LOOPBACK = "127.0.0.1"
 _HEADER_NAME = KEY_HEADER.lower().encode()
 

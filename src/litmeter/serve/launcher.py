@@ -23,7 +23,7 @@ from litmeter.model.card import check_code, read_card
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.serve.binding import KEY_VARIABLE, Binding
+from litmeter.serve.binding import KEY_VARIABLE, LOG_VARIABLE, Binding
 from litmeter.serve.command import (
     LONG_PAUSE_S,
     STOP_S,
@@ -35,7 +35,7 @@ from litmeter.serve.command import (
 )
 from litmeter.system.processes import log_tail, process_group, send_signal, tree
 from litmeter.system.progress import print_wrapped
-from litmeter.system.temporary import scratch
+from litmeter.system.temporary import lasting_log, scratch
 
 READY_S = 180.0
 """How long the workers may take to load the model."""
@@ -226,6 +226,8 @@ def starting_server(
             stop_s, inherited = 0.0, [listener.fileno()]  # killed at once: no client waits for an answer
             (metrics := folder / "metrics").mkdir()
             environment |= {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "TMPDIR": str(folder)}
+            if settings.api:
+                environment[LOG_VARIABLE] = str(lasting_log(settings.api))
         started = time.perf_counter()
         with process_group(
             words,
@@ -314,7 +316,7 @@ def server_command(
     """The command line of ``python -m litmeter.serve``, which inherits ``listener``."""
     options = {
         "folders": asdict(folders),
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude_defaults=True),  # a revision's own code may lack keys
         "binding": asdict(binding),
         "listener": listener.fileno(),
         "device": device,

@@ -9,21 +9,29 @@ import functools
 import importlib
 import inspect
 import logging
+import os
+import re
+import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import litserve
 from fastapi import HTTPException
 from litserve.callbacks import Callback
-from litserve.utils import LitAPIStatus
+from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
 from litmeter.errors import ApiError
 from litmeter.params import ServeSettings
+from litmeter.serve.binding import LOG_VARIABLE
 from litmeter.serve.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
-from litmeter.serve.messages import Reply, Request
+from litmeter.serve.messages import SETUP_FAILED, Reply, Request
 from litmeter.serve.metrics import BATCH_SIZE, PROCESS, SECONDS_OF
 from litmeter.serve.run import run_server
 
@@ -31,12 +39,51 @@ logger = logging.getLogger(__name__)
 
 
 def load_class(name: str) -> type[litserve.LitAPI]:
-    """The class ``module:Class``, imported from the working directory; raise TypeError if it is no LitAPI."""
-    module, _, attribute = name.partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    if not (isinstance(found, type) and issubclass(found, litserve.LitAPI)):
-        raise TypeError(f"{name} is no subclass of litserve.LitAPI")
-    return found
+    """The class ``module:Class``, imported from the working directory; raise ApiError if it is no LitAPI."""
+    place, _, attribute = name.partition(":")
+    module = importlib.import_module(place)
+    found = getattr(module, attribute, None)
+    if is_api(found):
+        return found
+    file = Path(module.__file__ or place).name
+    fault = f"{file} has no {attribute!r}"
+    if found is not None:
+        fault = f"{attribute} of {file} is no subclass of litserve.LitAPI"
+    there = ", ".join(own for own, one in vars(module).items() if is_api(one) and one is not litserve.LitAPI)
+    raise ApiError(f"{fault}; LitAPIs there: {there or 'none'}")
+
+
+def is_api(found: object) -> TypeGuard[type[litserve.LitAPI]]:
+    """Whether it is a class of LitAPIs."""
+    return isinstance(found, type) and issubclass(found, litserve.LitAPI)
+
+
+def in_a_line(error: BaseException) -> str:
+    """An exception's type and its message, or the first paragraph of that, in one line."""
+    text = traceback.format_exception_only(error)[-1].strip()
+    return " ".join(re.split(r"\n\s*\n", text)[0].split())
+
+
+def set_up(api: litserve.LitAPI, device: str) -> None:
+    """Call ``setup``; say in one line what it raises, before SetupError, and where the traceback is.
+
+    Where several workers fail alike, the first one says it.
+    """
+    try:
+        type(api).setup(api, device)
+    except Exception as error:
+        name = f"{type(api).__module__}:{type(api).__qualname__}"
+        log = Path(os.environ[LOG_VARIABLE])
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+        with suppress(FileExistsError):
+            (Path(tempfile.gettempdir()) / "setup").touch(exist_ok=False)
+            print(f"litmeter: {name}: setup: {in_a_line(error)}; its log: {log}", file=sys.stderr, flush=True)
+        logging.getLogger("litserve").setLevel(logging.CRITICAL)  # it would log the traceback
+        raise SetupError from error
+
+
+class SetupError(Exception):
+    """``setup`` has failed in a worker, which has said so."""
 
 
 def make_api(settings: ServeSettings, kind: type[litserve.LitAPI]) -> litserve.LitAPI:
@@ -130,16 +177,24 @@ def serve_api(
     try:
         kind = load_class(str(settings.api))
     except (ImportError, AttributeError, TypeError) as error:
-        raise ApiError(f"api: {type(error).__name__}: {error}") from error
+        raise ApiError(f"api: {in_a_line(error)}") from error
     api = (null_api if null_model else make_api)(settings, kind)
+    if "setup" not in vars(api):
+        api.setup = functools.partial(set_up, api)
     try:
         server = lit_server(api, settings, device, timeout_s)
     except (TypeError, ValueError) as error:  # LitServe's
-        raise ApiError(f"LitServer: {type(error).__name__}: {error}") from error
+        raise ApiError(f"LitServer: {in_a_line(error)}") from error
     healthy = functools.partial(is_healthy, api)
-    run_server(
-        server, ApiResponder(api, settings), settings, device, timeout_s, is_healthy=healthy, **options
-    )
+    responder = ApiResponder(api, settings)
+    try:
+        run_server(server, responder, settings, device, timeout_s, is_healthy=healthy, **options)
+    except RuntimeError:  # LitServe's, where no worker could be set up
+        if WorkerSetupStatus.ERROR not in server.workers_setup_status.values():
+            raise
+        for worker in server.inference_workers:  # which would not find LitServe's manager
+            worker.kill()
+        sys.exit(ApiError.exit_code)
 
 
 async def is_healthy(api: litserve.LitAPI) -> bool:
@@ -165,7 +220,10 @@ class ApiResponder:
         """Set up the API and its route."""
         PROCESS.labels("worker").set(1)
         self._route = Route(lit_server(self._api, self._settings, "cpu", self._api.request_timeout))
-        self._methods = Methods(self._api, device)
+        try:
+            self._methods = Methods(self._api, device)
+        except SetupError:
+            sys.exit(SETUP_FAILED)
 
     def answer(self, batch: Iterable[Request]) -> dict[int, Reply]:
         """The replies to a batch, by slot."""

@@ -36,11 +36,14 @@ def set_place(place: str) -> None:
 
 
 class ProgressLines:
-    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer."""
+    """A line every EVERY_S seconds on standard error, for logs; nothing of what takes no longer.
+
+    ``total`` may change meanwhile, as it may with tqdm.
+    """
 
     def __init__(self, total: float, description: str, initial: float = 0.0) -> None:
         self.n = self._initial = initial
-        self._total, self._description = total, description
+        self.total, self._description = total, description
         self._began = self._shown = monotonic()
         self._text = ""
 
@@ -50,9 +53,9 @@ class ProgressLines:
         now = monotonic()
         if now - self._shown >= EVERY_S:
             self._shown = now
-            text = self._description + (f": {min(1.0, self.n / self._total):.0%}" if self._total else "")
-            if self._initial < self.n < self._total:
-                left_s = (now - self._began) * (self._total - self.n) / (self.n - self._initial)
+            text = self._description + (f": {min(1.0, self.n / self.total):.0%}" if self.total else "")
+            if self._initial < self.n < self.total:
+                left_s = (now - self._began) * (self.total - self.n) / (self.n - self._initial)
                 text += f", {duration(left_s)} left"
             print(text + (f"; {self._text}" if self._text else ""), file=sys.stderr, flush=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from litmeter.errors import UsageError
 from litmeter.paths import INDEX, RESULT_FOLDERS
 from litmeter.system.signals import defer_signals
 
@@ -36,6 +38,15 @@ def scratch() -> Iterator[Path]:
             cleanup.callback(os.close, lock)
             cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
+
+
+def lasting_log(name: str) -> Path:
+    """Where the log of the last try of what has this name stays; raise UsageError if it is not one's own."""
+    folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UsageError(f"{folder}: belongs to somebody else")
+    return folder / (re.sub(r"[^\w.-]", "_", name) + ".log")
 
 
 def _claimed_folder() -> tuple[Path, int]:

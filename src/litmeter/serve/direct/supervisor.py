@@ -24,9 +24,11 @@ from typing import Any, NoReturn
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 
+from litmeter.errors import ApiError
 from litmeter.serve.direct.channel import Channel
 from litmeter.serve.direct.http import DirectRoute, DrainingServer, LimitedProtocol
 from litmeter.serve.forkserver import WORKERS
+from litmeter.serve.messages import SETUP_FAILED
 from litmeter.serve.metrics import RequestTimer
 from litmeter.system.signals import TERMINATION_SIGNALS, kill_with_parent
 
@@ -80,7 +82,8 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, with uvicorn's ``options``; kill all processes at the end.
 
         Raises:
-            SystemExit: always: 0 if the server was told to stop and had answered all requests, otherwise 1.
+            SystemExit: always: 0 if the server was told to stop and had answered all requests, 2 if the setup
+                of a LitAPI failed at its start, otherwise 1.
         """
         for number in TERMINATION_SIGNALS:
             signal.signal(number, lambda number, _: self._sender.send(("signal", number)))
@@ -164,6 +167,8 @@ class Supervisor:
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # its counters stay
         self._channel.on_worker_exit(worker.index)
         if worker.ready_at is None:
+            if self._http is None and worker.process.exitcode == SETUP_FAILED:
+                sys.exit(ApiError.exit_code)
             self._on_failed_start(worker, f"{ended} before it was ready")
             return
         worker.failed_starts = 0
