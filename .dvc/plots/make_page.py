@@ -1,9 +1,10 @@
 """Writes the page that `dvc plots show` fills in, with its scripts inside: it draws without a network.
 
     pip install vl-convert-python==1.9.0.post1
-    python .dvc/plots/make_page.py .dvc/plots/page.html
+    python .dvc/plots/make_page.py src/litmeter/cli/templates/plots.html
 
-DVC's own page loads Vega from a CDN. `plots.html_template` in .dvc/config names this one.
+DVC's own page loads Vega from a CDN. `plots.html_template` in .dvc/config names this one; `litmeter init`
+copies it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 import yaml
 from dvc_render.base import Renderer
+
+from litmeter.cli.main import main
+from litmeter.stages import report
+from tests.unit.test_own_results import write_project
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60
@@ -51,25 +56,19 @@ def offline(chromium: Any) -> Iterator[Any]:
     chromium.get("about:blank")
 
 
-def plots_page(out: Path) -> str:
-    """The address of the page as `dvc plots show` writes it for the results in this tree."""
+def plots_page(out: Path, project: Path) -> str:
+    """The address of the page as `dvc plots show` writes it for the results of a project."""
     command = [sys.executable, "-m", "dvc", "plots", "show", "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=120)
     page = out / "index.html"
     assert page.exists(), done.stderr  # DVC exits with 0 where it could not read dvc.yaml
     return page.as_uri()
 
 
-def places() -> list[str]:
+def places(project: Path) -> list[str]:
     """Where each plot of dvc.yaml belongs in the page."""
-    plots = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    plots = yaml.safe_load((project / "dvc.yaml").read_text())["plots"]
     return [f"#{Renderer.remove_special_chars(name)}" for plot in plots for name in plot]
-
-
-def looks(chromium: Any) -> dict[str, Any]:
-    """What is to be seen of each plot; nothing of one that is not drawn."""
-    looks: dict[str, Any] = chromium.execute_script(LOOK, places())
-    return looks
 
 
 def requested(chromium: Any) -> list[str]:
@@ -79,17 +78,70 @@ def requested(chromium: Any) -> list[str]:
     return [request["url"] for request in sent if request["url"].startswith(SCHEMES)]
 
 
-def test_every_plot_is_drawn_without_a_network(offline: Any, tmp_path: Path) -> None:
+SERVER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A project that `litmeter init` wrote below a repository, by the commands that it says come next."""
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    (project := tmp_path / "below").mkdir()
+    for command in ("git init", "dvc init"):
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(project)
+    Path("server.py").write_text(SERVER)
+    Path("body.json").write_text("{}")
+    assert main(["init", "--command", "python server.py {port}", "--ready", "/", "--body", "body.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in lines[lines.index("next:") + 1 :]:
+        if "init" not in line and "repro" not in line:
+            subprocess.run(["sh", "-c", line], check=True, capture_output=True)
+    write_project({"server": {"command": "python server.py {port}"}})
+    report.main()
+    return project
+
+
+def check_drawn(chromium: Any, project: Path, out: Path) -> None:
     from selenium.common.exceptions import TimeoutException
     from selenium.webdriver.support.wait import WebDriverWait
 
-    offline.get(plots_page(tmp_path / "plots"))
+    def looks() -> dict[str, Any]:
+        """What is to be seen of each plot; nothing of one that is not drawn."""
+        seen: dict[str, Any] = chromium.execute_script(LOOK, places(project))
+        return seen
+
+    chromium.get(plots_page(out, project))
     with suppress(TimeoutException):
-        WebDriverWait(offline, PATIENCE_S, 0.2).until(lambda _: None not in looks(offline).values())
-    drawn = looks(offline)
-    assert [place for place, look in drawn.items() if look is None] == [], offline.get_log("browser")[:3]
+        WebDriverWait(chromium, PATIENCE_S, 0.2).until(lambda _: None not in looks().values())
+    drawn = looks()
+    assert [place for place, look in drawn.items() if look is None] == [], chromium.get_log("browser")[:3]
     for place, look in drawn.items():
         assert min(look["size"]) >= 100, f"{place}: {look}"
         assert look["marks"] > 0, f"{place}: {look}"
-    assert [entry["message"] for entry in offline.get_log("browser") if entry["level"] == "SEVERE"] == []
-    assert requested(offline) == []
+    assert [entry["message"] for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert requested(chromium) == []
+
+
+def test_every_plot_is_drawn_without_a_network(offline: Any, tmp_path: Path) -> None:
+    check_drawn(offline, ROOT, tmp_path / "plots")
+
+
+def test_so_is_every_plot_of_a_project_that_init_wrote(
+    offline: Any, initialised: Path, tmp_path: Path
+) -> None:
+    check_drawn(offline, initialised, tmp_path / "plots")

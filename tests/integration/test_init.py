@@ -246,7 +246,7 @@ def test_what_cannot_be_used_is_a_line_and_leaves_nothing(
     assert descendants_mentioning("plain.py") == []
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "bodies"])
+@pytest.mark.parametrize("name", ["params.yaml", "dvc.yaml", "plots.html", "bodies"])
 def test_nothing_is_overwritten(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     Path(name).write_text("own")
     before = files_in(folder)

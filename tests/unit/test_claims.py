@@ -14,7 +14,7 @@ from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings
 from litmeter.paths import CEILINGS
-from litmeter.report.claims import claims, fastest, next_step, objective, tuned_text, verdict
+from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.stats.comparison import Ratio
@@ -97,6 +97,24 @@ def test_the_cause_of_the_fastest_is_said_with_its_loss(snapshot: Snapshot) -> N
     assert says(claim.sentence, "`e7_tuned`", diagnosis.cause, significant(diagnosis.loss.rate_rps))
     unknown = {**snapshot.diagnoses, "e7_tuned": replace(diagnosis, cause="")}
     assert "limit" not in kinds(replace(snapshot, diagnoses=unknown))
+
+
+def test_it_is_said_where_ratios_contain_another_form_of_request(snapshot: Snapshot) -> None:
+    [said] = [claim for claim in claims(snapshot) if "base64" in claim.sentence]
+    assert claims(snapshot).index(said) == 1 + kinds(snapshot).index("fastest")
+    # HTTP process and manager take 1.5 ms, of all that two cores do for a request.
+    rates = [one.compared.rate_rps or 0.0 for one in snapshot.results if one.serve.transport == "litserve"]
+    assert says(said.sentence, "`e1_baseline` and 5 others", "`e7_tuned`")
+    shares = [float(number) for number in re.findall(r"([\d.]+)%", said.sentence)]
+    assert shares == pytest.approx([100 * 1.5 * end(rates) / 2000 for end in (min, max)], rel=0.1, abs=0.05)
+    load = snapshot.params.load.model_copy(update={"request_body": "json"})
+    alike = [
+        replace(snapshot, params=snapshot.params.model_copy(update={"load": load})),
+        replace(snapshot, results=[one for one in snapshot.results if one.serve.transport == "direct"]),
+        replace(snapshot, results=[one for one in snapshot.results if one.serve.transport == "litserve"]),
+    ]
+    for other in alike:
+        assert carried(other) is None
 
 
 def test_the_fastest_and_the_candidate_say_how_much_traffic_they_take(snapshot: Snapshot) -> None:
@@ -203,7 +221,7 @@ def test_a_roofline_that_a_model_exceeds_is_said_and_causes_are_named(
     snapshot = read_snapshot()
     doubts = [claim.sentence for claim in claims(snapshot) if claim.kind == "doubt"]
     [said] = [sentence for sentence in doubts if "roofline" in sentence]
-    assert says(said, "full", f"`{CANDIDATE}` (model)", "230.0 images/s, 2.07")
+    assert says(said, "full", f"`{CANDIDATE}` (model)", "230 images/s, 2.07")
     assert not any("Errors" in sentence for sentence in doubts)
     assert all(diagnosis.cause for diagnosis in snapshot.diagnoses.values())
 

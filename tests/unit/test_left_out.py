@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from litmeter.errors import ReportError
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, load_params
 from litmeter.paths import (
@@ -112,11 +111,3 @@ def test_ranks_and_shares_are_among_those_that_stay() -> None:
         (1, 1.0, None),
         (2, 0.5, None),
     ]
-
-
-def test_a_configuration_without_a_row_is_named() -> None:
-    write_project()
-    rows = read_rows(COMPARISON, ComparisonRow)
-    write_rows(COMPARISON, ComparisonRow, [row for row in rows if row.experiment != KEPT[0]])
-    with pytest.raises(ReportError, match=f"no row of {KEPT[0]}"):
-        read_snapshot()

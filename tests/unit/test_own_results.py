@@ -175,3 +175,11 @@ def test_a_configuration_is_described_by_what_it_has() -> None:
     )
     assert described["command"].endswith(" ...")
     assert len(described["command"]) <= 60
+
+
+def test_the_pages_title_is_what_is_served() -> None:
+    write_project({"one": COMMAND, "other": API})
+    assert f"<title>litmeter: {COMMAND['command'][:20]}" in (html := render([read_snapshot()]))
+    assert "..., server:MyAPI</title>" in html
+    results_project.write_project()
+    assert "<title>litmeter: tiny</title>" in render([read_snapshot()])

@@ -66,7 +66,15 @@ def test_all_pages_have_the_same_claims_and_the_same_table(
     write_project(machine, earlier="e2_batching", changed=True)
     snapshot = read_snapshot()
     said = claims(snapshot)
-    assert {claim.kind for claim in said} == {"change", "fastest", "limit", "next", "objective", "doubt"}
+    assert {claim.kind for claim in said} == {
+        "change",
+        "fastest",
+        "form",
+        "limit",
+        "next",
+        "objective",
+        "doubt",
+    }
     assert "earlier, 2026-11-29" in snapshot.table()
     for text in (readme_section(snapshot), page(snapshot)):
         assert snapshot.table() in text

@@ -10,8 +10,11 @@ import pytest
 from litmeter.measure.comparison_rows import Pair
 from litmeter.params import ServeSettings
 from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
+from litmeter.report.diagnosis import bounds_of, diagnose, share_cell
+from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import (
+    bounds_table,
     changed_settings,
     comparison_table,
     differences,
@@ -21,11 +24,12 @@ from litmeter.report.tables import (
     summary,
 )
 from litmeter.stages.report import main
+from litmeter.stats.comparison import Ratio
 from litmeter.system.files import read_json
-from litmeter.system.tables import fitted_table, text_table
+from litmeter.system.tables import fitted_table, significant, text_table
 from litmeter.tune.rows import ratio_cell
 from tests.support.results_project import write_project
-from tests.support.synthetic_results import compared, result, turn
+from tests.support.synthetic_results import CEILINGS, compared, result, turn
 from tests.support.tables import read_csv
 
 
@@ -159,3 +163,57 @@ def test_a_table_has_all_columns_however_narrow_the_terminal_is() -> None:
         assert [cell for cell in head if not any(cell in line for line in lines)] == []
         assert sum("cell 0" in line for line in lines) == sum("column 0" in line for line in lines)
     assert fitted_table(head, [row], 200) == text_table(head, [row])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.04123, "0.0412"),
+        (2.744, "2.74"),
+        (99.96, "100"),
+        (279.9, "280"),
+        (2394.0, "2,390"),
+        (12345.6, "12,300"),
+        (999_999.0, "1,000,000"),
+    ],
+)
+def test_a_figure_has_three_digits_and_no_exponent(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_a_share_above_the_whole_has_its_interval_wherever_it_stands() -> None:
+    assert share_cell(Ratio(0.9, 0.8, 1.1)) == "90%"
+    assert share_cell(Ratio(0.05, 0.04, 0.06)) == "5.0%"
+    assert share_cell(Ratio(1.001, 0.9, 1.1)) == "100%"
+    assert share_cell(Ratio(1.034, 0.981, 1.09)) == "103% (98% to 109%)"
+    assert "unknown" in share_cell(Ratio(1.2, None, None))
+    served = result("e1", 104.0, 100.0, 101.0)
+    bounds = bounds_of(served, CEILINGS)
+    share = next(bound.share for bound in bounds if bound.name == "served")
+    assert share.low is not None
+    shown = f"103% ({share.low:.0%} to "
+    assert shown in bounds_table({"e1": bounds})
+
+
+OWN = result("e1_baseline", serve=ServeSettings(api="server:MyAPI"))
+ALONE = replace(OWN.compared, model_rps=None, pipeline_rps=None)
+WHY = "a command is not run in-process"
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (replace(OWN, unavailable=WHY), f"not available: {WHY}"),
+        (replace(OWN, turns=[]), "not known: not of this run"),
+        (replace(OWN, turns=OWN.served, compared=ALONE), "not known: not run in-process"),
+        (result("e1_baseline", 100.0, serve=OWN.serve), "nothing lost"),
+        (result("e1_baseline", 150.0, serve=OWN.serve), "not known: an error of measuring"),
+    ],
+    ids=["a command", "an earlier run's", "not in-process", "as fast as the model", "faster"],
+)
+def test_a_row_without_a_cause_says_why(snapshot: Snapshot, own: Result, said: str) -> None:
+    found = diagnose(own, bounds_of(own, CEILINGS), CEILINGS)
+    assert found.held_back_by == said
+    shown = replace(snapshot, results=[own], diagnoses={"e1_baseline": found})
+    assert cells(shown.table())["e1_baseline"][-1] == said

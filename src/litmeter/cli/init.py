@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -39,6 +40,8 @@ from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import significant
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
+PLOTS_PAGE = Path("plots.html")
+"""What `dvc plots show` fills in, its scripts inside; DVC's own page loads them from the network."""
 IGNORED = (".venv", "__pycache__/", "*.tmp", "/samples", "/report.html", "dvc_plots/")
 SENT = Sent()
 DEFAULTS = {key: ServeSettings.model_fields[key].default for key in knobs_of("api")}
@@ -69,7 +72,7 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     kept = place.is_dir() or place.suffix == JSON_LINES
     copied = len(sent.body) > 1 or not kept or place.parts[:1] in ((), (os.pardir,))
     place = BODIES if copied else place
-    for path in (PARAMS_FILE, DVC_FILE, *([BODIES] if copied else [])):
+    for path in (PARAMS_FILE, DVC_FILE, PLOTS_PAGE, *([BODIES] if copied else [])):
         if os.path.lexists(path):
             raise UsageError(f"{path}: is there already, and nothing is overwritten")
     device = resolve_device("auto", cuda_available())
@@ -88,10 +91,13 @@ def init(server: str, /, *keys: str, sent: Sent = SENT) -> None:
     with all_or_nothing():
         write_text(PARAMS_FILE, params_text(found, place, sent, tried.answer_s))
         write_text(DVC_FILE, dvc_text(dependencies, candidate=CANDIDATE in found))
+        write_text(PLOTS_PAGE, template(PLOTS_PAGE.name))
         write_text(GIT_IGNORE, git_ignore())
         if copied:
             write_bodies(bodies, BODIES)
-    print_wrapped(f"written: {PARAMS_FILE}, {DVC_FILE}, {GIT_IGNORE}{f', {BODIES}' if copied else ''}")
+    print_wrapped(
+        f"written: {PARAMS_FILE}, {DVC_FILE}, {PLOTS_PAGE}, {GIT_IGNORE}{f', {BODIES}' if copied else ''}"
+    )
     print_wrapped(f"found: {tried.said}; compared are")
     for name, one in found.items():
         print_wrapped(f"  {name}: {describe(ServeSettings.model_validate(one), device)}")
@@ -242,4 +248,8 @@ def next_commands() -> Iterator[str]:
     if find_spec("dvc") is None:
         yield "pip install 'litmeter[dvc]'"
     yield "git init && dvc init  # unless it is a repository of both already"
+    here = Path.cwd()
+    root = next((one for one in (here, *here.parents) if (one / ".dvc").is_dir()), here)
+    page = os.path.relpath(PLOTS_PAGE, root / ".dvc")
+    yield f"dvc config plots.html_template {shlex.quote(page)}  # `dvc plots show` then needs no network"
     yield "dvc repro"

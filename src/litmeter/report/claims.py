@@ -13,6 +13,7 @@ from litmeter.measure.figures import named_others
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
+from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
@@ -36,13 +37,14 @@ class Claim:
     """Something that the results say.
 
     Attributes:
-        kind: "change": what other settings of serve: did; "fastest"; "limit": what holds the fastest back;
+        kind: "change": what other settings of serve: did; "fastest"; "form": what else than settings of
+            the model its ratio contains; "limit": what holds the fastest back;
             "next": what to try; "objective": who keeps to it; "capacity": how much traffic one takes;
             "doubt": what else one must know.
         sentence: names in it stand between backticks.
     """
 
-    kind: Literal["change", "fastest", "limit", "next", "objective", "capacity", "doubt"]
+    kind: Literal["change", "fastest", "form", "limit", "next", "objective", "capacity", "doubt"]
     sentence: str
 
     @property
@@ -60,6 +62,7 @@ def claims(snapshot: Snapshot) -> list[Claim]:
     found = [
         change(snapshot.over_before),
         fastest(snapshot.compared, snapshot.reference),
+        carried(snapshot),
         limit(snapshot),
         next_step(snapshot),
         *capacities(snapshot),
@@ -138,6 +141,34 @@ def _lead(row: ComparisonRow) -> Ratio | None:
     if not (row.share_of_fastest and row.share_low and row.share_high):
         return None
     return Ratio(1 / row.share_of_fastest, 1 / row.share_high, 1 / row.share_low)
+
+
+def carried(snapshot: Snapshot) -> Claim | None:
+    """Who gets images as base64, and what its server takes of a request, where ratios contain it.
+
+    None where all get them alike. LitServe's transport passes an image on as JSON; the direct one as it is.
+    """
+    if snapshot.params.load.request_body != "image" or snapshot.params.load.bodies is not None:
+        return None
+    own = {one.name: one for one in snapshot.results if one.serve.kind == "classifier"}
+    encoded = [one for one in own.values() if one.serve.transport == "litserve"]
+    whole = [row.experiment for row in fastest_first(snapshot.compared) if row.experiment in own]
+    whole = [name for name in whole if own[name].serve.transport == "direct"]
+    if not encoded or not whole:
+        return None
+    encoded.sort(key=lambda one: one.name != snapshot.reference)
+    names = f"`{encoded[0].name}`" + (f" and {pluralise(len(encoded) - 1, 'other')}" if encoded[1:] else "")
+    shares = [share for one in encoded if (share := server_share(one)) is not None]
+    taken = "an unknown share"
+    if shares:
+        low, high = (share_cell(end(shares, key=lambda share: share.ratio)) for end in (min, max))
+        taken = low if low == high else f"{low} to {high}"
+    return Claim(
+        "form",
+        f"Images reach {names} as base64 through LitServe's HTTP process, and `{whole[0]}` as the files that "
+        "they are. Ratios between them contain that: HTTP process and LitServe's manager take "
+        f"{taken} of the cores' time for a request to the former.",
+    )
 
 
 LOST = {

@@ -108,6 +108,15 @@ def core_ms(row: TurnRow, result: Result) -> dict[str, float] | None:
     return parts | {IDLE: whole - sum(parts.values())}
 
 
+def server_share(result: Result) -> Ratio | None:
+    """The share of HTTP process and manager in the cores' time for a request; None where it is unknown."""
+    served = [parts for row in result.served if (parts := core_ms(row, result.cores))]
+    if not served:
+        return None
+    server, whole = ([own[SERVER] for own in served], [sum(own.values()) for own in served])
+    return _share(np.array(server), np.array(whole))
+
+
 def _undisturbed_ms(rows: Sequence[Mapping[str, float]]) -> float:
     return float(np.mean([sum(own.values()) - own[OTHERS] - own[HYPERVISOR] for own in rows]))
 
