@@ -156,10 +156,15 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     text = (
         f"the same pipeline in-process does {all_rps:.1f} {result.item}s/s in all {workers} of "
         f"{pluralise(result.threads, 'thread')}, and {result.compared.pipeline_rps:.1f} in as many as the "
-        f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
-        "move it"
+        f"{pluralise(result.cores, 'core')} can run; "
     )
-    return Why("too many workers", "workers_per_device", text), math.inf
+    if (mean(result.one_thread, "low_rps") or 0.0) > (result.compared.pipeline_rps or 0.0):
+        advice = (
+            f"`threads_per_worker` (1) moves it: {mean(result.one_thread, 'rate_rps'):.1f} in all of them"
+        )
+        return Why("too many workers", "threads_per_worker", text + advice), math.inf
+    advice = "fewer `workers_per_device` or `threads_per_worker` move it"
+    return Why("too many workers", "workers_per_device", text + advice), math.inf
 
 
 def _contention(result: Result, in_process_ms: float) -> Why:

@@ -115,6 +115,11 @@ class Result:
         slower = rows and rows[0].high_rps and pipeline_rps and rows[0].high_rps < pipeline_rps
         return rows if slower else []
 
+    @property
+    def one_thread(self) -> list[TurnRow]:
+        """Turns of its pipeline in all workers with one thread each, where its own threads are more."""
+        return self.in_process("one_thread") if self.threads > 1 else []
+
     def pipeline_cpu_ms(self, batch_size: float) -> float | None:
         """CPU time of an image in-process, interpolated, and constant outside of the measured batch sizes."""
         times: dict[float, list[float]] = {}
