@@ -331,3 +331,15 @@ def test_of_too_many_workers_fewer_threads_are_named_where_they_are_better_than_
     assert (found.cause, found.parameter) == ("too many workers", parameter)
     assert f"{times} times as many images/s in-process" in found.brings
     assert f"`{parameter}`" in found.text
+
+
+def test_what_larger_batches_cost_in_process_is_advice_for_a_lit_api() -> None:
+    serve = ServeSettings(api="server:API", transport="direct")
+    own = replace(result("e1", serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
+    assert limit(replace(own, batch_ms={})).parameter is None
+    found = limit(own)
+    assert (found.cause, found.parameter) == ("transport", "max_batch_size")
+    assert found.brings.startswith("8 does 2.80 times")
+    assert "in-process" in found.text
+    slower = replace(own, batch_ms={1: 28.0, 8: 30.0})
+    assert limit(slower).parameter is None

@@ -289,9 +289,13 @@ def _measured(result: Result, timed: Timed) -> Iterator[Option]:
 
 
 def _in_process(result: Result, timed: Timed) -> Iterator[Option]:
-    """What was timed without a server: models, preprocessing, fewer workers, and fewer threads in all."""
+    """What was timed without a server: models, preprocessing, batches, fewer workers, fewer threads."""
     yield from _models(result, timed)
     yield from _decoders(result, timed)
+    if len(result.batch_ms) > 1:
+        formed, larger = min(result.batch_ms), max(result.batch_ms)
+        gain = result.batch_ms[formed] / result.batch_ms[larger]
+        yield Option("max_batch_size", gain, f"{larger} does {gain:.2f} times as many requests/s in-process")
     if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
         return
     alone_rps, all_rps = result.compared.pipeline_rps, mean(result.one_thread, "rate_rps")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 from typing import Any
 
@@ -29,6 +29,8 @@ class Result:
         turns: the comparison's turns of it; none where its row is an earlier run's.
         alone: turns of its own stage, those of its null server among them.
         unavailable: why it was not run in-process; empty where it was.
+        batch_ms: of a LitAPI, time of an answer in-process, by the size of its batch; empty where its own is as
+            large as users can form.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Result:
     turns: Sequence[TurnRow]
     alone: Sequence[TurnRow]
     unavailable: str = ""
+    batch_ms: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def cores(self) -> int:
