@@ -29,8 +29,8 @@ class Result:
         turns: the comparison's turns of it; none where its row is an earlier run's.
         alone: turns of its own stage, those of its null server among them.
         unavailable: why it was not run in-process; empty where it was.
-        batch_ms: of a LitAPI, time of an answer in-process, by the size of its batch; empty where its own is as
-            large as users can form.
+        batch_ms: of a LitAPI, time of an answer in-process, by batch size; empty where its own is as large
+            as users can form.
     """
 
     name: str
