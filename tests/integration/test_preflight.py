@@ -131,6 +131,37 @@ def test_answers_must_not_depend_on_the_worker(capsys: pytest.CaptureFixture[str
     assert "e1: answers are not compared" in capsys.readouterr().err
 
 
+def test_larger_batches_than_are_formed_are_timed() -> None:
+    own = {"api_kwargs": {"seconds": 0.01}}
+    pair = {
+        "e1": settings("Sleeps", workers_per_device=2, **own),
+        "e2": settings("Sleeps", 4, **own),
+        "e3": settings("Sleeps", 8, **own),
+    }
+    found = check_apis(pair, BODIES, "cpu", LIMIT_S, users=8)
+    assert [one.fault for one in found.values()] == ["", "", ""]
+    assert [sorted(one.batch_ms) for one in found.values()] == [[1, 8], [4, 8], []]
+    single_ms, batched_ms = found["e1"].batch_ms[1], found["e1"].batch_ms[8]
+    assert single_ms > 30  # decode, predict and encode; in a batch predict sleeps once for all
+    assert 20 < batched_ms < 0.9 * single_ms
+    assert check_apis(pair, BODIES, "cpu", LIMIT_S)["e1"].batch_ms == {}
+
+
+@pytest.mark.parametrize("how", ["raises", "exits", "segfaults", "hangs"])
+def test_a_larger_batch_that_fails_has_no_time_and_is_no_fault(how: str) -> None:
+    """It works as it is configured."""
+    broken = settings("Broken", api_kwargs={"method": "predict", "how": how, "size": 2})
+    limit_s = 5.0 if how == "hangs" else LIMIT_S
+    [found] = check_apis({"e1": broken}, BODIES, "cpu", limit_s, users=8).values()
+    assert (found.fault, found.unavailable, list(found.batch_ms)) == ("", "", [1])
+    assert descendants_mentioning("litmeter.measure.preflight_process") == []
+
+
+def test_a_larger_batch_that_answers_otherwise_has_no_time() -> None:
+    [found] = check_apis({"e1": settings("Trap")}, BODIES, "cpu", LIMIT_S, users=8).values()
+    assert (found.fault, list(found.batch_ms)) == ("", [1])
+
+
 def test_batches_may_round_differently() -> None:
     rounded = {f"e{size}": settings("Rounded", size, api_kwargs={"relative": 0.005}) for size in (1, 4)}
     assert [one.fault for one in check_apis(rounded, BODIES, "cpu", LIMIT_S).values()] == ["", ""]

@@ -9,10 +9,11 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
 
-from litmeter.measure.inprocess_workers import measure
+from litmeter.measure.inprocess_workers import measure, run_worker
 from litmeter.measure.subjects import InProcess
-from litmeter.measure.turn import Turn, Work
+from litmeter.measure.turn import Turn, Work, WorkKind
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
 from litmeter.system.processes import JsonLinesProcess
@@ -24,6 +25,7 @@ class Replayed(JsonLinesProcess):
     def __init__(self, rates: Mapping[int, Sequence[float]]) -> None:
         self.rates = {busy: list(own) for busy, own in rates.items()}
         self.asked: list[int] = []
+        self.threads: list[int | None] = []
 
     @property
     def pid(self) -> int:  # type: ignore[override]
@@ -31,6 +33,7 @@ class Replayed(JsonLinesProcess):
 
     def send(self, job: Any) -> None:
         self.asked.append(job["busy"])
+        self.threads.append(job["threads"])
 
     def answer(self) -> Any:
         return [[self.rates[self.asked[-1]].pop(0)], 1.0]
@@ -114,3 +117,43 @@ def test_a_worker_that_began_when_the_other_had_ended_is_measured_again_for_long
 def test_workers_that_never_run_at_once_end_the_process_and_say_so() -> None:
     with pytest.raises(SystemExit, match="did not run at the same time"):
         measured_beside((9.0, 9.0, 9.0))
+
+
+class Counting:
+    """Notes torch's threads at each batch."""
+
+    threads = 2
+
+    def __init__(self, counts: list[int]) -> None:
+        torch.set_num_threads(self.threads)  # as a LitAPI may in its setup
+        self.counts = counts
+
+    def batch(self, size: int) -> None:
+        """Nothing to do."""
+
+    def run(self, kind: str, size: int, batch: object) -> None:
+        self.counts.append(torch.get_num_threads())
+
+
+def test_a_worker_runs_in_one_thread_where_that_is_asked_and_in_its_own_before_and_after() -> None:
+    ours, its = Pipe()
+    counts: list[int] = []
+    worker = Thread(target=run_worker, args=(its, lambda: Counting(counts)))
+    worker.start()
+    assert ours.recv() == Counting.threads
+    for threads, expected in ((None, 2), (1, 1), (None, 2)):
+        counts.clear()
+        measure([ours], "pipeline", 1, 0.01, threads=threads)
+        assert set(counts) == {expected}
+    ours.close()
+    worker.join()
+
+
+def test_all_workers_in_one_thread_each_are_asked_for_whatever_is_fastest() -> None:
+    talk = Replayed({4: [10.0, 20.0]})
+    subject = in_process(talk, 4, fewest=1)
+    kinds: tuple[WorkKind, ...] = ("crowded", "one_thread")
+    for kind in kinds:
+        subject.load(Turn("any", Work(kind, 8, 0.3)), lambda: None)
+    assert talk.asked == [4, 4]
+    assert talk.threads == [None, 1]

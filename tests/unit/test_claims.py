@@ -31,6 +31,8 @@ SHIPPED = compared(CANDIDATE, 40.0, 2, p95_ms=300.0)
 WITHIN = ObjectiveSettings(
     slo_ms=500.0, miss=0.05, configurations=(CANDIDATE,), tolerance=0.1, max_s=60.0, seed=1
 )
+FEW: dict[str, Any] = dict.fromkeys(("p50_ms", "p95_ms", "objective_ms"))
+"""Of too few answers."""
 SILENT = compared("e2_batching", None, None, p95_ms=None)
 
 
@@ -133,7 +135,7 @@ def test_the_fastest_and_the_one_to_ship_may_differ() -> None:
     assert says(both.sentence, "`e7_tuned`, 300 ms or `candidate`, 300 ms", "not resolved")
 
 
-@pytest.mark.parametrize("changes", [{"failed": 7}, {"objective_ms": None}, {"objective_ms": 501.0}])
+@pytest.mark.parametrize("changes", [{"failed": 7}, FEW, {"objective_ms": 501.0}])
 def test_who_fails_or_is_late_does_not_keep_to_the_objective(changes: dict[str, Any]) -> None:
     row = replace(SHIPPED, rank=1, **changes)
     assert objective([REFERENCE, row], WITHIN).sentence.endswith(": `e1_baseline`, 400 ms.")
@@ -145,11 +147,18 @@ def test_the_objective_names_the_percentile_that_its_miss_asks_for(miss: float, 
     """Whose p95 keeps to it, and whose p99 does not, is not named for a miss of 1%."""
     asked = WITHIN.model_copy(update={"miss": miss})
     late = replace(FAST, p95_ms=300.0, objective_ms=700.0)
-    for rows in ([REFERENCE, late, SHIPPED], [late], [replace(SHIPPED, objective_ms=None)]):
+    for rows in ([REFERENCE, late, SHIPPED], [late], [replace(SHIPPED, **FEW)]):
         sentence = objective(rows, asked).sentence
         assert f"{percent} below 500 ms" in sentence
         assert not says(sentence, "`e7_tuned`")
-    assert says(objective([replace(SHIPPED, objective_ms=None)], asked).sentence, "answers")
+    assert says(objective([replace(SHIPPED, **FEW)], asked).sentence, "answers")
+
+
+def test_a_row_of_earlier_code_has_the_percentiles_of_its_columns() -> None:
+    earlier = replace(SHIPPED, objective_ms=None)
+    assert objective([REFERENCE, earlier], WITHIN).sentence.endswith(": `candidate`, 300 ms.")
+    stricter = WITHIN.model_copy(update={"miss": 0.01})
+    assert says(objective([earlier], stricter).sentence, "None", "p99", "662 answers")
 
 
 @pytest.mark.parametrize("changes", [{"share_high": 1.01}, {"rank": 1}])

@@ -334,7 +334,7 @@ def own_servers(project: Path) -> None:
 def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = {"api": Checked("", "", ()), "candidate": Checked("", "a command", ())}
+    found = {"api": Checked("", "", (), None, {4: 30.0, 8: 15.0}), "candidate": Checked("", "a command", ())}
     monkeypatch.setattr("litmeter.stages.comparison.refuse_faulty", lambda own, *_: found)
     monkeypatch.setattr("litmeter.stages.comparison.bodies_of", lambda _: Bodies([b"{}"], "application/json"))
     machine = Machine(lambda turn: 40.0)
@@ -346,7 +346,9 @@ def test_what_cannot_run_in_process_is_only_served_and_the_reason_is_kept(
     monkeypatch.setattr("litmeter.stages.comparison.run", run)
     main()
     assert {turn.subject for turn in machine.turns if isinstance(turn.load, Work)} == {"api in-process"}
-    assert read_json(COMPARISON_RUN)["unavailable"] == {"candidate": "a command"}
+    facts = read_json(COMPARISON_RUN)
+    assert facts["unavailable"] == {"candidate": "a command"}
+    assert facts["batch_ms"] == {"api": {"4": 30.0, "8": 15.0}}
     rows = rows_by_name()
     assert rows["api"].efficiency is not None
     assert rows["candidate"].efficiency is None

@@ -329,3 +329,95 @@ def test_preprocessing_comes_first_only_if_it_loses_more_than_all_of_serving() -
     loses: dict[str, Any] = {"workers_cpu_ms": 32.7, "client_cpu_ms": 4.0, "http_cpu_ms": 4.0}
     assert limit(result("e1", 48.0, 100.0, 58.0, **loses)).cause.startswith("preprocessing")
     assert not limit(result("e1", 48.0, 68.0, 58.0, **loses)).cause.startswith("preprocessing")
+
+
+def serving(name: str, rate_rps: float, serve: ServeSettings, noise: float = 0.01, **others: Any) -> Result:
+    """One whose rate differs by ``noise`` from round to round, besides the machine's speed."""
+    own = result(name, rate_rps, serve=serve, **BUSY, **others)
+    turns = [
+        replace(row, rate_rps=row.rate_rps * (1 + noise * (-1) ** row.round))
+        if row.work == "served" and row.rate_rps
+        else row
+        for row in own.turns
+    ]
+    return replace(own, turns=turns)
+
+
+def test_the_key_is_named_by_which_another_configuration_served_most() -> None:
+    """What a cause's own key is known to bring is less."""
+    own = result("e1", **BUSY, http_cpu_ms=12.5)
+    direct = serving("e2", 86.0, ServeSettings(transport="direct"))
+    batches = serving("e3", 167.0, ServeSettings(max_batch_size=8, batch_timeout_s=0.01))
+    assert (limit(own).parameter, limit(own).brings) == ("transport", "")
+    found = limit(own, Timed([own, direct]))
+    assert (found.cause, found.parameter) == ("transport", "transport")
+    assert "1.43 (" in found.brings
+    found = limit(own, Timed([own, direct, batches]))
+    assert (found.cause, found.parameter) == ("transport", "max_batch_size")
+    assert found.brings.startswith("8, with `batch_timeout_s: 0.01`, does 2.78 (")
+    assert "`e3`" in found.text
+    # Of the fastest nothing is known that brings more.
+    assert limit(batches, Timed([own, direct, batches])).brings == ""
+
+
+def test_no_key_is_not_said_where_one_was_measured_to_bring_more() -> None:
+    serve = ServeSettings(transport="direct")
+    own = serving("e1", 60.0, serve, http_cpu_ms=12.5)
+    batches = serving("e2", 167.0, serve.model_copy(update={"max_batch_size": 8}))
+    assert "no key" in limit(own).text
+    found = limit(own, Timed([own, batches]))
+    assert (found.cause, found.parameter) == ("transport", "max_batch_size")
+    assert "no key" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("rate_rps", "other"),
+    [
+        (90.0, ServeSettings(max_batch_size=8, workers_per_device=2, preprocess="scaled")),  # three keys
+        (90.0, ServeSettings(max_queue=7)),  # no lever
+        (64.0, ServeSettings(max_batch_size=8)),  # not certainly more
+    ],
+)
+def test_another_configuration_is_no_advice_where_its_gain_is_no_keys_or_not_resolved(
+    rate_rps: float, other: ServeSettings
+) -> None:
+    own = result("e1", **BUSY, http_cpu_ms=12.5)
+    assert limit(own, Timed([own, serving("e2", rate_rps, other, noise=0.1)])).brings == ""
+
+
+def test_a_row_of_an_earlier_run_is_no_measurement_of_this_one() -> None:
+    own = result("e1", **BUSY, http_cpu_ms=12.5)
+    kept = replace(serving("e2", 167.0, ServeSettings(max_batch_size=8)), turns=[])
+    assert limit(own, Timed([own, kept])).brings == ""
+
+
+@pytest.mark.parametrize(
+    ("one_thread_rps", "parameter", "times"),
+    [
+        (None, "workers_per_device", "1.67"),
+        (80.0, "workers_per_device", "1.67"),
+        (150.0, "threads_per_worker", "2.50"),
+    ],
+)
+def test_of_too_many_workers_fewer_threads_are_named_where_they_are_better_than_fewer_workers(
+    one_thread_rps: float | None, parameter: str, times: str
+) -> None:
+    more = [turn("e1", "crowded", 60.0, high_rps=65.0)]
+    if one_thread_rps:
+        more.append(turn("e1", "one_thread", one_thread_rps, low_rps=0.97 * one_thread_rps))
+    found = limit(result("e1", serve=FOUR_WORKERS, more=more, workers_cpu_ms=31.0))
+    assert (found.cause, found.parameter) == ("too many workers", parameter)
+    assert f"{times} times as many images/s in-process" in found.brings
+    assert f"`{parameter}`" in found.text
+
+
+def test_what_larger_batches_cost_in_process_is_advice_for_a_lit_api() -> None:
+    serve = ServeSettings(api="server:API", transport="direct")
+    own = replace(result("e1", serve=serve, **BUSY, http_cpu_ms=12.5), batch_ms={1: 28.0, 8: 10.0})
+    assert limit(replace(own, batch_ms={})).parameter is None
+    found = limit(own)
+    assert (found.cause, found.parameter) == ("transport", "max_batch_size")
+    assert found.brings.startswith("8 does 2.80 times")
+    assert "in-process" in found.text
+    slower = replace(own, batch_ms={1: 28.0, 8: 30.0})
+    assert limit(slower).parameter is None

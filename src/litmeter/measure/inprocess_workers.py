@@ -15,8 +15,8 @@ import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,7 +96,8 @@ def run_worker(
 ) -> None:
     """Load the model, send its number of threads, then run batches on request until the parent dies.
 
-    The request ``(kind of work, batch_size)`` is answered with None after a warm-up batch. The request
+    The request ``(kind of work, batch_size, threads)`` is answered with None after a warm-up batch. It runs
+    in so many threads of torch, or in its own for None. The request
     ``(begin, seconds)`` that follows is answered with (start, end) of each batch from ``begin`` on, on the
     monotonic clock, and the CPU seconds of all threads.
 
@@ -109,31 +110,53 @@ def run_worker(
     connection.send(pipeline.threads)
     with suppress(EOFError):
         while True:
-            kind, batch_size = connection.recv()
-            batch = pipeline.batch(batch_size)
-            pipeline.run(kind, batch_size, batch)
-            connection.send(None)
-            begin, seconds = connection.recv()
-            batches: list[tuple[float, float]] = []
-            sleep(max(0.0, begin - perf_counter()))
-            cpu_s_before = process_time()
-            while not batches or perf_counter() < begin + seconds:
-                start = perf_counter()
+            kind, batch_size, threads = connection.recv()
+            with threads_of_torch(threads):
+                batch = pipeline.batch(batch_size)
                 pipeline.run(kind, batch_size, batch)
-                batches.append((start, perf_counter()))
-            connection.send((batches, process_time() - cpu_s_before))
+                connection.send(None)
+                begin, seconds = connection.recv()
+                batches: list[tuple[float, float]] = []
+                sleep(max(0.0, begin - perf_counter()))
+                cpu_s_before = process_time()
+                while not batches or perf_counter() < begin + seconds:
+                    start = perf_counter()
+                    pipeline.run(kind, batch_size, batch)
+                    batches.append((start, perf_counter()))
+                connection.send((batches, process_time() - cpu_s_before))
+
+
+@contextmanager
+def threads_of_torch(number: int | None) -> Iterator[None]:
+    """Have torch run in so many threads within a block, where it is loaded; None: as it does."""
+    torch = sys.modules.get("torch")
+    if torch is None or number is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure(
-    workers: Sequence[Connection], kind: str, batch_size: int, seconds: float, tries: int = 3
+    workers: Sequence[Connection],
+    kind: str,
+    batch_size: int,
+    seconds: float,
+    tries: int = 3,
+    threads: int | None = None,
 ) -> tuple[list[float], float]:
     """Images per second in the blocks of the window in which all ``workers`` ran, and CPU ms per image.
 
+    They run in ``threads`` of torch each, None: in their own.
     Measured again, for twice as long, where that window is short, as one of them was kept from running. Where
     there is none at last, exit with the reason.
     """
     for connection in workers:
-        connection.send((kind, batch_size))
+        connection.send((kind, batch_size, threads))
     for connection in workers:
         receive(connection)
     begin = perf_counter() + BEGIN_S
@@ -143,7 +166,7 @@ def measure(
     opened = max(batches[0][0] for batches in batches_by_worker)
     closed = min(batches[-1][1] for batches in batches_by_worker)
     if closed - opened < COMMON_SHARE * seconds and tries > 1:
-        return measure(workers, kind, batch_size, 2 * seconds, tries - 1)
+        return measure(workers, kind, batch_size, 2 * seconds, tries - 1, threads)
     if closed <= opened:
         sys.exit(f"{len(workers)} workers did not run at the same time in {seconds:g} s: the cores are busy")
     start, end = np.concatenate(batches_by_worker).T
@@ -171,7 +194,8 @@ def main() -> None:
         job = json.loads(line)
         if (missing := job["busy"] - len(workers)) > 0:
             workers += start(missing)[0]
-        result = measure(workers[: job["busy"]], job["kind"], job["batch_size"], job["seconds"])
+        kind, size, seconds, threads = (job[key] for key in ("kind", "batch_size", "seconds", "threads"))
+        result = measure(workers[: job["busy"]], kind, size, seconds, threads=threads)
         print(json.dumps(result), file=answers, flush=True)
 
 

@@ -49,12 +49,14 @@ class Checked:
         unavailable: why it cannot be run in-process; empty where it can.
         notes: lines to say.
         answer_s: how long an answer took in-process, in the largest batch; None where it was not run.
+        batch_ms: how long each answer takes in-process, by the size of its batch.
     """
 
     fault: str
     unavailable: str
     notes: tuple[str, ...]
     answer_s: float | None = None
+    batch_ms: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,13 +69,18 @@ class _Trial:
     threads: int | None = None
     answer_s: float | None = None
     answers: dict[tuple[int, int], list[Any]] = field(default_factory=dict)  # by worker and batch size
+    batch_ms: dict[int, float] = field(default_factory=dict)
 
 
 def refuse_faulty(
-    configurations: Mapping[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float
+    configurations: Mapping[str, ServeSettings],
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    users: int | None = None,
 ) -> dict[str, Checked]:
     """``check_apis``, whose notes are printed; raise ApiError for the first fault."""
-    checked = check_apis(configurations, bodies, device, timeout_s)
+    checked = check_apis(configurations, bodies, device, timeout_s, users=users)
     for one in checked.values():
         if one.fault:
             raise ApiError(one.fault)
@@ -89,6 +96,7 @@ def check_apis(
     timeout_s: float,
     *,
     quick: bool = False,
+    users: int | None = None,
 ) -> dict[str, Checked]:
     """Try each LitAPI in processes of its own, which end with the check.
 
@@ -98,6 +106,8 @@ def check_apis(
         timeout_s: how long a method may take for a batch.
         quick: try each in a single process instead, as its only worker; whether a LitAPI can be pickled
             stays open.
+        users: time the largest batch that each forms at so many, and the one that it could form, where that
+            is larger; one that fails, or answers otherwise, has no time.
     """
     trials: dict[str, _Trial] = {}
     first: dict[str, tuple[str, list[Any]]] = {}
@@ -109,7 +119,7 @@ def check_apis(
             continue
         key = settings.model_dump_json(include=PIPELINE_KEYS | {"max_batch_size", "path", "transport"})
         if key not in trials:
-            trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick)
+            trials[key] = _try(name, settings, bodies, device, timeout_s, quick=quick, users=users)
         trial = trials[key]
         fault = trial.fault
         if not fault and settings.check_answers and trial.answers:
@@ -120,7 +130,7 @@ def check_apis(
                 fault = _disagreement(expected, trial.answers[1, 1], f"from {other}", f"from {name}")
         text = f"{name}: {fault}; its log: {trial.log}" if fault else ""
         notes = tuple(_notes(name, settings, trial))
-        checked[name] = Checked(text, trial.unavailable, notes, trial.answer_s)
+        checked[name] = Checked(text, trial.unavailable, notes, trial.answer_s, trial.batch_ms)
     return checked
 
 
@@ -155,6 +165,11 @@ def _disagreement(expected: list[Any], answers: list[Any], *labels: str) -> str:
     return ""
 
 
+def _differs(expected: list[Any], answers: list[Any], settings: ServeSettings) -> bool:
+    pairs = zip(expected, answers, strict=False)
+    return settings.check_answers and any(difference(*pair) is not None for pair in pairs)
+
+
 def _changed(first: Any, second: Any, *, compared: bool) -> bool:
     return second is None or (compared and difference(first, second) is not None)
 
@@ -183,14 +198,23 @@ def _shortened(answer: Any) -> str:
 
 
 def _try(
-    name: str, settings: ServeSettings, bodies: Bodies, device: str, timeout_s: float, *, quick: bool
+    name: str,
+    settings: ServeSettings,
+    bodies: Bodies,
+    device: str,
+    timeout_s: float,
+    *,
+    quick: bool,
+    users: int | None,
 ) -> _Trial:
     """Start the processes of a configuration and take their answers, until one fails."""
     trial, doing = _Trial(lasting_log(name)), "start"
     largest = min(settings.max_batch_size, MOST_BODIES, max(2, len(bodies.contents)))
     tried = bodies._replace(contents=bodies.contents[: max(largest, FEWEST_BODIES)])
     job = {"settings": settings.model_dump(), "device": device, "timeout_s": timeout_s, "quick": quick}
+    formed, possible = (min(size, MOST_BODIES) for size in (settings.max_batch_size, users or 1))
     job |= {"bodies": tried.to_json(), "sizes": sorted({1, min(2, largest), largest})}
+    job |= {"timed": [formed, possible] if possible > formed else []}
     with (
         scratch() as folder,
         trial.log.open("wb") as log,
@@ -205,20 +229,23 @@ def _try(
         ) as process,
     ):
         lines = _lines(process, json.dumps(job).encode() + b"\n")
-        limit_s = READY_S
+        limit_s, optional = READY_S, False
         while True:
             try:
                 line = lines.get(timeout=limit_s)
             except queue.Empty:
-                trial.fault = f"{doing} did not return within {limit_s:g} s"
+                trial.fault = "" if optional else f"{doing} did not return within {limit_s:g} s"
                 return trial
             message: dict[str, Any] = json.loads(line) if line else {"died": process.wait()}
+            optional = optional or "optional" in message
             if method := message.get("doing"):
                 size = message.get("batch_size")
                 doing = f"{method} at batch size {size}" if size else method
                 limit_s = READY_S if method in AT_START else timeout_s
             if "answers" in message:
                 trial.answers[message["worker"], message["batch_size"]] = message["answers"]
+            if "timed" in message and not _differs(trial.answers[1, 1], message["timed"], settings):
+                trial.batch_ms[message["batch_size"]] = round(message["ms"], 3)
             trial.threads = message.get("threads", trial.threads)
             trial.answer_s = message.get("answer_s", trial.answer_s)
             trial.unavailable = message.get("unavailable", trial.unavailable)

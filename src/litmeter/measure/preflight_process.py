@@ -15,7 +15,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import perf_counter
 from typing import Any
 
@@ -31,18 +31,21 @@ from litmeter.serve.lit_api import in_a_line, lit_server, load_class, make_api, 
 from litmeter.serve.lit_methods import LengthError
 
 Say = Callable[[dict[str, Any]], object]
+TIMED_S = 0.3
+"""For which batches of a size are timed, one at least."""
 
 
 class Watched(ApiPipeline):
     """Says which method it calls, and in batches of which size."""
 
     def __init__(self, say: Say, api: LitAPI, device: str, requests: Sequence[bytes]) -> None:
-        self._say, self._size, self._tried = say, 0, requests
+        self._say, self._size, self._tried, self._timing = say, 0, requests, False
         super().__init__(api, device, requests)
 
     def call(self, method: str, context: Any, *arguments: Any) -> Any:
         """Say it, then call the method."""
-        self._say({"doing": method, "batch_size": self._size})
+        if not self._timing:
+            self._say({"doing": method, "batch_size": self._size})
         return super().call(method, context, *arguments)
 
     def finish(self, inputs: Any, contexts: Any) -> list[Any]:
@@ -68,6 +71,16 @@ class Watched(ApiPipeline):
         except Exception:
             return [first, None]
 
+    def timed_at(self, size: int) -> dict[str, Any]:
+        """Answers in batches of ``size``, which need not be one that it forms, and milliseconds for each."""
+        self.batched, self._timing = self.batched or size > 1, True
+        answers, batches = self.answers_at(size), 0
+        batch, began = list(itertools.islice(itertools.cycle(self._tried), size)), perf_counter()
+        while not batches or perf_counter() - began < TIMED_S:
+            self.answers(batch)
+            batches += 1
+        return {"timed": answers, "batch_size": size, "ms": 1000 * (perf_counter() - began) / batches / size}
+
 
 def as_sent(answer: Any) -> Any:
     """What a client gets after the way through LitServe's queue: JSON, or a response's status and content."""
@@ -90,8 +103,19 @@ def reporting(say: Say) -> Iterator[None]:
         say({"raised": str(error) if own else in_a_line(error)})
 
 
-def run_worker(say: Say, api: LitAPI, device: str, sizes: Sequence[int], requests: Sequence[bytes]) -> None:
-    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it."""
+def run_worker(
+    say: Say,
+    api: LitAPI,
+    device: str,
+    sizes: Sequence[int],
+    requests: Sequence[bytes],
+    timed: Sequence[int] = (),
+    begin: Callable[[], object] = lambda: None,
+) -> None:
+    """Answer ``requests`` in batches of each of ``sizes``; at last say torch's threads, null without it.
+
+    Then, once ``begin`` returns, time batches of each of ``timed``.
+    """
     with reporting(say):
         pipeline = Watched(say, api, device, requests)
         for size in sizes:
@@ -99,6 +123,11 @@ def run_worker(say: Say, api: LitAPI, device: str, sizes: Sequence[int], request
         torch, began = sys.modules.get("torch"), perf_counter()
         last = {"threads": torch and torch.get_num_threads(), "again": pipeline.again()}
         say(last | {"answer_s": (perf_counter() - began) / 2 / sizes[-1]})
+        if timed:
+            begin()
+            for size in timed:
+                say(pipeline.timed_at(size))
+            say({"all timed": True})
 
 
 def try_workers(
@@ -106,13 +135,14 @@ def try_workers(
 ) -> bool:
     """Pass on what the workers send, one after another, as far as all goes well; whether it does.
 
-    The first worker takes batches of all sizes, the others those of the first size.
+    The first worker takes batches of all sizes, the others those of the first size. When all are done, it
+    times batches on its own.
     """
     spawn, workers = multiprocessing.get_context("spawn"), []
     for number in range(settings.workers_per_device):
-        connection, end = spawn.Pipe(duplex=False)
-        sizes = job["sizes"][:1] if number else job["sizes"]
-        arguments = (end.send, api, job["device"], sizes, requests)
+        connection, end = spawn.Pipe()
+        sizes, timed = (job["sizes"][:1], []) if number else (job["sizes"], job["timed"])
+        arguments = (end.send, api, job["device"], sizes, requests, timed, end.recv)
         workers.append((connection, spawn.Process(target=run_worker, args=arguments, daemon=True)))
         workers[-1][1].start()
         end.close()
@@ -128,6 +158,15 @@ def try_workers(
             say(message | {"worker": number})
             if "raised" in message or "died" in message:
                 return False
+    if job["timed"]:
+        (connection, _), *others = workers
+        for _, process in others:
+            process.join()
+        say({"doing": "batches", "optional": True})
+        connection.send("begin")
+        with suppress(EOFError):  # it died, as a batch of another size may end it
+            while "all timed" not in (message := connection.recv()) and "raised" not in message:
+                say(message)
     return True
 
 

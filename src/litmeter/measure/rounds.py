@@ -60,6 +60,8 @@ WORK_S = 0.3
 """In-process: of one measurement, and of each of two probes before the fastest batch size is chosen."""
 PROBES = -1
 """The round of these probes, which are beside no served turn."""
+CROWDS: tuple[WorkKind, ...] = ("crowded", "one_thread")
+"""Measured of those that have more workers than the cores can run."""
 LONGEST_BATCH_S = 1.0
 """Larger batches are not tried: a slow model would take minutes for them."""
 START_SHARE = 1 / 3
@@ -236,8 +238,9 @@ class _Rounds:
         for name in [name for name in self.group if name in self.ready - self.batch_size.keys()]:
             self.batch_size[name] = yield from self._fastest_size(name)
             if name in self.crowded:
-                work = Work("crowded", self.batch_size[name], WORK_S)
-                yield from self._measure(in_process(name), work, PROBES)
+                for kind in CROWDS:
+                    work = Work(kind, self.batch_size[name], WORK_S)
+                    yield from self._measure(in_process(name), work, PROBES)
 
     def run_round(self, order: Sequence[str]) -> Schedule[None]:
         """Load each of ``order`` once, some of them in-process before or after it."""

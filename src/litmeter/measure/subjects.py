@@ -263,12 +263,13 @@ class InProcess(Subject):
         """Run batches."""
         assert isinstance(turn.load, Work)
         tick()
-        if turn.load.kind == "crowded":
-            return self._run(replace(turn.load, kind="pipeline"), self.settings.workers_per_device)
+        if turn.load.kind in ("crowded", "one_thread"):
+            threads = 1 if turn.load.kind == "one_thread" else None
+            return self._run(replace(turn.load, kind="pipeline"), self.settings.workers_per_device, threads)
         return self._run(turn.load, turn.load.busy or self.busiest())
 
-    def _run(self, work: Work, busy: int) -> Done:
-        self.talk.send(asdict(replace(work, busy=busy)))
+    def _run(self, work: Work, busy: int, threads: int | None = None) -> Done:
+        self.talk.send(asdict(replace(work, busy=busy)) | {"threads": threads})
         blocks, cpu_ms = self.talk.answer()
         return Done(np.array(blocks), cpu_ms)
 

@@ -15,9 +15,9 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.stats.records import LoadRecord
 
-WorkKind = Literal["model", "preprocess", "pipeline", "crowded"]
+WorkKind = Literal["model", "preprocess", "pipeline", "crowded", "one_thread"]
 """The model alone; decode and preprocess alone; all, from image bytes on; that in all workers at once, though
-fewer of them have all cores busy."""
+fewer of them have all cores busy; and that with one thread in each."""
 IN_PROCESS = " in-process"
 """Ends the name of a subject that runs without a server."""
 

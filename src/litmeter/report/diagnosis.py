@@ -8,22 +8,26 @@ of the model that exceeds it.
 
 docs/bounds-and-diagnosis.md has all causes. Those of the loss in serving (from the model in-process down to
 the served rate), which losses.py tells apart, come first; one above the model follows where it is as large.
-What moves a loss is read from what this run has timed: packages of other precisions, other configurations'
-pipelines.
+What moves a loss is read from what this run has timed: other configurations, packages of other precisions,
+pipelines in-process. Whatever the cause, the key is named that brings most of what was timed.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
+from litmeter.params import knobs_of
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
 from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
 from litmeter.system.tables import pluralise, significant
+from litmeter.tune.rows import ratio_cell
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
@@ -38,6 +42,8 @@ CLOSE_TO_ROOFLINE = 0.7
 """The roofline counts convolutions and matrix products only, so no model reaches 1."""
 ROUNDS = 3
 """Of fewer the interval of a rate says nothing."""
+MOST_KEYS = 2
+"""Keys by which configurations may differ that show what one key brings, as a batch size and its timeout."""
 WORTH = 1.05
 """Times the rate that a key must bring to be advised."""
 EMULATED, PREPROCESSING = "half precision is emulated", "preprocessing"
@@ -184,6 +190,20 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose one configuration, by its bounds, metrics/ceilings.json, and what its run has timed."""
     timed = timed or Timed()
+    found = _explained(result, bounds, ceilings, timed)
+    options = [*_measured(result, timed), *_in_process(result, timed)]
+    best = max(options, key=lambda option: option.gain, default=None)
+    if best is None or best.gain < WORTH or not found.cause:
+        return found
+    text = found.text.replace(f"; {NO_KEY}", "")
+    if best.text not in text:
+        text += f" Of what was timed, `{best.key}` brings most: {best.text}."
+    return replace(found, parameter=best.key, brings=best.text, text=text)
+
+
+def _explained(
+    result: Result, bounds: Sequence[Bound], ceilings: Mapping[str, Any], timed: Timed
+) -> Diagnosis:
     if result.emulated:
         return _emulated(result, timed)
     if result.unavailable:
@@ -268,7 +288,7 @@ def _model(result: Result, loss: Bound, ceilings: Mapping[str, Any], timed: Time
 
 @dataclass(frozen=True)
 class Option:
-    """Another value of a key, and how many times the rate it brings in-process."""
+    """Another value of a key, and how many times the rate it brings, served or in-process."""
 
     key: str
     gain: float
@@ -283,6 +303,46 @@ def _advice(options: Sequence[Option]) -> tuple[str | None, str]:
     if best.gain < WORTH:
         return None, "nothing that was timed moves it"
     return best.key, f"`{best.key}` moves it: {best.text}"
+
+
+def _measured(result: Result, timed: Timed) -> Iterator[Option]:
+    """Configurations that differ by MOST_KEYS at most, and served more in the rounds of both, for certain."""
+    knobs, near = set(knobs_of(result.serve.kind)), []
+    for other in timed.results:
+        before, after = (one.serve.model_dump(mode="json") for one in (result, other))
+        changed = {key: value for key, value in after.items() if value != before[key]}
+        if changed and changed.keys() <= knobs and len(changed) <= MOST_KEYS and other.compared.rate_rps:
+            near.append((other, changed))
+    for other, changed in near:
+        rounds = list(zip_longest(other.rates("served"), result.rates("served")))
+        over = _share([own for own, _ in rounds], [own for _, own in rounds], simultaneous(len(near)))
+        if over is None or over.low is None or over.low <= 1:
+            continue
+        values = {key: json.dumps(value).strip('"') for key, value in changed.items()}
+        key, *others = values
+        beside = "".join(f", with `{other}: {values[other]}`," for other in others)
+        times = ratio_cell(over.ratio, over.low, over.high)
+        text = f"{values[key]}{beside} does {times} times the requests/s (as in `{other.name}`)"
+        yield Option(key, over.ratio, text)
+
+
+def _in_process(result: Result, timed: Timed) -> Iterator[Option]:
+    """What was timed without a server: models, preprocessing, batches, fewer workers, fewer threads."""
+    yield from _models(result, timed)
+    yield from _decoders(result, timed)
+    if len(result.batch_ms) > 1:
+        formed, larger = min(result.batch_ms), max(result.batch_ms)
+        gain = result.batch_ms[formed] / result.batch_ms[larger]
+        yield Option("max_batch_size", gain, f"{larger} does {gain:.2f} times as many requests/s in-process")
+    if (crowded_rps := mean(result.crowded, "rate_rps")) is None:
+        return
+    alone_rps, all_rps = result.compared.pipeline_rps, mean(result.one_thread, "rate_rps")
+    if alone_rps:
+        text = f"fewer do {alone_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
+        yield Option("workers_per_device", alone_rps / crowded_rps, text)
+    if all_rps:
+        text = f"1 does {all_rps / crowded_rps:.2f} times as many {result.item}s/s in-process"
+        yield Option("threads_per_worker", all_rps / crowded_rps, text)
 
 
 def _models(result: Result, timed: Timed) -> Iterator[Option]:

@@ -167,10 +167,14 @@ def _crowding(result: Result, _: float) -> tuple[Why, float] | None:
     text = (
         f"the same pipeline in-process does {rate_cell(all_rps)} {result.item}s/s in all {workers} of "
         f"{pluralise(result.threads, 'thread')}, and {rate_cell(fitting_rps)} in as many as the "
-        f"{pluralise(result.cores, 'core')} can run; fewer `workers_per_device` or `threads_per_worker` "
-        "move it"
+        f"{pluralise(result.cores, 'core')} can run; "
     )
-    return Why("too many workers", "workers_per_device", text), math.inf
+    if (mean(result.one_thread, "low_rps") or 0.0) > (fitting_rps or 0.0):
+        one_rps = rate_cell(mean(result.one_thread, "rate_rps"))
+        advice = f"`threads_per_worker` (1) moves it: {one_rps} in all of them"
+        return Why("too many workers", "threads_per_worker", text + advice), math.inf
+    advice = "fewer `workers_per_device` or `threads_per_worker` move it"
+    return Why("too many workers", "workers_per_device", text + advice), math.inf
 
 
 def _contention(result: Result, in_process_ms: float) -> Why:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import geometric_mean
 from typing import Any, NamedTuple
 
@@ -35,6 +35,8 @@ class Result:
         turns: the comparison's turns of it; none where its row is an earlier run's.
         alone: turns of its own stage, those of its null server among them.
         unavailable: why it was not run in-process; empty where it was.
+        batch_ms: of a LitAPI, time of an answer in-process, by batch size; empty where its own is as large
+            as users can form.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Result:
     turns: Sequence[TurnRow]
     alone: Sequence[TurnRow]
     unavailable: str = ""
+    batch_ms: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def cores(self) -> float:
@@ -130,6 +133,11 @@ class Result:
         rows, pipeline_rps = self.in_process("crowded"), self.compared.pipeline_rps
         slower = rows and rows[0].high_rps and pipeline_rps and rows[0].high_rps < pipeline_rps
         return rows if slower else []
+
+    @property
+    def one_thread(self) -> list[TurnRow]:
+        """Turns of its pipeline in all workers with one thread each, where its own threads are more."""
+        return self.in_process("one_thread") if self.threads > 1 else []
 
     def pipeline_cpu_ms(self, batch_size: float) -> float | None:
         """CPU time of an image in-process, interpolated, and constant outside of the measured batch sizes."""

@@ -172,6 +172,7 @@ def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> li
             turns=[row for row in turns if row.subject == name],
             alone=read_rows(paths.BenchmarkPaths(name).turns, TurnRow) if benchmarked else [],
             unavailable=facts.get("unavailable", {}).get(name, ""),
+            batch_ms={int(size): ms for size, ms in facts.get("batch_ms", {}).get(name, {}).items()},
         )
         for name, serve in configurations.items()
     ]

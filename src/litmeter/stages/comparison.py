@@ -22,7 +22,7 @@ from litmeter.load import load_generator
 from litmeter.measure.bodies import Bodies, bodies_of
 from litmeter.measure.comparison_rows import change, comparison_metrics, comparison_rows
 from litmeter.measure.log import Log, unfinished_log
-from litmeter.measure.preflight import check_apis, refuse_faulty
+from litmeter.measure.preflight import Checked, check_apis, refuse_faulty
 from litmeter.measure.rounds import comparison
 from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
@@ -90,7 +90,8 @@ def measured() -> Log:
     tables = [paths.COMPARISON, paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES]
     facts = [paths.COMPARISON_RUN, paths.OVER_BEFORE]
     files.check_writable([*tables, *facts, *(paths.BenchmarkPaths(name).comparison for name in signatures)])
-    unavailable = checked(chosen, bodies, device, load.timeout_s)
+    found = checked(chosen, bodies, device, load.timeout_s, users)
+    unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
     print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
     before = chosen.get(BEFORE)
     key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before)}
@@ -132,6 +133,7 @@ def measured() -> Log:
                 "signatures": signatures,
                 "rows": rows_digest(rows),
                 "unavailable": unavailable,
+                "batch_ms": {name: one.batch_ms for name, one in found.items() if one.batch_ms},
                 "ready_s": {name: files.rounded(one.ready_s, 2) for name, one in served.items()},
             },
         )
@@ -145,20 +147,20 @@ def measured() -> Log:
 
 
 def checked(
-    measured: dict[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float
-) -> dict[str, str]:
-    """Why some of ``measured`` cannot run in-process, by name; raise ApiError where one must not be served.
+    measured: dict[str, ServeSettings], bodies: Bodies, device: str, timeout_s: float, users: int
+) -> dict[str, Checked]:
+    """What was found of those ``measured``, by name; raise ApiError where one must not be served.
 
     Where that is only the one before, it is taken out of ``measured``.
     """
     own = {name: serve for name, serve in measured.items() if name != BEFORE}
-    found = refuse_faulty(own, bodies, device, timeout_s)
+    found = refuse_faulty(own, bodies, device, timeout_s, users)
     if before := measured.get(BEFORE):
         found |= check_apis({BEFORE: before}, bodies, device, timeout_s)
         if fault := found[BEFORE].fault:
             print_wrapped(f"{CANNOT_BE_SERVED}: {fault}")
             del measured[BEFORE]
-    return {name: one.unavailable for name, one in found.items() if one.unavailable}
+    return found
 
 
 def crowds(serve: ServeSettings) -> bool:
