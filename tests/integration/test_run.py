@@ -24,6 +24,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, meas
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.client import request_bodies
+from litmeter.system.cores import available_cores
 from tests.integration.asking import wait_for
 from tests.support.load import plan
 from tests.support.processes import descendants_mentioning, processes_mentioning
@@ -130,7 +131,7 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
         assert row.client_cores is not None
         assert row.memory_mib is not None
         assert row.client_cores * row.seconds / row.answers > LEAST_CLIENT_S
-        assert row.client_cores < row.server_cores < (os.cpu_count() or 1)
+        assert row.client_cores < row.server_cores < available_cores()
         assert row.memory_mib > 50
         stages = json.loads(row.stage_ms)
         assert {"decode", "preprocess", "model"} <= set(stages)
