@@ -133,6 +133,9 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
         assert row.client_cores * row.seconds / row.answers > LEAST_CLIENT_S
         assert row.client_cores < row.server_cores < available_cores()
         assert row.memory_mib > 50
+        assert row.workers_wait_ms is not None
+        assert row.client_wait_ms is not None
+        assert row.workers_wait_ms > 0
         stages = json.loads(row.stage_ms)
         assert {"decode", "preprocess", "model"} <= set(stages)
         assert sum(json.loads(row.batches).values()) > 0
