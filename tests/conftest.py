@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,15 @@ def own_temporary_folder() -> Iterator[None]:
 def nothing_stale(own_temporary_folder: None) -> None:
     """Without what killed runs of the test files before have left."""
     remove_stale_files()
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """This test and what it starts may use one CPU."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    yield
+    os.sched_setaffinity(0, allowed)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, meas
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.serve.client import request_bodies
+from litmeter.system.cores import available_cores
 from tests.integration.asking import wait_for
 from tests.support.load import plan
 from tests.support.processes import descendants_mentioning, processes_mentioning
@@ -130,8 +131,11 @@ def test_servers_run_in_their_turns_only_and_end_when_they_are_not_named(
         assert row.server_cores is not None
         assert row.client_cores is not None
         assert row.memory_mib is not None
-        assert row.client_cores < row.server_cores < (os.cpu_count() or 1)
+        assert row.client_cores < row.server_cores < available_cores()
         assert row.memory_mib > 50
+        assert row.workers_wait_ms is not None
+        assert row.client_wait_ms is not None
+        assert row.workers_wait_ms > 0
         stages = json.loads(row.stage_ms)
         assert {"decode", "preprocess", "model"} <= set(stages)
         assert sum(json.loads(row.batches).values()) > 0

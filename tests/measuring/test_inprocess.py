@@ -42,11 +42,14 @@ def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> N
     assert descendants_mentioning(HOST) == []
 
 
+@pytest.mark.parametrize("allowed", ["all", "one"])
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(
-    exported: ModelFolders, photos: list[Path]
+    exported: ModelFolders, photos: list[Path], allowed: str, request: pytest.FixtureRequest
 ) -> None:
     """They are on a GPU only."""
-    cores = os.cpu_count() or 1
+    if allowed == "one":
+        request.getfixturevalue("one_cpu")
+    cores = len(os.sched_getaffinity(0))
     serve = ServeSettings(workers_per_device=cores + 1, threads_per_worker=1)
     subject = InProcess("e3", serve, exported, "cpu", photos)
     assert subject.workers <= cores

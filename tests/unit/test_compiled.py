@@ -54,6 +54,14 @@ def write_manifest(folders: ModelFolders, **changes: Any) -> None:
     write_json(folders.compiled / MANIFEST_NAME, content | changes)
 
 
+def test_packages_serve_on_fewer_cores_than_they_were_compiled_on(
+    folders: ModelFolders, request: pytest.FixtureRequest
+) -> None:
+    write_manifest(folders)
+    request.getfixturevalue("one_cpu")
+    assert read_manifest(folders, "cpu").packages == []
+
+
 def faster_package(folder: Path) -> tuple[Path, Package]:
     """Twice as fast as the model it was made from; what it holds is no code that could be run."""
     path = folder / "full-1.package"

@@ -167,12 +167,16 @@ NOTHING = Scrape(stages={}, whole=(0.0, 0.0), batches={}, batched=(0.0, 0.0), ro
 
 
 def test_cpu_stages_and_batches_of_the_server() -> None:
-    """CPU time is that of the whole turn, per answer of the whole turn."""
+    """CPU time, and time in wait of it, is that of the whole turn, per answer of the whole turn."""
     found = with_status(steady_record(), p0=FAILED)
     answered = len(found.start) - 1
     process_s = {1: 0.002, 2: 0.02, 3: 0.06, 4: 0.04, 5: 0.001}
     usage = replace(
-        IDLE, process_s={pid: answered * s for pid, s in process_s.items()}, client_s=answered * 0.003
+        IDLE,
+        process_s={pid: answered * s for pid, s in process_s.items()},
+        process_waited_s={2: answered * 0.004, 3: answered * 0.001, 4: answered * 0.002},
+        client_s=answered * 0.003,
+        client_waited_s=answered * 0.005,
     )
     after = Scrape(
         stages={"model": (20.0, 1000.0)},
@@ -185,6 +189,11 @@ def test_cpu_stages_and_batches_of_the_server() -> None:
     assert (row.http_cpu_ms, row.workers_cpu_ms, row.manager_cpu_ms, row.client_cpu_ms) == pytest.approx(
         (20.0, 100.0, 3.0, 3.0)
     )
+    assert (row.http_wait_ms, row.workers_wait_ms, row.manager_wait_ms, row.client_wait_ms) == pytest.approx(
+        (4.0, 3.0, 0.0, 5.0)
+    )
+    not_counted = row_of(found, replace(usage, process_waited_s=None), scrapes=(NOTHING, after))
+    assert not_counted.workers_wait_ms is not_counted.http_wait_ms is None
     assert (row.server_cores, row.memory_mib) == (0.9, 3.0)
     assert json.loads(row.stage_ms) == {"model": 20.0, "transport": 10.0}
     assert json.loads(row.batches) == {"1": 100, "4": 225}

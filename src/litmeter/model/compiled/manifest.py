@@ -7,6 +7,7 @@ the model, machine and device it was compiled for, and only if no other user may
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import stat
@@ -18,7 +19,7 @@ from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME, read_card, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
-from litmeter.system.files import Record, read_json, reading
+from litmeter.system.files import Record, digest, read_json, reading
 from litmeter.system.machine import COMPILERS, fingerprint
 
 MANIFEST_NAME = "manifest.json"
@@ -52,7 +53,7 @@ class Manifest(Record):
     """All packages, and the model, machine and device they belong to."""
 
     model: str = Field(description="hash of the model card, which has the weights' own")
-    machine: str = Field(description="id of the machine and of what compiled them")
+    machine: str = Field(description="hash of its hardware and of what compiled them")
     device: str
     skipped_reason: str | None = Field(description="why there are no packages, null where there are")
     calibration: Calibration | None = Field(None, description="null where nothing was quantised")
@@ -60,8 +61,13 @@ class Manifest(Record):
 
 
 def identity(exported: Path) -> tuple[str, str]:
-    """Hash of the model card in ``exported``, and id of this machine with what compiles here."""
-    return sha256(exported / CARD_NAME), str(fingerprint(libraries=COMPILERS)["id"])
+    """Hashes of the model card in ``exported``, and of what packages depend on: hardware, and what compiles.
+
+    They serve on more or fewer cores as well, as of a container.
+    """
+    found = fingerprint(libraries=COMPILERS)
+    machine = {key: value for key, value in found.items() if key not in ("id", "cores", "cpus")}
+    return sha256(exported / CARD_NAME), digest(json.dumps(machine, sort_keys=True).encode())
 
 
 def read_manifest(folders: ModelFolders, device: str) -> Manifest:
