@@ -322,6 +322,7 @@ def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
     """Products and convolutions as packages run: on one thread each, as many at once as there are cores."""
     options = openvino_options(getattr(torch, dtype))
     options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
     shapes = [((ROWS, channels), (channels, channels)) for channels in CHANNELS]
     shapes += [
         ((CONVOLUTION_BATCH, channels, side, side), (channels, channels, kernel, kernel))

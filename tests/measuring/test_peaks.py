@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 import openvino
+import pytest
 import torch
 
 from litmeter.ceilings import measured_copying, measured_peaks, measured_reading
@@ -21,10 +22,12 @@ from litmeter.model.graph import converted
 CORES = os.cpu_count() or 1
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
 def test_the_measured_peak_is_that_of_products_and_convolutions_timed_here() -> None:
     assert agree(measured_peak, lambda: max(fastest_product(), fastest_convolution()))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own
 def test_no_library_that_serves_is_faster_than_the_measured_peak() -> None:
     """The model that it is measured with has no convolution."""
     assert any(fastest_convolution() < 1.1 * measured_peak() for _ in range(3))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from torch import nn
 
 from litmeter.ceilings import (
@@ -18,6 +19,7 @@ from litmeter.ceilings import (
     fastest_flops,
     find_device,
     last_caches_bytes,
+    measured_peaks,
     roofline,
     traffic_of,
 )
@@ -122,6 +124,27 @@ def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) ->
     t4 = ceiling_metrics(card, cost, measured, "Tesla T4")
     assert t4["peak_source"] == "NVIDIA T4 datasheet"
     assert (t4["theoretical_full_rps"], t4["measured_full_tflops"]) == (8100.0, 0.2)
+
+
+def test_what_both_libraries_run_is_timed_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at once of OpenVINO's; the model's convolution, in batches of 1 and 8, in torch."""
+    timed: list[Operation] = []
+    monkeypatch.setattr("litmeter.ceilings.fastest_flops", lambda operations, _: timed.extend(operations))
+    measured_peaks(Small(), 32, "cpu", ["float32", "int8"], cores=2)
+    products = {2 * size**3 for size in (512, 1024, 2048)}
+    own = {2 * batch * macs for batch in (1, 8) for macs in (3 * 8 * 9 * 32**2, 8 * 25 * 16**2)}
+    rows, images = 512, 4
+    compiled = {rows * 512**2, rows * 1024**2}
+    compiled |= {
+        images * channels**2 * kernel**2 * side**2
+        for kernel, channels, side in ((3, 256, 14), (3, 512, 7), (1, 512, 14))
+    }
+    of_openvino = {2 * 2 * macs for macs in compiled}
+    for dtype, of_torch in (("float32", products | own), ("int8", products)):
+        assert {one.flops for one in timed if one.dtype == dtype} == of_torch | of_openvino
+    with torch.inference_mode():
+        for one in timed:
+            one.run()
 
 
 def test_operations_that_would_take_seconds_are_not_tried() -> None:
