@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+MOST_NAMED = 3
+"""Of other processes."""
 
 
 @dataclass(frozen=True)
@@ -98,3 +102,13 @@ class ComparisonRow:
     efficiency: float | None = None
     efficiency_low: float | None = None
     efficiency_high: float | None = None
+
+
+def named_others(cores: Mapping[str, float]) -> str:
+    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
+    return ", ".join(busiest(cores)) or "not visible from here"
+
+
+def busiest(cores: Mapping[str, float]) -> list[str]:
+    """Those that used most, MOST_NAMED at most."""
+    return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
-from litmeter.measure.figures import named_others
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow, named_others
 from litmeter.params import CANDIDATE, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED
 from litmeter.report.machines import capacity_sentence
