@@ -108,7 +108,7 @@ def by_status(outcome: Outcome) -> dict[str, list[TuneRow]]:
 
 def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
     job = job_of()
-    outcome, machine = searched(job)
+    outcome, _ = searched(job)
     best = max(job.space.configurations, key=true_rps)
     assert outcome.winner == best
     assert outcome.rows[0].status == "winner"
