@@ -129,6 +129,7 @@ def test_its_time_is_kept_and_none_of_it_goes_into_a_capacity(max_s: float) -> N
         assert machine.seconds < 1.1 * max_s
         assert outcome.settled or machine.seconds > 0.8 * max_s
         assert outcome.capacity is None
+        assert (len(outcome.rows) >= RACERS) == (outcome.left_out.get("no time for it", 0) == 0)
         assert {turn.load.rate_rps for turn in machine.turns if isinstance(turn.load, LoadPlan)} == {None}
 
 
