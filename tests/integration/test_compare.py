@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from litmeter.cli.main import main
 
@@ -66,3 +67,33 @@ def test_what_is_compared_stands_below_the_table_within_the_terminals_width(
     assert max(map(len, said)) <= 50
     text = " ".join(" ".join(said).split())
     assert all(server.replace("=", ": ", 1) in text for server in SERVERS)
+
+
+def test_configurations_of_params_yaml_are_compared_likewise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = {
+        name: {"command": f"python server.py {{port}} {s}"} for name, s in (("fast", 0.01), ("slow", 0.1))
+    }
+    sections = {
+        "device": "cpu",
+        "experiments": commands,
+        "load": {
+            **{"users": [2], "requests": 1, "min_s": 0.5, "max_s": 0.5, "warmup_s": 0.1, "timeout_s": 30.0},
+            **{"bodies": "a.json", "seed": 0},
+        },
+        "objective": {
+            **{"slo_ms": 1000.0, "miss": 0.05, "configurations": ["fast"], "tolerance": 0.5},
+            **{"max_s": 1.0, "seed": 0},
+        },
+        "comparison": {"reference": "slow", "users": 2, "seconds": 6.0},
+    }
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(sections))
+    assert main(["compare", "fast", "slow", "--seconds", "6", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fast, slow = found["configurations"]
+    assert (fast["name"], fast["ratio"], slow["name"], slow["rank"]) == ("fast", 1, "slow", 2)
+    assert slow["p95_ms"] is None or slow["p95_ms"] >= 100
+    assert len(found["pairs"]) == 1
+    assert main(["compare", "fast", "slow", "--seconds", "6"]) == 0
+    assert "slow: python server.py {port} 0.1" in capsys.readouterr().out
