@@ -49,9 +49,8 @@ def searched(number: int, max_s: float) -> Job:
     """What search ``number`` works on."""
     params = load_params()
     tune = params.tune.model_copy(update={**SPACE, "max_s": max_s, "seed": number})
-    objective = params.objective.model_copy(update={"max_s": 1.0})
     load = params.load.model_copy(update={"seed": params.load.seed + number})
-    params = params.model_copy(update={"tune": tune, "objective": objective, "load": load})
+    params = params.model_copy(update={"tune": tune, "load": load})
     return job_of(params, DEVICE, photo_paths(), bodies_of(params.load))
 
 

@@ -308,7 +308,7 @@ class TuneSettings(Section):
     )
     max_memory_mib: Positive | None = Field(None, description="of the server's processes together")
     max_p95_ms: Positive | None = Field(None, description="latency in the closed loop")
-    max_s: Positive = Field(300.0, description="budget in seconds; about a third is for costs and starts")
+    max_s: Positive = Field(300.0, description="seconds of a search, from when the machine is free")
     seed: Seed = Field(42, description="seed of the order in which configurations take turns")
 
 

@@ -11,6 +11,7 @@ import pytest
 from litmeter.errors import StorageError
 from litmeter.measure.log import Log, unfinished_log
 from litmeter.measure.rows import TurnRow
+from litmeter.measure.run import run
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn, Work, in_process, measure, serve
 from litmeter.system.files import read_rows
 from tests.support.load import plan
@@ -146,3 +147,14 @@ def test_the_tables_have_each_turn_and_each_request(tmp_path: Path) -> None:
         assert measured == pytest.approx(latencies_ms[row.turn], abs=1e-3)
         assert {one["status"] for one in own} == {"ok"}
     assert len(requests) == sum(row.sent for row in log.rows)
+
+
+def test_what_a_command_has_spent_before_counts_from_the_logs_begin(tmp_path: Path) -> None:
+    def reached() -> Schedule[float]:
+        return (yield from serve([])).at_s
+
+    path = tmp_path / "log"
+    spent = run(reached(), {}, Log(path), 100.0, lambda text, seconds: None, spent_s=40.0)
+    assert spent >= 40
+    log = Log(path)  # of a command that was stopped and goes on: what it took to get there again is not added
+    assert run(reached(), {}, log, 100.0, lambda text, seconds: None, spent_s=90.0) == spent

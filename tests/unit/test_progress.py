@@ -41,6 +41,15 @@ def test_without_a_terminal_there_is_a_line_every_ten_seconds(
     ]
 
 
+def test_what_was_done_before_counts_as_done_and_not_for_the_time_that_is_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with bar(100, "tune", "s", 50) as shown:
+        clock.now += 10
+        shown.update(10)
+    assert capsys.readouterr().err == "tune: 60%, 40 s left\n"
+
+
 def test_what_is_done_at_once_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with bar(2, "checking photos", "photo") as shown:
         for _ in range(2):

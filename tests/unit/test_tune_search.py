@@ -108,7 +108,7 @@ def by_status(outcome: Outcome) -> dict[str, list[TuneRow]]:
 
 def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
     job = job_of()
-    outcome, machine = searched(job)
+    outcome, _ = searched(job)
     best = max(job.space.configurations, key=true_rps)
     assert outcome.winner == best
     assert outcome.rows[0].status == "winner"
@@ -116,10 +116,21 @@ def test_the_fastest_wins_and_every_configuration_is_accounted_for() -> None:
     assert outcome.rows[0].over_serve == pytest.approx(true_rps(best) / true_rps(SERVE), rel=0.03)
     assert outcome.prediction_error < 0.1
     assert len(outcome.rows) + sum(outcome.left_out.values()) == outcome.combinations == 32
-    assert machine.seconds < job.tune.max_s + 30
     [incumbent] = [row for row in outcome.rows if row.incumbent]
     assert (incumbent.name, incumbent.over_serve, incumbent.rounds) == (name_of(SERVE), 1.0, outcome.rounds)
     assert incumbent.status == "slower"
+
+
+@pytest.mark.parametrize("max_s", [60.0, 90.0, 140.0, 300.0])
+def test_its_time_is_kept_and_none_of_it_goes_into_a_capacity(max_s: float) -> None:
+    """Each turn takes half as long again as it should."""
+    for seed in range(3):
+        outcome, machine = searched(job_of(max_s=max_s), noise=0.05, seed=seed)
+        assert machine.seconds < 1.1 * max_s
+        assert outcome.settled or machine.seconds > 0.8 * max_s
+        assert outcome.capacity is None
+        assert (len(outcome.rows) >= RACERS) == (outcome.left_out.get("no time for it", 0) == 0)
+        assert {turn.load.rate_rps for turn in machine.turns if isinstance(turn.load, LoadPlan)} == {None}
 
 
 def test_costs_are_measured_in_interleaved_rounds() -> None:

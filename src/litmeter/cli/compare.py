@@ -115,7 +115,8 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
         again = names[:place].count(name)
         settings[f"{name} ({again + 1})" if again else name] = params.configuration(name)
     for serve in settings.values():
-        check_model(MODEL, serve)
+        if serve.kind == "classifier":
+            check_model(MODEL, serve)
     bodies, log, users = bodies_of(load), Log(), params.comparison.users
     print_wrapped(f"{', '.join(settings)} in turn, at {users} users: about {seconds:.0f} s")
     with exclusive_machine():

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy.special import stdtrit
 
 from litmeter.load import LoadPlan
-from litmeter.measure.rows import OTHER_LOAD_PERCENT, TurnRow
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, TurnRow, busiest, named_others
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work, configuration_of
 from litmeter.stats.rates import Z95, Throughput, percentile, throughput
@@ -39,8 +39,6 @@ CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""
 IDLE_SHARE = 0.05
 """Share of the users' time without a request in flight above which a closed loop does not count."""
-MOST_NAMED = 3
-"""Of other processes."""
 SLOWDOWN_SHARE = 0.1
 """Drop of the CPU's frequency above which there is a warning."""
 GROWTH_BLOCKS, GROWTH_CERTAINTY = 15, 0.975
@@ -293,16 +291,6 @@ def _machine_warnings(usage: Usage) -> list[str]:
     if usage.throttled_s:
         warnings.append(f"a CPU quota held processes back for {usage.throttled_s:.1f} s")
     return warnings
-
-
-def named_others(cores: Mapping[str, float]) -> str:
-    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
-    return ", ".join(busiest(cores)) or "not visible from here"
-
-
-def busiest(cores: Mapping[str, float]) -> list[str]:
-    """Those that used most, MOST_NAMED at most."""
-    return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]
 
 
 def _lateness_ms(record: LoadRecord) -> float | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 OTHER_LOAD_PERCENT = 10.0
 """Of the cores, used by other processes or by the hypervisor, above which a turn is disturbed."""
+MOST_NAMED = 3
+"""Of other processes."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,13 @@ class ComparisonRow:
     efficiency: float | None = None
     efficiency_low: float | None = None
     efficiency_high: float | None = None
+
+
+def named_others(cores: Mapping[str, float]) -> str:
+    """Names of the busiest other processes, by the cores that they used; in a container none is visible."""
+    return ", ".join(busiest(cores)) or "not visible from here"
+
+
+def busiest(cores: Mapping[str, float]) -> list[str]:
+    """Those that used most, MOST_NAMED at most."""
+    return sorted(cores, key=lambda name: -cores[name])[:MOST_NAMED]

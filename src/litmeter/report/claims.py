@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
-from litmeter.measure.figures import named_others
-from litmeter.measure.rows import ComparisonRow
+from litmeter.measure.rows import ComparisonRow, named_others
 from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share

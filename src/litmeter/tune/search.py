@@ -640,8 +640,12 @@ def search(job: Job) -> Schedule[Outcome]:
     print_wrapped(f"2. {found_rps}")
     by_capacity = tune.goal == "capacity"
     each_s = min(job.objective.max_s, CAPACITIES_SHARE * tune.max_s / CAPACITIES) if by_capacity else 0.0
+    chosen = dict(racing.racers)
     yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, candidates.neighbours)
-    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}")
+    late = [one.settings for name, one in chosen.items() if name not in racing.racers]
+    candidates.reasons |= dict.fromkeys(late, NO_TIME)
+    without = f"; for {len(late)} more there was no time (max_s)" if late else ""
+    print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}{without}")
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
         objective = job.objective.model_copy(update={"max_s": each_s})
