@@ -100,4 +100,4 @@ pickle.loads(pickle.dumps(Path))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert ran.stdout == "torch.Size([1, 3])\n"
-    assert ran.stderr.endswith("RuntimeError: a pickle asks for ('pathlib', 'Path')\n")
+    assert ran.stderr.endswith(f"RuntimeError: a pickle asks for ({Path.__module__!r}, 'Path')\n")
