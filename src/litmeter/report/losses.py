@@ -110,7 +110,7 @@ def core_ms(row: TurnRow, result: Result) -> dict[str, float] | None:
 
 def server_share(result: Result) -> Ratio | None:
     """The share of HTTP process and manager in the cores' time for a request; None where it is unknown."""
-    served = [parts for row in result.served if (parts := core_ms(row, result.cores))]
+    served = [parts for row in result.served if (parts := core_ms(row, result))]
     if not served:
         return None
     server, whole = ([own[SERVER] for own in served], [sum(own.values()) for own in served])
