@@ -49,7 +49,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("serve/direct/worker.py", True),
         ("report/tables.py", False),
-        ("system/progress.py", False),
+        ("system/memory.py", True),
     ],
 )
 def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measured_anew: bool) -> None:

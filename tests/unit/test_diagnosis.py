@@ -263,7 +263,7 @@ def test_a_neighbour_on_a_core_that_the_pipeline_leaves_idle_takes_nothing() -> 
     assert share_of(own, "other processes") < 0.35
     assert found.cause != "other processes"
     assert "not known beside others" in found.text
-    assert "103.0" in found.text
+    assert "103 images/s" in found.text
 
 
 def test_a_neighbour_takes_from_a_pipeline_on_all_cores_what_its_threads_wait_for() -> None:
