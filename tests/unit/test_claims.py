@@ -235,6 +235,24 @@ def test_a_roofline_that_a_model_exceeds_is_said_and_causes_are_named(
     assert all(diagnosis.cause for diagnosis in snapshot.diagnoses.values())
 
 
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [
+        (
+            ['{"python3": 0.9, "clamd": 0.2}', '{"clamd": 0.3, "make": 0.1, "ld": 0.01}'],
+            "(python3, clamd, make)",
+        ),
+        (["{}", "{}"], "(not visible from here)"),
+    ],
+)
+def test_who_else_used_the_machine_is_named(snapshot: Snapshot, others: list[str], named: str) -> None:
+    columns: dict[str, Any] = {"warnings": "other processes", "other_percent": 23.0}
+    turns = [turn(CANDIDATE, "served", 1.0, others=one, **columns) for one in others]
+    results = [replace(one, turns=turns if one.name == CANDIDATE else []) for one in snapshot.results]
+    [doubt] = [one for one in claims(replace(snapshot, results=results)) if "2 of 2 turns" in one.sentence]
+    assert says(doubt.sentence, named, "23%")
+
+
 def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> None:
     sentences = [claim.sentence for claim in claims(snapshot)]
     assert not any("bfloat16" in sentence for sentence in sentences)

@@ -644,7 +644,7 @@ def search(job: Job) -> Schedule[Outcome]:
     yield from race(racing, plan, tune.max_s - CAPACITIES * each_s, candidates.neighbours)
     late = [one.settings for name, one in chosen.items() if name not in racing.racers]
     candidates.reasons |= dict.fromkeys(late, NO_TIME)
-    without = f"; for {len(late)} more there was no time (max_s)" if late else ""
+    without = f"; for {len(late)} more there was no time" if late else ""
     print_wrapped(f"3. after {racing.rounds} rounds {racing.standing()}{without}")
     capacities: dict[str, CapacityMetrics] = {}
     if by_capacity:
