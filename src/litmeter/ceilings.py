@@ -231,12 +231,14 @@ CONVOLUTIONS, CONVOLUTION_BATCH = ((3, 256, 14), (3, 512, 7), (1, 512, 14)), 4
 ROUNDS, ROUND_S = 4, 0.05
 """Runs of each operation, in turn: a machine that slows down for a while slows down all."""
 LONGEST_S = 1.0
-"""Operations that take longer are not timed: without instructions for a format, a product takes minutes."""
+"""Operations that would take longer, at what their library has reached, are not timed: without instructions
+for a format, a product takes minutes."""
 
 
 class Operation(NamedTuple):
-    """A matrix product or convolution that is timed: torch's name of its number format, and its FLOPs."""
+    """A matrix product or convolution that is timed: its library, number format (torch's name) and FLOPs."""
 
+    library: str
     dtype: str
     flops: int
     run: Callable[[], object]
@@ -262,19 +264,21 @@ def measured_peaks(
 
 def fastest_flops(operations: Iterable[Operation], device: str) -> dict[str, float]:
     """FLOP/s of the fastest operation of each number format; all take turns."""
-    peaks: dict[str, float] = {}
+    peaks: dict[tuple[str, str], float] = {}
 
     def run(one: Operation, within_s: float) -> None:
-        peaks[one.dtype] = max(peaks.get(one.dtype, 0.0), one.flops / _shortest_s(one.run, device, within_s))
+        flops = one.flops / _shortest_s(one.run, device, within_s)
+        peaks[one[:2]] = max(peaks.get(one[:2], 0.0), flops)
 
     timed = []
     for one in sorted(operations, key=attrgetter("flops")):
-        if one.flops <= LONGEST_S * peaks.get(one.dtype, math.inf):
+        if one.flops <= LONGEST_S * peaks.get(one[:2], math.inf):
             run(one, 0.0)
             timed.append(one)
     for one in ROUNDS * timed:
         run(one, ROUND_S)
-    return peaks
+    dtypes = {dtype for _, dtype in peaks}
+    return {dtype: max(flops for (_, own), flops in peaks.items() if own == dtype) for dtype in dtypes}
 
 
 def _torch_operations(
@@ -283,12 +287,12 @@ def _torch_operations(
     """Square matrix products, and convolutions in batches; without these in int8, which torch has not."""
     number_format = getattr(torch, dtype)
     for size in MATRIX_SIZES:
-        yield Operation(dtype, 2 * size**3, _torch_product(device, number_format, size))
+        yield Operation("torch", dtype, 2 * size**3, _torch_product(device, number_format, size))
     for flops, layer, shape in layers if number_format.is_floating_point else ():
         own = copy.deepcopy(layer).to(device, number_format)
         for size in LAYER_BATCHES:
             images = torch.randn(size, *shape, device=device).to(number_format)
-            yield Operation(dtype, size * flops, partial(own, images))
+            yield Operation("torch", dtype, size * flops, partial(own, images))
 
 
 def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
@@ -334,7 +338,7 @@ def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
         for request in requests:
             request.set_input_tensor(openvino.Tensor(_random(images)))
         flops = 2 * math.prod(images) * math.prod(weights) // weights[1]
-        yield Operation(dtype, cores * flops, partial(_run_at_once, requests))
+        yield Operation("openvino", dtype, cores * flops, partial(_run_at_once, requests))
 
 
 def _graph(images: Sequence[int], weights: Sequence[int], dtype: str) -> openvino.Model:

@@ -147,22 +147,23 @@ def test_what_both_libraries_run_is_timed_on_a_cpu(monkeypatch: pytest.MonkeyPat
             one.run()
 
 
-def test_operations_that_would_take_seconds_are_not_tried() -> None:
+def test_operations_that_would_take_their_library_seconds_are_not_tried() -> None:
     tried = []
 
-    def work(dtype: str, flops: int) -> Operation:
-        return Operation(dtype, flops, lambda: tried.append((dtype, flops)))
+    def work(library: str, dtype: str, flops: int) -> Operation:
+        return Operation(library, dtype, flops, lambda: tried.append((library, dtype, flops)))
 
-    found = fastest_flops([work("bfloat16", 10**20), work("bfloat16", 1000), work("float32", 1000)], "cpu")
-    assert found.keys() == {"bfloat16", "float32"}
-    assert set(tried) == {("bfloat16", 1000), ("float32", 1000)}
+    slow, other, fast = ("a", "bfloat16", 1000), ("a", "float32", 10**22), ("b", "bfloat16", 10**21)
+    found = fastest_flops([work(*one) for one in (slow, other, fast, ("a", "bfloat16", 10**20))], "cpu")
+    assert set(tried) == {slow, other, fast}
+    assert found["float32"] > found["bfloat16"] > 10**20
 
 
 def test_operations_take_turns_and_the_fastest_run_of_all_counts() -> None:
     tried = []
 
     def work(name: str, flops: int) -> Operation:
-        return Operation("float32", flops, lambda: tried.append(name))
+        return Operation("torch", "float32", flops, lambda: tried.append(name))
 
     slow, fast = (fastest_flops([work("slow", 10), work("fast", flops)], "cpu") for flops in (10, 10**6))
     assert fast["float32"] > 1000 * slow["float32"]
