@@ -68,7 +68,7 @@ def levels(
         sample = yield from measure(Turn(name, plan, number, note=f"{name}: {users} users"))
         record = sample.requests
         if plan.keep_answers:
-            good = np.flatnonzero(record.status == OK)
+            good = np.flatnonzero(record.status == OK).tolist()
             answers.update((int(record.body[place]), record.answers[place]) for place in good)
         longest_s = max(longest_s, sample.row.seconds)
         if place >= len(load.users) and sample.ended_s - serving.at_s + longest_s > SECONDS:
