@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 
 from litmeter.cli.main import main
+from litmeter.system.machine import LOCK_FILE
 
 SERVER = """
 import sys, time
@@ -97,3 +102,29 @@ def test_configurations_of_params_yaml_are_compared_likewise(
     assert len(found["pairs"]) == 1
     assert main(["compare", "fast", "slow", "--seconds", "6"]) == 0
     assert "slow: python server.py {port} 0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["compare", *SERVERS, *GIVEN], ["tune", "module:API", "--body", "a.json"]],
+    ids=lambda own: own[0],
+)
+def test_what_measures_waits_for_whoever_measures_on_this_machine(tmp_path: Path, command: list[str]) -> None:
+    Path("module.py").write_text("import litserve\n\nclass API(litserve.LitAPI): pass\n")
+    with (
+        FileLock(tmp_path / LOCK_FILE.name),
+        subprocess.Popen(
+            [sys.executable, "-m", "litmeter.cli.main", *command],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as running,
+    ):
+        assert running.stdout is not None
+        said = []
+        for line in running.stdout:
+            said.append(line)
+            if "waiting" in line:
+                running.terminate()
+        assert any("waiting for it" in line for line in said), said

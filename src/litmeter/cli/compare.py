@@ -149,7 +149,8 @@ def compare_own(servers: Sequence[str], own: Own, seconds: float) -> Found:
     report = own.report and own.report.absolute()
     check_outputs(report=report)
     with project(sections, own) as params:
-        log = comparison.measured()
+        with exclusive_machine():
+            log = comparison.measured()
         snapshot = read_snapshot()
         said = [claim.plain.replace("comparison.seconds", "--seconds") for claim in claims(snapshot)]
         if report is not None:
