@@ -42,6 +42,20 @@ def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> N
     assert descendants_mentioning(HOST) == []
 
 
+def test_all_workers_run_at_once_in_their_own_threads_and_in_one_each(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
+    serve = ServeSettings(workers_per_device=(os.cpu_count() or 1) + 1)
+    subject = InProcess("e3", serve, exported, "cpu", photos)
+    with subject.start() as ready:
+        ready()
+        kinds: tuple[WorkKind, ...] = ("crowded", "one_thread", "crowded")
+        for kind in kinds:
+            assert subject.load(Turn("e3", Work(kind, 2, 0.2)), lambda: None).blocks.min() > 0
+        assert len(descendants_mentioning(HOST)) == 1 + serve.workers_per_device
+    assert descendants_mentioning(HOST) == []
+
+
 def test_workers_beyond_the_cores_are_started_when_they_are_needed(
     exported: ModelFolders, photos: list[Path]
 ) -> None:
