@@ -13,6 +13,7 @@ from litmeter.measure.subjects import PIPELINE_KEYS, InProcess
 from litmeter.measure.turn import Turn, Work, WorkKind
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.system.cores import whole_cores
 from tests.support.processes import descendants_mentioning
 
 HOST = "litmeter.measure.inprocess_workers"
@@ -39,6 +40,20 @@ def test_each_work_has_its_rate(exported: ModelFolders, photos: list[Path]) -> N
             assert done.blocks.min() > 0
             ms[kind] = done.cpu_ms
         assert ms["pipeline"] > max(ms["model"], ms["preprocess"]) > 0
+    assert descendants_mentioning(HOST) == []
+
+
+def test_all_workers_run_at_once_in_their_own_threads_and_in_one_each(
+    exported: ModelFolders, photos: list[Path]
+) -> None:
+    serve = ServeSettings(workers_per_device=whole_cores() + 1)
+    subject = InProcess("e3", serve, exported, "cpu", photos)
+    with subject.start() as ready:
+        ready()
+        kinds: tuple[WorkKind, ...] = ("crowded", "one_thread", "crowded")
+        for kind in kinds:
+            assert subject.load(Turn("e3", Work(kind, 2, 0.2)), lambda: None).blocks.min() > 0
+        assert len(descendants_mentioning(HOST)) == 1 + serve.workers_per_device
     assert descendants_mentioning(HOST) == []
 
 

@@ -6,7 +6,6 @@ A machine that is busy with others for a moment gets three chances.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
@@ -18,8 +17,9 @@ import torch
 from litmeter.ceilings import measured_copying, measured_peaks, measured_reading
 from litmeter.model.compiled.model import openvino_options
 from litmeter.model.graph import converted
+from litmeter.system.cores import whole_cores
 
-CORES = os.cpu_count() or 1
+CORES = whole_cores()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch.export's own

@@ -419,5 +419,10 @@ def test_what_larger_batches_cost_in_process_is_advice_for_a_lit_api() -> None:
     assert (found.cause, found.parameter) == ("transport", "max_batch_size")
     assert found.brings.startswith("8 does 2.80 times")
     assert "in-process" in found.text
+    alone = [row for row in own.turns if row.work == "served"]  # there was no time to run it in-process
+    row = replace(own.compared, model_rps=None, pipeline_rps=None)
+    found = limit(replace(own, turns=alone, compared=row))
+    assert (found.cause, found.parameter) == ("", "max_batch_size")
+    assert limit(replace(own, turns=[])).parameter is None
     slower = replace(own, batch_ms={1: 28.0, 8: 30.0})
     assert limit(slower).parameter is None

@@ -193,7 +193,7 @@ def diagnose(
     found = _explained(result, bounds, ceilings, timed)
     options = [*_measured(result, timed), *_in_process(result, timed)]
     best = max(options, key=lambda option: option.gain, default=None)
-    if best is None or best.gain < WORTH or not found.cause:
+    if best is None or best.gain < WORTH or not result.served or any(bound.is_error for bound in bounds):
         return found
     text = found.text.replace(f"; {NO_KEY}", "")
     if best.text not in text:
