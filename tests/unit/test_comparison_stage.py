@@ -48,8 +48,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("module", "measured_anew"),
     [
         ("serve/direct/worker.py", True),
-        ("report/tables.py", False),
         ("system/memory.py", True),
+        ("params.py", True),
+        ("report/tables.py", False),
+        ("cli/main.py", False),
     ],
 )
 def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measured_anew: bool) -> None:
