@@ -68,7 +68,7 @@ def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
         command = process.cmdline()
         if "litmeter.serve" in command and str(folders.exported) in command[-1]:
             options = json.loads(command[-1])
-            stock = options["settings"]["transport"] != DIRECT.transport
+            stock = options["settings"].get("transport") != DIRECT.transport
             found["null" if options["null_model"] else "stock" if stock else "direct"] = process
     return found
 
