@@ -70,7 +70,7 @@ def servers(folders: ModelFolders) -> dict[str, psutil.Process]:
         command = process.cmdline()
         if "litmeter.serve" in command and str(folders.exported) in command[-1]:
             options = json.loads(command[-1])
-            stock = options["settings"]["transport"] != DIRECT.transport
+            stock = options["settings"].get("transport") != DIRECT.transport
             found["null" if options["null_model"] else "stock" if stock else "direct"] = process
     return found
 
@@ -153,7 +153,7 @@ def test_a_server_that_dies_ends_the_run_with_its_name(
     """In its turn, or while it sleeps; what was measured is in the log."""
     shown: list[str] = []
 
-    def kill(text: str, seconds: float) -> None:
+    def kill(text: str, seconds: float, end_s: float) -> None:
         shown.append(text)
         if shown.count({"turn": "direct", "sleep": "null"}[when]) == 2:  # as it is loaded
             server = servers(exported)["direct"]
@@ -168,7 +168,7 @@ def test_a_server_that_dies_ends_the_run_with_its_name(
 
 @pytest.mark.parametrize("pressed_at", ["starting direct", "null", "direct in-process"])
 def test_after_ctrl_c_no_process_is_left(subjects: dict[str, Subject], pressed_at: str) -> None:
-    def press(text: str, seconds: float) -> None:
+    def press(text: str, seconds: float, end_s: float) -> None:
         if text == pressed_at:
             raise KeyboardInterrupt
 
@@ -292,7 +292,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
     """By the clock too: the time between the two runs, and that of starting again, do not count."""
     path, names = tmp_path / "stage-key.jsonl", ["stub"] * 3
 
-    def press(text: str, seconds: float) -> None:
+    def press(text: str, seconds: float, end_s: float) -> None:
         if len(log.rows) == 2:
             raise KeyboardInterrupt
 
