@@ -134,7 +134,7 @@ def is_parameter(parts: list[str]) -> bool:
             return False
         annotation = section.model_fields[part].annotation
         kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        section = next((kind for kind in kinds if isinstance(kind, type(BaseModel))), None)
     return True
 
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,13 +65,23 @@ def _cores() -> dict[str, float]:
 
 def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, str]:
     imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
-    packages = packages_distributions() if imported else {}
-    others = {package.lower() for name in imported for package in packages.get(name, ())}
+    others = set(_packages(imported)) if imported else set()
     found = {}
     for name in (*libraries, *sorted(others.difference(libraries))):
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _packages(modules: set[str]) -> Iterator[str]:
+    """The installed packages that top-level modules are from.
+
+    Python 3.10's own packages_distributions misses those without a list of their modules, such as numpy.
+    """
+    for package in distributions():
+        listed = (package.read_text("top_level.txt") or "").split()
+        if not modules.isdisjoint(listed or {file.parts[0].split(".")[0] for file in package.files or ()}):
+            yield package.metadata["Name"].lower()
 
 
 def _imported(path: Path) -> Iterator[str]:
