@@ -65,7 +65,8 @@ def _cores() -> dict[str, float]:
 
 def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, str]:
     imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
-    others = set(_packages(imported)) if imported else set()
+    packages = packages_by_module() if imported else {}
+    others = {package for name in imported for package in packages.get(name, ())}
     found = {}
     for name in (*libraries, *sorted(others.difference(libraries))):
         with suppress(PackageNotFoundError):
@@ -73,15 +74,17 @@ def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, st
     return found
 
 
-def _packages(modules: set[str]) -> Iterator[str]:
-    """The installed packages that top-level modules are from.
+def packages_by_module() -> dict[str, set[str]]:
+    """The installed packages that have each top-level module.
 
-    Python 3.10's own packages_distributions misses those without a list of their modules, such as numpy.
+    Python 3.10's packages_distributions misses those without a list of their modules, such as numpy.
     """
+    found: dict[str, set[str]] = {}
     for package in distributions():
         listed = (package.read_text("top_level.txt") or "").split()
-        if not modules.isdisjoint(listed or {file.parts[0].split(".")[0] for file in package.files or ()}):
-            yield package.metadata["Name"].lower()
+        for module in listed or {file.parts[0].split(".")[0] for file in package.files or ()}:
+            found.setdefault(module, set()).add(package.metadata["Name"].lower())
+    return found
 
 
 def _imported(path: Path) -> Iterator[str]:
