@@ -29,6 +29,7 @@ def own_temporary_folder() -> Iterator[None]:
         for name in ("http_proxy", "https_proxy", "all_proxy"):  # the tests' own requests go straight, too
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)
+        patch.setenv("COLUMNS", "120")  # lines are as long in any terminal
         patch.setattr(tempfile, "tempdir", None)
         patch.setattr(machine, "LOCK_FILE", Path(folder) / machine.LOCK_FILE.name)
         yield
