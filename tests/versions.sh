@@ -7,7 +7,7 @@
 set -euo pipefail
 end=$1
 python=$("$2" -c 'import sys; print(sys.executable)')
-unset PYTHONPATH VIRTUAL_ENV PIP_CONSTRAINT PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
+unset MAKEFLAGS PYTHONPATH VIRTUAL_ENV PIP_CONSTRAINT PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
 export PIP_CONFIG_FILE=/dev/null UV_NO_CONFIG=1
 
 folder=$(mktemp -d)
