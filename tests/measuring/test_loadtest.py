@@ -133,18 +133,8 @@ def test_the_share_that_may_miss_the_objective_is_given(
     body: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a server that takes longer for a fifth of the requests, by exponential times."""
-    arguments = [
-        "loadtest",
-        "--body-file",
-        str(body),
-        "--users",
-        "1",
-        "--requests",
-        "60",
-        "--warmup-s",
-        "0.1",
-    ]
-    arguments += ["--max-s", "9", "--max-windows", "3"]
+    arguments = ["loadtest", "--body", str(body), "--users", "1", "--requests", "60", "--warmup-s", "0.1"]
+    arguments += ["--seconds", "9", "--max-windows", "3"]
     with running_stub(0.02, 1, random=True) as stub:
         found = []
         for miss in ("0.01", "0.5"):
