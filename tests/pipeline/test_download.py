@@ -12,7 +12,6 @@ def test_another_photo_under_the_same_name_runs_what_reads_photos_again(
     new_clone: Callable[[], Clone],
 ) -> None:
     clone = new_clone()
-    clone.forget_results()
     clone.change(TINY | {"data": {"download": True}})
     clone.keep_few_photos()
     folder = clone.path / "data/download"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from litmeter.paths import README, RESULTS_PAGE, BenchmarkPaths
 from litmeter.system.files import read_json
+from litmeter.system.tables import rate_cell
 from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.tables import read_csv
 
@@ -34,7 +35,7 @@ def test_a_run_writes_everything(ran: Clone) -> None:
 
 
 def test_the_results_are_written_into_the_page_and_leave_the_readme_alone(ran: Clone, origin: Path) -> None:
-    rate = f" {read_json(ran.path / BenchmarkPaths('candidate').comparison)['rate_rps']:,.1f} |"
+    rate = f" {rate_cell(read_json(ran.path / BenchmarkPaths('candidate').comparison)['rate_rps'])} |"
     page = (ran.path / RESULTS_PAGE).read_text()
     assert [line for line in page.splitlines() if line.startswith("| `candidate` |") and rate in line]
     for picture in re.findall(r"\]\(([^)]*\.png)\)", page):
@@ -58,7 +59,10 @@ def test_a_report_of_commits_is_written_or_refused_in_a_line(ran: Clone) -> None
     (ran.path / "both.html").unlink()
     for named in ("HEAD~2", "model.name", TINY["model"]["name"]):
         assert named in both
-    refused = (("nothing", 2, "neither a revision nor an experiment"), ("HEAD~1", 1, "makes it"))
+    ran.git("rm", "--cached", "--quiet", "plots/comparison.csv")
+    incomplete = ran.git("commit-tree", ran.git("write-tree").strip(), "-m", "without a result").strip()
+    ran.git("reset", "--quiet")
+    refused = (("nothing", 2, "neither a revision nor an experiment"), (incomplete, 1, "makes it"))
     for revision, status, reason in refused:
         done = ran.run(litmeter, "report", revision, check=False)
         assert done.returncode == status, done.stderr

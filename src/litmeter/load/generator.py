@@ -196,7 +196,7 @@ def read_record(source: Path | BinaryIO, plan: LoadPlan) -> LoadRecord:
         arrays = {name: stored[name] for name in REQUEST_FIELDS}
         edges, cores = stored["window_edges"], float(stored["cores"])
         joined = memoryview(stored["answers"])
-    answers: list[bytes] = []
+    answers: Sequence[bytes] = ()
     if plan.keep_answers:
         ends = arrays["size"].cumsum().tolist()
         answers = [bytes(joined[begin:end]) for begin, end in itertools.pairwise([0, *ends])]

@@ -79,7 +79,7 @@ class Log:
 
     def _keep(self, answer: Sample | Serving) -> None:
         if isinstance(answer, Sample):
-            if answer.record is not None:
+            if answer.record is not None and answer.record.answers:
                 answer = replace(answer, record=replace(answer.record, answers=()))
             self.samples.append(answer)
             self.reached_s = answer.ended_s
