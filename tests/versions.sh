@@ -40,8 +40,7 @@ else
 fi
 make test-unit
 PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning
-# What DVC itself uses of pygtrie and pyparsing, in its own process.
-PYTHONWARNINGS+=",ignore:_NoneStep:DeprecationWarning,ignore:'enablePackrat':DeprecationWarning"
+PYTHONWARNINGS+=,ignore:_NoneStep:DeprecationWarning  # what DVC itself uses of pygtrie
 export PYTHONWARNINGS
 make quick
 cd examples/torch
