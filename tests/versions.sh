@@ -39,8 +39,9 @@ else
     make .venv/installed-test PYTHON="$2"
 fi
 make test-unit
-# DVC takes a deprecated property of pygtrie's, in its own process.
-export PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning,ignore:_NoneStep:DeprecationWarning
+PYTHONWARNINGS=error::DeprecationWarning,error::PendingDeprecationWarning,error::FutureWarning
+PYTHONWARNINGS+=,ignore:_NoneStep:DeprecationWarning  # what DVC itself uses of pygtrie
+export PYTHONWARNINGS
 make quick
 cd examples/torch
 ../../.venv/bin/litmeter compare one='server:ImageAPI' two='server:ImageAPI workers_per_device=2' \
