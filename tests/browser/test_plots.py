@@ -106,7 +106,7 @@ def initialised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.chdir(project)
     Path("server.py").write_text(SERVER)
     Path("body.json").write_text("{}")
-    assert main(["init", "--command", "python server.py {port}", "--ready", "/", "--body", "body.json"]) == 0
+    assert main(["init", "python server.py {port}", "--ready", "/", "--body", "body.json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line in lines[lines.index("next:") + 1 :]:
         if "init" not in line and "repro" not in line:
