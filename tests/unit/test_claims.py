@@ -253,6 +253,15 @@ def test_who_else_used_the_machine_is_named(snapshot: Snapshot, others: list[str
     assert says(doubt.sentence, named, "23%")
 
 
+def test_a_quota_that_held_processes_back_is_laid_to_nobody_else(snapshot: Snapshot) -> None:
+    reason = "a CPU quota held processes back for 0.4 s"
+    turns = [turn(CANDIDATE, "served", 1.0, warnings=reason, other_percent=None, steal_percent=None)] * 2
+    results = [replace(one, turns=turns if one.name == CANDIDATE else []) for one in snapshot.results]
+    [doubt] = [one for one in claims(replace(snapshot, results=results)) if "2 of 2 turns" in one.sentence]
+    assert says(doubt.sentence, "quota")
+    assert "others used" not in doubt.sentence
+
+
 def test_emulation_is_said_on_a_machine_that_emulates(snapshot: Snapshot) -> None:
     sentences = [claim.sentence for claim in claims(snapshot)]
     assert not any("bfloat16" in sentence for sentence in sentences)

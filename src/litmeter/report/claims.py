@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
-from litmeter.measure.rows import ComparisonRow, named_others
+from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
@@ -295,18 +295,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         if reasons := Counter(row.void for row in result.turns if row.void):
             usual = reasons.most_common(1)[0][0]
             void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
-    turns = [row for result in snapshot.results for row in result.turns]
-    disturbed = sum(bool(row.warnings) for row in turns)
-    if disturbed > DISTURBED * len(turns):
-        others = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in turns)
-        cores: dict[str, float] = defaultdict(float)
-        for name, used in (pair for row in turns for pair in json.loads(row.others).items()):
-            cores[name] += used
-        yield Claim(
-            "doubt",
-            f"In {disturbed} of {len(turns)} turns others used the machine ({named_others(cores)}), up to "
-            f"{others:.0f}% of it: where intervals are wide, measure again.",
-        )
+    yield from _disturbances([row for result in snapshot.results for row in result.turns])
     for name, precision, bound in snapshot.exceeded:
         yield Claim(
             "doubt",
@@ -329,6 +318,28 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         if names:
             listed = ", ".join(f"`{name}` {more}".strip() for name, more in names.items())
             yield Claim("doubt", f"{what}: {listed}.")
+
+
+def _disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
+    """Who else used the cores, and what else may have changed rates, where that was so in many turns."""
+    taken = [max(row.other_percent or 0.0, row.steal_percent or 0.0) for row in turns]
+    others = [row for row, percent in zip(turns, taken, strict=True) if percent > OTHER_LOAD_PERCENT]
+    if len(others) > DISTURBED * len(turns):
+        most = max((row.other_percent or 0.0) + (row.steal_percent or 0.0) for row in others)
+        cores: dict[str, float] = defaultdict(float)
+        for name, used in (pair for row in others for pair in json.loads(row.others).items()):
+            cores[name] += used
+        yield Claim(
+            "doubt",
+            f"In {len(others)} of {len(turns)} turns others used the cores ({named_others(cores)}), up to "
+            f"{most:.0f}% of them: where intervals are wide, measure again.",
+        )
+    left = [row.warnings for row in turns if row.warnings and row not in others]
+    if len(left) > DISTURBED * len(turns):
+        usual = Counter(left).most_common(1)[0][0]
+        yield Claim(
+            "doubt", f"In {len(left)} of {len(turns)} turns something else may have changed rates: {usual}."
+        )
 
 
 def subject(snapshot: Snapshot) -> str:
