@@ -60,7 +60,6 @@ def test_cpu_time_is_found_with_who_used_it(tmp_path: Path) -> None:
 
 CONTEND = """
 import json, subprocess, sys, time
-from dataclasses import asdict
 from litmeter.measure.telemetry import Telemetry
 burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
 sleep = subprocess.Popen(["sleep", "60"])
@@ -68,7 +67,7 @@ try:
     telemetry = Telemetry()
     telemetry.begin(burn[0].pid, sleep.pid)
     time.sleep(2)
-    print(json.dumps(asdict(telemetry.end())))
+    print(json.dumps(vars(telemetry.end())))
 finally:
     for process in (*burn, sleep):
         process.kill()
