@@ -44,7 +44,7 @@ def test_cpu_time_is_found_with_who_used_it(tmp_path: Path) -> None:
             server.stdin.flush()
             return sum(map(float, server.stdout.readline().split()))
 
-        begun_s, telemetry = used_s(0.1), Telemetry()
+        begun_s, telemetry = used_s(0.1), Telemetry(on_gpu=False)
         telemetry.begin(server.pid, client.pid)
         truth_s = used_s(0.7) - begun_s
         usage = telemetry.end()
@@ -64,7 +64,7 @@ from litmeter.measure.telemetry import Telemetry
 burn = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
 sleep = subprocess.Popen(["sleep", "60"])
 try:
-    telemetry = Telemetry()
+    telemetry = Telemetry(on_gpu=False)
     telemetry.begin(burn[0].pid, sleep.pid)
     time.sleep(2)
     print(json.dumps(vars(telemetry.end())))

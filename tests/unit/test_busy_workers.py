@@ -35,7 +35,7 @@ class Replayed(JsonLinesProcess):
         self.asked.append(job["busy"])
         self.threads.append(job["threads"])
 
-    def answer(self) -> Any:
+    def answer(self, tick: object = None) -> Any:
         return [[self.rates[self.asked[-1]].pop(0)], 1.0]
 
 

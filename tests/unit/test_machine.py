@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from litmeter.params import load_params
 from litmeter.paths import ModelFolders
 from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
 from litmeter.system import machine
-from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
 from tests.support.project import ROOT
 
 
@@ -114,18 +113,6 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ParamsError, match="device: got 'cuda'"):
         check_params(load_params().model_copy(update={"device": "cuda"}))
-
-
-def test_torch_is_asked_for_a_gpu_only_where_it_is_installed_and_a_driver_has_a_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("litmeter.system.machine.DEVICES", tmp_path)
-    assert not cuda_available()
-    (tmp_path / "nvidia0").touch()
-    assert cuda_available()
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert not cuda_available()
 
 
 def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A reading that fails leaves a gap in its own values alone; the GPU is the one that CUDA uses."""
+"""A reading that fails leaves a gap in its own values alone."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import sleep
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from litmeter.measure.run import free_gpu_bytes
 from litmeter.measure.telemetry import Telemetry, Usage
 from litmeter.system.processes import process_group
 
@@ -29,7 +27,7 @@ class Watched:
 
     server: subprocess.Popen[bytes]
     client: subprocess.Popen[bytes]
-    telemetry: Telemetry = field(default_factory=Telemetry)
+    telemetry: Telemetry = field(default_factory=lambda: Telemetry(on_gpu=False))
 
     def usage(self, seconds: float = 0.25, during: Callable[[], None] = lambda: None) -> Usage:
         """That of the next seconds, in which something is done."""
@@ -118,7 +116,7 @@ def test_what_a_server_that_died_has_used_is_unknown(watched: Watched) -> None:
 
 def test_what_nobody_measures_is_unknown(watched: Watched) -> None:
     """Other processes' share, too, where the server may be one of them."""
-    telemetry = Telemetry()
+    telemetry = Telemetry(on_gpu=False)
     telemetry.begin(None, watched.client.pid)
     usage = telemetry.end()
     assert usage.server_s is usage.other_percent is usage.mhz is usage.gpu_percent is None
@@ -145,44 +143,3 @@ def test_who_else_is_busy_is_named_and_what_is_measured_is_not(tmp_path: Path) -
         assert "measured" not in usage.others
     finally:
         os.kill(neighbour, signal.SIGKILL)
-
-
-OTHER, OWN = (
-    SimpleNamespace(
-        uuid=f"GPU-{number}" + "2345678-aaaa-bbbb-cccc-123456789abc",
-        utilization=10 * number,
-        memory_used=1000 * number,
-        memory_available=6000 * number,
-        power_draw=None,
-    )
-    for number in (1, 2)
-)
-
-
-@pytest.fixture
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA_VISIBLE_DEVICES names the second of them, by its index or UUID, or CUDA's order does."""
-    monkeypatch.setattr("gpustat.new_query", lambda: SimpleNamespace(gpus=[OTHER, OWN]))
-    monkeypatch.setattr("gpustat.gpu_count", lambda: 2)
-    monkeypatch.setattr(
-        "litmeter.system.machine.cuda_uuid", lambda: OWN.uuid.removeprefix("GPU-"), raising=False
-    )
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_the_gpu_is_that_of_cudas_uuid(watched: Watched) -> None:
-    assert free_gpu_bytes() == 12000 * 2**20
-    usage = watched.usage(0.0)
-    assert (usage.gpu_percent, usage.gpu_memory_mib, usage.gpu_power_w) == (20.0, 2000.0, None)
-
-
-@pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_that_is_not_listed_is_unknown_and_not_another_one(
-    monkeypatch: pytest.MonkeyPatch, watched: Watched
-) -> None:
-    """As a slice of one (MIG), whose UUID is its own."""
-    monkeypatch.setattr("litmeter.system.machine.cuda_uuid", lambda: "MIG-1", raising=False)
-    assert free_gpu_bytes() == 0
-    usage = watched.usage(0.1)
-    assert usage.gpu_percent is usage.gpu_memory_mib is None
-    assert usage.cpu_percent is not None

@@ -34,7 +34,8 @@ from litmeter.paths import MODEL
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.system.files import append_line, check_outputs
-from litmeter.system.machine import cuda_available, exclusive_machine
+from litmeter.system.gpu import cuda_available
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import duration, print_wrapped
 from litmeter.system.tables import markdown_table, number_cell, significant
 

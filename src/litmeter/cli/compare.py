@@ -33,7 +33,8 @@ from litmeter.report.tables import differences, pairs_table
 from litmeter.serve.launcher import check_model
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
-from litmeter.system.machine import cuda_available, exclusive_machine
+from litmeter.system.gpu import cuda_available
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.progress import print_wrapped
 
 COLUMNS = (

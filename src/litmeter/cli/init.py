@@ -34,7 +34,8 @@ from litmeter.report.tables import describe
 from litmeter.serve.launcher import starting_server
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import all_or_nothing, write_text
-from litmeter.system.machine import cuda_available, exclusive_machine
+from litmeter.system.gpu import cuda_available
+from litmeter.system.machine import exclusive_machine
 from litmeter.system.opened import opened_below
 from litmeter.system.progress import print_wrapped
 from litmeter.system.tables import significant

@@ -168,7 +168,7 @@ def serve(
     from litmeter.paths import MODEL
     from litmeter.serve.binding import Binding
     from litmeter.serve.launcher import check_model, serve_in_foreground
-    from litmeter.system.machine import cuda_available
+    from litmeter.system.gpu import cuda_available
 
     binding = Binding(port, host, certificate, certificate_key, metrics=metrics, docs=docs)
     binding.check()

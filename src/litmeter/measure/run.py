@@ -6,6 +6,7 @@ them, ends all that was started; what was measured is in the log.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TypeVar
 
+import pynvml
+
 from litmeter.errors import LitmeterError, ServerError
 from litmeter.measure.figures import inprocess_row, served_row
 from litmeter.measure.log import Log
 from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn
-from litmeter.system.machine import cuda_gpu
+from litmeter.system.gpu import read_gpu
 from litmeter.system.memory import ScatteredMemory, available_memory
 from litmeter.system.processes import memory_alone
 from litmeter.system.progress import bar, print_wrapped
@@ -90,9 +93,12 @@ TAKING_S, TAKING_SHARE = 10.0, 1 / 10
 
 @dataclass
 class Memory:
-    """A kind of memory: what is free now, and what the largest worker took, on a GPU all in the mean."""
+    """A kind of memory: what is free now, if that is known, and what the largest worker took.
 
-    free_bytes: Callable[[], int]
+    On a GPU that is the mean of all.
+    """
+
+    free_bytes: Callable[[], float]
     worker_bytes: float = 0.0
 
     def fits(self, new: int, ready: int) -> bool:
@@ -101,10 +107,12 @@ class Memory:
         return self.free_bytes() >= needed
 
 
-def free_gpu_bytes() -> int:
-    """Memory that is free on the first CUDA device; 0 where that is not known."""
-    gpu = cuda_gpu()
-    return 0 if gpu is None else int(gpu.memory_available) * 2**20
+def free_gpu_bytes() -> float:
+    """Memory that is free on the first CUDA device; infinite where that is not known."""
+    try:
+        return read_gpu().free_mib * 2**20
+    except pynvml.NVMLError:  # telemetry says it
+        return math.inf
 
 
 class _Loop:
@@ -124,12 +132,13 @@ class _Loop:
         self.spent_s = spent_s
         self.live: list[Subject] = []
         self.memory = Memory(available_memory)
-        self.gpu = Memory(free_gpu_bytes) if cuda_gpu() is not None else None
-        self.gpu_before = free_gpu_bytes() if self.gpu else 0
+        on_gpu = any(subject.gpu_workers for subject in subjects.values())
+        self.gpu = Memory(free_gpu_bytes) if on_gpu else None
+        self.gpu_before = free_gpu_bytes() if on_gpu else 0
         self.began: float | None = None
         self.stacks: dict[Subject, ExitStack] = {}
         self.wanted: tuple[str, ...] = ()
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(on_gpu)
 
     @property
     def seconds(self) -> float:
@@ -201,6 +210,9 @@ class _Loop:
             if starting:
                 first = next(iter(starting))
                 self._wait(first, starting.pop(first))
+        for subject in waiting:
+            if not subject.essential:
+                print_wrapped(f"without {', '.join(self._names(subject))}: there is no memory for it")
         return tuple(name for name in names if self.subjects[name] in self.live)
 
     def _start(self, subject: Subject, starting: dict[Subject, Callable[[], None]]) -> None:
@@ -223,9 +235,9 @@ class _Loop:
         if subject.pid is not None and subject.workers:
             own_bytes = memory_alone(subject.pid) / subject.workers
             self.memory.worker_bytes = max(self.memory.worker_bytes, own_bytes)
-        if self.gpu:
+        if self.gpu and math.isfinite(self.gpu_before):
             taken = self.gpu_before - free_gpu_bytes()
-            self.gpu.worker_bytes = taken / max(1, sum(one.workers for one in self.stacks))
+            self.gpu.worker_bytes = max(0.0, taken) / max(1, sum(one.gpu_workers for one in self.stacks))
 
     def _failed(self, subject: Subject, error: Exception) -> None:
         self._end(subject)
@@ -241,9 +253,11 @@ class _Loop:
         """Whether memory holds subjects that start; two servers are served in any case."""
         if len(self.live) + len(new) <= 2 and all(subject.essential for subject in new):
             return True
-        starting, ready = (sum(one.workers for one in subjects) for subjects in (new, self.live))
-        if self.gpu is not None and not self.gpu.fits(starting, ready):
+        if self.gpu and not self.gpu.fits(
+            *(sum(one.gpu_workers for one in each) for each in (new, self.live))
+        ):
             return False
+        starting, ready = (sum(one.workers for one in each) for each in (new, self.live))
         fits = self.memory.fits(starting, ready)
         return fits or (self.scattered.give_back() and self.memory.fits(starting, ready))
 

@@ -48,7 +48,7 @@ class Subject(ABC):
     """What can be started, woken, loaded and put to sleep; one may have several names.
 
     Attributes:
-        workers: number of its processes that hold a model.
+        workers, gpu_workers: number of its processes that hold a model, and of those that hold one on a GPU.
         essential: whether nothing can be measured without it.
         pid: root of its processes, once it is ready; None where they run elsewhere.
         client_pid: of the process that sends it requests; None where there is none, or several.
@@ -56,6 +56,7 @@ class Subject(ABC):
     """
 
     workers: int = 0
+    gpu_workers: int = 0
     essential: bool = True
     pid: int | None = None
     client_pid: int | None = None
@@ -104,6 +105,7 @@ class Served(Subject):
 
     def __post_init__(self) -> None:
         self.workers, self.client_pid = self.settings.workers_per_device, self.sender.pid
+        self.gpu_workers = self.workers if self.device == "cuda" and not self.null_model else 0
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
@@ -241,6 +243,7 @@ class InProcess(Subject):
         self.essential = False
         self.cores = available_cores() if self.device == "cpu" else 0.0
         self.workers = min(self.settings.workers_per_device, math.ceil(self.cores) or sys.maxsize)
+        self.gpu_workers = self.workers if self.device == "cuda" else 0
 
     @contextmanager
     def start(self) -> Iterator[Callable[[], None]]:
@@ -262,15 +265,16 @@ class InProcess(Subject):
     def load(self, turn: Turn, tick: Callable[[], None]) -> Done:
         """Run batches."""
         assert isinstance(turn.load, Work)
-        tick()
+        tick()  # a short turn has no other
         if turn.load.kind in ("crowded", "one_thread"):
             threads = 1 if turn.load.kind == "one_thread" else None
-            return self._run(replace(turn.load, kind="pipeline"), self.settings.workers_per_device, threads)
-        return self._run(turn.load, turn.load.busy or self.busiest())
+            work = replace(turn.load, kind="pipeline", busy=self.settings.workers_per_device)
+            return self._run(work, tick, threads)
+        return self._run(replace(turn.load, busy=turn.load.busy or self.busiest()), tick)
 
-    def _run(self, work: Work, busy: int, threads: int | None = None) -> Done:
-        self.talk.send(asdict(replace(work, busy=busy)) | {"threads": threads})
-        blocks, cpu_ms = self.talk.answer()
+    def _run(self, work: Work, tick: Callable[[], None] = lambda: None, threads: int | None = None) -> Done:
+        self.talk.send(asdict(work) | {"threads": threads})
+        blocks, cpu_ms = self.talk.answer(tick)
         return Done(np.array(blocks), cpu_ms)
 
     def busiest(self) -> int:
@@ -287,7 +291,7 @@ class InProcess(Subject):
                 fastest_rps = max(rates.values(), default=0.0)
                 probes: list[float] = []
                 while not probes or (len(probes) < 2 and probes[0] > SLOW_PROBE * fastest_rps):
-                    probes.append(float(self._run(Work("pipeline", 1, PROBE_S), busy).blocks.mean()))
+                    probes.append(float(self._run(Work("pipeline", 1, PROBE_S, busy)).blocks.mean()))
                 if max(probes) <= fastest_rps:
                     break
                 rates[busy] = min(probes)

@@ -12,14 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psutil
 
 from litmeter.measure.neighbours import Neighbours
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
 from litmeter.system.cores import allowed_cpus, available_cores, throttled_s
-from litmeter.system.machine import cuda_gpu
+from litmeter.system.gpu import Reading, read_gpu
 from litmeter.system.processes import tree
 from litmeter.system.progress import print_wrapped
 
@@ -46,7 +46,8 @@ class Usage:
         throttled_s: how long the cgroup's CPU quota stopped its processes.
         cores: available to this process, at the begin and at the end.
         mhz, best_mhz: mean frequency of the cores, in the turn and the highest so far.
-        gpu_percent, gpu_memory_mib, gpu_power_w: of the first CUDA device: mean, highest, mean reading.
+        gpu_percent, gpu_memory_mib, gpu_power_w: of the whole first CUDA device, stopped servers included:
+            mean, highest, mean reading; memory alone in the first AVERAGED_S, whose means began before.
     """
 
     seconds: float = 0.0
@@ -68,14 +69,17 @@ class Usage:
     gpu_power_w: float | None = None
 
 
+AVERAGED_S = 1.0
+"""NVML's utilisation and power are means of so much, at most."""
 _Counter = Mapping[int | str, float]
 """What grows by id of a process or thread, or by name: seconds since its start, or the machine's."""
 
 
 class Telemetry:
-    """Reads the usage of one turn after another."""
+    """Reads the usage of one turn after another; of the GPU where what is measured is ``on_gpu``."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool) -> None:
+        self._on_gpu = on_gpu
         self._best_mhz = 0.0
         self._failed: set[str] = set()
         self._neighbours = Neighbours()
@@ -84,7 +88,7 @@ class Telemetry:
         """Begin a turn, with the pids of ``Subject``."""
         self._server, self._client = server_pid, client_pid
         self._mhz: list[float] = []
-        self._gpu: list[Any] = []
+        self._gpu: list[Reading] = []
         self._read("other processes", self._neighbours.begin)
         self._began, self._cores, self._before = self._counters()
 
@@ -94,7 +98,9 @@ class Telemetry:
         if mhz is not None:
             self._mhz.append(mhz)
             self._best_mhz = max(self._best_mhz, mhz)
-        if (gpu := self._read("the GPU", cuda_gpu)) is not None:
+        if self._on_gpu and (gpu := self._read("the GPU", read_gpu)) is not None:
+            if perf_counter() - self._began < AVERAGED_S:
+                gpu = gpu._replace(percent=None, power_w=None)
             self._gpu.append(gpu)
 
     def end(self) -> Usage:
@@ -113,7 +119,6 @@ class Telemetry:
             percents["busy"] = 100 * ours_s / (self._cores * (ended - self._began))
         busy = percents.get("other", 0.0) > OTHER_LOAD_PERCENT
         others = self._read("other processes", self._neighbours.busiest) if busy else None
-        memory = (gpu.memory_used for gpu in self._gpu if gpu.memory_used is not None)
         return Usage(
             seconds=ended - self._began,
             cpu_percent=percents.get("busy"),
@@ -129,9 +134,9 @@ class Telemetry:
             cores=None if self._cores is None or cores is None else (self._cores, cores),
             mhz=_mean(self._mhz),
             best_mhz=self._best_mhz or None,
-            gpu_percent=_mean([gpu.utilization for gpu in self._gpu]),
-            gpu_memory_mib=max(memory, default=None),
-            gpu_power_w=_mean([gpu.power_draw for gpu in self._gpu]),
+            gpu_percent=_mean([gpu.percent for gpu in self._gpu]),
+            gpu_memory_mib=max((gpu.used_mib for gpu in self._gpu), default=None),
+            gpu_power_w=_mean([gpu.power_w for gpu in self._gpu]),
         )
 
     def _counters(self) -> tuple[float, float | None, list[_Counter | None]]:

@@ -24,11 +24,21 @@ from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
-from litmeter.system.machine import LIBRARIES, cuda_available, describe_machine, fingerprint
+from litmeter.system.gpu import cuda_available
+from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
 from litmeter.system.progress import duration, print_wrapped
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""
+
+
+GPU_USERS = 64
+ON_A_GPU = (
+    f"dvc exp run -S 'load.users=[1,8,{GPU_USERS}]' -S comparison.users={GPU_USERS} "
+    "-S 'compile.batch_sizes=[1,2,4,8,16,32]' "
+    "-S serve.max_batch_size=32 -S experiments.e7_tuned.max_batch_size=32"
+)
+"""What suits a GPU of a T4's size."""
 
 
 def main() -> None:
@@ -60,6 +70,8 @@ def main() -> None:
         device = resolve_device(params.device, machine["gpu"] is not None)
         if device == "cpu" and (emulating or machine != known):
             print_wrapped(said_of_half(emulating, native, slowdown_by_half()))
+        if device == "cuda" and max(params.load.users) < GPU_USERS:
+            print_wrapped(f"users and packages of params.yaml are for two cores; for a GPU: {ON_A_GPU}")
     with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
         there = MODEL.exported.exists() or not params.has_classifier
         if there and (sentence := change_ahead(*params_on(machine))):

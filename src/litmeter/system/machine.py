@@ -10,17 +10,15 @@ import platform
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from importlib.metadata import PackageNotFoundError, distributions, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import gpustat
 import psutil
 from filelock import FileLock, Timeout
 
 from litmeter.system.cores import allowed_cpus, available_cores
+from litmeter.system.gpu import describe_gpu
 from litmeter.system.tables import pluralise
 
 LIBRARIES = (
@@ -32,9 +30,6 @@ COMPILERS = ("torch", "timm", "openvino")
 """Those that make the packages of a compiled model."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
-DEVICES = Path("/dev")
-GPU_DEVICES = ("nvidia*", "nvhost*", "nvgpu*", "dxg", "kfd")
-"""Devices of the drivers of NVIDIA (the second, third: Jetson), WSL, and AMD, which torch calls CUDA."""
 
 
 def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
@@ -49,7 +44,7 @@ def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARI
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
-        **_gpu(),
+        **describe_gpu(),
         "python": platform.python_version(),
         **_versions(sources, libraries),
     }
@@ -111,56 +106,6 @@ def _proc_cpuinfo() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def cuda_available() -> bool:
-    """Whether torch is installed and can use a GPU.
-
-    It is asked only where a driver has a device: its import takes seconds.
-    """
-    if not any(any(DEVICES.glob(pattern)) for pattern in GPU_DEVICES) or find_spec("torch") is None:
-        return False
-    import torch
-
-    return torch.cuda.is_available()
-
-
-@cache
-def cuda_uuid() -> str | None:
-    """UUID of torch's first CUDA device, which CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER choose, or None."""
-    if not cuda_available():
-        return None
-    import torch
-
-    return str(torch.cuda.get_device_properties(0).uuid)
-
-
-def cuda_gpu() -> gpustat.GPUStat | None:
-    """What gpustat reads of torch's first CUDA device now; None without one, or where it is not listed.
-
-    NVML's order is its own, and it lists GPUs that CUDA_VISIBLE_DEVICES hides.
-    """
-    if (uuid := cuda_uuid()) is None:
-        return None
-    # torch's lacks NVML's prefix.
-    gpus = gpustat.new_query().gpus
-    return next((gpu for gpu in gpus if gpu.uuid.removeprefix("GPU-") == uuid.removeprefix("GPU-")), None)
-
-
-def _gpu() -> dict[str, Any]:
-    """The first CUDA device; null without one."""
-    if not cuda_available():
-        return {"gpu": None, "gpu_count": 0, "gpu_memory_gib": None, "gpu_driver": None, "cuda": None}
-    import torch
-
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "gpu": properties.name,
-        "gpu_count": torch.cuda.device_count(),
-        "gpu_memory_gib": round(properties.total_memory / 2**30),
-        "gpu_driver": gpustat.new_query().driver_version,
-        "cuda": torch.version.cuda,
-    }
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:

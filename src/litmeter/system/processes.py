@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import scratch
 
 LOG_TAIL_LINES = 15
+TICK_S = 0.25
 FULL_DISK_BYTES = 2**16
 """Free space below which a disk counts as full: a failed write of a page may leave a few bytes."""
 GONE_S = 10.0
@@ -269,8 +271,14 @@ class JsonLinesProcess:
             yield json.loads(line)
         raise self._failure()
 
-    def answer(self) -> Any:
-        """The next answer; raise ``error``, with the end of the log, if the process has died."""
+    def answer(self, tick: Callable[[], None] | None = None) -> Any:
+        """The next answer; raise ``error``, with the end of the log, if the process has died.
+
+        While it is waited for, ``tick`` is called a few times a second; no answer before it may be unread.
+        """
+        assert self._process.stdout is not None
+        while tick and not select.select([self._process.stdout], [], [], TICK_S)[0]:
+            tick()
         return next(self.answers())
 
     def _failure(self) -> LitmeterError:
