@@ -272,6 +272,16 @@ def test_a_worker_that_fails_loses_its_request_and_is_replaced(how: str) -> None
         assert metric(server.url, "litmeter_workers_killed_total") == (how != "killed")
 
 
+def test_a_worker_whose_gpu_fails_loses_its_request_and_is_replaced() -> None:
+    with running_server(MODEL, settings("LosesItsGpu"), "cpu", 30.0) as server:
+        url, [worker] = f"{server.url}/predict", by_role(server.url, "worker")
+        lost = ask(url, sent_json({"input": 13}))
+        assert (lost.status_code, lost.headers["Retry-After"]) == (503, "1")
+        wait_for(lambda: not worker.is_running())
+        assert ask(url, sent_json({"input": 3})).json() == {"output": 9.0}
+        assert "GPU context is broken" in server.log.read_text()
+
+
 def test_a_request_that_waits_too_long_gets_504_by_both_transports() -> None:
     for transport in ("litserve", "direct"):
         slow = settings("Anything", transport=transport)

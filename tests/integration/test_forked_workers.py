@@ -77,7 +77,7 @@ def test_workers_of_litserve_end_when_another_process_dies(victim: str, exported
 @pytest.mark.parametrize("preprocess", ["torchvision", "timm"])
 def test_a_predictor_imports_no_library_that_was_not_named(preprocess: str, exported: ModelFolders) -> None:
     settings = ServeSettings.model_validate({"preprocess": preprocess, "compiled": False})
-    job = [modules_of(settings), settings.model_dump(), str(exported.exported), str(exported.compiled)]
+    job = [modules_of(settings, "cpu"), settings.model_dump(), str(exported.exported), str(exported.compiled)]
     command = [sys.executable, "-c", IMPORTED_BY_A_PREDICTOR, json.dumps(job)]
     done = subprocess.run(command, env=os.environ, check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == []

@@ -316,6 +316,17 @@ class Anything(litserve.LitAPI):
         return ANSWERS[output["answer"]]() if "answer" in output else {"number": output.get("number")}
 
 
+class LosesItsGpu(Square):
+    """Raises what CUDA raises when its context is broken, and would from then on."""
+
+    def predict(self, x):
+        if x == 13:
+            import torch
+
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        return super().predict(x)
+
+
 class Unwell(Square):
     """Says that it is not healthy while a file is there."""
 

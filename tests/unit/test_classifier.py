@@ -17,6 +17,12 @@ from litmeter.paths import ModelFolders
 from litmeter.serve.classifier import Classifier, PredictRequest
 from litmeter.serve.messages import Reply, Request
 
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+)
+
 
 @pytest.fixture
 def classifier(exported: ModelFolders) -> Classifier:
@@ -46,10 +52,13 @@ def fail_above(classifier: Classifier, most: int, error: Exception) -> list[int]
     return sizes
 
 
-def test_a_batch_without_memory_is_answered_in_halves(classifier: Classifier, photos: list[Path]) -> None:
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_batch_without_memory_is_answered_in_halves(
+    error: Exception, classifier: Classifier, photos: list[Path]
+) -> None:
     files = [path.read_bytes() for path in photos[:7]]
     expected = [json.loads(answer.body)["probability"] for answer in answers_to(classifier, files)]
-    sizes = fail_above(classifier, 2, torch.OutOfMemoryError("CUDA out of memory"))
+    sizes = fail_above(classifier, 2, error)
     answers = answers_to(classifier, files)
     assert sizes == [7, 3, 1, 2, 4, 2, 2]
     assert [answer.status for answer in answers] == [200] * 7
@@ -64,6 +73,15 @@ def test_one_request_without_memory_gets_503(classifier: Classifier, photos: lis
     answers = answers_to(classifier, [path.read_bytes() for path in photos[:2]])
     assert [answer.status for answer in answers] == [503, 503]
     assert b"no memory" in answers[0].body
+
+
+def test_an_error_of_the_gpu_that_stays_ends_the_worker(classifier: Classifier, photos: list[Path]) -> None:
+    """In either transport's loop, which catch what is an Exception."""
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    sizes = fail_above(classifier, 0, error)
+    with pytest.raises(SystemExit, match="GPU context is broken"):
+        answers_to(classifier, [photos[0].read_bytes()])
+    assert sizes == [1]
 
 
 def test_another_failure_of_the_model_is_not_retried(classifier: Classifier, photos: list[Path]) -> None:

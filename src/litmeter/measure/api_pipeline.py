@@ -14,6 +14,7 @@ from litserve import LitAPI, LitServer
 
 from litmeter.errors import ApiError
 from litmeter.measure.bodies import Bodies
+from litmeter.model.device import wait_for
 from litmeter.serve.lit_methods import Methods, RefusedError, Route
 from litmeter.system.cores import allowed_cpus
 
@@ -44,8 +45,8 @@ class ApiPipeline(Methods):
         else:
             for inputs, contexts in batch:
                 self.call("predict", contexts, inputs)
-            if self._on_gpu and "torch" in sys.modules:
-                sys.modules["torch"].cuda.synchronize()
+            if self._on_gpu and (torch := sys.modules.get("torch")):
+                wait_for(torch.device("cuda:0"))
 
     def answers(self, requests: Sequence[bytes]) -> list[Any]:
         """The answers to requests, one batch where it batches; raise LengthError for too few or many."""

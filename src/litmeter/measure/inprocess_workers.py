@@ -66,9 +66,11 @@ class ClassifierPipeline:
     ) -> None:
         import torch
 
+        from litmeter.model.device import wait_for
         from litmeter.model.predictor import Predictor
 
-        self._torch, self._predictor = torch, Predictor(folders, device, settings)
+        self._predictor = Predictor(folders, device, settings)
+        self._wait = partial(wait_for, self._predictor.device)
         self._next_photo = itertools.cycle(photos).__next__
         self.threads = torch.get_num_threads()
 
@@ -84,8 +86,7 @@ class ClassifierPipeline:
             self._predictor.predict(self._images(size))
         else:
             self._predictor.forward(batch)
-            if self._predictor.device.type == "cuda":
-                self._torch.cuda.synchronize(self._predictor.device)
+            self._wait()
 
     def _images(self, size: int) -> list[torch.Tensor]:
         return [self._predictor.preprocess(self._next_photo()) for _ in range(size)]
@@ -204,7 +205,7 @@ def _classifier(setup: Any, settings: ServeSettings) -> tuple[str, Callable[[], 
     photos = [Path(path).read_bytes() for path in setup["photos"]]
     folders = ModelFolders(Path(setup["exported"]), Path(setup["compiled"]))
     with freeze_gc_after():
-        for name in modules_of(settings):
+        for name in modules_of(settings, setup["device"]):
             importlib.import_module(name)
     return "fork", partial(ClassifierPipeline, folders, setup["device"], settings, photos)
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from litmeter.errors import ParamsError
 from litmeter.params import Params, Precision, load_params
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 WITHOUT_BFLOAT16 = "this CPU has no instructions for bfloat16"
 CAPS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 """Values of oneDNN's ONEDNN_MAX_CPU_ISA that leave none of these instructions."""
+
+BLOCKING = False
+"""Whether a thread sleeps while it waits for a GPU, instead of spinning, which counts as CPU time. Off until
+a measurement on a GPU says that it helps: ``python -m studies.gpu``."""
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""Parts of the messages of torch on a CPU, of CUDA and torch on a GPU, and of cuBLAS and cuDNN."""
 
 
 def params_on(machine: Mapping[str, Any]) -> tuple[Params, str]:
@@ -76,3 +86,32 @@ def has_bfloat16() -> bool:
     flags = cpu_flags()
     computes = not flags or any("bf16" in flag for flag in flags)
     return listed and computes and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in CAPS
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done all that this thread gave it to do; a CPU always has."""
+    if device.type != "cuda":
+        return
+    import torch
+
+    if BLOCKING:
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        event.synchronize()
+    else:
+        torch.cuda.synchronize(device)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory does not suffice, whatever its type."""
+    return any(part in str(error) for part in OUT_OF_MEMORY)
+
+
+def end_if_sticky(error: BaseException) -> None:
+    """End this process where all that it asks of its GPU fails from now on, as after an illegal access.
+
+    Otherwise a worker that fails at once takes most requests.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.AcceleratorError) and not lacks_memory(error):
+        sys.exit(f"this worker's GPU context is broken, and another takes its place: {error}")

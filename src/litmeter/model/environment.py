@@ -28,9 +28,11 @@ def worker_environment(settings: ServeSettings) -> dict[str, str]:
     return os.environ | thresholds
 
 
-def modules_of(settings: ServeSettings) -> list[str]:
+def modules_of(settings: ServeSettings, device: str) -> list[str]:
     """The modules that a predictor with these settings imports; workers are forked where these are loaded."""
-    return ["litmeter.model.predictor", *([] if settings.compiled else ["litmeter.model.model"])]
+    if settings.compiled:
+        return ["litmeter.model.predictor", *(["openvino"] if device == "cpu" else [])]
+    return ["litmeter.model.predictor", "litmeter.model.model"]
 
 
 def keep_freed_memory() -> None:

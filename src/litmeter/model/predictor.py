@@ -12,13 +12,13 @@ import torch
 
 from litmeter.model.card import read_card
 from litmeter.model.compiled.model import BatchModel, compiled_model
-from litmeter.model.device import dtype_name
+from litmeter.model.device import dtype_name, lacks_memory, wait_for
 from litmeter.model.preprocess import PREPROCESS, stack_images
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
 
-CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-"""Part of torch's message: on a CPU it raises a plain RuntimeError, not OutOfMemoryError."""
+WARM_UP = 8
+"""Images, at most, of the batch that takes the memory and loads the kernels that later ones need."""
 
 
 class Predictor:
@@ -56,6 +56,13 @@ class Predictor:
             else build_eager()
         )
 
+    def warm_up(self, settings: ServeSettings) -> None:
+        """Run a batch of one image, and one of several; raise MemoryError as ``predict``."""
+        dtype = torch.float32 if settings.preprocess == "timm" else torch.uint8
+        image = torch.zeros((3, self.card.image_size, self.card.image_size), dtype=dtype)
+        for size in (1, min(settings.max_batch_size, WARM_UP)):
+            self.predict([image] * size)
+
     def preprocess(self, content: bytes) -> torch.Tensor:
         """Decode and transform one image file."""
         return self.transform(self.decode(content))
@@ -70,9 +77,11 @@ class Predictor:
         Raise MemoryError where the device's memory does not suffice for a batch of this size.
         """
         try:
-            return self.forward(self.batch(images)).cpu()
+            probabilities = self.forward(self.batch(images))
+            wait_for(self.device)
+            return probabilities.cpu()
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
+            if not lacks_memory(error):
                 raise
             reason = str(error).splitlines()[0]
         # Raised outside the handler: the handled error's traceback keeps the tensors alive.

@@ -55,15 +55,15 @@ def _serve_api(settings: ServeSettings, **options: Any) -> None:
 
 
 def _serve_classifier(
-    folders: ModelFolders, settings: ServeSettings, *, null_model: bool, **options: Any
+    folders: ModelFolders, settings: ServeSettings, *, device: str, null_model: bool, **options: Any
 ) -> None:
     if FORKS:
         own = ["direct.worker", "classifier"] if settings.transport == "direct" else ["api"]
-        modules = [] if null_model else modules_of(settings)
+        modules = [] if null_model else modules_of(settings, device)
         start_forkserver([*(f"litmeter.serve.{name}" for name in own), *modules])
     with freeze_gc_after():
         from litmeter.serve.app import serve
-    serve(folders, settings, null_model=null_model, **options)
+    serve(folders, settings, device=device, null_model=null_model, **options)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from litmeter.model.card import read_card
+from litmeter.model.device import end_if_sticky
 from litmeter.model.image import ImageError
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
@@ -111,6 +112,8 @@ class Classifier:
             from litmeter.model.predictor import Predictor
 
             self.predictor = Predictor(self.folders, device, self.settings)
+        if device != "cpu":  # else the first batch is slow, and what a worker needs is not known
+            self.predictor.warm_up(self.settings)
 
     def decode_json(self, request: PredictRequest) -> Item:
         """Decode and preprocess the image of a validated JSON body."""
@@ -136,7 +139,11 @@ class Classifier:
         """The outputs of a batch, one for each item, in the same order."""
         started = perf_counter()
         images = [item.image for item in items if not isinstance(item.image, Reply)]
-        contents = iter(self._predict(images) if images else [])
+        try:
+            contents = iter(self._predict(images) if images else [])
+        except Exception as error:
+            end_if_sticky(error)
+            raise
         predicted = perf_counter()
         outputs = [
             Output(item.image if isinstance(item.image, Reply) else next(contents), predicted)

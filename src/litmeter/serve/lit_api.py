@@ -28,6 +28,7 @@ from litserve.callbacks import Callback
 from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
 from litmeter.errors import ApiError
+from litmeter.model.device import end_if_sticky
 from litmeter.params import ServeSettings
 from litmeter.serve.binding import LOG_VARIABLE
 from litmeter.serve.lit_methods import LengthError, Methods, Outcome, RefusedError, Route, route_of
@@ -270,7 +271,8 @@ class ApiResponder:
 
 
 def failure(error: Exception) -> Outcome:
-    """The outcome of requests of which ``error`` was raised, which is logged."""
+    """The outcome of requests of which ``error`` was raised, which is logged; see ``end_if_sticky``."""
+    end_if_sticky(error)
     if isinstance(error, LengthError):
         logger.error("predict or unbatch: %s", error)
         error = HTTPException(500, "Batch size mismatch")

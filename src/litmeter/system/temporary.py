@@ -40,6 +40,11 @@ def scratch() -> Iterator[Path]:
         yield folder
 
 
+def folder_of(pid: int) -> Path:
+    """Where a process leaves files that it needs to its end; who replaces one that was killed removes it."""
+    return Path(tempfile.gettempdir()) / f"of-{pid}"
+
+
 def lasting_log(name: str) -> Path:
     """Where the log of the last try of what has this name stays; raise UsageError if it is not one's own."""
     folder = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}-logs"

@@ -17,7 +17,15 @@ from typing import Any
 
 from litmeter.errors import LitmeterError
 from litmeter.model.card import sha256
-from litmeter.model.compiled.manifest import MANIFEST_NAME, Calibration, Manifest, Package, identity
+from litmeter.model.compiled.manifest import (
+    AOTI_SUFFIX,
+    MANIFEST_NAME,
+    SUFFIXES,
+    Calibration,
+    Manifest,
+    Package,
+    identity,
+)
 from litmeter.model.device import cannot_run_reason, dtype_name, precisions_on
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
@@ -46,11 +54,7 @@ def compile_model(
     with atomic_folder(folders.compiled) as temporary:
         if not variants:
             skipped_reason = "compile.batch_sizes is empty"
-        elif device == "cuda" and not (
-            shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
-        ):
-            skipped_reason = "there is no C++ compiler (g++ or clang++)"
-        else:
+        elif not (skipped_reason := missing_tool(device)):
             built = build_packages(folders.exported, temporary.resolve(), device, variants, calibration)
             packages = time_packages(folders.exported, temporary.resolve(), device, built)
         if "int8" in precisions:
@@ -71,6 +75,21 @@ def compile_model(
     return manifest
 
 
+def missing_tool(device: str) -> str | None:
+    """Why packages for ``device`` cannot be compiled here; None where they can."""
+    if SUFFIXES[device] == AOTI_SUFFIX and not (
+        shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    ):
+        return "there is no C++ compiler (g++ or clang++)"
+    if device == "cuda":
+        from torch.utils import cpp_extension  # takes seconds
+        from torch.version import hip
+
+        if not hip and cpp_extension.CUDA_HOME is None:
+            return "there is no CUDA toolkit (CUDA_HOME, nvcc or /usr/local/cuda)"
+    return None
+
+
 def build_packages(
     exported: Path, folder: Path, device: str, variants: Sequence[Variant], calibration: Sequence[Path]
 ) -> list[Package]:
@@ -81,7 +100,8 @@ def build_packages(
     with bar(len(variants), "compiling", "package") as progress:
 
         def build(own: Sequence[Variant], on_start: OnStart) -> dict[Variant, Mapping[str, Any]]:
-            paths = {variant: folder / "{}-{}.package".format(*variant) for variant in own}
+            suffix = SUFFIXES[device]
+            paths = {variant: folder / "{}-{}{}".format(*variant, suffix) for variant in own}
             job: dict[str, Any] = {"do": "compile", "folder": str(exported), "device": device}
             job["packages"] = [(*variant, str(path)) for variant, path in paths.items()]
             if own[0][0] == "int8":

@@ -23,6 +23,10 @@ from litmeter.system.files import Record, digest, read_json, reading
 from litmeter.system.machine import COMPILERS, fingerprint
 
 MANIFEST_NAME = "manifest.json"
+AOTI_SUFFIX = ".pt2"
+"""Of packages of torch's AOTInductor, which takes no other; it compiles for a CPU, too."""
+SUFFIXES = {"cpu": ".package", "cuda": AOTI_SUFFIX}
+"""Endings of packages' names by device, which say who compiles and loads them."""
 COMPILE = "dvc repro compile"
 
 
@@ -105,14 +109,18 @@ def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[
 
 
 def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> str | None:
-    """What to say where ``settings`` allow larger batches than were compiled; None where they do not.
+    """What to say where ``settings`` ask for more than was compiled; None where they do not.
 
     Raise ModelError as ``packages_to_use``.
     """
     if not settings.compiled:
         return None
     used = packages_to_use(folders, device, settings.precision)
-    largest = max((package.batch_size for package in used), default=settings.max_batch_size)
+    if not used:
+        manifest = read_manifest(folders, device)
+        own = (one.skipped_reason for one in manifest.packages if one.precision == settings.precision)
+        return f"not compiled: {manifest.skipped_reason or next(own, 'no package')}; the model runs in torch"
+    largest = max(package.batch_size for package in used)
     if settings.max_batch_size <= largest:
         return None
     return (

@@ -1,35 +1,40 @@
 """A model that runs the packages compiled for its batch sizes.
 
-They are OpenVINO's on a CPU, and of torch's Inductor on a GPU. An OpenVINO package holds the graph with its
-weights; kernels (oneDNN's) are made as it is loaded, in a fraction of a second.
+They are OpenVINO's on a CPU, and of torch's Inductor on a GPU. That one's loader unpacks a package into a
+folder, from which kernels are loaded at their first launch, and which a killed process leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from mmap import ACCESS_COPY, mmap
 from pathlib import Path
+from typing import cast
 
 import numpy as np
-import openvino
 import torch
 
-from litmeter.model.compiled.manifest import packages_to_use, verified_file
+from litmeter.model.compiled.manifest import AOTI_SUFFIX, packages_to_use, verified_file
 from litmeter.model.device import dtype_name
 from litmeter.paths import ModelFolders
+from litmeter.system.temporary import folder_of
 
 BatchModel = Callable[[torch.Tensor], torch.Tensor]
 """A model as a function: a batch -> logits (N, classes)."""
+
+
 PRECISION_HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int8: "f32"}
 """For operators that are not quantised, which are all of them but in int8."""
 
 
 def load_package(path: Path, dtype: torch.dtype, device: torch.device) -> BatchModel:
     """Load the model in a package, which takes batches of the one size that it was compiled for."""
-    if device.type == "cuda":
+    if path.suffix == AOTI_SUFFIX:
         torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32
-        loaded: BatchModel = torch._inductor.aoti_load_package(str(path))
-        return loaded
+        with unpacking_into(folder_of(os.getpid())):
+            return cast(BatchModel, torch._inductor.aoti_load_package(str(path)))
     return OpenVinoModel(path, dtype)
 
 
@@ -37,6 +42,8 @@ class OpenVinoModel:
     """The model in a package of OpenVINO's, mapped: the weights are in memory once for all workers."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
+        import openvino  # takes memory, which workers on a GPU do not need
+
         with path.open("rb") as file:
             package = np.frombuffer(mmap(file.fileno(), 0, access=ACCESS_COPY), np.uint8)
         # OpenVINO reads the weights where they are, so that this must live as long as the model.
@@ -59,6 +66,19 @@ def openvino_options(dtype: torch.dtype) -> dict[str, object]:
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,
     }
+
+
+@contextmanager
+def unpacking_into(folder: Path) -> Iterator[None]:
+    """Have libraries make their temporary folders in ``folder`` within a block."""
+    before = os.environ.get("TMPDIR")
+    folder.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        os.environ |= {"TMPDIR": before} if before else {}
 
 
 def compiled_model(

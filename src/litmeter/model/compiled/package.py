@@ -28,8 +28,9 @@ import openvino
 import torch
 
 from litmeter.model.card import read_card
+from litmeter.model.compiled.manifest import AOTI_SUFFIX
 from litmeter.model.compiled.model import BatchModel, load_package, openvino_options, run_in_parts, split
-from litmeter.model.device import dtype_name
+from litmeter.model.device import dtype_name, wait_for
 from litmeter.model.graph import GraphModel, converted, pixel_graph
 from litmeter.model.model import PixelModel, load_model
 from litmeter.model.preprocess import TorchvisionPreprocess, stack_images
@@ -62,27 +63,30 @@ def _answer(content: Any) -> None:
 def compile_float(folder: str, device: str, packages: Sequence[Entry]) -> None:
     """Compile packages in formats that the model itself computes in; answer with the seconds of each.
 
-    Those of a batch size stand together: on a CPU they are of one graph; on a GPU there is one of each.
+    Those of a batch size stand together: OpenVINO's are of one graph.
     """
     for size, group in itertools.groupby(packages, key=itemgetter(1)):
         began = perf_counter()
         paths = {precision: path for precision, _, path in group}
         example = example_batch(folder, device, size)
-        if device == "cuda":
-            [(precision, path)] = paths.items()
-            with torch.no_grad():
-                exported = torch.export.export(eager_model(folder, device, precision), (example,))
-                # Weights become constants: folded, packed, and part of the package.
-                torch._inductor.aoti_compile_and_package(
-                    exported, package_path=path, inductor_configs={"freezing": True}
-                )
-        else:
-            graph = graph_of(folder, example)  # in float32, which OpenVINO casts itself
-            for precision, path in paths.items():
+        graph = None
+        for precision, path in paths.items():
+            if path.endswith(AOTI_SUFFIX):
+                compile_by_inductor(eager_model(folder, device, precision), example, path)
+            else:
+                graph = graph or graph_of(folder, example)  # in float32, which OpenVINO casts itself
                 write_package(graph, example.shape, getattr(torch, dtype_name(precision, device)), path)
         seconds = round((perf_counter() - began) / len(paths), 1)
         for precision in paths:
             _answer([precision, size, seconds])
+
+
+@torch.no_grad()
+def compile_by_inductor(model: PixelModel, example: torch.Tensor, path: str) -> None:
+    """Write AOTInductor's package of ``model`` for batches like ``example``."""
+    exported = torch.export.export(model, (example,))
+    # Weights become constants: folded, packed, and part of the package.
+    torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs={"freezing": True})
 
 
 def compile_int8(folder: str, device: str, packages: Sequence[Entry], calibration: Sequence[str]) -> None:
@@ -236,8 +240,7 @@ def run_ms(model: BatchModel, example: torch.Tensor) -> float:
     """Wall time of one run, milliseconds."""
     started = perf_counter()
     model(example)
-    if example.is_cuda:
-        torch.cuda.synchronize()
+    wait_for(example.device)
     return 1000 * (perf_counter() - started)
 
 

@@ -10,6 +10,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -31,6 +32,7 @@ from litmeter.serve.forkserver import WORKERS
 from litmeter.serve.messages import SETUP_FAILED
 from litmeter.serve.metrics import RequestTimer
 from litmeter.system.signals import TERMINATION_SIGNALS, kill_with_parent
+from litmeter.system.temporary import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +168,7 @@ class Supervisor:
         ended = f"worker {worker.process.pid} {_describe_exit(worker.process)}"
         mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]  # its counters stay
         self._channel.on_worker_exit(worker.index)
+        shutil.rmtree(folder_of(worker.process.pid or 0), ignore_errors=True)
         if worker.ready_at is None:
             if self._http is None and worker.process.exitcode == SETUP_FAILED:
                 sys.exit(ApiError.exit_code)
