@@ -35,6 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from litmeter.model.compiled.model import openvino_options
+from litmeter.model.device import wait_for
 from litmeter.model.graph import GraphModel, converted, operators
 from litmeter.system.imports import lean_import
 from litmeter.system.memory import available_memory
@@ -220,8 +221,10 @@ def find_device(gpu_name: str | None) -> Device | None:
     return next((device for device in DEVICES if re.search(device.pattern, gpu_name or "")), None)
 
 
-MATRIX_SIZES = (512, 1024, 2048)
-"""Sides of the square matrices; which is fastest depends on caches and device."""
+MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+"""Sides of the square matrices by device; which is fastest depends on its caches."""
+LAUNCHES = {"cpu": 1, "cuda": 8}
+"""Runs that are timed together: to launch one on a GPU takes as long as a small product."""
 LAYERS, LAYER_BATCHES = 4, (1, 8)
 """Convolutions of the model that are timed in torch, those with most arithmetic, and in which batches."""
 CHANNELS, ROWS = (512, 1024), 512
@@ -286,7 +289,7 @@ def _torch_operations(
 ) -> Iterator[Operation]:
     """Square matrix products, and convolutions in batches; without these in int8, which torch has not."""
     number_format = getattr(torch, dtype)
-    for size in MATRIX_SIZES:
+    for size in MATRIX_SIZES[device]:
         yield Operation("torch", dtype, 2 * size**3, _torch_product(device, number_format, size))
     for flops, layer, shape in layers if number_format.is_floating_point else ():
         own = copy.deepcopy(layer).to(device, number_format)
@@ -442,14 +445,18 @@ def measured_reading(device: str, size: int) -> float:
 
 
 def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -> float:
-    """Shortest wall time of ``operation`` within ``within_s``, of one run at least after a warm-up."""
+    """Shortest wall time of ``operation`` within ``within_s``, of one run at least after a warm-up.
+
+    On a GPU of several runs at once.
+    """
+    launches = LAUNCHES[device]
 
     def run_s() -> float:
         start = perf_counter()
-        operation()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter() - start
+        for _ in range(launches):
+            operation()
+        wait_for(torch.device(device))
+        return (perf_counter() - start) / launches
 
     run_s()
     started, shortest = perf_counter(), run_s()

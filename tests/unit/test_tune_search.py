@@ -274,7 +274,7 @@ def served_rps(one: ServeSettings) -> float:
         request: {1: REQUEST_S},
         f"{request}: CPU time": {1: OF_WORKER_S},
     }
-    return predicted_rps(one, costs, 2, 8) * (0.8 if one.batch_timeout_s else 1.0)
+    return predicted_rps(one, costs, Machine("cpu", 2), 8) * (0.8 if one.batch_timeout_s else 1.0)
 
 
 def searched_for_api(job: Job) -> tuple[Outcome, MadeUpMachine]:

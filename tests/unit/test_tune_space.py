@@ -73,7 +73,10 @@ def test_more_threads_than_cores_are_left_out_on_a_cpu_only() -> None:
     assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (2, 1)]
     assert list(left_out.values()) == [3]
     gpu = Machine("cuda", 2)
-    assert [one.workers_per_device for one in spaces(gpu, workers_per_device=(1, 4))[0]] == [1, 4]
+    found, left_out = spaces(gpu, workers_per_device=(1, 4), threads_per_worker=(1, 2))
+    # Threads preprocess, on the CPU, whatever runs the model.
+    assert [(one.workers_per_device, one.threads_per_worker) for one in found] == [(1, 1), (1, 2), (4, 1)]
+    assert list(left_out.values()) == [1]
 
 
 @pytest.mark.parametrize(
@@ -121,12 +124,21 @@ def test_a_predicted_rate_is_what_cores_workers_and_batches_allow(
 ) -> None:
     [settings] = spaces(**knobs)[0]
     found = costs({model_part(settings): model_s}, request_s)
-    assert predicted_rps(settings, found, 2, 8) == pytest.approx(rps)
+    assert predicted_rps(settings, found, CPU, 8) == pytest.approx(rps)
+
+
+def test_a_model_on_a_gpu_takes_none_of_the_cores_and_bounds_the_rate() -> None:
+    gpu = Machine("cuda", 2)
+    [settings] = spaces(gpu, workers_per_device=(4,), max_batch_size=(2,))[0]
+    found = costs({model_part(settings): {2: 0.004}}, 0.001)
+    assert predicted_rps(settings, found, gpu, 8) == pytest.approx(1 / 0.004)  # the cores allow 2 / 0.003
+    fast = costs({model_part(settings): {2: 0.0001}}, 0.001)
+    assert predicted_rps(settings, fast, gpu, 8) == pytest.approx(2 / 0.003)
 
 
 def test_the_fastest_prediction_comes_first_and_of_equals_the_simpler() -> None:
     found, _ = spaces(max_batch_size=(1, 4), keep_freed_memory=(True, False))
-    ranked = ranking(found, costs({model_part(one): {1: 0.010, 4: 0.006} for one in found}), 2, 8)
+    ranked = ranking(found, costs({model_part(one): {1: 0.010, 4: 0.006} for one in found}), CPU, 8)
     assert [one.max_batch_size for one, _ in ranked] == [4, 4, 1, 1]
     assert [one.keep_freed_memory for one, _ in ranked] == [False, True, False, True]
     assert simplicity(ranked[0][0]) < simplicity(ranked[1][0])
@@ -244,13 +256,13 @@ def test_the_rate_of_an_api_is_bound_by_the_cores_or_by_its_workers() -> None:
         cpu_of(request): {1: 0.0005},
     }
     rates = [
-        predicted_rps(own(threads_per_worker=1, workers_per_device=workers), found, 2, 32)
+        predicted_rps(own(threads_per_worker=1, workers_per_device=workers), found, CPU, 32)
         for workers in (1, 4, 16)
     ]
     assert rates == pytest.approx([1 / 0.0105, 4 / 0.0105, 2 / 0.003])
     found[pipeline] = found[cpu_of(pipeline)] = {1: 1e-6}
     polling = own(threads_per_worker=1, workers_per_device=4, max_batch_size=4)
-    assert predicted_rps(polling, found, 2, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
+    assert predicted_rps(polling, found, CPU, 32) == pytest.approx(2 * 3 / 7 / 0.0005)
     direct = polling.model_copy(update={"transport": "direct"})
     found |= {"request direct": found[request], cpu_of("request direct"): found[cpu_of(request)]}
-    assert predicted_rps(direct, found, 2, 32) > 1000
+    assert predicted_rps(direct, found, CPU, 32) > 1000

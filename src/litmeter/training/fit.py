@@ -198,6 +198,7 @@ def fit(params: Params, index: Index, folder: Path) -> tuple[ClassifierModule, P
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    torch.backends.cudnn.allow_tf32 = False  # full precision means IEEE float32, as it is served
     with interruptible():
         if fitted:
             trainer.fit(module, photos["train"], photos["val"])

@@ -226,8 +226,9 @@ def _costs_s(part: Part, sample: Sample) -> dict[str, float]:
     return {part.name: (row.server_cores + row.client_cores) / row.rate_rps, **workers}
 
 
-def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int) -> float:
-    """Requests per second in a closed loop, by the CPU time of all parts and the time of a batch."""
+def predicted_rps(settings: ServeSettings, costs: Costs, machine: Machine, users: int) -> float:
+    """Requests per second in a closed loop, by the time of all parts on CPU and GPU, and of a batch."""
+    cores = machine.cores
     if settings.kind == "api":
         return _predicted_of_api_rps(settings, costs, cores, users)
     workers = settings.workers_per_device
@@ -238,10 +239,11 @@ def predicted_rps(settings: ServeSettings, costs: Costs, cores: int, users: int)
     by_size, preprocess, request = (costs[part] for part in part_names(settings))
     model_s = _at_size(by_size, size)
     preprocess_s, request_s = preprocess[1], request[1]
-    cpu_s = model_s * (settings.threads_per_worker or cores) + preprocess_s + request_s
+    on_gpu = machine.device == "cuda"
+    cpu_s = preprocess_s + request_s + (0.0 if on_gpu else model_s * (settings.threads_per_worker or cores))
     filled = settings.max_batch_size * workers <= users
     batch_s = size * (model_s + preprocess_s) + (0.0 if filled else settings.batch_timeout_s)
-    return min(cores / cpu_s, workers * size / batch_s)
+    return min(cores / cpu_s, workers * size / batch_s, 1 / model_s if on_gpu else math.inf)
 
 
 def _at_size(by_size: Mapping[int, float], size: float) -> float:
@@ -283,10 +285,10 @@ def batch_formed(settings: ServeSettings, users: int, arrival_s: float) -> tuple
 
 
 def ranking(
-    configurations: Iterable[ServeSettings], costs: Costs, cores: int, users: int
+    configurations: Iterable[ServeSettings], costs: Costs, machine: Machine, users: int
 ) -> list[tuple[ServeSettings, float]]:
     """The configurations with their predicted rates, fastest first; of equals, the simpler first."""
-    predicted = [(one, predicted_rps(one, costs, cores, users)) for one in configurations]
+    predicted = [(one, predicted_rps(one, costs, machine, users)) for one in configurations]
     return sorted(predicted, key=lambda pair: (-pair[1], simplicity(pair[0])))
 
 
@@ -625,7 +627,7 @@ def search(job: Job) -> Schedule[Outcome]:
         predicted = dict.fromkeys(shuffled, 1.0)
     else:
         running = [one for one in job.configurations if costs.keys() >= set(part_names(one))]
-        predicted = dict(ranking(running, costs, job.machine.cores, tune.users))
+        predicted = dict(ranking(running, costs, job.machine, tune.users))
     if job.incumbent not in predicted or not set(predicted).intersection(space.configurations):
         raise LitmeterError("tune: what configurations consist of does not start")
     candidates = _Candidates(job, predicted)

@@ -122,9 +122,7 @@ def canonical(values: Mapping[str, Any], users: int, machine: Machine) -> ServeS
     Raise ValidationError where they exclude each other.
     """
     values = dict(values)
-    if machine.device == "cuda":
-        values["threads_per_worker"] = None
-    elif values["compiled"]:
+    if values["compiled"]:
         values["threads_per_worker"] = 1
     values["max_batch_size"] = min(values["max_batch_size"], users)
     if values["max_batch_size"] == 1:
@@ -143,8 +141,8 @@ def reason_against(settings: ServeSettings, machine: Machine) -> str:
     if reason := machine.preprocess.get(settings.preprocess):
         return f"{settings.preprocess}: {reason}"
     threads = settings.workers_per_device * (settings.threads_per_worker or machine.cores)
-    may_wait = settings.kind == "api" and settings.threads_per_worker == 1
-    if machine.device == "cpu" and threads > machine.cores and not may_wait:
+    may_wait = (settings.kind == "api" or machine.device == "cuda") and settings.threads_per_worker == 1
+    if threads > machine.cores and not may_wait:
         return f"workers with more threads together than {machine.cores} cores"
     return machine.transports.get(settings.transport) or machine.batch_sizes.get(settings.max_batch_size, "")
 
