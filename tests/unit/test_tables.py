@@ -73,7 +73,11 @@ def test_a_row_of_an_earlier_run_has_its_date_and_no_rank_and_a_silent_one_its_b
 ) -> None:
     kept = replace(compared("e2_batching", 28.0, None), earlier="2026-11-29")
     silent = replace(compared("e3_workers", None, None, None), ratio_high=0.05, answers=0)
-    found = cells(comparison_table([kept, silent, compared("e1_baseline", 20.0, 1)], snapshot.params))
+    found = cells(
+        comparison_table(
+            [kept, silent, compared("e1_baseline", 20.0, 1)], "e1_baseline", snapshot.params.configurations()
+        )
+    )
     assert found["e2_batching"][3] == "earlier, 2026-11-29"
     assert found["e3_workers"] == ["-", "below 0.05", "-", "-", "n/a (0 of 130 answers)"]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
+from litmeter.model.device import BLOCKING
 from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
@@ -215,7 +216,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         return Claim("next", f"Try next: {advice}.") if advice else None
     leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
     best = next(one for one in snapshot.results if one.name == leader)
-    changes = [f"-S serve.{key}={new}" for key, _, new in changed_keys(serve, best.serve)]
+    found = changed_keys(serve, snapshot.params.configuration(leader))
+    changes = [f"-S serve.{key}={new}" for key, _, new in found]
     advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
     if len(changes) > MOST_KEYS or any(" " in change.partition("=")[2] for change in changes):
         advice = f"`serve:` with the settings of `{leader}`"
@@ -296,6 +298,12 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             usual = reasons.most_common(1)[0][0]
             void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
     yield from _disturbances([row for result in snapshot.results for row in result.turns])
+    if snapshot.results[0].device == "cuda" and not BLOCKING:
+        yield Claim(
+            "doubt",
+            "Workers spin while they wait for the GPU, which counts as CPU time: CPU %, and the causes "
+            "preprocessing and contention, are too high.",
+        )
     for name, precision, bound in snapshot.exceeded:
         yield Claim(
             "doubt",

@@ -90,7 +90,8 @@ class Snapshot:
         """The table of results."""
         causes = {name: one.held_back_by for name, one in self.diagnoses.items()}
         device = None if terminal else self.results[0].device
-        return comparison_table(self.compared, self.params, causes, device)
+        settings = {result.name: result.serve for result in self.results}
+        return comparison_table(self.compared, self.reference, settings, causes, device)
 
 
 def read_snapshot(label: str = "") -> Snapshot:
@@ -103,12 +104,14 @@ def read_snapshot(label: str = "") -> Snapshot:
         machine = read_json(paths.MACHINE)
         params, device = params_on(machine)
         ceilings = read_json(paths.CEILINGS) if params.has_classifier else {}
-        results = _read_results(params, machine, device)
-        ceilings, exceeded = raised(results, ceilings)
-        bounds = {result.name: bounds_of(result, ceilings) for result in results}
+        machine = machine if device == "cuda" else machine | {"gpu": None}
         # `litmeter quick` and servers of one's own have none.
         changes = read_rows(paths.PRECISIONS_TABLE, ChangeRow) if paths.PRECISIONS_TABLE.exists() else []
         packages = read_rows(paths.COMPILED_TABLE, PackageRow) if params.has_classifier else []
+        settings = {name: as_run(one, packages) for name, one in params.configurations().items()}
+        results = _read_results(params, settings, machine, device)
+        ceilings, exceeded = raised(results, ceilings)
+        bounds = {result.name: bounds_of(result, ceilings) for result in results}
         timed = Timed(results, packages, changes)
         return Snapshot(
             label=label,
@@ -134,9 +137,16 @@ def read_snapshot(label: str = "") -> Snapshot:
         raise ReportError(f"results are malformed ({error!r}); `dvc repro` makes them") from error
 
 
-def _read_results(params: Params, machine: Mapping[str, Any], device: str) -> list[Result]:
-    """Those of every configuration of ``params``, in its order."""
-    configurations = params.configurations()
+def as_run(serve: ServeSettings, packages: Sequence[PackageRow]) -> ServeSettings:
+    """The settings as they run: what has no package that is used runs in torch."""
+    used = any(one.precision == serve.precision and not one.skipped_reason for one in packages)
+    return serve if used or not serve.compiled else serve.model_copy(update={"compiled": False})
+
+
+def _read_results(
+    params: Params, configurations: Mapping[str, ServeSettings], machine: Mapping[str, Any], device: str
+) -> list[Result]:
+    """Those of every configuration, in their order."""
     turns = read_rows(paths.COMPARISON_TURNS, TurnRow)
     rows = read_rows(paths.COMPARISON, ComparisonRow)
     compared = {row.experiment: row for row in only(configurations, rows)}

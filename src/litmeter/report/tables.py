@@ -13,7 +13,7 @@ from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name
-from litmeter.params import CANDIDATE, Params, ServeSettings
+from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.stats.comparison import Ratio
@@ -108,18 +108,19 @@ def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]
 
 def comparison_table(
     rows: Sequence[ComparisonRow],
-    params: Params,
+    reference: str,
+    configurations: Mapping[str, ServeSettings],
     causes: Mapping[str, str] | None = None,
     device: str | None = None,
 ) -> str:
     """The table of results, the fastest first.
 
     Args:
+        configurations: as they run.
         causes: what holds each back, or why that is not known; without them this column is left out.
         device: cpu or cuda: for a page, in Markdown, with the settings as they run on it; None: for a
             terminal, without the settings, whose column is wider than all others.
     """
-    reference, configurations = params.comparison.reference, params.configurations()
 
     def settings(name: str) -> str:
         if name != CANDIDATE and configurations[name] == configurations.get(CANDIDATE):

@@ -67,7 +67,8 @@ def main() -> None:
     """Compare, and print the table, and what a change of the candidate did."""
     measured()
     params, _ = params_on(files.read_json(paths.MACHINE))
-    print(comparison_table(files.read_rows(paths.COMPARISON, ComparisonRow), params))
+    rows = files.read_rows(paths.COMPARISON, ComparisonRow)
+    print(comparison_table(rows, params.comparison.reference, params.configurations()))
     if claim := claims.change(files.read_json(paths.OVER_BEFORE)):
         print_wrapped(claim.sentence)
 
