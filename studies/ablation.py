@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from litmeter.params import ServeSettings
-from litmeter.system.tables import markdown_table
+from litmeter.say.tables import markdown_table
 from studies.harness import Case, compare_cases, rates, ratios, write_result
 
 STEPS: dict[str, dict[str, Any]] = {

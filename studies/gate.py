@@ -27,11 +27,11 @@ from litmeter.measure.run import run as measure
 from litmeter.measure.subjects import Served
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL
+from litmeter.say.tables import markdown_table
 from litmeter.stats.comparison import percentile_ratio, ratio
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, exit_status, verdict
 from litmeter.stats.records import Floats
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.tables import markdown_table
 from studies.harness import DEVICE, TIMEOUT_S, check_answered, configuration, keep_runs, sender, write_result
 
 RECORDS = Path("samples/gate")

@@ -28,12 +28,12 @@ from litmeter.load import LoadPlan, load_generator
 from litmeter.load.stub import BODY, running_stub
 from litmeter.measure.figures import rate_of
 from litmeter.paths import MACHINE, SELFTEST
+from litmeter.say.progress import bar
+from litmeter.say.tables import text_table
 from litmeter.stats.records import OK, WINDOWS, LoadRecord
 from litmeter.system.files import read_json, rounded, write_json
 from litmeter.system.machine import exclusive_machine
 from litmeter.system.processes import process_group
-from litmeter.system.progress import bar
-from litmeter.system.tables import text_table
 from litmeter.system.temporary import scratch
 
 Floats = npt.NDArray[np.float64]

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 from litmeter.paths import README, RESULTS_PAGE, BenchmarkPaths
+from litmeter.say.tables import rate_cell
 from litmeter.system.files import read_json
-from litmeter.system.tables import rate_cell
 from tests.pipeline.conftest import TINY, Clone, results_of
 from tests.support.tables import read_csv
 

@@ -17,9 +17,9 @@ from litmeter.paths import CEILINGS
 from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
+from litmeter.say.tables import significant
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import read_json, write_json
-from litmeter.system.tables import significant
 from tests.support.capacity import CAPACITY
 from tests.support.results_project import write_project
 from tests.support.search import WINNER, tuned

@@ -11,8 +11,8 @@ import pytest
 from litmeter.paths import COMPARISON_METRICS, RESULTS_PAGE
 from litmeter.report.pages import write_results
 from litmeter.report.snapshot import OF_A_REVISION, read_snapshot
+from litmeter.say.tables import significant
 from litmeter.system.files import read_json
-from litmeter.system.tables import significant
 from tests.support.project import ROOT
 
 

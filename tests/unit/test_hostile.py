@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from litmeter.paths import RESULTS_PAGE
 from litmeter.report.pages import REPORT_PAGE, readme_section, write_report, write_results
 from litmeter.report.snapshot import read_snapshot
-from litmeter.system.tables import markdown_table, markdown_text
+from litmeter.say.tables import markdown_table, markdown_text
 from tests.support.hostile import (
     BRANCH,
     KWARGS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from litmeter.system.opened import Opened, opened_below
+from litmeter.cli.opened import Opened, opened_below
 from tests.support.processes import limited_inotify
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="inotify is Linux's")
@@ -63,7 +63,7 @@ def test_folders_beyond_the_limit_of_watches_are_said(
     for name in "bcdef":
         (tmp_path / name).mkdir()
     program = (
-        "from pathlib import Path; from litmeter.system.opened import opened_below\n"
+        "from pathlib import Path; from litmeter.cli.opened import opened_below\n"
         "with opened_below(*map(Path, 'bcdef')) as opened: print(opened().missed)"
     )
     command = limited_inotify(limit, most, [sys.executable, "-c", program])

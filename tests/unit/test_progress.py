@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from litmeter.measure.run import progress as progress_of_a_run
-from litmeter.system import progress
-from litmeter.system.progress import bar, set_place
+from litmeter.say import progress
+from litmeter.say.progress import bar, set_place
 
 
 class Clock:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from litmeter.cli.requirements import changed_requirements, requirements_of
 from litmeter.errors import UsageError
-from litmeter.system.requirements import changed_requirements, requirements_of
 
 PYPROJECT = """
 [project]

@@ -25,7 +25,7 @@ STAGES: dict[str, dict[str, Any]] = {
     for path in PIPELINES
     for name, stage in yaml.safe_load(path.read_text())["stages"].items()
 }
-NO_FIGURES = {"system", "errors", "params", "paths", "cli", "report"}
+NO_FIGURES = {"say", "system", "errors", "params", "paths", "cli", "report"}
 """They check, write, print and draw what others measure. Only the stage `report` depends on `report`."""
 OF_MEASURING = {"system", "params"}
 """Yet what sends a load depends on these: how servers are started, with what memory and which defaults."""

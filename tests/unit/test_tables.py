@@ -23,10 +23,10 @@ from litmeter.report.tables import (
     short_names,
     summary,
 )
+from litmeter.say.tables import fitted_table, significant, text_table
 from litmeter.stages.report import main
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import read_json
-from litmeter.system.tables import fitted_table, significant, text_table
 from litmeter.tune.rows import ratio_cell
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import CEILINGS, compared, result, turn

@@ -31,13 +31,13 @@ from litmeter.measure.subjects import Served
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
+from litmeter.say.progress import duration, print_wrapped
+from litmeter.say.tables import markdown_table, number_cell, significant
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.gate import OPEN, P95_ERROR, PASSED, SLOWER, Verdict, exit_status, seconds_needed, verdict
 from litmeter.system.files import append_line, check_outputs
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import duration, print_wrapped
-from litmeter.system.tables import markdown_table, number_cell, significant
 
 SMALLEST_MARGIN = 0.02
 """Servers of one configuration differ by 1% from start to start."""

@@ -22,9 +22,9 @@ import psutil
 from litmeter.errors import LitmeterError, LoadError, UsageError
 from litmeter.load.generator import LoadPlan, OnProgress, load_generator
 from litmeter.load.senders import POLL_S, Member, SenderGroup, clock_difference
+from litmeter.say.tables import pluralise
 from litmeter.stats.records import LoadRecord
 from litmeter.system.http import CA_VARIABLE
-from litmeter.system.tables import pluralise
 from litmeter.system.temporary import scratch
 
 REACH_S = 5

@@ -30,12 +30,12 @@ from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import differences, pairs_table
+from litmeter.say.progress import print_wrapped
 from litmeter.serve.launcher import check_model
 from litmeter.stages import comparison
 from litmeter.system.files import check_outputs, write_text
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import print_wrapped
 
 COLUMNS = (
     *("rate_rps", "ratio", "ratio_low", "ratio_high", "share_of_fastest", "share_low", "share_high", "rank"),

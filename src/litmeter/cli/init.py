@@ -22,6 +22,7 @@ import yaml
 from pydantic import ValidationError
 
 from litmeter.cli.load import LOAD
+from litmeter.cli.opened import opened_below
 from litmeter.cli.own import USERS, Sent, is_own, read_given, settings_of, with_keys, write_bodies
 from litmeter.errors import ApiError, ServerError, UsageError
 from litmeter.measure.bodies import JSON_LINES, Bodies
@@ -31,14 +32,13 @@ from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, ServeSettings, explain, knobs_of
 from litmeter.paths import DVC_FILE, MODEL
 from litmeter.report.tables import describe
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import significant
 from litmeter.serve.launcher import starting_server
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import all_or_nothing, write_text
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.opened import opened_below
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import significant
 
 GIT_IGNORE, BODIES = Path(".gitignore"), Path("bodies")
 PLOTS_PAGE = Path("plots.html")

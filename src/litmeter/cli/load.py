@@ -38,13 +38,13 @@ from litmeter.measure.target import (
     request_headers,
 )
 from litmeter.params import Count, LoadSettings, Miss, ObjectiveSettings, Positive, Section, Timeout
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import number_cell, significant, text_table, without_empty
 from litmeter.serve.binding import check_ca_file
 from litmeter.stats.records import WINDOWS
 from litmeter.system.files import check_outputs, write_rows
 from litmeter.system.http import CA_VARIABLE, check_url
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import number_cell, significant, text_table, without_empty
 
 CONNECTIONS = 256
 TRACE_EDGE_S = 0.2

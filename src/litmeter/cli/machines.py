@@ -19,9 +19,9 @@ from litmeter.report.charts import save_png
 from litmeter.report.machines import Offer, offers_table, offers_text, read_offers
 from litmeter.report.pages import write_machines
 from litmeter.report.snapshot import entered
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import text_table
 from litmeter.system.files import check_outputs
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import text_table
 
 FOLDER = Path("machines")
 """What the nodes of a cluster have measured, a folder for each."""

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from litmeter.cli.own import Sent, settings_of
 from litmeter.cli.project import project_files
+from litmeter.cli.requirements import changed_requirements
 from litmeter.errors import ParamsError, UsageError
 from litmeter.params import CANDIDATE, PARAMS_FILE, ParamsLoader, ServeSettings, explain, section_of
 from litmeter.paths import MODEL
-from litmeter.system.git import changes, commit_of, forget_removed, git, share_ignored, worktree
-from litmeter.system.requirements import changed_requirements
+from litmeter.report.git import changes, commit_of, forget_removed, git, share_ignored, worktree
 from litmeter.system.temporary import scratch
 
 

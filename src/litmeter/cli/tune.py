@@ -18,12 +18,12 @@ from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report.pages import write_search
 from litmeter.report.snapshot import read_tuned
 from litmeter.report.tables import changed_keys
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import text_table
 from litmeter.stages.tune import main as search_project
 from litmeter.stages.tune import searched
 from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import text_table
 from litmeter.tune.rows import at_users, ratio_cell, tune_table
 
 

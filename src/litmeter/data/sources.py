@@ -12,8 +12,8 @@ from litmeter.data.index import SPLITS, Index, Photo
 from litmeter.errors import DataError
 from litmeter.params import DataSettings
 from litmeter.paths import DOWNLOAD_FOLDER
+from litmeter.say.progress import bar
 from litmeter.system.imports import lean_import
-from litmeter.system.progress import bar
 
 datasets = lean_import("torchvision.datasets")
 

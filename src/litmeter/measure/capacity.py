@@ -20,11 +20,11 @@ from litmeter.load import LoadPlan, Trace
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Result, Sample, Schedule, Turn, measure, serve
 from litmeter.params import ObjectiveSettings
+from litmeter.say.tables import pluralise, significant
 from litmeter.stats.capacity import Curve, Probes, fit, interval
 from litmeter.stats.rates import wilson_interval
 from litmeter.stats.records import OK, WINDOWS, LoadRecord, misses
 from litmeter.system.files import rounded
-from litmeter.system.tables import pluralise, significant
 
 Status = Literal["resolved", "unresolved", "slo_unreachable", "above_range"]
 

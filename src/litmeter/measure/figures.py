@@ -17,6 +17,7 @@ from litmeter.load import LoadPlan
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, TurnRow, busiest, named_others
 from litmeter.measure.telemetry import Usage
 from litmeter.measure.turn import Turn, Work, configuration_of
+from litmeter.say.tables import pluralise
 from litmeter.stats.rates import Z95, Throughput, percentile, throughput
 from litmeter.stats.records import (
     FAILED,
@@ -33,7 +34,6 @@ from litmeter.stats.records import (
     window_means,
 )
 from litmeter.system.files import rounded
-from litmeter.system.tables import pluralise
 
 CLIENT_BUSY = 0.9
 """Share of a core: the load generator is a single thread, and may limit the rate above this."""

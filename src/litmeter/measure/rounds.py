@@ -20,9 +20,9 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.rows import TurnRow
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, WorkKind, in_process, measure, serve
+from litmeter.say.tables import significant
 from litmeter.stats.rates import samples_needed
 from litmeter.stats.records import WINDOWS
-from litmeter.system.tables import significant
 
 FEWEST_TURNS, SHORT_TURNS, MOST_TURNS = 7, 3, 20
 """Turns that each configuration has at least, those far behind exactly; at most for the sake of ANSWERS."""

@@ -22,10 +22,10 @@ from litmeter.measure.log import Log
 from litmeter.measure.subjects import Done, Subject
 from litmeter.measure.telemetry import Telemetry
 from litmeter.measure.turn import Sample, Schedule, Serve, Serving, Turn
+from litmeter.say.progress import bar, print_wrapped
 from litmeter.system.gpu import read_gpu
 from litmeter.system.memory import ScatteredMemory, available_memory
 from litmeter.system.processes import memory_alone
-from litmeter.system.progress import bar, print_wrapped
 
 Result = TypeVar("Result")
 Show = Callable[[str, float, float], None]

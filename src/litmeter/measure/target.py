@@ -17,9 +17,9 @@ from litmeter.load import LoadPlan
 from litmeter.measure.bodies import read_bodies
 from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
+from litmeter.say.tables import number_cell, pluralise, rate_cell, significant
 from litmeter.stats.records import misses
 from litmeter.system.http import CA_VARIABLE, direct_session
-from litmeter.system.tables import number_cell, pluralise, rate_cell, significant
 
 IMAGE_TOKEN = "{image}"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})

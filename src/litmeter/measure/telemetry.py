@@ -18,10 +18,10 @@ import psutil
 
 from litmeter.measure.neighbours import Neighbours
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
+from litmeter.say.progress import print_wrapped
 from litmeter.system.cores import allowed_cpus, available_cores, throttled_s
 from litmeter.system.gpu import Reading, read_gpu
 from litmeter.system.processes import tree
-from litmeter.system.progress import print_wrapped
 
 Value = TypeVar("Value")
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.say.progress import bar
 from litmeter.system.cores import whole_cores
 from litmeter.system.processes import OnStart, json_lines_process, run_parallel
-from litmeter.system.progress import bar
 
 
 def answers_of(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from litmeter.say.tables import number_cell
 from litmeter.stats.change import Change
-from litmeter.system.tables import number_cell
 
 TEST, OTHER = "test", "other"
 """Splits of a ChangeRow: photos that the model was not fitted or chosen with, and the others."""

@@ -18,10 +18,10 @@ from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import changed_settings, ratio_text
+from litmeter.say.progress import print_wrapped, terminal_width
+from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.system.machine import describe_machine
-from litmeter.system.progress import print_wrapped, terminal_width
-from litmeter.system.tables import fitted_table, markdown_table, markdown_text, rate_cell
 
 LONGEST_REVISION = len("workspace")
 

@@ -25,8 +25,8 @@ from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
+from litmeter.say.tables import number_cell, pluralise, rate_cell
 from litmeter.system.files import atomic_write
-from litmeter.system.tables import number_cell, pluralise, rate_cell
 from litmeter.tune.rows import TuneRow, fate, ratio_cell
 
 INK, PAPER = "#1a1a1a", "#ffffff"

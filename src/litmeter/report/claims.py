@@ -19,10 +19,10 @@ from litmeter.report.machines import capacity_sentence
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.report.tables import changed_keys, ratio_text, served_name
+from litmeter.say.tables import pluralise, rate_cell, significant
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.rates import objective_percent, samples_needed
 from litmeter.system.machine import describe_machine
-from litmeter.system.tables import pluralise, rate_cell, significant
 from litmeter.tune.rows import at_users, ratio_cell
 
 FEW_ROUNDS = 10

@@ -25,8 +25,8 @@ from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
 from litmeter.params import knobs_of
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
+from litmeter.say.tables import pluralise, significant
 from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
-from litmeter.system.tables import pluralise, significant
 from litmeter.tune.rows import ratio_cell
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")

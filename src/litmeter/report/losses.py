@@ -20,9 +20,9 @@ from scipy.special import stdtrit
 
 from litmeter.measure.rows import TurnRow
 from litmeter.report.results import Result, Taken, mean
+from litmeter.say.tables import pluralise, rate_cell
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.records import Floats
-from litmeter.system.tables import pluralise, rate_cell
 
 WORKERS, SERVER, CLIENT = "workers", "server", "client"
 OTHERS, HYPERVISOR, IDLE = "others", "hypervisor", "idle"

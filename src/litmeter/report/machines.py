@@ -13,8 +13,8 @@ from litmeter.model.device import params_on
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report.snapshot import read_capacities
 from litmeter.report.tables import capacity_text
+from litmeter.say.tables import pluralise, significant
 from litmeter.system.files import read_json, reading
-from litmeter.system.tables import pluralise, significant
 
 PLANNED_SHARE = 0.9
 """Of the low end of a capacity, by which one plans: docs/capacity.md says how often that is too much."""

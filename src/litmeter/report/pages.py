@@ -35,8 +35,8 @@ from litmeter.report.machines import (
 )
 from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
 from litmeter.report.tables import bounds_table, levels_table, searched_tables
+from litmeter.say.tables import CODE, markdown_table, markdown_text
 from litmeter.system.files import all_or_nothing, write_section, write_text
-from litmeter.system.tables import CODE, markdown_table, markdown_text
 
 BEGIN = "<!-- results: written by `litmeter results --readme` -->"
 END = "<!-- end of results -->"

@@ -23,11 +23,11 @@ from litmeter.model.device import params_on
 from litmeter.model.precision_rows import ChangeRow, PackageRow
 from litmeter.params import PARAMS_FILE, Params, ServeSettings
 from litmeter.report.diagnosis import Bound, Diagnosis, Exceeded, Timed, bounds_of, diagnose, raised
+from litmeter.report.git import commit_of
 from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import ALONE, BUSY, comparison_table
+from litmeter.say.progress import print_wrapped
 from litmeter.system.files import digest, read_json, read_rows
-from litmeter.system.git import commit_of
-from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 from litmeter.tune.rows import KnobRow, TuneRow
 

@@ -16,9 +16,7 @@ from litmeter.model.device import dtype_name
 from litmeter.params import CANDIDATE, ServeSettings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
-from litmeter.stats.comparison import Ratio
-from litmeter.system.files import rounded
-from litmeter.system.tables import (
+from litmeter.say.tables import (
     markdown_cell,
     markdown_table,
     number_cell,
@@ -28,6 +26,8 @@ from litmeter.system.tables import (
     text_table,
     without_empty,
 )
+from litmeter.stats.comparison import Ratio
+from litmeter.system.files import rounded
 from litmeter.tune.rows import NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_table
 
 P95_ANSWERS = 130

@@ -23,6 +23,7 @@ from litmeter.model.card import check_code, read_card
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.say.progress import print_wrapped
 from litmeter.serve.binding import KEY_VARIABLE, LOG_VARIABLE, Binding
 from litmeter.serve.command import (
     LONG_PAUSE_S,
@@ -34,7 +35,6 @@ from litmeter.serve.command import (
     words_of,
 )
 from litmeter.system.processes import log_tail, process_group, send_signal, tree
-from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import lasting_log, scratch
 
 READY_S = 180.0

@@ -20,10 +20,10 @@ from time import monotonic
 
 from litmeter.errors import LitmeterError, ParamsError, missing_extra, storage_error
 from litmeter.params import PARAMS_FILE, load_params
+from litmeter.say.progress import print_wrapped, set_place
 from litmeter.stages.order import COMPARISON_ONLY, announcement, record_seconds
 from litmeter.system.imports import freeze_gc_after
 from litmeter.system.machine import exclusive_machine
-from litmeter.system.progress import print_wrapped, set_place
 from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_parent, graceful_termination
 from litmeter.system.temporary import report_stale_files
 

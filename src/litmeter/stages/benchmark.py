@@ -23,10 +23,10 @@ from litmeter.model.device import dtype_name, params_on
 from litmeter.model.reference import read_reference
 from litmeter.paths import MACHINE, MODEL, BenchmarkPaths
 from litmeter.report.tables import describe
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import number_cell, pluralise
 from litmeter.stats.rates import percentile
 from litmeter.system.files import all_or_nothing, check_writable, read_json, rounded, write_json
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import number_cell, pluralise
 
 
 def main(name: str) -> None:

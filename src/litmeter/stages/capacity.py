@@ -18,8 +18,8 @@ from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
+from litmeter.say.progress import print_wrapped
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
-from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:

@@ -38,9 +38,9 @@ from litmeter.model.device import dtype_name, half_is_native, params_on, precisi
 from litmeter.model.model import load_model
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from litmeter.say.progress import print_wrapped
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json
-from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:

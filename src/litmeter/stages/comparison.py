@@ -33,9 +33,9 @@ from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
 from litmeter.report.tables import changed_settings, comparison_table
+from litmeter.say.progress import print_wrapped
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores
-from litmeter.system.progress import print_wrapped
 
 BEFORE = "before"
 """The subject with the candidate's settings of the last results."""

@@ -10,8 +10,8 @@ from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
+from litmeter.say.progress import print_wrapped
 from litmeter.system.files import read_json, write_rows
-from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:

@@ -18,8 +18,8 @@ from litmeter.model.predictor import Predictor
 from litmeter.model.reference import Reference, write_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
+from litmeter.say.progress import bar, print_wrapped
 from litmeter.system.files import atomic_write, read_json, write_json
-from litmeter.system.progress import bar, print_wrapped
 from litmeter.training.weights import load_all, read_state_dict
 
 BATCH_SIZE = 8

@@ -21,12 +21,12 @@ from litmeter.model.device import check_precision, has_bfloat16, params_on, reso
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
 from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
+from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
 from litmeter.system.gpu import cuda_available
 from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
-from litmeter.system.progress import duration, print_wrapped
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""

@@ -13,8 +13,8 @@ import yaml
 from litmeter.errors import UsageError
 from litmeter.params import CANDIDATE, Params, load_params
 from litmeter.paths import DVC_FILE, MACHINE, SECONDS
+from litmeter.say.progress import duration
 from litmeter.system.files import read_json, write_json
-from litmeter.system.progress import duration
 
 Stage = tuple[str, ...]
 """What stands behind ``python3 src/stage.py`` or ``litmeter stage``: a module here, and its argument."""

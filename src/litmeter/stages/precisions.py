@@ -16,10 +16,10 @@ from litmeter.model.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageR
 from litmeter.model.reference import Reference, read_reference
 from litmeter.params import ServeSettings
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import text_table
 from litmeter.stats.change import Probabilities, change
 from litmeter.system.files import read_json, read_rows, write_rows
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import text_table
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from litmeter.report.charts import draw_pictures
 from litmeter.report.claims import claims
 from litmeter.report.snapshot import read_snapshot
 from litmeter.report.tables import bound_rows, level_rows, summary
+from litmeter.say.progress import print_wrapped
 from litmeter.system.files import all_or_nothing, write_csv, write_json
-from litmeter.system.progress import print_wrapped
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ from litmeter.data.index import Index, read_index
 from litmeter.model.environment import keep_freed_memory
 from litmeter.params import load_params
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
+from litmeter.say.progress import print_wrapped
 from litmeter.stats.rates import wilson_interval
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
-from litmeter.system.progress import print_wrapped
 from litmeter.system.temporary import scratch
 from litmeter.training.fit import TESTING, ClassifierModule, fit
 

@@ -23,10 +23,10 @@ from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.tables import capacity_text
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import text_table
 from litmeter.system import files
 from litmeter.system.cores import whole_cores
-from litmeter.system.progress import print_wrapped
-from litmeter.system.tables import text_table
 from litmeter.tune.rows import KnobRow, TuneRow, at_users, tune_table
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import Machine, machine_of, name_of, simplicity, space_of

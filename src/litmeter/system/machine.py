@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from litmeter.say.tables import pluralise
 from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.gpu import describe_gpu
-from litmeter.system.tables import pluralise
 
 LIBRARIES = (
     *("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "simplejpeg", "numpy"),

@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 import psutil
 
 from litmeter.errors import FREE_SPACE, LitmeterError
-from litmeter.system.progress import print_wrapped
+from litmeter.say.progress import print_wrapped
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import scratch
 

@@ -23,7 +23,7 @@ from litmeter.errors import ParamsError
 from litmeter.model.device import resolve_device
 from litmeter.model.model import check_shapes, input_config
 from litmeter.params import Params, TrainSettings
-from litmeter.system.progress import print_wrapped
+from litmeter.say.progress import print_wrapped
 from litmeter.training.weights import (
     classifier_parameters,
     layer_numbers,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from litmeter.system.tables import (
+from litmeter.say.tables import (
     decimals_of,
     number_cell,
     pluralise,

@@ -27,11 +27,11 @@ from litmeter.measure.figures import latencies_ms
 from litmeter.measure.rounds import turn_plan
 from litmeter.measure.turn import Sample, Schedule, Turn, Work, in_process, measure, serve
 from litmeter.params import KNOBS, LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings, knobs_of
+from litmeter.say.progress import print_wrapped
 from litmeter.stats.comparison import Rates, Ratio, difference, ratio
 from litmeter.stats.rates import Z95, percentile
 from litmeter.stats.records import Floats, joined
 from litmeter.system.files import rounded
-from litmeter.system.progress import print_wrapped
 from litmeter.tune.rows import KnobRow, Status, TuneRow
 from litmeter.tune.space import (
     WORKERS_TIMES_THREADS,

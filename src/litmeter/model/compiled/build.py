@@ -30,10 +30,10 @@ from litmeter.model.device import cannot_run_reason, dtype_name, precisions_on
 from litmeter.model.environment import worker_environment
 from litmeter.params import ServeSettings
 from litmeter.paths import ModelFolders
+from litmeter.say.progress import bar
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import atomic_folder, write_json
 from litmeter.system.processes import OnStart, json_lines_process, run_parallel
-from litmeter.system.progress import bar
 
 Variant = tuple[str, int]
 """Precision and batch size of a package."""
