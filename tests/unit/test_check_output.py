@@ -68,3 +68,10 @@ def test_the_summary_and_json_have_all_figures() -> None:
     found = json.loads(json.dumps(FOUND.as_json()))
     assert (found["rate"], found["p95"], found["exit_code"]) == ("slower", "open", 1)
     assert found["new_over_old"]["high"] == 0.931
+
+
+def test_what_else_used_the_machine_is_said_with_the_verdict() -> None:
+    said = "In 70 of 72 turns others used the cores (python), up to 60% of them"
+    found = replace(FOUND, said=[said])
+    assert found.sentence().endswith(said)
+    assert said in found.markdown()

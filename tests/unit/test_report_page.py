@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -11,10 +12,11 @@ import pytest
 
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ServeSettings
-from litmeter.report.changes import changes, ratio_change, runs_table
+from litmeter.report.changes import beyond_intervals, changes, ratio_change, runs_table, widened
 from litmeter.report.claims import verdict
 from litmeter.report.pages import markdown, marked, render
 from litmeter.report.snapshot import Snapshot
+from litmeter.stats.comparison import Ratio
 from tests.support.results_project import searched
 from tests.support.search import WINNER
 from tests.support.synthetic_results import STAGES, compared
@@ -147,6 +149,34 @@ def test_changes_name_keys_and_rates(snapshot: Snapshot) -> None:
     assert "max_batch_size 4 -> 16" in claim.sentence
     assert "2.00 (" in claim.sentence
     assert changes(snapshot, faster(snapshot))[0] == []  # no key of serve has changed
+
+
+def test_what_did_not_change_tells_how_far_two_runs_can_be_compared(snapshot: Snapshot) -> None:
+    """As where neighbours slowed the reference in one of them."""
+    after = with_serve(faster(snapshot), max_batch_size=16)
+    others = [
+        replace(one, compared=with_ratio(row, 8 * row.ratio, 8 * row.ratio_low, 8 * row.ratio_high))
+        if (row := one.compared).ratio
+        and row.ratio_low
+        and row.ratio_high
+        and one.name not in (CANDIDATE, snapshot.reference)
+        else one
+        for one in after.results
+    ]
+    [claim], text = changes(snapshot, replace(after, results=others))
+    assert "faster" not in text
+    assert "unchanged, so that is chance" in text
+    assert "no difference resolved" in claim.sentence
+
+
+def test_runs_differ_beyond_their_intervals_as_what_did_not_change_says() -> None:
+    assert beyond_intervals([]) == beyond_intervals([Ratio(1.02, 0.98, 1.06)]) == 0.0
+    eightfold = beyond_intervals([Ratio(8.0, 6.0, 10.7)] * 3)
+    assert math.exp(eightfold) > 8.0
+    wide = widened(Ratio(9.0, 8.0, 10.1), eightfold)
+    assert wide.ratio == 9.0
+    assert wide.low is not None
+    assert wide.low < 1
 
 
 def test_what_was_measured_in_the_same_rounds_is_said_where_it_is_about_these_two(snapshot: Snapshot) -> None:

@@ -31,6 +31,7 @@ from litmeter.measure.subjects import Served
 from litmeter.model.device import resolve_device
 from litmeter.params import CANDIDATE, PARAMS_FILE, LoadSettings, Positive, load_params
 from litmeter.paths import MODEL
+from litmeter.report.claims import disturbances
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.say.tables import markdown_table, number_cell, significant
 from litmeter.stats.comparison import Ratio
@@ -147,7 +148,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Found:
-    """What a check found."""
+    """What a check found; ``said`` is what else used the machine."""
 
     revisions: Revisions
     users: int
@@ -156,6 +157,7 @@ class Found:
     old: Side
     new: Side
     pair: Pair
+    said: Sequence[str] = ()
 
     @property
     def rate(self) -> Ratio | None:
@@ -207,7 +209,7 @@ class Found:
                 f"p95 {self.p95_verdict}: {cell(pair.p95_ms)} and {cell(pair.other_p95_ms)} ms, "
                 f"{interval(pair.p95_ratio, pair.p95_low, pair.p95_high)} times as long"
             )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.said])
 
     def advice(self) -> str:
         """What it would take to close an open rate."""
@@ -242,6 +244,7 @@ class Found:
         ]
         if self.revisions.keys:
             parts.append(f"{PARAMS_FILE}:\n" + "\n".join(f"- `{key}`" for key in self.revisions.keys))
+        parts += self.said
         parts.append(f"```\n{self.revisions.files}\n```" if self.revisions.files else "No file differs.")
         if self.revisions.shared:
             parts.append(f"Both use: {', '.join(f'`{path}`' for path in self.revisions.shared)}")
@@ -327,4 +330,5 @@ def measured(
         raise NoVerdict(f"{old.name}: {old.failed} of {old.sent} requests failed ({old.reason})")
     [pair] = pairs(names, names[0], log.rows, log.latencies_ms(), P95_ERROR)
     took_s = log.rows[-1].at_s + log.rows[-1].seconds
-    return Found(both, users, took_s, limits, old, new, pair)
+    said = [claim.plain for claim in disturbances(log.rows)]
+    return Found(both, users, took_s, limits, old, new, pair, said)

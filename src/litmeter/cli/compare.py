@@ -25,7 +25,7 @@ from litmeter.measure.subjects import Served
 from litmeter.model.device import has_bfloat16, resolve_device
 from litmeter.params import Positive, ServeSettings, load_params
 from litmeter.paths import MODEL
-from litmeter.report.claims import claims
+from litmeter.report.claims import claims, disturbances
 from litmeter.report.diagnosis import NOT_AVAILABLE
 from litmeter.report.pages import render
 from litmeter.report.snapshot import read_snapshot
@@ -130,7 +130,8 @@ def compare_configurations(names: Sequence[str], seconds: float) -> Found:
             schedule = head_to_head(list(settings), users, seconds, seed=load.seed, timeout_s=load.timeout_s)
             run(schedule, subjects, log, seconds, show)
     found, rows = results_of(log, list(settings), params.objective.miss)
-    return Found(settings, device, users, rows, {}, found, pairs_table(found))
+    said = [claim.plain for claim in disturbances(log.rows)]
+    return Found(settings, device, users, rows, {}, found, pairs_table(found), said)
 
 
 def results_of(log: Log, names: Sequence[str], miss: float) -> tuple[list[Pair], list[ComparisonRow]]:

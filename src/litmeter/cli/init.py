@@ -248,7 +248,7 @@ def next_commands() -> Iterator[str]:
         yield f". {activate}"
     if find_spec("dvc") is None:
         yield "pip install 'litmeter[dvc]'"
-    yield "git init && dvc init  # unless it is a repository of both already"
+    yield "git init -b main && dvc init  # unless it is a repository of both already"
     here = Path.cwd()
     root = next((one for one in (here, *here.parents) if (one / ".dvc").is_dir()), here)
     page = os.path.relpath(PLOTS_PAGE, root / ".dvc")

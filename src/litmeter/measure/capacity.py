@@ -74,11 +74,13 @@ class CapacityResult:
     """The capacity, the turns that it was read from, and the curve through the probes, if there is one.
 
     Rows of probes have ``missed`` without the load generator's own lateness; they count unless ``void``.
+    ``measured_at`` is empty of one that has just been.
     """
 
     metrics: CapacityMetrics
     rows: Sequence[TurnRow]
     curve: Curve | None
+    measured_at: str = ""
 
 
 def capacity(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
+from scipy.special import stdtrit
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
@@ -21,6 +22,7 @@ from litmeter.report.tables import changed_settings, ratio_text
 from litmeter.say.progress import print_wrapped, terminal_width
 from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
+from litmeter.stats.rates import Z95
 from litmeter.system.machine import describe_machine
 
 LONGEST_REVISION = len("workspace")
@@ -30,7 +32,8 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     """What changed from ``before`` to ``after``: what is said of it, and tables in Markdown.
 
     Rates themselves are not compared: they were measured at different times. Ratios to the same reference
-    are, at the same load, with the same model and photos.
+    are, at the same load, with the same model and photos; intervals hold what differs between runs, as far as
+    configurations that did not change tell it.
     """
     changed = changed_params(*(one.params.model_dump(mode="json") for one in (before, after)))
     table = [[f"`{key}`", *values] for key, values in changed.items()]
@@ -46,12 +49,19 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     old, new = ({row.experiment: row for row in one.compared} for one in (before, after))
     ratios = {} if other else {name: ratio_change(old.get(name), row) for name, row in new.items()}
     found = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    settings = [one.params.configurations() for one in (before, after)]
+    unchanged = {name for name in found if settings[0].get(name) == settings[1].get(name)}
+    half_width = beyond_intervals([found[name] for name in unchanged])
+    found |= {name: widened(found[name], half_width) for name in found.keys() - unchanged}
+    said = {
+        name: "unchanged, so that is chance" if name in unchanged else verdict(found[name]) for name in found
+    }
     rows = [
         [
             f"`{name}`",
             _cell(old.get(name), before.reference),
             _cell(new.get(name), after.reference),
-            f"{times_text(found[name])}, {verdict(found[name])}" if name in found else "-",
+            f"{times_text(found[name])}, {said[name]}" if name in found else "-",
         ]
         for name in dict.fromkeys([*old, *new])
     ]
@@ -111,6 +121,26 @@ def ratio_change(before: ComparisonRow | None, after: ComparisonRow) -> Ratio | 
         return None
     ratio, factor = ends[1][0] / ends[0][0], math.exp(half_width)
     return Ratio(ratio, ratio / factor, ratio * factor)
+
+
+def beyond_intervals(unchanged: Sequence[Ratio]) -> float:
+    """By how much two runs differ beyond their intervals: half the width of a 95% interval of a logarithm.
+
+    By what did not change between them, whose ratio is 1: the variance between runs by the method of moments
+    (DerSimonian and Laird), and Student's t. 0 where there is nothing of which to know it.
+    """
+    if not unchanged:
+        return 0.0
+    weights = [(2 * Z95 / math.log(one.high / one.low)) ** 2 for one in unchanged]
+    excess = sum(w * math.log(one.ratio) ** 2 for w, one in zip(weights, unchanged, strict=True))
+    variance = max(0.0, (excess - len(unchanged)) / sum(weights))
+    return float(stdtrit(len(unchanged), 0.975)) * math.sqrt(variance)
+
+
+def widened(ratio: Ratio, half_width: float) -> Ratio:
+    """The ratio with an interval that is wider by that, independently."""
+    factor = math.exp(math.hypot(math.log(ratio.high / ratio.low) / 2, half_width))
+    return Ratio(ratio.ratio, ratio.ratio / factor, ratio.ratio * factor)
 
 
 def runs_table(snapshots: Sequence[Snapshot]) -> str:

@@ -205,7 +205,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     tune = "make" if snapshot.params.has_classifier else "litmeter"
     search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.kind != "command" else ""
     if snapshot.tuned is not None:
-        return Claim("next", _tuned_finding(snapshot.tuned, serve))
+        found = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
+        return Claim("next", found + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
     if own.rank in (None, 1) or (gain := _lead(own)) is None or not gain.resolved:
         diagnosis = snapshot.diagnoses[CANDIDATE]
@@ -276,8 +277,14 @@ def capacities(snapshot: Snapshot) -> Iterator[Claim]:
     names = [*(row.experiment for row in ranked(snapshot.compared)[:1]), CANDIDATE]
     for name in dict.fromkeys(names):
         if name in snapshot.capacities:
-            text = capacity_sentence(f"`{name}`", snapshot.capacities[name].metrics)
-            yield Claim("capacity", f"{text}.")
+            found = snapshot.capacities[name]
+            text = capacity_sentence(f"`{name}`", found.metrics)
+            yield Claim("capacity", text + on_day(", measured", found.measured_at))
+
+
+def on_day(done: str, time: str) -> str:
+    """The end of a sentence of what was done in a run of its own, maybe an earlier one, with its day."""
+    return f"{done} {time.split()[0]}." if time else "."
 
 
 def doubts(snapshot: Snapshot) -> Iterator[Claim]:
@@ -297,7 +304,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         if reasons := Counter(row.void for row in result.turns if row.void):
             usual = reasons.most_common(1)[0][0]
             void[result.name] = f"({reasons.total()} of {len(result.turns)} turns: {usual})"
-    yield from _disturbances([row for result in snapshot.results for row in result.turns])
+    yield from disturbances([row for result in snapshot.results for row in result.turns])
     if snapshot.results[0].device == "cuda" and not BLOCKING:
         yield Claim(
             "doubt",
@@ -328,7 +335,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
             yield Claim("doubt", f"{what}: {listed}.")
 
 
-def _disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
+def disturbances(turns: Sequence[TurnRow]) -> Iterator[Claim]:
     """Who else used the cores, and what else may have changed rates, where that was so in many turns."""
     taken = [max(row.other_percent or 0.0, row.steal_percent or 0.0) for row in turns]
     others = [row for row, percent in zip(turns, taken, strict=True) if percent > OTHER_LOAD_PERCENT]

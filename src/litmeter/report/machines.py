@@ -10,7 +10,7 @@ from typing import Any
 from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.model.device import params_on
-from litmeter.paths import MACHINE, CapacityPaths
+from litmeter.paths import MACHINE
 from litmeter.report.snapshot import read_capacities
 from litmeter.report.tables import capacity_text
 from litmeter.say.tables import pluralise, significant
@@ -100,8 +100,9 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
         raise ReportError(
             f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
         )
-    dates = {name: read_json(CapacityPaths(name).metrics).get("measured_at", "") for name in names}
-    return [Offer(label, name, machine, known[name].metrics, dates[name], price) for name in names]
+    return [
+        Offer(label, name, machine, known[name].metrics, known[name].measured_at, price) for name in names
+    ]
 
 
 def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:

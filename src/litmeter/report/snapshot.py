@@ -274,7 +274,7 @@ def read_capacity(name: str) -> CapacityResult:
     except (KeyError, TypeError, ValueError) as error:
         raise ReportError(f"{own.metrics}: not of this code; `make capacity` makes it anew") from error
     curve = curve_of(rows, metrics.miss)
-    return CapacityResult(metrics, rows, curve)
+    return CapacityResult(metrics, rows, curve, content.get("measured_at", ""))
 
 
 def read_revision(name: str) -> Snapshot:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,7 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "settled": outcome.settled,
         "seconds": round(seconds),
         "machine": files.read_json(MACHINE)["id"],
+        "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "weights_sha256": served_digest(params),
         "left_out": dict(outcome.left_out),
     }

@@ -1,0 +1,188 @@
+"""Whole runs, recorded: their logs, from which schedules decide all again, and what came of them.
+
+``python -m tests.support.recorded FILE stage NAME...`` runs stages of the pipeline in the current folder, and
+``python -m tests.support.recorded FILE stage NAME...`` runs stages of the pipeline in this folder, and
+and the results that a report is made of, with what this code makes of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from litmeter.measure import run as loop
+from litmeter.measure.capacity import capacity
+from litmeter.measure.comparison_rows import comparison_rows, pairs
+from litmeter.measure.log import Log
+from litmeter.measure.rounds import comparison, head_to_head
+from litmeter.measure.turn import Schedule
+from litmeter.params import LoadSettings, ObjectiveSettings, ServeSettings, TuneSettings
+from litmeter.report import snapshot as report
+from litmeter.report.claims import claims
+from litmeter.tune.search import Job, search
+from litmeter.tune.space import Machine, Space
+
+MISS = 0.05
+RESULTS = ("params.yaml", "metrics", "plots")
+SCHEDULES: dict[str, Callable[..., Schedule[Any]]] = {
+    one.__name__: one for one in (comparison, head_to_head, capacity, search)
+}
+_run, _read_snapshot = loop.run, report.read_snapshot
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A log, the schedule's name and arguments, and what came of it."""
+
+    log: Path
+    schedule: str
+    arguments: dict[str, Any]
+    outcome: Any
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it."""
+
+    def fields(one: Any) -> Any:
+        if is_dataclass(one) and not isinstance(one, type):
+            return {key: getattr(one, key) for key in asdict(one)}
+        return one.model_dump(mode="json") if hasattr(one, "model_dump") else sorted(one)
+
+    return json.loads(json.dumps(value, default=fields))
+
+
+def outcome_of(schedule: str, arguments: Mapping[str, Any], log: Log, result: Any) -> Any:
+    """What came of a run, as JSON has it: of a comparison rows and pairs, else the schedule's result."""
+    if schedule in ("comparison", "head_to_head"):
+        names = arguments["names"]
+        measured = (names, arguments.get("reference", names[0]), log.rows, log.latencies_ms())
+        return plain({"rows": comparison_rows(*measured, MISS), "pairs": pairs(*measured)})
+    if schedule == "capacity":
+        return plain({name: one.metrics for name, one in result.items()})
+    return plain(result)
+
+
+def replayed(recording: Recording) -> Any:
+    """What comes of the recorded log now; nothing is measured, so a turn that it has not is an error."""
+    log = Log(recording.log)
+    result = _run(schedule_of(recording), {}, log, 0.0, lambda *_: None)
+    return outcome_of(recording.schedule, recording.arguments, log, result)
+
+
+def schedule_of(recording: Recording) -> Schedule[Any]:
+    """The schedule with its arguments."""
+    given = dict(recording.arguments)
+    if recording.schedule == "capacity":
+        given["objective"] = ObjectiveSettings.model_validate(given["objective"], strict=False)
+    elif recording.schedule == "search":
+        agreement, space = given["agreement"], given["space"]
+        configurations = tuple(ServeSettings.model_validate(one) for one in space["configurations"])
+        given = {
+            "job": Job(
+                TuneSettings.model_validate(given["tune"], strict=False),
+                ServeSettings.model_validate(given["serve"]),
+                LoadSettings.model_validate(given["load"], strict=False),
+                ObjectiveSettings.model_validate(given["objective"], strict=False),
+                Machine(**given["machine"]),
+                Space(configurations, space["left_out"]),
+                lambda one: agreement[one.model_dump_json()],
+                given["unavailable"],
+            )
+        }
+    return SCHEDULES[recording.schedule](**given)
+
+
+def said_of(snapshot: report.Snapshot) -> Any:
+    """What a report says: figures of the table, bounds, causes, sentences."""
+    return plain(
+        {
+            "rows": snapshot.compared,
+            "bounds": snapshot.bounds,
+            "diagnoses": snapshot.diagnoses,
+            "claims": [one.sentence for one in claims(snapshot)],
+        }
+    )
+
+
+def recordings(folder: Path) -> Iterator[Recording]:
+    """Those in a folder into which a file was unpacked."""
+    for path in sorted(folder.glob("*.json")):
+        if path.stem != "report":
+            yield Recording(path.with_suffix(".jsonl"), **json.loads(path.read_text()))
+
+
+class Recorder:
+    """Stands before the loop and the reading of results, and keeps what passes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, schedule: Any, subjects: Any, log: Log, *others: Any, **options: Any) -> Any:
+        """Run, and keep the log."""
+        name, arguments = schedule.__name__, inspect.getgeneratorlocals(schedule)
+        if name not in SCHEDULES:
+            return _run(schedule, subjects, log, *others, **options)
+        file = self.folder / f"{len(list(self.folder.glob('*.json')))}-{name}.jsonl"
+        log.path = log.path or file
+        agreement: dict[str, float] = {}
+        if name == "search":
+            job: Job = arguments["job"]
+
+            def kept(one: ServeSettings) -> float:
+                return agreement.setdefault(one.model_dump_json(), job.agreement(one))
+
+            schedule = search(replace(job, agreement=kept))
+        result = _run(schedule, subjects, log, *others, **options)
+        if name == "search":
+            arguments = {key: getattr(job, key) for key in asdict(replace(job, agreement=agreement))}  # type: ignore[arg-type]
+            arguments["agreement"] = agreement
+        if log.path != file:
+            shutil.copy(log.path, file)
+        own = {"schedule": name, "arguments": plain(arguments)}
+        outcome = {"outcome": outcome_of(name, own["arguments"], log, result)}
+        file.with_suffix(".json").write_text(json.dumps(own | outcome))
+        return result
+
+    def read_snapshot(self, label: str = "") -> report.Snapshot:
+        """Read the results, and keep them."""
+        found = _read_snapshot(label)
+        if not label:
+            shutil.rmtree(self.folder / "results", ignore_errors=True)
+            (self.folder / "results").mkdir()
+            for name in RESULTS:
+                copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+                copy(name, self.folder / "results" / name)
+            (self.folder / "report.json").write_text(json.dumps(said_of(found)))
+        return found
+
+
+def main() -> None:
+    """Record what the arguments name."""
+    file, what, *names = sys.argv[1:]
+    with tempfile.TemporaryDirectory() as name:
+        recorder = Recorder(Path(name))
+        with (
+            patch.object(loop, "run", recorder.run),
+            patch.object(report, "read_snapshot", recorder.read_snapshot),
+        ):
+            if what == "stage":  # imported only now: they take both from their modules
+                for stage in names:
+                    importlib.import_module(f"litmeter.stages.{stage}").main()
+            else:
+                importlib.import_module("litmeter.cli.main").main(names)
+        with tarfile.open(file, "w:xz") as archive:
+            archive.add(name, ".", filter=lambda one: one)
+
+
+if __name__ == "__main__":
+    main()
