@@ -21,7 +21,6 @@ from unittest.mock import patch
 import psutil
 import torch
 
-from litmeter.ceilings import LAUNCHES, Operation, fastest_flops
 from litmeter.measure.log import Log
 from litmeter.measure.run import run
 from litmeter.measure.subjects import Served
@@ -32,6 +31,7 @@ from litmeter.model.compiled.manifest import read_manifest
 from litmeter.model.predictor import Predictor
 from litmeter.params import ServeSettings
 from litmeter.paths import MODEL, ModelFolders
+from litmeter.peaks import LAUNCHES, Operation, fastest_flops
 from litmeter.system.files import write_json
 from litmeter.system.gpu import cuda_available, describe_gpu, read_gpu
 from litmeter.system.machine import exclusive_machine

@@ -14,9 +14,9 @@ import openvino
 import pytest
 import torch
 
-from litmeter.ceilings import measured_copying, measured_peaks, measured_reading
 from litmeter.model.compiled.model import openvino_options
 from litmeter.model.graph import converted
+from litmeter.peaks import measured_copying, measured_peaks, measured_reading
 from litmeter.system.cores import whole_cores
 
 CORES = whole_cores()

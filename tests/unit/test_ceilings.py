@@ -10,21 +10,17 @@ import timm
 import torch
 from torch import nn
 
-from litmeter.ceilings import (
-    Cost,
+from litmeter.ceilings import Cost, Traffic, cost_of, roofline, traffic_of
+from litmeter.model.card import ModelCard, read_card
+from litmeter.paths import ModelFolders
+from litmeter.peaks import (
     Operation,
-    Traffic,
     buffer_bytes,
-    cost_of,
     fastest_flops,
     find_device,
     last_caches_bytes,
     measured_peaks,
-    roofline,
-    traffic_of,
 )
-from litmeter.model.card import ModelCard, read_card
-from litmeter.paths import ModelFolders
 from litmeter.stages.ceilings import (
     Memory,
     ceiling_metrics,
@@ -129,7 +125,7 @@ def test_a_measured_peak_replaces_a_missing_datasheet(exported: ModelFolders) ->
 def test_what_both_libraries_run_is_timed_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two at once of OpenVINO's; the model's convolution, in batches of 1 and 8, in torch."""
     timed: list[Operation] = []
-    monkeypatch.setattr("litmeter.ceilings.fastest_flops", lambda operations, _: timed.extend(operations))
+    monkeypatch.setattr("litmeter.peaks.fastest_flops", lambda operations, _: timed.extend(operations))
     measured_peaks(Small(), 32, "cpu", ["float32", "int8"], cores=2)
     products = {2 * size**3 for size in (512, 1024, 2048)}
     own = {2 * batch * macs for batch in (1, 8) for macs in (3 * 8 * 9 * 32**2, 8 * 25 * 16**2)}

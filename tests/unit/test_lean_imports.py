@@ -68,7 +68,7 @@ for module in pkgutil.walk_packages(litmeter.__path__, "litmeter."):
             print(module.name)
 """
 CLASSIFIER = {
-    *("litmeter.ceilings", "litmeter.data.sources"),
+    *("litmeter.ceilings", "litmeter.data.sources", "litmeter.peaks"),
     *(f"litmeter.model.{name}" for name in ("graph", "model", "predictor", "preprocess")),
     *(f"litmeter.model.compiled.{name}" for name in ("model", "package")),
     *(f"litmeter.stages.{name}" for name in ("ceilings", "data", "export", "train")),

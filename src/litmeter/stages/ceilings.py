@@ -9,21 +9,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 
-from litmeter.ceilings import (
-    BYTES_PER_NUMBER,
-    DEVICES,
-    Cost,
-    Traffic,
-    cache_bytes,
-    cost_of,
-    find_device,
-    instruction_peak_flops,
-    measured_bandwidth,
-    measured_peaks,
-    measured_reading,
-    roofline,
-    traffic_of,
-)
+from litmeter.ceilings import BYTES_PER_NUMBER, Cost, Traffic, cost_of, roofline, traffic_of
 from litmeter.errors import LoadError
 from litmeter.load import load_generator
 from litmeter.load.stub import running_stub
@@ -38,6 +24,15 @@ from litmeter.model.device import dtype_name, half_is_native, params_on, precisi
 from litmeter.model.model import load_model
 from litmeter.params import LoadSettings
 from litmeter.paths import CEILINGS, MACHINE, MODEL, THEORETICAL
+from litmeter.peaks import (
+    DEVICES,
+    cache_bytes,
+    find_device,
+    instruction_peak_flops,
+    measured_bandwidth,
+    measured_peaks,
+    measured_reading,
+)
 from litmeter.say.progress import print_wrapped
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json

@@ -1,0 +1,312 @@
+"""What the machine can do at most: arithmetic, by datasheet or measured, and the memory's rates.
+
+Datasheets' peaks are dense (without sparsity). ``full`` is FP32 on the CUDA cores, ``half`` FP16 on the
+tensor cores with FP32 accumulation. TF32 is neither: it has float32's range and FP16's precision, and the
+server switches it off.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter, itemgetter
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+import torch
+from openvino import opset13 as opset
+
+from litmeter.model.compiled.model import openvino_options
+from litmeter.model.device import wait_for
+from litmeter.system.memory import available_memory
+
+
+class Device(NamedTuple):
+    """A GPU's datasheet.
+
+    Attributes:
+        pattern: regular expression for the name that CUDA reports.
+        full_tflops, half_tflops: 10^12 FLOP/s.
+    """
+
+    name: str
+    pattern: str
+    full_tflops: float
+    half_tflops: float
+    source: str
+
+
+DEVICES = (
+    Device("T4", r"\bT4\b", 8.1, 65.0, "NVIDIA T4 datasheet"),
+    Device("V100 SXM2", r"V100-SXM2", 15.7, 125.0, "NVIDIA V100 datasheet"),
+    Device("V100 PCIe", r"V100-PCIE", 14.0, 112.0, "NVIDIA V100 datasheet"),
+    Device("A10", r"\bA10\b", 31.2, 125.0, "NVIDIA A10 datasheet"),
+    Device("A30", r"\bA30\b", 10.3, 165.0, "NVIDIA A30 datasheet"),
+    Device("A40", r"\bA40\b", 37.4, 149.7, "NVIDIA A40 datasheet"),
+    Device("A100", r"\bA100\b", 19.5, 312.0, "NVIDIA A100 datasheet"),
+    Device("L4", r"\bL4\b", 30.3, 121.0, "NVIDIA L4 datasheet (half of the sparse figure)"),
+    Device("L40", r"\bL40\b", 90.5, 181.05, "NVIDIA L40 datasheet"),
+    Device("L40S", r"\bL40S\b", 91.6, 362.05, "NVIDIA L40S datasheet"),
+    Device("H100 PCIe", r"H100 PCIe", 51.0, 756.0, "NVIDIA H100 datasheet (half of sparse)"),
+    Device("H100 SXM", r"H100(?! PCIe| NVL)", 67.0, 989.0, "NVIDIA H100 datasheet (half of sparse)"),
+    Device("H200 SXM", r"\bH200\b(?! NVL)", 67.0, 989.0, "NVIDIA H200 datasheet (half of sparse)"),
+    Device("RTX 3090", r"RTX 3090(?! Ti)", 35.6, 71.0, "NVIDIA Ampere GA102 whitepaper, table 9"),
+    Device("RTX 4090", r"RTX 4090(?! D)", 82.6, 165.2, "NVIDIA Ada whitepaper, appendix A"),
+)
+
+
+def find_device(gpu_name: str | None) -> Device | None:
+    """The datasheet of the GPU that CUDA calls ``gpu_name``, None where it is not in the table."""
+    return next((device for device in DEVICES if re.search(device.pattern, gpu_name or "")), None)
+
+
+MATRIX_SIZES = {"cpu": (512, 1024, 2048), "cuda": (2048, 4096, 8192)}
+"""Sides of the square matrices by device; which is fastest depends on its caches."""
+LAUNCHES = {"cpu": 1, "cuda": 8}
+"""Runs that are timed together: to launch one on a GPU takes as long as a small product."""
+LAYERS, LAYER_BATCHES = 4, (1, 8)
+"""Convolutions of the model that are timed in torch, those with most arithmetic, and in which batches."""
+CHANNELS, ROWS = (512, 1024), 512
+"""Columns and rows of OpenVINO's products."""
+CONVOLUTIONS, CONVOLUTION_BATCH = ((3, 256, 14), (3, 512, 7), (1, 512, 14)), 4
+"""OpenVINO's convolutions: side of the kernel, channels, side of the image."""
+ROUNDS, ROUND_S = 4, 0.05
+"""Runs of each operation, in turn: a machine that slows down for a while slows down all."""
+LONGEST_S = 1.0
+"""Operations that would take longer, at what their library has reached, are not timed: without instructions
+for a format, a product takes minutes."""
+
+
+class Operation(NamedTuple):
+    """A matrix product or convolution that is timed: its library, number format (torch's name) and FLOPs."""
+
+    library: str
+    dtype: str
+    flops: int
+    run: Callable[[], object]
+
+
+@torch.inference_mode()
+def measured_peaks(
+    model: torch.nn.Module, image_size: int, device: str, dtypes: Sequence[str], cores: int
+) -> dict[str, float]:
+    """FLOP/s of the fastest operation in each of ``dtypes`` (torch's names), on all ``cores``, best of many.
+
+    A peak is a bound of a rate only if no library that serves is faster. So these are torch's products and
+    the model's own convolutions in it, and on a CPU OpenVINO's products and convolutions of many channels.
+    FLOPs are counted as a model's are, with those at the border of an image that a library leaves out.
+    """
+    torch.set_num_threads(cores)
+    layers = _largest_convolutions(model, image_size)
+    operations = [one for dtype in dtypes for one in _torch_operations(layers, device, dtype)]
+    if device == "cpu":
+        operations += [one for dtype in dtypes for one in _openvino_operations(dtype, cores)]
+    return fastest_flops(operations, device)
+
+
+def fastest_flops(operations: Iterable[Operation], device: str) -> dict[str, float]:
+    """FLOP/s of the fastest operation of each number format; all take turns."""
+    peaks: dict[tuple[str, str], float] = {}
+
+    def run(one: Operation, within_s: float) -> None:
+        flops = one.flops / _shortest_s(one.run, device, within_s)
+        peaks[one[:2]] = max(peaks.get(one[:2], 0.0), flops)
+
+    timed = []
+    for one in sorted(operations, key=attrgetter("flops")):
+        if one.flops <= LONGEST_S * peaks.get(one[:2], math.inf):
+            run(one, 0.0)
+            timed.append(one)
+    for one in ROUNDS * timed:
+        run(one, ROUND_S)
+    dtypes = {dtype for _, dtype in peaks}
+    return {dtype: max(flops for (_, own), flops in peaks.items() if own == dtype) for dtype in dtypes}
+
+
+def _torch_operations(
+    layers: Sequence[tuple[int, torch.nn.Conv2d, torch.Size]], device: str, dtype: str
+) -> Iterator[Operation]:
+    """Square matrix products, and convolutions in batches; without these in int8, which torch has not."""
+    number_format = getattr(torch, dtype)
+    for size in MATRIX_SIZES[device]:
+        yield Operation("torch", dtype, 2 * size**3, _torch_product(device, number_format, size))
+    for flops, layer, shape in layers if number_format.is_floating_point else ():
+        own = copy.deepcopy(layer).to(device, number_format)
+        for size in LAYER_BATCHES:
+            images = torch.randn(size, *shape, device=device).to(number_format)
+            yield Operation("torch", dtype, size * flops, partial(own, images))
+
+
+def _torch_product(device: str, dtype: torch.dtype, size: int) -> Callable[[], object]:
+    if dtype == torch.int8:
+        integers = [torch.randint(-128, 128, (size, size), dtype=dtype) for _ in range(2)]
+        # The product in int32 has no public name (torch.ops.aten lists it).
+        return partial(torch._int_mm, *integers)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return partial(torch.mm, left, right, out=torch.empty_like(left))
+
+
+def _largest_convolutions(
+    model: torch.nn.Module, image_size: int
+) -> list[tuple[int, torch.nn.Conv2d, torch.Size]]:
+    """Those with most arithmetic: FLOPs for an image, layer, and shape of its input; none of a graph."""
+    seen: dict[tuple[Any, ...], tuple[int, torch.nn.Conv2d, torch.Size]] = {}
+
+    def note(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        flops = 2 * output[0].numel() * layer.weight[0].numel()
+        seen[layer.weight.shape, layer.stride, inputs[0].shape] = (flops, layer, inputs[0].shape[1:])
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    model.eval()(torch.zeros(1, 3, image_size, image_size))
+    for hook in hooks:
+        hook.remove()
+    return sorted(seen.values(), key=itemgetter(0))[-LAYERS:]
+
+
+def _openvino_operations(dtype: str, cores: int) -> Iterator[Operation]:
+    """Products and convolutions as packages run: on one thread each, as many at once as there are cores."""
+    options = openvino_options(getattr(torch, dtype))
+    options |= {"INFERENCE_NUM_THREADS": cores, "NUM_STREAMS": cores}
+    shapes: list[tuple[tuple[int, ...], tuple[int, ...]]]
+    shapes = [((ROWS, channels), (channels, channels)) for channels in CHANNELS]
+    shapes += [
+        ((CONVOLUTION_BATCH, channels, side, side), (channels, channels, kernel, kernel))
+        for kernel, channels, side in CONVOLUTIONS
+    ]
+    for images, weights in shapes:
+        compiled = openvino.Core().compile_model(_graph(images, weights, dtype), "CPU", options)
+        requests = [compiled.create_infer_request() for _ in range(cores)]
+        for request in requests:
+            request.set_input_tensor(openvino.Tensor(_random(images)))
+        flops = 2 * math.prod(images) * math.prod(weights) // weights[1]
+        yield Operation("openvino", dtype, cores * flops, partial(_run_at_once, requests))
+
+
+def _graph(images: Sequence[int], weights: Sequence[int], dtype: str) -> openvino.Model:
+    """The product of (rows, channels) with (channels, channels), or the convolution that keeps the size."""
+
+    def numbers(node: openvino.Node, low: float, high: float, levels: int) -> openvino.Node:
+        limits = [np.float32(low), np.float32(high)] * 2
+        return opset.fake_quantize(node, *limits, levels) if dtype == "int8" else node
+
+    taken = opset.parameter(images, np.float32)
+    factors = numbers(taken, 0.0, 1.0, 256), numbers(opset.constant(_random(weights)), -1.0, 1.0, 255)
+    if len(weights) == 2:
+        found = opset.matmul(*factors, False, False)
+    else:
+        border = [weights[-1] // 2] * 2
+        found = opset.convolution(*factors, [1, 1], border, border, [1, 1])
+    return openvino.Model([numbers(opset.relu(found), 0.0, float(weights[1]), 256)], [taken])
+
+
+def _random(shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def _run_at_once(requests: Sequence[Any]) -> None:
+    for request in requests:
+        request.start_async()
+    for request in requests:
+        request.wait()
+
+
+FLOPS_PER_CYCLE = {
+    "full": {"avx512f": 64, "avx2": 32, "asimd": 16},
+    "half": {"amx_bf16": 1024, "avx512_bf16": 128},
+    "int8": {"amx_int8": 2048, "avx512_vnni": 256},
+}
+"""Of a core, by precision and instruction set, the widest first: two units that multiply and add in each
+cycle, or one of tiles."""
+
+
+def instruction_peak_flops(
+    precision: str, flags: Collection[str], cores: float, clock_hz: float
+) -> float | None:
+    """FLOP/s that instructions allow at most at this clock; None where the instructions are not known."""
+    cycles = (flops for flag, flops in FLOPS_PER_CYCLE[precision].items() if flag in flags)
+    widest = next(cycles, None)
+    return None if widest is None else widest * cores * clock_hz
+
+
+def cache_bytes(device: str) -> int:
+    """Size of all last caches together; in a virtual machine those of the host; 0 where it is not known."""
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(0).L2_cache_size)
+    return last_caches_bytes(Path("/sys/devices/system/cpu"))
+
+
+def last_caches_bytes(cpus: Path) -> int:
+    """Size of the caches of the highest level that Linux lists in ``cpus``, each once, whoever shares it."""
+    caches = {}
+    for folder in cpus.glob("cpu[0-9]*/cache/index[0-9]*"):
+        with suppress(OSError):  # not every hypervisor says all
+            names = ("level", "shared_cpu_list", "size")
+            level, shared, size = ((folder / name).read_text().strip() for name in names)
+            caches[int(level), shared] = 1024 * int(size.removesuffix("K"))
+    last = max((level for level, _ in caches), default=0)
+    return sum(size for (level, _), size in caches.items() if level == last)
+
+
+CACHES, SMALLEST_BUFFER_BYTES = 4, 2**28
+"""A buffer that no cache holds is so many times as large as all last caches together, and this at least."""
+BUFFERS_SHARE = 1 / 4
+"""Of the free memory, that two such buffers take at most."""
+READ_BYTES = 2**26
+"""So much is read at a time, at least, a small buffer again and again: the call itself takes microseconds."""
+MEMORY_S = 0.3
+
+
+def buffer_bytes(cache: int, free: int) -> int:
+    """Size of a buffer that caches of so many bytes do not hold, as far as the ``free`` memory allows."""
+    return min(max(CACHES * cache, SMALLEST_BUFFER_BYTES), int(BUFFERS_SHARE * free / 2))
+
+
+def measured_bandwidth(device: str) -> float:
+    """Bytes per second of the memory, copying or reading alone, whichever is faster."""
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else available_memory()
+    size = buffer_bytes(cache_bytes(device), free)
+    return max(measured_copying(device, size), measured_reading(device, size))
+
+
+def measured_copying(device: str, size: int) -> float:
+    """Bytes per second, read and written, of the fastest of many copies of ``size`` bytes."""
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * size / _shortest_s(lambda: target.copy_(source), device, MEMORY_S)
+
+
+def measured_reading(device: str, size: int) -> float:
+    """Bytes per second of reading the same ``size`` bytes again and again, from a cache if they fit."""
+    buffer = torch.ones(max(1024, size // 4), dtype=torch.float32, device=device)
+    read = buffer.expand(max(1, READ_BYTES // buffer.nbytes), -1)
+    return 4 * read.numel() / _shortest_s(read.sum, device, MEMORY_S)
+
+
+def _shortest_s(operation: Callable[[], object], device: str, within_s: float) -> float:
+    """Shortest wall time of ``operation`` within ``within_s``, of one run at least after a warm-up.
+
+    On a GPU of several runs at once.
+    """
+    launches = LAUNCHES[device]
+
+    def run_s() -> float:
+        start = perf_counter()
+        for _ in range(launches):
+            operation()
+        wait_for(torch.device(device))
+        return (perf_counter() - start) / launches
+
+    run_s()
+    started, shortest = perf_counter(), run_s()
+    while perf_counter() - started < within_s:
+        shortest = min(shortest, run_s())
+    return shortest
