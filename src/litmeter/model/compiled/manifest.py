@@ -109,7 +109,10 @@ def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[
 
 
 def package_hashes(folders: ModelFolders, device: str, settings: ServeSettings) -> list[str | None]:
-    """Hashes of the packages that ``settings`` run, none in torch; raise ModelError as ``packages_to_use``."""
+    """Hashes of the packages that ``settings`` run; none in torch.
+
+    Raise ModelError as ``packages_to_use``.
+    """
     used = packages_to_use(folders, device, settings.precision) if settings.compiled else []
     return [package.sha256 for package in used]
 
