@@ -34,6 +34,7 @@ TRAINING_CURVES = Path("plots/training.csv")
 CONFUSION = Path("plots/confusion.csv")
 
 MODEL = ModelFolders(Path("models/exported"), Path("models/compiled"))
+PACKAGES = Path("metrics/packages")
 COMPILED_TABLE = Path("plots/compiled.csv")
 PRECISIONS_TABLE = Path("plots/precisions.csv")
 

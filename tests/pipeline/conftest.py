@@ -281,6 +281,7 @@ def run_once(clone: Clone) -> None:
         "train",
         "export",
         "compile",
+        "packages",
         "precisions",
         "ceilings",
         "benchmark@e1_baseline",
@@ -288,7 +289,7 @@ def run_once(clone: Clone) -> None:
         "comparison",
         "report",
     ]
-    assert "stage 11 of 11 (report)" in done.stdout
+    assert "stage 12 of 12 (report)" in done.stdout
     for command in ("results", "report"):
         clone.run(str(clone.path / ".venv/bin/litmeter"), command)
     clone.commit("results of this machine")

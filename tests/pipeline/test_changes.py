@@ -60,11 +60,30 @@ def test_a_change_reruns_the_stages_that_read_it(ran: Clone) -> None:
     changed = {stage: {*found["changed deps"]["params.yaml"]} for stage, [found] in why.items()}
     assert changed == {
         "train": {"train"},
+        "packages": {"experiments", "serve"},
         "benchmark@e1_baseline": {"load", "experiments.e1_baseline"},
         "candidate": {"load", "serve"},
         "comparison": {"experiments", "serve"},
         "report": {"experiments", "serve"},
     }
+
+
+def test_other_packages_leave_those_alone_that_run_in_torch(ran: Clone) -> None:
+    try:
+        ran.change({"compile": {"batch_sizes": [1]}})
+        done = ran.dvc("repro", "packages")
+        assert ran.stages_run(done.stdout) == ["machine", "compile", "packages"]
+        why = ran.status()
+        assert "benchmark@e1_baseline" not in why
+        changed = {"metrics/packages/candidate.json": "modified"}
+        assert why["candidate"] == [{"changed deps": changed}]
+        assert why["comparison"] == [{"changed deps": {"metrics/packages": "modified"}}]
+
+        ran.change({"serve": {"max_batch_size": 8}})
+        assert ran.stages_run(ran.dvc("repro", "packages").stdout) == ["machine", "packages"]
+        assert "benchmark@e1_baseline" not in ran.status()
+    finally:
+        ran.restore()
 
 
 def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:

@@ -49,7 +49,7 @@ def run_half(clone: Clone) -> None:
     mine = {"precision": "half", "transport": "direct"}
     clone.change({"experiments": {**TINY["experiments"], MINE: mine}})
     done = clone.dvc("exp", "run", "-S", "serve.precision=half")
-    stages = ["machine", f"benchmark@{MINE}", "candidate", "comparison", "report"]
+    stages = ["machine", "packages", f"benchmark@{MINE}", "candidate", "comparison", "report"]
     assert clone.stages_run(done.stdout) == stages
     check_change(clone, "precision full -> half")
 
@@ -108,7 +108,7 @@ def leave_out_results_of_nobody(clone: Clone) -> None:
     clone.git("checkout", "-q", "params.yaml")
     done = clone.dvc("repro")
     # DVC's run cache would replay the candidate's old measurement; `persist` keeps it out.
-    assert clone.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
+    assert clone.stages_run(done.stdout) == ["machine", "packages", "candidate", "comparison", "report"]
     said = " ".join(done.stdout.split())
     named, _, command = said.partition("; remove them: ")
     assert f"{MINE}, which params.yaml has not, are left out" in named

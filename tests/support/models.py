@@ -1,14 +1,16 @@
-"""A tiny model, exported as the stage ``export`` does it."""
+"""A tiny model, exported as the stage ``export`` does it, and manifests of packages compiled from it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from litmeter.model.card import CARD_NAME, WEIGHTS_NAME, ModelCard, sha256
+from litmeter.model.compiled.manifest import MANIFEST_NAME, identity
 from litmeter.model.model import build_model, input_config
 from litmeter.params import ModelSettings
 from litmeter.paths import ModelFolders
@@ -40,3 +42,10 @@ def export_tiny(folder: Path, image_size: int = 96, classes: Sequence[str] = CLA
     )
     write_json(folders.exported / CARD_NAME, card.model_dump(mode="json"))
     return folders
+
+
+def write_manifest(folders: ModelFolders, **changes: Any) -> None:
+    """Write a manifest of this model and machine, without packages, but for ``changes``."""
+    model, machine = identity(folders.exported)
+    content = {"model": model, "machine": machine, "device": "cpu", "skipped_reason": None, "packages": []}
+    write_json(folders.compiled / MANIFEST_NAME, content | changes)

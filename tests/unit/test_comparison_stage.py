@@ -18,19 +18,20 @@ from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.measure.subjects import Subject
 from litmeter.measure.turn import Schedule, Work
 from litmeter.model.card import CARD_NAME, ModelCard
-from litmeter.model.compiled.manifest import MANIFEST_NAME
+from litmeter.model.compiled.manifest import Package
 from litmeter.params import Params, ServeSettings, load_params
 from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
+from litmeter.stages import packages
 from litmeter.stages.comparison import (
     main,
     names_to_measure,
-    own_inputs,
     read_last,
     rows_digest,
     settings_before,
     signatures_of,
 )
 from litmeter.system.files import code_digest, read_json, read_rows, write_json, write_rows
+from tests.support.models import write_manifest
 from tests.support.project import ROOT
 from tests.support.synthetic_results import compared
 from tests.support.turns import Machine, drive
@@ -59,25 +60,6 @@ def test_only_code_that_the_stage_runs_counts(project: Path, module: str, measur
     with (project / "src/litmeter" / module).open("a") as file:
         file.write("# changed\n")
     assert (code_digest(DVC_FILE, "comparison") != before) is measured_anew
-
-
-def test_other_packages_count(project: Path) -> None:
-    compiled = ServeSettings(compiled=True, preprocess="torchvision")
-
-    def inputs_with(full: str, half: str) -> tuple[object, object]:
-        packages = [
-            {"precision": "full", "sha256": full, "skipped_reason": None},
-            {"precision": "half", "sha256": half, "skipped_reason": None},
-            {"precision": "full", "sha256": "slow", "skipped_reason": "slower"},
-        ]
-        write_json(MODEL.compiled / MANIFEST_NAME, {"packages": packages})
-        return own_inputs(compiled), own_inputs(ServeSettings())
-
-    first = inputs_with("a", "b")
-    assert inputs_with("a", "other") == first
-    changed = inputs_with("other", "b")
-    assert changed[0] != first[0]
-    assert changed[1] == first[1]
 
 
 def keep_results(names: Sequence[str], settings: ServeSettings | None = None, **facts: object) -> None:
@@ -211,6 +193,26 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     objective = params.objective.model_copy(update={"miss": 0.01})
     stricter = signatures_of(params.model_copy(update={"objective": objective}), "cpu", [b"photo"])
     assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
+
+
+@pytest.mark.usefixtures("params")
+def test_only_packages_that_a_configuration_runs_change_what_its_row_depends_on() -> None:
+    def signatures_with(**sha256: str) -> dict[str, str]:
+        write_packages(**sha256)
+        packages.main()
+        return signatures_of(load_params(), "cpu", [b"photo"])
+
+    set_key("serve", precision="full", compiled=True)
+    first = signatures_with(half="b", full="a")
+    assert signatures_with(full="a", half="other", int8="new") == first
+    changed = signatures_with(full="other")
+    assert [name for name in first if changed[name] != first[name]] == ["candidate"]
+
+
+def write_packages(**sha256: str) -> None:
+    """The manifest of a package for a single image in each of these precisions, by its hash."""
+    found = [Package(precision=name, batch_size=1, sha256=own).model_dump() for name, own in sha256.items()]
+    write_manifest(MODEL, packages=found)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from litmeter.model.compiled.build import describe, jobs_of
 from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
-    identity,
     packages_to_use,
     read_manifest,
     verified_file,
@@ -30,7 +29,7 @@ from litmeter.model.compiled.model import compiled_model, split
 from litmeter.model.compiled.package import findings
 from litmeter.paths import ModelFolders
 from litmeter.stages.compile import package_rows
-from litmeter.system.files import write_json
+from tests.support.models import write_manifest
 
 CPU = torch.device("cpu")
 
@@ -46,12 +45,6 @@ def test_a_batch_is_split_into_compiled_sizes(number: int, sizes: list[int], pie
 def folders(exported: ModelFolders, tmp_path: Path) -> ModelFolders:
     """The exported model, with an empty folder for what is compiled of it."""
     return ModelFolders(exported.exported, tmp_path)
-
-
-def write_manifest(folders: ModelFolders, **changes: Any) -> None:
-    model, machine = identity(folders.exported)
-    content = {"model": model, "machine": machine, "device": "cpu", "skipped_reason": None, "packages": []}
-    write_json(folders.compiled / MANIFEST_NAME, content | changes)
 
 
 def test_packages_serve_on_fewer_cores_than_they_were_compiled_on(

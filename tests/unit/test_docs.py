@@ -185,9 +185,13 @@ def test_the_drawing_of_the_pipeline_is_dvc_yamls() -> None:
     depends: Edges = defaultdict(set)
     for name, stage in PIPELINE.items():
         for dependency in stage.get("do", stage)["deps"]:
-            makers = [m for m in PIPELINE if any(is_within(out, dependency) for out in outputs(PIPELINE[m]))]
-            depends[name].update(makers)
+            depends[name].update(maker for maker in PIPELINE if makes(PIPELINE[maker], dependency))
     assert drawn(ROOT / README) == {(b, a) for a, b in arrows(depends)}
+
+
+def makes(stage: dict[str, Any], dependency: str) -> bool:
+    """Whether what it writes is this file or folder, in it, or the folder that it is in."""
+    return any(is_within(out, dependency) or is_within(dependency, out) for out in outputs(stage))
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -65,7 +65,10 @@ for stage in sys.argv[1:]:
     importlib.import_module(f"litmeter.stages.{stage}")
     print(stage, *sorted({"torch", "torch._dynamo", "timm"} & set(sys.modules)))
 """
-WITHOUT_TORCH = ("machine", "compile", "precisions", "benchmark", "comparison", "report", "capacity", "tune")
+WITHOUT_TORCH = (
+    *("machine", "compile", "packages", "precisions", "benchmark", "comparison", "report"),
+    *("capacity", "tune"),
+)
 
 
 def test_stages_import_torch_its_compiler_and_timm_only_where_they_need_them() -> None:

@@ -61,12 +61,12 @@ def test_a_run_that_ends_with_the_comparison_has_what_that_needs(
 ) -> None:
     monkeypatch.setenv(COMPARISON_ONLY, "1")
     names = [name for (name, *_) in planned(params)]
-    assert names == ["machine", "data", "train", "export", "compile", "comparison"]
+    assert names == ["machine", "data", "train", "export", "compile", "packages", "comparison"]
 
 
 def test_before_the_first_run_no_time_is_said(params: Params) -> None:
     assert whole_run(params) is None
-    assert announcement(("train",), params) == ("3/17", "stage 3 of 17 (train)")
+    assert announcement(("train",), params) == ("3/18", "stage 3 of 18 (train)")
 
 
 def test_the_time_is_what_the_stages_took_and_the_comparison_may_take(params: Params) -> None:
@@ -76,10 +76,10 @@ def test_the_time_is_what_the_stages_took_and_the_comparison_may_take(params: Pa
     assert whole_run(params) == f"a whole run takes about {total} min; what has not changed is left out"
     left = round(1 + params.comparison.seconds / 60)
     assert announcement(("benchmark", "candidate"), params) == (
-        "15/17",
-        f"stage 15 of 17 (candidate), about {left} min to the end, less what has not changed",
+        "16/18",
+        f"stage 16 of 18 (candidate), about {left} min to the end, less what has not changed",
     )
-    assert announcement(("report",), params) == ("17/17", "stage 17 of 17 (report)")
+    assert announcement(("report",), params) == ("18/18", "stage 18 of 18 (report)")
 
 
 def test_a_new_experiment_takes_longer_nobody_knows_how_much(params: Params) -> None:

@@ -28,8 +28,8 @@ from litmeter.system.signals import TERMINATION_SIGNALS, Terminated, exit_with_p
 from litmeter.system.temporary import report_stale_files
 
 STAGES = (
-    *("machine", "data", "train", "export", "compile", "precisions", "ceilings"),
-    *("benchmark", "comparison", "report", "capacity", "tune"),
+    *("machine", "data", "train", "export", "compile", "packages", "precisions"),
+    *("ceilings", "benchmark", "comparison", "report", "capacity", "tune"),
 )
 """Modules of this package; only the one that runs is imported, as they load different libraries."""
 BESIDE_OTHERS = ("machine", "report")

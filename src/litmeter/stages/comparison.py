@@ -28,7 +28,7 @@ from litmeter.measure.rows import ComparisonRow
 from litmeter.measure.run import progress, run
 from litmeter.measure.subjects import Served, pipelines_of
 from litmeter.model.card import served_card, served_digest
-from litmeter.model.compiled.manifest import MANIFEST_NAME, split_note
+from litmeter.model.compiled.manifest import package_hashes, split_note
 from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, Params, ServeSettings
 from litmeter.report import claims
@@ -95,7 +95,7 @@ def measured() -> Log:
     unavailable = {name: one.unavailable for name, one in found.items() if one.unavailable}
     print_wrapped(f"comparison: {', '.join(chosen)} in turn, about {budget_s:.0f} s")
     before = chosen.get(BEFORE)
-    key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before)}
+    key = {"signatures": signatures, "names": list(chosen), "before": before and own_inputs(before, device)}
     log = unfinished_log("comparison", files.digest(json.dumps([key, budget_s]).encode()))
     beside = {name: serve for name, serve in chosen.items() if name not in unavailable}
     schedule = comparison(
@@ -184,19 +184,17 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
         "users": params.comparison.users,
         "miss": params.objective.miss,
         "reference_name": params.comparison.reference,
-        "reference": own_inputs(params.configuration(params.comparison.reference)),
+        "reference": own_inputs(params.configuration(params.comparison.reference), device),
     }
     return {
-        name: files.digest(json.dumps({**common, **own_inputs(serve)}, sort_keys=True).encode())
+        name: files.digest(json.dumps({**common, **own_inputs(serve, device)}, sort_keys=True).encode())
         for name, serve in params.configurations().items()
     }
 
 
-def own_inputs(serve: ServeSettings) -> dict[str, Any]:
+def own_inputs(serve: ServeSettings, device: str) -> dict[str, Any]:
     """What only this configuration depends on: its settings, and the hashes of the packages that it runs."""
-    packages = files.read_json(paths.MODEL.compiled / MANIFEST_NAME)["packages"] if serve.compiled else []
-    used = [one for one in packages if one["precision"] == serve.precision and not one["skipped_reason"]]
-    return {"serve": serve.model_dump(), "packages": [one["sha256"] for one in used]}
+    return {"serve": serve.model_dump(), "packages": package_hashes(paths.MODEL, device, serve)}
 
 
 def read_last() -> Last | None:

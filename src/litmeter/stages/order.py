@@ -21,8 +21,8 @@ Stage = tuple[str, ...]
 COMPARISON_ONLY = "LITMETER_COMPARISON_ONLY"
 """Environment variable of a run that ends with the stage ``comparison``."""
 COMPARISON: Stage = ("comparison",)
-UNRECORDED: tuple[Stage, ...] = (("machine",), COMPARISON, ("report",))
-"""The first and the last take a few seconds, and params.yaml has those of the comparison."""
+UNRECORDED: tuple[Stage, ...] = (("machine",), ("packages",), COMPARISON, ("report",))
+"""They take a few seconds; those of the comparison are in params.yaml."""
 ELSEWHERE = " on the machine and with the model of the committed results"
 
 

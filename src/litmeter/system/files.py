@@ -22,7 +22,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from litmeter.errors import LitmeterError, ReportError, StorageError, UsageError, storage_error
-from litmeter.paths import INDEX, MACHINE, MODEL
+from litmeter.paths import INDEX, MACHINE, MODEL, PACKAGES
 from litmeter.system.signals import defer_signals
 from litmeter.system.temporary import TEMPORARY_SUFFIX, claim
 
@@ -234,7 +234,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return TypeAdapter(list[kind]).validate_python(values)  # type: ignore[valid-type]
 
 
-HASHED_ELSEWHERE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled}
+HASHED_ELSEWHERE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled, PACKAGES}
 """What signatures have in another form: a machine's id, bodies, a model's card, the packages that are run."""
 NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
 """Names and suffixes that .dvcignore has, too."""

@@ -108,6 +108,15 @@ def packages_to_use(folders: ModelFolders, device: str, precision: str) -> list[
     return used
 
 
+def package_hashes(folders: ModelFolders, device: str, settings: ServeSettings) -> list[str | None]:
+    """Hashes of the packages that ``settings`` run; none in torch.
+
+    Raise ModelError as ``packages_to_use``.
+    """
+    used = packages_to_use(folders, device, settings.precision) if settings.compiled else []
+    return [package.sha256 for package in used]
+
+
 def split_note(folders: ModelFolders, device: str, settings: ServeSettings) -> str | None:
     """What to say where ``settings`` ask for more than was compiled; None where they do not.
 

@@ -1,0 +1,19 @@
+"""Stage ``packages``: the hashes of the compiled packages that each configuration runs, in a file each.
+
+A benchmark depends on its own one: packages that others run, or nobody, leave it as it is.
+"""
+
+from __future__ import annotations
+
+from litmeter.model.compiled.manifest import package_hashes
+from litmeter.model.device import params_on
+from litmeter.paths import MACHINE, MODEL, PACKAGES
+from litmeter.system.files import atomic_folder, read_json, write_json
+
+
+def main() -> None:
+    """Write them anew, so that those of configurations that params.yaml no longer has are gone."""
+    params, device = params_on(read_json(MACHINE))
+    with atomic_folder(PACKAGES) as folder:
+        for name, serve in params.configurations().items():
+            write_json(folder / f"{name}.json", {"sha256": package_hashes(MODEL, device, serve)})
