@@ -45,8 +45,6 @@ COST: dict[str, Any] = {
 }
 TRAINED = {
     "test_accuracy": 0.991,
-    "test_accuracy_low": 0.951,
-    "test_accuracy_high": 0.998,
     "test_images": 111,
 }
 BFLOAT16 = OWN_MACHINE | {

@@ -29,8 +29,6 @@ NO_FIGURES = {"say", "system", "errors", "params", "paths", "cli", "report"}
 """They check, write, print and draw what others measure. Only the stage `report` depends on `report`."""
 OF_MEASURING = {"system", "params"}
 """Yet what sends a load depends on these: how servers are started, with what memory and which defaults."""
-MOST = 2 / 3
-"""Of a folder's modules: a stage that imports so many depends on the folder."""
 STARTED = re.compile(r'"(litmeter(?:\.\w+)+)"')
 """A module's name as text: one that is started as a process of its own, by ``python -m``."""
 
@@ -66,15 +64,10 @@ def figure_modules(stage: str) -> set[Path]:
     return {file for file in files if file.name != "__init__.py"}
 
 
-def declared_as(file: Path, files: set[Path]) -> Path:
-    """The outermost folder of ``file`` that has MOST of its modules in ``files``, or itself."""
-    package = ROOT / "src/litmeter"
-    folders = [folder for folder in (ROOT / file).parents if folder.is_relative_to(package / file.parts[2])]
-    for folder in reversed(folders):
-        inside = {path.relative_to(ROOT) for path in folder.rglob("*.py") if path.name != "__init__.py"}
-        if folder.name != "stages" and len(inside & files) >= MOST * len(inside):
-            return folder.relative_to(ROOT)
-    return file
+def room(file: Path) -> Path:
+    """The folder in the package that has a file; the file of a stage, and of a room that is one, itself."""
+    folder = ROOT / "src/litmeter" / file.parts[2]
+    return (folder if folder.is_dir() and folder.name != "stages" else ROOT / file).relative_to(ROOT)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -84,7 +77,7 @@ def test_deps_are_what_the_figures_depend_on(name: str) -> None:
     module = STAGES[name]["cmd"].split()[2]
     declared = {path for path in STAGES[name]["deps"] if path.startswith("src/")}
     files = figure_modules(module)
-    assert declared == {str(declared_as(file, files)) for file in files}
+    assert declared == {str(room(file)) for file in files}
 
 
 def test_every_stage_module_is_a_stage_of_the_pipeline() -> None:

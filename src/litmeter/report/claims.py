@@ -21,7 +21,7 @@ from litmeter.report.snapshot import Snapshot, Tuned
 from litmeter.report.tables import changed_keys, ratio_text, served_name
 from litmeter.say.tables import pluralise, rate_cell, significant
 from litmeter.stats.comparison import Ratio
-from litmeter.stats.rates import objective_percent, samples_needed
+from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
 from litmeter.system.machine import describe_machine
 from litmeter.tune.rows import at_users, ratio_cell
 
@@ -402,15 +402,16 @@ def provenance(snapshot: Snapshot) -> str:
         for precision in ("full", "half")
         if (key := f"peak_{precision}_tflops") in ceilings
     )
+    tested = train["test_images"]
+    low, high = wilson_interval(round(train["test_accuracy"] * tested), tested)
     cost = "not available"
     if ceilings["macs"]:
         cost = f"{ceilings['macs'] / 1e9:.3f} GMACs, {ceilings['flops'] / 1e9:.3f} GFLOPs"
     return (
         f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
-        f"{train['test_images']} test photos (95% interval {train['test_accuracy_low']:.3f} to "
-        f"{train['test_accuracy_high']:.3f}). One image costs: {cost}; the peak is {peaks} precision "
-        f"({ceilings['peak_source']}), the memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s "
-        f"(measured). Every user sends {form}."
+        f"{tested} test photos (95% interval {low:.3f} to {high:.3f}). One image costs: {cost}; the peak is "
+        f"{peaks} precision ({ceilings['peak_source']}), the memory's bandwidth "
+        f"{ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
     )
 
 

@@ -13,7 +13,6 @@ from litmeter.model.environment import keep_freed_memory
 from litmeter.params import load_params
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
 from litmeter.say.progress import print_wrapped
-from litmeter.stats.rates import wilson_interval
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from litmeter.system.temporary import scratch
 from litmeter.training.fit import TESTING, ClassifierModule, fit
@@ -37,18 +36,15 @@ def main() -> None:
 
 
 def write_results(module: ClassifierModule, index: Index) -> None:
-    """Write accuracy with its interval, training curves, and every test photo's class and prediction."""
+    """Write accuracy, training curves, and every test photo's class and prediction."""
     labels = [photo.label for photo in index.split("test")]
     pairs = list(zip(labels, module.predicted, strict=True))
     correct = sum(actual == predicted for actual, predicted in pairs)
-    low, high = wilson_interval(correct, len(pairs))
     best = min(module.history, key=lambda row: row["val_loss"])
     write_json(
         TRAIN_METRICS,
         {
             "test_accuracy": round(correct / len(pairs), 4),
-            "test_accuracy_low": round(low, 4),
-            "test_accuracy_high": round(high, 4),
             "test_images": len(pairs),
             "val_accuracy": round(best["val_accuracy"], 4),
             "best_epoch": best["epoch"],
@@ -59,7 +55,4 @@ def write_results(module: ClassifierModule, index: Index) -> None:
     write_csv(
         CONFUSION, [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
     )
-    print_wrapped(
-        f"test accuracy {correct / len(pairs):.3f} on {len(pairs)} photos "
-        f"(95% interval {low:.3f} to {high:.3f})"
-    )
+    print_wrapped(f"test accuracy {correct / len(pairs):.3f}: {correct} of {len(pairs)} photos")
