@@ -14,8 +14,9 @@ from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings
 from litmeter.paths import CEILINGS
-from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
+from litmeter.report.claims import carried, claims, fastest, next_step, objective, verdict
 from litmeter.report.diagnosis import Bound
+from litmeter.report.searched import tuned_text
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.say.tables import significant
 from litmeter.stats.comparison import Ratio
@@ -83,7 +84,7 @@ def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | N
 
 def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
     assert "change" not in kinds(snapshot)
-    over = {"changes": ["max_batch_size 4 -> 8"], "ratio": 1.02, "low": 0.97, "high": 1.07}
+    over = {"changes": {"max_batch_size": [4, 8]}, "ratio": 1.02, "low": 0.97, "high": 1.07}
     after = replace(snapshot, over_before=over | {"p95_ms": [65.2, 66.1]})
     assert claims(after)[0].sentence == (
         "max_batch_size 4 -> 8: 1.02 (0.97 to 1.07) times as fast, no difference resolved; p95 65 -> 66 ms."

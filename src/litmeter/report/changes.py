@@ -13,15 +13,15 @@ import yaml
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ParamsLoader
+from litmeter.params import CANDIDATE, ParamsLoader, changed_settings
 from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
+from litmeter.report.machines import describe_machine
 from litmeter.report.snapshot import Snapshot
-from litmeter.report.tables import changed_settings, ratio_text
+from litmeter.report.tables import ratio_text
 from litmeter.say.progress import print_wrapped, terminal_width
 from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
-from litmeter.system.machine import describe_machine
 
 LONGEST_REVISION = len("workspace")
 
@@ -80,7 +80,7 @@ def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | No
         return None
     old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
     found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "p95_ms": [old, new]}
-    return change(found | {"changes": [f"{', '.join(what)} (in two runs, through `{after.reference}`)"]})
+    return change(found | {"changes": what}, f" (in two runs, through `{after.reference}`)")
 
 
 def _conditions(snapshot: Snapshot) -> dict[str, Any]:

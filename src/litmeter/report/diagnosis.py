@@ -21,13 +21,13 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
-from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
+from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow
 from litmeter.params import knobs_of
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
+from litmeter.report.precisions import image_ms
 from litmeter.report.results import Result, mean
-from litmeter.say.tables import pluralise, significant
+from litmeter.say.tables import pluralise, ratio_cell, significant
 from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
-from litmeter.tune.rows import ratio_cell
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES

@@ -17,12 +17,11 @@ from string import Template
 from markdown_it import MarkdownIt
 
 from litmeter.errors import ReportError
-from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.paths import CAPACITY_PICTURE, README, RESULTS_PAGE, TUNE_PICTURE
 from litmeter.report import charts
 from litmeter.report.changes import changes, runs_table
 from litmeter.report.charts import NARROW, WIDE, Chart, save_png, svg
-from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, subject, tuned_text
+from litmeter.report.claims import ANSWER, claims, provenance, reading, setting, subject
 from litmeter.report.diagnosis import Diagnosis
 from litmeter.report.machines import (
     EXAMPLE_RPS,
@@ -33,8 +32,10 @@ from litmeter.report.machines import (
     offers_text,
     plan_cells,
 )
+from litmeter.report.precisions import HEAD, precision_cells
+from litmeter.report.searched import searched_tables, tuned_text
 from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
-from litmeter.report.tables import bounds_table, levels_table, searched_tables
+from litmeter.report.tables import bounds_table, levels_table
 from litmeter.say.tables import CODE, markdown_table, markdown_text
 from litmeter.system.files import all_or_nothing, write_section, write_text
 

@@ -13,7 +13,7 @@ from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name
-from litmeter.params import CANDIDATE, ServeSettings
+from litmeter.params import CANDIDATE, ServeSettings, changed_settings
 from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.say.tables import (
@@ -22,13 +22,13 @@ from litmeter.say.tables import (
     number_cell,
     pluralise,
     rate_cell,
+    ratio_cell,
     significant,
     text_table,
     without_empty,
 )
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
-from litmeter.tune.rows import NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_table
 
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
@@ -79,16 +79,14 @@ def describe(serve: ServeSettings, device: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str, str, str]]:
-    """Each key that differs, with its values as params.yaml has them."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    texts = [{key: json.dumps(value).strip('"') for key, value in own.items()} for own in (old, new)]
-    return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
+def changes_text(changes: Mapping[str, Sequence[Any]]) -> str:
+    """Each key with its values before and after, as "max_batch_size 4 -> 8"."""
+    return ", ".join(f"{key} {value_text(old)} -> {value_text(new)}" for key, (old, new) in changes.items())
 
 
-def changed_settings(before: ServeSettings, after: ServeSettings) -> list[str]:
-    """What differs, each key as "max_batch_size 4 -> 8"."""
-    return [f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after)]
+def value_text(value: Any) -> str:
+    """A value as params.yaml has it."""
+    return json.dumps(value).strip('"')
 
 
 def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]:
@@ -99,7 +97,8 @@ def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]
     (reference, first), *others = settings.items()
     lines = [f"{reference}: {first.command or describe(first, device)}"]
     for name, one in others:
-        keys = ", ".join(f"{key} {new}" for key, _, new in changed_keys(first, one))
+        changes = changed_settings(first, one)
+        keys = ", ".join(f"{key} {value_text(new)}" for key, (_, new) in changes.items())
         if one.kind != first.kind:
             keys = describe(one, device)
         lines.append(f"{name}: {one.command or keys or f'the same as {reference}'}")
@@ -264,14 +263,3 @@ def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
         }
         rows.append([f"`{name}`", *(cells.get(bound, "-") for bound in BOUND_NAMES)])
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
-
-
-def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[str, str]:
-    """Those that raced and are not slower, and what another value of one key would be worth."""
-    finalists = [row for row in rows if row.status in NOT_SLOWER]
-    worth = [
-        [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
-        for row in knobs
-    ]
-    head = ["key", "value", "times the winner's rate", "source"]
-    return markdown_table(*tune_table(finalists), 2), markdown_table(head, worth, 2)
