@@ -14,9 +14,8 @@ from litmeter.measure.capacity import CapacityResult
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import CANDIDATE, ObjectiveSettings
 from litmeter.paths import CEILINGS
-from litmeter.report.claims import carried, claims, fastest, next_step, objective, verdict
+from litmeter.report.claims import carried, claims, fastest, next_step, objective, tuned_text, verdict
 from litmeter.report.diagnosis import Bound
-from litmeter.report.searched import tuned_text
 from litmeter.report.snapshot import Snapshot, Tuned, read_snapshot
 from litmeter.say.tables import significant
 from litmeter.stats.comparison import Ratio

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from litmeter.measure.log import Log
 from litmeter.measure.rows import ComparisonRow
 from litmeter.paths import CEILINGS, COMPARISON, OVER_BEFORE
-from litmeter.report.stage_lines import DONE, begin, done
-from litmeter.stages.__main__ import STAGES
+from litmeter.report.stage_lines import begin, done
 from litmeter.system.files import read_json, read_rows
 from tests.support.project import ROOT
 from tests.support.results_project import write_project
@@ -21,10 +21,6 @@ from tests.support.synthetic_results import turn
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_project(changed=True)
-
-
-def test_the_result_of_each_stage_is_said_but_for_report_which_says_its_own() -> None:
-    assert {*DONE, "report"} == set(STAGES)
 
 
 @pytest.mark.usefixtures("project")
@@ -60,7 +56,7 @@ def test_of_a_benchmark_each_turn_is_said_and_why_one_is_void(capsys: pytest.Cap
 
 @pytest.mark.usefixtures("project")
 def test_of_a_comparison_the_table_and_the_change_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    done("comparison", (read_rows(COMPARISON, ComparisonRow), read_json(OVER_BEFORE)))
+    done("comparison", (Log(), read_rows(COMPARISON, ComparisonRow), read_json(OVER_BEFORE)))
     said = capsys.readouterr().out
     assert "| e7_tuned " in said
     assert "max_batch_size 4 -> 8: 1.02" in said

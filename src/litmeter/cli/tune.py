@@ -17,9 +17,8 @@ from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, 
 from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report import stage_lines
 from litmeter.report.pages import write_search
-from litmeter.report.searched import at_users, tune_table
 from litmeter.report.snapshot import read_tuned
-from litmeter.report.tables import value_text
+from litmeter.report.tables import at_users, tune_table, value_text
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import ratio_cell, text_table
 from litmeter.stages.tune import main as search

@@ -25,7 +25,7 @@ from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
-from litmeter.report.searched import fate
+from litmeter.report.tables import fate
 from litmeter.say.tables import number_cell, pluralise, rate_cell, ratio_cell
 from litmeter.system.files import atomic_write
 from litmeter.tune.rows import TuneRow

@@ -18,7 +18,7 @@ from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
-from litmeter.report.tables import changes_text, ratio_text, served_name, value_text
+from litmeter.report.tables import at_users, changes_text, ratio_text, served_name, value_text
 from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.rates import objective_percent, samples_needed
@@ -403,3 +403,25 @@ def provenance(snapshot: Snapshot) -> str:
         f"({ceilings['peak_source']}), the memory's bandwidth {ceilings['bandwidth_gbs']:.1f} GB/s "
         f"(measured). Every user sends {form}."
     )
+
+
+def tuned_text(tuned: Tuned) -> str:
+    """Who won, how much it gains, what cannot be told from it, and how well rates were predicted."""
+    metrics, rows = tuned.metrics, tuned.rows
+    winner, incumbent = rows[0], next(row for row in rows if row.incumbent)
+    text = (
+        f"Of {metrics['combinations']:,} combinations {metrics['raced']} raced, for "
+        f"{pluralise(metrics['rounds'], 'round')} at {pluralise(metrics['users'], 'user')}. "
+        f"`{winner.name}` won with {rate_cell(winner.rate_rps)} req/s, "
+        f"{ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)} times `serve:`, "
+        f"which was `{incumbent.name}` then"
+    )
+    if winner.agreement is not None:
+        text += f", and gives {winner.agreement:.1%} of the photos not trained on full precision's label"
+    text += f". {at_users(metrics['users']).capitalize()}."
+    for status, said in (("equal", "As fast within 3%"), ("not resolved", "Not resolved from the fastest")):
+        if names := [f"`{row.name}`" for row in rows if row.status == status]:
+            text += f" {said}: {', '.join(names)}."
+    if metrics["model_error"] is None:
+        return f"{text} No rate was predicted."
+    return f"{text} Predicted ratios were off by {metrics['model_error']:.0%} (standard deviation)."

@@ -119,9 +119,7 @@ def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> st
     if low is None or high is None or low == high:
         return with_decimals(ratio, min(2, decimals_of(ratio)))
     decimals = min(2, decimals_of(high))
-    if with_decimals(low, decimals) == with_decimals(
-        high, decimals
-    ):  # they would tell nothing of the interval
+    if len({with_decimals(end, decimals) for end in (low, high)}) == 1:  # they would tell nothing of it
         decimals = max(decimals + 1, -math.floor(math.log10(high - low)))
     value, begin, end = (with_decimals(one, decimals) for one in (ratio, low, high))
     return f"{value} ({begin} to {end})"

@@ -78,8 +78,6 @@ def metrics_of(name: str, log: Log, alone: Alone, accuracy: Mapping[str, Any]) -
         "ready_s": rounded(alone.ready_s, 2),
         "memory_mib": rounded(max(row.memory_mib or 0.0 for row in log.rows if row.subject == name), 0),
         **({"null_rps": rounded(null[0].rate_rps, 1)} if null else {}),
-        **{
-            key: accuracy[key] for key in ("accuracy", "agreement", "photos", "mismatched") if key in accuracy
-        },
+        **accuracy,
         "failed": failed_rows([row for rows in own.values() for row in rows]),
     }

@@ -27,10 +27,7 @@ def main() -> dict[str, CapacityMetrics]:
     bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
-    searched = {
-        name: next(other for other, own in settings.items() if own == serve)
-        for name, serve in settings.items()
-    }
+    searched = {name: next(one for one in settings if settings[one] == settings[name]) for name in settings}
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
     with load_generator(*bodies) as sender:

@@ -61,16 +61,11 @@ class Last:
     unavailable: Mapping[str, str]
 
 
-def main() -> tuple[list[ComparisonRow], dict[str, Any]]:
-    """Compare; return the rows, and what a change of the candidate did: metrics/over_before.json."""
-    measured()
-    return files.read_rows(paths.COMPARISON, ComparisonRow), files.read_json(paths.OVER_BEFORE)
-
-
-def measured() -> Log:
+def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
     """Measure the changed configurations, the reference and the fastest; compare all.
 
-    Metrics of configurations that params.yaml no longer has are removed. Return what was measured.
+    Metrics of configurations that params.yaml no longer has are removed. Return what was measured, the rows,
+    and what a change of the candidate did: metrics/over_before.json.
     """
     params, device = params_on(files.read_json(paths.MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos] if params.has_classifier else []
@@ -138,7 +133,7 @@ def measured() -> Log:
     for path in paths.COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    return log
+    return log, rows, over_before
 
 
 def checked(

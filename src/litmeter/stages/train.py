@@ -54,7 +54,6 @@ def write_results(module: ClassifierModule, index: Index) -> dict[str, Any]:
     write_json(TRAIN_METRICS, metrics)
     write_csv(TRAINING_CURVES, module.history)
     names = index.classes
-    write_csv(
-        CONFUSION, [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
-    )
+    rows = [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
+    write_csv(CONFUSION, rows)
     return metrics
