@@ -316,6 +316,12 @@ KNOBS = tuple(name for name in TuneSettings.model_fields if name in ServeSetting
 """The keys of ``serve:`` that are searched; all others stay as ``serve:`` has them."""
 
 
+def changed_settings(before: ServeSettings, after: ServeSettings) -> dict[str, list[Any]]:
+    """Each key that differs, with its values before and after, as JSON has them."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    return {key: [old[key], new[key]] for key in new if old[key] != new[key]}
+
+
 def knobs_of(kind: Kind) -> tuple[str, ...]:
     """Those of KNOBS that a configuration of this kind has."""
     return tuple(knob for knob in KNOBS if knob in KEYS_OF[kind])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -83,10 +84,15 @@ def litmeter(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.usefixtures("project")
 def test_two_commands_are_benchmarked_compared_and_reported() -> None:
+    said = {}
     for number, stage in enumerate(STAGES, 1):
         done = litmeter("stage", *stage.split())
         assert done.returncode == 0, done.stderr
         assert f"stage {number} of {len(STAGES)} " in done.stdout
+        said[stage] = done.stdout
+    assert re.search(r"^slow: .*^slow, 1 user: .*^slow: ready after ", said["benchmark slow"], re.M | re.S)
+    assert "\n| candidate " in said["comparison"]
+    assert re.search(r"^candidate: .*^candidate (takes|has no rate) ", said["capacity"], re.M | re.S)
     machine = read_json(MACHINE)
     assert machine["litmeter"] == version("litmeter")  # an upgrade of which measures all anew
     assert "bfloat16" not in machine

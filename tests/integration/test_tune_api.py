@@ -15,6 +15,7 @@ from litmeter.errors import ApiError, ParamsError
 from litmeter.measure.bodies import bodies_of
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
+from litmeter.report.stage_lines import done
 from litmeter.stages.tune import job_of, main
 from litmeter.system.files import read_json, read_rows, write_json
 from litmeter.system.machine import fingerprint
@@ -108,6 +109,7 @@ def write_params(serve: Mapping[str, Any], tune: Mapping[str, Any] = TUNE) -> Pa
 def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params({"api": "server:Product", "threads_per_worker": 1})
     outcome = main()
+    done("tune", outcome)
     assert {name_of(outcome.winner)} < {"1x1 b1 0ms", "1x1 b4 0ms"}
     metrics, rows = read_json(TUNE_METRICS), read_rows(TUNE_TABLE, TuneRow)
     assert metrics["winner"].keys() == TUNE.keys() - {"max_s"}

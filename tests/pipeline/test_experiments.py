@@ -38,7 +38,7 @@ def test_half_precision_with_a_new_configuration_and_back(restored: Clone) -> No
     check_report(clone)
     leave_out_results_of_nobody(clone)
     assert read_json(clone.path / CANDIDATE.metrics) != before
-    check_change(clone, "precision half -> full")
+    check_change(clone, "half", "full")
     for table in TABLES:
         assert MINE not in (clone.path / f"plots/{table}.csv").read_text()
     assert "??" not in clone.git("status", "--porcelain", "metrics", "plots", "assets", "samples")
@@ -51,13 +51,13 @@ def run_half(clone: Clone) -> None:
     done = clone.dvc("exp", "run", "-S", "serve.precision=half")
     stages = ["machine", "packages", f"benchmark@{MINE}", "candidate", "comparison", "report"]
     assert clone.stages_run(done.stdout) == stages
-    check_change(clone, "precision full -> half")
+    check_change(clone, "full", "half")
 
 
-def check_change(clone: Clone, changed: str) -> None:
+def check_change(clone: Clone, *precisions: str) -> None:
     """The candidate before and after, measured in the same rounds."""
     found = read_json(clone.path / OVER_BEFORE)
-    assert found["changes"] == [changed]
+    assert found["changes"] == {"precision": [*precisions]}
     assert found["low"] <= found["ratio"] <= found["high"]
 
 

@@ -70,7 +70,7 @@ def test_only_what_depends_on_a_changed_file_runs_again(project: Clone) -> None:
 def test_an_experiment_is_run_compared_and_drawn(project: Clone) -> None:
     done = project.run("dvc", "exp", "run", "-S", "serve.max_batch_size=8")
     assert project.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
-    assert read_json(project.path / OVER_BEFORE)["changes"] == ["max_batch_size 4 -> 8"]
+    assert read_json(project.path / OVER_BEFORE)["changes"] == {"max_batch_size": [4, 8]}
     diff = json.loads(project.run("dvc", "metrics", "diff", "--json").stdout)
     assert "candidate" in diff["metrics/summary.json"]
     assert diff["metrics/over_before.json"].keys() == {"ratio", "low", "high"}

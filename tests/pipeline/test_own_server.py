@@ -73,7 +73,7 @@ def test_nothing_is_measured_again_but_what_changed(text: Clone) -> None:
 def test_an_experiment_is_run_and_shown_as_dvcs_users_do_it(restored: Clone) -> None:
     done = restored.run("dvc", "exp", "run", "-S", "serve.max_batch_size=8")
     assert restored.stages_run(done.stdout) == ["machine", "candidate", "comparison", "report"]
-    assert read_json(restored.path / OVER_BEFORE)["changes"] == ["max_batch_size 2 -> 8"]
+    assert read_json(restored.path / OVER_BEFORE)["changes"] == {"max_batch_size": [2, 8]}
     diff = json.loads(restored.run("dvc", "metrics", "diff", "--json").stdout)
     assert "candidate" in diff["metrics/summary.json"]
     [name] = restored.run("dvc", "exp", "list", "--name-only").stdout.split()

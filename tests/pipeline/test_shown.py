@@ -27,7 +27,7 @@ RATES = {
 NUMBERS = {"ratio": 1.0213, "low": 0.9654, "high": 1.0803}
 CHANGE = {
     **NUMBERS,
-    "changes": ["max_batch_size 4 -> 8"],
+    "changes": {"max_batch_size": [4, 8]},
     "p95_ms": [65.2, 66.1],
     "p95_ratio": [1.01, 0.9, 1.2],
 }

@@ -34,8 +34,8 @@ def write_hostile_project(write_project: Callable[[dict[str, dict[str, Any]]], N
     write_project(EXPERIMENTS)
     write_json(MACHINE, read_json(MACHINE) | {"cpu": f"CPU {REASON}", "gpu": SCRIPT})
     write_json(COMPARISON_RUN, read_json(COMPARISON_RUN) | {"unavailable": {"one": REASON}})
-    over = {"changed": f"command {COMMAND} -> {REASON}", "ratio": 1.5, "low": 1.4, "high": 1.6}
-    write_json(OVER_BEFORE, over | {"p95_before_ms": None, "p95_after_ms": None})
+    over = {"changes": {f"command{PICTURE}": [COMMAND, REASON]}, "ratio": 1.5, "low": 1.4, "high": 1.6}
+    write_json(OVER_BEFORE, over | {"p95_ms": [None, None]})
     turns = read_rows(COMPARISON_TURNS, TurnRow)
     told = [replace(row, warnings=REASON) for row in turns[1:]]
     write_rows(COMPARISON_TURNS, TurnRow, [replace(turns[0], void=REASON), *told])

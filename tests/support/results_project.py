@@ -114,7 +114,7 @@ def write_project(machine: dict[str, Any] = BFLOAT16, earlier: str = "", changed
     write_json(TRAIN_METRICS, TRAINED)
     over: dict[str, Any] = dict.fromkeys(("changes", "ratio", "low", "high", "p95_ms"))
     if changed:
-        over |= {"changes": ["max_batch_size 4 -> 8"], "ratio": 1.02, "low": 0.97, "high": 1.07}
+        over |= {"changes": {"max_batch_size": [4, 8]}, "ratio": 1.02, "low": 0.97, "high": 1.07}
         over |= {"p95_ms": [65.2, 66.1]}
     write_json(OVER_BEFORE, over)
     packages = [

@@ -83,7 +83,7 @@ def test_a_verdict_is_as_sure_as_the_interval(low: float | None, high: float | N
 
 def test_what_other_settings_did_comes_first_where_some_were_changed(snapshot: Snapshot) -> None:
     assert "change" not in kinds(snapshot)
-    over = {"changes": ["max_batch_size 4 -> 8"], "ratio": 1.02, "low": 0.97, "high": 1.07}
+    over = {"changes": {"max_batch_size": [4, 8]}, "ratio": 1.02, "low": 0.97, "high": 1.07}
     after = replace(snapshot, over_before=over | {"p95_ms": [65.2, 66.1]})
     assert claims(after)[0].sentence == (
         "max_batch_size 4 -> 8: 1.02 (0.97 to 1.07) times as fast, no difference resolved; p95 65 -> 66 ms."

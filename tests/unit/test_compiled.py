@@ -17,7 +17,7 @@ import torch
 from litmeter.errors import ModelError
 from litmeter.model.card import sha256
 from litmeter.model.compiled import package as compiler
-from litmeter.model.compiled.build import describe, jobs_of
+from litmeter.model.compiled.build import jobs_of
 from litmeter.model.compiled.manifest import (
     MANIFEST_NAME,
     Package,
@@ -28,6 +28,7 @@ from litmeter.model.compiled.manifest import (
 from litmeter.model.compiled.model import compiled_model, split
 from litmeter.model.compiled.package import findings
 from litmeter.paths import ModelFolders
+from litmeter.report.stage_lines import package_lines
 from litmeter.stages.compile import package_rows
 from tests.support.models import write_manifest
 
@@ -163,7 +164,7 @@ def test_packages_that_bring_nothing_are_described_and_not_run(folders: ModelFol
     write_manifest(folders, packages=packages)
     manifest = read_manifest(folders, "cpu")
     assert manifest.packages == [slower, failed]
-    lines = list(describe(manifest))
+    lines = list(package_lines(manifest))
     assert "10.5 ms, 10.0 ms in torch; not used: slower than the model in torch: 0.95" in lines[0]
     assert "not used: it cannot be compiled" in lines[1]
     model = compiled_model(lambda: lambda batch: batch, folders, "half", CPU)
@@ -221,7 +222,7 @@ def test_a_package_that_may_be_no_faster_than_smaller_ones_is_used_and_says_so(
     write_manifest(folders, packages=[json.loads(package.model_dump_json())])
     manifest = read_manifest(folders, "cpu")
     assert packages_to_use(folders, "cpu", "full") == [package]
-    [line] = describe(manifest)
+    [line] = package_lines(manifest)
     assert line.endswith(f"9.9 ms by smaller packages; used, {remark}")
     [row] = package_rows(manifest)
     assert (row.skipped_reason, row.remark) == (None, remark)

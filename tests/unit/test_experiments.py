@@ -20,7 +20,7 @@ from litmeter.report.changes import describe_experiment, experiments, show_exper
 
 NOTHING = dict.fromkeys(("changes", "ratio", "low", "high", "p95_ms"))
 FASTER = {
-    **{"changes": ["max_batch_size 4 -> 8"], "ratio": 1.2, "low": 1.1, "high": 1.3},
+    **{"changes": {"max_batch_size": [4, 8]}, "ratio": 1.2, "low": 1.1, "high": 1.3},
     "p95_ms": [None, 66.1],
 }
 
@@ -65,7 +65,7 @@ def test_a_change_of_serve_is_told_with_what_it_did_and_others_by_their_keys(bas
 
 
 def test_what_earlier_code_has_written_is_left_out(base: str) -> None:
-    earlier = {"changed": "max_batch_size 4 -> 8", "ratio": 1.2, "low": 1.1, "high": 1.3}
+    earlier = {"changes": ["max_batch_size 4 -> 8"], "ratio": 1.2, "low": 1.1, "high": 1.3}
     assert describe_experiment("old", base, commit(8, 2, earlier)) == "old: serve.max_batch_size 4 -> 8"
 
 

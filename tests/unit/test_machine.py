@@ -16,9 +16,10 @@ from litmeter.model.compiled.manifest import identity
 from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
 from litmeter.paths import ModelFolders
+from litmeter.report.machines import describe_machine
 from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
 from litmeter.system import machine
-from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, fingerprint
 from tests.support.project import ROOT
 
 

@@ -181,10 +181,9 @@ def test_runs_differ_beyond_their_intervals_as_what_did_not_change_says() -> Non
 
 def test_what_was_measured_in_the_same_rounds_is_said_where_it_is_about_these_two(snapshot: Snapshot) -> None:
     over = {"ratio": 1.02, "low": 0.97, "high": 1.07, "p95_ms": [None, None]}
-    for changed, told in (("max_batch_size 4 -> 16", True), ("max_batch_size 8 -> 16", False)):
-        measured = replace(
-            with_serve(faster(snapshot), max_batch_size=16), over_before={"changes": [changed]} | over
-        )
+    for changed, told in (([4, 16], True), ([8, 16], False)):
+        other = with_serve(faster(snapshot), max_batch_size=16)
+        measured = replace(other, over_before={"changes": {"max_batch_size": changed}} | over)
         [claim], _ = changes(snapshot, measured)
         assert ("1.02 (0.97 to 1.07)" in claim.sentence) is told
 

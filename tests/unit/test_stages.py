@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from litmeter.paths import INDEX
 from litmeter.stages.__main__ import BESIDE_OTHERS, STAGES
 from litmeter.system.machine import LOCK_FILE
 from tests.support.project import ROOT
@@ -50,6 +51,15 @@ def test_an_active_virtual_environment_comes_first(project: Path) -> None:
     (project / ".venv/bin").mkdir(parents=True)
     (project / ".venv/bin/python").symlink_to("/bin/false")
     assert stage(project, "unknown", python=Path(sys.executable)).returncode == 2
+
+
+def test_what_came_of_a_stage_is_said_at_its_end(project: Path) -> None:
+    (project / "data").mkdir()
+    (project / "data/sample").symlink_to(ROOT / "data/sample")
+    done = stage(project, "data", python=Path(sys.executable), TMPDIR=str(project))
+    assert done.returncode == 0, done.stderr
+    assert (project / INDEX).exists()
+    assert [line.split()[0] for line in done.stdout.splitlines()[-3:]] == ["train", "val", "test"]
 
 
 def refuse(project: Path) -> str:

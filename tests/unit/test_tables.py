@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from litmeter.measure.comparison_rows import Pair
-from litmeter.params import ServeSettings
+from litmeter.params import ServeSettings, changed_settings
 from litmeter.paths import BOUNDS, DIAGNOSIS, LEVELS, PICTURES_FOLDER, STAGES, SUMMARY
 from litmeter.report.diagnosis import bounds_of, diagnose, share_cell
 from litmeter.report.results import Result
 from litmeter.report.snapshot import Snapshot
 from litmeter.report.tables import (
     bounds_table,
-    changed_settings,
+    changes_text,
     comparison_table,
     differences,
     level_rows,
@@ -23,11 +23,10 @@ from litmeter.report.tables import (
     short_names,
     summary,
 )
-from litmeter.say.tables import fitted_table, significant, text_table
+from litmeter.say.tables import fitted_table, ratio_cell, significant, text_table
 from litmeter.stages.report import main
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import read_json
-from litmeter.tune.rows import ratio_cell
 from tests.support.results_project import write_project
 from tests.support.synthetic_results import CEILINGS, compared, result, turn
 from tests.support.tables import read_csv
@@ -114,7 +113,8 @@ def test_the_summary_has_a_rate_by_short_name_candidate_first() -> None:
 def test_changed_settings_are_named_as_in_params() -> None:
     after = ServeSettings(max_batch_size=8, keep_freed_memory=True)
     found = changed_settings(ServeSettings(), after)
-    assert found == ["max_batch_size 1 -> 8", "keep_freed_memory false -> true"]
+    assert found == {"max_batch_size": [1, 8], "keep_freed_memory": [False, True]}
+    assert changes_text(found) == "max_batch_size 1 -> 8, keep_freed_memory false -> true"
 
 
 def test_a_pair_has_its_ratios_and_what_is_known_of_them() -> None:

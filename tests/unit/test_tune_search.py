@@ -13,8 +13,9 @@ from litmeter.errors import LitmeterError
 from litmeter.load import LoadPlan
 from litmeter.measure.turn import Sample, Serve, Serving, Turn, Work
 from litmeter.params import ServeSettings, TuneSettings, load_params
+from litmeter.report.tables import tune_table
 from litmeter.system.files import read_rows, write_rows
-from litmeter.tune.rows import TuneRow, tune_table
+from litmeter.tune.rows import TuneRow
 from litmeter.tune.search import COST_ROUNDS, RACERS, Job, Outcome, part_names, predicted_rps, search, steady
 from litmeter.tune.space import Machine, name_of, space_of
 from tests.support.made_up_machine import MadeUpMachine

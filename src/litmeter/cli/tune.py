@@ -13,18 +13,17 @@ from cyclopts import Parameter
 from litmeter.cli.own import OWN, Own, check_only_own, project, settings_of
 from litmeter.errors import ParamsError, ReportError, UsageError
 from litmeter.model.card import served_digest
-from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, load_params
+from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, changed_settings, load_params
 from litmeter.paths import MACHINE, TUNE_METRICS
+from litmeter.report import stage_lines
 from litmeter.report.pages import write_search
 from litmeter.report.snapshot import read_tuned
-from litmeter.report.tables import changed_keys
+from litmeter.report.tables import at_users, tune_table, value_text
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import text_table
-from litmeter.stages.tune import main as search_project
-from litmeter.stages.tune import searched
+from litmeter.say.tables import ratio_cell, text_table
+from litmeter.stages.tune import main as search
 from litmeter.system.files import check_outputs, read_json
 from litmeter.system.machine import exclusive_machine
-from litmeter.tune.rows import at_users, ratio_cell, tune_table
 
 
 def tune(
@@ -54,7 +53,7 @@ def tune(
         apply_winner()
     else:
         with exclusive_machine():
-            search_project()
+            stage_lines.done("tune", search())
 
 
 def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> None:
@@ -72,7 +71,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
     check_outputs(report=report)
     with project(sections, own) as params:
         with redirect_stdout(sys.stderr), exclusive_machine():
-            outcome = searched()
+            outcome = search()
         found, first = read_tuned(), outcome.rows[0]
         if report is not None:
             write_search(report, server, found)
@@ -89,7 +88,8 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
 
 def spec_of(given: ServeSettings, winner: ServeSettings) -> str:
     """The winner as one types it."""
-    return " ".join([str(given.api), *(f"{key}={new}" for key, _, new in changed_keys(given, winner))])
+    changes = changed_settings(given, winner).items()
+    return " ".join([str(given.api), *(f"{key}={value_text(new)}" for key, (_, new) in changes)])
 
 
 def apply_winner() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -55,16 +54,6 @@ class Index(Record):
         labels = [classes.index(name) for name in self.classes]
         photos = [photo.model_copy(update={"label": labels[photo.label]}) for photo in self.photos]
         return Index(classes=list(classes), photos=photos)
-
-    def describe(self) -> str:
-        """Number of photographs per class, one line per split."""
-        lines = []
-        for name in SPLITS:
-            counts = Counter(self.classes[photo.label] for photo in self.split(name))
-            sizes = ", ".join(f"{counts[c]} {c}" for c in self.classes[:4])
-            more = f", … ({len(self.classes)} classes)" if len(self.classes) > 4 else ""
-            lines.append(f"{name:5} {sum(counts.values()):5} photos: {sizes}{more}")
-        return "\n".join(lines)
 
 
 def read_index(classes: Sequence[str] | None = None) -> Index:

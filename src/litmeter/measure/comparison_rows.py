@@ -178,19 +178,19 @@ def change(
     reference: str,
     before: str,
     after: str,
-    changes: Sequence[str],
+    changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Content of metrics/over_before.json: ``after`` over ``before``, see ``pairs``.
 
-    Null where either was not measured. DVC shows numbers, not lists: ratio and interval stand beside the
-    rates, and nothing else.
+    ``changes`` are the keys that differ, with both values. Null where either was not measured. DVC shows
+    numbers, not lists: ratio and interval stand beside the rates, and nothing else.
     """
     keys = ("ratio", "low", "high", "changes", "p95_ms", "p95_ratio")
     if not {before, after} <= _served_turns(rows).keys():
         return dict.fromkeys(keys)
     [pair] = pairs((before, after), reference, rows, latencies_ms)
     p95_ms, p95_ratio = [pair.other_p95_ms, pair.p95_ms], [pair.p95_ratio, pair.p95_low, pair.p95_high]
-    return dict(zip(keys, (pair.ratio, pair.low, pair.high, list(changes), p95_ms, p95_ratio), strict=True))
+    return dict(zip(keys, (pair.ratio, pair.low, pair.high, changes, p95_ms, p95_ratio), strict=True))
 
 
 def _served_turns(rows: Sequence[TurnRow]) -> dict[str, list[TurnRow]]:

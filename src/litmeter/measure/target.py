@@ -17,8 +17,7 @@ from litmeter.load import LoadPlan
 from litmeter.measure.bodies import read_bodies
 from litmeter.measure.figures import latency_grows
 from litmeter.measure.turn import Sample, Schedule, Turn, measure, serve
-from litmeter.say.tables import number_cell, pluralise, rate_cell, significant
-from litmeter.stats.records import misses
+from litmeter.say.tables import pluralise
 from litmeter.system.http import CA_VARIABLE, direct_session
 
 IMAGE_TOKEN = "{image}"
@@ -26,10 +25,6 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 """Endings of the files that are taken from a folder."""
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([!-~][ -~]*)")
 """Name and value by RFC 9110, in ASCII."""
-COLUMNS = (
-    *("users", "req/s", "95% interval", "p50 ms", "p95 ms", "p99 ms"),
-    *("sent", "ok", "failed", "timed out", "client CPU", "verdict"),
-)
 GROWS = "latency grows: the server may be overloaded"
 
 
@@ -143,39 +138,3 @@ def one_after_another(name: str, plans: Sequence[LoadPlan], slo_ms: float | None
             row = replace(row, warnings="; ".join(filter(None, (row.warnings, GROWS))))
         samples.append(replace(sample, row=row))
     return samples
-
-
-def keeps(sample: Sample, miss: float) -> bool:
-    """Whether a level is valid and no more than ``miss`` of its requests miss the objective, if any."""
-    return not sample.row.void and (sample.row.missed or 0.0) <= miss
-
-
-def level_cells(sample: Sample, slo_ms: float | None, miss: float) -> list[str]:
-    """A level as a row of the table, under COLUMNS; the share ``miss`` may exceed the objective."""
-    row = sample.row
-    verdict = f"not valid: {row.void}" if row.void else "valid"
-    return [
-        str(row.users) if row.offered_rps is None else f"{row.offered_rps:.6g}/s",
-        rate_cell(row.rate_rps),
-        "-" if row.low_rps is None else f"{rate_cell(row.low_rps)} to {rate_cell(row.high_rps)}",
-        *(number_cell(ms, 1) for ms in (row.p50_ms, row.p95_ms, row.p99_ms)),
-        *map(str, (row.sent, row.sent - row.failed - row.timed_out, row.failed, row.timed_out)),
-        f"{sample.requests.cores:.0%}",
-        "; ".join(filter(None, (verdict, _objective_text(sample, slo_ms, miss), row.warnings))),
-    ]
-
-
-def _objective_text(sample: Sample, slo_ms: float | None, miss: float) -> str:
-    # An open loop without one may be valid with any latency, and says that; a closed loop measures the rate.
-    record, missed = sample.requests, sample.row.missed
-    if slo_ms is None:
-        return "" if record.rate_rps is None else "no objective given (--slo-ms)"
-    if missed is None:
-        return ""
-    opened, closed = record.window
-    good_rps = float((record.in_window & ~misses(record, slo_ms)).sum()) / (closed - opened)
-    good = f"{significant(good_rps)} req/s within"
-    if missed <= miss:
-        return f"{good} {slo_ms:g} ms"
-    late = f"{100 * missed:.3g}% failed or took longer than {slo_ms:g} ms, allowed: {100 * miss:.4g}%"
-    return f"objective missed: {late}; {good} it"

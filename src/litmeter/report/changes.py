@@ -14,16 +14,16 @@ from scipy.special import stdtrit
 
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import ComparisonRow
-from litmeter.params import CANDIDATE, ParamsLoader
+from litmeter.params import CANDIDATE, ParamsLoader, changed_settings
 from litmeter.paths import OVER_BEFORE, SUMMARY
 from litmeter.report.claims import Claim, change, times_text
+from litmeter.report.machines import describe_machine
 from litmeter.report.snapshot import Snapshot
-from litmeter.report.tables import changed_settings, ratio_text
+from litmeter.report.tables import ratio_text
 from litmeter.say.progress import print_wrapped, terminal_width
 from litmeter.say.tables import fitted_table, markdown_table, markdown_text, rate_cell
 from litmeter.stats.comparison import FEWEST_RUNS, Ratio, over_runs
 from litmeter.stats.rates import Z95
-from litmeter.system.machine import describe_machine
 
 LONGEST_REVISION = len("workspace")
 
@@ -90,7 +90,7 @@ def _claim(before: Snapshot, after: Snapshot, ratio: Ratio | None) -> Claim | No
         return None
     old, new = (row.p95_ms for one in (before, after) for row in one.compared if row.experiment == CANDIDATE)
     found = {"ratio": ratio.ratio, "low": ratio.low, "high": ratio.high, "p95_ms": [old, new]}
-    return change(found | {"changes": [f"{', '.join(what)} (in two runs, through `{after.reference}`)"]})
+    return change(found | {"changes": what}, f" (in two runs, through `{after.reference}`)")
 
 
 def _conditions(snapshot: Snapshot) -> dict[str, Any]:
@@ -131,15 +131,22 @@ def beyond_intervals(unchanged: Sequence[Ratio]) -> float:
     """
     if not unchanged:
         return 0.0
-    weights = [(2 * Z95 / math.log(one.high / one.low)) ** 2 for one in unchanged]
+    weights = [(Z95 / half_width_of(one)) ** 2 for one in unchanged]
     excess = sum(w * math.log(one.ratio) ** 2 for w, one in zip(weights, unchanged, strict=True))
     variance = max(0.0, (excess - len(unchanged)) / sum(weights))
     return float(stdtrit(len(unchanged), 0.975)) * math.sqrt(variance)
 
 
+def half_width_of(ratio: Ratio) -> float:
+    """Half the width of the logarithm's interval, of a ratio that has one."""
+    assert ratio.low is not None
+    assert ratio.high is not None
+    return math.log(ratio.high / ratio.low) / 2
+
+
 def widened(ratio: Ratio, half_width: float) -> Ratio:
     """The ratio with an interval that is wider by that, independently."""
-    factor = math.exp(math.hypot(math.log(ratio.high / ratio.low) / 2, half_width))
+    factor = math.exp(math.hypot(half_width_of(ratio), half_width))
     return Ratio(ratio.ratio, ratio.ratio / factor, ratio.ratio * factor)
 
 

@@ -25,9 +25,10 @@ from litmeter.params import CANDIDATE
 from litmeter.paths import PICTURES_FOLDER
 from litmeter.report.machines import PLANNED_SHARE, Offer, million_cell, plan_cells, ranked
 from litmeter.report.results import Result, fastest_first
-from litmeter.say.tables import number_cell, pluralise, rate_cell
+from litmeter.report.tables import fate
+from litmeter.say.tables import number_cell, pluralise, rate_cell, ratio_cell
 from litmeter.system.files import atomic_write
-from litmeter.tune.rows import TuneRow, fate, ratio_cell
+from litmeter.tune.rows import TuneRow
 
 INK, PAPER = "#1a1a1a", "#ffffff"
 """Colours of a PNG; within report.html both are the page's, light or dark."""

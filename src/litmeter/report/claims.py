@@ -12,18 +12,16 @@ from typing import Any, Literal
 from litmeter.measure.comparison_rows import verdict
 from litmeter.measure.rows import OTHER_LOAD_PERCENT, ComparisonRow, TurnRow, named_others
 from litmeter.model.device import BLOCKING
-from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, knobs_of
+from litmeter.params import CANDIDATE, ObjectiveSettings, ServeSettings, changed_settings, knobs_of
 from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, SERVED, share_cell
 from litmeter.report.losses import server_share
-from litmeter.report.machines import capacity_sentence
+from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.results import fastest_first
 from litmeter.report.snapshot import Snapshot, Tuned
-from litmeter.report.tables import changed_keys, ratio_text, served_name
-from litmeter.say.tables import pluralise, rate_cell, significant
+from litmeter.report.tables import at_users, changes_text, ratio_text, served_name, value_text
+from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
 from litmeter.stats.comparison import Ratio
 from litmeter.stats.rates import objective_percent, samples_needed, wilson_interval
-from litmeter.system.machine import describe_machine
-from litmeter.tune.rows import at_users, ratio_cell
 
 FEW_ROUNDS = 10
 """Rounds below which the claims point it out: with ten an interval is about as wide as one round's noise."""
@@ -72,15 +70,15 @@ def claims(snapshot: Snapshot) -> list[Claim]:
     return [*filter(None, found), *doubts(snapshot)]
 
 
-def change(found: Mapping[str, Any]) -> Claim | None:
-    """What other settings of serve: do, by metrics/over_before.json; None where that has no ratio.
+def change(found: Mapping[str, Any], how: str = "") -> Claim | None:
+    """What other settings of serve: do, by metrics/over_before.json, and ``how`` that was found.
 
-    Nor where it is of earlier code, which had no "changes".
+    None where that has no ratio, or is of earlier code, which had no values of "changes".
     """
-    if not found.get("ratio") or not found.get("changes"):
+    if not found.get("ratio") or not isinstance(found.get("changes"), dict):
         return None
     ratio = Ratio(found["ratio"], found["low"], found["high"])
-    sentence = f"{', '.join(found['changes'])}: {times_text(ratio)} times as fast, {verdict(ratio)}"
+    sentence = f"{changes_text(found['changes'])}{how}: {times_text(ratio)} times as fast, {verdict(ratio)}"
     if all(found["p95_ms"]):
         sentence += "; p95 {:.0f} -> {:.0f} ms".format(*found["p95_ms"])
     return Claim("change", f"{sentence}.")
@@ -205,8 +203,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
     tune = "make" if snapshot.params.has_classifier else "litmeter"
     search = f"`{tune} tune`, which searches for a faster `serve:`" if serve.kind != "command" else ""
     if snapshot.tuned is not None:
-        found = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
-        return Claim("next", found + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
+        sentence = _tuned_finding(snapshot.tuned, serve).removesuffix(".")
+        return Claim("next", sentence + on_day("; searched", snapshot.tuned.metrics.get("measured_at", "")))
     own = next(row for row in snapshot.compared if row.experiment == CANDIDATE)
     if own.rank in (None, 1) or (gain := _lead(own)) is None or not gain.resolved:
         diagnosis = snapshot.diagnoses[CANDIDATE]
@@ -217,8 +215,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
         return Claim("next", f"Try next: {advice}.") if advice else None
     leader, second, *_ = (row.experiment for row in ranked(snapshot.compared))
     best = next(one for one in snapshot.results if one.name == leader)
-    found = changed_keys(serve, snapshot.params.configuration(leader))
-    changes = [f"-S serve.{key}={new}" for key, _, new in found]
+    found = changed_settings(serve, snapshot.params.configuration(leader))
+    changes = [f"-S serve.{key}={value_text(new)}" for key, (_, new) in found.items()]
     advice = f"`dvc exp run {' '.join(changes)}`, as `{leader}` has it"
     if len(changes) > MOST_KEYS or any(" " in change.partition("=")[2] for change in changes):
         advice = f"`serve:` with the settings of `{leader}`"
@@ -233,8 +231,8 @@ def next_step(snapshot: Snapshot) -> Claim | None:
 def _tuned_finding(tuned: Tuned, serve: ServeSettings) -> str:
     """What the search has found, and whether ``serve`` has it already."""
     winner = tuned.rows[0]
-    found = changed_keys(serve, serve.model_copy(update=tuned.metrics["winner"]))
-    changed = [f"`{key}: {value}`" for key, _, value in found]
+    found = changed_settings(serve, serve.model_copy(update=tuned.metrics["winner"]))
+    changed = [f"`{key}: {value_text(value)}`" for key, (_, value) in found.items()]
     keys = " and ".join(changed) if len(changed) <= MOST_KEYS else f"{len(changed)} keys of `serve:`"
     advice = f"Try next: `litmeter tune --apply`, which sets {keys}"
     gain = ratio_cell(winner.over_serve, winner.over_serve_low, winner.over_serve_high)
@@ -402,17 +400,22 @@ def provenance(snapshot: Snapshot) -> str:
         for precision in ("full", "half")
         if (key := f"peak_{precision}_tflops") in ceilings
     )
-    tested = train["test_images"]
-    low, high = wilson_interval(round(train["test_accuracy"] * tested), tested)
+    low, high = accuracy_interval(train)
     cost = "not available"
     if ceilings["macs"]:
         cost = f"{ceilings['macs'] / 1e9:.3f} GMACs, {ceilings['flops'] / 1e9:.3f} GFLOPs"
     return (
         f"Measured: {setting(snapshot)}. Task {params.data.task}: accuracy {train['test_accuracy']:.3f} on "
-        f"{tested} test photos (95% interval {low:.3f} to {high:.3f}). One image costs: {cost}; the peak is "
-        f"{peaks} precision ({ceilings['peak_source']}), the memory's bandwidth "
+        f"{train['test_images']} test photos (95% interval {low:.3f} to {high:.3f}). One image costs: "
+        f"{cost}; the peak is {peaks} precision ({ceilings['peak_source']}), the memory's bandwidth "
         f"{ceilings['bandwidth_gbs']:.1f} GB/s (measured). Every user sends {form}."
     )
+
+
+def accuracy_interval(train: Mapping[str, Any]) -> tuple[float, float]:
+    """95% interval of the test accuracy, by metrics/train.json."""
+    tested = train["test_images"]
+    return wilson_interval(round(train["test_accuracy"] * tested), tested)
 
 
 def tuned_text(tuned: Tuned) -> str:

@@ -21,13 +21,12 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from litmeter.measure.rows import OTHER_LOAD_PERCENT
-from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow, image_ms
+from litmeter.model.precision_rows import TEST, ChangeRow, PackageRow
 from litmeter.params import knobs_of
 from litmeter.report.losses import NO_KEY, Why, losses_of, more_workers
 from litmeter.report.results import Result, mean
-from litmeter.say.tables import pluralise, significant
+from litmeter.say.tables import pluralise, ratio_cell, significant
 from litmeter.stats.comparison import FAMILY_ERROR, Ratio, ratio, simultaneous
-from litmeter.tune.rows import ratio_cell
 
 BOUND_NAMES = ("datasheet", "roofline", "model", "pipeline", "served")
 DATASHEET, ROOFLINE, MODEL, PIPELINE, SERVED = BOUND_NAMES
@@ -451,3 +450,13 @@ def _serving(result: Result, bounds: Sequence[Bound], whole: Ratio, timed: Timed
     text = f"{cause[:1].upper()}{cause[1:]}: {rate}. {evidence}"
     first = losses.get(PIPELINE, served) if named[0].why.cause == PREPROCESSING else served
     return Diagnosis(cause, named[0].why.key, text, first)
+
+
+def image_ms(packages: Sequence[PackageRow], precision: str) -> float | None:
+    """Milliseconds of one thread for an image, at the fastest batch size; None where nothing was compiled."""
+    times = [
+        row.compiled_ms / row.batch_size
+        for row in packages
+        if row.precision == precision and row.compiled_ms is not None and row.skipped_reason is None
+    ]
+    return min(times, default=None)

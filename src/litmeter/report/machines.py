@@ -60,6 +60,16 @@ class Offer:
         return (low or 0.0, high) if high else None
 
 
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """The machine in one line."""
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
+    libraries = "".join(f", {name} {machine[name]}" for name in ("torch", "litserve") if name in machine)
+    return (
+        f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
+        f"{machine['memory_gib']} GiB{gpu}{libraries}"
+    )
+
+
 def machines_for(rate_rps: float, metrics: CapacityMetrics) -> int | None:
     """Machines that take ``rate_rps``, each PLANNED_SHARE of its capacity's low end; None without one."""
     return math.ceil(rate_rps / (PLANNED_SHARE * metrics.low_rps)) if metrics.low_rps else None

@@ -17,7 +17,6 @@ from string import Template
 from markdown_it import MarkdownIt
 
 from litmeter.errors import ReportError
-from litmeter.model.precision_rows import HEAD, precision_cells
 from litmeter.paths import CAPACITY_PICTURE, README, RESULTS_PAGE, TUNE_PICTURE
 from litmeter.report import charts
 from litmeter.report.changes import changes, runs_table
@@ -34,7 +33,7 @@ from litmeter.report.machines import (
     plan_cells,
 )
 from litmeter.report.snapshot import Snapshot, Tuned, read_revision, read_snapshot
-from litmeter.report.tables import bounds_table, levels_table, searched_tables
+from litmeter.report.tables import bounds_table, levels_table, precision_table, searched_tables
 from litmeter.say.tables import CODE, markdown_table, markdown_text
 from litmeter.system.files import all_or_nothing, write_section, write_text
 
@@ -170,7 +169,7 @@ def parts(snapshot: Snapshot) -> Iterator[Part]:
             "divergence of Kullback and Leibler in nats. `test` are photos that the model has not seen, "
             "`other` those of its training; `ms an image` is the compiled model's time on one thread. "
             "More: [tuning.md](tuning.md#int8).\n\n"
-            + markdown_table(HEAD, precision_cells(snapshot.changes, snapshot.packages), 2),
+            + markdown_table(*precision_table(snapshot.changes, snapshot.packages), 2),
         )
     if snapshot.tuned:
         yield _search(snapshot.tuned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
 from typing import Any
 
@@ -13,8 +13,9 @@ from litmeter.measure.comparison_rows import Pair
 from litmeter.measure.levels import by_users
 from litmeter.measure.rows import ComparisonRow, TurnRow
 from litmeter.model.device import dtype_name
-from litmeter.params import CANDIDATE, ServeSettings
-from litmeter.report.diagnosis import BOUND_NAMES, Bound, share_cell
+from litmeter.model.precision_rows import ChangeRow, PackageRow
+from litmeter.params import CANDIDATE, ServeSettings, changed_settings
+from litmeter.report.diagnosis import BOUND_NAMES, Bound, image_ms, share_cell
 from litmeter.report.results import Result, fastest_first, mean
 from litmeter.say.tables import (
     markdown_cell,
@@ -22,13 +23,14 @@ from litmeter.say.tables import (
     number_cell,
     pluralise,
     rate_cell,
+    ratio_cell,
     significant,
     text_table,
     without_empty,
 )
 from litmeter.stats.comparison import Ratio
 from litmeter.system.files import rounded
-from litmeter.tune.rows import NOT_SLOWER, KnobRow, TuneRow, ratio_cell, tune_table
+from litmeter.tune.rows import KnobRow, TuneRow
 
 P95_ANSWERS = 130
 """Answers that a 95th percentile needs."""
@@ -79,16 +81,14 @@ def describe(serve: ServeSettings, device: str) -> str:
     return ", ".join(filter(None, parts))
 
 
-def changed_keys(before: ServeSettings, after: ServeSettings) -> list[tuple[str, str, str]]:
-    """Each key that differs, with its values as params.yaml has them."""
-    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
-    texts = [{key: json.dumps(value).strip('"') for key, value in own.items()} for own in (old, new)]
-    return [(key, texts[0][key], texts[1][key]) for key in new if old[key] != new[key]]
+def changes_text(changes: Mapping[str, Sequence[Any]]) -> str:
+    """Each key with its values before and after, as "max_batch_size 4 -> 8"."""
+    return ", ".join(f"{key} {value_text(old)} -> {value_text(new)}" for key, (old, new) in changes.items())
 
 
-def changed_settings(before: ServeSettings, after: ServeSettings) -> list[str]:
-    """What differs, each key as "max_batch_size 4 -> 8"."""
-    return [f"{key} {old} -> {new}" for key, old, new in changed_keys(before, after)]
+def value_text(value: Any) -> str:
+    """A value as params.yaml has it."""
+    return json.dumps(value).strip('"')
 
 
 def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]:
@@ -99,7 +99,8 @@ def differences(settings: Mapping[str, ServeSettings], device: str) -> list[str]
     (reference, first), *others = settings.items()
     lines = [f"{reference}: {first.command or describe(first, device)}"]
     for name, one in others:
-        keys = ", ".join(f"{key} {new}" for key, _, new in changed_keys(first, one))
+        changes = changed_settings(first, one)
+        keys = ", ".join(f"{key} {value_text(new)}" for key, (_, new) in changes.items())
         if one.kind != first.kind:
             keys = describe(one, device)
         lines.append(f"{name}: {one.command or keys or f'the same as {reference}'}")
@@ -266,9 +267,60 @@ def bounds_table(bounds: Mapping[str, Sequence[Bound]]) -> str:
     return markdown_table(*without_empty(["configuration", *BOUND_NAMES], rows))
 
 
+PRECISION_CELLS: Mapping[str, Callable[[ChangeRow, Sequence[PackageRow]], str]] = {
+    "precision": lambda row, _: row.precision,
+    "preprocess": lambda row, _: row.preprocess,
+    "ms an image": lambda row, packages: number_cell(image_ms(packages, row.precision), 1),
+    "photos": lambda row, _: f"{row.photos} {row.split}",
+    "same label": lambda row, _: f"{row.agreement:.1%}",
+    "at least": lambda row, _: f"{row.agreement_low:.1%}",
+    "accuracy": lambda row, _: f"{row.accuracy:.1%}",
+    "change": lambda row, _: f"{100 * row.accuracy_change:+.1f}",
+    "probability, mean change": lambda row, _: f"{row.mean_change:.4f}",
+    "largest": lambda row, _: f"{row.largest_change:.3f}",
+    "divergence": lambda row, _: f"{row.divergence:.5f}",
+}
+
+
+def precision_table(
+    changes: Sequence[ChangeRow], packages: Sequence[PackageRow]
+) -> tuple[list[str], list[list[str]]]:
+    """A head, and a row of cells for each of ``changes``: what a precision costs and brings."""
+    return [*PRECISION_CELLS], [[cell(row, packages) for cell in PRECISION_CELLS.values()] for row in changes]
+
+
+def fate(row: TuneRow) -> str:
+    """What became of a configuration, and when it left where it was slower."""
+    left = row.status == "slower" and row.eliminated_after_rounds is not None
+    return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
+
+
+def at_users(users: int) -> str:
+    """For how many users a search holds: with more or fewer of them other settings may be faster."""
+    return f"fastest at {pluralise(users, 'user')}; with more or fewer others may be"
+
+
+TUNE_CELLS: dict[str, Callable[[TuneRow], str]] = {
+    "configuration": lambda row: row.name + (" (serve:)" if row.incumbent else ""),
+    "result": fate,
+    "req/s": lambda row: rate_cell(row.rate_rps),
+    "predicted": lambda row: rate_cell(row.predicted_rps),
+    "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
+    "p95 ms": lambda row: number_cell(row.p95_ms, 0),
+    "MiB": lambda row: number_cell(row.memory_mib, 0),
+    "agreement": lambda row: "-" if row.agreement is None else f"{row.agreement:.1%}",
+    "rounds": lambda row: str(row.rounds),
+}
+
+
+def tune_table(rows: Sequence[TuneRow]) -> tuple[list[str], list[list[str]]]:
+    """A head, and a row of cells for each configuration; columns without content are left out."""
+    return without_empty(list(TUNE_CELLS), [[cell(row) for cell in TUNE_CELLS.values()] for row in rows], 2)
+
+
 def searched_tables(rows: Sequence[TuneRow], knobs: Sequence[KnobRow]) -> tuple[str, str]:
     """Those that raced and are not slower, and what another value of one key would be worth."""
-    finalists = [row for row in rows if row.status in NOT_SLOWER]
+    finalists = [row for row in rows if row.status in ("winner", "equal", "not resolved")]
     worth = [
         [f"`{row.knob}`", row.value, ratio_cell(row.ratio, row.ratio_low, row.ratio_high), row.source]
         for row in knobs

@@ -112,6 +112,19 @@ def rate_cell(value: float | None) -> str:
     return "-" if value is None else significant(value)
 
 
+def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:
+    """A ratio with its interval, in three digits or those that tell its ends apart; a dash where unknown."""
+    if ratio is None:
+        return "-"
+    if low is None or high is None or low == high:
+        return with_decimals(ratio, min(2, decimals_of(ratio)))
+    decimals = min(2, decimals_of(high))
+    if len({with_decimals(end, decimals) for end in (low, high)}) == 1:  # they would tell nothing of it
+        decimals = max(decimals + 1, -math.floor(math.log10(high - low)))
+    value, begin, end = (with_decimals(one, decimals) for one in (ratio, low, high))
+    return f"{value} ({begin} to {end})"
+
+
 def pluralise(number: float, noun: str) -> str:
     """The number with its noun, in the plural unless the number is 1."""
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"

@@ -58,7 +58,9 @@ def main(arguments: list[str]) -> int:
                 began = monotonic()
                 with freeze_gc_after():
                     stage = importlib.import_module(f"litmeter.stages.{name}")
-                stage.main(*rest)
+                    from litmeter.report import stage_lines  # a wrong NAME is refused without it
+                stage_lines.begin(name, *rest)
+                stage_lines.done(name, stage.main(*rest), *rest)
                 record_seconds((name, *rest), monotonic() - began)
     except LitmeterError as error:
         hint = still_there() if isinstance(error, ParamsError) and name == "machine" else ""

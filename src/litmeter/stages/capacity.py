@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 from litmeter.load import load_generator
 from litmeter.measure.bodies import bodies_of
-from litmeter.measure.capacity import capacity
+from litmeter.measure.capacity import CapacityMetrics, capacity
 from litmeter.measure.log import Log
 from litmeter.measure.preflight import refuse_faulty
 from litmeter.measure.rows import TurnRow
@@ -16,13 +16,10 @@ from litmeter.measure.subjects import Served
 from litmeter.model.card import served_card, served_digest
 from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
-from litmeter.report.machines import capacity_sentence
-from litmeter.report.tables import describe
-from litmeter.say.progress import print_wrapped
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
 
 
-def main() -> None:
+def main() -> dict[str, CapacityMetrics]:
     """Search those of ``objective.configurations``, side by side, and write each with its turns."""
     params, device = params_on(read_json(MACHINE))
     load, objective = params.load, params.objective
@@ -30,10 +27,7 @@ def main() -> None:
     bodies = bodies_of(load)
     settings = {name: params.configuration(name) for name in objective.configurations}
     check_writable(path for name in settings for path in CapacityPaths(name).outputs)
-    same = {serve.model_dump_json(): name for name, serve in reversed(settings.items())}
-    searched = {name: same[serve.model_dump_json()] for name, serve in settings.items()}
-    for name, other in searched.items():
-        print_wrapped(f"{name}: {describe(settings[name], device) if name == other else f'same as {other}'}")
+    searched = {name: next(one for one in settings if settings[one] == settings[name]) for name in settings}
     names = [name for name, other in searched.items() if name == other]
     seconds = objective.max_s * len(names)
     with load_generator(*bodies) as sender:
@@ -56,5 +50,4 @@ def main() -> None:
     for path in (path for folder in CAPACITY_FOLDERS for path in folder.glob("[!.]*")):
         if path.stem not in settings:
             path.unlink()
-    for name, other in searched.items():
-        print_wrapped(capacity_sentence(name, found[other].metrics))
+    return {name: found[other].metrics for name, other in searched.items()}

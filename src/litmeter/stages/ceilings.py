@@ -33,12 +33,11 @@ from litmeter.peaks import (
     measured_peaks,
     measured_reading,
 )
-from litmeter.say.progress import print_wrapped
 from litmeter.system.cores import whole_cores
 from litmeter.system.files import read_json, write_csv, write_json
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Write the model's cost, the device's peaks and the load generator's own limit, and what follows."""
     machine = read_json(MACHINE)
     params, device = params_on(machine)
@@ -50,32 +49,13 @@ def main() -> None:
     peaks = measured_peaks(model, card.image_size, device, [*dtypes.values()], whole_cores())
     measured = {precision: peaks[dtype] for precision, dtype in dtypes.items()}
     memory = measured_memory(traffic, device, dtypes)
-    client_limit = client_limit_rps(params.load)
     write_csv(THEORETICAL, theoretical_rows(cost))
     metrics = ceiling_metrics(card, cost, measured, machine["gpu"] if device == "cuda" else None)
     metrics |= roofline_metrics(cost, traffic, device, measured, memory)
     metrics |= instruction_metrics(machine, device, measured)
-    metrics["client_limit_rps"] = client_limit
+    metrics["client_limit_rps"] = client_limit_rps(params.load)
     write_json(CEILINGS, metrics)
-    if cost is None:
-        print_wrapped(f"{card.architecture}: its FLOPs, and what follows from them, are not available")
-        return
-    print_wrapped(
-        f"{card.architecture}: {cost.parameters / 1e6:.2f} M parameters, {cost.macs / 1e9:.3f} GMACs, "
-        f"{cost.flops / 1e9:.3f} GFLOPs an image (by {cost.counted_by})"
-    )
-    for precision in measured:
-        unit = "TOP/s" if precision == "int8" else "TFLOP/s"
-        most = metrics[f"instructions_{precision}_tflops"]
-        source = metrics["peak_source"]
-        if most:
-            source += f"; instructions allow {most} at the reported {metrics['reported_ghz']} GHz"
-        print_wrapped(
-            f"{precision}: {metrics[f'peak_{precision}_tflops']} {unit} ({source}) allow "
-            f"{metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
-            f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
-        )
-    print_wrapped(f"load generator: {client_limit:,.0f} req/s against a server that answers at once")
+    return metrics
 
 
 class Memory(NamedTuple):

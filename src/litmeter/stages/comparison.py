@@ -30,9 +30,7 @@ from litmeter.measure.subjects import Served, pipelines_of
 from litmeter.model.card import served_card, served_digest
 from litmeter.model.compiled.manifest import package_hashes, split_note
 from litmeter.model.device import params_on
-from litmeter.params import CANDIDATE, Params, ServeSettings
-from litmeter.report import claims
-from litmeter.report.tables import changed_settings, comparison_table
+from litmeter.params import CANDIDATE, Params, ServeSettings, changed_settings
 from litmeter.say.progress import print_wrapped
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores
@@ -63,20 +61,11 @@ class Last:
     unavailable: Mapping[str, str]
 
 
-def main() -> None:
-    """Compare, and print the table, and what a change of the candidate did."""
-    measured()
-    params, _ = params_on(files.read_json(paths.MACHINE))
-    rows = files.read_rows(paths.COMPARISON, ComparisonRow)
-    print(comparison_table(rows, params.comparison.reference, params.configurations()))
-    if claim := claims.change(files.read_json(paths.OVER_BEFORE)):
-        print_wrapped(claim.sentence)
-
-
-def measured() -> Log:
+def main() -> tuple[Log, list[ComparisonRow], dict[str, Any]]:
     """Measure the changed configurations, the reference and the fastest; compare all.
 
-    Metrics of configurations that params.yaml no longer has are removed. Return what was measured.
+    Metrics of configurations that params.yaml no longer has are removed. Return what was measured, the rows,
+    and what a change of the candidate did: metrics/over_before.json.
     """
     params, device = params_on(files.read_json(paths.MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos] if params.has_classifier else []
@@ -119,7 +108,7 @@ def measured() -> Log:
     unavailable |= {name: why for name, why in last.unavailable.items() if name in earlier} if last else {}
     miss = params.objective.miss
     rows = comparison_rows(list(signatures), reference, log.rows, log.latencies_ms(), miss, kept)
-    changes = changed_settings(before, params.serve) if before else []
+    changes = changed_settings(before, params.serve) if before else {}
     over_before = change(log.rows, log.latencies_ms(), reference, BEFORE, CANDIDATE, changes)
     with files.all_or_nothing():
         log.write(paths.COMPARISON_TURNS, paths.COMPARISON_SAMPLES)
@@ -144,7 +133,7 @@ def measured() -> Log:
     for path in paths.COMPARISON_METRICS.glob("*.json"):
         if path.stem not in signatures:
             path.unlink()
-    return log
+    return log, rows, over_before
 
 
 def checked(

@@ -5,16 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from litmeter.data.index import read_index
-from litmeter.model.compiled.build import compile_model, describe
+from litmeter.model.compiled.build import compile_model
 from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
-from litmeter.say.progress import print_wrapped
 from litmeter.system.files import read_json, write_rows
 
 
-def main() -> None:
+def main() -> Manifest:
     """Compile the exported model for the batch sizes of params.yaml."""
     params, device = params_on(read_json(MACHINE))
     # Calibration needs photos of all classes, and the index is in their order.
@@ -23,7 +22,7 @@ def main() -> None:
     photos = [Path(training[position * len(training) // number].path) for position in range(number)]
     manifest = compile_model(MODEL, device, params.compile.batch_sizes, photos)
     write_rows(COMPILED_TABLE, PackageRow, package_rows(manifest))
-    print_wrapped("\n".join(describe(manifest)))
+    return manifest
 
 
 def package_rows(manifest: Manifest) -> list[PackageRow]:

@@ -18,14 +18,14 @@ from litmeter.model.predictor import Predictor
 from litmeter.model.reference import Reference, write_reference
 from litmeter.params import ServeSettings, load_params
 from litmeter.paths import CHECKPOINT, MODEL, TRAIN_METRICS
-from litmeter.say.progress import bar, print_wrapped
+from litmeter.say.progress import bar
 from litmeter.system.files import atomic_write, read_json, write_json
 from litmeter.training.weights import load_all, read_state_dict
 
 BATCH_SIZE = 8
 
 
-def main() -> None:
+def main() -> ModelCard:
     """Write weights, card and reference answers; check that weights and checkpoint give equal outputs."""
     keep_freed_memory()
     settings = load_params().model
@@ -52,8 +52,7 @@ def main() -> None:
     write_json(MODEL.exported / CARD_NAME, card.model_dump(mode="json", exclude_defaults=True))
     check_equal(model.eval(), card)
     write_reference(MODEL.exported, reference_answers(index))
-    size_mb = path.stat().st_size / 1e6
-    print_wrapped(f"{MODEL.exported}: {card.architecture}, {len(classes)} classes, {size_mb:.1f} MB")
+    return card
 
 
 def check_equal(model: torch.nn.Module, card: ModelCard) -> None:

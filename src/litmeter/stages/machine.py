@@ -13,6 +13,7 @@ import timeit
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from litmeter.errors import LitmeterError, LoadError, ModelError, ParamsError
 from litmeter.measure.bodies import bodies_of
@@ -26,7 +27,7 @@ from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
 from litmeter.system.gpu import cuda_available
-from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
+from litmeter.system.machine import LIBRARIES, fingerprint
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""
@@ -41,8 +42,11 @@ ON_A_GPU = (
 """What suits a GPU of a T4's size."""
 
 
-def main() -> None:
-    """Check params.yaml, then write the fingerprint and the hashes."""
+def main() -> tuple[dict[str, Any], list[str]]:
+    """Check params.yaml, then write the fingerprint and the hashes.
+
+    Return the machine, and sentences about params.yaml on it and what is ahead.
+    """
     params = load_params()
     check_params(params)
     if sentence := left_out(params.configurations()):
@@ -62,23 +66,21 @@ def main() -> None:
         write_json(DOWNLOAD, {"sha256": downloaded})
         write_json(WEIGHTS, given_weights(params.model))
     write_json(MACHINE, machine)
-    print_wrapped(describe_machine(machine))
+    said = []
     if params.has_classifier:
         native = machine["bfloat16"]
         halves = [name for name, serve in params.configurations().items() if serve.precision == "half"]
         emulating = [] if native else halves
         device = resolve_device(params.device, machine["gpu"] is not None)
         if device == "cpu" and (emulating or machine != known):
-            print_wrapped(said_of_half(emulating, native, slowdown_by_half()))
+            said.append(said_of_half(emulating, native, slowdown_by_half()))
         if device == "cuda" and max(params.load.users) < GPU_USERS:
-            print_wrapped(f"users and packages of params.yaml are for two cores; for a GPU: {ON_A_GPU}")
+            said.append(f"users and packages of params.yaml are for two cores; for a GPU: {ON_A_GPU}")
     with suppress(LitmeterError, OSError):  # before the first run there is nothing that could have changed
         there = MODEL.exported.exists() or not params.has_classifier
-        if there and (sentence := change_ahead(*params_on(machine))):
-            print_wrapped(sentence)
-            return
-    if sentence := whole_run(params):
-        print_wrapped(sentence)
+        if there and (ahead := change_ahead(*params_on(machine))):
+            return machine, [*said, ahead]
+    return machine, [*said, *filter(None, [whole_run(params)])]
 
 
 SIDE, CHANNELS = 56, 64

@@ -12,17 +12,16 @@ from litmeter.model.answers import answers_of
 from litmeter.model.card import INTERPOLATIONS, ModelCard, read_card
 from litmeter.model.compiled.manifest import packages_to_use
 from litmeter.model.device import cannot_run_reason, dtype_name, params_on, precisions_on
-from litmeter.model.precision_rows import HEAD, OTHER, TEST, ChangeRow, PackageRow, precision_cells
+from litmeter.model.precision_rows import OTHER, TEST, ChangeRow
 from litmeter.model.reference import Reference, read_reference
 from litmeter.params import ServeSettings
-from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, PRECISIONS_TABLE
+from litmeter.paths import MACHINE, MODEL, PRECISIONS_TABLE
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import text_table
 from litmeter.stats.change import Probabilities, change
-from litmeter.system.files import read_json, read_rows, write_rows
+from litmeter.system.files import read_json, write_rows
 
 
-def main() -> None:
+def main() -> list[ChangeRow]:
     """Answer all photos in each precision and preprocessing, and compare with the reference answers."""
     _, device = params_on(read_json(MACHINE))
     photos = [Path(photo.path) for photo in read_index().photos]
@@ -35,7 +34,7 @@ def main() -> None:
         for row in change_rows(settings, reference, probabilities)
     ]
     write_rows(PRECISIONS_TABLE, ChangeRow, rows)
-    print(text_table(HEAD, precision_cells(rows, read_rows(COMPILED_TABLE, PackageRow))))
+    return rows
 
 
 def configurations_of(card: ModelCard, device: str) -> Iterator[ServeSettings]:

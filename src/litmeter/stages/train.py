@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from typing import Any
 
 import lightning
 
@@ -12,13 +13,12 @@ from litmeter.data.index import Index, read_index
 from litmeter.model.environment import keep_freed_memory
 from litmeter.params import load_params
 from litmeter.paths import CHECKPOINT, CONFUSION, TRAIN_METRICS, TRAINING_CURVES
-from litmeter.say.progress import print_wrapped
 from litmeter.system.files import all_or_nothing, atomic_write, write_csv, write_json
 from litmeter.system.temporary import scratch
 from litmeter.training.fit import TESTING, ClassifierModule, fit
 
 
-def main() -> None:
+def main() -> dict[str, Any]:
     """Fit (or take a model as it is), test, write checkpoint, metrics and curves."""
     keep_freed_memory()
     params = load_params()
@@ -32,27 +32,24 @@ def main() -> None:
         module, checkpoint = fit(params, index, folder)
         with atomic_write(CHECKPOINT) as temporary:
             shutil.copyfile(checkpoint, temporary)
-        write_results(module, index)
+        return write_results(module, index)
 
 
-def write_results(module: ClassifierModule, index: Index) -> None:
-    """Write accuracy, training curves, and every test photo's class and prediction."""
+def write_results(module: ClassifierModule, index: Index) -> dict[str, Any]:
+    """Write, and return, the accuracy; write curves, and every test photo's class and prediction."""
     labels = [photo.label for photo in index.split("test")]
     pairs = list(zip(labels, module.predicted, strict=True))
     correct = sum(actual == predicted for actual, predicted in pairs)
     best = min(module.history, key=lambda row: row["val_loss"])
-    write_json(
-        TRAIN_METRICS,
-        {
-            "test_accuracy": round(correct / len(pairs), 4),
-            "test_images": len(pairs),
-            "val_accuracy": round(best["val_accuracy"], 4),
-            "best_epoch": best["epoch"],
-        },
-    )
+    metrics = {
+        "test_accuracy": round(correct / len(pairs), 4),
+        "test_images": len(pairs),
+        "val_accuracy": round(best["val_accuracy"], 4),
+        "best_epoch": best["epoch"],
+    }
+    write_json(TRAIN_METRICS, metrics)
     write_csv(TRAINING_CURVES, module.history)
     names = index.classes
-    write_csv(
-        CONFUSION, [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
-    )
-    print_wrapped(f"test accuracy {correct / len(pairs):.3f}: {correct} of {len(pairs)} photos")
+    rows = [{"actual": names[actual], "predicted": names[predicted]} for actual, predicted in pairs]
+    write_csv(CONFUSION, rows)
+    return metrics

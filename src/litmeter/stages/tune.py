@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,10 @@ from litmeter.model.compiled.manifest import read_manifest
 from litmeter.model.device import params_on
 from litmeter.params import CANDIDATE, KNOBS, Params, ServeSettings, knobs_of
 from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
-from litmeter.report.tables import capacity_text
 from litmeter.say.progress import print_wrapped
-from litmeter.say.tables import text_table
 from litmeter.system import files
 from litmeter.system.cores import whole_cores
-from litmeter.tune.rows import KnobRow, TuneRow, at_users, tune_table
+from litmeter.tune.rows import KnobRow, TuneRow
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import Machine, machine_of, name_of, simplicity, space_of
 
@@ -37,15 +35,6 @@ DIRECT = "transport direct"
 
 
 def main() -> Outcome:
-    """Search, write the result and show it."""
-    outcome = searched()
-    print(text_table(*tune_table(outcome.rows)))
-    print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
-    print_wrapped(f"{at_users(files.read_json(TUNE_METRICS)['users'])} (tune.users)")
-    return outcome
-
-
-def searched() -> Outcome:
     """Search, and write the result. A search that was stopped goes on where it was.
 
     Its time counts from when the machine is free. Raise ParamsError where the section ``serve`` cannot be
@@ -178,18 +167,14 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
 
 def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, Any]:
     """Content of metrics/tune.json."""
-    first, capacity = outcome.rows[0], outcome.capacity
+    first = outcome.rows[0]
     columns = ("rate_rps", "over_serve", "over_serve_low", "over_serve_high", "p95_ms", "memory_mib")
     return {
         "goal": params.tune.goal,
         "users": params.tune.users,
         "winner": {knob: getattr(outcome.winner, knob) for knob in knobs_of(outcome.winner.kind)},
         **{column: getattr(first, column) for column in (*columns, "agreement")},
-        "capacity_status": capacity and capacity.status,
-        "capacity_rps": capacity and capacity.capacity_rps,
-        "capacity_low_rps": capacity and capacity.low_rps,
-        "capacity_high_rps": capacity and capacity.high_rps,
-        "capacity": capacity and capacity_text(capacity),
+        "capacity": outcome.capacity and asdict(outcome.capacity),
         "equal": sum(row.status == "equal" for row in outcome.rows),
         "not_resolved": sum(row.status == "not resolved" for row in outcome.rows),
         "model_error": files.rounded(outcome.prediction_error, 3),

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from litmeter.say.tables import pluralise
 from litmeter.system.cores import allowed_cpus, available_cores
 from litmeter.system.gpu import describe_gpu
 
@@ -106,16 +105,6 @@ def _proc_cpuinfo() -> dict[str, str]:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
-
-
-def describe_machine(machine: Mapping[str, Any]) -> str:
-    """The machine in one line."""
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ", no GPU"
-    libraries = "".join(f", {name} {machine[name]}" for name in ("torch", "litserve") if name in machine)
-    return (
-        f"{machine['cpu']}, {pluralise(machine['cores'], 'core')} ({' '.join(machine['cpu_flags'])}), "
-        f"{machine['memory_gib']} GiB{gpu}{libraries}"
-    )
 
 
 LOCK_FILE = Path(tempfile.gettempdir()) / f"litmeter-{os.getuid()}.lock"

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from litmeter.say.tables import (
-    decimals_of,
-    number_cell,
-    pluralise,
-    rate_cell,
-    with_decimals,
-    without_empty,
-)
-
 Status = Literal["winner", "equal", "not resolved", "slower", "excluded"]
-NOT_SLOWER: tuple[Status, ...] = ("winner", "equal", "not resolved")
 
 
 @dataclass(frozen=True)
@@ -91,47 +79,3 @@ class KnobRow:
     ratio_low: float | None
     ratio_high: float | None
     source: str
-
-
-def fate(row: TuneRow) -> str:
-    """What became of a configuration, and when it left where it was slower."""
-    left = row.status == "slower" and row.eliminated_after_rounds is not None
-    return row.reason or row.status + (f", left after {row.eliminated_after_rounds} rounds" if left else "")
-
-
-def at_users(users: int) -> str:
-    """For how many users a search holds: with more or fewer of them other settings may be faster."""
-    return f"fastest at {pluralise(users, 'user')}; with more or fewer others may be"
-
-
-def ratio_cell(ratio: float | None, low: float | None, high: float | None) -> str:
-    """A ratio with its interval, in three digits or those that tell its ends apart; a dash where unknown."""
-    if ratio is None:
-        return "-"
-    if low is None or high is None or low == high:
-        return with_decimals(ratio, min(2, decimals_of(ratio)))
-    decimals = min(2, decimals_of(high))
-    if with_decimals(low, decimals) == with_decimals(
-        high, decimals
-    ):  # they would tell nothing of the interval
-        decimals = max(decimals + 1, -math.floor(math.log10(high - low)))
-    value, begin, end = (with_decimals(one, decimals) for one in (ratio, low, high))
-    return f"{value} ({begin} to {end})"
-
-
-CELLS: dict[str, Callable[[TuneRow], str]] = {
-    "configuration": lambda row: row.name + (" (serve:)" if row.incumbent else ""),
-    "result": fate,
-    "req/s": lambda row: rate_cell(row.rate_rps),
-    "predicted": lambda row: rate_cell(row.predicted_rps),
-    "times serve:": lambda row: ratio_cell(row.over_serve, row.over_serve_low, row.over_serve_high),
-    "p95 ms": lambda row: number_cell(row.p95_ms, 0),
-    "MiB": lambda row: number_cell(row.memory_mib, 0),
-    "agreement": lambda row: "-" if row.agreement is None else f"{row.agreement:.1%}",
-    "rounds": lambda row: str(row.rounds),
-}
-
-
-def tune_table(rows: Sequence[TuneRow]) -> tuple[list[str], list[list[str]]]:
-    """A head, and a row of cells for each configuration; columns without content are left out."""
-    return without_empty(list(CELLS), [[cell(row) for cell in CELLS.values()] for row in rows], 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -148,27 +148,6 @@ def jobs_of(variants: Sequence[Variant], device: str, cores: int) -> list[list[V
         for number in range(processes)
     ]
     return [job for job in (int8, *jobs) if job]
-
-
-def describe(manifest: Manifest) -> Iterator[str]:
-    """A line for each package: how long it took to compile, its speed, and why it is not used."""
-    if manifest.skipped_reason:
-        yield f"not compiled: {manifest.skipped_reason}; models run in torch"
-    for package in manifest.packages:
-        text = f"{package.precision}, batch {package.batch_size}"
-        if package.file is not None:
-            text += f", compiled in {package.compile_s:.0f} s"
-        if package.compiled_ms is not None:
-            text += f": {package.compiled_ms:.1f} ms"
-        if package.eager_ms is not None:
-            text += f", {package.eager_ms:.1f} ms in torch"
-        if package.parts_ms is not None:
-            text += f", {package.parts_ms:.1f} ms by smaller packages"
-        if package.skipped_reason:
-            text += f"; not used: {package.skipped_reason}"
-        if package.remark:
-            text += f"; used, {package.remark}"
-        yield text
 
 
 def time_packages(exported: Path, folder: Path, device: str, packages: Sequence[Package]) -> list[Package]:

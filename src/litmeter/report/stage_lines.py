@@ -1,0 +1,137 @@
+"""What is said of a stage as it begins, and of its result when it is done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from litmeter.data.index import SPLITS, Index
+from litmeter.measure.rows import TurnRow
+from litmeter.model.card import WEIGHTS_NAME
+from litmeter.model.compiled.manifest import Manifest
+from litmeter.model.device import PRECISIONS, params_on
+from litmeter.model.precision_rows import PackageRow
+from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
+from litmeter.report.claims import accuracy_interval, change
+from litmeter.report.machines import capacity_sentence, describe_machine
+from litmeter.report.tables import at_users, comparison_table, describe, precision_table, tune_table
+from litmeter.say.progress import print_wrapped
+from litmeter.say.tables import number_cell, pluralise, text_table
+from litmeter.system.files import read_json, read_rows
+
+
+def begin(stage: str, *arguments: str) -> None:
+    """Print the settings that a benchmark or a search of capacities measures."""
+    if stage not in ("benchmark", "capacity"):
+        return
+    params, device = params_on(read_json(MACHINE))
+    settings = {name: params.configuration(name) for name in arguments or params.objective.configurations}
+    for name, serve in settings.items():
+        first = next(other for other, own in settings.items() if own == serve)
+        print_wrapped(f"{name}: {describe(serve, device) if name == first else f'same as {first}'}")
+
+
+def done(stage: str, result: Any, *arguments: str) -> None:
+    """Print what ``stage``, run with ``arguments``, has found: the ``result`` of its main."""
+    match stage:
+        case "machine":
+            machine, ahead = result
+            print_wrapped("\n".join([describe_machine(machine), *ahead]))
+        case "data":
+            print("\n".join(split_lines(result)))
+        case "train":
+            low, high = accuracy_interval(result)
+            tested = f"{result['test_accuracy']:.3f} on {result['test_images']} photos"
+            print_wrapped(f"test accuracy {tested} (95% interval {low:.3f} to {high:.3f})")
+        case "export":
+            model = f"{MODEL.exported}: {result.architecture}, {len(result.classes)} classes"
+            print_wrapped(f"{model}, {(MODEL.exported / WEIGHTS_NAME).stat().st_size / 1e6:.1f} MB")
+        case "compile":
+            print_wrapped("\n".join(package_lines(result)))
+        case "precisions":
+            print(text_table(*precision_table(result, read_rows(COMPILED_TABLE, PackageRow))))
+        case "ceilings":
+            print_wrapped("\n".join(ceiling_lines(result)))
+        case "benchmark":
+            print_wrapped("\n".join(benchmark_lines(arguments[0], *result)))
+        case "comparison":
+            _, rows, over_before = result
+            params, _ = params_on(read_json(MACHINE))
+            print(comparison_table(rows, params.comparison.reference, params.configurations()))
+            if claim := change(over_before):
+                print_wrapped(claim.sentence)
+        case "capacity":
+            print_wrapped("\n".join(capacity_sentence(*found) for found in result.items()))
+        case "tune":
+            print(text_table(*tune_table(result.rows)))
+            print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
+            print_wrapped(f"{at_users(read_json(TUNE_METRICS)['users'])} (tune.users)")
+
+
+def split_lines(index: Index) -> Iterator[str]:
+    """A line for each split: its photos, by class."""
+    for name in SPLITS:
+        counts = Counter(index.classes[photo.label] for photo in index.split(name))
+        sizes = ", ".join(f"{counts[c]} {c}" for c in index.classes[:4])
+        more = f", … ({len(index.classes)} classes)" if len(index.classes) > 4 else ""
+        yield f"{name:5} {sum(counts.values()):5} photos: {sizes}{more}"
+
+
+def package_lines(manifest: Manifest) -> Iterator[str]:
+    """A line for each package: how long it took to compile, its speed, and why it is not used."""
+    if manifest.skipped_reason:
+        yield f"not compiled: {manifest.skipped_reason}; models run in torch"
+    for package in manifest.packages:
+        told = {
+            ", compiled in {:.0f} s": package.compile_s if package.file is not None else None,
+            ": {:.1f} ms": package.compiled_ms,
+            ", {:.1f} ms in torch": package.eager_ms,
+            ", {:.1f} ms by smaller packages": package.parts_ms,
+            "; not used: {}": package.skipped_reason,
+            "; used, {}": package.remark,
+        }
+        texts = (text.format(value) for text, value in told.items() if value is not None)
+        yield "".join([f"{package.precision}, batch {package.batch_size}", *texts])
+
+
+def ceiling_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
+    """The model's cost, what each precision allows, and the load generator's limit."""
+    architecture = metrics["architecture"]
+    if metrics["flops"] is None:
+        yield f"{architecture}: its FLOPs, and what follows from them, are not available"
+        return
+    yield (
+        f"{architecture}: {metrics['parameters'] / 1e6:.2f} M parameters, {metrics['macs'] / 1e9:.3f} GMACs, "
+        f"{metrics['flops'] / 1e9:.3f} GFLOPs an image (by {metrics['counted_by']})"
+    )
+    for precision in PRECISIONS:
+        if (peak := metrics.get(f"peak_{precision}_tflops")) is None:
+            continue
+        unit = "TOP/s" if precision == "int8" else "TFLOP/s"
+        source = metrics["peak_source"]
+        if most := metrics[f"instructions_{precision}_tflops"]:
+            source += f"; instructions allow {most} at the reported {metrics['reported_ghz']} GHz"
+        yield (
+            f"{precision}: {peak} {unit} ({source}) allow "
+            f"{metrics[f'theoretical_{precision}_rps']:,.0f} images/s; roofline "
+            f"{metrics[f'roofline_{precision}_rps']:,.0f}, bound by {metrics[f'roofline_{precision}_bound']}"
+        )
+    yield f"load generator: {metrics['client_limit_rps']:,.0f} req/s against a server that answers at once"
+
+
+def benchmark_lines(name: str, rows: Sequence[TurnRow], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each turn, and one of the whole."""
+    for row in rows:
+        p50, p95 = (number_cell(ms, 0) for ms in (row.p50_ms, row.p95_ms))
+        said = [f"p50 {p50} ms, p95 {p95} ms", row.void and f"void: {row.void}", row.warnings]
+        rate = f"{row.subject}, {pluralise(row.users or 0, 'user')}: {number_cell(row.rate_rps, 1)} req/s"
+        yield f"{rate}, {'; '.join(filter(None, said))}"
+    said = [f"{name}: ready after {metrics['ready_s']} s, {metrics['memory_mib']} MiB"]
+    if "accuracy" in metrics:
+        said += [
+            f"{metrics['agreement']:.1%} of {metrics['photos']} test photos have full precision's label and "
+            f"{metrics['accuracy']:.1%} the right one",
+            f"{metrics['mismatched']} answers belong to another request",
+        ]
+    yield "; ".join(said)
