@@ -213,6 +213,14 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
     assert stricter["e7_tuned"] != found[1]["e7_tuned"]  # its row has another percentile
 
 
+def test_a_row_depends_on_all_that_machine_json_has(params: Params) -> None:
+    before = signatures_of(params, "cpu", [b"photo"])
+    assert signatures_of(params, "cpu", [b"photo"]) == before
+    write_json(MACHINE, read_json(MACHINE) | {"OMP_NUM_THREADS": "1"})
+    after = signatures_of(params, "cpu", [b"photo"])
+    assert all(after[name] != before[name] for name in before)
+
+
 @pytest.fixture
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""

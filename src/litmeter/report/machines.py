@@ -11,7 +11,7 @@ from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.model.device import params_on
 from litmeter.paths import MACHINE, CapacityPaths
-from litmeter.report.snapshot import read_capacities
+from litmeter.report.snapshot import OUTDATED, outdated, read_capacities
 from litmeter.report.tables import capacity_text
 from litmeter.say.tables import pluralise, significant
 from litmeter.system.files import read_json, reading
@@ -33,6 +33,7 @@ class Offer:
         machine: metrics/machine.json.
         measured_at: the capacity's time; empty where it is unknown.
         price: of the machine, an hour.
+        outdated: whether the capacity is OUTDATED.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Offer:
     metrics: CapacityMetrics
     measured_at: str
     price: float
+    outdated: bool = False
 
     @property
     def title(self) -> str:
@@ -100,8 +102,12 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
         raise ReportError(
             f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
         )
-    dates = {name: read_json(CapacityPaths(name).metrics).get("measured_at", "") for name in names}
-    return [Offer(label, name, machine, known[name].metrics, dates[name], price) for name in names]
+    files = {name: CapacityPaths(name).metrics for name in names}
+    dates = {name: read_json(file).get("measured_at", "") for name, file in files.items()}
+    return [
+        Offer(label, name, machine, known[name].metrics, dates[name], price, bool(outdated(file)))
+        for name, file in files.items()
+    ]
 
 
 def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:
@@ -160,11 +166,13 @@ def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
     if len(leaders) > 1:
         tied = ", ".join(one.title for one in leaders)
         said.append(f"Which of {tied} is cheapest is not resolved: their intervals overlap.")
+    if late := [one.title for one in offers if one.outdated]:
+        said.append(f"{OUTDATED}: {', '.join(late)}.")
     machines = {one.label: one for one in offers}
     for kind in dict.fromkeys(one.machine["id"] for one in machines.values()):
         same = [f"`{label}`" for label, one in machines.items() if one.machine["id"] == kind]
         if len(same) > 1:
-            said.append(f"{' and '.join(same)} have the same hardware and libraries.")
+            said.append(f"{' and '.join(same)} have the same hardware.")
     if len(machines) > 1:
         dates = {label: one.measured_at or "at an unknown time" for label, one in machines.items()}
         times = ", ".join(f"`{label}` {date}" for label, date in dates.items())

@@ -20,6 +20,7 @@ from litmeter.report.machines import capacity_sentence
 from litmeter.report.tables import describe
 from litmeter.say.progress import print_wrapped
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
+from litmeter.system.machine import recorded_machine
 
 
 def main() -> None:
@@ -44,7 +45,7 @@ def main() -> None:
         with progress(seconds, "capacity") as show:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
-        "machine": read_json(MACHINE)["id"],
+        **recorded_machine(),
         "weights_sha256": served_digest(params),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }

@@ -9,14 +9,14 @@ from litmeter.model.compiled.build import compile_model, describe
 from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
-from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
+from litmeter.paths import COMPILED_TABLE, COMPILERS, MODEL
 from litmeter.say.progress import print_wrapped
 from litmeter.system.files import read_json, write_rows
 
 
 def main() -> None:
     """Compile the exported model for the batch sizes of params.yaml."""
-    params, device = params_on(read_json(MACHINE))
+    params, device = params_on(read_json(COMPILERS))
     # Calibration needs photos of all classes, and the index is in their order.
     training = read_index().split("train")
     number = min(params.compile.int8_photos, len(training))

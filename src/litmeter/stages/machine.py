@@ -1,7 +1,8 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
-changes only with hardware or libraries; then what measures runs again. The hashes are those of files that
+changes only with what bears on figures; then what measures runs again. What compiles stands in a file of its
+own, by which the model is compiled again. The hashes are those of files that
 params.yaml names and dvc.yaml cannot, downloaded photos among them; where a content changes, the model is
 trained again.
 """
@@ -20,13 +21,13 @@ from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
+from litmeter.paths import COMPILERS, DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
 from litmeter.system.gpu import cuda_available
-from litmeter.system.machine import LIBRARIES, describe_machine, fingerprint
+from litmeter.system.machine import compilers, describe_machine, fingerprint
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""
@@ -51,7 +52,7 @@ def main() -> None:
     if params.has_classifier:  # stages depend on the code of litmeter
         machine = fingerprint()
     else:
-        machine = fingerprint(code_files(DVC_FILE, "comparison"), (*LIBRARIES, "litmeter"))
+        machine = fingerprint(code_files(DVC_FILE, "comparison"), "litmeter")
     if params.has_classifier:
         machine["bfloat16"] = has_bfloat16()
         downloaded = None
@@ -61,6 +62,7 @@ def main() -> None:
             downloaded = download()
         write_json(DOWNLOAD, {"sha256": downloaded})
         write_json(WEIGHTS, given_weights(params.model))
+        write_json(COMPILERS, compilers() | {"bfloat16": machine["bfloat16"]})
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))
     if params.has_classifier:
