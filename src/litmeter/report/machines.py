@@ -104,10 +104,8 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
         )
     files = {name: CapacityPaths(name).metrics for name in names}
     dates = {name: read_json(file).get("measured_at", "") for name, file in files.items()}
-    return [
-        Offer(label, name, machine, known[name].metrics, dates[name], price, bool(outdated(file)))
-        for name, file in files.items()
-    ]
+    late = {name: bool(outdated(file)) for name, file in files.items()}
+    return [Offer(label, one, machine, known[one].metrics, dates[one], price, late[one]) for one in names]
 
 
 def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:

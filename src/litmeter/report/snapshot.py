@@ -118,9 +118,9 @@ def read_snapshot(label: str = "") -> Snapshot:
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         timed = Timed(results, packages, changes)
         # It holds for the exported model, which git does not keep.
-        tuned = None if label else _tuned_here(params)
-        capacities = read_capacities(params)
-        on_demand = [paths.CapacityPaths(name).metrics for name in capacities]
+        tuned, capacities = None if label else _tuned_here(params), read_capacities(params)
+        shown = [paths.CapacityPaths(name).metrics for name in capacities]
+        shown += [paths.TUNE_METRICS] if tuned else []
         return Snapshot(
             label=label,
             params=params,
@@ -137,7 +137,7 @@ def read_snapshot(label: str = "") -> Snapshot:
             packages=timed.packages,
             tuned=tuned,
             capacities=capacities,
-            outdated=outdated(*on_demand, *([paths.TUNE_METRICS] if tuned else [])),
+            outdated=outdated(*shown),
         )
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
@@ -247,7 +247,7 @@ def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
     served = served_digest(params)
     if served is None and paths.COMPARISON_RUN.exists():  # git does not keep the model
         served = read_json(paths.COMPARISON_RUN).get("model")
-    same_machine = metrics.get("machine") == recorded_machine()["machine"]
+    same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and served in (None, metrics.get("weights_sha256"))
 
 

@@ -1,10 +1,9 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
-changes only with what bears on figures; then what measures runs again. What compiles stands in a file of its
-own, by which the model is compiled again. The hashes are those of files that
-params.yaml names and dvc.yaml cannot, downloaded photos among them; where a content changes, the model is
-trained again.
+changes only with what bears on figures; then what measures runs again. The model is compiled again by what
+compiles alone, which has a file of its own. The hashes are those of files that params.yaml names and dvc.yaml
+cannot, downloaded photos among them; where a content changes, the model is trained again.
 """
 
 from __future__ import annotations
@@ -49,20 +48,18 @@ def main() -> None:
     if sentence := left_out(params.configurations()):
         print_wrapped(sentence)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    if params.has_classifier:  # stages depend on the code of litmeter
-        machine = fingerprint()
-    else:
+    if not params.has_classifier:
         machine = fingerprint(code_files(DVC_FILE, "comparison"), "litmeter")
-    if params.has_classifier:
-        machine["bfloat16"] = has_bfloat16()
-        downloaded = None
+    else:  # stages depend on the code of litmeter
+        half = {"bfloat16": has_bfloat16()}
+        machine, downloaded = fingerprint() | half, None
         if params.data.download:
             from litmeter.data.sources import download  # whose import takes seconds
 
             downloaded = download()
         write_json(DOWNLOAD, {"sha256": downloaded})
         write_json(WEIGHTS, given_weights(params.model))
-        write_json(COMPILERS, compilers() | {"bfloat16": machine["bfloat16"]})
+        write_json(COMPILERS, compilers() | half)
     write_json(MACHINE, machine)
     print_wrapped(describe_machine(machine))
     if params.has_classifier:

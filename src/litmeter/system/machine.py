@@ -1,4 +1,4 @@
-"""The machine: what it is, what compiles on it, what else bears on figures; and a lock for one run at a time."""
+"""The machine: its hardware, what compiles on it, what else bears on figures; a lock for a run at a time."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ CARRIERS = ("anyio", "greenlet", "opentelemetry-api", "pydantic-core")
 """What carries each request below the packages that litmeter itself requires."""
 COMPILERS = ("torch", "timm", "openvino")
 """What makes the packages of a compiled model."""
-VARIABLES = re.compile("(OMP|MKL)_.*|ONEDNN_MAX_CPU_ISA|LD_PRELOAD|CUDA_VISIBLE_DEVICES")
-"""Environment variables that bear on speed."""
+VARIABLES = re.compile("((OMP|MKL)_[^=]*|ONEDNN_MAX_CPU_ISA|LD_PRELOAD|CUDA_VISIBLE_DEVICES)=.")
+"""Environment variables that bear on speed, where they are set."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
 
@@ -61,10 +61,8 @@ def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
     The libraries are those that litmeter requires, CARRIERS, the packages from which the Python files among
     ``sources`` import, and ``more``.
     """
-    variables = {
-        key: value for key, value in sorted(os.environ.items()) if value and VARIABLES.fullmatch(key)
-    }
-    libraries = {*_required(), *CARRIERS, *_imported_packages(sources), *more}
+    variables = {key: value for key, value in sorted(os.environ.items()) if VARIABLES.match(f"{key}={value}")}
+    libraries = {*_required(), *CARRIERS, *_imported(sources), *more}
     python = {"python": platform.python_version()}
     return hardware() | _cores() | variables | python | _versions(sorted(libraries))
 
@@ -81,14 +79,15 @@ def _cores() -> dict[str, float]:
 
 
 def _required() -> Iterator[str]:
-    """The packages that litmeter requires, those of EXTRAS too, by the metadata of its installation."""
+    """The packages that litmeter requires, by the metadata of its installation."""
     for one in map(Requirement, requires("litmeter") or ()):
-        if one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in EXTRAS):
+        if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in EXTRAS):
             yield canonicalize_name(one.name)
 
 
-def _imported_packages(sources: Iterable[Path]) -> set[str]:
-    imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
+def _imported(sources: Iterable[Path]) -> set[str]:
+    """The packages from which Python files import."""
+    imported = {name for path in sources if path.suffix == ".py" for name in _imported_modules(path)}
     packages = packages_by_module() if imported else {}
     return {canonicalize_name(package) for name in imported for package in packages.get(name, ())}
 
@@ -115,7 +114,7 @@ def packages_by_module() -> dict[str, set[str]]:
     return found
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _imported_modules(path: Path) -> Iterator[str]:
     """The top-level modules that a Python file imports, anywhere in it; none where it is not Python."""
     with suppress(SyntaxError, ValueError):
         for node in ast.walk(ast.parse(path.read_bytes())):
