@@ -1,12 +1,13 @@
 """Whether whole runs agree: `dvc repro --force` five times, each with a model and servers of its own.
 
 They replace the results of the present folder, so use a clone. Arguments go on to `dvc repro`:
-`--single-item comparison` runs the stage alone. Each `comparison.seconds` and each machine, by its id, has a
-result of its own.
+`--single-item comparison` runs the stage alone. Each `comparison.seconds` and each machine, by all of its
+fingerprint, has a result of its own.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from itertools import combinations
@@ -18,7 +19,7 @@ import numpy as np
 from litmeter.measure.rows import ComparisonRow
 from litmeter.params import load_params
 from litmeter.paths import COMPARISON
-from litmeter.system.files import read_rows
+from litmeter.system.files import digest, read_rows
 from litmeter.system.machine import fingerprint
 from studies.harness import keep_runs
 
@@ -54,7 +55,7 @@ def agreement(runs: list[dict[str, Any]], name: str) -> str:
 def main() -> None:
     """Run until there are RUNS, and print how well they agree."""
     seconds = load_params().comparison.seconds
-    runs = keep_runs(f"comparisons_{seconds:.0f}_{fingerprint()['id']}", RUNS, run)
+    runs = keep_runs(f"comparisons_{seconds:.0f}_{digest(json.dumps(fingerprint()).encode())}", RUNS, run)
     for name in runs[0]["compared"]:
         if all(one["compared"][name]["low"] is not None for one in runs):
             print(agreement(runs, name))

@@ -16,6 +16,7 @@ class ModelFolders:
 
 
 MACHINE = Path("metrics/machine.json")
+COMPILERS = Path("metrics/compilers.json")
 WEIGHTS = Path("metrics/weights.json")
 SECONDS = Path("metrics/seconds")
 SELFTEST = Path("metrics/verify.json")

@@ -16,7 +16,7 @@ from litmeter.measure.bodies import bodies_of
 from litmeter.params import Params, load_params
 from litmeter.paths import MACHINE, TUNE_KNOBS, TUNE_METRICS, TUNE_TABLE
 from litmeter.report.stage_lines import done
-from litmeter.stages.tune import job_of, main
+from litmeter.stages.tune import job_of, key_of, main
 from litmeter.system.files import read_json, read_rows, write_json
 from litmeter.system.machine import fingerprint
 from litmeter.tune.rows import KnobRow, TuneRow
@@ -122,6 +122,14 @@ def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.Cap
     write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"max_batch_size": 4}})
     apply_winner()
     assert load_params().serve.max_batch_size == 4
+
+
+def test_turns_of_a_search_depend_on_all_that_machine_json_has(project: Path) -> None:
+    params = write_params({"api": "server:Product"})
+    before = key_of(params, "cpu", [b"{}"])
+    assert key_of(params, "cpu", [b"{}"]) == before
+    write_json(MACHINE, read_json(MACHINE) | {"anyio": "99.0"})
+    assert key_of(params, "cpu", [b"{}"]) != before
 
 
 def test_a_transport_is_a_knob(project: Path) -> None:

@@ -9,10 +9,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from litmeter.system.files import read_json
 from tests.pipeline.conftest import Clone
+from tests.support.project import installed
 
 
 def test_an_existing_checkpoint_is_tested_and_not_fitted(ran: Clone) -> None:
@@ -84,6 +86,34 @@ def test_other_packages_leave_those_alone_that_run_in_torch(ran: Clone) -> None:
         assert "benchmark@e1_baseline" not in ran.status()
     finally:
         ran.restore()
+
+
+MEASURE = {"precisions", "ceilings", "benchmark@e1_baseline", "candidate", "comparison"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "package", "expected"),
+    [
+        ("OMP_NUM_THREADS=1", None, MEASURE),
+        ("EDITOR=vi", "anyio", MEASURE),
+        ("EDITOR=vi", "torch", MEASURE | {"compile"}),
+        ("EDITOR=vi", "certifi", set()),
+    ],
+)
+def test_what_else_bears_on_figures_measures_again_and_only_what_compiles_compiles(
+    ran: Clone, tmp_path: Path, variable: str, package: str | None, expected: set[str]
+) -> None:
+    path = installed(tmp_path, package, "99.0") if package else tmp_path
+    try:
+        ran.run("env", variable, f"PYTHONPATH={path}", ran.dvc_path, "repro", "machine")
+        why = ran.status()
+    finally:
+        ran.git("checkout", "-q", ".")
+    assert why.pop("machine") == ["always changed"]
+    assert why.keys() - {"report"} == expected
+    for stage, [found] in why.items():
+        file = "compilers" if stage == "compile" else "machine"
+        assert found == {"changed deps": {f"metrics/{file}.json": "modified"}}
 
 
 def test_a_queued_experiment_runs_the_code_of_its_own_tree(ran: Clone) -> None:

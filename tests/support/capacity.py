@@ -17,6 +17,7 @@ from litmeter.params import ObjectiveSettings
 from litmeter.paths import MACHINE, CapacityPaths
 from litmeter.report.machines import Offer
 from litmeter.system.files import digest, read_json, write_json, write_rows
+from litmeter.system.machine import recorded_machine
 from tests.support.synthetic_results import MACHINE as SYNTHETIC
 
 OBJECTIVE = ObjectiveSettings(
@@ -61,9 +62,8 @@ PROBES = [probe(250.0 + 10 * number, 0.004 * number, number) for number in range
 
 def write_capacity(name: str, metrics: CapacityMetrics = CAPACITY, **changes: Any) -> None:
     """Write what `make capacity` does, for the machine and the settings of the current folder."""
-    machine = read_json(MACHINE)
-    settings = params_on(machine)[0].configuration(name).model_dump_json()
-    provenance = {"machine": machine["id"], "weights_sha256": "abc", "settings": digest(settings.encode())}
+    settings = params_on(read_json(MACHINE))[0].configuration(name).model_dump_json()
+    provenance = recorded_machine() | {"weights_sha256": "abc", "settings": digest(settings.encode())}
     provenance |= {"measured_at": "2026-11-30 07:22 UTC"}
     write_json(CapacityPaths(name).metrics, asdict(metrics) | provenance | changes)
     write_rows(CapacityPaths(name).probes, TurnRow, PROBES)

@@ -215,6 +215,14 @@ def write_packages(**sha256: str) -> None:
     write_manifest(MODEL, packages=found)
 
 
+def test_a_row_depends_on_all_that_machine_json_has(params: Params) -> None:
+    before = signatures_of(params, "cpu", [b"photo"])
+    assert signatures_of(params, "cpu", [b"photo"]) == before
+    write_json(MACHINE, read_json(MACHINE) | {"OMP_NUM_THREADS": "1"})
+    after = signatures_of(params, "cpu", [b"photo"])
+    assert all(after[name] != before[name] for name in before)
+
+
 @pytest.fixture
 def run_stage(params: Params, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Runs the stage on a machine without servers; returns what is measured there."""

@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import openvino
 import pytest
 
 from litmeter.errors import ParamsError
-from litmeter.model.compiled.manifest import identity
 from litmeter.model.device import check_precision, has_bfloat16, resolve_device
 from litmeter.params import load_params
 from litmeter.paths import ModelFolders
 from litmeter.report.machines import describe_machine
 from litmeter.stages.machine import check_params, given_weights, said_of_half, slowdown_by_half
 from litmeter.system import machine
-from litmeter.system.machine import LIBRARIES, fingerprint
-from tests.support.project import ROOT
+from litmeter.system.machine import fingerprint
+from tests.support.project import ROOT, installed
 
 
 def test_the_fingerprint_names_hardware_and_libraries() -> None:
@@ -28,41 +30,71 @@ def test_the_fingerprint_names_hardware_and_libraries() -> None:
     assert found["cores"] >= 1
     assert found["memory_gib"] >= 1
     assert found["cpu"]
-    for library in LIBRARIES:
+    for library in ("torch", "simplejpeg", "openvino", "requests", "anyio", "greenlet", "pydantic-core"):
         assert found[library] == version(library)
+    for other in ("certifi", "dvc", "pytest"):
+        assert version(other)
+        assert other not in found
     json.dumps(found, allow_nan=False)
 
 
-def test_the_fingerprints_id_changes_with_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = fingerprint()
-    monkeypatch.setattr("litmeter.system.machine.platform.python_version", lambda: "3.99.0")
-    after = fingerprint()
-    assert after["python"] == "3.99.0"
-    assert after["id"] != before["id"]
+DESCRIBE = """
+import json, sys
+from pathlib import Path
+from litmeter.model.compiled.manifest import identity
+from litmeter.system.machine import fingerprint
+print(json.dumps([fingerprint(), identity(Path(sys.argv[1]))]))
+"""
 
 
-@pytest.mark.parametrize("library", ["fastapi", "starlette", "uvloop", "numpy", "gevent", "torch"])
+def described(exported: ModelFolders, **environment: str) -> Any:
+    """The fingerprint, and the identity of packages, of a process with these environment variables."""
+    command = [sys.executable, "-c", DESCRIBE, str(exported.exported)]
+    own = {key: value for key, value in os.environ.items() if not machine.VARIABLES.match(f"{key}=x")}
+    done = subprocess.run(command, env=own | environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("library", ["fastapi", "anyio", "pydantic-core", "scipy", "torch"])
 def test_an_upgrade_of_what_carries_requests_or_computes_is_another_environment(
-    library: str, exported: ModelFolders, monkeypatch: pytest.MonkeyPatch
+    library: str, exported: ModelFolders, tmp_path: Path
 ) -> None:
-    """Packages of the compiled model stay those of this machine, unless it is what compiled them."""
-    before, packages = fingerprint(), identity(exported.exported)
-    upgraded = {library: "99.0"}
-    monkeypatch.setattr(machine, "version", lambda name: upgraded.get(name) or version(name))
-    assert fingerprint() == before | upgraded | {"id": fingerprint()["id"]}
-    assert fingerprint()["id"] != before["id"]
-    assert (identity(exported.exported) == packages) == (library != "torch")
+    """On the same machine. Packages of the compiled model stay good, unless it is what compiled them."""
+    before, packages = described(exported)
+    path = os.pathsep.join([str(installed(tmp_path, library, "99.0")), *sys.path])
+    after, packages_after = described(exported, PYTHONPATH=path)
+    assert after == before | {library: "99.0"} != before
+    assert (packages_after == packages) == (library != "torch")
+
+
+def test_a_variable_that_bears_on_speed_is_another_environment_of_the_same_machine(
+    exported: ModelFolders,
+) -> None:
+    plain = described(exported)
+    bearing = {"OMP_NUM_THREADS": "1", "MKL_DYNAMIC": "FALSE", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    others = {"LD_PRELOAD": "", "CUDA_VISIBLE_DEVICES": "", "EDITOR": "vi"}
+    found, packages = described(exported, **bearing, **others)
+    assert found == plain[0] | bearing
+    assert packages == plain[1]
+
+
+def test_fewer_cores_are_another_environment_of_the_same_machine(
+    exported: ModelFolders, request: pytest.FixtureRequest
+) -> None:
+    before, packages = described(exported)
+    request.getfixturevalue("one_cpu")
+    assert described(exported) == [before | {"cores": 1}, packages]
 
 
 def test_the_packages_that_own_files_import_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import os, numpy.linalg\ndef f():\n    from PIL import Image\n")
-    (tmp_path / "b.py").write_text("from . import yaml\nfrom scipy.stats import norm\nimport no_such_module")
+    (tmp_path / "b.py").write_text(
+        "from . import yaml\nfrom networkx.algorithms import dag\nimport no_such_module"
+    )
     (tmp_path / "broken.py").write_text("import yaml (")
     (tmp_path / "weights.bin").write_bytes(b"\0")
     before, found = fingerprint(), fingerprint(tmp_path.iterdir())
-    added = {"scipy": version("scipy")}
-    assert found == before | added | {"id": found["id"]}
-    assert found["id"] != before["id"]
+    assert found == before | {"networkx": version("networkx")}
 
 
 def test_the_hashes_are_those_of_the_files_that_the_model_names(tmp_path: Path) -> None:
@@ -116,9 +148,9 @@ def test_a_missing_gpu_is_found_before_anything_runs(monkeypatch: pytest.MonkeyP
         check_params(load_params().model_copy(update={"device": "cuda"}))
 
 
-def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = fingerprint(libraries=("litserve", "not-installed"))
-    assert list(found)[-2:] == ["python", "litserve"]
+def test_a_library_that_is_not_installed_is_left_out() -> None:
+    found = fingerprint([], "not-installed")
+    assert "not-installed" not in found
     assert describe_machine(found).endswith(f"litserve {version('litserve')}")
 
 

@@ -18,6 +18,8 @@ from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.params import CANDIDATE
 from litmeter.report.machines import capacity_sentence, machines_for, million_cell, offers_text, ranked
+from litmeter.report.snapshot import OUTDATED
+from litmeter.system.files import read_json, write_json
 from tests.support.capacity import CAPACITY, OFFERS, UNREACHABLE, write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, write_project
 
@@ -111,6 +113,15 @@ def test_machines_are_compared_with_the_cheapest_first(capsys: pytest.CaptureFix
     assert page.count("<svg") == 2  # wide and narrow
     assert "have the same hardware" not in out
     assert "have the same hardware" in said(capsys, "small", "./small", *ASKED, "1")[1]
+
+
+def test_a_capacity_of_another_environment_is_shown_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path("small/metrics/machine.json")
+    assert OUTDATED not in said(capsys, "small", "large", *ASKED, "1")[1]
+    write_json(file, read_json(file) | {"anyio": "99.0"})
+    status, out, _ = said(capsys, "small", "large", *ASKED, "1")
+    assert status == 0
+    assert f"{OUTDATED}: small candidate." in out
 
 
 def test_a_revision_is_read_as_a_folder_is(

@@ -213,9 +213,12 @@ def test_ratios_of_other_work_are_not_compared(
 
 
 def test_another_library_on_the_same_machine_is_named(snapshot: Snapshot) -> None:
-    machine = {**snapshot.machine, "id": "9876", "fastapi": "9.9"}
+    machine = {**snapshot.machine, "torch": "9.9", "OMP_NUM_THREADS": "1"}
     _, text = changes(snapshot, replace(snapshot, machine=machine))
-    assert "fastapi - before, fastapi 9.9 after" in text
+    plain = text.replace("\\", "")
+    assert "torch 2.0, OMP_NUM_THREADS - before, torch 9.9, OMP_NUM_THREADS 1 after" in plain
+    assert "Another environment" in plain
+    assert "Another machine" not in text
 
 
 def test_a_configuration_that_was_removed_is_still_shown(snapshot: Snapshot) -> None:

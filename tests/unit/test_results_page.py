@@ -35,9 +35,10 @@ from litmeter.report.pages import (
     render,
     write_results,
 )
-from litmeter.report.snapshot import read_snapshot
+from litmeter.report.snapshot import OUTDATED, read_snapshot
 from litmeter.report.tables import bounds_table
 from litmeter.system.files import read_json, write_json, write_rows
+from litmeter.system.machine import recorded_machine
 from litmeter.tune.rows import KnobRow, TuneRow
 from tests.support.capacity import write_capacity
 from tests.support.results_project import AVX2, BFLOAT16, searched, write_project
@@ -131,21 +132,33 @@ def test_a_readme_without_a_marker_changes_nothing(kept: str, missing: str) -> N
     assert not README_PICTURE.exists()
 
 
-@pytest.mark.parametrize(("machine", "told"), [(BFLOAT16["id"], True), ("another", False)])
-def test_what_was_searched_on_this_machine_is_drawn_and_told(machine: str, told: bool) -> None:
+@pytest.mark.parametrize(
+    ("changes", "told", "outdated"),
+    [({}, True, False), ({"environment": "another"}, True, True), ({"machine": "another"}, False, False)],
+)
+def test_what_was_searched_on_this_machine_is_drawn_and_told(
+    changes: dict[str, str], told: bool, outdated: bool
+) -> None:
+    """With a word where that was in another environment."""
     found = searched()
-    write_json(TUNE_METRICS, {**found.metrics, "machine": machine, "weights_sha256": "abc"})
+    write_json(TUNE_METRICS, {**found.metrics, **recorded_machine(), "weights_sha256": "abc", **changes})
     write_rows(TUNE_TABLE, TuneRow, found.rows)
     write_rows(TUNE_KNOBS, KnobRow, found.knobs)
     write_results()
     assert TUNE_PICTURE.exists() is told
     assert ("int8 direct 2x1 b4" in RESULTS_PAGE.read_text()) is told
+    assert (f"{OUTDATED}: `{TUNE_METRICS}`" in RESULTS_PAGE.read_text()) is outdated
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({}, True), ({"machine": "another"}, False), ({"settings": "others"}, False)],
-    ids=["these", "another machine", "other settings"],
+    [
+        ({}, True),
+        ({"environment": "another"}, True),
+        ({"machine": "another"}, False),
+        ({"settings": "others"}, False),
+    ],
+    ids=["these", "another environment", "another machine", "other settings"],
 )
 def test_a_capacity_of_this_machine_and_these_settings_is_drawn_and_told(
     changes: dict[str, Any], told: bool
@@ -157,6 +170,7 @@ def test_a_capacity_of_this_machine_and_these_settings_is_drawn_and_told(
     assert ("## How much traffic each takes" in text) is told
     assert ("`candidate` takes 290 to 310 requests a second" in text) is told
     assert ("| `candidate` | 290 to 310 | 4 | 5 |" in text) is told
+    assert (f"{OUTDATED}: `{CapacityPaths(CANDIDATE).metrics}`" in text) is ("environment" in changes)
 
 
 def test_a_capacity_that_other_code_has_written_costs_a_line(capsys: pytest.CaptureFixture[str]) -> None:

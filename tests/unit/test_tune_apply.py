@@ -14,7 +14,9 @@ from litmeter.errors import ParamsError, ReportError
 from litmeter.model.card import read_card
 from litmeter.params import load_params
 from litmeter.paths import MACHINE, MODEL, TUNE_METRICS, ModelFolders
+from litmeter.report.snapshot import OUTDATED
 from litmeter.system.files import write_json
+from litmeter.system.machine import recorded_machine
 from tests.support.project import ROOT
 
 WINNER: dict[str, Any] = {
@@ -37,7 +39,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exported: ModelFold
 
 def write_winner(machine: str = "here", **winner: Any) -> None:
     weights = read_card(MODEL.exported).weights_sha256
-    write_json(TUNE_METRICS, {"winner": winner, "machine": machine, "weights_sha256": weights})
+    found = recorded_machine() | {"machine": machine, "weights_sha256": weights}
+    write_json(TUNE_METRICS, {"winner": winner, **found})
 
 
 def test_the_winner_is_written_and_comments_stay(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,9 +53,14 @@ def test_the_winner_is_written_and_comments_stay(project: Path, capsys: pytest.C
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
     assert len(changed) == 3  # compiled is the same
     assert all(old.partition("#")[2] == new.partition("#")[2] for old, new in changed)
-    assert "precision: full -> int8" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "precision: full -> int8" in said
+    assert OUTDATED not in said
+    write_json(MACHINE, {"id": "here", "anyio": "99.0"})
     apply_winner()
-    assert "has the winner already" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has the winner already" in said
+    assert f"{OUTDATED}: {TUNE_METRICS}" in said
 
 
 def test_a_key_that_params_yaml_leaves_out_is_added(project: Path) -> None:

@@ -17,7 +17,7 @@ from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, 
 from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report import stage_lines
 from litmeter.report.pages import write_search
-from litmeter.report.snapshot import read_tuned
+from litmeter.report.snapshot import OUTDATED, outdated, read_tuned
 from litmeter.report.tables import at_users, tune_table, value_text
 from litmeter.say.progress import print_wrapped
 from litmeter.say.tables import ratio_cell, text_table
@@ -113,6 +113,8 @@ def apply_winner() -> None:
         raise ReportError(f"{TUNE_METRICS}: malformed; `make tune` makes it again") from error
     if found_for != here:
         raise ReportError(f"{TUNE_METRICS}: found on another machine or for another model; run `make tune`")
+    if outdated(TUNE_METRICS):
+        print_wrapped(f"{OUTDATED}: {TUNE_METRICS}; `make tune` searches again")
     before = PARAMS_FILE.read_text(encoding="utf-8")
     section = yaml.load(before, ParamsLoader)["serve"]  # noqa: S506 -- a SafeLoader
     overrides = []  # as `dvc exp run -S` takes them: + adds a key, and JSON's words are Hydra's

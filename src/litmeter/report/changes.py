@@ -40,7 +40,7 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
     blocks = [markdown_table(["key of params.yaml", "before", "after"], table, 3)]
     if not changed:
         blocks = ["No key of params.yaml has changed."]
-    if before.machine["id"] != after.machine["id"]:
+    if before.machine != after.machine:
         blocks.append(markdown_text(machine_change(before.machine, after.machine)))
     conditions = _conditions(after)
     other = [what for what, value in _conditions(before).items() if value != conditions[what]]
@@ -72,11 +72,11 @@ def changes(before: Snapshot, after: Snapshot) -> tuple[list[Claim], str]:
 
 
 def machine_change(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """How two machines differ, by metrics/machine.json; where their lines are the same, by the other keys."""
-    old, new = describe_machine(before), describe_machine(after)
-    if old != new:
+    """How two machines differ, or one that has the same hardware, by the keys of metrics/machine.json."""
+    if before["id"] != after["id"]:
+        old, new = describe_machine(before), describe_machine(after)
         return f"Another machine: {old} before, {new} after."
-    keys = [key for key in {**before, **after} if key != "id" and before.get(key) != after.get(key)]
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     old, new = (", ".join(f"{key} {one.get(key, '-')}" for key in keys) for one in (before, after))
     return f"Another environment: {old} before, {new} after."
 

@@ -17,7 +17,7 @@ from litmeter.report.diagnosis import MODEL, NOT_AVAILABLE, PIPELINE, ROOFLINE, 
 from litmeter.report.losses import server_share
 from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.results import fastest_first
-from litmeter.report.snapshot import Snapshot, Tuned
+from litmeter.report.snapshot import OUTDATED, Snapshot, Tuned
 from litmeter.report.tables import at_users, changes_text, ratio_text, served_name, value_text
 from litmeter.say.tables import pluralise, rate_cell, ratio_cell, significant
 from litmeter.stats.comparison import Ratio
@@ -324,6 +324,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Claim]:
         "This CPU has no instructions for bfloat16 and emulates it, many times slower": emulated,
         "Without an answer in one round or more": silent,
         "Requests failed, and count in no rate": failed,
+        OUTDATED: dict.fromkeys(map(str, snapshot.outdated), ""),
         "Kept from an earlier run, as nothing that they depend on has changed": earlier,
         "Errors of measuring": errors,
         "Answers that fail or cannot be relied on": void,

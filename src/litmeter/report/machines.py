@@ -10,8 +10,8 @@ from typing import Any
 from litmeter.errors import ReportError
 from litmeter.measure.capacity import CapacityMetrics
 from litmeter.model.device import params_on
-from litmeter.paths import MACHINE
-from litmeter.report.snapshot import read_capacities
+from litmeter.paths import MACHINE, CapacityPaths
+from litmeter.report.snapshot import OUTDATED, outdated, read_capacities
 from litmeter.report.tables import capacity_text
 from litmeter.say.tables import pluralise, significant
 from litmeter.system.files import read_json, reading
@@ -33,6 +33,7 @@ class Offer:
         machine: metrics/machine.json.
         measured_at: the capacity's time; empty where it is unknown.
         price: of the machine, an hour.
+        outdated: whether the capacity is OUTDATED.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Offer:
     metrics: CapacityMetrics
     measured_at: str
     price: float
+    outdated: bool = False
 
     @property
     def title(self) -> str:
@@ -110,9 +112,11 @@ def read_offers(label: str, price: float, configuration: str | None = None) -> l
         raise ReportError(
             f"no capacity of {what} for this machine and these settings; `make capacity` makes it"
         )
-    return [
-        Offer(label, name, machine, known[name].metrics, known[name].measured_at, price) for name in names
-    ]
+    offers = []
+    for one in names:
+        found, late = known[one], bool(outdated(CapacityPaths(one).metrics))
+        offers.append(Offer(label, one, machine, found.metrics, found.measured_at, price, late))
+    return offers
 
 
 def ranked(offers: Sequence[Offer]) -> list[tuple[int | None, Offer]]:
@@ -171,11 +175,13 @@ def offers_text(offers: Sequence[Offer], rate_rps: float) -> list[str]:
     if len(leaders) > 1:
         tied = ", ".join(one.title for one in leaders)
         said.append(f"Which of {tied} is cheapest is not resolved: their intervals overlap.")
+    if late := [one.title for one in offers if one.outdated]:
+        said.append(f"{OUTDATED}: {', '.join(late)}.")
     machines = {one.label: one for one in offers}
     for kind in dict.fromkeys(one.machine["id"] for one in machines.values()):
         same = [f"`{label}`" for label, one in machines.items() if one.machine["id"] == kind]
         if len(same) > 1:
-            said.append(f"{' and '.join(same)} have the same hardware and libraries.")
+            said.append(f"{' and '.join(same)} have the same hardware.")
     if len(machines) > 1:
         dates = {label: one.measured_at or "at an unknown time" for label, one in machines.items()}
         times = ", ".join(f"`{label}` {date}" for label, date in dates.items())

@@ -28,9 +28,11 @@ from litmeter.report.results import Result, fastest_first
 from litmeter.report.tables import ALONE, BUSY, comparison_table
 from litmeter.say.progress import print_wrapped
 from litmeter.system.files import digest, read_json, read_rows
+from litmeter.system.machine import recorded_machine
 from litmeter.system.temporary import scratch
 from litmeter.tune.rows import KnobRow, TuneRow
 
+OUTDATED = "Measured with other libraries, cores or environment variables than metrics/machine.json has"
 OF_A_REVISION = ("params.yaml", "dvc.lock", "metrics", "plots")
 """Files and folders of a revision that are read."""
 
@@ -58,6 +60,7 @@ class Snapshot:
         changes, packages: what each precision changes in the answers, and its times.
         tuned: what a search has found for this machine and model.
         capacities: those that hold for this machine, model and settings, by configuration.
+        outdated: the files of these that are OUTDATED.
     """
 
     label: str
@@ -75,6 +78,7 @@ class Snapshot:
     packages: Sequence[PackageRow]
     tuned: Tuned | None
     capacities: Mapping[str, CapacityResult]
+    outdated: Sequence[Path]
 
     @property
     def reference(self) -> str:
@@ -113,6 +117,10 @@ def read_snapshot(label: str = "") -> Snapshot:
         ceilings, exceeded = raised(results, ceilings)
         bounds = {result.name: bounds_of(result, ceilings) for result in results}
         timed = Timed(results, packages, changes)
+        # It holds for the exported model, which git does not keep.
+        tuned, capacities = None if label else _tuned_here(params), read_capacities(params)
+        shown = [paths.CapacityPaths(name).metrics for name in capacities]
+        shown += [paths.TUNE_METRICS] if tuned else []
         return Snapshot(
             label=label,
             params=params,
@@ -127,9 +135,9 @@ def read_snapshot(label: str = "") -> Snapshot:
             measured_with=_measured_with(),
             changes=timed.changes,
             packages=timed.packages,
-            # It holds for the exported model, which git does not keep.
-            tuned=None if label else _tuned_here(params),
-            capacities=read_capacities(params),
+            tuned=tuned,
+            capacities=capacities,
+            outdated=outdated(*shown),
         )
     except OSError as error:
         raise ReportError(f"{error.filename}: {error.strerror}; `dvc repro` makes it") from error
@@ -241,6 +249,12 @@ def is_of_this_tree(metrics: Mapping[str, Any], params: Params) -> bool:
         served = read_json(paths.COMPARISON_RUN).get("model")
     same_machine = metrics.get("machine") == read_json(paths.MACHINE)["id"]
     return same_machine and served in (None, metrics.get("weights_sha256"))
+
+
+def outdated(*results: Path) -> list[Path]:
+    """Those files of searches and capacities that are OUTDATED."""
+    now = recorded_machine()["environment"]
+    return [path for path in results if read_json(path).get("environment") != now]
 
 
 def read_capacities(params: Params) -> dict[str, CapacityResult]:

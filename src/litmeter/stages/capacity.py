@@ -17,6 +17,7 @@ from litmeter.model.card import served_card, served_digest
 from litmeter.model.device import params_on
 from litmeter.paths import CAPACITY_FOLDERS, MACHINE, MODEL, CapacityPaths
 from litmeter.system.files import all_or_nothing, check_writable, digest, read_json, write_json, write_rows
+from litmeter.system.machine import recorded_machine
 
 
 def main() -> dict[str, CapacityMetrics]:
@@ -38,7 +39,7 @@ def main() -> dict[str, CapacityMetrics]:
         with progress(seconds, "capacity") as show:
             found = run(capacity(names, objective, load.timeout_s), subjects, Log(), seconds, show)
     provenance = {
-        "machine": read_json(MACHINE)["id"],
+        **recorded_machine(),
         "weights_sha256": served_digest(params),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }

@@ -34,6 +34,7 @@ from litmeter.params import CANDIDATE, Params, ServeSettings, changed_settings
 from litmeter.say.progress import print_wrapped
 from litmeter.system import files
 from litmeter.system.cores import allowed_cpus, available_cores
+from litmeter.system.machine import recorded_machine
 
 BEFORE = "before"
 """The subject with the candidate's settings of the last results."""
@@ -163,7 +164,7 @@ def signatures_of(params: Params, device: str, bodies: Sequence[bytes]) -> dict[
     """Hash of all that a configuration's row depends on, by configuration; ``bodies``: what users send."""
     card = served_card(params)
     common: dict[str, Any] = {
-        "machine": files.read_json(paths.MACHINE)["id"],
+        **recorded_machine(),
         "model": card and card.model_dump(),
         "code": files.code_digest(paths.DVC_FILE, "comparison"),
         "device": device,

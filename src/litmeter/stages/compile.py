@@ -9,13 +9,13 @@ from litmeter.model.compiled.build import compile_model
 from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import params_on
 from litmeter.model.precision_rows import PackageRow
-from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL
+from litmeter.paths import COMPILED_TABLE, COMPILERS, MODEL
 from litmeter.system.files import read_json, write_rows
 
 
 def main() -> Manifest:
     """Compile the exported model for the batch sizes of params.yaml."""
-    params, device = params_on(read_json(MACHINE))
+    params, device = params_on(read_json(COMPILERS))
     # Calibration needs photos of all classes, and the index is in their order.
     training = read_index().split("train")
     number = min(params.compile.int8_photos, len(training))

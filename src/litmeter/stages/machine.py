@@ -1,9 +1,9 @@
 """Stage ``machine``: check all of params.yaml, then write what the other stages depend on besides it.
 
 It runs first in every ``dvc repro``, so that a mistake is found before anything is trained. The fingerprint
-changes only with hardware or libraries; then what measures runs again. The hashes are those of files that
-params.yaml names and dvc.yaml cannot, downloaded photos among them; where a content changes, the model is
-trained again.
+changes only with what bears on figures; then what measures runs again. The model is compiled again by what
+compiles alone, which has a file of its own. The hashes are those of files that params.yaml names and dvc.yaml
+cannot, downloaded photos among them; where a content changes, the model is trained again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from litmeter.model.card import read_card, sha256
 from litmeter.model.device import check_precision, has_bfloat16, params_on, resolve_device
 from litmeter.model.own import files_of_factory, files_of_onnx
 from litmeter.params import PACKAGE_MODEL, ModelSettings, Params, load_params, section_of
-from litmeter.paths import DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
+from litmeter.paths import COMPILERS, DOWNLOAD, DVC_FILE, MACHINE, MODEL, WEIGHTS, left_out
 from litmeter.say.progress import duration, print_wrapped
 from litmeter.stages import comparison
 from litmeter.stages.order import seconds_file, whole_run
 from litmeter.system.files import code_files, read_json, write_json
 from litmeter.system.gpu import cuda_available
-from litmeter.system.machine import LIBRARIES, fingerprint
+from litmeter.system.machine import compilers, fingerprint
 
 WITHOUT_FILE = ("package", "hub", "none")
 """Values of ``model.pretrained`` that name no file."""
@@ -52,19 +52,18 @@ def main() -> tuple[dict[str, Any], list[str]]:
     if sentence := left_out(params.configurations()):
         print_wrapped(sentence)
     known = read_json(MACHINE) if MACHINE.exists() else {}
-    if params.has_classifier:  # stages depend on the code of litmeter
-        machine = fingerprint()
-    else:
-        machine = fingerprint(code_files(DVC_FILE, "comparison"), (*LIBRARIES, "litmeter"))
-    if params.has_classifier:
-        machine["bfloat16"] = has_bfloat16()
-        downloaded = None
+    if not params.has_classifier:
+        machine = fingerprint(code_files(DVC_FILE, "comparison"), "litmeter")
+    else:  # stages depend on the code of litmeter
+        half = {"bfloat16": has_bfloat16()}
+        machine, downloaded = fingerprint() | half, None
         if params.data.download:
             from litmeter.data.sources import download  # whose import takes seconds
 
             downloaded = download()
         write_json(DOWNLOAD, {"sha256": downloaded})
         write_json(WEIGHTS, given_weights(params.model))
+        write_json(COMPILERS, compilers() | half)
     write_json(MACHINE, machine)
     said = []
     if params.has_classifier:

@@ -26,6 +26,7 @@ from litmeter.paths import MACHINE, MODEL, ON_DEMAND_DVC_FILE, TUNE_KNOBS, TUNE_
 from litmeter.say.progress import print_wrapped
 from litmeter.system import files
 from litmeter.system.cores import whole_cores
+from litmeter.system.machine import recorded_machine
 from litmeter.tune.rows import KnobRow, TuneRow
 from litmeter.tune.search import Job, Outcome, search
 from litmeter.tune.space import Machine, machine_of, name_of, simplicity, space_of
@@ -154,7 +155,7 @@ def key_of(params: Params, device: str, bodies: list[bytes]) -> str:
     """Hash of all that the turns of a search depend on."""
     classifier = params.serve.kind == "classifier"
     content: dict[str, Any] = {
-        "machine": files.read_json(MACHINE)["id"],
+        **recorded_machine(),
         "model": served_digest(params),
         "packages": [one.sha256 for one in read_manifest(MODEL, device).packages] if classifier else [],
         "code": files.code_digest(ON_DEMAND_DVC_FILE, "tune"),
@@ -183,7 +184,7 @@ def metrics_of(params: Params, outcome: Outcome, seconds: float) -> dict[str, An
         "rounds": outcome.rounds,
         "settled": outcome.settled,
         "seconds": round(seconds),
-        "machine": files.read_json(MACHINE)["id"],
+        **recorded_machine(),
         "measured_at": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "weights_sha256": served_digest(params),
         "left_out": dict(outcome.left_out),

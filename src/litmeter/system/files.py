@@ -235,7 +235,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
 
 
 HASHED_ELSEWHERE = {MACHINE, INDEX, MODEL.exported, MODEL.compiled, PACKAGES}
-"""What signatures have in another form: a machine's id, bodies, a model's card, the packages that are run."""
+"""What signatures have in another form: the machine, bodies, a model's card, the packages that are run."""
 NO_INPUT = {"__pycache__", ".pyc", ".tmp"}
 """Names and suffixes that .dvcignore has, too."""
 

@@ -1,54 +1,74 @@
-"""The machine: its hardware, libraries and GPU, and a lock that lets one run at a time compute."""
+"""The machine: its hardware, what compiles on it, what else bears on figures; a lock for a run at a time."""
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import json
 import os
 import platform
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, distributions, requires, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from litmeter.paths import MACHINE
 from litmeter.system.cores import allowed_cpus, available_cores
+from litmeter.system.files import digest, read_json
 from litmeter.system.gpu import describe_gpu
 
-LIBRARIES = (
-    *("torch", "torchvision", "timm", "litserve", "openvino", "pillow", "simplejpeg", "numpy"),
-    *("fastapi", "starlette", "pydantic", "uvicorn", "uvloop", "httptools", "gevent"),
-)
-"""What computes, and what carries requests: those that are installed are part of the fingerprint."""
+EXTRAS = ("", "train", "compile")
+"""Of litmeter, whose packages may bear on figures; the others' (DVC, Ray, tools of tests) do not."""
+CARRIERS = ("anyio", "greenlet", "opentelemetry-api", "pydantic-core")
+"""What carries each request below the packages that litmeter itself requires."""
 COMPILERS = ("torch", "timm", "openvino")
-"""Those that make the packages of a compiled model."""
+"""What makes the packages of a compiled model."""
+VARIABLES = re.compile("((OMP|MKL)_[^=]*|ONEDNN_MAX_CPU_ISA|LD_PRELOAD|CUDA_VISIBLE_DEVICES)=.")
+"""Environment variables that bear on speed, where they are set."""
 CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 """Instruction sets that change how fast a matrix product is."""
 
 
-def fingerprint(sources: Iterable[Path] = (), libraries: Sequence[str] = LIBRARIES) -> dict[str, Any]:
-    """Hardware, library versions and their hash as ``id``; it changes only when one of them does.
-
-    The libraries are ``libraries``, and the packages from which the Python files among ``sources`` import.
-    """
+def hardware() -> dict[str, Any]:
+    """What this machine is, and its hash as ``id``: another machine has another one."""
     cpu = _proc_cpuinfo()
     machine: dict[str, Any] = {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
-        **_cores(),
         "cpu_flags": [flag for flag in CPU_FLAGS if flag in cpu_flags()],
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": platform.system(),
         **describe_gpu(),
-        "python": platform.python_version(),
-        **_versions(sources, libraries),
     }
-    digest = hashlib.sha256(json.dumps(machine, sort_keys=True).encode()).hexdigest()
-    return {"id": digest[:12], **machine}
+    return {"id": digest(json.dumps(machine, sort_keys=True).encode()), **machine}
+
+
+def compilers() -> dict[str, Any]:
+    """What packages of a compiled model depend on: the hardware, and versions of what makes them."""
+    return hardware() | _versions(COMPILERS)
+
+
+def fingerprint(sources: Iterable[Path] = (), *more: str) -> dict[str, Any]:
+    """All that bears on figures: hardware, cores, environment variables that are set, versions of libraries.
+
+    The libraries are those that litmeter requires, CARRIERS, the packages from which the Python files among
+    ``sources`` import, and ``more``.
+    """
+    variables = {key: value for key, value in sorted(os.environ.items()) if VARIABLES.match(f"{key}={value}")}
+    libraries = {*_required(), *CARRIERS, *_imported(sources), *more}
+    python = {"python": platform.python_version()}
+    return hardware() | _cores() | variables | python | _versions(sorted(libraries))
+
+
+def recorded_machine() -> dict[str, str]:
+    """By metrics/machine.json, the ``id`` of the machine, and a hash of all that bears on its figures."""
+    return {"machine": read_json(MACHINE)["id"], "environment": digest(MACHINE.read_bytes())}
 
 
 def _cores() -> dict[str, float]:
@@ -57,12 +77,24 @@ def _cores() -> dict[str, float]:
     return {"cores": cpus} if cores == cpus else {"cores": cores, "cpus": cpus}
 
 
-def _versions(sources: Iterable[Path], libraries: Sequence[str]) -> dict[str, str]:
-    imported = {name for path in sources if path.suffix == ".py" for name in _imported(path)}
+def _required() -> Iterator[str]:
+    """The packages that litmeter requires, by the metadata of its installation."""
+    for one in map(Requirement, requires("litmeter") or ()):
+        if not one.marker or any(one.marker.evaluate({"extra": extra}) for extra in EXTRAS):
+            yield canonicalize_name(one.name)
+
+
+def _imported(sources: Iterable[Path]) -> set[str]:
+    """The packages from which Python files import."""
+    imported = {name for path in sources if path.suffix == ".py" for name in _imported_modules(path)}
     packages = packages_by_module() if imported else {}
-    others = {package for name in imported for package in packages.get(name, ())}
+    return {canonicalize_name(package) for name in imported for package in packages.get(name, ())}
+
+
+def _versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Of those that are installed."""
     found = {}
-    for name in (*libraries, *sorted(others.difference(libraries))):
+    for name in libraries:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
@@ -81,7 +113,7 @@ def packages_by_module() -> dict[str, set[str]]:
     return found
 
 
-def _imported(path: Path) -> Iterator[str]:
+def _imported_modules(path: Path) -> Iterator[str]:
     """The top-level modules that a Python file imports, anywhere in it; none where it is not Python."""
     with suppress(SyntaxError, ValueError):
         for node in ast.walk(ast.parse(path.read_bytes())):

@@ -20,7 +20,7 @@ from litmeter.model.card import CARD_NAME, read_card, sha256
 from litmeter.params import Precision, ServeSettings
 from litmeter.paths import ModelFolders
 from litmeter.system.files import Record, digest, read_json, reading
-from litmeter.system.machine import COMPILERS, fingerprint
+from litmeter.system.machine import compilers
 
 MANIFEST_NAME = "manifest.json"
 AOTI_SUFFIX = ".pt2"
@@ -65,13 +65,8 @@ class Manifest(Record):
 
 
 def identity(exported: Path) -> tuple[str, str]:
-    """Hashes of the model card in ``exported``, and of what packages depend on: hardware, and what compiles.
-
-    They serve on more or fewer cores as well, as of a container.
-    """
-    found = fingerprint(libraries=COMPILERS)
-    machine = {key: value for key, value in found.items() if key not in ("id", "cores", "cpus")}
-    return sha256(exported / CARD_NAME), digest(json.dumps(machine, sort_keys=True).encode())
+    """Hashes of the model card in ``exported``, and of the hardware and what compiles here."""
+    return sha256(exported / CARD_NAME), digest(json.dumps(compilers(), sort_keys=True).encode())
 
 
 def read_manifest(folders: ModelFolders, device: str) -> Manifest:
