@@ -65,8 +65,12 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+class Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments):  # a client has gone, which is none of its last words
+        pass
+
 def serve(port):
-    ThreadingHTTPServer(("127.0.0.1", int(port)), Handler).serve_forever()
+    Server(("127.0.0.1", int(port)), Handler).serve_forever()
 
 if __name__ == "__main__":
     serve(sys.argv[1])
