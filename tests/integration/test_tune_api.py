@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,9 @@ def write_params(serve: Mapping[str, Any], tune: Mapping[str, Any] = TUNE) -> Pa
 
 def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_params({"api": "server:Product", "threads_per_worker": 1})
-    outcome = main()
-    done("tune", outcome)
+    outcome, turns = main()
+    beside = replace(turns[0], other_percent=40.0, others='{"python3": 0.8}')
+    done("tune", (outcome, [beside]))
     assert {name_of(outcome.winner)} < {"1x1 b1 0ms", "1x1 b4 0ms"}
     metrics, rows = read_json(TUNE_METRICS), read_rows(TUNE_TABLE, TuneRow)
     assert metrics["winner"].keys() == TUNE.keys() - {"max_s"}
@@ -118,7 +120,9 @@ def test_a_winner_is_found_written_and_applied(project: Path, capsys: pytest.Cap
     assert rows[0].rate_rps
     assert all(row.predicted_rps and not row.failed for row in rows)
     assert {row.knob for row in read_rows(TUNE_KNOBS, KnobRow)} == {"max_batch_size"}
-    assert "agreement" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "agreement" not in printed
+    assert "others used the cores (python3" in " ".join(printed.split())
     write_json(TUNE_METRICS, metrics | {"winner": metrics["winner"] | {"max_batch_size": 4}})
     apply_winner()
     assert load_params().serve.max_batch_size == 4
@@ -144,7 +148,7 @@ def test_a_transport_is_a_knob(project: Path) -> None:
 def test_a_stream_races_without_predictions(project: Path) -> None:
     both = {**TUNE, "transport": ["litserve", "direct"]}
     write_params({"api": "server:Stream", "threads_per_worker": 1}, both)
-    outcome = main()
+    outcome, _ = main()
     assert {row.name for row in outcome.rows} == {"1x1 b1 0ms", "1x1 b4 0ms"}
     assert any("serves no LitAPI with stream" in reason for reason in outcome.left_out)
     assert outcome.rows[0].rate_rps

@@ -16,6 +16,7 @@ from litmeter.model.card import served_digest
 from litmeter.params import PARAMS_FILE, ParamsLoader, Positive, ServeSettings, changed_settings, load_params
 from litmeter.paths import MACHINE, TUNE_METRICS
 from litmeter.report import stage_lines
+from litmeter.report.claims import disturbances
 from litmeter.report.pages import write_search
 from litmeter.report.snapshot import OUTDATED, outdated, read_tuned
 from litmeter.report.tables import at_users, tune_table, value_text
@@ -71,7 +72,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
     check_outputs(report=report)
     with project(sections, own) as params:
         with redirect_stdout(sys.stderr), exclusive_machine():
-            outcome = search()
+            outcome, turns = search()
         found, first = read_tuned(), outcome.rows[0]
         if report is not None:
             write_search(report, server, found)
@@ -84,6 +85,7 @@ def tune_own(server: str, own: Own, seconds: float | None, as_json: bool) -> Non
         gain = ratio_cell(first.over_serve, first.over_serve_low, first.over_serve_high)
         print_wrapped(f"{spec_of(params.serve, outcome.winner)}\n{gain} times the rate of {server}")
         print_wrapped(f"{at_users(params.tune.users)}: --users N searches for another number")
+        print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))
 
 
 def spec_of(given: ServeSettings, winner: ServeSettings) -> str:

@@ -13,7 +13,7 @@ from litmeter.model.compiled.manifest import Manifest
 from litmeter.model.device import PRECISIONS, params_on
 from litmeter.model.precision_rows import PackageRow
 from litmeter.paths import COMPILED_TABLE, MACHINE, MODEL, TUNE_METRICS
-from litmeter.report.claims import accuracy_interval, change
+from litmeter.report.claims import accuracy_interval, change, disturbances
 from litmeter.report.machines import capacity_sentence, describe_machine
 from litmeter.report.tables import at_users, comparison_table, describe, precision_table, tune_table
 from litmeter.say.progress import print_wrapped
@@ -64,9 +64,11 @@ def done(stage: str, result: Any, *arguments: str) -> None:
         case "capacity":
             print_wrapped("\n".join(capacity_sentence(*found) for found in result.items()))
         case "tune":
-            print(text_table(*tune_table(result.rows)))
+            outcome, turns = result
+            print(text_table(*tune_table(outcome.rows)))
             print_wrapped("`litmeter tune --apply` writes the winner into params.yaml")
             print_wrapped(f"{at_users(read_json(TUNE_METRICS)['users'])} (tune.users)")
+            print_wrapped("\n".join(claim.plain for claim in disturbances(turns)))
 
 
 def split_lines(index: Index) -> Iterator[str]:

@@ -16,6 +16,7 @@ from litmeter.load import LoadGenerator, load_generator
 from litmeter.measure.bodies import Bodies, bodies_of
 from litmeter.measure.log import unfinished_log
 from litmeter.measure.preflight import check_apis
+from litmeter.measure.rows import TurnRow
 from litmeter.measure.run import run
 from litmeter.measure.subjects import InProcess, Served, Subject
 from litmeter.model.card import served_digest
@@ -35,8 +36,8 @@ DIRECT = "transport direct"
 """Name of what is checked to know whether a LitAPI can be served so."""
 
 
-def main() -> Outcome:
-    """Search, and write the result. A search that was stopped goes on where it was.
+def main() -> tuple[Outcome, Sequence[TurnRow]]:
+    """Search, and write the result; return it with all turns. A stopped search goes on where it was.
 
     Its time counts from when the machine is free. Raise ParamsError where the section ``serve`` cannot be
     tuned.
@@ -57,7 +58,7 @@ def main() -> Outcome:
         files.write_rows(TUNE_TABLE, TuneRow, outcome.rows)
         files.write_rows(TUNE_KNOBS, KnobRow, outcome.knobs)
     log.remove_unfinished()
-    return outcome
+    return outcome, log.rows
 
 
 def check_tunable(params: Params) -> None:
