@@ -541,3 +541,10 @@ def test_serve_runs_a_command_in_the_foreground(folder: Path) -> None:
         process.terminate()
         assert process.wait(60) == 0
     bound_socket(Binding(port)).close()
+
+
+def test_the_port_is_free_after_the_end_of_a_killed_process_with_much_memory(folder: Path) -> None:
+    """Memory goes first, and with it what the process is known by; then files and ports."""
+    settings = command(folder, IGNORES_SIGTERM.replace("LEAVE", "os.setsid(); memory = b'1' * 2**30"))
+    with running(settings):
+        pass

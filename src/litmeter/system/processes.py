@@ -117,9 +117,8 @@ def _stop(child: subprocess.Popen[bytes], stop_s: float, follow: str) -> None:
             deadline = time.monotonic() + GONE_S  # killed processes take time to end
             while kill_group(child.pid) and _is_alive(child.pid) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            send_signal(left, signal.SIGKILL)
             if follow:
-                kill_marked(child.pid)
+                kill_marked(child.pid, left)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(max(0.0, deadline - time.monotonic()))
             for pipe in (child.stdin, child.stdout):
@@ -160,11 +159,21 @@ def followed(leader: int) -> set[psutil.Process]:
     return marked(leader)
 
 
-def kill_marked(leader: int) -> None:
-    """Kill what ``leader`` has started, wherever it is, and what that starts meanwhile."""
-    deadline = time.monotonic() + GONE_S
-    while (left := marked(leader)) and time.monotonic() < deadline:
+def kill_marked(leader: int, known: Iterable[psutil.Process] = ()) -> None:
+    """Kill what ``leader`` has started, wherever it is, and what that starts meanwhile; wait for their end.
+
+    A killed process loses its memory, and with it the mark, before its files and ports.
+
+    Args:
+        known: processes of it that may have no mark.
+    """
+    deadline, killed = time.monotonic() + GONE_S, set(known)
+    send_signal(killed, signal.SIGKILL)
+    while (left := marked(leader)) or any(map(_lives, killed)):
+        killed |= left
         send_signal(left, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return
         time.sleep(0.01)
 
 
