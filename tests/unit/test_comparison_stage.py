@@ -20,7 +20,16 @@ from litmeter.measure.turn import Schedule, Work
 from litmeter.model.card import CARD_NAME, ModelCard
 from litmeter.model.compiled.manifest import Package
 from litmeter.params import Params, ServeSettings, load_params
-from litmeter.paths import COMPARISON, COMPARISON_RUN, COMPARISON_TURNS, DVC_FILE, MACHINE, MODEL, OVER_BEFORE
+from litmeter.paths import (
+    COMPARISON,
+    COMPARISON_RUN,
+    COMPARISON_TURNS,
+    COMPILERS,
+    DVC_FILE,
+    MACHINE,
+    MODEL,
+    OVER_BEFORE,
+)
 from litmeter.stages import packages
 from litmeter.stages.comparison import (
     main,
@@ -199,6 +208,7 @@ def test_a_model_of_another_size_counts_though_its_weights_are_the_same(
 def test_only_packages_that_a_configuration_runs_change_what_its_row_depends_on() -> None:
     def signatures_with(**sha256: str) -> dict[str, str]:
         write_packages(**sha256)
+        write_json(COMPILERS, read_json(MACHINE))
         packages.main()
         return signatures_of(load_params(), "cpu", [b"photo"])
 

@@ -10,7 +10,7 @@ from litmeter.errors import ModelError
 from litmeter.model.card import CARD_NAME
 from litmeter.model.compiled.manifest import Package
 from litmeter.params import Params, load_params
-from litmeter.paths import MACHINE, MODEL, PACKAGES
+from litmeter.paths import COMPILERS, MODEL, PACKAGES
 from litmeter.stages.packages import main
 from litmeter.system.files import read_json, write_json
 from tests.support.models import write_manifest
@@ -25,7 +25,7 @@ def params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """The candidate runs packages in full precision, e7_tuned in half; all others run in torch."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
-    write_json(MACHINE, {"gpu": None, "bfloat16": True})
+    write_json(COMPILERS, {"gpu": None, "bfloat16": True})
     write_json(MODEL.exported / CARD_NAME, {})
     return load_params()
 

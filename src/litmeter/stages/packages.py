@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from litmeter.model.compiled.manifest import package_hashes
 from litmeter.model.device import params_on
-from litmeter.paths import MACHINE, MODEL, PACKAGES
+from litmeter.paths import COMPILERS, MODEL, PACKAGES
 from litmeter.system.files import atomic_folder, read_json, write_json
 
 
 def main() -> None:
     """Write them anew, so that those of configurations that params.yaml no longer has are gone."""
-    params, device = params_on(read_json(MACHINE))
+    params, device = params_on(read_json(COMPILERS))
     with atomic_folder(PACKAGES) as folder:
         for name, serve in params.configurations().items():
             write_json(folder / f"{name}.json", {"sha256": package_hashes(MODEL, device, serve)})
