@@ -6,7 +6,9 @@ To the last digit, whatever code has been moved since they were recorded.
 from __future__ import annotations
 
 import json
+import platform
 import tarfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,13 +25,16 @@ def test_a_recorded_run_gives_the_same_figures(
 ) -> None:
     with tarfile.open(run) as archive:
         archive.extractall(tmp_path, filter="data")
+    machine = json.loads((tmp_path / "results/metrics/machine.json").read_text())
+    here = {"python": platform.python_version(), **{name: version(name) for name in ("numpy", "scipy")}}
+    if other := [name for name, own in here.items() if machine[name] != own]:
+        pytest.skip(f"recorded with another {' and '.join(other)}, whose last digits may differ")
     found = list(recordings(tmp_path))
     assert found != []
     for recording in found:
         assert replayed(recording) == recording.outcome, recording.schedule
-    if (tmp_path / "results").exists():
-        monkeypatch.chdir(tmp_path / "results")
-        assert said_of(read_snapshot()) == json.loads((tmp_path / "report.json").read_text())
+    monkeypatch.chdir(tmp_path / "results")
+    assert said_of(read_snapshot()) == json.loads((tmp_path / "report.json").read_text())
 
 
 def test_there_are_runs_of_each_kind_of_server_and_of_each_schedule() -> None:
