@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Iterator
@@ -39,6 +40,13 @@ def own_temporary_folder() -> Iterator[None]:
 def nothing_stale(own_temporary_folder: None) -> None:
     """Without what killed runs of the test files before have left."""
     remove_stale_files()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_frozen() -> Iterator[None]:
+    """What a worker of ours freezes, Hypothesis cannot find, and takes its own generator for garbage."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
