@@ -181,7 +181,7 @@ def main() -> None:
             else:
                 importlib.import_module("litmeter.cli.main").main(names)
         with tarfile.open(file, "w:xz") as archive:
-            archive.add(name, ".", filter=lambda one: one)
+            archive.add(name, ".")
 
 
 if __name__ == "__main__":
